@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all that a fresh machine needs: Python 3.11+ with venv, make, git.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+.PHONY: demo test lint format bench wheel clean
+
+demo: $(STAMP)
+	$(BIN)/iceprobe demo
+
+test: $(STAMP)
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Speed and the paper's claims, measured; never part of the tests.
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+wheel: $(STAMP)
+	$(BIN)/pip wheel . --no-deps --no-build-isolation --wheel-dir dist
+
+clean:
+	rm -rf .venv dist
+
+# Installs once, and again when what is to be installed changes.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[dev]' --constraint constraints.txt
+	touch $@

@@ -1,0 +1,5 @@
+"""``python -m iceprobe`` is ``iceprobe``."""
+
+from iceprobe.cli import main
+
+main()

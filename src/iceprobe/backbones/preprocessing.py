@@ -1,0 +1,109 @@
+"""From a decoded image to what a backbone sees: resize, centre crop, normalise."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from iceprobe.errors import IceprobeError
+
+CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The evaluation transform of a backbone.
+
+    The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped, so
+    that with the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
+
+    Attributes:
+        image_size: S, pixels a side of what the backbone sees.
+        mean, std: per channel, for pixels in [0, 1].
+        interpolation: ``"bicubic"``, ``"bilinear"``, ``"lanczos"`` or ``"nearest"``.
+        crop_pct: side of the crop over the resized shorter side, in (0, 1].
+        channels: 3 (RGB) or 1 (grey).
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = CROP_PCT
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        if self.image_size < 1:
+            raise IceprobeError(f"image_size={self.image_size}: take a number of pixels above 0")
+        if self.channels not in (1, 3):
+            raise IceprobeError(f"channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise IceprobeError(
+                    f"{name}={values} has {len(values)} values for {self.channels} channel(s): "
+                    "give one a channel"
+                )
+        if min(self.std) <= 0:
+            raise IceprobeError(f"std={self.std}: standard deviations are above 0")
+        if not 0 < self.crop_pct <= 1:
+            raise IceprobeError(f"crop_pct={self.crop_pct}: take one in (0, 1]")
+        choices = [mode.value for mode in InterpolationMode]
+        if self.interpolation not in choices:
+            raise IceprobeError(
+                f"interpolation={self.interpolation!r}: take one of {', '.join(choices)}"
+            )
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height after the resize of an image of ``size`` (width, height)."""
+        width, height = size
+        side = int(self.image_size / self.crop_pct)
+        if width <= height:
+            return side, int(side * height / width)
+        return int(side * width / height), side
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """What the backbone sees, as a picture of S x S pixels."""
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        width, height = self.resized(image.size)
+        image = F.resize(image, [height, width], InterpolationMode(self.interpolation))
+        return F.center_crop(image, [self.image_size, self.image_size])
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """What the backbone is given: float32 ``(C, S, S)``."""
+        pixels = F.pil_to_tensor(self.crop(image)).float().div_(255)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
+
+    def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Boxes on the original image → boxes on the crop, clipped to it.
+
+        Args:
+            boxes: ``(k, 4)`` as ``x0, y0, x1, y1`` in pixels with exclusive upper ends.
+            size: width and height of the original image.
+
+        Returns:
+            ``(k, 4)`` float32; a box wholly outside the crop has no area.
+        """
+        resized = self.resized(size)
+        scale = np.array([resized[0] / size[0], resized[1] / size[1]] * 2)
+        # torchvision's centre crop rounds half to even, so does Python.
+        left, top = (round((side - self.image_size) / 2.0) for side in resized)
+        moved = np.asarray(boxes, np.float64) * scale - np.array([left, top, left, top])
+        return moved.clip(0, self.image_size).astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, ready for JSON."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of :meth:`as_dict`."""
+        return cls(**fields)

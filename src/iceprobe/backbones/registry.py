@@ -1,0 +1,134 @@
+"""The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from iceprobe.errors import IceprobeError
+from iceprobe.registry import Entry, Registry
+from iceprobe.specs import boolean, parse_spec, typed_options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from iceprobe.backbones.base import Backbone
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+Options = Mapping[str, Callable[[str], Any]]
+
+READING: Options = {"layer": int, "norm": boolean}
+PREPROCESSING: Options = {
+    "image_size": int,
+    "mean": _numbers,
+    "std": _numbers,
+    "interpolation": str,
+    "crop_pct": float,
+}
+CHECKPOINT: Options = {"checkpoint": str, "checkpoint_key": str, "strip": str, "ignore": _words}
+
+
+@dataclass(frozen=True)
+class SourceEntry(Entry):
+    """A source of backbones: ``target(name, *, spec, **options) -> Backbone``.
+
+    Attributes:
+        examples: spec strings to copy from.
+        options: every key of the source and how its text becomes a value.
+    """
+
+    examples: tuple[str, ...] = ()
+    options: Options = field(default_factory=dict)
+
+
+BACKBONES: Registry[SourceEntry] = Registry(
+    "backbone source",
+    {
+        "timm": SourceEntry(
+            "iceprobe.backbones.timm_models:load_timm",
+            "any model of timm, with its published weights or a checkpoint of yours",
+            (
+                "timm:vit_base_patch16_224.mae",
+                "timm:vit_small_patch14_dinov2.lvd142m?image_size=224&layer=-2",
+                "timm:vit_base_patch16_224.mae?checkpoint=last.pth&checkpoint_key=model",
+            ),
+            {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": boolean},
+        ),
+        "python": SourceEntry(
+            "iceprobe.backbones.python_modules:load_python",
+            "a function of yours that returns an nn.Module",
+            (
+                "python:my_package.models:build_encoder",
+                "python:my_package.models:build_cnn?image_size=64&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
+            ),
+            {
+                **READING,
+                **PREPROCESSING,
+                **CHECKPOINT,
+                "num_prefix": int,
+                "has_class": boolean,
+            },
+        ),
+        "bundled": SourceEntry(
+            "iceprobe.backbones.bundled_models:load_bundled",
+            "a small real backbone that ships with iceprobe",
+            ("bundled:mae-tiny",),
+            READING,
+        ),
+    },
+)
+
+
+def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
+    """Load a frozen backbone by its spec string, or wrap a module.
+
+    Args:
+        backbone: ``timm:NAME``, ``python:package.module:factory`` or ``bundled:NAME``, with
+            ``?key=value`` options; or an ``nn.Module``, which is used as it is and never changed:
+            a model of timm, one with a method ``tokens(images) -> Tokens``, or one that returns
+            ``(B, N, D)`` tokens or a ``(B, D, H, W)`` map.
+        **options: the same options as keyword arguments, typed.
+            ``layer`` (0 is the first block, -1 the last), ``norm`` (whether the final norm is
+            applied; the default is the family's), ``image_size`` (pixels a side), ``mean`` and
+            ``std`` (per channel, for pixels in [0, 1]), ``interpolation``, ``crop_pct``
+            (224/256), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
+            ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
+            :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``pretrained`` (``False``:
+            timm's random initialisation, seeded).
+
+    Raises:
+        IceprobeError: for an unknown source, name or option, for weights that can't be had or
+            don't fit, and for a module without image statistics that isn't told them.
+    """
+    if not isinstance(backbone, str):
+        from iceprobe.backbones.python_modules import wrap_module
+
+        return wrap_module(backbone, **options)
+    parsed = parse_spec(backbone)
+    if parsed.kind is None:
+        examples = " or ".join(entry.examples[0] for entry in map(BACKBONES.__getitem__, BACKBONES))
+        raise IceprobeError(f"backbone {backbone!r} doesn't say where from: write {examples}")
+    twice = parsed.options.keys() & options
+    if twice:
+        raise IceprobeError(f"option {min(twice)!r} of {backbone!r} is given twice: keep one")
+    given = {key: _text(value) for key, value in options.items() if value is not None}
+    kind, parsed = parsed.kind, replace(parsed, options={**parsed.options, **given})
+    entry = BACKBONES[kind]
+    values = typed_options(parsed, entry.options)
+    return entry.load()(parsed.name, spec=str(parsed), **values)
+
+
+def _text(value: Any) -> str:
+    """An option's value as a spec string spells it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)

@@ -1,0 +1,212 @@
+"""``timm:NAME``: any model of timm, with its published weights or a checkpoint of the user's."""
+
+import difflib
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.families import family_of
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.readers import TimmReader
+from iceprobe.errors import IceprobeError
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
+
+
+def load_timm(
+    name: str,
+    *,
+    spec: str,
+    layer: int = -1,
+    norm: bool | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float = CROP_PCT,
+    checkpoint: str | None = None,
+    checkpoint_key: str | None = None,
+    strip: str | None = None,
+    ignore: Sequence[str] = (),
+    pretrained: bool = True,
+) -> Backbone:
+    """Load ``timm:NAME``; the options are those of :func:`iceprobe.load_backbone`.
+
+    Statistics, size and interpolation are those of the name's tag in timm, also for a checkpoint:
+    name the tag whose training they belong to, or pass ``mean``, ``std`` and ``image_size``.
+
+    Raises:
+        IceprobeError: for a name that timm doesn't know, weights that can't be downloaded, and a
+            checkpoint that doesn't fit.
+    """
+    _check_name(name)
+    if checkpoint is None and pretrained:
+        model = _published(name)
+        _set_image_size(model, image_size, name)
+    else:
+        model = _random(name)
+        _set_image_size(model, image_size, name)
+        if checkpoint is not None:
+            load_checkpoint(
+                model,
+                checkpoint,
+                key=checkpoint_key,
+                strip=strip,
+                ignore=ignore,
+                convert=_conversion(model),
+            )
+    # A checkpoint's family is what the name says: the tag that timm adds to a bare name is not its.
+    family = family_of(_full_name(model) if checkpoint is None else name)
+    paradigm = "random weights" if checkpoint is None and not pretrained else family.paradigm
+    norm = family.norm if norm is None else norm
+    return Backbone(
+        TimmReader(model, layer, norm),
+        timm_preprocessing(
+            model,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+        ),
+        spec=spec,
+        name=name,
+        paradigm=paradigm,
+        pooled_class=has_pooler(model),
+        settings={"architecture": _architecture(model), "layer": layer, "norm": norm},
+    )
+
+
+def timm_preprocessing(
+    model: nn.Module,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float = CROP_PCT,
+) -> Preprocessing:
+    """The evaluation transform from a model's own data configuration, less what is given.
+
+    The crop is this project's (``spec/protocols.md``), not timm's: models are compared alike.
+    """
+    config = resolve_model_data_config(model)
+    # A model that was made for another size than its tag's knows so itself.
+    made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    mean = tuple(mean or config["mean"])
+    return Preprocessing(
+        image_size=image_size or (made_for or config["input_size"])[-1],
+        mean=mean,
+        std=tuple(std or config["std"]),
+        interpolation=interpolation or config["interpolation"],
+        crop_pct=crop_pct,
+        channels=len(mean),
+    )
+
+
+def has_pooler(model: nn.Module) -> bool:
+    """Whether the model's pooled output is a learned attention pool (SigLIP, PE)."""
+    return getattr(model, "attn_pool", None) is not None
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise IceprobeError(
+            f"timm has no model {architecture!r}: {hint}timm.list_models('*vit*') lists names"
+        )
+    if tag and not timm.is_model_pretrained(name):
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        raise IceprobeError(
+            f"timm's {architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}."
+        )
+
+
+def _published(name: str) -> nn.Module:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise IceprobeError(
+            f"timm has no published weights for {name!r}: pass timm:{name}?checkpoint=FILE, or "
+            "pretrained=false for its random initialisation"
+        )
+    repository = config.hf_hub_id
+    where = f"{_HUB_FILES[0]} from {repository} of Hugging Face" if repository else config.url
+    remedy = f"fetch {where} on a connected machine and pass timm:{name}?checkpoint=FILE"
+    if repository and not _is_cached(repository) and not _hub_has_address():
+        # Said at once: the hub's client would try for a minute.
+        raise IceprobeError(
+            f"the weights of timm:{name} can't be downloaded, there is no network: {remedy}"
+        )
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises whatever its transport does
+        raise IceprobeError(
+            f"the weights of timm:{name} can't be downloaded ({type(error).__name__}): {remedy}"
+        ) from error
+
+
+def _is_cached(repository: str) -> bool:
+    return any(isinstance(try_to_load_from_cache(repository, f), str) for f in _HUB_FILES)
+
+
+def _hub_has_address() -> bool:
+    """Whether the hub's name resolves, or a proxy is set that would resolve it."""
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _random(name: str) -> nn.Module:
+    """The architecture with timm's random weights, the same in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
+    """Tell models with position embeddings their image size; CNNs take any."""
+    if image_size is None or not hasattr(model, "set_input_size"):
+        return
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+    if image_size % patch[0] or image_size % patch[1]:
+        near = max(image_size // patch[0], 1) * patch[0]
+        raise IceprobeError(
+            f"image_size={image_size} is no multiple of the patch size {patch[0]} of {name}: "
+            f"take {near} or {near + patch[0]}"
+        )
+    model.set_input_size(img_size=(image_size, image_size))
+
+
+def _conversion(
+    model: nn.Module,
+) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
+    """The family's own conversion of published names and of position embeddings' sizes."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return None if convert is None else partial(convert, model=model)
+
+
+def _full_name(model: Any) -> str:
+    config = model.pretrained_cfg
+    return f"{config['architecture']}.{config.get('tag') or ''}"
+
+
+def _architecture(model: Any) -> str:
+    return model.pretrained_cfg["architecture"]

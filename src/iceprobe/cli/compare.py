@@ -1,0 +1,114 @@
+"""``iceprobe compare``: which probe is better, by paired bootstrap over the same test images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from iceprobe.cli.console import console
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+if TYPE_CHECKING:
+    from iceprobe.results import Comparison, Result
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two run folders, or one to compare its own probes.")
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare every probe with this one (with one run: k-NN or the best linear).",
+            show_default=False,
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Also say whether the two are equivalent within ± this many points.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Compare probes image by image: difference, 95% interval, p-value, and equivalence.
+
+    \b
+    Examples:
+      iceprobe compare runs/demo
+      iceprobe compare runs/demo --against aim12 --margin 1.5
+      iceprobe compare runs/mae runs/dino
+    """
+    from iceprobe.results import compare as compare_runs
+    from iceprobe.results import compare_pair, read_results
+
+    if margin is not None and margin <= 0:
+        raise IceprobeError(f"--margin {margin}: give a number of points above 0, such as 1.5")
+    if len(runs) > 2:
+        raise IceprobeError(f"{len(runs)} runs named: compare takes one or two")
+    results = [read_results(run) for run in runs]
+    if len(runs) == 2 and against is None:
+        comparisons = compare_runs(*results)
+        labels = [str(run) for run in runs]
+    else:
+        reference = _reference(results[-1], against)
+        labels = ["", reference.probe]
+        comparisons = [
+            compare_pair(result, reference) for result in results[0] if result is not reference
+        ]
+    console.print(_table(comparisons, margin, labels))
+
+
+def _reference(results: Sequence["Result"], against: str | None) -> "Result":
+    from iceprobe.results.comparison import best_baseline
+
+    by_probe = {result.probe: result for result in results}
+    if against is None:
+        reference = best_baseline(results)
+        if reference is None:
+            raise IceprobeError(
+                f"the run has neither knn nor linear: say --against {next(iter(by_probe))}"
+            )
+        return reference
+    from iceprobe.probes import parse_probe, probe_label
+
+    label = against if against in by_probe else probe_label(parse_probe(against))
+    if label not in by_probe:
+        raise IceprobeError(unknown("probe of the run", against, by_probe))
+    return by_probe[label]
+
+
+def _table(
+    comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
+) -> Table:
+    from iceprobe.results import equivalent
+    from iceprobe.results.leaderboard import percent, signed_points, span
+
+    table = Table(header_style="bold")
+    table.add_column("probe")
+    for title in (labels[0] or "top-1 %", labels[1], "difference", "95% interval", "p"):
+        table.add_column(Text(title), justify="right")
+    if margin is not None:
+        table.add_column(f"same within ±{margin:g}")
+    for one in comparisons:
+        difference = one.difference
+        row = [
+            one.probe.probe,
+            percent(one.probe.top1),
+            percent(one.against.top1),
+            signed_points(difference.mean),
+            span(difference.interval, signed=True),
+            f"{difference.p:.3f}" if difference.p >= 0.001 else "<0.001",
+        ]
+        if margin is not None:
+            ours, theirs = one.probe.predictions(), one.against.predictions()
+            assert ours, "compare_pair() has read them"
+            assert theirs, "compare_pair() has read them"
+            verdict = equivalent(ours.correct, theirs.correct, margin / 100)
+            row.append("yes" if verdict.holds else "not shown")
+        table.add_row(*map(Text, row))
+    return table

@@ -1,0 +1,209 @@
+"""What a run was asked to do: options of the command line and keys of the YAML file are the same.
+
+`RunConfig` is what ``runs/NAME/config.yaml`` holds; ``iceprobe run runs/NAME/config.yaml`` does it
+again. Later sources win: defaults, file, options, ``key=value`` overrides.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import parse_spec, unknown
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+def parse_bytes(text: Any) -> Any:
+    """``"8GB"``, ``"500 MB"``, ``"4GiB"`` or a number of bytes → bytes.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    if not match:
+        raise ValueError("write a size such as 8GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+Probes = Annotated[
+    list[str],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExtractConfig(_Config):
+    """An extraction by itself; the fields are those of ``iceprobe.extract``."""
+
+    backbone: str
+    data: str
+    output: Path = Path("features")
+    batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
+    device: str | None = None
+    amp: Dtype = "float32"
+    tokens: Dtype = "float16"
+    patches: bool = True
+    workers: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
+class FitConfig(_Config):
+    """How probes are fitted, whatever the tokens come from."""
+
+    probe: Probes = ["knn", "linear", "ep32"]
+    protocol: Literal["heldout", "paper"] = "heldout"
+    seeds: Annotated[int, Field(ge=1)] = 3
+    epochs: Annotated[int, Field(ge=1)] | None = None  # None: the protocol's
+    batch_size: Annotated[int, Field(ge=2)] | None = None  # images a training step
+    learning_rates: list[Annotated[float, Field(gt=0)]] | None = None  # the grid
+    weight_decays: list[Annotated[float, Field(ge=0)]] | None = None
+    device: str | None = None
+    memory: Bytes | None = None  # for tokens held in memory
+    output: Path | None = None
+
+
+class StoreConfig(FitConfig):
+    """A fit on a feature store that exists."""
+
+    store: Path
+
+
+class RunConfig(FitConfig):
+    """A run from images to report."""
+
+    backbone: str
+    data: str
+    amp: Dtype = "float32"
+    tokens: Dtype = "float16"
+    forward_batch_size: Annotated[int, Field(ge=1)] = 64
+    workers: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    features: Path = Path("features")
+
+
+C = TypeVar("C", bound=_Config)
+
+# What a run may be continued with though it was started with something else: where things lie and
+# how fast they go. Everything else changes results, and asks for another folder.
+CIRCUMSTANCES = {"output", "features", "memory", "workers"}
+
+
+def resolve(
+    schema: type[C],
+    options: Mapping[str, Any],
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> C:
+    """The configuration from file, options (None: not given) and overrides, all checked.
+
+    Raises:
+        IceprobeError: for a file that isn't there or isn't a YAML mapping, a key that there isn't
+            (with the nearest right ones), or a value that doesn't fit.
+    """
+    values = read_yaml(file) if file else {}
+    values |= {key: value for key, value in options.items() if value not in (None, [])}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise IceprobeError(f"override {override!r} is not of the form key=value")
+        values[key] = _yaml_value(override, text)
+    for key in values:
+        if key not in schema.model_fields:
+            raise IceprobeError(unknown("key", str(key), schema.model_fields))
+    try:
+        config = schema(**values)
+    except ValidationError as error:
+        raise IceprobeError(_one_line(error)) from error
+    if isinstance(config, FitConfig) and config.output is None:
+        config = config.model_copy(update={"output": Path("runs") / readable_name(config)})
+    return config
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        IceprobeError: if it isn't there, isn't YAML or isn't a mapping.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise IceprobeError(
+            f"config file {str(file)!r}: {error.strerror}; name a YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise IceprobeError(
+            f"config file {str(file)!r} is not YAML{place}: mend it there"
+        ) from error
+    if not isinstance(content, dict):
+        raise IceprobeError(f"config file {str(file)!r} has no key: value lines: write some")
+    return content
+
+
+def to_yaml(config: FitConfig) -> str:
+    """What :func:`read_yaml` and ``iceprobe run`` read back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def differences(config: FitConfig, earlier: Mapping[str, Any]) -> list[str]:
+    """Keys in which an earlier configuration would have given other results."""
+    now = config.model_dump(mode="json", exclude_none=True)
+    keys = [*now, *(key for key in earlier if key not in now)]
+    return [k for k in keys if k not in CIRCUMSTANCES and now.get(k) != earlier.get(k)]
+
+
+def readable_name(config: FitConfig) -> str:
+    """``mae-tiny-fashion-heldout-1f9a03``: the same for the same request, else another."""
+    values = config.model_dump(mode="json", exclude_none=True, exclude=CIRCUMSTANCES)
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
+    if isinstance(config, RunConfig):
+        parts = [parse_spec(config.backbone).name, Path(parse_spec(config.data).name).name]
+    else:
+        parts = [Path(values["store"]).name] if isinstance(config, StoreConfig) else []
+    words = "-".join([*parts, config.protocol, digest])
+    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
+
+
+def _yaml_value(override: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise IceprobeError(f"override {override!r}: the value is not YAML, quote it") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f"no {key} given: say --{key.replace('_', '-')} VALUE, or {key}: VALUE in the file"
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"--{key.replace('_', '-')} {first['input']!r}: {reason}"

@@ -1,0 +1,78 @@
+"""``iceprobe extract``: tokens of a frozen backbone into a feature store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iceprobe.cli import options
+from iceprobe.cli.config import ExtractConfig, resolve
+from iceprobe.cli.console import Bars, console
+from iceprobe.errors import IceprobeError
+
+
+def extract(
+    backbone: options.Backbone = None,
+    data: options.Data = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the feature stores (features).", show_default=False),
+    ] = None,
+    batch_size: options.ExtractBatchSize = None,
+    device: options.Device = None,
+    amp: options.Amp = None,
+    tokens: options.Tokens = None,
+    patches: Annotated[
+        bool, typer.Option(help="Store patch tokens, or only class token and mean.")
+    ] = True,
+    workers: options.Workers = None,
+    limit: options.Limit = None,
+    on_bad_image: options.OnBadImage = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(
+            help="Mend this store: extract its corrupt shards again, nothing else.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write the tokens of every image to a feature store, resumable and checked.
+
+    A killed extraction goes on at its next shard when the same command is given again.
+
+    \b
+    Examples:
+      iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter
+      iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --amp bfloat16
+      iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
+    """
+    values = {key: value for key, value in locals().items() if key in ExtractConfig.model_fields}
+    if repair is not None:
+        if backbone or data:
+            raise IceprobeError(
+                f"--repair {str(repair)!r}: the store knows its backbone and data; leave "
+                "--backbone and --data out"
+            )
+        path = _repair(repair)
+    else:
+        path = _extract(resolve(ExtractConfig, values))
+    console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _extract(config: ExtractConfig) -> Path | None:
+    import iceprobe
+
+    loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    settings = config.model_dump(exclude={"backbone", "data", "output"})
+    with Bars() as progress:
+        store = iceprobe.extract(*loaded, config.output, progress=progress, **settings)
+    return store.path
+
+
+def _repair(path: Path) -> Path:
+    from iceprobe.store import repair
+
+    with Bars() as progress:
+        mended = repair(path, progress=progress)
+    console.print(f"mended: {', '.join(mended) or 'nothing was corrupt'}", markup=False)
+    return path

@@ -1,0 +1,118 @@
+"""The run folder from outside: new, left unfinished, or finished; never overwritten silently.
+
+``config.yaml`` is written when there is something to fit, ``results.json`` by the fit at its end.
+So a folder with the first and without the second is a run that was stopped.
+"""
+
+import logging
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from iceprobe.cli.config import FitConfig, differences, read_yaml, to_yaml
+from iceprobe.errors import IceprobeError
+from iceprobe.results.files import FILE_NAME, write_atomically
+
+LOGGERS = ("iceprobe", "py.warnings")
+
+
+class RunFolder:
+    """``runs/NAME/``.
+
+    Attributes:
+        path: the folder.
+        state: as it was found.
+
+    Raises:
+        IceprobeError: if the path is a file, a folder of something else, or a run of another
+            configuration.
+    """
+
+    def __init__(self, config: FitConfig):
+        assert config.output is not None  # resolve() has set it
+        self.config, self.path = config, config.output
+        self.state: Literal["new", "unfinished", "finished"] = "new"
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise IceprobeError(f"output {str(self.path)!r} is a file: name a folder by --output")
+        if not any(self.path.iterdir()):
+            return
+        if not self._config_file.exists():
+            raise IceprobeError(
+                f"output {str(self.path)!r} holds something that is no run: choose another --output"
+            )
+        earlier = read_yaml(self._config_file)
+        if changed := differences(config, earlier):
+            now = config.model_dump(mode="json")
+            what = ", ".join(f"{key} {earlier.get(key)} → {now.get(key)}" for key in changed)
+            raise IceprobeError(
+                f"output {str(self.path)!r} holds a run of another configuration ({what}): "
+                "choose another --output"
+            )
+        self.state = "finished" if (self.path / FILE_NAME).exists() else "unfinished"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def _config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    def create(self) -> None:
+        """Make the folder with its ``config.yaml``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.state == "new":
+            write_atomically(self._config_file, to_yaml(self.config).encode())
+
+    def abandon(self) -> None:
+        """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
+        mine = [self._config_file, self.log]
+        if self.state == "new" and set(self.path.iterdir()) <= set(mine):
+            for file in mine:
+                file.unlink(missing_ok=True)
+            self.path.rmdir()
+
+
+class RunLog:
+    """Collects log lines and warnings, and writes them to a file once there is a place for it.
+
+    A run that fails before it has a folder leaves none behind.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = MemoryHandler(capacity=1, flushOnClose=False)
+        self._file: logging.FileHandler | None = None
+
+    def write_to(self, path: Path) -> None:
+        """Append what was collected, and from now on every line, to the file at ``path``."""
+        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._waiting.setTarget(self._file)
+        self._waiting.flush()
+
+    def __enter__(self) -> Self:
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self._waiting)
+            logging.getLogger(name).setLevel(logging.INFO)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            logging.getLogger("iceprobe").error("%s: %s", type(error).__name__, error)
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(self._waiting)
+        self._waiting.close()
+        if self._file:
+            self._file.close()

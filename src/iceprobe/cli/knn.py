@@ -1,0 +1,41 @@
+"""``iceprobe knn``: training-free classification on a feature store."""
+
+from typing import Annotated
+
+import typer
+
+from iceprobe.cli import options
+from iceprobe.cli.config import StoreConfig, resolve
+from iceprobe.cli.fit import execute
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+
+def knn(
+    store: options.Store,
+    input: Annotated[
+        str | None,
+        typer.Option(
+            help="class or mean (the class token where there is one, else the mean of patches).",
+            show_default=False,
+        ),
+    ] = None,
+    output: options.Output = None,
+    protocol: options.Protocol = None,
+) -> None:
+    """Classify the test images of a feature store by their nearest training images.
+
+    \b
+    Examples:
+      iceprobe knn features/mae-tiny--fashion-0123456789ab
+      iceprobe knn features/mae-tiny--fashion-0123456789ab --input mean --protocol paper
+    """
+    if input not in (None, "class", "mean"):
+        raise IceprobeError(unknown("--input", input, ["class", "mean"]))
+    values = {
+        "store": store,
+        "probe": ["knn" if input is None else f"knn?input={input}"],
+        "output": output,
+        "protocol": protocol,
+    }
+    execute(resolve(StoreConfig, values))

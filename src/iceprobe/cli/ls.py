@@ -1,0 +1,115 @@
+"""``iceprobe ls``: what there is to choose from. Imports no torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from iceprobe.cli.console import console
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+Rows = list[tuple[str, ...]]
+
+
+def ls(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="backbones, datasets, probes, protocols or runs; all of them if left out."
+        ),
+    ] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="Show only lines with this word in them.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+) -> None:
+    """List backbones, data sets, probes, protocols or runs.
+
+    \b
+    Examples:
+      iceprobe ls probes
+      iceprobe ls backbones timm
+      iceprobe ls runs
+    """
+    listings: dict[str, Callable[[], tuple[tuple[str, ...], Rows]]] = {
+        "backbones": _backbones,
+        "datasets": _datasets,
+        "probes": _probes,
+        "protocols": _protocols,
+        "runs": lambda: _runs(runs),
+    }
+    if what is not None and what not in listings:
+        raise IceprobeError(unknown("list", what, listings))
+    for name in [what] if what else listings:
+        headings, rows = listings[name]()
+        _show(name, headings, rows, word)
+
+
+def _show(name: str, headings: tuple[str, ...], rows: Rows, word: str | None) -> None:
+    found = [row for row in rows if word is None or word.lower() in " ".join(row).lower()]
+    if not found:
+        console.print(f"{name}: {'none' if word is None else f'none with {word!r}'}", markup=False)
+        return
+    table = Table(title=name, title_justify="left", title_style="bold", header_style="bold")
+    for position, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=position == 0)
+    for row in found:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _backbones() -> tuple[tuple[str, ...], Rows]:
+    from iceprobe.backbones import BACKBONES
+
+    entries = {name: BACKBONES[name] for name in BACKBONES}
+    rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
+    return ("source", "what it is", "for example"), rows
+
+
+def _datasets() -> tuple[tuple[str, ...], Rows]:
+    from iceprobe.datasets import DATASETS
+
+    entries = {name: DATASETS[name] for name in DATASETS}
+    rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
+    return ("source", "what it is", "for example"), rows
+
+
+def _probes() -> tuple[tuple[str, ...], Rows]:
+    from iceprobe.probes import PROBES
+
+    rows = []
+    for name in PROBES:
+        entry = PROBES[name]
+        shown = name if entry.number is None else f"{name}{entry.default_number}"
+        rows.append((shown, entry.summary, entry.equation, ", ".join(entry.options)))
+    return ("probe", "what it is", "definition", "keys"), rows
+
+
+def _protocols() -> tuple[tuple[str, ...], Rows]:
+    from iceprobe.fitting.protocols import PROTOCOLS
+
+    rows = [
+        (name, p.summary, f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step")
+        for name, p in PROTOCOLS.items()
+    ]
+    return ("protocol", "what it does", "training"), rows
+
+
+def _runs(folder: Path) -> tuple[tuple[str, ...], Rows]:
+    from iceprobe.results import read_results
+    from iceprobe.results.leaderboard import leaderboard, percent
+
+    rows: Rows = []
+    for config in sorted(folder.glob("*/config.yaml")):
+        run = config.parent
+        if not (run / "results.json").exists():
+            rows.append((run.name, "unfinished: the same command goes on from here", "", ""))
+            continue
+        results = leaderboard(read_results(run))
+        best = f"{results[0].probe} {percent(results[0].top1)}"
+        rows.append((run.name, results[0].backbone, results[0].dataset, best))
+    return ("run", "backbone", "data", "best top-1 %"), rows

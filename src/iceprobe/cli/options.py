@@ -1,0 +1,86 @@
+"""Options that several commands share: one spelling, one help text.
+
+Their defaults are None: the configuration knows the default, and a value given on the command
+line can be told from one that wasn't.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_WHAT, _HOW, _WHERE = "What", "How", "Where and with what"
+
+
+def _option(name: str, text: str, panel: str, **kwargs: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, **kwargs)
+
+
+Store = Annotated[Path, typer.Argument(help="A feature store that `iceprobe extract` made.")]
+
+Backbone = Annotated[
+    str | None,
+    _option("--backbone", "Spec of the frozen model (iceprobe ls backbones).", _WHAT),
+]
+Data = Annotated[
+    str | None, _option("--data", "Spec of the labelled images (iceprobe ls datasets).", _WHAT)
+]
+Probe = Annotated[
+    list[str] | None,
+    _option("--probe", "A probe; repeat for more (knn, linear and ep32 if none).", _WHAT),
+]
+Limit = Annotated[
+    int | None, _option("--limit", "Take only this many images of each split.", _WHAT)
+]
+
+Protocol = Annotated[
+    str | None, _option("--protocol", "heldout (default) or paper (iceprobe ls protocols).", _HOW)
+]
+Seeds = Annotated[int | None, _option("--seeds", "Seeds of the initialisation (3).", _HOW)]
+Epochs = Annotated[
+    int | None, _option("--epochs", "Passes over the training images (the protocol's).", _HOW)
+]
+BatchSize = Annotated[
+    int | None, _option("--batch-size", "Images a training step (the protocol's).", _HOW)
+]
+ForwardBatchSize = Annotated[
+    int | None,
+    _option("--forward-batch-size", "Images a forward pass of the backbone (64).", _HOW),
+]
+ExtractBatchSize = Annotated[
+    int | None, _option("--batch-size", "Images a forward pass of the backbone (64).", _HOW)
+]
+Amp = Annotated[
+    str | None,
+    _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16, float16.", _HOW),
+]
+Tokens = Annotated[
+    str | None,
+    _option("--tokens", "Dtype of stored tokens: float16 (default), bfloat16, float32.", _HOW),
+]
+OnBadImage = Annotated[
+    str | None,
+    _option("--on-bad-image", "fail (default), or skip and count it in the result.", _HOW),
+]
+
+Output = Annotated[
+    Path | None, _option("--output", "Run folder (runs/ and a readable name).", _WHERE)
+]
+Features = Annotated[
+    Path | None, _option("--features", "Folder of the feature stores (features).", _WHERE)
+]
+Device = Annotated[
+    str | None, _option("--device", "cpu, cuda, cuda:1 … (cuda where there is one).", _WHERE)
+]
+Memory = Annotated[
+    str | None, _option("--memory", "Budget for tokens held in memory: 8GB, 500MB …", _WHERE)
+]
+Workers = Annotated[
+    int | None, _option("--workers", "Processes that read images (0: threads).", _WHERE)
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        help="Go on where a killed run stopped, or begin it again.", rich_help_panel=_WHERE
+    ),
+]

@@ -1,0 +1,156 @@
+"""What ``run``, ``demo``, ``fit`` and ``knn`` share: checks, fit, report, and what is shown."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iceprobe.cli.config import FitConfig, RunConfig
+from iceprobe.cli.console import Bars, console
+from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.errors import IceprobeError
+from iceprobe.probes import parse_probe
+from iceprobe.probes.registry import probe_options
+
+if TYPE_CHECKING:
+    from iceprobe.results import Result
+    from iceprobe.store import Store
+
+log = logging.getLogger("iceprobe")
+
+
+def run_stages(
+    config: FitConfig, obtain: Callable[[Bars], "Store"], *, resume: bool = True
+) -> None:
+    """Everything between a configuration and the path of its report.
+
+    A finished run is shown, not run again; an unfinished one goes on.
+
+    Args:
+        config: resolved.
+        obtain: makes or opens the feature store. It runs before the run folder is made, so that
+            what is wrong with backbone or images leaves no folder behind.
+        resume: go on from an unfinished fit; without it, begin it again.
+
+    Raises:
+        IceprobeError: for what the user can put right.
+    """
+    for text in config.probe:
+        parse_probe(text)  # a wrong name needn't wait for torch
+    folder = RunFolder(config)
+    if folder.state == "finished":
+        _show_finished(folder, resume)
+        return
+    command = shlex.join(["iceprobe", *sys.argv[1:]])
+    with RunLog() as run_log:
+        log.info("%s", command)
+        with Bars() as progress:
+            store = obtain(progress)
+            log.info("store %s", store.path or store.identity)
+            check_probes(config.probe, store)
+            folder.create()
+            run_log.write_to(folder.log)
+            try:
+                results = _fit(store, config, command, resume, progress)
+            except IceprobeError:
+                folder.abandon()
+                raise
+            log.info("results of %d probes", len(results))
+            _report(results, folder, progress)
+            log.info("report %s", folder.report)
+    _show(results, folder)
+
+
+def check_probes(texts: Sequence[str], shape: "Store", num_classes: int | None = None) -> None:
+    """Build every probe once, so that an option that doesn't fit the tokens is found at once.
+
+    Args:
+        texts: spec strings.
+        shape: what has ``dim``, ``grid`` and ``has_class``: a store or a backbone.
+        num_classes: C, if ``shape`` has no classes.
+    """
+    from iceprobe import probes
+
+    for text in texts:
+        spec = parse_probe(text)
+        if spec.name != "knn":
+            classes = num_classes or len(shape.classes)
+            probes.build(spec, shape.dim, classes, grid=shape.grid, has_class=shape.has_class)
+
+
+def needs_patches(texts: Sequence[str]) -> bool:
+    """Whether a probe reads patch tokens; the others do with class token and mean."""
+    return any(str(probe_options(text).get("input", "")).endswith("patches") for text in texts)
+
+
+def _fit(
+    store: "Store", config: FitConfig, command: str, resume: bool, progress: Bars
+) -> list["Result"]:
+    from iceprobe import fit
+
+    return fit(
+        store,
+        config.probe,
+        protocol=config.protocol,
+        seeds=config.seeds,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rates=config.learning_rates,
+        weight_decays=config.weight_decays,
+        output=config.output,
+        memory=config.memory,
+        device=config.device,
+        resume=resume,
+        progress=progress,
+        command=command,
+    )
+
+
+def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
+    from iceprobe import report
+
+    progress("report", 0, 1)
+    report(results, folder.report)
+    progress("report", 1, 1)
+
+
+def _show_finished(folder: RunFolder, resume: bool) -> None:
+    from iceprobe.results import read_results
+
+    if not resume:
+        raise IceprobeError(
+            f"output {str(folder.path)!r} holds a finished run: choose another --output, or "
+            "remove the folder to begin again"
+        )
+    results = read_results(folder.path)
+    if not folder.report.exists():  # killed between the last number and the report
+        with Bars() as progress:
+            _report(results, folder, progress)
+    console.print(
+        f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
+    )
+    _show(results, folder)
+
+
+def _show(results: Sequence["Result"], folder: RunFolder) -> None:
+    from iceprobe.results import to_rich
+
+    title = f"{results[0].backbone} on {results[0].dataset}, protocol {results[0].protocol}"
+    console.print(to_rich(results, title=title))
+    console.print(str(Path(folder.report).resolve()), markup=False, soft_wrap=True)
+
+
+def extraction_options(config: RunConfig) -> dict[str, Any]:
+    """Keyword arguments of ``iceprobe.extract`` in ``config``."""
+    return {
+        "batch_size": config.forward_batch_size,
+        "device": config.device,
+        "amp": config.amp,
+        "tokens": config.tokens,
+        "workers": config.workers,
+        "limit": config.limit,
+        "on_bad_image": config.on_bad_image,
+        "patches": needs_patches(config.probe),
+    }

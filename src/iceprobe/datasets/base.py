@@ -1,0 +1,101 @@
+"""Data sets: labelled images in splits, each image with a name that an error can tell."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.errors import IceprobeError
+
+
+class BadImage(IceprobeError):
+    """An image that can't be read: ``--on-bad-image skip`` goes on without it."""
+
+
+class Split(ABC):
+    """Labelled images in a fixed order.
+
+    Attributes:
+        name: ``"train"`` or ``"test"``.
+        labels: ``(n,)`` int64, indices into the data set's classes.
+        names: n names, unique in the data set; a file's path relative to its folder.
+        boxes: ``(n, 4)`` float32, one box an image as ``x0, y0, x1, y1`` in pixels of the original
+            image with exclusive upper ends, or ``None`` where the data set has none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: np.ndarray,
+        names: Sequence[str],
+        boxes: np.ndarray | None = None,
+    ):
+        self.name = name
+        self.labels = np.asarray(labels, np.int64)
+        self.names = list(names)
+        self.boxes = None if boxes is None else np.asarray(boxes, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The decoded image in 8 bits a channel; may be called from several threads.
+
+        Raises:
+            BadImage: if it can't be read; the message names the file.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Sha256 of what the split holds: changes when an image, a label or their order does."""
+
+
+class ArraySplit(Split):
+    """Grey images held in memory.
+
+    Attributes:
+        images: ``(n, height, width)`` uint8.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        names: Sequence[str],
+        boxes: np.ndarray | None = None,
+    ):
+        super().__init__(name, labels, names, boxes)
+        self.images = images
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        for array in (self.images, self.labels, self.boxes):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images with splits.
+
+    Attributes:
+        spec: the spec string that loads this data set again.
+        name: short and readable, for folders and tables.
+        classes: names of the classes; a label is an index into them. They come from data: escape
+            them wherever they are shown.
+        splits: ``"train"`` and ``"test"``.
+    """
+
+    spec: str
+    name: str
+    classes: Sequence[str]
+    splits: Mapping[str, Split]

@@ -1,0 +1,43 @@
+"""``bundled:fashion`` and ``bundled:fashion-clutter``: real images that ship with the package.
+
+6,000 training and 2,000 test images of Fashion-MNIST (MIT licence; ``bundled/fashion.json`` says
+where from), balanced over 10 classes. The cluttered set is composed when it is loaded and always
+to the same bytes.
+"""
+
+import json
+from importlib import resources
+
+import numpy as np
+
+from iceprobe.datasets.base import ArraySplit, Dataset
+from iceprobe.datasets.clutter import compose
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+NAMES = ("fashion", "fashion-clutter")
+CLUTTER_SEEDS = {"train": 0, "test": 1}  # fixed: another seed would be another data set
+
+
+def load_bundled(name: str, *, spec: str) -> Dataset:
+    """Load a bundled data set.
+
+    Raises:
+        IceprobeError: for a name that isn't bundled.
+    """
+    if name not in NAMES:
+        raise IceprobeError(unknown("bundled data set", name, NAMES))
+    folder = resources.files("iceprobe.datasets") / "bundled"
+    classes = json.loads((folder / "fashion.json").read_text())["classes"]
+    splits = {}
+    with (folder / "fashion.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        for split, seed in CLUTTER_SEEDS.items():
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+            names = [f"{name}/{split}/{index:05d}" for index in range(len(labels))]
+            boxes = None
+            if name == "fashion-clutter":
+                composed = compose(images, labels, seed)
+                images, boxes = composed.images, composed.boxes
+            splits[split] = ArraySplit(split, images, labels, names, boxes)
+    return Dataset(spec, name, classes, splits)

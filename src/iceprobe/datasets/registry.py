@@ -1,0 +1,69 @@
+"""The sources of data sets by name, and ``load_dataset``. Importing this imports neither images
+nor torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from iceprobe.errors import IceprobeError
+from iceprobe.registry import Entry, Registry
+from iceprobe.specs import parse_spec, typed_options
+
+if TYPE_CHECKING:
+    from iceprobe.datasets.base import Dataset
+
+
+@dataclass(frozen=True)
+class SourceEntry(Entry):
+    """A source of data sets: ``target(name, *, spec, **options) -> Dataset``.
+
+    Attributes:
+        examples: spec strings to copy from.
+        options: every key of the source and how its text becomes a value.
+    """
+
+    examples: tuple[str, ...] = ()
+    options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+
+
+DATASETS: Registry[SourceEntry] = Registry(
+    "data set source",
+    {
+        "folder": SourceEntry(
+            "iceprobe.datasets.folder:load_folder",
+            "images in one folder a class, under train/ and test/ (or val/), or split by iceprobe",
+            ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
+            {"split": str, "test_fraction": float, "seed": int},
+        ),
+        "bundled": SourceEntry(
+            "iceprobe.datasets.bundled_images:load_bundled",
+            "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
+            ("bundled:fashion", "bundled:fashion-clutter"),
+        ),
+    },
+)
+
+
+def load_dataset(spec: str, **options: Any) -> "Dataset":
+    """Load a data set by its spec string; images are decoded when they are asked for.
+
+    Args:
+        spec: ``folder:DIR`` or ``bundled:NAME``, with ``?key=value`` options.
+        **options: the same options as keyword arguments.
+
+    Raises:
+        IceprobeError: for an unknown source, name or option, and for images that aren't laid
+            out as the source wants them.
+    """
+    parsed = parse_spec(spec)
+    if parsed.kind is None:
+        examples = " or ".join(entry.examples[0] for entry in map(DATASETS.__getitem__, DATASETS))
+        raise IceprobeError(f"data set {spec!r} doesn't say where from: write {examples}")
+    twice = parsed.options.keys() & options
+    if twice:
+        raise IceprobeError(f"option {min(twice)!r} of {spec!r} is given twice: keep one")
+    given = {key: str(value) for key, value in options.items() if value is not None}
+    kind, parsed = parsed.kind, replace(parsed, options={**parsed.options, **given})
+    entry = DATASETS[kind]
+    values = typed_options(parsed, entry.options)
+    return entry.load()(parsed.name, spec=str(parsed), **values)

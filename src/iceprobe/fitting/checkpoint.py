@@ -1,0 +1,77 @@
+"""Where a fit stands, in one file that is replaced whole: ``RUN/state.safetensors``."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from iceprobe.errors import IceprobeError
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: of the phase under way.
+        phase: its description.
+        before: descriptions of the phases finished before it.
+    """
+
+    tensors: dict[str, Tensor]
+    phase: dict[str, Any]
+    before: list[dict[str, Any]]
+
+
+class Checkpoint:
+    """Saves and restores tensors with a JSON description beside them.
+
+    Args:
+        path: of the file; ``None`` keeps nothing (a fit in memory).
+        fingerprint: of everything that the fit's outcome depends on; a file with another one is
+            refused.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str):
+        self.path, self.fingerprint = path, fingerprint
+
+    def save(self, saved: Saved) -> None:
+        if self.path is None:
+            return
+        temporary = self.path.with_suffix(".tmp")
+        description = {
+            "fingerprint": self.fingerprint,
+            "phase": saved.phase,
+            "before": saved.before,
+        }
+        contiguous = {name: tensor.contiguous() for name, tensor in saved.tensors.items()}
+        save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
+        os.replace(temporary, self.path)
+
+    def load(self) -> Saved | None:
+        """What was saved last, or ``None`` where nothing was.
+
+        Raises:
+            IceprobeError: if the file belongs to another fit.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        with safe_open(self.path, framework="pt") as file:
+            meta = json.loads(file.metadata()["iceprobe"])
+            if meta["fingerprint"] != self.fingerprint:
+                raise IceprobeError(
+                    f"{self.path} is the state of a fit with other settings: "
+                    "give another --output, or remove the file to start over"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return Saved(tensors, meta["phase"], meta["before"])
+
+    def clear(self) -> None:
+        """Remove the file: the fit is finished and its results are written."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""The engine: every member of every group learns from the same batch in the same pass.
+
+    batch ─▶ queries of all members side by side ─▶ one attend() ─▶ each group's values ─▶
+             batch norm, classifiers ─▶ sum of all members' losses ─▶ one backward ─▶ optimiser
+
+Members don't touch each other: a sum of losses has each member's own gradient, and a row of the
+shared products belongs to one query. So a member trained in a crowd ends where it ends alone.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iceprobe.fitting.feed import Batch
+from iceprobe.fitting.members import Group
+from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.probes.pooling import QueryPooling, TokenStats, attend
+
+
+class Crowd:
+    """Groups that train together.
+
+    Args:
+        groups: to train.
+        optimizer: ``"adamw"`` or ``"lars"``.
+        steps, warmup: horizon and warm-up of the schedule, in steps.
+        stops: step at which each group stops learning, at most ``steps``.
+    """
+
+    def __init__(
+        self,
+        groups: list[Group],
+        optimizer: str,
+        steps: int,
+        warmup: int,
+        stops: list[int] | None = None,
+    ):
+        self.groups, self.steps, self.warmup = groups, steps, warmup
+        self.stops = stops or [steps] * len(groups)
+        self.step = 0
+        self.optimizer = build_optimizer(
+            optimizer,
+            [
+                {
+                    "params": list(view.values()),
+                    "lr": member.learning_rate,
+                    "weight_decay": member.weight_decay,
+                }
+                for group in groups
+                for member, view in zip(group.members, group.views, strict=True)
+            ],
+        )
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def active(self) -> list[Group]:
+        """The groups that are still learning."""
+        pairs = zip(self.groups, self.stops, strict=True)
+        return [group for group, stop in pairs if self.step < stop]
+
+    def train_step(self, batch: Batch) -> list[Tensor]:
+        """One step of every active group; the losses of its members, ``(G,)`` a group."""
+        active = self.active
+        losses = [member_losses(z, batch.labels) for z in forward(active, batch)]
+        torch.stack([loss.sum() for loss in losses]).sum().backward()
+        for group in active:
+            group.hand_gradients()
+        factor = warmup_cosine(self.step, self.steps, self.warmup)
+        for param_group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            param_group["lr"] = peak * factor
+        self.optimizer.step()
+        for group in active:
+            group.forget_gradients()
+        self.step += 1
+        return [loss.detach() for loss in losses]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, flat, for the checkpoint."""
+        state = {"step": torch.tensor(self.step)}
+        for i, group in enumerate(self.groups):
+            state |= {f"group.{i}.{name}": t for name, t in group.state().items()}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{name}": torch.as_tensor(v) for name, v in values.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.step = int(state["step"])
+        for i, group in enumerate(self.groups):
+            for name, tensor in group.state().items():
+                tensor.copy_(state[f"group.{i}.{name}"])
+        restored = self.optimizer.state_dict()
+        for key, tensor in state.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                restored["state"].setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict(restored)
+
+
+def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Tensor]:
+    """Logits ``(G, B, C)`` of every group from one read of the batch.
+
+    Groups whose scores are linear in the tokens put their queries side by side: one product
+    scores all of them, one pools all of them.
+    """
+    descriptors: dict[int, Tensor] = {}
+    for name, tokens in batch.inputs.items():
+        tokens = tokens[:, None] if tokens.ndim == 2 else tokens
+        sharing = [group for group in groups if group.input == name and group.shares_attention]
+        if sharing:
+            stats = [_token_stats(group, tokens, training) for group in sharing]
+            queries = [group.queries(s) for group, s in zip(sharing, stats, strict=True)]
+            pooled = attend(tokens, torch.cat(queries))
+            parts = pooled.split([len(q) for q in queries], dim=1)
+            for group, part, s in zip(sharing, parts, stats, strict=True):
+                descriptors[id(group)] = group.values(part, s)
+        for group in groups:
+            if group.input == name and not group.shares_attention:
+                group.template.train(training)
+                descriptors[id(group)] = group.pool(tokens)
+    return [group.classify(descriptors[id(group)], training) for group in groups]
+
+
+def member_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each member, ``(G, B, C)`` → ``(G,)``."""
+    members, images, _ = logits.shape
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(members), reduction="none")
+    return losses.view(members, images).mean(1)
+
+
+@torch.no_grad()
+def predict(groups: list[Group], batches: Iterable[Batch], top: int) -> list[Tensor]:
+    """The ``top`` best classes of every image, ``(G, n, top)`` int32 a group, best first.
+
+    A member with a logit that isn't finite (it has diverged) predicts −1, which is no class.
+    """
+    found: list[list[Tensor]] = [[] for _ in groups]
+    for batch in batches:
+        for found_here, logits in zip(found, forward(groups, batch, training=False), strict=True):
+            best = logits.topk(top, dim=-1).indices
+            finite = logits.isfinite().all(-1, keepdim=True)
+            found_here.append(torch.where(finite, best, -1).to("cpu", torch.int32))
+    return [torch.cat(parts, 1) for parts in found]
+
+
+def _token_stats(group: Group, tokens: Tensor, training: bool) -> TokenStats | None:
+    """Statistics of the tokens that the group's pooling normalises by, if it does."""
+    pooling = group.template.pooling.train(training)
+    assert isinstance(pooling, QueryPooling)
+    stats = pooling.token_stats(tokens)
+    if training and stats is not None:
+        pooling.update_stats(stats)
+    return stats

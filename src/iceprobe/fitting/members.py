@@ -1,0 +1,196 @@
+"""Members, and groups of members whose parameters live side by side.
+
+A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe
+have equal shapes: a *group* keeps each of their parameters in one tensor with a leading member
+axis, so that one batched product serves them all.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from iceprobe.probes import build, parse_probe
+from iceprobe.probes.pooling import QueryPooling
+from iceprobe.probes.probe import Probe
+
+
+@dataclass(frozen=True)
+class Member:
+    """One probe with one learning rate, weight decay and seed."""
+
+    probe: str
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a store decides the shapes of its probes."""
+
+    dim: int
+    num_classes: int
+    grid: tuple[int, int] | None
+    has_class: bool
+
+    def build(self, probe: str, seed: int | None = None) -> Probe:
+        """A probe of this shape; with a seed, initialised by it alone."""
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            return build(
+                parse_probe(probe),
+                dim=self.dim,
+                num_classes=self.num_classes,
+                grid=self.grid,
+                has_class=self.has_class,
+            )
+
+
+class Group:
+    """Members of one probe, stacked.
+
+    Attributes:
+        members: G of them, all of the same probe.
+        parameters: name → leaf tensor ``(G, …)`` that gradients reach.
+        template: a probe of this shape; its pooling's buffers (statistics of the tokens, which
+            are the same for every member of a batch) are the group's.
+        running_mean, running_var: ``(G, D_o)`` statistics of the descriptors, ``None`` for a
+            probe without batch norm.
+    """
+
+    def __init__(self, members: list[Member], shape: Shape, device: torch.device):
+        self.members = members
+        probes = [shape.build(member.probe, member.seed).to(device) for member in members]
+        self.template = probes[0]
+        stacked: dict[str, Tensor] = {}
+        for name, _ in self.template.named_parameters():
+            stacked[name] = torch.stack([p.get_parameter(name).detach() for p in probes])
+        self.parameters = {name: t.requires_grad_() for name, t in stacked.items()}
+        self.norm = self.template.norm if isinstance(self.template.norm, nn.BatchNorm1d) else None
+        size = (len(members), self.template.pooling.out_dim)
+        self.running_mean = torch.zeros(size, device=device)
+        self.running_var = torch.ones(size, device=device)
+        #: Members one by one, as views of the stacked tensors, for the optimiser.
+        self.views = [
+            {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
+            for g in range(len(members))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def input(self) -> str:
+        return self.template.input
+
+    @property
+    def shares_attention(self) -> bool:
+        """Whether its scores are linear in the tokens, so that its queries join everybody's."""
+        return isinstance(self.template.pooling, QueryPooling)
+
+    def queries(self, stats: Any) -> Tensor:
+        """Folded queries of all members, ``(G·M, D)``."""
+        return self._each("queries", (None,))(stats).flatten(0, 1)
+
+    def values(self, pooled: Tensor, stats: Any) -> Tensor:
+        """Pooled tokens ``(B, G·M, D)`` of the group's queries → descriptors ``(G, B, D_o)``."""
+        pooled = pooled.unflatten(1, (len(self), -1))
+        return self._each("values", (1, None))(pooled, stats)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""
+        call = _Call(self.template.pooling, "forward")
+        names = [n for n in self.parameters if n.startswith("pooling.")]
+        if not names:
+            return call(tokens)[None].expand(len(self), -1, -1)
+        return torch.stack(
+            [
+                functional_call(call, {n: self.parameters[n][g] for n in names}, (tokens,))
+                for g in range(len(self))
+            ]
+        )
+
+    def classify(self, descriptors: Tensor, training: bool) -> Tensor:
+        """Batch norm without affine, then each member's linear classifier: ``(G, B, C)``."""
+        weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
+        y = descriptors.to(weight.dtype)
+        if self.norm is not None:
+            if training:
+                mean, var = y.mean(1), y.var(1, correction=0)
+                self._track(mean.detach(), var.detach(), y.shape[1])
+            else:
+                mean, var = self.running_mean, self.running_var
+            y = (y - mean[:, None]) * torch.rsqrt(var[:, None] + self.norm.eps)
+        return torch.baddbmm(bias[:, None], y, weight.mT)
+
+    def hand_gradients(self) -> None:
+        """Give the members' views their part of the stacked gradients, for the optimiser."""
+        for name, stacked in self.parameters.items():
+            for g, view in enumerate(self.views):
+                view[name].grad = None if stacked.grad is None else stacked.grad[g]
+
+    def forget_gradients(self) -> None:
+        for name, stacked in self.parameters.items():
+            stacked.grad = None
+            for view in self.views:
+                view[name].grad = None
+
+    def probe(self, g: int) -> Probe:
+        """Member ``g`` as an ordinary module, a copy."""
+        probe = copy.deepcopy(self.template)
+        with torch.no_grad():
+            for name, stacked in self.parameters.items():
+                probe.get_parameter(name).copy_(stacked[g])
+            if isinstance(probe.norm, nn.BatchNorm1d):
+                probe.norm.running_mean.copy_(self.running_mean[g])  # type: ignore[union-attr]
+                probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
+        return probe.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, by name; the tensors themselves, not copies."""
+        state = {name: stacked.detach() for name, stacked in self.parameters.items()}
+        buffers = {f"buffer.{n}": b for n, b in self.template.pooling.named_buffers()}
+        running = {"running_mean": self.running_mean, "running_var": self.running_var}
+        return {**state, **buffers, **running}
+
+    def _each(self, method: str, in_dims: tuple[int | None, ...]) -> Callable[..., Tensor]:
+        """``pooling.method`` over the member axis of the parameters."""
+        call = _Call(self.template.pooling, method)
+        mine = {n: t for n, t in self.parameters.items() if n.startswith("pooling.")}
+
+        def one(parameters: dict[str, Tensor], *inputs: Any) -> Tensor:
+            return functional_call(call, parameters, inputs)
+
+        return lambda *inputs: vmap(one, in_dims=(0, *in_dims))(mine, *inputs)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        assert self.norm is not None
+        momentum = self.norm.momentum or 0.1
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var * (count / max(1, count - 1)), momentum)
+
+
+class _Call(nn.Module):
+    """A method of a pooling as a module, since ``functional_call`` calls ``forward`` only."""
+
+    def __init__(self, pooling: nn.Module, method: str):
+        super().__init__()
+        self.pooling, self.method = pooling, method
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return getattr(self.pooling, self.method)(*inputs)
+
+
+def make_groups(members: list[Member], shape: Shape, device: torch.device) -> list[Group]:
+    """One group a probe, in the order in which probes first appear."""
+    by_probe: dict[str, list[Member]] = {}
+    for member in members:
+        by_probe.setdefault(member.probe, []).append(member)
+    return [Group(group, shape, device) for group in by_probe.values()]

@@ -1,0 +1,116 @@
+"""How probes are trained, selected and reported: `heldout` and `paper` (spec of the project).
+
+A protocol is data; `fit.py` reads it. No torch here: `iceprobe ls protocols` shows this table.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settings of a fit.
+
+    Attributes:
+        name: as `--protocol` spells it.
+        summary: one line for `iceprobe ls protocols`.
+        optimizer: ``"adamw"`` or ``"lars"``.
+        epochs: passes over the training images; the schedule's horizon.
+        batch_size: images per step.
+        warmup_epochs: of linear warm-up, before the half-cosine to 0.
+        learning_rates: the grid. For LARS the values are per 256 images and are multiplied by
+            ``batch_size / 256``.
+        weight_decays: the grid.
+        held_out: fraction of the training split that selects the setting and the epoch; 0 means
+            that the reported split does (and every number says so).
+        selected_on: what results say of it.
+    """
+
+    name: str
+    summary: str
+    optimizer: str
+    epochs: int
+    batch_size: int
+    warmup_epochs: float
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]
+    held_out: float
+    selected_on: str
+
+
+PROTOCOLS = {
+    "heldout": Protocol(
+        name="heldout",
+        summary="10% of train selects learning rate and epoch, refit on all of train, test read "
+        "once",
+        optimizer="adamw",
+        epochs=20,
+        batch_size=256,
+        warmup_epochs=1,
+        learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        weight_decays=(0.0,),
+        held_out=0.1,
+        selected_on="held-out 10% of train",
+    ),
+    "paper": Protocol(
+        name="paper",
+        summary="the publication's: LARS, 90 epochs, 4,096 images a step, best epoch on the "
+        "reported split; here on cached features without augmentation",
+        optimizer="lars",
+        epochs=90,
+        batch_size=4096,
+        warmup_epochs=10,
+        learning_rates=(0.1,),
+        weight_decays=(0.0,),
+        held_out=0.0,
+        selected_on="the reported split (best epoch); cached features without augmentation",
+    ),
+}
+
+MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
+
+
+def get_protocol(
+    name: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rates: tuple[float, ...] | None = None,
+    weight_decays: tuple[float, ...] | None = None,
+) -> Protocol:
+    """The protocol of that name with what the caller sets in place of its own values.
+
+    Raises:
+        IceprobeError: for an unknown name or a value that is not positive.
+    """
+    if name not in PROTOCOLS:
+        raise IceprobeError(unknown("protocol", name, PROTOCOLS))
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rates": learning_rates,
+        "weight_decays": weight_decays,
+    }
+    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    if protocol.epochs < 1:
+        raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
+    if protocol.batch_size < 2:
+        raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
+    if not protocol.learning_rates or min(protocol.learning_rates) <= 0:
+        raise IceprobeError(f"learning_rates={protocol.learning_rates}: give positive numbers")
+    if not protocol.weight_decays or min(protocol.weight_decays) < 0:
+        raise IceprobeError(f"weight_decays={protocol.weight_decays}: give numbers from 0 up")
+    return protocol
+
+
+def images_per_step(protocol: Protocol, num_images: int) -> int:
+    """Images per step on a split of ``num_images``.
+
+    `paper` lowers them until an epoch has 16 steps; `heldout` never takes more than there are.
+    """
+    if protocol.name == "paper":
+        return max(2, min(protocol.batch_size, num_images // MIN_STEPS))
+    return max(2, min(protocol.batch_size, num_images))

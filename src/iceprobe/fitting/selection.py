@@ -1,0 +1,210 @@
+"""The two protocols as sequences of phases, and how each chooses what it reports."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iceprobe.fitting.engine import predict
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.members import Member
+from iceprobe.fitting.phases import Phase, Saved, Setting, describe, recall, run_phase
+from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.probes.probe import Probe
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.schema import Score
+from iceprobe.store.memory import available_memory
+from iceprobe.store.reader import Store
+
+log = logging.getLogger("iceprobe")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One probe after its protocol.
+
+    Attributes:
+        label: its canonical spec string.
+        probes: fitted modules, one a seed.
+        predictions: on the reported split, one row a seed.
+        selected: learning rate, weight decay and epoch.
+        settings_tried: combinations of learning rate and weight decay.
+        best_minus_median: how far the best setting lies above the median one where it was chosen.
+        last_epoch: top-1 at the last epoch, where another was chosen.
+        seconds: this probe's share of the fit's wall time, by its members' multiply–adds.
+    """
+
+    label: str
+    probes: list[Probe]
+    predictions: Predictions
+    selected: dict[str, float | int | str]
+    settings_tried: int
+    best_minus_median: float
+    last_epoch: Score | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point of the grid and how it stood among the others."""
+
+    learning_rate: float
+    weight_decay: float
+    epoch: int
+    tried: int
+    best_minus_median: float
+
+
+def run_protocol(
+    store: Store,
+    labels: Sequence[str],
+    setting: Setting,
+    *,
+    seeds: Sequence[int],
+    split: str,
+    memory: int | None,
+    saved: Saved | None,
+) -> tuple[list[Fitted], list[CurveRow]]:
+    """Fit the probes called ``labels`` and read the reported split as the protocol allows."""
+    inputs = {setting.shape.build(label).input for label in labels}
+    train, test = store["train"], store[split]
+    if any(name.endswith("patches") for name in inputs):
+        train = train.hold((available_memory() or 0) // 2 if memory is None else memory)
+        log.info("training tokens are %s", "in memory" if train.held else "streamed from disk")
+
+    def feed(of: Any, rows: np.ndarray) -> Feed:
+        return Feed(of, rows, inputs, setting.device, setting.amp)
+
+    protocol, everything = setting.protocol, np.arange(len(train))
+    grid = [
+        Member(label, peak_rate(protocol, rate, len(train)), decay, seed)
+        for label in labels
+        for rate in protocol.learning_rates
+        for decay in protocol.weight_decays
+        for seed in seeds
+    ]
+    reported = feed(test, np.arange(len(test)))
+    share = _shares(setting, labels, store.num_tokens)
+    if protocol.held_out == 0:
+        phase = Phase("paper", grid)
+        run_phase(phase, setting, feed(train, everything), reported, keep_best=True, saved=saved)
+        return [
+            _best_epoch(phase, i, setting, reported, share) for i in range(len(labels))
+        ], phase.rows
+
+    fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
+    if saved is not None and saved.before:
+        select = recall(saved.before[0], grid)
+    else:
+        select = Phase("select", grid)
+        run_phase(select, setting, feed(train, fit_rows), feed(train, held_rows), saved=saved)
+    choices = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
+    refit = Phase(
+        "refit",
+        [
+            Member(label, choice.learning_rate, choice.weight_decay, seed)
+            for label, choice in choices.items()
+            for seed in seeds
+        ],
+        stops={label: choice.epoch for label, choice in choices.items()},
+    )
+    run_phase(refit, setting, feed(train, everything), None, before=[describe(select)], saved=saved)
+    batches = reported.in_order(images_per_step(protocol, len(train)))
+    tops = predict(refit.groups, batches, min(5, setting.shape.num_classes))
+    fitted = []
+    for (label, choice), group, top in zip(choices.items(), refit.groups, tops, strict=True):
+        fitted.append(
+            Fitted(
+                label,
+                [group.probe(g) for g in range(len(group))],
+                _predictions(top.numpy(), reported, setting.shape.num_classes),
+                {
+                    "learning_rate": choice.learning_rate,
+                    "weight_decay": choice.weight_decay,
+                    "epoch": choice.epoch,
+                },
+                choice.tried,
+                choice.best_minus_median,
+                None,
+                share[label] * (select.seconds + refit.seconds),
+            )
+        )
+    return fitted, select.rows + refit.rows
+
+
+def choose(rows: Sequence[CurveRow]) -> Choice:
+    """The setting and epoch with the best held-out accuracy, mean over seeds.
+
+    Of equals the earliest epoch, then the smallest learning rate and weight decay.
+    """
+    found: dict[tuple[float, float], dict[int, list[float]]] = {}
+    for row in rows:
+        epochs = found.setdefault((row.learning_rate, row.weight_decay), {})
+        epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)
+    best: dict[tuple[float, float], tuple[float, int]] = {}
+    for setting, epochs in found.items():
+        means = {epoch: float(np.mean(values)) for epoch, values in epochs.items()}
+        epoch = max(means, key=lambda e: (means[e], -e))
+        best[setting] = (means[epoch], epoch)
+    rate, decay = max(best, key=lambda s: (best[s][0], -best[s][1], -s[0], -s[1]))
+    accuracy, epoch = best[rate, decay]
+    spread = accuracy - float(np.median([a for a, _ in best.values()]))
+    return Choice(rate, decay, epoch, len(best), spread)
+
+
+def peak_rate(protocol: Protocol, rate: float, num_images: int) -> float:
+    """Peak learning rate: of LARS's grid, per 256 images and so scaled by the images per step."""
+    if protocol.optimizer == "lars":
+        return rate * images_per_step(protocol, num_images) / 256
+    return rate
+
+
+def _best_epoch(
+    phase: Phase, index: int, setting: Setting, reported: Feed, share: dict[str, float]
+) -> Fitted:
+    """`paper`: each seed at its best epoch on the reported split, the last epoch beside it."""
+    group, best = phase.groups[index], phase.best[index]
+    by_setting: dict[tuple[float, float], list[int]] = {}
+    for g, member in enumerate(group.members):
+        by_setting.setdefault((member.learning_rate, member.weight_decay), []).append(g)
+    means = {point: float(best.accuracy[rows].mean()) for point, rows in by_setting.items()}
+    chosen = max(means, key=lambda point: means[point])
+    label, mine = group.members[0].probe, by_setting[chosen]
+    last = [
+        row.eval_accuracy or 0.0
+        for row in phase.rows
+        if (row.probe, row.epoch) == (label, phase.epoch)
+        and (row.learning_rate, row.weight_decay) == chosen
+    ]
+    epochs = [int(best.epoch[g]) for g in mine]
+    return Fitted(
+        label,
+        [best.probes[g] for g in mine],
+        _predictions(best.top[mine].numpy(), reported, setting.shape.num_classes),
+        {
+            "learning_rate": chosen[0],
+            "weight_decay": chosen[1],
+            "epoch": epochs[0] if len(set(epochs)) == 1 else ", ".join(map(str, epochs)),
+        },
+        len(means),
+        means[chosen] - float(np.median(list(means.values()))),
+        Score.of(last),
+        share[label] * phase.seconds,
+    )
+
+
+def _predictions(top: np.ndarray, reported: Feed, num_classes: int) -> Predictions:
+    """From the best classes ``(S, n, top)`` of every image, best first."""
+    labels = reported.labels.cpu().numpy()
+    top5 = (top == labels[None, :, None]).any(-1) if num_classes > 5 else None
+    return Predictions(labels, top[..., 0], top5)
+
+
+def _shares(setting: Setting, labels: Sequence[str], num_tokens: int) -> dict[str, float]:
+    """Fraction of the fit's multiply–adds that is each probe's."""
+    flops = {label: setting.shape.build(label).flops(num_tokens) for label in labels}
+    return {label: value / sum(flops.values()) for label, value in flops.items()}

@@ -1,0 +1,170 @@
+"""k-NN on a feature store: choose (k, T), then classify the test split."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.protocols import get_protocol
+from iceprobe.knn.search import nearest
+from iceprobe.knn.voting import Setting, classify, settings
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.provenance import provenance
+from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.specs import Spec, unknown
+
+if TYPE_CHECKING:
+    from iceprobe.store import Store, StoredSplit
+
+Progress = Callable[[str, int, int], None]
+
+
+def knn(
+    store: "Store",
+    probe: str | Spec = "knn",
+    *,
+    protocol: str = "heldout",
+    split: str = "test",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Result:
+    """Classify a split of ``store`` by its nearest training images.
+
+    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it, then
+    all of train is the bank for the reported split. Under ``paper`` (k, T) is chosen on the
+    reported split itself, and the result says so. Among equal accuracies the smaller k, then the smaller
+    T, is taken.
+
+    Args:
+        store: features, with a ``train`` split and the split to report.
+        probe: ``knn``, or ``knn?input=class`` / ``knn?input=mean``. Without it the class token
+            is read, or the mean of the patch tokens where there is none.
+        protocol: ``"heldout"`` or ``"paper"``.
+        split: the split to report.
+        seed: of the held-out tenth.
+        device: of the products; the CPU by default.
+        command: what was typed, for the result.
+        progress: told ("knn", images done, images to do).
+
+    Raises:
+        IceprobeError: for a split or class token that isn't there, a wrong option of ``probe``,
+            or training classes of one image each under ``heldout``.
+    """
+    started = time.monotonic()
+    chosen = get_protocol(protocol)
+    spec = parse_probe(str(probe))
+    for name in ("train", split):
+        if name not in store.splits:
+            raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
+    train, test = store["train"], store[split]
+    classes = len(store.classes)
+    labels = np.asarray(train.labels)
+    features, queries = features_of(train, spec), features_of(test, spec)
+    search = _Search(labels, classes, device or "cpu", progress)
+
+    if chosen.held_out:
+        rows, held = heldout_split(labels, seed, chosen.held_out)
+        if not len(held):
+            raise IceprobeError(
+                f"{len(labels)} training images leave none to hold out: give a class two or more "
+                "images, or take --protocol paper"
+            )
+        search.total = len(held) + len(queries)
+        selection = search(features[held], features, rows)
+        accuracies = _accuracies(selection, classes, labels[held])
+        neighbours = search(queries, features, np.arange(len(labels)))
+    else:
+        search.total = len(queries)
+        neighbours = search(queries, features, np.arange(len(labels)))
+        accuracies = _accuracies(neighbours, classes, np.asarray(test.labels))
+    best = max(accuracies, key=lambda setting: accuracies[setting])
+
+    truth = np.asarray(test.labels, dtype=np.int64)
+    guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
+    top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
+    predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
+    result = Result(
+        probe=probe_label(spec),
+        method="knn",
+        protocol=protocol,
+        top1=predictions.top1_score(),
+        top5=predictions.top5_score(),
+        mean_per_class=predictions.mean_per_class_score(),
+        selected={"k": best[0], "temperature": best[1]},
+        selected_on="held-out 10% of train" if chosen.held_out else f"the reported split ({split})",
+        settings_tried=len(accuracies),
+        best_minus_median=accuracies[best] - statistics.median(accuracies.values()),
+        parameters=Parameters(pooling=0, classifier=0, total=0),
+        flops=Flops(per_image=2 * len(train) * store.dim),  # similarities to every training image
+        seconds=time.monotonic() - started,
+        variance="none",
+        **provenance(store, split, command),
+    )
+    return result.attach(predictions=predictions, store=store)
+
+
+def features_of(split: "StoredSplit", spec: Spec) -> Tensor:
+    """The vectors ``(n, D)`` that ``spec`` asks for: class token, or mean of the patch tokens.
+
+    Raises:
+        IceprobeError: if the class token is asked for and there is none.
+    """
+    wanted = spec.options.get("input")
+    if wanted == "class" and split.class_token is None:
+        raise IceprobeError(f"{str(spec)!r}: this backbone has no class token, write input=mean")
+    if wanted == "mean" or split.class_token is None:
+        return split.mean
+    return split.class_token
+
+
+class _Search:
+    """Neighbours with the labels they bring, reported to one progress bar."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        classes: int,
+        device: torch.device | str,
+        progress: Progress | None,
+    ):
+        self.labels, self.classes, self.device = torch.from_numpy(labels.copy()), classes, device
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def __call__(
+        self, queries: Tensor, features: Tensor, bank: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Similarities and classes ``(n, K)`` of the neighbours among the rows ``bank``."""
+
+        def advance(done: int, _: int) -> None:
+            if self.progress:
+                self.progress("knn", self.done + done, self.total)
+
+        rows = torch.from_numpy(bank)
+        most = settings(len(bank))[-1][0]
+        similarity, index = nearest(
+            queries, features[rows], most, device=self.device, progress=advance
+        )
+        self.done += len(queries)
+        return similarity, self.labels[rows][index]
+
+
+def _accuracies(
+    neighbours: tuple[Tensor, Tensor], classes: int, truth: np.ndarray
+) -> dict[Setting, float]:
+    """Accuracy of every setting of the grid, in the grid's order."""
+    similarity, labels = neighbours
+    return {
+        setting: float(
+            (classify(similarity, labels, classes, setting)[:, 0].numpy() == truth).mean()
+        )
+        for setting in settings(similarity.shape[1])
+    }

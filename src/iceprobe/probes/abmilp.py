@@ -1,0 +1,100 @@
+"""Attention-based multiple-instance learning pooling (ABMILP).
+
+    a = softmax_N(w₂ᵀ tanh(W₁ X + b₁) + b₂)      y = Xᵀ a
+
+One predictor; the values are the tokens themselves, so it is pool-first as published.
+``depth=1`` scores by a single linear map, wᵀX + b; ``self_attention=True`` lets the tokens attend
+to one another first (one head, qkv without bias, projection with bias), then scores and pools
+what comes out. Przewięźlikowski et al., "Beyond [cls]: Exploring the True Potential of Masked
+Image Modeling Representations"; Ilse et al., "Attention-based Deep Multiple Instance Learning".
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iceprobe.probes.pooling import Pooling, QueryPooling, TokenStats
+
+
+def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
+    """ABMILP; with a linear scorer on the tokens themselves its one query joins the shared product.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        depth: 2 for Linear–tanh–Linear scores, 1 for a single Linear.
+        self_attention: one-head self-attention before scoring and pooling.
+    """
+    if depth == 1 and not self_attention:
+        return LinearABMILP(dim)
+    return ABMILP(dim, depth, self_attention)
+
+
+class LinearABMILP(QueryPooling):
+    """ABMILP with one linear scorer, whose weight is the query."""
+
+    num_predictors = 1
+    refusal = "its scorer is a free query already"
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.out_dim = dim
+        self.scorer = nn.Linear(dim, 1)
+
+    def queries(self, stats: TokenStats | None = None) -> Tensor:
+        # The bias shifts every score alike and drops out of the softmax: its gradient is zero,
+        # and stays a gradient so that optimisers treat it as they treat the published probe's.
+        return self.scorer.weight + 0 * self.scorer.bias
+
+    def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
+        return pooled.squeeze(-2)
+
+    def macs(self, num_tokens: int) -> int:
+        return 2 * num_tokens * self.out_dim
+
+
+class ABMILP(Pooling):
+    """ABMILP with a scorer behind a tanh, or behind self-attention; see `abmilp`."""
+
+    num_predictors = 1
+    refusal = "its values are the tokens and its scorer is no query over keys"
+
+    def __init__(self, dim: int, depth: int = 2, self_attention: bool = False):
+        super().__init__()
+        self.out_dim = dim
+        self.mix = SelfAttention(dim) if self_attention else None
+        self.hidden = nn.Linear(dim, dim) if depth == 2 else None
+        self.scorer = nn.Linear(dim, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens, weights = self._weigh(tokens)
+        return (weights @ tokens).squeeze(1)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return self._weigh(tokens)[1]
+
+    def _weigh(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens as pooled ``(B, N, D)`` and their weights ``(B, 1, N)``."""
+        tokens = tokens.to(self.scorer.weight.dtype)
+        if self.mix is not None:
+            tokens = self.mix(tokens)
+        hidden = tokens if self.hidden is None else torch.tanh(self.hidden(tokens))
+        return tokens, torch.softmax(self.scorer(hidden).mT, -1)
+
+    def macs(self, num_tokens: int) -> int:
+        n, d = num_tokens, self.out_dim
+        mix = 0 if self.mix is None else 4 * n * d * d + 2 * n * n * d
+        hidden = 0 if self.hidden is None else n * d * d
+        return mix + hidden + 2 * n * d
+
+
+class SelfAttention(nn.Module):
+    """One-head self-attention, ``(B, N, D)`` → ``(B, N, D)``."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        return self.proj(F.scaled_dot_product_attention(q, k, v))

@@ -1,0 +1,28 @@
+"""Linear probing: the class token, or the mean of patch tokens, as it is.
+
+y = x_cls    or    y = mean_N(X)
+"""
+
+import torch
+from torch import Tensor
+
+from iceprobe.probes.pooling import Pooling
+
+
+class Linear(Pooling):
+    """Mean over the tokens it is given; a single class token is its own mean."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.out_dim = dim
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return mean_tokens(tokens)
+
+    def macs(self, num_tokens: int) -> int:
+        return 0
+
+
+def mean_tokens(tokens: Tensor) -> Tensor:
+    """``(B, N, D)`` → ``(B, D)``, in float32 where the tokens are narrower."""
+    return tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))

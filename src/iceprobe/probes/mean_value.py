@@ -1,0 +1,27 @@
+"""Mean pooling followed by the value map: efficient probing without its attention.
+
+    y = W_V mean_N(X)
+
+The ablation "GAP + W_V" of Psomas et al., "Attention, Please! Revisiting Attentive Probing
+Through the Lens of Efficiency".
+"""
+
+from torch import Tensor, nn
+
+from iceprobe.probes.linear import mean_tokens
+from iceprobe.probes.pooling import Pooling
+
+
+class MeanValue(Pooling):
+    """Mean of the tokens through W_V: ``(D_o, D)``, no bias."""
+
+    def __init__(self, dim: int, out_dim: int | None = None):
+        super().__init__()
+        self.out_dim = out_dim or dim
+        self.value = nn.Linear(dim, self.out_dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.value(mean_tokens(tokens).to(self.value.weight.dtype))
+
+    def macs(self, num_tokens: int) -> int:
+        return self.value.weight.numel()

@@ -1,0 +1,227 @@
+"""The one framework: predictors that weigh tokens, and a value map over what they gathered.
+
+    a_j = softmax_N(X u_j)      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
+
+Tokens are pooled first and projected after: ``W_Vj (Xᵀ a_j)`` is ``(W_Vj X) a_j`` since W_V is
+linear, and costs a fraction of it. A probe says what its queries and its values are; `attend`
+is shared by all of them, so a fit can lay the queries of many members side by side.
+"""
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from iceprobe.errors import IceprobeError
+
+
+class TokenStats(NamedTuple):
+    """Statistics of the tokens over batch and positions, for poolings that normalise them.
+
+    Attributes:
+        mean: ``(D,)``.
+        variance: ``(D,)``, biased where it was measured on a batch.
+        rstd: ``(D,)``, 1/√(variance + ε).
+        num_tokens: tokens behind the statistics; 0 where they are running ones.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    rstd: Tensor
+    num_tokens: int
+
+
+class Pooling(nn.Module):
+    """Tokens → descriptor.
+
+    Attributes:
+        out_dim: D_o.
+        num_predictors: M; 0 where there is no learned attention.
+        normalised: whether each predictor's weights sum to 1 over its keys.
+    """
+
+    out_dim: int
+    num_predictors: int = 0
+    normalised: bool = True
+    refusal: ClassVar[str] = "it has no keys"
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(B, N, D)`` → ``(B, D_o)``."""
+        raise NotImplementedError
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Weights ``(B, M, N)`` of the tokens.
+
+        Raises:
+            IceprobeError: where the pooling has no learned attention.
+        """
+        raise IceprobeError(f"{type(self).__name__} has no attention: look at ep, mhca or aim")
+
+    def macs(self, num_tokens: int) -> int:
+        """Multiply–adds per image at inference, pooling only, matrix products only."""
+        raise NotImplementedError
+
+    def macs_per_step(self) -> int:
+        """Multiply–adds done once per step whatever the batch: folding keys into queries."""
+        return 0
+
+    def absorbed(self) -> "Pooling":
+        """The same function without W_K; see `absorb`."""
+        raise IceprobeError(f"{type(self).__name__} can't be absorbed: {self.refusal}")
+
+
+class QueryPooling(Pooling):
+    """A pooling whose scores are linear in the tokens.
+
+    `queries` and `values` are pure functions of parameters and arguments, and batch under
+    `torch.func.vmap` with a leading member axis on the parameters.
+    """
+
+    def token_stats(self, tokens: Tensor) -> TokenStats | None:
+        """Statistics that `queries` and `values` need, the same for all members of a batch."""
+        return None
+
+    def update_stats(self, stats: TokenStats) -> None:
+        """Take the statistics of a training batch into the running ones."""
+
+    def queries(self, stats: TokenStats | None = None) -> Tensor:
+        """u_j, ``(M, D)``, softmax scale and token statistics folded in."""
+        raise NotImplementedError
+
+    def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
+        """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        stats = self.token_stats(tokens)
+        if stats is not None and self.training:
+            self.update_stats(stats)
+        return self.values(attend(tokens, self.queries(stats)), stats)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return attention_weights(tokens, self.queries(self.token_stats(tokens)))
+
+
+def absorb(pooling: Pooling) -> Pooling:
+    """The same function with the keys absorbed into free queries: fewer parameters, no W_K.
+
+    Raises:
+        IceprobeError: where that isn't possible, with the reason.
+    """
+    return pooling.absorbed()
+
+
+def attend(tokens: Tensor, queries: Tensor) -> Tensor:
+    """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
+
+    Where the tokens need no gradient none is computed, and only tokens and weights are kept for
+    the backward pass. Products are in the dtype of the tokens (float32 where the processor has
+    no fast products in it) and accumulate in float32; so does the softmax.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        queries: ``(Q, D)``, scale included; of one probe, or of many side by side.
+
+    Returns:
+        ``(B, Q, D)`` in the dtype of ``queries``.
+    """
+    if tokens.requires_grad and torch.is_grad_enabled():
+        weights = attention_weights(tokens, queries)
+        return weights @ tokens.to(weights.dtype)
+    return _Attend.apply(tokens.to(_product_dtype(tokens)), queries)[0]
+
+
+def attention_weights(tokens: Tensor, queries: Tensor) -> Tensor:
+    """``softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``."""
+    dtype = torch.promote_types(tokens.dtype, queries.dtype)
+    return torch.softmax(tokens.to(dtype) @ queries.to(dtype).mT, 1).mT.to(queries.dtype)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention with gradients for the queries alone.
+
+    Scores lie as ``(B, N, Q)``: the first and the last of the four products are then single
+    ones over all B·N tokens, whatever B. Of five layouts this was the fastest or within the noise
+    for 32 to 630 queries (B=64, N=196, D=768, two cores of a Zen 4 with others at work; forward
+    and backward at Q=630 in ms, float32 / bfloat16: this 664 / 233, ``(Q, B, N)`` 668 / 237,
+    ``(B, Q, N)`` 684 / 275 and with the last product image by image 755 / 323, sixteen images at
+    a time 838 / 363).
+    """
+
+    @staticmethod
+    def forward(tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        weights = torch.softmax(_scores(tokens, queries.to(tokens.dtype)), 1)
+        return (weights.mT @ tokens.to(weights.dtype)).to(queries.dtype), weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        tokens, queries = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(tokens, output[1])
+        ctx.dtype = queries.dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor]:
+        tokens, weights = ctx.saved_tensors
+        grad_weights = (tokens @ grad.to(tokens.dtype).mT).to(weights.dtype)
+        # A ∘ (dA − Σ_N A ∘ dA) in one pass
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, 1, weights.dtype)
+        grad_queries = grad_scores.flatten(0, 1).mT @ tokens.flatten(0, 1).to(weights.dtype)
+        return None, grad_queries.to(ctx.dtype)
+
+
+def _scores(tokens: Tensor, queries: Tensor) -> Tensor:
+    """``(B, N, Q)``, up to a constant a query.
+
+    A product of narrow numbers rounds each score to 8 or 11 bits, and a mean that all tokens share
+    would use them up. The softmax doesn't see a constant, so the score of one image's mean
+    token is taken off inside the product, before it rounds.
+    """
+    if tokens.dtype not in (torch.bfloat16, torch.float16) or not len(tokens):
+        return tokens @ queries.mT
+    shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
+    return torch.addmm(-shift, tokens.flatten(0, 1), queries.mT).unflatten(0, tokens.shape[:2])
+
+
+def _product_dtype(tokens: Tensor) -> torch.dtype:
+    """The dtype in which products over ``tokens`` are fast on their device, never narrower."""
+    if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
+        return tokens.dtype
+    processor = torch.cpu.get_capabilities()
+    fast = tokens.dtype == torch.bfloat16 and processor.get("avx512_bf16", False)
+    return tokens.dtype if fast else torch.float32
+
+
+def slice_values(weight: Tensor, pooled: Tensor) -> Tensor:
+    """The value map: predictor j's slice of W_V on what predictor j pooled.
+
+    Args:
+        weight: W_V, ``(D_o, D)``.
+        pooled: ``(B, M, D)``.
+
+    Returns:
+        ``(B, D_o)``.
+    """
+    num_predictors = pooled.shape[1]
+    slices = weight.unflatten(0, (num_predictors, -1))
+    return torch.einsum("bmd,mod->bmo", pooled, slices).flatten(1)
+
+
+def check_divides(name: str, number: int, **widths: int) -> None:
+    """Refuse a number of predictors that doesn't divide each of ``widths``.
+
+    Raises:
+        IceprobeError: with the nearest number that does.
+    """
+    for key, width in widths.items():
+        if width % number:
+            common = math.gcd(*widths.values())
+            valid = (m for m in range(1, common + 1) if common % m == 0)
+            nearest = min(valid, key=lambda m: (abs(m - number), -m))
+            raise IceprobeError(
+                f"{name}{number}: {number} does not divide {key}={width}; the nearest that does is "
+                f"{name}{nearest}"
+            )

@@ -1,0 +1,175 @@
+"""A probe: which tokens are read, how they are pooled, and a linear classifier behind.
+
+probe(X) = Linear_C(BatchNorm(pooling(X)))
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.errors import IceprobeError
+from iceprobe.probes.linear import mean_tokens
+from iceprobe.probes.pooling import Pooling
+from iceprobe.probes.registry import PROBES, parse_probe, probe_label, probe_options
+from iceprobe.specs import Spec
+from iceprobe.tokens import Tokens
+
+
+class Probe(nn.Module):
+    """Pooling, BatchNorm without affine (ε = 1e-6), linear classifier.
+
+    Args:
+        pooling: tokens → descriptor ``(B, D_o)``.
+        num_classes: C.
+        input: what the pooling reads: ``patches``, ``class``, ``mean``, ``class+patches`` or
+            ``prefix+patches``.
+        batch_norm: whether the descriptor is normalised before the classifier.
+    """
+
+    def __init__(
+        self, pooling: Pooling, num_classes: int, *, input: str = "patches", batch_norm: bool = True
+    ):
+        super().__init__()
+        self.input = input
+        self.pooling = pooling
+        self.norm = (
+            nn.BatchNorm1d(pooling.out_dim, affine=False, eps=1e-6) if batch_norm else nn.Identity()
+        )
+        self.classifier = nn.Linear(pooling.out_dim, num_classes)
+
+    def forward(self, tokens: Tokens | Tensor) -> Tensor:
+        """`Tokens`, or a tensor as `select` takes it → logits ``(B, C)``."""
+        descriptor = self.pooling(self.select(tokens)).to(self.classifier.weight.dtype)
+        return self.classifier(self.norm(descriptor))
+
+    def select(self, tokens: Tokens | Tensor) -> Tensor:
+        """What the pooling reads, ``(B, N', D)``.
+
+        A tensor ``(B, N, D)`` is taken for patch tokens (or for what ``input`` names, put
+        together already), ``(B, D)`` for the class token or mean itself.
+
+        Raises:
+            IceprobeError: if the tokens lack what ``input`` names.
+        """
+        if isinstance(tokens, Tokens):
+            return self._select(tokens)
+        if tokens.ndim == 2 and self.input in ("class", "mean"):
+            return tokens[:, None]
+        if tokens.ndim == 3 and self.input == "mean":
+            return mean_tokens(tokens)[:, None]
+        if tokens.ndim == 3 and self.input != "class":
+            return tokens
+        wanted = "(B, D) or Tokens" if self.input in ("class", "mean") else "(B, N, D) or Tokens"
+        raise IceprobeError(
+            f"a probe with input={self.input} got a tensor of shape {tuple(tokens.shape)}: "
+            f"pass {wanted}"
+        )
+
+    def _select(self, tokens: Tokens) -> Tensor:
+        if self.input == "patches":
+            return tokens.patches
+        if self.input == "mean":
+            return mean_tokens(tokens.patches)[:, None]
+        if self.input == "prefix+patches":
+            return torch.cat([tokens.prefix, tokens.patches], 1)
+        if tokens.class_token is None:
+            raise IceprobeError(
+                f"a probe with input={self.input} got tokens without a class token: "
+                f"take input={'mean' if self.input == 'class' else 'patches'}"
+            )
+        cls = tokens.class_token[:, None]
+        return cls if self.input == "class" else torch.cat([cls, tokens.patches], 1)
+
+    def num_parameters(self) -> dict[str, int]:
+        """Trainable parameters of ``pooling`` and ``classifier``, and their ``total``."""
+        pooling = sum(p.numel() for p in self.pooling.parameters() if p.requires_grad)
+        classifier = sum(p.numel() for p in self.classifier.parameters() if p.requires_grad)
+        return {"pooling": pooling, "classifier": classifier, "total": pooling + classifier}
+
+    def flops(self, num_tokens: int, num_prefix: int = 0) -> int:
+        """FLOPs per image at inference: 2 × multiply–adds of all matrix products.
+
+        Args:
+            num_tokens: N, patch tokens.
+            num_prefix: P, prefix tokens of the backbone.
+        """
+        extra = {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
+        return 2 * (self.pooling.macs(num_tokens + extra) + self.classifier.weight.numel())
+
+
+def build_pooling(
+    spec: Spec | str, dim: int, grid: tuple[int, int] | None = None, **options: Any
+) -> Pooling:
+    """Build the pooling of a probe.
+
+    Args:
+        spec: such as ``"ep32"``; keys that concern the classifier (``input``, ``batch_norm``)
+            have no effect here.
+        dim: D, width of the tokens.
+        grid: rows and columns of the patches, for poolings that need it.
+        **options: keys of the spec string, ``out_dim=96``.
+
+    Raises:
+        IceprobeError: if the probe or an option is unknown or doesn't fit, or it is ``knn``.
+
+    Example:
+        >>> build_pooling("ep32", dim=768)(torch.randn(2, 196, 768)).shape
+        torch.Size([2, 768])
+    """
+    spec, values = _resolve(spec, options)
+    for key in ("input", "batch_norm"):
+        values.pop(key, None)
+    entry = PROBES[spec.name]
+    return entry.load()(dim, **values)
+
+
+def build(
+    spec: Spec | str,
+    dim: int,
+    num_classes: int,
+    grid: tuple[int, int] | None = None,
+    has_class: bool = False,
+    **options: Any,
+) -> Probe:
+    """Build a probe.
+
+    Args:
+        spec: such as ``"ep32"`` or ``"linear?input=mean"``.
+        dim: D, width of the tokens.
+        num_classes: C.
+        grid: rows and columns of the patches, for poolings that need it.
+        has_class: whether the backbone has a class token; ``linear`` then reads it by default.
+        **options: keys of the spec string.
+
+    Raises:
+        IceprobeError: as `build_pooling`, and if the input needs a class token there isn't.
+
+    Example:
+        >>> build("ep32", dim=768, num_classes=1000).num_parameters()["total"]
+        1383400
+    """
+    spec, values = _resolve(spec, options)
+    pooling = build_pooling(spec, dim, grid)
+    source = values.get("input") or ("class" if has_class else "mean")
+    if source.startswith("class") and not has_class:
+        raise IceprobeError(
+            f"probe {probe_label(spec)!r} reads a class token and the backbone has no class token: "
+            f"take input={'mean' if source == 'class' else 'patches'}"
+        )
+    return Probe(pooling, num_classes, input=source, batch_norm=values["batch_norm"])
+
+
+def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
+    """The canonical spec with ``options`` merged in, and typed values of all its options."""
+    spec = parse_probe(str(spec))
+    if PROBES[spec.name].target is None:
+        raise IceprobeError(
+            f"probe {spec.name!r} is training-free and has no module: use iceprobe.knn"
+        )
+    texts = {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in options.items()
+    }
+    spec = parse_probe(str(Spec(None, spec.name, {**spec.options, **texts})))
+    return spec, probe_options(spec)

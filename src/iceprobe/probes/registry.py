@@ -1,0 +1,208 @@
+"""The probes there are, and the spec strings that name them. Imports no torch."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from iceprobe.errors import IceprobeError
+from iceprobe.registry import Entry, Registry
+from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of a probe's spec string.
+
+    Attributes:
+        convert: text → value; a ``ValueError`` says what is wanted.
+        default: the value as it would be written, or ``None`` where it follows from the tokens
+            (``out_dim``, the input of ``linear``).
+    """
+
+    convert: Callable[[str], Any]
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeEntry(Entry):
+    """One probe.
+
+    Attributes:
+        equation: the definition in one line.
+        source: publication.
+        number: the option that the number behind the name sets, ``None`` where there is none.
+        default_number: its value where the name carries none.
+        options: every key of its spec string.
+    """
+
+    equation: str
+    source: str
+    number: str | None = None
+    default_number: int | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def parse_probe(text: str) -> Spec:
+    """Parse ``ep32``, ``ep48?out_dim=96``, … and check every key and value.
+
+    The result is canonical: the number behind the name stands under its key (``queries``,
+    ``heads``), and options that only repeat a default are left out, so two ways to write one
+    probe give equal specs.
+
+    Raises:
+        IceprobeError: for an unknown probe (with the nearest right ones), an unknown key (with
+            the list), a value that doesn't convert, or a number given twice or not taken.
+    """
+    spec = parse_spec(text)
+    if spec.kind:
+        raise IceprobeError(f"probe {text!r} has a kind: write {text.partition(':')[2]!r}")
+    name, digits = spec.name, ""
+    if name not in PROBES and (match := re.fullmatch(r"(.+?)(\d+)", name)):
+        name, digits = match.groups()
+    if name not in PROBES:
+        raise IceprobeError(unknown("probe", name, PROBES))
+    entry, options = PROBES[name], dict(spec.options)
+    if digits:
+        if entry.number is None:
+            raise IceprobeError(f"probe {name!r} takes no number, {text!r} has one: write {name!r}")
+        if entry.number in options:
+            raise IceprobeError(f"{entry.number} stands twice in {text!r}: keep one")
+        options[entry.number] = digits
+    elif entry.number is not None:
+        options.setdefault(entry.number, str(entry.default_number))
+    types = {key: option.convert for key, option in entry.options.items()}
+    values = typed_options(Spec(None, name, options), types)
+    return Spec(
+        None,
+        name,
+        {
+            key: _spelled(value)
+            for key, value in values.items()
+            if _spelled(value) != entry.options[key].default
+        },
+    )
+
+
+def probe_label(spec: Spec | str) -> str:
+    """The shortest canonical text of a probe: ``ep32``, ``ep48?out_dim=96``, ``linear``."""
+    spec = parse_probe(str(spec))
+    options = dict(spec.options)
+    number = options.pop(PROBES[spec.name].number or "", "")
+    return str(Spec(None, spec.name + number, options))
+
+
+def probe_options(spec: Spec | str) -> dict[str, Any]:
+    """Typed values of every option that ``spec`` sets or that has a default."""
+    spec = parse_probe(str(spec))
+    options = PROBES[spec.name].options
+    texts = {key: option.default for key, option in options.items() if option.default is not None}
+    types = {key: option.convert for key, option in options.items()}
+    return typed_options(Spec(None, spec.name, {**texts, **spec.options}), types)
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("write a whole number of at least 1")
+    return int(text)
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"write {' or '.join(choices)}")
+        return text
+
+    return convert
+
+
+def _depth(text: str) -> int:
+    return int(_one_of("1", "2")(text))
+
+
+_NUMBER = Option(_positive)
+_OUT_DIM = Option(_positive)
+_BATCH_NORM = Option(boolean, "true")
+_ATTENTIVE = {
+    "input": Option(_one_of("patches", "class+patches", "prefix+patches"), "patches"),
+    "batch_norm": _BATCH_NORM,
+}
+
+PROBES: Registry[ProbeEntry] = Registry(
+    "probe",
+    {
+        "knn": ProbeEntry(
+            None,
+            "k nearest neighbours by cosine, weighted; nothing is trained",
+            equation="argmax_c Σ_{i ∈ kNN} exp(cos(x, x_i)/T)·[c_i = c]",
+            source="Wu et al., CVPR 2018",
+            options={"input": Option(_one_of("class", "mean"))},
+        ),
+        "linear": ProbeEntry(
+            "iceprobe.probes.linear:Linear",
+            "a linear classifier on the class token or on the mean of patches",
+            equation="y = x_cls, or mean_N(X)",
+            source="standard linear probing",
+            options={"input": Option(_one_of("class", "mean")), "batch_norm": _BATCH_NORM},
+        ),
+        "mean_value": ProbeEntry(
+            "iceprobe.probes.mean_value:MeanValue",
+            "mean of patches through W_V: efficient probing without attention",
+            equation="y = W_V mean_N(X)",
+            source="Psomas et al., Attention, Please! (ablation)",
+            options={
+                "out_dim": _OUT_DIM,
+                "input": Option(_one_of("mean"), "mean"),
+                "batch_norm": _BATCH_NORM,
+            },
+        ),
+        "ep": ProbeEntry(
+            "iceprobe.probes.ep:EfficientProbing",
+            "efficient probing: M learned queries over raw tokens, one value slice each",
+            equation="a_j = softmax_N(X u_j/√D), y_j = W_Vj X a_j",
+            source="Psomas et al., Attention, Please! Revisiting Attentive Probing",
+            number="queries",
+            default_number=32,
+            options={
+                "queries": _NUMBER,
+                "out_dim": _OUT_DIM,
+                "value": Option(_one_of("linear", "identity"), "linear"),
+                "query": Option(_one_of("full", "sliced"), "full"),
+                **_ATTENTIVE,
+            },
+        ),
+        "mhca": ProbeEntry(
+            "iceprobe.probes.mhca:MultiHeadCrossAttention",
+            "multi-head cross-attention with one learned query",
+            equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D_a)), y_j = W_Vj X a_j",
+            source="Psomas et al., Attention, Please! (reference of the equivalence)",
+            number="heads",
+            default_number=12,
+            options={"heads": _NUMBER, "attn_dim": _OUT_DIM, "out_dim": _OUT_DIM, **_ATTENTIVE},
+        ),
+        "aim": ProbeEntry(
+            "iceprobe.probes.aim:AIM",
+            "cross-attention on batch-normalised tokens",
+            equation="X̂ = BatchNorm(X), a_j = softmax_N(X̂ W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X̂ a_j",
+            source="El-Nouby et al., Scalable Pre-training of Large Autoregressive Image Models",
+            number="heads",
+            default_number=12,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "abmilp": ProbeEntry(
+            "iceprobe.probes.abmilp:abmilp",
+            "attention-based multiple-instance learning: a small network scores each token",
+            equation="a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
+            source="Przewięźlikowski et al., Beyond [cls]",
+            options={
+                "depth": Option(_depth, "2"),
+                "self_attention": Option(boolean, "false"),
+                **_ATTENTIVE,
+            },
+        ),
+    },
+)

@@ -1,0 +1,31 @@
+"""Results → one self-contained HTML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from iceprobe.results.schema import Result
+
+__all__ = ["report"]
+
+
+def report(
+    results: Sequence[Result], path: str | Path, *, title: str | None = None, images: int = 8
+) -> Path:
+    """Write the report of ``results`` as one HTML file that works offline.
+
+    Args:
+        results: of one run or several; attention maps are drawn for those whose fitted probes,
+            store and images can be found, and the report says why where they can't.
+        path: where the file goes; replaced atomically if it is there.
+        title: shown in the browser's tab; names the backbone and data by default.
+        images: test images on the attention page; 0 leaves the page out.
+
+    Returns:
+        The path written.
+
+    Raises:
+        IceprobeError: if there are no results.
+    """
+    from iceprobe.report.page import write_report
+
+    return write_report(results, Path(path), title=title, images=images)

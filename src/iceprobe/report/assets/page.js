@@ -1,0 +1,46 @@
+// Sorting tables by a click on a heading, and drawing the charts. No network, no dependencies
+// besides the chart engine above.
+(() => {
+  "use strict";
+
+  function sort(table, column, descending) {
+    const body = table.tBodies[0];
+    const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+    const rows = Array.from(body.rows).sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === "" || y === "") return (x === "") - (y === ""); // unknown values last
+      const numeric = !Number.isNaN(Number(x)) && !Number.isNaN(Number(y));
+      const order = numeric ? Number(x) - Number(y) : x.localeCompare(y);
+      return descending ? -order : order;
+    });
+    body.append(...rows);
+  }
+
+  for (const button of document.querySelectorAll("table.sortable th button")) {
+    button.addEventListener("click", () => {
+      const heading = button.closest("th");
+      const before = heading.getAttribute("aria-sort");
+      const first = heading.dataset.first ?? "ascending"; // what a first click gives
+      const opposite = first === "ascending" ? "descending" : "ascending";
+      const order = before === first ? opposite : first;
+      for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", order);
+      sort(heading.closest("table"), heading.cellIndex, order === "descending");
+    });
+  }
+
+  for (const place of document.querySelectorAll(".chart")) {
+    const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
+    const actions = { export: { svg: true, png: true }, source: false, compiled: false, editor: false };
+    window.vegaEmbed(place, spec, {
+      renderer: "svg",
+      actions,
+      scaleFactor: 3,
+      downloadFileName: place.dataset.spec,
+      tooltip: { theme: "custom" },
+    }).catch((error) => {
+      place.textContent = `This chart could not be drawn: ${error.message}`;
+      console.error(error);
+    });
+  }
+})();

@@ -1,0 +1,218 @@
+"""Where each probe looks: fitted probes on test images, one map a predictor.
+
+With more than eight predictors the maps are grouped by spherical k-means over their
+concatenation on the images shown, and a group's mean map is drawn, so a column means the same
+part in every row.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from iceprobe.errors import IceprobeError
+from iceprobe.report.pictures import image_uri, map_uri
+from iceprobe.results.schema import Result
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.probes.probe import Probe
+    from iceprobe.store import Store
+
+MAX_COLUMNS = 8  # maps beside an image; more predictors are grouped
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image and its maps, as data URIs."""
+
+    name: str
+    label: str
+    predicted: str
+    correct: bool
+    image: str
+    maps: list[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The attention of one probe on the images shown."""
+
+    result: Result
+    predictors: int
+    columns: list[str]
+    rows: list[Row]
+    boxes: bool
+    seed: int | None
+
+
+class Album:
+    """The test images that all galleries of one store share.
+
+    Args:
+        store: an open store with patch tokens.
+        split: the reported split.
+        count: how many images; one of each class first, in the order of the split, whatever the
+            probes made of them.
+
+    Raises:
+        IceprobeError: if the store has no patch grid, or its images can't be found.
+    """
+
+    def __init__(self, store: "Store", split: str, count: int):
+        if store.grid is None or not store.has_patches:
+            raise IceprobeError("its store has no patch tokens on a grid")
+        part = store[split]
+        self.store, self.split = store, split
+        self.rows = spread_over_classes(np.asarray(part.labels), count)
+        self.images: list[Image.Image] = list(store.images(split, self.rows))
+        self.boxes = None if part.boxes is None else np.asarray(part.boxes)[self.rows]
+        self.labels = np.asarray(part.labels)[self.rows]
+        self.names = store.names(split, self.rows)
+        self.pictures = [
+            image_uri(image, None if self.boxes is None else self.boxes[i])
+            for i, image in enumerate(self.images)
+        ]
+        self.tokens = Tokens(
+            patches=part.patches(torch.from_numpy(self.rows)).float(),
+            prefix=part.prefix[torch.from_numpy(self.rows)].float(),
+            grid=store.grid,
+            has_class=store.has_class,
+        )
+
+    def tokens_on(self, device: torch.device) -> Tokens:
+        """The tokens of the images, where a probe is."""
+        patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
+        return replace(self.tokens, patches=patches, prefix=prefix)
+
+
+def draw_gallery(result: Result, album: Album) -> Gallery | None:
+    """Maps of the first seed of a fitted probe; None where it has no attention of its own.
+
+    Raises:
+        IceprobeError: if the fitted probe is missing or doesn't fit its description.
+    """
+    if result.method == "knn":
+        return None
+    probe = load_probe(result, album.store)
+    if not getattr(probe.pooling, "num_predictors", 0):
+        return None
+    tokens = album.tokens_on(next(probe.parameters()).device)
+    with torch.no_grad():
+        weights = probe.pooling.attention(probe.select(tokens)).float().cpu()
+        predicted: list[int] = probe(tokens).argmax(1).tolist()
+    patches = album.tokens.patches.shape[1]
+    weights = weights[..., -patches:]  # prefix tokens, where they are read, stand first
+    maps, columns = columns_of(weights / weights.sum(-1, keepdim=True).clamp_min(1e-12))
+    classes, (height, width) = list(album.store.classes), album.tokens.grid or (0, 0)
+    rows = []
+    for i, image in enumerate(album.images):
+        grids = maps[i].reshape(-1, height, width).numpy()
+        label = int(album.labels[i])
+        rows.append(
+            Row(
+                name=album.names[i],
+                label=classes[label],
+                predicted=classes[predicted[i]],
+                correct=predicted[i] == label,
+                image=album.pictures[i],
+                maps=[map_uri(image, grid) for grid in grids],
+            )
+        )
+    seed = result.seeds[0] if result.seeds else None
+    return Gallery(result, weights.shape[1], columns, rows, album.boxes is not None, seed)
+
+
+def load_probe(result: Result, store: "Store") -> "Probe":
+    """The fitted probe of a result's first seed, in evaluation mode.
+
+    Raises:
+        IceprobeError: if no file is named, it is missing, or it doesn't fit.
+    """
+    if result.probes:
+        return result.probes[0].eval()
+    if result.run is None or not result.files.probes:
+        raise IceprobeError(f"no fitted weights of {result.probe!r} were kept")
+    from iceprobe import probes
+
+    path = result.run / result.files.probes[0]
+    probe = probes.build(
+        result.probe,
+        dim=result.dim,
+        num_classes=result.classes,
+        grid=result.grid,
+        has_class=store.has_class,
+    )
+    try:
+        probe.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise IceprobeError(f"fitted probe {path} is missing") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise IceprobeError(f"fitted probe {path} doesn't fit {result.probe!r}: {first}") from error
+    return probe.eval()
+
+
+def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """``count`` rows: the first image of each class, then the second of each, in class order.
+
+    With more classes than rows, classes are taken at even distances.
+    """
+    classes = np.unique(labels)
+    if len(classes) > count > 0:
+        classes = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    queues = [np.flatnonzero(labels == one) for one in classes]
+    longest = max((len(queue) for queue in queues), default=0)
+    rows = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+    return np.array(rows[:count], dtype=np.int64)
+
+
+def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
+    """At most :data:`MAX_COLUMNS` maps an image, and what to call them.
+
+    Args:
+        weights: ``(B, M, N)``.
+
+    Returns:
+        ``(B, K, N)`` and K titles.
+    """
+    predictors = weights.shape[1]
+    if predictors == 1:
+        return weights, ["attention"]
+    if predictors <= MAX_COLUMNS:
+        return weights, [f"predictor {j + 1}" for j in range(predictors)]
+    assigned = spherical_kmeans(weights.transpose(0, 1).flatten(1), MAX_COLUMNS)
+    sizes = torch.bincount(assigned, minlength=MAX_COLUMNS)
+    kept = [int(k) for k in sizes.argsort(descending=True, stable=True) if sizes[k]]
+    maps = torch.stack([weights[:, assigned == k].mean(1) for k in kept], 1)
+    return maps, [f"group {i + 1}: {int(sizes[k])} of {predictors}" for i, k in enumerate(kept)]
+
+
+def spherical_kmeans(vectors: Tensor, clusters: int, iterations: int = 50) -> Tensor:
+    """Assign ``vectors (n, d)`` to ``clusters`` by cosine; ``(n,)`` int64, deterministic.
+
+    Centres start far apart: the vector nearest to the mean, then each time the one least like
+    the centres so far.
+    """
+    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    centres = [int((unit @ unit.mean(0)).argmax())]
+    while len(centres) < min(clusters, len(unit)):
+        centres.append(int((unit @ unit[centres].T).amax(1).argmin()))
+    means = unit[centres]
+    assigned = (unit @ means.T).argmax(1)
+    for _ in range(iterations):
+        members = torch.nn.functional.one_hot(assigned, len(means)).double()
+        sums = members.T @ unit
+        means = torch.where(members.sum(0)[:, None] > 0, sums, means)
+        means = torch.nn.functional.normalize(means, dim=1)
+        again = (unit @ means.T).argmax(1)
+        if torch.equal(again, assigned):
+            break
+        assigned = again
+    return assigned

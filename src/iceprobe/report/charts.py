@@ -1,0 +1,338 @@
+"""The report's charts, as Vega-Lite specifications made by Altair.
+
+Altair because its charts carry hover text, can be saved as SVG or PNG from the page for a slide,
+and its engine comes as one offline bundle of 0.9 MB from vl-convert. What Vega-Lite has no answer
+to, names beside points that don't cover each other, is computed in :mod:`iceprobe.report.labels`.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import cycle, pairwise
+from statistics import fmean
+from typing import Any
+
+import altair as alt
+
+from iceprobe.report.finding import display_name
+from iceprobe.report.labels import Box, place_labels
+from iceprobe.results.comparison import probe_name
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.leaderboard import percent, short, span
+from iceprobe.results.schema import Result
+
+WIDTH, HEIGHT = 478, 330
+_FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
+_INK, _GREY, _FAINT = "#1c2733", "#5d6b7a", "#e4e9ee"
+_LINEARS, _KNN = ("#5f6d7a", "#94a0ac", "#3c4751"), "#a9b3bd"
+_OTHERS = ("#d9822b", "#2a9d8f", "#8e5bb5", "#c8445b", "#7d8b2f", "#3f7cac", "#a0643c", "#d16ba5")
+_EPS = ("#0b6fcf", "#5aa9ee", "#083f78", "#8fc7f5", "#2f86a6", "#1fb5d6")
+
+Spec = dict[str, Any]
+
+
+def colours(results: Sequence[Result]) -> dict[str, str]:
+    """A colour for each probe's label: EPs blue, baselines grey, every other its own."""
+    found: dict[str, str] = {}
+    series = {"linear": cycle(_LINEARS), "knn": cycle([_KNN]), "ep": cycle(_EPS)}
+    others = cycle(_OTHERS)
+    for result in results:
+        if result.probe not in found:
+            found[result.probe] = next(series.get(probe_name(result), others))
+    return found
+
+
+def scatter(
+    results: Sequence[Result], names: Sequence[str], cost: str, palette: dict[str, str]
+) -> Spec | None:
+    """Accuracy against ``cost`` ("parameters" or "flops") with error bars and the Pareto front.
+
+    Args:
+        results: the points.
+        names: what each point is called.
+        cost: the horizontal axis, logarithmic; probes that cost nothing become a dashed line.
+        palette: colour by probe label.
+
+    Returns:
+        A Vega-Lite specification, or None where no probe has a cost.
+    """
+    rows = [_row(result, name, cost, palette) for result, name in zip(results, names, strict=True)]
+    points = sorted((row for row in rows if row["cost"] > 0), key=lambda row: -row["top1"])
+    free = [row for row in rows if row["cost"] == 0]
+    if not points:
+        return None
+    x_domain, y_domain = _domains(points, rows)
+    front = _front(points, free, x_domain)
+    _place(points, front, x_domain, y_domain)
+    title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
+    x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
+        type="log", domain=x_domain, nice=False
+    ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
+    y = alt.Y("top1:Q", title="Top-1 accuracy, %").scale(domain=y_domain, nice=False, zero=False)
+    tooltip = [
+        alt.Tooltip("name:N", title="probe"),
+        alt.Tooltip("shown:N", title="top-1 %"),
+        alt.Tooltip("span:N", title="95% interval"),
+        alt.Tooltip("parameters:N"),
+        alt.Tooltip("flops:N", title="FLOPs per image"),
+    ]
+    colour = alt.Color("colour:N", scale=None)
+    base = alt.Chart(alt.Data(values=points)).encode(x=x, y=y)
+    layers: list[alt.Chart] = [
+        alt.Chart(alt.Data(values=front))
+        .mark_line(interpolate="step-after", color="#9db8d2", strokeWidth=1.6, strokeDash=[5, 3])
+        .encode(x=x, y=y, order="cost:Q")
+    ]
+    if free:
+        layers += _free_lines(free, x_domain, y)
+    layers += [
+        base.mark_rule(strokeWidth=1.8, opacity=0.75).encode(y="low:Q", y2="high:Q", color=colour),
+        base.mark_circle(size=95, opacity=1, stroke="white", strokeWidth=1.2).encode(
+            color=colour, tooltip=tooltip
+        ),
+        alt.Chart(alt.Data(values=[row for row in points if "label_x" in row]))
+        .mark_text(fontSize=12, font=_FONT, fontWeight=600)
+        .encode(x="label_x:Q", y="label_y:Q", text="name:N", color=colour),
+    ]
+    return _finish(alt.layer(*layers))
+
+
+def learning_curves(
+    results: Sequence[Result],
+    names: Sequence[str],
+    curves: Sequence[Sequence[CurveRow]],
+    palette: dict[str, str],
+) -> Spec | None:
+    """Accuracy on the selection's images by epoch, at each probe's chosen setting.
+
+    The line is the mean over seeds, the band their range, the dot the epoch that was chosen.
+    None where nothing was trained.
+    """
+    rows: list[dict[str, Any]] = []
+    chosen: list[dict[str, Any]] = []
+    for result, name, table in zip(results, names, curves, strict=True):
+        epochs: dict[int, list[float]] = defaultdict(list)
+        for row in table:
+            if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
+                epochs[row.epoch].append(100 * row.eval_accuracy)
+        for epoch, values in sorted(epochs.items()):
+            point = {"probe": name, "colour": palette[result.probe], "epoch": epoch}
+            rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
+            if epoch == result.selected.get("epoch"):
+                chosen.append(rows[-1])
+    if not rows:
+        return None
+    on = "the reported split" if results[0].selected_on_reported else "held-out images"
+    colour = _by_probe(rows)
+    focus = alt.selection_point(fields=["probe"], bind="legend")
+    fade = alt.condition(focus, alt.value(1.0), alt.value(0.12))
+    last = max(row["epoch"] for row in rows)
+    x = alt.X("epoch:Q", title="Epoch").axis(grid=False, tickMinStep=1).scale(domain=[1, last])
+    tooltip = [
+        alt.Tooltip("probe:N"),
+        alt.Tooltip("epoch:Q"),
+        alt.Tooltip("mean:Q", title="accuracy, %", format=".2f"),
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour)
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q")
+    line = base.mark_line(strokeWidth=2.2).encode(
+        y=alt.Y("mean:Q", title=f"Accuracy on {on}, %").scale(zero=False), opacity=fade
+    )
+    dots = base.mark_point(filled=True, size=40, opacity=0).encode(y="mean:Q", tooltip=tooltip)
+    layers = [band, line, dots.add_params(focus)]
+    if chosen:
+        marks = alt.Chart(alt.Data(values=chosen)).mark_circle(
+            size=80, stroke="white", strokeWidth=1.4, opacity=1
+        )
+        layers.append(marks.encode(x=x, y="mean:Q", color=colour, tooltip=tooltip))
+    return _finish(alt.layer(*layers))
+
+
+def learning_rates(
+    results: Sequence[Result],
+    names: Sequence[str],
+    curves: Sequence[Sequence[CurveRow]],
+    palette: dict[str, str],
+) -> Spec | None:
+    """Best accuracy over epochs (mean over seeds) for every learning rate tried.
+
+    None where a single one was tried. A best rate at an end of the grid shows at a glance.
+    """
+    rows: list[dict[str, Any]] = []
+    chosen: list[dict[str, Any]] = []
+    for result, name, table in zip(results, names, curves, strict=True):
+        settings: dict[tuple[float, float, int], list[float]] = defaultdict(list)
+        for row in table:
+            if row.probe == result.probe and row.phase != "refit" and row.eval_accuracy is not None:
+                key = (row.learning_rate, row.weight_decay, row.epoch)
+                settings[key].append(row.eval_accuracy)
+        best: dict[float, float] = defaultdict(float)
+        for (rate, _, _), values in settings.items():
+            best[rate] = max(best[rate], fmean(values))
+        if len(best) < 2:
+            continue
+        for rate, value in sorted(best.items()):
+            point = {"probe": name, "colour": palette[result.probe], "rate": rate}
+            rows.append({**point, "accuracy": 100 * value})
+            if _same(rate, result.selected.get("learning_rate")):
+                chosen.append(rows[-1])
+    if not rows:
+        return None
+    x = alt.X("rate:Q", title="Learning rate (log scale)").scale(type="log", nice=False, padding=12)
+    rates = sorted({row["rate"] for row in rows})
+    x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
+    y = alt.Y("accuracy:Q", title="Best accuracy when selecting, %").scale(zero=False)
+    tooltip = [alt.Tooltip("probe:N"), alt.Tooltip("rate:Q", format="~g", title="learning rate")]
+    tooltip.append(alt.Tooltip("accuracy:Q", format=".2f"))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_by_probe(rows), tooltip=tooltip)
+    layers = [base.mark_line(strokeWidth=1.8), base.mark_circle(size=28, opacity=1)]
+    if chosen:
+        ring = alt.Chart(alt.Data(values=chosen)).mark_circle(
+            size=120, stroke="white", strokeWidth=1.6, opacity=1
+        )
+        layers.append(ring.encode(x=x, y=y, color=_by_probe(rows), tooltip=tooltip))
+    return _finish(alt.layer(*layers))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats: cost is better low, value better high.
+
+    >>> pareto([(1, 0.5), (2, 0.4), (3, 0.7)])
+    [0, 2]
+    """
+    best, front = -math.inf, []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            best = points[index][1]
+            front.append(index)
+    return front
+
+
+def _row(result: Result, name: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
+    low, high = result.top1.interval or (result.top1.mean, result.top1.mean)
+    parameters, flops = result.parameters.total, result.flops.per_image
+    return {
+        "name": name,
+        "cost": parameters if cost == "parameters" else flops,
+        "top1": 100 * result.top1.mean,
+        "low": 100 * low,
+        "high": 100 * high,
+        "shown": percent(result.top1),
+        "span": span(result.top1.interval),
+        "parameters": short(parameters),
+        "flops": short(flops),
+        "colour": palette[result.probe],
+    }
+
+
+def _domains(points: Sequence[dict], rows: Sequence[dict]) -> tuple[list[float], list[float]]:
+    """Axis ranges with room for names: a third of the width to spare, an eighth of the height."""
+    low, high = (math.log10(end(row["cost"] for row in points)) for end in (min, max))
+    room = max(0.18 * (high - low), 0.25)
+    bottom, top = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    margin = max(0.10 * (top - bottom), 0.5)
+    x_domain = [10 ** (low - room), 10 ** (high + room)]
+    return x_domain, [max(0.0, bottom - margin), min(100.0, top + margin)]
+
+
+def _ticks(domain: Sequence[float]) -> list[float]:
+    """1, 2, 5 × powers of ten inside the axis; powers and halves only on long axes."""
+    low, high = math.log10(domain[0]), math.log10(domain[1])
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    return [s * 10.0**p for p in powers for s in steps if domain[0] <= s * 10.0**p <= domain[1]]
+
+
+def _place(
+    points: list[dict], front: list[dict], x_domain: Sequence[float], y_domain: Sequence[float]
+) -> None:
+    """Add ``label_x``, ``label_y`` (in data units) to the points whose name finds a place."""
+    left, right = map(math.log10, x_domain)
+    bottom, top = y_domain
+
+    def across(cost: float) -> float:
+        return (math.log10(cost) - left) / (right - left) * WIDTH
+
+    def down(value: float) -> float:
+        return (top - value) / (top - bottom) * HEIGHT
+
+    marks = [(across(row["cost"]), down(row["top1"])) for row in points]
+    bars = [
+        Box(x - 2, down(row["high"]), x + 2, down(row["low"]))
+        for (x, _), row in zip(marks, points, strict=True)
+    ]
+    stairs = [(across(step["cost"]), down(step["top1"])) for step in front]
+    for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
+        bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
+    centres = place_labels(marks, [row["name"] for row in points], bars, (WIDTH, HEIGHT))
+    for row, centre in zip(points, centres, strict=True):
+        if centre is not None:
+            row["label_x"] = 10 ** (left + centre[0] / WIDTH * (right - left))
+            row["label_y"] = top - centre[1] / HEIGHT * (top - bottom)
+
+
+def _front(points: Sequence[dict], free: Sequence[dict], x_domain: Sequence[float]) -> list[dict]:
+    """The Pareto front as a staircase; probes that cost nothing start it at the left edge."""
+    start = [{"cost": x_domain[0], "top1": row["top1"]} for row in free]
+    steps = [{"cost": row["cost"], "top1": row["top1"]} for row in points]
+    everything = start + steps
+    front = [everything[i] for i in pareto([(s["cost"], s["top1"]) for s in everything])]
+    return [*front, {"cost": x_domain[1], "top1": front[-1]["top1"]}]
+
+
+def _free_lines(free: Sequence[dict], x_domain: Sequence[float], y: alt.Y) -> list[alt.Chart]:
+    rows = [{**row, "end": x_domain[1], "text": f"{row['name']}, nothing trained"} for row in free]
+    lines = alt.Chart(alt.Data(values=rows))
+    rule = lines.mark_rule(strokeDash=[2, 3], color=_KNN, strokeWidth=1.4).encode(y=y)
+    text = lines.mark_text(
+        align="right", baseline="bottom", dx=-4, dy=-4, fontSize=12, font=_FONT, color=_GREY
+    ).encode(x="end:Q", y=y, text="text:N")
+    return [rule, text]
+
+
+def _by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
+    """Colour by ``probe``, each in its row's ``colour``, with a legend below the chart."""
+    shades = {row["probe"]: row["colour"] for row in rows}
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=4, symbolType="stroke", symbolOpacity=1, labelLimit=220
+    )
+    scale = alt.Scale(domain=list(shades), range=list(shades.values()))
+    return alt.Color("probe:N", scale=scale, legend=legend)
+
+
+def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
+    return (
+        row.probe == result.probe
+        and row.phase != "refit"
+        and _same(row.learning_rate, result.selected.get("learning_rate"))
+        and _same(row.weight_decay, result.selected.get("weight_decay", row.weight_decay))
+    )
+
+
+def _same(a: float, b: object) -> bool:
+    """Equal to the eight figures that curves.csv keeps."""
+    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def _finish(chart: Any) -> Spec:
+    chart = chart.properties(width=WIDTH, height=HEIGHT).configure(
+        background="transparent", font=_FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
+    )
+    chart = chart.configure_view(stroke=None).configure_axis(
+        labelColor=_GREY, titleColor=_INK, labelFontSize=12, titleFontSize=13, titleFontWeight=600,
+        titlePadding=10, gridColor=_FAINT, domainColor="#c3ccd5", tickColor="#c3ccd5",
+    ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
+    return chart.to_dict()
+
+
+def names_of(results: Sequence[Result]) -> list[str]:
+    """What each result is called in a chart: its probe, and whatever else differs among them."""
+    varying = [
+        name
+        for name in ("backbone", "dataset", "protocol")
+        if len({getattr(result, name) for result in results}) > 1
+    ]
+    return [
+        " · ".join([display_name(result.probe), *(getattr(result, name) for name in varying)])
+        for result in results
+    ]

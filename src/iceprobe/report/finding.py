@@ -1,0 +1,103 @@
+"""What the numbers say, in one sentence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.comparison import (
+    BASELINES,
+    Comparison,
+    best_baseline,
+    compare_pair,
+    probe_name,
+    reference_ep,
+)
+from iceprobe.results.leaderboard import leaderboard, signed_points
+from iceprobe.results.schema import Result
+from iceprobe.specs import parse_spec
+
+_NAMES = {
+    "knn": "k-NN",
+    "linear": "linear",
+    "ep": "EP",
+    "mhca": "MHCA",
+    "aim": "AIM",
+    "abmilp": "AbMILP",
+    "mean_value": "mean + Wᵥ",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The headline.
+
+    Attributes:
+        sentence: a full sentence with its numbers.
+        strong: the difference alone, ``"+9.9 points"``, or None where nothing is compared.
+        detail: what is uncertain about it, a short second sentence.
+        comparison: the two results compared, where there are two.
+    """
+
+    sentence: str
+    strong: str | None
+    detail: str
+    comparison: Comparison | None
+
+
+def display_name(probe: str) -> str:
+    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)"."""
+    spec = parse_spec(probe)
+    name = spec.name.rstrip("0123456789")
+    number = spec.name[len(name) :]
+    shown = _NAMES.get(name, name) + number
+    options = dict(spec.options)
+    remarks = [options.pop("input")] if "input" in options else []
+    if options.get("value") == "identity":
+        del options["value"]
+        remarks.append("without Wᵥ")
+    if options.get("query") == "sliced":
+        del options["query"]
+        remarks.append("sliced queries")
+    remarks += [f"{key}={value}" for key, value in sorted(options.items())]
+    return f"{shown} ({', '.join(remarks)})" if remarks else shown
+
+
+def find(results: Sequence[Result]) -> Finding:
+    """The headline of results on one backbone and one data set.
+
+    EP against the best linear probe, or against k-NN where nothing linear was run; without an EP
+    the best other probe takes its place; without either, the best number is told alone.
+    """
+    linear = [result for result in results if probe_name(result) == "linear"]
+    baseline = best_baseline(linear or results)
+    others = [result for result in leaderboard(results) if probe_name(result) not in BASELINES]
+    subject = reference_ep(results) or next(iter(others), None)
+    if subject is None or baseline is None:
+        return _alone(leaderboard(results)[0])
+    ours, theirs = f"{100 * subject.top1.mean:.1f}%", f"{100 * baseline.top1.mean:.1f}%"
+    name = display_name(subject.probe)
+    other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
+    gap = subject.top1.mean - baseline.top1.mean
+    strong = f"{signed_points(gap)} points"
+    try:
+        comparison = compare_pair(subject, baseline)
+    except IceprobeError:
+        sentence = f"{name} reads {ours} where {other} reads {theirs}."
+        return Finding(sentence, strong, "Predictions weren't kept: no paired interval.", None)
+    low, high = comparison.difference.interval
+    if comparison.difference.clear:
+        sentence = f"{name} reads {ours} where {other} reads {theirs}."
+    else:
+        sentence = f"{name} reads {ours} and {other} {theirs}: no clear difference."
+    rival = display_name(baseline.probe)
+    over = f" over {rival}, the best of its kind here" if len(linear) > 1 else ""
+    detail = (
+        f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
+        f"(paired bootstrap over the {subject.split} images)"
+    )
+    return Finding(sentence, strong, detail, comparison)
+
+
+def _alone(best: Result) -> Finding:
+    sentence = f"{display_name(best.probe)} reads {100 * best.top1.mean:.1f}%."
+    return Finding(sentence, None, "Nothing to compare it with in this report.", None)

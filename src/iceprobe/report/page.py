@@ -1,0 +1,276 @@
+"""The page: everything the template shows, computed from results, and the file written."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from iceprobe.errors import IceprobeError
+from iceprobe.report import charts
+from iceprobe.report.finding import Finding, display_name, find
+from iceprobe.results.comparison import (
+    Comparison,
+    best_baseline,
+    compare_pair,
+    probe_name,
+    reference_ep,
+)
+from iceprobe.results.curves import CurveRow, read_curves
+from iceprobe.results.files import write_atomically
+from iceprobe.results.leaderboard import duration, leaderboard, percent, short, signed_points, span
+from iceprobe.results.schema import Result
+
+if TYPE_CHECKING:
+    from iceprobe.report.attention import Gallery
+
+MAX_BYTES = 6_000_000
+_PICTURE_BYTES = 4_000_000  # of which the attention maps may take; the charts' engine takes 0.9 MB
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Every other probe of one group against one of them."""
+
+    against: Result
+    rows: list[Comparison]
+    reach: float  # half the width of the drawing, as a fraction
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results that may be compared image by image: one backbone, data set and protocol."""
+
+    results: list[Result]  # in the order they were asked for
+    finding: Finding
+    contests: list[Contest]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Vega-Lite specification and its heading."""
+
+    key: str
+    title: str
+    remark: str
+    spec: charts.Spec
+
+
+def write_report(results: Sequence[Result], path: Path, *, title: str | None, images: int) -> Path:
+    """See :func:`iceprobe.report.report`."""
+    if not results:
+        raise IceprobeError("a report needs at least one result: run a probe first")
+    write_atomically(path, render(results, title=title, images=images).encode())
+    return path
+
+
+def render(results: Sequence[Result], *, title: str | None = None, images: int = 8) -> str:
+    """The page as text.
+
+    Raises:
+        IceprobeError: if the page would weigh more than 6 MB.
+    """
+    ordered = leaderboard(results)
+    groups = grouped(results)
+    galleries, remarks = _galleries(results, images)
+    palette = charts.colours(results)
+    figures = _figures(ordered, palette)
+    scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
+    first = ordered[0]
+    page = _environment().get_template("page.html.j2").render(
+        title=title or f"{first.backbone} on {first.dataset}",
+        first=first,
+        ordered=ordered,
+        groups=groups,
+        headline=groups[0].finding,
+        tiles=_tiles(groups[0]),
+        varying=[name for name in ("backbone", "dataset", "protocol") if _varies(ordered, name)],
+        scale=_scale(ordered),
+        palette=palette,
+        charts=figures,
+        specs=[(figure.key, _inert_json(figure.spec)) for figure in figures],
+        galleries=galleries,
+        remarks=remarks,
+        style=Markup(_asset("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+    )  # fmt: skip
+    if len(page.encode()) > MAX_BYTES:
+        raise IceprobeError(
+            f"the report of {len(results)} results would weigh {len(page.encode()) / 1e6:.1f} MB: "
+            "report fewer results at a time, or fewer images"
+        )
+    return page
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """Results by backbone, data set, protocol and split, in the order they were given."""
+    found: dict[tuple[str, ...], list[Result]] = {}
+    for one in results:
+        key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split)
+        found.setdefault(key, []).append(one)
+    return [Group(members, find(members), _contests(members)) for members in found.values()]
+
+
+def _contests(results: Sequence[Result]) -> list[Contest]:
+    """Each probe against the best baseline and against EP, where predictions were kept."""
+    opponents = [best_baseline(results), reference_ep(results)]
+    contests = []
+    for opponent in opponents:
+        if opponent is None or opponent.predictions() is None:
+            continue
+        rows = [
+            compare_pair(result, opponent)
+            for result in leaderboard(results)
+            if result is not opponent and result.predictions() is not None
+        ]
+        if rows:
+            ends = [abs(end) for row in rows for end in row.difference.interval]
+            contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
+    return contests
+
+
+def _tiles(group: Group) -> list[Result]:
+    """What stands large under the headline: k-NN, the best linear probe, EP."""
+    linear = best_baseline([one for one in group.results if probe_name(one) == "linear"])
+    knn = best_baseline([one for one in group.results if probe_name(one) == "knn"])
+    chosen = [knn, linear, reference_ep(group.results)]
+    shown = [one for one in chosen if one is not None]
+    return shown or group.results[:1]
+
+
+def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
+    names = charts.names_of(ordered)
+    tables: dict[Path | None, list[CurveRow]] = {
+        run: read_curves(run) if run else [] for run in {result.run for result in ordered}
+    }
+    curves = [tables[result.run] for result in ordered]
+    front = "Bars: 95% intervals over test images. Dashed: the Pareto front."
+    chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."
+    grid = "Best epoch, mean over seeds; the large dot is the rate chosen."
+    made = [
+        ("parameters", "Accuracy against parameters", front,
+         charts.scatter(ordered, names, "parameters", palette)),
+        ("flops", "Accuracy against FLOPs", front,
+         charts.scatter(ordered, names, "flops", palette)),
+        ("accuracy", "Learning curves", chosen,
+         charts.learning_curves(ordered, names, curves, palette)),
+        ("rates", "Learning rates tried", grid,
+         charts.learning_rates(ordered, names, curves, palette)),
+    ]  # fmt: skip
+    return [Chart(key, title, remark, spec) for key, title, remark, spec in made if spec]
+
+
+def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
+    """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
+    ranked = leaderboard(results)
+    attentive = [one for one in ranked if one.method == "trained" and probe_name(one) != "linear"]
+    if images < 1 or not attentive:
+        return [], []
+    from iceprobe.report.attention import Album, draw_gallery  # torch: only where maps are drawn
+
+    reference = reference_ep(results)
+    attentive.sort(key=lambda one: one is not reference)
+    albums: dict[str, Album | IceprobeError] = {}
+    galleries: list[Gallery] = []
+    remarks: list[str] = []
+    spent = 0
+    for result in attentive:
+        name = display_name(result.probe)
+        if spent > _PICTURE_BYTES:
+            remarks.append(f"{name}: left out to keep the page under 6 MB.")
+            continue
+        key = f"{result.store.identity} {result.split}"
+        try:
+            if key not in albums:
+                albums[key] = Album(_store(result), result.split, images)
+            album = albums[key]
+            if isinstance(album, IceprobeError):
+                continue  # told once
+            gallery = draw_gallery(result, album)
+        except IceprobeError as error:
+            remarks.append(f"{name}: no maps, {error}.")
+            albums.setdefault(key, error)
+            continue
+        if gallery is not None:
+            galleries.append(gallery)
+            spent += sum(len(uri) for row in gallery.rows for uri in (row.image, *row.maps))
+    return galleries, remarks
+
+
+def _store(result: Result) -> Any:
+    if result.open_store is not None:
+        return result.open_store
+    if result.store.path is None:
+        raise IceprobeError("its features were held in memory only")
+    from iceprobe.store import Store
+
+    return Store.open(result.store.path)
+
+
+def _varies(results: Sequence[Result], name: str) -> bool:
+    return len({getattr(result, name) for result in results}) > 1
+
+
+def _scale(ordered: Sequence[Result]) -> tuple[float, float]:
+    """Left and right end of the leaderboard's drawing, as fractions."""
+    ends = [end for one in ordered for end in (one.top1.interval or (one.top1.mean,) * 2)]
+    margin = max(0.04 * (max(ends) - min(ends)), 0.002)
+    return max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
+
+
+def _inert_json(value: object) -> Markup:
+    """JSON for a ``<script type="application/json">``: no character of it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """A content security policy under which only our scripts run and nothing is fetched.
+
+    ``unsafe-eval`` because Vega compiles its expressions; they come from our charts, in which
+    names from data are values and never expressions.
+    """
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _engine() -> str:
+    """Vega, Vega-Lite and vega-embed in one script that sets ``window.vegaEmbed``."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]  # its stub forgets a default
+
+
+def _asset(name: str) -> str:
+    return (files("iceprobe.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        display=display_name, percent=percent, span=span, short=short, duration=duration,
+        points=signed_points,
+    )  # fmt: skip
+    return environment

@@ -1,0 +1,74 @@
+"""Images and attention maps as small pictures inside the page."""
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+SIDE = 132  # pixels of a picture in the file; shown at about half of that on dense screens
+_QUALITY = 82
+_BOX = (255, 196, 0)
+
+# Dark blue to pale yellow through magenta, evenly lighter: matplotlib's "magma" at nine places.
+_RAMP = np.array(
+    [
+        (0, 0, 4), (28, 16, 68), (79, 18, 123), (129, 37, 129), (181, 54, 122),
+        (229, 80, 100), (251, 135, 97), (254, 194, 135), (252, 253, 191),
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+
+
+def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
+    """The image the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in its pixels."""
+    picture = _enlarged(image)
+    if box is not None and np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
+        scale = np.array([picture.width / image.width, picture.height / image.height] * 2)
+        x0, y0, x1, y1 = (np.asarray(box, dtype=np.float64) * scale).round().astype(int).tolist()
+        ends = (max(x0, 0), max(y0, 0), min(x1, picture.width) - 1, min(y1, picture.height) - 1)
+        ImageDraw.Draw(picture).rectangle(ends, outline=_BOX, width=2)
+    return _jpeg(picture)
+
+
+def map_uri(image: Image.Image, weights: NDArray) -> str:
+    """Attention ``(H, W)``, summing to 1, over the greyed image.
+
+    Colour starts at uniform attention, 1/(H·W), and is full at the map's maximum, or at four
+    times uniform where the maximum is less: a map without a preference stays dark.
+    """
+    picture = np.asarray(_enlarged(image).convert("L"), dtype=np.float64)[..., None]
+    uniform = 1 / weights.size
+    above = (weights - uniform).clip(0) / (max(float(weights.max()), 4 * uniform) - uniform)
+    heat = _upsampled(above, picture.shape[:2])[..., None]
+    glow = colour(heat[..., 0])
+    # The image stays readable where nothing looks; colour takes over with attention.
+    opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
+    mixed = (1 - opacity) * (0.62 * picture + 12) + opacity * (0.85 * glow + 0.15 * picture)
+    return _jpeg(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
+
+
+def colour(values: NDArray) -> NDArray:
+    """Map values in [0, 1] to colours: ``(...)`` → ``(..., 3)`` in 0 … 255."""
+    place = np.clip(values, 0, 1) * (len(_RAMP) - 1)
+    return np.stack([np.interp(place, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)], -1)
+
+
+def _upsampled(weights: NDArray, size: tuple[int, int]) -> NDArray:
+    """Bilinear between cell centres, ``(H, W)`` → ``size``."""
+    map_ = Image.fromarray(weights.astype(np.float32))
+    return np.asarray(map_.resize((size[1], size[0]), Image.Resampling.BILINEAR), dtype=np.float64)
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    """RGB at :data:`SIDE`; small images are enlarged smoothly."""
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

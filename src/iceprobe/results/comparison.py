@@ -1,0 +1,82 @@
+"""Which of two probes is better, image by image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.schema import Result
+from iceprobe.results.statistics import Difference, paired_bootstrap
+from iceprobe.specs import parse_spec
+
+BASELINES = ("knn", "linear")  # what a probe with attention has to beat
+EFFICIENT = "ep"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``probe`` minus ``against``, on the same test images."""
+
+    probe: Result
+    against: Result
+    difference: Difference
+
+
+def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
+    """Paired bootstrap of a − b in top-1 accuracy.
+
+    Raises:
+        IceprobeError: if predictions weren't kept, or were made on other images.
+    """
+    predicted_a, predicted_b = _needed(a), _needed(b)
+    if not np.array_equal(predicted_a.labels, predicted_b.labels):
+        raise IceprobeError(
+            f"{a.probe!r} on {a.dataset} and {b.probe!r} on {b.dataset} were tested on different "
+            "images: a paired comparison needs the same data set and split"
+        )
+    return Comparison(a, b, paired_bootstrap(predicted_a.correct, predicted_b.correct, seed=seed))
+
+
+def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Comparison]:
+    """Two runs on the same images, probe by probe: those that both have, in the order of the first.
+
+    Raises:
+        IceprobeError: if the runs share no probe, or weren't tested on the same images.
+    """
+    second = {result.probe: result for result in results_b}
+    shared = [result for result in results_a if result.probe in second]
+    if not shared:
+        ours = ", ".join(result.probe for result in results_a) or "none"
+        theirs = ", ".join(second) or "none"
+        raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
+    return [compare_pair(result, second[result.probe]) for result in shared]
+
+
+def best_baseline(results: Sequence[Result]) -> Result | None:
+    """The best of k-NN and linear probes, which makes every gain over it a cautious one."""
+    baselines = [result for result in results if probe_name(result) in BASELINES]
+    return max(baselines, key=lambda result: result.top1.mean, default=None)
+
+
+def reference_ep(results: Sequence[Result]) -> Result | None:
+    """The EP that others are compared with: the first one asked for that is no ablation.
+
+    By order, not by accuracy: picking the best on the test split would flatter it.
+    """
+    found = [result for result in results if probe_name(result) == EFFICIENT]
+    plain = [result for result in found if "?" not in result.probe]
+    return next(iter(plain or found), None)
+
+
+def probe_name(result: Result) -> str:
+    """The registered name of a result's probe: "ep" of "ep48?out_dim=96"."""
+    return parse_spec(result.probe).name.rstrip("0123456789")
+
+
+def _needed(result: Result) -> Predictions:
+    predictions = result.predictions()
+    if predictions is None:
+        raise IceprobeError(f"no predictions of {result.probe!r} were kept: fit it again")
+    return predictions

@@ -1,0 +1,72 @@
+"""``curves.csv``: how every member went, epoch by epoch."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.files import write_atomically
+
+FILE_NAME = "curves.csv"
+
+
+class CurveRow(BaseModel):
+    """One member after one epoch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    probe: str  # canonical label, as in Result.probe
+    seed: int
+    learning_rate: float
+    weight_decay: float
+    phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
+    epoch: int  # 1 after the first pass over the data
+    train_loss: float  # mean cross-entropy over the epoch; nan or inf where a member diverged
+    eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
+
+
+def write_curves(run: str | Path, rows: Iterable[CurveRow]) -> Path:
+    """Write ``run/curves.csv`` atomically; returns its path."""
+    names = list(CurveRow.model_fields)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _text(value) for name, value in row.model_dump().items()})
+    path = Path(run) / FILE_NAME
+    write_atomically(path, text.getvalue().encode())
+    return path
+
+
+def read_curves(run: str | Path) -> list[CurveRow]:
+    """Read ``run/curves.csv``; an empty list where a run has none (k-NN alone).
+
+    Raises:
+        IceprobeError: if the file isn't one of ours.
+    """
+    path = Path(run) / FILE_NAME
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = []
+        try:
+            for row in reader:
+                row = {key: value for key, value in row.items() if value != ""}
+                rows.append(CurveRow.model_validate(row))
+        except (ValidationError, UnicodeDecodeError, csv.Error) as error:
+            line = reader.line_num
+            raise IceprobeError(f"curves {path} can't be read, line {line}: fit again") from error
+    return rows
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.8g}"
+    return str(value)

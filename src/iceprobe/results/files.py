@@ -1,0 +1,97 @@
+"""``results.json``: the truth of a run, from which every table and picture is derived.
+
+``{"format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked for; an
+entry's fields are described in :mod:`iceprobe.results.schema`.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.schema import Result
+
+FORMAT_VERSION = 1
+FILE_NAME = "results.json"
+
+
+def write_results(run: str | Path, results: Sequence[Result]) -> Path:
+    """Write ``run/results.json`` atomically and attach the results to the run.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        IceprobeError: if a probe stands twice.
+    """
+    seen: set[str] = set()
+    for result in results:
+        if result.probe in seen:
+            raise IceprobeError(f"probe {result.probe!r} stands twice in {run}: keep one entry")
+        seen.add(result.probe)
+    entries = [result.model_dump(mode="json") for result in results]
+    document = {"format": FORMAT_VERSION, "results": entries}
+    path = Path(run) / FILE_NAME
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
+    for result in results:
+        result.attach(run=run)
+    return path
+
+
+def read_results(run: str | Path) -> list[Result]:
+    """Read the results of a run folder (or the path of a ``results.json``).
+
+    Raises:
+        IceprobeError: if there is no such file, or it isn't one that this version can read.
+    """
+    path = Path(run)
+    path = path if path.name.endswith(".json") else path / FILE_NAME
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise IceprobeError(
+            f"no results at {path}: name the folder of a finished run (iceprobe ls runs)"
+        ) from None
+    except OSError as error:
+        raise IceprobeError(f"results {path} can't be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IceprobeError(f"results {path} are not JSON ({error}): run again") from error
+    if not isinstance(document, dict) or not isinstance(document.get("results"), list):
+        raise IceprobeError(f"{path} is not a results file of iceprobe: it has no list of results")
+    if document.get("format") != FORMAT_VERSION:
+        raise IceprobeError(
+            f"results {path} have format {document.get('format')!r}, this iceprobe reads "
+            f"{FORMAT_VERSION}: use the version that wrote them, or run again"
+        )
+    try:
+        results = [Result.model_validate(entry) for entry in document["results"]]
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "entry"
+        raise IceprobeError(
+            f"results {path} don't fit the schema: {field}: {first['msg']}; run again"
+        ) from error
+    return [result.attach(run=path.parent) for result in results]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp makes files private; give them the user's ordinary mode
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,158 @@
+"""Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from iceprobe.results.schema import Result, Score
+
+_COLUMNS = (
+    "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
+    "seconds", "backbone", "dataset", "protocol", "selected_on",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column of the tables that people read."""
+
+    title: str
+    numeric: bool = True
+
+
+def leaderboard(results: Sequence[Result]) -> list[Result]:
+    """Results by top-1 accuracy, best first; ties keep the order they were asked for."""
+    return sorted(results, key=lambda result: -result.top1.mean)
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """One line a result, numbers at full precision: accuracies as fractions."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for result in leaderboard(results):
+        low, high = result.top1.interval or (None, None)
+        cells = {
+            "probe": result.probe,
+            "top1": result.top1.mean,
+            "sd": result.top1.sd,
+            "low": low,
+            "high": high,
+            "top5": result.top5.mean if result.top5 else None,
+            "mean_per_class": result.mean_per_class.mean,
+            "parameters": result.parameters.total,
+            "flops": result.flops.per_image,
+            "seconds": round(result.seconds, 3),
+            "backbone": result.backbone,
+            "dataset": result.dataset,
+            "protocol": result.protocol,
+            "selected_on": result.selected_on,
+        }
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def to_markdown(results: Sequence[Result]) -> str:
+    """A table for a README or an issue; names from data can't break out of their cells."""
+    headings, rows = _table(results)
+    lines = [
+        "| " + " | ".join(heading.title for heading in headings) + " |",
+        "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
+    ]
+    lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, *_footnotes(results)]) + "\n"
+
+
+def to_rich(results: Sequence[Result], title: str | None = None) -> Table:
+    """A table for the terminal."""
+    headings, rows = _table(results)
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold")
+    for heading in headings:
+        table.add_column(heading.title, justify="right" if heading.numeric else "left")
+    for position, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if position == 0 else None)
+    if notes := _footnotes(results):
+        table.caption, table.caption_justify = Text(" ".join(filter(None, notes))), "left"
+    return table
+
+
+def percent(score: Score | None) -> str:
+    """``"83.1 ± 0.2"``, in percent; the deviation where there are several seeds."""
+    if score is None:
+        return "–"
+    spread = f" ± {100 * score.sd:.1f}" if score.sd is not None else ""
+    return f"{100 * score.mean:.1f}{spread}"
+
+
+def span(interval: tuple[float, float] | None, signed: bool = False) -> str:
+    """``"82.0 to 84.2"``, in percent."""
+    if interval is None:
+        return "–"
+    low, high = (signed_points(end) if signed else f"{100 * end:.1f}" for end in interval)
+    return f"{low} to {high}"
+
+
+def signed_points(fraction: float) -> str:
+    """``"+4.2"`` or ``"−0.3"``: percentage points with a typographic minus; never "−0.0"."""
+    text = f"{abs(100 * fraction):.1f}"
+    return text if float(text) == 0 else ("+" if fraction > 0 else "−") + text
+
+
+def short(number: float) -> str:
+    """``"1.38 M"``: three figures and a letter."""
+    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """``"3.2 s"``, ``"4 min 10 s"`` or ``"2 h 05 min"``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
+    ordered = leaderboard(results)
+    headings = [Heading("probe", numeric=False), Heading("top-1 %"), Heading("95% interval")]
+    if any(result.top5 for result in ordered):
+        headings.append(Heading("top-5 %"))
+    headings += [Heading("per class %"), Heading("parameters"), Heading("FLOPs"), Heading("time")]
+    varying = [
+        name for name in ("backbone", "dataset", "protocol")
+        if len({getattr(result, name) for result in ordered}) > 1
+    ]  # fmt: skip
+    headings += [Heading(name, numeric=False) for name in varying]
+    rows = []
+    for result in ordered:
+        row = [_marked(result), percent(result.top1), span(result.top1.interval)]
+        if any(other.top5 for other in ordered):
+            row.append(percent(result.top5))
+        row += [percent(result.mean_per_class), short(result.parameters.total)]
+        row += [short(result.flops.per_image), duration(result.seconds)]
+        rows.append(row + [str(getattr(result, name)) for name in varying])
+    return headings, rows
+
+
+def _marked(result: Result) -> str:
+    return f"{result.probe} *" if result.selected_on_reported else result.probe
+
+
+def _footnotes(results: Sequence[Result]) -> list[str]:
+    if not any(result.selected_on_reported for result in results):
+        return []
+    return ["", "* settings and epoch selected on the reported split (protocol `paper`)."]
+
+
+def _markdown(text: str) -> str:
+    for character in "\\|`*_[]<>":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")

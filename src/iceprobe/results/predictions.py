@@ -1,0 +1,109 @@
+"""What every probe of a run predicted on the reported split: ``predictions.safetensors``.
+
+The file holds ``labels (n)`` int64 once, and for each probe ``LABEL/predicted (S, n)`` int32 and,
+with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five
+with the highest scores. Images stand in the order of the store's split. Statistics that pair two
+probes, and the report's pictures, read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.files import write_atomically
+from iceprobe.results.schema import Score
+from iceprobe.results.statistics import (
+    accuracy,
+    bootstrap_interval,
+    bootstrap_mean_per_class,
+    mean_per_class,
+)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one probe, one row a seed.
+
+    Attributes:
+        labels: ``(n,)`` int64, the true classes.
+        predicted: ``(S, n)`` int32.
+        top5: ``(S, n)`` bool, or None with five classes or fewer.
+    """
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int32]
+    top5: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if self.predicted.ndim != 2 or self.predicted.shape[1] != n:
+            raise ValueError(f"predicted {self.predicted.shape} doesn't fit {n} labels")
+        if self.top5 is not None and self.top5.shape != self.predicted.shape:
+            raise ValueError(f"top5 {self.top5.shape} and predicted {self.predicted.shape} differ")
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """``(S, n)``: whether each seed was right on each image."""
+        return self.predicted == self.labels
+
+    def top1_score(self) -> Score:
+        """Top-1 accuracy over seeds with its bootstrap interval."""
+        return Score.of(accuracy(self.predicted, self.labels), bootstrap_interval(self.correct))
+
+    def top5_score(self) -> Score | None:
+        """Top-5 accuracy, or None where it wasn't kept."""
+        if self.top5 is None:
+            return None
+        return Score.of(self.top5.mean(1), bootstrap_interval(self.top5))
+
+    def mean_per_class_score(self) -> Score:
+        """Mean-per-class accuracy over seeds with its bootstrap interval."""
+        interval = bootstrap_mean_per_class(self.correct, self.labels)
+        return Score.of(mean_per_class(self.predicted, self.labels), interval)
+
+
+def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) -> None:
+    """Write the predictions of all probes of a run (label → predictions), atomically.
+
+    Raises:
+        IceprobeError: if the probes weren't tested on the same images.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for probe, one in predictions.items():
+        labels = np.ascontiguousarray(one.labels, dtype=np.int64)
+        if not np.array_equal(tensors.setdefault("labels", labels), labels):
+            raise IceprobeError(
+                f"probe {probe!r} was tested on other images than the rest: "
+                "write its predictions to a run of its own"
+            )
+        tensors[f"{probe}/predicted"] = np.ascontiguousarray(one.predicted, dtype=np.int32)
+        if one.top5 is not None:
+            tensors[f"{probe}/top5"] = np.ascontiguousarray(one.top5, dtype=np.bool_)
+    write_atomically(Path(path), save(tensors))
+
+
+def read_predictions(path: str | Path, probe: str) -> Predictions:
+    """Read the predictions of one probe.
+
+    Raises:
+        IceprobeError: if the file is missing, corrupt, or doesn't hold this probe.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            keys = set(file.keys())
+            if not {"labels", f"{probe}/predicted"} <= keys:
+                raise IceprobeError(f"{path} holds no predictions of {probe!r}: fit it again")
+            top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
+            labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
+    except FileNotFoundError:
+        raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
+    except (SafetensorError, OSError) as error:
+        raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
+    return Predictions(labels, predicted, top5)

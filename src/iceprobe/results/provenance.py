@@ -1,0 +1,75 @@
+"""What a number was made with: versions, processor, commit."""
+
+import importlib.metadata
+import platform
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from iceprobe.results.schema import StoreReference
+
+_PACKAGES = ("iceprobe", "torch", "torchvision", "timm", "numpy")
+
+
+def environment() -> dict[str, str]:
+    """Versions and processor, without importing any of the packages."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional package that isn't there has no version
+    return {**found, "processor": _processor(), "platform": platform.platform()}
+
+
+def git_commit(folder: str | Path | None = None) -> str | None:
+    """The commit of the checkout that iceprobe runs from, ``-dirty`` added where files differ.
+
+    None where iceprobe is installed and not run from a checkout, or git isn't there.
+    """
+    folder = Path(folder) if folder else Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"]
+    command += ["--exclude", "*"]
+    try:
+        tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "."]
+        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    """The processor's model name where Linux tells it, else what ``platform`` knows."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
+    """The fields of a :class:`Result` that say where it comes from, for any probe on ``store``."""
+    manifest = store.manifest
+    return {
+        "backbone": manifest.backbone.spec,
+        "paradigm": manifest.backbone.paradigm,
+        "dataset": manifest.dataset.spec,
+        "split": split,
+        "classes": len(store.classes),
+        "train_images": len(store["train"]),
+        "test_images": len(store[split]),
+        "dim": store.dim,
+        "num_tokens": store.num_tokens,
+        "grid": store.grid,
+        "store": StoreReference(
+            path=str(store.path.resolve()) if store.path else None, identity=store.identity
+        ),
+        "environment": environment(),
+        "git_commit": git_commit(),
+        "command": command,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "skipped_images": len(manifest.skipped),
+    }

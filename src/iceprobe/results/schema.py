@@ -1,0 +1,179 @@
+"""The result schema: what one entry of ``results.json`` means.
+
+One :class:`Result` is one probe on one store after selection, over its seeds, with all its
+provenance. Accuracies are fractions in [0, 1]; times are seconds; FLOPs are 2 × multiply-adds.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+if TYPE_CHECKING:
+    from iceprobe.results.predictions import Predictions
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class Score(_Model):
+    """One measure of one probe, over its seeds."""
+
+    mean: Fraction  # over seeds
+    sd: float | None  # sample standard deviation over seeds (n - 1); None for a single value
+    values: list[Fraction] = Field(min_length=1)  # one a seed, in the order of Result.seeds
+    interval: tuple[Fraction, Fraction] | None = None  # 95% percentile bootstrap over test images
+
+    @classmethod
+    def of(cls, values: Iterable[float], interval: tuple[float, float] | None = None) -> Self:
+        """The score of ``values`` (one a seed): mean and sample standard deviation computed."""
+        values = [float(value) for value in values]
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval)
+
+
+class Parameters(_Model):
+    """Trainable parameters."""
+
+    pooling: Count
+    classifier: Count
+    total: Count
+
+
+class Flops(_Model):
+    """2 × MACs of the whole probe at inference, matrix products only; the backbone left out."""
+
+    per_image: Count
+    per_step: Count = 0  # done once a step whatever the batch: folding keys into queries
+
+
+class StoreReference(_Model):
+    """Which feature store the probe read."""
+
+    path: str | None  # folder; None for features that were held in memory only
+    identity: str  # hash of weights, preprocessing, data listing, dtypes …
+
+
+class Files(_Model):
+    """Files of this result, relative to the run folder, with forward slashes."""
+
+    probes: list[str] = []  # one safetensors file a seed, in the order of Result.seeds
+    predictions: str | None = None  # safetensors shared by all results of the run
+
+
+class Result(_Model):
+    """One probe on one store after selection, over its seeds."""
+
+    probe: str  # canonical label: "ep32", "linear?input=mean", "knn"
+    method: Literal["trained", "knn"]
+    backbone: str  # spec: "bundled:mae-tiny"
+    paradigm: str | None = None  # how the backbone was pre-trained, where it is known
+    dataset: str  # spec: "folder:/data/birds"
+    protocol: str  # "heldout" | "paper"
+    split: str = "test"  # the split that the scores below were read on
+    classes: Annotated[int, Field(ge=1)]
+    train_images: Count | None = None
+    test_images: Count | None = None
+    dim: Annotated[int, Field(ge=1)]  # D of the tokens
+    num_tokens: Count  # N patch tokens an image
+    grid: tuple[int, int] | None = None  # rows, columns of the patches
+
+    top1: Score
+    top5: Score | None = None  # None where there are five classes or fewer
+    mean_per_class: Score
+    last_epoch: Score | None = None  # top-1 at the last epoch, where another was selected
+
+    selected: dict[
+        str, float | int | str
+    ] = {}  # learning_rate, weight_decay, epoch | k, temperature
+    selected_on: str  # "10% of train, held out" | "the reported split (test)"
+    settings_tried: Count = 1
+    best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one
+
+    parameters: Parameters
+    flops: Flops
+    seconds: Annotated[float, Field(ge=0)]  # wall time of selection, refit and evaluation
+    seeds: list[int] = []  # of the initialisation; empty where nothing is random
+    variance: str = "initialisation"  # what sd is over: "initialisation", "replicates", "none"
+
+    store: StoreReference
+    environment: dict[str, str] = {}  # python, torch, timm, iceprobe, processor, platform
+    git_commit: str | None = None
+    command: str = ""  # what was typed, quoted for a shell
+    created: str = ""  # ISO 8601 with the zone
+    skipped_images: Count = 0  # left out by --on-bad-image skip
+    files: Files = Files()
+
+    # Where a result lives while the program runs; never written.
+    _run: Path | None = PrivateAttr(None)
+    _predictions: "Predictions | None" = PrivateAttr(None)
+    _probes: list[Any] | None = PrivateAttr(None)
+    _store: Any = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _one_value_a_seed(self) -> Self:
+        for name in ("top1", "top5", "mean_per_class", "last_epoch"):
+            score = getattr(self, name)
+            if score is not None and self.seeds and len(score.values) != len(self.seeds):
+                raise ValueError(f"{name} has {len(score.values)} values, {len(self.seeds)} seeds")
+        return self
+
+    @property
+    def selected_on_reported(self) -> bool:
+        """Whether the settings were selected on the very split that is reported."""
+        return self.protocol == "paper"
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that this result was written to or read from."""
+        return self._run
+
+    @property
+    def probes(self) -> list[Any] | None:
+        """The fitted ``Probe`` modules, one a seed, while they are in memory."""
+        return self._probes
+
+    @property
+    def open_store(self) -> Any:
+        """The ``Store`` that was probed, while it is open; None for results read from a file."""
+        return self._store
+
+    def attach(
+        self,
+        *,
+        run: str | Path | None = None,
+        predictions: "Predictions | None" = None,
+        probes: Sequence[Any] | None = None,
+        store: Any = None,
+    ) -> Self:
+        """Tell a result where its run folder is, or hand it what it has in memory.
+
+        Args:
+            run: the run folder, to which :attr:`files` are relative.
+            predictions: what the probe predicted, for results that were never written.
+            probes: the fitted ``Probe`` modules, one a seed.
+            store: the open ``Store``.
+        """
+        self._run = Path(run) if run is not None else self._run
+        self._predictions = predictions if predictions is not None else self._predictions
+        self._probes = list(probes) if probes is not None else self._probes
+        self._store = store if store is not None else self._store
+        return self
+
+    def predictions(self) -> "Predictions | None":
+        """Predictions on :attr:`split`, from memory or from the run folder; None if never kept.
+
+        Raises:
+            IceprobeError: if the file is named but missing or corrupt.
+        """
+        if self._predictions is None and self._run is not None and self.files.predictions:
+            from iceprobe.results.predictions import read_predictions
+
+            self._predictions = read_predictions(self._run / self.files.predictions, self.probe)
+        return self._predictions

@@ -1,0 +1,227 @@
+"""What a feature store is on disk: its manifest, its identity and its names.
+
+A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards
+``SPLIT-00000.safetensors``. The manifest says what the tokens were made from and lists the shards
+that are complete, each with its checksum. It holds no times and no host names: an extraction that
+was killed and went on ends with the same bytes as one that wasn't.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from iceprobe.errors import IceprobeError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Settings(_Record):
+    """What the user chose about an extraction, as far as it changes the bytes stored.
+
+    Attributes:
+        amp: dtype of the forward pass (autocast below float32).
+        tokens: dtype stored.
+        patches: whether patch tokens are stored, beside the prefix tokens and the mean.
+        batch_size: images a forward pass.
+        shard_images: images a shard; batches don't reach over shards.
+        device: type of the device, ``"cpu"`` or ``"cuda"``.
+        views: views stored of each image; 1 is the evaluation transform.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amp: Dtype = "float32"
+    tokens: Dtype = "float16"
+    patches: bool = True
+    batch_size: int = 64
+    shard_images: int = 1024
+    device: str = "cpu"
+    views: Literal[1] = 1
+
+
+class BackboneRecord(_Record):
+    """The backbone and everything about it that changes its tokens (``identity``)."""
+
+    spec: str
+    name: str
+    paradigm: str
+    pooled_class: bool  # trained on a learned pooler's output: k-NN and linear read the mean
+    identity: dict[str, Any]
+    preprocessing: dict[str, Any]
+
+
+class DatasetRecord(_Record):
+    spec: str
+    name: str
+    classes: list[str]
+
+
+class Shape(_Record):
+    """Sizes of the tokens of one image: N patches on a grid, P prefix tokens, width D."""
+
+    dim: int
+    num_tokens: int
+    num_prefix: int
+    grid: tuple[int, int] | None
+    has_class: bool
+
+
+class ShardRecord(_Record):
+    """A complete shard: rows ``start`` to ``stop`` of the split's listing, less those skipped."""
+
+    file: str
+    start: int
+    stop: int
+    images: int
+    bytes: int
+    sha256: str
+    skipped: list[str] = []
+
+
+class SplitRecord(_Record):
+    """One split.
+
+    Attributes:
+        images: images asked for; below ``listed`` they are a seeded choice in listing order.
+        listed: images of the data set's split.
+        content: hashes of the images' ``listing``, the ``labels`` and the ``boxes``.
+        boxes: whether each image has a box.
+        shards: the complete ones, in order.
+    """
+
+    images: int
+    listed: int
+    content: dict[str, str]
+    boxes: bool
+    shards: list[ShardRecord] = []
+
+
+class Manifest(_Record):
+    """The content of ``manifest.json``."""
+
+    format_version: int = FORMAT_VERSION
+    backbone: BackboneRecord
+    dataset: DatasetRecord
+    settings: Settings
+    shape: Shape
+    splits: dict[str, SplitRecord]
+    versions: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Sha256 over all that changes the bytes stored: another value is another store."""
+        ingredients = {
+            "format_version": self.format_version,
+            "backbone": self.backbone.identity,
+            "preprocessing": self.backbone.preprocessing,
+            "settings": self.settings.model_dump(),
+            "classes": self.dataset.classes,
+            "splits": {
+                name: {"content": split.content, "images": split.images, "listed": split.listed}
+                for name, split in self.splits.items()
+            },
+        }
+        text = json.dumps(ingredients, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """Name of the store's folder: readable, then the start of the identity."""
+        readable = f"{self.backbone.name}--{self.dataset.name}"
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", readable).strip("-.")[:80]
+        return f"{readable}-{self.identity[:12]}"
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the images that could not be read."""
+        return [
+            name
+            for split in self.splits.values()
+            for shard in split.shards
+            for name in shard.skipped
+        ]
+
+    @property
+    def finished(self) -> bool:
+        return not any(self.missing(name) for name in self.splits)
+
+    def missing(self, split: str) -> list[int]:
+        """Numbers of the shards of ``split`` that are not complete."""
+        record, size = self.splits[split], self.settings.shard_images
+        complete = {shard.start // size for shard in record.shards}
+        return [number for number in range(-(-record.images // size)) if number not in complete]
+
+    def record(self, split: str, shard: ShardRecord) -> None:
+        """Add a complete shard, in order."""
+        shards = self.splits[split].shards
+        shards.append(shard)
+        shards.sort(key=lambda other: other.start)
+
+
+def shard_file(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.safetensors"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the store at ``path``.
+
+    Raises:
+        IceprobeError: if there is no store, its manifest is damaged or of another format.
+    """
+    file = path / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        if (version := content.get("format_version")) != FORMAT_VERSION:
+            raise IceprobeError(
+                f"store {path} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
+                "extract it again"
+            )
+        claimed = content.pop("identity")
+        manifest = Manifest.model_validate(content)
+    except FileNotFoundError:
+        raise IceprobeError(
+            f"no feature store at {path} (no {MANIFEST}): iceprobe extract makes one"
+        ) from None
+    except (ValueError, KeyError, AttributeError, ValidationError) as error:
+        raise IceprobeError(
+            f"{file} is damaged ({type(error).__name__}): remove {path} and extract again"
+        ) from error
+    if claimed != manifest.identity:
+        raise IceprobeError(
+            f"{file} was changed by hand (its identity is {manifest.identity[:12]}, it says "
+            f"{str(claimed)[:12]}): remove {path} and extract again"
+        )
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
+    content = {"identity": manifest.identity} | manifest.model_dump(mode="json")
+    temporary = path / f"{MANIFEST}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    publish(temporary, path / MANIFEST)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Rename a file that is on disk already, and make the rename itself last."""
+    os.replace(temporary, final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,153 @@
+"""Tokens kept in memory: for a look during pre-training, nothing is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.store.format import Manifest, ShardRecord
+from iceprobe.store.pipeline import (
+    OnBadImage,
+    Progress,
+    chosen_rows,
+    extracted_batches,
+    image_layout,
+    plan_work,
+)
+from iceprobe.store.reader import Store, StoredSplit, memory_split
+from iceprobe.store.request import check_policy, choose_device, describe, make_settings
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+
+def extract_in_memory(
+    backbone: "Backbone",
+    dataset: Dataset,
+    *,
+    splits: Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float16",
+    patches: bool = True,
+    workers: int = 0,
+    limit: int | None = None,
+    on_bad_image: OnBadImage = "fail",
+    progress: Progress = None,
+) -> Store:
+    """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
+
+    Args:
+        device: by default the one the backbone is on. The rest as for ``extract``.
+
+    Raises:
+        IceprobeError: if the tokens don't fit into the memory that is available, an image can't
+            be read, or tokens are not finite.
+    """
+    check_policy(on_bad_image)
+    if device is None:
+        device = next((parameter.device for parameter in backbone.parameters()), None)
+    target = choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=target,
+        amp=amp,
+        tokens=tokens,
+        patches=patches,
+        shard_images=1024,
+    )
+    manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    _check_memory(manifest)
+    held = {
+        name: _extract_split(
+            backbone, dataset, manifest, name, target, workers, on_bad_image, progress
+        )
+        for name in manifest.splits
+    }
+    return Store(manifest, held, dataset=dataset)
+
+
+def available_memory() -> int | None:
+    """Bytes of memory free for a new process, within this one's control group; None: unknown."""
+    try:
+        fields = Path("/proc/meminfo").read_text().split("\n")
+        free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        return min(free, max(0, most - used))
+    except (OSError, ValueError):  # no such group, or one without a limit ("max")
+        return free
+
+
+def bytes_held(manifest: Manifest) -> int:
+    """Bytes of all the tensors of the store."""
+    total = 0
+    for record in manifest.splits.values():
+        layout = image_layout(manifest.shape, manifest.settings, record.boxes)
+        each = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout.values())
+        total += record.images * each
+    return total
+
+
+def _check_memory(manifest: Manifest) -> None:
+    needed, available = bytes_held(manifest), available_memory()
+    if available is not None and needed > available:
+        raise IceprobeError(
+            f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
+            "available: take a limit, tokens=float16, or extract to disk (iceprobe.extract)"
+        )
+
+
+def _extract_split(
+    backbone: "Backbone",
+    dataset: Dataset,
+    manifest: Manifest,
+    name: str,
+    device: torch.device,
+    workers: int,
+    on_bad_image: OnBadImage,
+    progress: Progress,
+) -> StoredSplit:
+    record, settings = manifest.splits[name], manifest.settings
+    rows = chosen_rows(record.listed, record.images)
+    tensors: dict[str, Tensor] = {
+        key: torch.empty(record.images, *shape, dtype=dtype)
+        for key, (dtype, shape) in image_layout(manifest.shape, settings, record.boxes).items()
+    }
+    work = [
+        item
+        for number in manifest.missing(name)
+        for item in plan_work(name, rows, number, settings)
+    ]
+    images, done, skipped = 0, 0, []
+    for batch in extracted_batches(
+        backbone,
+        dataset.splits,
+        work,
+        settings=settings,
+        shape=manifest.shape,
+        device=device,
+        workers=workers,
+        on_bad_image=on_bad_image,
+    ):
+        count = len(batch.tensors["label"])
+        for key, tensor in batch.tensors.items():
+            tensors[key][images : images + count] = tensor
+        images, done = images + count, done + len(batch.work.rows)
+        skipped += batch.skipped
+        if progress is not None:
+            progress(f"extract {name}", done, record.images)
+    whole = ShardRecord(
+        file="", start=0, stop=record.images, images=images, bytes=0, sha256="", skipped=skipped
+    )
+    record.shards = [whole]
+    return memory_split({key: tensor[:images] for key, tensor in tensors.items()}, manifest.shape)

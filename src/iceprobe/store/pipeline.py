@@ -1,0 +1,315 @@
+"""Images → tokens on the host, with decoding, forward pass and use of the tokens overlapped.
+
+Decoding runs ahead in threads (``workers=0``) or processes; the forward pass runs in the calling
+thread; whoever iterates does with the batches what it likes, best in a thread of its own.
+Everything in flight is bounded, so memory doesn't grow with the data set.
+"""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from iceprobe.datasets.base import BadImage, Split
+from iceprobe.errors import IceprobeError
+from iceprobe.store.format import Settings, Shape
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+OnBadImage = Literal["fail", "skip"]
+Progress = Callable[[str, int, int], None] | None
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One forward pass to make: ``rows (b,)`` of a split, which belong to shard ``number``."""
+
+    split: str
+    number: int
+    rows: np.ndarray
+    last: bool  # of its shard
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images as the backbone sees them, and which of the rows asked for they are."""
+
+    images: Tensor  # (b, C, S, S) float32
+    rows: np.ndarray  # (b,)
+    boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
+    bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
+
+    def pin_memory(self) -> "Decoded":
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one forward pass gave.
+
+    Attributes:
+        work: what was asked for.
+        tensors: ``patches (b, N, D)`` if wanted, ``prefix (b, P, D)``, ``mean (b, D)`` float32,
+            ``label (b,)``, ``index (b,)`` and ``box (b, 4)`` where there are boxes, on the host.
+        skipped: names of the images that couldn't be read.
+    """
+
+    work: Work
+    tensors: dict[str, Tensor]
+    skipped: list[str]
+
+
+def plan_work(split: str, rows: np.ndarray, number: int, settings: Settings) -> list[Work]:
+    """Cut shard ``number`` of ``rows`` into batches: the same ones whoever makes them, and when."""
+    start = number * settings.shard_images
+    rows = rows[start : start + settings.shard_images]
+    firsts = range(0, len(rows), settings.batch_size)
+    return [
+        Work(split, number, rows[first : first + settings.batch_size], last=first == firsts[-1])
+        for first in firsts
+    ]
+
+
+def chosen_rows(listed: int, images: int) -> np.ndarray:
+    """The first ``images`` of a seeded permutation of ``listed`` rows, in listing order."""
+    return np.sort(np.random.Generator(np.random.PCG64(0)).permutation(listed)[:images])
+
+
+def image_layout(shape: Shape, settings: Settings, boxes: bool) -> Layout:
+    """Dtype and shape of every tensor stored of one image, in the order of the file."""
+    stored = DTYPES[settings.tokens]
+    layout: Layout = {}
+    if settings.patches:
+        layout["patches"] = (stored, (shape.num_tokens, shape.dim))
+    layout["prefix"] = (stored, (shape.num_prefix, shape.dim))
+    layout["mean"] = (torch.float32, (shape.dim,))
+    layout["label"] = (torch.int64, ())
+    layout["index"] = (torch.int64, ())
+    if boxes:
+        layout["box"] = (torch.float32, (4,))
+    return layout
+
+
+def extracted_batches(
+    backbone: "Backbone",
+    splits: Mapping[str, Split],
+    work: list[Work],
+    *,
+    settings: Settings,
+    shape: Shape,
+    device: torch.device,
+    workers: int,
+    on_bad_image: OnBadImage,
+) -> Generator[Extracted, None, None]:
+    """Run ``work`` in order.
+
+    Raises:
+        BadImage: if an image can't be read and ``on_bad_image`` is ``"fail"``.
+        IceprobeError: if tokens are not finite (names the image), or the device is out of memory.
+    """
+    backbone.to(device)
+    gpu = device.type == "cuda"
+    decode = _Decode(splits, backbone.preprocessing, pin=gpu and workers == 0)
+    waiting: deque[tuple[Work, Decoded, dict[str, Tensor], Any]] = deque()
+    with contextlib.closing(_decoded(decode, work, workers, gpu)) as decoded:
+        for todo, batch in zip(work, decoded, strict=True):
+            if batch.bad and on_bad_image == "fail":
+                raise BadImage(
+                    f"{batch.bad[0][1]} (leave such images out with on_bad_image=skip, "
+                    "on the command line --on-bad-image skip)"
+                )
+            if len(batch.rows):
+                tensors = _forward(backbone, batch.images, device, settings)
+            else:
+                tensors = _nothing(image_layout(shape, settings, boxes=False))
+            waiting.append((todo, batch, *_to_host(tensors, device)))
+            # A GPU works on the next batch while this one comes to the host.
+            if len(waiting) > gpu:
+                yield _finish(*waiting.popleft(), splits, settings)
+        while waiting:
+            yield _finish(*waiting.popleft(), splits, settings)
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    dtype = DTYPES[amp]
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def _forward(
+    backbone: "Backbone", images: Tensor, device: torch.device, settings: Settings
+) -> dict[str, Tensor]:
+    """Tokens in the stored dtype, and for each image whether its tokens are finite."""
+    stored = DTYPES[settings.tokens]
+    try:
+        with torch.no_grad(), autocast(device, settings.amp):
+            tokens = backbone(images.to(device, non_blocking=True))
+        with torch.no_grad():
+            mean, prefix = tokens.mean, tokens.prefix.to(stored)
+            # A NaN or an infinity in any patch is one in the mean.
+            finite = _finite(mean) & _finite(tokens.prefix)
+            fits = _finite(prefix)
+            tensors = {"prefix": prefix, "mean": mean}
+            if settings.patches:
+                patches = tokens.patches.to(stored)
+                fits &= _finite(patches)
+                tensors = {"patches": patches, **tensors}
+    except torch.OutOfMemoryError as error:
+        raise IceprobeError(
+            f"a batch of {len(images)} images doesn't fit into the memory of {device}: "
+            f"try batch_size={max(1, settings.batch_size // 2)}"
+        ) from error
+    return tensors | {"finite": finite, "fits": fits}
+
+
+def _nothing(layout: Layout) -> dict[str, Tensor]:
+    """What a batch gives of which no image could be read."""
+    flags: Layout = {"finite": (torch.bool, ()), "fits": (torch.bool, ())}
+    return {
+        name: torch.empty(0, *shape, dtype=dtype)
+        for name, (dtype, shape) in (layout | flags).items()
+    }
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """``(b,)``: whether all values of each image are finite."""
+    if tensor.numel() == 0:
+        return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+    low, high = torch.aminmax(tensor.flatten(1), dim=1)  # one pass; both are NaN if one value is
+    return low.isfinite() & high.isfinite()
+
+
+def _to_host(tensors: dict[str, Tensor], device: torch.device) -> tuple[dict[str, Tensor], Any]:
+    """Start the copy to the host; the event, where there is one, tells when it is done."""
+    if device.type != "cuda":
+        return {name: tensor.cpu() for name, tensor in tensors.items()}, None
+    host = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in tensors.items():
+        host[name].copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return host, event
+
+
+def _finish(
+    work: Work,
+    batch: Decoded,
+    tensors: dict[str, Tensor],
+    copied: Any,
+    splits: Mapping[str, Split],
+    settings: Settings,
+) -> Extracted:
+    if copied is not None:
+        copied.synchronize()
+    split = splits[work.split]
+    for flag, reason in (("finite", None), ("fits", settings.tokens)):
+        flags = tensors.pop(flag)
+        if not flags.all():
+            name = split.names[batch.rows[int(flags.logical_not().nonzero()[0])]]
+            raise IceprobeError(_not_finite(name, settings, overflow=reason is not None))
+    index = torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64))
+    tensors["label"] = torch.from_numpy(split.labels[batch.rows])
+    tensors["index"] = index
+    if batch.boxes is not None:
+        tensors["box"] = torch.from_numpy(batch.boxes)
+    return Extracted(work, tensors, [split.names[row] for row, _ in batch.bad])
+
+
+def _not_finite(name: str, settings: Settings, overflow: bool) -> str:
+    if overflow:
+        return (
+            f"tokens of image {name!r} are too large for {settings.tokens}: "
+            "store them with tokens=bfloat16"
+        )
+    if settings.amp != "float32":
+        return (
+            f"tokens of image {name!r} are not finite in a {settings.amp} forward pass: "
+            "use amp=float32"
+        )
+    return (
+        f"tokens of image {name!r} are not finite: look at that image and at the backbone's weights"
+    )
+
+
+class _Decode:
+    """Rows of a split → images as the backbone sees them; can go to another process."""
+
+    def __init__(self, splits: Mapping[str, Split], preprocessing: Any, pin: bool):
+        self.splits, self.preprocessing = splits, preprocessing
+        self.pin = pin  # from threads only: processes hand their images over unpinned
+
+    def __getitem__(self, work: Work) -> Decoded:
+        split, preprocessing = self.splits[work.split], self.preprocessing
+        side = preprocessing.image_size
+        images = torch.empty(
+            len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
+        )
+        boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
+        pixels = images.numpy()
+        rows: list[int] = []
+        bad: list[tuple[int, str]] = []
+        for row in work.rows.tolist():
+            try:
+                image = split.image(row)
+            except BadImage as error:
+                bad.append((row, str(error)))
+                continue
+            pixels[len(rows)] = preprocessing.transform(image).numpy()
+            if split.boxes is not None and boxes is not None:
+                box = split.boxes[row : row + 1]
+                boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
+            rows.append(row)
+        good = len(rows)
+        return Decoded(
+            images[:good], np.array(rows, np.int64), None if boxes is None else boxes[:good], bad
+        )
+
+
+def _decoded(
+    decode: _Decode, work: list[Work], workers: int, gpu: bool
+) -> Generator[Decoded, None, None]:
+    """Decode in order, ahead of use."""
+    if workers > 0:
+        yield from DataLoader(
+            decode,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=work,
+            num_workers=workers,
+            pin_memory=gpu,
+        )
+        return
+    threads = decode_threads(gpu)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        todo = iter(work)
+        ahead = deque(pool.submit(decode.__getitem__, item) for item in _first(todo, threads + 1))
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(pool.submit(decode.__getitem__, item) for item in _first(todo, 1))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def decode_threads(gpu: bool) -> int:
+    """Threads that decode: few beside a forward pass that has use for the processor itself."""
+    return min(8, os.cpu_count() or 1) if gpu else min(2, os.cpu_count() or 1)
+
+
+def _first(items: Iterable[Work], count: int) -> Iterator[Work]:
+    for _, item in zip(range(count), items, strict=False):
+        yield item

@@ -1,0 +1,206 @@
+"""What an extraction will cost, before it is begun: bytes, memory, FLOPs, seconds.
+
+Sizes are exact. Seconds come from running the real pipeline (decoding and forward pass) on images
+of the data set for a few seconds; they hold for the machine as loaded at that moment.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.store.format import MANIFEST, Manifest, read_manifest
+from iceprobe.store.memory import available_memory
+from iceprobe.store.pipeline import (
+    chosen_rows,
+    decode_threads,
+    extracted_batches,
+    image_layout,
+    plan_work,
+)
+from iceprobe.store.request import choose_device, describe, make_settings
+from iceprobe.store.shards import shard_bytes
+from iceprobe.store.writer import WAITING, bytes_missing, find_finished, free_bytes
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+CPU_BATCH = 8  # images a measured pass on a processor, where speed hardly depends on it
+
+
+class Plan(BaseModel):
+    """What an extraction will cost.
+
+    Attributes:
+        store: folder that the store has or will have.
+        images: images of each split.
+        store_bytes: of the finished store.
+        bytes_to_write: of its shards that are still missing; 0 where it is finished.
+        free_bytes: free on that disk.
+        patch_bytes: of each split's patch tokens: the memory that holds them for fitting.
+        memory_bytes: of the host that extraction takes: weights and batches in flight.
+        memory_available: bytes of memory free now; ``None`` where the system doesn't tell.
+        flops: of all forward passes, 2 × multiply-accumulates.
+        flops_per_image: of one.
+        images_per_second: measured; ``None`` where nothing is left to extract.
+        seconds: that the missing shards will take.
+    """
+
+    store: Path
+    images: dict[str, int]
+    store_bytes: int
+    bytes_to_write: int
+    free_bytes: int
+    patch_bytes: dict[str, int]
+    memory_bytes: int
+    memory_available: int | None
+    flops: int
+    flops_per_image: int
+    images_per_second: float | None
+    seconds: float
+
+    @property
+    def fits_disk(self) -> bool:
+        return self.bytes_to_write <= self.free_bytes
+
+    @property
+    def fits_memory(self) -> bool:
+        return self.memory_available is None or self.memory_bytes <= self.memory_available
+
+
+def plan(
+    backbone: "Backbone",
+    dataset: Dataset,
+    root: str | Path = "features/",
+    *,
+    splits: Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float16",
+    patches: bool = True,
+    workers: int = 0,
+    limit: int | None = None,
+    shard_images: int = 1024,
+    measure_seconds: float = 3.0,
+) -> Plan:
+    """What ``extract`` with the same arguments would cost; writes nothing.
+
+    Args:
+        measure_seconds: how long to run the pipeline for; with 0 only one batch after the first.
+            The rest as for ``extract``.
+
+    Raises:
+        IceprobeError: for arguments that ``extract`` would refuse.
+    """
+    target = choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=target,
+        amp=amp,
+        tokens=tokens,
+        patches=patches,
+        shard_images=shard_images,
+    )
+    wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    path = find_finished(Path(root), wanted) or Path(root) / wanted.folder
+    manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
+    left = _images_left(manifest)
+    flops = 2 * backbone.to(target).macs()
+    rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds) if left else None
+    return Plan(
+        store=path,
+        images={name: split.images for name, split in manifest.splits.items()},
+        store_bytes=_store_bytes(manifest),
+        bytes_to_write=bytes_missing(manifest),
+        free_bytes=free_bytes(path),
+        patch_bytes=_patch_bytes(manifest),
+        memory_bytes=_memory_bytes(backbone, manifest, target, workers),
+        memory_available=available_memory(),
+        flops=flops * left,
+        flops_per_image=flops,
+        images_per_second=rate,
+        seconds=left / rate if rate else 0.0,
+    )
+
+
+def _images_left(manifest: Manifest) -> int:
+    return sum(
+        split.images - sum(shard.stop - shard.start for shard in split.shards)
+        for split in manifest.splits.values()
+    )
+
+
+def _store_bytes(manifest: Manifest) -> int:
+    written = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    return written + bytes_missing(manifest)
+
+
+def _patch_bytes(manifest: Manifest) -> dict[str, int]:
+    layout = image_layout(manifest.shape, manifest.settings, boxes=False)
+    if "patches" not in layout:
+        return dict.fromkeys(manifest.splits, 0)
+    dtype, shape = layout["patches"]
+    each = dtype.itemsize * math.prod(shape)
+    return {name: split.images * each for name, split in manifest.splits.items()}
+
+
+def _memory_bytes(
+    backbone: "Backbone", manifest: Manifest, device: torch.device, workers: int
+) -> int:
+    """Weights (where they are on the host), images decoded ahead, batches of tokens in flight."""
+    settings, preprocessing = manifest.settings, backbone.preprocessing
+    image = 4 * preprocessing.channels * preprocessing.image_size**2
+    decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
+    stored = shard_bytes(1, image_layout(manifest.shape, settings, boxes=True))
+    made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
+    weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
+    in_flight = (decoded + 1) * image + (WAITING + 2) * stored + made
+    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight
+
+
+def _measure(
+    backbone: "Backbone",
+    dataset: Dataset,
+    manifest: Manifest,
+    device: torch.device,
+    workers: int,
+    seconds: float,
+) -> float:
+    """Images a second of decoding and forward pass, after a first batch that isn't counted."""
+    settings = manifest.settings
+    if device.type == "cpu":
+        settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
+    name = max(manifest.splits, key=lambda split: manifest.splits[split].images)
+    record = manifest.splits[name]
+    rows = chosen_rows(record.listed, record.images)
+    rows = np.resize(rows, max(len(rows), 2 * settings.batch_size))  # at least two batches
+    shards = range(-(-len(rows) // settings.shard_images))
+    work = [item for number in shards for item in plan_work(name, rows, number, settings)]
+    batches = extracted_batches(
+        backbone,
+        dataset.splits,
+        work,
+        settings=settings,
+        shape=manifest.shape,
+        device=device,
+        workers=workers,
+        on_bad_image="skip",
+    )
+    images, started = 0, 0.0
+    with contextlib.closing(batches):
+        for number, batch in enumerate(batches):
+            if number == 0:
+                started = time.perf_counter()
+                continue
+            images += len(batch.work.rows)
+            if (elapsed := time.perf_counter() - started) > seconds:
+                break
+    return images / max(elapsed, 1e-9)

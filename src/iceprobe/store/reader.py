@@ -1,0 +1,321 @@
+"""Reading a feature store: pooled vectors at once, patch tokens row by row."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+from iceprobe.store.format import Manifest, Shape, read_manifest
+from iceprobe.store.pipeline import DTYPES, image_layout
+from iceprobe.store.shards import Shard, corrupt, flat_bytes, sha256, shard_bytes
+
+OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
+
+
+class Store:
+    """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
+
+    Attributes:
+        path: folder of the store; ``None`` where it is in memory.
+        manifest: what the tokens were made from.
+        splits: names of its splits.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        splits: Mapping[str, "StoredSplit"],
+        path: Path | None = None,
+        dataset: Dataset | None = None,
+    ):
+        self.manifest, self.path = manifest, path
+        self._splits, self._dataset = dict(splits), dataset
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, verify: bool = False, dataset: Dataset | None = None
+    ) -> "Store":
+        """Open the store in folder ``path``.
+
+        Args:
+            path: the folder that holds ``manifest.json``.
+            verify: read everything once and compare checksums.
+            dataset: the data set it was made from, where it is at hand.
+
+        Raises:
+            IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if not manifest.finished:
+            raise IceprobeError(
+                f"store {path} is unfinished: run the same iceprobe extract again, it goes on "
+                "where it was stopped"
+            )
+        check_sizes(path, manifest)
+        splits = {name: _stored_split(path, manifest, name) for name in manifest.splits}
+        store = cls(manifest, splits, path, dataset)
+        if verify:
+            store.verify()
+        return store
+
+    def __getitem__(self, split: str) -> "StoredSplit":
+        if split not in self._splits:
+            raise IceprobeError(
+                unknown(f"split of {self.manifest.dataset.name}", split, self.splits)
+            )
+        return self._splits[split]
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self._splits)
+
+    @property
+    def identity(self) -> str:
+        return self.manifest.identity
+
+    @property
+    def classes(self) -> list[str]:
+        return self.manifest.dataset.classes
+
+    @property
+    def dim(self) -> int:
+        return self.manifest.shape.dim
+
+    @property
+    def num_tokens(self) -> int:
+        """N, patch tokens an image (also where only pooled vectors are stored)."""
+        return self.manifest.shape.num_tokens
+
+    @property
+    def num_prefix(self) -> int:
+        return self.manifest.shape.num_prefix
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        return self.manifest.shape.grid
+
+    @property
+    def has_class(self) -> bool:
+        return self.manifest.shape.has_class
+
+    @property
+    def has_patches(self) -> bool:
+        return self.manifest.settings.patches
+
+    def verify(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            IceprobeError: naming the first shard that differs.
+        """
+        if self.path is not None:
+            for _, error in corrupt_shards(self.path, self.manifest):
+                raise error
+
+    def dataset(self) -> Dataset:
+        """The data set the tokens were made from, loaded by its spec.
+
+        Raises:
+            IceprobeError: if it can't be loaded, or isn't what it was.
+        """
+        if self._dataset is None:
+            from iceprobe.datasets import load_dataset
+
+            spec = self.manifest.dataset.spec
+            dataset: Dataset = load_dataset(spec)
+            for name, record in self.manifest.splits.items():
+                split = dataset.splits.get(name)
+                if split is None or split.fingerprint() != record.content["listing"]:
+                    raise IceprobeError(
+                        f"split {name!r} of {spec} has changed since store {self.path} was made: "
+                        "extract it again"
+                    )
+            self._dataset = dataset
+        return self._dataset
+
+    def names(self, split: str, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Names of the images behind rows of a split."""
+        source = self.dataset().splits[split]
+        return [source.names[index] for index in self[split].index[np.asarray(rows)]]
+
+    def images(self, split: str, rows: Sequence[int] | np.ndarray) -> list[Image.Image]:
+        """What the backbone saw: the crop of each image, before normalisation."""
+        from iceprobe.backbones.preprocessing import Preprocessing
+
+        preprocessing = Preprocessing.from_dict(self.manifest.backbone.preprocessing)
+        source = self.dataset().splits[split]
+        index = self[split].index[np.asarray(rows)].tolist()
+        return [preprocessing.crop(source.image(row)) for row in index]
+
+
+class StoredSplit:
+    """The stored tokens of one split; rows count the images that could be read.
+
+    Attributes:
+        labels: ``(n,)`` int64.
+        index: ``(n,)`` int64, the image's place in the data set's split.
+        boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
+        shape: sizes of the tokens of one image.
+        dtype: of the tokens stored.
+        has_patches: whether patch tokens are there.
+        held: whether patch tokens are in memory.
+    """
+
+    def __init__(
+        self,
+        tensors: Callable[[str], Tensor],
+        gather: Callable[[np.ndarray, Tensor], None],
+        *,
+        shape: Shape,
+        dtype: torch.dtype,
+        has_patches: bool,
+        has_boxes: bool,
+        held: bool,
+    ):
+        self._tensors, self._gather = tensors, gather
+        self.shape, self.dtype = shape, dtype
+        self.has_patches, self.held = has_patches, held
+        self.labels: np.ndarray = tensors("label").numpy()
+        self.index: np.ndarray = tensors("index").numpy()
+        self.boxes: np.ndarray | None = tensors("box").numpy() if has_boxes else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def prefix(self) -> Tensor:
+        """``(n, P, D)`` in the stored dtype."""
+        return self._tensors("prefix")
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of the patch tokens before they were rounded, ``(n, D)`` float32."""
+        return self._tensors("mean")
+
+    @property
+    def class_token(self) -> Tensor | None:
+        """``(n, D)`` in the stored dtype, or ``None`` where the backbone has none."""
+        return self.prefix[:, 0] if self.shape.has_class else None
+
+    @property
+    def patch_bytes(self) -> int:
+        """Bytes of all its patch tokens."""
+        return len(self) * self.shape.num_tokens * self.shape.dim * self.dtype.itemsize
+
+    def patches(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Patch tokens of ``rows (b,)``, in their order: ``(b, N, D)`` in the stored dtype.
+
+        Raises:
+            IceprobeError: if the store has none, or a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        if not self.has_patches:
+            raise IceprobeError(
+                "this store has no patch tokens (patches=false): extract again with patches"
+            )
+        wanted = np.asarray(rows, np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
+        out = torch.empty(len(wanted), self.shape.num_tokens, self.shape.dim, dtype=self.dtype)
+        self._gather(wanted, out)
+        return out
+
+    def hold(self, memory_bytes: int) -> "StoredSplit":
+        """This split with its patch tokens in memory if they take at most ``memory_bytes``."""
+        if self.held or not self.has_patches or self.patch_bytes > memory_bytes:
+            return self
+        tensors = {"patches": self.patches(np.arange(len(self)))}
+        tensors |= {"label": torch.from_numpy(self.labels), "index": torch.from_numpy(self.index)}
+        tensors |= {"prefix": self.prefix, "mean": self.mean}
+        if self.boxes is not None:
+            tensors["box"] = torch.from_numpy(self.boxes)
+        return memory_split(tensors, self.shape)
+
+
+def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
+    """A split whose tensors (named as in a shard) are all in memory."""
+
+    def gather(rows: np.ndarray, out: Tensor) -> None:
+        torch.index_select(tensors["patches"], 0, torch.from_numpy(rows), out=out)
+
+    return StoredSplit(
+        tensors.__getitem__,
+        gather,
+        shape=shape,
+        dtype=tensors["prefix"].dtype,
+        has_patches="patches" in tensors,
+        has_boxes="box" in tensors,
+        held="patches" in tensors,
+    )
+
+
+def check_sizes(path: Path, manifest: Manifest) -> None:
+    """See that every recorded shard is there and has its length, without reading it.
+
+    Raises:
+        IceprobeError: naming the first shard that isn't.
+    """
+    for split, record in manifest.splits.items():
+        layout = image_layout(manifest.shape, manifest.settings, record.boxes)
+        for shard in record.shards:
+            file = path / shard.file
+            if not file.exists():
+                raise corrupt(file, "it is missing")
+            if (size := file.stat().st_size) != shard.bytes:
+                raise corrupt(file, f"it has {size:,} bytes instead of {shard.bytes:,}")
+            if shard.bytes != shard_bytes(shard.images, layout):
+                raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
+
+
+def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[Any, IceprobeError]]:
+    """Read all recorded shards; yield the record and the error of each that isn't as written."""
+    for record in manifest.splits.values():
+        for shard in record.shards:
+            file = path / shard.file
+            try:
+                found = sha256(file)
+            except OSError as error:
+                yield shard, corrupt(file, error.strerror or "it can't be read")
+                continue
+            if found != shard.sha256:
+                yield shard, corrupt(file, f"its checksum is {found[:12]}, not {shard.sha256[:12]}")
+
+
+def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
+    record = manifest.splits[name]
+    files = [path / shard.file for shard in record.shards]
+    firsts = np.cumsum([0, *(shard.images for shard in record.shards)])
+    shard = lru_cache(OPEN_SHARDS)(Shard)
+
+    def tensors(key: str) -> Tensor:
+        return torch.cat([shard(file).read(key) for file in files])
+
+    def gather(rows: np.ndarray, out: Tensor) -> None:
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        view = flat_bytes(out)
+        cuts = np.searchsorted(ascending, firsts)
+        for number in np.flatnonzero(np.diff(cuts)):
+            part = slice(cuts[number], cuts[number + 1])
+            shard(files[number]).read_rows(
+                "patches", ascending[part] - firsts[number], view, order[part]
+            )
+
+    return StoredSplit(
+        tensors,
+        gather,
+        shape=manifest.shape,
+        dtype=DTYPES[manifest.settings.tokens],
+        has_patches=manifest.settings.patches,
+        has_boxes=record.boxes,
+        held=False,
+    )

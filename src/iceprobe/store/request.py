@@ -1,0 +1,149 @@
+"""From what was asked for to the manifest of the store that answers it, with no shards yet."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+from iceprobe.store.format import (
+    BackboneRecord,
+    DatasetRecord,
+    Manifest,
+    Settings,
+    Shape,
+    SplitRecord,
+)
+from iceprobe.store.pipeline import DTYPES, OnBadImage
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+
+def make_settings(
+    *,
+    batch_size: int,
+    device: torch.device,
+    amp: str,
+    tokens: str,
+    patches: bool,
+    shard_images: int,
+) -> Settings:
+    """Checked settings.
+
+    Raises:
+        IceprobeError: for a dtype there isn't, or a size below 1.
+    """
+    for name, value in (("amp", amp), ("tokens", tokens)):
+        if value not in DTYPES:
+            raise IceprobeError(unknown(f"dtype for {name}", value, DTYPES))
+    for name, size in (("batch_size", batch_size), ("shard_images", shard_images)):
+        if size < 1:
+            raise IceprobeError(f"{name}={size}: take a number of images above 0")
+    return Settings(
+        amp=amp,  # type: ignore[arg-type]
+        tokens=tokens,  # type: ignore[arg-type]
+        patches=patches,
+        batch_size=batch_size,
+        # A shard below one batch would cut batches short; beyond that the two are independent.
+        shard_images=max(shard_images, batch_size),
+        device=device.type,
+    )
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, else the GPU where there is one.
+
+    Raises:
+        IceprobeError: if there is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise IceprobeError(f"unknown device {device!r}: take cpu, cuda or cuda:0") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise IceprobeError(f"device {device!r}: no GPU is visible to torch here, take cpu")
+    return chosen
+
+
+def check_policy(on_bad_image: OnBadImage) -> None:
+    if on_bad_image not in ("fail", "skip"):
+        raise IceprobeError(unknown("on_bad_image", on_bad_image, ("fail", "skip")))
+
+
+def describe(
+    backbone: "Backbone",
+    dataset: Dataset,
+    settings: Settings,
+    *,
+    splits: Sequence[str] | None,
+    limit: int | None,
+) -> Manifest:
+    """The manifest of the store asked for, before anything is extracted.
+
+    Args:
+        backbone, dataset: what meets.
+        settings: of the extraction.
+        splits: names, all of the data set's by default.
+        limit: images a split at most.
+
+    Raises:
+        IceprobeError: if a split isn't there or is empty, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise IceprobeError(f"limit={limit}: take a number of images above 0")
+    return Manifest(
+        backbone=BackboneRecord(
+            spec=backbone.spec,
+            name=backbone.name,
+            paradigm=backbone.paradigm,
+            pooled_class=backbone.pooled_class,
+            identity=dict(backbone.identity()),
+            preprocessing=backbone.preprocessing.as_dict(),
+        ),
+        dataset=DatasetRecord(
+            spec=dataset.spec, name=dataset.name, classes=[str(name) for name in dataset.classes]
+        ),
+        settings=settings,
+        shape=Shape(
+            dim=backbone.dim,
+            num_tokens=backbone.num_tokens,
+            num_prefix=backbone.num_prefix,
+            grid=backbone.grid,
+            has_class=backbone.has_class,
+        ),
+        splits={
+            name: _describe_split(dataset, name, limit)
+            for name in (dataset.splits if splits is None else splits)
+        },
+        versions={"python": platform.python_version(), "torch": version("torch")},
+    )
+
+
+def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitRecord:
+    if name not in dataset.splits:
+        raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
+    split = dataset.splits[name]
+    if len(split) == 0:
+        raise IceprobeError(f"split {name!r} of {dataset.spec} is empty: it has no images")
+    content = {"listing": split.fingerprint(), "labels": _hash(split.labels)}
+    if split.boxes is not None:
+        content["boxes"] = _hash(split.boxes)
+    return SplitRecord(
+        images=len(split) if limit is None else min(limit, len(split)),
+        listed=len(split),
+        content=content,
+        boxes=split.boxes is not None,
+    )
+
+
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

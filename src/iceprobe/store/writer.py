@@ -1,0 +1,371 @@
+"""Writing a feature store: resumable, the same bytes however often it was stopped."""
+
+import contextlib
+import errno
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.store.format import (
+    MANIFEST,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+    shard_file,
+    write_manifest,
+)
+from iceprobe.store.lock import exclusive, sweep
+from iceprobe.store.pipeline import (
+    Extracted,
+    OnBadImage,
+    Progress,
+    chosen_rows,
+    extracted_batches,
+    image_layout,
+    plan_work,
+)
+from iceprobe.store.reader import Store, check_sizes, corrupt_shards
+from iceprobe.store.request import check_policy, choose_device, describe, make_settings
+from iceprobe.store.shards import ShardWriter, shard_bytes
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+WAITING = 2  # batches made and not yet written
+
+
+def extract(
+    backbone: "Backbone",
+    dataset: Dataset,
+    root: str | Path = "features/",
+    *,
+    splits: Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float16",
+    patches: bool = True,
+    workers: int = 0,
+    limit: int | None = None,
+    on_bad_image: OnBadImage = "fail",
+    shard_images: int = 1024,
+    progress: Progress = None,
+) -> Store:
+    """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
+
+    A store that is there already is opened (one with patch tokens serves a request without them);
+    one that was stopped goes on at its next shard after its shards' checksums were compared. Stop
+    it as you like: the store ends with the same bytes.
+
+    Args:
+        backbone: frozen; moved to ``device``.
+        dataset: labelled images.
+        root: folder of stores.
+        splits: names of the splits to extract, by default all.
+        batch_size: images a forward pass.
+        device: by default the GPU where there is one.
+        amp: dtype of the forward pass: ``float32``, ``bfloat16`` or ``float16``.
+        tokens: dtype stored, one of the same three.
+        patches: whether patch tokens are stored, beside prefix tokens and mean.
+        workers: processes that decode images; 0 decodes in threads.
+        limit: images a split at most, a seeded choice.
+        on_bad_image: ``"fail"`` or ``"skip"``.
+        shard_images: images a shard.
+        progress: called with a stage's name, images done and images in all.
+
+    Raises:
+        IceprobeError: if the disk is too full, another process writes this store, a shard is
+            corrupt, an image can't be read, or tokens are not finite; what was complete stays.
+    """
+    check_policy(on_bad_image)
+    target = choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=target,
+        amp=amp,
+        tokens=tokens,
+        patches=patches,
+        shard_images=shard_images,
+    )
+    wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    found = find_finished(Path(root), wanted)
+    if found is None:
+        found = Path(root) / wanted.folder
+        _check_disk(found, wanted)
+        with exclusive(found):
+            manifest = _resumed(found, wanted)
+            _fill(found, manifest, backbone, dataset, target, workers, on_bad_image, progress)
+    sweep(found)
+    store = Store.open(found, dataset=dataset)
+    if store.manifest.skipped and on_bad_image == "fail":
+        raise IceprobeError(
+            f"store {found} was made without {len(store.manifest.skipped)} bad image(s), "
+            f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
+        )
+    return store
+
+
+def repair(
+    path: str | Path,
+    backbone: "Backbone | None" = None,
+    dataset: Dataset | None = None,
+    *,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage | None = None,
+    progress: Progress = None,
+) -> list[str]:
+    """Extract the corrupt shards of a store again, and no others.
+
+    Args:
+        path: folder of the store.
+        backbone, dataset: what it was made from; by default loaded by the specs it records.
+        device: of the type the store was made on, by default that.
+        workers: processes that decode images; 0 decodes in threads.
+        on_bad_image: by default ``"skip"`` where the store was made without bad images.
+        progress: called with a stage's name, images done and images in all.
+
+    Returns:
+        File names of the shards made again.
+
+    Raises:
+        IceprobeError: if the backbone or the images are not those of the store.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    skip = any(shard.skipped for split in manifest.splits.values() for shard in split.shards)
+    policy: OnBadImage = on_bad_image or ("skip" if skip else "fail")
+    check_policy(policy)
+    target = choose_device(device or manifest.settings.device)
+    if backbone is None:
+        from iceprobe.backbones import load_backbone
+
+        backbone = load_backbone(manifest.backbone.spec)
+    if dataset is None:
+        from iceprobe.datasets import load_dataset
+
+        dataset = load_dataset(manifest.dataset.spec)
+    _check_origin(path, manifest, backbone, dataset, target)
+    with exclusive(path):
+        manifest = read_manifest(path)
+        bad = [shard for shard, _ in corrupt_shards(path, manifest)]
+        if not bad:
+            return []
+        for split in manifest.splits.values():
+            split.shards = [shard for shard in split.shards if shard not in bad]
+        write_manifest(path, manifest)
+        _fill(path, manifest, backbone, dataset, target, workers, policy, progress)
+    return [shard.file for shard in bad]
+
+
+def find_finished(root: Path, wanted: Manifest) -> Path | None:
+    """The finished store that answers the request: its own, or one that holds patches as well."""
+    richer = wanted.model_copy(
+        update={"settings": wanted.settings.model_copy(update={"patches": True})}
+    )
+    for candidate in (wanted, richer):
+        path = root / candidate.folder
+        if (path / MANIFEST).exists():
+            found = read_manifest(path)
+            _check_same(path, found, candidate)
+            if found.finished:
+                return path
+    return None
+
+
+def _resumed(path: Path, wanted: Manifest) -> Manifest:
+    """The manifest to go on from; its shards are verified, remains of a killed writer removed."""
+    for remains in path.glob("*.tmp"):
+        remains.unlink()
+    if not (path / MANIFEST).exists():
+        return wanted
+    manifest = read_manifest(path)
+    _check_same(path, manifest, wanted)
+    check_sizes(path, manifest)
+    for _, error in corrupt_shards(path, manifest):
+        raise error
+    return manifest
+
+
+def _check_same(path: Path, found: Manifest, wanted: Manifest) -> None:
+    if found.identity != wanted.identity:
+        raise IceprobeError(
+            f"{path} holds another store ({found.identity[:16]} instead of "
+            f"{wanted.identity[:16]}): move it away"
+        )
+
+
+def _check_origin(
+    path: Path, manifest: Manifest, backbone: "Backbone", dataset: Dataset, device: torch.device
+) -> None:
+    """See that backbone, images and device are those of the store."""
+    if device.type != manifest.settings.device:
+        raise IceprobeError(
+            f"store {path} was made on {manifest.settings.device}: mend it with device="
+            f"{manifest.settings.device}"
+        )
+    now = describe(backbone, dataset, manifest.settings, splits=list(manifest.splits), limit=None)
+    if (
+        now.backbone.identity != manifest.backbone.identity
+        or now.backbone.preprocessing != manifest.backbone.preprocessing
+    ):
+        raise IceprobeError(
+            f"backbone {backbone.spec} is not the one of store {path} any more: extract it again"
+        )
+    for name, record in manifest.splits.items():
+        if now.splits[name].content != record.content:
+            raise IceprobeError(
+                f"split {name!r} of {dataset.spec} has changed since store {path} was made: "
+                "extract it again"
+            )
+
+
+def _check_disk(path: Path, wanted: Manifest) -> None:
+    """See that what is still to be written fits.
+
+    Raises:
+        IceprobeError: with both sizes and what would make it smaller.
+    """
+    manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
+    needed = bytes_missing(manifest)
+    free = free_bytes(path)
+    if needed > free:
+        raise IceprobeError(
+            f"extracting into {path.parent} needs {needed / 1e9:,.2f} GB and {free / 1e9:,.2f} GB "
+            "are free: take another folder, a limit, or probes that read no patches"
+        )
+
+
+def bytes_missing(manifest: Manifest) -> int:
+    """Bytes of the shards that are not complete."""
+    settings, total = manifest.settings, 0
+    for name, record in manifest.splits.items():
+        layout = image_layout(manifest.shape, settings, record.boxes)
+        for number in manifest.missing(name):
+            images = min(settings.shard_images, record.images - number * settings.shard_images)
+            total += shard_bytes(images, layout)
+    return total
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free to this user where ``path`` is or would be made."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _fill(
+    path: Path,
+    manifest: Manifest,
+    backbone: "Backbone",
+    dataset: Dataset,
+    device: torch.device,
+    workers: int,
+    on_bad_image: OnBadImage,
+    progress: Progress,
+) -> None:
+    """Extract every shard that the manifest lacks."""
+    work = []
+    for name, record in manifest.splits.items():
+        rows = chosen_rows(record.listed, record.images)
+        for number in manifest.missing(name):
+            work += plan_work(name, rows, number, manifest.settings)
+    batches = extracted_batches(
+        backbone,
+        dataset.splits,
+        work,
+        settings=manifest.settings,
+        shape=manifest.shape,
+        device=device,
+        workers=workers,
+        on_bad_image=on_bad_image,
+    )
+    recorder = _Recorder(path, manifest)
+    done = {
+        name: sum(shard.stop - shard.start for shard in record.shards)
+        for name, record in manifest.splits.items()
+    }
+    try:
+        with contextlib.closing(batches), _Background() as writing:
+            for batch in batches:
+                writing.submit(partial(recorder.add, batch))
+                name = batch.work.split
+                done[name] += len(batch.work.rows)
+                if progress is not None:
+                    progress(f"extract {name}", done[name], manifest.splits[name].images)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise IceprobeError(
+                f"no space left for {path}: make some and run the same again, "
+                "complete shards are kept"
+            ) from error
+        raise
+    finally:
+        recorder.abandon()
+
+
+class _Recorder:
+    """Batches → shards → the manifest."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path, self.manifest = path, manifest
+        self._writer: ShardWriter | None = None
+        self._skipped: list[str] = []
+
+    def add(self, batch: Extracted) -> None:
+        work, settings = batch.work, self.manifest.settings
+        if self._writer is None:
+            self._writer = ShardWriter(self.path / shard_file(work.split, work.number))
+        self._writer.write(batch.tensors)
+        self._skipped += batch.skipped
+        if not work.last:
+            return
+        written = self._writer.finish()
+        start = work.number * settings.shard_images
+        self.manifest.record(
+            work.split,
+            ShardRecord(
+                file=self._writer.path.name,
+                start=start,
+                stop=min(start + settings.shard_images, self.manifest.splits[work.split].images),
+                images=written.images,
+                bytes=written.bytes,
+                sha256=written.sha256,
+                skipped=self._skipped,
+            ),
+        )
+        write_manifest(self.path, self.manifest)
+        self._writer, self._skipped = None, []
+
+    def abandon(self) -> None:
+        """Leave nothing of an unfinished shard."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+
+class _Background:
+    """Runs calls one after another in a thread; an error in one is raised by a later call."""
+
+    def __enter__(self) -> "_Background":
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._waiting: deque[Future[None]] = deque()
+        return self
+
+    def submit(self, call: Callable[[], None]) -> None:
+        while len(self._waiting) >= WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(call))
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._pool.shutdown(cancel_futures=error is not None)
+        if error is None:
+            for future in self._waiting:
+                future.result()

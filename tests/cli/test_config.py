@@ -1,0 +1,83 @@
+"""Configurations: sizes, names, and what makes two of them the same run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iceprobe.cli.config import (
+    RunConfig,
+    StoreConfig,
+    differences,
+    parse_bytes,
+    readable_name,
+    resolve,
+    to_yaml,
+)
+from iceprobe.errors import IceprobeError
+
+GIVEN = {"backbone": "timm:vit_tiny_patch16_224?layer=-2", "data": "folder:/data/my birds"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8GB", 8 * 10**9),
+        ("500 mb", 5 * 10**8),
+        ("1.5g", 15 * 10**8),
+        ("4GiB", 4 * 2**30),
+        ("123", 123),
+        (77, 77),
+    ],
+)
+def test_sizes(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["lots", "GB", "-3GB", "3 XB", ""])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="8GB"):
+        parse_bytes(text)
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path):
+    config = resolve(RunConfig, GIVEN, overrides=["learning_rates=[0.1, 0.01]", "memory=2GB"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    again = resolve(RunConfig, {}, tmp_path / "config.yaml")
+    assert again == config
+    assert differences(again, yaml.safe_load(to_yaml(config))) == []
+
+
+def test_names_are_readable_and_tell_requests_apart():
+    config = resolve(RunConfig, GIVEN)
+    assert config.output is not None
+    assert config.output.parent == Path("runs")
+    assert config.output.name.startswith("vit_tiny_patch16_224-my-birds-heldout-")
+    assert resolve(RunConfig, GIVEN).output == config.output
+    assert resolve(RunConfig, GIVEN | {"seeds": 5}).output != config.output
+    # Circumstances are no part of it.
+    assert readable_name(config) == readable_name(config.model_copy(update={"workers": 4}))
+
+
+def test_one_probe_may_be_written_without_a_list():
+    assert resolve(RunConfig, GIVEN, overrides=["probe=ep8?out_dim=96"]).probe == ["ep8?out_dim=96"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("probe=[]", "--probe"),
+        ("learning_rates=[0]", "--learning-rates"),
+        ("batch_size=1", "greater than or equal to 2"),
+        ("seeds=[1", "not YAML"),
+    ],
+)
+def test_wrong_values_are_named(override, words):
+    with pytest.raises(IceprobeError, match=words):
+        resolve(RunConfig, GIVEN, overrides=[override])
+
+
+def test_a_fit_on_a_store_is_named_after_it():
+    config = resolve(StoreConfig, {"store": Path("features/tiny--birds-0123"), "probe": ["knn"]})
+    assert config.output is not None
+    assert config.output.name.startswith("tiny-birds-0123-heldout-")

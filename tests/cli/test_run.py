@@ -1,0 +1,206 @@
+"""``run`` and the stages by themselves, from images to the last file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iceprobe.results import read_results
+
+PROBES = ["--probe", "knn", "--probe", "linear", "--probe", "ep4"]
+VOLATILE = {"seconds", "created", "command", "store"}  # of a result, between two equal runs
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def numbers(run: Path) -> list[dict]:
+    entries = json.loads((run / "results.json").read_text())["results"]
+    return [{key: e[key] for key in e.keys() - VOLATILE} for e in entries]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_run_leaves_everything_and_ends_with_the_path_of_the_report(iceprobe, quick, tmp_path):
+    ended = iceprobe("run", *quick, *PROBES)
+    assert (ended.code, ended.err) == (0, "")
+    run = the_run(tmp_path)
+    assert ended.out.splitlines()[-1] == str(run / "report.html")
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "results.json",
+        "curves.csv",
+        "report.html",
+        "log.txt",
+        "probes",
+    }
+    results = {result.probe: result for result in read_results(run)}
+    assert list(results) == ["knn", "linear", "ep4"]
+    # Grey levels three standard deviations apart, 64 pixels a patch: neighbours tell them.
+    assert results["knn"].top1.mean == 1.0
+    assert results["ep4"].command.startswith("iceprobe run --backbone 'python:tests.cli.tiny")
+    assert results["ep4"].seeds == [0, 1]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["probe"] == ["knn", "linear", "ep4"]
+    assert config["forward_batch_size"] == 64
+    assert "store features/" in (run / "log.txt").read_text()
+
+
+def test_the_same_command_again_shows_the_finished_run_and_changes_nothing(
+    iceprobe, quick, tmp_path
+):
+    first = iceprobe("run", *quick, *PROBES)
+    before = contents(tmp_path)
+    again = iceprobe("run", *quick, *PROBES)
+    assert again.code == 0
+    assert "is complete already" in again.out
+    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    assert contents(tmp_path) == before
+    # From its own configuration file it is the same run as well.
+    config = the_run(tmp_path).relative_to(tmp_path) / "config.yaml"
+    assert "is complete already" in iceprobe("run", config).out
+    refused = iceprobe("run", config, "--no-resume")
+    assert refused.code == 2
+    assert "finished run" in refused.err
+
+
+def test_another_configuration_does_not_overwrite_a_run(iceprobe, quick, tmp_path):
+    where = ["--output", "runs/mine"]
+    assert iceprobe("run", *quick, "--probe", "knn", *where).code == 0
+    before = contents(tmp_path)
+    ended = iceprobe("run", *quick, "--probe", "linear", *where)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "runs/mine" in ended.err
+    assert "['knn'] → ['linear']" in ended.err
+    assert "--output" in ended.err
+    assert contents(tmp_path) == before
+    # Where the store lies and how fast it is read is no other configuration.
+    assert (
+        "complete already"
+        in iceprobe(
+            "run", *quick, "--probe", "knn", *where, "--workers", 1, "--features", "elsewhere"
+        ).out
+    )
+
+
+def test_a_report_that_was_not_reached_is_made_up_for(iceprobe, quick, tmp_path):
+    iceprobe("run", *quick, "--probe", "knn")
+    run = the_run(tmp_path)
+    (run / "report.html").unlink()
+    assert iceprobe("run", *quick, "--probe", "knn").code == 0
+    assert (run / "report.html").stat().st_size > 1000
+
+
+def test_file_options_and_overrides_in_rising_order(iceprobe, images, quick, tmp_path):
+    config = {"backbone": quick[1], "data": quick[3], "seeds": 1, "epochs": 1, "memory": "1GB"}
+    config |= {"probe": "knn", "output": "runs/from-file"}
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    ended = iceprobe(
+        "run", "c.yaml", "output=runs/from-override", "--seeds", 2, "--output", "runs/o"
+    )
+    assert ended.code == 0
+    resolved = yaml.safe_load(Path("runs/from-override/config.yaml").read_text())
+    assert (resolved["seeds"], resolved["epochs"], resolved["probe"]) == (2, 1, ["knn"])
+    assert resolved["memory"] == 10**9
+
+
+def test_stages_one_by_one_equal_the_run(iceprobe, quick, tmp_path):
+    backbone, data, rest = quick[:2], quick[2:4], quick[4:]
+    iceprobe("run", *quick, *PROBES, "--output", "runs/whole")
+    extracted = iceprobe("extract", *backbone, *data, "--output", "other")
+    assert extracted.code == 0
+    store = extracted.out.splitlines()[-1]
+    assert iceprobe("fit", store, *rest, *PROBES, "--output", "runs/staged").code == 0
+    assert numbers(Path("runs/staged")) == numbers(Path("runs/whole"))
+    assert iceprobe("knn", store, "--output", "runs/knn").code == 0
+    assert numbers(Path("runs/knn")) == numbers(Path("runs/whole"))[:1]
+
+
+def test_runs_are_listed_compared_and_reported(iceprobe, quick, tmp_path):
+    iceprobe("run", *quick, *PROBES, "--output", "runs/a")
+    iceprobe("run", *quick, *PROBES, "--output", "runs/b", "--seeds", 1)
+    listed = iceprobe("ls", "runs").out
+    assert "a" in listed
+    assert "b" in listed
+    own = iceprobe("compare", "runs/a", "--against", "ep4", "--margin", 1.5)
+    assert own.code == 0
+    assert "linear" in own.out
+    assert "same within ±1.5" in own.out
+    both = iceprobe("compare", "runs/a", "runs/b")
+    assert "runs/a" in both.out
+    assert "runs/b" in both.out
+    assert iceprobe("report", "runs/a", "--output", "t.md").code == 0
+    assert Path("t.md").read_text().count("\n| ") == 3
+    assert iceprobe("report", "runs/a", "--output", "t.csv").code == 0
+    assert Path("t.csv").read_text().startswith("probe,top1")
+
+
+def test_plan_tells_the_cost_and_writes_nothing(iceprobe, quick, tmp_path):
+    ended = iceprobe("plan", *quick, *PROBES)
+    assert (ended.code, ended.err) == (0, "")
+    assert "train 36, test 12" in ended.out
+    # Two probes, five learning rates, two seeds.
+    assert "20 members" in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_images_can_be_skipped_and_are_counted(iceprobe, quick, tmp_path):
+    from tests.cli.conftest import write_images
+
+    folder = write_images(tmp_path / "images", {"train": 6, "test": 2})
+    (folder / "train" / "grey" / "00.png").write_bytes(b"no image")
+    options = [*quick[:2], "--data", f"folder:{folder}", *quick[4:], "--probe", "knn"]
+    assert iceprobe("run", *options).code == 2
+    assert not Path("runs").exists()
+    assert iceprobe("run", *options, "--on-bad-image", "skip").code == 0
+    (result,) = read_results(the_run(tmp_path))
+    assert (result.skipped_images, result.train_images) == (1, 17)
+
+
+def test_corrupt_shard_is_named_and_mended(iceprobe, quick, tmp_path):
+    store = Path(iceprobe("extract", *quick[:4]).out.splitlines()[-1])
+    shard = sorted(store.glob("test-*.safetensors"))[0]
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    ended = iceprobe("extract", "--repair", store)
+    assert ended.code == 0
+    assert shard.name in ended.out
+    assert shard.read_bytes() == good
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.5, 0.8])
+def test_killed_run_goes_on_and_ends_the_same(iceprobe, quick, tmp_path, fraction):
+    """``kill -9`` after a fraction of the time that the run takes, then the same command."""
+    command = [sys.executable, "-m", "iceprobe", "run", *quick, *PROBES, "--epochs", "60"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    started = time.monotonic()
+    subprocess.run(command, cwd=whole, env=environment, check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    process = subprocess.Popen(command, cwd=killed, env=environment, stdout=subprocess.DEVNULL)
+    time.sleep(fraction * seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, cwd=killed, env=environment, check=True, capture_output=True)
+    assert contents(whole / "features") == contents(killed / "features")
+    assert numbers(the_run(whole)) == numbers(the_run(killed))
+    assert contents(the_run(whole) / "probes") == contents(the_run(killed) / "probes")

@@ -1,0 +1,29 @@
+"""A backbone for tests: one convolution, so that patches see colours."""
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.tokens import Tokens
+
+
+class Tiny(nn.Module):
+    """Patches of 8 pixels on a 2 x 2 grid, D = 12, and their mean as the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 12, 8, stride=8)
+
+    def tokens(self, images: Tensor) -> Tokens:
+        x = self.patch(images)
+        patches = x.flatten(2).transpose(1, 2)
+        return Tokens(patches, patches.mean(1, keepdim=True), (x.shape[2], x.shape[3]), True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tokens(images).patches.mean(1)
+
+
+def build() -> nn.Module:
+    """Seeded weights, the same in every process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Tiny()

@@ -1,0 +1,26 @@
+"""What every test may use."""
+
+from collections.abc import Generator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-chromium",
+        action="store_true",
+        help="a test skipped for want of chromium fails instead (continuous integration)",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("require_chromium"):
+        reason = str(report.longrepr)
+        if "chromium" in reason.lower():
+            report.outcome = "failed"
+            report.longrepr = f"skipped under --require-chromium: {reason}"
+    return report

@@ -1,0 +1,52 @@
+"""A small stored split with something to learn, without a backbone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+DIM, GRID, CLASSES = 24, (3, 4), 3
+
+
+@dataclass
+class PlantedSplit:
+    """Tokens whose class is written into one patch, at a place that changes by image."""
+
+    tokens: Tensor
+    prefix: Tensor
+    labels: np.ndarray
+
+    @property
+    def mean(self) -> Tensor:
+        return self.tokens.mean(1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def patches(self, rows: np.ndarray) -> Tensor:
+        return self.tokens[torch.from_numpy(np.asarray(rows))]
+
+
+def planted(n: int, seed: int) -> PlantedSplit:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(n, GRID[0] * GRID[1], DIM, generator=generator)
+    labels = torch.arange(n) % CLASSES
+    place = torch.randint(0, tokens.shape[1], (n,), generator=generator)
+    signal = torch.zeros(n, DIM)
+    signal[:, 0] = 6  # says "look here"
+    signal[torch.arange(n), 1 + labels] = 4
+    tokens[torch.arange(n), place] += signal
+    prefix = tokens.mean(1, keepdim=True) + 0.1 * torch.randn(n, 1, DIM, generator=generator)
+    return PlantedSplit(tokens, prefix, labels.numpy())
+
+
+@pytest.fixture
+def train() -> PlantedSplit:
+    return planted(150, seed=0)
+
+
+@pytest.fixture
+def test() -> PlantedSplit:
+    return planted(90, seed=1)

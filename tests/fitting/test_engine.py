@@ -1,0 +1,180 @@
+"""Many members in one pass end as each would alone."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from iceprobe.fitting.engine import Crowd, forward, member_losses, predict
+from iceprobe.fitting.feed import Feed, split_batches
+from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.optimisers import LARS, warmup_cosine
+from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
+
+CPU = torch.device("cpu")
+SHAPE = Shape(DIM, CLASSES, GRID, has_class=True)
+PROBES = ["ep4", "ep2?out_dim=12", "ep4?value=identity", "ep4?query=sliced", "aim4", "mhca4",
+          "abmilp", "mean_value", "linear", "linear?input=mean"]  # fmt: skip
+INPUTS = {"patches", "class", "mean"}
+
+
+@pytest.fixture
+def float64():
+    """Rounding apart: what is equal in float64 to 1e-9 is the same computation."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def feed_of(split: PlantedSplit) -> Feed:
+    return Feed(split, np.arange(len(split)), INPUTS, CPU, torch.get_default_dtype())
+
+
+def train_crowd(members: list[Member], split: PlantedSplit, optimizer: str, epochs: int = 3):
+    groups = make_groups(members, SHAPE, CPU)
+    crowd = Crowd(groups, optimizer, steps=epochs * 5, warmup=2)
+    for epoch in range(epochs):
+        for batch in feed_of(split).shuffled(32, seed=0, epoch=epoch):
+            crowd.train_step(batch)
+    return groups
+
+
+def crowd_members(rate: float) -> list[Member]:
+    return [
+        Member(probe, rate * factor, 0.01 if factor > 1 else 0.0, seed)
+        for probe in PROBES
+        for factor in (0.3, 1, 3)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 3e-3), ("lars", 1.0)])
+def test_a_member_in_a_crowd_ends_where_it_ends_alone(train, optimizer, rate, float64):
+    members = crowd_members(rate)
+    assert len(members) > 50
+    crowd = train_crowd(members, train, optimizer)
+    for group in crowd:
+        for g in (0, len(group) - 1):
+            (alone,) = train_crowd([group.members[g]], train, optimizer)
+            expected, found = alone.probe(0).state_dict(), group.probe(g).state_dict()
+            for name, tensor in expected.items():
+                torch.testing.assert_close(
+                    found[name], tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+                )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_member_ends_where_an_ordinary_training_loop_ends(train, probe, optimizer, float64):
+    """The independent way: one module, its own forward, torch's modules."""
+    rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
+    (group,) = train_crowd([Member(probe, rate, 0.0, seed=5)], train, optimizer)
+
+    module = SHAPE.build(probe, seed=5).train()
+    if optimizer == "adamw":
+        plain = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.0)
+    else:
+        plain = LARS(module.parameters(), lr=rate)
+    step = 0
+    for epoch in range(3):
+        for batch in feed_of(train).shuffled(32, seed=0, epoch=epoch):
+            plain.param_groups[0]["lr"] = rate * warmup_cosine(step, 15, 2)
+            plain.zero_grad()
+            F.cross_entropy(module(batch.inputs[module.input]), batch.labels).backward()
+            plain.step()
+            step += 1
+    assert step == 15
+    found = group.probe(0).state_dict()
+    for name, expected in module.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_evaluation_uses_running_statistics(train, test):
+    groups = train_crowd([Member(p, 3e-3, 0.0, 0) for p in PROBES], train, "adamw")
+    (batch,) = feed_of(test).in_order(len(test))
+    before = [group.state()["running_mean"].clone() for group in groups]
+    logits = forward(groups, batch, training=False)
+    for group, found, mean in zip(groups, logits, before, strict=True):
+        probe = group.probe(0)
+        expected = probe(batch.inputs[probe.input])
+        torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(group.state()["running_mean"], mean, rtol=0, atol=0)
+
+
+def test_a_diverged_member_leaves_the_others_alone_and_predicts_no_class(train, test):
+    sane = Member("ep4", 3e-3, 0.0, 0)
+    mad = Member("ep4", 1e38, 0.0, 1)
+    alone = train_crowd([sane], train, "adamw")[0].probe(0).state_dict()
+    (group,) = train_crowd([sane, mad], train, "adamw")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(group.probe(0).state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    (top,) = predict([group], feed_of(test).in_order(32), top=1)
+    assert (top[1] == -1).all()
+    assert (top[0] >= 0).all()
+
+
+def test_a_group_past_its_stop_no_longer_learns(train):
+    groups = make_groups([Member("ep4", 1e-2, 0, 0), Member("mhca4", 1e-2, 0, 0)], SHAPE, CPU)
+    crowd = Crowd(groups, "adamw", steps=10, warmup=1, stops=[2, 10])
+    snapshots = []
+    for batch in feed_of(train).shuffled(32, seed=0, epoch=0):
+        crowd.train_step(batch)
+        snapshots.append([g.parameters["classifier.weight"].detach().clone() for g in groups])
+    stopped, going = zip(*snapshots, strict=True)
+    assert torch.equal(stopped[1], stopped[4])
+    assert not torch.equal(stopped[0], stopped[1])
+    assert not torch.equal(going[3], going[4])
+    assert crowd.active == [groups[1]]
+
+
+def test_state_restores_exactly(train):
+    members = [Member(p, 3e-3, 0.0, s) for p in ("ep4", "aim4", "abmilp") for s in (0, 1)]
+    batches = list(feed_of(train).shuffled(32, seed=0, epoch=0))
+    for optimizer in ("adamw", "lars"):
+        straight = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
+        broken = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
+        for batch in batches[:2]:
+            straight.train_step(batch)
+            broken.train_step(batch)
+        kept = {name: tensor.clone() for name, tensor in broken.state().items()}
+        resumed = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
+        resumed.load_state(kept)
+        for batch in batches[2:]:
+            straight.train_step(batch)
+            resumed.train_step(batch)
+        for name, tensor in straight.state().items():
+            assert torch.equal(tensor, resumed.state()[name]), name
+
+
+def test_members_learn_what_is_planted(train, test):
+    """Averaging drowns the planted patch; attending to it doesn't."""
+    members = [Member(p, 1e-2, 0.0, 0) for p in ("linear?input=mean", "ep4")]
+    groups = train_crowd(members, train, "adamw", epochs=20)
+    tops = predict(groups, feed_of(test).in_order(32), top=1)
+    mean, ep = ((top[0, :, 0].numpy() == test.labels).mean() for top in tops)
+    assert ep > 0.75
+    assert ep > mean + 0.1
+
+
+def test_losses_are_per_member_means():
+    logits, labels = torch.randn(2, 5, 3), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.stack([F.cross_entropy(z, labels) for z in logits])
+    torch.testing.assert_close(member_losses(logits, labels), expected)
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    assert [len(b) for b in split_batches(np.arange(65), 32)] == [32, 33]
+    assert [len(b) for b in split_batches(np.arange(66), 32)] == [32, 32, 2]
+    assert [len(b) for b in split_batches(np.arange(1), 32)] == [1]
+    assert np.array_equal(np.concatenate(split_batches(np.arange(65), 32)), np.arange(65))
+
+
+def test_an_epoch_covers_every_image_once(train):
+    feed = feed_of(train)
+    seen = torch.cat([batch.inputs["mean"] for batch in feed.shuffled(32, seed=3, epoch=1)])
+    assert torch.equal(seen.sort(0).values, train.mean.sort(0).values)
+    again = torch.cat([batch.inputs["mean"] for batch in feed.shuffled(32, seed=3, epoch=1)])
+    other = torch.cat([batch.inputs["mean"] for batch in feed.shuffled(32, seed=3, epoch=2)])
+    assert torch.equal(seen, again)
+    assert not torch.equal(seen, other)

@@ -1,0 +1,175 @@
+"""Equivalences: keys absorbed into queries, torch's own attention, torch's own batch norm."""
+
+import copy
+
+import pytest
+import torch
+
+from iceprobe.errors import IceprobeError
+from iceprobe.probes import absorb, build_pooling
+from iceprobe.probes.ep import EfficientProbing
+from tests.reference import probes as reference
+
+D, N = 24, 10
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def pooling_of(spec):
+    pooling = build_pooling(spec, D).double()
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter.normal_(std=0.7)
+    return pooling
+
+
+def tokens_of(batch=3):
+    """Channels of different mean and scale, as a batch norm would meet them."""
+    scale, mean = torch.rand(D).double() * 3 + 0.1, torch.randn(D).double() * 2
+    return torch.randn(batch, N, D).double() * scale + mean
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("spec", ["mhca3", "mhca4?attn_dim=8&out_dim=12", "aim3", "aim24"])
+def test_absorbed_is_the_same_function_with_fewer_parameters(spec, training):
+    pooling = pooling_of(spec)
+    for _ in range(3):
+        pooling(tokens_of())  # running statistics away from their start
+    pooling.train(training)
+    cheap = absorb(pooling)
+    assert cheap.training == training
+    tokens = tokens_of()
+    torch.testing.assert_close(
+        cheap.attention(tokens), pooling.attention(tokens), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(cheap(tokens), pooling(tokens), rtol=0, atol=1e-12)
+    if spec.startswith("aim"):
+        for name, buffer in pooling.named_buffers():
+            assert torch.equal(cheap.get_buffer(name), buffer), name
+    heads, out_dim = pooling.num_predictors, pooling.out_dim
+    assert sum(p.numel() for p in cheap.parameters()) == D * out_dim + heads * D
+    assert not any("key" in name for name, _ in cheap.named_parameters())
+    assert cheap.macs(N) == pooling.macs(N)
+    assert cheap.macs_per_step() == 0
+
+
+def test_absorbing_leaves_the_original_alone():
+    pooling = pooling_of("aim3")
+    before = copy.deepcopy(pooling.state_dict())
+    cheap = absorb(pooling)
+    cheap(tokens_of()).sum().backward()
+    with torch.no_grad():
+        for parameter in cheap.parameters():
+            parameter.zero_()
+    for name, tensor in pooling.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(p.grad is None for p in pooling.parameters())
+
+
+def test_absorbed_mhca_is_efficient_probing():
+    assert isinstance(absorb(pooling_of("mhca3")), EfficientProbing)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("linear", "has no keys"),
+        ("mean_value", "has no keys"),
+        ("ep4", "queries are free of keys already"),
+        ("abmilp", "values are the tokens"),
+        ("abmilp?depth=1", "free query already"),
+        ("abmilp?self_attention=true", "values are the tokens"),
+    ],
+)
+def test_refused_with_the_reason(spec, reason):
+    with pytest.raises(IceprobeError, match=rf"can't be absorbed: .*{reason}"):
+        absorb(build_pooling(spec, D))
+
+
+def test_absorbed_aim_is_not_absorbed_twice():
+    with pytest.raises(IceprobeError, match="absorbed already"):
+        absorb(absorb(build_pooling("aim3", D)))
+
+
+@pytest.mark.parametrize("attn_dim", [D, 12])
+def test_mhca_is_torch_multihead_attention(attn_dim):
+    """With the query projection and the output projection set to identity."""
+    pooling = pooling_of(f"mhca3?attn_dim={attn_dim}&out_dim={attn_dim}")
+    attention = torch.nn.MultiheadAttention(
+        attn_dim, 3, bias=False, kdim=D, vdim=D, batch_first=True, dtype=torch.float64
+    )
+    key, value = pooling.key.weight.detach(), pooling.value.weight.detach()
+    identity = torch.eye(attn_dim, dtype=torch.float64)
+    state = {"out_proj.weight": identity}
+    if attn_dim == D:
+        state["in_proj_weight"] = torch.cat([identity, key, value])
+    else:
+        state |= {"q_proj_weight": identity, "k_proj_weight": key, "v_proj_weight": value}
+    attention.load_state_dict(state)
+    tokens = tokens_of()
+    query = pooling.query.detach().expand(3, 1, -1)
+    expected, weights = attention(query, tokens, tokens, average_attn_weights=False)
+    torch.testing.assert_close(pooling(tokens), expected[:, 0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(pooling.attention(tokens), weights[:, :, 0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("live_tokens", [False, True])
+def test_aim_is_its_plain_formula_through_torch_batch_norm_in_both_modes(live_tokens):
+    pooling = pooling_of("aim3")
+    parameters = dict(pooling.named_parameters())
+    norm = torch.nn.BatchNorm1d(D, affine=False, eps=1e-6).double()
+    for training in (True, True, False):
+        pooling.train(training)
+        norm.train(training)
+        tokens = tokens_of().requires_grad_(live_tokens)
+        expected, weights = reference.aim(tokens, parameters, 3, norm)
+        direction = torch.randn_like(expected)
+        leaves = [*parameters.values(), *([tokens] if live_tokens else [])]
+        gradients = torch.autograd.grad((expected * direction).sum(), leaves)
+        got = pooling(tokens)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+        for a, b in zip(
+            torch.autograd.grad((got * direction).sum(), leaves), gradients, strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+        torch.testing.assert_close(pooling.attention(tokens), weights, rtol=0, atol=1e-12)
+        torch.testing.assert_close(pooling.running_mean, norm.running_mean, rtol=0, atol=1e-13)
+        torch.testing.assert_close(pooling.running_var, norm.running_var, rtol=0, atol=1e-13)
+    assert not torch.equal(norm.running_mean, torch.zeros(D).double())
+
+
+def test_looking_at_aim_attention_in_training_leaves_the_statistics_alone():
+    pooling = pooling_of("aim3")
+    pooling.attention(tokens_of())
+    assert torch.equal(pooling.running_mean, torch.zeros(D).double())
+    assert torch.equal(pooling.running_var, torch.ones(D).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_aim_statistics_of_narrow_tokens(dtype):
+    pooling = build_pooling("aim3", D)
+    tokens = tokens_of(16).to(dtype)
+    stats = pooling.token_stats(tokens)
+    variance, mean = torch.var_mean(tokens.double(), (0, 1), correction=0)
+    torch.testing.assert_close(stats.mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stats.variance.double(), variance, rtol=1e-4, atol=1e-5)
+    assert stats.num_tokens == 16 * N
+
+
+def test_efficient_probing_starts_as_mean_and_values():
+    """Attention is almost uniform at initialisation on tokens of unit scale."""
+    pooling = build_pooling("ep12", 768)
+    tokens = torch.randn(4, 196, 768)
+    assert (pooling.attention(tokens) * 196 - 1).abs().max() < 0.15
+    expected = tokens.mean(1) @ pooling.value.weight.T
+    assert (pooling(tokens) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_one_query_sliced_is_one_query():
+    full, sliced = build_pooling("ep1", D), build_pooling("ep1?query=sliced", D)
+    sliced.load_state_dict(full.state_dict())
+    tokens = torch.randn(3, N, D)
+    assert torch.equal(full(tokens), sliced(tokens))

@@ -1,0 +1,210 @@
+"""The page, as text and in a real browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import iceprobe
+from iceprobe.errors import IceprobeError
+from iceprobe.report import report
+from iceprobe.results import Files, read_results
+from tests.report.conftest import NAME, PROBES, make_run
+
+CHROMIUM = shutil.which("chromium")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of every table cell."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def path(run, tmp_path_factory) -> Path:
+    return report(run, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+def shown(text: str, tmp_path: Path, *, budget_ms: int = 6000) -> tuple[str, str]:
+    """Open a page in headless Chromium: the document afterwards, and the browser's log."""
+    assert CHROMIUM is not None
+    page = tmp_path / "page.html"
+    page.write_text(text)
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3000",
+            f"--virtual-time-budget={budget_ms}", "--enable-logging=stderr", "--v=0",
+            "--dump-dom", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=180, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+def test_the_page_is_small_and_loads_nothing(path: Path, text: str):
+    assert path.stat().st_size < 6_000_000
+    page = Page(text)
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("data:"), (tag, name, value[:80])
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_names_from_data_are_text(text: str):
+    page = Page(text)
+    assert sum(tag == "script" for tag, _ in page.elements) == 4 + 2  # four charts, two of ours
+    assert "<script>alert" not in text
+    assert html.escape("<script>alert(1)</script>") in text
+    assert NAME in [attributes.get("title") for tag, attributes in page.elements if tag == "img"]
+    assert any("bag \"x\" & 'y'" in piece for piece in page.text)
+
+
+def test_numbers_on_the_page_are_those_of_the_results(run, text: str):
+    for one in run:
+        assert f'data-value="{one.top1.mean}"' in text
+        assert f'data-value="{one.parameters.total}"' in text
+        assert f'data-value="{one.flops.per_image}"' in text
+    assert html.escape(run[0].command) in text or run[0].command.replace("'", "&#39;") in text
+    assert run[0].store.identity in text
+
+
+def test_attention_is_shown_for_every_probe_that_has_some(text: str):
+    galleries = re.findall(r"<summary>(.*?) <span", text)
+    assert galleries[0] == "EP4"  # the first asked for leads
+    assert set(galleries) == {"EP4", "EP32", "EP4 (without Wᵥ)", "AIM4", "AbMILP"}
+    assert len(re.findall(r"group \d: \d+ of 32</th>", text)) == 8
+
+
+def test_charts_hold_the_results(run, text: str):
+    spec = json.loads(text.split('id="chart-parameters">')[1].split("</script>")[0])
+    names = {
+        row["name"] for layer in spec["layer"] for row in _values(spec, layer) if "name" in row
+    }
+    assert len(names) == len(PROBES)  # k-NN as a line, the rest as points
+    assert 'id="chart-flops"' in text
+    assert 'id="chart-accuracy"' in text
+
+
+def _values(spec: dict, layer: dict) -> list[dict]:
+    data = layer.get("data", spec.get("data", {}))
+    return data["values"] if "values" in data else spec["datasets"][data["name"]]
+
+
+def test_paper_results_say_that_they_were_selected_on_the_reported_split(tmp_path, store, text):
+    assert "Selected on the reported split" not in text
+    few = {"linear?input=mean": 0.5, "ep4": 0.7}
+    results = make_run(tmp_path, store, protocol="paper", chosen=few)
+    page = report(results, tmp_path / "r.html", images=2).read_text()
+    assert "Selected on the reported split" in page
+    assert "· selected on the reported split</p>" in page  # beside the headline as well
+    assert page.count('<span class="tag">selected on test</span>') == len(few)
+
+
+def test_results_read_from_a_folder_without_store_or_probes_still_make_a_page(tmp_path, store):
+    make_run(tmp_path, store, chosen={"linear": 0.5, "ep4": 0.7})
+    results = read_results(tmp_path)
+    page = report(results, tmp_path / "r.html").read_text()
+    assert "EP4: no maps, its features were held in memory only." in page
+    results = [one.attach(store=store) for one in read_results(tmp_path)]
+    (tmp_path / results[1].files.probes[0]).write_bytes(b"nonsense")
+    page = report(results, tmp_path / "r.html").read_text()
+    assert "EP4: no maps, fitted probe" in page
+    for one in results:
+        one.files = Files()
+    assert "no fitted weights" in report(results, tmp_path / "r.html").read_text()
+
+
+def test_several_backbones_are_kept_apart(tmp_path, store):
+    first = make_run(tmp_path / "a", store, chosen={"linear": 0.5, "ep4": 0.7})
+    second = make_run(tmp_path / "b", store, chosen={"linear": 0.6, "ep4": 0.8})
+    for one in second:
+        one.backbone = "timm:other"
+    page = report([*first, *second], tmp_path / "r.html", images=0).read_text()
+    assert page.count("<h3>Against linear") == 2
+    assert "timm:other" in page
+
+
+def test_no_results_is_one_line(tmp_path):
+    with pytest.raises(IceprobeError, match="at least one result"):
+        report([], tmp_path / "r.html")
+
+
+def test_the_public_name_is_the_function():
+    assert iceprobe.report is report
+
+
+@browser
+def test_in_a_browser_names_are_shown_charts_drawn_and_nothing_complains(text, tmp_path):
+    dom, log = shown(text, tmp_path)
+    complaints = [line for line in log.splitlines() if "CONSOLE" in line]
+    assert complaints == []
+    page = Page(dom)
+    assert any("<script>alert(1)</script>" in piece for piece in page.text)
+    assert "<script>alert" not in dom
+    assert dom.count('class="marks"') == 4  # Vega's drawings
+
+
+@browser
+def test_in_a_browser_a_click_sorts(text, tmp_path):
+    # A copy with a clicking script and, since only our own scripts may run, without the policy.
+    clicks = """<script>
+      const order = () => [...document.querySelectorAll("#leaderboard tbody tr")]
+        .map((row) => row.cells[0].dataset.value).join(" ");
+      const button = (name) => [...document.querySelectorAll("#leaderboard th button")]
+        .find((one) => one.textContent.trim() === name);
+      const seen = [order()];
+      for (const name of ["Parameters", "Parameters", "Probe", "Top-1 %"]) {
+        button(name).click();
+        seen.push(order());
+      }
+      document.body.dataset.seen = JSON.stringify(seen);
+    </script></body>"""
+    copy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    dom, _ = shown(copy.replace("</body>", clicks), tmp_path)
+    body = next(attributes for tag, attributes in Page(dom).elements if tag == "body")
+    first, rising, falling, by_name, by_accuracy = json.loads(body["data-seen"])
+    assert rising.split()[0] == "knn"
+    assert rising.split()[-1] == "aim4"
+    assert falling.split()[0] == "aim4"
+    assert falling.split()[-1] == "knn"
+    assert by_name.split() == sorted(PROBES, key=str.lower)
+    assert by_accuracy == first
+    assert first.split()[0] == "ep32"
+
+
+@browser
+def test_in_a_browser_a_foreign_script_does_not_run(text, tmp_path):
+    injected = text.replace("</main>", '<script>document.title = "owned"</script></main>')
+    dom, log = shown(injected, tmp_path)
+    assert "<title>owned" not in dom
+    assert "Content Security Policy" in log

@@ -1,0 +1,74 @@
+"""A plan's sizes are those of the store that is then made."""
+
+import shutil
+
+import pytest
+from conftest import SMALL, make_backbone, make_dataset
+
+from iceprobe.errors import IceprobeError
+from iceprobe.store import extract, plan
+
+
+@pytest.mark.parametrize("options", [{}, {"patches": False}, {"tokens": "float32", "limit": 13}])
+def test_sizes_are_exact(tmp_path, backbone, dataset, options):
+    root = tmp_path / "features"
+    planned = plan(backbone, dataset, root, measure_seconds=0, **options, **SMALL)
+    assert not root.exists()
+    store = extract(backbone, dataset, root, **options, **SMALL)
+    assert planned.store == store.path
+    written = sum(path.stat().st_size for path in store.path.glob("*.safetensors"))
+    assert planned.store_bytes == planned.bytes_to_write == written
+    assert planned.images == {name: len(store[name]) for name in store.splits}
+    if options.get("patches", True):
+        held = {name: store[name].patch_bytes for name in store.splits}
+        assert planned.patch_bytes == held
+    else:
+        assert set(planned.patch_bytes.values()) == {0}
+    # The convolution reads every pixel of 16 × 16 once for each of 8 channels.
+    assert planned.flops_per_image == 2 * 16 * 16 * 8
+    assert planned.flops == planned.flops_per_image * sum(planned.images.values())
+    assert planned.images_per_second > 0
+    assert planned.seconds == pytest.approx(
+        sum(planned.images.values()) / planned.images_per_second
+    )
+
+
+def test_what_is_there_costs_nothing(tmp_path, dataset):
+    store = extract(make_backbone(), dataset, tmp_path, **SMALL)
+    idle = make_backbone()
+    finished = plan(idle, dataset, tmp_path, **SMALL)
+    assert (finished.bytes_to_write, finished.flops, finished.seconds) == (0, 0, 0)
+    assert finished.images_per_second is None
+    served = plan(idle, dataset, tmp_path, patches=False, **SMALL)
+    assert served.store == store.path
+
+
+def test_what_is_missing_costs_its_part(tmp_path, dataset):
+    def stop(stage, done, total):
+        if done > 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(make_backbone(), dataset, tmp_path, **SMALL, progress=stop)
+    complete = len(list(tmp_path.glob("*/train-*.safetensors")))
+    planned = plan(make_backbone(), dataset, tmp_path, measure_seconds=0, **SMALL)
+    assert planned.flops == planned.flops_per_image * (62 - 10 * complete)
+    assert 0 < planned.bytes_to_write < planned.store_bytes
+
+
+def test_says_what_does_not_fit(tmp_path, backbone, dataset, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    monkeypatch.setattr("iceprobe.store.planning.available_memory", lambda: 1000)
+    planned = plan(backbone, dataset, tmp_path, measure_seconds=0, **SMALL)
+    assert not planned.fits_disk
+    assert not planned.fits_memory
+
+
+def test_bad_images_do_not_stop_a_plan(tmp_path, backbone):
+    plan(backbone, make_dataset(bad=(0, 1, 2)), tmp_path, measure_seconds=0, **SMALL)
+
+
+def test_refuses_what_extract_refuses(tmp_path, backbone, dataset):
+    with pytest.raises(IceprobeError, match="unknown dtype"):
+        plan(backbone, dataset, tmp_path, tokens="int8")

@@ -1,0 +1,89 @@
+"""Rows come in the order asked for, from whichever shard, held or not."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, make_backbone, make_dataset
+
+from iceprobe.errors import IceprobeError
+from iceprobe.store import Store, extract, reader
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16", "float32"])
+def store(request, tmp_path_factory) -> Store:
+    root = tmp_path_factory.mktemp("features")
+    dataset = make_dataset(bad=(4, 31))
+    options = dict(tokens=request.param, on_bad_image="skip") | SMALL
+    return Store.open(extract(make_backbone(), dataset, root, **options).path)
+
+
+@pytest.fixture(scope="module")
+def everything(store) -> torch.Tensor:
+    parts = []
+    from safetensors.torch import load_file
+
+    for path in sorted(store.path.glob("train-*")):
+        parts.append(load_file(path)["patches"])
+    return torch.cat(parts)
+
+
+def selections():
+    rng = np.random.default_rng(0)
+    yield "all", np.arange(48)
+    yield "backwards", np.arange(48)[::-1].copy()
+    yield "shuffled", rng.permutation(48)
+    yield "with repeats", rng.integers(0, 48, 200)
+    yield "one", np.array([9])
+    yield "none", np.array([], np.int64)
+    yield "runs over a border", np.array([7, 8, 9, 10, 11, 30, 31, 3])
+
+
+@pytest.mark.parametrize("rows", [pytest.param(rows, id=name) for name, rows in selections()])
+@pytest.mark.parametrize("held", [False, True])
+def test_rows(store, everything, rows, held):
+    split = store["train"]
+    if held:
+        split = split.hold(10**9)
+        assert split.held
+        assert (split.labels == store["train"].labels).all()
+        assert torch.equal(split.mean, store["train"].mean)
+    got = split.patches(torch.from_numpy(rows))
+    assert got.dtype == everything.dtype
+    assert torch.equal(got, everything[rows])
+
+
+def test_hold_keeps_within_its_memory(store):
+    split = store["train"]
+    needed = 48 * 16 * 8 * split.dtype.itemsize
+    assert split.patch_bytes == needed
+    assert split.hold(needed - 1) is split
+    assert not split.held
+    held = split.hold(needed)
+    assert held.held
+    assert held.hold(0) is held
+
+
+def test_more_shards_than_open_files(store, everything, monkeypatch):
+    monkeypatch.setattr(reader, "OPEN_SHARDS", 2)
+    split = Store.open(store.path)["train"]
+    rows = np.random.default_rng(1).permutation(48)
+    assert torch.equal(split.patches(rows), everything[rows])
+
+
+def test_wrong_rows_and_splits(store):
+    for rows in ([48], [-1], [0, 99]):
+        with pytest.raises(IndexError, match="of a split of 48"):
+            store["train"].patches(rows)
+    with pytest.raises(IceprobeError, match="unknown split of images 'val'"):
+        store["val"]
+
+
+def test_many_readers_at_once(store, everything):
+    """The engine gathers ahead in a thread while another reads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    rng = np.random.default_rng(2)
+    wanted = [rng.permutation(48) for _ in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for rows, got in zip(wanted, pool.map(store["train"].patches, wanted), strict=True):
+            assert torch.equal(got, everything[rows])
