@@ -16,7 +16,7 @@ from iceprobe.errors import IceprobeError
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def debuggable(command: Callable[..., None]) -> Callable[..., None]:

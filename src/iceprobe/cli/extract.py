@@ -59,13 +59,14 @@ def extract(
     console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _extract(config: ExtractConfig) -> Path | None:
+def _extract(config: ExtractConfig) -> Path:
     import iceprobe
 
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     settings = config.model_dump(exclude={"backbone", "data", "output"})
     with Bars() as progress:
         store = iceprobe.extract(*loaded, config.output, progress=progress, **settings)
+    assert store.path is not None  # extract() writes
     return store.path
 
 

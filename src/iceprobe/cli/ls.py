@@ -66,7 +66,7 @@ def _backbones() -> tuple[tuple[str, ...], Rows]:
     from iceprobe.backbones import BACKBONES
 
     entries = {name: BACKBONES[name] for name in BACKBONES}
-    rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
+    rows: Rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
     return ("source", "what it is", "for example"), rows
 
 
@@ -74,14 +74,14 @@ def _datasets() -> tuple[tuple[str, ...], Rows]:
     from iceprobe.datasets import DATASETS
 
     entries = {name: DATASETS[name] for name in DATASETS}
-    rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
+    rows: Rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
     return ("source", "what it is", "for example"), rows
 
 
 def _probes() -> tuple[tuple[str, ...], Rows]:
     from iceprobe.probes import PROBES
 
-    rows = []
+    rows: Rows = []
     for name in PROBES:
         entry = PROBES[name]
         shown = name if entry.number is None else f"{name}{entry.default_number}"
@@ -92,7 +92,7 @@ def _probes() -> tuple[tuple[str, ...], Rows]:
 def _protocols() -> tuple[tuple[str, ...], Rows]:
     from iceprobe.fitting.protocols import PROTOCOLS
 
-    rows = [
+    rows: Rows = [
         (name, p.summary, f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step")
         for name, p in PROTOCOLS.items()
     ]

@@ -64,6 +64,8 @@ def plan(
     table = Table(
         title=f"{config.backbone} on {config.data}", title_justify="left", show_header=False
     )
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, text in _rows(extraction, fitting, config):
         table.add_row(name, text)
     console.print(table, markup=False)

@@ -68,7 +68,7 @@ class Checkpoint:
                     f"{self.path} is the state of a fit with other settings: "
                     "give another --output, or remove the file to start over"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Saved(tensors, meta["phase"], meta["before"])
 
     def clear(self) -> None:

@@ -7,7 +7,7 @@ Members don't touch each other: a sum of losses has each member's own gradient, 
 shared products belongs to one query. So a member trained in a crowd ends where it ends alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -103,24 +103,36 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     """Logits ``(G, B, C)`` of every group from one read of the batch.
 
     Groups whose scores are linear in the tokens put their queries side by side: one product
-    scores all of them, one pools all of them.
+    scores all of them, one pools all of them. Narrow tokens (bfloat16, float16) bring autocast;
+    parameters, statistics and losses stay float32.
     """
-    descriptors: dict[int, Tensor] = {}
+    logits: dict[int, Tensor] = {}
     for name, tokens in batch.inputs.items():
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
-        sharing = [group for group in groups if group.input == name and group.shares_attention]
-        if sharing:
-            stats = [_token_stats(group, tokens, training) for group in sharing]
-            queries = [group.queries(s) for group, s in zip(sharing, stats, strict=True)]
-            pooled = attend(tokens, torch.cat(queries))
-            parts = pooled.split([len(q) for q in queries], dim=1)
-            for group, part, s in zip(sharing, parts, stats, strict=True):
-                descriptors[id(group)] = group.values(part, s)
-        for group in groups:
-            if group.input == name and not group.shares_attention:
-                group.template.train(training)
-                descriptors[id(group)] = group.pool(tokens)
-    return [group.classify(descriptors[id(group)], training) for group in groups]
+        narrow = tokens.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
+            for group, descriptors in _descriptors(groups, name, tokens, training):
+                logits[id(group)] = group.classify(descriptors, training)
+    return [logits[id(group)] for group in groups]
+
+
+def _descriptors(
+    groups: list[Group], name: str, tokens: Tensor, training: bool
+) -> Iterator[tuple[Group, Tensor]]:
+    """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``."""
+    reading = [group for group in groups if group.input == name]
+    sharing = [group for group in reading if group.shares_attention]
+    if sharing:
+        stats = [_token_stats(group, tokens, training) for group in sharing]
+        queries = [group.queries(s) for group, s in zip(sharing, stats, strict=True)]
+        wide = torch.cat(queries).to(tokens.dtype)
+        parts = attend(tokens, wide).split([len(q) for q in queries], dim=1)
+        for group, part, s in zip(sharing, parts, stats, strict=True):
+            yield group, group.values(part, s)
+    for group in reading:
+        if not group.shares_attention:
+            group.template.train(training)
+            yield group, group.pool(tokens)
 
 
 def member_losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -121,13 +121,14 @@ class Group:
         weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
         y = descriptors.to(weight.dtype)
         if self.norm is not None:
+            mean = y.mean(1) if training else self.running_mean
+            y = y - mean[:, None]
+            var = y.square().mean(1) if training else self.running_var
             if training:
-                mean, var = y.mean(1), y.var(1, correction=0)
-                self._track(mean.detach(), var.detach(), y.shape[1])
-            else:
-                mean, var = self.running_mean, self.running_var
-            y = (y - mean[:, None]) * torch.rsqrt(var[:, None] + self.norm.eps)
-        return torch.baddbmm(bias[:, None], y, weight.mT)
+                self._track(mean, var, y.shape[1])
+            y = y * torch.rsqrt(var[:, None] + self.norm.eps)
+        # Weights first: so their gradient comes in their own layout, and needs no transposed copy.
+        return torch.baddbmm(bias[:, :, None], weight, y.mT).mT
 
     def hand_gradients(self) -> None:
         """Give the members' views their part of the stacked gradients, for the optimiser."""
