@@ -38,7 +38,7 @@ BACKBONES = {
     "mae-tiny": ("bundled:mae-tiny", 56, 512),
     "vit-b": ("timm:vit_base_patch16_224?pretrained=false", 224, 32),
 }
-MEMORY_IMAGES, MEMORY_SHARD = 400, 128
+MEMORY_IMAGES, MEMORY_SHARD = 256, 128
 
 
 def make_dataset(images: int, side: int) -> Dataset:

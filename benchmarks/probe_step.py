@@ -6,8 +6,11 @@
 Both sides have the same parameters and tokens, compute gradients of all parameters and of no
 token, and take turns within every round; the ratio is that of the medians. Project-first is how
 the publications' code does it: every token through W_V (and W_K), attention over the projected
-tokens, in large matrix products. Expected on two cores of a Zen 4, float32: EP32 9 to 12 times
-faster, EP12 and MHCA12 more, EP64 less.
+tokens, in large matrix products.
+
+On a machine with other work, threads wait for one another at every product, and the side with
+the shorter products waits more often: at a load of 5 on two cores EP32's ratio was 8.4 to 8.6 with
+one thread and 3 to 5 with two. Take figures on a quiet machine, or with ``--threads 1``.
 """
 
 import argparse

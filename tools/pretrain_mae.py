@@ -15,7 +15,9 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from iceprobe.datasets.clutter import PIECES, compose
 
 MEAN, STD = 0.18, 0.31  # of composed training images, pixels in [0, 1], rounded
-SHAPE = dict(
+SHAPE: dict[str, Any] = dict(
     img_size=56, patch_size=4, in_chans=1, num_classes=0, embed_dim=192, depth=6, num_heads=3
 )
 WARMUP, DECAY = 400, 0.25  # steps; fraction of all steps
@@ -38,6 +40,8 @@ CHECKPOINT_EVERY = 200  # steps
 class MaskedAutoencoder(nn.Module):
     """The encoder sees a quarter of the patches; a light decoder predicts the pixels of the rest."""
 
+    position: Tensor
+
     def __init__(self, width: int = 96, depth: int = 2, mask_ratio: float = 0.75):
         super().__init__()
         self.encoder = VisionTransformer(**SHAPE)
@@ -46,6 +50,7 @@ class MaskedAutoencoder(nn.Module):
         self.num_visible = round(self.num_patches * (1 - mask_ratio))
         self.patch = self.encoder.patch_embed.patch_size[0]
         position = build_sincos2d_pos_embed(list(grid), dim)
+        assert self.encoder.pos_embed is not None and self.encoder.cls_token is not None
         self.encoder.pos_embed.data[0, 1:] = position
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -63,9 +68,11 @@ class MaskedAutoencoder(nn.Module):
         """
         encoder, b = self.encoder, len(images)
         visible, masked = order[:, : self.num_visible], order[:, self.num_visible :]
-        tokens = encoder.patch_embed(images) + encoder.pos_embed[:, 1:]
+        cls, positions = encoder.cls_token, encoder.pos_embed
+        assert cls is not None and positions is not None
+        tokens = encoder.patch_embed(images) + positions[:, 1:]
         tokens = torch.gather(tokens, 1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
-        class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(b, -1, -1)
+        class_token = (cls + positions[:, :1]).expand(b, -1, -1)
         tokens = encoder.norm(encoder.blocks(torch.cat([class_token, tokens], 1)))
 
         seen = self.embed(tokens[:, 1:])
@@ -89,7 +96,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * rise * fall
 
 
-def batches(images: np.ndarray, labels: np.ndarray, batch_size: int, step: int):
+def batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, step: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless `(images, order)` batches from ``step`` on; each epoch is composed on new clutter."""
     per_epoch = len(images) // batch_size
     epoch = None
@@ -115,7 +124,7 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
-    state = {"step": 0, "seconds": 0.0, "losses": []}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     checkpoint = args.output / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)

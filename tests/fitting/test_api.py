@@ -166,8 +166,8 @@ def test_a_killed_fit_ends_as_one_that_was_not(store, tmp_path, monkeypatch, pro
         assert not (tmp_path / "r" / "results.json").exists()
     resumed = iceprobe.fit(store, PROBES, output=tmp_path / "r", **settings)
     assert content(resumed) == content(whole)
-    for a, b in zip(whole, resumed, strict=True):
-        for name in a.files.probes:
+    for result in whole:
+        for name in result.files.probes:
             one, other = load_file(tmp_path / "whole" / name), load_file(tmp_path / "r" / name)
             assert all(torch.equal(one[key], other[key]) for key in one)
     assert read_curves(tmp_path / "whole") == read_curves(tmp_path / "r")

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from conftest import SMALL, content, make_backbone, make_dataset
 
 from iceprobe.store import extract, shards
+from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 torch.set_num_threads(1)
 

@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import GRID, PREPROCESSING, SMALL, content, make_backbone, make_dataset
 from safetensors.torch import load_file
 
 from iceprobe.datasets.base import BadImage
 from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract, extract_in_memory
+from tests.store.conftest import GRID, PREPROCESSING, SMALL, content, make_backbone, make_dataset
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, PREPROCESSING, make_backbone, make_dataset
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.store import format as store_format
 from iceprobe.store.format import Manifest, read_manifest, write_manifest
 from iceprobe.store.request import describe, make_settings
+from tests.store.conftest import DIM, PREPROCESSING, make_backbone, make_dataset
 
 
 def manifest(

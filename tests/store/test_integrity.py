@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL, content, make_backbone, make_dataset
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract, repair
+from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from conftest import SMALL, make_backbone, make_dataset
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import extract, plan
+from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
 @pytest.mark.parametrize("options", [{}, {"patches": False}, {"tokens": "float32", "limit": 13}])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, make_backbone, make_dataset
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract, reader
+from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
 @pytest.fixture(scope="module", params=["float16", "bfloat16", "float32"])

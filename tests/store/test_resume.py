@@ -5,18 +5,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, content, make_backbone, make_dataset
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract
 from iceprobe.store.lock import exclusive
+from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 
 def test_kill_at_every_point(tmp_path):
     """kill -9 before, after and between all writes, syncs and renames (real processes)."""
-    worker = Path(__file__).with_name("kill_worker.py")
+    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, worker, tmp_path], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "tests.store.kill_worker", tmp_path],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
