@@ -50,7 +50,7 @@ class MaskedAutoencoder(nn.Module):
         self.num_visible = round(self.num_patches * (1 - mask_ratio))
         self.patch = self.encoder.patch_embed.patch_size[0]
         position = build_sincos2d_pos_embed(list(grid), dim)
-        assert self.encoder.pos_embed is not None and self.encoder.cls_token is not None
+        assert self.encoder.pos_embed is not None
         self.encoder.pos_embed.data[0, 1:] = position
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -69,7 +69,8 @@ class MaskedAutoencoder(nn.Module):
         encoder, b = self.encoder, len(images)
         visible, masked = order[:, : self.num_visible], order[:, self.num_visible :]
         cls, positions = encoder.cls_token, encoder.pos_embed
-        assert cls is not None and positions is not None
+        assert cls is not None
+        assert positions is not None
         tokens = encoder.patch_embed(images) + positions[:, 1:]
         tokens = torch.gather(tokens, 1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         class_token = (cls + positions[:, :1]).expand(b, -1, -1)

@@ -4,12 +4,12 @@ The public names; each is imported when it is first used, so that ``import icepr
 ``iceprobe --help``) doesn't wait for torch.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
+from iceprobe.lazy import lazy
 
 if TYPE_CHECKING:
     from iceprobe import probes
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "Backbone": "iceprobe.backbones",
-    "Dataset": "iceprobe.datasets",
-    "Result": "iceprobe.results",
-    "Store": "iceprobe.store",
-    "Tokens": "iceprobe.tokens",
-    "extract": "iceprobe.store",
-    "fit": "iceprobe.fitting",
-    "knn": "iceprobe.knn",
-    "load_backbone": "iceprobe.backbones",
-    "load_dataset": "iceprobe.datasets",
-    "plan": "iceprobe.store",
-    "probe": "iceprobe.fitting",
-    "read_results": "iceprobe.results",
-    "report": "iceprobe.report",
+_HOME = {
+    "Backbone": "backbones",
+    "Dataset": "datasets",
+    "Result": "results",
+    "Store": "store",
+    "Tokens": "tokens",
+    "extract": "store",
+    "fit": "fitting",
+    "knn": "knn",
+    "load_backbone": "backbones",
+    "load_dataset": "datasets",
+    "plan": "store",
+    "probe": "fitting",
+    "probes": "",
+    "read_results": "results",
+    "report": "report",
 }
 
 __all__ = [
@@ -61,12 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "probes":
-        return importlib.import_module("iceprobe.probes")
-    if name not in _WHERE:
-        raise AttributeError(f"module 'iceprobe' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+__getattr__ = lazy(__name__, _HOME)
 
 
 class _Package(ModuleType):
@@ -76,7 +72,7 @@ class _Package(ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _WHERE and isinstance(value, ModuleType)):
+        if not (name in _HOME and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

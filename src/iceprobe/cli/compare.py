@@ -86,7 +86,7 @@ def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> Table:
     from iceprobe.results import equivalent
-    from iceprobe.results.leaderboard import percent, signed_points, span
+    from iceprobe.results.tables import percent, signed_points, span
 
     table = Table(header_style="bold")
     table.add_column("probe")

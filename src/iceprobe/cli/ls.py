@@ -101,7 +101,7 @@ def _protocols() -> tuple[tuple[str, ...], Rows]:
 
 def _runs(folder: Path) -> tuple[tuple[str, ...], Rows]:
     from iceprobe.results import read_results
-    from iceprobe.results.leaderboard import leaderboard, percent
+    from iceprobe.results.tables import leaderboard, percent
 
     rows: Rows = []
     for config in sorted(folder.glob("*/config.yaml")):

@@ -214,12 +214,12 @@ def _bytes(number: int) -> str:
 
 
 def _flops(number: float) -> str:
-    from iceprobe.results.leaderboard import short
+    from iceprobe.results.tables import short
 
     return f"{short(number)}FLOP"
 
 
 def _about(seconds: float) -> str:
-    from iceprobe.results.leaderboard import duration
+    from iceprobe.results.tables import duration
 
     return f"about {duration(seconds)}" if seconds >= 1 else "under a second"

@@ -1,15 +1,7 @@
 """Data sets: a spec string → labelled images, with splits."""
 
-from typing import Any
-
 from iceprobe.datasets.registry import DATASETS, load_dataset
+from iceprobe.lazy import lazy
 
 __all__ = ["DATASETS", "BadImage", "Dataset", "Split", "load_dataset"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("BadImage", "Dataset", "Split"):
-        from iceprobe.datasets import base
-
-        return getattr(base, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, {"BadImage": "base", "Dataset": "base", "Split": "base"})

@@ -18,8 +18,8 @@ from iceprobe.report.finding import display_name
 from iceprobe.report.labels import Box, place_labels
 from iceprobe.results.comparison import probe_name
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.leaderboard import percent, short, span
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import percent, short, span
 
 WIDTH, HEIGHT = 478, 330
 _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"

@@ -12,8 +12,8 @@ from iceprobe.results.comparison import (
     probe_name,
     reference_ep,
 )
-from iceprobe.results.leaderboard import leaderboard, signed_points
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import leaderboard, signed_points
 from iceprobe.specs import parse_spec
 
 _NAMES = {

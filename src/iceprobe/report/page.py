@@ -25,8 +25,8 @@ from iceprobe.results.comparison import (
 )
 from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.files import write_atomically
-from iceprobe.results.leaderboard import duration, leaderboard, percent, short, signed_points, span
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import duration, leaderboard, percent, short, signed_points, span
 
 if TYPE_CHECKING:
     from iceprobe.report.attention import Gallery

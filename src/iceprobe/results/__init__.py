@@ -1,7 +1,6 @@
 """What a probe scored: schema, files, statistics and tables. Nothing here imports torch."""
 
-import importlib
-from typing import Any
+from iceprobe.lazy import lazy
 
 _HOME = {
     "Score": "schema",
@@ -31,16 +30,11 @@ _HOME = {
     "Comparison": "comparison",
     "compare": "comparison",
     "compare_pair": "comparison",
-    "leaderboard": "leaderboard",
-    "to_csv": "leaderboard",
-    "to_markdown": "leaderboard",
-    "to_rich": "leaderboard",
+    "leaderboard": "tables",
+    "to_csv": "tables",
+    "to_markdown": "tables",
+    "to_rich": "tables",
 }
 
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy(__name__, _HOME)

@@ -1,7 +1,6 @@
 """The feature store: tokens of one frozen backbone on one data set, written once, read often."""
 
-import importlib
-from typing import Any
+from iceprobe.lazy import lazy
 
 _HOME = {
     "Manifest": "format",
@@ -16,9 +15,4 @@ _HOME = {
 }
 
 __all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy(__name__, _HOME)
