@@ -190,8 +190,8 @@ def _product_dtype(tokens: Tensor) -> torch.dtype:
     """The dtype in which products over ``tokens`` are fast on their device, never narrower."""
     if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
         return tokens.dtype
-    processor = torch.cpu.get_capabilities()
-    fast = tokens.dtype == torch.bfloat16 and processor.get("avx512_bf16", False)
+    # torch.cpu.get_capabilities() says it publicly, but torch 2.10 hasn't got it yet.
+    fast = tokens.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
     return tokens.dtype if fast else torch.float32
 
 
