@@ -187,7 +187,7 @@ def export(args: argparse.Namespace) -> None:
         "final_loss": round(state["losses"][-1][1], 4),
         "losses": [[step, round(loss, 4)] for step, loss in state["losses"]],
         "seconds": round(state["seconds"]),
-        "processor": f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "processor": f"{_processor()}, torch {torch.__version__}",
         "command": f"python tools/pretrain_mae.py --output {args.output} --steps {state['step']}",
         "license": "Apache-2.0",
     }

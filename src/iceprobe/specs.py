@@ -6,7 +6,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iceprobe.errors import IceprobeError
@@ -65,6 +65,26 @@ def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict
         except ValueError as error:
             raise IceprobeError(f"option {key}={text!r} of {str(spec)!r}: {error}") from error
     return values
+
+
+def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
+    """``spec`` with keyword options taken in, spelled as in a spec string; ``None`` is left out.
+
+    Raises:
+        IceprobeError: for an option that the spec string gives already.
+    """
+    given = {key: _spelled(value) for key, value in options.items() if value is not None}
+    if twice := spec.options.keys() & given:
+        raise IceprobeError(f"option {min(twice)!r} of {str(spec)!r} is given twice: keep one")
+    return replace(spec, options={**spec.options, **given})
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def boolean(text: str) -> bool:

@@ -1,12 +1,12 @@
 """The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import boolean, parse_spec, typed_options
+from iceprobe.specs import boolean, parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,20 +115,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if parsed.kind is None:
         examples = " or ".join(entry.examples[0] for entry in map(BACKBONES.__getitem__, BACKBONES))
         raise IceprobeError(f"backbone {backbone!r} doesn't say where from: write {examples}")
-    twice = parsed.options.keys() & options
-    if twice:
-        raise IceprobeError(f"option {min(twice)!r} of {backbone!r} is given twice: keep one")
-    given = {key: _text(value) for key, value in options.items() if value is not None}
-    kind, parsed = parsed.kind, replace(parsed, options={**parsed.options, **given})
-    entry = BACKBONES[kind]
+    entry = BACKBONES[parsed.kind]
+    parsed = with_options(parsed, options)
     values = typed_options(parsed, entry.options)
     return entry.load()(parsed.name, spec=str(parsed), **values)
-
-
-def _text(value: Any) -> str:
-    """An option's value as a spec string spells it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return str(value)

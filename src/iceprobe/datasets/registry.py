@@ -2,12 +2,12 @@
 nor torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import parse_spec, typed_options
+from iceprobe.specs import parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -59,11 +59,7 @@ def load_dataset(spec: str, **options: Any) -> "Dataset":
     if parsed.kind is None:
         examples = " or ".join(entry.examples[0] for entry in map(DATASETS.__getitem__, DATASETS))
         raise IceprobeError(f"data set {spec!r} doesn't say where from: write {examples}")
-    twice = parsed.options.keys() & options
-    if twice:
-        raise IceprobeError(f"option {min(twice)!r} of {spec!r} is given twice: keep one")
-    given = {key: str(value) for key, value in options.items() if value is not None}
-    kind, parsed = parsed.kind, replace(parsed, options={**parsed.options, **given})
-    entry = DATASETS[kind]
+    entry = DATASETS[parsed.kind]
+    parsed = with_options(parsed, options)
     values = typed_options(parsed, entry.options)
     return entry.load()(parsed.name, spec=str(parsed), **values)
