@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.fitting import api, phases
+from iceprobe.fitting import api, phases, selection
 from iceprobe.results import read_curves, read_results
 from iceprobe.store.reader import StoredSplit
 from iceprobe.tokens import Tokens
@@ -235,6 +235,18 @@ def test_what_cannot_be_fitted_is_named_before_anything_is_written(
 ):
     with pytest.raises(IceprobeError, match=says):
         iceprobe.fit(store, probes, output=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
+    store, tmp_path, monkeypatch
+):
+    """4 queries × 2 rates × 2 seeds, each 4·16 + 2·8 floats an image: 5,120 bytes, and parameters."""
+    parameters = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"]
+    for free, remedy in ((parameters + 20 * 5120, "--batch-size 20"), (parameters, "fewer probes")):
+        monkeypatch.setattr(selection, "available_memory", lambda free=free: free)
+        with pytest.raises(IceprobeError, match=remedy):
+            iceprobe.fit(store, ["ep4"], output=tmp_path / "run", memory=0, **QUICK)
     assert not (tmp_path / "run").exists()
 
 

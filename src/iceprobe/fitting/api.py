@@ -138,6 +138,8 @@ def probe(
 ) -> list[Result]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
 
+    (`load_backbone` borrows a module: evaluation mode lasts for each forward pass only.)
+
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
@@ -161,21 +163,10 @@ def probe(
         weight_decays=tuple(weight_decays) if weight_decays else None,
     )
     labels = [probe_label(parse_probe(text)) for text in probes]
-    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
-    training = [(module, module.training) for module in modules]
-    requires = [(p, p.requires_grad) for module in modules[:1] for p in module.parameters()]
-    try:
-        if not isinstance(model, Backbone):
-            model = load_backbone(model, **backbone_options)
-        data = load_dataset(dataset) if isinstance(dataset, str) else dataset
-        store = extract_in_memory(
-            model, data, limit=limit, device=device, amp=amp, progress=progress
-        )
-    finally:
-        for module, was_training in training:
-            module.training = was_training
-        for parameter, required in requires:
-            parameter.requires_grad_(required)
+    if not isinstance(model, Backbone):
+        model = load_backbone(model, **backbone_options)
+    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
     results, _, _ = _fit(
         store,
         labels,
@@ -240,8 +231,6 @@ def _fit(
         ),
         progress,
     )
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     found = {
         label: knn(
             store, label, protocol=protocol.name, seed=run_seed, command=command, progress=progress

@@ -43,6 +43,7 @@ class Checkpoint:
     def save(self, saved: Saved) -> None:
         if self.path is None:
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
         description = {
             "fingerprint": self.fingerprint,
@@ -70,8 +71,3 @@ class Checkpoint:
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return Saved(tensors, meta["phase"], meta["before"])
-
-    def clear(self) -> None:
-        """Remove the file: the fit is finished and its results are written."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

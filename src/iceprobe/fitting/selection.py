@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from iceprobe.errors import IceprobeError
 from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.heldout import heldout_split
@@ -87,6 +88,7 @@ def run_protocol(
         for decay in protocol.weight_decays
         for seed in seeds
     ]
+    check_memory(grid, setting, store.num_tokens, len(train))
     reported = feed(test, np.arange(len(test)))
     share = _shares(setting, labels, store.num_tokens)
     if protocol.held_out == 0:
@@ -134,6 +136,39 @@ def run_protocol(
             )
         )
     return fitted, select.rows + refit.rows
+
+
+def check_memory(
+    members: Sequence[Member], setting: Setting, num_tokens: int, num_images: int
+) -> None:
+    """Refuse a fit whose step doesn't fit into the memory that is free.
+
+    Counted are parameters with gradients and moments (16 bytes a parameter), and of each query its
+    scores, weights and their gradients over the tokens, and what it pools with its gradient.
+
+    Raises:
+        IceprobeError: with the images per step that would do.
+    """
+    available = available_memory()
+    if setting.device.type != "cpu" or available is None:
+        return
+    parameters = queries = 0
+    for label in {member.probe for member in members}:
+        probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
+        parameters += count * probe.num_parameters()["total"]
+        queries += count * probe.pooling.num_predictors
+    fixed = 16 * parameters
+    per_image = queries * (4 * num_tokens + 2 * setting.shape.dim) * setting.amp.itemsize
+    images = images_per_step(setting.protocol, num_images)
+    if fixed + images * per_image <= available:
+        return
+    fitting = (available - fixed) // max(per_image, 1)
+    remedy = f"take --batch-size {fitting}" if fitting >= 2 else "name fewer probes or seeds"
+    raise IceprobeError(
+        f"a step of {len(members)} members on {images} images takes "
+        f"{(fixed + images * per_image) / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+        f"free: {remedy}"
+    )
 
 
 def choose(rows: Sequence[CurveRow]) -> Choice:
