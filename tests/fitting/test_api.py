@@ -1,6 +1,5 @@
 """Stored tokens → run folder: what is written, what is read, and what a kill costs."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,12 @@ from safetensors.torch import load_file
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.fitting import api, phases, selection
-from iceprobe.results import read_curves, read_results
+from iceprobe.fitting import phases, selection
+from iceprobe.fitting.engine import forward
+from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.results import compare_pair, read_curves, read_results
+from iceprobe.store import extract_in_memory
 from iceprobe.store.reader import StoredSplit
 from iceprobe.tokens import Tokens
 from tests.cli.tiny import Tiny
@@ -272,8 +275,115 @@ def test_probe_in_memory_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
-def test_the_fingerprint_covers_the_settings(store):
-    base = api._fingerprint(store, probes=["ep4"], seeds=3)
-    assert base != api._fingerprint(store, probes=["ep4"], seeds=2)
-    assert base != api._fingerprint(store, probes=["ep8"], seeds=3)
-    assert json.dumps(base)
+def test_the_reported_split_is_the_one_asked_for(tmp_path):
+    """k-NN and trained probes alike; the test split isn't read at all."""
+    data = planted_dataset()
+    data.splits["val"] = planted_images("val", 45, 2)
+    store = extract_in_memory(make_backbone(), data)
+    store["test"].labels[:] = -1  # reading it would show
+    results = iceprobe.fit(store, ["knn", "linear"], split="val", output=tmp_path / "r", **QUICK)
+    for result in results:
+        assert (result.split, result.test_images) == ("val", 45)
+        assert result.predictions().labels.tolist() == (np.arange(45) % 3).tolist()
+
+
+def test_a_look_during_training_leaves_random_numbers_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("reseeded"))
+    before = torch.random.get_rng_state()
+    iceprobe.probe(make_backbone(), planted_dataset(), ["linear", "ep4"], **QUICK | dict(seeds=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_narrow_tokens_leave_classifiers_and_losses_wide(store):
+    shape = Shape(store.dim, 3, store.grid, store.has_class)
+    for amp in (torch.bfloat16, torch.float16):
+        members = [Member(label, 1e-2, 0.0, 0) for label in ("ep4", "aim2", "abmilp", "linear")]
+        groups = make_groups(members, shape, torch.device("cpu"))
+        feed = Feed(store["train"], np.arange(32), {"patches", "class"}, torch.device("cpu"), amp)
+        (batch,) = feed.in_order(32)
+        assert batch.inputs["patches"].dtype == amp
+        wide = Batch({k: v.float() for k, v in batch.inputs.items()}, batch.labels)
+        narrow_logits, wide_logits = forward(groups, batch), forward(groups, wide)
+        for one, other in zip(narrow_logits, wide_logits, strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+
+
+def test_a_backbone_with_a_learned_pooler_is_read_by_its_mean(tmp_path):
+    backbone = make_backbone()
+    backbone.pooled_class = True
+    store = extract_in_memory(backbone, planted_dataset())
+    given = iceprobe.fit(store, ["knn", "linear"], output=tmp_path / "a", **QUICK)
+    mean = ["knn?input=mean", "linear?input=mean"]
+    for one, other in zip(
+        given, iceprobe.fit(store, mean, output=tmp_path / "b", **QUICK), strict=True
+    ):
+        assert one.top1 == other.top1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": 3},
+        {"epochs": 5},
+        {"batch_size": 16},
+        {"learning_rates": [3e-3]},
+        {"weight_decays": [0.1]},
+        {"run_seed": 1},
+        {"amp": "bfloat16"},
+        {"protocol": "paper"},
+    ],
+    ids=str,
+)
+def test_a_state_is_taken_up_by_the_same_settings_only(store, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(Killed):
+        iceprobe.fit(store, ["ep4"], output=tmp_path / "r", progress=kill_after(9), **QUICK)
+    with pytest.raises(IceprobeError, match="other settings"):
+        iceprobe.fit(store, ["ep4"], output=tmp_path / "r", **QUICK | change)
+
+
+def test_a_state_that_was_cut_off_is_named(store, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "state.safetensors").write_bytes(bytes(100))
+    with pytest.raises(IceprobeError, match=r"state\.safetensors can't be read"):
+        iceprobe.fit(store, ["ep4"], output=tmp_path / "r", **QUICK)
+
+
+def test_a_folder_of_something_else_is_left_alone(store, tmp_path):
+    (tmp_path / "curves.csv").write_text("mine")
+    with pytest.raises(IceprobeError, match="no run"):
+        iceprobe.fit(store, ["linear"], output=tmp_path, **QUICK)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("curves.csv", "mine")]
+
+
+def test_one_image_a_class_leaves_none_to_hold_out(tmp_path):
+    data = planted_dataset()
+    data.splits["train"] = planted_images("train", 3, 0)
+    store = extract_in_memory(make_backbone(), data)
+    with pytest.raises(IceprobeError, match="hold out"):
+        iceprobe.fit(store, ["linear"], output=tmp_path / "r", **QUICK)
+
+
+def test_a_limit_that_loses_a_class_is_named(tmp_path):
+    store = extract_in_memory(make_backbone(), planted_dataset(), limit=2)
+    with pytest.raises(IceprobeError, match="limit took 2 of 240"):
+        iceprobe.fit(store, ["linear"], output=tmp_path / "r", **QUICK)
+
+
+def test_pooled_vectors_do_not_serve_a_probe_of_patches(tmp_path):
+    store = iceprobe.extract(make_backbone(), planted_dataset(), tmp_path / "f", patches=False)
+    with pytest.raises(IceprobeError, match="extract it with patches"):
+        iceprobe.fit(store, ["linear", "ep4"], output=tmp_path / "r", **QUICK)
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_images_are_not_compared_in_pairs(store, tmp_path):
+    data = planted_dataset()
+    data.splits["test"] = planted_images("test", 90, 5)
+    other = extract_in_memory(make_backbone(), data)
+    data.splits["test"].names[0] += "x"
+    (a,) = iceprobe.fit(store, ["linear"], output=tmp_path / "a", **QUICK)
+    (b,) = iceprobe.fit(other, ["linear"], output=tmp_path / "b", **QUICK)
+    with pytest.raises(IceprobeError, match="different images"):
+        compare_pair(a, b)

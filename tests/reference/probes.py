@@ -45,9 +45,9 @@ def ep_sliced(tokens: Tensor, p: Parameters) -> Output:
 
 def mhca(tokens: Tensor, p: Parameters, heads: int) -> Output:
     """Keys and values of every token, one query in ``heads`` parts."""
-    width = len(p["query"]) // heads
+    width = p["query"].shape[1] // heads
     keys = (tokens @ p["key.weight"].T).split(width, -1)
-    queries = p["query"].split(width)
+    queries = p["query"][0].split(width)
     scores = torch.stack([k @ q for k, q in zip(keys, queries, strict=True)], 1)
     weights = softmax(scores / math.sqrt(width))
     return weighted_slices(weights, tokens @ p["value.weight"].T), weights

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
-from iceprobe.fitting.protocols import Protocol, get_protocol
-from iceprobe.fitting.selection import Fitted, run_protocol
+from iceprobe.fitting.protocols import Protocol, get_protocol, images_per_step
+from iceprobe.fitting.selection import Fitted, peak_rate, run_protocol
 from iceprobe.knn import knn
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.results.curves import CurveRow, write_curves
@@ -34,6 +35,7 @@ from iceprobe.results.predictions import write_predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Files, Flops, Parameters, Result
 from iceprobe.specs import unknown
+from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,34 +88,32 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written.
     """
     folder = Path(output) if output is not None else _new_run(store, protocol)
-    if (folder / RESULTS_FILE).exists():
-        raise IceprobeError(
-            f"{folder} holds a finished run: give another --output, or remove the folder"
-        )
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
-    results, fitted, rows = _fit(
-        store,
-        probes,
-        get_protocol(
-            protocol,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rates=tuple(learning_rates) if learning_rates else None,
-            weight_decays=tuple(weight_decays) if weight_decays else None,
-        ),
-        seeds=seeds,
-        split=split,
-        memory=memory,
-        device=device,
-        amp=amp,
-        run_seed=run_seed,
-        folder=folder,
-        resume=resume,
-        progress=progress,
-        command=command,
-    )
-    _write(folder, results, fitted, rows)
+    with exclusive(folder):
+        _check_output(folder)
+        results, fitted, rows = _fit(
+            store,
+            probes,
+            get_protocol(
+                protocol,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rates=tuple(learning_rates) if learning_rates is not None else None,
+                weight_decays=tuple(weight_decays) if weight_decays is not None else None,
+            ),
+            seeds=seeds,
+            split=split,
+            memory=memory,
+            device=device,
+            amp=amp,
+            run_seed=run_seed,
+            folder=folder,
+            resume=resume,
+            progress=progress,
+            command=command,
+        )
+        _write(folder, results, fitted, rows)
     return results
 
 
@@ -159,8 +159,8 @@ def probe(
         protocol,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rates=tuple(learning_rates) if learning_rates else None,
-        weight_decays=tuple(weight_decays) if weight_decays else None,
+        learning_rates=tuple(learning_rates) if learning_rates is not None else None,
+        weight_decays=tuple(weight_decays) if weight_decays is not None else None,
     )
     labels = [probe_label(parse_probe(text)) for text in probes]
     if not isinstance(model, Backbone):
@@ -205,12 +205,9 @@ def _fit(
     labels = [probe_label(parse_probe(text)) for text in probes]
     progress = progress or (lambda stage, done, total: None)
     command = command if command is not None else shlex.join(sys.argv)
-    _check(store, labels, seeds, split, amp)
-    trained = [label for label in labels if parse_probe(label).name != "knn"]
-    shape = Shape(store.dim, len(store.classes), store.grid, store.has_class)
-    for label in trained:
-        shape.build(label)  # a wrong option ends here, before the first byte is written
-
+    trained = _trained(labels)
+    shape = Shape(store.dim, len(store.classes), store.grid, store.has_class, store.pooled_class)
+    _check(store, labels, shape, protocol, seeds=seeds, split=split, amp=amp, run_seed=run_seed)
     setting = Setting(
         protocol,
         shape,
@@ -227,13 +224,22 @@ def _fit(
                 split=split,
                 amp=amp,
                 run_seed=run_seed,
+                device=str(_device(device)),
+                torch=torch.__version__,
             ),
         ),
         progress,
     )
     found = {
         label: knn(
-            store, label, protocol=protocol.name, seed=run_seed, command=command, progress=progress
+            store,
+            label,
+            protocol=protocol.name,
+            split=split,
+            seed=run_seed,
+            device=setting.device,
+            command=command,
+            progress=progress,
         )
         for label in labels
         if label not in trained
@@ -278,10 +284,28 @@ def _result(
         ),
         seconds=fitted.seconds,
         seeds=list(range(seeds)),
+        training=training_record(setting, len(store["train"])),
         variance="initialisation" if seeds > 1 else "none",
         **provenance(store, split, command),
     )
     return result.attach(predictions=predictions, probes=fitted.probes, store=store)
+
+
+def training_record(setting: Setting, num_images: int) -> dict[str, Any]:
+    """How a probe was trained, as far as its own selection doesn't say."""
+    protocol = setting.protocol
+    rates = [peak_rate(protocol, rate, num_images) for rate in protocol.learning_rates]
+    return {
+        "optimizer": protocol.optimizer,
+        "epochs": protocol.epochs,
+        "images_per_step": images_per_step(protocol, num_images),
+        "warmup_epochs": protocol.warmup_epochs,
+        "learning_rates": rates,
+        "weight_decays": list(protocol.weight_decays),
+        "run_seed": setting.run_seed,
+        "device": setting.device.type,
+        "dtype": str(setting.amp).removeprefix("torch."),
+    }
 
 
 def _write(folder: Path, results: list[Result], fitted: list[Fitted], rows: list[CurveRow]) -> None:
@@ -306,12 +330,29 @@ def _write(folder: Path, results: list[Result], fitted: list[Fitted], rows: list
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 
-def _check(store: Store, labels: list[str], seeds: int, split: str, amp: str) -> None:
+def _trained(labels: list[str]) -> list[str]:
+    return [label for label in labels if parse_probe(label).name != "knn"]
+
+
+def _check(
+    store: Store,
+    labels: list[str],
+    shape: Shape,
+    protocol: Protocol,
+    *,
+    seeds: int,
+    split: str,
+    amp: str,
+    run_seed: int,
+) -> None:
     """Refuse what can't be fitted.
 
     Raises:
         IceprobeError: naming it.
     """
+    trained = _trained(labels)
+    for label in trained:
+        shape.build(label)  # a wrong option ends here
     if not labels:
         raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
     for label in labels:
@@ -319,6 +360,8 @@ def _check(store: Store, labels: list[str], seeds: int, split: str, amp: str) ->
             raise IceprobeError(f"probe {label!r} stands twice: name it once")
     if seeds < 1:
         raise IceprobeError(f"seeds={seeds}: give at least 1")
+    if run_seed < 0:
+        raise IceprobeError(f"run_seed={run_seed}: give a number from 0 up")
     if amp not in DTYPES:
         raise IceprobeError(unknown("amp dtype", amp, DTYPES))
     for name in ("train", split):
@@ -327,12 +370,51 @@ def _check(store: Store, labels: list[str], seeds: int, split: str, amp: str) ->
                 f"store {store.path or store.identity} has no split {name!r}: it has "
                 f"{', '.join(store.splits)}"
             )
+        if not len(store[name]):
+            raise IceprobeError(
+                f"split {name!r} has no image that could be read "
+                f"({len(store.manifest.skipped)} were skipped): mend the images"
+            )
+    if not store.has_patches:
+        for label in trained:
+            if shape.build(label).input.endswith("patches"):
+                raise IceprobeError(
+                    f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
+                    "extract it with patches"
+                )
     missing = set(range(len(store.classes))) - set(np.unique(store["train"].labels).tolist())
     if missing:
         names = ", ".join(repr(store.classes[i]) for i in sorted(missing)[:3])
-        raise IceprobeError(
-            f"no training image of class {names}: add some, or remove the class from {split!r}"
+        record = store.manifest.splits["train"]
+        limited = record.images < record.listed
+        remedy = (
+            f"the limit took {record.images} of {record.listed} training images: raise it"
+            if limited
+            else f"add some, or remove the class from {split!r}"
         )
+        raise IceprobeError(f"no training image of class {names}: {remedy}")
+    labels_seen = store["train"].labels
+    if protocol.held_out and not len(heldout_split(labels_seen, run_seed, protocol.held_out)[1]):
+        raise IceprobeError(
+            f"{len(labels_seen)} training images leave none to hold out: give a class two or "
+            "more images, or take --protocol paper"
+        )
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse a folder whose content a fit would overwrite.
+
+    Raises:
+        IceprobeError: for a finished run, or a folder of something else.
+    """
+    if (folder / RESULTS_FILE).exists():
+        raise IceprobeError(
+            f"{folder} holds a finished run: give another --output, or remove the folder"
+        )
+    ours = {STATE_FILE, "config.yaml", "log.txt"}
+    found = {path.name for path in folder.iterdir()} - {".lock"}
+    if found and not found & ours:
+        raise IceprobeError(f"{folder} holds something that is no run: give another --output")
 
 
 def _fingerprint(store: Store, **settings: Any) -> str:

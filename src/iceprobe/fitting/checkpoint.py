@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,22 +52,29 @@ class Checkpoint:
         }
         contiguous = {name: tensor.contiguous() for name, tensor in saved.tensors.items()}
         save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, self.path)
 
     def load(self) -> Saved | None:
         """What was saved last, or ``None`` where nothing was.
 
         Raises:
-            IceprobeError: if the file belongs to another fit.
+            IceprobeError: if the file belongs to another fit, or can't be read.
         """
         if self.path is None or not self.path.exists():
             return None
-        with safe_open(self.path, framework="pt") as file:
-            meta = json.loads(file.metadata()["iceprobe"])
-            if meta["fingerprint"] != self.fingerprint:
-                raise IceprobeError(
-                    f"{self.path} is the state of a fit with other settings: "
-                    "give another --output, or remove the file to start over"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                meta = json.loads(file.metadata()["iceprobe"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise IceprobeError(
+                f"{self.path} can't be read ({type(error).__name__}): remove it to start over"
+            ) from error
+        if meta["fingerprint"] != self.fingerprint:
+            raise IceprobeError(
+                f"{self.path} is the state of a fit with other settings: give another --output, "
+                "or remove the file to start over"
+            )
         return Saved(tensors, meta["phase"], meta["before"])

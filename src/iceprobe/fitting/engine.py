@@ -103,16 +103,16 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     """Logits ``(G, B, C)`` of every group from one read of the batch.
 
     Groups whose scores are linear in the tokens put their queries side by side: one product
-    scores all of them, one pools all of them. Narrow tokens (bfloat16, float16) bring autocast;
-    parameters, statistics and losses stay float32.
+    scores all of them, one pools all of them. Narrow tokens (bfloat16, float16) bring autocast
+    up to the descriptors; batch norm, classifiers and losses stay float32.
     """
     logits: dict[int, Tensor] = {}
     for name, tokens in batch.inputs.items():
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
         narrow = tokens.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
-            for group, descriptors in _descriptors(groups, name, tokens, training):
-                logits[id(group)] = group.classify(descriptors, training)
+            descriptors = list(_descriptors(groups, name, tokens, training))
+        logits |= {id(group): group.classify(y, training) for group, y in descriptors}
     return [logits[id(group)] for group in groups]
 
 

@@ -37,18 +37,20 @@ class Shape:
     num_classes: int
     grid: tuple[int, int] | None
     has_class: bool
+    pooled_class: bool = False
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
         """A probe of this shape; with a seed, initialised by it alone."""
         with torch.random.fork_rng(devices=[]):
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # the CPU's only: others aren't forked
             return build(
                 parse_probe(probe),
                 dim=self.dim,
                 num_classes=self.num_classes,
                 grid=self.grid,
                 has_class=self.has_class,
+                pooled_class=self.pooled_class,
             )
 
 

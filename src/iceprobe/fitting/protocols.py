@@ -101,6 +101,10 @@ def get_protocol(
         raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
     if not protocol.learning_rates or min(protocol.learning_rates) <= 0:
         raise IceprobeError(f"learning_rates={protocol.learning_rates}: give positive numbers")
+    for key in ("learning_rates", "weight_decays"):
+        values = getattr(protocol, key)
+        if len(set(values)) < len(values):
+            raise IceprobeError(f"{key}={values}: give each value once")
     if not protocol.weight_decays or min(protocol.weight_decays) < 0:
         raise IceprobeError(f"weight_decays={protocol.weight_decays}: give numbers from 0 up")
     return protocol

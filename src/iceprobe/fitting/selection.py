@@ -74,7 +74,10 @@ def run_protocol(
     inputs = {setting.shape.build(label).input for label in labels}
     train, test = store["train"], store[split]
     if any(name.endswith("patches") for name in inputs):
-        train = train.hold((available_memory() or 0) // 2 if memory is None else memory)
+        budget = (available_memory() or 0) // 2 if memory is None else memory
+        train = train.hold(budget)
+        if setting.protocol.held_out == 0:  # the reported split is read after every epoch
+            test = test.hold(budget - train.patch_bytes if train.held else budget)
         log.info("training tokens are %s", "in memory" if train.held else "streamed from disk")
 
     def feed(of: Any, rows: np.ndarray) -> Feed:

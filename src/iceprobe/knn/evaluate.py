@@ -68,7 +68,8 @@ def knn(
     train, test = store["train"], store[split]
     classes = len(store.classes)
     labels = np.asarray(train.labels)
-    features, queries = features_of(train, spec), features_of(test, spec)
+    pooled = store.pooled_class
+    features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
     search = _Search(labels, classes, device or "cpu", progress)
 
     if chosen.held_out:
@@ -112,7 +113,7 @@ def knn(
     return result.attach(predictions=predictions, store=store)
 
 
-def features_of(split: "StoredSplit", spec: Spec) -> Tensor:
+def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:
     """The vectors ``(n, D)`` that ``spec`` asks for: class token, or mean of the patch tokens.
 
     Raises:
@@ -121,9 +122,11 @@ def features_of(split: "StoredSplit", spec: Spec) -> Tensor:
     wanted = spec.options.get("input")
     if wanted == "class" and split.class_token is None:
         raise IceprobeError(f"{str(spec)!r}: this backbone has no class token, write input=mean")
-    if wanted == "mean" or split.class_token is None:
-        return split.mean
-    return split.class_token
+    by_class = split.class_token is not None and not pooled_class
+    if wanted == "class" or (wanted is None and by_class):
+        assert split.class_token is not None
+        return split.class_token
+    return split.mean
 
 
 class _Search:

@@ -78,7 +78,7 @@ class AIM(NormalisedTokens):
 
     def __init__(self, dim: int, heads: int = 12):
         super().__init__(dim, heads)
-        self.query = nn.Parameter(torch.empty(dim))
+        self.query = nn.Parameter(torch.empty(1, dim))  # a bank of one: LARS scales it
         self.key = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.query, std=0.02)
 

@@ -35,7 +35,7 @@ class MultiHeadCrossAttention(QueryPooling):
         self.out_dim = out_dim or dim
         check_divides("mhca", heads, out_dim=self.out_dim, attn_dim=attn_dim)
         self.num_predictors = heads
-        self.query = nn.Parameter(torch.empty(attn_dim))
+        self.query = nn.Parameter(torch.empty(1, attn_dim))  # a bank of one: LARS scales it
         self.key = nn.Linear(dim, attn_dim, bias=False)
         self.value = nn.Linear(dim, self.out_dim, bias=False)
         nn.init.normal_(self.query, std=0.02)
@@ -67,12 +67,12 @@ def fold_keys(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Fold W_K into the query: u_j = W_Kjᵀ q_j / √(D_a/M).
 
     Args:
-        query: q, ``(D_a,)``.
+        query: q, ``(1, D_a)``.
         key: W_K, ``(D_a, D)``.
         heads: M.
 
     Returns:
         ``(M, D)``.
     """
-    q, k = query.unflatten(0, (heads, -1)), key.unflatten(0, (heads, -1))
+    q, k = query[0].unflatten(0, (heads, -1)), key.unflatten(0, (heads, -1))
     return torch.einsum("ma,mad->md", q, k) * q.shape[-1] ** -0.5

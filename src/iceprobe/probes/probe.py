@@ -130,6 +130,7 @@ def build(
     num_classes: int,
     grid: tuple[int, int] | None = None,
     has_class: bool = False,
+    pooled_class: bool = False,
     **options: Any,
 ) -> Probe:
     """Build a probe.
@@ -139,7 +140,8 @@ def build(
         dim: D, width of the tokens.
         num_classes: C.
         grid: rows and columns of the patches, for poolings that need it.
-        has_class: whether the backbone has a class token; ``linear`` then reads it by default.
+        has_class: whether the backbone has a class token; ``linear`` then reads it by default,
+        pooled_class: unless the backbone was trained on the output of a learned pooler instead.
         **options: keys of the spec string.
 
     Raises:
@@ -151,7 +153,8 @@ def build(
     """
     spec, values = _resolve(spec, options)
     pooling = build_pooling(spec, dim, grid)
-    source = values.get("input") or ("class" if has_class else "mean")
+    by_class = has_class and not pooled_class
+    source = values.get("input") or ("class" if by_class else "mean")
     if source.startswith("class") and not has_class:
         raise IceprobeError(
             f"probe {probe_label(spec)!r} reads a class token and the backbone has no class token: "

@@ -31,7 +31,8 @@ def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
         IceprobeError: if predictions weren't kept, or were made on other images.
     """
     predicted_a, predicted_b = _needed(a), _needed(b)
-    if not np.array_equal(predicted_a.labels, predicted_b.labels):
+    same = a.images == b.images and np.array_equal(predicted_a.labels, predicted_b.labels)
+    if not same:
         raise IceprobeError(
             f"{a.probe!r} on {a.dataset} and {b.probe!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"

@@ -1,5 +1,6 @@
 """What a number was made with: versions, processor, commit."""
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -50,6 +51,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def tested_images(store: Any, split: str) -> str:
+    """Hash of a split's listing and of the rows stored: equal means the same images in order."""
+    content = hashlib.sha256(store.manifest.splits[split].content["listing"].encode())
+    content.update(store[split].index.tobytes())
+    return content.hexdigest()[:16]
+
+
 def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
     """The fields of a :class:`Result` that say where it comes from, for any probe on ``store``."""
     manifest = store.manifest
@@ -57,6 +65,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "backbone": manifest.backbone.spec,
         "paradigm": manifest.backbone.paradigm,
         "dataset": manifest.dataset.spec,
+        "images": tested_images(store, split),
         "split": split,
         "classes": len(store.classes),
         "train_images": len(store["train"]),

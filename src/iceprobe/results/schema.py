@@ -75,6 +75,7 @@ class Result(_Model):
     backbone: str  # spec: "bundled:mae-tiny"
     paradigm: str | None = None  # how the backbone was pre-trained, where it is known
     dataset: str  # spec: "folder:/data/birds"
+    images: str = ""  # hash of the listing and rows that were tested: equal means the same images
     protocol: str  # "heldout" | "paper"
     split: str = "test"  # the split that the scores below were read on
     classes: Annotated[int, Field(ge=1)]
@@ -92,6 +93,7 @@ class Result(_Model):
     selected: dict[
         str, float | int | str
     ] = {}  # learning_rate, weight_decay, epoch | k, temperature
+    training: dict[str, Any] = {}  # optimizer, epochs, images_per_step, the grid, run_seed, dtype …
     selected_on: str  # "10% of train, held out" | "the reported split (test)"
     settings_tried: Count = 1
     best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one

@@ -1,4 +1,4 @@
-"""One writer a store. The lock is the kernel's, so a process that died holds none."""
+"""One writer a folder. The lock is the kernel's, so a process that died holds none."""
 
 import contextlib
 import fcntl
@@ -51,7 +51,7 @@ def _acquire(folder: Path) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise IceprobeError(
-                f"another process is extracting into {folder}: wait for it to end"
+                f"another process is writing to {folder}: wait for it to end"
             ) from None
         os.close(descriptor)  # its last owner removed the file between our open and our lock
 

@@ -108,6 +108,11 @@ class Store:
         return self.manifest.shape.has_class
 
     @property
+    def pooled_class(self) -> bool:
+        """Whether the backbone was trained on a learned pooler's output, not the class token."""
+        return self.manifest.backbone.pooled_class
+
+    @property
     def has_patches(self) -> bool:
         return self.manifest.settings.patches
 
