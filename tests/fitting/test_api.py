@@ -288,9 +288,10 @@ def test_the_reported_split_is_the_one_asked_for(tmp_path):
 
 
 def test_a_look_during_training_leaves_random_numbers_alone(monkeypatch):
+    backbone = make_backbone()
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("reseeded"))
     before = torch.random.get_rng_state()
-    iceprobe.probe(make_backbone(), planted_dataset(), ["linear", "ep4"], **QUICK | dict(seeds=1))
+    iceprobe.probe(backbone, planted_dataset(), ["linear", "ep4"], **QUICK | dict(seeds=1))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
