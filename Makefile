@@ -22,9 +22,15 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Speed and the paper's claims, measured; never part of the tests.
+# Every figure of docs/measurements.md, about half an hour on two cores; never part of the tests.
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python benchmarks/probe_step.py
+	$(BIN)/python benchmarks/fit_members.py
+	$(BIN)/python benchmarks/fit_members.py --dtype bfloat16
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/iceprobe run examples/clutter.yaml
+	$(BIN)/iceprobe compare runs/clutter --against ep12 --margin 1.5
+	$(BIN)/python benchmarks/scikit_learn.py runs/clutter
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel . --no-deps --no-build-isolation --wheel-dir dist

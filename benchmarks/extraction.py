@@ -80,7 +80,7 @@ def speed(
             torch.cuda.synchronize()
 
     def full() -> None:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as root:
+        with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
             extract(backbone, dataset, root, batch_size=batch_size, amp=amp, device=device)
 
     seconds: dict[str, list[float]] = {"bare": [], "extract": []}
@@ -141,7 +141,7 @@ def memory_of(images: int) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as root:
+    with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
         extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
     stop.set()
     watcher.join()
