@@ -1,8 +1,11 @@
 """What every test may use."""
 
+import os
 from collections.abc import Generator
 
 import pytest
+
+os.environ["COLUMNS"] = "160"  # tables are as wide as here, whatever terminal runs the tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
