@@ -74,6 +74,4 @@ def quick(images: Path) -> list[str]:
         "2",
         "--epochs",
         "2",
-        "--memory",
-        "1GB",
     ]

@@ -48,6 +48,15 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
     assert differences(again, yaml.safe_load(to_yaml(config))) == []
 
 
+@pytest.mark.parametrize("given", ["1e-3,1e-2", "[1e-3, 1e-2]", "[0.001, 0.01]"])
+def test_grids_are_written_with_commas_or_as_lists(given):
+    # YAML takes 1e-3, which has no point, for a word.
+    config = resolve(RunConfig, GIVEN, overrides=[f"learning_rates={given}", "weight_decays=0"])
+    assert config.learning_rates == [1e-3, 1e-2]
+    assert config.weight_decays == [0.0]
+    assert resolve(RunConfig, GIVEN | {"weight_decays": "0, 1e-4"}).weight_decays == [0.0, 1e-4]
+
+
 def test_names_are_readable_and_tell_requests_apart():
     config = resolve(RunConfig, GIVEN)
     assert config.output is not None
@@ -68,6 +77,8 @@ def test_one_probe_may_be_written_without_a_list():
     [
         ("probe=[]", "--probe"),
         ("learning_rates=[0]", "--learning-rates"),
+        ("learning_rates=[]", "--learning-rates"),
+        ("learning_rates=.inf", "finite"),
         ("batch_size=1", "greater than or equal to 2"),
         ("seeds=[1", "not YAML"),
     ],

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from iceprobe.results import read_results
+from tests.cli.tiny import build
 
 PROBES = ["--probe", "knn", "--probe", "linear", "--probe", "ep4"]
 VOLATILE = {"seconds", "created", "command", "store"}  # of a result, between two equal runs
@@ -77,6 +79,95 @@ def test_the_same_command_again_shows_the_finished_run_and_changes_nothing(
     refused = iceprobe("run", config, "--no-resume")
     assert refused.code == 2
     assert "finished run" in refused.err
+
+
+def test_a_finished_run_is_not_shown_when_its_images_have_changed(iceprobe, quick, tmp_path):
+    from tests.cli.conftest import write_images
+
+    folder = write_images(tmp_path / "images", {"train": 4, "test": 2})
+    run = ["run", *quick[:2], "--data", f"folder:{folder}", "--probe", "knn"]
+    assert iceprobe(*run, "--output", "runs/mine").code == 0
+    image = folder / "test" / "grey" / "00.png"
+    times, good = image.stat(), image.read_bytes()
+    image.write_bytes((folder / "test" / "dark" / "00.png").read_bytes())
+    before = contents(tmp_path)
+    ended = iceprobe(*run, "--output", "runs/mine")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "runs/mine" in ended.err
+    assert "features have changed" in ended.err
+    assert "another --output" in ended.err
+    assert contents(tmp_path) == before  # nor was anything extracted
+    image.write_bytes(good)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "complete already" in iceprobe(*run, "--output", "runs/mine").out
+
+
+def test_a_finished_run_is_not_shown_when_its_weights_have_changed(iceprobe, quick, tmp_path):
+    weights = build().state_dict()
+    torch.save(weights, "c.pth")
+    run = ["run", "--backbone", f"{quick[1]}&checkpoint=c.pth", *quick[2:], "--probe", "knn"]
+    assert iceprobe(*run).code == 0
+    torch.save({name: value + 1 for name, value in weights.items()}, "c.pth")
+    ended = iceprobe(*run)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "features have changed" in ended.err
+    torch.save(weights, "c.pth")
+    assert "complete already" in iceprobe(*run).out
+
+
+def test_a_run_that_read_a_richer_store_is_shown(iceprobe, quick):
+    # k-NN reads no patches and takes the store of the run before, which has them.
+    iceprobe("run", *quick, "--probe", "ep4")
+    assert iceprobe("run", *quick, "--probe", "knn").code == 0
+    assert len(list(Path("features").iterdir())) == 1
+    assert "complete already" in iceprobe("run", *quick, "--probe", "knn").out
+
+
+def test_a_finished_fit_is_not_shown_when_its_store_is_another(iceprobe, quick):
+    stores = [
+        Path(iceprobe("extract", *quick[:4], *words).out.splitlines()[-1])
+        for words in ([], ["--limit", 24])
+    ]
+    for command in ("fit", "knn"):
+        fit = [command, stores[0], "--output", f"runs/{command}"]
+        fit += ["--probe", "knn"] if command == "fit" else []
+        assert iceprobe(*fit).code == 0
+        assert "complete already" in iceprobe(*fit).out
+        stores[0].rename("aside")
+        stores[1].rename(stores[0])
+        ended = iceprobe(*fit)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert "features have changed" in ended.err
+        stores[0].rename(stores[1])
+        Path("aside").rename(stores[0])
+
+
+def test_a_temporary_of_a_killed_run_is_in_nobodys_way(iceprobe, quick, tmp_path):
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / ".config.yaml.x1_yz2ab").write_text("backbo")
+    assert iceprobe("run", *quick, "--probe", "knn", "--output", "runs/mine").code == 0
+    assert (folder / "results.json").exists()
+    assert not (folder / ".config.yaml.x1_yz2ab").exists()
+
+
+def test_a_saved_configuration_does_it_again_elsewhere(iceprobe, quick):
+    iceprobe("run", *quick, *PROBES, "--learning-rates", "1e-3,1e-2", "--output", "runs/a")
+    assert iceprobe("run", "runs/a/config.yaml", "output=runs/b").code == 0
+    assert numbers(Path("runs/b")) == numbers(Path("runs/a"))
+    (store,) = Path("features").iterdir()
+    grid = ["--learning-rates", "1e-3,1e-2", "--weight-decays", "0"]
+    assert iceprobe("fit", store, *quick[4:], *PROBES, *grid, "--output", "runs/c").code == 0
+    assert numbers(Path("runs/c")) == numbers(Path("runs/a"))
+    rates = {row.split(",")[2] for row in Path("runs/c/curves.csv").read_text().splitlines()[1:]}
+    assert {float(rate) for rate in rates} == {1e-3, 1e-2}
+    assert "complete already" in iceprobe("fit", "runs/c/config.yaml").out
+    assert iceprobe("fit", "runs/c/config.yaml", "seeds=1", "output=runs/d").code == 0
+    assert read_results("runs/d")[1].seeds == [0]
+    assert iceprobe("knn", store, "--device", "cpu", "--output", "runs/k").code == 0
+    assert yaml.safe_load(Path("runs/k/config.yaml").read_text())["device"] == "cpu"
+    assert iceprobe("fit", "runs/k/config.yaml", "output=runs/l").code == 0
+    assert numbers(Path("runs/l")) == numbers(Path("runs/k")) == numbers(Path("runs/a"))[:1]
 
 
 def test_another_configuration_does_not_overwrite_a_run(iceprobe, quick, tmp_path):
@@ -145,6 +236,11 @@ def test_runs_are_listed_compared_and_reported(iceprobe, quick, tmp_path):
     both = iceprobe("compare", "runs/a", "runs/b")
     assert "runs/a" in both.out
     assert "runs/b" in both.out
+    own_report = Path("runs/a/report.html").read_bytes()
+    assert iceprobe("report", "runs/a", "runs/b").code == 2
+    assert Path("runs/a/report.html").read_bytes() == own_report
+    assert iceprobe("report", "runs/a", "runs/b", "--output", "both.html").code == 0
+    assert Path("both.html").stat().st_size > 1000
     assert iceprobe("report", "runs/a", "--output", "t.md").code == 0
     assert Path("t.md").read_text().count("\n| ") == 3
     assert iceprobe("report", "runs/a", "--output", "t.csv").code == 0

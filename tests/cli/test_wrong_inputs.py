@@ -36,7 +36,7 @@ class Desk:
         """A run that would work, with what is wrong in place of what is right."""
         data = data if data is not None else f"folder:{self.images}"
         words = ["run", "--backbone", backbone, "--data", data, "--output", "mine"]
-        words += ["--epochs", "1", "--seeds", "1", "--memory", "1GB"]
+        words += ["--epochs", "1", "--seeds", "1"]
         return words + [word for probe in probes or ("knn",) for word in ("--probe", probe)]
 
     def yaml(self, text: str) -> list[str]:
@@ -112,10 +112,24 @@ def output_holds_something_else(desk: Desk) -> list[str]:
     return [*desk.run(), "--output", "thesis"]
 
 
+def below_a_file(*words: str) -> Callable[[Desk], list[str]]:
+    """A command that is to write to ``file/sub``, where ``file`` is a file."""
+
+    def arrange(desk: Desk) -> list[str]:
+        (desk.folder / "file").write_text("precious")
+        (desk.folder / "folder.html").mkdir()
+        (desk.folder / "run").mkdir()
+        (desk.folder / "run" / "results.json").write_text('{"format": 1, "results": []}')
+        return [*(desk.run() if words[0].startswith("-") else ()), *words]
+
+    return arrange
+
+
 def flag(*words: str) -> Callable[[Desk], list[str]]:
     return lambda desk: [*desk.run(), *words]
 
 
+LONG = 300 * "n"
 GOOD_WEIGHTS = build().state_dict()
 WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
     # name: how to get it wrong, and words that the line must have (thing, value, remedy)
@@ -175,6 +189,52 @@ WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
         ["student", "teacher"],
     ),
     "output is a file": (output_is_a_file, ["file", "--output"]),
+    "output below a file": (
+        below_a_file("--output", "file/sub"),
+        ["--output", "file/sub", "'file'", "choose another"],
+    ),
+    "output's name": (flag("--output", LONG), ["--output", LONG, "too long", "choose another"]),
+    "output's name in a new folder": (
+        flag("--output", f"new/{LONG}"),
+        ["--output", LONG, "255 bytes", "choose another"],
+    ),
+    "features is a file": (
+        below_a_file("--features", "file"),
+        ["--features", "file", "choose another"],
+    ),
+    "extract's output is a file": (
+        lambda d: [
+            *below_a_file("extract", "--output", "file")(d),
+            *d.run()[1:5],
+        ],
+        ["--output", "file", "choose another"],
+    ),
+    "report is a folder": (
+        below_a_file("report", "run", "--output", "folder.html"),
+        ["--output", "folder.html", "name a file"],
+    ),
+    "report below a file": (
+        below_a_file("report", "run", "--output", "file/x.md"),
+        ["--output", "'file'", "choose another"],
+    ),
+    "report's name": (
+        below_a_file("report", "run", "--output", f"{LONG}.md"),
+        ["too long", LONG, "choose another"],
+    ),
+    "store is a file": (below_a_file("fit", "file"), ["file", "choose another"]),
+    "several runs, no file": (
+        below_a_file("report", "run", "run"),
+        ["2 runs", "--output"],
+    ),
+    "learning rates": (
+        flag("--learning-rates", "1e-3,high"),
+        ["--learning-rates", "high", "number"],
+    ),
+    "weight decays": (flag("--weight-decays", "0,-1"), ["--weight-decays", "-1", "equal to 0"]),
+    "file without store": (
+        lambda d: ["fit", *d.yaml("seeds: 1")[1:]],
+        ["no store", "store=VALUE"],
+    ),
     "output is no run": (output_holds_something_else, ["thesis", "--output"]),
     "store": (lambda d: ["fit", "features/none", "--probe", "knn"], ["features/none", "extract"]),
     "report's suffix": (lambda d: ["report", "images", "--output", "x.doc"], ["images"]),
@@ -222,6 +282,52 @@ def test_corrupt_shard_is_named_with_its_remedy(iceprobe, tmp_path):
     assert shard.name in ended.err
     assert "iceprobe extract --repair" in ended.err
     assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize("where", ["file/sub", LONG, f"new/{LONG}"])
+def test_an_output_that_cannot_be_made_is_told_before_anything_is_loaded(
+    iceprobe, tmp_path, monkeypatch, where
+):
+    def load(*_: object) -> None:
+        pytest.fail("loaded although the run has no place")
+
+    monkeypatch.setattr("iceprobe.load_backbone", load, raising=False)
+    monkeypatch.setattr("iceprobe.store.reader.Store.open", load)
+    (tmp_path / "file").write_text("precious")
+    for command in (Desk(tmp_path).run(), ["fit", "features/any"]):
+        ended = iceprobe(*command, "--output", where)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert where in ended.err
+
+
+def test_a_limit_that_leaves_a_class_out_is_named(iceprobe, tmp_path):
+    ended = iceprobe(*Desk(tmp_path).run("linear"), "--limit", 1, "--protocol", "paper")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "no training image of class" in ended.err
+    assert not Path("mine").exists()
+    assert "the limit took 1 of 12 training images" in ended.err
+
+
+def test_verify_names_the_corrupt_shard_and_changes_nothing(iceprobe, tmp_path):
+    desk = Desk(tmp_path)
+    store = Path(iceprobe("extract", *desk.run()[1:5]).out.splitlines()[-1])
+    good = iceprobe("extract", "--verify", store)
+    assert (good.code, good.err) == (0, "")
+    assert "intact: 2 shards" in good.out
+    shard = sorted(store.glob("test-*.safetensors"))[0]
+    content = shard.read_bytes()
+    shard.write_bytes(
+        content[:-1] + bytes([content[-1] ^ 1])
+    )  # of the same size: only read finds it
+    before = files(tmp_path)
+    ended = iceprobe("extract", "--verify", store)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert shard.name in ended.err
+    assert f"iceprobe extract --repair {store}" in ended.err
+    assert files(tmp_path) == before
+    both = iceprobe("extract", "--verify", store, *desk.run()[1:5])
+    assert both.code == 2
+    assert "--verify" in both.err
 
 
 def test_debug_shows_the_traceback_before_the_line(iceprobe, tmp_path):

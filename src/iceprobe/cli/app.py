@@ -13,10 +13,27 @@ import typer
 from iceprobe import __version__
 from iceprobe.cli import compare, demo, extract, fit, knn, ls, plan, report, run
 from iceprobe.errors import IceprobeError
+from iceprobe.malloc import keep_freed_memory
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
 UsageError: Any = typer.BadParameter.__mro__[1]
+
+# Errors of the system that the user can put right, and how.
+_ROOM = "choose a place with room that you may write to"
+_PATH = "choose another path"
+REMEDIES = {
+    errno.EACCES: _ROOM,
+    errno.EPERM: _ROOM,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: _ROOM,
+    errno.EEXIST: _PATH,
+    errno.EISDIR: _PATH,
+    errno.ELOOP: _PATH,
+    errno.ENAMETOOLONG: _PATH,
+    errno.ENOTDIR: _PATH,
+}
 
 
 def debuggable(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,7 +42,7 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(debug: bool = False, **options: Any) -> None:
         try:
             command(**options)
-        except IceprobeError:
+        except (IceprobeError, OSError):
             if debug:
                 traceback.print_exc()
             raise
@@ -78,6 +95,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, or with 2 and one line on stderr for a user's error."""
+    keep_freed_memory()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
@@ -92,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on from here", 130)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS):
+        if error.errno not in REMEDIES:
             raise
-        place = f" {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}:{place}; choose a place with room that you may write to")
+        place = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror}{place}; {REMEDIES[error.errno]}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

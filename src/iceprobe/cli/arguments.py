@@ -1,4 +1,4 @@
-"""What ``run`` and ``plan`` make of their command line."""
+"""What commands make of their arguments: a file or a store, and keys that override."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,14 @@ Arguments = Annotated[
         metavar="CONFIG.YAML KEY=VALUE...", help="A file, and keys that override what it says."
     ),
 ]
+StoreArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="STORE|CONFIG.YAML KEY=VALUE...",
+        help="A feature store that `iceprobe extract` made, or a file that names one as its "
+        "store; then keys that override.",
+    ),
+]
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,6 +31,11 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
     """A configuration file, if the first argument names one, and the overrides."""
-    if arguments and (arguments[0].endswith((".yaml", ".yml")) or "=" not in arguments[0]):
+    if arguments and (is_config(arguments[0]) or "=" not in arguments[0]):
         return Path(arguments[0]), arguments[1:]
     return None, arguments
+
+
+def is_config(argument: str) -> bool:
+    """Whether it is the name of a configuration file."""
+    return argument.endswith((".yaml", ".yml"))

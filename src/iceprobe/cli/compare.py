@@ -86,20 +86,20 @@ def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> Table:
     from iceprobe.results import equivalent
-    from iceprobe.results.tables import percent, signed_points, span
+    from iceprobe.results.tables import PLAIN, signed_points, span
 
-    table = Table(header_style="bold")
-    table.add_column("probe")
-    for title in (labels[0] or "top-1 %", labels[1], "difference", "95% interval", "p"):
-        table.add_column(Text(title), justify="right")
+    table = Table(header_style="bold", **PLAIN)
+    table.add_column("probe", no_wrap=True)
+    for title in (labels[0] or "top-1 %", labels[1], "points", "95% interval", "p"):
+        table.add_column(Text(title), justify="right", no_wrap=title == "95% interval")
     if margin is not None:
         table.add_column(f"same within ±{margin:g}")
     for one in comparisons:
         difference = one.difference
         row = [
             one.probe.probe,
-            percent(one.probe.top1),
-            percent(one.against.top1),
+            f"{100 * one.probe.top1.mean:.1f}",
+            f"{100 * one.against.top1.mean:.1f}",
             signed_points(difference.mean),
             span(difference.interval, signed=True),
             f"{difference.p:.3f}" if difference.p >= 0.001 else "<0.001",

@@ -1,7 +1,9 @@
 """What a run was asked to do: options of the command line and keys of the YAML file are the same.
 
-`RunConfig` is what ``runs/NAME/config.yaml`` holds; ``iceprobe run runs/NAME/config.yaml`` does it
-again. Later sources win: defaults, file, options, ``key=value`` overrides.
+`RunConfig` is what ``runs/NAME/config.yaml`` holds after `run`, `StoreConfig` after `fit` and `knn`.
+The file holds its own output too: ``iceprobe run runs/NAME/config.yaml output=runs/AGAIN`` does it
+again (`fit` in place of `run` for the other two), without ``output=`` the finished run is shown.
+Later sources win: defaults, file, options, ``key=value`` overrides.
 """
 
 import hashlib
@@ -45,10 +47,27 @@ def parse_bytes(text: Any) -> Any:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def parse_numbers(value: Any) -> Any:
+    """``"1e-3,1e-2"`` (the command line's) or one number → a list; lists stay as they are."""
+    if isinstance(value, str):
+        return value.split(",")
+    return [value] if isinstance(value, int | float) else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Probes = Annotated[
     list[str],
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+Rates = Annotated[
+    list[Annotated[float, Field(gt=0, allow_inf_nan=False)]],
+    BeforeValidator(parse_numbers),
+    Field(min_length=1),
+]
+Decays = Annotated[
+    list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    BeforeValidator(parse_numbers),
     Field(min_length=1),
 ]
 
@@ -81,8 +100,8 @@ class FitConfig(_Config):
     seeds: Annotated[int, Field(ge=1)] = 3
     epochs: Annotated[int, Field(ge=1)] | None = None  # None: the protocol's
     batch_size: Annotated[int, Field(ge=2)] | None = None  # images a training step
-    learning_rates: list[Annotated[float, Field(gt=0)]] | None = None  # the grid
-    weight_decays: list[Annotated[float, Field(ge=0)]] | None = None
+    learning_rates: Rates | None = None  # the grid
+    weight_decays: Decays | None = None
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory
     output: Path | None = None
@@ -170,7 +189,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def to_yaml(config: FitConfig) -> str:
-    """What :func:`read_yaml` and ``iceprobe run`` read back to an equal configuration."""
+    """What :func:`read_yaml` and :func:`resolve` read back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
@@ -204,6 +223,7 @@ def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0])
     if first["type"] == "missing":
-        return f"no {key} given: say --{key.replace('_', '-')} VALUE, or {key}: VALUE in the file"
+        option = "store=" if key == "store" else f"--{key} "  # `fit` has no option for its argument
+        return f"no {key} given: say {option}VALUE, or {key}: VALUE in the file"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"--{key.replace('_', '-')} {first['input']!r}: {reason}"

@@ -8,6 +8,7 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.config import ExtractConfig, resolve
 from iceprobe.cli.console import Bars, console
+from iceprobe.cli.paths import check_place
 from iceprobe.errors import IceprobeError
 
 
@@ -35,25 +36,37 @@ def extract(
             show_default=False,
         ),
     ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read all of this store and compare its checksums, nothing else.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the tokens of every image to a feature store, resumable and checked.
 
-    A killed extraction goes on at its next shard when the same command is given again.
+    A killed extraction always goes on at its next shard when the same command is given again; to
+    begin it again, remove the store or take another --output.
 
     \b
     Examples:
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter
       iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --amp bfloat16
+      iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
     """
     values = {key: value for key, value in locals().items() if key in ExtractConfig.model_fields}
-    if repair is not None:
-        if backbone or data:
+    for name, store in (("--repair", repair), ("--verify", verify)):
+        if store is not None and (backbone or data):
             raise IceprobeError(
-                f"--repair {str(repair)!r}: the store knows its backbone and data; leave "
+                f"{name} {str(store)!r}: the store knows its backbone and data; leave "
                 "--backbone and --data out"
             )
+    if repair is not None:
         path = _repair(repair)
+    elif verify is not None:
+        path = _verify(verify)
     else:
         path = _extract(resolve(ExtractConfig, values))
     console.print(str(path), markup=False, soft_wrap=True)
@@ -62,6 +75,7 @@ def extract(
 def _extract(config: ExtractConfig) -> Path:
     import iceprobe
 
+    check_place(config.output, "--output")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     settings = config.model_dump(exclude={"backbone", "data", "output"})
     with Bars() as progress:
@@ -76,4 +90,13 @@ def _repair(path: Path) -> Path:
     with Bars() as progress:
         mended = repair(path, progress=progress)
     console.print(f"mended: {', '.join(mended) or 'nothing was corrupt'}", markup=False)
+    return path
+
+
+def _verify(path: Path) -> Path:
+    from iceprobe.store import Store
+
+    store = Store.open(path, verify=True)
+    shards = sum(len(split.shards) for split in store.manifest.splits.values())
+    console.print(f"intact: {shards} shards are as they were written", markup=False)
     return path

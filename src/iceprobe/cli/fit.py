@@ -1,8 +1,10 @@
 """``iceprobe fit``: probes on a feature store."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
+from iceprobe.cli.arguments import StoreArguments, is_config
 from iceprobe.cli.config import StoreConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.stages import run_stages
@@ -12,34 +14,43 @@ if TYPE_CHECKING:
 
 
 def fit(
-    store: options.Store,
+    arguments: StoreArguments,
     probe: options.Probe = None,
     output: options.Output = None,
     protocol: options.Protocol = None,
     seeds: options.Seeds = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    learning_rates: options.LearningRates = None,
+    weight_decays: options.WeightDecays = None,
     device: options.Device = None,
     memory: options.Memory = None,
     resume: options.Resume = True,
 ) -> None:
     """Fit probes on a feature store and write a run folder with a report.
 
+    The config.yaml that fit and knn leave in the run folder can stand in place of the store.
+
     \b
     Examples:
       iceprobe fit features/mae-tiny--fashion-0123456789ab --probe linear --probe ep32
-      iceprobe fit features/mae-tiny--fashion-0123456789ab --protocol paper --output runs/paper
+      iceprobe fit features/mae-tiny--fashion-0123456789ab --learning-rates 1e-3,1e-2
+      iceprobe fit runs/mine/config.yaml seeds=5 output=runs/five-seeds
     """
     values = {key: value for key, value in locals().items() if key in StoreConfig.model_fields}
-    execute(resolve(StoreConfig, values), resume)
+    first, *overrides = arguments
+    file = Path(first) if is_config(first) else None
+    if file is None:
+        values["store"] = first
+    execute(resolve(StoreConfig, values, file, overrides), resume)
 
 
 def execute(config: StoreConfig, resume: bool = True) -> None:
     """Fit on the store of ``config``."""
 
-    def obtain(_: Bars) -> "Store":
+    def obtain(_: Bars | None = None) -> "Store":
         from iceprobe.store import Store
 
         return Store.open(config.store)
 
-    run_stages(config, obtain, resume=resume)
+    run_stages(config, obtain, lambda: {obtain().identity}, resume=resume)

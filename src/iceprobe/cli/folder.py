@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from iceprobe.cli.config import FitConfig, differences, read_yaml, to_yaml
+from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import FILE_NAME, write_atomically
 
@@ -25,33 +26,34 @@ class RunFolder:
         state: as it was found.
 
     Raises:
-        IceprobeError: if the path is a file, a folder of something else, or a run of another
-            configuration.
+        IceprobeError: if the path is a file, a folder of something else, a run of another
+            configuration, or can't be made or written to.
     """
 
     def __init__(self, config: FitConfig):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
-        self.state: Literal["new", "unfinished", "finished"] = "new"
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise IceprobeError(f"output {str(self.path)!r} is a file: name a folder by --output")
-        if not any(self.path.iterdir()):
-            return
+        check_place(self.path, "--output")
+        self.state = self._find_state()
+        if self.state != "finished":
+            check_writable(self.path, "--output")
+
+    def _find_state(self) -> Literal["new", "unfinished", "finished"]:
+        if not self.path.is_dir() or set(self.path.iterdir()) <= self._remains():
+            return "new"
         if not self._config_file.exists():
             raise IceprobeError(
                 f"output {str(self.path)!r} holds something that is no run: choose another --output"
             )
         earlier = read_yaml(self._config_file)
-        if changed := differences(config, earlier):
-            now = config.model_dump(mode="json")
+        if changed := differences(self.config, earlier):
+            now = self.config.model_dump(mode="json")
             what = ", ".join(f"{key} {earlier.get(key)} → {now.get(key)}" for key in changed)
             raise IceprobeError(
                 f"output {str(self.path)!r} holds a run of another configuration ({what}): "
                 "choose another --output"
             )
-        self.state = "finished" if (self.path / FILE_NAME).exists() else "unfinished"
+        return "finished" if (self.path / FILE_NAME).exists() else "unfinished"
 
     @property
     def report(self) -> Path:
@@ -65,10 +67,16 @@ class RunFolder:
     def _config_file(self) -> Path:
         return self.path / "config.yaml"
 
+    def _remains(self) -> set[Path]:
+        """Temporary files of a run that was killed while it wrote its ``config.yaml``."""
+        return set(self.path.glob(f".{self._config_file.name}.*"))
+
     def create(self) -> None:
         """Make the folder with its ``config.yaml``."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.state == "new":
+            for temporary in self._remains():
+                temporary.unlink()
             write_atomically(self._config_file, to_yaml(self.config).encode())
 
     def abandon(self) -> None:

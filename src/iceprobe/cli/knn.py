@@ -1,5 +1,6 @@
 """``iceprobe knn``: training-free classification on a feature store."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from iceprobe.specs import unknown
 
 
 def knn(
-    store: options.Store,
+    store: Annotated[Path, typer.Argument(help="A feature store that `iceprobe extract` made.")],
     input: Annotated[
         str | None,
         typer.Option(
@@ -22,8 +23,11 @@ def knn(
     ] = None,
     output: options.Output = None,
     protocol: options.Protocol = None,
+    device: options.Device = None,
 ) -> None:
     """Classify the test images of a feature store by their nearest training images.
+
+    It is `fit` with this one probe; `iceprobe fit runs/NAME/config.yaml` reads what it saved.
 
     \b
     Examples:
@@ -37,5 +41,6 @@ def knn(
         "probe": ["knn" if input is None else f"knn?input={input}"],
         "output": output,
         "protocol": protocol,
+        "device": device,
     }
     execute(resolve(StoreConfig, values))

@@ -16,8 +16,6 @@ def _option(name: str, text: str, panel: str, **kwargs: Any) -> Any:
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, **kwargs)
 
 
-Store = Annotated[Path, typer.Argument(help="A feature store that `iceprobe extract` made.")]
-
 Backbone = Annotated[
     str | None,
     _option("--backbone", "Spec of the frozen model (iceprobe ls backbones).", _WHAT),
@@ -42,6 +40,13 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[
     int | None, _option("--batch-size", "Images a training step (the protocol's).", _HOW)
+]
+LearningRates = Annotated[
+    str | None,
+    _option("--learning-rates", "The grid, such as 1e-3,1e-2 (the protocol's).", _HOW),
+]
+WeightDecays = Annotated[
+    str | None, _option("--weight-decays", "The grid, such as 0,1e-4 (the protocol's).", _HOW)
 ]
 ForwardBatchSize = Annotated[
     int | None,

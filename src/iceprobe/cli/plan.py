@@ -10,6 +10,7 @@ from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import console
+from iceprobe.cli.paths import check_place
 from iceprobe.cli.stages import check_probes, extraction_options
 from iceprobe.errors import IceprobeError
 
@@ -34,6 +35,8 @@ def plan(
     seeds: options.Seeds = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    learning_rates: options.LearningRates = None,
+    weight_decays: options.WeightDecays = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
@@ -58,6 +61,7 @@ def plan(
     config = resolve(RunConfig, given(locals()), file, overrides)
     import iceprobe
 
+    check_place(config.features, "--features")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     check_probes(config.probe, loaded[0], len(loaded[1].classes))
     extraction, fitting = estimate(*loaded, config, measure_seconds=3.0)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from iceprobe.cli.console import console
+from iceprobe.cli.paths import check_writable
 from iceprobe.errors import IceprobeError
 
 
@@ -14,7 +15,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="File to write: .html, .md or .csv (report.html in the first run).",
+            help="File to write: .html, .md or .csv (report.html in the run, if it is one run).",
             show_default=False,
         ),
     ] = None,
@@ -30,8 +31,15 @@ def report(
     from iceprobe.results import read_results, to_csv, to_markdown
     from iceprobe.results.files import write_atomically
 
+    if output is None and len(runs) > 1:
+        raise IceprobeError(
+            f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
+        )
     results = [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
+    if path.is_dir():
+        raise IceprobeError(f"--output {str(path)!r} is a folder: name a file in it")
+    check_writable(path.parent, "--output")
     if path.suffix == ".html":
         from iceprobe import report as write_report
 

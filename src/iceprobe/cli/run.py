@@ -6,8 +6,14 @@ from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
+from iceprobe.cli.paths import check_place
 from iceprobe.cli.plan import print_estimate
-from iceprobe.cli.stages import check_probes, extraction_options, run_stages
+from iceprobe.cli.stages import (
+    check_probes,
+    extraction_options,
+    needs_patches,
+    run_stages,
+)
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
@@ -23,6 +29,8 @@ def run(
     seeds: options.Seeds = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    learning_rates: options.LearningRates = None,
+    weight_decays: options.WeightDecays = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
@@ -37,13 +45,15 @@ def run(
     """Extract tokens, fit probes on them, and write a report.
 
     A run that was killed goes on where it stopped when the same command is given again; a
-    finished one is shown. The resolved configuration is saved as config.yaml in the run folder.
+    finished one is shown, unless backbone or images have changed since. The resolved configuration
+    is saved as config.yaml in the run folder; with output=runs/AGAIN it is run again.
 
     \b
     Examples:
       iceprobe run --backbone bundled:mae-tiny --data bundled:fashion --probe knn --probe ep8
       iceprobe run --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds
       iceprobe run config.yaml seeds=5 output=runs/five-seeds
+      iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
     file, overrides = split_arguments(arguments or [])
     config = resolve(RunConfig, given(locals()), file, overrides)
@@ -56,6 +66,7 @@ def execute(config: RunConfig, resume: bool = True) -> None:
     def obtain(progress: Bars) -> "Store":
         import iceprobe
 
+        check_place(config.features, "--features")
         backbone = iceprobe.load_backbone(config.backbone)
         dataset = iceprobe.load_dataset(config.data)
         check_probes(config.probe, backbone, len(dataset.classes))
@@ -64,4 +75,40 @@ def execute(config: RunConfig, resume: bool = True) -> None:
             backbone, dataset, config.features, progress=progress, **extraction_options(config)
         )
 
-    run_stages(config, obtain, resume=resume)
+    run_stages(config, obtain, lambda: _identities(config), resume=resume)
+
+
+def _identities(config: RunConfig) -> set[str]:
+    """Of the stores that ``config`` would read or make now; nothing is extracted.
+
+    A store with patches serves probes that read none. Where no device is asked for, tokens that
+    another machine's made stay good.
+    """
+    import torch
+
+    import iceprobe
+    from iceprobe.store import Settings
+    from iceprobe.store.request import describe, make_settings
+
+    asked = torch.device(config.device or "cpu")
+    settings = make_settings(
+        batch_size=config.forward_batch_size,
+        device=asked,
+        amp=config.amp,
+        tokens=config.tokens,
+        patches=needs_patches(config.probe),
+        shard_images=Settings.model_fields["shard_images"].default,
+    )
+    wanted = describe(
+        iceprobe.load_backbone(config.backbone),
+        iceprobe.load_dataset(config.data),
+        settings,
+        splits=None,
+        limit=config.limit,
+    )
+    serving = [
+        settings.model_copy(update={"patches": patches, "device": device})
+        for patches in {settings.patches, True}
+        for device in ([asked.type] if config.device else ["cpu", "cuda"])
+    ]
+    return {wanted.model_copy(update={"settings": one}).identity for one in serving}

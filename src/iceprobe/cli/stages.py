@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,11 @@ log = logging.getLogger("iceprobe")
 
 
 def run_stages(
-    config: FitConfig, obtain: Callable[[Bars], "Store"], *, resume: bool = True
+    config: FitConfig,
+    obtain: Callable[[Bars], "Store"],
+    identities: Callable[[], Collection[str]],
+    *,
+    resume: bool = True,
 ) -> None:
     """Everything between a configuration and the path of its report.
 
@@ -32,6 +36,8 @@ def run_stages(
         config: resolved.
         obtain: makes or opens the feature store. It runs before the run folder is made, so that
             what is wrong with backbone or images leaves no folder behind.
+        identities: of the stores that would serve ``config`` now. A finished run is shown if it
+            read one of them.
         resume: go on from an unfinished fit; without it, begin it again.
 
     Raises:
@@ -41,7 +47,7 @@ def run_stages(
         parse_probe(text)  # a wrong name needn't wait for torch
     folder = RunFolder(config)
     if folder.state == "finished":
-        _show_finished(folder, resume)
+        _show_finished(folder, identities, resume)
         return
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log:
@@ -116,7 +122,9 @@ def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> N
     progress("report", 1, 1)
 
 
-def _show_finished(folder: RunFolder, resume: bool) -> None:
+def _show_finished(
+    folder: RunFolder, identities: Callable[[], Collection[str]], resume: bool
+) -> None:
     from iceprobe.results import read_results
 
     if not resume:
@@ -125,6 +133,11 @@ def _show_finished(folder: RunFolder, resume: bool) -> None:
             "remove the folder to begin again"
         )
     results = read_results(folder.path)
+    if results[0].store.identity not in identities():
+        raise IceprobeError(
+            f"output {str(folder.path)!r} holds a finished run, and its features have changed "
+            "since (backbone or images): choose another --output to run again"
+        )
     if not folder.report.exists():  # killed between the last number and the report
         with Bars() as progress:
             _report(results, folder, progress)
