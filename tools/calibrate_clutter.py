@@ -79,7 +79,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            if step % 200 == 0 or step == args.steps:
+            if step % 1000 == 0:
                 found = accuracy(model, test_images[:2000], test_labels[:2000])
                 spent = time.perf_counter() - began
                 print(

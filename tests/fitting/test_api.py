@@ -72,7 +72,17 @@ def test_fit_writes_a_run_that_reads_back(store, tmp_path):
     assert sum(row.phase == "select" for row in rows) == 4 * 2 * 2 * 4
     chosen = sum(2 * int(r.selected["epoch"]) for r in again if r.method == "trained")
     assert sum(row.phase == "refit" for row in rows) == chosen
-    assert not (tmp_path / "run" / "state.safetensors").exists()
+    assert not list((tmp_path / "run").glob("state*"))
+
+
+def test_probes_on_vectors_train_longer_than_those_on_tokens(store, tmp_path):
+    """216 images in batches of 32 are 7 steps: 70 steps are 10 epochs, beside 4 on tokens."""
+    iceprobe.fit(store, ["linear", "ep4"], output=tmp_path / "run", vector_steps=70, **QUICK)
+    last = {}
+    for row in read_curves(tmp_path / "run"):
+        if row.phase == "select":
+            last[row.probe] = max(last.get(row.probe, 0), row.epoch)
+    assert last == {"linear": 9, "ep4": 4}  # 240 images are 8 steps, and decide for both phases
 
 
 def test_saved_probes_predict_what_was_reported(store, tmp_path):
@@ -144,7 +154,7 @@ def kill_after(calls: int):
 
     def progress(stage: str, done: int, total: int) -> None:
         nonlocal count
-        if stage in ("select", "refit", "paper"):
+        if stage.endswith("tokens"):
             count += 1
             if count == calls:
                 raise Killed
@@ -346,9 +356,9 @@ def test_a_state_is_taken_up_by_the_same_settings_only(store, tmp_path, monkeypa
 
 def test_a_state_that_was_cut_off_is_named(store, tmp_path):
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "state.safetensors").write_bytes(bytes(100))
-    with pytest.raises(IceprobeError, match=r"state\.safetensors can't be read"):
-        iceprobe.fit(store, ["ep4"], output=tmp_path / "r", **QUICK)
+    (tmp_path / "r" / "state-vectors.safetensors").write_bytes(bytes(100))
+    with pytest.raises(IceprobeError, match=r"state-vectors\.safetensors can't be read"):
+        iceprobe.fit(store, ["linear"], output=tmp_path / "r", **QUICK)
 
 
 def test_a_folder_of_something_else_is_left_alone(store, tmp_path):

@@ -90,10 +90,10 @@ def _table(
 
     table = Table(header_style="bold", **PLAIN)
     table.add_column("probe", no_wrap=True)
-    for title in (labels[0] or "top-1 %", labels[1], "points", "95% interval", "p"):
-        table.add_column(Text(title), justify="right", no_wrap=title == "95% interval")
+    for title in (labels[0] or "top-1", labels[1], "points", "95% interval", "p"):
+        table.add_column(Text(title), justify="right", no_wrap=title in ("95% interval", "p"))
     if margin is not None:
-        table.add_column(f"same within ±{margin:g}")
+        table.add_column(f"same ±{margin:g}", no_wrap=True)
     for one in comparisons:
         difference = one.difference
         row = [
@@ -102,7 +102,7 @@ def _table(
             f"{100 * one.against.top1.mean:.1f}",
             signed_points(difference.mean),
             span(difference.interval, signed=True),
-            f"{difference.p:.3f}" if difference.p >= 0.001 else "<0.001",
+            f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001",
         ]
         if margin is not None:
             ours, theirs = one.probe.predictions(), one.against.predictions()

@@ -10,13 +10,13 @@ PROBES = [
     "knn",
     "linear?input=class",
     "linear?input=mean",
-    "mean_value",
-    "ep12?value=identity",
     "ep12",
+    "ep12?value=identity",
     "aim12",
 ]
-LEARNING_RATES = [3e-3, 1e-2, 3e-2]
+LEARNING_RATES = [3e-3, 1e-2, 1e-1]
 EPOCHS = 12
+VECTOR_STEPS = 4000
 
 
 def demo(
@@ -41,6 +41,7 @@ def demo(
         "probe": PROBES,
         "learning_rates": LEARNING_RATES,
         "epochs": EPOCHS,
+        "vector_steps": VECTOR_STEPS,
         "output": output or "runs/demo",
         "features": features,
         "device": device,

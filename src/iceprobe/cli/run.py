@@ -87,7 +87,7 @@ def _identities(config: RunConfig) -> set[str]:
     import torch
 
     import iceprobe
-    from iceprobe.store import Settings
+    from iceprobe.store.format import SHARD_IMAGES
     from iceprobe.store.request import describe, make_settings
 
     asked = torch.device(config.device or "cpu")
@@ -97,7 +97,7 @@ def _identities(config: RunConfig) -> set[str]:
         amp=config.amp,
         tokens=config.tokens,
         patches=needs_patches(config.probe),
-        shard_images=Settings.model_fields["shard_images"].default,
+        shard_images=SHARD_IMAGES,
     )
     wanted = describe(
         iceprobe.load_backbone(config.backbone),

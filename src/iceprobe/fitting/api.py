@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
-from iceprobe.fitting.protocols import Protocol, get_protocol, images_per_step
+from iceprobe.fitting.protocols import Protocol, get_protocol, images_per_step, on_vectors
 from iceprobe.fitting.selection import Fitted, peak_rate, run_protocol
 from iceprobe.knn import knn
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import FILE_NAME as RESULTS_FILE
-from iceprobe.results.files import write_results
+from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Files, Flops, Parameters, Result
@@ -39,7 +39,6 @@ from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STATE_FILE = "state.safetensors"
 FIT_VERSION = 1  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
 
 
@@ -53,6 +52,7 @@ def fit(
     batch_size: int | None = None,
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
+    vector_steps: int | None = None,
     output: str | Path | None = None,
     split: str = "test",
     memory: int | None = None,
@@ -71,6 +71,8 @@ def fit(
         protocol: ``"heldout"`` (default) or ``"paper"``.
         seeds: initialisations of every setting: 0, 1, … seeds − 1.
         epochs, batch_size, learning_rates, weight_decays: in place of the protocol's own.
+        vector_steps: steps that probes on pooled vectors train for at least; by default the
+            protocol's, and 0 where ``epochs`` is given.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
         memory: budget in bytes for tokens held in memory; they are streamed beyond it.
@@ -101,6 +103,7 @@ def fit(
                 batch_size=batch_size,
                 learning_rates=tuple(learning_rates) if learning_rates is not None else None,
                 weight_decays=tuple(weight_decays) if weight_decays is not None else None,
+                vector_steps=vector_steps,
             ),
             seeds=seeds,
             split=split,
@@ -128,6 +131,7 @@ def probe(
     batch_size: int | None = None,
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
+    vector_steps: int | None = None,
     split: str = "test",
     limit: int | None = None,
     device: str | None = None,
@@ -161,6 +165,7 @@ def probe(
         batch_size=batch_size,
         learning_rates=tuple(learning_rates) if learning_rates is not None else None,
         weight_decays=tuple(weight_decays) if weight_decays is not None else None,
+        vector_steps=vector_steps,
     )
     labels = [probe_label(parse_probe(text)) for text in probes]
     if not isinstance(model, Backbone):
@@ -207,29 +212,8 @@ def _fit(
     command = command if command is not None else shlex.join(sys.argv)
     trained = _trained(labels)
     shape = Shape(store.dim, len(store.classes), store.grid, store.has_class, store.pooled_class)
+    where = _device(device)
     _check(store, labels, shape, protocol, seeds=seeds, split=split, amp=amp, run_seed=run_seed)
-    setting = Setting(
-        protocol,
-        shape,
-        run_seed,
-        _device(device),
-        DTYPES[amp],
-        Checkpoint(
-            folder / STATE_FILE if folder else None,
-            _fingerprint(
-                store,
-                probes=trained,
-                protocol=protocol,
-                seeds=seeds,
-                split=split,
-                amp=amp,
-                run_seed=run_seed,
-                device=str(_device(device)),
-                torch=torch.__version__,
-            ),
-        ),
-        progress,
-    )
     found = {
         label: knn(
             store,
@@ -237,7 +221,7 @@ def _fit(
             protocol=protocol.name,
             split=split,
             seed=run_seed,
-            device=setting.device,
+            device=where,
             command=command,
             progress=progress,
         )
@@ -246,17 +230,38 @@ def _fit(
     }
     fitted: list[Fitted] = []
     rows: list[CurveRow] = []
-    if trained:
-        fitted, rows = run_protocol(
+    for reading in ("vectors", "tokens"):
+        mine = [label for label in trained if _reads(label, shape) == reading]
+        if not mine:
+            continue
+        settings = on_vectors(protocol, len(store["train"])) if reading == "vectors" else protocol
+        fingerprint = _fingerprint(
             store,
-            trained,
+            probes=mine,
+            protocol=settings,
+            seeds=seeds,
+            split=split,
+            amp=amp,
+            run_seed=run_seed,
+            device=str(where),
+            torch=torch.__version__,
+        )
+        path = folder / _state_file(reading) if folder else None
+        checkpoint = Checkpoint(path, fingerprint)
+        setting = Setting(
+            settings, shape, run_seed, where, DTYPES[amp], checkpoint, progress, reading
+        )
+        part, part_rows = run_protocol(
+            store,
+            mine,
             setting,
             seeds=range(seeds),
             split=split,
             memory=memory,
-            saved=setting.checkpoint.load() if resume else None,
+            saved=checkpoint.load() if resume else None,
         )
-        found |= {f.label: _result(f, store, setting, seeds, split, command) for f in fitted}
+        fitted, rows = fitted + part, rows + part_rows
+        found |= {f.label: _result(f, store, setting, seeds, split, command) for f in part}
     return [found[label] for label in labels], fitted, rows
 
 
@@ -310,15 +315,13 @@ def training_record(setting: Setting, num_images: int) -> dict[str, Any]:
 
 def _write(folder: Path, results: list[Result], fitted: list[Fitted], rows: list[CurveRow]) -> None:
     """The run folder; `results.json` last, since its presence says that the run is finished."""
-    (folder / "probes").mkdir(parents=True, exist_ok=True)
     modules = {f.label: f.probes for f in fitted}
     for result in results:
         files = []
         for seed, probe in zip(result.seeds, modules.get(result.probe, []), strict=True):
             name = f"probes/{_file_name(result.probe)}-seed{seed}.safetensors"
-            temporary = folder / f"{name}.tmp"
-            save_file(probe.state_dict(), temporary, metadata={"probe": result.probe})
-            temporary.replace(folder / name)
+            content = save(probe.state_dict(), metadata={"probe": result.probe})
+            write_atomically(folder / name, content)
             files.append(name)
         result.files = Files(probes=files, predictions="predictions.safetensors")
     write_predictions(
@@ -327,11 +330,21 @@ def _write(folder: Path, results: list[Result], fitted: list[Fitted], rows: list
     )
     write_curves(folder, rows)
     write_results(folder, results)
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    for reading in ("vectors", "tokens"):
+        (folder / _state_file(reading)).unlink(missing_ok=True)
 
 
 def _trained(labels: list[str]) -> list[str]:
     return [label for label in labels if parse_probe(label).name != "knn"]
+
+
+def _reads(label: str, shape: Shape) -> str:
+    """``"tokens"`` or ``"vectors"``: what a probe is fitted on, each kind in a crowd of its own."""
+    return "tokens" if shape.build(label).input.endswith("patches") else "vectors"
+
+
+def _state_file(reading: str) -> str:
+    return f"state-{reading}.safetensors"
 
 
 def _check(
@@ -377,7 +390,7 @@ def _check(
             )
     if not store.has_patches:
         for label in trained:
-            if shape.build(label).input.endswith("patches"):
+            if _reads(label, shape) == "tokens":
                 raise IceprobeError(
                     f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
                     "extract it with patches"
@@ -411,7 +424,7 @@ def _check_output(folder: Path) -> None:
         raise IceprobeError(
             f"{folder} holds a finished run: give another --output, or remove the folder"
         )
-    ours = {STATE_FILE, "config.yaml", "log.txt"}
+    ours = {_state_file("vectors"), _state_file("tokens"), "config.yaml", "log.txt"}
     found = {path.name for path in folder.iterdir()} - {".lock"}
     if found and not found & ours:
         raise IceprobeError(f"{folder} holds something that is no run: give another --output")

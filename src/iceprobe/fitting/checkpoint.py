@@ -1,4 +1,4 @@
-"""Where a fit stands, in one file that is replaced whole: ``RUN/state.safetensors``."""
+"""Where a fit stands, in one file that is replaced whole: ``RUN/state-tokens.safetensors``."""
 
 import json
 import os

@@ -27,7 +27,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 @dataclass
 class Setting:
-    """What a phase shares with the others."""
+    """What a phase shares with the others; ``reading`` is ``"tokens"`` or ``"vectors"``."""
 
     protocol: Protocol
     shape: Shape
@@ -36,6 +36,7 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
+    reading: str = "tokens"
 
 
 @dataclass
@@ -114,7 +115,7 @@ def run_phase(
         for batch in train.shuffled(batch_size, setting.run_seed, phase.epoch):
             for running, losses in zip(sums, crowd.train_step(batch), strict=True):
                 running += losses * len(batch.labels)
-            setting.progress(phase.name, crowd.step, total)
+            setting.progress(f"{phase.name} {setting.reading}", crowd.step, total)
         phase.epoch += 1
         losses_of = {id(g): (s / len(train)).tolist() for g, s in zip(active, sums, strict=True)}
         _look(phase, setting, active, losses_of, evaluate_on, batch_size, keep_best)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iceprobe.errors import IceprobeError
 
 FORMAT_VERSION = 1
+SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
 MANIFEST = "manifest.json"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -46,7 +47,7 @@ class Settings(_Record):
     tokens: Dtype = "float16"
     patches: bool = True
     batch_size: int = 64
-    shard_images: int = 1024
+    shard_images: int = SHARD_IMAGES
     device: str = "cpu"
     views: Literal[1] = 1
 

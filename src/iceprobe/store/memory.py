@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
-from iceprobe.store.format import Manifest, ShardRecord
+from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
 from iceprobe.store.pipeline import (
     OnBadImage,
     Progress,
@@ -59,7 +59,7 @@ def extract_in_memory(
         amp=amp,
         tokens=tokens,
         patches=patches,
-        shard_images=1024,
+        shard_images=SHARD_IMAGES,
     )
     manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
     _check_memory(manifest)

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from iceprobe.datasets.base import Dataset
-from iceprobe.store.format import MANIFEST, Manifest, read_manifest
+from iceprobe.store.format import MANIFEST, SHARD_IMAGES, Manifest, read_manifest
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import (
     chosen_rows,
@@ -88,7 +88,7 @@ def plan(
     patches: bool = True,
     workers: int = 0,
     limit: int | None = None,
-    shard_images: int = 1024,
+    shard_images: int = SHARD_IMAGES,
     measure_seconds: float = 3.0,
 ) -> Plan:
     """What ``extract`` with the same arguments would cost; writes nothing.

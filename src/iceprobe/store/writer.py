@@ -16,6 +16,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import (
     MANIFEST,
+    SHARD_IMAGES,
     Manifest,
     ShardRecord,
     read_manifest,
@@ -56,7 +57,7 @@ def extract(
     workers: int = 0,
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
-    shard_images: int = 1024,
+    shard_images: int = SHARD_IMAGES,
     progress: Progress = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
