@@ -20,6 +20,7 @@ import torch
 from iceprobe.fitting.engine import Crowd
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.malloc import keep_freed_memory
 
 B, N, D, C = 64, 196, 768, 1000
 QUERIES = (1, 2, 4, 8, 16, 32)
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
+    keep_freed_memory()  # as the command line does; both sides gain
 
     members = [Member(f"ep{m}", rate, 0.0, 0) for m in QUERIES for rate in RATES]
     shape = Shape(D, args.classes, (14, 14), has_class=True)
