@@ -22,7 +22,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every figure of docs/measurements.md, about half an hour on two cores; never part of the tests.
+# Every figure of docs/measurements.md; never part of the tests.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/probe_step.py
 	$(BIN)/python benchmarks/fit_members.py
