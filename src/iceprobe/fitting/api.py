@@ -101,8 +101,8 @@ def fit(
                 protocol,
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rates=tuple(learning_rates) if learning_rates is not None else None,
-                weight_decays=tuple(weight_decays) if weight_decays is not None else None,
+                learning_rates=learning_rates,
+                weight_decays=weight_decays,
                 vector_steps=vector_steps,
             ),
             seeds=seeds,
@@ -163,8 +163,8 @@ def probe(
         protocol,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rates=tuple(learning_rates) if learning_rates is not None else None,
-        weight_decays=tuple(weight_decays) if weight_decays is not None else None,
+        learning_rates=learning_rates,
+        weight_decays=weight_decays,
         vector_steps=vector_steps,
     )
     labels = [probe_label(parse_probe(text)) for text in probes]

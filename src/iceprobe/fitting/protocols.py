@@ -3,6 +3,7 @@
 A protocol is data; `fit.py` reads it. No torch here: `iceprobe ls protocols` shows this table.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,8 +86,8 @@ def get_protocol(
     *,
     epochs: int | None = None,
     batch_size: int | None = None,
-    learning_rates: tuple[float, ...] | None = None,
-    weight_decays: tuple[float, ...] | None = None,
+    learning_rates: Sequence[float] | None = None,
+    weight_decays: Sequence[float] | None = None,
     vector_steps: int | None = None,
 ) -> Protocol:
     """The protocol of that name with what the caller sets in place of its own values.
@@ -101,8 +102,8 @@ def get_protocol(
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rates": learning_rates,
-        "weight_decays": weight_decays,
+        "learning_rates": None if learning_rates is None else tuple(learning_rates),
+        "weight_decays": None if weight_decays is None else tuple(weight_decays),
         "vector_steps": 0 if epochs is not None and vector_steps is None else vector_steps,
     }
     protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
