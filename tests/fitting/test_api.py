@@ -75,14 +75,14 @@ def test_fit_writes_a_run_that_reads_back(store, tmp_path):
     assert not list((tmp_path / "run").glob("state*"))
 
 
-def test_probes_on_vectors_train_longer_than_those_on_tokens(store, tmp_path):
-    """216 images in batches of 32 are 7 steps: 70 steps are 10 epochs, beside 4 on tokens."""
-    iceprobe.fit(store, ["linear", "ep4"], output=tmp_path / "run", vector_steps=70, **QUICK)
+def test_few_images_train_for_more_epochs(store, tmp_path):
+    """240 images in batches of 32 are 8 steps: 70 steps are 9 epochs, whatever a probe reads."""
+    iceprobe.fit(store, ["linear", "ep4"], output=tmp_path / "run", min_steps=70, **QUICK)
     last = {}
     for row in read_curves(tmp_path / "run"):
         if row.phase == "select":
             last[row.probe] = max(last.get(row.probe, 0), row.epoch)
-    assert last == {"linear": 9, "ep4": 4}  # 240 images are 8 steps, and decide for both phases
+    assert last == {"linear": 9, "ep4": 9}
 
 
 def test_saved_probes_predict_what_was_reported(store, tmp_path):
@@ -108,7 +108,7 @@ def test_attending_finds_what_averaging_drowns(store, tmp_path):
         store, ["knn?input=mean", "linear?input=mean", "ep4"], output=tmp_path / "r", **settings
     )
     assert ep.top1.mean > 0.9
-    assert ep.top1.mean > mean.top1.mean + 0.1
+    assert ep.top1.mean > mean.top1.mean + 0.05
     assert ep.top1.mean > knn.top1.mean + 0.1
 
 
@@ -154,7 +154,7 @@ def kill_after(calls: int):
 
     def progress(stage: str, done: int, total: int) -> None:
         nonlocal count
-        if stage.endswith("tokens"):
+        if stage.partition(" ")[0] in ("select", "refit", "paper"):
             count += 1
             if count == calls:
                 raise Killed
@@ -356,8 +356,8 @@ def test_a_state_is_taken_up_by_the_same_settings_only(store, tmp_path, monkeypa
 
 def test_a_state_that_was_cut_off_is_named(store, tmp_path):
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "state-vectors.safetensors").write_bytes(bytes(100))
-    with pytest.raises(IceprobeError, match=r"state-vectors\.safetensors can't be read"):
+    (tmp_path / "r" / "state-0.safetensors").write_bytes(bytes(100))
+    with pytest.raises(IceprobeError, match=r"state-0\.safetensors can't be read"):
         iceprobe.fit(store, ["linear"], output=tmp_path / "r", **QUICK)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from iceprobe import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
-from iceprobe.fitting.protocols import PROTOCOLS, get_protocol, images_per_step, on_vectors
+from iceprobe.fitting.protocols import PROTOCOLS, for_images, get_protocol, images_per_step
 from iceprobe.fitting.selection import choose, peak_rate
 from iceprobe.results.curves import CurveRow
 
@@ -98,12 +98,13 @@ def test_of_equals_the_earliest_epoch_and_smallest_rate():
     assert (choose(rows).learning_rate, choose(rows).epoch) == (1, 1)
 
 
-def test_probes_on_vectors_train_for_enough_steps():
-    """22 steps an epoch on 5,400 images: 4,000 steps are 182 epochs; a large set needs no more."""
+def test_few_images_are_seen_often_enough():
+    """A step an epoch on 50 images: 400 steps are 400 epochs; a large set needs no more."""
     heldout = get_protocol("heldout")
-    assert on_vectors(heldout, 5400).epochs == 182
-    assert on_vectors(heldout, 1_281_167).epochs == heldout.epochs
-    assert on_vectors(PROTOCOLS["paper"], 5400).epochs == 90
-    assert on_vectors(get_protocol("heldout", epochs=3), 5400).epochs == 3
-    assert on_vectors(get_protocol("heldout", epochs=3, vector_steps=44), 5400).epochs == 3
-    assert on_vectors(get_protocol("heldout", epochs=3, vector_steps=220), 5400).epochs == 10
+    assert for_images(heldout, 50).epochs == 400
+    assert for_images(heldout, 6000).epochs == 20  # 24 steps an epoch
+    assert for_images(heldout, 1_281_167).epochs == 20
+    assert for_images(PROTOCOLS["paper"], 5400).epochs == 90
+    assert for_images(get_protocol("heldout", epochs=3), 50).epochs == 3
+    assert for_images(get_protocol("heldout", epochs=3, min_steps=44), 5400).epochs == 3
+    assert for_images(get_protocol("heldout", epochs=3, min_steps=220), 5400).epochs == 10

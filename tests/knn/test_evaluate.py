@@ -142,8 +142,9 @@ def test_fewer_than_five_classes_and_a_handful_of_images():
 
 def test_one_image_a_class_leaves_none_to_hold_out():
     store = make_store(classes=3, train=1, test=2)
-    with pytest.raises(iceprobe.IceprobeError, match=r"3 training images .* --protocol paper"):
-        iceprobe.knn(store)
+    result = iceprobe.knn(store)
+    assert (result.selected["k"], result.settings_tried) == (3, 1)  # all there are
+    assert result.selected_on.startswith("nothing")
     assert iceprobe.knn(store, protocol="paper").settings_tried == 3
 
 

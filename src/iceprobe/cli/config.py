@@ -101,7 +101,7 @@ class FitConfig(_Config):
     epochs: Annotated[int, Field(ge=1)] | None = None  # None: the protocol's
     batch_size: Annotated[int, Field(ge=2)] | None = None  # images a training step
     learning_rates: Rates | None = None  # the grid
-    vector_steps: Annotated[int, Field(ge=0)] | None = None  # of probes on pooled vectors
+    min_steps: Annotated[int, Field(ge=0)] | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory

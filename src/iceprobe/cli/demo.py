@@ -16,7 +16,6 @@ PROBES = [
 ]
 LEARNING_RATES = [3e-3, 1e-2, 1e-1]
 EPOCHS = 12
-VECTOR_STEPS = 4000
 
 
 def demo(
@@ -41,7 +40,6 @@ def demo(
         "probe": PROBES,
         "learning_rates": LEARNING_RATES,
         "epochs": EPOCHS,
-        "vector_steps": VECTOR_STEPS,
         "output": output or "runs/demo",
         "features": features,
         "device": device,

@@ -105,7 +105,7 @@ def _fit(
         batch_size=config.batch_size,
         learning_rates=config.learning_rates,
         weight_decays=config.weight_decays,
-        vector_steps=config.vector_steps,
+        min_steps=config.min_steps,
         output=config.output,
         memory=config.memory,
         device=config.device,

@@ -6,7 +6,7 @@ axis, so that one batched product serves them all.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes import build, parse_probe
+from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
 
@@ -64,12 +66,24 @@ class Group:
             are the same for every member of a batch) are the group's.
         running_mean, running_var: ``(G, D_o)`` statistics of the descriptors, ``None`` for a
             probe without batch norm.
+        fixed_statistics: whether the running ones are those of all training images already, and
+            serve in training too.
+        whitened: the name of a weight that is learned in whitened coordinates, and the matrix
+            that its parameter is multiplied by (see `fitting/whitening.py`).
     """
 
-    def __init__(self, members: list[Member], shape: Shape, device: torch.device):
+    def __init__(
+        self,
+        members: list[Member],
+        shape: Shape,
+        device: torch.device,
+        whitening: Whitening | None = None,
+    ):
         self.members = members
         probes = [shape.build(member.probe, member.seed).to(device) for member in members]
         self.template = probes[0]
+        before = whitening.before(self.template) if whitening is not None else None
+        self.whitened = (before[0], before[1].to(device)) if before is not None else None
         stacked: dict[str, Tensor] = {}
         for name, _ in self.template.named_parameters():
             stacked[name] = torch.stack([p.get_parameter(name).detach() for p in probes])
@@ -78,6 +92,14 @@ class Group:
         size = (len(members), self.template.pooling.out_dim)
         self.running_mean = torch.zeros(size, device=device)
         self.running_var = torch.ones(size, device=device)
+        self.fixed_statistics = (
+            whitening is not None
+            and self.norm is not None
+            and isinstance(self.template.pooling, Linear)
+        )
+        if whitening is not None and self.fixed_statistics:
+            self.running_mean += whitening.mean.to(device)
+            self.running_var *= whitening.std.to(device).square()
         #: Members one by one, as views of the stacked tensors, for the optimiser.
         self.views = [
             {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
@@ -96,6 +118,13 @@ class Group:
         """Whether its scores are linear in the tokens, so that its queries join everybody's."""
         return isinstance(self.template.pooling, QueryPooling)
 
+    def weight(self, name: str) -> Tensor:
+        """The parameter ``name`` of all members as the probe uses it, ``(G, …)``."""
+        parameter = self.parameters[name]
+        if self.whitened is None or self.whitened[0] != name:
+            return parameter
+        return parameter @ self.whitened[1].to(parameter.dtype)
+
     def queries(self, stats: Any) -> Tensor:
         """Folded queries of all members, ``(G·M, D)``."""
         return self._each("queries", (None,))(stats).flatten(0, 1)
@@ -111,17 +140,19 @@ class Group:
         names = [n for n in self.parameters if n.startswith("pooling.")]
         if not names:
             return call(tokens)[None].expand(len(self), -1, -1)
+        weights = {name: self.weight(name) for name in names}
         return torch.stack(
             [
-                functional_call(call, {n: self.parameters[n][g] for n in names}, (tokens,))
+                functional_call(call, {n: w[g] for n, w in weights.items()}, (tokens,))
                 for g in range(len(self))
             ]
         )
 
     def classify(self, descriptors: Tensor, training: bool) -> Tensor:
         """Batch norm without affine, then each member's linear classifier: ``(G, B, C)``."""
-        weight, bias = self.parameters["classifier.weight"], self.parameters["classifier.bias"]
+        weight, bias = self.weight("classifier.weight"), self.parameters["classifier.bias"]
         y = descriptors.to(weight.dtype)
+        training = training and not self.fixed_statistics
         if self.norm is not None:
             mean = y.mean(1) if training else self.running_mean
             y = y - mean[:, None]
@@ -148,8 +179,8 @@ class Group:
         """Member ``g`` as an ordinary module, a copy."""
         probe = copy.deepcopy(self.template)
         with torch.no_grad():
-            for name, stacked in self.parameters.items():
-                probe.get_parameter(name).copy_(stacked[g])
+            for name in self.parameters:
+                probe.get_parameter(name).copy_(self.weight(name)[g])
             if isinstance(probe.norm, nn.BatchNorm1d):
                 probe.norm.running_mean.copy_(self.running_mean[g])  # type: ignore[union-attr]
                 probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
@@ -191,9 +222,18 @@ class _Call(nn.Module):
         return getattr(self.pooling, self.method)(*inputs)
 
 
-def make_groups(members: list[Member], shape: Shape, device: torch.device) -> list[Group]:
-    """One group a probe, in the order in which probes first appear."""
+def make_groups(
+    members: list[Member],
+    shape: Shape,
+    device: torch.device,
+    whitenings: Mapping[str, Whitening] | None = None,
+) -> list[Group]:
+    """One group a probe, in the order in which probes first appear; ``whitenings`` by input."""
     by_probe: dict[str, list[Member]] = {}
     for member in members:
         by_probe.setdefault(member.probe, []).append(member)
-    return [Group(group, shape, device) for group in by_probe.values()]
+    known = whitenings or {}
+    return [
+        Group(group, shape, device, known.get(shape.build(probe).input))
+        for probe, group in by_probe.items()
+    ]

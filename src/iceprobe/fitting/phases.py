@@ -18,16 +18,18 @@ from iceprobe.fitting.engine import Crowd, predict
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+VECTORS = ("class", "mean")  # inputs of one vector an image
 
 
 @dataclass
 class Setting:
-    """What a phase shares with the others; ``reading`` is ``"tokens"`` or ``"vectors"``."""
+    """What a phase shares with the others."""
 
     protocol: Protocol
     shape: Shape
@@ -36,7 +38,6 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
-    reading: str = "tokens"
 
 
 @dataclass
@@ -95,7 +96,13 @@ def run_phase(
     protocol = setting.protocol
     batch_size = images_per_step(protocol, len(train))
     steps_an_epoch = len(split_batches(np.arange(len(train)), batch_size))
-    phase.groups = make_groups(phase.members, setting.shape, setting.device)
+    shrinkage = protocol.whitening
+    whitenings = {
+        name: whitening((b.inputs[name] for b in train.in_order(batch_size)), shrinkage)
+        for name in train.inputs
+        if name in VECTORS and shrinkage is not None
+    }
+    phase.groups = make_groups(phase.members, setting.shape, setting.device, whitenings)
     stops = [phase.stops.get(g.members[0].probe, protocol.epochs) for g in phase.groups]
     crowd = Crowd(
         phase.groups,
@@ -115,7 +122,7 @@ def run_phase(
         for batch in train.shuffled(batch_size, setting.run_seed, phase.epoch):
             for running, losses in zip(sums, crowd.train_step(batch), strict=True):
                 running += losses * len(batch.labels)
-            setting.progress(f"{phase.name} {setting.reading}", crowd.step, total)
+            setting.progress(phase.name, crowd.step, total)
         phase.epoch += 1
         losses_of = {id(g): (s / len(train)).tolist() for g, s in zip(active, sums, strict=True)}
         _look(phase, setting, active, losses_of, evaluate_on, batch_size, keep_best)

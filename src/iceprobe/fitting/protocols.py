@@ -28,11 +28,9 @@ class Protocol:
         held_out: fraction of the training split that selects the setting and the epoch; 0 means
             that the reported split does (and every number says so).
         selected_on: what results say of it.
-        vector_steps: steps that probes on pooled vectors (class token, mean) train for at least.
-            Their passes cost a hundredth of those over patch tokens, and they need many: the
-            directions of a frozen feature space differ in scale by orders of magnitude. After
-            440 steps a linear probe of the bundled backbone lay 2.6 points (mean) and 5.2 (class)
-            below logistic regression on the same features (docs/measurements.md).
+        min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
+        whitening: λ of the whitened coordinates in which probes on pooled vectors learn
+            (`fitting/whitening.py`); ``None`` trains them as they are.
     """
 
     name: str
@@ -45,7 +43,8 @@ class Protocol:
     weight_decays: tuple[float, ...]
     held_out: float
     selected_on: str
-    vector_steps: int = 0
+    min_steps: int = 0
+    whitening: float | None = None
 
 
 PROTOCOLS = {
@@ -61,7 +60,8 @@ PROTOCOLS = {
         weight_decays=(0.0,),
         held_out=0.1,
         selected_on="held-out 10% of train",
-        vector_steps=4000,
+        min_steps=400,
+        whitening=0.01,
     ),
     "paper": Protocol(
         name="paper",
@@ -78,6 +78,7 @@ PROTOCOLS = {
     ),
 }
 
+UNSELECTED = "nothing: one image a class leaves none to hold out; a fixed setting"
 MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
 
 
@@ -88,11 +89,11 @@ def get_protocol(
     batch_size: int | None = None,
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
-    vector_steps: int | None = None,
+    min_steps: int | None = None,
 ) -> Protocol:
     """The protocol of that name with what the caller sets in place of its own values.
 
-    ``epochs`` without ``vector_steps`` holds for every probe.
+    ``epochs`` without ``min_steps`` holds however few images there are.
 
     Raises:
         IceprobeError: for an unknown name or a value that is not positive.
@@ -104,13 +105,13 @@ def get_protocol(
         "batch_size": batch_size,
         "learning_rates": None if learning_rates is None else tuple(learning_rates),
         "weight_decays": None if weight_decays is None else tuple(weight_decays),
-        "vector_steps": 0 if epochs is not None and vector_steps is None else vector_steps,
+        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
     }
     protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
     if protocol.epochs < 1:
         raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
-    if protocol.vector_steps < 0:
-        raise IceprobeError(f"vector_steps={protocol.vector_steps}: give a number from 0 up")
+    if protocol.min_steps < 0:
+        raise IceprobeError(f"min_steps={protocol.min_steps}: give a number from 0 up")
     if protocol.batch_size < 2:
         raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
     if not protocol.learning_rates or min(protocol.learning_rates) <= 0:
@@ -124,12 +125,10 @@ def get_protocol(
     return protocol
 
 
-def on_vectors(protocol: Protocol, num_images: int) -> Protocol:
-    """The protocol for probes on pooled vectors: as many epochs as `vector_steps` need."""
+def for_images(protocol: Protocol, num_images: int) -> Protocol:
+    """The protocol on a training split of this size: as many epochs as `min_steps` need."""
     steps_an_epoch = -(-num_images // images_per_step(protocol, num_images))
-    return replace(
-        protocol, epochs=max(protocol.epochs, -(-protocol.vector_steps // steps_an_epoch))
-    )
+    return replace(protocol, epochs=max(protocol.epochs, -(-protocol.min_steps // steps_an_epoch)))
 
 
 def images_per_step(protocol: Protocol, num_images: int) -> int:

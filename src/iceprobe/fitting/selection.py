@@ -13,7 +13,7 @@ from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Phase, Saved, Setting, describe, recall, run_phase
-from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
@@ -33,6 +33,7 @@ class Fitted:
         probes: fitted modules, one a seed.
         predictions: on the reported split, one row a seed.
         selected: learning rate, weight decay and epoch.
+        selected_on: what they were chosen on.
         settings_tried: combinations of learning rate and weight decay.
         best_minus_median: how far the best setting lies above the median one where it was chosen.
         last_epoch: top-1 at the last epoch, where another was chosen.
@@ -43,8 +44,9 @@ class Fitted:
     probes: list[Probe]
     predictions: Predictions
     selected: dict[str, float | int | str]
+    selected_on: str
     settings_tried: int
-    best_minus_median: float
+    best_minus_median: float | None
     last_epoch: Score | None
     seconds: float
 
@@ -57,7 +59,7 @@ class Choice:
     weight_decay: float
     epoch: int
     tried: int
-    best_minus_median: float
+    best_minus_median: float | None
 
 
 def run_protocol(
@@ -102,12 +104,16 @@ def run_protocol(
         ], phase.rows
 
     fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
-    if saved is not None and saved.before:
+    if not len(held_rows):
+        select = Phase("select", [])
+        choices = dict.fromkeys(labels, middle(protocol))
+    elif saved is not None and saved.before:
         select = recall(saved.before[0], grid)
     else:
         select = Phase("select", grid)
         run_phase(select, setting, feed(train, fit_rows), feed(train, held_rows), saved=saved)
-    choices = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
+    if len(held_rows):
+        choices = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
     refit = Phase(
         "refit",
         [
@@ -132,6 +138,7 @@ def run_protocol(
                     "weight_decay": choice.weight_decay,
                     "epoch": choice.epoch,
                 },
+                protocol.selected_on if len(held_rows) else UNSELECTED,
                 choice.tried,
                 choice.best_minus_median,
                 None,
@@ -194,6 +201,13 @@ def choose(rows: Sequence[CurveRow]) -> Choice:
     return Choice(rate, decay, epoch, len(best), spread)
 
 
+def middle(protocol: Protocol) -> Choice:
+    """The middle of the grid and the last epoch, where no image can be held out to choose by."""
+    rates, decays = sorted(protocol.learning_rates), sorted(protocol.weight_decays)
+    rate, decay = rates[len(rates) // 2], decays[len(decays) // 2]
+    return Choice(rate, decay, protocol.epochs, tried=1, best_minus_median=None)
+
+
 def peak_rate(protocol: Protocol, rate: float, num_images: int) -> float:
     """Peak learning rate: of LARS's grid, per 256 images and so scaled by the images per step."""
     if protocol.optimizer == "lars":
@@ -228,6 +242,7 @@ def _best_epoch(
             "weight_decay": chosen[1],
             "epoch": epochs[0] if len(set(epochs)) == 1 else ", ".join(map(str, epochs)),
         },
+        setting.protocol.selected_on,
         len(means),
         means[chosen] - float(np.median(list(means.values()))),
         Score.of(last),

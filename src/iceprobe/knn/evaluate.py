@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
-from iceprobe.fitting.protocols import get_protocol
+from iceprobe.fitting.protocols import UNSELECTED, get_protocol
 from iceprobe.knn.search import nearest
 from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
@@ -42,7 +42,7 @@ def knn(
     Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it, then
     all of train is the bank for the reported split. Under ``paper`` (k, T) is chosen on the
     reported split itself, and the result says so. Among equal accuracies the smaller k, then the smaller
-    T, is taken.
+    T, is taken; where no image can be held out, the first of the grid, and the result says so.
 
     Args:
         store: features, with a ``train`` split and the split to report.
@@ -56,8 +56,7 @@ def knn(
         progress: told ("knn", images done, images to do).
 
     Raises:
-        IceprobeError: for a split or class token that isn't there, a wrong option of ``probe``,
-            or training classes of one image each under ``heldout``.
+        IceprobeError: for a split or class token that isn't there, or a wrong option of ``probe``.
     """
     started = time.monotonic()
     chosen = get_protocol(protocol)
@@ -74,20 +73,20 @@ def knn(
 
     if chosen.held_out:
         rows, held = heldout_split(labels, seed, chosen.held_out)
-        if not len(held):
-            raise IceprobeError(
-                f"{len(labels)} training images leave none to hold out: give a class two or more "
-                "images, or take --protocol paper"
-            )
         search.total = len(held) + len(queries)
-        selection = search(features[held], features, rows)
-        accuracies = _accuracies(selection, classes, labels[held])
         neighbours = search(queries, features, np.arange(len(labels)))
+        accuracies: dict[Setting, float] = {}
+        selected_on = chosen.selected_on if len(held) else UNSELECTED
+        if len(held):
+            selection = search(features[held], features, rows)
+            accuracies = _accuracies(selection, classes, labels[held])
     else:
         search.total = len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
         accuracies = _accuracies(neighbours, classes, np.asarray(test.labels))
-    best = max(accuracies, key=lambda setting: accuracies[setting])
+        selected_on = f"the reported split ({split})"
+    best = max(accuracies, key=lambda s: accuracies[s]) if accuracies else settings(len(labels))[0]
+    spread = accuracies[best] - statistics.median(accuracies.values()) if accuracies else None
 
     truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
@@ -101,9 +100,9 @@ def knn(
         top5=predictions.top5_score(),
         mean_per_class=predictions.mean_per_class_score(),
         selected={"k": best[0], "temperature": best[1]},
-        selected_on="held-out 10% of train" if chosen.held_out else f"the reported split ({split})",
-        settings_tried=len(accuracies),
-        best_minus_median=accuracies[best] - statistics.median(accuracies.values()),
+        selected_on=selected_on,
+        settings_tried=max(1, len(accuracies)),
+        best_minus_median=spread,
         parameters=Parameters(pooling=0, classifier=0, total=0),
         flops=Flops(per_image=2 * len(train) * store.dim),  # similarities to every training image
         seconds=time.monotonic() - started,

@@ -78,6 +78,9 @@ class Result(_Model):
     images: str = ""  # hash of the listing and rows that were tested: equal means the same images
     protocol: str  # "heldout" | "paper"
     split: str = "test"  # the split that the scores below were read on
+    layer: int | None = None  # of the backbone, from 0; None where that isn't known
+    shots: int | None = None  # training images a class, a draw; None: all
+    fraction: float | None = None  # of each class's training images, a draw; None: all
     classes: Annotated[int, Field(ge=1)]
     train_images: Count | None = None
     test_images: Count | None = None

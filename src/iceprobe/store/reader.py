@@ -78,6 +78,11 @@ class Store:
     def splits(self) -> list[str]:
         return list(self._splits)
 
+    def take(self, split: str, rows: np.ndarray) -> "Store":
+        """A view of this store whose ``split`` holds only ``rows``; nothing is copied or read."""
+        splits = self._splits | {split: self[split].take(rows)}
+        return Store(self.manifest, splits, self.path, self._dataset)
+
     @property
     def identity(self) -> str:
         return self.manifest.identity
@@ -233,6 +238,20 @@ class StoredSplit:
         out = torch.empty(len(wanted), self.shape.num_tokens, self.shape.dim, dtype=self.dtype)
         self._gather(wanted, out)
         return out
+
+    def take(self, rows: np.ndarray) -> "StoredSplit":
+        """The same split with only ``rows``, in their order."""
+        rows = np.asarray(rows, np.int64)
+        picked = torch.from_numpy(rows)
+        return StoredSplit(
+            lambda key: self._tensors(key)[picked],
+            lambda wanted, out: self._gather(rows[wanted], out),
+            shape=self.shape,
+            dtype=self.dtype,
+            has_patches=self.has_patches,
+            has_boxes=self.boxes is not None,
+            held=self.held,
+        )
 
     def hold(self, memory_bytes: int) -> "StoredSplit":
         """This split with its patch tokens in memory if they take at most ``memory_bytes``."""

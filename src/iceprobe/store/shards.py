@@ -12,6 +12,7 @@ error with a name instead of a SIGBUS.
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
@@ -101,6 +102,7 @@ class Shard:
         self.path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
         except OSError as error:
             raise corrupt(path, error.strerror or "it can't be opened") from error
         try:
@@ -114,10 +116,6 @@ class Shard:
             }
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise corrupt(path, "its header is damaged") from error
-
-    def __del__(self) -> None:
-        if (descriptor := getattr(self, "_descriptor", None)) is not None:
-            os.close(descriptor)
 
     def __contains__(self, name: str) -> bool:
         return name in self._layout

@@ -1,0 +1,131 @@
+"""What can't be fitted, said before anything is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.members import Shape
+from iceprobe.fitting.protocols import Protocol
+from iceprobe.results.files import FILE_NAME as RESULTS_FILE
+from iceprobe.specs import unknown
+from iceprobe.store.reader import Store
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_request(
+    store: Store,
+    labels: Sequence[str],
+    trained: Sequence[str],
+    shape: Shape,
+    *,
+    seeds: Sequence[int],
+    split: str,
+    amp: str,
+    run_seed: int,
+) -> None:
+    """Refuse probes that don't fit the tokens, and settings that mean nothing.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    inputs = {label: shape.build(label).input for label in trained}  # a wrong option ends here
+    if not labels:
+        raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise IceprobeError(f"probe {label!r} stands twice: name it once")
+    if not seeds:
+        raise IceprobeError("seeds=0: give at least 1")
+    if run_seed < 0:
+        raise IceprobeError(f"run_seed={run_seed}: give a number from 0 up")
+    if amp not in DTYPES:
+        raise IceprobeError(unknown("amp dtype", amp, DTYPES))
+    for name in ("train", split):
+        if name not in store.splits:
+            raise IceprobeError(
+                f"store {store.path or store.identity} has no split {name!r}: it has "
+                f"{', '.join(store.splits)}"
+            )
+        if not len(store[name]):
+            raise IceprobeError(
+                f"split {name!r} has no image that could be read "
+                f"({len(store.manifest.skipped)} were skipped): mend the images"
+            )
+    if not store.has_patches:
+        for label, name in inputs.items():
+            if name.endswith("patches"):
+                raise IceprobeError(
+                    f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
+                    "extract it with patches"
+                )
+
+
+def check_training_images(
+    store: Store, protocol: Protocol, split: str, run_seed: int, low_shot: bool
+) -> None:
+    """Refuse a training split without images of a class, or with none to hold out.
+
+    A low-shot fit of one image a class may go without holding any out.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    labels = store["train"].labels
+    missing = set(range(len(store.classes))) - set(np.unique(labels).tolist())
+    if missing:
+        names = ", ".join(repr(store.classes[i]) for i in sorted(missing)[:3])
+        record = store.manifest.splits["train"]
+        limited = record.images < record.listed
+        remedy = (
+            f"the limit took {record.images} of {record.listed} training images: raise it"
+            if limited
+            else f"add some, or remove the class from {split!r}"
+        )
+        raise IceprobeError(f"no training image of class {names}: {remedy}")
+    if low_shot or not protocol.held_out:
+        return
+    if not len(heldout_split(labels, run_seed, protocol.held_out)[1]):
+        raise IceprobeError(
+            f"{len(labels)} training images leave none to hold out: give a class two or "
+            "more images, or take --protocol paper"
+        )
+
+
+def check_output(folder: Path, ours: set[str]) -> None:
+    """Refuse a folder whose content a fit would overwrite.
+
+    Args:
+        folder: the run folder.
+        ours: names of files that an unfinished run may have left.
+
+    Raises:
+        IceprobeError: for a finished run, or a folder of something else.
+    """
+    if (folder / RESULTS_FILE).exists():
+        raise IceprobeError(
+            f"{folder} holds a finished run: give another --output, or remove the folder"
+        )
+    found = {path.name for path in folder.iterdir()} - {".lock"}
+    if found and not found & (ours | {"config.yaml", "log.txt"}):
+        raise IceprobeError(f"{folder} holds something that is no run: give another --output")
+
+
+def check_device(name: str | None) -> torch.device:
+    """The device called ``name``; CUDA where there is one by default.
+
+    Raises:
+        IceprobeError: if it can't be used here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise IceprobeError(f"device {name!r} can't be used here: take --device cpu") from error
+    return device

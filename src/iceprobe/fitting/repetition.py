@@ -1,0 +1,209 @@
+"""One fit of all probes on one set of training images: k-NN, the trained probes, their results."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.checks import DTYPES, check_request, check_training_images
+from iceprobe.fitting.members import Shape
+from iceprobe.fitting.phases import Progress, Setting
+from iceprobe.fitting.protocols import Protocol, for_images, images_per_step
+from iceprobe.fitting.selection import Fitted, peak_rate, run_protocol
+from iceprobe.knn import knn
+from iceprobe.probes import parse_probe
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.provenance import provenance
+from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.store.reader import Store
+
+FIT_VERSION = 2  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, the same in every repetition.
+
+    Attributes:
+        labels: canonical spec strings of the probes.
+        protocol: with what the caller sets in place of its own values.
+        split: the split to report.
+        memory: budget in bytes for tokens held in memory.
+        device: where to fit.
+        amp: name of the dtype of the token products.
+        low_shot: whether the training images are a few drawn ones.
+        resume: go on from a state file.
+        command: for the results.
+    """
+
+    labels: list[str]
+    protocol: Protocol
+    split: str
+    memory: int | None
+    device: torch.device
+    amp: str
+    low_shot: bool
+    resume: bool
+    command: str
+
+
+def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -> None:
+    """Refuse what can't be fitted, before anything is written.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    trained, shape = _trained(request.labels), _shape(store)
+    check_request(
+        store,
+        request.labels,
+        trained,
+        shape,
+        seeds=seeds,
+        split=request.split,
+        amp=request.amp,
+        run_seed=run_seed,
+    )
+    check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
+
+
+def repetition(
+    store: Store,
+    request: Request,
+    seeds: Sequence[int],
+    run_seed: int,
+    state: Path | None,
+    progress: Progress,
+) -> tuple[list[Result], list[CurveRow]]:
+    """Fit every probe of ``request`` on ``store``.
+
+    Args:
+        store: its ``train`` split holds the images to learn from.
+        request: checked.
+        seeds: initialisations.
+        run_seed: of the held-out split and of the order of batches.
+        state: the file to keep the fit's state in; ``None`` keeps nothing.
+        progress: called with ``(stage, done, total)``.
+
+    Returns:
+        Results in the order asked for, fitted modules and predictions attached; a row a member
+        and epoch.
+    """
+    found = {
+        label: knn(
+            store,
+            label,
+            protocol=request.protocol.name,
+            split=request.split,
+            seed=run_seed,
+            device=request.device,
+            command=request.command,
+            progress=progress,
+        )
+        for label in request.labels
+        if parse_probe(label).name == "knn"
+    }
+    rows: list[CurveRow] = []
+    if trained := _trained(request.labels):
+        protocol = for_images(request.protocol, len(store["train"]))
+        fingerprint = _fingerprint(
+            store,
+            probes=trained,
+            protocol=protocol,
+            seeds=list(seeds),
+            split=request.split,
+            amp=request.amp,
+            run_seed=run_seed,
+            device=str(request.device),
+            torch=torch.__version__,
+        )
+        checkpoint = Checkpoint(state, fingerprint)
+        setting = Setting(
+            protocol,
+            _shape(store),
+            run_seed,
+            request.device,
+            DTYPES[request.amp],
+            checkpoint,
+            progress,
+        )
+        fitted, rows = run_protocol(
+            store,
+            trained,
+            setting,
+            seeds=seeds,
+            split=request.split,
+            memory=request.memory,
+            saved=checkpoint.load() if request.resume else None,
+        )
+        found |= {f.label: _result(f, store, setting, seeds, request) for f in fitted}
+    return [found[label] for label in request.labels], rows
+
+
+def _result(
+    fitted: Fitted, store: Store, setting: Setting, seeds: Sequence[int], request: Request
+) -> Result:
+    """A fitted probe with its scores and where it comes from."""
+    probe, predictions = fitted.probes[0], fitted.predictions
+    result = Result(
+        probe=fitted.label,
+        method="trained",
+        protocol=setting.protocol.name,
+        top1=predictions.top1_score(),
+        top5=predictions.top5_score(),
+        mean_per_class=predictions.mean_per_class_score(),
+        last_epoch=fitted.last_epoch,
+        selected=fitted.selected,
+        selected_on=fitted.selected_on,
+        settings_tried=fitted.settings_tried,
+        best_minus_median=fitted.best_minus_median,
+        parameters=Parameters(**probe.num_parameters()),
+        flops=Flops(
+            per_image=probe.flops(store.num_tokens, store.num_prefix),
+            per_step=2 * probe.pooling.macs_per_step(),
+        ),
+        seconds=fitted.seconds,
+        seeds=list(seeds),
+        training=_training_record(setting, len(store["train"])),
+        variance="initialisation" if len(seeds) > 1 else "none",
+        **provenance(store, request.split, request.command),
+    )
+    return result.attach(predictions=predictions, probes=fitted.probes, store=store)
+
+
+def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
+    """How a probe was trained, as far as its own selection doesn't say."""
+    protocol = setting.protocol
+    rates = [peak_rate(protocol, rate, num_images) for rate in protocol.learning_rates]
+    return {
+        "optimizer": protocol.optimizer,
+        "epochs": protocol.epochs,
+        "images_per_step": images_per_step(protocol, num_images),
+        "warmup_epochs": protocol.warmup_epochs,
+        "learning_rates": rates,
+        "weight_decays": list(protocol.weight_decays),
+        "whitening": protocol.whitening,
+        "run_seed": setting.run_seed,
+        "device": setting.device.type,
+        "dtype": str(setting.amp).removeprefix("torch."),
+    }
+
+
+def _shape(store: Store) -> Shape:
+    return Shape(store.dim, len(store.classes), store.grid, store.has_class, store.pooled_class)
+
+
+def _trained(labels: list[str]) -> list[str]:
+    return [label for label in labels if parse_probe(label).name != "knn"]
+
+
+def _fingerprint(store: Store, **settings: Any) -> str:
+    """Of everything that a fit's outcome depends on."""
+    images = hashlib.sha256(store["train"].index.tobytes()).hexdigest()  # a draw, or all of them
+    content = {"version": FIT_VERSION, "store": store.identity, "images": images, **settings}
+    return hashlib.sha256(json.dumps(content, default=asdict).encode()).hexdigest()

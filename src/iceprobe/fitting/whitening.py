@@ -1,0 +1,76 @@
+"""Whitened coordinates for probes on pooled vectors: what makes few steps enough.
+
+    R = correlation of the training vectors      A = (R + λI)^-½      W = W' A
+
+The directions of a frozen feature space differ in scale by orders of magnitude (condition number
+of R for the bundled backbone's class token: 6e5), and a first-order optimiser creeps along the
+short ones. So the weight W that reads the vector is learned as W', for whitened vectors A x. The
+probe, its parameters and what it can express are unchanged; only the road to them is shorter. λ
+keeps directions that hold next to no variance from being blown up.
+
+Where the vector goes straight into the probe's batch norm (`linear`), its mean and variance over
+the training images are known as well and stand in for those of each batch: a batch of 256 knows a
+coordinate's scale to 4%, and that much noise drowns a direction that is a small difference of
+large coordinates.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.probes.linear import Linear
+from iceprobe.probes.mean_value import MeanValue
+from iceprobe.probes.probe import Probe
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Of vectors x ∈ R^D.
+
+    Attributes:
+        mean: ``(D,)``.
+        std: ``(D,)`` standard deviations; 1 where a coordinate is constant.
+        matrix: A, ``(D, D)``, symmetric, for standardised vectors.
+    """
+
+    mean: Tensor
+    std: Tensor
+    matrix: Tensor
+
+    def before(self, probe: Probe) -> tuple[str, Tensor] | None:
+        """The weight of ``probe`` that reads the vector, and what W' is multiplied by.
+
+        ``None`` where the first thing a probe does to the vector isn't a linear map of its own.
+        """
+        if isinstance(probe.pooling, MeanValue):
+            return "pooling.value.weight", self.matrix / self.std
+        if isinstance(probe.pooling, Linear):
+            standardised = isinstance(probe.norm, nn.BatchNorm1d)
+            return "classifier.weight", self.matrix if standardised else self.matrix / self.std
+        return None
+
+
+def whitening(batches: Iterable[Tensor], shrinkage: float) -> Whitening:
+    """Measure the vectors once, in float64.
+
+    Args:
+        batches: ``(b, D)`` each; together the training vectors.
+        shrinkage: λ, in units of the standardised vectors' mean variance, which is 1.
+    """
+    count, origin = 0, torch.tensor(0.0)
+    total, products = torch.tensor(0.0), torch.tensor(0.0)
+    for batch in batches:
+        origin = origin if count else batch[0].double()  # so that nothing cancels far from 0
+        centred = batch.double() - origin
+        count += len(batch)
+        total = total.to(centred) + centred.sum(0)
+        products = products.to(centred) + centred.mT @ centred
+    mean = total / count
+    covariance = products / count - torch.outer(mean, mean)
+    std = covariance.diagonal().clamp_min(0).sqrt()
+    std = torch.where(std > 0, std, 1.0)
+    values, vectors = torch.linalg.eigh(covariance / torch.outer(std, std))
+    matrix = vectors * (values.clamp_min(0) + shrinkage).rsqrt() @ vectors.mT
+    return Whitening((mean + origin).float(), std.float(), matrix.float())

@@ -1,0 +1,48 @@
+"""Complete repetitions of a fit → one result whose deviation is over all that chance decides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.schema import Result, Score
+
+
+def merged(results: Sequence[Result]) -> Result:
+    """One result of one probe's replicates; its values are one a replicate, in their order.
+
+    Selected settings that differ between replicates stand side by side: ``"0.01, 0.03"``.
+    Parameters, FLOPs and provenance are the first's.
+    """
+    first = results[0]
+    parts = [result.predictions() for result in results]
+    known = [part for part in parts if part is not None]
+    top5 = [part.top5 for part in known if part.top5 is not None]
+    predictions = Predictions(
+        known[0].labels,
+        np.concatenate([part.predicted for part in known]),
+        np.concatenate(top5) if top5 else None,
+    )
+    last = [result.last_epoch for result in results if result.last_epoch is not None]
+    spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
+    result = first.model_copy(
+        update={
+            "top1": predictions.top1_score(),
+            "top5": predictions.top5_score(),
+            "mean_per_class": predictions.mean_per_class_score(),
+            "last_epoch": Score.of([v for score in last for v in score.values]) if last else None,
+            "selected": {key: _side_by_side(key, results) for key in first.selected},
+            "best_minus_median": float(np.mean(spreads)) if spreads else None,
+            "seconds": sum(result.seconds for result in results),
+            "seeds": list(range(len(results))),
+            "variance": "replicates",
+        }
+    )
+    modules = [probe for one in results for probe in one.probes or []]
+    return result.attach(predictions=predictions, probes=modules, store=first.open_store)
+
+
+def _side_by_side(key: str, results: Sequence[Result]) -> Any:
+    values = [result.selected[key] for result in results]
+    return values[0] if len(set(values)) == 1 else ", ".join(f"{value}" for value in values)

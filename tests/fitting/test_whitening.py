@@ -1,0 +1,101 @@
+"""Whitened coordinates change the road of the optimiser, not the probe."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import fractional_matrix_power
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from iceprobe.fitting.engine import Crowd, forward, predict
+from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.whitening import whitening
+from tests.fitting.conftest import PlantedSplit
+
+LABELS = ["linear?input=mean", "mean_value", "linear?batch_norm=false&input=mean"]
+
+
+def ill_conditioned(n: int, seed: int, dim: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors far from the origin whose short directions hold the classes (condition 1e6)."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(9)))[0]
+    labels = torch.arange(n) % 3
+    z = torch.randn(n, dim, generator=generator)
+    z[torch.arange(n), dim - 1 - labels] += 1.5
+    return z * torch.logspace(0, -3, dim) @ basis.mT + 5, labels
+
+
+def test_the_matrix_is_the_inverse_root_of_the_correlation():
+    vectors, _ = ill_conditioned(500, 0)
+    vectors[:, 3] = 7.0  # constant
+    found = whitening(vectors.split(64), 0.01)
+    x = vectors.double().numpy()
+    deviation = x.std(0)
+    deviation[3] = 1
+    standardised = (x - x.mean(0)) / deviation
+    correlation = standardised.T @ standardised / len(x)
+    expected = fractional_matrix_power(correlation + 0.01 * np.eye(24), -0.5)
+    np.testing.assert_allclose(found.std.numpy(), deviation, rtol=1e-5)
+    np.testing.assert_allclose(found.matrix.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_fitted_probe_is_an_ordinary_one(label):
+    """Logits of the crowd and of the module that comes out of it, on tokens as they are."""
+    vectors, labels = ill_conditioned(200, 0)
+    shape = Shape(24, 3, (1, 1), has_class=False)
+    found = {"mean": whitening([vectors], 0.01)}
+    groups = make_groups(
+        [Member(label, 1e-2, 0.0, s) for s in (0, 1)], shape, torch.device("cpu"), found
+    )
+    batch = Batch({"mean": vectors}, labels)
+    crowd = Crowd(groups, "adamw", steps=5, warmup=0)
+    for _ in range(5):
+        crowd.train_step(batch)
+    (together,) = forward(groups, batch, training=False)
+    for g in (0, 1):
+        alone = groups[0].probe(g)(vectors)
+        torch.testing.assert_close(alone, together[g], rtol=1e-4, atol=1e-4)
+        first = groups[0].whitened[0]
+        assert not torch.equal(
+            alone_weight := groups[0].probe(g).get_parameter(first), groups[0].parameters[first][g]
+        )
+        assert alone_weight.shape == groups[0].parameters[first][g].shape
+
+
+def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
+    train, test = ill_conditioned(2000, 0), ill_conditioned(2000, 1)
+    reference = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1e6, max_iter=20_000, tol=1e-8)
+    )
+    reference.fit(train[0].double().numpy(), train[1].numpy())
+    expected = reference.score(test[0].double().numpy(), test[1].numpy())
+
+    def ours(shrinkage: float | None) -> float:
+        feeds = [
+            Feed(
+                PlantedSplit(x[:, None], x[:, None], y.numpy()),
+                np.arange(2000),
+                {"mean"},
+                torch.device("cpu"),
+                torch.float32,
+            )
+            for x, y in (train, test)
+        ]
+        known = {} if shrinkage is None else {"mean": whitening([train[0]], shrinkage)}
+        shape = Shape(24, 3, (1, 1), has_class=False)
+        groups = make_groups(
+            [Member("linear?input=mean", 1e-2, 0.0, 0)], shape, torch.device("cpu"), known
+        )
+        crowd = Crowd(groups, "adamw", steps=160, warmup=8)
+        for epoch in range(20):
+            for batch in feeds[0].shuffled(256, 0, epoch):
+                crowd.train_step(batch)
+        (top,) = predict(groups, feeds[1].in_order(500), 1)
+        return float((top[0, :, 0].numpy() == test[1].numpy()).mean())
+
+    assert expected > 0.7
+    assert ours(1e-6) == pytest.approx(expected, abs=0.01)
+    assert ours(None) < expected - 0.1  # or the whitening has nothing to show
