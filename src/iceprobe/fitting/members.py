@@ -96,6 +96,12 @@ class Group:
         """Whether its scores are linear in the tokens, so that its queries join everybody's."""
         return isinstance(self.template.pooling, QueryPooling)
 
+    @property
+    def layer_norm(self) -> float | None:
+        """ε of the LayerNorm through which it reads the tokens, if there is one."""
+        pooling = self.template.pooling
+        return pooling.layer_norm if isinstance(pooling, QueryPooling) else None
+
     def queries(self, stats: Any) -> Tensor:
         """Folded queries of all members, ``(G·M, D)``."""
         return self._each("queries", (None,))(stats).flatten(0, 1)
