@@ -12,7 +12,6 @@ import torch
 from tests.reference import folded
 from tests.reference import probes as reference
 
-
 N, GRID = 10, (2, 5)  # patches of the tests
 
 
