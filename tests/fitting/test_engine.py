@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from iceprobe.fitting.engine import Crowd, forward, member_losses, predict
-from iceprobe.fitting.feed import Feed, split_batches
+from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.optimisers import LARS, warmup_cosine
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
@@ -65,6 +65,17 @@ def test_folded_probes_in_a_crowd_end_where_they_end_alone(train, optimizer, rat
     members = [Member(p, rate, 0.01, seed) for p in ("ep4", "aim4", *FOLDED) for seed in (0, 1)]
     for group in train_crowd(members, train, optimizer, epochs=1):
         assert_ends_as_alone(group, (1,), train, optimizer, epochs=1)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_folded_probes_read_narrow_tokens(train, narrow):
+    members = [Member(p.replace("?batch_norm=false", ""), 1e-2, 0.0, 0) for p in ("ep4", *FOLDED)]
+    groups = make_groups(members, SHAPE, CPU)
+    (batch,) = Feed(train, np.arange(64), {"patches"}, CPU, narrow).in_order(64)
+    wide = Batch({"patches": batch.inputs["patches"].float()}, batch.labels)
+    for one, other in zip(forward(groups, batch), forward(groups, wide), strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).abs().max() < 0.03 * other.abs().max()
 
 
 def assert_ends_as_alone(group, indices, train, optimizer, epochs=3):

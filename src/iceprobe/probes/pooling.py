@@ -174,9 +174,7 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        tokens: Tensor, queries: Tensor, rstd: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> tuple[Tensor, Tensor]:
         weights = torch.softmax(_scores(tokens, queries.to(tokens.dtype), rstd), 1)
         pooled = _rescale(weights, rstd).mT @ tokens.to(weights.dtype)
         return pooled.to(queries.dtype), weights
@@ -228,7 +226,7 @@ def _rescale(columns: Tensor, rstd: Tensor | None) -> Tensor:
     return columns if rstd is None else columns * rstd[..., None].to(columns.dtype)
 
 
-def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
     """``(B, N, Q)``, up to a constant a query where there is no r.
 
     A product of narrow numbers rounds each score to 8 or 11 bits, and a mean that all tokens share
