@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tests.reference import folded
 from tests.reference import probes as reference
+
+N, GRID = 10, (2, 5)  # patches of the tests
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Case:
             C = 1000, for ``published``.
         published: spec string at that size.
         unmoved: parameters whose gradient is exactly zero (a softmax sees no constant).
+        prefix: keys that the probe adds to the tokens itself.
+        spread: standard deviation given to parameters, for attention that is far from uniform.
     """
 
     spec: str
@@ -38,10 +43,16 @@ class Case:
     predictors: int = 0
     out_dim: int = 24
     unmoved: tuple[str, ...] = ()
+    prefix: int = 0
+    spread: float = 0.7
 
 
 def mhca(heads: int) -> Callable:
     return lambda x, p: reference.mhca(x, p, heads)
+
+
+def with_heads(plain: Callable, heads: int) -> Callable:
+    return lambda x, p: plain(x, p, heads)
 
 
 def aim(heads: int) -> Callable:
@@ -151,6 +162,107 @@ CASES = [
         macs=lambda d, n: 2 * n * 3 * d + d * d,
         published="aim12",
         number=(1_180_416, 1_949_416),
+        per_step=lambda d: d * d,
+        predictors=3,
+    ),
+    Case(
+        "simpool",
+        with_heads(folded.simpool, 1),
+        parameters=lambda d: 2 * d * d + 2 * d,
+        macs=lambda d, n: 2 * n * d + 2 * d * d,
+        published="simpool",
+        number=(1_181_184, 1_950_184),
+        predictors=1,
+    ),
+    Case(
+        "simpool3",
+        with_heads(folded.simpool, 3),
+        parameters=lambda d: 2 * d * d + 2 * d,
+        macs=lambda d, n: 2 * n * 3 * d + 2 * d * d,
+        published="simpool12",
+        number=(1_181_184, 1_950_184),
+        predictors=3,
+    ),
+    Case(
+        "simpool?linear=false",
+        with_heads(folded.simpool, 12),
+        parameters=lambda d: 2 * d,
+        macs=lambda d, n: 2 * n * 12 * d,
+        published="simpool?linear=false",
+        number=(1_536, 770_536),
+        predictors=12,
+    ),
+    Case(
+        "clip",
+        with_heads(folded.clip, 4),
+        parameters=lambda d: 4 * d * d + (N + 7) * d,
+        macs=lambda d, n: n * d + 4 * ((2 * n + 1) + 2 * (n + 1)) * d + 4 * d * d,
+        published="clip",
+        number=(2_515_200, 3_284_200),
+        predictors=4,
+        prefix=1,
+    ),
+    Case(
+        "siglip",
+        with_heads(folded.siglip, 8),
+        parameters=lambda d: 12 * d * d + 10 * d,
+        macs=lambda d, n: 2 * n * 8 * d + 2 * d * d + 8 * d * d,
+        published="siglip",
+        number=(7_085_568, 7_854_568),
+        per_step=lambda d: 2 * d * d,
+        predictors=8,
+        spread=0.4,  # without a norm the scores would round to bfloat16 in steps of 0.1
+    ),
+    Case(
+        "vjepa3",
+        with_heads(folded.vjepa, 3),
+        parameters=lambda d: 12 * d * d + 14 * d,
+        macs=lambda d, n: 2 * n * 3 * d + 2 * d * d + 8 * d * d,
+        published="vjepa",
+        number=(7_088_640, 7_857_640),
+        per_step=lambda d: 2 * d * d,
+        predictors=3,
+    ),
+    Case(
+        "cait",
+        with_heads(folded.cait, 4),
+        parameters=lambda d: 12 * d * d + 18 * d,
+        macs=lambda d, n: 2 * n * 4 * d + 2 * d * d + 8 * d * d,
+        published="cait",
+        number=(7_091_712, 7_860_712),
+        per_step=lambda d: 2 * d * d + 4 * d,
+        predictors=4,
+        unmoved=("k.bias",),
+        prefix=1,
+    ),
+    Case(
+        "cae",
+        with_heads(folded.cae, 8),
+        parameters=lambda d: 4 * d * d + 8 * d,
+        macs=lambda d, n: 2 * n * 8 * d + 2 * d * d,
+        published="cae",
+        number=(2_365_440, 3_134_440),
+        per_step=lambda d: 2 * d * d,
+        predictors=8,
+        unmoved=("norm_k.bias",),
+    ),
+    Case(
+        "coca2",
+        with_heads(folded.coca, 2),
+        parameters=lambda d: 2 * d + 2 * 2 * 64 * d + 2 * 64 * d,
+        macs=lambda d, n: 2 * n * 2 * d + 2 * 64 * d + 2 * 64 * d,
+        published="coca",
+        number=(886_272, 1_655_272),
+        per_step=lambda d: 2 * 64 * d + 2 * 64 * d,
+        predictors=2,
+    ),
+    Case(
+        "capi3",
+        with_heads(folded.capi, 3),
+        parameters=lambda d: 2 * d * d + 3 * d,
+        macs=lambda d, n: 2 * n * 3 * d + d * d,
+        published="capi",
+        number=(1_181_952, 1_950_952),
         per_step=lambda d: d * d,
         predictors=3,
     ),

@@ -4,13 +4,24 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load, save
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.errors import IceprobeError
-from iceprobe.probes import absorb, build_pooling
+from iceprobe.probes import absorb, build, build_pooling
 from iceprobe.probes.ep import EfficientProbing
 from tests.reference import probes as reference
 
-D, N = 24, 10
+D, N, GRID = 24, 10, (2, 5)
+FOLDED = {  # spec → parameters saved by absorbing, of D and M
+    "capi3": lambda d, m: d + d * d + d - m * d,  # query, W_K, b_K
+    "siglip3": lambda d, m: d + 2 * (d * d + d) - m * d,  # latent, W_Q, W_K and biases
+    "vjepa3": lambda d, m: 2 * (d * d + d) - m * d,  # W_Q, W_K and biases; q₀ is added to y
+    "cait3": lambda d, m: 2 * (d * d + d) - m * d,  # the same; the class token is a key as well
+    "cae3": lambda d, m: d + 4 * d + 2 * d * d - m * d,  # query, LN_q, LN_k, W_Q, W_K
+    "coca2": lambda d, m: 2 * d + 64 * m * d + 64 * d - m * d,  # query, LN, W_Q, W_K
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +41,53 @@ def tokens_of(batch=3):
     """Channels of different mean and scale, as a batch norm would meet them."""
     scale, mean = torch.rand(D).double() * 3 + 0.1, torch.randn(D).double() * 2
     return torch.randn(batch, N, D).double() * scale + mean
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("spec", FOLDED)
+def test_absorbed_folded_probe_is_the_same_function(spec, training):
+    pooling = pooling_of(spec).train(training)
+    cheap = absorb(pooling)
+    assert cheap.training == training
+    tokens = tokens_of().requires_grad_()
+    for name in ("attention", "prefix_attention", "forward"):
+        expected, got = getattr(pooling, name)(tokens), getattr(cheap, name)(tokens)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    direction = torch.randn_like(expected)
+    slopes = [torch.autograd.grad((p(tokens) * direction).sum(), tokens) for p in (pooling, cheap)]
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-11, atol=1e-11)
+
+    saved = FOLDED[spec](D, pooling.num_predictors)
+    parameters = dict(cheap.named_parameters())
+    assert parameters["u"].shape == (pooling.num_predictors, D)
+    assert saved > 0
+    assert sum(p.numel() for p in pooling.parameters()) - saved == sum(
+        p.numel() for p in parameters.values()
+    )
+    assert cheap.macs(N) == pooling.macs(N)
+    class_token_key = pooling.num_predictors * D if spec == "cait3" else 0
+    assert cheap.macs_per_step() == class_token_key < pooling.macs_per_step()
+    (cheap(tokens.detach()) ** 2).sum().backward()
+    for name, parameter in parameters.items():
+        assert parameter.grad.abs().max() > 1e-9, name
+
+
+def test_an_absorbed_probe_is_counted_and_saved_like_any_other():
+    probe = build("vjepa3", D, 5)
+    before = probe.num_parameters()["pooling"], probe.flops(N)
+    probe.pooling = absorb(probe.pooling)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        probe.eval()(torch.randn(4, N, D))
+    assert counter.get_total_flops() == 4 * probe.flops(N)
+    assert (probe.num_parameters()["pooling"], probe.flops(N)) == (
+        before[0] - FOLDED["vjepa3"](D, 3),
+        before[1],
+    )
+    again = absorb(build_pooling("vjepa3", D))
+    again.load_state_dict(load(save(probe.pooling.state_dict())))
+    tokens = torch.randn(4, N, D)
+    assert torch.equal(again(tokens), probe.pooling(tokens))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -82,16 +140,20 @@ def test_absorbed_mhca_is_efficient_probing():
         ("abmilp", "values are the tokens"),
         ("abmilp?depth=1", "free query already"),
         ("abmilp?self_attention=true", "values are the tokens"),
+        ("simpool", "one effective query per image"),
+        ("simpool?linear=false", "one effective query per image"),
+        ("clip", "one effective query per image"),
     ],
 )
 def test_refused_with_the_reason(spec, reason):
     with pytest.raises(IceprobeError, match=rf"can't be absorbed: .*{reason}"):
-        absorb(build_pooling(spec, D))
+        absorb(build_pooling(spec, D, GRID))
 
 
-def test_absorbed_aim_is_not_absorbed_twice():
+@pytest.mark.parametrize("spec", ["aim3", *FOLDED])
+def test_what_is_absorbed_is_not_absorbed_twice(spec):
     with pytest.raises(IceprobeError, match="absorbed already"):
-        absorb(absorb(build_pooling("aim3", D)))
+        absorb(absorb(build_pooling(spec, D)))
 
 
 @pytest.mark.parametrize("attn_dim", [D, 12])

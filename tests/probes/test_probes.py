@@ -11,9 +11,9 @@ from iceprobe.errors import IceprobeError
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
 from iceprobe.probes.pooling import QueryPooling, attend
 from iceprobe.tokens import Tokens
-from tests.probes.cases import CASES
+from tests.probes.cases import CASES, GRID, N
 
-D, N, C = 24, 10, 5
+D, C = 24, 5
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec)
 
 
@@ -24,10 +24,10 @@ def seed():
 
 def pooling_of(case, dtype=torch.float64):
     """In training mode, its parameters so large that attention is far from uniform."""
-    pooling = build_pooling(case.spec, D).to(dtype)
+    pooling = build_pooling(case.spec, D, GRID).to(dtype)
     with torch.no_grad():
         for parameter in pooling.parameters():
-            parameter.normal_(std=0.7)
+            parameter.normal_(std=case.spread)
     return pooling
 
 
@@ -62,7 +62,7 @@ def test_descriptor_and_gradients_are_those_of_the_plain_formula(case):
     for a, b in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
     if weights is not None:
-        torch.testing.assert_close(pooling.attention(tokens), weights, rtol=0, atol=1e-12)
+        torch.testing.assert_close(every_weight(pooling, tokens), weights, rtol=0, atol=1e-12)
 
 
 @each
@@ -100,16 +100,18 @@ def test_attention_sums_to_one(case):
         with pytest.raises(IceprobeError, match="no attention"):
             pooling.attention(tokens_of())
         return
-    weights = pooling.attention(tokens_of())
-    assert weights.shape == (3, case.predictors, N)
+    tokens = tokens_of()
+    assert pooling.attention(tokens).shape == (3, case.predictors, N)
+    assert pooling.prefix_attention(tokens).shape == (3, case.predictors, case.prefix)
     assert pooling.normalised
+    weights = every_weight(pooling, tokens)
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, case.predictors).double())
 
 
 @each
 def test_parameters_equal_the_closed_form(case):
-    probe = build(case.spec, D, C)
+    probe = build(case.spec, D, C, GRID)
     classifier = case.out_dim * C + C
     pooling = case.parameters(D)
     assert probe.num_parameters() == {
@@ -121,13 +123,13 @@ def test_parameters_equal_the_closed_form(case):
 
 @each
 def test_parameters_equal_the_published_number(case):
-    counts = build(case.published, 768, 1000, has_class=True).num_parameters()
+    counts = build(case.published, 768, 1000, (14, 14), has_class=True).num_parameters()
     assert (counts["pooling"], counts["total"]) == case.number
 
 
 @each
 def test_flops_equal_the_closed_form_and_the_counter(case):
-    probe = build(case.spec, D, C).eval()
+    probe = build(case.spec, D, C, GRID).eval()
     assert probe.pooling.macs(N) == case.macs(D, N)
     assert probe.pooling.macs_per_step() == case.per_step(D)
     assert probe.flops(N) == 2 * (case.macs(D, N) + case.out_dim * C)
@@ -140,7 +142,7 @@ def test_flops_equal_the_closed_form_and_the_counter(case):
 
 @each
 def test_an_image_alone_gets_what_it_gets_in_a_batch(case):
-    probe = build(case.spec, D, C, has_class=True).double().eval()
+    probe = build(case.spec, D, C, GRID, has_class=True).double().eval()
     tokens = Tokens(tokens_of(), tokens_of()[:, :1], has_class=True)
     together = probe(tokens)
     assert together.shape == (3, C)
@@ -154,7 +156,7 @@ def test_an_image_alone_gets_what_it_gets_in_a_batch(case):
 def test_narrow_tokens(case, narrow):
     """Tokens of a store in half precision under float32 parameters: outputs and gradients."""
     pooling, tokens = pooling_of(case, torch.float32), tokens_of(8).to(narrow)
-    wide = build_pooling(case.spec, D).double()
+    wide = build_pooling(case.spec, D, GRID).double()
     wide.load_state_dict(pooling.state_dict())
     expected, got = wide(tokens.double()), pooling(tokens)
     tolerance = 0.02 if narrow == torch.bfloat16 else 0.005
@@ -174,13 +176,13 @@ def test_narrow_tokens(case, narrow):
 
 @each
 def test_a_probe_in_bfloat16(case):
-    probe = build(case.spec, D, C, has_class=True).bfloat16()
+    probe = build(case.spec, D, C, GRID, has_class=True).bfloat16()
     tokens = tokens_of(8, torch.bfloat16)
     logits = probe(Tokens(tokens, tokens[:, :1], has_class=True))
     assert logits.dtype == torch.bfloat16
     logits.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in probe.parameters())
-    wide = build(case.spec, D, C, has_class=True).double()
+    wide = build(case.spec, D, C, GRID, has_class=True).double()
     wide.load_state_dict(probe.state_dict())
     wide, probe, tokens = wide.eval(), probe.eval(), tokens.double()
     expected = wide(Tokens(tokens, tokens[:, :1], has_class=True))
@@ -190,9 +192,9 @@ def test_a_probe_in_bfloat16(case):
 
 @each
 def test_saved_and_loaded(case):
-    probe = build(case.spec, D, C)
+    probe = build(case.spec, D, C, GRID)
     probe(tokens_of(dtype=torch.float32) if probe.input == "patches" else torch.randn(3, D))
-    again = build(case.spec, D, C)
+    again = build(case.spec, D, C, GRID)
     again.load_state_dict(load(save(probe.state_dict())))
     tokens = torch.randn(3, N, D) if probe.input == "patches" else torch.randn(3, D)
     assert torch.equal(again.eval()(tokens), probe.eval()(tokens))
@@ -219,7 +221,7 @@ def test_members_stacked_are_members_alone(case):
 
     named = {f"pooling.{name}": t for name, t in stacked.items()}
     u = vmap(queries)(named)
-    pooled = attend(tokens, u.flatten(0, 1)).unflatten(1, (3, -1))
+    pooled = attend(tokens, u.flatten(0, 1), pooling.token_rstd(tokens)).unflatten(1, (3, -1))
     got = vmap(values, in_dims=(0, 1))(named, pooled)
     for member, descriptor in zip(members, got, strict=True):
         torch.testing.assert_close(descriptor, member(tokens), rtol=0, atol=1e-12)
@@ -239,6 +241,11 @@ class Call(torch.nn.Module):
 
     def forward(self, *inputs):
         return getattr(self.pooling, self.method)(*inputs)
+
+
+def every_weight(pooling, tokens):
+    """Keys that the probe adds itself first, then the tokens."""
+    return torch.cat([pooling.prefix_attention(tokens), pooling.attention(tokens)], -1)
 
 
 def error(got, expected):

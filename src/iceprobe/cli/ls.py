@@ -79,13 +79,12 @@ def _datasets() -> tuple[tuple[str, ...], Rows]:
 
 
 def _probes() -> tuple[tuple[str, ...], Rows]:
-    from iceprobe.probes import PROBES
+    from iceprobe.probes import PROBES, probe_label
 
     rows: Rows = []
     for name in PROBES:
         entry = PROBES[name]
-        shown = name if entry.number is None else f"{name}{entry.default_number}"
-        rows.append((shown, entry.summary, entry.equation, ", ".join(entry.options)))
+        rows.append((probe_label(name), entry.summary, entry.equation, ", ".join(entry.options)))
     return ("probe", "what it is", "definition", "keys"), rows
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats, attend
 
 
@@ -103,8 +104,9 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     """Logits ``(G, B, C)`` of every group from one read of the batch.
 
     Groups whose scores are linear in the tokens put their queries side by side: one product
-    scores all of them, one pools all of them. Narrow tokens (bfloat16, float16) bring autocast
-    up to the descriptors; batch norm, classifiers and losses stay float32.
+    scores all of them, one pools all of them (one each for every ε of a LayerNorm that some
+    read the tokens through). Narrow tokens (bfloat16, float16) bring autocast up to the
+    descriptors; batch norm, classifiers and losses stay float32.
     """
     logits: dict[int, Tensor] = {}
     for name, tokens in batch.inputs.items():
@@ -122,12 +124,14 @@ def _descriptors(
     """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``."""
     reading = [group for group in groups if group.input == name]
     sharing = [group for group in reading if group.shares_attention]
-    if sharing:
-        stats = [_token_stats(group, tokens, training) for group in sharing]
-        queries = [group.queries(s) for group, s in zip(sharing, stats, strict=True)]
+    for norm in dict.fromkeys(group.layer_norm for group in sharing):
+        alike = [group for group in sharing if group.layer_norm == norm]
+        rstd = None if norm is None else token_rstd(tokens, norm)
+        stats = [_token_stats(group, tokens, training) for group in alike]
+        queries = [group.queries(s) for group, s in zip(alike, stats, strict=True)]
         wide = torch.cat(queries).to(tokens.dtype)
-        parts = attend(tokens, wide).split([len(q) for q in queries], dim=1)
-        for group, part, s in zip(sharing, parts, stats, strict=True):
+        parts = attend(tokens, wide, rstd).split([len(q) for q in queries], dim=1)
+        for group, part, s in zip(alike, parts, stats, strict=True):
             yield group, group.values(part, s)
     for group in reading:
         if not group.shares_attention:

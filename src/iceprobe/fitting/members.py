@@ -118,6 +118,12 @@ class Group:
         """Whether its scores are linear in the tokens, so that its queries join everybody's."""
         return isinstance(self.template.pooling, QueryPooling)
 
+    @property
+    def layer_norm(self) -> float | None:
+        """ε of the LayerNorm through which it reads the tokens, if there is one."""
+        pooling = self.template.pooling
+        return pooling.layer_norm if isinstance(pooling, QueryPooling) else None
+
     def weight(self, name: str) -> Tensor:
         """The parameter ``name`` of all members as the probe uses it, ``(G, …)``."""
         parameter = self.parameters[name]

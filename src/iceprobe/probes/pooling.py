@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from iceprobe.errors import IceprobeError
+from iceprobe.probes.layer_norm import token_rstd
 
 
 class TokenStats(NamedTuple):
@@ -59,6 +60,14 @@ class Pooling(nn.Module):
         """
         raise IceprobeError(f"{type(self).__name__} has no attention: look at ep, mhca or aim")
 
+    def prefix_attention(self, tokens: Tensor) -> Tensor:
+        """Weights ``(B, M, P)`` of keys that the pooling adds to the tokens itself.
+
+        A learned class token or the mean token; together with `attention` they sum to 1 where the
+        pooling is ``normalised``. Prefix tokens that the caller puts among the tokens are tokens.
+        """
+        return tokens.new_zeros(len(tokens), self.num_predictors, 0)
+
     def macs(self, num_tokens: int) -> int:
         """Multiply–adds per image at inference, pooling only, matrix products only."""
         raise NotImplementedError
@@ -73,11 +82,17 @@ class Pooling(nn.Module):
 
 
 class QueryPooling(Pooling):
-    """A pooling whose scores are linear in the tokens.
+    """A pooling whose scores are linear in the tokens, raw or through a LayerNorm.
 
     `queries` and `values` are pure functions of parameters and arguments, and batch under
     `torch.func.vmap` with a leading member axis on the parameters.
+
+    Attributes:
+        layer_norm: ε of the LayerNorm in front of keys and values, ``None`` where there is none.
+            `queries` and `values` take it in by `fold_norm` and `apply_norm`.
     """
+
+    layer_norm: ClassVar[float | None] = None
 
     def token_stats(self, tokens: Tensor) -> TokenStats | None:
         """Statistics that `queries` and `values` need, the same for all members of a batch."""
@@ -98,10 +113,15 @@ class QueryPooling(Pooling):
         stats = self.token_stats(tokens)
         if stats is not None and self.training:
             self.update_stats(stats)
-        return self.values(attend(tokens, self.queries(stats)), stats)
+        return self.values(attend(tokens, self.queries(stats), self.token_rstd(tokens)), stats)
 
     def attention(self, tokens: Tensor) -> Tensor:
-        return attention_weights(tokens, self.queries(self.token_stats(tokens)))
+        queries = self.queries(self.token_stats(tokens))
+        return attention_weights(tokens, queries, self.token_rstd(tokens))
+
+    def token_rstd(self, tokens: Tensor) -> Tensor | None:
+        """r, ``(B, N)``, of the LayerNorm in front of keys and values, if there is one."""
+        return None if self.layer_norm is None else token_rstd(tokens, self.layer_norm)
 
 
 def absorb(pooling: Pooling) -> Pooling:
@@ -113,7 +133,7 @@ def absorb(pooling: Pooling) -> Pooling:
     return pooling.absorbed()
 
 
-def attend(tokens: Tensor, queries: Tensor) -> Tensor:
+def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
     Where the tokens need no gradient none is computed, and only tokens and weights are kept for
@@ -123,20 +143,23 @@ def attend(tokens: Tensor, queries: Tensor) -> Tensor:
     Args:
         tokens: ``(B, N, D)``.
         queries: ``(Q, D)``, scale included; of one probe, or of many side by side.
+        rstd: r, ``(B, N)``, where keys and values are the tokens times r (a LayerNorm, see
+            `iceprobe.probes.layer_norm`).
 
     Returns:
         ``(B, Q, D)`` in the dtype of ``queries``.
     """
     if tokens.requires_grad and torch.is_grad_enabled():
-        weights = attention_weights(tokens, queries)
-        return weights @ tokens.to(weights.dtype)
-    return _Attend.apply(tokens.to(_product_dtype(tokens)), queries)[0]
+        weights = attention_weights(tokens, queries, rstd)
+        return _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
+    return _Attend.apply(tokens.to(_product_dtype(tokens)), queries, rstd)[0]
 
 
-def attention_weights(tokens: Tensor, queries: Tensor) -> Tensor:
+def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
     """``softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``."""
     dtype = torch.promote_types(tokens.dtype, queries.dtype)
-    return torch.softmax(tokens.to(dtype) @ queries.to(dtype).mT, 1).mT.to(queries.dtype)
+    scores = _rescale(tokens.to(dtype) @ queries.to(dtype).mT, rstd)
+    return torch.softmax(scores, 1).mT.to(queries.dtype)
 
 
 class _Attend(torch.autograd.Function):
@@ -151,39 +174,78 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        weights = torch.softmax(_scores(tokens, queries.to(tokens.dtype)), 1)
-        return (weights.mT @ tokens.to(weights.dtype)).to(queries.dtype), weights
+    def forward(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights = torch.softmax(_scores(tokens, queries.to(tokens.dtype), rstd), 1)
+        pooled = _rescale(weights, rstd).mT @ tokens.to(weights.dtype)
+        return pooled.to(queries.dtype), weights
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tokens, queries = inputs
+        tokens, queries, rstd = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(tokens, output[1])
+        ctx.save_for_backward(tokens, output[1], rstd)
         ctx.dtype = queries.dtype
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor]:
-        tokens, weights = ctx.saved_tensors
-        grad_weights = (tokens @ grad.to(tokens.dtype).mT).to(weights.dtype)
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor, None]:
+        tokens, weights, rstd = ctx.saved_tensors
+        grad_weights = _rescale((tokens @ grad.to(tokens.dtype).mT).to(weights.dtype), rstd)
         # A ∘ (dA − Σ_N A ∘ dA) in one pass
         grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, 1, weights.dtype)
+        grad_scores = _rescale(grad_scores, rstd)
         grad_queries = grad_scores.flatten(0, 1).mT @ tokens.flatten(0, 1).to(weights.dtype)
-        return None, grad_queries.to(ctx.dtype)
+        return None, grad_queries.to(ctx.dtype), None
 
 
-def _scores(tokens: Tensor, queries: Tensor) -> Tensor:
-    """``(B, N, Q)``, up to a constant a query.
+def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor) -> Tensor:
+    """Scores of r·x for poolings that put more keys beside the tokens or ask by image.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        queries: ``(Q, D)``, or ``(B, Q, D)`` where every image has its own.
+        rstd: r, ``(B, N)``.
+
+    Returns:
+        ``(B, Q, N)`` in the dtype of ``queries``. Autograd keeps the tokens themselves for the
+        backward pass, whatever the number of members, and gives them a gradient only where they
+        require one.
+    """
+    products = tokens.to(_product_dtype(tokens))
+    return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)
+
+
+def image_sums(tokens: Tensor, weights: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """Σ_n a_n x_n, or of r·x: ``(B, N, D)``, ``(B, Q, N)`` → ``(B, Q, D)``."""
+    products = tokens.to(_product_dtype(tokens))
+    return (_rescale(weights.mT, rstd).mT.to(products.dtype) @ products).to(weights.dtype)
+
+
+def _rescale(columns: Tensor, rstd: Tensor | None) -> Tensor:
+    """``(B, N, Q)`` times r of its token."""
+    return columns if rstd is None else columns * rstd[..., None].to(columns.dtype)
+
+
+def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
+    """``(B, N, Q)``, up to a constant a query where there is no r.
 
     A product of narrow numbers rounds each score to 8 or 11 bits, and a mean that all tokens share
     would use them up. The softmax doesn't see a constant, so the score of one image's mean
-    token is taken off inside the product, before it rounds.
+    token is taken off inside the product, before it rounds; times r it is no constant any more,
+    and comes back in float32.
     """
     if tokens.dtype not in (torch.bfloat16, torch.float16) or not len(tokens):
-        return tokens @ queries.mT
-    shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
-    return torch.addmm(-shift, tokens.flatten(0, 1), queries.mT).unflatten(0, tokens.shape[:2])
+        return _rescale(tokens @ queries.mT, rstd)
+    with torch.no_grad():
+        shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
+    if queries.ndim == 3:
+        scores = torch.baddbmm(-shift[:, None], tokens, queries.mT)
+    else:
+        scores = torch.addmm(-shift, tokens.flatten(0, 1), queries.mT)
+        scores = scores.unflatten(0, tokens.shape[:2])
+    if rstd is None:
+        return scores
+    return _rescale(scores.float() + shift.float().unsqueeze(-2), rstd)
 
 
 def _product_dtype(tokens: Tensor) -> torch.dtype:

@@ -3,6 +3,7 @@
 probe(X) = Linear_C(BatchNorm(pooling(X)))
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.registry import PROBES, parse_probe, probe_label, probe_options
-from iceprobe.specs import Spec
+from iceprobe.specs import Spec, parse_spec
 from iceprobe.tokens import Tokens
 
 
@@ -111,7 +112,8 @@ def build_pooling(
         **options: keys of the spec string, ``out_dim=96``.
 
     Raises:
-        IceprobeError: if the probe or an option is unknown or doesn't fit, or it is ``knn``.
+        IceprobeError: if the probe or an option is unknown or doesn't fit, it is ``knn``, or it
+            needs a grid and there is none.
 
     Example:
         >>> build_pooling("ep32", dim=768)(torch.randn(2, 196, 768)).shape
@@ -121,6 +123,13 @@ def build_pooling(
     for key in ("input", "batch_norm"):
         values.pop(key, None)
     entry = PROBES[spec.name]
+    if entry.needs_grid:
+        if grid is None:
+            raise IceprobeError(
+                f"probe {probe_label(spec)!r} needs the grid of the patches and there is none: give "
+                "grid=(rows, columns), or take a probe that works without, such as ep32"
+            )
+        values["grid"] = grid
     return entry.load()(dim, **values)
 
 
@@ -165,14 +174,14 @@ def build(
 
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
     """The canonical spec with ``options`` merged in, and typed values of all its options."""
-    spec = parse_probe(str(spec))
-    if PROBES[spec.name].target is None:
-        raise IceprobeError(
-            f"probe {spec.name!r} is training-free and has no module: use iceprobe.knn"
-        )
+    written = parse_spec(str(spec))
     texts = {
         key: str(value).lower() if isinstance(value, bool) else str(value)
         for key, value in options.items()
     }
-    spec = parse_probe(str(Spec(None, spec.name, {**spec.options, **texts})))
+    spec = parse_probe(str(replace(written, options={**written.options, **texts})))
+    if PROBES[spec.name].target is None:
+        raise IceprobeError(
+            f"probe {spec.name!r} is training-free and has no module: use iceprobe.knn"
+        )
     return spec, probe_options(spec)

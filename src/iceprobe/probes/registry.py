@@ -32,15 +32,18 @@ class ProbeEntry(Entry):
         equation: the definition in one line.
         source: publication.
         number: the option that the number behind the name sets, ``None`` where there is none.
-        default_number: its value where the name carries none.
+        default_number: its value where the name carries none, a function of the other options,
+            or ``None`` where it follows from the tokens.
         options: every key of its spec string.
+        needs_grid: whether the pooling is built for a grid of patches.
     """
 
     equation: str
     source: str
     number: str | None = None
-    default_number: int | None = None
+    default_number: int | Callable[[Mapping[str, str]], int] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    needs_grid: bool = False
 
 
 def parse_probe(text: str) -> Spec:
@@ -69,8 +72,10 @@ def parse_probe(text: str) -> Spec:
         if entry.number in options:
             raise IceprobeError(f"{entry.number} stands twice in {text!r}: keep one")
         options[entry.number] = digits
-    elif entry.number is not None:
-        options.setdefault(entry.number, str(entry.default_number))
+    elif entry.number is not None and entry.default_number is not None:
+        default = entry.default_number
+        number = default(options) if callable(default) else default
+        options.setdefault(entry.number, str(number))
     types = {key: option.convert for key, option in entry.options.items()}
     values = typed_options(Spec(None, name, options), types)
     return Spec(
@@ -118,6 +123,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return convert
+
+
+def _simpool_heads(options: Mapping[str, str]) -> int:
+    return 12 if options.get("linear", "true").lower() == "false" else 1
 
 
 def _depth(text: str) -> int:
@@ -203,6 +212,82 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "self_attention": Option(boolean, "false"),
                 **_ATTENTIVE,
             },
+        ),
+        "simpool": ProbeEntry(
+            "iceprobe.probes.simpool:SimPool",
+            "the mean token asks; keys and values are layer-normalised patches",
+            equation="a = softmax_N(LN(X) W_Kᵀ W_Q x̄/√D), y = LN(X)ᵀ a",
+            source="Psomas et al., Keep It SimPool",
+            number="heads",
+            default_number=_simpool_heads,
+            options={"heads": _NUMBER, "linear": Option(boolean, "true"), **_ATTENTIVE},
+        ),
+        "clip": ProbeEntry(
+            "iceprobe.probes.clip:CLIP",
+            "CLIP's attention pool: self-attention with positions, read at the mean token",
+            equation="Z = [mean(LN X); LN X] + P, y = W_O·MHA(z_0, Z)",
+            source="Radford et al., Learning Transferable Visual Models",
+            number="heads",
+            default_number=4,
+            options={
+                "heads": _NUMBER,
+                **_ATTENTIVE,
+                "input": Option(_one_of("patches"), "patches"),
+            },
+            needs_grid=True,
+        ),
+        "siglip": ProbeEntry(
+            "iceprobe.probes.siglip:SigLIP",
+            "SigLIP's head: attention by one latent query, then an MLP",
+            equation="x = W_O·MHA(l, X), y = x + MLP(x)",
+            source="Zhai et al., Sigmoid Loss for Language Image Pre-Training",
+            number="heads",
+            default_number=8,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "vjepa": ProbeEntry(
+            "iceprobe.probes.vjepa:VJEPA",
+            "V-JEPA's probe: a cross-attention block with one learned query",
+            equation="z = q + W_O·MHA(q, LN X), y = z + MLP(LN z)",
+            source="Bardes et al., Revisiting Feature Prediction",
+            number="heads",
+            default_number=16,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "cait": ProbeEntry(
+            "iceprobe.probes.cait:CaiT",
+            "CaiT's class attention: a learned class token attends to itself and to the patches",
+            equation="z = c + γ₁ W_O·MHA(c, LN[c; X]), y = LN(z + γ₂ MLP(LN z))",
+            source="Touvron et al., Going deeper with Image Transformers",
+            number="heads",
+            default_number=4,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "cae": ProbeEntry(
+            "iceprobe.probes.cae:CAE",
+            "CAE's probe: cross-attention, a LayerNorm each for query, keys and values",
+            equation="y = W_O·MHA(LN q, LN X, LN X)",
+            source="Chen et al., Context Autoencoder for Self-Supervised Representation Learning",
+            number="heads",
+            default_number=8,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "coca": ProbeEntry(
+            "iceprobe.probes.coca:CoCa",
+            "CoCa's pooler: query heads of 64 over one shared key and value head",
+            equation="a_j = softmax_N(X W_Kᵀ q_j/8), y_j = W_V X a_j, y = W_O[y_1 … y_M]",
+            source="Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models",
+            number="heads",
+            default_number=8,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "capi": ProbeEntry(
+            "iceprobe.probes.capi:CAPI",
+            "CAPI's probe: one learned query, D/64 heads unless said",
+            equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X a_j + b_Vj",
+            source="Darcet et al., Cluster and Predict Latent Patches",
+            number="heads",
+            options={"heads": _NUMBER, **_ATTENTIVE},
         ),
     },
 )

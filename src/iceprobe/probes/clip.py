@@ -1,0 +1,93 @@
+"""CLIP's attention pool: self-attention over mean token and patches, read at the mean token.
+
+    Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q
+    a_j = softmax_{1+N}(Z W_Kjᵀ q_j / √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
+
+P ∈ R^{(N+1)×D} is learned. Radford et al., "Learning Transferable Visual Models From Natural
+Language Supervision", with the LN that Psomas et al. put in front, "Attention, Please!".
+
+Only the output at z_0 is read, so every image has M effective queries u_j = W_Kjᵀ q_j / √(D/M) of
+its own: no other query, no key and no value of a patch is formed, and neither is Z:
+
+    Z u_j = X̃ u_j + P u_j      Zᵀ a_j = X̃ᵀ a_j + Pᵀ a_j
+"""
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.errors import IceprobeError
+from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
+from iceprobe.probes.pooling import Pooling, check_divides, image_scores, image_sums, slice_values
+
+
+class CLIP(Pooling):
+    """CLIP's attention pool with M heads.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        grid: rows and columns of the patches; there are N + 1 positions, N = rows × columns.
+        heads: M; divides D.
+
+    Raises:
+        IceprobeError: if it doesn't, or the tokens aren't those of the grid.
+    """
+
+    refusal = "one effective query per image: its mean token asks, and each image has its own"
+
+    def __init__(self, dim: int, grid: tuple[int, int], heads: int = 4):
+        super().__init__()
+        check_divides("clip", heads, dim=dim)
+        self.out_dim = dim
+        self.num_predictors = heads
+        self.grid = grid
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.position = nn.Parameter(torch.empty(grid[0] * grid[1] + 1, dim))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        nn.init.normal_(self.position, std=dim**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rstd, mean = self._normalise(tokens)
+        weights = self._weights(tokens, rstd, mean)
+        pooled = center(image_sums(tokens, weights[..., 1:], rstd))
+        pooled = (pooled + weights[..., :1] * mean) * self.norm.weight + self.norm.bias
+        pooled = pooled + weights @ self.position
+        rows = slice(2 * self.out_dim, None)
+        return self.proj(slice_values(self.qkv.weight[rows], pooled) + self.qkv.bias[rows])
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return self._weights(tokens, *self._normalise(tokens))[..., 1:]
+
+    def prefix_attention(self, tokens: Tensor) -> Tensor:
+        """Weights ``(B, M, 1)`` of the mean token."""
+        return self._weights(tokens, *self._normalise(tokens))[..., :1]
+
+    def _normalise(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """r of the tokens, ``(B, N)``, and the mean of the normalised ones, ``(B, 1, D)``."""
+        count = tokens.shape[1]
+        if count + 1 != len(self.position):
+            raise IceprobeError(
+                f"clip has positions for a grid of {self.grid[0]}×{self.grid[1]} patches and got "
+                f"{count} tokens: build it for the grid of these"
+            )
+        rstd = token_rstd(tokens, self.norm.eps)
+        uniform = torch.full_like(rstd[:, None], 1 / count)
+        return rstd, center(image_sums(tokens, uniform, rstd)).to(self.position.dtype)
+
+    def _weights(self, tokens: Tensor, rstd: Tensor, mean: Tensor) -> Tensor:
+        """``(B, M, 1 + N)``, the mean token first."""
+        rows = slice(self.out_dim)
+        z = mean[:, 0] * self.norm.weight + self.norm.bias + self.position[0]
+        q = z @ self.qkv.weight[rows].mT + self.qkv.bias[rows]
+        q = q.unflatten(1, (self.num_predictors, -1))
+        keys = self.qkv.weight[self.out_dim : 2 * self.out_dim]
+        keys = keys.unflatten(0, (self.num_predictors, -1))
+        u = torch.einsum("bma,mad->bmd", q, keys) * q.shape[-1] ** -0.5
+        normed = center(fold_norm(u, self.norm))
+        scores = torch.cat([normed @ mean.mT, image_scores(tokens, normed, rstd)], -1)
+        return torch.softmax(scores + u @ self.position.mT, -1)
+
+    def macs(self, num_tokens: int) -> int:
+        n, d = num_tokens, self.out_dim
+        mean, tokens, positions = n * d, 2 * n + 1, 2 * (n + 1)
+        return mean + self.num_predictors * (tokens + positions) * d + 4 * d * d

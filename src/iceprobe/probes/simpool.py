@@ -1,0 +1,73 @@
+"""SimPool: the mean token asks, the patches answer.
+
+    q = W_Q mean_N(X)      a = softmax_N(LN(X) W_Kᵀ q / √D)      y = LN(X)ᵀ a
+
+No biases. ``linear=False`` leaves W_Q and W_K out: q = LN(mean_N(X)), the values are the raw
+tokens, and twelve heads each see a slice of D/M channels. Psomas et al., "Keep It SimPool: Who
+Said Supervised Transformers Suffer from Attention Deficit?".
+
+Every image has its own effective query u = W_Kᵀ W_Q mean_N(X) / √D: two products with one vector,
+never with N tokens. (Forming W_KᵀW_Q first would cost D³ a step, and pay from D images on.)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.probes.layer_norm import apply_norm, center, fold_norm, token_rstd
+from iceprobe.probes.linear import mean_tokens
+from iceprobe.probes.pooling import Pooling, check_divides, image_scores, image_sums
+
+
+class SimPool(Pooling):
+    """SimPool with M heads.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        heads: M; divides D.
+        linear: whether query and keys are projected, and the values normalised.
+
+    Raises:
+        IceprobeError: if M doesn't divide D.
+    """
+
+    refusal = "one effective query per image: its mean token asks, and each image has its own"
+
+    def __init__(self, dim: int, heads: int = 1, linear: bool = True):
+        super().__init__()
+        check_divides("simpool", heads, dim=dim)
+        self.out_dim = dim
+        self.num_predictors = heads
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.q = nn.Linear(dim, dim, bias=False) if linear else None
+        self.k = nn.Linear(dim, dim, bias=False) if linear else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rstd = token_rstd(tokens, self.norm.eps)
+        weights = self._weights(tokens, rstd)
+        if self.k is None:
+            pooled = image_sums(tokens, weights)
+        else:
+            pooled = apply_norm(image_sums(tokens, weights, rstd), self.norm)
+        slices = pooled.unflatten(-1, (self.num_predictors, -1))
+        return slices.diagonal(dim1=1, dim2=2).mT.flatten(1)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return self._weights(tokens, token_rstd(tokens, self.norm.eps))
+
+    def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
+        """``(B, M, N)``."""
+        mean = mean_tokens(tokens).to(self.norm.weight.dtype)
+        if self.q is None or self.k is None:
+            q = self.norm(mean)
+            own = torch.eye(self.num_predictors, dtype=q.dtype, device=q.device)
+            u = q[:, None] * own.repeat_interleave(self.out_dim // self.num_predictors, 1)
+        else:
+            q = self.q(mean).unflatten(1, (self.num_predictors, -1))
+            keys = self.k.weight.unflatten(0, (self.num_predictors, -1))
+            u = torch.einsum("bma,mad->bmd", q, keys)
+        u = center(fold_norm(u * (self.out_dim // self.num_predictors) ** -0.5, self.norm))
+        return torch.softmax(image_scores(tokens, u, rstd), -1)
+
+    def macs(self, num_tokens: int) -> int:
+        projections = 0 if self.k is None else 2 * self.out_dim**2
+        return 2 * num_tokens * self.num_predictors * self.out_dim + projections

@@ -1,0 +1,74 @@
+"""V-JEPA's attentive probe: a cross-attention block with one learned query.
+
+    X̃ = LN(X)      q = W_Q q₀ + b_Q
+    a_j = softmax_N(X̃ W_Kjᵀ q_j / √(D/M))      y_j = W_Vj X̃ a_j + b_Vj
+    z = q₀ + W_O [y_1 … y_M] + b_O      out = z + MLP(LN(z))
+
+LN ε 1e-5; the MLP is four times as wide, with GELU. Bardes et al., "Revisiting Feature Prediction
+for Learning Visual Representations from Video".
+
+Keys are folded into the query in every forward, and the LayerNorm of the tokens with them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.probes.folding import FoldedKeys, truncated_normal_, value_rows
+from iceprobe.probes.layer_norm import apply_norm, center, fold_norm
+from iceprobe.probes.mhca import fold_keys
+from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
+
+
+class VJEPA(FoldedKeys, QueryPooling):
+    """V-JEPA's probe with M heads.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        heads: M; divides D.
+
+    Raises:
+        IceprobeError: if it doesn't.
+    """
+
+    layer_norm = 1e-5
+
+    def __init__(self, dim: int, heads: int = 16):
+        super().__init__()
+        check_divides("vjepa", heads, dim=dim)
+        self.out_dim = dim
+        self.num_predictors = heads
+        self.query = nn.Parameter(torch.empty(1, dim))
+        self.norm1 = nn.LayerNorm(dim, eps=self.layer_norm)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5)
+        last = nn.Linear(4 * dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), last)
+        nn.init.trunc_normal_(self.query, std=0.02)
+        truncated_normal_(self)
+        for layer in (self.proj, last):
+            layer.weight.detach().div_(2**0.5)
+
+    def fold(self) -> Tensor:
+        keys = self.kv.weight[: self.out_dim]
+        return fold_norm(fold_keys(self.q(self.query), keys, self.num_predictors), self.norm1)
+
+    def fold_macs(self) -> int:
+        return 2 * self.out_dim**2
+
+    def drop_keys(self) -> None:
+        del self.q
+        self.kv = value_rows(self.kv, self.out_dim)
+
+    def queries(self, stats: TokenStats | None = None) -> Tensor:
+        return center(self.folded_queries())
+
+    def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
+        weight, bias = self.kv.weight[-self.out_dim :], self.kv.bias[-self.out_dim :]
+        y = slice_values(weight, apply_norm(pooled, self.norm1)) + bias
+        z = self.query + self.proj(y)
+        return z + self.mlp(self.norm2(z))
+
+    def macs(self, num_tokens: int) -> int:
+        return 2 * num_tokens * self.num_predictors * self.out_dim + 10 * self.out_dim**2
