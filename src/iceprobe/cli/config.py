@@ -54,11 +54,32 @@ def parse_numbers(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
+def parse_count(text: Any) -> Any:
+    """``"200k"``, ``"1.5M"`` or a number → a whole number.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)", text.strip().lower())
+    if not match:
+        raise ValueError("write a number such as 200k or 1.5M")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
-Probes = Annotated[
-    list[str],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(min_length=1),
+Budget = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
+Shots = Annotated[
+    list[Annotated[int, Field(ge=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
+]
+Fractions = Annotated[
+    list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
 ]
 Rates = Annotated[
     list[Annotated[float, Field(gt=0, allow_inf_nan=False)]],
@@ -95,7 +116,12 @@ class ExtractConfig(_Config):
 class FitConfig(_Config):
     """How probes are fitted, whatever the tokens come from."""
 
-    probe: Probes = ["knn", "linear", "ep32"]
+    probe: Specs = ["knn", "linear", "ep32"]
+    budget: Budget | None = None  # parameters; adds the EPs of a grid that stay within it
+    budget_flops: Budget | None = None
+    shots: Shots | None = None  # training images a class: a fit for each number
+    fraction: Fractions | None = None  # of the training images: a fit for each
+    replicates: Annotated[int, Field(ge=1)] | None = None  # complete repetitions, not seeds
     protocol: Literal["heldout", "paper"] = "heldout"
     seeds: Annotated[int, Field(ge=1)] = 3
     epochs: Annotated[int, Field(ge=1)] | None = None  # None: the protocol's
@@ -115,10 +141,11 @@ class StoreConfig(FitConfig):
 
 
 class RunConfig(FitConfig):
-    """A run from images to report."""
+    """A run from images to report; of several backbones, data sets or layers a campaign."""
 
-    backbone: str
-    data: str
+    backbone: Specs
+    data: Specs
+    layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
     tokens: Dtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1)] = 64
@@ -206,11 +233,16 @@ def readable_name(config: FitConfig) -> str:
     values = config.model_dump(mode="json", exclude_none=True, exclude=CIRCUMSTANCES)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
     if isinstance(config, RunConfig):
-        parts = [parse_spec(config.backbone).name, Path(parse_spec(config.data).name).name]
+        parts = [_joined(config.backbone), _joined(config.data)]
     else:
         parts = [Path(values["store"]).name] if isinstance(config, StoreConfig) else []
     words = "-".join([*parts, config.protocol, digest])
     return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
+
+
+def _joined(specs: Sequence[str]) -> str:
+    first = Path(parse_spec(specs[0]).name).name
+    return first if len(specs) == 1 else f"{first}-and-{len(specs) - 1}-more"
 
 
 def _yaml_value(override: str, text: str) -> Any:

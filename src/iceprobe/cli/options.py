@@ -20,12 +20,33 @@ Backbone = Annotated[
     str | None,
     _option("--backbone", "Spec of the frozen model (iceprobe ls backbones).", _WHAT),
 ]
+Backbones = Annotated[
+    list[str] | None,
+    _option(
+        "--backbone", "Spec of the frozen model; repeat for more (iceprobe ls backbones).", _WHAT
+    ),
+]
+Layers = Annotated[
+    str | None, _option("--layers", "Read these layers, 0,5,11 or all: a fit each.", _WHAT)
+]
 Data = Annotated[
     str | None, _option("--data", "Spec of the labelled images (iceprobe ls datasets).", _WHAT)
+]
+Datasets = Annotated[
+    list[str] | None,
+    _option("--data", "Spec of labelled images; repeat for more (iceprobe ls datasets).", _WHAT),
 ]
 Probe = Annotated[
     list[str] | None,
     _option("--probe", "A probe; repeat for more (knn, linear and ep32 if none).", _WHAT),
+]
+Budget = Annotated[
+    str | None,
+    _option("--budget", "Add the EPs that stay within these parameters: 200k, 1.5M.", _WHAT),
+]
+BudgetFlops = Annotated[
+    str | None,
+    _option("--budget-flops", "Add the EPs that stay within these FLOPs an image: 5M.", _WHAT),
 ]
 Limit = Annotated[
     int | None, _option("--limit", "Take only this many images of each split.", _WHAT)
@@ -33,6 +54,18 @@ Limit = Annotated[
 
 Protocol = Annotated[
     str | None, _option("--protocol", "heldout (default) or paper (iceprobe ls protocols).", _HOW)
+]
+Shots = Annotated[
+    str | None,
+    _option("--shots", "Learn from this many images a class, 1,5,10: a fit each.", _HOW),
+]
+Fraction = Annotated[
+    str | None,
+    _option("--fraction", "Learn from this part of train, 0.01,0.1: a fit each.", _HOW),
+]
+Replicates = Annotated[
+    int | None,
+    _option("--replicates", "Complete repetitions in place of seeds (low-shot: 5).", _HOW),
 ]
 Seeds = Annotated[int | None, _option("--seeds", "Seeds of the initialisation (3).", _HOW)]
 Epochs = Annotated[

@@ -1,0 +1,63 @@
+"""The budget knob of efficient probing: M and D_o chosen so that the probe stays within it.
+
+    parameters = D·D_o + M·D + D_o·C + C        FLOPs = 2 (2·N·M·D + D·D_o + D_o·C)
+
+More queries cost M·D parameters and most of the FLOPs, a narrower output D_o saves parameters in
+the value map and in the classifier at once. Psomas et al., "Attention, Please!".
+"""
+
+from iceprobe.errors import IceprobeError
+
+QUERIES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+NARROWING = (1, 2, 4, 8, 16)  # D / D_o
+
+
+def within_budget(
+    dim: int,
+    num_classes: int,
+    num_tokens: int,
+    *,
+    parameters: int | None = None,
+    flops: int | None = None,
+) -> list[str]:
+    """Specs of the EPs of the grid that stay within a budget, the cheapest first.
+
+    Args:
+        dim: D, width of the tokens.
+        num_classes: C.
+        num_tokens: N, patch tokens an image.
+        parameters: of pooling and classifier, at most.
+        flops: of the whole probe for one image, at most.
+
+    Raises:
+        IceprobeError: if nothing stays within it, with the least that something needs.
+
+    Example:
+        >>> within_budget(768, 1000, 196, parameters=110_000)
+        ['ep1?out_dim=48', 'ep2?out_dim=48', 'ep4?out_dim=48', 'ep8?out_dim=48', 'ep12?out_dim=48', 'ep16?out_dim=48', 'ep24?out_dim=48']
+    """
+    grid = []
+    for narrowing in NARROWING:
+        out_dim = dim // narrowing
+        for queries in QUERIES:
+            if dim % narrowing or out_dim % queries:
+                continue
+            spec = f"ep{queries}" + (f"?out_dim={out_dim}" if narrowing > 1 else "")
+            size = dim * out_dim + queries * dim + out_dim * num_classes + num_classes
+            macs = 2 * num_tokens * queries * dim + dim * out_dim + out_dim * num_classes
+            grid.append((size, 2 * macs, spec))
+    grid.sort()
+    fits = [
+        spec
+        for size, cost, spec in grid
+        if size <= (parameters or size) and cost <= (flops or cost)
+    ]
+    if not fits:
+        least = {"parameters": min(g[0] for g in grid), "FLOPs": min(g[1] for g in grid)}
+        asked = {"parameters": parameters, "FLOPs": flops}
+        which = [f"{asked[k]:,} {k} (the least is {v:,})" for k, v in least.items() if asked[k]]
+        raise IceprobeError(
+            f"no EP at D={dim} and {num_classes} classes stays within a budget of "
+            f"{' and '.join(which)}: raise it"
+        )
+    return fits
