@@ -12,6 +12,7 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.families import family_of
+from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
 from iceprobe.errors import IceprobeError
@@ -47,7 +48,7 @@ def load_python(
 def wrap_module(
     module: nn.Module,
     *,
-    layer: int | None = None,
+    layer: Layers | None = None,
     norm: bool | None = None,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -103,8 +104,8 @@ def wrap_module(
         family = family_of(_timm_name(module))
         paradigm = family.paradigm
         norm = family.norm if norm is None else norm
-        settings |= {"layer": -1 if layer is None else layer, "norm": norm}
-        reader = TimmReader(module, settings["layer"], norm)
+        settings |= {"norm": norm}
+        reader = TimmReader(module, -1 if layer is None else layer, norm)
     else:
         if layer is not None or norm is not None:
             raise IceprobeError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
 from iceprobe.specs import boolean, parse_spec, typed_options, with_options
@@ -24,7 +25,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 Options = Mapping[str, Callable[[str], Any]]
 
-READING: Options = {"layer": int, "norm": boolean}
+READING: Options = {"layer": parse_layers, "norm": boolean}
 PREPROCESSING: Options = {
     "image_size": int,
     "mean": _numbers,
@@ -95,8 +96,9 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             a model of timm, one with a method ``tokens(images) -> Tokens``, or one that returns
             ``(B, N, D)`` tokens or a ``(B, D, H, W)`` map.
         **options: the same options as keyword arguments, typed.
-            ``layer`` (0 is the first block, -1 the last), ``norm`` (whether the final norm is
-            applied; the default is the family's), ``image_size`` (pixels a side), ``mean`` and
+            ``layer`` (0 is the first block, -1 the last; several as ``0,5,-1`` or a sequence,
+            every one as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
+            is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's), ``image_size`` (pixels a side), ``mean`` and
             ``std`` (per channel, for pixels in [0, 1]), ``interpolation``, ``crop_pct``
             (224/256), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see

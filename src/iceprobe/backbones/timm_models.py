@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.families import family_of
+from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
@@ -29,7 +30,7 @@ def load_timm(
     name: str,
     *,
     spec: str,
-    layer: int = -1,
+    layer: Layers = -1,
     norm: bool | None = None,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -85,7 +86,7 @@ def load_timm(
         name=name,
         paradigm=paradigm,
         pooled_class=has_pooler(model),
-        settings={"architecture": _architecture(model), "layer": layer, "norm": norm},
+        settings={"architecture": _architecture(model), "norm": norm},
     )
 
 
