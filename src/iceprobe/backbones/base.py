@@ -137,6 +137,7 @@ class Backbone(nn.Module):
 
     def _single(self, position: int) -> "Backbone":
         layer = self.layers[position]
+        assert isinstance(self.reader, LayerReader)
         spec = parse_spec(self.spec)
         single = copy.copy(self)  # shares the table of submodules as well, so it gets its own
         single._modules = {"reader": self.reader.single(layer)}

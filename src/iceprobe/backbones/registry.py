@@ -33,6 +33,7 @@ PREPROCESSING: Options = {
     "interpolation": str,
     "crop_pct": float,
 }
+OUTPUT: Options = {"num_prefix": int, "has_class": boolean}
 CHECKPOINT: Options = {"checkpoint": str, "checkpoint_key": str, "strip": str, "ignore": _words}
 
 
@@ -62,6 +63,52 @@ BACKBONES: Registry[SourceEntry] = Registry(
             ),
             {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": boolean},
         ),
+        "transformers": SourceEntry(
+            "iceprobe.backbones.transformers_models:load_transformers",
+            "a vision model of Hugging Face's transformers, by name or folder",
+            (
+                "transformers:facebook/dinov2-with-registers-base",
+                "transformers:google/siglip-base-patch16-224?layer=all",
+                "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
+            ),
+            {**READING, **PREPROCESSING, **CHECKPOINT, **OUTPUT, "trust": boolean},
+        ),
+        "open_clip": SourceEntry(
+            "iceprobe.backbones.open_clip_models:load_open_clip",
+            "the image tower of a model of open_clip",
+            (
+                "open_clip:ViT-B-16?pretrained=openai",
+                "open_clip:ViT-B-16?pretrained=openai&checkpoint=open_clip_model.safetensors",
+                "open_clip:local-dir:./my-clip",
+            ),
+            {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": str},
+        ),
+        "torch_hub": SourceEntry(
+            "iceprobe.backbones.torch_hub_models:load_torch_hub",
+            "an entry of a repository with a hubconf.py, on GitHub or in a folder",
+            (
+                "torch_hub:facebookresearch/dinov2?entry=dinov2_vits14_reg&trust=true"
+                "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
+                "torch_hub:./dinov3?entry=dinov3_vits16&weights=dinov3_vits16.pth&trust=true"
+                "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
+            ),
+            {
+                **READING,
+                **PREPROCESSING,
+                **CHECKPOINT,
+                **OUTPUT,
+                "entry": str,
+                "weights": str,
+                "pretrained": boolean,
+                "trust": boolean,
+            },
+        ),
+        "diffusers": SourceEntry(
+            "iceprobe.backbones.diffusers_models:load_diffusers",
+            "a diffusion transformer (DiT) read through its VAE, by name or folder",
+            ("diffusers:facebook/DiT-XL-2-256", "diffusers:./my-dit?layer=13"),
+            {"layer": parse_layers, **PREPROCESSING},
+        ),
         "python": SourceEntry(
             "iceprobe.backbones.python_modules:load_python",
             "a function of yours that returns an nn.Module",
@@ -73,8 +120,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 **READING,
                 **PREPROCESSING,
                 **CHECKPOINT,
-                "num_prefix": int,
-                "has_class": boolean,
+                **OUTPUT,
             },
         ),
         "bundled": SourceEntry(
