@@ -8,8 +8,7 @@ import pytest
 import torch
 import transformers
 
-from iceprobe.backbones import load_backbone, transformers_models
-from iceprobe.errors import IceprobeError
+from iceprobe.backbones import load_backbone
 
 from .builders import MEAN, STD, perturbed, picture, pixels, seen
 
@@ -112,7 +111,9 @@ CASES = {
     "Swin": Case("SwinModel", "SwinConfig", SWIN),
     "Swin v2": Case("Swinv2Model", "Swinv2Config", SWIN),
     "ResNet": Case("ResNetModel", "ResNetConfig", RESNET, map=True),
-    "RegNet": Case("RegNetModel", "RegNetConfig", {**RESNET, "layer_type": "x", "groups_width": 2}, map=True),
+    "RegNet": Case(
+        "RegNetModel", "RegNetConfig", {**RESNET, "layer_type": "x", "groups_width": 2}, map=True
+    ),
     "ConvNeXt": Case("ConvNextModel", "ConvNextConfig", CONVNEXT, map=True),
     "ConvNeXt V2": Case(
         "ConvNextV2Model",

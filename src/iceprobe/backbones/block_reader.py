@@ -94,8 +94,8 @@ class BlockReader(LayerReader):
         last = layer == len(self.anatomy.blocks) - 1
         grid = None
         if features.ndim == 4:
-            grid = tuple(features.shape[2:])
-            features = tokens_of_map(features).patches
+            cells = tokens_of_map(features)
+            features, grid = cells.patches, cells.grid
         if self.norm and self.anatomy.norm is not None and (last or not self.anatomy.stages):
             features = self.anatomy.norm(features)
         count = self.anatomy.num_prefix

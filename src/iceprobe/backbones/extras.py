@@ -2,6 +2,9 @@
 
 import importlib
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -39,6 +42,48 @@ def hub_has_address() -> bool:
     except OSError:
         return False
     return True
+
+
+def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
+    """A local folder, or a name of Hugging Face whose files are cached or can be downloaded.
+
+    Args:
+        first: a file that is in every such folder.
+        fetch: what to do where there is no network.
+
+    Raises:
+        IceprobeError: if it is neither.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return str(local)
+    try:
+        cached = isinstance(try_to_load_from_cache(name, first), str)
+    except HFValidationError as error:
+        raise IceprobeError(f"{spec}: no folder {name!r}, and no name of Hugging Face") from error
+    if not cached and not hub_has_address():
+        raise IceprobeError(f"{spec}: no folder {name!r}, and no network to fetch it: {fetch}")
+    return name
+
+
+@contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """No warnings about heads that aren't there, no progress bars; afterwards as it was.
+
+    ``logging`` is ``transformers.utils.logging`` or its twin of diffusers.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -94,8 +94,8 @@ def wrap_module(
             )
         return module
     label = type(module).__qualname__
-    preprocessing = _preprocessing(module, given, label)
-    settings: dict[str, Any] = {"architecture": name or label, "code": _code(module, *sources)}
+    preprocessing = stated_preprocessing(module, given, label)
+    settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
     paradigm = "unknown"
     reader: nn.Module
     if is_timm(module):
@@ -139,7 +139,12 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
     return getattr(module, attribute)
 
 
-def _preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
+def stated_preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
+    """What the module's own configuration says, less what is given.
+
+    Raises:
+        IceprobeError: if it says nothing and something is missing.
+    """
     stated = getattr(module, "preprocessing", None)
     if isinstance(stated, Preprocessing):
         return Preprocessing(**{**stated.as_dict(), **given})
@@ -161,7 +166,7 @@ def _timm_name(module: Any) -> str:
     return f"{config.get('architecture', '')}.{config.get('tag') or ''}"
 
 
-def _code(*objects: Any) -> str:
+def code_of(*objects: Any) -> str:
     """Sha256 of the files that define the objects: other code may make other tokens."""
     digest = hashlib.sha256()
     for item in objects:

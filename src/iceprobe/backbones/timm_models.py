@@ -188,7 +188,7 @@ def _conversion(
     model: nn.Module,
 ) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
     """The family's own conversion of published names and of position embeddings' sizes."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if isinstance(model, Beit):
         return partial(_convert_beit, model=model, convert=convert)
     return None if convert is None else partial(convert, model=model)

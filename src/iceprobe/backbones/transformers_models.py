@@ -9,8 +9,7 @@ the table, or that comes with code of its own (``trust=true``), is read by its
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import Anatomy, BlockReader, first_tensor, nothing
 from iceprobe.backbones.checkpoints import check_keys, load_checkpoint
-from iceprobe.backbones.extras import hub_has_address, one_line, require
+from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
@@ -123,7 +122,7 @@ class Architecture:
     each: str = ""
     pooled_class: bool = False
 
-    def anatomy(self, model: nn.Module) -> Anatomy:
+    def anatomy(self, model: Any) -> Anatomy:
         """Raises AttributeError if this version of the library has other names."""
         config, inputs, features = model.config, self.inputs, self.features
         count = self.prefix(config)
@@ -238,8 +237,8 @@ def load_transformers(
             are missing, or its own code isn't trusted.
     """
     transformers = require("transformers", "transformers", spec)
-    folder = _folder(name, spec)
-    with _quiet(transformers):
+    folder = model_folder(name, spec, "config.json", _FETCH)
+    with quiet(transformers.utils.logging):
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
         model, whole = _model(transformers, folder, config, architecture, spec, trust, checkpoint)
@@ -247,7 +246,7 @@ def load_transformers(
         load_checkpoint(model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore)
     family = family_of(config.model_type, Path(folder).name)
     norm_told, norm = norm, family.norm if norm is None else norm
-    stated = {
+    stated: dict[str, Any] = {
         "image_size": image_size,
         "mean": mean and tuple(mean),
         "std": std and tuple(std),
@@ -299,42 +298,10 @@ class _LastHiddenState(nn.Module):
         return self.model(pixel_values=images).last_hidden_state
 
 
-def _folder(name: str, spec: str) -> str:
-    """A local folder as it is, or a name of the hub whose files can be had."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    local = Path(name).expanduser()
-    if local.is_dir():
-        return str(local)
-    try:
-        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError as error:
-        raise IceprobeError(f"{spec}: no folder {name!r}, and no name of Hugging Face") from error
-    if not cached and not hub_has_address():
-        raise IceprobeError(f"{spec}: no folder {name!r}, and no network to fetch it: {_FETCH}")
-    return name
-
-
 _FETCH = (
     "copy its folder (config.json, preprocessor_config.json, model.safetensors) from a connected "
     "machine and pass transformers:DIR"
 )
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No warnings about heads that aren't there, no progress bars; afterwards as it was."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _config(transformers: Any, folder: str, spec: str, trust: bool) -> Any:
@@ -409,7 +376,7 @@ def _anatomy(architecture: Architecture, model: Any, spec: str) -> Anatomy:
         ) from error
 
 
-def _first(model: nn.Module, paths: Sequence[str]) -> nn.ModuleList:
+def _first(model: Any, paths: Sequence[str]) -> Any:
     for path in paths[:-1]:
         try:
             return model.get_submodule(path)
