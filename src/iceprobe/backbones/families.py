@@ -73,7 +73,8 @@ FAMILIES = (
         MASKED,
         _CLASS,
         "MIT",
-        "timm:vit_base_patch16_224?checkpoint=simmim.pth&norm=false",
+        "timm:beit_base_patch16_224?checkpoint=simmim.pth&checkpoint_key=model&strip=encoder."
+        "&norm=false",
         norm=False,
     ),
     Family(
