@@ -101,6 +101,7 @@ def test_what_is_wrong_is_said(parts, tmp_path, monkeypatch):
         ("diffusers:/no/where/at/all", "no folder '/no/where/at/all'"),
         (f"diffusers:{tmp_path / 'empty'}", r"transformer can't be loaded.*model_index\.json"),
         (f"{spec}?norm=true", "unknown option .*'norm'"),
+        (f"{spec}?image_size=36", "no multiple of the patch size 8 .*take 32 or 40"),
         (f"{spec}?layer=3", r"layer=3 .*out of range \(0 to 2\)"),
     ]:
         with pytest.raises(IceprobeError, match=message) as caught:

@@ -145,20 +145,38 @@ def test_hieras_tokens_lie_row_by_row():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 7, 8, 11)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "test_efficientnet", "swin_tiny"])
+STAGES = {
+    "resnet10t": {"channels": (8, 8, 16, 16)},
+    "convnext_atto": {"dims": (4, 8, 8, 16), "depths": (1, 1, 2, 1)},
+    "test_efficientnet": {},
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": (1, 2, 1),
+        "num_heads": (1, 2, 2),
+    },
+}
+
+
+@pytest.mark.parametrize("name", list(STAGES))
 def test_stages_in_one_pass_equal_each_alone(name):
-    name = "swin_tiny_patch4_window7_224" if name == "swin_tiny" else name
-    size = 224 if name.startswith("swin") else 64
-    several = load_backbone(f"timm:{name}?pretrained=false&image_size={size}&layer=all")
-    images = pixels(size)
-    found = several.forward_layers(images)
-    model = several.reader.model
+    """The last stage with what forward_features does after it (EfficientNet's head, Swin's norm)."""
+    model = perturbed(timm.create_model(name, num_classes=0, **STAGES[name]))
+    images = pixels(64)
+    several = load_backbone(model, layer="all", image_size=64)
     with torch.no_grad():
         final = model.forward_features(images)
         maps = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
     final = final.permute(0, 3, 1, 2) if name.startswith("swin") else final
-    for tokens, expected in zip(found, [*maps[:-1], final], strict=True):
-        assert torch.equal(tokens.patches, expected.flatten(2).transpose(1, 2))
+    found = several.forward_layers(images)
+    for layer, expected in enumerate([*maps[:-1], final]):
+        cells = expected.flatten(2).transpose(1, 2)
+        assert torch.equal(found[layer].patches, cells)
+        assert found[layer].grid == tuple(expected.shape[2:])
+        alone = load_backbone(model, layer=layer, image_size=64)
+        assert torch.equal(alone(images).patches, cells)
+    assert several.per_layer()[-1].dim == final.shape[1]
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])

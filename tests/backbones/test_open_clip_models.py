@@ -140,6 +140,8 @@ def test_a_training_checkpoint_with_the_tag_it_was_trained_as(folder, tmp_path, 
 def test_position_embeddings_are_resized_as_open_clip_does(folder, tmp_path):
     _, spec = folder("CLIP")
     path = tmp_path / "open_clip_model.safetensors"
+    with pytest.raises(IceprobeError, match="no multiple of the patch size 8"):
+        load_backbone(f"{spec}?image_size=50")
     larger = load_backbone(f"{spec}?image_size=48")
     assert larger.grid == (6, 6)
     by_file = load_backbone(f"open_clip:tiny?checkpoint={path}&image_size=48")

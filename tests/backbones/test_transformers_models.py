@@ -1,14 +1,17 @@
 """Tokens of transformers' models, saved as users have them, against the library's own outputs."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
-from iceprobe.backbones import load_backbone
+from iceprobe.backbones import extras, load_backbone
+from iceprobe.errors import IceprobeError
 
 from .builders import MEAN, STD, perturbed, picture, pixels, seen
 
@@ -318,3 +321,211 @@ def test_stages_are_read_before_they_are_downsampled(name, tmp_path):
         assert tokens.grid == tuple(expected.shape[2:])
         wanted = expected.flatten(2).transpose(1, 2)
         torch.testing.assert_close(tokens.patches, wanted, atol=1e-5, rtol=1e-5)
+
+
+PROCESSORS = {
+    "a size": ({"size": {"height": 24, "width": 24}, "resample": 3}, 24, "bicubic"),
+    "an old size": ({"size": 24, "resample": 2}, 24, "bilinear"),
+    "a crop": (
+        {
+            "image_processor_type": "BitImageProcessor",
+            "size": {"shortest_edge": 40},
+            "crop_size": {"height": 24, "width": 24},
+            "do_center_crop": True,
+            "resample": 1,
+        },
+        24,
+        "lanczos",
+    ),
+    "a crop by percent": (
+        {
+            "image_processor_type": "ConvNextImageProcessor",
+            "size": {"shortest_edge": 24},
+            "crop_pct": 0.9,
+        },
+        24,
+        "bilinear",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(PROCESSORS))
+def test_preprocessing_is_the_folders(name, tmp_path):
+    fields, side, interpolation = PROCESSORS[name]
+    model = build("Dinov2Model", "Dinov2Config", VIT)
+    backbone = load_backbone(save(tmp_path, model, **fields))
+    expected = pixels(side, interpolation=interpolation)
+    torch.testing.assert_close(seen(backbone), expected, atol=1e-5, rtol=0)
+    assert backbone.grid == (3, 3)  # position embeddings are resized from 4 x 4
+    with torch.no_grad():
+        own = model(pixel_values=expected).last_hidden_state[:, 1:]
+    torch.testing.assert_close(backbone(seen(backbone)).patches, own, atol=1e-5, rtol=1e-5)
+
+
+def test_options_stand_over_the_folder_and_fill_in_for_it(tmp_path):
+    model = build("ViTModel", "ViTConfig", VIT)
+    spec = save(tmp_path, model)
+    changed = load_backbone(spec, image_size=48, mean=(0.1,) * 3, interpolation="bicubic")
+    expected = pixels(48, mean=(0.1,) * 3, interpolation="bicubic")
+    torch.testing.assert_close(seen(changed), expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        own = model(pixel_values=expected, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(changed(expected).patches, own[:, 1:], atol=1e-5, rtol=1e-5)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(IceprobeError, match=r"no preprocessor_config\.json .*pass mean, std"):
+        load_backbone(spec, image_size=SIDE)
+    told = load_backbone(spec, image_size=SIDE, mean=MEAN, std=STD, interpolation="bilinear")
+    torch.testing.assert_close(seen(told), pixels(SIDE), atol=1e-5, rtol=0)
+
+
+def test_pixels_that_arent_rescaled_by_255_are_refused(tmp_path):
+    model = build("ViTModel", "ViTConfig", VIT)
+    spec = save(tmp_path, model, rescale_factor=1 / 127.5)
+    with pytest.raises(IceprobeError, match=r"rescaled by 0\.0078.*pass mean and std"):
+        load_backbone(spec)
+    assert load_backbone(spec, mean=MEAN, std=STD).preprocessing.mean == MEAN
+
+
+def test_half_precision_files_are_read_in_float32(tmp_path):
+    model = build("ViTModel", "ViTConfig", VIT).half()
+    backbone = load_backbone(save(tmp_path, model))
+    assert backbone(pixels(SIDE)).patches.dtype == torch.float32
+
+
+def test_a_raw_checkpoint_into_an_architecture(tmp_path):
+    model = build("Dinov2Model", "Dinov2Config", VIT)
+    spec = save(tmp_path, model)
+    weights = {f"module.{k}": v + 0.1 for k, v in model.state_dict().items()}
+    torch.save({"teacher": weights}, tmp_path / "c.pth")
+    backbone = load_backbone(f"{spec}?checkpoint={tmp_path / 'c.pth'}&strip=module.")
+    for parameter in model.parameters():
+        parameter.data += 0.1
+    with torch.no_grad():
+        expected = model(pixel_values=pixels(SIDE)).last_hidden_state
+    torch.testing.assert_close(backbone(pixels(SIDE)).patches, expected[:, 1:])
+    with pytest.raises(IceprobeError, match=r"no checkpoint_key=student.*There are: teacher"):
+        load_backbone(f"{spec}?checkpoint={tmp_path / 'c.pth'}&checkpoint_key=student")
+
+
+def test_missing_weights_are_named(tmp_path):
+    model = build("Dinov2Model", "Dinov2Config", VIT)
+    spec = save(tmp_path, model)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(IceprobeError, match=r"1 weights are missing: layernorm\.weight"):
+        load_backbone(spec)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    spec = save(tmp_path, build("ViTModel", "ViTConfig", VIT))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"embeddings.cls_token": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(IceprobeError, match="weights can't be loaded") as caught:
+        load_backbone(spec)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "owned").exists()
+
+
+REMOTE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own-net"
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    main_input_name = "pixel_values"
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = torch.nn.Parameter(torch.ones(1, 10, 6))
+        self.post_init()
+    def _init_weights(self, module):
+        pass
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.table + pixel_values.mean())
+"""
+
+
+def test_remote_code_has_to_be_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "own.py").write_text(REMOTE)
+    fields = {
+        "model_type": "own-net",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(fields))
+    table = torch.randn(1, 10, 6)
+    save_file({"table": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    spec = f"transformers:{folder}?image_size={SIDE}&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"
+    with pytest.raises(IceprobeError, match=r"code of its own.*trust=true"):
+        load_backbone(spec)
+    with pytest.raises(IceprobeError, match="num_prefix="):
+        load_backbone(f"{spec}&trust=true")
+    with pytest.raises(IceprobeError, match="layer doesn't apply to the model type 'own-net'"):
+        load_backbone(f"{spec}&trust=true&layer=1")
+    backbone = load_backbone(f"{spec}&trust=true&num_prefix=1")
+    found = backbone(torch.zeros(1, 3, SIDE, SIDE))
+    assert torch.equal(found.patches, table[:, 1:])
+    assert torch.equal(found.class_token, table[:, 0])
+
+
+def test_a_model_of_timm_in_a_folder_of_transformers(tmp_path):
+    config = transformers.TimmWrapperConfig(architecture="test_vit", num_labels=0)
+    model = perturbed(transformers.TimmWrapperModel(config))
+    backbone = load_backbone(save(tmp_path, model))
+    images = pixels(160)
+    with torch.no_grad():
+        expected = model(images).last_hidden_state
+    torch.testing.assert_close(backbone(images).patches, expected[:, 1:], atol=1e-5, rtol=1e-5)
+    assert backbone.has_class
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("transformers:facebook/no-such-thing-here", r"no network.*pass transformers:DIR"),
+        ("transformers:/no/where/at/all", "no folder '/no/where/at/all'"),
+        ("transformers:{empty}", "configuration can't be read"),
+        ("transformers:{vit}?layer=3", r"layer=3 .*out of range \(0 to 2\)"),
+        ("transformers:{vit}?num_prefix=1", "num_prefix doesn't apply to the model type 'vit'"),
+        ("transformers:{vit}?nrm=false", "Did you mean norm"),
+        ("transformers:{vit}?image_size=33", "no multiple of the patch size 8 .*take 32 or 40"),
+        ("transformers:{resnet}?norm=false", "no final norm: drop norm=false"),
+    ],
+)
+def test_wrong_specs_are_answered(spec, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "hub_has_address", lambda: False)
+    (tmp_path / "empty").mkdir()
+    for name, case in (("vit", CASES["vit"]), ("resnet", CASES["ResNet"])):
+        save(tmp_path / name, build(case.model, case.config, case.fields))
+    wrong = spec.format(**{name: tmp_path / name for name in ("empty", "vit", "resnet")})
+    with pytest.raises(IceprobeError, match=message) as caught:
+        load_backbone(wrong)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "spec", "extra"),
+    [
+        ("transformers", "transformers:DIR", "transformers"),
+        ("open_clip", "open_clip:ViT-B-16?pretrained=openai", "open-clip"),
+        ("diffusers", "diffusers:DIR", "diffusers"),
+    ],
+)
+def test_a_package_that_isnt_there_is_named(module, spec, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(IceprobeError, match=rf"pip install 'iceprobe\[{extra}\]'") as caught:
+        load_backbone(spec)
+    assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ from iceprobe.backbones.checkpoints import check_keys
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
 from iceprobe.errors import IceprobeError
 
 TRANSFORMER = "DiTTransformer2DModel"
@@ -55,13 +55,15 @@ def load_diffusers(
     transformer = _part(diffusers, TRANSFORMER, folder, "transformer", spec)
     vae = _part(diffusers, "AutoencoderKL", folder, "vae", spec)
     model = Conditioned(vae, transformer)
-    side = transformer.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = 2 ** (len(vae.config.block_out_channels) - 1)  # a side, of one latent
+    side = image_size or transformer.config.sample_size * pixels
+    check_image_size(side, transformer.config.patch_size * pixels, name)
     family = family_of("DiT")
     anatomy = Anatomy(list(transformer.transformer_blocks), norm=nn.Identity())
     return Backbone(
         BlockReader(model, anatomy, layer, norm=False),
         Preprocessing(
-            image_size=image_size or side,
+            image_size=side,
             mean=tuple(mean),
             std=tuple(std),
             interpolation=interpolation,

@@ -18,7 +18,7 @@ from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.extras import one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
@@ -65,6 +65,9 @@ def load_open_clip(
         )
     tower = model.visual
     config = open_clip.get_model_preprocess_cfg(model)
+    patch = getattr(tower, "patch_size", None)
+    if image_size is not None and isinstance(patch, tuple):
+        check_image_size(image_size, patch[0], name)
     stated = config["interpolation"]
     side = config["size"] if isinstance(config["size"], int) else config["size"][-1]
     family = family_of(f"{name}.{pretrained or ''}", "clip")

@@ -18,7 +18,7 @@ from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
 
@@ -175,12 +175,8 @@ def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
     if image_size is None or not hasattr(model, "set_input_size"):
         return
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if image_size % patch[0] or image_size % patch[1]:
-        near = max(image_size // patch[0], 1) * patch[0]
-        raise IceprobeError(
-            f"image_size={image_size} is no multiple of the patch size {patch[0]} of {name}: "
-            f"take {near} or {near + patch[0]}"
-        )
+    for side in patch:
+        check_image_size(image_size, side, name)
     model.set_input_size(img_size=(image_size, image_size))
 
 

@@ -25,7 +25,7 @@ from iceprobe.backbones.checkpoints import check_keys, load_checkpoint
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
 from iceprobe.backbones.readers import OutputReader, TimmReader, square_grid
 from iceprobe.backbones.timm_models import has_pooler, timm_preprocessing
 from iceprobe.errors import IceprobeError
@@ -263,6 +263,9 @@ def load_transformers(
             **{**_stated_preprocessing(transformers, folder, spec, given), **given},
             crop_pct=crop_pct,
         )
+        patch = getattr(model.config, "patch_size", None)
+        if isinstance(patch, int):
+            check_image_size(preprocessing.image_size, patch, name)
         if architecture is not None:
             _refuse(spec, config.model_type, num_prefix=num_prefix, has_class=has_class)
             anatomy = _anatomy(architecture, model, spec)
@@ -408,7 +411,8 @@ def _stated_preprocessing(
                 f"{', '.join(missing)}"
             ) from error
         return {}
-    if not math.isclose(getattr(processor, "rescale_factor", 1 / 255), 1 / 255):
+    rescaled = math.isclose(getattr(processor, "rescale_factor", 1 / 255), 1 / 255)
+    if not rescaled and not {"mean", "std"} <= given.keys():
         raise IceprobeError(
             f"{spec}: its images are rescaled by {processor.rescale_factor}, not by 1/255: pass "
             "mean and std for pixels in [0, 1]"
