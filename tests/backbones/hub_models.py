@@ -59,7 +59,7 @@ def ibot_tiny() -> nn.Module:
     return PlainViT()
 
 
-def resnet_tiny() -> nn.Module:
+def mocov3_resnet() -> nn.Module:
     return ResNet(BasicBlock, [1, 1, 1, 1])
 
 

@@ -57,7 +57,7 @@ def test_layers_in_one_pass():
 
 
 def test_resnets_are_read_at_their_stages():
-    backbone = load("resnet_tiny", layer="all")
+    backbone = load("mocov3_resnet", layer="all")
     model = backbone.reader.model
     with torch.no_grad():
         found = model.maxpool(model.relu(model.bn1(model.conv1(pixels(SIDE)))))

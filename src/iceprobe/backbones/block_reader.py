@@ -18,11 +18,8 @@ def first_tensor(output: Any, position: int) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def pixel_values(images: Tensor) -> dict[str, Any]:
-    return {"pixel_values": images}
-
-
 def nothing(output: Any) -> dict[str, Tensor]:
+    """No vectors."""
     return {}
 
 

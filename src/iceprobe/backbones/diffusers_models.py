@@ -120,7 +120,7 @@ def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
                 f"{spec}: its {part} is a {stated}; what is read of diffusers is a {TRANSFORMER} "
                 "with an AutoencoderKL"
             )
-        with quiet(diffusers.utils.logging):
+        with quiet(diffusers.utils.logging), torch.random.fork_rng(devices=[]):
             model, info = loads.from_pretrained(
                 folder, subfolder=part, output_loading_info=True, low_cpu_mem_usage=False
             )

@@ -137,19 +137,23 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     """Load a frozen backbone by its spec string, or wrap a module.
 
     Args:
-        backbone: ``timm:NAME``, ``python:package.module:factory`` or ``bundled:NAME``, with
-            ``?key=value`` options; or an ``nn.Module``, which is used as it is and never changed:
-            a model of timm, one with a method ``tokens(images) -> Tokens``, or one that returns
-            ``(B, N, D)`` tokens or a ``(B, D, H, W)`` map.
+        backbone: ``timm:NAME``, ``transformers:NAME_OR_DIR``, ``open_clip:ARCH?pretrained=TAG``,
+            ``torch_hub:OWNER/REPO?entry=NAME`` (or a folder), ``diffusers:NAME_OR_DIR``,
+            ``python:package.module:factory`` or ``bundled:NAME``, with ``?key=value`` options; or
+            an ``nn.Module``, which is used as it is and never changed: a model of timm, one with
+            a method ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` tokens or a
+            ``(B, D, H, W)`` map.
         **options: the same options as keyword arguments, typed.
             ``layer`` (0 is the first block, -1 the last; several as ``0,5,-1`` or a sequence,
             every one as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
-            is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's), ``image_size`` (pixels a side), ``mean`` and
-            ``std`` (per channel, for pixels in [0, 1]), ``interpolation``, ``crop_pct``
+            is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's),
+            ``image_size`` (pixels a side), ``mean`` and ``std`` (per channel, for pixels in
+            [0, 1]), ``interpolation``, ``crop_pct``
             (224/256), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
             :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``pretrained`` (``False``:
-            timm's random initialisation, seeded).
+            timm's random initialisation, seeded; a tag for open_clip), ``entry`` and ``weights``
+            (of a torch.hub repository), ``trust`` (whether code that comes with a model may run).
 
     Raises:
         IceprobeError: for an unknown source, name or option, for weights that can't be had or

@@ -67,6 +67,8 @@ def load_torch_hub(
     if is_timm(module) and not told_output:
         reader = TimmReader(module, at, reads_norm)
     elif anatomy is not None:
+        if norm is None and anatomy.norm is None:
+            reads_norm = True  # a CNN by the name of a family of ViTs
         reader = BlockReader(module, anatomy, at, reads_norm)
     elif layer is not None or norm is not None:
         raise IceprobeError(

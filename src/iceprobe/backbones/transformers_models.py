@@ -26,6 +26,7 @@ from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, TimmReader, square_grid
 from iceprobe.backbones.timm_models import has_pooler, timm_preprocessing
 from iceprobe.errors import IceprobeError
@@ -100,7 +101,7 @@ class Architecture:
 
     Attributes:
         blocks: paths to the list of blocks, the first that is there counts (versions differ).
-        norm: path to the final norm, empty where features have none.
+        norm: paths to the final norm, likewise; empty where features have none.
         loads: the class to load; empty for ``AutoModel``.
         prefix: prefix tokens, class token first, of a configuration.
         stages: whether the blocks are stages.
@@ -112,7 +113,7 @@ class Architecture:
     """
 
     blocks: tuple[str, ...]
-    norm: str = ""
+    norm: tuple[str, ...] = ()
     loads: str = ""
     prefix: Prefix = _class
     stages: bool = False
@@ -131,7 +132,7 @@ class Architecture:
                 block.get_submodule(self.each)[-1] if self.each else block
                 for block in _first(model, self.blocks)
             ],
-            norm=model.get_submodule(self.norm) if self.norm else None,
+            norm=_first(model, self.norm) if self.norm else None,
             num_prefix=count,
             has_class=count > 0,
             stages=self.stages,
@@ -147,26 +148,26 @@ class Architecture:
 _VIT = ("layers", "encoder.layer")
 _TOWER = ("encoder.layers", "vision_model.encoder.layers")
 _STAGES = ("encoder.stages",)
-_PLAIN = Architecture(_VIT, "layernorm")
+_PLAIN = Architecture(_VIT, ("layernorm",))
 _CLIP = Architecture(
     ("vision_model.encoder.layers",),
-    "vision_model.post_layernorm",
+    ("vision_model.post_layernorm",),
     "CLIPVisionModelWithProjection",
     vectors=_class_projected,
 )
 _SIGLIP = Architecture(
     _TOWER,
-    "post_layernorm",
+    ("post_layernorm", "vision_model.post_layernorm"),
     "SiglipVisionModel",
     prefix=_none,
     vectors=_pooled,
     pooled_class=True,
 )
-_AIM = Architecture(_TOWER, "rms_norm", "Aimv2VisionModel", prefix=_none, vectors=_pooled)
+_AIM = Architecture(_TOWER, ("rms_norm",), "Aimv2VisionModel", prefix=_none, vectors=_pooled)
 _CNN = Architecture(_STAGES, prefix=_none, stages=True)
 _SWIN = Architecture(
     ("encoder.layers",),
-    "layernorm",
+    ("layernorm",),
     prefix=_none,
     stages=True,
     features=_before_downsampling,
@@ -176,16 +177,16 @@ _SWIN = Architecture(
 ARCHITECTURES = {
     "vit": _PLAIN,
     "vit_msn": _PLAIN,
-    "vit_mae": Architecture(_VIT, "layernorm", inputs=_in_order),
-    "deit": Architecture(_VIT, "layernorm", prefix=_class_and_distillation),
+    "vit_mae": Architecture(_VIT, ("layernorm",), inputs=_in_order),
+    "deit": Architecture(_VIT, ("layernorm",), prefix=_class_and_distillation),
     "beit": _PLAIN,
     "data2vec-vision": _PLAIN,
-    "ijepa": Architecture(_VIT, "layernorm", prefix=_none),
+    "ijepa": Architecture(_VIT, ("layernorm",), prefix=_none),
     "dinov2": _PLAIN,
-    "dinov2_with_registers": Architecture(_VIT, "layernorm", prefix=_class_and_registers),
-    "dinov3_vit": Architecture(("model.layer", "layer"), "norm", prefix=_class_and_registers),
+    "dinov2_with_registers": Architecture(_VIT, ("layernorm",), prefix=_class_and_registers),
+    "dinov3_vit": Architecture(("model.layer", "layer"), ("norm",), prefix=_class_and_registers),
     "dinov3_convnext": Architecture(
-        ("model.stages", "stages"), "layer_norm", prefix=_none, stages=True
+        ("model.stages", "stages"), ("layer_norm",), prefix=_none, stages=True
     ),
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
@@ -238,7 +239,7 @@ def load_transformers(
     """
     transformers = require("transformers", "transformers", spec)
     folder = model_folder(name, spec, "config.json", _FETCH)
-    with quiet(transformers.utils.logging):
+    with quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]):
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
         model, whole = _model(transformers, folder, config, architecture, spec, trust, checkpoint)
@@ -271,6 +272,8 @@ def load_transformers(
             anatomy = _anatomy(architecture, model, spec)
             if not whole:
                 anatomy = replace(anatomy, vectors=nothing)
+            if norm_told is None and anatomy.norm is None:
+                norm = True  # a CNN by the name of a family of ViTs
             reader = BlockReader(model, anatomy, -1 if layer is None else layer, norm)
         else:
             _refuse(spec, config.model_type, layer=layer, norm=norm_told)
@@ -286,6 +289,7 @@ def load_transformers(
             "architecture": f"transformers {type(model).__name__}",
             "config": _settings(config),
             "norm": norm,
+            **({} if architecture else {"code": code_of(model)}),
         },
     )
 
@@ -340,7 +344,7 @@ def _model(
             f"{spec}: transformers {transformers.__version__} has no {loads}: upgrade it"
         )
     kind = getattr(transformers, loads or "AutoModel")
-    code = {"trust_remote_code": trust}
+    code = {"trust_remote_code": trust and architecture is None}
     if checkpoint is not None:
         tower = getattr(config, "vision_config", config) if loads else config
         make = kind._from_config if loads else partial(kind.from_config, **code)

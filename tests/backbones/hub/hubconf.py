@@ -7,8 +7,8 @@ from tests.backbones.hub_models import (  # noqa: E402, F401
     dino_tiny,
     dinov2_tiny_reg,
     ibot_tiny,
+    mocov3_resnet,
     nothing,
-    resnet_tiny,
     sequence,
     timm_tiny,
 )
