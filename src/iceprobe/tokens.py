@@ -1,6 +1,7 @@
 """Tokens: what a frozen backbone makes of a batch of images."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,12 +18,18 @@ class Tokens:
         grid: rows and columns ``(H, W)`` of the patches, N = H·W; ``None`` where they have no
             grid.
         has_class: whether ``prefix[:, 0]`` is a class token.
+        vectors: what the model makes of its tokens at its very end, by name, each ``(B, D')``
+            with a width of its own. ``pooled`` is the output of its learned attention pool
+            (SigLIP, SigLIP2, PE), ``class_projected`` the class token in the space shared with
+            text, not yet divided by its length (CLIP). Empty where the model has none and for
+            layers before the last.
     """
 
     patches: Tensor
     prefix: Tensor
     grid: tuple[int, int] | None = None
     has_class: bool = False
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (b, n, d), (pb, p, pd) = self.patches.shape, self.prefix.shape
@@ -32,6 +39,9 @@ class Tokens:
             raise ValueError(f"a grid of {self.grid} has not {n} patches")
         if self.has_class and p == 0:
             raise ValueError("has_class is set but there is no prefix token")
+        for name, vector in self.vectors.items():
+            if vector.ndim != 2 or len(vector) != b:
+                raise ValueError(f"vector {name!r} {tuple(vector.shape)} is not of shape ({b}, D')")
 
     @property
     def class_token(self) -> Tensor | None:

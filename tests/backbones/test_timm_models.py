@@ -143,19 +143,19 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone():
     [
         ("vit_base_patch16_224.mae", False, "masked image modelling"),
         ("beitv2_base_patch16_224.in1k_ft_in22k", False, "masked image modelling"),
-        ("vit_small_patch16_224.mocov3", False, "contrastive"),
-        ("vit_base_patch16_224.ibot_in22k", False, "self-distillation"),
-        ("vit_base_patch16_224.dino", True, "self-distillation"),
-        ("vit_small_patch14_reg4_dinov2.lvd142m", True, "self-distillation"),
-        ("vit_small_patch16_dinov3.lvd1689m", True, "self-distillation"),
+        ("vit_small_patch16_224.mocov3", False, "joint embedding"),
+        ("vit_base_patch16_224.ibot_in22k", False, "hybrid"),
+        ("vit_base_patch16_224.dino", True, "joint embedding"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", True, "hybrid"),
+        ("vit_small_patch16_dinov3.lvd1689m", True, "hybrid"),
         ("hiera_tiny_224.mae", True, "masked image modelling"),
         ("convnextv2_atto.fcmae", True, "masked image modelling"),
-        ("vit_base_patch16_clip_224.openai", True, "image-text"),
-        ("eva02_base_patch16_clip_224.merged2b", True, "image-text"),
-        ("vit_base_patch16_siglip_224.webli", True, "image-text"),
+        ("vit_base_patch16_clip_224.openai", True, "vision-language"),
+        ("eva02_base_patch16_clip_224.merged2b", True, "vision-language"),
+        ("vit_base_patch16_siglip_224.webli", True, "vision-language"),
         ("vit_base_patch16_224.augreg_in21k", True, "supervised"),
-        ("aimv2_large_patch14_224.apple_pt", True, "autoregressive"),
-        ("vit_huge_patch14_gap_224.in1k_ijepa", True, "joint-embedding prediction"),
+        ("aimv2_large_patch14_224.apple_pt", True, "generative"),
+        ("vit_huge_patch14_gap_224.in1k_ijepa", True, "joint embedding"),
         ("somebodys_net", True, "unknown"),
     ],
 )
@@ -198,7 +198,7 @@ def test_options_given_twice_are_refused():
 
 
 def test_without_network_the_file_to_pass_is_said(monkeypatch):
-    monkeypatch.setattr(timm_models, "_hub_has_address", lambda: False)
+    monkeypatch.setattr(timm_models, "hub_has_address", lambda: False)
     monkeypatch.setattr(timm_models, "_is_cached", lambda repository: False)
     with pytest.raises(IceprobeError) as caught:
         load_backbone("timm:vit_base_patch16_224.mae")
@@ -212,7 +212,7 @@ def test_a_failed_download_says_the_same(monkeypatch):
     def fail(*args, **options):
         raise ConnectionError("reset by peer")
 
-    monkeypatch.setattr(timm_models, "_hub_has_address", lambda: True)
+    monkeypatch.setattr(timm_models, "hub_has_address", lambda: True)
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(IceprobeError, match=r"ConnectionError.*\?checkpoint=FILE"):
         load_backbone("timm:vit_base_patch16_224.mae")

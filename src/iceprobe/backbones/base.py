@@ -1,8 +1,10 @@
 """Backbone: a frozen encoder with its preprocessing, images → tokens."""
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +12,33 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.backbones.readers import LayerReader
 from iceprobe.errors import IceprobeError
+from iceprobe.specs import parse_spec
 from iceprobe.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class TokenShape:
+    """What the tokens of one image look like: N patches and P prefix tokens of width D."""
+
+    dim: int
+    num_tokens: int
+    num_prefix: int
+    grid: tuple[int, int] | None
+    has_class: bool
+    vectors: Mapping[str, int]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> "TokenShape":
+        return cls(
+            dim=tokens.patches.shape[2],
+            num_tokens=tokens.patches.shape[1],
+            num_prefix=tokens.prefix.shape[1],
+            grid=tokens.grid,
+            has_class=tokens.has_class,
+            vectors={name: vector.shape[1] for name, vector in tokens.vectors.items()},
+        )
 
 
 class Backbone(nn.Module):
@@ -21,18 +48,25 @@ class Backbone(nn.Module):
     during pre-training) keeps its own training mode and ``requires_grad`` flags: it is put into
     eval mode for the length of each forward pass and given back as it was.
 
+    One that was loaded with several layers gives all of them in one pass by :meth:`forward_layers`;
+    :meth:`per_layer` takes it apart into backbones of one layer each, which alone have the
+    attributes from ``dim`` on.
+
     Attributes:
         spec: what it was asked for by.
         name: short and readable, for folders and tables.
         paradigm: how it was trained, in words; ``"unknown"`` where its name doesn't say.
         preprocessing: image → what ``forward`` takes.
+        pooled_class: whether the model was trained on the output of a learned pooler rather than
+            on its tokens, so that k-NN and linear probes read the mean of patches.
+        layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
+            that has no layers to choose from.
         dim: D.
         grid: rows and columns of the patch tokens, ``None`` where they have no grid.
         num_tokens: N, patch tokens an image.
         num_prefix: P, prefix tokens an image.
         has_class: whether the first prefix token is a class token.
-        pooled_class: whether the model was trained on the output of a learned pooler rather than
-            on its tokens, so that k-NN and linear probes read the mean of patches.
+        vectors: width of each of ``Tokens.vectors`` by name.
     """
 
     def __init__(
@@ -49,9 +83,10 @@ class Backbone(nn.Module):
     ):
         """
         Args:
-            reader: ``(B, C, S, S)`` → ``Tokens``.
-            settings: what besides weights and preprocessing decides the tokens (architecture,
-                layer, norm, …), ready for JSON; part of the identity.
+            reader: ``(B, C, S, S)`` → ``Tokens``; a ``LayerReader`` where there are layers to
+                choose from.
+            settings: what besides weights, preprocessing and layer decides the tokens
+                (architecture, norm, …), ready for JSON; part of the identity.
             borrowed: whether the module is used by somebody else as well.
 
         Raises:
@@ -66,20 +101,82 @@ class Backbone(nn.Module):
         self.training = False
         if not borrowed:
             reader.eval().requires_grad_(False)
-        tokens = self._tokens_of_blank_image()
-        self.dim = tokens.patches.shape[2]
-        self.num_tokens = tokens.patches.shape[1]
-        self.num_prefix = tokens.prefix.shape[1]
-        self.grid, self.has_class = tokens.grid, tokens.has_class
+        self.layers = reader.layers if isinstance(reader, LayerReader) else (0,)
+        self._shapes = tuple(map(TokenShape.of, self._tokens_of_blank_image()))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised images ``(B, C, S, S)``, without gradient.
 
         Images are brought to the dtype of the weights; they must be on their device.
+
+        Raises:
+            IceprobeError: if the backbone reads several layers.
         """
+        self._only_one("forward")
+        return self.forward_layers(images)[0]
+
+    @torch.no_grad()
+    def forward_layers(self, images: Tensor) -> list[Tokens]:
+        """Tokens of each of ``layers`` from one forward pass; otherwise as :meth:`forward`."""
+        images = images.to(self._like.dtype)
         with _evaluating(self.reader):
-            return self.reader(images.to(self._like.dtype))
+            if isinstance(self.reader, LayerReader):
+                return self.reader.forward_layers(images)
+            return [self.reader(images)]
+
+    def per_layer(self) -> list["Backbone"]:
+        """A backbone of one layer for each of ``layers``, all on the same module.
+
+        Each is what loading the model with that ``layer=`` alone gives: same tokens, same
+        identity; its spec says so.
+        """
+        if len(self.layers) == 1:
+            return [self]
+        return [self._single(layer) for layer in range(len(self.layers))]
+
+    def _single(self, position: int) -> "Backbone":
+        layer = self.layers[position]
+        assert isinstance(self.reader, LayerReader)
+        spec = parse_spec(self.spec)
+        single = copy.copy(self)  # shares the table of submodules as well, so it gets its own
+        single._modules = {"reader": self.reader.single(layer)}
+        single.layers = (layer,)
+        single._shapes = (self._shapes[position],)
+        single.spec = str(replace(spec, options={**spec.options, "layer": str(layer)}))
+        return single
+
+    @property
+    def dim(self) -> int:
+        return self._only_one("dim").dim
+
+    @property
+    def num_tokens(self) -> int:
+        return self._only_one("num_tokens").num_tokens
+
+    @property
+    def num_prefix(self) -> int:
+        return self._only_one("num_prefix").num_prefix
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        return self._only_one("grid").grid
+
+    @property
+    def has_class(self) -> bool:
+        return self._only_one("has_class").has_class
+
+    @property
+    def vectors(self) -> Mapping[str, int]:
+        return self._only_one("vectors").vectors
+
+    def _only_one(self, asked: str) -> TokenShape:
+        if len(self._shapes) > 1:
+            raise IceprobeError(
+                f"backbone {self.spec!r} reads {len(self._shapes)} layers, {asked} is of one: "
+                "use forward_layers(images), or per_layer() for a backbone of each"
+            )
+        return self._shapes[0]
 
     def train(self, mode: bool = True) -> "Backbone":
         """Does nothing: a backbone is frozen."""
@@ -90,9 +187,15 @@ class Backbone(nn.Module):
 
         Weights are hashed by name, dtype, shape and bytes (parameters and buffers), as they are
         at the time of the call.
+
+        Raises:
+            IceprobeError: if the backbone reads several layers, or weights aren't there.
         """
+        self._only_one("identity")
+        layer = {"layer": self.layers[0]} if isinstance(self.reader, LayerReader) else {}
         return {
             **self._settings,
+            **layer,
             "num_prefix": self.num_prefix,
             "has_class": self.has_class,
             "preprocessing": self.preprocessing.as_dict(),
@@ -102,7 +205,7 @@ class Backbone(nn.Module):
     def macs(self) -> int:
         """Multiply-accumulates of one image's forward pass, counted while running it."""
         with FlopCounterMode(display=False) as counter:
-            self(self._blank_image())
+            self.forward_layers(self._blank_image())
         return counter.get_total_flops() // 2
 
     @property
@@ -118,10 +221,10 @@ class Backbone(nn.Module):
         size = self.preprocessing.image_size
         return torch.zeros(1, self.preprocessing.channels, size, size, device=self.device)
 
-    def _tokens_of_blank_image(self) -> Tokens:
+    def _tokens_of_blank_image(self) -> list[Tokens]:
         images = self._blank_image()
         try:
-            return self(images)
+            return self.forward_layers(images)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             size = "x".join(map(str, images.shape[1:]))
             raise IceprobeError(

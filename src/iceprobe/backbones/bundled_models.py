@@ -11,6 +11,7 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 
 from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
@@ -19,7 +20,7 @@ from iceprobe.specs import unknown
 NAMES = ("mae-tiny",)
 
 
-def load_bundled(name: str, *, spec: str, layer: int = -1, norm: bool = False) -> Backbone:
+def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool = False) -> Backbone:
     """Load a bundled backbone in float32 (its weights ship as float16).
 
     Raises:
@@ -39,5 +40,5 @@ def load_bundled(name: str, *, spec: str, layer: int = -1, norm: bool = False) -
         spec=spec,
         name=name,
         paradigm=card["paradigm"],
-        settings={"architecture": name, "layer": layer, "norm": norm},
+        settings={"architecture": name, "norm": norm},
     )

@@ -2,7 +2,7 @@
 
 import argparse
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,29 @@ def _load(module: nn.Module, weights: Weights, path: str, ignore: tuple[str, ...
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
+    check_keys(module, path, missing, reshaped, left_over)
+    module.load_state_dict({name: weights[name] for name in own})
+
+
+def check_keys(
+    module: nn.Module,
+    source: str,
+    missing: Sequence[str],
+    reshaped: Sequence[str] = (),
+    left_over: Sequence[str] = (),
+) -> None:
+    """Refuse weights that don't fit.
+
+    Args:
+        module: what takes the weights.
+        source: the file or folder they are from.
+        missing: names of weights that aren't there.
+        reshaped: names of weights that have another shape, with both shapes.
+        left_over: names of weights that the module has no place for.
+
+    Raises:
+        IceprobeError: if there are any; names them and what to try.
+    """
     problems = []
     if missing:
         problems.append(f"{len(missing)} weights are missing: {_some(missing)}")
@@ -145,13 +168,12 @@ def _load(module: nn.Module, weights: Weights, path: str, ignore: tuple[str, ...
         problems.append(f"{len(left_over)} have no place: {_some(left_over)}")
     if problems:
         raise IceprobeError(
-            f"checkpoint {path!r} doesn't fit {type(module).__name__}: {'; '.join(problems)}; "
+            f"checkpoint {source!r} doesn't fit {type(module).__name__}: {'; '.join(problems)}; "
             f"{_remedy(missing, left_over)}"
         )
-    module.load_state_dict({name: weights[name] for name in own})
 
 
-def _remedy(missing: list[str], left_over: list[str]) -> str:
+def _remedy(missing: Sequence[str], left_over: Sequence[str]) -> str:
     if missing:
         prefixes = (n.removesuffix(missing[0]) for n in left_over if n.endswith(f".{missing[0]}"))
         prefix = next(prefixes, None)

@@ -1,43 +1,297 @@
-"""What a model's name says about how it was trained, and whether its final norm is read.
+"""Families of backbones: how each was pre-trained, and what of it is read.
 
 The published probes of plain ViTs trained by masking or contrast (MAE, SimMIM, BEiTv2, MaskFeat,
 iBOT, MoCo v3) read the last block *without* the final norm; everything else is read with it
-(``spec/protocols.md``, "What is read from a backbone"). The family stands in timm's tag, as in
-``vit_base_patch16_224.mae``. A raw checkpoint loaded under a name without its family's tag is
-read with the norm unless ``norm=false`` is said.
+(``spec/protocols.md``, "What is read from a backbone"). A model's family stands in its name: in
+timm's tag, as in ``vit_base_patch16_224.mae``, in transformers' model type, as in ``vit_mae``, or
+in the entry of a hub. A raw checkpoint loaded under a name without its family is read with the
+norm unless ``norm=false`` is said.
+
+A paradigm is one of ``PARADIGMS``, ``"unknown"`` or ``"random weights"``. Importing this imports no
+torch: ``iceprobe ls backbones`` shows the table.
 """
 
 import re
 from dataclasses import dataclass
 
+PARADIGMS = (
+    "masked image modelling",
+    "joint embedding",
+    "hybrid",  # masking and joint embedding together
+    "vision-language",
+    "generative",
+    "supervised",
+)
+MASKED, JOINT, HYBRID, LANGUAGE, GENERATIVE, SUPERVISED = PARADIGMS
+
 
 @dataclass(frozen=True)
 class Family:
-    """One row: models whose name matches, how they were trained, and the default of ``norm``."""
+    """One family.
 
-    pattern: str  # a regular expression searched in the name, "ARCHITECTURE.TAG"
+    Attributes:
+        name: what the field calls it.
+        pattern: a regular expression searched in a model's name, ``ARCHITECTURE.TAG`` for timm's.
+        paradigm: how it was pre-trained.
+        norm: the default of ``norm=``.
+        tokens: what is read, in words.
+        licence: of the published weights.
+        example: a spec to copy from; empty where weights come as a file of the user's own.
+    """
+
+    name: str
+    pattern: str
     paradigm: str
+    tokens: str = ""
+    licence: str = ""
+    example: str = ""
     norm: bool = True
 
 
-_PLAIN_VIT = r"^(vit|deit3?)_\w+\.(.*_)?"
+_CLASS = "patches; class token"
+_REGISTERS = "patches; class token, registers after it"
+_PATCHES = "patches; no class token"
+_CELLS = "cells of the last map; no class token"
+_POOLED = "patches; vector pooled, no class token"
+_TIMM_VIT = r"^(vit|deit3?)_\w+\.(.*_)?"  # a plain ViT of timm, up to its tag
+_END = r"(?![a-z])"
+
 # The first row that matches counts.
 FAMILIES = (
-    Family(_PLAIN_VIT + r"(mae|simmim|maskfeat)(?![a-z])", "masked image modelling", norm=False),
-    Family(r"^beitv2_", "masked image modelling", norm=False),
-    Family(_PLAIN_VIT + r"ibot(?![a-z])", "self-distillation", norm=False),
-    Family(_PLAIN_VIT + r"moco(_?v3)?(?![a-z])", "contrastive", norm=False),
-    Family(r"clip|siglip|tips|_pe_(core|spatial|lang)", "image-text"),
-    Family(r"^(beit|eva(02)?)_|\.(.*_)?(mae|mim|fcmae)(?![a-z])", "masked image modelling"),
-    Family(r"dino(?![a-z])|dinov[23]|franca", "self-distillation"),
-    Family(r"jepa", "joint-embedding prediction"),
-    Family(r"^aimv2", "autoregressive"),
-    Family(r"^sam(vit|2)_", "segmentation"),
-    Family(r"in1k|in12k|in22k|in21k|imagenet", "supervised"),
+    Family(
+        "MAE",
+        rf"{_TIMM_VIT}mae{_END}|^vit_mae$|^mae_vit",
+        MASKED,
+        _CLASS,
+        "CC-BY-NC-4.0",
+        "timm:vit_base_patch16_224.mae",
+        norm=False,
+    ),
+    Family(
+        "SimMIM",
+        rf"{_TIMM_VIT}simmim{_END}",
+        MASKED,
+        _CLASS,
+        "MIT",
+        "timm:beit_base_patch16_224?checkpoint=simmim.pth&checkpoint_key=model&strip=encoder."
+        "&norm=false",
+        norm=False,
+    ),
+    Family(
+        "MaskFeat",
+        rf"{_TIMM_VIT}maskfeat{_END}",
+        MASKED,
+        _CLASS,
+        "Apache-2.0",
+        "timm:vit_base_patch16_224?checkpoint=maskfeat.pth&norm=false",
+        norm=False,
+    ),
+    Family(
+        "BEiTv2",
+        r"^beitv2_|^beit-?v2",
+        MASKED,
+        _CLASS,
+        "Apache-2.0",
+        "timm:beitv2_base_patch16_224.in1k_ft_in22k",
+        norm=False,
+    ),
+    Family(
+        "iBOT",
+        rf"{_TIMM_VIT}ibot{_END}|^ibot_",
+        HYBRID,
+        _CLASS,
+        "Apache-2.0",
+        "timm:vit_base_patch16_224?checkpoint=ibot.pth&checkpoint_key=teacher&norm=false",
+        norm=False,
+    ),
+    Family(
+        "MoCo v3",
+        rf"{_TIMM_VIT}moco(_?v3)?{_END}|^mocov3",
+        JOINT,
+        _CLASS,
+        "CC-BY-NC-4.0",
+        "timm:vit_base_patch16_224?checkpoint=mocov3.pth&norm=false",
+        norm=False,
+    ),
+    Family(
+        "SigLIP 2",
+        r"siglip\w*\.v2_|siglip-?2",
+        LANGUAGE,
+        _POOLED,
+        "Apache-2.0",
+        "transformers:google/siglip2-base-patch16-224",
+    ),
+    Family(
+        "SigLIP",
+        r"siglip",
+        LANGUAGE,
+        _POOLED,
+        "Apache-2.0",
+        "timm:vit_base_patch16_siglip_224.webli",
+    ),
+    Family(
+        "Perception Encoder",
+        r"_pe_(core|spatial|lang)|^pe-",
+        LANGUAGE,
+        "patches; class token where it has one, vector pooled",
+        "Apache-2.0",
+        "timm:vit_pe_core_base_patch16_224.fb",
+    ),
+    Family(
+        "MetaCLIP",
+        r"meta-?clip",
+        LANGUAGE,
+        "patches; class token, vector class_projected",
+        "CC-BY-NC-4.0",
+        "open_clip:ViT-B-16-quickgelu?pretrained=metaclip_400m",
+    ),
+    Family(
+        "EVA-CLIP",
+        r"^eva(02)?_\w*clip|^eva(01|02)-",
+        LANGUAGE,
+        "patches; class token, vector class_projected",
+        "MIT",
+        "open_clip:EVA02-B-16?pretrained=merged2b_s8b_b131k",
+    ),
+    Family(
+        "CLIP",
+        r"clip|tips",
+        LANGUAGE,
+        "patches; class token, vector class_projected",
+        "MIT",
+        "open_clip:ViT-B-16?pretrained=openai",
+    ),
+    Family(
+        "EVA02",
+        r"^eva(02)?_",
+        MASKED,
+        _CLASS,
+        "MIT",
+        "timm:eva02_base_patch14_224.mim_in22k",
+    ),
+    Family(
+        "BEiT",
+        r"^beit(_|-|$)",
+        MASKED,
+        _CLASS,
+        "Apache-2.0",
+        "transformers:microsoft/beit-base-patch16-224-pt22k",
+    ),
+    Family(
+        "data2vec",
+        r"^data2vec-vision",
+        MASKED,
+        _CLASS,
+        "Apache-2.0",
+        "transformers:facebook/data2vec-vision-base",
+    ),
+    Family(
+        "Hiera",
+        r"^hiera(?!det)(_\w+\.mae|$)",
+        MASKED,
+        _CELLS,
+        "CC-BY-NC-4.0",
+        "timm:hiera_base_224.mae",
+    ),
+    Family(
+        "ConvNeXt V2",
+        rf"\.(.*_)?fcmae{_END}|^convnextv2$",
+        MASKED,
+        _CELLS,
+        "CC-BY-NC-4.0",
+        "timm:convnextv2_base.fcmae",
+    ),
+    Family("MAE, others", rf"\.(.*_)?(mae|mim){_END}", MASKED),
+    Family(
+        "DINOv3",
+        r"dinov3",
+        HYBRID,
+        f"{_REGISTERS}; cells of the last map (ConvNeXt)",
+        "DINOv3 License",
+        "timm:vit_base_patch16_dinov3.lvd1689m",
+    ),
+    Family(
+        "DINOv2",
+        r"dinov2",
+        HYBRID,
+        _REGISTERS,
+        "Apache-2.0",
+        "transformers:facebook/dinov2-with-registers-base",
+    ),
+    Family(
+        "Franca",
+        r"franca",
+        HYBRID,
+        _CLASS,
+        "Apache-2.0",
+        "torch_hub:valeoai/Franca?entry=franca_vitb14&trust=true"
+        "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
+    ),
+    Family(
+        "DINO",
+        rf"dino{_END}",
+        JOINT,
+        _CLASS,
+        "Apache-2.0",
+        "timm:vit_base_patch16_224.dino",
+    ),
+    Family(
+        "I-JEPA",
+        r"jepa",
+        JOINT,
+        _PATCHES,
+        "CC-BY-NC-4.0",
+        "transformers:facebook/ijepa_vith14_1k",
+    ),
+    Family(
+        "MSN",
+        r"^vit_msn$",
+        JOINT,
+        _CLASS,
+        "Apache-2.0",
+        "transformers:facebook/vit-msn-base",
+    ),
+    Family(
+        "AIMv2",
+        r"^aimv2",
+        GENERATIVE,
+        _PATCHES,
+        "Apple's own",
+        "timm:aimv2_large_patch14_224.apple_pt",
+    ),
+    Family(
+        "DiT",
+        r"^DiT",
+        GENERATIVE,
+        "patches of the latent at the last block; no class token",
+        "CC-BY-NC-4.0",
+        "diffusers:facebook/DiT-XL-2-256",
+        norm=False,
+    ),
+    Family(
+        "SAM",
+        r"^sam(vit|2)_",
+        SUPERVISED,
+        _CELLS,
+        "Apache-2.0",
+        "timm:samvit_base_patch16.sa1b",
+    ),
+    Family(
+        "Supervised ViT, CNN, Swin",
+        r"in1k|in12k|in22k|in21k|imagenet",
+        SUPERVISED,
+        f"{_CLASS}; cells of the last map (ResNet, ConvNeXt, EfficientNet, Swin)",
+        "mostly Apache-2.0",
+        "timm:resnet50.a1_in1k",
+    ),
 )
-_UNKNOWN = Family("", "unknown")
+UNKNOWN = Family("unknown", "", "unknown")
 
 
-def family_of(name: str) -> Family:
-    """The family of ``name`` (timm's, with its tag); a name that says nothing reads the norm."""
-    return next((family for family in FAMILIES if re.search(family.pattern, name)), _UNKNOWN)
+def family_of(*names: str) -> Family:
+    """The family of the first of ``names`` that says one; the unknown one reads the norm."""
+    for name in names:
+        for family in FAMILIES:
+            if re.search(family.pattern, name):
+                return family
+    return UNKNOWN

@@ -16,6 +16,20 @@ from iceprobe.errors import IceprobeError
 CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
 
 
+def check_image_size(image_size: int, patch: int, model: str) -> None:
+    """Refuse an image that patches don't fill: models drop the rest without a word.
+
+    Raises:
+        IceprobeError: if ``image_size`` is no multiple of ``patch``; names the nearest ones.
+    """
+    if image_size % patch:
+        near = max(image_size // patch, 1) * patch
+        raise IceprobeError(
+            f"image_size={image_size} is no multiple of the patch size {patch} of {model}: "
+            f"take {near} or {near + patch}"
+        )
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The evaluation transform of a backbone.

@@ -12,6 +12,7 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.families import family_of
+from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
 from iceprobe.errors import IceprobeError
@@ -47,7 +48,7 @@ def load_python(
 def wrap_module(
     module: nn.Module,
     *,
-    layer: int | None = None,
+    layer: Layers | None = None,
     norm: bool | None = None,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -93,8 +94,8 @@ def wrap_module(
             )
         return module
     label = type(module).__qualname__
-    preprocessing = _preprocessing(module, given, label)
-    settings: dict[str, Any] = {"architecture": name or label, "code": _code(module, *sources)}
+    preprocessing = stated_preprocessing(module, given, label)
+    settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
     paradigm = "unknown"
     reader: nn.Module
     if is_timm(module):
@@ -103,8 +104,8 @@ def wrap_module(
         family = family_of(_timm_name(module))
         paradigm = family.paradigm
         norm = family.norm if norm is None else norm
-        settings |= {"layer": -1 if layer is None else layer, "norm": norm}
-        reader = TimmReader(module, settings["layer"], norm)
+        settings |= {"norm": norm}
+        reader = TimmReader(module, -1 if layer is None else layer, norm)
     else:
         if layer is not None or norm is not None:
             raise IceprobeError(
@@ -138,7 +139,12 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
     return getattr(module, attribute)
 
 
-def _preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
+def stated_preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
+    """What the module's own configuration says, less what is given.
+
+    Raises:
+        IceprobeError: if it says nothing and something is missing.
+    """
     stated = getattr(module, "preprocessing", None)
     if isinstance(stated, Preprocessing):
         return Preprocessing(**{**stated.as_dict(), **given})
@@ -160,7 +166,7 @@ def _timm_name(module: Any) -> str:
     return f"{config.get('architecture', '')}.{config.get('tag') or ''}"
 
 
-def _code(*objects: Any) -> str:
+def code_of(*objects: Any) -> str:
     """Sha256 of the files that define the objects: other code may make other tokens."""
     digest = hashlib.sha256()
     for item in objects:

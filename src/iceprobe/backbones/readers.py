@@ -1,10 +1,18 @@
-"""Readers: modules that take a model's own output apart into tokens."""
+"""Readers: modules that take a model's own output apart into tokens.
 
+``norm`` means the same in all of them: the model's final norm is applied to every layer that is
+read, as a look at what that layer would give if it were the last. Models with stages have a norm
+for their last stage only (stages differ in width): their earlier stages are read as they are.
+"""
+
+import copy
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
@@ -18,41 +26,75 @@ def is_timm(module: nn.Module) -> bool:
     )
 
 
-class TimmReader(nn.Module):
+class LayerReader(nn.Module):
+    """Tokens of one or several layers of a model, from one forward pass.
+
+    Attributes:
+        model: the model.
+        layers: counted from 0, in the order of the result.
+        norm: whether the model's final norm is applied.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[int, ...], norm: bool):
+        super().__init__()
+        self.model: Any = model
+        self.layers, self.norm = layers, norm
+
+    def forward_layers(self, images: Tensor) -> list[Tokens]:
+        """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tokens:
+        """Tokens of images ``(B, C, S, S)`` at the only layer."""
+        (tokens,) = self.forward_layers(images)
+        return tokens
+
+    def single(self, layer: int) -> "LayerReader":
+        """A reader of one of the layers, on the same model."""
+        reader = copy.copy(self)
+        reader.layers = (layer,)
+        return reader
+
+
+class TimmReader(LayerReader):
     """Tokens of a model of timm.
 
     The last layer with the final norm is timm's own ``forward_features``; any other layer, and
     the last without norm, is its ``forward_intermediates``. What has a map at the end instead of
     tokens (CNNs, Swin) gives the map's cells as patch tokens and no prefix.
 
-    Attributes:
-        model: the model.
-        layer: 0 for the first block (stage, for models with stages), -1 for the last.
-        norm: whether the model's final norm is applied.
+    A learned attention pool (SigLIP, PE) gives ``vectors["pooled"]``, before any projection.
     """
 
-    def __init__(self, model: Any, layer: int = -1, norm: bool = True):
-        super().__init__()
-        self.model: Any = model
-        self.layer, self.norm = layer, norm
+    def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):
+        count = len(model.feature_info)
+        super().__init__(model, resolve_layers(layer, count, type(model).__name__), norm)
+        self.last = count - 1
         self.num_prefix = _num_prefix(model)
         self.has_class = self.num_prefix > 0 and getattr(model, "cls_token", None) is not None
         parameters = inspect.signature(self.model.forward_intermediates).parameters
         self._splits_prefix = "return_prefix_tokens" in parameters
-        self._options: dict[str, Any] = {"intermediates_only": True, "stop_early": True}
+        # Hiera's forward_features leaves tokens in the order of its mask units, and its norm
+        # comes after pooling: its stages, which timm puts back into spatial order, are all there is.
+        self._stages_only = hasattr(model, "reroll")
+        self._options: dict[str, Any] = {"stop_early": True}
         if "norm" in parameters:
-            self._options["norm"] = norm
+            self._options["norm"] = norm and not self._stages_only
         elif not norm:
             raise IceprobeError(f"{type(model).__name__} has no final norm: drop norm=false")
 
-    def forward(self, images: Tensor) -> Tokens:
-        """Tokens of images ``(B, C, S, S)``."""
-        if self.layer == -1 and self.norm:
-            return self._from_features(images)
-        return self._from_intermediates(images)
+    def forward_layers(self, images: Tensor) -> list[Tokens]:
+        """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
+        whole = self.norm and self.last in self.layers and not self._stages_only
+        if whole and len(self.layers) == 1:
+            return [self._from_features(self.model.forward_features(images), images)]
+        features, found = self._intermediates(images, whole)
+        tokens = dict(zip(sorted(self.layers), found, strict=True))
+        if whole:
+            tokens[self.last] = self._from_features(features, images)
+        return [tokens[layer] for layer in self.layers]
 
-    def _from_features(self, images: Tensor) -> Tokens:
-        features = self.model.forward_features(images)
+    def _from_features(self, features: Any, images: Tensor) -> Tokens:
         if not isinstance(features, Tensor):
             raise IceprobeError(
                 f"{type(self.model).__name__} ends in several maps or sets of tokens: choose one "
@@ -62,31 +104,38 @@ class TimmReader(nn.Module):
             if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
                 features = features.permute(0, 3, 1, 2)
             return tokens_of_map(features)
-        return self._split(features, images)
+        tokens = self._split(features, images)
+        if getattr(self.model, "attn_pool", None) is None:
+            return tokens
+        pooled = self.model.forward_head(features, pre_logits=True)
+        return replace(tokens, vectors={"pooled": pooled})
 
-    def _from_intermediates(self, images: Tensor) -> Tokens:
-        if not self._splits_prefix:
-            (features,) = self._intermediates(images, output_fmt="NCHW")
-            return tokens_of_map(features)
-        if not self.num_prefix:
-            (patches,) = self._intermediates(images, output_fmt="NLC")
-            return self._split(patches, images)
-        ((patches, prefix),) = self._intermediates(
-            images, output_fmt="NLC", return_prefix_tokens=True
-        )
-        return Tokens(patches, prefix, self._grid(images, patches.shape[1]), self.has_class)
-
-    def _intermediates(self, images: Tensor, **options: Any) -> list[Any]:
+    def _intermediates(self, images: Tensor, whole: bool) -> tuple[Any, list[Tokens]]:
+        """``forward_features`` where it is wanted, and the tokens of each layer, ascending."""
+        options = dict(self._options, indices=sorted(self.layers), intermediates_only=not whole)
+        if self._splits_prefix:
+            options["output_fmt"] = "NLC"
+            options["return_prefix_tokens"] = self.num_prefix > 0
+        else:
+            options["output_fmt"] = "NCHW"
         try:
-            return self.model.forward_intermediates(
-                images, indices=[self.layer], **self._options, **options
-            )
+            output = self.model.forward_intermediates(images, **options)
         except AssertionError as error:
-            # timm says "feature index 12 is out of range (0 to 11)", or that it has no norm there.
+            layers = ",".join(map(str, self.layers))
             raise IceprobeError(
-                f"layer={self.layer} norm={str(self.norm).lower()} of "
-                f"{type(self.model).__name__}: {error}; take another layer or norm"
+                f"layer={layers} norm={str(self.norm).lower()} of {type(self.model).__name__}: "
+                f"{error}; take another layer or norm"
             ) from error
+        features, found = output if whole else (None, output)
+        return features, [self._from_intermediate(item, images) for item in found]
+
+    def _from_intermediate(self, found: Any, images: Tensor) -> Tokens:
+        if not self._splits_prefix:
+            return tokens_of_map(found)
+        if not self.num_prefix:
+            return self._split(found, images)
+        patches, prefix = found
+        return Tokens(patches, prefix, self._grid(images, patches.shape[1]), self.has_class)
 
     def _split(self, features: Tensor, images: Tensor) -> Tokens:
         prefix, patches = features[:, : self.num_prefix], features[:, self.num_prefix :]

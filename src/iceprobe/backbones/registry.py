@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
 from iceprobe.specs import boolean, parse_spec, typed_options, with_options
@@ -24,7 +25,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 Options = Mapping[str, Callable[[str], Any]]
 
-READING: Options = {"layer": int, "norm": boolean}
+READING: Options = {"layer": parse_layers, "norm": boolean}
 PREPROCESSING: Options = {
     "image_size": int,
     "mean": _numbers,
@@ -32,6 +33,7 @@ PREPROCESSING: Options = {
     "interpolation": str,
     "crop_pct": float,
 }
+OUTPUT: Options = {"num_prefix": int, "has_class": boolean}
 CHECKPOINT: Options = {"checkpoint": str, "checkpoint_key": str, "strip": str, "ignore": _words}
 
 
@@ -61,6 +63,52 @@ BACKBONES: Registry[SourceEntry] = Registry(
             ),
             {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": boolean},
         ),
+        "transformers": SourceEntry(
+            "iceprobe.backbones.transformers_models:load_transformers",
+            "a vision model of Hugging Face's transformers, by name or folder",
+            (
+                "transformers:facebook/dinov2-with-registers-base",
+                "transformers:google/siglip-base-patch16-224?layer=all",
+                "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
+            ),
+            {**READING, **PREPROCESSING, **CHECKPOINT, **OUTPUT, "trust": boolean},
+        ),
+        "open_clip": SourceEntry(
+            "iceprobe.backbones.open_clip_models:load_open_clip",
+            "the image tower of a model of open_clip",
+            (
+                "open_clip:ViT-B-16?pretrained=openai",
+                "open_clip:ViT-B-16?pretrained=openai&checkpoint=open_clip_model.safetensors",
+                "open_clip:local-dir:./my-clip",
+            ),
+            {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": str},
+        ),
+        "torch_hub": SourceEntry(
+            "iceprobe.backbones.torch_hub_models:load_torch_hub",
+            "an entry of a repository with a hubconf.py, on GitHub or in a folder",
+            (
+                "torch_hub:facebookresearch/dinov2?entry=dinov2_vits14_reg&trust=true"
+                "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
+                "torch_hub:./dinov3?entry=dinov3_vits16&weights=dinov3_vits16.pth&trust=true"
+                "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
+            ),
+            {
+                **READING,
+                **PREPROCESSING,
+                **CHECKPOINT,
+                **OUTPUT,
+                "entry": str,
+                "weights": str,
+                "pretrained": boolean,
+                "trust": boolean,
+            },
+        ),
+        "diffusers": SourceEntry(
+            "iceprobe.backbones.diffusers_models:load_diffusers",
+            "a diffusion transformer (DiT) read through its VAE, by name or folder",
+            ("diffusers:facebook/DiT-XL-2-256", "diffusers:./my-dit?layer=13"),
+            {"layer": parse_layers, **PREPROCESSING},
+        ),
         "python": SourceEntry(
             "iceprobe.backbones.python_modules:load_python",
             "a function of yours that returns an nn.Module",
@@ -72,8 +120,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 **READING,
                 **PREPROCESSING,
                 **CHECKPOINT,
-                "num_prefix": int,
-                "has_class": boolean,
+                **OUTPUT,
             },
         ),
         "bundled": SourceEntry(
@@ -90,18 +137,23 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     """Load a frozen backbone by its spec string, or wrap a module.
 
     Args:
-        backbone: ``timm:NAME``, ``python:package.module:factory`` or ``bundled:NAME``, with
-            ``?key=value`` options; or an ``nn.Module``, which is used as it is and never changed:
-            a model of timm, one with a method ``tokens(images) -> Tokens``, or one that returns
-            ``(B, N, D)`` tokens or a ``(B, D, H, W)`` map.
+        backbone: ``timm:NAME``, ``transformers:NAME_OR_DIR``, ``open_clip:ARCH?pretrained=TAG``,
+            ``torch_hub:OWNER/REPO?entry=NAME`` (or a folder), ``diffusers:NAME_OR_DIR``,
+            ``python:package.module:factory`` or ``bundled:NAME``, with ``?key=value`` options; or
+            an ``nn.Module``, which is used as it is and never changed: a model of timm, one with
+            a method ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` tokens or a
+            ``(B, D, H, W)`` map.
         **options: the same options as keyword arguments, typed.
-            ``layer`` (0 is the first block, -1 the last), ``norm`` (whether the final norm is
-            applied; the default is the family's), ``image_size`` (pixels a side), ``mean`` and
-            ``std`` (per channel, for pixels in [0, 1]), ``interpolation``, ``crop_pct``
+            ``layer`` (0 is the first block, -1 the last; several as ``0,5,-1`` or a sequence,
+            every one as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
+            is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's),
+            ``image_size`` (pixels a side), ``mean`` and ``std`` (per channel, for pixels in
+            [0, 1]), ``interpolation``, ``crop_pct``
             (224/256), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
             :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``pretrained`` (``False``:
-            timm's random initialisation, seeded).
+            timm's random initialisation, seeded; a tag for open_clip), ``entry`` and ``weights``
+            (of a torch.hub repository), ``trust`` (whether code that comes with a model may run).
 
     Raises:
         IceprobeError: for an unknown source, name or option, for weights that can't be had or

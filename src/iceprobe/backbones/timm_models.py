@@ -1,24 +1,24 @@
 """``timm:NAME``: any model of timm, with its published weights or a checkpoint of the user's."""
 
 import difflib
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
+from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
 
@@ -29,7 +29,7 @@ def load_timm(
     name: str,
     *,
     spec: str,
-    layer: int = -1,
+    layer: Layers = -1,
     norm: bool | None = None,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -85,7 +85,7 @@ def load_timm(
         name=name,
         paradigm=paradigm,
         pooled_class=has_pooler(model),
-        settings={"architecture": _architecture(model), "layer": layer, "norm": norm},
+        settings={"architecture": _architecture(model), "norm": norm},
     )
 
 
@@ -146,7 +146,7 @@ def _published(name: str) -> nn.Module:
     repository = config.hf_hub_id
     where = f"{_HUB_FILES[0]} from {repository} of Hugging Face" if repository else config.url
     remedy = f"fetch {where} on a connected machine and pass timm:{name}?checkpoint=FILE"
-    if repository and not _is_cached(repository) and not _hub_has_address():
+    if repository and not _is_cached(repository) and not hub_has_address():
         # Said at once: the hub's client would try for a minute.
         raise IceprobeError(
             f"the weights of timm:{name} can't be downloaded, there is no network: {remedy}"
@@ -163,17 +163,6 @@ def _is_cached(repository: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, f), str) for f in _HUB_FILES)
 
 
-def _hub_has_address() -> bool:
-    """Whether the hub's name resolves, or a proxy is set that would resolve it."""
-    if getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
 def _random(name: str) -> nn.Module:
     """The architecture with timm's random weights, the same in every process."""
     with torch.random.fork_rng(devices=[]):
@@ -186,12 +175,8 @@ def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
     if image_size is None or not hasattr(model, "set_input_size"):
         return
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if image_size % patch[0] or image_size % patch[1]:
-        near = max(image_size // patch[0], 1) * patch[0]
-        raise IceprobeError(
-            f"image_size={image_size} is no multiple of the patch size {patch[0]} of {name}: "
-            f"take {near} or {near + patch[0]}"
-        )
+    for side in patch:
+        check_image_size(image_size, side, name)
     model.set_input_size(img_size=(image_size, image_size))
 
 
@@ -199,8 +184,31 @@ def _conversion(
     model: nn.Module,
 ) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
     """The family's own conversion of published names and of position embeddings' sizes."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if isinstance(model, Beit):
+        return partial(_convert_beit, model=model, convert=convert)
     return None if convert is None else partial(convert, model=model)
+
+
+def _convert_beit(
+    weights: dict[str, Tensor], model: Any, convert: Callable[..., Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """Pre-training checkpoints of BEiT, BEiTv2 and SimMIM as timm's classifiers have them.
+
+    While pre-training, all blocks share one table of relative positions, and the final norm comes
+    before pooling; timm has a table in every block and, in its models that pool by the mean, the
+    norm after it. Neither changes a token that is read without the norm.
+    """
+    weights = dict(weights)
+    shared = weights.pop("rel_pos_bias.relative_position_bias_table", None)
+    if shared is not None:
+        for number in range(len(model.blocks)):
+            weights[f"blocks.{number}.attn.relative_position_bias_table"] = shared
+    if isinstance(model.norm, nn.Identity):
+        for name in ("weight", "bias"):
+            if f"norm.{name}" in weights:
+                weights[f"fc_norm.{name}"] = weights.pop(f"norm.{name}")
+    return convert(weights, model=model)
 
 
 def _full_name(model: Any) -> str:

@@ -64,10 +64,14 @@ def _show(name: str, headings: tuple[str, ...], rows: Rows, word: str | None) ->
 
 def _backbones() -> tuple[tuple[str, ...], Rows]:
     from iceprobe.backbones import BACKBONES
+    from iceprobe.backbones.families import FAMILIES
 
     entries = {name: BACKBONES[name] for name in BACKBONES}
-    rows: Rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
-    return ("source", "what it is", "for example"), rows
+    rows: Rows = [(f"{k}:", e.summary, "", "", "\n".join(e.examples)) for k, e in entries.items()]
+    for family in filter(lambda family: family.tokens, FAMILIES):
+        read = f"{family.tokens}; {'with' if family.norm else 'without'} the final norm"
+        rows.append((family.name, family.paradigm, read, family.licence, family.example))
+    return ("source or family", "what it is", "what is read", "licence of weights", "example"), rows
 
 
 def _datasets() -> tuple[tuple[str, ...], Rows]:

@@ -1,0 +1,108 @@
+"""Tokens caught at the outputs of a model's blocks, whatever library the model is from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from iceprobe.backbones.layers import Layers, resolve_layers
+from iceprobe.backbones.readers import LayerReader, square_grid, tokens_of_map
+from iceprobe.errors import IceprobeError
+from iceprobe.tokens import Tokens
+
+
+def first_tensor(output: Any, position: int) -> Tensor:
+    """A block's output: a tensor, or a tuple or list that begins with it."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def nothing(output: Any) -> dict[str, Tensor]:
+    """No vectors."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a model's tokens are.
+
+    Attributes:
+        blocks: one after another; the stages of a model with stages.
+        norm: the final norm over D, ``None`` where features have none.
+        num_prefix: prefix tokens at the start of a sequence, the class token first.
+        has_class: whether there is a class token.
+        stages: whether the blocks are stages, so that the norm is the last one's alone.
+        features: a block's output and its position → ``(B, P + N, D)`` or a map ``(B, D, H, W)``;
+            sequences lie row by row over a square grid.
+        inputs: images → keyword arguments of the model, or ``None``: it takes images alone.
+        vectors: the model's output → ``Tokens.vectors`` of the last layer.
+    """
+
+    blocks: Sequence[nn.Module]
+    norm: nn.Module | None
+    num_prefix: int = 0
+    has_class: bool = False
+    stages: bool = False
+    features: Callable[[Any, int], Tensor] = first_tensor
+    inputs: Callable[[Tensor], dict[str, Any]] | None = None
+    vectors: Callable[[Any], dict[str, Tensor]] = nothing
+
+
+class BlockReader(LayerReader):
+    """Runs the whole model and takes what its blocks give on their way.
+
+    Attributes:
+        anatomy: where the tokens are.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, layer: Layers, norm: bool):
+        name = type(model).__name__
+        super().__init__(model, resolve_layers(layer, len(anatomy.blocks), name), norm)
+        if anatomy.norm is None and not norm:
+            raise IceprobeError(f"{name} has no final norm: drop norm=false")
+        self.anatomy = anatomy
+
+    def forward_layers(self, images: Tensor) -> list[Tokens]:
+        """Tokens of images ``(B, C, S, S)``, one for each of ``layers``.
+
+        Raises:
+            IceprobeError: if the patches of a sequence make no square grid.
+        """
+        found: dict[int, Tensor] = {}
+        hooks = [
+            self.anatomy.blocks[layer].register_forward_hook(partial(self._catch, found, layer))
+            for layer in self.layers
+        ]
+        try:
+            inputs = self.anatomy.inputs
+            output = self.model(images) if inputs is None else self.model(**inputs(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [self._tokens(layer, found[layer], output) for layer in self.layers]
+
+    def _catch(
+        self, found: dict[int, Tensor], layer: int, block: nn.Module, inputs: Any, output: Any
+    ) -> None:
+        found[layer] = self.anatomy.features(output, layer)
+
+    def _tokens(self, layer: int, features: Tensor, output: Any) -> Tokens:
+        last = layer == len(self.anatomy.blocks) - 1
+        grid = None
+        if features.ndim == 4:
+            cells = tokens_of_map(features)
+            features, grid = cells.patches, cells.grid
+        if self.norm and self.anatomy.norm is not None and (last or not self.anatomy.stages):
+            features = self.anatomy.norm(features)
+        count = self.anatomy.num_prefix
+        grid = grid or square_grid(features.shape[1] - count)
+        if grid is None:
+            raise IceprobeError(
+                f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {count} "
+                "are prefix tokens: the rest make no square grid"
+            )
+        vectors: Mapping[str, Tensor] = self.anatomy.vectors(output) if last else {}
+        return Tokens(
+            features[:, count:], features[:, :count], grid, self.anatomy.has_class, vectors
+        )

@@ -1,0 +1,138 @@
+"""``diffusers:NAME_OR_DIR``: a diffusion transformer (DiT) read through the VAE of its latents.
+
+    z = scale · mode(VAE(x)),   tokens = blocks of DiT(z, c = 0)
+
+Peebles & Xie, "Scalable Diffusion Models with Transformers" (2023). The latent is the mode of the
+VAE's posterior, not a sample of it: the same image gives the same tokens. The conditioning vector,
+the sum of the embeddings of timestep and class, is zero (``spec/protocols.md``). Tokens are those
+of a block; the final norm of a DiT belongs to its prediction of noise and is never applied.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.block_reader import Anatomy, BlockReader
+from iceprobe.backbones.checkpoints import check_keys
+from iceprobe.backbones.extras import model_folder, one_line, quiet, require
+from iceprobe.backbones.families import family_of
+from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.errors import IceprobeError
+
+TRANSFORMER = "DiTTransformer2DModel"
+_FETCH = (
+    "copy its folder (model_index.json, transformer/, vae/) from a connected machine and pass "
+    "diffusers:DIR"
+)
+
+
+def load_diffusers(
+    name: str,
+    *,
+    spec: str,
+    layer: Layers = -1,
+    image_size: int | None = None,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+    interpolation: str = "bicubic",
+    crop_pct: float = CROP_PCT,
+) -> Backbone:
+    """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
+
+    Pixels go to [-1, 1], as the VAE was trained; the image is as large as the latents that the
+    transformer was trained on.
+
+    Raises:
+        IceprobeError: if diffusers isn't installed, the folder holds no DiT, or weights are missing.
+    """
+    diffusers = require("diffusers", "diffusers", spec)
+    folder = model_folder(name, spec, "transformer/config.json", _FETCH)
+    transformer = _part(diffusers, TRANSFORMER, folder, "transformer", spec)
+    vae = _part(diffusers, "AutoencoderKL", folder, "vae", spec)
+    model = Conditioned(vae, transformer)
+    pixels = 2 ** (len(vae.config.block_out_channels) - 1)  # a side, of one latent
+    side = image_size or transformer.config.sample_size * pixels
+    check_image_size(side, transformer.config.patch_size * pixels, name)
+    family = family_of("DiT")
+    anatomy = Anatomy(list(transformer.transformer_blocks), norm=nn.Identity())
+    return Backbone(
+        BlockReader(model, anatomy, layer, norm=False),
+        Preprocessing(
+            image_size=side,
+            mean=tuple(mean),
+            std=tuple(std),
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+        ),
+        spec=spec,
+        name=Path(folder).name if Path(folder).is_dir() else name,
+        paradigm=family.paradigm,
+        settings={
+            "architecture": f"diffusers {TRANSFORMER}",
+            "config": {"transformer": _settings(transformer), "vae": _settings(vae)},
+            "norm": False,
+        },
+    )
+
+
+class Conditioned(nn.Module):
+    """VAE and transformer, with a conditioning vector of zeros: images → predicted noise."""
+
+    def __init__(self, vae: Any, transformer: Any):
+        super().__init__()
+        self.vae, self.transformer = vae, transformer
+        # Every block has its own copy of the same embedders; none of them is asked.
+        width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        for block in transformer.transformer_blocks:
+            block.norm1.emb = Zeros(width)
+        # Only the encoder of the VAE is run.
+        vae.decoder, vae.post_quant_conv = nn.Identity(), nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        latents = self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor
+        steps = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        return self.transformer(latents, timestep=steps, class_labels=steps).sample
+
+
+class Zeros(nn.Module):
+    """In place of the embeddings of timestep and class: ``(B,)`` → zeros ``(B, D)``."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, timestep: Tensor, labels: Tensor, hidden_dtype: torch.dtype) -> Tensor:
+        return torch.zeros(len(timestep), self.width, dtype=hidden_dtype, device=timestep.device)
+
+
+def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
+    """A model of the pipeline, in float32."""
+    loads = getattr(diffusers, kind)
+    try:
+        stated = loads.load_config(folder, subfolder=part).get("_class_name")
+        if stated != kind:
+            raise IceprobeError(
+                f"{spec}: its {part} is a {stated}; what is read of diffusers is a {TRANSFORMER} "
+                "with an AutoencoderKL"
+            )
+        with quiet(diffusers.utils.logging), torch.random.fork_rng(devices=[]):
+            model, info = loads.from_pretrained(
+                folder, subfolder=part, output_loading_info=True, low_cpu_mem_usage=False
+            )
+    except IceprobeError:
+        raise
+    except Exception as error:  # the library's own, and the hub's client's
+        raise IceprobeError(
+            f"{spec}: its {part} can't be loaded ({one_line(error)}): {_FETCH}"
+        ) from error
+    check_keys(model, f"{folder}/{part}", sorted(info["missing_keys"]))
+    return model.float()
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    return {key: v for key, v in part.config.items() if not key.startswith("_")}

@@ -1,0 +1,94 @@
+"""Libraries that not everybody needs, and weights that aren't on this machine yet."""
+
+import importlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from iceprobe.errors import IceprobeError
+
+
+def require(module: str, extra: str, source: str) -> Any:
+    """Import the library behind a source of backbones.
+
+    Raises:
+        IceprobeError: if it isn't installed; says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # it is there, and misses something itself
+            raise
+        raise IceprobeError(
+            f"{source}: needs the package {module}: pip install 'iceprobe[{extra}]'"
+        ) from error
+
+
+def hub_has_address() -> bool:
+    """Whether Hugging Face's name resolves, or a proxy is set that would resolve it.
+
+    Asked before a download: without a network the hub's client tries for a minute.
+    """
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
+    """A local folder, or a name of Hugging Face whose files are cached or can be downloaded.
+
+    Args:
+        first: a file that is in every such folder.
+        fetch: what to do where there is no network.
+
+    Raises:
+        IceprobeError: if it is neither.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return str(local)
+    try:
+        cached = isinstance(try_to_load_from_cache(name, first), str)
+    except HFValidationError as error:
+        raise IceprobeError(f"{spec}: no folder {name!r}, and no name of Hugging Face") from error
+    if not cached and not hub_has_address():
+        raise IceprobeError(f"{spec}: no folder {name!r}, and no network to fetch it: {fetch}")
+    return name
+
+
+@contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """No warnings about heads that aren't there, no progress bars; afterwards as it was.
+
+    ``logging`` is ``transformers.utils.logging`` or its twin of diffusers.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error of another library as a clause: its message on one line, or its type."""
+    message = " ".join(str(error).split())
+    if len(message) > limit:
+        message = message[:limit].rsplit(" ", 1)[0] + " …"
+    return message or type(error).__name__

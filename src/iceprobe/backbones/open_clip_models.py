@@ -1,0 +1,216 @@
+"""``open_clip:ARCH?pretrained=TAG``: the image tower of a model of open_clip.
+
+Patch tokens are those before the projection into the space shared with text. The class token after
+the final norm is a prefix token; the same after the projection is the vector ``class_projected``.
+Towers with an attention pool (SigLIP, PE, the ResNets) give its output as ``pooled``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.block_reader import Anatomy, BlockReader, nothing
+from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.extras import one_line, require
+from iceprobe.backbones.families import family_of
+from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.readers import LayerReader, TimmReader
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+from iceprobe.tokens import Tokens
+
+
+def load_open_clip(
+    name: str,
+    *,
+    spec: str,
+    pretrained: str | None = None,
+    layer: Layers = -1,
+    norm: bool = True,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float = CROP_PCT,
+    checkpoint: str | None = None,
+    checkpoint_key: str | None = None,
+    strip: str | None = None,
+    ignore: Sequence[str] = (),
+) -> Backbone:
+    """Load ``open_clip:ARCH``; the options are those of :func:`iceprobe.load_backbone`.
+
+    ``pretrained`` is a tag of open_clip. With ``checkpoint`` the weights come from that file, and
+    the tag says only how images are prepared and which activation the model was trained with.
+    ``ARCH`` may be ``local-dir:DIR`` or ``hf-hub:NAME`` as well.
+
+    Raises:
+        IceprobeError: if open_clip isn't installed, for an architecture or tag that it doesn't
+            know, weights that can't be downloaded, and a checkpoint that doesn't fit.
+    """
+    open_clip = require("open_clip", "open-clip", spec)
+    model = _create(open_clip, name, spec, pretrained, checkpoint, image_size)
+    if checkpoint is not None:
+        load_checkpoint(
+            model,
+            checkpoint,
+            key=checkpoint_key,
+            strip=strip,
+            ignore=ignore,
+            convert=lambda weights: _converted(open_clip, model, weights),
+        )
+    tower = model.visual
+    config = open_clip.get_model_preprocess_cfg(model)
+    patch = getattr(tower, "patch_size", None)
+    if image_size is not None and isinstance(patch, tuple):
+        check_image_size(image_size, patch[0], name)
+    stated = config["interpolation"]
+    side = config["size"] if isinstance(config["size"], int) else config["size"][-1]
+    family = family_of(f"{name}.{pretrained or ''}", "clip")
+    return Backbone(
+        _reader(tower, layer, norm),
+        Preprocessing(
+            image_size=image_size or side,
+            mean=tuple(mean or config["mean"]),
+            std=tuple(std or config["std"]),
+            # "random" is drawn for each training image; evaluation takes bicubic.
+            interpolation=interpolation or ("bicubic" if stated == "random" else stated),
+            crop_pct=crop_pct,
+        ),
+        spec=spec,
+        name=f"{name}.{pretrained}" if pretrained else name,
+        paradigm=family.paradigm,
+        pooled_class=_pool(tower) is not None,
+        settings={"architecture": f"open_clip {name}", "norm": norm, **_activation(tower)},
+    )
+
+
+def _create(
+    open_clip: Any,
+    name: str,
+    spec: str,
+    pretrained: str | None,
+    checkpoint: str | None,
+    image_size: int | None,
+) -> Any:
+    options: dict[str, Any] = {"pretrained_text": False, "force_image_size": image_size}
+    stored = name.startswith(("local-dir:", "hf-hub:"))
+    if not stored:
+        if name not in open_clip.list_models():
+            raise IceprobeError(unknown("architecture of open_clip", name, open_clip.list_models()))
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained is not None and pretrained not in tags:
+            raise IceprobeError(unknown(f"pretrained= of open_clip's {name}", pretrained, tags))
+        if pretrained is None and checkpoint is None:
+            raise IceprobeError(
+                f"{spec}: say which weights with pretrained=TAG or checkpoint=FILE; tags of {name}: "
+                f"{', '.join(tags) or 'none'}"
+            )
+    elif pretrained is not None:
+        raise IceprobeError(f"{spec}: {name} has weights of its own: drop pretrained={pretrained}")
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    # open_clip only warns where a tag was trained with another activation than the architecture's.
+    options["force_quick_gelu"] = bool(tag.get("quick_gelu"))
+    if checkpoint is not None:
+        options["load_weights"] = False
+        options["force_preprocess_cfg"] = {
+            key: tag[key] for key in ("mean", "std", "interpolation") if key in tag
+        }
+    else:
+        options["pretrained"] = pretrained
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return open_clip.create_model(name, require_pretrained=checkpoint is None, **options)
+    except Exception as error:  # the library's own, and the hub's client's
+        where = tag.get("hf_hub", "").rstrip("/")
+        fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
+        take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
+        raise IceprobeError(
+            f"{spec}: its weights can't be loaded ({one_line(error)}): fetch {fetch} on a connected "
+            f"machine and pass open_clip:{take}"
+        ) from error
+
+
+def _converted(open_clip: Any, model: Any, weights: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """Names and sizes of a published file as the model has them, as open_clip itself does it."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    weights = convert_state_dict(model, weights)
+    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        if name in weights and getattr(model, name, None) is not None:
+            weights[name] = weights[name].reshape(getattr(model, name).shape)
+    if "visual.positional_embedding" in weights:
+        resize_pos_embed(weights, model)
+    resize_text_pos_embed(weights, model)
+    return weights
+
+
+def _reader(tower: Any, layer: Layers, norm: bool) -> LayerReader:
+    if hasattr(tower, "trunk"):  # a model of timm, with a head of open_clip's
+        return TowerReader(tower, layer, norm)
+    if hasattr(tower, "attnpool"):  # CLIP's ResNets
+        stages = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+        anatomy = Anatomy(stages, norm=None, stages=True, vectors=lambda output: {"pooled": output})
+        return BlockReader(tower, anatomy, layer, norm)
+    tower.output_tokens = False
+    pooled = tower.attn_pool is not None  # CoCa: its final norm is the pooler's
+    by_class = not pooled and tower.pool_type == "tok" and tower.proj is not None
+    return BlockReader(
+        tower,
+        Anatomy(
+            list(tower.transformer.resblocks),
+            norm=None if pooled else tower.ln_post,
+            num_prefix=1,
+            has_class=True,
+            vectors=(lambda output: {"class_projected": output}) if by_class else nothing,
+        ),
+        layer,
+        norm,
+    )
+
+
+class TowerReader(TimmReader):
+    """A tower whose trunk is a model of timm.
+
+    The trunk's head and the tower's are the projection: ``class_projected`` is the tower's own
+    output where the trunk pools by its class token.
+    """
+
+    def __init__(self, tower: Any, layer: Layers, norm: bool):
+        super().__init__(tower.trunk, layer, norm)
+        self.head = tower.head
+        self.by_class = self.has_class and self.model.global_pool == "token"
+
+    def _from_features(self, features: Any, images: Tensor) -> Tokens:
+        tokens = super()._from_features(features, images)
+        if not self.by_class:
+            return tokens
+        projected = self.head(self.model.forward_head(features))
+        return replace(tokens, vectors={**tokens.vectors, "class_projected": projected})
+
+
+def _pool(tower: Any) -> nn.Module | None:
+    """The attention pool, where there is one."""
+    pools = (getattr(tower, "attnpool", None), getattr(tower, "attn_pool", None))
+    trunk = getattr(getattr(tower, "trunk", None), "attn_pool", None)
+    return next((pool for pool in (*pools, trunk) if pool is not None), None)
+
+
+def _activation(tower: Any) -> dict[str, str]:
+    """QuickGELU or GELU: not in the weights, nor always in the architecture's name."""
+    names = {type(part).__name__ for part in tower.modules() if "GELU" in type(part).__name__}
+    return {"activation": ",".join(sorted(names))}
