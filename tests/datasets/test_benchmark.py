@@ -96,7 +96,7 @@ def test_the_tiny_copies_are_of_every_set_there_is():
     assert sorted(CATALOGUE) == BARE
 
 
-@pytest.mark.parametrize("spec", TRUTH)
+@pytest.mark.parametrize("spec", list(TRUTH))
 def test_images_are_in_their_split_with_their_class(roots, spec):
     name = spec.split("?")[0]
     dataset = load_dataset(spec, root=roots[name])

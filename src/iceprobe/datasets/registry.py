@@ -36,6 +36,24 @@ DATASETS: Registry[SourceEntry] = Registry(
             ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
             {"split": str, "test_fraction": float, "seed": int},
         ),
+        "webdataset": SourceEntry(
+            "iceprobe.datasets.webdataset:load_webdataset",
+            "samples in tar files, read by index; labels are text, numbers or a field of JSON",
+            (
+                "webdataset:/data/train-{000..010}.tar?test=/data/test-{000..001}.tar",
+                "webdataset:/data/train-*.tar?test=/data/val-*.tar&image=jpg;png&label=json.species",
+            ),
+            {"test": str, "image": str, "label": str},
+        ),
+        "huggingface": SourceEntry(
+            "iceprobe.datasets.huggingface:load_huggingface",
+            "data sets of the Hugging Face hub, and local folders in its formats",
+            (
+                "huggingface:uoft-cs/cifar10?image=img",
+                "huggingface:/data/parquet?label=species&test=validation",
+            ),
+            dict.fromkeys(("image", "label", "train", "test", "config", "revision"), str),
+        ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
             "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
