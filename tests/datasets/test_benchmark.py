@@ -11,8 +11,10 @@ from torchvision import datasets as torchvision_datasets
 
 from iceprobe.datasets import CATALOGUE, Dataset, load_dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.store import extract_in_memory
 from tests.datasets import layouts
 from tests.datasets.layouts import number_of
+from tests.store.conftest import make_backbone
 
 # Of each split: class of each image by the image's number, written from the layouts alone.
 TRUTH = {
@@ -209,6 +211,25 @@ def test_pets_have_masks_of_animal_and_border(roots):
     birds = load_dataset("cub200", root=roots["cub200"]).splits["test"]
     assert not birds.masks
     assert birds.mask(0) is None
+
+
+def test_boxes_and_masks_reach_the_store_in_pixels_of_the_crop(roots):
+    """Images of 6 x 4 pixels become 24 x 16, of which columns 4 to 20 are kept."""
+    root = roots["imagenet1k"]
+    pets = extract_in_memory(make_backbone(), load_dataset("pets", root=roots["pets"]))
+    birds = extract_in_memory(make_backbone(), load_dataset("cub200", root=roots["cub200"]))
+    objects = load_dataset("imagenet1k", root=root, boxes=root / "annotations")
+    objects = extract_in_memory(make_backbone(), objects, splits=["test"])
+    source = load_dataset("pets", root=roots["pets"]).splits["train"]
+    for row, mask in enumerate(pets["train"].masks([0, 1, 2]).numpy()):
+        column = 4 * (number_of(source.image(row)) - 1) - 4
+        wanted = np.zeros((16, 16), np.uint8)
+        wanted[4:12, max(column, 0) : column + 8] = 1
+        assert np.array_equal(mask, wanted)
+    np.testing.assert_allclose(birds["train"].boxes, [[0, 8, 12, 12], [0, 0, 16, 16]], atol=1e-5)
+    boxes = dict(zip(objects["test"].labels.tolist(), objects["test"].boxes, strict=True))
+    np.testing.assert_allclose(boxes[999], [0, 8, 12, 12], atol=1e-5)
+    assert np.isnan(boxes[517]).all()
 
 
 @pytest.mark.parametrize("name", BARE)

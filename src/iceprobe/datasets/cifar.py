@@ -29,19 +29,19 @@ def read_cifar100(root: Path, name: str, parts: Sequence[str]) -> tuple[Split, l
     files = [_read(folder / part) for part in parts]
     # Rows of 3,072 bytes: the planes of red, green and blue, each by rows.
     planes = np.concatenate([file["data"] for file in files]).reshape(-1, 3, 32, 32)
-    labels = [label for file in files for label in file["fine_labels"]]
-    names = [f"{name}/{image}" for file in files for image in file["filenames"]]
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-    return ArraySplit(name, images, np.array(labels), names), _read(folder / "meta")[
-        "fine_label_names"
-    ]
+    labels = [label for file in files for label in file["fine_labels"]]
+    files_of_images = (image for file in files for image in file["filenames"])
+    names = [f"{name}/{row:05d}/{image}" for row, image in enumerate(files_of_images)]
+    classes = _read(folder / "meta")["fine_label_names"]
+    return ArraySplit(name, images, np.array(labels), names), classes
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        if name == "_reconstruct":
+        if name == "_reconstruct":  # where this NumPy has it
             return np.ndarray.__reduce__(np.empty(0))[0]
         return super().find_class(module, name)
 

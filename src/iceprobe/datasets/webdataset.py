@@ -48,7 +48,8 @@ class TarSplit(Split):
     def __init__(
         self, name: str, root: Path, members: Sequence[Member], labels: np.ndarray | Sequence[int]
     ):
-        names = [f"{os.path.relpath(member.tar, root)}/{member.name}" for member in members]
+        shown = {tar: os.path.relpath(tar, root) for tar in {member.tar for member in members}}
+        names = [f"{shown[member.tar]}/{member.name}" for member in members]
         super().__init__(name, np.asarray(labels), names)
         self.members = list(members)
 
