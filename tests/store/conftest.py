@@ -1,10 +1,12 @@
 """A small backbone with honest weights, and small images."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
@@ -42,16 +44,27 @@ def make_backbone(scale: float = 1.0, seed: int = 0, **settings) -> Backbone:
 
 
 class Images(ArraySplit):
-    """Grey images, some of which can't be read."""
+    """Grey images with a box and a mask each, some of which can't be read."""
 
     def __init__(self, *arguments, bad: tuple[int, ...] = ()):
         super().__init__(*arguments)
-        self.bad = bad
+        self.bad, self.masks = bad, True
+        # The box, less its upper left corner: not the same seen in a mirror.
+        self.objects = np.zeros_like(self.images)
+        for (x0, y0, x1, y1), mask in zip(self.boxes.astype(int), self.objects, strict=True):
+            mask[y0:y1, x0:x1], mask[y0 : y0 + 5, x0 : x0 + 5] = 255, 0
 
     def image(self, index: int):
         if index in self.bad:
             raise BadImage(f"image {self.names[index]} can't be read")
         return super().image(index)
+
+    def mask(self, index: int):
+        return Image.fromarray(self.objects[index])
+
+    def fingerprint(self) -> str:
+        masks = hashlib.sha256(self.objects.tobytes()).hexdigest()
+        return super().fingerprint() + masks
 
 
 def make_split(name: str, count: int, seed: int, bad: tuple[int, ...] = ()) -> Images:

@@ -46,6 +46,18 @@ def moved_box():
     return dataset
 
 
+def with_another_mask():
+    dataset = make_dataset()
+    dataset.splits["train"].objects[4, 0, 0] ^= 255
+    return dataset
+
+
+def without_masks():
+    dataset = make_dataset()
+    dataset.splits["test"].masks = False
+    return dataset
+
+
 def repainted():
     dataset = make_dataset()
     dataset.splits["train"].images[0, 0, 0] ^= 1
@@ -84,6 +96,8 @@ INGREDIENTS = {
     "an image": lambda: manifest(dataset=repainted()),
     "a label": lambda: manifest(dataset=relabelled()),
     "a box": lambda: manifest(dataset=moved_box()),
+    "a mask": lambda: manifest(dataset=with_another_mask()),
+    "no masks": lambda: manifest(dataset=without_masks()),
     "one image more": lambda: manifest(dataset=make_dataset(train=51)),
     "a class's name": lambda: manifest(dataset=replace(make_dataset(), classes=["a", "b", "d"])),
     "splits": lambda: manifest(splits=["train"]),
@@ -105,7 +119,7 @@ def test_all_of_them_differ_from_each_other():
 
 def test_format_version_and_views_are_ingredients():
     one = manifest()
-    assert one.model_copy(update={"format_version": 2}).identity != one.identity
+    assert one.model_copy(update={"format_version": 1}).identity != one.identity
     views = one.settings.model_copy(update={"views": 4})
     assert one.model_copy(update={"settings": views}).identity != one.identity
 

@@ -83,7 +83,7 @@ def test_repair_keeps_bad_images_out(tmp_path, backbone):
         (lambda text: text[:-40], "is damaged"),
         (lambda text: "[]", "is damaged"),
         (lambda text: text.replace('"amp": "float32"', '"amp": "bfloat16"'), "changed by hand"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "format 99"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 99'), "format 99"),
     ],
 )
 def test_damaged_manifest(store, damage, message):

@@ -75,11 +75,22 @@ def _backbones() -> tuple[tuple[str, ...], Rows]:
 
 
 def _datasets() -> tuple[tuple[str, ...], Rows]:
-    from iceprobe.datasets import DATASETS
+    from iceprobe.datasets import CATALOGUE, DATASETS
 
-    entries = {name: DATASETS[name] for name in DATASETS}
-    rows: Rows = [(f"{k}:", e.summary, "\n".join(e.examples)) for k, e in entries.items()]
-    return ("source", "what it is", "for example"), rows
+    sources = {name: DATASETS[name] for name in DATASETS}
+    rows: Rows = [
+        (f"{name}:", entry.summary, "", "", "", "\n".join(entry.examples))
+        for name, entry in sources.items()
+    ]
+    for name in CATALOGUE:
+        entry = CATALOGUE[name]
+        train, test = entry.images
+        size = f"{entry.classes:,} classes\n{train:,} + {test:,}"
+        reported = {"top1": "top-1", "mean_per_class": "mean per class"}[entry.headline]
+        origin = f"{entry.licence}; {entry.where}"
+        rows.append((name, entry.summary, size, reported, origin, f"{name}?root=DIR"))
+    headings = ("data", "what it is", "train + test", "reported", "licence; where", "for example")
+    return headings, rows
 
 
 def _probes() -> tuple[tuple[str, ...], Rows]:

@@ -4,11 +4,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from iceprobe.errors import IceprobeError
+
+Headline = Literal["top1", "mean_per_class"]
 
 
 class BadImage(IceprobeError):
@@ -23,7 +26,9 @@ class Split(ABC):
         labels: ``(n,)`` int64, indices into the data set's classes.
         names: n names, unique in the data set; a file's path relative to its folder.
         boxes: ``(n, 4)`` float32, one box an image as ``x0, y0, x1, y1`` in pixels of the original
-            image with exclusive upper ends, or ``None`` where the data set has none.
+            image with exclusive upper ends, or ``None`` where the data set has none. A row of NaN
+            is an image without a box.
+        masks: whether images have masks.
     """
 
     def __init__(
@@ -32,11 +37,13 @@ class Split(ABC):
         labels: np.ndarray,
         names: Sequence[str],
         boxes: np.ndarray | None = None,
+        masks: bool = False,
     ):
         self.name = name
         self.labels = np.asarray(labels, np.int64)
         self.names = list(names)
         self.boxes = None if boxes is None else np.asarray(boxes, np.float32)
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,16 +56,27 @@ class Split(ABC):
             BadImage: if it can't be read; the message names the file.
         """
 
+    def mask(self, index: int) -> Image.Image | None:
+        """Where the object is: 255 on it and 0 elsewhere, in the size of ``image(index)``.
+
+        ``None`` where that image has no mask, and always where ``masks`` is false. May be called
+        from several threads.
+
+        Raises:
+            BadImage: if it can't be read; the message names the file.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """Sha256 of what the split holds: changes when an image, a label or their order does."""
+        """Sha256 of what the split holds: changes with any image, label or mask and their order."""
 
 
 class ArraySplit(Split):
-    """Grey images held in memory.
+    """Images held in memory.
 
     Attributes:
-        images: ``(n, height, width)`` uint8.
+        images: ``(n, height, width)`` or ``(n, height, width, 3)`` uint8: grey or RGB.
     """
 
     def __init__(
@@ -93,9 +111,11 @@ class Dataset:
         classes: names of the classes; a label is an index into them. They come from data: escape
             them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
+        headline: the accuracy that is reported on it by convention.
     """
 
     spec: str
     name: str
     classes: Sequence[str]
     splits: Mapping[str, Split]
+    headline: Headline = "top1"

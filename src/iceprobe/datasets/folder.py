@@ -7,70 +7,18 @@ no images by their extension, and images outside class folders are left alone, a
 ``ImageFolder`` leaves them. Orientation tags are not applied, as there.
 """
 
-import errno
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.base import Dataset
+from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# The machine's trouble, not the image's: skipping images because of it would lose good ones.
-_NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
-
-
-class FolderSplit(Split):
-    """Image files below one folder; nothing is read until it is asked for.
-
-    Attributes:
-        root: the folder that names are relative to.
-    """
-
-    def __init__(self, name: str, root: Path, names: Sequence[str], labels: np.ndarray):
-        super().__init__(name, labels, names)
-        self.root = root
-
-    def image(self, index: int) -> Image.Image:
-        path = self.root / self.names[index]
-        try:
-            with Image.open(path) as image:
-                limit = Image.MAX_IMAGE_PIXELS
-                if limit is not None and image.width * image.height > limit:
-                    raise Image.DecompressionBombError(
-                        f"{image.width} x {image.height} pixels exceed Pillow's limit of {limit}"
-                    )
-                image.load()
-        # What Pillow's decoders raise on broken files, beyond OSError.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            if getattr(error, "errno", None) in _NOT_THE_IMAGE:
-                raise
-            raise BadImage(
-                f"image {str(path)!r} can't be read ({_one_line(error)}): "
-                "mend or remove it, or pass --on-bad-image skip"
-            ) from error
-        return _eight_bit(image, path)
-
-    def fingerprint(self) -> str:
-        """Sha256 of each file's name, size, time of change and label; reads no image."""
-        digest = hashlib.sha256()
-        for name, label in zip(self.names, self.labels.tolist(), strict=True):
-            try:
-                stat = (self.root / name).stat()
-            except OSError as error:
-                raise IceprobeError(
-                    f"image {str(self.root / name)!r} is gone ({_one_line(error)}): "
-                    "load the data set again"
-                ) from error
-            row = json.dumps([name, stat.st_size, stat.st_mtime_ns, label])
-            digest.update(row.encode() + b"\n")
-        return digest.hexdigest()
 
 
 def load_folder(
@@ -143,8 +91,8 @@ def _with_splits(root: Path, test: str, name: str, spec: str) -> Dataset:
             f"class {unseen[0]!r} is in {str(root / test)!r} but missing from train: "
             "add images of it to train/ or remove it"
         )
-    train_names, train_labels = _listing(root, "train", classes)
-    test_names, test_labels = _listing(root, test, classes)
+    train_names, train_labels = listing(root, "train", classes)
+    test_names, test_labels = listing(root, test, classes)
     for label, class_name in enumerate(classes):
         if label not in train_labels:
             raise IceprobeError(
@@ -154,8 +102,8 @@ def _with_splits(root: Path, test: str, name: str, spec: str) -> Dataset:
     if not len(test_names):
         raise IceprobeError(f"split {test!r} of {str(root)!r} is empty: put images in its folders")
     splits = {
-        "train": FolderSplit("train", root, train_names, train_labels),
-        "test": FolderSplit("test", root, test_names, test_labels),
+        "train": FileSplit("train", root, train_names, train_labels),
+        "test": FileSplit("test", root, test_names, test_labels),
     }
     return Dataset(spec, name, classes, splits)
 
@@ -167,7 +115,7 @@ def _split_flat(
     if not 0 < fraction < 1:
         raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1)")
     classes = _classes(root)
-    names, labels = _listing(root, ".", classes)
+    names, labels = listing(root, ".", classes)
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         poor = classes[int(counts.argmin())]
@@ -182,7 +130,7 @@ def _split_flat(
         take = min(max(round(fraction * count), 1), count - 1)
         in_test[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
     splits = {
-        split: FolderSplit(split, root, [names[i] for i in np.flatnonzero(rows)], labels[rows])
+        split: FileSplit(split, root, [names[i] for i in np.flatnonzero(rows)], labels[rows])
         for split, rows in (("train", ~in_test), ("test", in_test))
     }
     return Dataset(spec, name, classes, splits)
@@ -206,7 +154,7 @@ def _folders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _listing(root: Path, below: str, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def listing(root: Path, below: str, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Names relative to ``root`` and labels ``(n,)`` of the images, by class, then by path."""
     names: list[str] = []
     labels: list[int] = []
@@ -236,19 +184,3 @@ def _contains(folder: str, inside: str) -> bool:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Bring 16-bit grey to 8 bits (Pillow's own conversion clips it at 255)."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise BadImage(
-            f"image {str(path)!r} has 32-bit pixels of unknown range: convert it to 8 or 16 bits, "
-            "or pass --on-bad-image skip"
-        )
-    return image
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

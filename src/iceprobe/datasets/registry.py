@@ -1,13 +1,14 @@
-"""The sources of data sets by name, and ``load_dataset``. Importing this imports neither images
-nor torch."""
+"""The sources of data sets by name, and ``load_dataset``, which knows the catalogue as well. Importing
+this imports neither images nor torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.datasets.catalogue import CATALOGUE
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import parse_spec, typed_options, with_options
+from iceprobe.specs import Spec, parse_spec, typed_options, unknown, with_options
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -35,6 +36,24 @@ DATASETS: Registry[SourceEntry] = Registry(
             ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
             {"split": str, "test_fraction": float, "seed": int},
         ),
+        "webdataset": SourceEntry(
+            "iceprobe.datasets.webdataset:load_webdataset",
+            "samples in tar files, read by index; labels are text, numbers or a field of JSON",
+            (
+                "webdataset:/data/train-{000..010}.tar?test=/data/test-{000..001}.tar",
+                "webdataset:/data/train-*.tar?test=/data/val-*.tar&image=jpg;png&label=json.species",
+            ),
+            {"test": str, "image": str, "label": str},
+        ),
+        "huggingface": SourceEntry(
+            "iceprobe.datasets.huggingface:load_huggingface",
+            "data sets of the Hugging Face hub, and local folders in its formats",
+            (
+                "huggingface:uoft-cs/cifar10?image=img",
+                "huggingface:/data/parquet?label=species&test=validation",
+            ),
+            dict.fromkeys(("image", "label", "train", "test", "config", "revision"), str),
+        ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
             "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
@@ -48,7 +67,9 @@ def load_dataset(spec: str, **options: Any) -> "Dataset":
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
-        spec: ``folder:DIR`` or ``bundled:NAME``, with ``?key=value`` options.
+        spec: ``folder:DIR``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
+            ``bundled:NAME`` or a bare name of the catalogue with ``root=DIR``; with ``?key=value``
+            options.
         **options: the same options as keyword arguments.
 
     Raises:
@@ -57,9 +78,21 @@ def load_dataset(spec: str, **options: Any) -> "Dataset":
     """
     parsed = parse_spec(spec)
     if parsed.kind is None:
-        examples = " or ".join(entry.examples[0] for entry in map(DATASETS.__getitem__, DATASETS))
-        raise IceprobeError(f"data set {spec!r} doesn't say where from: write {examples}")
+        return _load_from_catalogue(with_options(parsed, options))
     entry = DATASETS[parsed.kind]
     parsed = with_options(parsed, options)
     values = typed_options(parsed, entry.options)
     return entry.load()(parsed.name, spec=str(parsed), **values)
+
+
+def _load_from_catalogue(parsed: Spec) -> "Dataset":
+    if parsed.name not in CATALOGUE:
+        raise IceprobeError(
+            f"{unknown('data set', parsed.name, CATALOGUE)} Other images need a source in front: "
+            f"{', '.join(f'{kind}:' for kind in DATASETS)}."
+        )
+    from iceprobe.datasets.benchmark import load_benchmark
+
+    entry = CATALOGUE[parsed.name]
+    values = typed_options(parsed, entry.all_options)
+    return load_benchmark(parsed.name, entry, spec=str(parsed), **values)

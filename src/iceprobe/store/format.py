@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iceprobe.errors import IceprobeError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
 MANIFEST = "manifest.json"
 
@@ -97,8 +97,9 @@ class SplitRecord(_Record):
     Attributes:
         images: images asked for; below ``listed`` they are a seeded choice in listing order.
         listed: images of the data set's split.
-        content: hashes of the images' ``listing``, the ``labels`` and the ``boxes``.
+        content: hashes of the ``listing`` (images and masks), the ``labels`` and the ``boxes``.
         boxes: whether each image has a box.
+        masks: whether each image has a mask.
         shards: the complete ones, in order.
     """
 
@@ -106,6 +107,7 @@ class SplitRecord(_Record):
     listed: int
     content: dict[str, str]
     boxes: bool
+    masks: bool = False
     shards: list[ShardRecord] = []
 
 
@@ -130,7 +132,12 @@ class Manifest(_Record):
             "settings": self.settings.model_dump(),
             "classes": self.dataset.classes,
             "splits": {
-                name: {"content": split.content, "images": split.images, "listed": split.listed}
+                name: {
+                    "content": split.content,
+                    "images": split.images,
+                    "listed": split.listed,
+                    "masks": split.masks,
+                }
                 for name, split in self.splits.items()
             },
         }

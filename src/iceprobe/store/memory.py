@@ -15,8 +15,8 @@ from iceprobe.store.pipeline import (
     Progress,
     chosen_rows,
     extracted_batches,
-    image_layout,
     plan_work,
+    split_layout,
 )
 from iceprobe.store.reader import Store, StoredSplit, memory_split
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
@@ -91,8 +91,8 @@ def available_memory() -> int | None:
 def bytes_held(manifest: Manifest) -> int:
     """Bytes of all the tensors of the store."""
     total = 0
-    for record in manifest.splits.values():
-        layout = image_layout(manifest.shape, manifest.settings, record.boxes)
+    for name, record in manifest.splits.items():
+        layout = split_layout(manifest, name)
         each = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout.values())
         total += record.images * each
     return total
@@ -121,7 +121,7 @@ def _extract_split(
     rows = chosen_rows(record.listed, record.images)
     tensors: dict[str, Tensor] = {
         key: torch.empty(record.images, *shape, dtype=dtype)
-        for key, (dtype, shape) in image_layout(manifest.shape, settings, record.boxes).items()
+        for key, (dtype, shape) in split_layout(manifest, name).items()
     }
     work = [
         item

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
-from iceprobe.store.format import Settings, Shape
+from iceprobe.store.format import Manifest, Settings, Shape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
+    from iceprobe.backbones.preprocessing import Preprocessing
 
 OnBadImage = Literal["fail", "skip"]
 Progress = Callable[[str, int, int], None] | None
@@ -49,6 +51,7 @@ class Decoded:
     images: Tensor  # (b, C, S, S) float32
     rows: np.ndarray  # (b,)
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
+    masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
     bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
 
     def pin_memory(self) -> "Decoded":
@@ -62,7 +65,8 @@ class Extracted:
     Attributes:
         work: what was asked for.
         tensors: ``patches (b, N, D)`` if wanted, ``prefix (b, P, D)``, ``mean (b, D)`` float32,
-            ``label (b,)``, ``index (b,)`` and ``box (b, 4)`` where there are boxes, on the host.
+            ``label (b,)``, ``index (b,)``, ``box (b, 4)`` where there are boxes and
+            ``mask (b, S, S)`` uint8 where there are masks, on the host.
         skipped: names of the images that couldn't be read.
     """
 
@@ -87,18 +91,27 @@ def chosen_rows(listed: int, images: int) -> np.ndarray:
     return np.sort(np.random.Generator(np.random.PCG64(0)).permutation(listed)[:images])
 
 
-def image_layout(shape: Shape, settings: Settings, boxes: bool) -> Layout:
-    """Dtype and shape of every tensor stored of one image, in the order of the file."""
+def split_layout(manifest: Manifest, name: str) -> Layout:
+    """Dtype and shape of every tensor stored of one image of a split, in the order of the file."""
+    record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
+    layout["label"] = (torch.int64, ())
+    layout["index"] = (torch.int64, ())
+    if record.boxes:
+        layout["box"] = (torch.float32, (4,))
+    if record.masks:
+        side = manifest.backbone.preprocessing["image_size"]
+        layout["mask"] = (torch.uint8, (side, side))
+    return layout
+
+
+def token_layout(shape: Shape, settings: Settings) -> Layout:
+    """Dtype and shape of what a forward pass gives of one image."""
     stored = DTYPES[settings.tokens]
     layout: Layout = {}
     if settings.patches:
         layout["patches"] = (stored, (shape.num_tokens, shape.dim))
     layout["prefix"] = (stored, (shape.num_prefix, shape.dim))
     layout["mean"] = (torch.float32, (shape.dim,))
-    layout["label"] = (torch.int64, ())
-    layout["index"] = (torch.int64, ())
-    if boxes:
-        layout["box"] = (torch.float32, (4,))
     return layout
 
 
@@ -133,7 +146,7 @@ def extracted_batches(
             if len(batch.rows):
                 tensors = _forward(backbone, batch.images, device, settings)
             else:
-                tensors = _nothing(image_layout(shape, settings, boxes=False))
+                tensors = _nothing(token_layout(shape, settings))
             waiting.append((todo, batch, *_to_host(tensors, device)))
             # A GPU works on the next batch while this one comes to the host.
             if len(waiting) > gpu:
@@ -226,6 +239,8 @@ def _finish(
     tensors["index"] = index
     if batch.boxes is not None:
         tensors["box"] = torch.from_numpy(batch.boxes)
+    if batch.masks is not None:
+        tensors["mask"] = torch.from_numpy(batch.masks)
     return Extracted(work, tensors, [split.names[row] for row, _ in batch.bad])
 
 
@@ -259,12 +274,14 @@ class _Decode:
             len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
         )
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
+        masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
         pixels = images.numpy()
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
         for row in work.rows.tolist():
             try:
                 image = split.image(row)
+                mask = _mask(split, row, image) if masks is not None else None
             except BadImage as error:
                 bad.append((row, str(error)))
                 continue
@@ -272,11 +289,34 @@ class _Decode:
             if split.boxes is not None and boxes is not None:
                 box = split.boxes[row : row + 1]
                 boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
+            if masks is not None and mask is not None:
+                masks[len(rows)] = _cropped_mask(preprocessing, mask)
             rows.append(row)
         good = len(rows)
         return Decoded(
-            images[:good], np.array(rows, np.int64), None if boxes is None else boxes[:good], bad
+            images[:good],
+            np.array(rows, np.int64),
+            None if boxes is None else boxes[:good],
+            None if masks is None else masks[:good],
+            bad,
         )
+
+
+def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
+    """The mask of an image, which has to lie on it pixel by pixel."""
+    mask = split.mask(row)
+    if mask is not None and mask.size != image.size:
+        raise BadImage(
+            f"mask of image {split.names[row]!r} has {mask.width} x {mask.height} pixels and the "
+            f"image {image.width} x {image.height}: mend it, or pass --on-bad-image skip"
+        )
+    return mask
+
+
+def _cropped_mask(preprocessing: "Preprocessing", mask: Image.Image) -> np.ndarray:
+    """``(S, S)``, 1 on the object: through the image's own resize and crop, but no blending."""
+    nearest = replace(preprocessing, channels=1, mean=(0,), std=(1,), interpolation="nearest")
+    return np.asarray(nearest.crop(mask)) > 127
 
 
 def _decoded(

@@ -22,8 +22,9 @@ from iceprobe.store.pipeline import (
     chosen_rows,
     decode_threads,
     extracted_batches,
-    image_layout,
     plan_work,
+    split_layout,
+    token_layout,
 )
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.shards import shard_bytes
@@ -144,7 +145,7 @@ def _store_bytes(manifest: Manifest) -> int:
 
 
 def _patch_bytes(manifest: Manifest) -> dict[str, int]:
-    layout = image_layout(manifest.shape, manifest.settings, boxes=False)
+    layout = token_layout(manifest.shape, manifest.settings)
     if "patches" not in layout:
         return dict.fromkeys(manifest.splits, 0)
     dtype, shape = layout["patches"]
@@ -155,15 +156,22 @@ def _patch_bytes(manifest: Manifest) -> dict[str, int]:
 def _memory_bytes(
     backbone: "Backbone", manifest: Manifest, device: torch.device, workers: int
 ) -> int:
-    """Weights (where they are on the host), images decoded ahead, batches of tokens in flight."""
+    """Weights (where they are on the host), images decoded ahead, batches of tokens in flight.
+
+    Masks are kept until their shard is written.
+    """
     settings, preprocessing = manifest.settings, backbone.preprocessing
     image = 4 * preprocessing.channels * preprocessing.image_size**2
     decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
-    stored = shard_bytes(1, image_layout(manifest.shape, settings, boxes=True))
+    stored = shard_bytes(
+        1, max((split_layout(manifest, name) for name in manifest.splits), key=len)
+    )
     made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     in_flight = (decoded + 1) * image + (WAITING + 2) * stored + made
-    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight
+    masked = [settings.shard_images for record in manifest.splits.values() if record.masks]
+    masks = 2 * max(masked, default=0) * preprocessing.image_size**2  # the parts, then the whole
+    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + masks
 
 
 def _measure(

@@ -1,5 +1,6 @@
 """Reading a feature store: pooled vectors at once, patch tokens row by row."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, Shape, read_manifest
-from iceprobe.store.pipeline import DTYPES, image_layout
+from iceprobe.store.pipeline import Layout, split_layout
 from iceprobe.store.shards import Shard, corrupt, flat_bytes, sha256, shard_bytes
 
 OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
@@ -177,26 +178,25 @@ class StoredSplit:
         shape: sizes of the tokens of one image.
         dtype: of the tokens stored.
         has_patches: whether patch tokens are there.
+        has_masks: whether masks are there.
         held: whether patch tokens are in memory.
     """
 
     def __init__(
         self,
         tensors: Callable[[str], Tensor],
-        gather: Callable[[np.ndarray, Tensor], None],
+        gather: Callable[[str, np.ndarray, Tensor], None],
         *,
         shape: Shape,
-        dtype: torch.dtype,
-        has_patches: bool,
-        has_boxes: bool,
+        layout: Layout,
         held: bool,
     ):
-        self._tensors, self._gather = tensors, gather
-        self.shape, self.dtype = shape, dtype
-        self.has_patches, self.held = has_patches, held
+        self._tensors, self._gather, self._layout = tensors, gather, layout
+        self.shape, self.dtype, self.held = shape, layout["prefix"][0], held
+        self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
         self.labels: np.ndarray = tensors("label").numpy()
         self.index: np.ndarray = tensors("index").numpy()
-        self.boxes: np.ndarray | None = tensors("box").numpy() if has_boxes else None
+        self.boxes: np.ndarray | None = tensors("box").numpy() if "box" in layout else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -232,11 +232,28 @@ class StoredSplit:
             raise IceprobeError(
                 "this store has no patch tokens (patches=false): extract again with patches"
             )
+        return self._rows("patches", rows)
+
+    def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
+
+        All 0 where an image has no mask, or its object is outside the crop.
+
+        Raises:
+            IceprobeError: if the data set has none, or a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        if not self.has_masks:
+            raise IceprobeError("this store has no masks: its data set has none")
+        return self._rows("mask", rows)
+
+    def _rows(self, name: str, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         wanted = np.asarray(rows, np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
-        out = torch.empty(len(wanted), self.shape.num_tokens, self.shape.dim, dtype=self.dtype)
-        self._gather(wanted, out)
+        dtype, shape = self._layout[name]
+        out = torch.empty(len(wanted), *shape, dtype=dtype)
+        self._gather(name, wanted, out)
         return out
 
     def take(self, rows: np.ndarray) -> "StoredSplit":
@@ -257,27 +274,30 @@ class StoredSplit:
         """This split with its patch tokens in memory if they take at most ``memory_bytes``."""
         if self.held or not self.has_patches or self.patch_bytes > memory_bytes:
             return self
-        tensors = {"patches": self.patches(np.arange(len(self)))}
-        tensors |= {"label": torch.from_numpy(self.labels), "index": torch.from_numpy(self.index)}
-        tensors |= {"prefix": self.prefix, "mean": self.mean}
-        if self.boxes is not None:
-            tensors["box"] = torch.from_numpy(self.boxes)
-        return memory_split(tensors, self.shape)
+        patches, elsewhere = self.patches(np.arange(len(self))), self._gather
+
+        def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
+            if name == "patches":
+                torch.index_select(patches, 0, torch.from_numpy(rows), out=out)
+            else:
+                elsewhere(name, rows, out)
+
+        split = copy.copy(self)
+        split._gather, split.held = gather, True
+        return split
 
 
 def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 
-    def gather(rows: np.ndarray, out: Tensor) -> None:
-        torch.index_select(tensors["patches"], 0, torch.from_numpy(rows), out=out)
+    def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
+        torch.index_select(tensors[name], 0, torch.from_numpy(rows), out=out)
 
     return StoredSplit(
         tensors.__getitem__,
         gather,
         shape=shape,
-        dtype=tensors["prefix"].dtype,
-        has_patches="patches" in tensors,
-        has_boxes="box" in tensors,
+        layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
         held="patches" in tensors,
     )
 
@@ -289,7 +309,7 @@ def check_sizes(path: Path, manifest: Manifest) -> None:
         IceprobeError: naming the first shard that isn't.
     """
     for split, record in manifest.splits.items():
-        layout = image_layout(manifest.shape, manifest.settings, record.boxes)
+        layout = split_layout(manifest, split)
         for shard in record.shards:
             file = path / shard.file
             if not file.exists():
@@ -323,23 +343,19 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
     def tensors(key: str) -> Tensor:
         return torch.cat([shard(file).read(key) for file in files])
 
-    def gather(rows: np.ndarray, out: Tensor) -> None:
+    def gather(key: str, rows: np.ndarray, out: Tensor) -> None:
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         view = flat_bytes(out)
         cuts = np.searchsorted(ascending, firsts)
         for number in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[number], cuts[number + 1])
-            shard(files[number]).read_rows(
-                "patches", ascending[part] - firsts[number], view, order[part]
-            )
+            shard(files[number]).read_rows(key, ascending[part] - firsts[number], view, order[part])
 
     return StoredSplit(
         tensors,
         gather,
         shape=manifest.shape,
-        dtype=DTYPES[manifest.settings.tokens],
-        has_patches=manifest.settings.patches,
-        has_boxes=record.boxes,
+        layout=split_layout(manifest, name),
         held=False,
     )

@@ -142,6 +142,7 @@ def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitReco
         listed=len(split),
         content=content,
         boxes=split.boxes is not None,
+        masks=split.masks,
     )
 
 

@@ -31,6 +31,7 @@ _CODES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.int64: "I64",
+    torch.uint8: "U8",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 

@@ -30,8 +30,8 @@ from iceprobe.store.pipeline import (
     Progress,
     chosen_rows,
     extracted_batches,
-    image_layout,
     plan_work,
+    split_layout,
 )
 from iceprobe.store.reader import Store, check_sizes, corrupt_shards
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
@@ -249,7 +249,7 @@ def bytes_missing(manifest: Manifest) -> int:
     """Bytes of the shards that are not complete."""
     settings, total = manifest.settings, 0
     for name, record in manifest.splits.items():
-        layout = image_layout(manifest.shape, settings, record.boxes)
+        layout = split_layout(manifest, name)
         for number in manifest.missing(name):
             images = min(settings.shard_images, record.images - number * settings.shard_images)
             total += shard_bytes(images, layout)

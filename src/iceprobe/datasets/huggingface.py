@@ -1,0 +1,200 @@
+"""``huggingface:NAME_OR_DIR``: data sets of the Hugging Face hub, and local folders in its formats.
+
+Read by the ``datasets`` package (4 or later, which runs no code of a data set): parquet, image
+folders, what ``save_to_disk`` wrote. Images stay encoded in its Arrow files, which are mapped into
+memory, and are decoded here, so that a broken one is named.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.files import decode, one_line
+from iceprobe.datasets.named import numbered
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+if TYPE_CHECKING:
+    import datasets
+
+TEST_SPLITS = ("test", "validation", "val")  # the first there is, where none is named
+
+
+class TableSplit(Split):
+    """Rows of a table with a column of encoded images.
+
+    Attributes:
+        table: the rows, with the column of images and no other.
+        column: its name.
+    """
+
+    def __init__(self, name: str, table: "datasets.Dataset", column: str, labels: np.ndarray):
+        self.table, self.column = table, column
+        names = [
+            f"{name}/{row:07d}" + (f"/{os.path.basename(path)}" if path else "")
+            for row, path in enumerate(self._field("path"))
+        ]
+        super().__init__(name, labels, names)
+
+    def image(self, index: int) -> Image.Image:
+        cell, shown = self.table[index][self.column], self.names[index]
+        if cell is None:
+            raise BadImage(f"image {shown!r} is empty: remove it, or pass --on-bad-image skip")
+        if cell["bytes"] is not None:
+            return decode(io.BytesIO(cell["bytes"]), shown)
+        return decode(Path(cell["path"]), cell["path"])
+
+    def fingerprint(self) -> str:
+        """Sha256 over size and time of change of all files that rows are in, names and labels."""
+        tables = [entry["filename"] for entry in self.table.cache_files]
+        inside = self._field("bytes_are_missing")
+        paths = [path for path, alone in zip(self._field("path"), inside, strict=True) if alone]
+        digest = hashlib.sha256()
+        for file in (*tables, *paths):
+            try:
+                stat = os.stat(file)
+            except OSError as error:
+                raise IceprobeError(
+                    f"{str(file)!r} is gone ({one_line(error)}): load the data set again"
+                ) from error
+            digest.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
+        digest.update(json.dumps([self.names, self.labels.tolist()]).encode())
+        return digest.hexdigest()
+
+    def _field(self, name: str) -> list[Any]:
+        """A field of every image's cell, without touching the bytes of images."""
+        import pyarrow.compute as pc
+
+        column = self.table.with_format("arrow")[:][self.column]
+        if name == "bytes_are_missing":
+            return pc.is_null(pc.struct_field(column, "bytes")).to_pylist()
+        return pc.struct_field(column, name).to_pylist()
+
+
+def load_huggingface(
+    name: str,
+    *,
+    spec: str,
+    image: str = "image",
+    label: str = "label",
+    train: str = "train",
+    test: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> Dataset:
+    """Load ``huggingface:NAME_OR_DIR``.
+
+    Args:
+        name: of the hub, ``OWNER/NAME``, or a local folder.
+        spec: the spec string it was asked for by.
+        image, label: names of the columns.
+        train, test: names of the splits; test is the first of ``test``, ``validation`` and
+            ``val`` that there is.
+        config: where it has several configurations.
+        revision: branch, tag or commit of the hub.
+
+    Raises:
+        IceprobeError: if the package is missing, the data set can't be loaded, a column or split
+            isn't there, or labels are missing or unknown to train.
+    """
+    tables = _load(name, config, revision)
+    if train not in tables:
+        raise IceprobeError(unknown(f"split of {name}", train, tables))
+    if test is None:
+        test = next((split for split in TEST_SPLITS if split in tables), TEST_SPLITS[0])
+    if test not in tables:
+        raise IceprobeError(f"{unknown(f'split of {name}', test, tables)} Pass test=SPLIT.")
+    if test == train:
+        raise IceprobeError(f"train and test of {spec!r} are both {test!r}: name two splits")
+    chosen = {"train": tables[train], "test": tables[test]}
+    for table in chosen.values():
+        _check_columns(name, table, image, label)
+    classes, labels = _labels(chosen, label, spec)
+    splits = {
+        split: TableSplit(split, _encoded(table, image), image, labels[split])
+        for split, table in chosen.items()
+    }
+    return Dataset(spec, Path(name).name, classes, splits)
+
+
+def _load(name: str, config: str | None, revision: str | None) -> Any:
+    """The splits by name."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise IceprobeError(
+            "huggingface: needs the package datasets: pip install 'iceprobe[huggingface]'"
+        ) from error
+    folder = Path(name).expanduser()
+    if name.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise IceprobeError(f"no folder {name!r}: pass huggingface:DIR or OWNER/NAME of the hub")
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(folder))
+        path = str(folder) if folder.is_dir() else name
+        return datasets.load_dataset(path, config, revision=revision)
+    # Its own errors derive from these; no network is an OSError.
+    except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as e:
+        raise IceprobeError(
+            f"data set {name!r} can't be loaded ({one_line(e)}): pass huggingface:OWNER/NAME of "
+            "the hub, with config=NAME where it has several, or a local folder"
+        ) from e
+
+
+def _check_columns(name: str, table: Any, image: str, label: str) -> None:
+    import datasets
+
+    for option, column in (("image", image), ("label", label)):
+        if column not in table.column_names:
+            raise IceprobeError(
+                f"{unknown(f'column of {name}', column, table.column_names)} Pass {option}=COLUMN."
+            )
+    if not isinstance(table.features[image], datasets.Image):
+        raise IceprobeError(f"column {image!r} of {name} holds no images: pass image=COLUMN")
+    if not isinstance(table.features[label], datasets.ClassLabel | datasets.Value):
+        raise IceprobeError(f"column {label!r} of {name} holds no single labels: pass label=COLUMN")
+
+
+def _encoded(table: Any, column: str) -> Any:
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _labels(
+    tables: dict[str, Any], column: str, spec: str
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Classes and labels: by the ClassLabel's own order, else numbered here."""
+    import datasets
+
+    values = {
+        split: table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+        for split, table in tables.items()
+    }
+    feature = tables["train"].features[column]
+    named = isinstance(feature, datasets.ClassLabel)
+    for split, given in values.items():
+        if not given:
+            raise IceprobeError(f"split {split!r} of {spec!r} is empty: name another")
+        if any(value is None or (named and value < 0) for value in given):
+            raise IceprobeError(
+                f"labels of split {split!r} of {spec!r} are missing (the hub hides those of some "
+                "test splits): name another, as test=validation"
+            )
+    if not named:
+        return numbered(values, spec)
+    if tables["test"].features[column] != feature:
+        raise IceprobeError(f"train and test of {spec!r} name their classes differently")
+    labels = {split: np.array(given, np.int64) for split, given in values.items()}
+    counts = np.bincount(labels["train"], minlength=len(feature.names))
+    if not counts.all():
+        lost = feature.names[int(counts.argmin())]
+        raise IceprobeError(f"class {lost!r} of {spec!r} is missing from train: add images of it")
+    return list(feature.names), labels

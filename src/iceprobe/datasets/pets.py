@@ -1,0 +1,61 @@
+"""Oxford-IIIT Pets (Parkhi et al. 2012): 37 breeds, and where the animal is.
+
+A trimap says of each pixel 1 (animal), 2 (background) or 3 (its border, and what isn't
+classified). The mask is animal and border together: without the border, thin parts such as ears
+and tails would be lost to the background.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import OxfordIIITPet
+
+from iceprobe.datasets.base import Split
+from iceprobe.datasets.files import FileSplit, below, decode, listing_digest
+
+BACKGROUND = 2
+
+
+class PetSplit(FileSplit):
+    """Images with trimaps.
+
+    Attributes:
+        trimaps: n names of files, relative to ``root``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        names: Sequence[str],
+        labels: Sequence[int],
+        trimaps: Sequence[str],
+    ):
+        super().__init__(name, root, names, labels, masks=True)
+        self.trimaps = list(trimaps)
+
+    def mask(self, index: int) -> Image.Image:
+        path = self.root / self.trimaps[index]
+        trimap = np.asarray(decode(path, str(path)))
+        return Image.fromarray(np.where(trimap == BACKGROUND, 0, 255).astype(np.uint8))
+
+    def fingerprint(self) -> str:
+        """Sha256 over the listing of the images and that of the trimaps; reads neither."""
+        trimaps = listing_digest(self.root, self.trimaps, self.labels.tolist())
+        return hashlib.sha256((super().fingerprint() + trimaps).encode()).hexdigest()
+
+
+def read_pets(root: Path, name: str, parts: Sequence[str]) -> tuple[Split, list[str]]:
+    """Read the parts ``"trainval"`` or ``"test"``; labels on disk count from 1."""
+    made = [OxfordIIITPet(root, split=part) for part in parts]
+    split = PetSplit(
+        name,
+        root,
+        below(root, [file for part in made for file in part._images]),
+        [label for part in made for label in part._labels],
+        below(root, [file for part in made for file in part._segs]),
+    )
+    return split, made[0].classes

@@ -1,0 +1,214 @@
+"""``webdataset:PATTERN``: tar files of samples, read by index instead of as a stream.
+
+A sample is a run of members that share their name up to the first dot of its last part; what
+follows the dot is its key: ``0001.jpg``, ``0001.cls``. The headers of all tars are read once and
+labels with them; an image is then one read at its offset, from any thread. Plain tars only:
+nothing can be found by offset in a compressed one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.files import decode, one_line
+from iceprobe.datasets.named import numbered
+from iceprobe.errors import IceprobeError
+
+IMAGE_KEYS = "jpg;jpeg;png;webp"
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in a tar: ``size`` bytes from byte ``offset`` on."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+
+class TarSplit(Split):
+    """Images in tar files.
+
+    Attributes:
+        members: where each image is.
+    """
+
+    def __init__(
+        self, name: str, root: Path, members: Sequence[Member], labels: np.ndarray | Sequence[int]
+    ):
+        shown = {tar: os.path.relpath(tar, root) for tar in {member.tar for member in members}}
+        names = [f"{shown[member.tar]}/{member.name}" for member in members]
+        super().__init__(name, np.asarray(labels), names)
+        self.members = list(members)
+
+    def image(self, index: int) -> Image.Image:
+        member, shown = self.members[index], self.names[index]
+        try:
+            with member.tar.open("rb") as file:
+                file.seek(member.offset)
+                content = file.read(member.size)
+        except FileNotFoundError as error:
+            raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
+        return decode(io.BytesIO(content), shown)
+
+    def fingerprint(self) -> str:
+        """Sha256 over each image's name, place and label and its tar's size and time of change."""
+        digest = hashlib.sha256()
+        states: dict[Path, tuple[int, int]] = {}
+        rows = zip(self.members, self.names, self.labels.tolist(), strict=True)
+        for member, name, label in rows:
+            if member.tar not in states:
+                states[member.tar] = _state(member.tar)
+            row = [name, member.offset, member.size, label, *states[member.tar]]
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def load_webdataset(
+    name: str,
+    *,
+    spec: str,
+    test: str | None = None,
+    image: str = IMAGE_KEYS,
+    label: str = "cls",
+) -> Dataset:
+    """Load ``webdataset:PATTERN?test=PATTERN``.
+
+    Args:
+        name: the training tars, with ``{000..010}`` or ``*``.
+        spec: the spec string it was asked for by.
+        test: the test tars, likewise.
+        image: keys of the image, the first that a sample has is taken.
+        label: key of the label, text or a number; ``json`` takes the field ``label`` of a JSON
+            object and ``json.FIELD`` another.
+
+    Raises:
+        IceprobeError: if there are no such tars, one is compressed or damaged, a sample lacks its
+            image or label, or the test split has a class that train has not.
+    """
+    if test is None:
+        raise IceprobeError(f"{spec!r} has no test split: add test=PATTERN with the test tars")
+    tars = {"train": _expand(name), "test": _expand(test)}
+    if both := set(tars["train"]) & set(tars["test"]):
+        raise IceprobeError(f"{str(min(both))!r} is in train and in test of {spec!r}: keep one")
+    root = Path(os.path.commonpath([tar.parent for part in tars.values() for tar in part]))
+    read = _label_reader(label)
+    found: dict[str, tuple[list[Member], list[str | int]]] = {}
+    for split, paths in tars.items():
+        samples = [sample for tar in paths for sample in _samples(tar, image.split(";"), *read)]
+        if not samples:
+            raise IceprobeError(f"split {split!r} of {spec!r} is empty: its tars hold no samples")
+        found[split] = [member for member, _ in samples], [value for _, value in samples]
+    classes, labels = numbered({split: values for split, (_, values) in found.items()}, spec)
+    splits = {
+        split: TarSplit(split, root, members, labels[split])
+        for split, (members, _) in found.items()
+    }
+    return Dataset(spec, _readable(name), classes, splits)
+
+
+def _readable(pattern: str) -> str:
+    """A short name from a pattern: ``/data/birds/train-{000..010}.tar`` → ``birds``."""
+    return Path(os.path.abspath(pattern)).parent.name or "webdataset"
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The tars of a pattern: braces in their order, stars sorted."""
+    patterns = [os.path.expanduser(pattern)]
+    if "{" in pattern:
+        try:
+            from braceexpand import braceexpand
+        except ImportError as error:
+            raise IceprobeError(
+                f"braces in {pattern!r} need the package braceexpand: pip install "
+                "'iceprobe[webdataset]'"
+            ) from error
+        patterns = list(braceexpand(patterns[0]))
+    paths = [Path(p) for one in patterns for p in (sorted(glob(one)) if has_magic(one) else [one])]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise IceprobeError(
+            f"no file {(missing or [pattern])[0]!r} for the pattern {pattern!r}: write it as "
+            "/data/train-{000..010}.tar or /data/train-*.tar"
+        )
+    return paths
+
+
+def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
+    """The key that holds labels, and what makes one of its bytes."""
+    key, dot, field = label.partition(".")
+    if key != "json":
+        return label, lambda content: content.decode().strip()
+    field = field if dot else "label"
+
+    def from_json(content: bytes) -> str | int:
+        value = json.loads(content)[field]
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"{field!r} is {value!r}, no text and no whole number")
+        return value
+
+    return key, from_json
+
+
+def _samples(
+    tar: Path, image_keys: Sequence[str], label_key: str, read_label: Callable[[bytes], str | int]
+) -> Iterator[tuple[Member, str | int]]:
+    """Image and label of every sample of a tar, in its order."""
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            files = (member for member in opened if member.isreg())
+            for stem, run in groupby(files, key=lambda member: _parts(member.name)[0]):
+                members = {_parts(member.name)[1]: member for member in run}
+                image = next((members[key] for key in image_keys if key in members), None)
+                label = members.get(label_key)
+                if image is None or label is None:
+                    option, wanted = (
+                        ("image", ";".join(image_keys)) if image is None else ("label", label_key)
+                    )
+                    raise IceprobeError(
+                        f"sample {stem!r} of {str(tar)!r} has no {wanted!r}, it has "
+                        f"{', '.join(sorted(members))}: pass {option}=KEY"
+                    )
+                content = opened.extractfile(label)
+                assert content is not None  # it is a regular file
+                try:
+                    value = read_label(content.read())
+                except (ValueError, LookupError, TypeError) as error:
+                    raise IceprobeError(
+                        f"label {label.name!r} of {str(tar)!r} can't be read "
+                        f"({type(error).__name__}: {one_line(error)}): "
+                        "pass label=KEY, or label=json.FIELD for a field of a JSON object"
+                    ) from error
+                yield Member(tar, image.name, image.offset_data, image.size), value
+    except tarfile.TarError as error:
+        raise IceprobeError(
+            f"{str(tar)!r} can't be read as a plain tar ({one_line(error)}): unpack it if it is "
+            "compressed, get it again if not"
+        ) from error
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Name of the sample and key of a member: ``a/0001.seg.png`` → ``a/0001``, ``seg.png``."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, key = file.partition(".")
+    return folder + slash + stem, key.lower()
+
+
+def _state(tar: Path) -> tuple[int, int]:
+    try:
+        stat = tar.stat()
+    except OSError as error:
+        raise IceprobeError(f"{str(tar)!r} is gone ({one_line(error)}): put it back") from error
+    return stat.st_size, stat.st_mtime_ns

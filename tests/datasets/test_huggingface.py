@@ -1,0 +1,191 @@
+"""`huggingface:DIR`: parquet, saved tables and image folders through the package `datasets`."""
+
+import io
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iceprobe.datasets import BadImage, load_dataset
+from iceprobe.errors import IceprobeError
+
+datasets = pytest.importorskip("datasets", reason="needs the extra [huggingface]")
+
+NAMES = ["zebra", "newt", "ant"]  # not sorted: the order of a ClassLabel is its own
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def picture(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (6, 4), (number, 0, 7)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def table(numbers, labels, label=None, **columns):
+    cells = [{"bytes": picture(number), "path": f"{number}.png"} for number in numbers]
+    features = {"picture": datasets.Image(), "kind": label or datasets.ClassLabel(names=NAMES)}
+    features |= {name: datasets.Value("int64") for name in columns}
+    rows = {"picture": cells, "kind": labels, **columns}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def parquet(root: Path, label=None, train=(2, 0, 1), test=(1, 2), test_name="test") -> str:
+    (root / "data").mkdir(parents=True)
+    for split, first, labels in (("train", 10, train), (test_name, 20, test)):
+        made = table(range(first, first + len(labels)), list(labels), label)
+        made.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
+    return f"huggingface:{root}?image=picture&label=kind"
+
+
+def reds(split) -> list[int]:
+    return [np.asarray(split.image(i))[0, 0, 0].item() for i in range(len(split))]
+
+
+def test_parquet_with_named_classes(tmp_path):
+    dataset = load_dataset(parquet(tmp_path / "birds"))
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert dataset.classes == NAMES
+    assert dataset.name == "birds"
+    assert (reds(train), train.labels.tolist()) == ([10, 11, 12], [2, 0, 1])
+    assert (reds(test), test.labels.tolist()) == ([20, 21], [1, 2])
+    assert train.names == ["train/0000000/10.png", "train/0000001/11.png", "train/0000002/12.png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "classes", "labels"),
+    [
+        ("string", ("b", "a", "b"), ["a", "b"], [1, 0, 1]),
+        ("int64", (30, 4, 30), ["4", "30"], [1, 0, 1]),
+    ],
+)
+def test_plain_labels_are_numbered_in_their_order(tmp_path, kind, given, classes, labels):
+    value = datasets.Value(kind)
+    dataset = load_dataset(parquet(tmp_path / "set", value, train=given, test=given[1:]))
+    assert dataset.classes == classes
+    assert dataset.splits["train"].labels.tolist() == labels
+    assert dataset.splits["test"].labels.tolist() == labels[1:]
+
+
+def test_validation_where_there_is_no_test_and_splits_by_name(tmp_path):
+    spec = parquet(tmp_path / "set", test_name="validation")
+    assert reds(load_dataset(spec).splits["test"]) == [20, 21]
+    with pytest.raises(IceprobeError, match=r"'zebra' .* missing from train"):
+        load_dataset(spec, train="validation", test="train")
+    with pytest.raises(IceprobeError, match=r"train and test .* are both 'train'"):
+        load_dataset(spec, test="train")
+
+
+def test_tables_saved_to_disk(tmp_path):
+    made = {"train": table([10, 11, 12], [2, 0, 1]), "test": table([20], [1])}
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
+    dataset = load_dataset(f"huggingface:{tmp_path}/saved?image=picture&label=kind")
+    assert reds(dataset.splits["train"]) == [10, 11, 12]
+    assert dataset.splits["test"].labels.tolist() == [1]
+
+
+def test_image_folder(tmp_path):
+    numbers = {"train/newt/a": 10, "train/ant/b": 11, "test/newt/c": 20}
+    for name, number in numbers.items():
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(number))
+    dataset = load_dataset(f"huggingface:{tmp_path}/images")
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    found = dict(zip(reds(train), train.labels.tolist(), strict=True))
+    assert dataset.classes == ["ant", "newt"]
+    assert found == {10: 1, 11: 0}
+    assert (reds(test), test.labels.tolist()) == ([20], [1])
+    before = test.fingerprint()
+    os.utime(tmp_path / "images/test/newt/c.png", ns=(1, 1))
+    assert test.fingerprint() != before
+    (tmp_path / "images/test/newt/c.png").unlink()
+    with pytest.raises(BadImage, match=r"newt/c\.png' can't be read"):
+        test.image(0)
+
+
+def test_fingerprint_is_the_same_twice_and_follows_labels(tmp_path):
+    spec = parquet(tmp_path / "set")
+    one, two = (load_dataset(spec).splits["train"] for _ in range(2))
+    assert one.fingerprint() == two.fingerprint()
+    two.labels[0] = 1
+    assert one.fingerprint() != two.fingerprint()
+    other = load_dataset(parquet(tmp_path / "other", train=(2, 1, 0))).splits["train"]
+    assert other.fingerprint() != one.fingerprint()
+
+
+def test_many_threads_read_at_once(tmp_path):
+    split = load_dataset(parquet(tmp_path / "set")).splits["train"]
+    rows = np.random.default_rng(0).integers(0, 3, 100).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(split.image, rows))
+    assert [np.asarray(image)[0, 0, 0] for image in images] == [10 + row for row in rows]
+
+
+def test_broken_image_is_named(tmp_path):
+    spec = parquet(tmp_path / "set")
+    broken = table([10, 11, 12], [2, 0, 1]).to_dict()
+    broken["picture"][1]["bytes"] = b"no image"
+    broken["picture"][2] = None
+    features = datasets.Features(picture=datasets.Image(), kind=datasets.ClassLabel(names=NAMES))
+    made = datasets.Dataset.from_dict(broken, features=features)
+    made.to_parquet(tmp_path / "set/data/train-00000-of-00001.parquet")
+    split = load_dataset(spec).splits["train"]
+    with pytest.raises(BadImage, match=r"train/0000001/11\.png' can't be read"):
+        split.image(1)
+    with pytest.raises(BadImage, match="train/0000002' is empty"):
+        split.image(2)
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "message"),
+    [
+        ({}, dict(image="pictures"), "unknown column of .* 'pictures'. Did you mean picture.*Pass image="),
+        ({}, dict(label="label"), "unknown column of .* 'label'.*There are: kind, picture"),
+        ({}, dict(image="kind"), "column 'kind' .* holds no images"),
+        ({}, dict(label="picture"), "column 'picture' .* holds no single labels"),
+        ({}, dict(train="trian"), "unknown split of .* 'trian'. Did you mean train"),
+        ({}, dict(test="tset"), "unknown split of .* 'tset'. Did you mean test"),
+        (dict(test_name="extra"), {}, "unknown split of .* 'test'.*extra, train. Pass test=SPLIT"),
+        (dict(test=(1, -1)), {}, "labels of split 'test' .* are missing"),
+        (dict(train=(2, 0, 2)), {}, "class 'newt' .* is missing from train"),
+        (dict(label=datasets.Value("string"), train="ab", test="ac"), {}, "class 'c' is in split 'test'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(tmp_path, made, options, message):
+    spec = parquet(tmp_path / "set", **made).split("?")[0]
+    with pytest.raises(IceprobeError, match=message) as caught:
+        load_dataset(spec, **{"image": "picture", "label": "kind", **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_hold_no_data_set(tmp_path):
+    with pytest.raises(IceprobeError, match=r"no folder .*nowhere"):
+        load_dataset(f"huggingface:{tmp_path}/nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IceprobeError, match="can't be loaded") as caught:
+        load_dataset(f"huggingface:{tmp_path}/empty")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_network(monkeypatch):
+    def refused(*arguments, **options):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refused)
+    with pytest.raises(IceprobeError, match=r"'owner/name' can't be loaded .Couldn't reach"):
+        load_dataset("huggingface:owner/name")
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(IceprobeError, match=r"pip install 'iceprobe\[huggingface\]'"):
+        load_dataset(f"huggingface:{tmp_path}")
