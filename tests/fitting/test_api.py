@@ -307,8 +307,9 @@ def test_a_look_during_training_leaves_random_numbers_alone(monkeypatch):
 
 def test_narrow_tokens_leave_classifiers_and_losses_wide(store):
     shape = Shape(store.dim, 3, store.grid, store.has_class)
+    labels = ("ep4", "aim2", "abmilp", "linear", "block", "delf", "cbam", "slot2")
     for amp in (torch.bfloat16, torch.float16):
-        members = [Member(label, 1e-2, 0.0, 0) for label in ("ep4", "aim2", "abmilp", "linear")]
+        members = [Member(label, 1e-2, 0.0, 0) for label in labels]
         groups = make_groups(members, shape, torch.device("cpu"))
         feed = Feed(store["train"], np.arange(32), {"patches", "class"}, torch.device("cpu"), amp)
         (batch,) = feed.in_order(32)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from tests.reference import probes as reference
+from tests.reference import zoo
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
             C = 1000, for ``published``.
         published: spec string at that size.
         unmoved: parameters whose gradient is exactly zero (a softmax sees no constant).
+        normalised: whether each predictor's weights sum to 1.
     """
 
     spec: str
@@ -38,6 +40,7 @@ class Case:
     predictors: int = 0
     out_dim: int = 24
     unmoved: tuple[str, ...] = ()
+    normalised: bool = True
 
 
 def mhca(heads: int) -> Callable:
@@ -193,5 +196,55 @@ CASES = [
         number=(2_360_833, 3_129_833),
         predictors=1,
         unmoved=("scorer.bias",),
+    ),
+    Case(
+        "block4",
+        lambda x, p: zoo.block(x, p, 4),
+        parameters=lambda d: 12 * d * d + 10 * d,
+        macs=lambda d, n: 12 * n * d * d + 2 * n * n * d,
+        published="block",
+        number=(7_085_568, 7_854_568),
+    ),
+    Case(
+        "delf",
+        zoo.delf,
+        parameters=lambda d: d * d + 4 * d + 1,
+        macs=lambda d, n: n * d * d + n * d + n * d,
+        published="delf",
+        number=(592_897, 1_361_897),
+        predictors=1,
+        unmoved=("conv.bias",),
+        normalised=False,
+    ),
+    Case(
+        "cbam",
+        lambda x, p: zoo.cbam(x, p, (2, 5)),
+        parameters=lambda d: 2 * d * (d // 16) + 100,
+        macs=lambda d, n: 4 * d * (d // 16) + 98 * n,
+        published="cbam",
+        number=(73_828, 842_828),
+        predictors=1,
+        normalised=False,
+    ),
+    Case(
+        "slot4",
+        lambda x, p: zoo.slot(x, p, 3),
+        parameters=lambda d: 13 * d * d + (4 + 15) * d,
+        macs=lambda d, n: 2 * n * d * d + 3 * (11 * 4 * d * d + 2 * n * 4 * d),
+        published="slot",
+        number=(7_685_376, 8_454_376),
+        predictors=4,
+        unmoved=("slot_norm.bias",),  # it shifts a token's scores for all slots alike
+    ),
+    Case(
+        "slot1?iterations=1",
+        lambda x, p: zoo.slot(x, p, 1),
+        parameters=lambda d: 13 * d * d + 16 * d,
+        macs=lambda d, n: 2 * n * d * d + 11 * d * d + 2 * n * d,
+        published="slot1?iterations=1",
+        number=(7_680_000, 8_449_000),
+        predictors=1,
+        # one slot wins every token, whatever the scores
+        unmoved=("key.weight", "slot_norm.weight", "slot_norm.bias", "query.weight"),
     ),
 ]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from iceprobe.errors import IceprobeError
 
@@ -225,3 +226,24 @@ def check_divides(name: str, number: int, **widths: int) -> None:
                 f"{name}{number}: {number} does not divide {key}={width}; the nearest that does is "
                 f"{name}{nearest}"
             )
+
+
+def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool) -> Tensor:
+    """``norm(inputs)``; in training its running statistics take the batch in only if ``remember``."""
+    if remember or not norm.training:
+        return norm(inputs)
+    return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+
+def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:
+    """Refuse tokens that aren't one a cell of the grid.
+
+    Raises:
+        IceprobeError: with both numbers.
+    """
+    rows, columns = grid
+    if tokens.shape[1] != rows * columns:
+        raise IceprobeError(
+            f"{name} was built for a grid of {rows}x{columns} and got {tokens.shape[1]} tokens: "
+            f"give it the {rows * columns} patch tokens, or build it with their grid"
+        )

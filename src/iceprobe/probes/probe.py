@@ -111,7 +111,8 @@ def build_pooling(
         **options: keys of the spec string, ``out_dim=96``.
 
     Raises:
-        IceprobeError: if the probe or an option is unknown or doesn't fit, or it is ``knn``.
+        IceprobeError: if the probe or an option is unknown or doesn't fit, it is ``knn``, or it
+            needs a grid and there is none.
 
     Example:
         >>> build_pooling("ep32", dim=768)(torch.randn(2, 196, 768)).shape
@@ -121,6 +122,13 @@ def build_pooling(
     for key in ("input", "batch_norm"):
         values.pop(key, None)
     entry = PROBES[spec.name]
+    if entry.needs_grid:
+        if grid is None:
+            raise IceprobeError(
+                f"probe {probe_label(spec)!r} reads a map of patches and got no grid: pass "
+                "grid=(rows, columns), or take a backbone that has one"
+            )
+        values["grid"] = grid
     return entry.load()(dim, **values)
 
 

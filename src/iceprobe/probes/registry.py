@@ -34,6 +34,7 @@ class ProbeEntry(Entry):
         number: the option that the number behind the name sets, ``None`` where there is none.
         default_number: its value where the name carries none.
         options: every key of its spec string.
+        needs_grid: whether its constructor takes the ``grid`` of the patches.
     """
 
     equation: str
@@ -41,6 +42,7 @@ class ProbeEntry(Entry):
     number: str | None = None
     default_number: int | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    needs_grid: bool = False
 
 
 def parse_probe(text: str) -> Spec:
@@ -131,6 +133,7 @@ _ATTENTIVE = {
     "input": Option(_one_of("patches", "class+patches", "prefix+patches"), "patches"),
     "batch_norm": _BATCH_NORM,
 }
+_SPATIAL = {"input": Option(_one_of("patches"), "patches"), "batch_norm": _BATCH_NORM}
 
 PROBES: Registry[ProbeEntry] = Registry(
     "probe",
@@ -203,6 +206,42 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "self_attention": Option(boolean, "false"),
                 **_ATTENTIVE,
             },
+        ),
+        "block": ProbeEntry(
+            "iceprobe.probes.block:Block",
+            "one transformer block over all tokens, then their mean",
+            equation="Z = X + MHSA(LN X), y = mean_N(Z + MLP(LN Z))",
+            source="Dosovitskiy et al., An Image is Worth 16x16 Words",
+            number="heads",
+            default_number=8,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "delf": ProbeEntry(
+            "iceprobe.probes.delf:DELF",
+            "attentive local features: a positive score for each unit token, not normalised",
+            equation="z = BN(W x + b), s = softplus(wᵀReLU(z) + c), y = mean_N(s·z/‖z‖₂)",
+            source="Noh et al., Large-Scale Image Retrieval with Attentive Deep Local Features",
+            options=_SPATIAL,
+            needs_grid=True,
+        ),
+        "cbam": ProbeEntry(
+            "iceprobe.probes.cbam:CBAM",
+            "convolutional block attention: a gate for every channel, then one for every place",
+            equation="X' = X⊙σ(MLP(mean_N X) + MLP(max_N X)), "
+            "g = σ(BN(conv₇ₓ₇[mean_D X', max_D X'])), y = mean_N ReLU(X + X'⊙g)",
+            source="Woo et al., CBAM: Convolutional Block Attention Module",
+            options=_SPATIAL,
+            needs_grid=True,
+        ),
+        "slot": ProbeEntry(
+            "iceprobe.probes.slot:SlotAttention",
+            "slot attention: M slots compete for the tokens, in T iterations",
+            equation="w = softmax_M(k W_q LN(s_j)/√D) ÷ Σ_N, s_j ← GRU(Σ_n w_jn v_n, s_j), "
+            "s_j ← s_j + MLP(LN s_j); T times, then y = mean_M s",
+            source="Locatello et al., Object-Centric Learning with Slot Attention",
+            number="queries",
+            default_number=8,
+            options={"queries": _NUMBER, "iterations": Option(_positive, "3"), **_ATTENTIVE},
         ),
     },
 )
