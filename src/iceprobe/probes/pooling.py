@@ -1,10 +1,12 @@
 """The one framework: predictors that weigh tokens, and a value map over what they gathered.
 
-    a_j = softmax_N(X u_j)      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
+    a_j = normalise(score_j(X))      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
 
 Tokens are pooled first and projected after: ``W_Vj (Xᵀ a_j)`` is ``(W_Vj X) a_j`` since W_V is
-linear, and costs a fraction of it. A probe says what its queries and its values are; `attend`
-is shared by all of them, so a fit can lay the queries of many members side by side.
+linear, and costs a fraction of it. A probe says what its scores and its values are
+(`AttentivePooling`; out of ready pieces, `iceprobe.probes.framework`). Where scores are linear in
+the tokens, score_j(X) = X u_j, it says its queries (`QueryPooling`), and `attend` is shared by all
+of them, so a fit can lay the queries of many members side by side.
 """
 
 import math
@@ -73,8 +75,38 @@ class Pooling(nn.Module):
         raise IceprobeError(f"{type(self).__name__} can't be absorbed: {self.refusal}")
 
 
-class QueryPooling(Pooling):
-    """A pooling whose scores are linear in the tokens.
+class AttentivePooling(Pooling):
+    """The framework as an equation: ``y = values(normalise(scores(X)) X)``.
+
+    A probe says `scores` and `values`, and what else differs from the plain case.
+    """
+
+    def prepare(self, tokens: Tensor) -> Tensor:
+        """The tokens as they are scored and pooled, ``(B, N, D)``; here in the parameters' dtype."""
+        return tokens.to(next(self.parameters(), tokens).dtype)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """Prepared tokens ``(B, N, D)`` → ``(B, M, N)``."""
+        raise NotImplementedError
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Scores → weights, both ``(B, M, N)``; here a softmax over tokens."""
+        return torch.softmax(scores, -1)
+
+    def values(self, pooled: Tensor) -> Tensor:
+        """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.prepare(tokens)
+        return self.values(self.normalise(self.scores(tokens)) @ tokens)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return self.normalise(self.scores(self.prepare(tokens)))
+
+
+class QueryPooling(AttentivePooling):
+    """A pooling whose scores are linear in the tokens, ``score_j(X) = X u_j``, under a softmax.
 
     `queries` and `values` are pure functions of parameters and arguments, and batch under
     `torch.func.vmap` with a leading member axis on the parameters.
@@ -95,14 +127,15 @@ class QueryPooling(Pooling):
         """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
         raise NotImplementedError
 
+    def scores(self, tokens: Tensor) -> Tensor:
+        return self.queries(self.token_stats(tokens)) @ tokens.mT
+
     def forward(self, tokens: Tensor) -> Tensor:
+        """What the framework says, by the product that all queries share."""
         stats = self.token_stats(tokens)
         if stats is not None and self.training:
             self.update_stats(stats)
         return self.values(attend(tokens, self.queries(stats)), stats)
-
-    def attention(self, tokens: Tensor) -> Tensor:
-        return attention_weights(tokens, self.queries(self.token_stats(tokens)))
 
 
 def absorb(pooling: Pooling) -> Pooling:
@@ -209,6 +242,12 @@ def slice_values(weight: Tensor, pooled: Tensor) -> Tensor:
     num_predictors = pooled.shape[1]
     slices = weight.unflatten(0, (num_predictors, -1))
     return torch.einsum("bmd,mod->bmo", pooled, slices).flatten(1)
+
+
+def take_slices(pooled: Tensor) -> Tensor:
+    """The value map without W_V: slice j of what predictor j pooled, ``(B, M, D)`` → ``(B, D)``."""
+    slices = pooled.unflatten(-1, (pooled.shape[-2], -1))
+    return slices.diagonal(dim1=-3, dim2=-2).mT.flatten(-2)
 
 
 def check_divides(name: str, number: int, **widths: int) -> None:

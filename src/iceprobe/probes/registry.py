@@ -1,9 +1,10 @@
 """The probes there are, and the spec strings that name them. Imports no torch."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
@@ -35,6 +36,8 @@ class ProbeEntry(Entry):
         default_number: its value where the name carries none.
         options: every key of its spec string.
         needs_grid: whether its constructor takes the ``grid`` of the patches.
+        variants: spec strings of it whose counts or definition differ → their equations, for
+            ``iceprobe ls probes``.
     """
 
     equation: str
@@ -43,6 +46,7 @@ class ProbeEntry(Entry):
     default_number: int | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_grid: bool = False
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_probe(text: str) -> Spec:
@@ -103,6 +107,71 @@ def probe_options(spec: Spec | str) -> dict[str, Any]:
     return typed_options(Spec(None, spec.name, {**texts, **spec.options}), types)
 
 
+def register(
+    name: str,
+    target: Callable[..., Any],
+    summary: str,
+    *,
+    equation: str = "",
+    source: str = "",
+    number: str | None = None,
+) -> None:
+    """Register a probe of your own: the arguments of ``target`` become the keys of its spec string.
+
+    Args:
+        name: under which spec strings know it.
+        target: ``(dim, …) -> Pooling``. An argument ``grid`` gets the grid of the patches; the
+            other keyword arguments are ``int`` (positive), ``float``, ``bool`` or ``str``, all
+            with a default. ``input`` and ``batch_norm`` are added.
+        summary: one line for ``iceprobe ls``.
+        equation, source: the definition in one line, and where it is from.
+        number: the argument that the number behind the name sets.
+
+    Raises:
+        IceprobeError: if the name is taken or holds more than letters and underscores, or an
+            argument is of another type.
+    """
+    if not re.fullmatch(r"[^\W\d]+", name):
+        raise IceprobeError(f"{name!r} isn't a name for a probe: take letters and underscores only")
+    arguments = dict(list(inspect.signature(target, eval_str=True).parameters.items())[1:])
+    needs_grid = arguments.pop("grid", None) is not None
+    if number is not None and (number not in arguments or not arguments[number].default):
+        raise IceprobeError(f"probe {name!r}: its number {number!r} is no argument with a default")
+    own = {
+        key: Option(
+            _converter(name, argument),
+            None if key == number or argument.default is None else _spelled(argument.default),
+        )
+        for key, argument in arguments.items()
+    }
+    entry = ProbeEntry(
+        target,
+        summary,
+        equation=equation,
+        source=source,
+        number=number,
+        default_number=arguments[number].default if number else None,
+        options={**own, **(_SPATIAL if needs_grid else _ATTENTIVE)},
+        needs_grid=needs_grid,
+    )
+    PROBES.register(name, entry)
+
+
+def _converter(name: str, argument: inspect.Parameter) -> Callable[[str], Any]:
+    """By the annotation, ``None`` apart, of an argument of ``target``."""
+    kinds = set(get_args(argument.annotation) or (argument.annotation,)) - {type(None)}
+    converters: dict[Any, Callable[[str], Any]] = {
+        int: _positive, float: float, bool: boolean, str: str,
+    }  # fmt: skip
+    kind = kinds.pop()
+    if kinds or kind not in converters or argument.default is inspect.Parameter.empty:
+        raise IceprobeError(
+            f"probe {name!r}: {argument} can't be a key of a spec string: annotate it as int, "
+            "float, bool or str and give it a default"
+        )
+    return converters[kind]
+
+
 def _spelled(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -148,9 +217,10 @@ PROBES: Registry[ProbeEntry] = Registry(
         "linear": ProbeEntry(
             "iceprobe.probes.linear:Linear",
             "a linear classifier on the class token or on the mean of patches",
-            equation="y = x_cls, or mean_N(X)",
+            equation="y = x_cls, or mean_N(X) without a class token",
             source="standard linear probing",
             options={"input": Option(_one_of("class", "mean")), "batch_norm": _BATCH_NORM},
+            variants={"linear?input=mean": "y = mean_N(X)"},
         ),
         "mean_value": ProbeEntry(
             "iceprobe.probes.mean_value:MeanValue",
@@ -176,6 +246,11 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "value": Option(_one_of("linear", "identity"), "linear"),
                 "query": Option(_one_of("full", "sliced"), "full"),
                 **_ATTENTIVE,
+            },
+            variants={
+                "ep12?value=identity": "a_j = softmax_N(X u_j/√D), y_j = slice j of Xᵀa_j",
+                "ep12?query=sliced": "a_j = softmax_N(X_j u_j·√(M/D)), X_j = slice j of X, "
+                "y_j = W_Vj X a_j",
             },
         ),
         "mhca": ProbeEntry(
@@ -205,6 +280,11 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "depth": Option(_depth, "2"),
                 "self_attention": Option(boolean, "false"),
                 **_ATTENTIVE,
+            },
+            variants={
+                "abmilp?depth=1": "a = softmax_N(wᵀX), y = X a",
+                "abmilp?self_attention=true": "X ← SelfAttention(X), "
+                "a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
             },
         ),
         "block": ProbeEntry(
