@@ -207,9 +207,9 @@ def test_what_cannot_be_registered_is_named():
         register("ep", gated, "taken")
     with pytest.raises(IceprobeError, match="'gated2' isn't a name"):
         register("gated2", gated, "a number belongs to the spec string", number="queries")
-    with pytest.raises(IceprobeError, match="scale.* can't be a key of a spec string"):
+    with pytest.raises(IceprobeError, match=r"scale.* can't be a key of a spec string"):
         register("untyped", lambda dim, scale=1: None, "no annotation")
-    with pytest.raises(IceprobeError, match="heads.* no argument with a default"):
+    with pytest.raises(IceprobeError, match=r"heads.* no argument with a default"):
         register("numberless", gated, "no such number", number="heads")
 
     def required(dim: int, width: int):
