@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test lint format bench wheel clean
+.PHONY: demo test lint format docs bench wheel clean
 
 demo: $(STAMP)
 	$(BIN)/iceprobe demo
@@ -21,6 +21,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Output of commands shown in docs/.
+docs: $(STAMP)
+	$(BIN)/python tools/refresh_docs.py
 
 # Every figure of docs/measurements.md; never part of the tests.
 bench: $(STAMP)

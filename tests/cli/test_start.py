@@ -4,16 +4,29 @@ import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 from typer.main import get_command
 
 from iceprobe.cli.app import GROUPS, app
+from iceprobe.cli.console import console
+from iceprobe.probes import PROBES, probe_label
 
 COMMANDS = [name for commands in GROUPS.values() for name in commands]
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "altair")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["ls"], ["ls", "probes", "ep"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["ls", "--help"],
+        ["ls"],  # every list, probes among them
+        ["ls", "backbones", "timm"],
+        ["ls", "datasets"],
+        ["ls", "protocols"],
+        ["--version"],
+    ],
 )
 def test_help_and_lists_import_nothing_heavy(arguments):
     script = (
@@ -84,3 +97,45 @@ def test_lists_take_a_word(iceprobe):
     assert "none with 'zzz'" in iceprobe("ls", "probes", "zzz").out
     for word in ("backbones", "datasets", "probes", "protocols", "runs"):
         assert word in iceprobe("ls").out
+
+
+def test_plain_ls_names_every_probe_and_its_keys(iceprobe):
+    out = iceprobe("ls").out
+    for name in PROBES:
+        assert name in out
+    assert "self_attention" in out
+
+
+def test_ls_probes_counts_at_the_size_asked_for(iceprobe):
+    out = iceprobe("ls", "probes").out
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert lines["ep32"] == ["32", "614,400", "1,383,400", "22", "M"]
+    assert lines["ep12?value=identity"][1:3] == ["9,216", "778,216"]
+    assert lines["linear?input=mean"] == ["–", "0", "769,000", "1.54", "M"]
+    assert lines["knn"] == ["–", "0", "0", "–"]
+    labels = {label for name in PROBES for label in (name, *PROBES[name].variants)}
+    assert {probe_label(label) for label in labels} <= set(lines)
+
+    out = iceprobe("ls", "probes", "ep", "--dim", 192, "--classes", 10, "--grid", "8x4").out
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    # 192² + 32·192; with 10·192 + 10; and 2 × (2·32·32·192 + 192² + 192·10) = 864,000
+    assert lines["ep32"] == ["32", "43,008", "44,938", "864", "k"]
+    assert "mhca12" not in lines
+    assert "Attention, Please!" in out
+
+
+def test_ls_probes_says_what_cannot_be_built_at_a_size(iceprobe):
+    out = iceprobe("ls", "probes", "--dim", 100).out
+    assert "12 does not divide out_dim=100; the nearest that does is mhca10" in out
+    assert "769" not in out
+    ended = iceprobe("ls", "probes", "--grid", "14")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--grid '14': write rows x columns, such as 14x14" in ended.err
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_ls_probes_fits_the_terminal(iceprobe, monkeypatch, width):
+    monkeypatch.setattr(console, "width", width)
+    out = iceprobe("ls", "probes").out
+    assert max(map(cell_len, out.splitlines())) <= width
+    assert "abmilp?self_attention=true     1   2,951,425    3,720,425   1.28 G" in out

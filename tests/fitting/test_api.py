@@ -17,6 +17,7 @@ from iceprobe.fitting import phases, selection
 from iceprobe.fitting.engine import forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.probes import build_pooling
 from iceprobe.results import compare_pair, read_curves, read_results
 from iceprobe.store import extract_in_memory
 from iceprobe.store.reader import StoredSplit
@@ -263,6 +264,18 @@ def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_block_keeps_for_the_backward_pass_is_counted(store, tmp_path, monkeypatch):
+    """Two norms, q, k, v, what they mix, two of the MLP's width 4: 14 tokens a token or more."""
+    kept = selection.kept_for_backward(build_pooling("block", 64), num_tokens=9, dim=64)
+    assert 14 * 9 * 64 <= kept <= 20 * 9 * 64
+    assert selection.kept_for_backward(build_pooling("linear", 64), num_tokens=9, dim=64) == 0
+    scorer = selection.kept_for_backward(build_pooling("abmilp", 64), num_tokens=9, dim=64)
+    assert 9 * 64 + 9 <= scorer <= 9 * 64 + 2 * 9  # tanh's output, weights
+    monkeypatch.setattr(selection, "available_memory", lambda: 1_000_000)
+    with pytest.raises(IceprobeError, match="--batch-size"):
+        iceprobe.fit(store, ["block"], output=tmp_path / "run", memory=0, **QUICK)
+
+
 def test_probe_in_memory_leaves_the_model_as_it_was():
     model = Tiny().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -307,8 +320,9 @@ def test_a_look_during_training_leaves_random_numbers_alone(monkeypatch):
 
 def test_narrow_tokens_leave_classifiers_and_losses_wide(store):
     shape = Shape(store.dim, 3, store.grid, store.has_class)
+    labels = ("ep4", "aim2", "abmilp", "linear", "block", "delf", "cbam", "slot2")
     for amp in (torch.bfloat16, torch.float16):
-        members = [Member(label, 1e-2, 0.0, 0) for label in ("ep4", "aim2", "abmilp", "linear")]
+        members = [Member(label, 1e-2, 0.0, 0) for label in labels]
         groups = make_groups(members, shape, torch.device("cpu"))
         feed = Feed(store["train"], np.arange(32), {"patches", "class"}, torch.device("cpu"), amp)
         (batch,) = feed.in_order(32)

@@ -14,7 +14,7 @@ from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
 CPU = torch.device("cpu")
 SHAPE = Shape(DIM, CLASSES, GRID, has_class=True)
 PROBES = ["ep4", "ep2?out_dim=12", "ep4?value=identity", "ep4?query=sliced", "aim4", "mhca4",
-          "abmilp", "mean_value", "linear", "linear?input=mean"]  # fmt: skip
+          "abmilp", "block4", "delf", "cbam", "slot2", "mean_value", "linear", "linear?input=mean"]  # fmt: skip
 # A bias in front of a batch norm has no gradient but rounding, which AdamW would scale up.
 FOLDED = ["simpool?batch_norm=false", "simpool?linear=false", "clip4?batch_norm=false", "coca2",
           *(f"{name}4?batch_norm=false" for name in ("siglip", "vjepa", "cait", "cae", "capi"))]  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_group_past_its_stop_no_longer_learns(train):
 
 
 def test_state_restores_exactly(train):
-    members = [Member(p, 3e-3, 0.0, s) for p in ("ep4", "aim4", "abmilp") for s in (0, 1)]
+    members = [Member(p, 3e-3, 0.0, s) for p in ("ep4", "aim4", "abmilp", "delf") for s in (0, 1)]
     batches = list(feed_of(train).shuffled(32, seed=0, epoch=0))
     for optimizer in ("adamw", "lars"):
         straight = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)

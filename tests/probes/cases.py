@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tests.reference import folded
+from tests.reference import folded, zoo
 from tests.reference import probes as reference
 
 N, GRID = 10, (2, 5)  # patches of the tests
@@ -31,6 +31,7 @@ class Case:
         unmoved: parameters whose gradient is exactly zero (a softmax sees no constant).
         prefix: keys that the probe adds to the tokens itself.
         spread: standard deviation given to parameters, for attention that is far from uniform.
+        normalised: whether each predictor's weights sum to 1.
     """
 
     spec: str
@@ -45,6 +46,7 @@ class Case:
     unmoved: tuple[str, ...] = ()
     prefix: int = 0
     spread: float = 0.7
+    normalised: bool = True
 
 
 def mhca(heads: int) -> Callable:
@@ -305,5 +307,55 @@ CASES = [
         number=(2_360_833, 3_129_833),
         predictors=1,
         unmoved=("scorer.bias",),
+    ),
+    Case(
+        "block4",
+        lambda x, p: zoo.block(x, p, 4),
+        parameters=lambda d: 12 * d * d + 10 * d,
+        macs=lambda d, n: 12 * n * d * d + 2 * n * n * d,
+        published="block",
+        number=(7_085_568, 7_854_568),
+    ),
+    Case(
+        "delf",
+        zoo.delf,
+        parameters=lambda d: d * d + 4 * d + 1,
+        macs=lambda d, n: n * d * d + n * d + n * d,
+        published="delf",
+        number=(592_897, 1_361_897),
+        predictors=1,
+        unmoved=("conv.bias",),
+        normalised=False,
+    ),
+    Case(
+        "cbam",
+        lambda x, p: zoo.cbam(x, p, (2, 5)),
+        parameters=lambda d: 2 * d * (d // 16) + 100,
+        macs=lambda d, n: 4 * d * (d // 16) + 98 * n,
+        published="cbam",
+        number=(73_828, 842_828),
+        predictors=1,
+        normalised=False,
+    ),
+    Case(
+        "slot4",
+        lambda x, p: zoo.slot(x, p, 3),
+        parameters=lambda d: 13 * d * d + (4 + 15) * d,
+        macs=lambda d, n: 2 * n * d * d + 3 * (11 * 4 * d * d + 2 * n * 4 * d),
+        published="slot",
+        number=(7_685_376, 8_454_376),
+        predictors=4,
+        unmoved=("slot_norm.bias",),  # it shifts a token's scores for all slots alike
+    ),
+    Case(
+        "slot1?iterations=1",
+        lambda x, p: zoo.slot(x, p, 1),
+        parameters=lambda d: 13 * d * d + 16 * d,
+        macs=lambda d, n: 2 * n * d * d + 11 * d * d + 2 * n * d,
+        published="slot1?iterations=1",
+        number=(7_680_000, 8_449_000),
+        predictors=1,
+        # one slot wins every token, whatever the scores
+        unmoved=("key.weight", "slot_norm.weight", "slot_norm.bias", "query.weight"),
     ),
 ]

@@ -1,4 +1,4 @@
-"""``iceprobe ls``: what there is to choose from. Imports no torch."""
+"""``iceprobe ls``: what there is to choose from. Only ``ls probes``, which counts, imports torch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iceprobe.cli.console import console
+from iceprobe.cli.probe_table import show_probes
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
@@ -25,13 +26,19 @@ def ls(
     word: Annotated[
         str | None, typer.Argument(help="Show only lines with this word in them.")
     ] = None,
+    dim: Annotated[int, typer.Option(min=1, help="probes: width of the tokens, D.")] = 768,
+    classes: Annotated[int, typer.Option(min=1, help="probes: number of classes, C.")] = 1000,
+    grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """List backbones, data sets, probes, protocols or runs.
 
+    Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
+
     \b
     Examples:
       iceprobe ls probes
+      iceprobe ls probes ep --dim 1024 --classes 100 --grid 16x16
       iceprobe ls backbones timm
       iceprobe ls runs
     """
@@ -44,6 +51,9 @@ def ls(
     }
     if what is not None and what not in listings:
         raise IceprobeError(unknown("list", what, listings))
+    if what == "probes":
+        show_probes(word, dim, classes, grid)
+        return
     for name in [what] if what else listings:
         headings, rows = listings[name]()
         _show(name, headings, rows, word)

@@ -62,8 +62,10 @@ class Group:
     Attributes:
         members: G of them, all of the same probe.
         parameters: name → leaf tensor ``(G, …)`` that gradients reach.
-        template: a probe of this shape; its pooling's buffers (statistics of the tokens, which
-            are the same for every member of a batch) are the group's.
+        template: a probe of this shape.
+        buffers: of its pooling, by name. Where scores are linear in the tokens they are statistics
+            of the tokens, the same for every member of a batch, and are the template's own;
+            elsewhere they follow from a member's parameters and lie stacked, ``(G, …)``.
         running_mean, running_var: ``(G, D_o)`` statistics of the descriptors, ``None`` for a
             probe without batch norm.
         fixed_statistics: whether the running ones are those of all training images already, and
@@ -88,6 +90,12 @@ class Group:
         for name, _ in self.template.named_parameters():
             stacked[name] = torch.stack([p.get_parameter(name).detach() for p in probes])
         self.parameters = {name: t.requires_grad_() for name, t in stacked.items()}
+        self.buffers = {
+            name: buffer
+            if self.shares_attention
+            else torch.stack([p.pooling.get_buffer(name) for p in probes])
+            for name, buffer in self.template.pooling.named_buffers()
+        }
         self.norm = self.template.norm if isinstance(self.template.norm, nn.BatchNorm1d) else None
         size = (len(members), self.template.pooling.out_dim)
         self.running_mean = torch.zeros(size, device=device)
@@ -143,10 +151,11 @@ class Group:
     def pool(self, tokens: Tensor) -> Tensor:
         """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""
         call = _Call(self.template.pooling, "forward")
-        names = [n for n in self.parameters if n.startswith("pooling.")]
-        if not names:
+        stacked = {n: t for n, t in self.parameters.items() if n.startswith("pooling.")}
+        if not stacked:
             return call(tokens)[None].expand(len(self), -1, -1)
-        weights = {name: self.weight(name) for name in names}
+        weights = {name: self.weight(name) for name in stacked}
+        weights |= {f"pooling.{n}": buffer for n, buffer in self.buffers.items()}
         return torch.stack(
             [
                 functional_call(call, {n: w[g] for n, w in weights.items()}, (tokens,))
@@ -187,6 +196,9 @@ class Group:
         with torch.no_grad():
             for name in self.parameters:
                 probe.get_parameter(name).copy_(self.weight(name)[g])
+            for name, buffer in self.buffers.items():
+                own = buffer if self.shares_attention else buffer[g]
+                probe.pooling.get_buffer(name).copy_(own)
             if isinstance(probe.norm, nn.BatchNorm1d):
                 probe.norm.running_mean.copy_(self.running_mean[g])  # type: ignore[union-attr]
                 probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
@@ -195,7 +207,7 @@ class Group:
     def state(self) -> dict[str, Tensor]:
         """All that training changes, by name; the tensors themselves, not copies."""
         state = {name: stacked.detach() for name, stacked in self.parameters.items()}
-        buffers = {f"buffer.{n}": b for n, b in self.template.pooling.named_buffers()}
+        buffers = {f"buffer.{n}": b for n, b in self.buffers.items()}
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
         return {**state, **buffers, **running}
 

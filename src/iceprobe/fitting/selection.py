@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.engine import predict
@@ -14,6 +16,7 @@ from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Phase, Saved, Setting, describe, recall, run_phase
 from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
+from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
@@ -153,8 +156,9 @@ def check_memory(
 ) -> None:
     """Refuse a fit whose step doesn't fit into the memory that is free.
 
-    Counted are parameters with gradients and moments (16 bytes a parameter), and of each query its
-    scores, weights and their gradients over the tokens, and what it pools with its gradient.
+    Counted are parameters with gradients and moments (16 bytes a parameter); of each query its
+    scores, weights and their gradients over the tokens, and what it pools with its gradient; and of
+    poolings that share no attention what they keep for the backward pass.
 
     Raises:
         IceprobeError: with the images per step that would do.
@@ -162,13 +166,17 @@ def check_memory(
     available = available_memory()
     if setting.device.type != "cpu" or available is None:
         return
-    parameters = queries = 0
+    parameters = numbers = 0
     for label in {member.probe for member in members}:
         probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
         parameters += count * probe.num_parameters()["total"]
-        queries += count * probe.pooling.num_predictors
+        if isinstance(probe.pooling, QueryPooling):
+            each = probe.pooling.num_predictors * (4 * num_tokens + 2 * setting.shape.dim)
+        else:
+            each = kept_for_backward(probe.pooling, num_tokens, setting.shape.dim)
+        numbers += count * each
     fixed = 16 * parameters
-    per_image = queries * (4 * num_tokens + 2 * setting.shape.dim) * setting.amp.itemsize
+    per_image = numbers * setting.amp.itemsize
     images = images_per_step(setting.protocol, num_images)
     if fixed + images * per_image <= available:
         return
@@ -179,6 +187,23 @@ def check_memory(
         f"{(fixed + images * per_image) / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
         f"free: {remedy}"
     )
+
+
+def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
+    """Numbers per image that autograd keeps of a training pass over cached tokens, measured."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # views of one tensor are kept once
+        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    tokens = torch.zeros(2, num_tokens, dim)  # two images: batch norm refuses one of one token
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        descriptors = pooling(tokens)  # held, so that no storage takes the place of another
+    for own in (tokens, descriptors, *pooling.parameters(), *pooling.buffers()):
+        kept.pop(own.untyped_storage().data_ptr(), None)
+    return sum(kept.values()) // 2
 
 
 def choose(rows: Sequence[CurveRow]) -> Choice:

@@ -3,13 +3,16 @@
 from iceprobe.lazy import lazy
 
 _HOME = {
+    "ComposedPooling": "framework",
     "PROBES": "registry",
     "Probe": "probe",
+    "Queries": "framework",
     "absorb": "pooling",
     "build": "probe",
     "build_pooling": "probe",
     "parse_probe": "registry",
     "probe_label": "registry",
+    "register": "registry",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iceprobe.probes.pooling import Pooling, QueryPooling, TokenStats
+from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
 
 def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
@@ -52,7 +52,7 @@ class LinearABMILP(QueryPooling):
         return 2 * num_tokens * self.out_dim
 
 
-class ABMILP(Pooling):
+class ABMILP(AttentivePooling):
     """ABMILP with a scorer behind a tanh, or behind self-attention; see `abmilp`."""
 
     num_predictors = 1
@@ -65,20 +65,16 @@ class ABMILP(Pooling):
         self.hidden = nn.Linear(dim, dim) if depth == 2 else None
         self.scorer = nn.Linear(dim, 1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens, weights = self._weigh(tokens)
-        return (weights @ tokens).squeeze(1)
+    def prepare(self, tokens: Tensor) -> Tensor:
+        tokens = super().prepare(tokens)
+        return tokens if self.mix is None else self.mix(tokens)
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        return self._weigh(tokens)[1]
-
-    def _weigh(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens as pooled ``(B, N, D)`` and their weights ``(B, 1, N)``."""
-        tokens = tokens.to(self.scorer.weight.dtype)
-        if self.mix is not None:
-            tokens = self.mix(tokens)
+    def scores(self, tokens: Tensor) -> Tensor:
         hidden = tokens if self.hidden is None else torch.tanh(self.hidden(tokens))
-        return tokens, torch.softmax(self.scorer(hidden).mT, -1)
+        return self.scorer(hidden).mT
+
+    def values(self, pooled: Tensor) -> Tensor:
+        return pooled.squeeze(1)
 
     def macs(self, num_tokens: int) -> int:
         n, d = num_tokens, self.out_dim

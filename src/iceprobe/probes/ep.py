@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.errors import IceprobeError
-from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
+from iceprobe.probes.pooling import (
+    QueryPooling,
+    TokenStats,
+    check_divides,
+    slice_values,
+    take_slices,
+)
 
 
 class EfficientProbing(QueryPooling):
@@ -67,8 +73,7 @@ class EfficientProbing(QueryPooling):
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
         if self.value is not None:
             return slice_values(self.value.weight, pooled)
-        slices = pooled.unflatten(-1, (self.num_predictors, -1))
-        return slices.diagonal(dim1=-3, dim2=-2).mT.flatten(-2)
+        return take_slices(pooled)
 
     def macs(self, num_tokens: int) -> int:
         dim = self.query.shape[1] * (self.num_predictors if self.sliced else 1)

@@ -1,10 +1,12 @@
 """The one framework: predictors that weigh tokens, and a value map over what they gathered.
 
-    a_j = softmax_N(X u_j)      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
+    a_j = normalise(score_j(X))      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
 
 Tokens are pooled first and projected after: ``W_Vj (Xᵀ a_j)`` is ``(W_Vj X) a_j`` since W_V is
-linear, and costs a fraction of it. A probe says what its queries and its values are; `attend`
-is shared by all of them, so a fit can lay the queries of many members side by side.
+linear, and costs a fraction of it. A probe says what its scores and its values are
+(`AttentivePooling`; out of ready pieces, `iceprobe.probes.framework`). Where scores are linear in
+the tokens, score_j(X) = X u_j, it says its queries (`QueryPooling`), and `attend` is shared by all
+of them, so a fit can lay the queries of many members side by side.
 """
 
 import math
@@ -13,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from iceprobe.errors import IceprobeError
 from iceprobe.probes.layer_norm import token_rstd
@@ -81,8 +84,40 @@ class Pooling(nn.Module):
         raise IceprobeError(f"{type(self).__name__} can't be absorbed: {self.refusal}")
 
 
-class QueryPooling(Pooling):
-    """A pooling whose scores are linear in the tokens, raw or through a LayerNorm.
+class AttentivePooling(Pooling):
+    """The framework as an equation: ``y = values(normalise(scores(X)) X)``.
+
+    A probe says `scores` and `values`, and what else differs from the plain case.
+    """
+
+    def prepare(self, tokens: Tensor) -> Tensor:
+        """The tokens as they are scored and pooled, ``(B, N, D)``; here in the parameters' dtype."""
+        return tokens.to(next(self.parameters(), tokens).dtype)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """Prepared tokens ``(B, N, D)`` → ``(B, M, N)``."""
+        raise NotImplementedError
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Scores → weights, both ``(B, M, N)``; here a softmax over tokens."""
+        return torch.softmax(scores, -1)
+
+    def values(self, pooled: Tensor) -> Tensor:
+        """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.prepare(tokens)
+        return self.values(self.normalise(self.scores(tokens)) @ tokens)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        return self.normalise(self.scores(self.prepare(tokens)))
+
+
+class QueryPooling(AttentivePooling):
+    """A pooling whose scores are linear in the tokens, ``score_j(X) = X u_j``, under a softmax.
+
+    The tokens are raw or seen through a LayerNorm.
 
     `queries` and `values` are pure functions of parameters and arguments, and batch under
     `torch.func.vmap` with a leading member axis on the parameters.
@@ -109,15 +144,16 @@ class QueryPooling(Pooling):
         """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
         raise NotImplementedError
 
+    def scores(self, tokens: Tensor) -> Tensor:
+        scores, rstd = self.queries(self.token_stats(tokens)) @ tokens.mT, self.token_rstd(tokens)
+        return scores if rstd is None else scores * rstd[:, None]
+
     def forward(self, tokens: Tensor) -> Tensor:
+        """What the framework says, by the product that all queries share."""
         stats = self.token_stats(tokens)
         if stats is not None and self.training:
             self.update_stats(stats)
         return self.values(attend(tokens, self.queries(stats), self.token_rstd(tokens)), stats)
-
-    def attention(self, tokens: Tensor) -> Tensor:
-        queries = self.queries(self.token_stats(tokens))
-        return attention_weights(tokens, queries, self.token_rstd(tokens))
 
     def token_rstd(self, tokens: Tensor) -> Tensor | None:
         """r, ``(B, N)``, of the LayerNorm in front of keys and values, if there is one."""
@@ -272,6 +308,12 @@ def slice_values(weight: Tensor, pooled: Tensor) -> Tensor:
     return torch.einsum("bmd,mod->bmo", pooled, slices).flatten(1)
 
 
+def take_slices(pooled: Tensor) -> Tensor:
+    """The value map without W_V: slice j of what predictor j pooled, ``(B, M, D)`` → ``(B, D)``."""
+    slices = pooled.unflatten(-1, (pooled.shape[-2], -1))
+    return slices.diagonal(dim1=-3, dim2=-2).mT.flatten(-2)
+
+
 def check_divides(name: str, number: int, **widths: int) -> None:
     """Refuse a number of predictors that doesn't divide each of ``widths``.
 
@@ -287,3 +329,24 @@ def check_divides(name: str, number: int, **widths: int) -> None:
                 f"{name}{number}: {number} does not divide {key}={width}; the nearest that does is "
                 f"{name}{nearest}"
             )
+
+
+def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool) -> Tensor:
+    """``norm(inputs)``; in training its running statistics take the batch in only if ``remember``."""
+    if remember or not norm.training:
+        return norm(inputs)
+    return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+
+def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:
+    """Refuse tokens that aren't one a cell of the grid.
+
+    Raises:
+        IceprobeError: with both numbers.
+    """
+    rows, columns = grid
+    if tokens.shape[1] != rows * columns:
+        raise IceprobeError(
+            f"{name} was built for a grid of {rows}x{columns} and got {tokens.shape[1]} tokens: "
+            f"give it the {rows * columns} patch tokens, or build it with their grid"
+        )

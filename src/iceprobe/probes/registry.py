@@ -1,9 +1,10 @@
 """The probes there are, and the spec strings that name them. Imports no torch."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
@@ -35,7 +36,9 @@ class ProbeEntry(Entry):
         default_number: its value where the name carries none, a function of the other options,
             or ``None`` where it follows from the tokens.
         options: every key of its spec string.
-        needs_grid: whether the pooling is built for a grid of patches.
+        needs_grid: whether its constructor takes the ``grid`` of the patches.
+        variants: spec strings of it whose counts or definition differ → their equations, for
+            ``iceprobe ls probes``.
     """
 
     equation: str
@@ -44,6 +47,7 @@ class ProbeEntry(Entry):
     default_number: int | Callable[[Mapping[str, str]], int] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_grid: bool = False
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_probe(text: str) -> Spec:
@@ -106,6 +110,71 @@ def probe_options(spec: Spec | str) -> dict[str, Any]:
     return typed_options(Spec(None, spec.name, {**texts, **spec.options}), types)
 
 
+def register(
+    name: str,
+    target: Callable[..., Any],
+    summary: str,
+    *,
+    equation: str = "",
+    source: str = "",
+    number: str | None = None,
+) -> None:
+    """Register a probe of your own: the arguments of ``target`` become the keys of its spec string.
+
+    Args:
+        name: under which spec strings know it.
+        target: ``(dim, …) -> Pooling``. An argument ``grid`` gets the grid of the patches; the
+            other keyword arguments are ``int`` (positive), ``float``, ``bool`` or ``str``, all
+            with a default. ``input`` and ``batch_norm`` are added.
+        summary: one line for ``iceprobe ls``.
+        equation, source: the definition in one line, and where it is from.
+        number: the argument that the number behind the name sets.
+
+    Raises:
+        IceprobeError: if the name is taken or holds more than letters and underscores, or an
+            argument is of another type.
+    """
+    if not re.fullmatch(r"[^\W\d]+", name):
+        raise IceprobeError(f"{name!r} isn't a name for a probe: take letters and underscores only")
+    arguments = dict(list(inspect.signature(target, eval_str=True).parameters.items())[1:])
+    needs_grid = arguments.pop("grid", None) is not None
+    if number is not None and (number not in arguments or not arguments[number].default):
+        raise IceprobeError(f"probe {name!r}: its number {number!r} is no argument with a default")
+    own = {
+        key: Option(
+            _converter(name, argument),
+            None if key == number or argument.default is None else _spelled(argument.default),
+        )
+        for key, argument in arguments.items()
+    }
+    entry = ProbeEntry(
+        target,
+        summary,
+        equation=equation,
+        source=source,
+        number=number,
+        default_number=arguments[number].default if number else None,
+        options={**own, **(_SPATIAL if needs_grid else _ATTENTIVE)},
+        needs_grid=needs_grid,
+    )
+    PROBES.register(name, entry)
+
+
+def _converter(name: str, argument: inspect.Parameter) -> Callable[[str], Any]:
+    """By the annotation, ``None`` apart, of an argument of ``target``."""
+    kinds = set(get_args(argument.annotation) or (argument.annotation,)) - {type(None)}
+    converters: dict[Any, Callable[[str], Any]] = {
+        int: _positive, float: float, bool: boolean, str: str,
+    }  # fmt: skip
+    kind = kinds.pop()
+    if kinds or kind not in converters or argument.default is inspect.Parameter.empty:
+        raise IceprobeError(
+            f"probe {name!r}: {argument} can't be a key of a spec string: annotate it as int, "
+            "float, bool or str and give it a default"
+        )
+    return converters[kind]
+
+
 def _spelled(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -140,6 +209,7 @@ _ATTENTIVE = {
     "input": Option(_one_of("patches", "class+patches", "prefix+patches"), "patches"),
     "batch_norm": _BATCH_NORM,
 }
+_SPATIAL = {"input": Option(_one_of("patches"), "patches"), "batch_norm": _BATCH_NORM}
 
 PROBES: Registry[ProbeEntry] = Registry(
     "probe",
@@ -154,9 +224,10 @@ PROBES: Registry[ProbeEntry] = Registry(
         "linear": ProbeEntry(
             "iceprobe.probes.linear:Linear",
             "a linear classifier on the class token or on the mean of patches",
-            equation="y = x_cls, or mean_N(X)",
+            equation="y = x_cls, or mean_N(X) without a class token",
             source="standard linear probing",
             options={"input": Option(_one_of("class", "mean")), "batch_norm": _BATCH_NORM},
+            variants={"linear?input=mean": "y = mean_N(X)"},
         ),
         "mean_value": ProbeEntry(
             "iceprobe.probes.mean_value:MeanValue",
@@ -182,6 +253,11 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "value": Option(_one_of("linear", "identity"), "linear"),
                 "query": Option(_one_of("full", "sliced"), "full"),
                 **_ATTENTIVE,
+            },
+            variants={
+                "ep12?value=identity": "a_j = softmax_N(X u_j/√D), y_j = slice j of Xᵀa_j",
+                "ep12?query=sliced": "a_j = softmax_N(X_j u_j·√(M/D)), X_j = slice j of X, "
+                "y_j = W_Vj X a_j",
             },
         ),
         "mhca": ProbeEntry(
@@ -212,6 +288,47 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "self_attention": Option(boolean, "false"),
                 **_ATTENTIVE,
             },
+            variants={
+                "abmilp?depth=1": "a = softmax_N(wᵀX), y = X a",
+                "abmilp?self_attention=true": "X ← SelfAttention(X), "
+                "a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
+            },
+        ),
+        "block": ProbeEntry(
+            "iceprobe.probes.block:Block",
+            "one transformer block over all tokens, then their mean",
+            equation="Z = X + MHSA(LN X), y = mean_N(Z + MLP(LN Z))",
+            source="Dosovitskiy et al., An Image is Worth 16x16 Words",
+            number="heads",
+            default_number=8,
+            options={"heads": _NUMBER, **_ATTENTIVE},
+        ),
+        "delf": ProbeEntry(
+            "iceprobe.probes.delf:DELF",
+            "attentive local features: a positive score for each unit token, not normalised",
+            equation="z = BN(W x + b), s = softplus(wᵀReLU(z) + c), y = mean_N(s·z/‖z‖₂)",
+            source="Noh et al., Large-Scale Image Retrieval with Attentive Deep Local Features",
+            options=_SPATIAL,
+            needs_grid=True,
+        ),
+        "cbam": ProbeEntry(
+            "iceprobe.probes.cbam:CBAM",
+            "convolutional block attention: a gate for every channel, then one for every place",
+            equation="X' = X⊙σ(MLP(mean_N X) + MLP(max_N X)), "
+            "g = σ(BN(conv₇ₓ₇[mean_D X', max_D X'])), y = mean_N ReLU(X + X'⊙g)",
+            source="Woo et al., CBAM: Convolutional Block Attention Module",
+            options=_SPATIAL,
+            needs_grid=True,
+        ),
+        "slot": ProbeEntry(
+            "iceprobe.probes.slot:SlotAttention",
+            "slot attention: M slots compete for the tokens, in T iterations",
+            equation="w = softmax_M(k W_q LN(s_j)/√D) ÷ Σ_N, s_j ← GRU(Σ_n w_jn v_n, s_j), "
+            "s_j ← s_j + MLP(LN s_j); T times, then y = mean_M s",
+            source="Locatello et al., Object-Centric Learning with Slot Attention",
+            number="queries",
+            default_number=8,
+            options={"queries": _NUMBER, "iterations": Option(_positive, "3"), **_ATTENTIVE},
         ),
         "simpool": ProbeEntry(
             "iceprobe.probes.simpool:SimPool",

@@ -23,6 +23,8 @@ _NAMES = {
     "mhca": "MHCA",
     "aim": "AIM",
     "abmilp": "AbMILP",
+    "cbam": "CBAM",
+    "delf": "DELF",
     "mean_value": "mean + Wᵥ",
 }
 

@@ -1,0 +1,83 @@
+"""The table behind ``iceprobe ls probes``: what each probe is, and what it costs at one size."""
+
+import re
+
+from rich.padding import Padding
+from rich.text import Text
+
+from iceprobe.cli.console import console
+from iceprobe.errors import IceprobeError
+from iceprobe.probes import PROBES, probe_label
+
+COLUMNS = "{:28}{:>4}{:>12}{:>13}{:>9}"
+
+
+def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None:
+    """Print the probes whose names begin with ``word``, or, if none do, that speak of it.
+
+    Raises:
+        IceprobeError: for a grid that isn't written like 14x14.
+    """
+    rows, columns = _grid(grid)
+    names = _find(word or "")
+    if not names:
+        console.print(f"probes: none with {word!r}", markup=False)
+        return
+    size = f"D = {dim:,}, C = {num_classes:,}, N = {rows}x{columns}"
+    console.print(Text(f"probes at {size}", style="bold"))
+    headings = ("probe", "M", "pooling", "whole probe", "FLOPs")
+    console.print(Text(COLUMNS.format(*headings), style="bold"))
+    for name in names:
+        entry = PROBES[name]
+        console.print()
+        for spec, equation in {name: entry.equation, **entry.variants}.items():
+            if entry.target is None:  # nothing is trained, and its FLOPs grow with the images
+                console.print(Text(COLUMNS.format(name, "–", 0, 0, "–"), style="bold"))
+                _below(equation)
+            else:
+                _show(probe_label(spec), equation, dim, num_classes, (rows, columns))
+        _below(entry.source)
+        _below(f"keys: {', '.join(entry.options)}")
+    note = "pooling and whole probe: trainable parameters. FLOPs: whole probe, per image."
+    console.print(Text(f"\n{note}"))
+
+
+def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, int]) -> None:
+    """Counts and equation of one probe; where it can't be built at this size, why."""
+    from iceprobe.probes.counts import count
+    from iceprobe.results.tables import short
+
+    try:
+        counted = count(label, dim, classes, grid)
+    except IceprobeError as error:
+        console.print(Text(label, style="bold"))
+        _below(str(error))
+    else:
+        figures = (f"{counted.pooling:,}", f"{counted.total:,}", short(counted.flops))
+        line = COLUMNS.format(label, counted.predictors or "–", *figures)
+        console.print(Text(line, style="bold"), soft_wrap=True)
+    _below(equation)
+
+
+def _below(text: str) -> None:
+    console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+
+
+def _find(word: str) -> list[str]:
+    """Names that begin with ``word``; where none does, those with it in what is said of them."""
+    word = word.lower()
+    named = [name for name in PROBES if name.startswith(word)]
+    return named or [name for name in PROBES if word in _said(name)]
+
+
+def _said(name: str) -> str:
+    entry = PROBES[name]
+    equations = " ".join(entry.variants.values())
+    return f"{entry.summary} {entry.equation} {equations} {entry.source}".lower()
+
+
+def _grid(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise IceprobeError(f"--grid {text!r}: write rows x columns, such as 14x14")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,59 @@
+"""One transformer block over all tokens, then their mean.
+
+    Z = X + MHSA(LN X)      Y = Z + W₂ GELU(W₁ LN Z + b₁) + b₂      y = mean_N(Y)
+
+Eight heads, qkv without bias, projection with bias, MLP ratio 4, no LayerScale, LN ε = 1e-6: the
+pre-norm block of Dosovitskiy et al., "An Image is Worth 16x16 Words", trained on frozen tokens as
+Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency",
+compare it with. Tokens attend to one another and none is preferred in the mean, so there is no
+attention map of M predictors to show.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iceprobe.probes.pooling import Pooling, check_divides
+
+EPSILON, MLP_RATIO = 1e-6, 4
+
+
+class Block(Pooling):
+    """A pre-norm transformer block and the mean of what comes out.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        heads: of the self-attention; divides D.
+
+    Raises:
+        IceprobeError: if the number of heads doesn't divide D.
+    """
+
+    refusal = "every token is a query and a key of its own, so no learned query is there to fold in"
+
+    def __init__(self, dim: int, heads: int = 8):
+        super().__init__()
+        check_divides("block", heads, dim=dim)
+        self.out_dim, self.heads = dim, heads
+        self.norm1 = nn.LayerNorm(dim, eps=EPSILON)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens.to(self.qkv.weight.dtype)
+        tokens = tokens + self._mix(self.norm1(tokens))
+        return (tokens + self.mlp(self.norm2(tokens))).mean(1)
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        """Multi-head self-attention, ``(B, N, D)`` → ``(B, N, D)``."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        q, k, v = torch.unbind(qkv.transpose(1, 3), 2)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def macs(self, num_tokens: int) -> int:
+        n, d = num_tokens, self.out_dim
+        return (4 + 2 * MLP_RATIO) * n * d * d + 2 * n * n * d

@@ -1,0 +1,61 @@
+"""Convolutional block attention module (CBAM), with a residual around it and the mean behind.
+
+    X' = X ⊙ σ(MLP(mean_N X) + MLP(max_N X))      g = σ(BatchNorm(conv₇ₓ₇[mean_D X', max_D X']))
+    y = mean_N ReLU(X + X' ⊙ g)
+
+A gate for every channel, then one for every place. The MLP has no biases and narrows to D/16; the
+convolution has no bias and zero padding; the BatchNorm has one weight and one bias.
+Woo et al., "CBAM: Convolutional Block Attention Module".
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iceprobe.probes.pooling import Pooling, batch_norm, check_grid
+
+REDUCTION, KERNEL = 16, 7
+
+
+class CBAM(Pooling):
+    """CBAM over a map of patches.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        grid: rows and columns of the map; N = H·W.
+    """
+
+    num_predictors = 1
+    normalised = False
+    refusal = "its gates come from pooled channels and a convolution, not from a query over keys"
+
+    def __init__(self, dim: int, grid: tuple[int, int]):
+        super().__init__()
+        self.out_dim, self.grid = dim, grid
+        hidden = max(1, dim // REDUCTION)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, dim, bias=False)
+        )
+        self.conv = nn.Conv2d(2, 1, KERNEL, padding=KERNEL // 2, bias=False)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        gated, gate = self._gate(tokens, remember=True)
+        return F.relu(tokens.to(gated.dtype) + gated * gate.mT).mean(1)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """The spatial gate g ``(B, 1, N)``, each in (0, 1), of any sum."""
+        return self._gate(tokens, remember=False)[1]
+
+    def _gate(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:
+        """X' ``(B, N, D)`` and g ``(B, 1, N)``."""
+        check_grid("cbam", tokens, self.grid)
+        tokens = tokens.to(self.conv.weight.dtype)
+        channels = self.mlp(tokens.mean(1)) + self.mlp(tokens.amax(1))
+        gated = tokens * torch.sigmoid(channels)[:, None]
+        maps = torch.stack([gated.mean(-1), gated.amax(-1)], 1).unflatten(-1, self.grid)
+        return gated, torch.sigmoid(batch_norm(self.norm, self.conv(maps), remember)).flatten(2)
+
+    def macs(self, num_tokens: int) -> int:
+        channel = 2 * sum(m.weight.numel() for m in self.mlp if isinstance(m, nn.Linear))
+        return channel + num_tokens * self.conv.weight.numel()

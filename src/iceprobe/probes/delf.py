@@ -1,0 +1,54 @@
+"""Attentive pooling of DELF.
+
+    z_n = BatchNorm(W x_n + b)      s_n = softplus(wᵀ ReLU(z_n) + c)      y = mean_N(s_n z_n/‖z_n‖₂)
+
+W is a 1×1 convolution and w another, so both are linear maps of a token. The scores are positive
+and not normalised over tokens: a map says how much each place counts, and images differ in its
+sum. Noh et al., "Large-Scale Image Retrieval with Attentive Deep Local Features"; BatchNorm and
+the unit length as in Cao et al., "Unifying Deep Local and Global Features for Image Search", and
+Yang et al., "DOLG".
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iceprobe.probes.pooling import Pooling, batch_norm, check_grid
+
+
+class DELF(Pooling):
+    """DELF's attention over a map of patches.
+
+    Args:
+        dim: D, width of the tokens and of the descriptor.
+        grid: rows and columns of the map; N = H·W.
+    """
+
+    num_predictors = 1
+    normalised = False
+    refusal = "its scores come from a ReLU of every token, not from a query over keys"
+
+    def __init__(self, dim: int, grid: tuple[int, int]):
+        super().__init__()
+        self.out_dim, self.grid = dim, grid
+        self.conv = nn.Linear(dim, dim)
+        self.norm = nn.BatchNorm1d(dim)
+        self.scorer = nn.Linear(dim, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        z, scores = self._weigh(tokens, remember=True)
+        length = z.norm(dim=-1).clamp_min(1e-12)
+        return ((scores / length[:, None]) @ z).squeeze(1) / z.shape[1]
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Scores s ``(B, 1, N)``, positive, of any sum."""
+        return self._weigh(tokens, remember=False)[1]
+
+    def _weigh(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:
+        """z ``(B, N, D)`` and s ``(B, 1, N)``."""
+        check_grid("delf", tokens, self.grid)
+        rows = self.conv(tokens.to(self.conv.weight.dtype)).flatten(0, 1)
+        z = batch_norm(self.norm, rows, remember).unflatten(0, tokens.shape[:2])
+        return z, F.softplus(self.scorer(F.relu(z))).mT
+
+    def macs(self, num_tokens: int) -> int:
+        return num_tokens * self.out_dim**2 + 2 * num_tokens * self.out_dim

@@ -1,0 +1,169 @@
+"""The framework as pieces: a probe of one's own is four of them.
+
+    A = normalise(predictor(X)) ∈ R^{M×N}      y = block(value(A X))
+
+=========  ==========================================  ============================================
+piece      shapes                                      ready ones
+=========  ==========================================  ============================================
+predictor  ``(B, N, D)`` → scores ``(B, M, N)``        `Queries`
+normalise  scores → weights, both ``(B, M, N)``        `NORMALISERS`
+value      pooled ``(B, M, D)`` → ``(B, D_o)``         `VALUES`
+block      ``(B, D_o)`` → ``(B, D_o)``                 none: what comes out of ``value`` is taken
+=========  ==========================================  ============================================
+
+Each is a function, or a module where it has something to learn. EP is ``ComposedPooling(Queries(dim, M), dim, M)``, value by
+value; the class of its own only lets many members share one product over the tokens.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from iceprobe.errors import IceprobeError
+from iceprobe.probes.pooling import (
+    AttentivePooling,
+    Pooling,
+    check_divides,
+    slice_values,
+    take_slices,
+)
+from iceprobe.specs import unknown
+
+Piece = Callable[[Tensor], Tensor]
+
+
+class Queries(nn.Module):
+    """Scores of M learned queries, ``score_j(X) = X u_j/√D``; u_j ~ N(0, 0.02²)."""
+
+    def __init__(self, dim: int, queries: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(queries, dim))
+        self.scale = dim**-0.5
+        nn.init.normal_(self.query, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.query * self.scale @ tokens.mT
+
+
+class SliceValues(nn.Module):
+    """W_V ``(D_o, D)`` without bias: predictor j's slice of it on what predictor j pooled."""
+
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__()
+        self.weight = nn.Linear(dim, out_dim, bias=False).weight
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return slice_values(self.weight, pooled)
+
+
+#: Over which of ``(B, M, N)`` weights sum to 1.
+NORMALISERS: dict[str, Piece] = {
+    "tokens": lambda scores: scores.softmax(-1),
+    "predictors": lambda scores: scores.softmax(1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda scores: scores,
+}
+
+#: ``linear`` is EP's W_V, ``identity`` slices without it, ``mean`` averages what predictors pooled.
+VALUES: dict[str, Callable[[int, int], Piece]] = {
+    "linear": SliceValues,
+    "identity": lambda dim, out_dim: take_slices,
+    "mean": lambda dim, out_dim: lambda pooled: pooled.mean(1),
+}
+
+
+class ComposedPooling(AttentivePooling):
+    """A pooling out of a predictor, a normaliser, a value map and an optional block.
+
+    Args:
+        predictor: tokens → scores.
+        dim: D, width of the tokens.
+        num_predictors: M, rows of the scores.
+        normalise: a name of `NORMALISERS`, or a function.
+        value: a name of `VALUES`, or a module or function of your own.
+        out_dim: D_o, by default D.
+        block: on top of the values, of width D_o.
+        normalised: whether each predictor's weights sum to 1 over tokens. Known for the names;
+            a function of your own is taken not to unless you say so.
+
+    Raises:
+        IceprobeError: for an unknown name, or where M doesn't divide what is sliced.
+    """
+
+    refusal = "it was composed, and nothing says that its predictor has keys"
+
+    def __init__(
+        self,
+        predictor: Piece,
+        dim: int,
+        num_predictors: int,
+        *,
+        normalise: str | Piece = "tokens",
+        value: str | Piece = "linear",
+        out_dim: int | None = None,
+        block: Piece | None = None,
+        normalised: bool | None = None,
+    ):
+        super().__init__()
+        self.dim, self.out_dim, self.num_predictors = dim, out_dim or dim, num_predictors
+        self.normalised = normalise == "tokens" if normalised is None else normalised
+        self.predictor = predictor
+        self.normaliser = _named("normaliser", normalise, NORMALISERS)
+        if value in ("linear", "identity"):
+            check_divides("M=", num_predictors, out_dim=self.out_dim)
+        if value in ("identity", "mean") and self.out_dim != dim:
+            raise IceprobeError(
+                f"value={value} gives {dim} numbers, the width of the tokens, and out_dim is "
+                f"{self.out_dim}: leave out_dim out or take value=linear"
+            )
+        made = _named("value map", value, VALUES)
+        self.value = made(dim, self.out_dim) if isinstance(value, str) else made
+        self.block = block
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        return self.predictor(tokens)
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        return self.normaliser(scores)
+
+    def values(self, pooled: Tensor) -> Tensor:
+        descriptor = self.value(pooled)
+        return descriptor if self.block is None else self.block(descriptor)
+
+    def macs(self, num_tokens: int) -> int:
+        return count_macs(self, self.dim, num_tokens)
+
+
+def count_macs(pooling: Pooling, dim: int, num_tokens: int) -> int:
+    """Multiply–adds per image by torch's counter: matrix products and convolutions.
+
+    One image is counted, then two, and what grows is an image's: work done once a step, whatever
+    the batch, isn't in it.
+    """
+    like = next(pooling.parameters(), torch.empty(0))
+
+    def count(images: int) -> int:
+        # Live tokens under the plain attention: of the fused kernels, and of the fast path that
+        # torch's transformer layers take without gradients, the counter sees nothing.
+        tokens = like.new_zeros(images, num_tokens, dim).requires_grad_()
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            pooling(tokens)
+        return counter.get_total_flops() // 2
+
+    counter, training = FlopCounterMode(display=False), pooling.training
+    pooling.eval()
+    try:
+        return -count(1) + count(2)
+    finally:
+        pooling.train(training)
+
+
+def _named(noun: str, piece: str | Callable, table: dict[str, Callable]) -> Callable:
+    if not isinstance(piece, str):
+        return piece
+    if piece not in table:
+        raise IceprobeError(unknown(noun, piece, table))
+    return table[piece]

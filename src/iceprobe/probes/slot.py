@@ -1,0 +1,87 @@
+"""Slot attention: M slots compete for the tokens, T times over.
+
+    k = W_k LN(X)      v = W_v LN(X)      s_j ← learned
+    T times:  w = softmax over slots of k (W_q LN s_j)/√D, + 1e-8, divided by its sum over tokens
+              s_j ← GRU(Σ_n w_jn v_n, s_j)      s_j ← s_j + MLP(LN s_j)
+    y = mean_j s_j
+
+The MLP has ratio 2 and a ReLU; LN ε = 1e-6. Every slot starts from a learned vector of its own
+instead of a sample. Locatello et al., "Object-Centric Learning with Slot Attention". With T = 1,
+the softmax over tokens, W_q the identity, no norms, GRU and MLP, and value slices concatenated in
+place of the mean it is efficient probing.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.probes.pooling import Pooling
+
+EPSILON, MLP_RATIO = 1e-6, 2
+FLOOR = 1e-8  # added to the weights: a slot that wins no token still has a sum to divide by
+
+
+class SlotAttention(Pooling):
+    """Slot attention, described by the mean of its slots.
+
+    Args:
+        dim: D, width of tokens, slots and descriptor.
+        queries: M, slots.
+        iterations: T, rounds of competition.
+    """
+
+    refusal = "its queries are the slots, which every image changes in every iteration"
+
+    def __init__(self, dim: int, queries: int = 8, iterations: int = 3):
+        super().__init__()
+        self.out_dim, self.num_predictors, self.iterations = dim, queries, iterations
+        self.slots = nn.Parameter(torch.empty(queries, dim))
+        self.token_norm = nn.LayerNorm(dim, eps=EPSILON)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.slot_norm = nn.LayerNorm(dim, eps=EPSILON)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.gru = nn.GRUCell(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim, eps=EPSILON),
+            nn.Linear(dim, MLP_RATIO * dim),
+            nn.ReLU(),
+            nn.Linear(MLP_RATIO * dim, dim),
+        )
+        nn.init.normal_(self.slots, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self._iterate(tokens)[0].mean(1)
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """w of the last iteration, ``(B, M, N)``; each slot's weights sum to 1."""
+        return self._iterate(tokens)[1]
+
+    def scores(self, slots: Tensor, keys: Tensor) -> Tensor:
+        """``(B, M, D)``, ``(B, N, D)`` → k (W_q LN s)/√D, ``(B, M, N)``."""
+        return self.query(self.slot_norm(slots)) @ keys.mT * keys.shape[-1] ** -0.5
+
+    def update(self, gathered: Tensor, slots: Tensor) -> Tensor:
+        """What the slots gathered ``(B, M, D)`` and the slots → the next slots."""
+        after = self.gru(gathered.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+        return after + self.mlp(after)
+
+    def _iterate(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots ``(B, M, D)`` and weights ``(B, M, N)`` of the last iteration."""
+        tokens = self.token_norm(tokens.to(self.slots.dtype))
+        keys, values = self.key(tokens), self.value(tokens)
+        slots = self.slots.repeat(len(tokens), 1, 1)
+        for _ in range(self.iterations):
+            weights = compete(self.scores(slots, keys))
+            slots = self.update(weights @ values, slots)
+        return slots, weights
+
+    def macs(self, num_tokens: int) -> int:
+        n, m, d = num_tokens, self.num_predictors, self.out_dim
+        gru, mlp = 6 * m * d * d, 2 * MLP_RATIO * m * d * d
+        return 2 * n * d * d + self.iterations * (m * d * d + 2 * n * m * d + gru + mlp)
+
+
+def compete(scores: Tensor) -> Tensor:
+    """Softmax over slots, then a mean over tokens: ``(B, M, N)``, each row of sum 1."""
+    weights = torch.softmax(scores, 1) + FLOOR
+    return weights / weights.sum(-1, keepdim=True)

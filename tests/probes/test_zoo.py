@@ -1,0 +1,221 @@
+"""Spatial and iterated probes against torch's and timm's own modules, in training and evaluation."""
+
+import copy
+
+import pytest
+import torch
+from timm.layers.cbam import CbamModule
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import nn
+from torch.nn import functional as F
+
+from iceprobe.errors import IceprobeError
+from iceprobe.probes import absorb, build, build_pooling
+from iceprobe.probes import slot as slot_module
+from tests.reference import zoo
+
+D, GRID = 32, (3, 4)
+N = GRID[0] * GRID[1]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def pooling_of(spec):
+    pooling = build_pooling(spec, D, GRID).double()
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter.normal_(std=0.5)
+    return pooling
+
+
+def tokens_of(batch=3):
+    """Channels of different mean and scale."""
+    scale, mean = torch.rand(D).double() * 3 + 0.1, torch.randn(D).double()
+    return torch.randn(batch, N, D).double() * scale + mean
+
+
+def same(one, other, leaves):
+    """Outputs and the gradients of both for ``leaves``."""
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    direction = torch.randn_like(one)
+    for a, b in zip(
+        torch.autograd.grad((one * direction).sum(), leaves, retain_graph=True),
+        torch.autograd.grad((other * direction).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("heads", [8, 4])
+def test_block_is_the_block_of_timm_and_of_torch(heads):
+    pooling, tokens = pooling_of(f"block{heads}"), tokens_of().requires_grad_()
+    mine = pooling.state_dict()
+
+    timm = TimmBlock(D, heads, qkv_bias=False, norm_layer=lambda d, **_: nn.LayerNorm(d, eps=1e-6))
+    names = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
+    timm.double().load_state_dict({renamed(name, names): t for name, t in mine.items()})
+    same(pooling(tokens), timm(tokens).mean(1), [tokens])
+
+    layer = nn.TransformerEncoderLayer(
+        D, heads, 4 * D, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True,
+        norm_first=True, dtype=torch.float64,
+    )  # fmt: skip
+    names = {"proj": "self_attn.out_proj", "mlp.0": "linear1", "mlp.2": "linear2"}
+    theirs = {renamed(name, names): tensor for name, tensor in mine.items()}
+    theirs["self_attn.in_proj_weight"] = theirs.pop("qkv.weight")
+    theirs["self_attn.in_proj_bias"] = torch.zeros(3 * D).double()
+    layer.load_state_dict(theirs)
+    same(pooling(tokens), layer(tokens).mean(1), [tokens])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_cbam_is_the_module_of_timm_inside_a_residual(training):
+    pooling, tokens = pooling_of("cbam"), tokens_of().requires_grad_()
+    timm = CbamModule(D).double()
+    names = {"mlp.0": "channel.fc1", "mlp.2": "channel.fc2", "conv": "spatial.conv.conv",
+             "norm": "spatial.conv.bn"}  # fmt: skip
+    theirs = {renamed(name, names): tensor for name, tensor in pooling.state_dict().items()}
+    for name in ("channel.fc1.weight", "channel.fc2.weight"):
+        theirs[name] = theirs[name][..., None, None]
+    timm.load_state_dict(theirs)
+    for _ in range(2):
+        maps = tokens.mT.unflatten(-1, GRID)
+        same(pooling(tokens), F.relu(maps + timm(maps)).mean((2, 3)), [tokens])
+        pooling.train(training)
+        timm.train(training)
+    running = timm.spatial.conv.bn.running_var
+    torch.testing.assert_close(pooling.norm.running_var, running, rtol=0, atol=1e-12)
+    assert (running - 1).abs() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "plain"),
+    [("delf", zoo.delf), ("cbam", lambda x, p, running: zoo.cbam(x, p, GRID, running))],
+)
+def test_batch_norm_inside_a_pooling_in_both_modes(spec, plain):
+    pooling = pooling_of(spec)
+    parameters = dict(pooling.named_parameters())
+    for training in (True, True, False):
+        tokens = tokens_of().requires_grad_()
+        pooling.train(training)
+        norm = pooling.norm
+        running = None if training else (norm.running_mean.clone(), norm.running_var.clone())
+        expected, weights = plain(tokens, parameters, running)
+        before = copy.deepcopy(pooling.state_dict())
+        looked_at = pooling.attention(tokens)
+        for name, tensor in pooling.state_dict().items():
+            assert torch.equal(tensor, before[name]), name  # a look leaves statistics alone
+        torch.testing.assert_close(looked_at, weights, rtol=0, atol=1e-10)
+        same(pooling(tokens), expected, [tokens, *parameters.values()])
+    assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
+
+
+def test_delf_is_the_published_chain_of_convolutions():
+    pooling, tokens = pooling_of("delf").eval(), tokens_of()
+    maps = tokens.mT.unflatten(-1, GRID)
+    z = F.conv2d(maps, pooling.conv.weight[..., None, None], pooling.conv.bias)
+    norm = nn.BatchNorm2d(D).double().eval()
+    norm.load_state_dict(pooling.norm.state_dict())
+    z = norm(z)
+    scores = F.softplus(
+        F.conv2d(F.relu(z), pooling.scorer.weight[..., None, None], pooling.scorer.bias)
+    )
+    expected = (scores * F.normalize(z, dim=1)).mean((2, 3))
+    torch.testing.assert_close(pooling(tokens), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_slot_attention_goes_through_torch_gru_and_softmax(iterations):
+    pooling, tokens = pooling_of(f"slot5?iterations={iterations}"), tokens_of().requires_grad_()
+    norm = [F.layer_norm(tokens, (D,), pooling.token_norm.weight, pooling.token_norm.bias, 1e-6)]
+    keys, values = norm[0] @ pooling.key.weight.T, norm[0] @ pooling.value.weight.T
+    images = []
+    for k, v in zip(keys, values, strict=True):  # image by image, slots as a batch of the GRU
+        slots = pooling.slots
+        for _ in range(iterations):
+            normed = F.layer_norm(
+                slots, (D,), pooling.slot_norm.weight, pooling.slot_norm.bias, 1e-6
+            )
+            weights = F.softmax(k @ (normed @ pooling.query.weight.T).T / D**0.5, dim=1) + 1e-8
+            weights = weights / weights.sum(0)
+            slots = pooling.gru(weights.T @ v, slots)
+            slots = slots + pooling.mlp(slots)
+        images.append(slots.mean(0))
+    leaves = [tokens, pooling.slots, pooling.query.weight, pooling.gru.weight_hh]
+    same(pooling(tokens), torch.stack(images), leaves)
+
+
+def test_slot_attention_becomes_efficient_probing(monkeypatch):
+    """One iteration, no norms, GRU and MLP, softmax over tokens, W_q = 1, slices concatenated."""
+    slots, tokens = pooling_of("slot4?iterations=1"), tokens_of().requires_grad_()
+    slots.token_norm = slots.slot_norm = nn.Identity()
+    with torch.no_grad():
+        slots.query.weight.copy_(torch.eye(D))
+    monkeypatch.setattr(slot_module, "compete", lambda scores: scores.softmax(-1))
+    monkeypatch.setattr(slots, "update", lambda gathered, before: gathered)
+    gathered, weights = slots._iterate(tokens)
+    width = D // 4
+    slices = [gathered[:, j, j * width : (j + 1) * width] for j in range(4)]
+
+    ep = build_pooling("ep4", D).double()
+    free = slots.slots @ slots.key.weight  # keys are linear in the tokens: absorbed into u_j
+    with torch.no_grad():
+        ep.query.copy_(free)
+        ep.value.weight.copy_(slots.value.weight)
+    torch.testing.assert_close(weights, ep.attention(tokens), rtol=0, atol=1e-12)
+    same(torch.cat(slices, -1), ep(tokens), [tokens])
+    assert (weights * N - 1).abs().max() > 0.5  # far from uniform, so a wrong scale would show
+
+
+def test_slots_that_win_nothing_stay_finite():
+    pooling, tokens = pooling_of("slot2"), tokens_of().requires_grad_()
+    with torch.no_grad():
+        pooling.query.weight.mul_(1e6)
+    pooling(tokens).sum().backward()
+    assert tokens.grad.isfinite().all()
+    torch.testing.assert_close(pooling.attention(tokens).sum(-1), torch.ones(3, 2).double())
+
+
+@pytest.mark.parametrize("spec", ["delf", "cbam"])
+def test_maps_need_their_grid(spec):
+    with pytest.raises(IceprobeError, match=f"'{spec}' reads a map of patches and got no grid"):
+        build(spec, D, 5)
+    with pytest.raises(IceprobeError, match="grid of 3x4 and got 13 tokens"):
+        build(spec, D, 5, GRID)(torch.randn(2, N + 1, D))
+    with pytest.raises(IceprobeError, match="write patches"):
+        build(f"{spec}?input=class+patches", D, 5, GRID, has_class=True)
+
+
+def test_cbam_gates_by_place():
+    """Its convolution sees which patch is beside which: the rows of another grid are others."""
+    wide, tall = pooling_of("cbam").eval(), build_pooling("cbam", D, (4, 3)).double().eval()
+    tall.load_state_dict(wide.state_dict())
+    tokens = tokens_of()
+    assert (wide(tokens) - tall(tokens)).abs().max() > 1e-3
+
+
+def test_cbam_of_a_narrow_backbone_keeps_a_hidden_unit():
+    assert build_pooling("cbam", 8, GRID)(torch.randn(2, N, 8)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("block", "every token is a query and a key"),
+        ("delf", "scores come from a ReLU"),
+        ("cbam", "gates come from"),
+        ("slot", "every image changes"),
+    ],
+)
+def test_absorbing_is_refused_with_the_reason(spec, reason):
+    with pytest.raises(IceprobeError, match=f"can't be absorbed: .*{reason}"):
+        absorb(build_pooling(spec, D, GRID))
+
+
+def renamed(name, names):
+    """``name`` with its module called as in ``names``."""
+    module, _, leaf = name.rpartition(".")
+    return f"{names.get(module, module)}.{leaf}"
