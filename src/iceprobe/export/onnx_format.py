@@ -57,7 +57,18 @@ def write_onnx(model: ExportedProbe, folder: Path) -> None:
             f"backbone {model.backbone.spec!r} with its probe can't be written as ONNX ({reason}): "
             "take --format folder"
         ) from error
+    _forget_traces(folder / ONNX)
     _check(model, folder)
+
+
+def _forget_traces(path: Path) -> None:
+    """Leave out the notes of the exporter on each node, which name files of this machine."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _check(model: ExportedProbe, folder: Path) -> None:

@@ -24,7 +24,7 @@ def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
     if seed is not None and seed not in result.seeds:
         raise IceprobeError(
             f"{result.probe} was not fitted with seed {seed}: "
-            f"there are {', '.join(map(str, result.seeds)) or 'none'}"
+            f"take one of {', '.join(map(str, result.seeds))}"
         )
     place = 0 if seed is None else result.seeds.index(seed)
     if result.probes:
