@@ -10,6 +10,7 @@ import torch
 
 import iceprobe
 from iceprobe.errors import IceprobeError
+from iceprobe.export import onnx_format
 from iceprobe.export.onnx_format import write_onnx
 from iceprobe.probes import PROBES
 from tests.export.conftest import untrained
@@ -66,6 +67,16 @@ def test_a_real_backbone_with_its_fitted_probe(results, clutter, tmp_path):
     assert str(Path(__file__).parents[2]).encode() not in (folder / "model.onnx").read_bytes()
     with pytest.raises(IceprobeError, match=r"is an ONNX export: open model.onnx with onnxruntime"):
         iceprobe.load_probe(folder)
+
+
+@pytest.mark.slow
+def test_weights_beyond_a_protobuf_lie_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_format, "PROTOBUF_BYTES", 0)
+    model = untrained(WIDE, "ep4?out_dim=2048", ["a", "b", "c"])
+    write_onnx(model, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(logits(tmp_path, images), model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path):

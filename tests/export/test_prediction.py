@@ -96,6 +96,16 @@ def test_top_is_at_most_all_classes_and_batches_change_nothing(model, images, tm
     assert len(table(tmp_path / "a.csv")[0]) == 1 + 2 * 6
 
 
+def test_the_forward_pass_has_the_dtype_of_the_run(images, tmp_path):
+    told = untrained(BRIGHT, "ep4", CLASSES)
+    told.amp = "bfloat16"
+    predict(told, images, tmp_path / "run.csv")
+    for amp in ("bfloat16", "float32"):
+        predict(told, images, tmp_path / f"{amp}.csv", amp=amp)
+    assert table(tmp_path / "run.csv") == table(tmp_path / "bfloat16.csv")
+    assert table(tmp_path / "run.csv") != table(tmp_path / "float32.csv")
+
+
 def test_a_name_that_is_no_utf8_is_written_as_utf8(model, images, tmp_path):
     odd = b"\xff.png".decode("utf-8", "surrogateescape")
     (images / odd).write_bytes((images / "b.png").read_bytes())
