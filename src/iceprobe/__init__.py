@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iceprobe import probes
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
+    from iceprobe.export import export, load_probe
     from iceprobe.fitting import fit, probe
     from iceprobe.knn import knn
     from iceprobe.report import report
@@ -30,11 +31,13 @@ _HOME = {
     "Result": "results",
     "Store": "store",
     "Tokens": "tokens",
+    "export": "export",
     "extract": "store",
     "fit": "fitting",
     "knn": "knn",
     "load_backbone": "backbones",
     "load_dataset": "datasets",
+    "load_probe": "export",
     "plan": "store",
     "probe": "fitting",
     "probes": "",
@@ -49,11 +52,13 @@ __all__ = [
     "Result",
     "Store",
     "Tokens",
+    "export",
     "extract",
     "fit",
     "knn",
     "load_backbone",
     "load_dataset",
+    "load_probe",
     "plan",
     "probe",
     "probes",
@@ -66,7 +71,7 @@ __getattr__ = lazy(__name__, _HOME)
 
 
 class _Package(ModuleType):
-    """Keeps ``iceprobe.knn`` and ``iceprobe.report`` the functions.
+    """Keeps ``iceprobe.export``, ``iceprobe.knn`` and ``iceprobe.report`` the functions.
 
     Folders of these names exist, and importing one would put the module in the function's place.
     """

@@ -58,6 +58,7 @@ class FakeStore:
     classes = CLASSES
     grid, dim, num_tokens, num_prefix = GRID, DIM, 196, 1
     has_class = has_patches = True
+    pooled_class = False
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)

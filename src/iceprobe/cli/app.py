@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from iceprobe import __version__
-from iceprobe.cli import compare, demo, extract, fit, knn, ls, plan, report, run
+from iceprobe.cli import compare, demo, export, extract, fit, knn, ls, plan, predict, report, run
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 
@@ -71,6 +71,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
     "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
     "Results": {"report": report.report, "compare": compare.compare},
+    "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},
 }
 for group, commands in GROUPS.items():

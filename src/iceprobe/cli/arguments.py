@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iceprobe.cli.config import RunConfig
+from iceprobe.errors import IceprobeError
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.specs import unknown
+
+if TYPE_CHECKING:
+    from iceprobe.results import Result
 
 Arguments = Annotated[
     list[str] | None,
@@ -39,3 +45,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str
 def is_config(argument: str) -> bool:
     """Whether it is the name of a configuration file."""
     return argument.endswith((".yaml", ".yml"))
+
+
+def named_result(results: Sequence["Result"], probe: str) -> "Result":
+    """The result of a run that ``probe`` names, however it is spelled.
+
+    Raises:
+        IceprobeError: if there is no such probe, or the run hasn't it (with those it has).
+    """
+    by_probe = {result.probe: result for result in results}
+    label = probe if probe in by_probe else probe_label(parse_probe(probe))
+    if label not in by_probe:
+        raise IceprobeError(unknown("probe of the run", probe, by_probe))
+    return by_probe[label]

@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
 from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
     from iceprobe.results import Comparison, Result
@@ -66,20 +66,14 @@ def compare(
 def _reference(results: Sequence["Result"], against: str | None) -> "Result":
     from iceprobe.results.comparison import best_baseline
 
-    by_probe = {result.probe: result for result in results}
     if against is None:
         reference = best_baseline(results)
         if reference is None:
             raise IceprobeError(
-                f"the run has neither knn nor linear: say --against {next(iter(by_probe))}"
+                f"the run has neither knn nor linear: say --against {results[0].probe}"
             )
         return reference
-    from iceprobe.probes import parse_probe, probe_label
-
-    label = against if against in by_probe else probe_label(parse_probe(against))
-    if label not in by_probe:
-        raise IceprobeError(unknown("probe of the run", against, by_probe))
-    return by_probe[label]
+    return named_result(results, against)
 
 
 def _table(

@@ -113,6 +113,20 @@ class ExtractConfig(_Config):
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
+class PredictConfig(_Config):
+    """What `predict` does; the fields are those of ``iceprobe.export.predict``."""
+
+    images: Path
+    output: Path = Path("predictions.csv")
+    maps: Path | None = None
+    top: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    device: str | None = None
+    amp: Dtype | None = None  # None: the one the features were extracted with
+    workers: Annotated[int, Field(ge=0)] = 0
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
 class FitConfig(_Config):
     """How probes are fitted, whatever the tokens come from."""
 

@@ -67,6 +67,24 @@ def load_folder(
     return _split_flat(root, test_fraction, seed, label, spec)
 
 
+def unlabelled(folder: str | Path) -> FolderSplit:
+    """Every image at any depth below a folder, ordered by path; all labels are −1.
+
+    Raises:
+        IceprobeError: if there is no such folder, or no image in it.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise IceprobeError(f"no folder {str(folder)!r}: name one that holds images")
+    found = sorted(_images(root))
+    if not found:
+        raise IceprobeError(
+            f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
+        )
+    names = [os.path.relpath(path, root) for path in found]
+    return FolderSplit("images", root, names, np.full(len(names), -1))
+
+
 def _has_split(root: Path) -> bool:
     return (root / "test").is_dir() or (root / "val").is_dir()
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.fitted import load_fitted
+from iceprobe.fitting.members import Shape
 from iceprobe.report.pictures import image_uri, map_uri
 from iceprobe.results.schema import Result
 from iceprobe.tokens import Tokens
@@ -100,17 +100,17 @@ def draw_gallery(result: Result, album: Album) -> Gallery | None:
     """
     if result.method == "knn":
         return None
-    probe = load_probe(result, album.store)
+    store = album.store
+    shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
+    probe = load_fitted(result, shape)
     if not getattr(probe.pooling, "num_predictors", 0):
         return None
     tokens = album.tokens_on(next(probe.parameters()).device)
     with torch.no_grad():
-        weights = probe.pooling.attention(probe.select(tokens)).float().cpu()
+        weights = patch_attention(probe, tokens)
         predicted: list[int] = probe(tokens).argmax(1).tolist()
-    patches = album.tokens.patches.shape[1]
-    weights = weights[..., -patches:]  # prefix tokens, where they are read, stand first
-    maps, columns = columns_of(weights / weights.sum(-1, keepdim=True).clamp_min(1e-12))
-    classes, (height, width) = list(album.store.classes), album.tokens.grid or (0, 0)
+    maps, columns = columns_of(weights)
+    classes, (height, width) = list(store.classes), album.tokens.grid or (0, 0)
     rows = []
     for i, image in enumerate(album.images):
         grids = maps[i].reshape(-1, height, width).numpy()
@@ -129,36 +129,6 @@ def draw_gallery(result: Result, album: Album) -> Gallery | None:
     return Gallery(result, weights.shape[1], columns, rows, album.boxes is not None, seed)
 
 
-def load_probe(result: Result, store: "Store") -> "Probe":
-    """The fitted probe of a result's first seed, in evaluation mode.
-
-    Raises:
-        IceprobeError: if no file is named, it is missing, or it doesn't fit.
-    """
-    if result.probes:
-        return result.probes[0].eval()
-    if result.run is None or not result.files.probes:
-        raise IceprobeError(f"no fitted weights of {result.probe!r} were kept")
-    from iceprobe import probes
-
-    path = result.run / result.files.probes[0]
-    probe = probes.build(
-        result.probe,
-        dim=result.dim,
-        num_classes=result.classes,
-        grid=result.grid,
-        has_class=store.has_class,
-    )
-    try:
-        probe.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise IceprobeError(f"fitted probe {path} is missing") from None
-    except (SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise IceprobeError(f"fitted probe {path} doesn't fit {result.probe!r}: {first}") from error
-    return probe.eval()
-
-
 def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """``count`` rows: the first image of each class, then the second of each, in class order.
 
@@ -173,6 +143,13 @@ def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int
     return np.array(rows[:count], dtype=np.int64)
 
 
+def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
+    """Where each predictor of an attentive probe looks: ``(B, M, N)`` over the patches, sum 1."""
+    weights = probe.pooling.attention(probe.select(tokens)).float().cpu()
+    weights = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read stand first
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+
+
 def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
     """At most :data:`MAX_COLUMNS` maps an image, and what to call them.
 
@@ -182,16 +159,33 @@ def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
     Returns:
         ``(B, K, N)`` and K titles.
     """
+    groups, titles = group_predictors(weights)
+    return mean_of_groups(weights, groups), titles
+
+
+def mean_of_groups(weights: Tensor, groups: list[Tensor]) -> Tensor:
+    """The mean map of each group of predictors: ``(B, M, N)`` → ``(B, K, N)``."""
+    return torch.stack([weights[:, group].mean(1) for group in groups], 1)
+
+
+def group_predictors(weights: Tensor) -> tuple[list[Tensor], list[str]]:
+    """The predictors of each of at most :data:`MAX_COLUMNS` maps, and what to call the maps.
+
+    Args:
+        weights: ``(B, M, N)`` of the images to group them by.
+
+    Returns:
+        K index tensors and K titles.
+    """
     predictors = weights.shape[1]
-    if predictors == 1:
-        return weights, ["attention"]
     if predictors <= MAX_COLUMNS:
-        return weights, [f"predictor {j + 1}" for j in range(predictors)]
+        alone = list(torch.arange(predictors).split(1))
+        titles = [f"predictor {j + 1}" for j in range(predictors)]
+        return alone, titles if predictors > 1 else ["attention"]
     assigned = spherical_kmeans(weights.transpose(0, 1).flatten(1), MAX_COLUMNS)
-    sizes = torch.bincount(assigned, minlength=MAX_COLUMNS)
-    kept = [int(k) for k in sizes.argsort(descending=True, stable=True) if sizes[k]]
-    maps = torch.stack([weights[:, assigned == k].mean(1) for k in kept], 1)
-    return maps, [f"group {i + 1}: {int(sizes[k])} of {predictors}" for i, k in enumerate(kept)]
+    groups = [torch.nonzero(assigned == k).flatten() for k in range(MAX_COLUMNS)]
+    kept = sorted((group for group in groups if len(group)), key=len, reverse=True)
+    return kept, [f"group {i + 1}: {len(g)} of {predictors}" for i, g in enumerate(kept)]
 
 
 def spherical_kmeans(vectors: Tensor, clusters: int, iterations: int = 50) -> Tensor:

@@ -23,7 +23,7 @@ _RAMP = np.array(
 
 def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
     """The image the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in its pixels."""
-    picture = _enlarged(image)
+    picture = enlarged(image)
     if box is not None and np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
         scale = np.array([picture.width / image.width, picture.height / image.height] * 2)
         x0, y0, x1, y1 = (np.asarray(box, dtype=np.float64) * scale).round().astype(int).tolist()
@@ -33,12 +33,17 @@ def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
 
 
 def map_uri(image: Image.Image, weights: NDArray) -> str:
+    """:func:`map_picture` for the page."""
+    return _jpeg(map_picture(image, weights))
+
+
+def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
     """Attention ``(H, W)``, summing to 1, over the greyed image.
 
     Colour starts at uniform attention, 1/(H·W), and is full at the map's maximum, or at four
     times uniform where the maximum is less: a map without a preference stays dark.
     """
-    picture = np.asarray(_enlarged(image).convert("L"), dtype=np.float64)[..., None]
+    picture = np.asarray(enlarged(image).convert("L"), dtype=np.float64)[..., None]
     uniform = 1 / weights.size
     above = (weights - uniform).clip(0) / (max(float(weights.max()), 4 * uniform) - uniform)
     heat = _upsampled(above, picture.shape[:2])[..., None]
@@ -46,7 +51,7 @@ def map_uri(image: Image.Image, weights: NDArray) -> str:
     # The image stays readable where nothing looks; colour takes over with attention.
     opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
     mixed = (1 - opacity) * (0.62 * picture + 12) + opacity * (0.85 * glow + 0.15 * picture)
-    return _jpeg(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)))
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
 
 
 def colour(values: NDArray) -> NDArray:
@@ -61,7 +66,7 @@ def _upsampled(weights: NDArray, size: tuple[int, int]) -> NDArray:
     return np.asarray(map_.resize((size[1], size[0]), Image.Resampling.BILINEAR), dtype=np.float64)
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
     """RGB at :data:`SIDE`; small images are enlarged smoothly."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -1,0 +1,76 @@
+"""``iceprobe export``: a fitted probe with its backbone as one folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iceprobe.cli.arguments import named_result
+from iceprobe.cli.console import console
+from iceprobe.cli.paths import check_writable
+from iceprobe.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from iceprobe.results import Result
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Which probe of the run (needn't be said if one was trained).", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which of its seeds.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder (exported/ in the run, and the probe's name).", show_default=False
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="folder: weights, for iceprobe.load_probe and iceprobe predict. onnx: model.onnx, "
+            "normalised images to logits."
+        ),
+    ] = "folder",
+    backbone_weights: Annotated[
+        bool, typer.Option(help="Put the backbone's weights in, or name it by its spec alone.")
+    ] = True,
+) -> None:
+    """Write a fitted probe with its backbone to a folder that works by itself.
+
+    \b
+    Examples:
+      iceprobe export runs/demo --probe ep12
+      iceprobe export runs/demo --probe ep12 --seed 1 --output models/clutter
+      iceprobe export runs/demo --probe ep12 --format onnx --output models/clutter-onnx
+    """
+    from iceprobe.results import read_results
+
+    results = read_results(run)
+    result = _only_trained(results, run) if probe is None else named_result(results, probe)
+    place = output or run / "exported" / _name(result, seed, format)
+    check_writable(place, "--output")
+    from iceprobe import export as write
+
+    with console.status("exporting"):
+        write(result, place, seed=seed, format=format, backbone_weights=backbone_weights)
+    console.print(str(place.resolve()), markup=False, soft_wrap=True)
+
+
+def _only_trained(results: "list[Result]", run: Path) -> "Result":
+    trained = [result for result in results if result.method == "trained"]
+    if len(trained) != 1:
+        names = ", ".join(result.probe for result in trained) or "none that was trained"
+        raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: say --probe NAME")
+    return trained[0]
+
+
+def _name(result: "Result", seed: int, format: str) -> str:
+    """``ep12-seed0``: as its file in the run folder is called."""
+    files = dict(zip(result.seeds, result.files.probes, strict=False))
+    stem = Path(files.get(seed, "probe")).stem
+    return stem if format == "folder" else f"{stem}-{format}"

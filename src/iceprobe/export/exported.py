@@ -1,0 +1,191 @@
+"""An exported probe: images → logits.
+
+logits = probe(backbone(images))
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from iceprobe.backbones import Backbone, Preprocessing
+from iceprobe.datasets.folder import FolderSplit
+from iceprobe.errors import IceprobeError
+from iceprobe.export.card import BACKBONE, ONNX, PROBE, Card, read_card
+from iceprobe.export.rebuilding import rebuilt_backbone, recorded_backbone
+from iceprobe.fitting.members import Shape
+from iceprobe.probes.probe import Probe
+
+# Of the largest logit: rounding on other machines stays well below, another function doesn't.
+TOLERANCE = 0.01
+
+
+class ExportedProbe(nn.Module):
+    """A frozen backbone with a fitted probe, in evaluation mode.
+
+    Attributes:
+        backbone: images → tokens.
+        probe: tokens → logits.
+        classes: C names.
+        amp: dtype of the forward pass that the probe was fitted on the tokens of.
+        card: ``model.json``, where it was loaded from a folder.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        probe: Probe,
+        classes: Sequence[str],
+        *,
+        amp: str = "float32",
+        card: Card | None = None,
+    ):
+        super().__init__()
+        self.backbone, self.probe = backbone, probe
+        self.classes, self.amp, self.card = list(classes), amp, card
+        self.eval().requires_grad_(False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Image → what ``forward`` takes: ``preprocessing.transform(image)``, ``(C, S, S)``."""
+        return self.backbone.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images ``(B, C, S, S)`` → logits ``(B, C)``."""
+        return self.probe(self.backbone(images))
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """Weights ``(B, M, N)`` that each predictor gives the tokens which the probe reads.
+
+        Prefix tokens, where it reads them, stand before the patches.
+
+        Args:
+            images: normalised, ``(B, C, S, S)``.
+
+        Raises:
+            IceprobeError: if the probe has no attention.
+        """
+        return self.probe.pooling.attention(self.probe.select(self.backbone(images)))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Sequence[Image.Image | str | os.PathLike[str]],
+        *,
+        top: int = 5,
+        batch_size: int = 64,
+    ) -> list[list[tuple[str, float]]]:
+        """The most probable classes of each picture, best first, with their probabilities.
+
+        Args:
+            images: pictures or paths.
+            top: how many classes.
+            batch_size: images a forward pass.
+
+        Raises:
+            BadImage: if a file can't be read as an image.
+        """
+        found = []
+        for first in range(0, len(images), batch_size):
+            pictures = [opened(image) for image in images[first : first + batch_size]]
+            pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
+            probabilities, classes = best_classes(self(pixels.to(self.backbone.device)), top)
+            for row, places in zip(probabilities.tolist(), classes.tolist(), strict=True):
+                found.append([(self.classes[c], p) for c, p in zip(places, row, strict=True)])
+        return found
+
+
+def load_probe(folder: str | Path) -> ExportedProbe:
+    """Open what :func:`iceprobe.export` wrote, on the CPU.
+
+    Where the folder holds the backbone's weights nothing else is read but its architecture, from
+    the library that defines it; otherwise the backbone is loaded by its spec.
+
+    Raises:
+        IceprobeError: if a file is missing or damaged, if the backbone can't be built, or if
+            the folder gives other logits than when it was exported.
+    """
+    folder = Path(folder).expanduser()
+    card = read_card(folder)
+    if card.kind == "onnx":
+        raise IceprobeError(
+            f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
+            "--format folder"
+        )
+    if BACKBONE in card.files:
+        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE)
+    else:
+        backbone = recorded_backbone(card.backbone)
+    tokens = card.shape
+    shape = Shape(
+        tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class
+    )
+    probe = shape.build(card.probe)
+    try:
+        probe.load_state_dict(load_file(folder / PROBE))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IceprobeError(
+            f"{folder / PROBE} doesn't fit {card.probe!r} ({reason}): "
+            f"install iceprobe {card.versions.get('iceprobe')}"
+        ) from error
+    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, card=card)
+    check_logits(model, card, folder)
+    return model
+
+
+def check_logits(model: ExportedProbe, card: Card, folder: Path) -> None:
+    """See that the model is the function that was exported, whatever versions are installed now.
+
+    Raises:
+        IceprobeError: if its logits on one picture differ by more than rounding.
+    """
+    if same_logits(check_of(model), torch.tensor(card.check)):
+        return
+    was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))
+    raise IceprobeError(
+        f"{str(folder)!r} gives other logits than when it was exported: the code of its backbone "
+        f"{card.backbone.spec!r} has changed; put it back, or install {was}"
+    )
+
+
+def same_logits(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits differ by rounding at most."""
+    if found.shape != expected.shape:
+        return False
+    largest = max(float(expected.abs().max()), 1.0)
+    return float((found - expected).abs().max()) <= TOLERANCE * largest
+
+
+def check_of(model: ExportedProbe) -> Tensor:
+    """Logits ``(C,)`` of :func:`check_image`."""
+    with torch.no_grad():
+        return model(check_image(model.preprocessing).to(model.backbone.device))[0].float().cpu()
+
+
+def check_image(preprocessing: Preprocessing) -> Tensor:
+    """A picture that is the same everywhere: a rising wave, ``(1, C, S, S)``."""
+    side, channels = preprocessing.image_size, preprocessing.channels
+    wave = torch.linspace(0, 50, channels * side * side, dtype=torch.float64).sin()
+    return wave.float().view(1, channels, side, side)
+
+
+def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and classes ``(B, K)`` of the K = ``top`` most probable classes, best first."""
+    probabilities = logits.float().softmax(1)
+    best = probabilities.topk(min(top, probabilities.shape[1]), 1)
+    return best.values, best.indices
+
+
+def opened(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
+    """A picture, read as a data set's are if it is a path."""
+    if isinstance(image, Image.Image):
+        return image
+    return FolderSplit("images", Path(), [os.fspath(image)], np.array([-1])).image(0)

@@ -1,0 +1,168 @@
+"""An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
+
+import contextlib
+import csv
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.datasets.folder import FolderSplit, unlabelled
+from iceprobe.errors import IceprobeError
+from iceprobe.export.exported import ExportedProbe, best_classes
+from iceprobe.export.maps import MapWriter
+from iceprobe.export.new_folder import new_folder
+from iceprobe.results.files import write_atomically
+from iceprobe.store.format import Shape
+from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
+from iceprobe.store.request import check_policy, choose_device, make_settings
+from iceprobe.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What :func:`predict` did.
+
+    Attributes:
+        images: rows of the table.
+        skipped: names of the images that couldn't be read.
+        maps: what the tiles beside each image are, left to right; empty without maps.
+    """
+
+    images: int
+    skipped: list[str]
+    maps: list[str]
+
+
+def predict(
+    model: ExportedProbe,
+    images: str | Path,
+    output: str | Path,
+    *,
+    maps: str | Path | None = None,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str | None = None,
+    amp: str | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "fail",
+    progress: Progress = None,
+) -> Predicted:
+    """Classify every image below a folder.
+
+    The table is CSV in UTF-8, one row an image in the order of their paths: ``file`` (relative to
+    the folder), ``class`` and ``probability``, then ``class_2``, ``probability_2`` and so on. It
+    is written at the end, whole; a table that is there is replaced.
+
+    Args:
+        model: what :func:`iceprobe.load_probe` opened.
+        images: the folder, with images at any depth.
+        output: the table.
+        maps: a new folder for ``NAME.png``, each image beside its attention maps.
+        top: classes a row.
+        batch_size: images a forward pass.
+        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
+        amp: dtype of the backbone's forward pass; by default the one the features were
+            extracted with.
+        workers: processes that read images, 0: threads.
+        on_bad_image: ``"fail"``, or ``"skip"`` and go on without it.
+        progress: called with ``("predict", done, total)``.
+
+    Raises:
+        IceprobeError: if there are no images, one can't be read, an option is wrong, or the
+            probe has no maps.
+    """
+    check_policy(on_bad_image)
+    if top < 1:
+        raise IceprobeError(f"top={top}: ask for at least 1 class")
+    split, where = unlabelled(images), choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=where,
+        amp=amp or model.amp,
+        tokens="float32",
+        patches=True,
+        shard_images=len(split),  # nothing is stored: one piece of work
+    )
+    model.to(where)
+    rows: list[list[str]] = []
+    skipped: list[str] = []
+    done = 0
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if maps is not None:
+            writer = MapWriter(model, stack.enter_context(new_folder(maps, "--maps")))
+        for batch in extracted_batches(
+            model.backbone,
+            {"images": split},
+            plan_work("images", np.arange(len(split)), 0, settings),
+            settings=settings,
+            shape=_shape(model),
+            device=where,
+            workers=workers,
+            on_bad_image=on_bad_image,
+        ):
+            done += len(batch.work.rows)
+            skipped += batch.skipped
+            if len(index := batch.tensors["index"].tolist()):
+                tokens = _tokens(model, batch.tensors, where)
+                rows += _rows(model, tokens, [_posix(split, i) for i in index], top)
+                if writer is not None:
+                    crops = [model.preprocessing.crop(split.image(i)) for i in index]
+                    writer.write(tokens, crops, [_posix(split, i) for i in index])
+            if progress is not None:
+                progress("predict", done, len(split))
+        if not rows:
+            raise IceprobeError(
+                f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
+            )
+        write_atomically(Path(output), _csv(rows))
+    return Predicted(len(rows), skipped, writer.titles if writer else [])
+
+
+def _rows(model: ExportedProbe, tokens: Tokens, names: list[str], top: int) -> list[list[str]]:
+    with torch.no_grad():
+        probabilities, classes = best_classes(model.probe(tokens), top)
+    table = []
+    for name, best, places in zip(names, probabilities.tolist(), classes.tolist(), strict=True):
+        cells = [name]
+        for probability, place in zip(best, places, strict=True):
+            cells += [model.classes[place], f"{probability:.6g}"]
+        table.append(cells)
+    return table
+
+
+def _csv(rows: list[list[str]]) -> bytes:
+    """The table; bytes of a file name that are no UTF-8 are written as ``\\udcXX``."""
+    heading = ["file", "class", "probability"]
+    for place in range(2, len(rows[0]) // 2 + 1):
+        heading += [f"class_{place}", f"probability_{place}"]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:
+    on_host = Tokens(
+        tensors["patches"], tensors["prefix"], model.backbone.grid, model.backbone.has_class
+    )
+    patches, prefix = on_host.patches.to(device), on_host.prefix.to(device)
+    return replace(on_host, patches=patches, prefix=prefix)
+
+
+def _shape(model: ExportedProbe) -> Shape:
+    backbone = model.backbone
+    return Shape(
+        dim=backbone.dim,
+        num_tokens=backbone.num_tokens,
+        num_prefix=backbone.num_prefix,
+        grid=backbone.grid,
+        has_class=backbone.has_class,
+    )
+
+
+def _posix(split: FolderSplit, row: int) -> str:
+    return Path(split.names[row]).as_posix()

@@ -1,0 +1,91 @@
+"""A backbone as it was when its tokens were stored: with its own weights, or with exported ones.
+
+An exported folder holds the weights, so of the spec only the architecture is needed: what fetches
+weights is left out of it, and what a checkpoint decided by its absence (the norm) is said.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from iceprobe.backbones import BACKBONES, Backbone, Preprocessing, load_backbone
+from iceprobe.backbones.registry import CHECKPOINT
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import Spec, boolean, parse_spec
+from iceprobe.store.format import BackboneRecord
+
+
+def recorded_backbone(record: BackboneRecord) -> Backbone:
+    """The backbone of ``record``, loaded by its spec and found to be the same.
+
+    Raises:
+        IceprobeError: if it was a module in memory, can't be loaded, or has changed since.
+    """
+    if (parse_spec(record.spec).kind or "") not in BACKBONES:
+        raise IceprobeError(
+            f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "
+            "name: make it in a function of an importable module, save its state_dict(), and probe "
+            "python:package.module:factory?checkpoint=FILE"
+        )
+    backbone = load_backbone(record.spec)
+    identity = json.loads(json.dumps(backbone.identity()))
+    keys = dict.fromkeys([*record.identity, *identity])
+    if changed := [key for key in keys if identity.get(key) != record.identity.get(key)]:
+        raise IceprobeError(
+            f"backbone {record.spec!r} isn't what it was when its tokens were stored "
+            f"({', '.join(changed)} changed): put it back as it was, or run again"
+        )
+    return backbone
+
+
+def rebuilt_backbone(record: BackboneRecord, weights: Path) -> Backbone:
+    """The architecture of ``record`` with the weights in a file.
+
+    Raises:
+        IceprobeError: if the architecture can't be built, or the weights don't fit it.
+    """
+    spec = architecture_spec(record)
+    backbone = load_backbone(spec)
+    try:
+        # Assigned, not copied: in the dtype that was exported, whatever the architecture comes in.
+        backbone.reader.load_state_dict(load_file(weights), assign=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IceprobeError(
+            f"{weights} doesn't fit {spec!r} ({reason}): install the versions that model.json names"
+        ) from error
+    backbone.preprocessing = Preprocessing.from_dict(record.preprocessing)
+    return backbone
+
+
+def architecture_spec(record: BackboneRecord) -> str:
+    """The spec of ``record`` without what fetches weights.
+
+    Example:
+        ``timm:vit_base_patch16_224?checkpoint=last.pth`` → with ``norm=true&pretrained=false``
+        in place of the checkpoint: read by name alone, it would be the family of timm's default
+        weights that decides the norm.
+    """
+    spec = parse_spec(record.spec)
+    known = BACKBONES[spec.kind or ""].options
+    options = {key: value for key, value in spec.options.items() if key not in CHECKPOINT}
+    if known.get("pretrained") is boolean:
+        options["pretrained"] = "false"
+    norm = record.identity.get("norm")
+    if "norm" in known and isinstance(norm, bool):
+        options["norm"] = str(norm).lower()
+    return str(Spec(spec.kind, spec.name, options))
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write the state of a module; tied weights stand there under each of their names."""
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+    save_file(state, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes private files

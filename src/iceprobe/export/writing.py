@@ -1,0 +1,136 @@
+"""A fitted probe with its backbone → one folder that works by itself."""
+
+from pathlib import Path
+
+from iceprobe.errors import IceprobeError
+from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
+from iceprobe.export.exported import ExportedProbe, check_of
+from iceprobe.export.new_folder import new_folder
+from iceprobe.export.onnx_format import require_onnx, write_onnx
+from iceprobe.export.rebuilding import recorded_backbone, save_weights
+from iceprobe.fitting.fitted import load_fitted
+from iceprobe.fitting.members import Shape
+from iceprobe.results.provenance import environment
+from iceprobe.results.schema import Result
+from iceprobe.specs import unknown
+from iceprobe.store.format import Manifest, read_manifest
+from iceprobe.store.shards import sha256
+
+FORMATS = ("folder", "onnx")
+
+
+def export(
+    result: Result,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    format: str = "folder",
+    backbone_weights: bool = True,
+) -> Path:
+    """Write a fitted probe with its backbone.
+
+    ``format="folder"`` writes ``probe.safetensors``, ``backbone.safetensors`` and ``model.json``,
+    which :func:`iceprobe.load_probe` opens; ``"onnx"`` writes ``model.onnx``, normalised images
+    ``(B, C, S, S)`` → logits, with ``model.json`` beside it.
+
+    Args:
+        result: of a trained probe; its run folder and its store's manifest must be there.
+        output: a folder that isn't there yet, or is empty.
+        seed: which of the result's fits.
+        format: ``"folder"`` or ``"onnx"``.
+        backbone_weights: whether the folder holds them; without, it names the backbone by its
+            spec alone.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        IceprobeError: if the probe is k-NN, has no such seed or no weights, if the store is gone,
+            if the backbone can't be loaded by its spec or has changed, or if something is at
+            ``output``.
+    """
+    if result.method == "knn":
+        raise IceprobeError(
+            f"{result.probe} has no weights to export, it is all the training images themselves: "
+            "export a trained probe such as linear or ep32"
+        )
+    if format not in FORMATS:
+        raise IceprobeError(unknown("format", format, FORMATS))
+    if format == "onnx":
+        require_onnx()
+        if not backbone_weights:
+            raise IceprobeError(
+                "an ONNX file holds its backbone: take format=folder to leave the weights out"
+            )
+    with new_folder(output, "--output") as folder:
+        manifest = _manifest(result)
+        model = _model(result, manifest, seed)
+        if format == "onnx":
+            write_onnx(model, folder)
+        else:
+            save_weights(model.probe, folder / PROBE)
+            if backbone_weights:
+                save_weights(model.backbone.reader, folder / BACKBONE)
+        write_card(folder, _card(result, manifest, model, seed, format, folder))
+    return Path(output)
+
+
+def _model(result: Result, manifest: Manifest, seed: int) -> ExportedProbe:
+    tokens, record = manifest.shape, manifest.backbone
+    classes = manifest.dataset.classes
+    shape = Shape(tokens.dim, len(classes), tokens.grid, tokens.has_class, record.pooled_class)
+    fitted = load_fitted(result, shape, seed)
+    probe = shape.build(result.probe)  # the fitted one may be in use, on a device
+    probe.load_state_dict(fitted.state_dict())
+    return ExportedProbe(recorded_backbone(record), probe, classes, amp=manifest.settings.amp)
+
+
+def _manifest(result: Result) -> Manifest:
+    """Of the store that was probed; its shards needn't be there.
+
+    Raises:
+        IceprobeError: if it is gone, or is another store now.
+    """
+    if result.open_store is not None:
+        return result.open_store.manifest
+    if result.store.path is None:
+        raise IceprobeError(
+            f"{result.probe} was fitted on features in memory only: export it in the process that "
+            "fitted it, or fit on a feature store"
+        )
+    manifest = read_manifest(Path(result.store.path))
+    if manifest.identity != result.store.identity:
+        raise IceprobeError(
+            f"store {result.store.path} isn't the one that {result.probe} was fitted on "
+            f"({manifest.identity[:12]}, not {result.store.identity[:12]}): run again"
+        )
+    return manifest
+
+
+def _card(
+    result: Result, manifest: Manifest, model: ExportedProbe, seed: int, kind: str, folder: Path
+) -> Card:
+    return Card(
+        kind=kind,  # type: ignore[arg-type]  # one of FORMATS
+        probe=result.probe,
+        input=model.probe.input,
+        seed=seed,
+        num_classes=len(model.classes),
+        classes=model.classes,
+        shape=manifest.shape,
+        backbone=manifest.backbone,
+        amp=manifest.settings.amp,
+        measured=Measured(
+            top1=result.top1.values[result.seeds.index(seed)],
+            mean=result.top1.mean,
+            dataset=result.dataset,
+            split=result.split,
+            images=result.test_images,
+            protocol=result.protocol,
+            selected_on=result.selected_on,
+        ),
+        store=manifest.identity,
+        check=check_of(model).tolist(),
+        versions=environment(),
+        files={file.name: sha256(file) for file in sorted(folder.iterdir())},
+    )
