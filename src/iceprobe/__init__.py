@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iceprobe.knn import knn
     from iceprobe.report import report
     from iceprobe.results import Result, read_results
-    from iceprobe.store import Store, extract, plan
+    from iceprobe.store import Store, extract, extract_layers, plan
     from iceprobe.tokens import Tokens
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ _HOME = {
     "Tokens": "tokens",
     "export": "export",
     "extract": "store",
+    "extract_layers": "store",
     "fit": "fitting",
     "knn": "knn",
     "load_backbone": "backbones",
@@ -54,6 +55,7 @@ __all__ = [
     "Tokens",
     "export",
     "extract",
+    "extract_layers",
     "fit",
     "knn",
     "load_backbone",

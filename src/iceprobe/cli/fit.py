@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
 from iceprobe.cli.arguments import StoreArguments, is_config
+from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import StoreConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.stages import run_stages
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 def fit(
     arguments: StoreArguments,
     probe: options.Probe = None,
+    budget: options.Budget = None,
+    budget_flops: options.BudgetFlops = None,
+    shots: options.Shots = None,
+    fraction: options.Fraction = None,
     output: options.Output = None,
     protocol: options.Protocol = None,
     seeds: options.Seeds = None,
+    replicates: options.Replicates = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
@@ -35,6 +41,7 @@ def fit(
     Examples:
       iceprobe fit features/mae-tiny--fashion-0123456789ab --probe linear --probe ep32
       iceprobe fit features/mae-tiny--fashion-0123456789ab --learning-rates 1e-3,1e-2
+      iceprobe fit features/mae-tiny--fashion-0123456789ab --budget 20k --shots 5,50
       iceprobe fit runs/mine/config.yaml seeds=5 output=runs/five-seeds
     """
     values = {key: value for key, value in locals().items() if key in StoreConfig.model_fields}
@@ -46,11 +53,19 @@ def fit(
 
 
 def execute(config: StoreConfig, resume: bool = True) -> None:
-    """Fit on the store of ``config``."""
+    """Fit on the store of ``config``, once or once a number of training images."""
 
-    def obtain(_: Bars | None = None) -> "Store":
+    def obtain(config: StoreConfig, _: Bars | None = None) -> "Store":
         from iceprobe.store import Store
 
         return Store.open(config.store)
 
-    run_stages(config, obtain, lambda: {obtain().identity}, resume=resume)
+    def identities(config: StoreConfig) -> set[str]:
+        return {obtain(config).identity}
+
+    runs = cells(config)
+    if len(runs) == 1:
+        (run,) = runs
+        run_stages(run, lambda bars: obtain(run, bars), lambda: identities(run), resume=resume)
+    else:
+        run_campaign(config, runs, obtain, identities, resume=resume)

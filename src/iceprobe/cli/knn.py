@@ -9,6 +9,7 @@ from iceprobe.cli import options
 from iceprobe.cli.config import StoreConfig, resolve
 from iceprobe.cli.fit import execute
 from iceprobe.errors import IceprobeError
+from iceprobe.probes.registry import VECTORS
 from iceprobe.specs import unknown
 
 
@@ -17,7 +18,7 @@ def knn(
     input: Annotated[
         str | None,
         typer.Option(
-            help="class or mean (the class token where there is one, else the mean of patches).",
+            help="class, mean, pooled or class_projected (the class token where there is one).",
             show_default=False,
         ),
     ] = None,
@@ -34,8 +35,8 @@ def knn(
       iceprobe knn features/mae-tiny--fashion-0123456789ab
       iceprobe knn features/mae-tiny--fashion-0123456789ab --input mean --protocol paper
     """
-    if input not in (None, "class", "mean"):
-        raise IceprobeError(unknown("--input", input, ["class", "mean"]))
+    if input not in (None, *VECTORS):
+        raise IceprobeError(unknown("--input", input, VECTORS))
     values = {
         "store": store,
         "probe": ["knn" if input is None else f"knn?input={input}"],

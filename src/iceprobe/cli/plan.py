@@ -8,10 +8,11 @@ from rich.table import Table
 
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
+from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_place
-from iceprobe.cli.stages import check_probes, extraction_options
+from iceprobe.cli.stages import check_probes, extraction_options, has_budget
 from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ REACHED = 0.5
 
 def plan(
     arguments: Arguments = None,
-    backbone: options.Backbone = None,
-    data: options.Data = None,
+    backbone: options.Backbones = None,
+    layers: options.Layers = None,
+    data: options.Datasets = None,
     probe: options.Probe = None,
+    budget: options.Budget = None,
+    budget_flops: options.BudgetFlops = None,
     limit: options.Limit = None,
+    shots: options.Shots = None,
+    fraction: options.Fraction = None,
     protocol: options.Protocol = None,
     seeds: options.Seeds = None,
+    replicates: options.Replicates = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
@@ -59,22 +66,27 @@ def plan(
     """
     file, overrides = split_arguments(arguments or [])
     config = resolve(RunConfig, given(locals()), file, overrides)
-    import iceprobe
-
     check_place(config.features, "--features")
-    loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
-    check_probes(config.probe, loaded[0], len(loaded[1].classes))
-    extraction, fitting = estimate(*loaded, config, measure_seconds=3.0)
-    table = Table(
-        title=f"{config.backbone} on {config.data}", title_justify="left", show_header=False
-    )
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in _rows(extraction, fitting, config):
-        table.add_row(name, text)
-    console.print(table, markup=False)
-    if not extraction.fits_disk or not extraction.fits_memory:
-        raise IceprobeError(_too_much(extraction))
+    from iceprobe.cli.run import Sources
+
+    sources = Sources(config)
+    refused = []
+    for run in cells(sources.single_layers()):
+        backbone_, dataset = sources.backbone(run), sources.dataset(run)
+        check_probes(run.probe, backbone_, len(dataset.classes))
+        extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
+        table = Table(
+            title=f"{run.backbone[0]} on {run.data[0]}", title_justify="left", show_header=False
+        )
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, text in _rows(extraction, fitting, run):
+            table.add_row(name, text)
+        console.print(table, markup=False)
+        if not extraction.fits_disk or not extraction.fits_memory:
+            refused.append(_too_much(extraction))
+    if refused:
+        raise IceprobeError(refused[0])
 
 
 @dataclass(frozen=True)
@@ -126,33 +138,55 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
 
 def _fit_cost(backbone: "Backbone", num_classes: int, images: int, config: RunConfig) -> FitCost:
     from iceprobe import probes
-    from iceprobe.fitting.protocols import get_protocol
+    from iceprobe.fitting.protocols import for_images, get_protocol
     from iceprobe.probes import parse_probe
 
-    protocol = get_protocol(config.protocol, epochs=config.epochs)
+    protocol = get_protocol(config.protocol, epochs=config.epochs, min_steps=config.min_steps)
     rates = len(config.learning_rates or protocol.learning_rates)
     grid = rates * len(config.weight_decays or protocol.weight_decays)
-    members, flops = 0, 0.0
-    for text in config.probe:
+    members, flops, seeds = 0, 0.0, config.replicates or config.seeds
+    images = _images_learnt_from(config, images, num_classes)
+    protocol = for_images(protocol, max(1, images))
+    texts = list(config.probe)
+    if has_budget(config):
+        texts += probes.within_budget(
+            backbone.dim,
+            num_classes,
+            backbone.num_tokens,
+            parameters=config.budget,
+            flops=config.budget_flops,
+        )
+    for text in texts:
         spec = parse_probe(text)
         if spec.name == "knn":
             continue
         probe = probes.build(
-            spec, backbone.dim, num_classes, grid=backbone.grid, has_class=backbone.has_class
+            spec,
+            backbone.dim,
+            num_classes,
+            grid=backbone.grid,
+            has_class=backbone.has_class,
+            vectors=backbone.vectors,
         )
-        tokens = backbone.grid[0] * backbone.grid[1] if backbone.grid else 1
         # `heldout` refits one setting on everything after the grid has seen nine tenths of it.
         passes = grid * (1 - protocol.held_out) + (1 if protocol.held_out else 0)
-        members += grid * config.seeds
+        members += grid * seeds
         flops += (
             BACKWARD
-            * probe.flops(tokens, backbone.num_prefix)
+            * probe.flops(backbone.num_tokens, backbone.num_prefix)
             * images
             * protocol.epochs
             * passes
-            * config.seeds
+            * seeds
         )
     return FitCost(members, flops, flops / (REACHED * _product_speed()))
+
+
+def _images_learnt_from(config: RunConfig, images: int, num_classes: int) -> int:
+    """Training images of a run: all of them, or a draw."""
+    if config.shots:
+        return min(images, config.shots[0] * num_classes)
+    return round(images * config.fraction[0]) if config.fraction else images
 
 
 def _product_speed() -> float:

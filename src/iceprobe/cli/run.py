@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
+from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.paths import check_place
@@ -14,19 +15,29 @@ from iceprobe.cli.stages import (
     needs_patches,
     run_stages,
 )
+from iceprobe.probes import parse_probe
+from iceprobe.specs import parse_spec, with_options
 
 if TYPE_CHECKING:
+    from iceprobe.backbones import Backbone
+    from iceprobe.datasets import Dataset
     from iceprobe.store import Store
 
 
 def run(
     arguments: Arguments = None,
-    backbone: options.Backbone = None,
-    data: options.Data = None,
+    backbone: options.Backbones = None,
+    layers: options.Layers = None,
+    data: options.Datasets = None,
     probe: options.Probe = None,
+    budget: options.Budget = None,
+    budget_flops: options.BudgetFlops = None,
     limit: options.Limit = None,
+    shots: options.Shots = None,
+    fraction: options.Fraction = None,
     protocol: options.Protocol = None,
     seeds: options.Seeds = None,
+    replicates: options.Replicates = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
@@ -46,12 +57,16 @@ def run(
 
     A run that was killed goes on where it stopped when the same command is given again; a
     finished one is shown, unless backbone or images have changed since. The resolved configuration
-    is saved as config.yaml in the run folder; with output=runs/AGAIN it is run again.
+    is saved as config.yaml in the run folder; with output=runs/AGAIN it is run again. Several
+    backbones, data sets, layers or numbers of training images make a campaign: a run each, and one
+    report across them.
 
     \b
     Examples:
       iceprobe run --backbone bundled:mae-tiny --data bundled:fashion --probe knn --probe ep8
       iceprobe run --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds
+      iceprobe run --backbone bundled:mae-tiny --layers all --data bundled:fashion --probe linear
+      iceprobe run --backbone timm:A --backbone timm:B --data cifar100?root=/data --shots 1,5,10
       iceprobe run config.yaml seeds=5 output=runs/five-seeds
       iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
@@ -62,53 +77,118 @@ def run(
 
 def execute(config: RunConfig, resume: bool = True) -> None:
     """Run what isn't done yet of ``config``, then show the table and the report's path."""
+    for text in config.probe:
+        parse_probe(text)  # a wrong name needn't wait for torch
+    sources = Sources(config)
+    runs = cells(sources.single_layers())
+    if len(runs) == 1:
+        (run,) = runs
+        run_stages(
+            run,
+            lambda bars: sources.store(run, bars),
+            lambda: sources.identities(run),
+            resume=resume,
+        )
+    else:
+        run_campaign(config, runs, sources.store, sources.identities, resume=resume)
 
-    def obtain(progress: Bars) -> "Store":
+
+class Sources:
+    """Backbones, data sets and stores of a run or campaign, each loaded or extracted once.
+
+    Args:
+        config: as it was asked for; a backbone may read several layers.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self._origin: dict[str, str] = {}  # spec of one layer → of the backbone it was asked in
+        self._backbones: dict[str, Backbone] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._stores: dict[tuple[str, str], Store] = {}
+
+    def single_layers(self) -> RunConfig:
+        """The same with each backbone taken apart into backbones of one layer."""
+        specs: list[str] = []
+        for text in self.config.backbone:
+            asked = text
+            if self.config.layers is not None:
+                spec = with_options(parse_spec(text), {"layer": self.config.layers})
+                asked = str(spec)
+            if "layer" not in parse_spec(asked).options:
+                self._origin[text] = text
+                specs.append(text)
+                continue
+            for one in self._backbone(asked).per_layer():
+                self._origin[one.spec] = asked
+                specs.append(one.spec)
+        return self.config.model_copy(update={"backbone": specs})
+
+    def backbone(self, run: RunConfig) -> "Backbone":
+        """That of a run of one layer."""
+        (asked,) = run.backbone
+        singles = self._backbone(self._origin[asked]).per_layer()
+        return next(one for one in singles if len(singles) == 1 or one.spec == asked)
+
+    def dataset(self, run: RunConfig) -> "Dataset":
         import iceprobe
 
-        check_place(config.features, "--features")
-        backbone = iceprobe.load_backbone(config.backbone)
-        dataset = iceprobe.load_dataset(config.data)
-        check_probes(config.probe, backbone, len(dataset.classes))
-        print_estimate(backbone, dataset, config)
-        return iceprobe.extract(
-            backbone, dataset, config.features, progress=progress, **extraction_options(config)
+        (asked,) = run.data
+        if asked not in self._datasets:
+            self._datasets[asked] = iceprobe.load_dataset(asked)
+        return self._datasets[asked]
+
+    def store(self, run: RunConfig, progress: Bars) -> "Store":
+        """The store of a run; all layers asked for beside its own are written in the same pass."""
+        import iceprobe
+
+        (asked,), (data,) = run.backbone, run.data
+        if (asked, data) not in self._stores:
+            check_place(run.features, "--features")
+            dataset, single = self.dataset(run), self.backbone(run)
+            check_probes(run.probe, single, len(dataset.classes))
+            print_estimate(single, dataset, run)
+            whole = self._backbone(self._origin[asked])
+            made = iceprobe.extract_layers(
+                whole, dataset, run.features, progress=progress, **extraction_options(run)
+            )
+            for one, store in zip(whole.per_layer(), made, strict=True):
+                self._stores[one.spec if len(made) > 1 else asked, data] = store
+        return self._stores[asked, data]
+
+    def identities(self, run: RunConfig) -> set[str]:
+        """Of the stores that ``run`` would read or make now; nothing is extracted.
+
+        A store with patches serves probes that read none. Where no device is asked for, tokens
+        that another machine's made stay good.
+        """
+        import torch
+
+        from iceprobe.store.format import SHARD_IMAGES
+        from iceprobe.store.request import describe, make_settings
+
+        asked = torch.device(run.device or "cpu")
+        settings = make_settings(
+            batch_size=run.forward_batch_size,
+            device=asked,
+            amp=run.amp,
+            tokens=run.tokens,
+            patches=needs_patches(run),
+            shard_images=SHARD_IMAGES,
         )
+        wanted = describe(
+            self.backbone(run), self.dataset(run), settings, splits=None, limit=run.limit
+        )
+        serving = [
+            settings.model_copy(update={"patches": patches, "device": device})
+            for patches in {settings.patches, True}
+            for device in ([asked.type] if run.device else ["cpu", "cuda"])
+        ]
+        return {wanted.model_copy(update={"settings": one}).identity for one in serving}
 
-    run_stages(config, obtain, lambda: _identities(config), resume=resume)
+    def _backbone(self, asked: str) -> "Backbone":
+        import iceprobe
 
-
-def _identities(config: RunConfig) -> set[str]:
-    """Of the stores that ``config`` would read or make now; nothing is extracted.
-
-    A store with patches serves probes that read none. Where no device is asked for, tokens that
-    another machine's made stay good.
-    """
-    import torch
-
-    import iceprobe
-    from iceprobe.store.format import SHARD_IMAGES
-    from iceprobe.store.request import describe, make_settings
-
-    asked = torch.device(config.device or "cpu")
-    settings = make_settings(
-        batch_size=config.forward_batch_size,
-        device=asked,
-        amp=config.amp,
-        tokens=config.tokens,
-        patches=needs_patches(config.probe),
-        shard_images=SHARD_IMAGES,
-    )
-    wanted = describe(
-        iceprobe.load_backbone(config.backbone),
-        iceprobe.load_dataset(config.data),
-        settings,
-        splits=None,
-        limit=config.limit,
-    )
-    serving = [
-        settings.model_copy(update={"patches": patches, "device": device})
-        for patches in {settings.patches, True}
-        for device in ([asked.type] if config.device else ["cpu", "cuda"])
-    ]
-    return {wanted.model_copy(update={"settings": one}).identity for one in serving}
+        if asked not in self._backbones:
+            self._backbones[asked] = iceprobe.load_backbone(asked)
+        return self._backbones[asked]

@@ -47,8 +47,19 @@ def run_stages(
         parse_probe(text)  # a wrong name needn't wait for torch
     folder = RunFolder(config)
     if folder.state == "finished":
-        _show_finished(folder, identities, resume)
-        return
+        show_finished(folder, identities, resume)
+    else:
+        show(fit_run(config, folder, obtain, resume=resume), folder)
+
+
+def fit_run(
+    config: FitConfig,
+    folder: RunFolder,
+    obtain: Callable[[Bars], "Store"],
+    *,
+    resume: bool,
+) -> list["Result"]:
+    """Obtain the tokens, fit, write the run folder with its report."""
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log:
         log.info("%s", command)
@@ -66,7 +77,7 @@ def run_stages(
             log.info("results of %d probes", len(results))
             _report(results, folder, progress)
             log.info("report %s", folder.report)
-    _show(results, folder)
+    return results
 
 
 def check_probes(texts: Sequence[str], shape: "Store", num_classes: int | None = None) -> None:
@@ -83,12 +94,24 @@ def check_probes(texts: Sequence[str], shape: "Store", num_classes: int | None =
         spec = parse_probe(text)
         if spec.name != "knn":
             classes = num_classes or len(shape.classes)
-            probes.build(spec, shape.dim, classes, grid=shape.grid, has_class=shape.has_class)
+            probes.build(
+                spec,
+                shape.dim,
+                classes,
+                grid=shape.grid,
+                has_class=shape.has_class,
+                vectors=shape.vectors,
+            )
 
 
-def needs_patches(texts: Sequence[str]) -> bool:
+def needs_patches(config: FitConfig) -> bool:
     """Whether a probe reads patch tokens; the others do with class token and mean."""
-    return any(str(probe_options(text).get("input", "")).endswith("patches") for text in texts)
+    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
+    return has_budget(config) or any(name.endswith("patches") for name in inputs)
+
+
+def has_budget(config: FitConfig) -> bool:
+    return config.budget is not None or config.budget_flops is not None
 
 
 def _fit(
@@ -99,6 +122,11 @@ def _fit(
     return fit(
         store,
         config.probe,
+        budget=config.budget,
+        budget_flops=config.budget_flops,
+        shots=config.shots[0] if config.shots else None,
+        fraction=config.fraction[0] if config.fraction else None,
+        replicates=config.replicates,
         protocol=config.protocol,
         seeds=config.seeds,
         epochs=config.epochs,
@@ -123,7 +151,7 @@ def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> N
     progress("report", 1, 1)
 
 
-def _show_finished(
+def show_finished(
     folder: RunFolder, identities: Callable[[], Collection[str]], resume: bool
 ) -> None:
     from iceprobe.results import read_results
@@ -134,7 +162,7 @@ def _show_finished(
             "remove the folder to begin again"
         )
     results = read_results(folder.path)
-    if results[0].store.identity not in identities():
+    if not {result.store.identity for result in results} <= set(identities()):
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run, and its features have changed "
             "since (backbone or images): choose another --output to run again"
@@ -145,13 +173,15 @@ def _show_finished(
     console.print(
         f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
     )
-    _show(results, folder)
+    show(results, folder)
 
 
-def _show(results: Sequence["Result"], folder: RunFolder) -> None:
+def show(results: Sequence["Result"], folder: RunFolder) -> None:
     from iceprobe.results import to_rich
 
-    title = f"{results[0].backbone} on {results[0].dataset}, protocol {results[0].protocol}"
+    first = results[0]
+    one = len({(r.backbone, r.dataset) for r in results}) == 1
+    title = f"{first.backbone} on {first.dataset}, protocol {first.protocol}" if one else None
     console.print(to_rich(results, title=title))
     console.print(str(Path(folder.report).resolve()), markup=False, soft_wrap=True)
 
@@ -166,5 +196,5 @@ def extraction_options(config: RunConfig) -> dict[str, Any]:
         "workers": config.workers,
         "limit": config.limit,
         "on_bad_image": config.on_bad_image,
-        "patches": needs_patches(config.probe),
+        "patches": needs_patches(config),
     }

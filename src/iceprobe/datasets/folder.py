@@ -67,7 +67,7 @@ def load_folder(
     return _split_flat(root, test_fraction, seed, label, spec)
 
 
-def unlabelled(folder: str | Path) -> FolderSplit:
+def unlabelled(folder: str | Path) -> FileSplit:
     """Every image at any depth below a folder, ordered by path; all labels are −1.
 
     Raises:
@@ -82,7 +82,7 @@ def unlabelled(folder: str | Path) -> FolderSplit:
             f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
         )
     names = [os.path.relpath(path, root) for path in found]
-    return FolderSplit("images", root, names, np.full(len(names), -1))
+    return FileSplit("images", root, names, np.full(len(names), -1))
 
 
 def _has_split(root: Path) -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iceprobe.backbones import Backbone, Preprocessing
-from iceprobe.datasets.folder import FolderSplit
+from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.export.rebuilding import rebuilt_backbone, recorded_backbone
@@ -125,8 +125,9 @@ def load_probe(folder: str | Path) -> ExportedProbe:
         backbone = recorded_backbone(card.backbone)
     tokens = card.shape
     shape = Shape(
-        tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class
-    )
+        tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class,
+        tokens.vectors,
+    )  # fmt: skip
     probe = shape.build(card.probe)
     try:
         probe.load_state_dict(load_file(folder / PROBE))
@@ -188,4 +189,4 @@ def opened(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
     """A picture, read as a data set's are if it is a path."""
     if isinstance(image, Image.Image):
         return image
-    return FolderSplit("images", Path(), [os.fspath(image)], np.array([-1])).image(0)
+    return FileSplit("images", Path(), [os.fspath(image)], np.array([-1])).image(0)

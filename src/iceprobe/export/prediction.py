@@ -3,20 +3,20 @@
 import contextlib
 import csv
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.datasets.folder import FolderSplit, unlabelled
+from iceprobe.datasets.files import FileSplit
+from iceprobe.datasets.folder import unlabelled
 from iceprobe.errors import IceprobeError
 from iceprobe.export.exported import ExportedProbe, best_classes
 from iceprobe.export.maps import MapWriter
 from iceprobe.export.new_folder import new_folder
 from iceprobe.results.files import write_atomically
-from iceprobe.store.format import Shape
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
 from iceprobe.tokens import Tokens
@@ -100,7 +100,6 @@ def predict(
             {"images": split},
             plan_work("images", np.arange(len(split)), 0, settings),
             settings=settings,
-            shape=_shape(model),
             device=where,
             workers=workers,
             on_bad_image=on_bad_image,
@@ -146,23 +145,15 @@ def _csv(rows: list[list[str]]) -> bytes:
 
 
 def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:
-    on_host = Tokens(
-        tensors["patches"], tensors["prefix"], model.backbone.grid, model.backbone.has_class
-    )
-    patches, prefix = on_host.patches.to(device), on_host.prefix.to(device)
-    return replace(on_host, patches=patches, prefix=prefix)
-
-
-def _shape(model: ExportedProbe) -> Shape:
     backbone = model.backbone
-    return Shape(
-        dim=backbone.dim,
-        num_tokens=backbone.num_tokens,
-        num_prefix=backbone.num_prefix,
-        grid=backbone.grid,
-        has_class=backbone.has_class,
+    return Tokens(
+        tensors["patches"].to(device),
+        tensors["prefix"].to(device),
+        backbone.grid,
+        backbone.has_class,
+        {name: tensors[name].to(device) for name in backbone.vectors},
     )
 
 
-def _posix(split: FolderSplit, row: int) -> str:
+def _posix(split: FileSplit, row: int) -> str:
     return Path(split.names[row]).as_posix()

@@ -76,9 +76,7 @@ def export(
 
 
 def _model(result: Result, manifest: Manifest, seed: int) -> ExportedProbe:
-    tokens, record = manifest.shape, manifest.backbone
-    classes = manifest.dataset.classes
-    shape = Shape(tokens.dim, len(classes), tokens.grid, tokens.has_class, record.pooled_class)
+    record, classes, shape = manifest.backbone, manifest.dataset.classes, Shape.of(manifest)
     fitted = load_fitted(result, shape, seed)
     probe = shape.build(result.probe)  # the fitted one may be in use, on a device
     probe.load_state_dict(fitted.state_dict())

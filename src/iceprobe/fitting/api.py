@@ -20,7 +20,7 @@ from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.repetition import Request, check, repetition
-from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
@@ -37,6 +37,8 @@ def fit(
     store: Store,
     probes: Sequence[str],
     *,
+    budget: int | None = None,
+    budget_flops: int | None = None,
     protocol: str = "heldout",
     seeds: int = 3,
     replicates: int | None = None,
@@ -62,6 +64,8 @@ def fit(
     Args:
         store: the tokens, with a ``train`` split and the split to report.
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
+        budget: parameters; the EPs of a grid of (M, D_o) that stay within it are fitted as well.
+        budget_flops: the same for FLOPs of the whole probe for one image.
         protocol: ``"heldout"`` (default) or ``"paper"``.
         seeds: initialisations of every setting: 0, 1, … seeds − 1.
         replicates: in place of seeds, this many complete repetitions: each with its own
@@ -96,7 +100,7 @@ def fit(
         results, rows = _fit(
             store,
             Request(
-                [probe_label(parse_probe(text)) for text in probes],
+                _labels(store, probes, budget, budget_flops),
                 get_protocol(
                     protocol,
                     epochs=epochs,
@@ -245,6 +249,20 @@ def _fit(
     for result in results:
         result.shots, result.fraction = shots, fraction
     return results, rows
+
+
+def _labels(
+    store: Store, probes: Sequence[str], budget: int | None, budget_flops: int | None
+) -> list[str]:
+    """Canonical labels of the probes named, and behind them of the EPs within a budget."""
+    labels = [probe_label(parse_probe(text)) for text in probes]
+    if budget is None and budget_flops is None:
+        return labels
+    within = within_budget(
+        store.dim, len(store.classes), store.num_tokens, parameters=budget, flops=budget_flops
+    )
+    more = [probe_label(parse_probe(text)) for text in within]
+    return labels + [label for label in more if label not in labels]
 
 
 def _counted(progress: Progress | None, number: int, total: int) -> Progress:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.reader import StoredSplit
 
 
@@ -82,6 +83,8 @@ class Feed:
                 prefix = split.prefix[index]
                 prefix = prefix[:, :1] if name == "class+patches" else prefix
                 tensor = torch.cat([prefix, split.patches(rows)], 1)
+            case _ if name in MODEL_VECTORS:
+                tensor = split.vector(name)[index]
             case _:
                 raise ValueError(f"no input is called {name!r}")
         vector = tensor.ndim == 2

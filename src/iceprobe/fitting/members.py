@@ -7,8 +7,8 @@ axis, so that one batched product serves them all.
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from iceprobe.probes import build, parse_probe
 from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
+from iceprobe.store.format import Manifest
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ class Shape:
     grid: tuple[int, int] | None
     has_class: bool
     pooled_class: bool = False
+    vectors: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        shape = manifest.shape
+        return cls(
+            shape.dim,
+            len(manifest.dataset.classes),
+            shape.grid,
+            shape.has_class,
+            manifest.backbone.pooled_class,
+            shape.vectors,
+        )
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
         """A probe of this shape; with a seed, initialised by it alone."""
@@ -53,6 +67,7 @@ class Shape:
                 grid=self.grid,
                 has_class=self.has_class,
                 pooled_class=self.pooled_class,
+                vectors=self.vectors,
             )
 
 

@@ -20,11 +20,11 @@ from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.probe import Probe
+from iceprobe.probes.registry import VECTORS
 from iceprobe.results.curves import CurveRow
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-VECTORS = ("class", "mean")  # inputs of one vector an image
 
 
 @dataclass

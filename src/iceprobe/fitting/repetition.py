@@ -58,7 +58,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
-    trained, shape = _trained(request.labels), _shape(store)
+    trained, shape = _trained(request.labels), Shape.of(store.manifest)
     check_request(
         store,
         request.labels,
@@ -125,7 +125,7 @@ def repetition(
         checkpoint = Checkpoint(state, fingerprint)
         setting = Setting(
             protocol,
-            _shape(store),
+            Shape.of(store.manifest),
             run_seed,
             request.device,
             DTYPES[request.amp],
@@ -192,10 +192,6 @@ def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
         "device": setting.device.type,
         "dtype": str(setting.amp).removeprefix("torch."),
     }
-
-
-def _shape(store: Store) -> Shape:
-    return Shape(store.dim, len(store.classes), store.grid, store.has_class, store.pooled_class)
 
 
 def _trained(labels: list[str]) -> list[str]:

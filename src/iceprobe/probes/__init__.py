@@ -12,6 +12,7 @@ _HOME = {
     "build_pooling": "probe",
     "parse_probe": "registry",
     "probe_label": "registry",
+    "within_budget": "budget",
     "register": "registry",
 }
 __all__ = sorted(_HOME)

@@ -144,9 +144,12 @@ class QueryPooling(AttentivePooling):
         """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
         raise NotImplementedError
 
+    def prepare(self, tokens: Tensor) -> Tensor:
+        tokens, rstd = super().prepare(tokens), self.token_rstd(tokens)
+        return tokens if rstd is None else tokens * rstd[..., None].to(tokens.dtype)
+
     def scores(self, tokens: Tensor) -> Tensor:
-        scores, rstd = self.queries(self.token_stats(tokens)) @ tokens.mT, self.token_rstd(tokens)
-        return scores if rstd is None else scores * rstd[:, None]
+        return self.queries(self.token_stats(tokens)) @ tokens.mT
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What the framework says, by the product that all queries share."""

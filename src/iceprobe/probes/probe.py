@@ -3,6 +3,7 @@
 probe(X) = Linear_C(BatchNorm(pooling(X)))
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from iceprobe.errors import IceprobeError
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling
-from iceprobe.probes.registry import PROBES, parse_probe, probe_label, probe_options
+from iceprobe.probes.registry import (
+    MODEL_VECTORS,
+    PROBES,
+    VECTORS,
+    parse_probe,
+    probe_label,
+    probe_options,
+)
 from iceprobe.specs import Spec, parse_spec
 from iceprobe.tokens import Tokens
 
@@ -55,13 +63,13 @@ class Probe(nn.Module):
         """
         if isinstance(tokens, Tokens):
             return self._select(tokens)
-        if tokens.ndim == 2 and self.input in ("class", "mean"):
+        if tokens.ndim == 2 and self.input in VECTORS:
             return tokens[:, None]
         if tokens.ndim == 3 and self.input == "mean":
             return mean_tokens(tokens)[:, None]
-        if tokens.ndim == 3 and self.input != "class":
+        if tokens.ndim == 3 and self.input not in VECTORS:
             return tokens
-        wanted = "(B, D) or Tokens" if self.input in ("class", "mean") else "(B, N, D) or Tokens"
+        wanted = "(B, D) or Tokens" if self.input in VECTORS else "(B, N, D) or Tokens"
         raise IceprobeError(
             f"a probe with input={self.input} got a tensor of shape {tuple(tokens.shape)}: "
             f"pass {wanted}"
@@ -74,6 +82,10 @@ class Probe(nn.Module):
             return mean_tokens(tokens.patches)[:, None]
         if self.input == "prefix+patches":
             return torch.cat([tokens.prefix, tokens.patches], 1)
+        if self.input in MODEL_VECTORS:
+            if self.input not in tokens.vectors:
+                raise IceprobeError(_no_vector(self.input, tokens.vectors))
+            return tokens.vectors[self.input][:, None]
         if tokens.class_token is None:
             raise IceprobeError(
                 f"a probe with input={self.input} got tokens without a class token: "
@@ -140,6 +152,7 @@ def build(
     grid: tuple[int, int] | None = None,
     has_class: bool = False,
     pooled_class: bool = False,
+    vectors: Mapping[str, int] | None = None,
     **options: Any,
 ) -> Probe:
     """Build a probe.
@@ -151,25 +164,38 @@ def build(
         grid: rows and columns of the patches, for poolings that need it.
         has_class: whether the backbone has a class token; ``linear`` then reads it by default,
         pooled_class: unless the backbone was trained on the output of a learned pooler instead.
+        vectors: widths of what the model itself makes of an image, by name (`Tokens.vectors`).
         **options: keys of the spec string.
 
     Raises:
-        IceprobeError: as `build_pooling`, and if the input needs a class token there isn't.
+        IceprobeError: as `build_pooling`, and if the input needs a class token or a vector of the
+            model's own that there isn't.
 
     Example:
         >>> build("ep32", dim=768, num_classes=1000).num_parameters()["total"]
         1383400
     """
     spec, values = _resolve(spec, options)
-    pooling = build_pooling(spec, dim, grid)
     by_class = has_class and not pooled_class
     source = values.get("input") or ("class" if by_class else "mean")
-    if source.startswith("class") and not has_class:
+    if source in MODEL_VECTORS:
+        if source not in (vectors or {}):
+            raise IceprobeError(f"probe {probe_label(spec)!r}: {_no_vector(source, vectors or {})}")
+        dim = (vectors or {})[source]
+    pooling = build_pooling(spec, dim, grid)
+    if source in ("class", "class+patches") and not has_class:
         raise IceprobeError(
             f"probe {probe_label(spec)!r} reads a class token and the backbone has no class token: "
             f"take input={'mean' if source == 'class' else 'patches'}"
         )
     return Probe(pooling, num_classes, input=source, batch_norm=values["batch_norm"])
+
+
+def _no_vector(name: str, vectors: Mapping[str, Any]) -> str:
+    known = [*vectors, "class", "mean"]
+    return (
+        f"this backbone (or this layer of it) has no {name} output: take input={' or '.join(known)}"
+    )
 
 
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:

@@ -10,6 +10,11 @@ from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
 from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown
 
+# Inputs of one vector an image; the last two are the model's own, where it has them: the output of
+# its learned pooler, and the class token in the space shared with text.
+MODEL_VECTORS = ("pooled", "class_projected")
+VECTORS = ("class", "mean", *MODEL_VECTORS)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -219,14 +224,14 @@ PROBES: Registry[ProbeEntry] = Registry(
             "k nearest neighbours by cosine, weighted; nothing is trained",
             equation="argmax_c Σ_{i ∈ kNN} exp(cos(x, x_i)/T)·[c_i = c]",
             source="Wu et al., CVPR 2018",
-            options={"input": Option(_one_of("class", "mean"))},
+            options={"input": Option(_one_of(*VECTORS))},
         ),
         "linear": ProbeEntry(
             "iceprobe.probes.linear:Linear",
             "a linear classifier on the class token or on the mean of patches",
             equation="y = x_cls, or mean_N(X) without a class token",
             source="standard linear probing",
-            options={"input": Option(_one_of("class", "mean")), "batch_norm": _BATCH_NORM},
+            options={"input": Option(_one_of(*VECTORS)), "batch_norm": _BATCH_NORM},
             variants={"linear?input=mean": "y = mean_N(X)"},
         ),
         "mean_value": ProbeEntry(

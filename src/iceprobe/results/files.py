@@ -26,13 +26,14 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
         The path of the file.
 
     Raises:
-        IceprobeError: if a probe stands twice.
+        IceprobeError: if a probe stands twice for the same tokens and training images.
     """
-    seen: set[str] = set()
-    for result in results:
-        if result.probe in seen:
-            raise IceprobeError(f"probe {result.probe!r} stands twice in {run}: keep one entry")
-        seen.add(result.probe)
+    seen: set[tuple[object, ...]] = set()
+    for one in results:
+        key = (one.probe, one.store.identity, one.protocol, one.split, one.shots, one.fraction)
+        if key in seen:
+            raise IceprobeError(f"probe {one.probe!r} stands twice in {run}: keep one entry")
+        seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
     document = {"format": FORMAT_VERSION, "results": entries}
     path = Path(run) / FILE_NAME

@@ -10,6 +10,7 @@ _HOME = {
     "StoredSplit": "reader",
     "extract": "writer",
     "extract_in_memory": "memory",
+    "extract_layers": "writer",
     "plan": "planning",
     "repair": "writer",
 }

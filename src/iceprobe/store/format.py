@@ -11,11 +11,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iceprobe.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
 
 FORMAT_VERSION = 2
 SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
@@ -70,13 +73,28 @@ class DatasetRecord(_Record):
 
 
 class Shape(_Record):
-    """Sizes of the tokens of one image: N patches on a grid, P prefix tokens, width D."""
+    """Sizes of the tokens of one image: N patches on a grid, P prefix tokens, width D.
+
+    ``vectors`` are the widths of what the model itself makes of an image (`Tokens.vectors`).
+    """
 
     dim: int
     num_tokens: int
     num_prefix: int
     grid: tuple[int, int] | None
     has_class: bool
+    vectors: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, backbone: "Backbone") -> Self:
+        return cls(
+            dim=backbone.dim,
+            num_tokens=backbone.num_tokens,
+            num_prefix=backbone.num_prefix,
+            grid=backbone.grid,
+            has_class=backbone.has_class,
+            vectors=dict(backbone.vectors),
+        )
 
 
 class ShardRecord(_Record):

@@ -134,7 +134,6 @@ def _extract_split(
         dataset.splits,
         work,
         settings=settings,
-        shape=manifest.shape,
         device=device,
         workers=workers,
         on_bad_image=on_bad_image,

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Manifest, Settings, Shape
+from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -64,15 +65,22 @@ class Extracted:
 
     Attributes:
         work: what was asked for.
-        tensors: ``patches (b, N, D)`` if wanted, ``prefix (b, P, D)``, ``mean (b, D)`` float32,
-            ``label (b,)``, ``index (b,)``, ``box (b, 4)`` where there are boxes and
-            ``mask (b, S, S)`` uint8 where there are masks, on the host.
+        layers: for each layer of the backbone ``patches (b, N, D)`` if wanted, ``prefix (b, P, D)``,
+            ``mean (b, D)`` and the model's own vectors float32, ``label (b,)``, ``index (b,)``,
+            ``box (b, 4)`` where there are boxes and ``mask (b, S, S)`` uint8 where there are
+            masks, on the host.
         skipped: names of the images that couldn't be read.
     """
 
     work: Work
-    tensors: dict[str, Tensor]
+    layers: list[dict[str, Tensor]]
     skipped: list[str]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Of a backbone of one layer."""
+        (only,) = self.layers
+        return only
 
 
 def plan_work(split: str, rows: np.ndarray, number: int, settings: Settings) -> list[Work]:
@@ -112,7 +120,7 @@ def token_layout(shape: Shape, settings: Settings) -> Layout:
         layout["patches"] = (stored, (shape.num_tokens, shape.dim))
     layout["prefix"] = (stored, (shape.num_prefix, shape.dim))
     layout["mean"] = (torch.float32, (shape.dim,))
-    return layout
+    return layout | {name: (torch.float32, (width,)) for name, width in shape.vectors.items()}
 
 
 def extracted_batches(
@@ -121,7 +129,6 @@ def extracted_batches(
     work: list[Work],
     *,
     settings: Settings,
-    shape: Shape,
     device: torch.device,
     workers: int,
     on_bad_image: OnBadImage,
@@ -133,9 +140,10 @@ def extracted_batches(
         IceprobeError: if tokens are not finite (names the image), or the device is out of memory.
     """
     backbone.to(device)
+    nothing = [_nothing(one, settings) for one in backbone.per_layer()]
     gpu = device.type == "cuda"
     decode = _Decode(splits, backbone.preprocessing, pin=gpu and workers == 0)
-    waiting: deque[tuple[Work, Decoded, dict[str, Tensor], Any]] = deque()
+    waiting: deque[tuple[Work, Decoded, list[dict[str, Tensor]], Any]] = deque()
     with contextlib.closing(_decoded(decode, work, workers, gpu)) as decoded:
         for todo, batch in zip(work, decoded, strict=True):
             if batch.bad and on_bad_image == "fail":
@@ -143,11 +151,10 @@ def extracted_batches(
                     f"{batch.bad[0][1]} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
                 )
+            layers = nothing
             if len(batch.rows):
-                tensors = _forward(backbone, batch.images, device, settings)
-            else:
-                tensors = _nothing(token_layout(shape, settings))
-            waiting.append((todo, batch, *_to_host(tensors, device)))
+                layers = _forward(backbone, batch.images, device, settings)
+            waiting.append((todo, batch, *_to_host(layers, device)))
             # A GPU works on the next batch while this one comes to the host.
             if len(waiting) > gpu:
                 yield _finish(*waiting.popleft(), splits, settings)
@@ -162,36 +169,43 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 def _forward(
     backbone: "Backbone", images: Tensor, device: torch.device, settings: Settings
-) -> dict[str, Tensor]:
-    """Tokens in the stored dtype, and for each image whether its tokens are finite."""
-    stored = DTYPES[settings.tokens]
+) -> list[dict[str, Tensor]]:
+    """Each layer's tokens as they are stored, and for each image whether they are finite."""
     try:
         with torch.no_grad(), autocast(device, settings.amp):
-            tokens = backbone(images.to(device, non_blocking=True))
+            layers = backbone.forward_layers(images.to(device, non_blocking=True))
         with torch.no_grad():
-            mean, prefix = tokens.mean, tokens.prefix.to(stored)
-            # A NaN or an infinity in any patch is one in the mean.
-            finite = _finite(mean) & _finite(tokens.prefix)
-            fits = _finite(prefix)
-            tensors = {"prefix": prefix, "mean": mean}
-            if settings.patches:
-                patches = tokens.patches.to(stored)
-                fits &= _finite(patches)
-                tensors = {"patches": patches, **tensors}
+            return [_as_stored(tokens, settings) for tokens in layers]
     except torch.OutOfMemoryError as error:
         raise IceprobeError(
             f"a batch of {len(images)} images doesn't fit into the memory of {device}: "
             f"try batch_size={max(1, settings.batch_size // 2)}"
         ) from error
+
+
+def _as_stored(tokens: Tokens, settings: Settings) -> dict[str, Tensor]:
+    stored = DTYPES[settings.tokens]
+    mean, prefix = tokens.mean, tokens.prefix.to(stored)
+    # A NaN or an infinity in any patch is one in the mean.
+    finite = _finite(mean) & _finite(tokens.prefix)
+    fits = _finite(prefix)
+    tensors = {"prefix": prefix, "mean": mean}
+    if settings.patches:
+        patches = tokens.patches.to(stored)
+        fits &= _finite(patches)
+        tensors = {"patches": patches, **tensors}
+    for name, vector in tokens.vectors.items():
+        tensors[name] = vector.float()
+        finite &= _finite(vector)
     return tensors | {"finite": finite, "fits": fits}
 
 
-def _nothing(layout: Layout) -> dict[str, Tensor]:
+def _nothing(backbone: "Backbone", settings: Settings) -> dict[str, Tensor]:
     """What a batch gives of which no image could be read."""
+    layout = token_layout(Shape.of(backbone), settings)
     flags: Layout = {"finite": (torch.bool, ()), "fits": (torch.bool, ())}
     return {
-        name: torch.empty(0, *shape, dtype=dtype)
-        for name, (dtype, shape) in (layout | flags).items()
+        name: torch.empty(0, *size, dtype=dtype) for name, (dtype, size) in (layout | flags).items()
     }
 
 
@@ -203,16 +217,21 @@ def _finite(tensor: Tensor) -> Tensor:
     return low.isfinite() & high.isfinite()
 
 
-def _to_host(tensors: dict[str, Tensor], device: torch.device) -> tuple[dict[str, Tensor], Any]:
+def _to_host(
+    layers: list[dict[str, Tensor]], device: torch.device
+) -> tuple[list[dict[str, Tensor]], Any]:
     """Start the copy to the host; the event, where there is one, tells when it is done."""
     if device.type != "cuda":
-        return {name: tensor.cpu() for name, tensor in tensors.items()}, None
-    host = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        for name, tensor in tensors.items()
-    }
-    for name, tensor in tensors.items():
-        host[name].copy_(tensor, non_blocking=True)
+        return [{name: tensor.cpu() for name, tensor in one.items()} for one in layers], None
+    host = []
+    for one in layers:
+        pinned = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            for name, tensor in one.items()
+        }
+        for name, tensor in one.items():
+            pinned[name].copy_(tensor, non_blocking=True)
+        host.append(pinned)
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return host, event
@@ -221,7 +240,7 @@ def _to_host(tensors: dict[str, Tensor], device: torch.device) -> tuple[dict[str
 def _finish(
     work: Work,
     batch: Decoded,
-    tensors: dict[str, Tensor],
+    layers: list[dict[str, Tensor]],
     copied: Any,
     splits: Mapping[str, Split],
     settings: Settings,
@@ -229,19 +248,24 @@ def _finish(
     if copied is not None:
         copied.synchronize()
     split = splits[work.split]
-    for flag, reason in (("finite", None), ("fits", settings.tokens)):
-        flags = tensors.pop(flag)
-        if not flags.all():
-            name = split.names[batch.rows[int(flags.logical_not().nonzero()[0])]]
-            raise IceprobeError(_not_finite(name, settings, overflow=reason is not None))
-    index = torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64))
-    tensors["label"] = torch.from_numpy(split.labels[batch.rows])
-    tensors["index"] = index
+    for flag in ("finite", "fits"):
+        for one in layers:
+            if not one[flag].all():
+                name = split.names[batch.rows[int(one[flag].logical_not().nonzero()[0])]]
+                raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
+    known = {
+        "label": torch.from_numpy(split.labels[batch.rows]),
+        "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
+    }
     if batch.boxes is not None:
-        tensors["box"] = torch.from_numpy(batch.boxes)
+        known["box"] = torch.from_numpy(batch.boxes)
     if batch.masks is not None:
-        tensors["mask"] = torch.from_numpy(batch.masks)
-    return Extracted(work, tensors, [split.names[row] for row, _ in batch.bad])
+        known["mask"] = torch.from_numpy(batch.masks)
+    made = [
+        {name: tensor for name, tensor in one.items() if name not in ("finite", "fits")} | known
+        for one in layers
+    ]
+    return Extracted(work, made, [split.names[row] for row, _ in batch.bad])
 
 
 def _not_finite(name: str, settings: Settings, overflow: bool) -> str:

@@ -197,7 +197,6 @@ def _measure(
         dataset.splits,
         work,
         settings=settings,
-        shape=manifest.shape,
         device=device,
         workers=workers,
         on_bad_image="skip",

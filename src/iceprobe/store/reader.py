@@ -114,6 +114,11 @@ class Store:
         return self.manifest.shape.has_class
 
     @property
+    def vectors(self) -> Mapping[str, int]:
+        """Width of each vector that the model itself makes of an image, by name."""
+        return self.manifest.shape.vectors
+
+    @property
     def pooled_class(self) -> bool:
         """Whether the backbone was trained on a learned pooler's output, not the class token."""
         return self.manifest.backbone.pooled_class
@@ -211,6 +216,10 @@ class StoredSplit:
         """Mean of the patch tokens before they were rounded, ``(n, D)`` float32."""
         return self._tensors("mean")
 
+    def vector(self, name: str) -> Tensor:
+        """One vector an image as the model itself makes it, ``(n, D')`` float32; see `Tokens.vectors`."""
+        return self._tensors(name)
+
     @property
     def class_token(self) -> Tensor | None:
         """``(n, D)`` in the stored dtype, or ``None`` where the backbone has none."""
@@ -261,12 +270,10 @@ class StoredSplit:
         rows = np.asarray(rows, np.int64)
         picked = torch.from_numpy(rows)
         return StoredSplit(
-            lambda key: self._tensors(key)[picked],
-            lambda wanted, out: self._gather(rows[wanted], out),
+            lambda name: self._tensors(name)[picked],
+            lambda name, wanted, out: self._gather(name, rows[wanted], out),
             shape=self.shape,
-            dtype=self.dtype,
-            has_patches=self.has_patches,
-            has_boxes=self.boxes is not None,
+            layout=self._layout,
             held=self.held,
         )
 

@@ -113,13 +113,7 @@ def describe(
             spec=dataset.spec, name=dataset.name, classes=[str(name) for name in dataset.classes]
         ),
         settings=settings,
-        shape=Shape(
-            dim=backbone.dim,
-            num_tokens=backbone.num_tokens,
-            num_prefix=backbone.num_prefix,
-            grid=backbone.grid,
-            has_class=backbone.has_class,
-        ),
+        shape=Shape.of(backbone),
         splits={
             name: _describe_split(dataset, name, limit)
             for name in (dataset.splits if splits is None else splits)

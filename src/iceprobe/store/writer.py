@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
@@ -25,9 +26,9 @@ from iceprobe.store.format import (
 )
 from iceprobe.store.lock import exclusive, sweep
 from iceprobe.store.pipeline import (
-    Extracted,
     OnBadImage,
     Progress,
+    Work,
     chosen_rows,
     extracted_batches,
     plan_work,
@@ -86,6 +87,41 @@ def extract(
         IceprobeError: if the disk is too full, another process writes this store, a shard is
             corrupt, an image can't be read, or tokens are not finite; what was complete stays.
     """
+    if len(backbone.layers) > 1:
+        raise IceprobeError(
+            f"backbone {backbone.spec!r} reads {len(backbone.layers)} layers and a store holds one: "
+            "use iceprobe.extract_layers(…), a store each from one pass"
+        )
+    (store,) = extract_layers(
+        backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
+        tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
+        shard_images=shard_images, progress=progress,
+    )  # fmt: skip
+    return store
+
+
+def extract_layers(
+    backbone: "Backbone",
+    dataset: Dataset,
+    root: str | Path = "features/",
+    *,
+    splits: Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float16",
+    patches: bool = True,
+    workers: int = 0,
+    limit: int | None = None,
+    on_bad_image: OnBadImage = "fail",
+    shard_images: int = SHARD_IMAGES,
+    progress: Progress = None,
+) -> list[Store]:
+    """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
+
+    Layers that are stored already are not written again; each store is what extracting its layer
+    alone gives. A killed extraction goes on at the first shard that any of them lacks.
+    """
     check_policy(on_bad_image)
     target = choose_device(device)
     settings = make_settings(
@@ -96,22 +132,36 @@ def extract(
         patches=patches,
         shard_images=shard_images,
     )
-    wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-    found = find_finished(Path(root), wanted)
-    if found is None:
-        found = Path(root) / wanted.folder
-        _check_disk(found, wanted)
-        with exclusive(found):
-            manifest = _resumed(found, wanted)
-            _fill(found, manifest, backbone, dataset, target, workers, on_bad_image, progress)
-    sweep(found)
-    store = Store.open(found, dataset=dataset)
-    if store.manifest.skipped and on_bad_image == "fail":
-        raise IceprobeError(
-            f"store {found} was made without {len(store.manifest.skipped)} bad image(s), "
-            f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
-        )
-    return store
+    singles = backbone.per_layer()
+    wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
+    paths = [find_finished(Path(root), one) or Path(root) / one.folder for one in wanted]
+    todo = [(p, one) for p, one in zip(paths, wanted, strict=True) if not _is_finished(p)]
+    _check_disk(todo)
+    with contextlib.ExitStack() as locked:
+        for path, _ in sorted(todo):  # in one order, so that two processes can't wait in a ring
+            locked.enter_context(exclusive(path))
+        manifests = {path: _resumed(path, one) for path, one in todo}
+        if manifests:
+            places = [manifests.get(path) for path in paths]
+            _fill(
+                [None if one is None else (path, one) for path, one in zip(paths, places, strict=True)],
+                backbone, dataset, target, workers, on_bad_image, progress,
+            )  # fmt: skip
+    stores = []
+    for path in paths:
+        sweep(path)
+        store = Store.open(path, dataset=dataset)
+        if store.manifest.skipped and on_bad_image == "fail":
+            raise IceprobeError(
+                f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
+                f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
+            )
+        stores.append(store)
+    return stores
+
+
+def _is_finished(path: Path) -> bool:
+    return (path / MANIFEST).exists() and read_manifest(path).finished
 
 
 def repair(
@@ -163,7 +213,7 @@ def repair(
         for split in manifest.splits.values():
             split.shards = [shard for shard in split.shards if shard not in bad]
         write_manifest(path, manifest)
-        _fill(path, manifest, backbone, dataset, target, workers, policy, progress)
+        _fill([(path, manifest)], backbone, dataset, target, workers, policy, progress)
     return [shard.file for shard in bad]
 
 
@@ -229,14 +279,19 @@ def _check_origin(
             )
 
 
-def _check_disk(path: Path, wanted: Manifest) -> None:
-    """See that what is still to be written fits.
+def _check_disk(todo: Sequence[tuple[Path, Manifest]]) -> None:
+    """See that what is still to be written into these folders of one root fits.
 
     Raises:
         IceprobeError: with both sizes and what would make it smaller.
     """
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
-    needed = bytes_missing(manifest)
+    if not todo:
+        return
+    needed = sum(
+        bytes_missing(read_manifest(path) if (path / MANIFEST).exists() else wanted)
+        for path, wanted in todo
+    )
+    path = todo[0][0]
     free = free_bytes(path)
     if needed > free:
         raise IceprobeError(
@@ -264,8 +319,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _fill(
-    path: Path,
-    manifest: Manifest,
+    places: Sequence[tuple[Path, Manifest] | None],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -273,60 +327,71 @@ def _fill(
     on_bad_image: OnBadImage,
     progress: Progress,
 ) -> None:
-    """Extract every shard that the manifest lacks."""
-    work = []
+    """Extract every shard that a manifest lacks, all layers in one pass.
+
+    Args:
+        places: folder and manifest of each of the backbone's layers, ``None`` where a layer's
+            store is finished.
+    """
+    recorders = [None if place is None else _Recorder(*place) for place in places]
+    manifest = next(place[1] for place in places if place is not None)
+    work, done = [], {}
     for name, record in manifest.splits.items():
         rows = chosen_rows(record.listed, record.images)
-        for number in manifest.missing(name):
+        missing = {n for place in places if place is not None for n in place[1].missing(name)}
+        for number in sorted(missing):
             work += plan_work(name, rows, number, manifest.settings)
+        done[name] = record.images - sum(len(item.rows) for item in work if item.split == name)
     batches = extracted_batches(
         backbone,
         dataset.splits,
         work,
         settings=manifest.settings,
-        shape=manifest.shape,
         device=device,
         workers=workers,
         on_bad_image=on_bad_image,
     )
-    recorder = _Recorder(path, manifest)
-    done = {
-        name: sum(shard.stop - shard.start for shard in record.shards)
-        for name, record in manifest.splits.items()
-    }
     try:
         with contextlib.closing(batches), _Background() as writing:
             for batch in batches:
-                writing.submit(partial(recorder.add, batch))
+                for recorder, tensors in zip(recorders, batch.layers, strict=True):
+                    if recorder is not None:
+                        writing.submit(partial(recorder.add, batch.work, tensors, batch.skipped))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 if progress is not None:
                     progress(f"extract {name}", done[name], manifest.splits[name].images)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            path = next(place[0] for place in places if place is not None)
             raise IceprobeError(
                 f"no space left for {path}: make some and run the same again, "
                 "complete shards are kept"
             ) from error
         raise
     finally:
-        recorder.abandon()
+        for recorder in recorders:
+            if recorder is not None:
+                recorder.abandon()
 
 
 class _Recorder:
-    """Batches → shards → the manifest."""
+    """Batches of one layer → shards → the manifest; shards that it has already are passed over."""
 
     def __init__(self, path: Path, manifest: Manifest):
         self.path, self.manifest = path, manifest
+        self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
         self._writer: ShardWriter | None = None
         self._skipped: list[str] = []
 
-    def add(self, batch: Extracted) -> None:
-        work, settings = batch.work, self.manifest.settings
+    def add(self, work: Work, tensors: dict[str, Tensor], skipped: list[str]) -> None:
+        if work.number not in self._missing[work.split]:
+            return
+        settings = self.manifest.settings
         if self._writer is None:
             self._writer = ShardWriter(self.path / shard_file(work.split, work.number))
-        self._writer.write(batch.tensors)
-        self._skipped += batch.skipped
+        self._writer.write(tensors)
+        self._skipped += skipped
         if not work.last:
             return
         written = self._writer.finish()

@@ -1,0 +1,136 @@
+"""A campaign: one run for each backbone, layer, data set and number of training images.
+
+Every *cell* of it is an ordinary run in ``NAME/cells/CELL/``, with its own config.yaml, results and
+report, and is resumed, shown and repeated like any other. The campaign itself holds the results of
+all of them and one report across.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from iceprobe.cli.config import FitConfig, RunConfig
+from iceprobe.cli.console import Bars, console
+from iceprobe.cli.folder import RunFolder
+from iceprobe.cli.stages import fit_run, show, show_finished
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import parse_spec
+
+if TYPE_CHECKING:
+    from iceprobe.results import Result
+    from iceprobe.store import Store
+
+C = TypeVar("C", bound=FitConfig)
+
+
+def cells(config: C) -> list[C]:
+    """The runs that ``config`` asks for, each of one backbone, data set and draw; outputs set."""
+    found = [config.model_copy(update=change) for change in _changes(config)]
+    if len(found) == 1:
+        return found
+    assert config.output is not None  # resolve() has set it
+    names = [_name(cell, config) for cell in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise IceprobeError(
+                f"{name!r} is asked for twice: name each backbone and data set once"
+            )
+    places = [config.output / "cells" / name for name in names]
+    return [
+        cell.model_copy(update={"output": place}) for cell, place in zip(found, places, strict=True)
+    ]
+
+
+def run_campaign(
+    config: FitConfig,
+    runs: Sequence[C],
+    obtain: Callable[[C, Bars], "Store"],
+    identities: Callable[[C], Collection[str]],
+    *,
+    resume: bool = True,
+) -> None:
+    """Run the cells that aren't finished, then report across all of them.
+
+    Args:
+        config: of the whole.
+        runs: its cells.
+        obtain: makes or opens the feature store of a cell.
+        identities: of the stores that would serve a cell now.
+        resume: go on from unfinished fits.
+    """
+    folder = RunFolder(config)
+    if folder.state == "finished":
+        show_finished(folder, lambda: {i for one in runs for i in identities(one)}, resume)
+        return
+    folder.create()
+    results: list[Result] = []
+    for number, run in enumerate(runs, 1):
+        cell = RunFolder(run)
+        assert run.output is not None
+        console.print(f"[{number}/{len(runs)}] {run.output.name}", markup=False, soft_wrap=True)
+        if cell.state != "finished":
+            fit_run(run, cell, partial(obtain, run), resume=resume)
+        results += _read(run.output, folder.path)
+    from iceprobe import report
+    from iceprobe.results import write_results
+
+    write_results(folder.path, results)
+    with Bars() as progress:
+        progress("report", 0, 1)
+        report(results, folder.report, title=_title(config))
+        progress("report", 1, 1)
+    show(results, folder)
+
+
+def _changes(config: FitConfig) -> Iterator[dict[str, Any]]:
+    draws: list[dict[str, Any]] = [{"shots": [k], "fraction": None} for k in config.shots or []]
+    draws += [{"fraction": [f], "shots": None} for f in config.fraction or []]
+    whole = [{"shots": None, "fraction": None}]
+    for draw in draws or whole:
+        if not isinstance(config, RunConfig):
+            yield draw
+            continue
+        for backbone in config.backbone:
+            for data in config.data:
+                yield {"backbone": [backbone], "data": [data], "layers": None, **draw}
+
+
+def _name(cell: FitConfig, whole: FitConfig) -> str:
+    """``mae-tiny-layer-3--fashion--5-shots``: what tells the cell from the others."""
+    parts = []
+    if isinstance(cell, RunConfig) and isinstance(whole, RunConfig):
+        parts += [_short(cell.backbone[0])] * (len(whole.backbone) > 1)
+        parts += [_short(cell.data[0])] * (len(whole.data) > 1)
+    parts += [f"{k}-shots" for k in cell.shots or []]
+    parts += [f"{100 * f:g}-percent" for f in cell.fraction or []]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "--".join(parts)).strip("-.")
+
+
+def _short(text: str) -> str:
+    """A spec's name and options, without the source it comes from or a path's folders."""
+    spec = parse_spec(text)
+    options = [f"{key}-{Path(value).name}" for key, value in sorted(spec.options.items())]
+    return "-".join([Path(spec.name).name, *options])
+
+
+def _read(run: Path, campaign: Path) -> list["Result"]:
+    """A cell's results, their files named relative to the campaign."""
+    from iceprobe.results import read_results
+
+    results = read_results(run)
+    inside = run.relative_to(campaign).as_posix()
+    for result in results:
+        files = result.files
+        files.probes = [f"{inside}/{name}" for name in files.probes]
+        if files.predictions is not None:
+            files.predictions = f"{inside}/{files.predictions}"
+        result.attach(run=campaign)
+    return results
+
+
+def _title(config: FitConfig) -> str | None:
+    if not isinstance(config, RunConfig):
+        return None
+    return f"{' · '.join(config.backbone)} on {' · '.join(config.data)}"
