@@ -237,7 +237,7 @@ def test_what_is_wrong_with_a_flat_folder_is_said(tmp_path):
     ("spec", "message"),
     [
         ("floder:x", "Did you mean folder"),
-        ("fashion", "unknown data set 'fashion'.*folder:, bundled:"),
+        ("fashion", "unknown data set 'fashion'.*folder:.*bundled:"),
         ("bundled:fashion?seed=1", "unknown option"),
     ],
 )

@@ -120,7 +120,7 @@ def test_fingerprint_follows_the_tars_and_not_their_place(tars):
         return load_dataset(spec(root)).splits["train"].fingerprint()
 
     before = fingerprint(tars)
-    moved = tars.rename(tars.with_name("moved"))
+    moved = tars.rename(tars.with_name(f"{tars.name}-moved"))
     assert fingerprint(moved) == before
     os.utime(moved / "train-001.tar", ns=(1, 1))
     assert fingerprint(moved) != before
