@@ -34,7 +34,7 @@ def results(clutter: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[
         seeds=2,
         epochs=4,
         learning_rates=[1e-1],
-        vector_steps=20,
+        min_steps=20,
         output=place / "run",
     )
     return {result.probe: result for result in fitted}

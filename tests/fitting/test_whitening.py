@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import fractional_matrix_power
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -11,34 +12,60 @@ from sklearn.preprocessing import StandardScaler
 from iceprobe.fitting.engine import Crowd, forward, predict
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, Shape, make_groups
-from iceprobe.fitting.whitening import whitening
+from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from tests.fitting.conftest import PlantedSplit
 
 LABELS = ["linear?input=mean", "mean_value", "linear?batch_norm=false&input=mean"]
 
 
 def ill_conditioned(n: int, seed: int, dim: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors far from the origin whose short directions hold the classes (condition 1e6)."""
+    """Vectors far from the origin whose short directions hold the classes (condition 1e4)."""
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(9)))[0]
     labels = torch.arange(n) % 3
     z = torch.randn(n, dim, generator=generator)
     z[torch.arange(n), dim - 1 - labels] += 1.5
-    return z * torch.logspace(0, -3, dim) @ basis.mT + 5, labels
+    return z * torch.logspace(0, -2, dim) @ basis.mT + 5, labels
 
 
 def test_the_matrix_is_the_inverse_root_of_the_correlation():
     vectors, _ = ill_conditioned(500, 0)
     vectors[:, 3] = 7.0  # constant
-    found = whitening(vectors.split(64), 0.01)
+    found = whitening(lambda: vectors.split(64), 0.5)
     x = vectors.double().numpy()
     deviation = x.std(0)
     deviation[3] = 1
     standardised = (x - x.mean(0)) / deviation
     correlation = standardised.T @ standardised / len(x)
-    expected = fractional_matrix_power(correlation + 0.01 * np.eye(24), -0.5)
+    expected = fractional_matrix_power(0.5 * correlation + 0.5 * np.eye(24), -0.5)
     np.testing.assert_allclose(found.std.numpy(), deviation, rtol=1e-5)
     np.testing.assert_allclose(found.matrix.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [5, 20, 100, 2000])
+def test_few_vectors_shrink_as_scikit_learn_says(n):
+    vectors = ill_conditioned(n, 0)[0].double()
+    standardised = (vectors - vectors.mean(0)) / vectors.std(0, correction=0)
+    expected = ledoit_wolf_shrinkage(standardised.numpy(), assume_centered=True)
+    covariance = standardised.mT @ standardised / n
+    fourth = float(standardised.square().sum(1).square().sum())
+    assert ledoit_wolf(covariance, fourth, n) == pytest.approx(expected, rel=1e-6)
+    matrix = whitening(lambda: vectors.split(7), 1e-9).matrix.double()
+    inverse_square = torch.linalg.inv(matrix @ matrix)
+    shrunk = (1 - expected) * covariance + expected * torch.eye(24)
+    torch.testing.assert_close(inverse_square, shrunk.double(), rtol=1e-3, atol=1e-3)
+
+
+def test_training_starts_from_the_ordinary_initialisation():
+    shape = Shape(24, 3, (1, 1), has_class=False)
+    found = {"mean": whitening(lambda: [ill_conditioned(200, 0)[0]], 0.01)}
+    for label in LABELS:
+        member = Member(label, 1e-2, 0.0, 3)
+        (group,) = make_groups([member], shape, torch.device("cpu"), found)
+        for name, parameter in shape.build(label, seed=3).named_parameters():
+            torch.testing.assert_close(
+                group.probe(0).get_parameter(name), parameter, rtol=1e-3, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -46,7 +73,7 @@ def test_the_fitted_probe_is_an_ordinary_one(label):
     """Logits of the crowd and of the module that comes out of it, on tokens as they are."""
     vectors, labels = ill_conditioned(200, 0)
     shape = Shape(24, 3, (1, 1), has_class=False)
-    found = {"mean": whitening([vectors], 0.01)}
+    found = {"mean": whitening(lambda: [vectors], 0.01)}
     groups = make_groups(
         [Member(label, 1e-2, 0.0, s) for s in (0, 1)], shape, torch.device("cpu"), found
     )
@@ -84,7 +111,7 @@ def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
             )
             for x, y in (train, test)
         ]
-        known = {} if shrinkage is None else {"mean": whitening([train[0]], shrinkage)}
+        known = {} if shrinkage is None else {"mean": whitening(lambda: [train[0]], shrinkage)}
         shape = Shape(24, 3, (1, 1), has_class=False)
         groups = make_groups(
             [Member("linear?input=mean", 1e-2, 0.0, 0)], shape, torch.device("cpu"), known

@@ -181,7 +181,9 @@ def test_slots_that_win_nothing_stay_finite():
 
 @pytest.mark.parametrize("spec", ["delf", "cbam"])
 def test_maps_need_their_grid(spec):
-    with pytest.raises(IceprobeError, match=f"'{spec}' reads a map of patches and got no grid"):
+    with pytest.raises(
+        IceprobeError, match=f"'{spec}' needs the grid of the patches and there is none"
+    ):
         build(spec, D, 5)
     with pytest.raises(IceprobeError, match="grid of 3x4 and got 13 tokens"):
         build(spec, D, 5, GRID)(torch.randn(2, N + 1, D))

@@ -177,12 +177,12 @@ def show_finished(
 
 
 def show(results: Sequence["Result"], folder: RunFolder) -> None:
-    from iceprobe.results import to_rich
+    from iceprobe.results import to_rich, to_rich_matrix
 
     first = results[0]
-    one = len({(r.backbone, r.dataset) for r in results}) == 1
+    one = len({(r.backbone, r.dataset, r.shots, r.fraction) for r in results}) == 1
     title = f"{first.backbone} on {first.dataset}, protocol {first.protocol}" if one else None
-    console.print(to_rich(results, title=title))
+    console.print(to_rich(results, title=title) if one else to_rich_matrix(results))
     console.print(str(Path(folder.report).resolve()), markup=False, soft_wrap=True)
 
 

@@ -104,6 +104,10 @@ class Group:
         stacked: dict[str, Tensor] = {}
         for name, _ in self.template.named_parameters():
             stacked[name] = torch.stack([p.get_parameter(name).detach() for p in probes])
+        if self.whitened is not None:  # W' such that training starts from the same probe
+            name, matrix = self.whitened
+            inverse = torch.linalg.inv(matrix.double()).to(stacked[name].dtype)
+            stacked[name] = stacked[name] @ inverse
         self.parameters = {name: t.requires_grad_() for name, t in stacked.items()}
         self.buffers = {
             name: buffer

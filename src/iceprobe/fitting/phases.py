@@ -5,8 +5,9 @@ look at the test split; `paper` has one, and looks at the reported split after e
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def run_phase(
     steps_an_epoch = len(split_batches(np.arange(len(train)), batch_size))
     shrinkage = protocol.whitening
     whitenings = {
-        name: whitening((b.inputs[name] for b in train.in_order(batch_size)), shrinkage)
+        name: whitening(partial(_vectors, train, name, batch_size), shrinkage)
         for name in train.inputs
         if name in VECTORS and shrinkage is not None
     }
@@ -133,6 +134,10 @@ def run_phase(
             tensors = crowd.state() | _best_state(phase)
             setting.checkpoint.save(Saved(tensors, describe(phase), before or []))
             last_saved = time.monotonic()
+
+
+def _vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
+    return (batch.inputs[name] for batch in feed.in_order(batch_size))
 
 
 def _look(

@@ -1,12 +1,15 @@
 """Whitened coordinates for probes on pooled vectors: what makes few steps enough.
 
-    R = correlation of the training vectors      A = (R + λI)^-½      W = W' A
+    R = correlation of the training vectors      A = ((1−δ)R + δI)^-½      W = W' A
 
 The directions of a frozen feature space differ in scale by orders of magnitude (condition number
 of R for the bundled backbone's class token: 6e5), and a first-order optimiser creeps along the
 short ones. So the weight W that reads the vector is learned as W', for whitened vectors A x. The
-probe, its parameters and what it can express are unchanged; only the road to them is shorter. λ
-keeps directions that hold next to no variance from being blown up.
+probe, its parameters, its initialisation and what it can express are unchanged; only the road is
+shorter.
+
+δ keeps directions that hold next to no variance, or that few images can't tell, from being blown
+up: the shrinkage of Ledoit and Wolf (2004), and never below the protocol's own.
 
 Where the vector goes straight into the probe's batch norm (`linear`), its mean and variance over
 the training images are known as well and stand in for those of each batch: a batch of 256 knows a
@@ -14,7 +17,7 @@ coordinate's scale to 4%, and that much noise drowns a direction that is a small
 large coordinates.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,16 +55,16 @@ class Whitening:
         return None
 
 
-def whitening(batches: Iterable[Tensor], shrinkage: float) -> Whitening:
-    """Measure the vectors once, in float64.
+def whitening(batches: Callable[[], Iterable[Tensor]], least: float) -> Whitening:
+    """Measure the vectors, in float64.
 
     Args:
-        batches: ``(b, D)`` each; together the training vectors.
-        shrinkage: λ, in units of the standardised vectors' mean variance, which is 1.
+        batches: gives the training vectors, ``(b, D)`` at a time; called twice.
+        least: δ at least.
     """
     count, origin = 0, torch.tensor(0.0)
     total, products = torch.tensor(0.0), torch.tensor(0.0)
-    for batch in batches:
+    for batch in batches():
         origin = origin if count else batch[0].double()  # so that nothing cancels far from 0
         centred = batch.double() - origin
         count += len(batch)
@@ -71,6 +74,30 @@ def whitening(batches: Iterable[Tensor], shrinkage: float) -> Whitening:
     covariance = products / count - torch.outer(mean, mean)
     std = covariance.diagonal().clamp_min(0).sqrt()
     std = torch.where(std > 0, std, 1.0)
-    values, vectors = torch.linalg.eigh(covariance / torch.outer(std, std))
-    matrix = vectors * (values.clamp_min(0) + shrinkage).rsqrt() @ vectors.mT
-    return Whitening((mean + origin).float(), std.float(), matrix.float())
+    correlation = covariance / torch.outer(std, std)
+    mean = mean + origin
+    fourth = sum(
+        float(((batch.double() - mean) / std).square().sum(1).square().sum()) for batch in batches()
+    )
+    shrinkage = max(least, ledoit_wolf(correlation, fourth, count))
+    values, vectors = torch.linalg.eigh(correlation)
+    values = (1 - shrinkage) * values.clamp_min(0) + shrinkage
+    matrix = vectors * values.rsqrt() @ vectors.mT
+    return Whitening(mean.float(), std.float(), matrix.float())
+
+
+def ledoit_wolf(covariance: Tensor, fourth: float, count: int) -> float:
+    """The shrinkage δ towards a multiple of I that is nearest to the truth in expectation.
+
+    Ledoit and Wolf (2004), "A well-conditioned estimator for large-dimensional covariance
+    matrices": δ = min(b², d²) / d² with d² = ‖S − μI‖² and b² = (Σ_k ‖z_k‖⁴/n − ‖S‖²)/n.
+
+    Args:
+        covariance: S, ``(D, D)``.
+        fourth: Σ_k ‖z_k‖⁴ over the vectors z_k that it is of.
+        count: n of them.
+    """
+    level = covariance.diagonal().mean()
+    distance = float(covariance.square().sum() - len(covariance) * level.square())
+    noise = (fourth / count - float(covariance.square().sum())) / count
+    return min(1.0, max(0.0, noise) / distance) if distance > 0 else 1.0

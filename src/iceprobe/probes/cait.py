@@ -80,7 +80,7 @@ class CaiT(FoldedKeys):
     def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
         """``(B, M, 1 + N)``, the class token first."""
         u = center(self.folded_queries())
-        own = (u @ self._class_key().mT).expand(len(tokens), -1, -1)
+        own = (u @ self._class_key().mT).expand(tokens.shape[0], -1, -1)
         return torch.softmax(torch.cat([own, image_scores(tokens, u, rstd)], -1), -1)
 
     def _class_key(self) -> Tensor:

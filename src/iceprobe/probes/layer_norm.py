@@ -19,7 +19,8 @@ IMAGES_AT_ONCE = 16  # of B=64, N=196, D=768, float32, one core: 9 ms, all at on
 def token_rstd(tokens: Tensor, epsilon: float) -> Tensor:
     """r, ``(B, N, D)`` → ``(B, N)``, in float32 or wider; differentiable where tokens are."""
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    if tokens.requires_grad and torch.is_grad_enabled():
+    live = tokens.requires_grad and torch.is_grad_enabled()
+    if live or torch.compiler.is_compiling():  # an exported graph takes any number of images
         return (torch.var(tokens.to(wide), -1, correction=0) + epsilon).rsqrt()
     width = tokens.shape[-1:]
     parts = [

@@ -69,7 +69,7 @@ class Pooling(nn.Module):
         A learned class token or the mean token; together with `attention` they sum to 1 where the
         pooling is ``normalised``. Prefix tokens that the caller puts among the tokens are tokens.
         """
-        return tokens.new_zeros(len(tokens), self.num_predictors, 0)
+        return tokens.new_zeros(tokens.shape[0], self.num_predictors, 0)
 
     def macs(self, num_tokens: int) -> int:
         """Multiply–adds per image at inference, pooling only, matrix products only."""

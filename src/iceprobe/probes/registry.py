@@ -343,6 +343,10 @@ PROBES: Registry[ProbeEntry] = Registry(
             number="heads",
             default_number=_simpool_heads,
             options={"heads": _NUMBER, "linear": Option(boolean, "true"), **_ATTENTIVE},
+            variants={
+                "simpool?linear=false": "X̂ = LN(X), a_j = softmax_N(X̂_j x̂_j·√(M/D)), "
+                "y_j = slice j of Xᵀa_j"
+            },
         ),
         "clip": ProbeEntry(
             "iceprobe.probes.clip:CLIP",

@@ -69,7 +69,7 @@ class SlotAttention(Pooling):
         """Slots ``(B, M, D)`` and weights ``(B, M, N)`` of the last iteration."""
         tokens = self.token_norm(tokens.to(self.slots.dtype))
         keys, values = self.key(tokens), self.value(tokens)
-        slots = self.slots.repeat(len(tokens), 1, 1)
+        slots = self.slots.repeat(tokens.shape[0], 1, 1)
         for _ in range(self.iterations):
             weights = compete(self.scores(slots, keys))
             slots = self.update(weights @ values, slots)

@@ -19,13 +19,14 @@ from iceprobe.report.labels import Box, place_labels
 from iceprobe.results.comparison import probe_name
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.schema import Result
+from iceprobe.results.sweeps import told, varying
 from iceprobe.results.tables import percent, short, span
 
 WIDTH, HEIGHT = 478, 330
 _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
 _INK, _GREY, _FAINT = "#1c2733", "#5d6b7a", "#e4e9ee"
 _LINEARS, _KNN = ("#5f6d7a", "#94a0ac", "#3c4751"), "#a9b3bd"
-_OTHERS = ("#d9822b", "#2a9d8f", "#8e5bb5", "#c8445b", "#7d8b2f", "#3f7cac", "#a0643c", "#d16ba5")
+OTHERS = ("#d9822b", "#2a9d8f", "#8e5bb5", "#c8445b", "#7d8b2f", "#3f7cac", "#a0643c", "#d16ba5")
 _EPS = ("#0b6fcf", "#5aa9ee", "#083f78", "#8fc7f5", "#2f86a6", "#1fb5d6")
 
 Spec = dict[str, Any]
@@ -35,7 +36,7 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
     """A colour for each probe's label: EPs blue, baselines grey, every other its own."""
     found: dict[str, str] = {}
     series = {"linear": cycle(_LINEARS), "knn": cycle([_KNN]), "ep": cycle(_EPS)}
-    others = cycle(_OTHERS)
+    others = cycle(OTHERS)
     for result in results:
         if result.probe not in found:
             found[result.probe] = next(series.get(probe_name(result), others))
@@ -94,7 +95,7 @@ def scatter(
         .mark_text(fontSize=12, font=_FONT, fontWeight=600)
         .encode(x="label_x:Q", y="label_y:Q", text="name:N", color=colour),
     ]
-    return _finish(alt.layer(*layers))
+    return finish(alt.layer(*layers))
 
 
 def learning_curves(
@@ -123,7 +124,7 @@ def learning_curves(
     if not rows:
         return None
     on = "the reported split" if results[0].selected_on_reported else "held-out images"
-    colour = _by_probe(rows)
+    colour = by_probe(rows)
     focus = alt.selection_point(fields=["probe"], bind="legend")
     fade = alt.condition(focus, alt.value(1.0), alt.value(0.12))
     last = max(row["epoch"] for row in rows)
@@ -145,7 +146,7 @@ def learning_curves(
             size=80, stroke="white", strokeWidth=1.4, opacity=1
         )
         layers.append(marks.encode(x=x, y="mean:Q", color=colour, tooltip=tooltip))
-    return _finish(alt.layer(*layers))
+    return finish(alt.layer(*layers))
 
 
 def learning_rates(
@@ -184,14 +185,14 @@ def learning_rates(
     y = alt.Y("accuracy:Q", title="Best accuracy when selecting, %").scale(zero=False)
     tooltip = [alt.Tooltip("probe:N"), alt.Tooltip("rate:Q", format="~g", title="learning rate")]
     tooltip.append(alt.Tooltip("accuracy:Q", format=".2f"))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_by_probe(rows), tooltip=tooltip)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
     layers = [base.mark_line(strokeWidth=1.8), base.mark_circle(size=28, opacity=1)]
     if chosen:
         ring = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=120, stroke="white", strokeWidth=1.6, opacity=1
         )
-        layers.append(ring.encode(x=x, y=y, color=_by_probe(rows), tooltip=tooltip))
-    return _finish(alt.layer(*layers))
+        layers.append(ring.encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip))
+    return finish(alt.layer(*layers))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -290,7 +291,7 @@ def _free_lines(free: Sequence[dict], x_domain: Sequence[float], y: alt.Y) -> li
     return [rule, text]
 
 
-def _by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
+def by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
     """Colour by ``probe``, each in its row's ``colour``, with a legend below the chart."""
     shades = {row["probe"]: row["colour"] for row in rows}
     legend = alt.Legend(
@@ -314,8 +315,9 @@ def _same(a: float, b: object) -> bool:
     return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
-def _finish(chart: Any) -> Spec:
-    chart = chart.properties(width=WIDTH, height=HEIGHT).configure(
+def finish(chart: Any, height: int = HEIGHT) -> Spec:
+    """The specification in the report's size, colours and type."""
+    chart = chart.properties(width=WIDTH, height=height).configure(
         background="transparent", font=_FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
     )
     chart = chart.configure_view(stroke=None).configure_axis(
@@ -327,12 +329,8 @@ def _finish(chart: Any) -> Spec:
 
 def names_of(results: Sequence[Result]) -> list[str]:
     """What each result is called in a chart: its probe, and whatever else differs among them."""
-    varying = [
-        name
-        for name in ("backbone", "dataset", "protocol")
-        if len({getattr(result, name) for result in results}) > 1
-    ]
+    differing = varying(results)
     return [
-        " · ".join([display_name(result.probe), *(getattr(result, name) for name in varying)])
+        " · ".join([display_name(result.probe), *(told(result, name) for name in differing)])
         for result in results
     ]

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from iceprobe.errors import IceprobeError
-from iceprobe.report import charts
+from iceprobe.report import charts, sweep_charts
 from iceprobe.report.finding import Finding, display_name, find
 from iceprobe.results.comparison import (
     Comparison,
@@ -26,12 +26,22 @@ from iceprobe.results.comparison import (
 from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Result
+from iceprobe.results.sweeps import (
+    Ranking,
+    by_layer,
+    by_training_images,
+    draw_of,
+    rankings,
+    told,
+    varying,
+)
 from iceprobe.results.tables import duration, leaderboard, percent, short, signed_points, span
 
 if TYPE_CHECKING:
     from iceprobe.report.attention import Gallery
 
 MAX_BYTES = 6_000_000
+FEW = 3  # groups whose cost, learning curves and maps a page across several still draws
 _PICTURE_BYTES = 4_000_000  # of which the attention maps may take; the charts' engine takes 0.9 MB
 
 
@@ -79,9 +89,11 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     """
     ordered = leaderboard(results)
     groups = grouped(results)
-    galleries, remarks = _galleries(results, images)
+    galleries, remarks = _galleries(results, images) if len(groups) <= FEW else ([], [])
     palette = charts.colours(results)
-    figures = _figures(ordered, palette)
+    ranked = rankings(results)
+    figures = _figures(ordered, palette) if len(groups) <= FEW else []
+    figures += _sweeps(results, palette, ranked)
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
@@ -91,7 +103,8 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
         groups=groups,
         headline=groups[0].finding,
         tiles=_tiles(groups[0]),
-        varying=[name for name in ("backbone", "dataset", "protocol") if _varies(ordered, name)],
+        varying=varying(ordered),
+        rankings=ranked,
         scale=_scale(ordered),
         palette=palette,
         charts=figures,
@@ -111,10 +124,11 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """Results by backbone, data set, protocol and split, in the order they were given."""
+    """Results by backbone, data set, protocol, split and draw, in the order they were given."""
     found: dict[tuple[str, ...], list[Result]] = {}
     for one in results:
-        key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split)
+        draw = draw_of(one)
+        key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split, draw)
         found.setdefault(key, []).append(one)
     return [Group(members, find(members), _contests(members)) for members in found.values()]
 
@@ -168,6 +182,32 @@ def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
     return [Chart(key, title, remark, spec) for key, title, remark, spec in made if spec]
 
 
+def _sweeps(
+    results: Sequence[Result], palette: dict[str, str], ranked: Sequence[Ranking]
+) -> list[Chart]:
+    """Charts across backbones, layers and numbers of training images."""
+    open_ = "≈: not clearly different from the one a rank better (paired bootstrap, 95%)."
+    bars = "Bars: one standard deviation either way."
+    made = [
+        Chart(f"rank-{i}", one.title, open_, sweep_charts.rank_lines(one))
+        for i, one in enumerate(ranked)
+    ]
+    for key, title, log, sweeps in (
+        ("layer", "Layer, from 0", False, by_layer(results)),
+        ("images", "Training images (log scale)", True, by_training_images(results)),
+    ):
+        made += [
+            Chart(
+                f"{key}-{i}",
+                one.title,
+                bars,
+                sweep_charts.sweep_lines(one, title, palette, log=log),
+            )
+            for i, one in enumerate(sweeps)
+        ]
+    return made
+
+
 def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
     ranked = leaderboard(results)
@@ -213,10 +253,6 @@ def _store(result: Result) -> Any:
     from iceprobe.store import Store
 
     return Store.open(result.store.path)
-
-
-def _varies(results: Sequence[Result], name: str) -> bool:
-    return len({getattr(result, name) for result in results}) > 1
 
 
 def _scale(ordered: Sequence[Result]) -> tuple[float, float]:
@@ -269,6 +305,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["told"] = told
+    environment.tests["match_start"] = str.startswith
     environment.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,
         points=signed_points,

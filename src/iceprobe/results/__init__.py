@@ -34,6 +34,7 @@ _HOME = {
     "to_csv": "tables",
     "to_markdown": "tables",
     "to_rich": "tables",
+    "to_rich_matrix": "tables",
 }
 
 __all__ = list(_HOME)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
+from iceprobe.results.sweeps import told, varying
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
@@ -92,6 +93,24 @@ def to_rich(results: Sequence[Result], title: str | None = None) -> Table:
     return table
 
 
+def to_rich_matrix(results: Sequence[Result]) -> Table:
+    """Top-1 of a campaign for the terminal: a row a backbone, data set and draw, a column a probe."""
+    differing = varying(results)
+    probes = list(dict.fromkeys(result.probe for result in results))
+    rows: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in results:
+        rows.setdefault(tuple(told(result, name) for name in differing), {})[result.probe] = result
+    table = Table(title="Top-1 %", title_justify="left", header_style="bold", **PLAIN)
+    for name in differing:
+        table.add_column(name, overflow="fold")
+    for probe in probes:
+        table.add_column(Text(probe), justify="right", no_wrap=True)
+    for key, by_probe in rows.items():
+        scores = [percent(by_probe[p].top1) if p in by_probe else "–" for p in probes]
+        table.add_row(*map(Text, (*key, *scores)))
+    return table
+
+
 def percent(score: Score | None) -> str:
     """``"83.1 ± 0.2"``, in percent; the deviation where there are several seeds."""
     if score is None:
@@ -137,21 +156,18 @@ def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
     ordered = leaderboard(results)
     # On a balanced test split the mean over classes is the accuracy itself.
     by_class = any(abs(r.mean_per_class.mean - r.top1.mean) > 5e-4 for r in ordered)
-    varying = [
-        name for name in ("backbone", "dataset", "protocol")
-        if len({getattr(result, name) for result in ordered}) > 1
-    ]  # fmt: skip
+    differing = varying(ordered)
     headings = [Heading("probe", numeric=False), Heading("top-1 %"), Heading("95% interval")]
     headings += [Heading("per class %")] * by_class
     headings += [Heading("parameters"), Heading("FLOPs"), Heading("time")]
-    headings += [Heading(name, numeric=False) for name in varying]
+    headings += [Heading(name, numeric=False) for name in differing]
     rows = []
     for result in ordered:
         row = [_marked(result), percent(result.top1), span(result.top1.interval)]
         row += [percent(result.mean_per_class)] * by_class
         row += [short(result.parameters.total), short(result.flops.per_image)]
         row += [duration(result.seconds)]
-        rows.append(row + [str(getattr(result, name)) for name in varying])
+        rows.append(row + [told(result, name) for name in differing])
     return headings, rows
 
 

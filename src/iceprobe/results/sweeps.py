@@ -1,0 +1,166 @@
+"""Results over several backbones, layers or numbers of training images: ranks and curves."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from iceprobe.results.comparison import compare_pair
+from iceprobe.results.schema import Result
+from iceprobe.specs import parse_spec
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A backbone under one probe.
+
+    Attributes:
+        result: its numbers.
+        rank: 1 for the best backbone under this probe.
+        tied: whether the paired bootstrap against the backbone one rank better leaves the
+            difference open (its 95% interval holds zero); never for the first, and only where
+            predictions of both were kept.
+    """
+
+    result: Result
+    rank: int
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Backbones on the same images, under each probe.
+
+    Attributes:
+        title: the data set, and the draw where there is one.
+        backbones: in the order asked for.
+        probes: those that every backbone has, in the order asked for.
+        cells: ``(backbone, probe)`` → its place.
+    """
+
+    title: str
+    backbones: list[str]
+    probes: list[str]
+    cells: dict[tuple[str, str], Ranked]
+
+    def moved(self) -> bool:
+        """Whether the order of the backbones depends on the probe."""
+        orders = {
+            tuple(self.cells[backbone, probe].rank for backbone in self.backbones)
+            for probe in self.probes
+        }
+        return len(orders) > 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One backbone on one data set at several places of an axis.
+
+    Attributes:
+        title: backbone and data set.
+        lines: probe → ``(x, result)`` in the order of x.
+    """
+
+    title: str
+    lines: dict[str, list[tuple[float, Result]]]
+
+
+def rankings(results: Sequence[Result]) -> list[Ranking]:
+    """A ranking for each set of test images on which several backbones were probed alike.
+
+    Layers of one backbone aren't ranked against each other: they have their own curve.
+    """
+    found = []
+    for title, members in _split(results, _same_images).items():
+        names = list(dict.fromkeys(one.backbone for one in members))
+        if len({without_layer(name) for name in names}) < len(names) or len(names) < 2:
+            continue
+        by_place = {(one.backbone, one.probe): one for one in members}
+        probes = [
+            probe
+            for probe in dict.fromkeys(one.probe for one in members)
+            if all((name, probe) in by_place for name in names)
+        ]
+        if probes:
+            cells: dict[tuple[str, str], Ranked] = {}
+            for probe in probes:
+                ranked = rank([by_place[name, probe] for name in names])
+                cells |= {(one.result.backbone, probe): one for one in ranked}
+            found.append(Ranking(title, names, probes, cells))
+    return found
+
+
+def rank(results: Sequence[Result]) -> list[Ranked]:
+    """Results of one probe on the same images, best first."""
+    ordered = sorted(results, key=lambda one: -one.top1.mean)
+    ranked = [Ranked(ordered[0], 1, tied=False)]
+    for place, (better, one) in enumerate(pairwise(ordered), 2):
+        kept = better.predictions() is not None and one.predictions() is not None
+        tied = kept and not compare_pair(better, one).difference.clear
+        ranked.append(Ranked(one, place, tied))
+    return ranked
+
+
+def by_layer(results: Sequence[Result]) -> list[Sweep]:
+    """A sweep for each backbone that was read at several layers."""
+    return _sweeps(
+        [(one.layer, one) for one in results],
+        lambda one: (without_layer(one.backbone), one.dataset, draw_of(one)),
+    )
+
+
+def by_training_images(results: Sequence[Result]) -> list[Sweep]:
+    """A sweep for each backbone that was probed with several numbers of training images."""
+    return _sweeps(
+        [(one.train_images, one) for one in results], lambda one: (one.backbone, one.dataset)
+    )
+
+
+def without_layer(backbone: str) -> str:
+    """A backbone's spec without the layer it was read at."""
+    spec = parse_spec(backbone)
+    options = {key: value for key, value in spec.options.items() if key != "layer"}
+    return str(replace(spec, options=options))
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """Of backbone, dataset, draw and protocol, what differs among the results."""
+    asked = ("backbone", "dataset", "draw", "protocol")
+    return [name for name in asked if len({told(one, name) for one in results}) > 1]
+
+
+def told(result: Result, name: str) -> str:
+    """What a result says of one of :func:`varying`'s names."""
+    return (draw_of(result) or "all of train") if name == "draw" else str(getattr(result, name))
+
+
+def draw_of(result: Result) -> str:
+    """``"5 shots"``, ``"10% of train"``, or ``""`` for all training images."""
+    if result.shots is not None:
+        return f"{result.shots} shot{'s' if result.shots > 1 else ''}"
+    return f"{100 * result.fraction:g}% of train" if result.fraction is not None else ""
+
+
+def _sweeps(
+    placed: Sequence[tuple[int | None, Result]], kind: Callable[[Result], tuple[str, ...]]
+) -> list[Sweep]:
+    lines: dict[str, dict[str, list[tuple[float, Result]]]] = defaultdict(lambda: defaultdict(list))
+    for x, one in placed:
+        if x is not None:
+            lines[" · ".join(filter(None, kind(one)))][one.probe].append((float(x), one))
+    return [
+        Sweep(title, {probe: sorted(points, key=lambda p: p[0]) for probe, points in of.items()})
+        for title, of in lines.items()
+        if any(len({x for x, _ in points}) > 1 for points in of.values())
+    ]
+
+
+def _same_images(one: Result) -> str:
+    return " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
+
+
+def _split(results: Sequence[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for one in results:
+        found.setdefault(key(one), []).append(one)
+    return found
