@@ -13,6 +13,7 @@ from iceprobe.results.comparison import (
     reference_ep,
 )
 from iceprobe.results.schema import Result
+from iceprobe.results.sweeps import Ranking, Sweep
 from iceprobe.results.tables import leaderboard, signed_points
 from iceprobe.specs import parse_spec
 
@@ -98,6 +99,62 @@ def find(results: Sequence[Result]) -> Finding:
         f"(paired bootstrap over the {subject.split} images)"
     )
     return Finding(sentence, strong, detail, comparison)
+
+
+def find_across(
+    ranked: Sequence[Ranking], layers: Sequence[Sweep], draws: Sequence[Sweep]
+) -> Finding | None:
+    """The headline over several backbones, layers or numbers of training images, if there are."""
+    if ranked:
+        return _of_ranking(ranked[0], len(ranked))
+    if layers:
+        best = [_best(points) for points in layers[0].lines.values()]
+        told = [f"{display_name(one.probe)} at layer {one.layer} ({_percent(one)})" for one in best]
+        return Finding(f"Reads most: {_listed(told)}.", None, layers[0].title, None)
+    if draws:
+        told = [
+            f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
+            f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
+            for probe, points in sorted(
+                draws[0].lines.items(), key=lambda line: -_best(line[1]).top1.mean
+            )
+        ]
+        return Finding(f"{told[0]}.", None, f"{'; '.join(told[1:])} · {draws[0].title}", None)
+    return None
+
+
+def _of_ranking(ranking: Ranking, of: int) -> Finding:
+    leads: dict[str, list[str]] = {}
+    for probe in ranking.probes:
+        (leader,) = [b for b in ranking.backbones if ranking.cells[b, probe].rank == 1]
+        leads.setdefault(leader, []).append(display_name(probe))
+    count = len(ranking.backbones)
+    if len(leads) == 1:
+        sentence = f"{next(iter(leads))} leads {count} backbones under every probe."
+    else:
+        under = [f"{leader} under {_listed(probes)}" for leader, probes in leads.items()]
+        sentence = f"Which of {count} backbones leads depends on the probe: {', '.join(under)}."
+    below = [cell for cell in ranking.cells.values() if cell.rank > 1]
+    clear = sum(not cell.tied for cell in below)
+    more = f"; {of - 1} more ranking{'s' if of > 2 else ''} below" if of > 1 else ""
+    detail = (
+        f"{ranking.title}: {clear} of {len(below)} differences between neighbours in rank are "
+        f"clear (paired bootstrap, 95%){more}"
+    )
+    return Finding(sentence, None, detail, None)
+
+
+def _best(points: Sequence[tuple[float, Result]]) -> Result:
+    return max((result for _, result in points), key=lambda result: result.top1.mean)
+
+
+def _percent(result: Result) -> str:
+    return f"{100 * result.top1.mean:.1f}%"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 
 def _alone(best: Result) -> Finding:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from iceprobe.errors import IceprobeError
 from iceprobe.report import charts, sweep_charts
-from iceprobe.report.finding import Finding, display_name, find
+from iceprobe.report.finding import Finding, display_name, find, find_across
 from iceprobe.results.comparison import (
     Comparison,
     best_baseline,
@@ -28,6 +28,7 @@ from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Result
 from iceprobe.results.sweeps import (
     Ranking,
+    Sweep,
     by_layer,
     by_training_images,
     draw_of,
@@ -91,9 +92,11 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     groups = grouped(results)
     galleries, remarks = _galleries(results, images) if len(groups) <= FEW else ([], [])
     palette = charts.colours(results)
-    ranked = rankings(results)
-    figures = _figures(ordered, palette) if len(groups) <= FEW else []
-    figures += _sweeps(results, palette, ranked)
+    ranked, layers, draws = rankings(results), by_layer(results), by_training_images(results)
+    across = find_across(ranked, layers, draws)
+    differing = varying(ordered)
+    figures = _figures(ordered, palette) if len(groups) <= FEW and "draw" not in differing else []
+    figures += _sweeps(ranked, layers, draws, palette)
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
@@ -101,10 +104,11 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
         first=first,
         ordered=ordered,
         groups=groups,
-        headline=groups[0].finding,
-        tiles=_tiles(groups[0]),
-        varying=varying(ordered),
+        headline=across or groups[0].finding,
+        tiles=[] if across else _tiles(groups[0]),
+        varying=differing,
         rankings=ranked,
+        moved=any(one.moved() for one in ranked),
         scale=_scale(ordered),
         palette=palette,
         charts=figures,
@@ -183,28 +187,30 @@ def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
 
 
 def _sweeps(
-    results: Sequence[Result], palette: dict[str, str], ranked: Sequence[Ranking]
+    ranked: Sequence[Ranking],
+    layers: Sequence[Sweep],
+    draws: Sequence[Sweep],
+    palette: dict[str, str],
 ) -> list[Chart]:
     """Charts across backbones, layers and numbers of training images."""
-    open_ = "≈: not clearly different from the one a rank better (paired bootstrap, 95%)."
-    bars = "Bars: one standard deviation either way."
     made = [
-        Chart(f"rank-{i}", one.title, open_, sweep_charts.rank_lines(one))
+        Chart(
+            f"rank-{i}",
+            one.title,
+            "≈: not clearly different from the one a rank better (paired bootstrap, 95%).",
+            sweep_charts.rank_lines(one),
+        )
         for i, one in enumerate(ranked)
     ]
-    for key, title, log, sweeps in (
-        ("layer", "Layer, from 0", False, by_layer(results)),
-        ("images", "Training images (log scale)", True, by_training_images(results)),
+    for key, axis, log, sweeps in (
+        ("layer", "Layer, from 0", False, layers),
+        ("images", "Training images (log scale)", True, draws),
     ):
-        made += [
-            Chart(
-                f"{key}-{i}",
-                one.title,
-                bars,
-                sweep_charts.sweep_lines(one, title, palette, log=log),
+        for i, one in enumerate(sweeps):
+            spec = sweep_charts.sweep_lines(one, axis, palette, log=log)
+            made.append(
+                Chart(f"{key}-{i}", one.title, "Bars: one standard deviation either way.", spec)
             )
-            for i, one in enumerate(sweeps)
-        ]
     return made
 
 

@@ -37,7 +37,7 @@ def rank_lines(ranking: Ranking) -> Spec:
         labelAngle=0, grid=False, orient="top", labelFontWeight=600
     )
     last = len(ranking.backbones)
-    y = alt.Y("rank:Q", title="Rank").scale(domain=[last + 0.5, 0.5], nice=False)
+    y = alt.Y("rank:Q", title="Rank").scale(domain=[last + 0.4, 0.4], nice=False)
     y = y.axis(values=list(range(1, last + 1)), format="d", grid=False)
     shades = {row["backbone"]: row["colour"] for row in rows}
     legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=WIDTH)
@@ -56,7 +56,7 @@ def rank_lines(ranking: Ranking) -> Spec:
     layers = [
         base.mark_line(strokeWidth=2.6, opacity=0.55),
         base.mark_circle(size=210, opacity=1, stroke="white", strokeWidth=1.6),
-        base.mark_text(dx=13, align="left", fontSize=12, fontWeight=600).encode(text="short:N"),
+        base.mark_text(dy=-18, fontSize=12, fontWeight=600).encode(text="short:N"),
     ]
     return finish(alt.layer(*layers), height=max(150, 64 * last))
 
