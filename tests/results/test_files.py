@@ -33,6 +33,7 @@ from iceprobe.results import (
 )
 from iceprobe.results import files as files_module
 from iceprobe.results.comparison import best_baseline, reference_ep
+from iceprobe.results.tables import leaderboard
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 
@@ -213,3 +214,15 @@ def test_tables():
     varied = to_markdown([result("ep12"), result("ep8", dataset="folder:/c")])
     assert "folder:/data/a\\|b" in varied
     assert to_rich(results).row_count == 3
+
+
+def test_the_headline_orders_the_table():
+    """Pets, Flowers and Aircraft are reported by their mean over classes."""
+    by_images = result("linear", 0.8, mean_per_class=Score.of([0.5, 0.5]))
+    by_class = result("ep12", 0.7, mean_per_class=Score.of([0.6, 0.6]))
+    assert [one.probe for one in leaderboard([by_class, by_images])] == ["linear", "ep12"]
+    for one in (by_images, by_class):
+        one.headline = "mean_per_class"
+    assert [one.probe for one in leaderboard([by_images, by_class])] == ["ep12", "linear"]
+    assert by_class.score.mean == 0.6
+    assert "per class %, headline" in to_markdown([by_images, by_class])

@@ -65,6 +65,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "backbone": manifest.backbone.spec,
         "paradigm": manifest.backbone.paradigm,
         "dataset": manifest.dataset.spec,
+        "headline": manifest.dataset.headline,
         "layer": manifest.backbone.identity.get("layer"),
         "images": tested_images(store, split),
         "split": split,

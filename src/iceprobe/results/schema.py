@@ -75,6 +75,7 @@ class Result(_Model):
     backbone: str  # spec: "bundled:mae-tiny"
     paradigm: str | None = None  # how the backbone was pre-trained, where it is known
     dataset: str  # spec: "folder:/data/birds"
+    headline: Literal["top1", "mean_per_class"] = "top1"  # what is reported on it by convention
     images: str = ""  # hash of the listing and rows that were tested: equal means the same images
     protocol: str  # "heldout" | "paper"
     split: str = "test"  # the split that the scores below were read on
@@ -128,6 +129,11 @@ class Result(_Model):
             if score is not None and self.seeds and len(score.values) != len(self.seeds):
                 raise ValueError(f"{name} has {len(score.values)} values, {len(self.seeds)} seeds")
         return self
+
+    @property
+    def score(self) -> Score:
+        """The accuracy that is the headline on this data set."""
+        return self.mean_per_class if self.headline == "mean_per_class" else self.top1
 
     @property
     def selected_on_reported(self) -> bool:

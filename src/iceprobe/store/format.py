@@ -67,9 +67,12 @@ class BackboneRecord(_Record):
 
 
 class DatasetRecord(_Record):
+    """The data set, and the accuracy that is reported on it by convention."""
+
     spec: str
     name: str
     classes: list[str]
+    headline: Literal["top1", "mean_per_class"] = "top1"
 
 
 class Shape(_Record):

@@ -110,7 +110,10 @@ def describe(
             preprocessing=backbone.preprocessing.as_dict(),
         ),
         dataset=DatasetRecord(
-            spec=dataset.spec, name=dataset.name, classes=[str(name) for name in dataset.classes]
+            spec=dataset.spec,
+            name=dataset.name,
+            classes=[str(name) for name in dataset.classes],
+            headline=dataset.headline,
         ),
         settings=settings,
         shape=Shape.of(backbone),
