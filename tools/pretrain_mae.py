@@ -189,6 +189,7 @@ def export(args: argparse.Namespace) -> None:
         "seconds": round(state["seconds"]),
         "processor": f"{_processor()}, torch {torch.__version__}",
         "command": f"python tools/pretrain_mae.py --output {args.output} --steps {state['step']}",
+        "note": args.note,
         "license": "Apache-2.0",
     }
     (args.export / "mae-tiny.json").write_text(json.dumps(card, indent=1) + "\n")
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--export", type=Path, help="write weights and card here instead")
+    parser.add_argument("--note", default="", help="for the card: what the command alone doesn't say")
     args = parser.parse_args()
     export(args) if args.export else train(args)
 
