@@ -1,11 +1,12 @@
 """``iceprobe ls``: what there is to choose from. Only ``ls probes``, which counts, imports torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from iceprobe.cli.console import console
@@ -13,7 +14,23 @@ from iceprobe.cli.probe_table import show_probes
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
-Rows = list[tuple[str, ...]]
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to choose.
+
+    Attributes:
+        name: as it is asked for.
+        what: it is, in a few words.
+        lines: what else there is to know, an example last.
+    """
+
+    name: str
+    what: str = ""
+    lines: Sequence[str] = ()
+
+    def has(self, word: str) -> bool:
+        return word.lower() in " ".join((self.name, self.what, *self.lines)).lower()
 
 
 def ls(
@@ -23,9 +40,7 @@ def ls(
             help="backbones, datasets, probes, protocols or runs; all of them if left out."
         ),
     ] = None,
-    word: Annotated[
-        str | None, typer.Argument(help="Show only lines with this word in them.")
-    ] = None,
+    word: Annotated[str | None, typer.Argument(help="Show only what has this word in it.")] = None,
     dim: Annotated[int, typer.Option(min=1, help="probes: width of the tokens, D.")] = 768,
     classes: Annotated[int, typer.Option(min=1, help="probes: number of classes, C.")] = 1000,
     grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",
@@ -42,7 +57,7 @@ def ls(
       iceprobe ls backbones timm
       iceprobe ls runs
     """
-    listings: dict[str, Callable[[], tuple[tuple[str, ...], Rows]]] = {
+    listings: dict[str, Callable[[], list[Entry]]] = {
         "backbones": _backbones,
         "datasets": _datasets,
         "probes": _probes,
@@ -55,85 +70,91 @@ def ls(
         show_probes(word, dim, classes, grid)
         return
     for name in [what] if what else listings:
-        headings, rows = listings[name]()
-        _show(name, headings, rows, word)
+        _show(name, listings[name](), word)
 
 
-def _show(name: str, headings: tuple[str, ...], rows: Rows, word: str | None) -> None:
-    found = [row for row in rows if word is None or word.lower() in " ".join(row).lower()]
+def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
+    """Each entry as a line of its own and indented ones below; an address stays in one piece."""
+    found = [entry for entry in entries if word is None or entry.has(word)]
     if not found:
-        console.print(f"{name}: {'none' if word is None else f'none with {word!r}'}", markup=False)
+        console.print(f"{title}: {'none' if word is None else f'none with {word!r}'}", markup=False)
         return
-    table = Table(title=name, title_justify="left", title_style="bold", header_style="bold")
-    for position, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", no_wrap=position == 0)
-    for row in found:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    console.print(Text(title, style="bold underline"))
+    for entry in found:
+        console.print()
+        head = Text(entry.name, style="bold")
+        console.print(head.append(f"  {entry.what}" if entry.what else "", style="not bold"))
+        for line in filter(None, entry.lines):
+            console.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 2)))
+    console.print()
 
 
-def _backbones() -> tuple[tuple[str, ...], Rows]:
+def _backbones() -> list[Entry]:
     from iceprobe.backbones import BACKBONES
     from iceprobe.backbones.families import FAMILIES
 
-    entries = {name: BACKBONES[name] for name in BACKBONES}
-    rows: Rows = [(f"{k}:", e.summary, "", "", "\n".join(e.examples)) for k, e in entries.items()]
+    sources = {name: BACKBONES[name] for name in BACKBONES}
+    entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
     for family in filter(lambda family: family.tokens, FAMILIES):
         read = f"{family.tokens}; {'with' if family.norm else 'without'} the final norm"
-        rows.append((family.name, family.paradigm, read, family.licence, family.example))
-    return ("source or family", "what it is", "what is read", "licence of weights", "example"), rows
+        lines = (f"read: {read}", f"licence of the weights: {family.licence}", family.example)
+        entries.append(Entry(family.name, family.paradigm, lines))
+    return entries
 
 
-def _datasets() -> tuple[tuple[str, ...], Rows]:
+def _datasets() -> list[Entry]:
     from iceprobe.datasets import CATALOGUE, DATASETS
 
     sources = {name: DATASETS[name] for name in DATASETS}
-    rows: Rows = [
-        (f"{name}:", entry.summary, "", "", "", "\n".join(entry.examples))
-        for name, entry in sources.items()
-    ]
+    entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
     for name in CATALOGUE:
-        entry = CATALOGUE[name]
-        train, test = entry.images
-        size = f"{entry.classes:,} classes\n{train:,} + {test:,}"
-        reported = {"top1": "top-1", "mean_per_class": "mean per class"}[entry.headline]
-        origin = f"{entry.licence}; {entry.where}"
-        rows.append((name, entry.summary, size, reported, origin, f"{name}?root=DIR"))
-    headings = ("data", "what it is", "train + test", "reported", "licence; where", "for example")
-    return headings, rows
+        one = CATALOGUE[name]
+        train, test = one.images
+        reported = {"top1": "top-1", "mean_per_class": "the mean per class"}[one.headline]
+        lines = (
+            f"{one.classes:,} classes, {train:,} + {test:,} images; {reported} is reported",
+            f"licence: {one.licence}; {one.where}",
+            f"{name}?root=DIR",
+        )
+        entries.append(Entry(name, one.summary, lines))
+    return entries
 
 
-def _probes() -> tuple[tuple[str, ...], Rows]:
+def _probes() -> list[Entry]:
     from iceprobe.probes import PROBES, probe_label
 
-    rows: Rows = []
-    for name in PROBES:
-        entry = PROBES[name]
-        rows.append((probe_label(name), entry.summary, entry.equation, ", ".join(entry.options)))
-    return ("probe", "what it is", "definition", "keys"), rows
+    return [
+        Entry(
+            probe_label(name),
+            PROBES[name].summary,
+            (PROBES[name].equation, f"keys: {', '.join(PROBES[name].options)}"),
+        )
+        for name in PROBES
+    ]
 
 
-def _protocols() -> tuple[tuple[str, ...], Rows]:
+def _protocols() -> list[Entry]:
     from iceprobe.fitting.protocols import PROTOCOLS
 
-    rows: Rows = [
-        (name, p.summary, f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step")
+    return [
+        Entry(name, p.summary, (f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step",))
         for name, p in PROTOCOLS.items()
     ]
-    return ("protocol", "what it does", "training"), rows
 
 
-def _runs(folder: Path) -> tuple[tuple[str, ...], Rows]:
+def _runs(folder: Path) -> list[Entry]:
     from iceprobe.results import read_results
     from iceprobe.results.tables import leaderboard, percent
 
-    rows: Rows = []
-    for config in sorted(folder.glob("*/config.yaml")):
-        run = config.parent
+    entries = []
+    places = {
+        path.parent for name in ("config.yaml", "results.json") for path in folder.glob(f"*/{name}")
+    }
+    for run in sorted(places):
         if not (run / "results.json").exists():
-            rows.append((run.name, "unfinished: the same command goes on from here", "", ""))
+            entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
-        results = leaderboard(read_results(run))
-        best = f"{results[0].probe} {percent(results[0].top1)}"
-        rows.append((run.name, results[0].backbone, results[0].dataset, best))
-    return ("run", "backbone", "data", "best top-1 %"), rows
+        best = leaderboard(read_results(run))[0]
+        line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.score)}%"
+        entries.append(Entry(run.name, lines=(line,)))
+    return entries
