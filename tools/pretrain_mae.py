@@ -220,7 +220,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--export", type=Path, help="write weights and card here instead")
-    parser.add_argument("--note", default="", help="for the card: what the command alone doesn't say")
+    parser.add_argument(
+        "--note", default="", help="for the card: what the command alone doesn't say"
+    )
     args = parser.parse_args()
     export(args) if args.export else train(args)
 

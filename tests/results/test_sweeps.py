@@ -43,6 +43,7 @@ def test_ranks_and_what_is_not_clear():
         ]
     )
     assert ranking.backbones == ["timm:a", "timm:b", "timm:c"]
+    assert ranking.paradigms == {"unknown": ["timm:a", "timm:b", "timm:c"]}
     assert ranking.probes == ["linear", "ep4"]  # aim4 was not run on all
     ranks = {key: (cell.rank, cell.tied) for key, cell in ranking.cells.items()}
     assert ranks["timm:a", "linear"] == (1, False)
@@ -51,6 +52,21 @@ def test_ranks_and_what_is_not_clear():
     assert ranks["timm:a", "ep4"] == (2, True)  # one image of 400
     assert ranks["timm:c", "ep4"] == (3, False)
     assert ranking.moved()
+
+
+def test_backbones_are_grouped_by_how_they_were_trained():
+    (ranking,) = rankings(
+        [
+            result("timm:a", "ep4", 300, paradigm="masked image modelling"),
+            result("timm:b", "ep4", 200, paradigm="supervised"),
+            result("timm:c", "ep4", 100, paradigm="masked image modelling"),
+        ]
+    )
+    assert ranking.paradigms == {
+        "masked image modelling": ["timm:a", "timm:c"],
+        "supervised": ["timm:b"],
+    }
+    assert ranking.cells["timm:b", "ep4"].rank == 2
 
 
 def test_layers_are_a_curve_and_no_ranking():

@@ -33,15 +33,19 @@ class Ranking:
 
     Attributes:
         title: the data set, and the draw where there is one.
-        backbones: in the order asked for.
+        paradigms: how they were pre-trained → backbones, both in the order asked for.
         probes: those that every backbone has, in the order asked for.
         cells: ``(backbone, probe)`` → its place.
     """
 
     title: str
-    backbones: list[str]
+    paradigms: dict[str, list[str]]
     probes: list[str]
     cells: dict[tuple[str, str], Ranked]
+
+    @property
+    def backbones(self) -> list[str]:
+        return [name for names in self.paradigms.values() for name in names]
 
     def moved(self) -> bool:
         """Whether the order of the backbones depends on the probe."""
@@ -86,7 +90,11 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
             for probe in probes:
                 ranked = rank([by_place[name, probe] for name in names])
                 cells |= {(one.result.backbone, probe): one for one in ranked}
-            found.append(Ranking(title, names, probes, cells))
+            paradigms: dict[str, list[str]] = {}
+            for name in names:
+                of = next(one.paradigm for one in members if one.backbone == name)
+                paradigms.setdefault(of or "unknown", []).append(name)
+            found.append(Ranking(title, paradigms, probes, cells))
     return found
 
 
