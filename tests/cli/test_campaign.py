@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from iceprobe.cli.campaign import cells
+from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.results import read_results
 from tests.cli.conftest import BACKBONE
 
@@ -110,3 +112,14 @@ def test_store_and_shots_make_a_campaign_of_fits(iceprobe, images, tmp_path):
     assert iceprobe("fit", store, *QUICK, "--shots", "1,3", "--output", "c").code == 0
     entries = json.loads((tmp_path / "c" / "results.json").read_text())["results"]
     assert {entry["shots"] for entry in entries} == {1, 3}
+
+
+def test_cells_of_one_short_name_are_told_apart(tmp_path):
+    """Two checkpoints of one file name in different folders."""
+    spec = "timm:vit_tiny_patch16_224?checkpoint=/{}/last.pth"
+    config = resolve(
+        RunConfig, {"backbone": [spec.format("a"), spec.format("b")], "data": "bundled:fashion"}
+    )
+    names = [cell.output.name for cell in cells(config)]
+    assert len(set(names)) == 2
+    assert all(name.startswith("vit_tiny_patch16_224-checkpoint-last.pth-") for name in names)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from iceprobe.cli.config import FitConfig, RunConfig
+from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.stages import fit_run, show, show_finished
@@ -31,7 +31,11 @@ def cells(config: C) -> list[C]:
     if len(found) == 1:
         return found
     assert config.output is not None  # resolve() has set it
-    names = [_name(cell, config) for cell in found]
+    short = [_name(cell, config) for cell in found]
+    names = [
+        name if short.count(name) == 1 else f"{name}-{digest(cell)}"
+        for name, cell in zip(short, found, strict=True)
+    ]
     for name in names:
         if names.count(name) > 1:
             raise IceprobeError(

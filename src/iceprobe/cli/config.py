@@ -244,14 +244,18 @@ def differences(config: FitConfig, earlier: Mapping[str, Any]) -> list[str]:
 
 def readable_name(config: FitConfig) -> str:
     """``mae-tiny-fashion-heldout-1f9a03``: the same for the same request, else another."""
-    values = config.model_dump(mode="json", exclude_none=True, exclude=CIRCUMSTANCES)
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
     if isinstance(config, RunConfig):
         parts = [_joined(config.backbone), _joined(config.data)]
     else:
-        parts = [Path(values["store"]).name] if isinstance(config, StoreConfig) else []
-    words = "-".join([*parts, config.protocol, digest])
+        parts = [config.store.name] if isinstance(config, StoreConfig) else []
+    words = "-".join([*parts, config.protocol, digest(config)])
     return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
+
+
+def digest(config: FitConfig) -> str:
+    """Six characters that tell a request from others."""
+    values = config.model_dump(mode="json", exclude_none=True, exclude=CIRCUMSTANCES)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _joined(specs: Sequence[str]) -> str:
