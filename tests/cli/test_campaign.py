@@ -8,7 +8,7 @@ import pytest
 from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.results import read_results
-from tests.cli.conftest import BACKBONE
+from tests.cli.conftest import BACKBONE, write_images
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--probe", "ep4", "--epochs", "2", "--seeds", "1"]
 OTHER = BACKBONE.replace("image_size=16", "image_size=32")
@@ -21,7 +21,7 @@ def test_two_backbones_and_three_draws_are_six_runs_and_one_report(iceprobe, ima
     assert (ended.code, ended.err) == (0, "")
     cells = sorted(path.name for path in (tmp_path / "c" / "cells").iterdir())
     assert len(cells) == 6
-    assert sum(name.endswith("4-shots") for name in cells) == 2
+    assert sum("4-shots" in name for name in cells) == 2
     results = read_results(tmp_path / "c")
     assert len(results) == 6 * 3
     found = {(one.shots, one.fraction, one.train_images) for one in results}
@@ -123,3 +123,56 @@ def test_cells_of_one_short_name_are_told_apart(tmp_path):
     names = [cell.output.name for cell in cells(config)]
     assert len(set(names)) == 2
     assert all(name.startswith("vit_tiny_patch16_224-checkpoint-last.pth-") for name in names)
+
+
+def test_a_cell_that_cannot_run_is_told_before_any_is_begun(iceprobe, images, tmp_path):
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", *QUICK, "--output", "c"]
+    for more, says in (
+        (["--data", "folder:/nowhere"], "/nowhere"),
+        (["--shots", "2,13"], "take --shots 12"),
+        (["--backbone", "bundled:mae-tiny", "--probe", "ep5"], "ep5"),
+    ):
+        ended = iceprobe("run", *asked, *more)
+        assert (ended.code, len(ended.err.strip().splitlines())) == (2, 1)
+        assert says in ended.err
+        assert not (tmp_path / "c").exists()
+
+
+def test_the_same_tokens_under_two_names_are_refused(iceprobe, tmp_path):
+    twice = ["--backbone", "bundled:mae-tiny", "--backbone", "bundled:mae-tiny?layer=-1"]
+    ended = iceprobe("run", *twice, "--data", "bundled:fashion", "--limit", "30", "--output", "c")
+    assert ended.code == 2
+    assert "the same tokens under two names" in ended.err
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_campaign_does_not_take_up_cells_of_other_images(iceprobe, tmp_path):
+    """The classes of the test images are swapped between the stop and the second call."""
+    data = write_images(tmp_path / "images", {"train": 6, "test": 3})
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{data}", "--shots", "2,4"]
+    asked += ["--probe", "knn", "--output", "c"]
+    assert iceprobe("run", *asked).code == 0
+    (tmp_path / "c" / "results.json").unlink()
+    (data / "test" / "dark").rename(data / "test" / "other")
+    (data / "test" / "light").rename(data / "test" / "dark")
+    (data / "test" / "other").rename(data / "test" / "light")
+    ended = iceprobe("run", *asked)
+    assert ended.code == 2
+    assert "features have changed" in ended.err
+
+
+def test_campaigns_are_compared_cell_by_cell(iceprobe, images):
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", *QUICK]
+    assert iceprobe("run", *asked, "--shots", "2,4", "--output", "a").code == 0
+    assert iceprobe("run", *asked, "--shots", "4,2", "--output", "b").code == 0
+    ended = iceprobe("compare", "a", "b")
+    assert ended.code == 0
+    rows = [line.split() for line in ended.out.splitlines() if line.startswith(("knn", "ep4"))]
+    assert len(rows) == 4
+    assert all("0.0" in row for row in rows)  # the same draws, the same numbers
+    alone = iceprobe("compare", "a", "--against", "ep4").out
+    assert "2 shots" in alone
+    assert "4 shots" in alone
+    exported = iceprobe("export", "a", "--probe", "ep4")
+    assert exported.code == 2
+    assert "a/cells/" in exported.err

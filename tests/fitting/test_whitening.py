@@ -15,7 +15,7 @@ from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from tests.fitting.conftest import PlantedSplit
 
-LABELS = ["linear?input=mean", "mean_value", "linear?batch_norm=false&input=mean"]
+LABELS = ["linear?input=mean", "mean_value"]
 
 
 def ill_conditioned(n: int, seed: int, dim: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,3 +126,12 @@ def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
     assert expected > 0.7
     assert ours(1e-6) == pytest.approx(expected, abs=0.01)
     assert ours(None) < expected - 0.1  # or the whitening has nothing to show
+
+
+def test_vectors_without_batch_norm_are_learned_as_they_are():
+    shape = Shape(24, 3, (1, 1), has_class=False)
+    found = {"mean": whitening(lambda: [ill_conditioned(200, 0)[0]], 0.01)}
+    for label in ("linear?batch_norm=false&input=mean", "mean_value?batch_norm=false"):
+        (group,) = make_groups([Member(label, 1e-2, 0.0, 0)], shape, torch.device("cpu"), found)
+        assert group.whitened is None
+        assert not group.fixed_statistics

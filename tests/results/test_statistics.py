@@ -149,3 +149,34 @@ def test_other_images_can_not_be_paired(a, b):
 def test_no_images_is_an_error():
     with pytest.raises(ValueError, match="at least one image"):
         bootstrap_interval(np.ones((3, 0)))
+
+
+def test_replicates_are_resampled_with_the_images():
+    """Rows that differ a lot: an interval over images alone would be far too narrow."""
+    rng = np.random.default_rng(0)
+    levels = np.array([0.3, 0.5, 0.7, 0.4, 0.6])
+    correct = rng.random((5, 4000)) < levels[:, None]
+    narrow = bootstrap_interval(correct)
+    wide = bootstrap_interval(correct, replicates=True)
+    # The plain bootstrap of row means, images being many: sd/√5 with n instead of n − 1.
+    spread = levels.std() / np.sqrt(5)
+    assert narrow[1] - narrow[0] < 0.02
+    assert wide[1] - wide[0] == pytest.approx(2 * 1.96 * spread, rel=0.12)
+    index = np.random.default_rng(1)
+    means = []
+    for _ in range(4000):  # both levels drawn by hand
+        rows, images = index.integers(0, 5, 5), index.integers(0, 4000, 4000)
+        means.append(correct[rows][:, images].mean())
+    assert wide == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.01)
+
+
+def test_equal_methods_on_shared_draws_are_rarely_called_different():
+    """Both methods' accuracy moves by 5 points from draw to draw, independently; no difference."""
+    rng, called = np.random.default_rng(0), 0
+    for trial in range(100):
+        level = 0.5 + 0.05 * rng.standard_normal((2, 5, 1))
+        a, b = rng.random((2, 5, 500)) < level
+        called += paired_bootstrap(a, b, replicates=True, draws=400, seed=trial).clear
+    assert (
+        called <= 20
+    )  # percentile intervals of five rows are known to be too narrow; images alone: 60

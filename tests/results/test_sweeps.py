@@ -7,12 +7,10 @@ from iceprobe.results.predictions import Predictions
 from iceprobe.results.sweeps import (
     by_layer,
     by_training_images,
-    draw_of,
     rankings,
-    told,
-    varying,
     without_layer,
 )
+from iceprobe.results.varying import draw_of, told, varying
 from tests.results.test_files import result as made
 
 LABELS = np.zeros(400, np.int64)

@@ -51,10 +51,17 @@ def named_result(results: Sequence["Result"], probe: str) -> "Result":
     """The result of a run that ``probe`` names, however it is spelled.
 
     Raises:
-        IceprobeError: if there is no such probe, or the run hasn't it (with those it has).
+        IceprobeError: if there is no such probe, the run hasn't it (with those it has), or has
+            it several times.
     """
-    by_probe = {result.probe: result for result in results}
-    label = probe if probe in by_probe else probe_label(parse_probe(probe))
-    if label not in by_probe:
-        raise IceprobeError(unknown("probe of the run", probe, by_probe))
-    return by_probe[label]
+    labels = {result.probe for result in results}
+    label = probe if probe in labels else probe_label(parse_probe(probe))
+    found = [result for result in results if result.probe == label]
+    if not found:
+        raise IceprobeError(unknown("probe of the run", probe, labels))
+    if len(found) > 1:
+        raise IceprobeError(
+            f"the run is a campaign with {len(found)} results of {label}: name the folder of one "
+            f"of its runs, {found[0].run}/cells/…"
+        )
+    return found[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
-from iceprobe.cli.stages import fit_run, show, show_finished
+from iceprobe.cli.stages import check_finished, fit_run, show, show_finished
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec
 
@@ -31,15 +31,17 @@ def cells(config: C) -> list[C]:
     if len(found) == 1:
         return found
     assert config.output is not None  # resolve() has set it
-    short = [_name(cell, config) for cell in found]
+    told = [_name(cell, config) for cell in found]
+    short = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in told]
     names = [
-        name if short.count(name) == 1 else f"{name}-{digest(cell)}"
-        for name, cell in zip(short, found, strict=True)
+        name if name == was and short.count(name) == 1 else f"{name}-{digest(cell)}".strip("-")
+        for name, was, cell in zip(short, told, found, strict=True)
     ]
-    for name in names:
+    for name, was in zip(names, told, strict=True):
         if names.count(name) > 1:
             raise IceprobeError(
-                f"{name!r} is asked for twice: name each backbone and data set once"
+                f"{was!r} is asked for twice: name each backbone, data set and number of training "
+                "images once"
             )
     places = [config.output / "cells" / name for name in names]
     return [
@@ -52,6 +54,7 @@ def run_campaign(
     runs: Sequence[C],
     obtain: Callable[[C, Bars], "Store"],
     identities: Callable[[C], Collection[str]],
+    check: Callable[[C], None],
     *,
     resume: bool = True,
 ) -> None:
@@ -62,19 +65,25 @@ def run_campaign(
         runs: its cells.
         obtain: makes or opens the feature store of a cell.
         identities: of the stores that would serve a cell now.
+        check: refuses a cell whose probes or draws don't fit, before any is begun.
         resume: go on from unfinished fits.
     """
     folder = RunFolder(config)
     if folder.state == "finished":
         show_finished(folder, lambda: {i for one in runs for i in identities(one)}, resume)
         return
+    for run in runs:
+        check(run)
+    _check_distinct(runs, identities)
     folder.create()
     results: list[Result] = []
     for number, run in enumerate(runs, 1):
         cell = RunFolder(run)
         assert run.output is not None
         console.print(f"[{number}/{len(runs)}] {run.output.name}", markup=False, soft_wrap=True)
-        if cell.state != "finished":
+        if cell.state == "finished":
+            check_finished(cell, identities(run))
+        else:
             fit_run(run, cell, partial(obtain, run), resume=resume)
         results += _read(run.output, folder.path)
     from iceprobe import report
@@ -86,6 +95,26 @@ def run_campaign(
         report(results, folder.report, title=_title(config))
         progress("report", 1, 1)
     show(results, folder)
+
+
+def _check_distinct(runs: Sequence[C], identities: Callable[[C], Collection[str]]) -> None:
+    """Refuse two cells that would read the same tokens with the same draw.
+
+    Raises:
+        IceprobeError: naming both.
+    """
+    seen: dict[tuple[object, ...], C] = {}
+    for run in runs:
+        key = (frozenset(identities(run)), *(run.shots or []), *map(str, run.fraction or []))
+        if key in seen:
+            assert run.output is not None
+            first = seen[key].output
+            assert first is not None
+            raise IceprobeError(
+                f"{first.name!r} and {run.output.name!r} are the same tokens under two names: "
+                "name one of them"
+            )
+        seen[key] = run
 
 
 def _changes(config: FitConfig) -> Iterator[dict[str, Any]]:
@@ -109,7 +138,7 @@ def _name(cell: FitConfig, whole: FitConfig) -> str:
         parts += [_short(cell.data[0])] * (len(whole.data) > 1)
     parts += [f"{k}-shots" for k in cell.shots or []]
     parts += [f"{100 * f:g}-percent" for f in cell.fraction or []]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "--".join(parts)).strip("-.")
+    return "--".join(parts)
 
 
 def _short(text: str) -> str:

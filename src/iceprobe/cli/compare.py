@@ -55,12 +55,25 @@ def compare(
         comparisons = compare_runs(*results)
         labels = [str(run) for run in runs]
     else:
-        reference = _reference(results[-1], against)
-        labels = ["", reference.probe]
-        comparisons = [
-            compare_pair(result, reference) for result in results[0] if result is not reference
-        ]
+        comparisons, labels = [], ["", "against"]
+        for cell in _cells(results[0]) if len(runs) == 1 else results[:1]:
+            reference = _reference(cell if len(runs) == 1 else results[-1], against)
+            labels = ["", reference.probe]
+            comparisons += [
+                compare_pair(result, reference) for result in cell if result is not reference
+            ]
     console.print(_table(comparisons, margin, labels))
+
+
+def _cells(results: Sequence["Result"]) -> list[list["Result"]]:
+    """The results of each run of a campaign; all of them of an ordinary run."""
+    from iceprobe.results.varying import told, varying
+
+    names = varying(results)
+    cells: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        cells.setdefault(tuple(told(result, name) for name in names), []).append(result)
+    return list(cells.values())
 
 
 def _reference(results: Sequence["Result"], against: str | None) -> "Result":
@@ -80,10 +93,15 @@ def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> Table:
     from iceprobe.results import equivalent
+    from iceprobe.results.comparison import are_replicates
     from iceprobe.results.tables import PLAIN, signed_points, span
+    from iceprobe.results.varying import told, varying
 
     table = Table(header_style="bold", **PLAIN)
     table.add_column("probe", no_wrap=True)
+    names = varying([one.probe for one in comparisons])
+    for name in names:
+        table.add_column(name, overflow="fold")
     for title in (labels[0] or "top-1", labels[1], "points", "95% interval", "p"):
         table.add_column(Text(title), justify="right", no_wrap=title in ("95% interval", "p"))
     if margin is not None:
@@ -92,6 +110,7 @@ def _table(
         difference = one.difference
         row = [
             one.probe.probe,
+            *(told(one.probe, name) for name in names),
             f"{100 * one.probe.top1.mean:.1f}",
             f"{100 * one.against.top1.mean:.1f}",
             signed_points(difference.mean),
@@ -102,7 +121,12 @@ def _table(
             ours, theirs = one.probe.predictions(), one.against.predictions()
             assert ours, "compare_pair() has read them"
             assert theirs, "compare_pair() has read them"
-            verdict = equivalent(ours.correct, theirs.correct, margin / 100)
+            verdict = equivalent(
+                ours.correct,
+                theirs.correct,
+                margin / 100,
+                replicates=are_replicates(one.probe, one.against),
+            )
             row.append("yes" if verdict.holds else "not shown")
         table.add_row(*map(Text, row))
     return table

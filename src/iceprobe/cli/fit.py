@@ -8,7 +8,7 @@ from iceprobe.cli.arguments import StoreArguments, is_config
 from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import StoreConfig, resolve
 from iceprobe.cli.console import Bars
-from iceprobe.cli.stages import run_stages
+from iceprobe.cli.stages import check_fit, run_stages
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
@@ -63,9 +63,13 @@ def execute(config: StoreConfig, resume: bool = True) -> None:
     def identities(config: StoreConfig) -> set[str]:
         return {obtain(config).identity}
 
+    def check(config: StoreConfig) -> None:
+        store = obtain(config)
+        check_fit(config, store, store.classes, store["train"].labels)
+
     runs = cells(config)
     if len(runs) == 1:
         (run,) = runs
         run_stages(run, lambda bars: obtain(run, bars), lambda: identities(run), resume=resume)
     else:
-        run_campaign(config, runs, obtain, identities, resume=resume)
+        run_campaign(config, runs, obtain, identities, check, resume=resume)

@@ -12,7 +12,7 @@ from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_place
-from iceprobe.cli.stages import check_probes, extraction_options, has_budget
+from iceprobe.cli.stages import extraction_options, has_budget
 from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def plan(
     refused = []
     for run in cells(sources.single_layers()):
         backbone_, dataset = sources.backbone(run), sources.dataset(run)
-        check_probes(run.probe, backbone_, len(dataset.classes))
+        sources.check(run)
         extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
         table = Table(
             title=f"{run.backbone[0]} on {run.data[0]}", title_justify="left", show_header=False

@@ -10,7 +10,7 @@ from iceprobe.cli.console import Bars
 from iceprobe.cli.paths import check_place
 from iceprobe.cli.plan import print_estimate
 from iceprobe.cli.stages import (
-    check_probes,
+    check_fit,
     extraction_options,
     needs_patches,
     run_stages,
@@ -90,7 +90,7 @@ def execute(config: RunConfig, resume: bool = True) -> None:
             resume=resume,
         )
     else:
-        run_campaign(config, runs, sources.store, sources.identities, resume=resume)
+        run_campaign(config, runs, sources.store, sources.identities, sources.check, resume=resume)
 
 
 class Sources:
@@ -146,15 +146,27 @@ class Sources:
         if (asked, data) not in self._stores:
             check_place(run.features, "--features")
             dataset, single = self.dataset(run), self.backbone(run)
-            check_probes(run.probe, single, len(dataset.classes))
+            self.check(run)
             print_estimate(single, dataset, run)
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
                 whole, dataset, run.features, progress=progress, **extraction_options(run)
             )
+            whole.to("cpu")  # a campaign's next backbone may need the device's memory
             for one, store in zip(whole.per_layer(), made, strict=True):
                 self._stores[one.spec if len(made) > 1 else asked, data] = store
         return self._stores[asked, data]
+
+    def check(self, run: RunConfig) -> None:
+        """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
+        import numpy as np
+
+        from iceprobe.store.pipeline import chosen_rows
+
+        dataset = self.dataset(run)
+        labels = dataset.splits["train"].labels if "train" in dataset.splits else np.empty(0, int)
+        rows = chosen_rows(len(labels), min(run.limit or len(labels), len(labels)))
+        check_fit(run, self.backbone(run), dataset.classes, labels[rows])
 
     def identities(self, run: RunConfig) -> set[str]:
         """Of the stores that ``run`` would read or make now; nothing is extracted.

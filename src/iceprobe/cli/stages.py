@@ -12,9 +12,11 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe
-from iceprobe.probes.registry import probe_options
+from iceprobe.probes.registry import MODEL_VECTORS, probe_options
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from iceprobe.results import Result
     from iceprobe.store import Store
 
@@ -66,7 +68,7 @@ def fit_run(
         with Bars() as progress:
             store = obtain(progress)
             log.info("store %s", store.path or store.identity)
-            check_probes(config.probe, store)
+            check_fit(config, store, store.classes, store["train"].labels)
             folder.create()
             run_log.write_to(folder.log)
             try:
@@ -80,24 +82,48 @@ def fit_run(
     return results
 
 
-def check_probes(texts: Sequence[str], shape: "Store", num_classes: int | None = None) -> None:
-    """Build every probe once, so that an option that doesn't fit the tokens is found at once.
+def check_fit(
+    config: FitConfig, shape: Any, classes: Sequence[str], train_labels: "np.ndarray"
+) -> None:
+    """See that probes, budget and draws fit the tokens and the images, before anything long.
 
     Args:
-        texts: spec strings.
-        shape: what has ``dim``, ``grid`` and ``has_class``: a store or a backbone.
-        num_classes: C, if ``shape`` has no classes.
+        config: of the fit.
+        shape: what has ``dim``, ``num_tokens``, ``grid``, ``has_class`` and ``vectors``: a store
+            or a backbone.
+        classes: their names.
+        train_labels: ``(n,)`` of the training images.
+
+    Raises:
+        IceprobeError: naming what doesn't fit.
     """
     from iceprobe import probes
+    from iceprobe.fitting.lowshot import draw
 
-    for text in texts:
+    if has_budget(config):
+        probes.within_budget(
+            shape.dim,
+            len(classes),
+            shape.num_tokens,
+            parameters=config.budget,
+            flops=config.budget_flops,
+        )
+    for shots in config.shots or []:
+        draw(train_labels, list(classes), shots=shots)
+    for text in config.probe:
         spec = parse_probe(text)
+        source = spec.options.get("input", "")
+        if spec.name == "knn" and source in MODEL_VECTORS and source not in shape.vectors:
+            known = " or ".join([*shape.vectors, "class", "mean"])
+            raise IceprobeError(
+                f"probe {text!r}: this backbone (or this layer of it) has no {source} output: "
+                f"take input={known}"
+            )
         if spec.name != "knn":
-            classes = num_classes or len(shape.classes)
             probes.build(
                 spec,
                 shape.dim,
-                classes,
+                len(classes),
                 grid=shape.grid,
                 has_class=shape.has_class,
                 vectors=shape.vectors,
@@ -154,19 +180,13 @@ def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> N
 def show_finished(
     folder: RunFolder, identities: Callable[[], Collection[str]], resume: bool
 ) -> None:
-    from iceprobe.results import read_results
 
     if not resume:
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run: choose another --output, or "
             "remove the folder to begin again"
         )
-    results = read_results(folder.path)
-    if not {result.store.identity for result in results} <= set(identities()):
-        raise IceprobeError(
-            f"output {str(folder.path)!r} holds a finished run, and its features have changed "
-            "since (backbone or images): choose another --output to run again"
-        )
+    results = check_finished(folder, identities())
     if not folder.report.exists():  # killed between the last number and the report
         with Bars() as progress:
             _report(results, folder, progress)
@@ -174,6 +194,23 @@ def show_finished(
         f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
     )
     show(results, folder)
+
+
+def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Result"]:
+    """The results of a finished run, if they are of the stores that would be read now.
+
+    Raises:
+        IceprobeError: if backbone or images have changed since.
+    """
+    from iceprobe.results import read_results
+
+    results = read_results(folder.path)
+    if not {result.store.identity for result in results} <= set(identities):
+        raise IceprobeError(
+            f"output {str(folder.path)!r} holds a finished run, and its features have changed "
+            "since (backbone or images): choose another --output to run again"
+        )
+    return results
 
 
 def show(results: Sequence["Result"], folder: RunFolder) -> None:

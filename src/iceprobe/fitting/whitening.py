@@ -45,14 +45,14 @@ class Whitening:
     def before(self, probe: Probe) -> tuple[str, Tensor] | None:
         """The weight of ``probe`` that reads the vector, and what W' is multiplied by.
 
-        ``None`` where the first thing a probe does to the vector isn't a linear map of its own.
+        ``None`` where the first thing a probe does to the vector isn't a linear map of its own, and
+        without batch norm: nothing takes the vectors' mean off, which whitening would blow up.
         """
+        if not isinstance(probe.norm, nn.BatchNorm1d):
+            return None
         if isinstance(probe.pooling, MeanValue):
             return "pooling.value.weight", self.matrix / self.std
-        if isinstance(probe.pooling, Linear):
-            standardised = isinstance(probe.norm, nn.BatchNorm1d)
-            return "classifier.weight", self.matrix if standardised else self.matrix / self.std
-        return None
+        return ("classifier.weight", self.matrix) if isinstance(probe.pooling, Linear) else None
 
 
 def whitening(batches: Callable[[], Iterable[Tensor]], least: float) -> Whitening:

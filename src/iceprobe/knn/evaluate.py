@@ -105,7 +105,7 @@ def knn(
         settings_tried=max(1, len(accuracies)),
         best_minus_median=spread,
         parameters=Parameters(pooling=0, classifier=0, total=0),
-        flops=Flops(per_image=2 * len(train) * store.dim),  # similarities to every training image
+        flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
         **provenance(store, split, command),

@@ -19,8 +19,8 @@ from iceprobe.report.labels import Box, place_labels
 from iceprobe.results.comparison import probe_name
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.schema import Result
-from iceprobe.results.sweeps import told, varying
 from iceprobe.results.tables import percent, short, span
+from iceprobe.results.varying import told, varying
 
 WIDTH, HEIGHT = 478, 330
 _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"

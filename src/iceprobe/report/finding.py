@@ -110,7 +110,8 @@ def find_across(
     if layers:
         best = [_best(points) for points in layers[0].lines.values()]
         told = [f"{display_name(one.probe)} at layer {one.layer} ({_percent(one)})" for one in best]
-        return Finding(f"Reads most: {_listed(told)}.", None, layers[0].title, None)
+        detail = f"The best layer of each probe, found on the {best[0].split} split itself"
+        return Finding(f"Highest: {_listed(told)}.", None, f"{detail} · {layers[0].title}", None)
     if draws:
         told = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "

@@ -31,12 +31,10 @@ from iceprobe.results.sweeps import (
     Sweep,
     by_layer,
     by_training_images,
-    draw_of,
     rankings,
-    told,
-    varying,
 )
 from iceprobe.results.tables import duration, leaderboard, percent, short, signed_points, span
+from iceprobe.results.varying import draw_of, told, varying
 
 if TYPE_CHECKING:
     from iceprobe.report.attention import Gallery

@@ -9,6 +9,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, paired_bootstrap
+from iceprobe.results.varying import told, varying
 from iceprobe.specs import parse_spec
 
 BASELINES = ("knn", "linear")  # what a probe with attention has to beat
@@ -37,22 +38,38 @@ def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
             f"{a.probe!r} on {a.dataset} and {b.probe!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
-    return Comparison(a, b, paired_bootstrap(predicted_a.correct, predicted_b.correct, seed=seed))
+    difference = paired_bootstrap(
+        predicted_a.correct, predicted_b.correct, replicates=are_replicates(a, b), seed=seed
+    )
+    return Comparison(a, b, difference)
+
+
+def are_replicates(a: Result, b: Result) -> bool:
+    """Whether both are over complete repetitions, equally many, so that they pair by number."""
+    return a.variance == b.variance == "replicates" and len(a.seeds) == len(b.seeds)
 
 
 def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Comparison]:
     """Two runs on the same images, probe by probe: those that both have, in the order of the first.
 
+    In campaigns a probe stands several times; it is compared with itself on the same draw and data
+    set, and at the same backbone where either run has several.
+
     Raises:
         IceprobeError: if the runs share no probe, or weren't tested on the same images.
     """
-    second = {result.probe: result for result in results_b}
-    shared = [result for result in results_a if result.probe in second]
+    names = list(dict.fromkeys([*varying(results_a), *varying(results_b), "draw"]))
+
+    def place(result: Result) -> tuple[str, ...]:
+        return (result.probe, *(told(result, name) for name in names))
+
+    second = {place(result): result for result in results_b}
+    shared = [result for result in results_a if place(result) in second]
     if not shared:
         ours = ", ".join(result.probe for result in results_a) or "none"
-        theirs = ", ".join(second) or "none"
+        theirs = ", ".join(result.probe for result in results_b) or "none"
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
-    return [compare_pair(result, second[result.probe]) for result in shared]
+    return [compare_pair(result, second[place(result)]) for result in shared]
 
 
 def best_baseline(results: Sequence[Result]) -> Result | None:

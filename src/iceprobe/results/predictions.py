@@ -52,15 +52,16 @@ class Predictions:
         """``(S, n)``: whether each seed was right on each image."""
         return self.predicted == self.labels
 
-    def top1_score(self) -> Score:
-        """Top-1 accuracy over seeds with its bootstrap interval."""
-        return Score.of(accuracy(self.predicted, self.labels), bootstrap_interval(self.correct))
+    def top1_score(self, replicates: bool = False) -> Score:
+        """Top-1 accuracy over seeds, or replicates, with its bootstrap interval."""
+        interval = bootstrap_interval(self.correct, replicates=replicates)
+        return Score.of(accuracy(self.predicted, self.labels), interval)
 
-    def top5_score(self) -> Score | None:
+    def top5_score(self, replicates: bool = False) -> Score | None:
         """Top-5 accuracy, or None where it wasn't kept."""
         if self.top5 is None:
             return None
-        return Score.of(self.top5.mean(1), bootstrap_interval(self.top5))
+        return Score.of(self.top5.mean(1), bootstrap_interval(self.top5, replicates=replicates))
 
     def mean_per_class_score(self) -> Score:
         """Mean-per-class accuracy over seeds with its bootstrap interval."""

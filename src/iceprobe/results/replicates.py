@@ -28,8 +28,8 @@ def merged(results: Sequence[Result]) -> Result:
     spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
     result = first.model_copy(
         update={
-            "top1": predictions.top1_score(),
-            "top5": predictions.top5_score(),
+            "top1": predictions.top1_score(replicates=True),
+            "top5": predictions.top5_score(replicates=True),
             "mean_per_class": predictions.mean_per_class_score(),
             "last_epoch": Score.of([v for score in last for v in score.values]) if last else None,
             "selected": {key: _side_by_side(key, results) for key in first.selected},

@@ -79,12 +79,20 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
 
 
 def bootstrap_interval(
-    correct: ArrayLike, *, draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+    correct: ArrayLike,
+    *,
+    replicates: bool = False,
+    draws: int = DRAWS,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval over images of the seed-mean correctness.
 
     Args:
         correct: ``(S, n)`` or ``(n,)``.
+        replicates: whether the S rows are complete repetitions (other draws of training images,
+            orders, held-out parts): they are resampled as well, since others would have come out
+            otherwise.
         draws: resamples of the n images.
         confidence: probability mass of the interval.
         seed: of the resampling.
@@ -92,6 +100,8 @@ def bootstrap_interval(
     Returns:
         Lower and upper end, as fractions.
     """
+    if replicates:
+        return _percentiles(_resampled_twice(_rows(correct), draws, seed), confidence)
     return _percentiles(_resampled_means(_seed_mean(correct), draws, seed), confidence)
 
 
@@ -129,6 +139,7 @@ def paired_bootstrap(
     correct_a: ArrayLike,
     correct_b: ArrayLike,
     *,
+    replicates: bool = False,
     draws: int = DRAWS,
     confidence: float = 0.95,
     seed: int = 0,
@@ -138,14 +149,20 @@ def paired_bootstrap(
     Args:
         correct_a: ``(S, n)`` or ``(n,)``.
         correct_b: ``(S', n)`` or ``(n,)``; the seeds of the two need not match.
+        replicates: whether row s of both is the same complete repetition (the same draw of
+            training images): pairs of rows are resampled as well.
 
     Raises:
-        ValueError: if the two weren't tested on equally many images.
+        ValueError: if the two weren't tested on equally many images, or of replicates there
+            aren't equally many.
     """
     a, b = _seed_mean(correct_a), _seed_mean(correct_b)
     if a.shape != b.shape:
         raise ValueError(f"a paired bootstrap needs the same images: {len(a)} against {len(b)}")
-    resampled = _resampled_means(a - b, draws, seed)
+    if replicates:
+        resampled = _resampled_twice(_rows(correct_a) - _rows(correct_b), draws, seed)
+    else:
+        resampled = _resampled_means(a - b, draws, seed)
     # + 1: the observed sample counts as one draw, so p is never 0 (Davison & Hinkley 1997, 4.2).
     below, above = (np.sum(resampled <= 0) + 1, np.sum(resampled >= 0) + 1)
     p = min(1.0, 2 * min(below, above) / (draws + 1))
@@ -157,6 +174,7 @@ def equivalent(
     correct_b: ArrayLike,
     margin: float,
     *,
+    replicates: bool = False,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Equivalence:
@@ -167,7 +185,9 @@ def equivalent(
     """
     if not margin > 0:
         raise ValueError(f"the margin of an equivalence test is positive, not {margin}")
-    ninety = paired_bootstrap(correct_a, correct_b, draws=draws, confidence=0.90, seed=seed)
+    ninety = paired_bootstrap(
+        correct_a, correct_b, replicates=replicates, draws=draws, confidence=0.90, seed=seed
+    )
     return Equivalence(ninety.mean, ninety.interval, margin)
 
 
@@ -178,8 +198,12 @@ def _predictions(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDAr
     return predicted, labels
 
 
+def _rows(correct: ArrayLike) -> NDArray[np.float64]:
+    return np.atleast_2d(np.asarray(correct, dtype=np.float64))
+
+
 def _seed_mean(correct: ArrayLike) -> NDArray[np.float64]:
-    values = np.atleast_2d(np.asarray(correct, dtype=np.float64)).mean(0)
+    values = _rows(correct).mean(0)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"correct is (seeds, images) with at least one image, not {values.shape}")
     return values
@@ -191,6 +215,15 @@ def _resampled_means(values: NDArray[np.float64], draws: int, seed: int) -> NDAr
     _, first, counts = np.unique(values.round(12), return_index=True, return_counts=True)
     sums = [drawn @ values[first] for drawn in _multinomial(counts, draws, seed)]
     return np.concatenate(sums) / len(values)
+
+
+def _resampled_twice(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
+    """Means of ``draws`` resamples of both the rows and the images of ``values (S, n)``."""
+    patterns, counts = np.unique(values.round(12), axis=1, return_counts=True)
+    by_row = [drawn @ patterns.T for drawn in _multinomial(counts, draws, seed)]
+    rows = len(values)
+    picked = np.random.default_rng((seed, 1)).multinomial(rows, [1 / rows] * rows, size=draws)
+    return (np.concatenate(by_row) / values.shape[1] * picked).sum(1) / rows
 
 
 def _multinomial(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDArray[np.int64]]:

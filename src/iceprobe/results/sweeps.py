@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from iceprobe.results.comparison import compare_pair
 from iceprobe.results.schema import Result
+from iceprobe.results.varying import draw_of
 from iceprobe.specs import parse_spec
 
 
@@ -75,7 +76,7 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
     Layers of one backbone aren't ranked against each other: they have their own curve.
     """
     found = []
-    for title, members in _split(results, _same_images).items():
+    for (title, *_), members in _split(results, _same_images).items():
         names = list(dict.fromkeys(one.backbone for one in members))
         if len({without_layer(name) for name in names}) < len(names) or len(names) < 2:
             continue
@@ -131,44 +132,32 @@ def without_layer(backbone: str) -> str:
     return str(replace(spec, options=options))
 
 
-def varying(results: Sequence[Result]) -> list[str]:
-    """Of backbone, dataset, draw and protocol, what differs among the results."""
-    asked = ("backbone", "dataset", "draw", "protocol")
-    return [name for name in asked if len({told(one, name) for one in results}) > 1]
-
-
-def told(result: Result, name: str) -> str:
-    """What a result says of one of :func:`varying`'s names."""
-    return (draw_of(result) or "all of train") if name == "draw" else str(getattr(result, name))
-
-
-def draw_of(result: Result) -> str:
-    """``"5 shots"``, ``"10% of train"``, or ``""`` for all training images."""
-    if result.shots is not None:
-        return f"{result.shots} shot{'s' if result.shots > 1 else ''}"
-    return f"{100 * result.fraction:g}% of train" if result.fraction is not None else ""
-
-
 def _sweeps(
     placed: Sequence[tuple[int | None, Result]], kind: Callable[[Result], tuple[str, ...]]
 ) -> list[Sweep]:
-    lines: dict[str, dict[str, list[tuple[float, Result]]]] = defaultdict(lambda: defaultdict(list))
+    lines: dict[tuple[str, ...], dict[str, list[tuple[float, Result]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for x, one in placed:
         if x is not None:
-            lines[" · ".join(filter(None, kind(one)))][one.probe].append((float(x), one))
+            place = (" · ".join(filter(None, kind(one))), one.images, one.protocol, one.split)
+            lines[place][one.probe].append((float(x), one))
     return [
         Sweep(title, {probe: sorted(points, key=lambda p: p[0]) for probe, points in of.items()})
-        for title, of in lines.items()
+        for (title, *_), of in lines.items()
         if any(len({x for x, _ in points}) > 1 for points in of.values())
     ]
 
 
-def _same_images(one: Result) -> str:
-    return " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
+def _same_images(one: Result) -> tuple[str, str]:
+    title = " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
+    return title, one.images
 
 
-def _split(results: Sequence[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:
-    found: dict[str, list[Result]] = {}
+def _split(
+    results: Sequence[Result], key: Callable[[Result], tuple[str, ...]]
+) -> dict[tuple[str, ...], list[Result]]:
+    found: dict[tuple[str, ...], list[Result]] = {}
     for one in results:
         found.setdefault(key(one), []).append(one)
     return found

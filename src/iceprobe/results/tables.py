@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
-from iceprobe.results.sweeps import told, varying
+from iceprobe.results.varying import told, varying
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
-    "seconds", "backbone", "dataset", "protocol", "selected_on",
+    "seconds", "backbone", "layer", "dataset", "headline", "shots", "fraction", "train_images",
+    "protocol", "split", "selected_on",
 )  # fmt: skip
 
 
@@ -57,6 +58,9 @@ def to_csv(results: Sequence[Result]) -> str:
             "flops": result.flops.per_image,
             "seconds": round(result.seconds, 3),
             "backbone": result.backbone,
+            **{name: getattr(result, name) for name in ("layer", "headline", "shots", "fraction")},
+            "train_images": result.train_images,
+            "split": result.split,
             "dataset": result.dataset,
             "protocol": result.protocol,
             "selected_on": result.selected_on,

@@ -198,6 +198,7 @@ class StoredSplit:
     ):
         self._tensors, self._gather, self._layout = tensors, gather, layout
         self.shape, self.dtype, self.held = shape, layout["prefix"][0], held
+        self._vectors: dict[str, Tensor] = {}
         self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
         self.labels: np.ndarray = tensors("label").numpy()
         self.index: np.ndarray = tensors("index").numpy()
@@ -218,7 +219,9 @@ class StoredSplit:
 
     def vector(self, name: str) -> Tensor:
         """One vector an image as the model itself makes it, ``(n, D')`` float32; see `Tokens.vectors`."""
-        return self._tensors(name)
+        if name not in self._vectors:
+            self._vectors[name] = self._tensors(name)
+        return self._vectors[name]
 
     @property
     def class_token(self) -> Tensor | None:

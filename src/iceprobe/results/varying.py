@@ -1,0 +1,23 @@
+"""What differs among results of several runs, in words."""
+
+from collections.abc import Sequence
+
+from iceprobe.results.schema import Result
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """Of backbone, dataset, draw and protocol, what differs among the results."""
+    asked = ("backbone", "dataset", "draw", "protocol")
+    return [name for name in asked if len({told(one, name) for one in results}) > 1]
+
+
+def told(result: Result, name: str) -> str:
+    """What a result says of one of :func:`varying`'s names."""
+    return (draw_of(result) or "all of train") if name == "draw" else str(getattr(result, name))
+
+
+def draw_of(result: Result) -> str:
+    """``"5 shots"``, ``"10% of train"``, or ``""`` for all training images."""
+    if result.shots is not None:
+        return f"{result.shots} shot{'s' if result.shots > 1 else ''}"
+    return f"{100 * result.fraction:g}% of train" if result.fraction is not None else ""
