@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import absorb, build, build_pooling
+from iceprobe.probes.counts import count
 from iceprobe.probes.ep import EfficientProbing
 from tests.reference import probes as reference
 
@@ -235,3 +236,23 @@ def test_one_query_sliced_is_one_query():
     sliced.load_state_dict(full.state_dict())
     tokens = torch.randn(3, N, D)
     assert torch.equal(full(tokens), sliced(tokens))
+
+
+@pytest.mark.parametrize(
+    ("spec", "saved", "per_step"),
+    [
+        # W_K and q go, M free queries come: D² + D − M·D; folding cost D² multiply–adds a step.
+        ("mhca12", 768**2 + 768 - 12 * 768, 2 * 768**2),
+        ("aim12", 768**2 + 768 - 12 * 768, 2 * 768**2),
+        ("ep32", None, 0),
+        ("simpool", None, 0),
+        ("block", None, 0),
+    ],
+)
+def test_what_absorbing_saves_is_told(spec, saved, per_step):
+    counted = count(spec, 768, 1000, (14, 14))
+    if saved is None:
+        assert counted.absorbed is None
+    else:
+        assert counted.pooling - counted.absorbed == saved
+        assert counted.flops_per_step == per_step

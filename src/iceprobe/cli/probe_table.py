@@ -56,6 +56,11 @@ def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, in
         figures = (f"{counted.pooling:,}", f"{counted.total:,}", short(counted.flops))
         line = COLUMNS.format(label, counted.predictors or "–", *figures)
         console.print(Text(line, style="bold"), soft_wrap=True)
+        if counted.absorbed is not None:
+            equation += (
+                f"\nabsorbed: {counted.absorbed:,} ({counted.pooling - counted.absorbed:,} fewer), "
+                f"saves {short(counted.flops_per_step)} FLOPs a step"
+            )
     _below(equation)
 
 
