@@ -21,8 +21,8 @@ and accumulate in float32, where scores stay until they are weights. The plain p
 score of a mean token off since its scores are rounded to the tokens' dtype; here none is. A score
 of 40 is good to about 1e-5 and the softmax itself takes off the largest. Only weights, at most 1, and
 dS are rounded before the products that sum tokens. A rounded p makes c off by some δ and du
-by δ p, which a mean that all tokens share makes large; Σ_n dS_qn, zero but for δ, is therefore taken
-along, and its product with p off the sum.
+by δ p, which a mean that all tokens share makes large; Σ_n dS_qn, zero but for δ, is therefore kept
+(``left``), and its product with p taken off the sum.
 
 This module needs Triton, and is imported where `iceprobe.probes.pooling.available` says so.
 """
@@ -92,7 +92,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
-    tokens, queries, rstd, pooled, lse, grad, partial,
+    tokens, queries, rstd, pooled, lse, grad, left, partial,
     B, N, D, Q, chunks, stride_b, stride_n,
     Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -140,7 +140,8 @@ def _backward(  # type: ignore[no-untyped-def]
                 grad_scores *= r[None, :]
             x = _tile(x_image, n, d, stride_n, N, D).to(DOT)
             sums = tl.dot(grad_scores.to(DOT), x, sums, input_precision=PRECISION)
-        sums -= left_over[:, None] * _tile(p_image, q, d, D, Q, D).to(tl.float32)
+        # Programs of other channels store the same numbers.
+        tl.store(left + image * Q + q, left_over, mask=q < Q)
 
     inside = (q < Q)[:, None] & (d < D)[None, :]
     out = partial + chunk.to(tl.int64) * Q * D + q[:, None] * D + d[None, :]
@@ -149,9 +150,10 @@ def _backward(  # type: ignore[no-untyped-def]
 
 INTERPRETED = not isinstance(_forward, triton.JITFunction)  # TRITON_INTERPRET=1
 
-# BLOCK_Q, BLOCK_N, BLOCK_D, warps. The first two compute scores once up to D = 1,024.
-SHAPES = ((16, 32, 1024, 8), (32, 32, 1024, 8), (64, 64, 512, 8), (32, 64, 256, 4))
-INTERPRETED_SHAPE = {"BLOCK_Q": 16, "BLOCK_N": 16, "BLOCK_D": 32, "BLOCK_K": 16}
+# BLOCK_Q, BLOCK_N, BLOCK_D, warps. Of the shapes that ptxas compiles for sm_80 with hardly a register
+# spilled in bfloat16; the first two compute scores once up to D = 1,024, the last suits float32.
+SHAPES = ((16, 32, 1024, 8), (32, 32, 1024, 8), (64, 32, 512, 8), (16, 32, 512, 8))
+INTERPRETED_SHAPE = {"BLOCK_Q": 32, "BLOCK_N": 16, "BLOCK_D": 64, "BLOCK_K": 32}
 
 
 def _tuned(kernel: Any) -> Any:
@@ -210,12 +212,13 @@ class _Attend(torch.autograd.Function):
         (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
         chunks = _chunks(tokens, num_queries)
         partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
-        grad = grad.to(tokens.dtype).contiguous()
+        left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
         _launch(
-            _backward, _tuned_backward, chunks, tokens, queries, rstd, (pooled, lse, grad, partial),
+            _backward, _tuned_backward, chunks, tokens, queries, rstd, (pooled, lse, grad, left, partial),
             (images, num_tokens, dim, num_queries, chunks),
         )  # fmt: skip
-        return None, partial.sum(0).to(queries.dtype), None
+        shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
+        return None, (partial.sum(0) - shared).to(queries.dtype), None
 
 
 def _launch(
