@@ -182,13 +182,13 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     Returns:
         ``(B, Q, D)`` in the dtype of ``queries``.
     """
+    tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
     return _Attend.apply(tokens, queries, rstd)[0]
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> tuple[Tensor, Tensor]:
-        tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
         (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
         pooled = queries.new_empty(images, num_queries, dim)
         lse = tokens.new_empty(images, num_queries, dtype=torch.float32)
@@ -208,14 +208,13 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor, None]:
         tokens, queries, rstd, pooled, lse = ctx.saved_tensors
-        tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
         (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
         chunks = _chunks(tokens, num_queries)
         partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
         left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
         _launch(
-            _backward, _tuned_backward, chunks, tokens, queries, rstd, (pooled, lse, grad, left, partial),
-            (images, num_tokens, dim, num_queries, chunks),
+            _backward, _tuned_backward, chunks, tokens, queries, rstd,
+            (pooled, lse, grad, left, partial), (images, num_tokens, dim, num_queries, chunks),
         )  # fmt: skip
         shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
         return None, (partial.sum(0) - shared).to(queries.dtype), None
