@@ -10,6 +10,7 @@ of them, so a fit can lay the queries of many members side by side.
 """
 
 import math
+from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -176,8 +177,9 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
     Where the tokens need no gradient none is computed, and only tokens and weights are kept for
-    the backward pass. Products are in the dtype of the tokens (float32 where the processor has
-    no fast products in it) and accumulate in float32; so does the softmax.
+    the backward pass; on a GPU with kernels for it (`available`) not even the weights. Products are
+    in the dtype of the tokens (float32 where the processor has no fast products in it) and
+    accumulate in float32; so does the softmax.
 
     Args:
         tokens: ``(B, N, D)``.
@@ -191,7 +193,28 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     if tokens.requires_grad and torch.is_grad_enabled():
         weights = attention_weights(tokens, queries, rstd)
         return _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
+    if available(tokens) and len(queries):
+        from iceprobe.probes import kernels
+
+        return kernels.attend(tokens, queries, rstd)
     return _Attend.apply(tokens.to(_product_dtype(tokens)), queries, rstd)[0]
+
+
+def available(tokens: Tensor) -> bool:
+    """Whether `iceprobe.probes.kernels` can pool these tokens, where they need no gradient.
+
+    On CUDA devices of capability 8.0 on (bfloat16 products), with Triton installed; not in a graph
+    that is being exported or compiled, which has to run without them.
+    """
+    return (
+        tokens.is_cuda
+        and torch.version.hip is None
+        and tokens.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and tokens.numel() > 0
+        and not torch.compiler.is_compiling()
+        and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
+        and find_spec("triton") is not None
+    )
 
 
 def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:

@@ -1,0 +1,265 @@
+"""`attend` on a GPU: tokens from device memory once forward, and once backward for the queries.
+
+    s_qn = u_qᵀ x_n     L_q = log Σ_n exp s_qn     a_qn = exp(s_qn − L_q)     p_q = Σ_n a_qn x_n
+    c_q = dP_qᵀ p_q     dS_qn = a_qn (dP_qᵀ x_n − c_q)     du_q = Σ_{b,n} dS_qn x_n
+
+Kept for the backward pass are p and L, ``(B, Q, D)`` and ``(B, Q)``; the weights ``(B, Q, N)`` never
+reach device memory. The softmax is taken as the tokens come (Milakov and Gimelshein,
+arXiv:1805.02867; with the products around it Dao et al., arXiv:2205.14135).
+
+What is read how often. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q``
+queries and ``BLOCK_D`` channels of what it sums, whose sum lies in registers. It takes ``BLOCK_N``
+tokens at a time twice: all their channels, ``BLOCK_K`` by ``BLOCK_K``, for the scores, then its own
+``BLOCK_D`` of them for the sum. The second time they come from L2, which they have just passed; so
+they do for the other queries and channels of an image, whose programs have neighbouring numbers
+and run together. With D > ``BLOCK_D`` the programs that share queries compute the same scores, each
+for itself: ⌈D / BLOCK_D⌉ times the arithmetic of the scores, in place of a ``(B, Q, N)`` in memory.
+Queries and dP are read once for each tile of tokens, and lie in L2.
+
+Numerics. Products are of numbers in the dtype of the tokens (float32 as three products in tf32)
+and accumulate in float32, where scores stay until they are weights. The plain path takes the
+score of a mean token off since its scores are rounded to the tokens' dtype; here none is. A score
+of 40 is good to about 1e-5 and the softmax itself takes off the largest. Only weights, at most 1, and
+dS are rounded before the products that sum tokens. A rounded p makes c off by some δ and du
+by δ p, which a mean that all tokens share makes large; Σ_n dS_qn, zero but for δ, is therefore kept
+(``left``), and its product with p taken off the sum.
+
+This module needs Triton, and is imported where `iceprobe.probes.pooling.available` says so.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@triton.jit
+def _tile(base, i, j, stride, rows, columns):  # type: ignore[no-untyped-def]
+    """``base[i, j]``, zero outside."""
+    inside = (i < rows)[:, None] & (j < columns)[None, :]
+    return tl.load(base + i[:, None] * stride + j[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _forward(  # type: ignore[no-untyped-def]
+    tokens, queries, rstd, pooled, lse,
+    N, D, Q, stride_b, stride_n,
+    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """p and L of one image, ``BLOCK_Q`` queries, ``BLOCK_D`` channels."""
+    program, parts = tl.program_id(0), tl.cdiv(D, BLOCK_D)
+    blocks = tl.cdiv(Q, BLOCK_Q)
+    image = (program // (parts * blocks)).to(tl.int64)
+    q = program // parts % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    d = program % parts * BLOCK_D + tl.arange(0, BLOCK_D)
+    x_image = tokens + image * stride_b
+
+    largest = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_Q,), tl.float32)
+    sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for first in range(0, N, BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
+        scores = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
+        for start in range(0, D, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            x = _tile(x_image, n, k, stride_n, N, D).to(DOT)
+            u = _tile(queries, q, k, D, Q, D).to(DOT)
+            scores = tl.dot(u, tl.trans(x), scores, input_precision=PRECISION)
+        if RESCALED:
+            r = tl.load(rstd + image * N + n, mask=n < N, other=0.0)
+            scores *= r[None, :]
+        scores = tl.where((n < N)[None, :], scores, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, 1))
+        shrink = tl.exp(largest - larger)
+        weights = tl.exp(scores - larger[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        if RESCALED:
+            weights *= r[None, :]
+        x = _tile(x_image, n, d, stride_n, N, D).to(DOT)
+        sums = tl.dot(weights.to(DOT), x, sums * shrink[:, None], input_precision=PRECISION)
+        largest = larger
+
+    inside = (q < Q)[:, None] & (d < D)[None, :]
+    out = pooled + image * Q * D + q[:, None] * D + d[None, :]
+    tl.store(out, sums / total[:, None], mask=inside)
+    # Programs of other channels store the same numbers.
+    tl.store(lse + image * Q + q, largest + tl.log(total), mask=q < Q)
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    tokens, queries, rstd, pooled, lse, grad, left, partial,
+    B, N, D, Q, chunks, stride_b, stride_n,
+    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """du of the images ``chunk, chunk + chunks, …``, ``BLOCK_Q`` queries, ``BLOCK_D`` channels."""
+    program, parts = tl.program_id(0), tl.cdiv(D, BLOCK_D)
+    blocks = tl.cdiv(Q, BLOCK_Q)
+    chunk = program // (parts * blocks)
+    q = program // parts % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    d = program % parts * BLOCK_D + tl.arange(0, BLOCK_D)
+
+    sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for index in range(chunk, B, chunks):
+        image = tl.cast(index, tl.int64)
+        x_image = tokens + image * stride_b
+        p_image, g_image = pooled + image * Q * D, grad + image * Q * D
+        log_total = tl.load(lse + image * Q + q, mask=q < Q, other=0.0)
+        mean = tl.zeros((BLOCK_Q,), tl.float32)
+        for start in range(0, D, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            p = _tile(p_image, q, k, D, Q, D).to(tl.float32)
+            mean += tl.sum(p * _tile(g_image, q, k, D, Q, D).to(tl.float32), 1)
+
+        left_over = tl.zeros((BLOCK_Q,), tl.float32)
+        for first in range(0, N, BLOCK_N):
+            n = first + tl.arange(0, BLOCK_N)
+            scores = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
+            grad_weights = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
+            for start in range(0, D, BLOCK_K):
+                k = start + tl.arange(0, BLOCK_K)
+                x = tl.trans(_tile(x_image, n, k, stride_n, N, D).to(DOT))
+                u = _tile(queries, q, k, D, Q, D).to(DOT)
+                g = _tile(g_image, q, k, D, Q, D).to(DOT)
+                scores = tl.dot(u, x, scores, input_precision=PRECISION)
+                grad_weights = tl.dot(g, x, grad_weights, input_precision=PRECISION)
+            if RESCALED:
+                r = tl.load(rstd + image * N + n, mask=n < N, other=0.0)
+                scores *= r[None, :]
+                grad_weights *= r[None, :]
+            scores = tl.where((n < N)[None, :], scores, float("-inf"))
+            weights = tl.exp(scores - log_total[:, None])
+            grad_scores = weights * (grad_weights - mean[:, None])
+            left_over += tl.sum(grad_scores, 1)
+            if RESCALED:
+                grad_scores *= r[None, :]
+            x = _tile(x_image, n, d, stride_n, N, D).to(DOT)
+            sums = tl.dot(grad_scores.to(DOT), x, sums, input_precision=PRECISION)
+        # Programs of other channels store the same numbers.
+        tl.store(left + image * Q + q, left_over, mask=q < Q)
+
+    inside = (q < Q)[:, None] & (d < D)[None, :]
+    out = partial + chunk.to(tl.int64) * Q * D + q[:, None] * D + d[None, :]
+    tl.store(out, sums, mask=inside)
+
+
+INTERPRETED = not isinstance(_forward, triton.JITFunction)  # TRITON_INTERPRET=1
+
+# BLOCK_Q, BLOCK_N, BLOCK_D, warps. Of the shapes that ptxas compiles for sm_80 with hardly a register
+# spilled in bfloat16; the first two compute scores once up to D = 1,024, the last suits float32.
+SHAPES = ((16, 32, 1024, 8), (32, 32, 1024, 8), (64, 32, 512, 8), (16, 32, 512, 8))
+INTERPRETED_SHAPE = {"BLOCK_Q": 32, "BLOCK_N": 16, "BLOCK_D": 64, "BLOCK_K": 32}
+
+
+def _tuned(kernel: Any) -> Any:
+    """The kernel with the fastest of `SHAPES` for D, the dtype and the size class of Q."""
+    configs = [
+        triton.Config(
+            {"BLOCK_Q": q, "BLOCK_N": n, "BLOCK_D": d, "BLOCK_K": 64}, num_warps=warps, num_stages=3
+        )
+        for q, n, d, warps in SHAPES
+    ]
+    return triton.autotune(configs, key=["D", "Q_CLASS"])(kernel)
+
+
+_tuned_forward, _tuned_backward = _tuned(_forward), _tuned(_backward)
+
+
+def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """`iceprobe.probes.pooling.attend` for tokens that need no gradient.
+
+    Args:
+        tokens: ``(B, N, D)``, bfloat16, float16 or float32, with a last stride of 1 or copied; B, N
+            and Q at least 1.
+        queries: ``(Q, D)``; any Q, in blocks.
+        rstd: ``(B, N)``.
+
+    Returns:
+        ``(B, Q, D)`` in the dtype of ``queries``.
+    """
+    tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+    return _Attend.apply(tokens, queries, rstd)[0]
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> tuple[Tensor, Tensor]:
+        (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
+        pooled = queries.new_empty(images, num_queries, dim)
+        lse = tokens.new_empty(images, num_queries, dtype=torch.float32)
+        _launch(
+            _forward, _tuned_forward, images, tokens, queries, rstd, (pooled, lse),
+            (num_tokens, dim, num_queries),
+        )  # fmt: skip
+        return pooled, lse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        tokens, queries, rstd = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(tokens, queries, rstd, *output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor, None]:
+        tokens, queries, rstd, pooled, lse = ctx.saved_tensors
+        (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
+        chunks = _chunks(tokens, num_queries)
+        partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
+        left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
+        _launch(
+            _backward, _tuned_backward, chunks, tokens, queries, rstd,
+            (pooled, lse, grad, left, partial), (images, num_tokens, dim, num_queries, chunks),
+        )  # fmt: skip
+        shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
+        return None, (partial.sum(0) - shared).to(queries.dtype), None
+
+
+def _launch(
+    kernel: Any,
+    tuned: Any,
+    outer: int,
+    tokens: Tensor,
+    queries: Tensor,
+    rstd: Tensor | None,
+    buffers: tuple[Tensor, ...],
+    sizes: tuple[int, ...],
+) -> None:
+    """Run ``outer`` programs for every block of queries and channels."""
+    num_queries, dim = queries.shape
+    queries = queries.to(tokens.dtype).contiguous()
+    scale = tokens if rstd is None else rstd.to(torch.float32).contiguous()
+
+    def grid(shape: dict[str, int]) -> tuple[int]:
+        blocks = triton.cdiv(num_queries, shape["BLOCK_Q"]) * triton.cdiv(dim, shape["BLOCK_D"])
+        return (outer * blocks,)
+
+    # The interpreter multiplies bfloat16 as if its bits were integers.
+    widened = INTERPRETED and tokens.dtype == torch.bfloat16
+    dot = torch.float32 if widened else tokens.dtype
+    options = {
+        "Q_CLASS": min(triton.next_power_of_2(num_queries), 1024),
+        "RESCALED": rstd is not None,
+        "DOT": getattr(tl, str(dot).removeprefix("torch.")),
+        "PRECISION": "tf32x3",  # of float32 only
+    }
+    run = kernel if INTERPRETED else tuned
+    shape = INTERPRETED_SHAPE if INTERPRETED else {}
+    with torch.cuda.device_of(tokens):
+        run[grid](
+            tokens, queries, scale, *buffers, *sizes, *tokens.stride()[:2], **options, **shape
+        )
+
+
+def _chunks(tokens: Tensor, num_queries: int) -> int:
+    """Parts of the batch whose du are summed apart: two programs a multiprocessor, or one image."""
+    images, _, dim = tokens.shape
+    if not tokens.is_cuda:
+        return min(images, 2)
+    processors = torch.cuda.get_device_properties(tokens.device).multi_processor_count
+    return min(images, max(1, 2 * processors // (-(-num_queries // 32) * -(-dim // 1024))))
