@@ -54,6 +54,7 @@ def kernels(monkeypatch):
 
     calls, attend = [], kernels.attend
     monkeypatch.setattr(pooling, "available", lambda tokens: True)
+    monkeypatch.setattr(pooling, "KERNELS_CHOSEN", True)
     monkeypatch.setattr(kernels, "attend", lambda *args: (calls.append(args), attend(*args))[1])
     yield calls
     assert calls
@@ -177,6 +178,7 @@ def test_no_weights_are_kept_for_the_backward_pass(kernels):
 @runs_kernels
 def test_tokens_that_need_a_gradient_get_one(monkeypatch):
     monkeypatch.setattr(pooling, "available", lambda tokens: True)
+    monkeypatch.setattr(pooling, "KERNELS_CHOSEN", True)
     tokens = torch.randn(2, 5, 8, device=DEVICE, requires_grad=True)
     pooling.attend(tokens, torch.randn(3, 8, device=DEVICE)).square().sum().backward()
     assert tokens.grad.abs().sum() > 0

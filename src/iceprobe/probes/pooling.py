@@ -21,6 +21,11 @@ from torch.nn import functional as F
 from iceprobe.errors import IceprobeError
 from iceprobe.probes.layer_norm import token_rstd
 
+# The Triton kernels of `kernels.py` have run in Triton's interpreter only, never on a GPU: a fit must
+# not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and
+# benchmarks/attend_gpu.py has shown for which numbers of queries they pay.
+KERNELS_CHOSEN = False
+
 
 class TokenStats(NamedTuple):
     """Statistics of the tokens over batch and positions, for poolings that normalise them.
@@ -177,7 +182,7 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
     Where the tokens need no gradient none is computed, and only tokens and weights are kept for
-    the backward pass; on a GPU with kernels for it (`available`) not even the weights. Products are
+    the backward pass; with the kernels (`KERNELS_CHOSEN`, `available`) not even the weights. Products are
     in the dtype of the tokens (float32 where the processor has no fast products in it) and
     accumulate in float32; so does the softmax.
 
@@ -193,7 +198,7 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     if tokens.requires_grad and torch.is_grad_enabled():
         weights = attention_weights(tokens, queries, rstd)
         return _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
-    if available(tokens) and len(queries):
+    if KERNELS_CHOSEN and available(tokens) and len(queries):
         from iceprobe.probes import kernels
 
         return kernels.attend(tokens, queries, rstd)
