@@ -29,7 +29,8 @@ from iceprobe.store.reader import StoredSplit, memory_split
 
 FEW_IMAGES = 16
 TOKENS_AT_ONCE = 2**30  # bytes of a measured batch in float32, at most
-POOL_BYTES = 2**26  # of the noise that batches are gathered from
+POOL_BYTES = 2**26  # of the noise that batches are gathered from: more than a cache holds
+MOST_ROWS = 4096
 BATCHES = 8  # an epoch of the rehearsal
 
 
@@ -191,7 +192,7 @@ def noise(shape: StoredShape, settings: Settings) -> StoredSplit:
     """A split of random tokens in memory, with as many images as `POOL_BYTES` hold."""
     layout = token_layout(shape, settings)
     each = sum(dtype.itemsize * torch.Size(size).numel() for dtype, size in layout.values())
-    images = max(2, min(4 * FEW_IMAGES, POOL_BYTES // each))
+    images = max(2, min(MOST_ROWS, POOL_BYTES // each))
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(1, *size, generator=generator).to(dtype).repeat(images, *[1] * len(size))
