@@ -159,6 +159,7 @@ def test_a_real_rehearsal_of_every_kind_of_input():
         ({"bytes_per_second": 0.0}, "bytes_per_second=0.0"),
         ({"flops_per_second": float("inf")}, "flops_per_second=inf"),
         ({"tokens": "int8"}, "tokens=int8"),
+        ({"seeds": 0}, "seeds=0"),
     ],
 )
 def test_wrong_arguments(change, message):

@@ -189,6 +189,13 @@ def plan_fit(
     else:
         sizes = {name: len(part) for name, part in dataset.splits.items()}
         num_classes = len(dataset.classes)
+    for name, count in (
+        ("seeds", seeds),
+        ("replicates", replicates),
+        ("images", min(sizes.values())),
+    ):
+        if count is not None and count < 1:
+            raise IceprobeError(f"{name}={count}: give at least 1")
     if amp not in DTYPES or tokens not in DTYPES:
         raise IceprobeError(f"amp={amp}, tokens={tokens}: take {', '.join(DTYPES)}")
     sizes = {name: min(size, limit or size) for name, size in sizes.items()}
