@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.export import export, load_probe
-    from iceprobe.fitting import fit, probe
+    from iceprobe.fitting import fit, plan_fit, probe
     from iceprobe.knn import knn
     from iceprobe.report import report
     from iceprobe.results import Result, read_results
@@ -40,6 +40,7 @@ _HOME = {
     "load_dataset": "datasets",
     "load_probe": "export",
     "plan": "store",
+    "plan_fit": "fitting",
     "probe": "fitting",
     "probes": "",
     "read_results": "results",
@@ -62,6 +63,7 @@ __all__ = [
     "load_dataset",
     "load_probe",
     "plan",
+    "plan_fit",
     "probe",
     "probes",
     "read_results",

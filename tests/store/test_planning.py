@@ -6,6 +6,7 @@ import pytest
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import extract, plan
+from iceprobe.store.planning import READ_BYTES, read_speed
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
@@ -72,3 +73,42 @@ def test_bad_images_do_not_stop_a_plan(tmp_path, backbone):
 def test_refuses_what_extract_refuses(tmp_path, backbone, dataset):
     with pytest.raises(IceprobeError, match="unknown dtype"):
         plan(backbone, dataset, tmp_path, tokens="int8")
+
+
+def test_on_paper_by_hand(tmp_path, backbone):
+    """N = 16 and P = 2 tokens of D = 8 at two bytes, a float32 mean, label and index."""
+    planned = plan(backbone, 100_000, tmp_path / "no" / "such", images_per_second=250, **SMALL)
+    assert planned.images == {"train": 100_000}
+    assert planned.patch_bytes == {"train": 100_000 * 16 * 8 * 2}
+    tensors = 100_000 * ((16 + 2) * 8 * 2 + 8 * 4 + 8 + 8)
+    assert planned.store_bytes == tensors + 10_000 * 4096  # 10,000 shards, a padded header each
+    assert (planned.seconds, planned.images_per_second) == (400, 250)
+    assert planned.flops == 100_000 * 2 * 16 * 16 * 8
+    # Neither disk nor memory are this machine's.
+    assert (planned.free_bytes, planned.memory_available) == (None, None)
+    assert planned.fits_disk
+    assert planned.fits_memory
+    assert plan(backbone, 100_000, tmp_path, limit=70, images_per_second=1).seconds == 70
+
+
+def test_images_that_are_not_there_are_measured_on_noise(tmp_path, backbone):
+    planned = plan(backbone, 500, tmp_path, measure_seconds=0, **SMALL)
+    assert planned.seconds == pytest.approx(500 / planned.images_per_second)
+    assert planned.free_bytes is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_is_read_and_left_as_it_was(tmp_path, monkeypatch):
+    times = iter([10.0, 10.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    assert read_speed(tmp_path / "not" / "yet") == READ_BYTES / 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "speed", "message"),
+    [(0, 1.0, "images=0"), (10, 0.0, "images_per_second=0.0"), (10, float("nan"), "=nan")],
+)
+def test_refuses_numbers_that_mean_nothing(tmp_path, backbone, images, speed, message):
+    with pytest.raises(IceprobeError, match=message):
+        plan(backbone, images, tmp_path, images_per_second=speed)

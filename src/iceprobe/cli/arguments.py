@@ -30,9 +30,9 @@ StoreArguments = Annotated[
 ]
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
+def given(values: Mapping[str, Any], schema: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """Of a command's local variables, those that are keys of the configuration."""
-    return {key: value for key, value in values.items() if key in RunConfig.model_fields}
+    return {key: value for key, value in values.items() if key in schema.model_fields}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:

@@ -20,6 +20,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec, unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+ON_PAPER = "on paper"  # in place of a data set
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -73,7 +74,8 @@ def _one_or_several(value: Any) -> Any:
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
-Budget = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
 Shots = Annotated[
     list[Annotated[int, Field(ge=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
@@ -131,8 +133,8 @@ class FitConfig(_Config):
     """How probes are fitted, whatever the tokens come from."""
 
     probe: Specs = ["knn", "linear", "ep32"]
-    budget: Budget | None = None  # parameters; adds the EPs of a grid that stay within it
-    budget_flops: Budget | None = None
+    budget: Count | None = None  # parameters; adds the EPs of a grid that stay within it
+    budget_flops: Count | None = None
     shots: Shots | None = None  # training images a class: a fit for each number
     fraction: Fractions | None = None  # of the training images: a fit for each
     replicates: Annotated[int, Field(ge=1)] | None = None  # complete repetitions, not seeds
@@ -167,6 +169,17 @@ class RunConfig(FitConfig):
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     features: Path = Path("features")
+
+
+class PlanConfig(RunConfig):
+    """What a run would cost, also of images or a machine that one doesn't have."""
+
+    data: Specs = [ON_PAPER]
+    images: Count | None = None  # of train, in place of a data set
+    classes: Count | None = None  # with them
+    device_images_per_second: Speed | None = None  # the backbone's
+    device_tflops: Speed | None = None  # that a training step of the probes reaches
+    disk_gb_per_second: Speed | None = None
 
 
 C = TypeVar("C", bound=_Config)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 _WHAT, _HOW, _WHERE = "What", "How", "Where and with what"
+_PAPER = "On paper"
 
 
 def _option(name: str, text: str, panel: str, **kwargs: Any) -> Any:
@@ -115,6 +116,22 @@ Memory = Annotated[
 ]
 Workers = Annotated[
     int | None, _option("--workers", "Processes that read images (0: threads).", _WHERE)
+]
+Images = Annotated[
+    str | None,
+    _option("--images", "Training images, 1.28M, in place of --data; with --classes.", _PAPER),
+]
+Classes = Annotated[str | None, _option("--classes", "Classes of those images.", _PAPER)]
+DeviceImagesPerSecond = Annotated[
+    str | None,
+    _option("--device-images-per-second", "What the backbone reaches on its device.", _PAPER),
+]
+DeviceTflops = Annotated[
+    str | None,
+    _option("--device-tflops", "What a step of the probes reaches there, TFLOP/s.", _PAPER),
+]
+DiskGbPerSecond = Annotated[
+    str | None, _option("--disk-gb-per-second", "What its disk reads.", _PAPER)
 ]
 Resume = Annotated[
     bool,

@@ -1,7 +1,5 @@
 """``iceprobe plan``: bytes on disk, memory, FLOPs and time of a run, which isn't begun."""
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -9,21 +7,17 @@ from rich.table import Table
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.config import RunConfig, resolve
+from iceprobe.cli.config import ON_PAPER, PlanConfig, RunConfig, resolve
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_place
-from iceprobe.cli.stages import extraction_options, has_budget
+from iceprobe.cli.stages import check_fit, extraction_options
 from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
+    from iceprobe.fitting import FitPlan
     from iceprobe.store import Plan
-
-BACKWARD = 3  # training costs this many forward passes: one forward, two products backward
-# Of a bare product's speed, what a step reaches: measured on 2 cores with 630 queries, where 165
-# of 240 GFLOP/s were reached; small fits reach less.
-REACHED = 0.5
 
 
 def plan(
@@ -53,79 +47,143 @@ def plan(
     device: options.Device = None,
     memory: options.Memory = None,
     workers: options.Workers = None,
+    images: options.Images = None,
+    classes: options.Classes = None,
+    device_images_per_second: options.DeviceImagesPerSecond = None,
+    device_tflops: options.DeviceTflops = None,
+    disk_gb_per_second: options.DiskGbPerSecond = None,
 ) -> None:
     """Tell what a run would cost: disk, memory, FLOPs, time. Nothing is run or written.
 
-    Takes the options of run. The backbone is measured on a few images, for a few seconds.
+    Takes the options of run. The backbone is measured on a few images and the probes in a few
+    training steps, for a few seconds each. On paper, for images or a machine that aren't there,
+    numbers take the place of data and measurements.
 
     \b
     Examples:
       iceprobe plan --backbone bundled:mae-tiny --data bundled:fashion --probe ep32
       iceprobe plan --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds
       iceprobe plan config.yaml tokens=float32
+      iceprobe plan --backbone timm:vit_base_patch16_224?pretrained=false --images 1.28M
+        --classes 1000 --device-images-per-second 2500 --device-tflops 40 --disk-gb-per-second 5
     """
     file, overrides = split_arguments(arguments or [])
-    config = resolve(RunConfig, given(locals()), file, overrides)
+    config = resolve(PlanConfig, given(locals(), PlanConfig), file, overrides)
+    check_paper(config)
     check_place(config.features, "--features")
     from iceprobe.cli.run import Sources
 
     sources = Sources(config)
     refused = []
     for run in cells(sources.single_layers()):
-        backbone_, dataset = sources.backbone(run), sources.dataset(run)
-        sources.check(run)
+        backbone_ = sources.backbone(run)
+        dataset = sources.dataset(run) if config.images is None else config.images
+        if config.images is None:
+            sources.check(run)
         extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
+        asked = run.data[0] if config.images is None else f"{config.images:,} images"
         table = Table(
-            title=f"{run.backbone[0]} on {run.data[0]}", title_justify="left", show_header=False
+            title=f"{run.backbone[0]} on {asked}", title_justify="left", show_header=False
         )
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        for name, text in _rows(extraction, fitting, run):
+        for name, text in rows(extraction, fitting, run):
             table.add_row(name, text)
         console.print(table, markup=False)
-        if not extraction.fits_disk or not extraction.fits_memory:
-            refused.append(_too_much(extraction))
+        refused += refusals(extraction, fitting)
     if refused:
         raise IceprobeError(refused[0])
 
 
-@dataclass(frozen=True)
-class FitCost:
-    """What the fit will cost.
+def check_paper(config: PlanConfig) -> None:
+    """Refuse a data set beside a number of images, and neither of them.
 
-    Attributes:
-        members: probes × settings × seeds, trained together.
-        flops: of all passes, forward and backward.
-        seconds: at half the speed of a bare product, measured now.
+    Raises:
+        IceprobeError: naming what is missing or too much.
     """
-
-    members: int
-    flops: float
-    seconds: float
+    there = config.data != [ON_PAPER]
+    if config.images is None and not there:
+        raise IceprobeError("no data given: say --data VALUE, or --images 1.28M on paper")
+    if config.images is not None and there:
+        raise IceprobeError(
+            f"--images {config.images} and --data {config.data[0]}: give one of the two"
+        )
+    if config.images is not None and config.classes is None:
+        raise IceprobeError(f"--images {config.images} has no classes: give --classes 1000")
+    if config.images is None and config.classes is not None:
+        raise IceprobeError(
+            f"--classes {config.classes}: {config.data[0]} has its own; it goes with --images"
+        )
 
 
 def estimate(
-    backbone: "Backbone", dataset: "Dataset", config: RunConfig, measure_seconds: float
-) -> tuple["Plan", FitCost]:
-    """The cost of extraction and of the fit.
+    backbone: "Backbone", dataset: "Dataset | int", config: RunConfig, measure_seconds: float
+) -> tuple["Plan", "FitPlan"]:
+    """The cost of extraction and of the fit, each measured for about ``measure_seconds``.
 
     Raises:
-        IceprobeError: for what ``extract`` would refuse.
+        IceprobeError: for what ``extract`` or ``fit`` would refuse.
     """
+    import numpy as np
+
     import iceprobe
 
+    paper = config if isinstance(config, PlanConfig) else None
+    classes = (paper and paper.classes) or 0
+    if isinstance(dataset, int):
+        check_fit(config, backbone, [str(c) for c in range(classes)], np.arange(dataset) % classes)
+    rate = paper.device_images_per_second if paper else None
+    speed = paper.device_tflops if paper else None
+    disk = paper.disk_gb_per_second if paper else None
     settings = extraction_options(config)
     del settings["on_bad_image"]
     extraction = iceprobe.plan(
-        backbone, dataset, config.features, measure_seconds=measure_seconds, **settings
+        backbone,
+        dataset,
+        config.features,
+        measure_seconds=measure_seconds,
+        images_per_second=rate,
+        **settings,
     )
-    images = extraction.images.get("train", 0)
-    return extraction, _fit_cost(backbone, len(dataset.classes), images, config)
+    fitting = iceprobe.plan_fit(
+        backbone,
+        dataset,
+        config.probe,
+        num_classes=classes or None,
+        budget=config.budget,
+        budget_flops=config.budget_flops,
+        protocol=config.protocol,
+        seeds=config.seeds,
+        replicates=config.replicates,
+        shots=config.shots[0] if config.shots else None,
+        fraction=config.fraction[0] if config.fraction else None,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rates=config.learning_rates,
+        weight_decays=config.weight_decays,
+        min_steps=config.min_steps,
+        memory=config.memory,
+        device=config.device,
+        limit=config.limit,
+        tokens=config.tokens,
+        root=config.features,
+        measure_seconds=measure_seconds,
+        here=rate is None and speed is None,
+        bytes_per_second=disk and disk * 1e9,
+        flops_per_second=speed and speed * 1e12,
+    )
+    return extraction, fitting
 
 
 def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) -> None:
-    """One line before a run begins."""
-    extraction, fitting = estimate(backbone, dataset, config, measure_seconds=1.0)
+    """One line before a run begins.
+
+    Raises:
+        IceprobeError: for a fit that memory doesn't hold.
+    """
+    extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
+    if fitting.refusal:
+        raise IceprobeError(fitting.refusal)
     console.print(
         f"plan: {sum(extraction.images.values()):,} images, "
         f"{_bytes(extraction.bytes_to_write)} to write, "
@@ -136,89 +194,24 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
     )
 
 
-def _fit_cost(backbone: "Backbone", num_classes: int, images: int, config: RunConfig) -> FitCost:
-    from iceprobe import probes
-    from iceprobe.fitting.protocols import for_images, get_protocol
-    from iceprobe.probes import parse_probe
-
-    protocol = get_protocol(config.protocol, epochs=config.epochs, min_steps=config.min_steps)
-    rates = len(config.learning_rates or protocol.learning_rates)
-    grid = rates * len(config.weight_decays or protocol.weight_decays)
-    members, flops, seeds = 0, 0.0, config.replicates or config.seeds
-    images = _images_learnt_from(config, images, num_classes)
-    protocol = for_images(protocol, max(1, images))
-    texts = list(config.probe)
-    if has_budget(config):
-        texts += probes.within_budget(
-            backbone.dim,
-            num_classes,
-            backbone.num_tokens,
-            parameters=config.budget,
-            flops=config.budget_flops,
-        )
-    for text in texts:
-        spec = parse_probe(text)
-        if spec.name == "knn":
-            continue
-        probe = probes.build(
-            spec,
-            backbone.dim,
-            num_classes,
-            grid=backbone.grid,
-            has_class=backbone.has_class,
-            vectors=backbone.vectors,
-        )
-        # `heldout` refits one setting on everything after the grid has seen nine tenths of it.
-        passes = grid * (1 - protocol.held_out) + (1 if protocol.held_out else 0)
-        members += grid * seeds
-        flops += (
-            BACKWARD
-            * probe.flops(backbone.num_tokens, backbone.num_prefix)
-            * images
-            * protocol.epochs
-            * passes
-            * seeds
-        )
-    return FitCost(members, flops, flops / (REACHED * _product_speed()))
-
-
-def _images_learnt_from(config: RunConfig, images: int, num_classes: int) -> int:
-    """Training images of a run: all of them, or a draw."""
-    if config.shots:
-        return min(images, config.shots[0] * num_classes)
-    return round(images * config.fraction[0]) if config.fraction else images
-
-
-def _product_speed() -> float:
-    """FLOP/s of a float32 product of the size that a step makes, on the processor."""
-    import torch
-
-    a, b = torch.randn(4096, 256), torch.randn(256, 512)
-    torch.mm(a, b)
-    started = time.perf_counter()
-    rounds = 5
-    for _ in range(rounds):
-        torch.mm(a, b)
-    return rounds * 2 * 4096 * 256 * 512 / (time.perf_counter() - started)
-
-
-def _rows(extraction: "Plan", fitting: FitCost, config: RunConfig) -> list[tuple[str, str]]:
-    held = sum(extraction.patch_bytes.values())
-    available = extraction.memory_available
+def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tuple[str, str]]:
+    """The table: what is estimated, and the number with its circumstances."""
     rate = extraction.images_per_second
     images = ", ".join(f"{name} {count:,}" for name, count in extraction.images.items())
-    budget = f"budget {_bytes(config.memory)}, " if config.memory else ""
-    free = f"{_bytes(available)} free" if available is not None else "free memory unknown"
-    return [
+    disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
+    memory = _bytes(extraction.memory_bytes)
+    here = extraction.free_bytes is not None
+    if extraction.free_bytes is not None:
+        free = extraction.memory_available
+        disk += f", {_bytes(extraction.free_bytes)} free"
+        memory += f", {_bytes(free)} free" if free is not None else ", free memory unknown"
+    held = _bytes(sum(extraction.patch_bytes.values()))
+    budget = f", budget {_bytes(config.memory)}" if config.memory else ""
+    found = [
         ("images", images),
-        ("feature store", str(extraction.store)),
-        (
-            "disk",
-            f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write, "
-            f"{_bytes(extraction.free_bytes)} free",
-        ),
-        ("memory, extraction", f"{_bytes(extraction.memory_bytes)}, {free}"),
-        ("memory, to hold all patch tokens", f"{_bytes(held)}, {budget}streamed beyond it"),
+        ("disk", disk),
+        ("memory, extraction", memory),
+        ("memory, to hold all patch tokens", f"{held}{budget}, streamed beyond it"),
         (
             "FLOPs, extraction",
             f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} an image",
@@ -226,23 +219,80 @@ def _rows(extraction: "Plan", fitting: FitCost, config: RunConfig) -> list[tuple
         ("FLOPs, fit", f"{_flops(fitting.flops)}, {fitting.members:,} members"),
         (
             "time, extraction",
-            f"{_about(extraction.seconds)} at {rate:,.0f} images/s"
+            f"{_about(extraction.seconds)} at {rate:,.4g} images/s"
             if rate
             else "nothing to extract",
         ),
-        ("time, fit", f"{_about(fitting.seconds)} at half the speed of a bare product"),
     ]
+    if here:
+        found.insert(1, ("feature store", str(extraction.store)))
+    if fitting.refusal or not fitting.phases:
+        return [*found, ("time, fit", "no probe is trained" if not fitting.refusal else "not run")]
+    found.append(("time, an epoch cached", f"{_about(fitting.epoch_seconds)}, {_reading(fitting)}"))
+    if rate:
+        live = fitting.live_epoch_seconds(rate)
+        found.append(("time, an epoch live", f"{_about(live)}, the backbone in every epoch"))
+    epochs = ", ".join(
+        f"{phase.name} {phase.epochs} × {phase.members:,} members"
+        for phase in fitting.phases
+        if phase.learnt
+    )
+    times = f"{fitting.repetitions} × " if fitting.repetitions > 1 else ""
+    found.append(
+        ("time, fit", f"{_about(fitting.seconds)}, {times}{epochs}; steps {fitting.basis}")
+    )
+    if rate:
+        found.append(("cheaper", verdict(extraction.seconds, fitting, rate)))
+    return found
 
 
-def _too_much(extraction: "Plan") -> str:
-    if not extraction.fits_disk:
-        return (
+def verdict(extraction_seconds: float, fitting: "FitPlan", images_per_second: float) -> str:
+    """Which way is cheaper over the whole fit and why, in one sentence."""
+    cached = extraction_seconds + fitting.seconds
+    live = fitting.live_seconds(images_per_second)
+    ways = [
+        (cached, f"cached ({_time(extraction_seconds)} once, then {_time(fitting.epoch_seconds)}"),
+        (live, f"live ({_time(fitting.live_epoch_seconds(images_per_second))}"),
+    ]
+    (_, better), (_, worse) = sorted(ways, key=lambda way: way[0])
+    least, most = sorted((cached, live))
+    first = fitting.pays_from(extraction_seconds, images_per_second)
+    pays = (
+        f"the store pays for itself from epoch {first:,} of {fitting.epochs:,} on"
+        if first is not None and first <= fitting.epochs
+        else f"the store would pay for itself from epoch {first:,} on and there are {fitting.epochs:,}"
+        if first is not None
+        else "reading the store takes longer than the backbone, so it never pays for itself"
+    )
+    return f"{better} an epoch) takes {_time(least)}, {worse} an epoch) {_time(most)}: {pays}"
+
+
+def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
+    """What this machine lacks."""
+    found = []
+    if extraction.free_bytes is not None and not extraction.fits_disk:
+        found.append(
             f"the disk of {extraction.store.parent} lacks "
             f"{_bytes(extraction.bytes_to_write - extraction.free_bytes)}: take another "
             "--features folder, a --limit, or probes that read no patches"
         )
-    lacking = extraction.memory_bytes - (extraction.memory_available or 0)
-    return f"memory lacks {_bytes(lacking)} for extraction: lower --forward-batch-size or --workers"
+    if not extraction.fits_memory:
+        lacking = extraction.memory_bytes - (extraction.memory_available or 0)
+        found.append(
+            f"memory lacks {_bytes(lacking)} for extraction: lower --forward-batch-size or "
+            "--workers"
+        )
+    return [*found, *filter(None, [fitting.refusal])]
+
+
+def _reading(fitting: "FitPlan") -> str:
+    if fitting.held is None:
+        return "no patch tokens are read"
+    if fitting.held:
+        return "tokens held in memory"
+    if fitting.bytes_per_second is None:
+        return "reading not counted: give --disk-gb-per-second"
+    return f"tokens streamed at {_bytes(round(fitting.bytes_per_second))}/s"
 
 
 def _bytes(number: int) -> str:
@@ -257,7 +307,11 @@ def _flops(number: float) -> str:
     return f"{short(number)}FLOP"
 
 
-def _about(seconds: float) -> str:
+def _time(seconds: float) -> str:
     from iceprobe.results.tables import duration
 
-    return f"about {duration(seconds)}" if seconds >= 1 else "under a second"
+    return duration(seconds)
+
+
+def _about(seconds: float) -> str:
+    return f"about {_time(seconds)}" if seconds >= 1 else "under a second"

@@ -2,6 +2,12 @@
 
 from iceprobe.lazy import lazy
 
-_HOME = {"PROTOCOLS": "protocols", "fit": "api", "probe": "api"}
+_HOME = {
+    "FitPlan": "planning",
+    "PROTOCOLS": "protocols",
+    "fit": "api",
+    "plan_fit": "planning",
+    "probe": "api",
+}
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

@@ -1,11 +1,14 @@
 """What an extraction will cost, before it is begun: bytes, memory, FLOPs, seconds.
 
 Sizes are exact. Seconds come from running the real pipeline (decoding and forward pass) on images
-of the data set for a few seconds; they hold for the machine as loaded at that moment.
+of the data set for a few seconds; they hold for the machine as loaded at that moment. On paper, for
+a data set or a machine that isn't there, a number of images and a speed stand in their place.
 """
 
 import contextlib
 import math
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +18,19 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from iceprobe.datasets.base import Dataset
-from iceprobe.store.format import MANIFEST, SHARD_IMAGES, Manifest, read_manifest
+from iceprobe.datasets.base import ArraySplit, Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.store.format import (
+    MANIFEST,
+    SHARD_IMAGES,
+    BackboneRecord,
+    DatasetRecord,
+    Manifest,
+    Settings,
+    Shape,
+    SplitRecord,
+    read_manifest,
+)
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import (
     chosen_rows,
@@ -34,6 +48,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 CPU_BATCH = 8  # images a measured pass on a processor, where speed hardly depends on it
+READ_BYTES = 2**26  # written and read again to measure a disk
 
 
 class Plan(BaseModel):
@@ -44,13 +59,14 @@ class Plan(BaseModel):
         images: images of each split.
         store_bytes: of the finished store.
         bytes_to_write: of its shards that are still missing; 0 where it is finished.
-        free_bytes: free on that disk.
+        free_bytes: free on that disk; ``None`` for another machine's.
         patch_bytes: of each split's patch tokens: the memory that holds them for fitting.
         memory_bytes: of the host that extraction takes: weights and batches in flight.
-        memory_available: bytes of memory free now; ``None`` where the system doesn't tell.
+        memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
+            another machine.
         flops: of all forward passes, 2 × multiply-accumulates.
         flops_per_image: of one.
-        images_per_second: measured; ``None`` where nothing is left to extract.
+        images_per_second: measured or given; ``None`` where nothing is left to extract.
         seconds: that the missing shards will take.
     """
 
@@ -58,7 +74,7 @@ class Plan(BaseModel):
     images: dict[str, int]
     store_bytes: int
     bytes_to_write: int
-    free_bytes: int
+    free_bytes: int | None
     patch_bytes: dict[str, int]
     memory_bytes: int
     memory_available: int | None
@@ -69,7 +85,7 @@ class Plan(BaseModel):
 
     @property
     def fits_disk(self) -> bool:
-        return self.bytes_to_write <= self.free_bytes
+        return self.free_bytes is None or self.bytes_to_write <= self.free_bytes
 
     @property
     def fits_memory(self) -> bool:
@@ -78,7 +94,7 @@ class Plan(BaseModel):
 
 def plan(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Dataset | int,
     root: str | Path = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -91,16 +107,24 @@ def plan(
     limit: int | None = None,
     shard_images: int = SHARD_IMAGES,
     measure_seconds: float = 3.0,
+    images_per_second: float | None = None,
 ) -> Plan:
     """What ``extract`` with the same arguments would cost; writes nothing.
 
     Args:
+        dataset: or, on paper, only its number of training images: they aren't decoded, and boxes
+            and masks aren't counted.
         measure_seconds: how long to run the pipeline for; with 0 only one batch after the first.
+        images_per_second: of another machine. Nothing is measured then, and the free disk and
+            memory of this one aren't looked at.
             The rest as for ``extract``.
 
     Raises:
-        IceprobeError: for arguments that ``extract`` would refuse.
+        IceprobeError: for arguments that ``extract`` would refuse, a number of images below 1, or
+            a speed that isn't positive.
     """
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
+        raise IceprobeError(f"images_per_second={images_per_second}: give a number above 0")
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
@@ -110,25 +134,76 @@ def plan(
         patches=patches,
         shard_images=shard_images,
     )
-    wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-    path = find_finished(Path(root), wanted) or Path(root) / wanted.folder
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
+    here = images_per_second is None
+    if isinstance(dataset, int):
+        images = dataset if limit is None else min(limit, dataset)
+        manifest = _on_paper(backbone, images, settings)
+        path = Path(root) / manifest.folder
+    else:
+        wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
+        path = find_finished(Path(root), wanted) or Path(root) / wanted.folder
+        manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
     left = _images_left(manifest)
-    flops = 2 * backbone.to(target).macs()
-    rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds) if left else None
+    flops = 2 * (backbone.to(target) if here else backbone).macs()
+    rate = images_per_second if left else None
+    if left and here:
+        rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds)
     return Plan(
         store=path,
         images={name: split.images for name, split in manifest.splits.items()},
         store_bytes=_store_bytes(manifest),
         bytes_to_write=bytes_missing(manifest),
-        free_bytes=free_bytes(path),
+        free_bytes=free_bytes(path) if here else None,
         patch_bytes=_patch_bytes(manifest),
         memory_bytes=_memory_bytes(backbone, manifest, target, workers),
-        memory_available=available_memory(),
+        memory_available=available_memory() if here else None,
         flops=flops * left,
         flops_per_image=flops,
         images_per_second=rate,
         seconds=left / rate if rate else 0.0,
+    )
+
+
+def read_speed(folder: Path) -> float:
+    """Bytes a second that come from the disk of ``folder``, past the system's cache.
+
+    A nameless file is written, read once and gone. Where the system can't be told to forget it
+    (`posix_fadvise`), the cache's speed is what is found.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    block = os.urandom(2**20)
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(READ_BYTES // len(block)):
+            file.write(block)
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        began = time.perf_counter()
+        while file.read(len(block)):
+            pass
+        return READ_BYTES / max(time.perf_counter() - began, 1e-9)
+
+
+def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest:
+    """The manifest of a store of so many training images of which nothing else is known."""
+    if images < 1:
+        raise IceprobeError(f"images={images}: take a number of images above 0")
+    return Manifest(
+        backbone=BackboneRecord(
+            spec=backbone.spec,
+            name=backbone.name,
+            paradigm=backbone.paradigm,
+            pooled_class=backbone.pooled_class,
+            identity={},
+            preprocessing=backbone.preprocessing.as_dict(),
+        ),
+        dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
+        settings=settings,
+        shape=Shape.of(backbone),
+        splits={"train": SplitRecord(images=images, listed=images, content={}, boxes=False)},
+        versions={},
     )
 
 
@@ -176,7 +251,7 @@ def _memory_bytes(
 
 def _measure(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Dataset | int,
     manifest: Manifest,
     device: torch.device,
     workers: int,
@@ -186,6 +261,9 @@ def _measure(
     settings = manifest.settings
     if device.type == "cpu":
         settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
+    if isinstance(dataset, int):
+        dataset = _noise(settings.batch_size, backbone.preprocessing.image_size)
+        manifest = _on_paper(backbone, settings.batch_size, settings)
     name = max(manifest.splits, key=lambda split: manifest.splits[split].images)
     record = manifest.splits[name]
     rows = chosen_rows(record.listed, record.images)
@@ -211,3 +289,11 @@ def _measure(
             if (elapsed := time.perf_counter() - started) > seconds:
                 break
     return images / max(elapsed, 1e-9)
+
+
+def _noise(images: int, side: int) -> Dataset:
+    """Decoded grey images of the size that the backbone takes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, side, side), dtype=np.uint8)
+    names = [f"{row}" for row in range(images)]
+    split = ArraySplit("train", pixels, np.zeros(images), names)
+    return Dataset("", "noise", [], {"train": split})

@@ -1,0 +1,413 @@
+"""What a fit will cost, before it is begun, and whether a feature store pays for itself.
+
+    seconds = Σ_phases epochs · max(learnt / B · train + looked at / B · look, read / disk)
+
+A phase has its members: all of the grid to select, one setting to refit. Its batches of B images
+cost a training step or a look; tokens beyond the memory are read while the members learn. Live,
+without a store, every image read is a forward pass of the backbone on the same device instead:
+
+    cached = extraction + seconds        live = Σ_phases (steps + images / images per second)
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from iceprobe.datasets.base import Dataset
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.api import LOW_SHOT_REPLICATES
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.checks import DTYPES, check_device
+from iceprobe.fitting.members import Shape
+from iceprobe.fitting.phases import Setting
+from iceprobe.fitting.protocols import Protocol, for_images, get_protocol, images_per_step
+from iceprobe.fitting.rehearsal import TOKENS_AT_ONCE, Rehearsed, Step, Steps, rehearse
+from iceprobe.fitting.selection import check_memory
+from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.probes.pooling import QueryPooling
+from iceprobe.probes.probe import Probe
+from iceprobe.store.format import Settings
+from iceprobe.store.format import Shape as StoredShape
+from iceprobe.store.memory import available_memory
+from iceprobe.store.planning import read_speed
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+
+class Phase(BaseModel):
+    """A phase of the protocol, in one repetition.
+
+    Attributes:
+        name: ``"select"``, ``"refit"``, ``"paper"`` or, the last look, ``"report"``.
+        members: that learn together.
+        settings: of the grid among them, of each probe.
+        epochs: at most; a refit stops at the epoch that was selected.
+        learnt, looked_at: images of an epoch, to train on and to evaluate on.
+        step_seconds: of its epochs, tokens at hand.
+        seconds: of its epochs, with reading where that takes longer.
+    """
+
+    name: str
+    members: int
+    settings: int
+    epochs: int
+    learnt: int
+    looked_at: int
+    step_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def images(self) -> int:
+        """Images read in all its epochs."""
+        return self.epochs * (self.learnt + self.looked_at)
+
+
+class FitPlan(BaseModel):
+    """What a fit will cost.
+
+    Attributes:
+        members: trained together: probes × settings × seeds.
+        repetitions: complete ones, of which the others are the sum.
+        images: it learns from, in one repetition.
+        phases: in order.
+        flops: of all passes, forward and backward.
+        held: whether patch tokens are held in memory; ``None`` where no probe reads them.
+        bytes_per_second: of the disk they are streamed from; ``None`` where they aren't, or it
+            isn't known, and reading is not counted.
+        basis: where a step's seconds come from, in words.
+        refusal: why it can't be run on this machine; seconds are 0 then.
+    """
+
+    members: int
+    repetitions: int
+    images: int
+    phases: list[Phase]
+    flops: float
+    held: bool | None
+    bytes_per_second: float | None
+    basis: str
+    refusal: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole fit on stored tokens."""
+        return self.repetitions * sum(phase.seconds for phase in self.phases)
+
+    @property
+    def epochs(self) -> int:
+        """That members learn for, all phases and repetitions."""
+        return self.repetitions * sum(phase.epochs for phase in self.phases if phase.learnt)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Of an epoch of all members, its look included, on stored tokens."""
+        return self.phases[0].seconds / self.phases[0].epochs if self.phases else 0.0
+
+    def live_epoch_seconds(self, images_per_second: float) -> float:
+        """The same with a forward pass of the backbone for each image, and no store."""
+        if not self.phases:
+            return 0.0
+        first = self.phases[0]
+        return (first.step_seconds + first.images / images_per_second) / first.epochs
+
+    def live_seconds(self, images_per_second: float) -> float:
+        """Of the whole fit without a store."""
+        steps = sum(phase.step_seconds for phase in self.phases)
+        images = sum(phase.images for phase in self.phases)
+        return self.repetitions * (steps + images / images_per_second)
+
+    def pays_from(self, extraction_seconds: float, images_per_second: float) -> int | None:
+        """The first epoch by whose end extraction and cached epochs have taken no longer than live
+        ones; ``None`` if an epoch is no shorter for the store."""
+        saved = self.live_epoch_seconds(images_per_second) - self.epoch_seconds
+        if saved <= 0:
+            return None
+        return max(1, math.ceil(extraction_seconds / saved - 1e-9))
+
+
+def plan_fit(
+    backbone: "Backbone",
+    dataset: Dataset | int,
+    probes: Sequence[str],
+    *,
+    num_classes: int | None = None,
+    budget: int | None = None,
+    budget_flops: int | None = None,
+    protocol: str = "heldout",
+    seeds: int = 3,
+    replicates: int | None = None,
+    shots: int | None = None,
+    fraction: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rates: Sequence[float] | None = None,
+    weight_decays: Sequence[float] | None = None,
+    min_steps: int | None = None,
+    split: str = "test",
+    memory: int | None = None,
+    device: str | None = None,
+    amp: str = "float32",
+    limit: int | None = None,
+    tokens: str = "float16",
+    root: str | Path = "features/",
+    measure_seconds: float = 3.0,
+    here: bool = True,
+    bytes_per_second: float | None = None,
+    flops_per_second: float | None = None,
+) -> FitPlan:
+    """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
+
+    k-NN, which learns nothing, isn't counted. Classes are taken to be of equal size.
+
+    Args:
+        backbone: whose tokens they are; only their shape counts.
+        dataset: or, on paper, only its number of training images; nothing is reported then.
+        num_classes: on paper; a data set has its own.
+        limit, tokens, root: of the extraction.
+        measure_seconds: how long to run training steps for, about.
+        here: whether the fit is to run on this machine; its free memory is looked at only then.
+        bytes_per_second: of the disk; measured by default where tokens don't fit into memory and
+            the fit is to run here.
+        flops_per_second: that a step reaches on its device, in place of running any.
+            The rest as for :func:`iceprobe.fit`.
+
+    Raises:
+        IceprobeError: for what ``fit`` would refuse, classes that aren't told, or speeds that
+            aren't positive. (A step that doesn't fit into memory is told in ``refusal``.)
+    """
+    for name, speed in (("bytes", bytes_per_second), ("flops", flops_per_second)):
+        if speed is not None and not 0 < speed < math.inf:
+            raise IceprobeError(f"{name}_per_second={speed}: give a number above 0")
+    if isinstance(dataset, int):
+        sizes = {"train": dataset}
+        if num_classes is None:
+            raise IceprobeError(f"{dataset} images without a data set: give num_classes as well")
+    else:
+        sizes = {name: len(part) for name, part in dataset.splits.items()}
+        num_classes = len(dataset.classes)
+    for name, count in (
+        ("seeds", seeds),
+        ("replicates", replicates),
+        ("images", min(sizes.values())),
+    ):
+        if count is not None and count < 1:
+            raise IceprobeError(f"{name}={count}: give at least 1")
+    if amp not in DTYPES or tokens not in DTYPES:
+        raise IceprobeError(f"amp={amp}, tokens={tokens}: take {', '.join(DTYPES)}")
+    sizes = {name: min(size, limit or size) for name, size in sizes.items()}
+    images = _learnt_from(sizes.get("train", 0), num_classes, shots, fraction)
+    reported = sizes.get(split, 0)
+    low_shot = shots is not None or fraction is not None
+    replicates = LOW_SHOT_REPLICATES if low_shot and replicates is None else replicates
+    seeds = seeds if replicates is None else 1
+    asked = get_protocol(
+        protocol,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rates=learning_rates,
+        weight_decays=weight_decays,
+        min_steps=min_steps,
+    )
+    asked = for_images(asked, max(1, images))
+
+    texts = list(probes)
+    if budget is not None or budget_flops is not None:
+        texts += within_budget(
+            backbone.dim, num_classes, backbone.num_tokens, parameters=budget, flops=budget_flops
+        )
+    labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
+    trained = [label for label in labels if parse_probe(label).name != "knn"]
+    if not trained or not images:
+        return FitPlan(
+            members=0, repetitions=replicates or 1, images=images, phases=[], flops=0, held=None,
+            bytes_per_second=None, basis="nothing is trained",
+        )  # fmt: skip
+
+    shape = Shape(
+        backbone.dim,
+        num_classes,
+        backbone.grid,
+        backbone.has_class,
+        backbone.pooled_class,
+        backbone.vectors,
+    )
+    built = [shape.build(label) for label in trained]
+    phases = phases_of(asked, len(trained), seeds, images, reported, num_classes)
+    stored = StoredShape.of(backbone)
+    each = DTYPES[tokens].itemsize * stored.num_tokens * stored.dim
+    held = None
+    if any(probe.input.endswith("patches") for probe in built):
+        looked_at = reported if asked.held_out == 0 else 0  # after every epoch
+        held = _held(each * (images + looked_at), memory, here)
+    if held is not False:
+        bytes_per_second = None
+    elif bytes_per_second is None and here:
+        bytes_per_second = read_speed(Path(root))
+
+    batch, refusal = images_per_step(asked, images), None
+    if flops_per_second is not None:
+        one, grid = (
+            _step(built, seeds * settings, batch, backbone, flops_per_second)
+            for settings in (1, _grid(asked))
+        )
+        steps, basis = Rehearsed(one, grid, 0, 0), f"at {flops_per_second / 1e12:g} TFLOP/s"
+    else:
+        run = Steps(
+            trained,
+            seeds,
+            asked,
+            shape=shape,
+            stored=stored,
+            settings=Settings(tokens=tokens),  # type: ignore[arg-type]
+            device=check_device(device),
+            amp=DTYPES[amp],
+        )
+        refusal = _refusal(run, images) if here else None
+        if refusal is None:
+            most = max(2, TOKENS_AT_ONCE // (4 * stored.num_tokens * stored.dim))
+            steps = rehearse(run, _grid(asked), batch, most, measure_seconds)
+            basis = _told(steps, _grid(asked), batch, here)
+        else:
+            steps, basis = Rehearsed(Step(0, 0), Step(0, 0), 0, 0), "not run"
+    phases = [_costed(phase, steps, batch, each, bytes_per_second) for phase in phases]
+    return FitPlan(
+        members=phases[0].members,
+        repetitions=replicates or 1,
+        images=images,
+        phases=phases,
+        flops=(replicates or 1) * sum(_flops(phase, built, backbone) for phase in phases),
+        held=held,
+        bytes_per_second=bytes_per_second,
+        basis=basis,
+        refusal=refusal,
+    )
+
+
+def phases_of(
+    protocol: Protocol, probes: int, seeds: int, images: int, reported: int, num_classes: int
+) -> list[Phase]:
+    """The phases of a protocol on ``images`` of classes of equal size, without their seconds."""
+
+    def phase(name: str, settings: int, epochs: int, learnt: int, looked_at: int) -> Phase:
+        return Phase(
+            name=name,
+            members=probes * settings * seeds,
+            settings=settings,
+            epochs=epochs,
+            learnt=learnt,
+            looked_at=looked_at,
+        )
+
+    epochs = protocol.epochs
+    if protocol.held_out == 0:
+        return [phase("paper", _grid(protocol), epochs, images, reported)]
+    each = images // num_classes
+    held = num_classes * max(1, round(protocol.held_out * images / num_classes)) if each > 1 else 0
+    select = [phase("select", _grid(protocol), epochs, images - held, held)] if held else []
+    return [*select, phase("refit", 1, epochs, images, 0), phase("report", 1, 1, 0, reported)]
+
+
+def _grid(protocol: Protocol) -> int:
+    """Settings of a probe's grid."""
+    return len(protocol.learning_rates) * len(protocol.weight_decays)
+
+
+def _learnt_from(images: int, num_classes: int, shots: int | None, fraction: float | None) -> int:
+    """Training images of one repetition: all of them, or a draw."""
+    if shots is not None:
+        return min(images, shots * num_classes)
+    return images if fraction is None else round(images * fraction)
+
+
+def _held(needed: int, memory: int | None, here: bool) -> bool:
+    """Whether so many bytes of tokens are held, as the fit decides it.
+
+    Of another machine only a budget that was given tells; without one tokens are streamed.
+    """
+    if memory is None:
+        memory = (available_memory() or 0) // 2 if here else 0
+    return needed <= memory
+
+
+def _refusal(run: Steps, images: int) -> str | None:
+    """What the fit itself would say against a step that memory doesn't hold."""
+    setting = Setting(
+        run.protocol,
+        run.shape,
+        run_seed=0,
+        device=run.device,
+        amp=run.amp,
+        checkpoint=Checkpoint(None, ""),
+        progress=lambda stage, done, total: None,
+    )
+    members = run.members(_grid(run.protocol))
+    try:
+        check_memory(members, setting, run.stored.num_tokens, images)
+    except IceprobeError as error:
+        return str(error)
+    return None
+
+
+def _costed(
+    phase: Phase, steps: Rehearsed, batch: int, image_bytes: int, bytes_per_second: float | None
+) -> Phase:
+    """With its seconds. A last batch that isn't full counts by its images."""
+    step = steps.one if phase.settings == 1 else steps.grid
+    at_hand = (phase.learnt * step.train + phase.looked_at * step.look) / batch
+    read = (phase.learnt + phase.looked_at) * image_bytes
+    epoch = max(at_hand, read / bytes_per_second) if bytes_per_second else at_hand
+    return phase.model_copy(
+        update={"step_seconds": phase.epochs * at_hand, "seconds": phase.epochs * epoch}
+    )
+
+
+def _step(
+    probes: Sequence[Probe], each: int, batch: int, backbone: "Backbone", speed: float
+) -> Step:
+    """Seconds of a step of ``each`` members of every probe, by their FLOPs."""
+    train, look = (
+        each * batch * sum(f(probe, backbone) for probe in probes) / speed
+        for f in (_training_flops, _forward_flops)
+    )
+    return Step(train, look)
+
+
+def _flops(phase: Phase, probes: Sequence[Probe], backbone: "Backbone") -> float:
+    each = phase.members // len(probes) * phase.epochs
+    return each * sum(
+        phase.learnt * _training_flops(probe, backbone)
+        + phase.looked_at * _forward_flops(probe, backbone)
+        for probe in probes
+    )
+
+
+def _forward_flops(probe: Probe, backbone: "Backbone") -> int:
+    return probe.flops(backbone.num_tokens, backbone.num_prefix)
+
+
+def _training_flops(probe: Probe, backbone: "Backbone") -> int:
+    """Of one image: forward, by weight and by input backward.
+
+    Tokens are frozen: where queries meet them directly, no product by input is made.
+    """
+    forward = _forward_flops(probe, backbone)
+    meeting = forward - probe.flops(0) if isinstance(probe.pooling, QueryPooling) else 0
+    return 3 * forward - meeting
+
+
+def _told(steps: Rehearsed, settings: int, images: int, here: bool) -> str:
+    """Where measured seconds come from."""
+    scaled = [
+        f"{some:,} of {all_:,} {what}"
+        for some, all_, what in (
+            (steps.settings, settings, "settings"),
+            (steps.images, images, "images a step"),
+        )
+        if some < all_
+    ]
+    place = "measured here" if here else "at the speed of this machine, measured"
+    return f"{place} on {' and '.join(scaled)}, scaled" if scaled else place

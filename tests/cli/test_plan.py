@@ -1,0 +1,85 @@
+"""`iceprobe plan` on paper, against numbers worked out by hand; and what it refuses."""
+
+import pytest
+
+from tests.cli.conftest import BACKBONE
+
+PAPER = ["--images", "1.28M", "--classes", "1000"]
+DEVICE = ["--device-images-per-second", "2500", "--device-tflops", "40"]
+
+
+def table(text: str) -> dict[str, str]:
+    """Name → value of the printed table, lines put together again."""
+    found: dict[str, str] = {}
+    last = ""
+    for line in text.splitlines():
+        if line.startswith("│"):
+            name, value = (cell.strip() for cell in line.strip("│").split("│"))
+            last = name or last
+            found[last] = f"{found.get(last, '')} {value}".strip()
+    return found
+
+
+def test_imagenet_on_a_machine_that_one_does_not_have(iceprobe, tmp_path):
+    """ViT-B/16: 196 patches and a class token of 768, in float16; EP32 with 15 members.
+
+    store    1.28e6 · (197 · 768 · 2 + 768 · 4 + 16) = 391.3 GB
+    live     1.28e6 / 2500 = 512 s of the backbone
+    read     1.28e6 · 196 · 768 · 2 B / 5 GB/s = 77.07 s an epoch
+    EP32     tokens meet queries: 2 · 2 · 196 · 32 · 768 = 19.27 MFLOP, the rest 2 · 768 · 1768
+             = 2.716 MFLOP; a training image 2 · 19.27 + 3 · 2.716 = 46.68, a look 21.98
+    epoch    15 · (1.152e6 · 46.68e6 + 0.128e6 · 21.98e6) / 40e12 = 21.22 s: less than reading
+    fit      40 epochs of 77.07 s: 3082.8 s, and nothing to report on
+    live     20 · 21.22 + 20 · (3/40e12 · 1.28e6 · 46.68e6 = 4.48) + 40 · 512 = 20 994 s
+    """
+    backbone = ["--backbone", "timm:vit_base_patch16_224?pretrained=false", "--probe", "ep32"]
+    ended = iceprobe("plan", *backbone, *PAPER, *DEVICE, "--disk-gb-per-second", "5")
+    assert (ended.code, ended.err) == (0, "")
+    rows = table(ended.out)
+    assert rows["images"] == "train 1,280,000"
+    assert rows["disk"] == "391.3 GB, 391.3 GB still to write"
+    assert rows["memory, to hold all patch tokens"].startswith("385.4 GB")
+    assert rows["time, extraction"] == "about 8 min 32 s at 2,500 images/s"
+    assert rows["time, an epoch cached"] == "about 1 min 17 s, tokens streamed at 5.0 GB/s"
+    assert rows["time, an epoch live"].startswith("about 8 min 53 s")
+    assert rows["time, fit"].startswith("about 51 min 23 s, select 20 × 15 members")
+    assert "cached (8 min 32 s once, then 1 min 17 s an epoch) takes 59 min 55 s" in rows["cheaper"]
+    assert "live (8 min 53 s an epoch) 5 h 49 min" in rows["cheaper"]
+    assert "from epoch 2 of 40 on" in rows["cheaper"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_disk_makes_live_cheaper(iceprobe):
+    """Tokens of Tiny: 4 · 12 · 2 = 96 bytes an image, 96 kB an epoch of 1,000."""
+    options = ["--images", "1k", "--classes", "4", "--probe", "ep2", *DEVICE]
+    ended = iceprobe("plan", "--backbone", BACKBONE, *options, "--disk-gb-per-second", "1e-6")
+    rows = table(ended.out)
+    assert rows["time, an epoch cached"].startswith("about 1 min 36 s")
+    assert rows["cheaper"].startswith("live")
+    assert rows["cheaper"].endswith("it never pays for itself")
+
+
+def test_steps_that_are_not_given_are_measured_and_told_so(iceprobe):
+    options = ["--images", "64", "--classes", "3", "--probe", "ep2", "--epochs", "1", *DEVICE[:2]]
+    ended = iceprobe("plan", "--backbone", BACKBONE, *options, "--seeds", "1")
+    assert "at the speed of this machine" in " ".join(table(ended.out)["time, fit"].split())
+    assert "give --disk-gb-per-second" in table(ended.out)["time, an epoch cached"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no data given"),
+        ([*PAPER, "--data", "bundled:fashion"], "--images 1280000 and --data bundled:fashion"),
+        (["--images", "1.28M"], "--images 1280000 has no classes"),
+        (["--data", "bundled:fashion", "--classes", "3"], "--classes 3"),
+        (["--images", "many"], "--images 'many': write a number"),
+        ([*PAPER, "--device-tflops", "0"], "--device-tflops '0': should be greater than 0"),
+        ([*PAPER, "--disk-gb-per-second", "fast"], "--disk-gb-per-second 'fast'"),
+    ],
+)
+def test_wrong_numbers_end_in_one_line(iceprobe, options, message):
+    ended = iceprobe("plan", "--backbone", BACKBONE, *options)
+    assert ended.code == 2
+    assert message in ended.err
+    assert ended.err.count("\n") == 1
