@@ -20,6 +20,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec, unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -106,7 +107,7 @@ class ExtractConfig(_Config):
     batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
     device: str | None = None
     amp: Dtype = "float32"
-    tokens: Dtype = "float16"
+    tokens: TokenDtype = "float16"
     patches: bool = True
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -161,7 +162,7 @@ class RunConfig(FitConfig):
     data: Specs
     layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
-    tokens: Dtype = "float16"
+    tokens: TokenDtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -5,7 +5,6 @@ of the data set for a few seconds; they hold for the machine as loaded at that m
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from iceprobe.store.pipeline import (
     chosen_rows,
     decode_threads,
     extracted_batches,
+    patch_bytes,
     plan_work,
     split_layout,
     token_layout,
@@ -146,10 +146,7 @@ def _store_bytes(manifest: Manifest) -> int:
 
 def _patch_bytes(manifest: Manifest) -> dict[str, int]:
     layout = token_layout(manifest.shape, manifest.settings)
-    if "patches" not in layout:
-        return dict.fromkeys(manifest.splits, 0)
-    dtype, shape = layout["patches"]
-    each = dtype.itemsize * math.prod(shape)
+    each = patch_bytes(layout)
     return {name: split.images * each for name, split in manifest.splits.items()}
 
 

@@ -30,6 +30,7 @@ _CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.int8: "I8",
     torch.int64: "I64",
     torch.uint8: "U8",
 }
