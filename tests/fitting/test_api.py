@@ -117,10 +117,10 @@ def test_the_test_split_is_read_once(store, tmp_path, monkeypatch):
     read = []
     gather = StoredSplit.patches
 
-    def spy(self, rows):
+    def spy(self, rows, *where):
         if len(self) == 90:
             read.extend(np.asarray(rows).tolist())
-        return gather(self, rows)
+        return gather(self, rows, *where)
 
     monkeypatch.setattr(StoredSplit, "patches", spy)
     iceprobe.fit(store, ["ep4"], output=tmp_path / "run", **QUICK)

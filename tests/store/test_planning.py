@@ -9,8 +9,16 @@ from iceprobe.store import extract, plan
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
-@pytest.mark.parametrize("options", [{}, {"patches": False}, {"tokens": "float32", "limit": 13},
-    {"tokens": "int8"}, {"tokens": "int8", "patches": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"patches": False},
+        {"tokens": "float32", "limit": 13},
+        {"tokens": "int8"},
+        {"tokens": "int8", "patches": False},
+    ],
+)
 def test_sizes_are_exact(tmp_path, backbone, dataset, options):
     root = tmp_path / "features"
     planned = plan(backbone, dataset, root, measure_seconds=0, **options, **SMALL)

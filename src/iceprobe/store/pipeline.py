@@ -290,8 +290,7 @@ def _not_finite(name: str, settings: Settings, overflow: bool) -> str:
     if overflow:
         dtype = str(STORED[settings.tokens][1]).removeprefix("torch.")
         return (
-            f"tokens of image {name!r} are too large for {dtype}: "
-            "store them with tokens=bfloat16"
+            f"tokens of image {name!r} are too large for {dtype}: store them with tokens=bfloat16"
         )
     if settings.amp != "float32":
         return (

@@ -1,6 +1,7 @@
 """Reading a feature store: pooled vectors at once, patch tokens row by row."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -284,7 +285,7 @@ class StoredSplit:
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
         dtype, shape = self._layout[name]
-        out = torch.empty(len(wanted), *shape, dtype=dtype)
+        out = fresh(len(wanted), shape, dtype)
         self._gather(name, wanted, out)
         return out
 
@@ -315,6 +316,16 @@ class StoredSplit:
         split = copy.copy(self)
         split._gather, split.held = gather, True
         return split
+
+
+def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty ``(rows, *shape)`` tensor whose memory is numpy's.
+
+    numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
+    place of 19,000, which took three quarters of the time of a gather from the page cache.
+    """
+    size = rows * math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(rows, *shape)
 
 
 def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
