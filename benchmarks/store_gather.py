@@ -1,7 +1,7 @@
 """Random batches out of the feature store's shards, against a plain gather from one file.
 
     python benchmarks/store_gather.py
-    python benchmarks/store_gather.py --tokens int8 --dim 192 --num-tokens 49
+    python benchmarks/store_gather.py --tokens int8
 
 The same random rows are read three ways, in interleaved rounds of one process: by
 ``StoredSplit.patches`` from shards, from a ``numpy.memmap`` of one file that holds all patch tokens

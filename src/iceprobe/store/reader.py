@@ -1,7 +1,6 @@
 """Reading a feature store: pooled vectors at once, patch tokens row by row."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -324,8 +323,7 @@ def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
     place of 19,000, which took three quarters of the time of a gather from the page cache.
     """
-    size = rows * math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(rows, *shape)
+    return torch.from_numpy(np.empty((rows, *shape), f"i{dtype.itemsize}")).view(dtype)
 
 
 def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
