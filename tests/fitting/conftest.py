@@ -25,8 +25,8 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def patches(self, rows: np.ndarray) -> Tensor:
-        return self.tokens[torch.from_numpy(np.asarray(rows))]
+    def patches(self, rows: np.ndarray, device=None, dtype=None) -> Tensor:
+        return self.tokens[torch.from_numpy(np.asarray(rows))].to(device, dtype)
 
 
 def planted(n: int, seed: int) -> PlantedSplit:

@@ -117,10 +117,10 @@ def test_the_test_split_is_read_once(store, tmp_path, monkeypatch):
     read = []
     gather = StoredSplit.patches
 
-    def spy(self, rows):
+    def spy(self, rows, *where):
         if len(self) == 90:
             read.extend(np.asarray(rows).tolist())
-        return gather(self, rows)
+        return gather(self, rows, *where)
 
     monkeypatch.setattr(StoredSplit, "patches", spy)
     iceprobe.fit(store, ["ep4"], output=tmp_path / "run", **QUICK)
@@ -332,6 +332,41 @@ def test_narrow_tokens_leave_classifiers_and_losses_wide(store):
         for one, other in zip(narrow_logits, wide_logits, strict=True):
             assert one.dtype == torch.float32
             torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("amp", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("held", [False, True])
+def test_batches_of_an_int8_store(tmp_path, amp, held):
+    store = iceprobe.extract(make_backbone(), planted_dataset(), tmp_path, tokens="int8")
+    split, rows = store["train"], np.array([200, 3, 77])
+    shard = load_file(store.path / "train-00000.safetensors")
+    patches = (shard["patches"].double() * shard["scales"].double()[..., None])[rows]
+    prefix = shard["prefix"][rows].double()
+    feed = Feed(
+        split.hold(10**9) if held else split,
+        rows,
+        {"patches", "class+patches", "prefix+patches", "class"},
+        torch.device("cpu"),
+        amp,
+    )
+    (batch,) = feed.in_order(3)
+    for name, expected in {
+        "patches": patches,
+        "class+patches": torch.cat([prefix[:, :1], patches], 1),
+        "prefix+patches": torch.cat([prefix, patches], 1),
+    }.items():
+        assert batch.inputs[name].dtype == amp
+        error = (batch.inputs[name].double() - expected).abs()
+        assert (error <= torch.finfo(amp).eps * expected.abs() + 1e-7).all()
+    assert torch.equal(batch.inputs["class"].double(), prefix[:, 0])
+
+
+def test_a_fit_streams_int8_as_it_holds_it(tmp_path):
+    store = iceprobe.extract(make_backbone(), planted_dataset(), tmp_path, tokens="int8")
+    streamed = iceprobe.fit(store, PROBES, memory=0, output=tmp_path / "a", **QUICK)
+    held = iceprobe.fit(store, PROBES, output=tmp_path / "b", **QUICK)
+    assert content(streamed) == content(held)
+    assert held[2].top1.mean > 0.6  # ep4, of three classes
 
 
 def test_a_backbone_with_a_learned_pooler_is_read_by_its_mean(tmp_path):

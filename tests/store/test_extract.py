@@ -23,11 +23,20 @@ def expected(backbone, split, rows, tokens):
     """The plain loop: decode, forward, cast."""
     images = torch.stack([PREPROCESSING.transform(split.image(row)) for row in rows])
     made = backbone(images)
+    if tokens == "int8":
+        return in_127ths(made.patches), made.prefix.half(), made.patches.mean(1)
     dtype = DTYPES[tokens]
     return made.patches.to(dtype), made.prefix.to(dtype), made.patches.mean(1)
 
 
-@pytest.mark.parametrize("tokens", DTYPES)
+def in_127ths(patches):
+    """Each token to the nearest of 255 steps between minus and plus its largest value."""
+    values = patches.double().numpy()
+    step = np.abs(values).max(-1, keepdims=True) / 127
+    return torch.from_numpy(np.rint(values / step) * step).float()
+
+
+@pytest.mark.parametrize("tokens", [*DTYPES, "int8"])
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_equals_the_plain_loop(tmp_path, backbone, dataset, tokens, where):
     if where == "disk":
@@ -44,7 +53,7 @@ def test_equals_the_plain_loop(tmp_path, backbone, dataset, tokens, where):
         rows = np.arange(len(source))
         patches, prefix, mean = expected(backbone, source, rows, tokens)
         got = split.patches(rows)
-        assert got.dtype == split.dtype == DTYPES[tokens]
+        assert got.dtype == split.dtype == patches.dtype
         torch.testing.assert_close(got, patches)
         torch.testing.assert_close(split.prefix, prefix)
         torch.testing.assert_close(split.mean, mean)
@@ -62,6 +71,40 @@ def test_shards_are_plain_safetensors(tmp_path, backbone, dataset):
     assert tensors["patches"].dtype == torch.float16
     assert tensors["index"].tolist() == list(range(40, 50))
     torch.testing.assert_close(tensors["patches"], store["train"].patches(range(40, 50)))
+
+
+def test_int8_halves_float16(tmp_path, backbone, dataset):
+    store = extract(backbone, dataset, tmp_path, tokens="int8", **SMALL)
+    tensors = load_file(store.path / "train-00004.safetensors")
+    codes, scales = tensors["patches"], tensors["scales"]
+    assert (codes.dtype, codes.shape) == (torch.int8, (10, 16, 8))
+    assert (scales.dtype, scales.shape) == (torch.float32, (10, 16))
+    assert (codes.abs().amax(-1) == 127).all()  # of every token the largest value
+    patches, *_ = expected(backbone, dataset.splits["train"], range(40, 50), "float32")
+    torch.testing.assert_close(scales * 127, patches.abs().amax(-1))
+    assert ((codes.double() * scales[..., None] - patches).abs() < 0.501 * scales[..., None]).all()
+    wide = extract(backbone, dataset, tmp_path, **SMALL)
+    assert store["train"].patch_bytes == wide["train"].patch_bytes / 2 + 50 * 16 * 4
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_int8_of_a_token_that_is_zero(tmp_path, backbone, dataset, where):
+    forward = backbone.reader.forward
+
+    def partly_zero(images):
+        tokens = forward(images)
+        tokens.patches[:, 3] = 0
+        tokens.patches[:, 4] = torch.tensor([1e-45, 0, 0, 0, 0, 0, 0, -1e-45])
+        return tokens
+
+    backbone.reader.forward = partly_zero
+    if where == "disk":
+        store = extract(backbone, dataset, tmp_path, tokens="int8", **SMALL)
+    else:
+        store = extract_in_memory(backbone, dataset, tokens="int8", batch_size=4)
+    patches = store["train"].patches(range(50))
+    assert (patches[:, 3:5] == 0).all()
+    assert (patches[:, [2, 5]] != 0).any(-1).all()
 
 
 def test_processes_and_threads_agree_to_the_byte(tmp_path, backbone, dataset):
@@ -158,21 +201,25 @@ def test_too_large_for_float16(tmp_path, dataset):
     assert not (tmp_path / "new").exists()
     store = extract(backbone, dataset, tmp_path, tokens="bfloat16", **SMALL)
     assert store["train"].patches([0]).abs().max() > 65504
+    with pytest.raises(IceprobeError, match=r"too large for float16: .*tokens=bfloat16"):
+        extract(backbone, dataset, tmp_path, tokens="int8", **SMALL)  # the prefix tokens
 
 
-def test_not_finite_names_the_image(tmp_path, backbone, dataset):
+@pytest.mark.parametrize("tokens", ["float16", "int8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_not_finite_names_the_image(tmp_path, backbone, dataset, tokens, value):
     forward = backbone.reader.forward
 
     def broken(images):
         tokens = forward(images)
         if backbone.reader.images > 24:  # the seventh batch: two of 4 + 4 + 2, then its first
-            tokens.patches[1, 5, 3] = float("nan")
+            tokens.patches[1, 5, 3] = value
         return tokens
 
     backbone.reader.forward = broken
     backbone.reader.images = 0
     with pytest.raises(IceprobeError, match=r"'train/00025\.png' are not finite"):
-        extract(backbone, dataset, tmp_path, **SMALL)
+        extract(backbone, dataset, tmp_path, tokens=tokens, **SMALL)
     names = {path.name for path in tmp_path.glob("*/*")}
     assert names <= {"manifest.json", "train-00000.safetensors", "train-00001.safetensors"}
 
@@ -215,7 +262,8 @@ def test_memory_that_does_not_suffice(backbone, dataset, monkeypatch):
     ("wrong", "message"),
     [
         (dict(amp="fp16"), "unknown dtype for amp 'fp16'"),
-        (dict(tokens="int8"), "unknown dtype for tokens"),
+        (dict(amp="int8"), "unknown dtype for amp"),
+        (dict(tokens="int4"), "unknown dtype for tokens"),
         (dict(batch_size=0), "batch_size=0"),
         (dict(limit=0), "limit=0"),
         (dict(splits=["val"]), "unknown split of images 'val'"),

@@ -89,6 +89,7 @@ INGREDIENTS = {
     "crop": lambda: manifest(with_preprocessing(crop_pct=0.9)),
     "amp": lambda: manifest(amp="bfloat16"),
     "tokens": lambda: manifest(tokens="bfloat16"),
+    "tokens in int8": lambda: manifest(tokens="int8"),
     "patches": lambda: manifest(patches=False),
     "batch size": lambda: manifest(batch_size=5),
     "shard size": lambda: manifest(shard_images=12),

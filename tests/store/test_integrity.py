@@ -10,9 +10,9 @@ from iceprobe.store import Store, extract, repair
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 
-@pytest.fixture
-def store(tmp_path, backbone, dataset) -> Store:
-    return extract(backbone, dataset, tmp_path, **SMALL)
+@pytest.fixture(params=["float16", "int8"])
+def store(request, tmp_path, backbone, dataset) -> Store:
+    return extract(backbone, dataset, tmp_path, tokens=request.param, **SMALL)
 
 
 def flip(file, position):

@@ -10,7 +10,16 @@ from iceprobe.store.planning import READ_BYTES, read_speed
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
-@pytest.mark.parametrize("options", [{}, {"patches": False}, {"tokens": "float32", "limit": 13}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"patches": False},
+        {"tokens": "float32", "limit": 13},
+        {"tokens": "int8"},
+        {"tokens": "int8", "patches": False},
+    ],
+)
 def test_sizes_are_exact(tmp_path, backbone, dataset, options):
     root = tmp_path / "features"
     planned = plan(backbone, dataset, root, measure_seconds=0, **options, **SMALL)
@@ -72,7 +81,7 @@ def test_bad_images_do_not_stop_a_plan(tmp_path, backbone):
 
 def test_refuses_what_extract_refuses(tmp_path, backbone, dataset):
     with pytest.raises(IceprobeError, match="unknown dtype"):
-        plan(backbone, dataset, tmp_path, tokens="int8")
+        plan(backbone, dataset, tmp_path, tokens="int4")
 
 
 def test_on_paper_by_hand(tmp_path, backbone):

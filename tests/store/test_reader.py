@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract, reader
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 
-@pytest.fixture(scope="module", params=["float16", "bfloat16", "float32"])
+@pytest.fixture(scope="module", params=["float16", "bfloat16", "float32", "int8"])
 def store(request, tmp_path_factory) -> Store:
     root = tmp_path_factory.mktemp("features")
     dataset = make_dataset(bad=(4, 31))
@@ -20,10 +21,10 @@ def store(request, tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def everything(store) -> torch.Tensor:
     parts = []
-    from safetensors.torch import load_file
-
     for path in sorted(store.path.glob("train-*")):
-        parts.append(load_file(path)["patches"])
+        shard = load_file(path)
+        part = shard["patches"]
+        parts.append(part * shard["scales"][..., None] if "scales" in shard else part)
     return torch.cat(parts)
 
 
@@ -50,11 +51,36 @@ def test_rows(store, everything, rows, held):
     got = split.patches(torch.from_numpy(rows))
     assert got.dtype == everything.dtype
     assert torch.equal(got, everything[rows])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert torch.equal(split.patches(rows, "cpu", dtype), everything[rows].to(dtype))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_part_of_a_split(store, everything, held):
+    split = store["train"].hold(10**9) if held else store["train"]
+    part = split.take(np.array([40, 3, 3, 17]))
+    assert part.held == held
+    assert part.patch_bytes == split.patch_bytes // 12
+    assert torch.equal(part.patches([3, 1, 0]), everything[[17, 3, 40]])
+
+
+def test_held_as_stored_and_not_read_again(store, everything, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "dequantise", refuse)
+        split = store["train"].hold(10**9)
+    monkeypatch.setattr(reader.Shard, "read_rows", refuse)
+    assert torch.equal(split.patches(np.arange(48)), everything)
+    with pytest.raises(AssertionError, match="not now"):
+        store["train"].patches([0])
 
 
 def test_hold_keeps_within_its_memory(store):
     split = store["train"]
-    needed = 48 * 16 * 8 * split.dtype.itemsize
+    shards = [load_file(path) for path in store.path.glob("train-*")]
+    needed = sum(one[key].nbytes for one in shards for key in ("patches", "scales") if key in one)
     assert split.patch_bytes == needed
     assert split.hold(needed - 1) is split
     assert not split.held

@@ -12,11 +12,12 @@ from iceprobe.store.lock import exclusive
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 
-def test_kill_at_every_point(tmp_path):
+@pytest.mark.parametrize("tokens", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
+def test_kill_at_every_point(tmp_path, tokens):
     """kill -9 before, after and between all writes, syncs and renames (real processes)."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.store.kill_worker", tmp_path],
+        [sys.executable, "-m", "tests.store.kill_worker", tmp_path, tokens],
         cwd=root,
         capture_output=True,
         text=True,

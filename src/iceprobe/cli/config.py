@@ -21,6 +21,7 @@ from iceprobe.specs import parse_spec, unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ON_PAPER = "on paper"  # in place of a data set
+TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -108,7 +109,7 @@ class ExtractConfig(_Config):
     batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
     device: str | None = None
     amp: Dtype = "float32"
-    tokens: Dtype = "float16"
+    tokens: TokenDtype = "float16"
     patches: bool = True
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -163,7 +164,7 @@ class RunConfig(FitConfig):
     data: Specs
     layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
-    tokens: Dtype = "float16"
+    tokens: TokenDtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None

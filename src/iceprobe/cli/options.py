@@ -95,7 +95,9 @@ Amp = Annotated[
 ]
 Tokens = Annotated[
     str | None,
-    _option("--tokens", "Dtype of stored tokens: float16 (default), bfloat16, float32.", _HOW),
+    _option(
+        "--tokens", "Dtype of stored tokens: float16 (default), bfloat16, float32, int8.", _HOW
+    ),
 ]
 OnBadImage = Annotated[
     str | None,

@@ -74,22 +74,23 @@ class Feed:
         split, index = self.split, torch.from_numpy(rows)
         match name:
             case "patches":
-                tensor = split.patches(rows)
+                return split.patches(rows, self.device, self.dtype)
             case "mean":
-                tensor = split.mean[index]
+                vector = split.mean[index]
             case "class":
-                tensor = split.prefix[index, 0]
+                vector = split.prefix[index, 0]
             case "class+patches" | "prefix+patches":
                 prefix = split.prefix[index]
                 prefix = prefix[:, :1] if name == "class+patches" else prefix
-                tensor = torch.cat([prefix, split.patches(rows)], 1)
+                patches = split.patches(rows, self.device, self.dtype)
+                prefix = prefix.to(self.device, self.dtype, non_blocking=True)
+                return torch.cat([prefix, patches], 1)
             case _ if name in MODEL_VECTORS:
-                tensor = split.vector(name)[index]
+                vector = split.vector(name)[index]
             case _:
                 raise ValueError(f"no input is called {name!r}")
-        vector = tensor.ndim == 2
-        dtype = torch.promote_types(self.dtype, torch.float32) if vector else self.dtype
-        return tensor.to(self.device, dtype, non_blocking=True)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return vector.to(self.device, dtype, non_blocking=True)
 
 
 def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

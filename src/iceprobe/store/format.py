@@ -25,6 +25,7 @@ SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
 MANIFEST = "manifest.json"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class _Record(BaseModel):
@@ -36,7 +37,7 @@ class Settings(_Record):
 
     Attributes:
         amp: dtype of the forward pass (autocast below float32).
-        tokens: dtype stored.
+        tokens: dtype stored; of ``int8`` patch tokens with a scale each, prefix tokens in float16.
         patches: whether patch tokens are stored, beside the prefix tokens and the mean.
         batch_size: images a forward pass.
         shard_images: images a shard; batches don't reach over shards.
@@ -47,7 +48,7 @@ class Settings(_Record):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     amp: Dtype = "float32"
-    tokens: Dtype = "float16"
+    tokens: TokenDtype = "float16"
     patches: bool = True
     batch_size: int = 64
     shard_images: int = SHARD_IMAGES

@@ -103,7 +103,7 @@ def _check_memory(manifest: Manifest) -> None:
     if available is not None and needed > available:
         raise IceprobeError(
             f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
-            "available: take a limit, tokens=float16, or extract to disk (iceprobe.extract)"
+            "available: take a limit, tokens=int8, or extract to disk (iceprobe.extract)"
         )
 
 

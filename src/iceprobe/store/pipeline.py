@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Manifest, Settings, Shape
+from iceprobe.store.quantisation import quantise
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ Progress = Callable[[str, int, int], None] | None
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What is stored of patch tokens and of prefix tokens, by the name of `tokens`.
+STORED = {name: (dtype, dtype) for name, dtype in DTYPES.items()}
+STORED["int8"] = (torch.int8, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Extracted:
 
     Attributes:
         work: what was asked for.
-        layers: for each layer of the backbone ``patches (b, N, D)`` if wanted, ``prefix (b, P, D)``,
-            ``mean (b, D)`` and the model's own vectors float32, ``label (b,)``, ``index (b,)``,
+        layers: for each layer of the backbone ``patches (b, N, D)`` if wanted (int8 codes with their
+            ``scales (b, N)`` where they are stored so), ``prefix (b, P, D)``, ``mean (b, D)`` and the model's own vectors float32, ``label (b,)``, ``index (b,)``,
             ``box (b, 4)`` where there are boxes and ``mask (b, S, S)`` uint8 where there are
             masks, on the host.
         skipped: names of the images that couldn't be read.
@@ -114,13 +118,24 @@ def split_layout(manifest: Manifest, name: str) -> Layout:
 
 def token_layout(shape: Shape, settings: Settings) -> Layout:
     """Dtype and shape of what a forward pass gives of one image."""
-    stored = DTYPES[settings.tokens]
+    of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}
     if settings.patches:
-        layout["patches"] = (stored, (shape.num_tokens, shape.dim))
-    layout["prefix"] = (stored, (shape.num_prefix, shape.dim))
+        layout["patches"] = (of_patches, (shape.num_tokens, shape.dim))
+        if of_patches is torch.int8:
+            layout["scales"] = (torch.float32, (shape.num_tokens,))
+    layout["prefix"] = (of_prefix, (shape.num_prefix, shape.dim))
     layout["mean"] = (torch.float32, (shape.dim,))
     return layout | {name: (torch.float32, (width,)) for name, width in shape.vectors.items()}
+
+
+def patch_bytes(layout: Layout) -> int:
+    """Bytes of one image's patch tokens, their scales with them; 0 where none are stored."""
+    return sum(
+        dtype.itemsize * torch.Size(shape).numel()
+        for name, (dtype, shape) in layout.items()
+        if name in ("patches", "scales")
+    )
 
 
 def extracted_batches(
@@ -184,14 +199,17 @@ def _forward(
 
 
 def _as_stored(tokens: Tokens, settings: Settings) -> dict[str, Tensor]:
-    stored = DTYPES[settings.tokens]
-    mean, prefix = tokens.mean, tokens.prefix.to(stored)
+    of_patches, of_prefix = STORED[settings.tokens]
+    mean, prefix = tokens.mean, tokens.prefix.to(of_prefix)
     # A NaN or an infinity in any patch is one in the mean.
     finite = _finite(mean) & _finite(tokens.prefix)
     fits = _finite(prefix)
     tensors = {"prefix": prefix, "mean": mean}
-    if settings.patches:
-        patches = tokens.patches.to(stored)
+    if settings.patches and of_patches is torch.int8:  # whose scales hold whatever is finite
+        patches, scales = quantise(tokens.patches)
+        tensors = {"patches": patches, "scales": scales, **tensors}
+    elif settings.patches:
+        patches = tokens.patches.to(of_patches)
         fits &= _finite(patches)
         tensors = {"patches": patches, **tensors}
     for name, vector in tokens.vectors.items():
@@ -270,9 +288,9 @@ def _finish(
 
 def _not_finite(name: str, settings: Settings, overflow: bool) -> str:
     if overflow:
+        dtype = str(STORED[settings.tokens][1]).removeprefix("torch.")
         return (
-            f"tokens of image {name!r} are too large for {settings.tokens}: "
-            "store them with tokens=bfloat16"
+            f"tokens of image {name!r} are too large for {dtype}: store them with tokens=bfloat16"
         )
     if settings.amp != "float32":
         return (

@@ -36,6 +36,7 @@ from iceprobe.store.pipeline import (
     chosen_rows,
     decode_threads,
     extracted_batches,
+    patch_bytes,
     plan_work,
     split_layout,
     token_layout,
@@ -221,10 +222,7 @@ def _store_bytes(manifest: Manifest) -> int:
 
 def _patch_bytes(manifest: Manifest) -> dict[str, int]:
     layout = token_layout(manifest.shape, manifest.settings)
-    if "patches" not in layout:
-        return dict.fromkeys(manifest.splits, 0)
-    dtype, shape = layout["patches"]
-    each = dtype.itemsize * math.prod(shape)
+    each = patch_bytes(layout)
     return {name: split.images * each for name, split in manifest.splits.items()}
 
 

@@ -20,7 +20,7 @@ from iceprobe.store.format import (
     Shape,
     SplitRecord,
 )
-from iceprobe.store.pipeline import DTYPES, OnBadImage
+from iceprobe.store.pipeline import DTYPES, STORED, OnBadImage
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -40,9 +40,9 @@ def make_settings(
     Raises:
         IceprobeError: for a dtype there isn't, or a size below 1.
     """
-    for name, value in (("amp", amp), ("tokens", tokens)):
-        if value not in DTYPES:
-            raise IceprobeError(unknown(f"dtype for {name}", value, DTYPES))
+    for name, value, dtypes in (("amp", amp, DTYPES), ("tokens", tokens, STORED)):
+        if value not in dtypes:
+            raise IceprobeError(unknown(f"dtype for {name}", value, dtypes))
     for name, size in (("batch_size", batch_size), ("shard_images", shard_images)):
         if size < 1:
             raise IceprobeError(f"{name}={size}: take a number of images above 0")

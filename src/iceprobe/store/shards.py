@@ -30,6 +30,7 @@ _CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.int8: "I8",
     torch.int64: "I64",
     torch.uint8: "U8",
 }
@@ -147,13 +148,23 @@ class Shard:
                 strict=True,
             )
         )
-        if len(runs) > 1 and hasattr(
-            os, "posix_fadvise"
-        ):  # tell the disk of all of them before waiting for the first
-            for position, _, length in runs:
-                os.posix_fadvise(self._descriptor, position, length, os.POSIX_FADV_WILLNEED)
-        for position, place, length in runs:
-            self._read_into(out[place : place + length], position)
+        slow = [
+            (out[place : place + length], position)
+            for position, place, length in runs
+            if not self._read_cached(out[place : place + length], position)
+        ]
+        if len(slow) > 1 and hasattr(os, "posix_fadvise"):
+            for view, position in slow:  # tell the disk of all of them before waiting for the first
+                os.posix_fadvise(self._descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
+        for view, position in slow:
+            self._read_into(view, position)
+
+    def _read_cached(self, view: memoryview, position: int) -> bool:
+        """Fill ``view`` from the page cache, unless some of it would have to be waited for."""
+        try:
+            return os.preadv(self._descriptor, [view], position, os.RWF_NOWAIT) == len(view)
+        except (OSError, AttributeError):  # not there; or a system or disk that can't say so
+            return False
 
     def _read_into(self, view: memoryview, position: int) -> None:
         done = 0

@@ -75,7 +75,8 @@ def extract(
         batch_size: images a forward pass.
         device: by default the GPU where there is one.
         amp: dtype of the forward pass: ``float32``, ``bfloat16`` or ``float16``.
-        tokens: dtype stored, one of the same three.
+        tokens: dtype stored, one of the same three, or ``int8``: patch tokens in one byte a number
+            with a scale each, prefix tokens in float16.
         patches: whether patch tokens are stored, beside prefix tokens and mean.
         workers: processes that decode images; 0 decodes in threads.
         limit: images a split at most, a seeded choice.
