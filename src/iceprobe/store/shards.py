@@ -4,7 +4,7 @@ Patch tokens, nearly all of the bytes, come first and go to disk as they are mad
 that writing takes is one batch, whatever the size of a shard; the header, of a fixed length
 (safetensors allows it to be padded), follows when the number of images is known. Rows are read by
 position from the file, not through a memory map: measured with rows of 75 KB in random order, both
-run at 15 GB/s from the page cache, but from a cold disk the map (a fault and a read-around of
+run at 5 to 15 GB/s from the page cache, but from a cold disk the map (a fault and a read-around of
 128 KB at a time) reached 0.05 GB/s and positioned reads 0.46; and a file that was cut short is an
 error with a name instead of a SIGBUS.
 """
