@@ -204,6 +204,15 @@ def _header(layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty ``(rows, *shape)`` tensor whose memory is numpy's.
+
+    numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
+    place of 19,000, which took three quarters of the time of a gather from the page cache.
+    """
+    return torch.from_numpy(np.empty((rows, *shape), f"i{dtype.itemsize}")).view(dtype)
+
+
 def flat_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous host tensor, flat."""
     return tensor.view(-1).view(torch.uint8).numpy().data
