@@ -27,6 +27,15 @@ _NAMES = {
     "cbam": "CBAM",
     "delf": "DELF",
     "mean_value": "mean + Wᵥ",
+    "simpool": "SimPool",
+    "clip": "CLIP",
+    "siglip": "SigLIP",
+    "vjepa": "V-JEPA",
+    "cait": "CaiT",
+    "cae": "CAE",
+    "coca": "CoCa",
+    "capi": "CAPI",
+    "slot": "slots",
 }
 
 
