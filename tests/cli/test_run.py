@@ -280,6 +280,14 @@ def test_corrupt_shard_is_named_and_mended(iceprobe, quick, tmp_path):
     assert shard.read_bytes() == good
 
 
+@pytest.mark.parametrize("tokens", ["int8", "bfloat16", "float32"])
+def test_every_dtype_of_tokens_goes_from_images_to_report(iceprobe, quick, tmp_path, tokens):
+    ended = iceprobe("run", *quick, *PROBES, "--tokens", tokens)
+    assert (ended.code, ended.err) == (0, "")
+    assert read_results(the_run(tmp_path))[0].top1.mean == 1.0  # as with float16
+    assert iceprobe("plan", *quick[:4], "--probe", "ep4", "--tokens", tokens).code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.5, 0.8])
 def test_killed_run_goes_on_and_ends_the_same(iceprobe, quick, tmp_path, fraction):

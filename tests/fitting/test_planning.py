@@ -158,10 +158,23 @@ def test_a_real_rehearsal_of_every_kind_of_input():
         ({"num_classes": None}, "give num_classes"),
         ({"bytes_per_second": 0.0}, "bytes_per_second=0.0"),
         ({"flops_per_second": float("inf")}, "flops_per_second=inf"),
-        ({"tokens": "int8"}, "tokens=int8"),
+        ({"tokens": "int4"}, "dtype for tokens .int4."),
         ({"seeds": 0}, "seeds=0"),
     ],
 )
 def test_wrong_arguments(change, message):
     with pytest.raises(IceprobeError, match=message):
         iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **{"num_classes": 4, **change})
+
+
+def test_int8_tokens_are_counted_with_their_scales(given):
+    """Of 50 images, N = 16 tokens of D = 8: 9,600 bytes of codes and scales, 12,800 in float16."""
+    for tokens, needed in (("int8", 50 * 16 * (8 + 4)), ("float16", 50 * 16 * 8 * 2)):
+        for memory, held in ((needed, True), (needed - 1, False)):
+            found = iceprobe.plan_fit(
+                make_backbone(), make_dataset(), ["ep4"], tokens=tokens, memory=memory,
+                bytes_per_second=1e6,
+            )  # fmt: skip
+            assert found.held is held
+    with pytest.raises(IceprobeError, match="dtype for tokens 'int4'"):
+        iceprobe.plan_fit(make_backbone(), make_dataset(), ["ep4"], tokens="int4")

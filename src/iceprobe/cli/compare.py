@@ -55,13 +55,14 @@ def compare(
         comparisons = compare_runs(*results)
         labels = [str(run) for run in runs]
     else:
-        comparisons, labels = [], ["", "against"]
+        comparisons, references = [], []
         for cell in _cells(results[0]) if len(runs) == 1 else results[:1]:
             reference = _reference(cell if len(runs) == 1 else results[-1], against)
-            labels = ["", reference.probe]
+            references.append(reference.probe)
             comparisons += [
                 compare_pair(result, reference) for result in cell if result is not reference
             ]
+        labels = ["", " or ".join(dict.fromkeys(references))]
     console.print(_table(comparisons, margin, labels))
 
 

@@ -106,6 +106,7 @@ class Sources:
         self._backbones: dict[str, Backbone] = {}
         self._datasets: dict[str, Dataset] = {}
         self._stores: dict[tuple[str, str], Store] = {}
+        self._identities: dict[tuple[str, str], set[str]] = {}
 
     def single_layers(self) -> RunConfig:
         """The same with each backbone taken apart into backbones of one layer."""
@@ -174,6 +175,12 @@ class Sources:
         A store with patches serves probes that read none. Where no device is asked for, tokens
         that another machine's made stay good.
         """
+        key = (run.backbone[0], run.data[0])
+        if key not in self._identities:  # hashing weights takes a second a gigabyte
+            self._identities[key] = self._identify(run)
+        return self._identities[key]
+
+    def _identify(self, run: RunConfig) -> set[str]:
         import torch
 
         from iceprobe.store.format import SHARD_IMAGES

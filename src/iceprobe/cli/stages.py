@@ -12,7 +12,7 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe
-from iceprobe.probes.registry import MODEL_VECTORS, probe_options
+from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,11 +114,7 @@ def check_fit(
         spec = parse_probe(text)
         source = spec.options.get("input", "")
         if spec.name == "knn" and source in MODEL_VECTORS and source not in shape.vectors:
-            known = " or ".join([*shape.vectors, "class", "mean"])
-            raise IceprobeError(
-                f"probe {text!r}: this backbone (or this layer of it) has no {source} output: "
-                f"take input={known}"
-            )
+            raise IceprobeError(f"probe {text!r}: {no_vector(source, shape.vectors)}")
         if spec.name != "knn":
             probes.build(
                 spec,
@@ -180,7 +176,6 @@ def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> N
 def show_finished(
     folder: RunFolder, identities: Callable[[], Collection[str]], resume: bool
 ) -> None:
-
     if not resume:
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run: choose another --output, or "

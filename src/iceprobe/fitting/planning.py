@@ -29,9 +29,11 @@ from iceprobe.fitting.selection import check_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
+from iceprobe.specs import unknown
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
 from iceprobe.store.memory import available_memory
+from iceprobe.store.pipeline import STORED, patch_bytes, token_layout
 from iceprobe.store.planning import read_speed
 
 if TYPE_CHECKING:
@@ -196,8 +198,9 @@ def plan_fit(
     ):
         if count is not None and count < 1:
             raise IceprobeError(f"{name}={count}: give at least 1")
-    if amp not in DTYPES or tokens not in DTYPES:
-        raise IceprobeError(f"amp={amp}, tokens={tokens}: take {', '.join(DTYPES)}")
+    for name, dtype, known in (("amp", amp, DTYPES), ("tokens", tokens, STORED)):
+        if dtype not in known:
+            raise IceprobeError(unknown(f"dtype for {name}", dtype, known))
     sizes = {name: min(size, limit or size) for name, size in sizes.items()}
     images = _learnt_from(sizes.get("train", 0), num_classes, shots, fraction)
     reported = sizes.get(split, 0)
@@ -238,7 +241,8 @@ def plan_fit(
     built = [shape.build(label) for label in trained]
     phases = phases_of(asked, len(trained), seeds, images, reported, num_classes)
     stored = StoredShape.of(backbone)
-    each = DTYPES[tokens].itemsize * stored.num_tokens * stored.dim
+    settings = Settings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
+    each = patch_bytes(token_layout(stored, settings))
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
@@ -251,8 +255,8 @@ def plan_fit(
     batch, refusal = images_per_step(asked, images), None
     if flops_per_second is not None:
         one, grid = (
-            _step(built, seeds * settings, batch, backbone, flops_per_second)
-            for settings in (1, _grid(asked))
+            _step(built, seeds * points, batch, backbone, flops_per_second)
+            for points in (1, _grid(asked))
         )
         steps, basis = Rehearsed(one, grid, 0, 0), f"at {flops_per_second / 1e12:g} TFLOP/s"
     else:
@@ -262,7 +266,7 @@ def plan_fit(
             asked,
             shape=shape,
             stored=stored,
-            settings=Settings(tokens=tokens),  # type: ignore[arg-type]
+            settings=settings,
             device=check_device(device),
             amp=DTYPES[amp],
         )

@@ -15,7 +15,7 @@ from iceprobe.fitting.protocols import UNSELECTED, get_protocol
 from iceprobe.knn.search import nearest
 from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.probes.registry import MODEL_VECTORS
+from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Parameters, Result
@@ -124,8 +124,7 @@ def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) ->
         raise IceprobeError(f"{str(spec)!r}: this backbone has no class token, write input=mean")
     if wanted in MODEL_VECTORS:
         if wanted not in split.shape.vectors:
-            known = " or ".join([*split.shape.vectors, "class", "mean"])
-            raise IceprobeError(f"{str(spec)!r}: this backbone has no such output, take {known}")
+            raise IceprobeError(f"{str(spec)!r}: {no_vector(str(wanted), split.shape.vectors)}")
         return split.vector(str(wanted))
     by_class = split.class_token is not None and not pooled_class
     if wanted == "class" or (wanted is None and by_class):

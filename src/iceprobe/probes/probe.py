@@ -17,6 +17,7 @@ from iceprobe.probes.registry import (
     MODEL_VECTORS,
     PROBES,
     VECTORS,
+    no_vector,
     parse_probe,
     probe_label,
     probe_options,
@@ -84,7 +85,7 @@ class Probe(nn.Module):
             return torch.cat([tokens.prefix, tokens.patches], 1)
         if self.input in MODEL_VECTORS:
             if self.input not in tokens.vectors:
-                raise IceprobeError(_no_vector(self.input, tokens.vectors))
+                raise IceprobeError(no_vector(self.input, tokens.vectors))
             return tokens.vectors[self.input][:, None]
         if tokens.class_token is None:
             raise IceprobeError(
@@ -180,7 +181,7 @@ def build(
     source = values.get("input") or ("class" if by_class else "mean")
     if source in MODEL_VECTORS:
         if source not in (vectors or {}):
-            raise IceprobeError(f"probe {probe_label(spec)!r}: {_no_vector(source, vectors or {})}")
+            raise IceprobeError(f"probe {probe_label(spec)!r}: {no_vector(source, vectors or {})}")
         dim = (vectors or {})[source]
     pooling = build_pooling(spec, dim, grid)
     if source in ("class", "class+patches") and not has_class:
@@ -189,13 +190,6 @@ def build(
             f"take input={'mean' if source == 'class' else 'patches'}"
         )
     return Probe(pooling, num_classes, input=source, batch_norm=values["batch_norm"])
-
-
-def _no_vector(name: str, vectors: Mapping[str, Any]) -> str:
-    known = [*vectors, "class", "mean"]
-    return (
-        f"this backbone (or this layer of it) has no {name} output: take input={' or '.join(known)}"
-    )
 
 
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -53,6 +53,12 @@ class ProbeEntry(Entry):
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_grid: bool = False
     variants: Mapping[str, str] = field(default_factory=dict)
+
+
+def no_vector(name: str, vectors: Iterable[str]) -> str:
+    """That a model (or this layer of it) doesn't make the vector ``name``, and what it has."""
+    known = " or ".join([*vectors, "class", "mean"])
+    return f"this backbone (or this layer of it) has no {name} output: take input={known}"
 
 
 def parse_probe(text: str) -> Spec:

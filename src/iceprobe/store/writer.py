@@ -4,7 +4,7 @@ import contextlib
 import errno
 import shutil
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -135,19 +135,18 @@ def extract_layers(
     )
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
-    paths = [find_finished(Path(root), one) or Path(root) / one.folder for one in wanted]
-    todo = [(p, one) for p, one in zip(paths, wanted, strict=True) if not _is_finished(p)]
+    finished = [find_finished(Path(root), one) for one in wanted]
+    paths = [path or Path(root) / one.folder for path, one in zip(finished, wanted, strict=True)]
+    todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
     _check_disk(todo)
     with contextlib.ExitStack() as locked:
-        for path, _ in sorted(todo):  # in one order, so that two processes can't wait in a ring
+        for path in sorted(todo):  # in one order, so that two processes can't wait in a ring
             locked.enter_context(exclusive(path))
-        manifests = {path: _resumed(path, one) for path, one in todo}
-        if manifests:
-            places = [manifests.get(path) for path in paths]
-            _fill(
-                [None if one is None else (path, one) for path, one in zip(paths, places, strict=True)],
-                backbone, dataset, target, workers, on_bad_image, progress,
-            )  # fmt: skip
+        if todo:
+            places = [
+                (path, _resumed(path, todo[path])) if path in todo else None for path in paths
+            ]
+            _fill(places, backbone, dataset, target, workers, on_bad_image, progress)
     stores = []
     for path in paths:
         sweep(path)
@@ -159,10 +158,6 @@ def extract_layers(
             )
         stores.append(store)
     return stores
-
-
-def _is_finished(path: Path) -> bool:
-    return (path / MANIFEST).exists() and read_manifest(path).finished
 
 
 def repair(
@@ -280,7 +275,7 @@ def _check_origin(
             )
 
 
-def _check_disk(todo: Sequence[tuple[Path, Manifest]]) -> None:
+def _check_disk(todo: Mapping[Path, Manifest]) -> None:
     """See that what is still to be written into these folders of one root fits.
 
     Raises:
@@ -290,9 +285,9 @@ def _check_disk(todo: Sequence[tuple[Path, Manifest]]) -> None:
         return
     needed = sum(
         bytes_missing(read_manifest(path) if (path / MANIFEST).exists() else wanted)
-        for path, wanted in todo
+        for path, wanted in todo.items()
     )
-    path = todo[0][0]
+    path = next(iter(todo))
     free = free_bytes(path)
     if needed > free:
         raise IceprobeError(
