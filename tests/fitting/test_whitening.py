@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from iceprobe.fitting.engine import Crowd, forward, predict
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.phases import _vectors
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from tests.fitting.conftest import PlantedSplit
 
@@ -135,3 +136,12 @@ def test_vectors_without_batch_norm_are_learned_as_they_are():
         (group,) = make_groups([Member(label, 1e-2, 0.0, 0)], shape, torch.device("cpu"), found)
         assert group.whitened is None
         assert not group.fixed_statistics
+
+
+def test_measuring_the_vectors_reads_no_patch_tokens(monkeypatch):
+    """Probes of both kinds share a feed; a streamed store would be read twice more for nothing."""
+    vectors, labels = ill_conditioned(60, 0)
+    split = PlantedSplit(vectors[:, None], vectors[:, None], labels.numpy())
+    feed = Feed(split, np.arange(60), {"mean", "patches"}, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(PlantedSplit, "patches", lambda *_: pytest.fail("patches were read"))
+    torch.testing.assert_close(torch.cat(list(_vectors(feed, "mean", 16))), vectors)

@@ -137,7 +137,8 @@ def run_phase(
 
 
 def _vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
-    return (batch.inputs[name] for batch in feed.in_order(batch_size))
+    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype)  # patches stay unread
+    return (batch.inputs[name] for batch in alone.in_order(batch_size))
 
 
 def _look(
