@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iceprobe.probes import pooling
+from iceprobe.probes import attend as attention
 
 QUERIES = (1, 12, 32, 64, 256, 630)
 
 
 def plain(tokens: Tensor, queries: Tensor) -> Tensor:
     """`attend` as it is where there is no kernel."""
-    return pooling._Attend.apply(tokens, queries, None)[0]
+    return attention._Attend.apply(tokens, None, queries)[0]
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -92,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     shape = (args.batch_size, args.tokens, args.dim)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not pooling.available(torch.empty(1, 1, 1, dtype=torch.bfloat16, device=device)):
+    if not attention.available(torch.empty(1, 1, 1, dtype=torch.bfloat16, device=device)):
         raise SystemExit("attend_gpu: needs a GPU of capability 8.0 or more, and Triton: not here")
 
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
+from iceprobe.probes.attend import attend, attention_weights, image_scores, image_sums
 from iceprobe.probes.layer_norm import token_rstd
-from iceprobe.probes.pooling import attend, attention_weights, image_scores, image_sums
 from iceprobe.tokens import Tokens
 
 D, N, GRID = 24, 10, (2, 5)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from iceprobe.probes import pooling
+from iceprobe.probes import attend as attention
 from iceprobe.probes.layer_norm import token_rstd
 
 pytest.importorskip("triton")
@@ -53,8 +53,8 @@ def kernels(monkeypatch):
     from iceprobe.probes import kernels
 
     calls, attend = [], kernels.attend
-    monkeypatch.setattr(pooling, "available", lambda tokens: True)
-    monkeypatch.setattr(pooling, "KERNELS_CHOSEN", True)
+    monkeypatch.setattr(attention, "available", lambda tokens: True)
+    monkeypatch.setattr(attention, "KERNELS_CHOSEN", True)
     monkeypatch.setattr(kernels, "attend", lambda *args: (calls.append(args), attend(*args))[1])
     yield calls
     assert calls
@@ -75,7 +75,7 @@ def check(tokens, queries, tolerance, epsilon=None):
     tokens = tokens.to(DEVICE)
     queries = queries.to(DEVICE, tokens.dtype).float().requires_grad_()
     rstd = None if epsilon is None else token_rstd(tokens, epsilon)
-    pooled = pooling.attend(tokens, queries, rstd)
+    pooled = attention.attend(tokens, queries, rstd)
     grad = torch.randn(pooled.shape).to(DEVICE, tokens.dtype).float()
     pooled.backward(grad)
 
@@ -109,7 +109,7 @@ def test_scores_around_40_and_a_mean_that_all_tokens_share(kernels, dtype):
     check(tokens, queries, TOLERANCES[dtype])
     mean = tokens.double().mean(1, keepdim=True)
     expected = formula(tokens.double(), queries.double(), None)
-    found = pooling.attend(tokens.to(DEVICE), queries.to(DEVICE)).double().cpu()
+    found = attention.attend(tokens.to(DEVICE), queries.to(DEVICE)).double().cpu()
     assert gap(found - mean, expected - mean) < 3 * TOLERANCES[dtype]
 
 
@@ -121,7 +121,7 @@ def test_a_rounded_p_costs_the_gradient_nothing(kernels, dtype):
     tokens = (torch.randn(2, 50, 64) + 5).to(dtype)
     queries = (torch.randn(6, 64) * 0.12 + 0.12).to(DEVICE, dtype).requires_grad_()
     grad = torch.randn(2, 6, 64).to(dtype)
-    pooling.attend(tokens.to(DEVICE), queries).backward(grad.to(DEVICE))
+    attention.attend(tokens.to(DEVICE), queries).backward(grad.to(DEVICE))
     exact = queries.detach().double().cpu().requires_grad_()
     formula(tokens.double(), exact, None).backward(grad.double())
     assert queries.grad.dtype == dtype
@@ -143,7 +143,7 @@ def test_scores_from_minus_40_to_40(kernels):
 def test_large_and_tiny_scores_stay_finite(kernels, scale):
     tokens, queries = torch.randn(2, 9, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
     queries.requires_grad_()
-    pooled = pooling.attend(tokens * scale, queries)
+    pooled = attention.attend(tokens * scale, queries)
     pooled.sum().backward()
     assert pooled.isfinite().all()
     assert queries.grad.isfinite().all()
@@ -161,7 +161,7 @@ def test_tokens_that_are_views(kernels, view):
 def test_a_query_that_diverged_stays_alone(kernels):
     tokens, queries = torch.randn(2, 19, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
     queries[1] = float("nan")
-    finite = pooling.attend(tokens, queries).isfinite()
+    finite = attention.attend(tokens, queries).isfinite()
     assert finite[:, [0, 2]].all()
     assert not finite[:, 1].any()
 
@@ -171,16 +171,16 @@ def test_no_weights_are_kept_for_the_backward_pass(kernels):
     tokens, queries = torch.randn(2, 19, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape), lambda t: t):
-        pooling.attend(tokens, queries.requires_grad_())
+        attention.attend(tokens, queries.requires_grad_())
     assert sorted(kept) == [(2, 3), (2, 3, 8), (2, 19, 8), (3, 8)]
 
 
 @runs_kernels
 def test_tokens_that_need_a_gradient_get_one(monkeypatch):
-    monkeypatch.setattr(pooling, "available", lambda tokens: True)
-    monkeypatch.setattr(pooling, "KERNELS_CHOSEN", True)
+    monkeypatch.setattr(attention, "available", lambda tokens: True)
+    monkeypatch.setattr(attention, "KERNELS_CHOSEN", True)
     tokens = torch.randn(2, 5, 8, device=DEVICE, requires_grad=True)
-    pooling.attend(tokens, torch.randn(3, 8, device=DEVICE)).square().sum().backward()
+    attention.attend(tokens, torch.randn(3, 8, device=DEVICE)).square().sum().backward()
     assert tokens.grad.abs().sum() > 0
 
 
@@ -202,13 +202,13 @@ def test_more_images_than_programs_on_a_gpu(kernels):
 @needs_gpu
 def test_what_is_available_on_a_gpu():
     tokens = torch.zeros(1, 2, 3, device="cuda")
-    assert pooling.available(tokens)
-    assert not pooling.available(tokens.double())
-    assert not pooling.available(tokens[:0])
+    assert attention.available(tokens)
+    assert not attention.available(tokens.double())
+    assert not attention.available(tokens[:0])
 
 
 def test_the_plain_path_elsewhere():
-    assert not pooling.available(torch.zeros(1, 2, 3))
+    assert not attention.available(torch.zeros(1, 2, 3))
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from iceprobe.errors import IceprobeError
-from iceprobe.probes.pooling import attend, attention_weights, check_divides, slice_values
+from iceprobe.probes.attend import attend, attention_weights
+from iceprobe.probes.pooling import check_divides, slice_values
 from tests.reference.probes import softmax
 
 

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
-from iceprobe.probes.pooling import QueryPooling, attend
+from iceprobe.probes.attend import attend
+from iceprobe.probes.pooling import QueryPooling
 from iceprobe.tokens import Tokens
 from tests.probes.cases import CASES, GRID, N
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import LayerReader
 from iceprobe.errors import IceprobeError
+from iceprobe.products import FastLinear
 from iceprobe.specs import parse_spec
 from iceprobe.tokens import Tokens
 
@@ -120,7 +121,7 @@ class Backbone(nn.Module):
     def forward_layers(self, images: Tensor) -> list[Tokens]:
         """Tokens of each of ``layers`` from one forward pass; otherwise as :meth:`forward`."""
         images = images.to(self._like.dtype)
-        with _evaluating(self.reader):
+        with _evaluating(self.reader), FastLinear():
             if isinstance(self.reader, LayerReader):
                 return self.reader.forward_layers(images)
             return [self.reader(images)]

@@ -16,8 +16,9 @@ from torch import Tensor
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.probes.attend import attend_together
 from iceprobe.probes.layer_norm import token_rstd
-from iceprobe.probes.pooling import QueryPooling, TokenStats, attend
+from iceprobe.probes.pooling import QueryPooling, TokenStats
 
 
 class Crowd:
@@ -41,16 +42,16 @@ class Crowd:
         self.groups, self.steps, self.warmup = groups, steps, warmup
         self.stops = stops or [steps] * len(groups)
         self.step = 0
+        alike: dict[tuple[float, float], list[Tensor]] = {}  # one fused step for each
+        for group in groups:
+            for member, view in zip(group.members, group.views, strict=True):
+                parameters = alike.setdefault((member.learning_rate, member.weight_decay), [])
+                parameters += view.values()
         self.optimizer = build_optimizer(
             optimizer,
             [
-                {
-                    "params": list(view.values()),
-                    "lr": member.learning_rate,
-                    "weight_decay": member.weight_decay,
-                }
-                for group in groups
-                for member, view in zip(group.members, group.views, strict=True)
+                {"params": parameters, "lr": rate, "weight_decay": decay}
+                for (rate, decay), parameters in alike.items()
             ],
         )
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -129,8 +130,7 @@ def _descriptors(
         rstd = None if norm is None else token_rstd(tokens, norm)
         stats = [_token_stats(group, tokens, training) for group in alike]
         queries = [group.queries(s) for group, s in zip(alike, stats, strict=True)]
-        wide = torch.cat(queries).to(tokens.dtype)
-        parts = attend(tokens, wide, rstd).split([len(q) for q in queries], dim=1)
+        parts = attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd)
         for group, part, s in zip(alike, parts, stats, strict=True):
             yield group, group.values(part, s)
     for group in reading:

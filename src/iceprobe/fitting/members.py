@@ -19,6 +19,7 @@ from iceprobe.probes import build, parse_probe
 from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
+from iceprobe.products import linears
 from iceprobe.store.format import Manifest
 
 
@@ -194,8 +195,7 @@ class Group:
             if training:
                 self._track(mean, var, y.shape[1])
             y = y * torch.rsqrt(var[:, None] + self.norm.eps)
-        # Weights first: so their gradient comes in their own layout, and needs no transposed copy.
-        return torch.baddbmm(bias[:, :, None], weight, y.mT).mT
+        return linears(y, weight) + bias[:, None]
 
     def hand_gradients(self) -> None:
         """Give the members' views their part of the stacked gradients, for the optimiser."""

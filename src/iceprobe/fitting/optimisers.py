@@ -62,11 +62,11 @@ class LARS(Optimizer):
     def _scale(gradients: list[Tensor], parameters: list[Tensor], group: dict[str, Any]) -> None:
         if group["weight_decay"]:
             torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-        for gradient, p_norm, g_norm in zip(
-            gradients, torch._foreach_norm(parameters), torch._foreach_norm(gradients), strict=True
-        ):
-            ratio = group["trust_coefficient"] * p_norm / g_norm
-            gradient.mul_(torch.where((p_norm > 0) & (g_norm > 0), ratio, 1.0))
+        p_norms = torch.stack(torch._foreach_norm(parameters))
+        g_norms = torch.stack(torch._foreach_norm(gradients))
+        ratios = group["trust_coefficient"] * p_norms / g_norms
+        ratios = torch.where((p_norms > 0) & (g_norms > 0), ratios, 1.0)
+        torch._foreach_mul_(gradients, list(ratios.unbind()))
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.folding import FoldedKeys, truncated_normal_
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
 from iceprobe.probes.mhca import fold_keys
-from iceprobe.probes.pooling import check_divides, image_scores, image_sums, slice_values
+from iceprobe.probes.pooling import check_divides, slice_values
 
 
 class CaiT(FoldedKeys):

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.errors import IceprobeError
+from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
-from iceprobe.probes.pooling import Pooling, check_divides, image_scores, image_sums, slice_values
+from iceprobe.probes.pooling import Pooling, check_divides, slice_values
 
 
 class CLIP(Pooling):

@@ -24,7 +24,7 @@ dS are rounded before the products that sum tokens. A rounded p makes c off by s
 by δ p, which a mean that all tokens share makes large; Σ_n dS_qn, zero but for δ, is therefore kept
 (``left``), and its product with p taken off the sum.
 
-This module needs Triton, and is imported where `iceprobe.probes.pooling.available` says so.
+This module needs Triton, and is imported where `iceprobe.probes.attend.available` says so.
 """
 
 from typing import Any
@@ -171,7 +171,7 @@ _tuned_forward, _tuned_backward = _tuned(_forward), _tuned(_backward)
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
-    """`iceprobe.probes.pooling.attend` for tokens that need no gradient.
+    """`iceprobe.probes.attend.attend` for tokens that need no gradient.
 
     Args:
         tokens: ``(B, N, D)``, bfloat16, float16 or float32, with a last stride of 1 or copied; B, N

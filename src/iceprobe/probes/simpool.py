@@ -13,9 +13,10 @@ never with N tokens. (Forming W_KᵀW_Q first would cost D³ a step, and pay fro
 import torch
 from torch import Tensor, nn
 
+from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.layer_norm import apply_norm, center, fold_norm, token_rstd
 from iceprobe.probes.linear import mean_tokens
-from iceprobe.probes.pooling import Pooling, check_divides, image_scores, image_sums
+from iceprobe.probes.pooling import Pooling, check_divides
 
 
 class SimPool(Pooling):

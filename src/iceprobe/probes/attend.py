@@ -1,0 +1,244 @@
+"""Attention over tokens that all queries share: ``p_q = Xᵀ softmax_N(X u_q)``.
+
+The four products of a training step (scores and pooled tokens; the gradient of the weights and that
+of the queries) are nearly all the time of a fit. Where the tokens need no gradient none is computed.
+Which way they are computed depends on the device and the dtype alone: kernels of our own on a GPU
+(`kernels.py`), image by image in float32 on an AMD processor (`_AttendByImage`), wide products
+elsewhere (`_Attend`).
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from iceprobe import products
+
+# The Triton kernels of `kernels.py` have run in Triton's interpreter only, never on a GPU: a fit must
+# not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and
+# benchmarks/attend_gpu.py has shown for which numbers of queries they pay.
+KERNELS_CHOSEN = False
+IMAGES_AT_ONCE = (
+    4  # whose tokens stay in a core's cache for one product; of 1, 4, 8, 16 the fastest
+)
+
+
+def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
+
+    Where the tokens need no gradient none is computed, and only tokens and weights are kept for
+    the backward pass; with the kernels (`KERNELS_CHOSEN`, `available`) not even the weights. Products are
+    in the dtype of the tokens (float32 where the processor has no fast products in it) and
+    accumulate in float32; so does the softmax.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        queries: ``(Q, D)``, scale included.
+        rstd: r, ``(B, N)``, where keys and values are the tokens times r (a LayerNorm, see
+            `iceprobe.probes.layer_norm`).
+
+    Returns:
+        ``(B, Q, D)`` in the dtype of ``queries``.
+    """
+    return attend_together(tokens, [queries], rstd)[0]
+
+
+def attend_together(
+    tokens: Tensor, queries: Sequence[Tensor], rstd: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """`attend` for several sets of queries, ``(Q_i, D)`` → ``(B, Q_i, D)``, in shared products."""
+    sizes = [len(q) for q in queries]
+    total = sum(sizes)
+    if tokens.requires_grad and torch.is_grad_enabled():
+        weights = attention_weights(tokens, torch.cat(list(queries)), rstd)
+        pooled = _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
+        return pooled.split(sizes, 1)
+    if KERNELS_CHOSEN and available(tokens) and total:
+        from iceprobe.probes import kernels
+
+        return kernels.attend(tokens, torch.cat(list(queries)), rstd).split(sizes, 1)
+    if products.onednn_pays(tokens, *queries, macs=tokens[:1].numel() * total):
+        return _AttendByImage.apply(tokens, rstd, *queries)[:-1]
+    return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, *queries)[:-1]
+
+
+def available(tokens: Tensor) -> bool:
+    """Whether `iceprobe.probes.kernels` can pool these tokens, where they need no gradient.
+
+    On CUDA devices of capability 8.0 on (bfloat16 products), with Triton installed; not in a graph
+    that is being exported or compiled, which has to run without them.
+    """
+    return (
+        tokens.is_cuda
+        and torch.version.hip is None
+        and tokens.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and tokens.numel() > 0
+        and not torch.compiler.is_compiling()
+        and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
+        and find_spec("triton") is not None
+    )
+
+
+def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """``softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``."""
+    dtype = torch.promote_types(tokens.dtype, queries.dtype)
+    scores = _rescale(tokens.to(dtype) @ queries.to(dtype).mT, rstd)
+    return torch.softmax(scores, 1).mT.to(queries.dtype)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention with gradients for the queries alone, in products over all images.
+
+    Scores lie as ``(B, N, Q)``: the first and the last of the four products are then single
+    ones over all B·N tokens, whatever B. Of five layouts this was the fastest or within the noise
+    for 32 to 630 queries (B=64, N=196, D=768, two cores of a Zen 4 with others at work; forward
+    and backward at Q=630 in ms, float32 / bfloat16: this 664 / 233, ``(Q, B, N)`` 668 / 237,
+    ``(B, Q, N)`` 684 / 275 and with the last product image by image 755 / 323, sixteen images at
+    a time 838 / 363).
+    """
+
+    @staticmethod
+    def forward(tokens: Tensor, rstd: Tensor | None, *queries: Tensor) -> tuple[Tensor, ...]:
+        wide = torch.cat(queries).to(tokens.dtype)
+        weights = torch.softmax(_scores(tokens, wide, rstd), 1)
+        pooled = _rescale(weights, rstd).mT @ tokens.to(weights.dtype)
+        parts = pooled.to(queries[0].dtype).split([len(q) for q in queries], 1)
+        return *parts, weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        tokens, rstd, *queries = inputs
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(tokens, output[-1], rstd)
+        ctx.sizes, ctx.dtype = [len(q) for q in queries], queries[0].dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        tokens, weights, rstd = ctx.saved_tensors
+        grad = tokens.new_empty(len(tokens), sum(ctx.sizes), tokens.shape[2])
+        parts = grad.split(ctx.sizes, 1)
+        for part, of_part in zip(parts, grads[:-1], strict=True):
+            part.copy_(of_part) if of_part is not None else part.zero_()
+        grad_weights = _rescale((tokens @ grad.mT).to(weights.dtype), rstd)
+        grad_scores = _rescale(_softmax_backward(grad_weights, weights, 1), rstd)
+        grad_queries = grad_scores.flatten(0, 1).mT @ tokens.flatten(0, 1).to(weights.dtype)
+        return None, None, *grad_queries.to(ctx.dtype).split(ctx.sizes)
+
+
+class _AttendByImage(torch.autograd.Function):
+    """The same by `products.linear`, which multiplies two matrices and no batches of them.
+
+    Products over all tokens are one; those with an image's own weights are one an image, and its
+    tokens and weights lie in the processor's cache. Weights are kept as ``(B, Q, N)``.
+    """
+
+    @staticmethod
+    def forward(tokens: Tensor, rstd: Tensor | None, *queries: Tensor) -> tuple[Tensor, ...]:
+        sizes = [len(q) for q in queries]
+        scores = products.linear(tokens.flatten(0, 1), torch.cat(queries))
+        scores = _rescale(scores.unflatten(0, tokens.shape[:2]), rstd)
+        weights = tokens.new_empty(len(tokens), sum(sizes), tokens.shape[1])
+        parts = [tokens.new_empty(len(tokens), size, tokens.shape[2]) for size in sizes]
+        for b, x in enumerate(tokens.unbind()):
+            a = torch.softmax(scores[b].mT, 1, out=weights[b])
+            pooled = products.linear(a if rstd is None else a * rstd[b], x.mT)
+            for part, of_image in zip(parts, pooled.split(sizes), strict=True):
+                part[b] = of_image
+        return *parts, weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        tokens, rstd, *queries = inputs
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(tokens, output[-1], rstd)
+        ctx.sizes = [len(q) for q in queries]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        tokens, weights, rstd = ctx.saved_tensors
+        parts = [
+            grad if grad is not None else tokens.new_zeros(len(tokens), size, tokens.shape[2])
+            for size, grad in zip(ctx.sizes, grads[:-1], strict=True)
+        ]
+        total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2])
+        scores = []
+        for b, x in enumerate(tokens.unbind()):
+            r = 1.0 if rstd is None else rstd[b]
+            grad_weights = products.linear(torch.cat([part[b] for part in parts]), x).mul_(r)
+            scores.append(_softmax_backward(grad_weights, weights[b], 1).mul_(r))
+            if len(scores) == IMAGES_AT_ONCE or b == len(tokens) - 1:
+                images = tokens[b + 1 - len(scores) : b + 1].flatten(0, 1)
+                total += products.linear(torch.cat(scores, 1), images.mT)
+                scores = []
+        return None, None, *total.split(ctx.sizes)
+
+
+def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """A ∘ (dA − Σ A ∘ dA), the sum over ``dim``, in one pass."""
+    return torch.ops.aten._softmax_backward_data(grad, weights, dim, weights.dtype)
+
+
+def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor) -> Tensor:
+    """Scores of r·x for poolings that put more keys beside the tokens or ask by image.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        queries: ``(Q, D)``, or ``(B, Q, D)`` where every image has its own.
+        rstd: r, ``(B, N)``.
+
+    Returns:
+        ``(B, Q, N)`` in the dtype of ``queries``. Autograd keeps the tokens themselves for the
+        backward pass, whatever the number of members, and gives them a gradient only where they
+        require one.
+    """
+    products = tokens.to(_product_dtype(tokens))
+    return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)
+
+
+def image_sums(tokens: Tensor, weights: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """Σ_n a_n x_n, or of r·x: ``(B, N, D)``, ``(B, Q, N)`` → ``(B, Q, D)``."""
+    products = tokens.to(_product_dtype(tokens))
+    return (_rescale(weights.mT, rstd).mT.to(products.dtype) @ products).to(weights.dtype)
+
+
+def _rescale(columns: Tensor, rstd: Tensor | None) -> Tensor:
+    """``(B, N, Q)`` times r of its token."""
+    return columns if rstd is None else columns * rstd[..., None].to(columns.dtype)
+
+
+def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
+    """``(B, N, Q)``, up to a constant a query where there is no r.
+
+    A product of narrow numbers rounds each score to 8 or 11 bits, and a mean that all tokens share
+    would use them up. The softmax doesn't see a constant, so the score of one image's mean
+    token is taken off inside the product, before it rounds; times r it is no constant any more,
+    and comes back in float32.
+    """
+    if tokens.dtype not in (torch.bfloat16, torch.float16) or not len(tokens):
+        return _rescale(tokens @ queries.mT, rstd)
+    with torch.no_grad():
+        shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
+    if queries.ndim == 3:
+        scores = torch.baddbmm(-shift[:, None], tokens, queries.mT)
+    else:
+        scores = torch.addmm(-shift, tokens.flatten(0, 1), queries.mT)
+        scores = scores.unflatten(0, tokens.shape[:2])
+    if rstd is None:
+        return scores
+    return _rescale(scores.float() + shift.float().unsqueeze(-2), rstd)
+
+
+def _product_dtype(tokens: Tensor) -> torch.dtype:
+    """The dtype in which products over ``tokens`` are fast on their device, never narrower."""
+    if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
+        return tokens.dtype
+    # torch.cpu.get_capabilities() says it publicly, but torch 2.10 hasn't got it yet.
+    fast = tokens.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
+    return tokens.dtype if fast else torch.float32
