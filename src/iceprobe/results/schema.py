@@ -129,7 +129,7 @@ class Result(_Model):
     settings_tried: Count = 1
     best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one
     early_stopping: EarlyStopping | None = None  # None: every setting ran to its end
-    diverged: list[Diverged] = []  # of all phases; those of the reported one have no value above
+    diverged: list[Diverged] = []  # in all phases; see lost_seeds
 
     parameters: Parameters
     flops: Flops
@@ -171,8 +171,8 @@ class Result(_Model):
 
     @property
     def lost_seeds(self) -> list[int]:
-        """Seeds that would have been reported but have diverged: the scores are without them."""
-        return sorted({one.seed for one in self.diverged if one.phase != "select"})
+        """Seeds that have diverged before they could be reported: the scores are without them."""
+        return sorted({one.seed for one in self.diverged} - set(self.seeds))
 
     @property
     def run(self) -> Path | None:
