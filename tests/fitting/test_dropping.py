@@ -57,7 +57,7 @@ def assert_same(group: Group, g: int, other: Group, h: int) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
 def test_who_stays_ends_as_if_nobody_had_gone(train, optimizer, float64):  # noqa: F811
     """Shared attention, groups of their own, whitened linear probes; a resume between two drops."""
-    probes = ["ep4", "aim4", "abmilp", "slot2", "mean_value", "linear", "linear?input=mean", *FOLDED[:3]]  # fmt: skip
+    probes = ["ep4", "aim4", "abmilp", FOLDED[0], "mean_value", "linear"]
     members = [Member(p, RATES[optimizer], 0.01, seed) for p in probes for seed in range(4)]
     batches = [b for e in (0, 1) for b in feed_of(train).shuffled(32, seed=0, epoch=e)]
     straight, thinned = (crowd_of(members, train, optimizer) for _ in range(2))
@@ -97,14 +97,15 @@ def poison(group: Group, places: list[int]) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
 def test_nan_in_one_member_reaches_no_other(train, optimizer, float64):  # noqa: F811
     """Of every probe one member of three is NaN in all its weights from the first step on."""
+    probes = [*PROBES, *FOLDED] if optimizer == "adamw" else ["ep4", "aim4", "abmilp", "linear"]
 
     def members(seeds: tuple[int, ...]) -> list[Member]:
-        return [Member(p, RATES[optimizer], 0.01, s) for p in PROBES + FOLDED for s in seeds]
+        return [Member(p, RATES[optimizer], 0.01, s) for p in probes for s in seeds]
 
     ill, well = (crowd_of(members(seeds), train, optimizer) for seeds in ((0, 1, 2), (0, 2)))
     for group in ill.groups:
         poison(group, [1])
-    for batch in feed_of(train).shuffled(32, seed=0, epoch=0):
+    for batch in feed_of(train).shuffled(50, seed=0, epoch=0):
         for losses in ill.train_step(batch):
             assert losses.isfinite().tolist() == [True, False, True]
         well.train_step(batch)
@@ -161,12 +162,12 @@ def test_a_setting_that_diverges_is_never_chosen(store, tmp_path, ill, caplog):
     assert [(r.epoch, r.eval_accuracy, r.diverged) for r in rows] == [(1, None, True)]
 
 
-def test_a_learning_rate_of_1e30_really_diverges(store, tmp_path):
-    settings = FIT | dict(learning_rates=[3e-3, 1e30])
+def test_a_learning_rate_of_1e38_really_diverges(store, tmp_path):
+    settings = FIT | dict(learning_rates=[3e-3, 1e38])
     results = iceprobe.fit(store, ["ep4", "linear", "block"], output=tmp_path / "run", **settings)
     for result in results:
         assert result.selected["learning_rate"] == 3e-3
-        assert {(one.learning_rate, one.phase) for one in result.diverged} == {(1e30, "select")}
+        assert {(one.learning_rate, one.phase) for one in result.diverged} == {(1e38, "select")}
         assert {one.seed for one in result.diverged} == {0, 1, 2}
 
 
@@ -186,7 +187,7 @@ def test_a_seed_that_diverges_in_the_refit_is_left_out_and_named(store, tmp_path
     for name in ep.files.probes:
         assert all(t.isfinite().all() for t in load_file(tmp_path / "run" / name).values())
     assert "ep4: seed 1 diverged and is left out" in to_markdown([knn, linear, ep])
-    page = report(tmp_path / "run", tmp_path / "report.html").read_text()
+    page = report(read_results(tmp_path / "run"), tmp_path / "report.html", images=0).read_text()
     assert "<b>Diverged.</b> EP4: seed 1 of 3" in page
     assert compare_pair(ep, linear).difference.mean == pytest.approx(
         ep.top1.mean - linear.top1.mean, abs=1e-6
@@ -196,14 +197,14 @@ def test_a_seed_that_diverges_in_the_refit_is_left_out_and_named(store, tmp_path
 def test_a_probe_all_of_which_diverges_takes_no_other_along(store, tmp_path, ill, caplog):
     for phase in ("select", "refit", "paper"):
         settings = FIT | dict(protocol="paper" if phase == "paper" else "heldout")
+        caplog.clear()
         ill(phase, lambda m: m.probe == "ep4")
         with caplog.at_level(logging.ERROR, "iceprobe"):
             results = iceprobe.fit(store, ["ep4", "linear"], output=tmp_path / phase, **settings)
         assert [r.probe for r in results] == ["linear"]
         assert content(read_results(tmp_path / phase)) == content(results)
         says = "every member of ep4 has diverged: give smaller --learning-rates"
-        assert caplog.messages == [says]
-        caplog.clear()
+        assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [says]
         with pytest.raises(IceprobeError, match=says):
             iceprobe.fit(store, ["ep4"], output=tmp_path / f"{phase} alone", **settings)
         ill(phase, lambda m: False)
@@ -284,7 +285,7 @@ def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
         last = {r.learning_rate: 8 for r in rows}
         for stopped in early.stopped:
             told += 1
-            assert stopped.learning_rate in (1e-6, 3e-6)
+            assert stopped.learning_rate != other.selected["learning_rate"]
             assert stopped.seeds == [0, 1]
             last[stopped.learning_rate] = stopped.epoch
         mine = [r for r in rows if r.probe == other.probe]
@@ -293,11 +294,12 @@ def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
         assert len(best) == 4
         assert other.best_minus_median == pytest.approx(max(best) - np.median(best))
     assert told >= 4
-    page = report(tmp_path / "run", tmp_path / "report.html").read_text()
+    page = report(read_results(tmp_path / "run"), tmp_path / "report.html", images=0).read_text()
     assert "stopped early</span>" in page
     assert "Early stopping: after a quarter and a half of the epochs" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["heldout", "paper"])
 def test_a_fit_killed_after_members_were_dropped_ends_as_one_that_was_not(
     store, tmp_path, monkeypatch, ill, protocol

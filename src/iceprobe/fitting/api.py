@@ -253,19 +253,20 @@ def _fit(
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         state = folder / STATE_FILE.format(r) if folder else None
         told = _counted(progress, r, len(views))
-        results, more, lost = repetition(view, request, mine, run_seed + r, state, told)
+        results, more, gone = repetition(view, request, mine, run_seed + r, state, told)
         rounds += results
         rows += more
-        for label, members in lost.items():
+        for label, members in gone.items():
             diverged.setdefault(label, []).extend(members)
-    results = []
-    for label in request.labels:
-        if of_one := [result for result in rounds if result.probe == label]:
-            results.append(of_one[0] if replicates is None else merged(of_one))
-        else:
-            log.error("%s", all_diverged([label]))
-    if not results:
-        raise IceprobeError(all_diverged(request.labels))
+    by_probe = {label: [r for r in rounds if r.probe == label] for label in request.labels}
+    lost = [label for label, found in by_probe.items() if not found]
+    if len(lost) == len(by_probe):
+        raise IceprobeError(all_diverged(lost))
+    if lost:
+        log.error("%s", all_diverged(lost))
+    results = [
+        found[0] if replicates is None else merged(found) for found in by_probe.values() if found
+    ]
     for result in results:
         result.shots, result.fraction = shots, fraction
         result.diverged = diverged.get(result.probe, [])

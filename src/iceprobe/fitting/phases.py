@@ -319,8 +319,7 @@ def _remember(phase: Phase, description: dict[str, Any]) -> None:
     phase.epoch, phase.seconds = description["epoch"], description["seconds"]
     phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
     phase.dropped = [
-        Dropped(Member(**one["member"]), one["epoch"], one["why"])
-        for one in description["dropped"]
+        Dropped(Member(**one["member"]), one["epoch"], one["why"]) for one in description["dropped"]
     ]
 
 

@@ -25,7 +25,9 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: float  # mean cross-entropy over the epoch; nan or inf where a member diverged: its last
+    train_loss: (
+        float  # mean cross-entropy over the epoch; not finite: it has diverged and ends here
+    )
     eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
 
     @property
