@@ -101,10 +101,6 @@ class Phase:
         gone = {dropped.member for dropped in self.dropped}
         return [member for member in self.members if member not in gone]
 
-    def group(self, probe: str) -> Group | None:
-        """The group of a probe, if some of its members go on."""
-        return next((g for g in self.groups if g.members[0].probe == probe), None)
-
 
 def run_phase(
     phase: Phase,
@@ -160,8 +156,8 @@ def run_phase(
     while active := crowd.active:
         sums = [torch.zeros(len(group), device=setting.device) for group in active]
         for batch in train.shuffled(batch_size, setting.run_seed, phase.epoch):
-            for running, losses in zip(sums, crowd.train_step(batch), strict=True):
-                running += losses * len(batch.labels)
+            for running, here in zip(sums, crowd.train_step(batch), strict=True):
+                running += here * len(batch.labels)
             setting.progress(phase.name, crowd.step, total)
         phase.epoch += 1
         losses = {
