@@ -308,3 +308,36 @@ def test_killed_run_goes_on_and_ends_the_same(iceprobe, quick, tmp_path, fractio
     assert contents(whole / "features") == contents(killed / "features")
     assert numbers(the_run(whole)) == numbers(the_run(killed))
     assert contents(the_run(whole) / "probes") == contents(the_run(killed) / "probes")
+
+
+def test_halving_is_an_option_a_key_and_part_of_the_result(iceprobe, quick, tmp_path):
+    options = [*quick[:-1], "4", "--probe", "ep4", "--learning-rates", "1e-7,1e-2", "--halving"]
+    assert iceprobe("run", *options, "--output", "runs/a").code == 0
+    assert yaml.safe_load(Path("runs/a/config.yaml").read_text())["halving"] is True
+    (result,) = read_results("runs/a")
+    assert result.early_stopping.rungs == [1, 2]
+    assert "Early stopping: " in Path("runs/a/report.html").read_text()
+    assert iceprobe("run", "runs/a/config.yaml", "output=runs/b").code == 0
+    assert numbers(Path("runs/b")) == numbers(Path("runs/a"))
+    (store,) = Path("features").iterdir()
+    fit = ["fit", store, *options[4:-1]]
+    assert iceprobe(*fit, "--halving", "--output", "runs/c").code == 0
+    assert numbers(Path("runs/c")) == numbers(Path("runs/a"))
+    for off, name in ([], "d"), (["--no-halving"], "e"):
+        assert iceprobe(*fit, *off, "--output", f"runs/{name}").code == 0
+        assert read_results(f"runs/{name}")[0].early_stopping is None
+    planned = iceprobe("plan", *options)
+    assert (planned.code, "at most" in planned.out) == (0, True)
+
+
+def test_a_probe_that_diverges_whole_is_told_after_the_others_are_shown(iceprobe, quick):
+    options = [*quick, "--probe", "knn", "--probe", "ep4", "--learning-rates", "1e38"]
+    for _ in range(2):  # run, then show what is there
+        ended = iceprobe("run", *options, "--output", "runs/a")
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert "every member of ep4 has diverged: give smaller --learning-rates" in ended.err
+        assert "knn" in ended.out
+        assert ended.out.splitlines()[-1].endswith("report.html")
+    assert [result.probe for result in read_results("runs/a")] == ["knn"]
+    log = Path("runs/a/log.txt").read_text()
+    assert "ep4, learning rate 1e+38, weight decay 0, seed 0 diverged in epoch" in log

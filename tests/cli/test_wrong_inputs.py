@@ -232,6 +232,10 @@ WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
         ["--learning-rates", "high", "number"],
     ),
     "weight decays": (flag("--weight-decays", "0,-1"), ["--weight-decays", "-1", "equal to 0"]),
+    "halving under paper": (
+        lambda d: [*d.run("linear"), "--protocol", "paper", "--halving"],
+        ["halving", "'paper'", "heldout"],
+    ),
     "file without store": (
         lambda d: ["fit", *d.yaml("seeds: 1")[1:]],
         ["no store", "store=VALUE"],

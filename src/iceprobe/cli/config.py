@@ -146,6 +146,7 @@ class FitConfig(_Config):
     learning_rates: Rates | None = None  # the grid
     min_steps: Annotated[int, Field(ge=0)] | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
+    halving: bool = False  # settings that are clearly beaten stop early
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory
     output: Path | None = None

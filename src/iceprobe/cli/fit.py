@@ -29,6 +29,7 @@ def fit(
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
     weight_decays: options.WeightDecays = None,
+    halving: options.Halving = None,
     device: options.Device = None,
     memory: options.Memory = None,
     resume: options.Resume = True,

@@ -82,6 +82,14 @@ LearningRates = Annotated[
 WeightDecays = Annotated[
     str | None, _option("--weight-decays", "The grid, such as 0,1e-4 (the protocol's).", _HOW)
 ]
+Halving = Annotated[
+    bool | None,
+    _option(
+        "--halving/--no-halving",
+        "Stop settings early that held-out images show clearly beaten (off).",
+        _HOW,
+    ),
+]
 ForwardBatchSize = Annotated[
     int | None,
     _option("--forward-batch-size", "Images a forward pass of the backbone (64).", _HOW),

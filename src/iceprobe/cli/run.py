@@ -42,6 +42,7 @@ def run(
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
     weight_decays: options.WeightDecays = None,
+    halving: options.Halving = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,

@@ -11,7 +11,7 @@ from iceprobe.cli.config import FitConfig, RunConfig
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.errors import IceprobeError
-from iceprobe.probes import parse_probe
+from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def _fit(
         learning_rates=config.learning_rates,
         weight_decays=config.weight_decays,
         min_steps=config.min_steps,
+        halving=config.halving,
         output=config.output,
         memory=config.memory,
         device=config.device,
@@ -209,6 +210,11 @@ def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Resu
 
 
 def show(results: Sequence["Result"], folder: RunFolder) -> None:
+    """The table and the report's path.
+
+    Raises:
+        IceprobeError: after them, if a probe that was asked for has no result.
+    """
     from iceprobe.results import to_rich, to_rich_matrix
 
     first = results[0]
@@ -216,6 +222,12 @@ def show(results: Sequence["Result"], folder: RunFolder) -> None:
     title = f"{first.backbone} on {first.dataset}, protocol {first.protocol}" if one else None
     console.print(to_rich(results, title=title) if one else to_rich_matrix(results))
     console.print(str(Path(folder.report).resolve()), markup=False, soft_wrap=True)
+    found = {result.probe for result in results}
+    asked = [probe_label(parse_probe(text)) for text in folder.config.probe]
+    if lost := [label for label in asked if label not in found]:
+        from iceprobe.fitting.checks import all_diverged
+
+        raise IceprobeError(all_diverged(lost))
 
 
 def extraction_options(config: RunConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ data set in memory and leaves nothing, for a look every few epochs of pre-traini
 """
 
 import itertools
+import logging
 import re
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from safetensors.torch import save
 
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.checks import check_device, check_output
+from iceprobe.fitting.checks import all_diverged, check_device, check_output
 from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
@@ -25,10 +26,11 @@ from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.replicates import merged
-from iceprobe.results.schema import Files, Result
+from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
 
+log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 STATE_FILE = "state-{}.safetensors"  # of each replicate
 
@@ -49,6 +51,7 @@ def fit(
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
+    halving: bool = False,
     output: str | Path | None = None,
     split: str = "test",
     memory: int | None = None,
@@ -76,6 +79,8 @@ def fit(
         epochs, batch_size, learning_rates, weight_decays: in place of the protocol's own.
         min_steps: steps that a fit takes at least, the epochs are raised to it; by default the
             protocol's, and 0 where ``epochs`` is given.
+        halving: stop settings that are clearly beaten on the held-out images after a quarter or a
+            half of the epochs of selection; the results say which. Not under ``"paper"``.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
         memory: budget in bytes for tokens held in memory; they are streamed beyond it.
@@ -87,10 +92,13 @@ def fit(
         command: to be written into the results; by default this process's own.
 
     Returns:
-        One result a probe, in the order asked for; written to ``output`` as well.
+        One result a probe, in the order asked for; written to ``output`` as well. Seeds that have
+        diverged are left out of its scores and named in ``diverged``; a probe of which no member
+        got to the end has no result, and an error is logged.
 
     Raises:
-        IceprobeError: for what the caller can put right, before anything is written.
+        IceprobeError: for what the caller can put right, before anything is written; or if there
+            is no result at all.
     """
     folder = Path(output) if output is not None else _new_run(store, protocol)
     if folder.exists() and not folder.is_dir():
@@ -108,6 +116,7 @@ def fit(
                     learning_rates=learning_rates,
                     weight_decays=weight_decays,
                     min_steps=min_steps,
+                    halving=halving,
                 ),
                 split=split,
                 memory=memory,
@@ -144,6 +153,7 @@ def probe(
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
+    halving: bool = False,
     split: str = "test",
     limit: int | None = None,
     device: str | None = None,
@@ -180,6 +190,7 @@ def probe(
             learning_rates=learning_rates,
             weight_decays=weight_decays,
             min_steps=min_steps,
+            halving=halving,
         ),
         split=split,
         memory=None,
@@ -236,18 +247,29 @@ def _fit(
         ]
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         check(view, request, mine, run_seed + r)
-    rounds, rows = [], []
+    rounds: list[Result] = []
+    rows: list[CurveRow] = []
+    diverged: dict[str, list[Diverged]] = {}
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         state = folder / STATE_FILE.format(r) if folder else None
         told = _counted(progress, r, len(views))
-        results, more = repetition(view, request, mine, run_seed + r, state, told)
-        rounds.append(results)
+        results, more, gone = repetition(view, request, mine, run_seed + r, state, told)
+        rounds += results
         rows += more
-    results = rounds[0]
-    if replicates is not None:
-        results = [merged(of_one_probe) for of_one_probe in zip(*rounds, strict=True)]
+        for label, members in gone.items():
+            diverged.setdefault(label, []).extend(members)
+    by_probe = {label: [r for r in rounds if r.probe == label] for label in request.labels}
+    lost = [label for label, found in by_probe.items() if not found]
+    if len(lost) == len(by_probe):
+        raise IceprobeError(all_diverged(lost))
+    if lost:
+        log.error("%s", all_diverged(lost))
+    results = [
+        found[0] if replicates is None else merged(found) for found in by_probe.values() if found
+    ]
     for result in results:
         result.shots, result.fraction = shots, fraction
+        result.diverged = diverged.get(result.probe, [])
     return results, rows
 
 

@@ -96,6 +96,11 @@ def check_training_images(
         )
 
 
+def all_diverged(labels: Sequence[str]) -> str:
+    """What is said of probes without a member that got to the end."""
+    return f"every member of {', '.join(labels)} has diverged: give smaller --learning-rates"
+
+
 def check_output(folder: Path, ours: set[str]) -> None:
     """Refuse a folder whose content a fit would overwrite.
 

@@ -7,15 +7,16 @@ Members don't touch each other: a sum of losses has each member's own gradient, 
 shared products belongs to one query. So a member trained in a crowd ends where it ends alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Group
-from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
 from iceprobe.probes.attend import attend_together
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats
@@ -42,19 +43,44 @@ class Crowd:
         self.groups, self.steps, self.warmup = groups, steps, warmup
         self.stops = stops or [steps] * len(groups)
         self.step = 0
+        self._name = optimizer
+        self.optimizer = self._build_optimizer()
+
+    def _build_optimizer(self) -> Optimizer:
         alike: dict[tuple[float, float], list[Tensor]] = {}  # one fused step for each
-        for group in groups:
+        for group in self.groups:
             for member, view in zip(group.members, group.views, strict=True):
                 parameters = alike.setdefault((member.learning_rate, member.weight_decay), [])
                 parameters += view.values()
-        self.optimizer = build_optimizer(
-            optimizer,
+        optimizer = build_optimizer(
+            self._name,
             [
                 {"params": parameters, "lr": rate, "weight_decay": decay}
                 for (rate, decay), parameters in alike.items()
             ],
         )
-        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
+
+    def keep(self, places: Sequence[Sequence[int]]) -> None:
+        """Go on with the members at ``places`` of each group; a group left without any goes.
+
+        What stays is trained as if the others were still there.
+        """
+        going = [
+            one for one in zip(self.groups, self.stops, places, strict=True) if len(one[2]) > 0
+        ]
+        heirs: list[tuple[Tensor, Tensor]] = []
+        for group, _, mine in going:
+            before = [group.views[g] for g in mine]
+            if len(mine) < len(group):
+                group.keep(mine)
+            for old, new in zip(before, group.views, strict=True):
+                heirs += zip(old.values(), new.values(), strict=True)
+        self.groups, self.stops = [group for group, _, _ in going], [stop for _, stop, _ in going]
+        if going:
+            earlier, self.optimizer = self.optimizer, self._build_optimizer()
+            hand_over(earlier, self.optimizer, heirs)
 
     @property
     def active(self) -> list[Group]:

@@ -6,7 +6,7 @@ axis, so that one batched product serves them all.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -86,6 +86,7 @@ class Group:
             probe without batch norm.
         fixed_statistics: whether the running ones are those of all training images already, and
             serve in training too.
+        views: the members one by one, as views of the stacked tensors, for the optimiser.
         whitened: the name of a weight that is learned in whitened coordinates, and the matrix
             that its parameter is multiplied by (see `fitting/whitening.py`).
     """
@@ -128,11 +129,7 @@ class Group:
         if whitening is not None and self.fixed_statistics:
             self.running_mean += whitening.mean.to(device)
             self.running_var *= whitening.std.to(device).square()
-        #: Members one by one, as views of the stacked tensors, for the optimiser.
-        self.views = [
-            {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
-            for g in range(len(members))
-        ]
+        self.views = self._views()
 
     def __len__(self) -> int:
         return len(self.members)
@@ -209,6 +206,24 @@ class Group:
             for view in self.views:
                 view[name].grad = None
 
+    @torch.no_grad()
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the members at ``places`` only; each is as it was."""
+        index = torch.tensor(places, device=self.running_mean.device)
+        self.members = [self.members[g] for g in places]
+        self.parameters = {
+            name: t.detach()[index].requires_grad_() for name, t in self.parameters.items()
+        }
+        if not self.shares_attention:
+            self.buffers = {name: buffer[index] for name, buffer in self.buffers.items()}
+        self.running_mean, self.running_var = self.running_mean[index], self.running_var[index]
+        self.views = self._views()
+
+    def finite(self) -> Tensor:
+        """Whether all that a member has learned is finite, ``(G,)``."""
+        learned = [*self.parameters.values(), self.running_mean, self.running_var]
+        return torch.stack([t.detach().flatten(1).isfinite().all(1) for t in learned]).all(0)
+
     def probe(self, g: int) -> Probe:
         """Member ``g`` as an ordinary module, a copy."""
         probe = copy.deepcopy(self.template)
@@ -229,6 +244,12 @@ class Group:
         buffers = {f"buffer.{n}": b for n, b in self.buffers.items()}
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
         return {**state, **buffers, **running}
+
+    def _views(self) -> list[dict[str, nn.Parameter]]:
+        return [
+            {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
+            for g in range(len(self))
+        ]
 
     def _each(self, method: str, in_dims: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """``pooling.method`` over the member axis of the parameters."""

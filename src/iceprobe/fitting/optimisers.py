@@ -82,6 +82,17 @@ def build_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
 
 
+def hand_over(old: Optimizer, new: Optimizer, heirs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Give the moments of parameters of ``old`` to those of ``new`` that go on in their place.
+
+    Args:
+        heirs: pairs of a parameter of ``old`` and the one of ``new``.
+    """
+    for parameter, heir in heirs:
+        if parameter in old.state:
+            new.state[heir] = old.state[parameter]
+
+
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     """Factor of the peak learning rate at ``step`` of ``steps``: linear rise, half-cosine to 0."""
     if step < warmup:

@@ -4,9 +4,11 @@
 look at the test split; `paper` has one, and looks at the reported split after every epoch.
 """
 
+import logging
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.engine import Crowd, predict
 from iceprobe.fitting.feed import Feed, split_batches
+from iceprobe.fitting.halving import clearly_beaten
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.fitting.whitening import whitening
@@ -26,6 +29,7 @@ from iceprobe.results.curves import CurveRow
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+log = logging.getLogger("iceprobe")
 
 
 @dataclass
@@ -50,6 +54,21 @@ class Best:
     top: Tensor
     probes: list[Probe]
 
+    def keep(self, places: Sequence[int]) -> "Best":
+        """Of the members at ``places`` only."""
+        index = list(places)
+        probes = [self.probes[g] for g in index]
+        return Best(self.accuracy[index], self.epoch[index], self.top[index], probes)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A member that no longer learns since the end of ``epoch``."""
+
+    member: Member
+    epoch: int
+    why: str  # "diverged" or "beaten"
+
 
 @dataclass
 class Phase:
@@ -61,6 +80,9 @@ class Phase:
         stops: probe → epoch at which its members stop; the schedule keeps its full horizon.
         rows: one a member and epoch.
         seconds: of training and evaluation, over all sessions.
+        dropped: members that ended before their stop; the groups go on without them.
+        groups: of the members that go on; a probe with none has no group.
+        best: of each group, where it is kept.
     """
 
     name: str
@@ -69,8 +91,15 @@ class Phase:
     epoch: int = 0
     rows: list[CurveRow] = field(default_factory=list)
     seconds: float = 0.0
+    dropped: list[Dropped] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     best: list[Best] = field(default_factory=list)
+
+    @property
+    def going(self) -> list[Member]:
+        """The members that weren't dropped."""
+        gone = {dropped.member for dropped in self.dropped}
+        return [member for member in self.members if member not in gone]
 
 
 def run_phase(
@@ -80,6 +109,7 @@ def run_phase(
     evaluate_on: Feed | None,
     *,
     keep_best: bool = False,
+    rungs: Collection[int] = (),
     before: list[dict[str, Any]] | None = None,
     saved: Saved | None = None,
 ) -> None:
@@ -91,6 +121,7 @@ def run_phase(
         train: the images to learn from.
         evaluate_on: the images to look at after each epoch.
         keep_best: keep each member as it was after its best epoch there.
+        rungs: epochs after which settings that are clearly beaten there stop.
         before: finished phases, as :func:`describe` gives them, for the checkpoint.
         saved: what :meth:`Checkpoint.load` gave.
     """
@@ -103,7 +134,12 @@ def run_phase(
         for name in train.inputs
         if name in VECTORS and shrinkage is not None
     }
-    phase.groups = make_groups(phase.members, setting.shape, setting.device, whitenings)
+    resumed = saved if saved is not None and saved.phase["name"] == phase.name else None
+    if resumed is not None:
+        _remember(phase, resumed.phase)
+    if not phase.going:
+        return
+    phase.groups = make_groups(phase.going, setting.shape, setting.device, whitenings)
     stops = [phase.stops.get(g.members[0].probe, protocol.epochs) for g in phase.groups]
     crowd = Crowd(
         phase.groups,
@@ -112,25 +148,32 @@ def run_phase(
         warmup=round(min(protocol.warmup_epochs, protocol.epochs / 2) * steps_an_epoch),
         stops=[stop * steps_an_epoch for stop in stops],
     )
-    if saved is not None and saved.phase["name"] == phase.name:
-        _restore(phase, crowd, setting, saved)
+    if resumed is not None:
+        _restore(phase, crowd, setting, resumed)
 
-    total = max(stops) * steps_an_epoch
+    total = max(phase.stops.get(m.probe, protocol.epochs) for m in phase.members) * steps_an_epoch
     began = last_saved = time.monotonic()
-    while phase.epoch < max(stops):
-        active = crowd.active
+    while active := crowd.active:
         sums = [torch.zeros(len(group), device=setting.device) for group in active]
         for batch in train.shuffled(batch_size, setting.run_seed, phase.epoch):
-            for running, losses in zip(sums, crowd.train_step(batch), strict=True):
-                running += losses * len(batch.labels)
+            for running, here in zip(sums, crowd.train_step(batch), strict=True):
+                running += here * len(batch.labels)
             setting.progress(phase.name, crowd.step, total)
         phase.epoch += 1
-        losses_of = {id(g): (s / len(train)).tolist() for g, s in zip(active, sums, strict=True)}
-        _look(phase, setting, active, losses_of, evaluate_on, batch_size, keep_best)
+        losses = {
+            member: loss
+            for group, running in zip(active, sums, strict=True)
+            for member, loss in zip(group.members, (running / len(train)).tolist(), strict=True)
+        }
+        _drop_diverged(phase, crowd, active, losses)
+        looked_at = [group for group in active if group in crowd.groups]
+        right = _look(phase, setting, looked_at, losses, evaluate_on, batch_size, keep_best)
+        if phase.epoch in rungs:
+            _drop_beaten(phase, crowd, right)
 
         now = time.monotonic()
         phase.seconds, began = phase.seconds + now - began, now
-        if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or phase.epoch == max(stops):
+        if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or not crowd.active:
             tensors = crowd.state() | _best_state(phase)
             setting.checkpoint.save(Saved(tensors, describe(phase), before or []))
             last_saved = time.monotonic()
@@ -145,34 +188,94 @@ def _look(
     phase: Phase,
     setting: Setting,
     groups: list[Group],
-    losses: dict[int, list[float]],
+    losses: Mapping[Member, float],
     feed: Feed | None,
     batch_size: int,
     keep_best: bool,
-) -> None:
-    """Evaluate ``groups`` after an epoch: a row a member, and the best kept."""
-    accuracies: list[np.ndarray | None] = [None] * len(groups)
-    if feed is not None:
+) -> dict[Member, np.ndarray]:
+    """Evaluate ``groups`` after an epoch: a row a member, and the best kept.
+
+    Returns:
+        Which images each member is right on, ``(n,)``.
+    """
+    right: dict[Member, np.ndarray] = {}
+    if feed is not None and groups:
         top = min(5, setting.shape.num_classes) if keep_best else 1
         tops = predict(groups, feed.in_order(batch_size), top)
-        right = [t[..., 0] == feed.labels.cpu() for t in tops]
-        accuracies = [r.double().mean(1).numpy() for r in right]
+        labels = feed.labels.cpu()
+        for group, t in zip(groups, tops, strict=True):
+            right |= zip(group.members, (t[..., 0] == labels).numpy(), strict=True)
         if keep_best:
+            accuracies = [np.array([right[m].mean() for m in g.members]) for g in groups]
             _keep_best(phase, groups, accuracies, tops)
-    for group, accuracy in zip(groups, accuracies, strict=True):
-        for g, member in enumerate(group.members):
-            phase.rows.append(
-                CurveRow(
-                    probe=member.probe,
-                    seed=member.seed,
-                    learning_rate=member.learning_rate,
-                    weight_decay=member.weight_decay,
-                    phase=phase.name,
-                    epoch=phase.epoch,
-                    train_loss=losses[id(group)][g],
-                    eval_accuracy=None if accuracy is None else float(accuracy[g]),
-                )
-            )
+    for group in groups:
+        for member in group.members:
+            accuracy = float(right[member].mean()) if member in right else None
+            phase.rows.append(_row(phase, member, losses[member], accuracy))
+    return right
+
+
+def _row(phase: Phase, member: Member, loss: float, accuracy: float | None) -> CurveRow:
+    return CurveRow(
+        **asdict(member),
+        phase=phase.name,
+        epoch=phase.epoch,
+        train_loss=loss,
+        eval_accuracy=accuracy,
+    )
+
+
+def _drop_diverged(
+    phase: Phase, crowd: Crowd, groups: Sequence[Group], losses: Mapping[Member, float]
+) -> None:
+    """Go on without the members whose loss or weights aren't finite; their last row says so."""
+    finite = {
+        member
+        for group in groups
+        for member, fine in zip(group.members, group.finite().tolist(), strict=True)
+        if fine and math.isfinite(losses[member])
+    }
+    diverged = [m for group in groups for m in group.members if m not in finite]
+    for member in diverged:
+        loss = math.nan if math.isfinite(losses[member]) else losses[member]
+        phase.rows.append(_row(phase, member, loss, None))
+        log.warning(
+            "%s, learning rate %g, weight decay %g, seed %d diverged in epoch %d of %s: dropped",
+            member.probe, member.learning_rate, member.weight_decay, member.seed, phase.epoch,
+            phase.name,
+        )  # fmt: skip
+    _drop(phase, crowd, diverged, "diverged")
+
+
+def _drop_beaten(phase: Phase, crowd: Crowd, right: Mapping[Member, np.ndarray]) -> None:
+    """Go on without the settings that another of their probe clearly beats.
+
+    A seed that has diverged is right nowhere.
+    """
+    for probe in dict.fromkeys(member.probe for member in right):
+        settings: dict[tuple[float, float], list[Member]] = {}
+        for member in phase.members:
+            if member.probe == probe:
+                point = (member.learning_rate, member.weight_decay)
+                settings.setdefault(point, []).append(member)
+        running = [seeds for seeds in settings.values() if any(m in right for m in seeds)]
+        means = [sum(right[m] for m in seeds if m in right) / len(seeds) for seeds in running]
+        lost = clearly_beaten(np.stack(means))
+        beaten = [m for seeds, out in zip(running, lost, strict=True) if out for m in seeds]
+        _drop(phase, crowd, [m for m in beaten if m in right], "beaten")
+
+
+def _drop(phase: Phase, crowd: Crowd, members: Sequence[Member], why: str) -> None:
+    if not members:
+        return
+    phase.dropped += [Dropped(member, phase.epoch, why) for member in members]
+    gone = set(members)
+    places = [[g for g, m in enumerate(group.members) if m not in gone] for group in crowd.groups]
+    if phase.best:
+        pairs = zip(phase.best, places, strict=True)
+        phase.best = [best.keep(mine) for best, mine in pairs if mine]
+    crowd.keep(places)
+    phase.groups = crowd.groups
 
 
 def _keep_best(
@@ -196,19 +299,24 @@ def describe(phase: Phase) -> dict[str, Any]:
         "epoch": phase.epoch,
         "seconds": phase.seconds,
         "rows": [row.model_dump() for row in phase.rows],
+        "dropped": [asdict(dropped) for dropped in phase.dropped],
         "best": [{"accuracy": b.accuracy.tolist(), "epoch": b.epoch.tolist()} for b in phase.best],
     }
 
 
 def recall(description: dict[str, Any], members: list[Member]) -> Phase:
     """A finished phase from :func:`describe`'s JSON, without its tensors."""
-    return Phase(
-        description["name"],
-        members,
-        epoch=description["epoch"],
-        rows=[CurveRow.model_validate(row) for row in description["rows"]],
-        seconds=description["seconds"],
-    )
+    phase = Phase(description["name"], members)
+    _remember(phase, description)
+    return phase
+
+
+def _remember(phase: Phase, description: dict[str, Any]) -> None:
+    phase.epoch, phase.seconds = description["epoch"], description["seconds"]
+    phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
+    phase.dropped = [
+        Dropped(Member(**one["member"]), one["epoch"], one["why"]) for one in description["dropped"]
+    ]
 
 
 def _best_state(phase: Phase) -> dict[str, Tensor]:
@@ -223,8 +331,6 @@ def _best_state(phase: Phase) -> dict[str, Tensor]:
 def _restore(phase: Phase, crowd: Crowd, setting: Setting, saved: Saved) -> None:
     tensors, description = saved.tensors, saved.phase
     crowd.load_state(tensors)
-    phase.epoch, phase.seconds = description["epoch"], description["seconds"]
-    phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
     for i, numbers in enumerate(description["best"]):
         probes = []
         for g, member in enumerate(phase.groups[i].members):

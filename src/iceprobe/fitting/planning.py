@@ -149,6 +149,7 @@ def plan_fit(
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
+    halving: bool = False,
     split: str = "test",
     memory: int | None = None,
     device: str | None = None,
@@ -163,7 +164,8 @@ def plan_fit(
 ) -> FitPlan:
     """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
 
-    k-NN, which learns nothing, isn't counted. Classes are taken to be of equal size.
+    k-NN, which learns nothing, isn't counted; settings that ``halving`` would stop are counted to
+    their end. Classes are taken to be of equal size.
 
     Args:
         backbone: whose tokens they are; only their shape counts.
@@ -214,6 +216,7 @@ def plan_fit(
         learning_rates=learning_rates,
         weight_decays=weight_decays,
         min_steps=min_steps,
+        halving=halving,
     )
     asked = for_images(asked, max(1, images))
 
@@ -277,6 +280,8 @@ def plan_fit(
             basis = _told(steps, _grid(asked), batch, here)
         else:
             steps, basis = Rehearsed(Step(0, 0), Step(0, 0), 0, 0), "not run"
+    if asked.halving:
+        basis += "; at most: settings that stop early are counted to their end"
     phases = [_costed(phase, steps, batch, each, bytes_per_second) for phase in phases]
     return FitPlan(
         members=phases[0].members,

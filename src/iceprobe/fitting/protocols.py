@@ -31,6 +31,7 @@ class Protocol:
         min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
         whitening: λ of the whitened coordinates in which probes on pooled vectors learn
             (`fitting/whitening.py`); ``None`` trains them as they are.
+        halving: whether settings that are clearly beaten stop early (`fitting/halving.py`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Protocol:
     selected_on: str
     min_steps: int = 0
     whitening: float | None = None
+    halving: bool = False
 
 
 PROTOCOLS = {
@@ -90,13 +92,15 @@ def get_protocol(
     learning_rates: Sequence[float] | None = None,
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
+    halving: bool = False,
 ) -> Protocol:
     """The protocol of that name with what the caller sets in place of its own values.
 
     ``epochs`` without ``min_steps`` holds however few images there are.
 
     Raises:
-        IceprobeError: for an unknown name or a value that is not positive.
+        IceprobeError: for an unknown name, a value that is not positive, or halving where settings
+            aren't selected on held-out images.
     """
     if name not in PROTOCOLS:
         raise IceprobeError(unknown("protocol", name, PROTOCOLS))
@@ -106,8 +110,14 @@ def get_protocol(
         "learning_rates": None if learning_rates is None else tuple(learning_rates),
         "weight_decays": None if weight_decays is None else tuple(weight_decays),
         "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
+        "halving": halving,
     }
     protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    if halving and not protocol.held_out:
+        raise IceprobeError(
+            f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
+            "--protocol heldout, or leave halving off"
+        )
     if protocol.epochs < 1:
         raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
     if protocol.min_steps < 0:

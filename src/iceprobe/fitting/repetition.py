@@ -19,10 +19,10 @@ from iceprobe.knn import knn
 from iceprobe.probes import parse_probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.results.schema import Diverged, Flops, Parameters, Result
 from iceprobe.store.reader import Store
 
-FIT_VERSION = 2  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+FIT_VERSION = 3  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def repetition(
     run_seed: int,
     state: Path | None,
     progress: Progress,
-) -> tuple[list[Result], list[CurveRow]]:
+) -> tuple[list[Result], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit every probe of ``request`` on ``store``.
 
     Args:
@@ -91,8 +91,9 @@ def repetition(
         progress: called with ``(stage, done, total)``.
 
     Returns:
-        Results in the order asked for, fitted modules and predictions attached; a row a member
-        and epoch.
+        Results in the order asked for, fitted modules and predictions attached, without probes
+        all members of which have diverged; a row a member and epoch; by probe the members that
+        have diverged.
     """
     found = {
         label: knn(
@@ -109,6 +110,7 @@ def repetition(
         if parse_probe(label).name == "knn"
     }
     rows: list[CurveRow] = []
+    diverged: dict[str, list[Diverged]] = {}
     if trained := _trained(request.labels):
         protocol = for_images(request.protocol, len(store["train"]))
         fingerprint = _fingerprint(
@@ -132,7 +134,7 @@ def repetition(
             checkpoint,
             progress,
         )
-        fitted, rows = run_protocol(
+        fitted, rows, diverged = run_protocol(
             store,
             trained,
             setting,
@@ -141,13 +143,11 @@ def repetition(
             memory=request.memory,
             saved=checkpoint.load() if request.resume else None,
         )
-        found |= {f.label: _result(f, store, setting, seeds, request) for f in fitted}
-    return [found[label] for label in request.labels], rows
+        found |= {f.label: _result(f, store, setting, request) for f in fitted}
+    return [found[label] for label in request.labels if label in found], rows, diverged
 
 
-def _result(
-    fitted: Fitted, store: Store, setting: Setting, seeds: Sequence[int], request: Request
-) -> Result:
+def _result(fitted: Fitted, store: Store, setting: Setting, request: Request) -> Result:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
     result = Result(
@@ -162,15 +162,16 @@ def _result(
         selected_on=fitted.selected_on,
         settings_tried=fitted.settings_tried,
         best_minus_median=fitted.best_minus_median,
+        early_stopping=fitted.early_stopping,
         parameters=Parameters(**probe.num_parameters()),
         flops=Flops(
             per_image=probe.flops(store.num_tokens, store.num_prefix),
             per_step=2 * probe.pooling.macs_per_step(),
         ),
         seconds=fitted.seconds,
-        seeds=list(seeds),
+        seeds=fitted.seeds,
         training=_training_record(setting, len(store["train"])),
-        variance="initialisation" if len(seeds) > 1 else "none",
+        variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
     )
     return result.attach(predictions=predictions, probes=fitted.probes, store=store)

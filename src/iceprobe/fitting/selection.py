@@ -1,7 +1,7 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.halving import RULE, rungs
 from iceprobe.fitting.heldout import heldout_split
-from iceprobe.fitting.members import Member
-from iceprobe.fitting.phases import Phase, Saved, Setting, describe, recall, run_phase
+from iceprobe.fitting.members import Group, Member
+from iceprobe.fitting.phases import Best, Phase, Saved, Setting, describe, recall, run_phase
 from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
-from iceprobe.results.curves import CurveRow
+from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.schema import Score
+from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
 from iceprobe.store.memory import available_memory
 from iceprobe.store.reader import Store
 
@@ -33,6 +34,7 @@ class Fitted:
 
     Attributes:
         label: its canonical spec string.
+        seeds: those that were fitted to the end.
         probes: fitted modules, one a seed.
         predictions: on the reported split, one row a seed.
         selected: learning rate, weight decay and epoch.
@@ -41,9 +43,11 @@ class Fitted:
         best_minus_median: how far the best setting lies above the median one where it was chosen.
         last_epoch: top-1 at the last epoch, where another was chosen.
         seconds: this probe's share of the fit's wall time, by its members' multiply–adds.
+        early_stopping: which settings stopped early, if some might.
     """
 
     label: str
+    seeds: list[int]
     probes: list[Probe]
     predictions: Predictions
     selected: dict[str, float | int | str]
@@ -52,6 +56,7 @@ class Fitted:
     best_minus_median: float | None
     last_epoch: Score | None
     seconds: float
+    early_stopping: EarlyStopping | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,13 @@ def run_protocol(
     split: str,
     memory: int | None,
     saved: Saved | None,
-) -> tuple[list[Fitted], list[CurveRow]]:
-    """Fit the probes called ``labels`` and read the reported split as the protocol allows."""
+) -> tuple[list[Fitted], list[CurveRow], dict[str, list[Diverged]]]:
+    """Fit the probes called ``labels`` and read the reported split as the protocol allows.
+
+    Returns:
+        The probes of which a member got to the end, a row a member and epoch, and by probe the
+        members that have diverged.
+    """
     inputs = {setting.shape.build(label).input for label in labels}
     train, test = store["train"], store[split]
     if any(name.endswith("patches") for name in inputs):
@@ -102,9 +112,11 @@ def run_protocol(
     if protocol.held_out == 0:
         phase = Phase("paper", grid)
         run_phase(phase, setting, feed(train, everything), reported, keep_best=True, saved=saved)
-        return [
-            _best_epoch(phase, i, setting, reported, share) for i in range(len(labels))
-        ], phase.rows
+        best = [
+            _best_epoch(phase, group, best, setting, reported, share)
+            for group, best in zip(phase.groups, phase.best, strict=True)
+        ]
+        return best, phase.rows, _diverged(labels, [phase])
 
     fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
     if not len(held_rows):
@@ -114,9 +126,17 @@ def run_protocol(
         select = recall(saved.before[0], grid)
     else:
         select = Phase("select", grid)
-        run_phase(select, setting, feed(train, fit_rows), feed(train, held_rows), saved=saved)
+        run_phase(
+            select,
+            setting,
+            feed(train, fit_rows),
+            feed(train, held_rows),
+            rungs=rungs(protocol.epochs) if protocol.halving else (),
+            saved=saved,
+        )
     if len(held_rows):
-        choices = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
+        made = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
+        choices = {label: choice for label, choice in made.items() if choice is not None}
     refit = Phase(
         "refit",
         [
@@ -127,13 +147,19 @@ def run_protocol(
         stops={label: choice.epoch for label, choice in choices.items()},
     )
     run_phase(refit, setting, feed(train, everything), None, before=[describe(select)], saved=saved)
+    diverged = _diverged(labels, [select, refit])
+    if not refit.groups:
+        return [], select.rows + refit.rows, diverged
     batches = reported.in_order(images_per_step(protocol, len(train)))
     tops = predict(refit.groups, batches, min(5, setting.shape.num_classes))
     fitted = []
-    for (label, choice), group, top in zip(choices.items(), refit.groups, tops, strict=True):
+    for group, top in zip(refit.groups, tops, strict=True):
+        label = group.members[0].probe
+        choice = choices[label]
         fitted.append(
             Fitted(
                 label,
+                [member.seed for member in group.members],
                 [group.probe(g) for g in range(len(group))],
                 _predictions(top.numpy(), reported, setting.shape.num_classes),
                 {
@@ -146,9 +172,48 @@ def run_protocol(
                 choice.best_minus_median,
                 None,
                 share[label] * (select.seconds + refit.seconds),
+                _early_stopping(label, select, protocol) if len(held_rows) else None,
             )
         )
-    return fitted, select.rows + refit.rows
+    return fitted, select.rows + refit.rows, diverged
+
+
+def _diverged(labels: Sequence[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
+    """By probe, the members that were dropped because they were no longer finite."""
+    found: dict[str, list[Diverged]] = {label: [] for label in labels}
+    for phase in phases:
+        for one in phase.dropped:
+            if one.why == "diverged":
+                m = one.member
+                found[m.probe].append(
+                    Diverged(
+                        learning_rate=m.learning_rate,
+                        weight_decay=m.weight_decay,
+                        seed=m.seed,
+                        phase=phase.name,
+                        epoch=one.epoch,
+                    )
+                )
+    return found
+
+
+def _early_stopping(label: str, select: Phase, protocol: Protocol) -> EarlyStopping | None:
+    """The rule under which settings of a probe stopped, and those that did."""
+    if not protocol.halving:
+        return None
+    stopped: dict[tuple[float, float, int], list[int]] = {}
+    for one in select.dropped:
+        if one.member.probe == label and one.why == "beaten":
+            point = (one.member.learning_rate, one.member.weight_decay, one.epoch)
+            stopped.setdefault(point, []).append(one.member.seed)
+    return EarlyStopping(
+        rule=RULE,
+        rungs=rungs(protocol.epochs),
+        stopped=[
+            Stopped(learning_rate=rate, weight_decay=decay, seeds=seeds, epoch=epoch)
+            for (rate, decay, epoch), seeds in stopped.items()
+        ],
+    )
 
 
 def check_memory(
@@ -206,21 +271,28 @@ def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
     return sum(kept.values()) // 2
 
 
-def choose(rows: Sequence[CurveRow]) -> Choice:
+def choose(rows: Sequence[CurveRow]) -> Choice | None:
     """The setting and epoch with the best held-out accuracy, mean over seeds.
 
-    Of equals the earliest epoch, then the smallest learning rate and weight decay.
+    Of equals the earliest epoch, then the smallest learning rate and weight decay. A setting of
+    which a seed has diverged is chosen only where that befell all of them, and none where no
+    member is left.
     """
-    found: dict[tuple[float, float], dict[int, list[float]]] = {}
+    seeds: dict[tuple[float, float], set[int]] = {}
+    lost: dict[tuple[float, float], set[int]] = {}
     for row in rows:
-        epochs = found.setdefault((row.learning_rate, row.weight_decay), {})
-        epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)
+        point = (row.learning_rate, row.weight_decay)
+        seeds.setdefault(point, set()).add(row.seed)
+        lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
     best: dict[tuple[float, float], tuple[float, int]] = {}
-    for setting, epochs in found.items():
-        means = {epoch: float(np.mean(values)) for epoch, values in epochs.items()}
+    for point, means in seed_means(rows).items():
         epoch = max(means, key=lambda e: (means[e], -e))
-        best[setting] = (means[epoch], epoch)
-    rate, decay = max(best, key=lambda s: (best[s][0], -best[s][1], -s[0], -s[1]))
+        best[point] = (means[epoch], epoch)
+    left = [point for point in best if lost[point] < seeds[point]]
+    eligible = [point for point in left if not lost[point]] or left
+    if not eligible:
+        return None
+    rate, decay = max(eligible, key=lambda s: (best[s][0], -best[s][1], -s[0], -s[1]))
     accuracy, epoch = best[rate, decay]
     spread = accuracy - float(np.median([a for a, _ in best.values()]))
     return Choice(rate, decay, epoch, len(best), spread)
@@ -241,25 +313,39 @@ def peak_rate(protocol: Protocol, rate: float, num_images: int) -> float:
 
 
 def _best_epoch(
-    phase: Phase, index: int, setting: Setting, reported: Feed, share: dict[str, float]
+    phase: Phase,
+    group: Group,
+    best: Best,
+    setting: Setting,
+    reported: Feed,
+    share: dict[str, float],
 ) -> Fitted:
-    """`paper`: each seed at its best epoch on the reported split, the last epoch beside it."""
-    group, best = phase.groups[index], phase.best[index]
+    """`paper`: each seed at its best epoch on the reported split, the last epoch beside it.
+
+    As in :func:`choose`, a setting whose seeds are all there goes before one that has lost some.
+    """
+    label = group.members[0].probe
+    rows = [row for row in phase.rows if row.probe == label]
+    peaks: dict[tuple[float, float], dict[int, float]] = {}
+    for row in rows:
+        seeds = peaks.setdefault((row.learning_rate, row.weight_decay), {})
+        seeds[row.seed] = max(seeds.get(row.seed, 0.0), row.eval_accuracy or 0.0)
+    means = {point: float(np.mean(list(seeds.values()))) for point, seeds in peaks.items()}
     by_setting: dict[tuple[float, float], list[int]] = {}
     for g, member in enumerate(group.members):
         by_setting.setdefault((member.learning_rate, member.weight_decay), []).append(g)
-    means = {point: float(best.accuracy[rows].mean()) for point, rows in by_setting.items()}
-    chosen = max(means, key=lambda point: means[point])
-    label, mine = group.members[0].probe, by_setting[chosen]
-    last = [
-        row.eval_accuracy or 0.0
-        for row in phase.rows
-        if (row.probe, row.epoch) == (label, phase.epoch)
-        and (row.learning_rate, row.weight_decay) == chosen
-    ]
+    chosen = max(by_setting, key=lambda point: (len(by_setting[point]), means[point]))
+    mine = by_setting[chosen]
+    kept = [group.members[g].seed for g in mine]
+    last = {
+        row.seed: row.eval_accuracy or 0.0
+        for row in rows
+        if row.epoch == phase.epoch and (row.learning_rate, row.weight_decay) == chosen
+    }
     epochs = [int(best.epoch[g]) for g in mine]
     return Fitted(
         label,
+        kept,
         [best.probes[g] for g in mine],
         _predictions(best.top[mine].numpy(), reported, setting.shape.num_classes),
         {
@@ -270,7 +356,7 @@ def _best_epoch(
         setting.protocol.selected_on,
         len(means),
         means[chosen] - float(np.median(list(means.values()))),
-        Score.of(last),
+        Score.of(last[seed] for seed in kept),
         share[label] * phase.seconds,
     )
 

@@ -17,7 +17,7 @@ import altair as alt
 from iceprobe.report.finding import display_name
 from iceprobe.report.labels import Box, place_labels
 from iceprobe.results.comparison import probe_name
-from iceprobe.results.curves import CurveRow
+from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import percent, short, span
 from iceprobe.results.varying import told, varying
@@ -162,14 +162,10 @@ def learning_rates(
     rows: list[dict[str, Any]] = []
     chosen: list[dict[str, Any]] = []
     for result, name, table in zip(results, names, curves, strict=True):
-        settings: dict[tuple[float, float, int], list[float]] = defaultdict(list)
-        for row in table:
-            if row.probe == result.probe and row.phase != "refit" and row.eval_accuracy is not None:
-                key = (row.learning_rate, row.weight_decay, row.epoch)
-                settings[key].append(row.eval_accuracy)
         best: dict[float, float] = defaultdict(float)
-        for (rate, _, _), values in settings.items():
-            best[rate] = max(best[rate], fmean(values))
+        looked_at = [row for row in table if row.probe == result.probe and row.phase != "refit"]
+        for (rate, _), means in seed_means(looked_at).items():
+            best[rate] = max(best[rate], *means.values())
         if len(best) < 2:
             continue
         for rate, value in sorted(best.items()):
@@ -305,6 +301,7 @@ def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
     return (
         row.probe == result.probe
         and row.phase != "refit"
+        and row.seed in result.seeds
         and _same(row.learning_rate, result.selected.get("learning_rate"))
         and _same(row.weight_decay, result.selected.get("weight_decay", row.weight_decay))
     )

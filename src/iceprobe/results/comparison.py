@@ -45,8 +45,8 @@ def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
 
 
 def are_replicates(a: Result, b: Result) -> bool:
-    """Whether both are over complete repetitions, equally many, so that they pair by number."""
-    return a.variance == b.variance == "replicates" and len(a.seeds) == len(b.seeds)
+    """Whether both are over the same complete repetitions, so that they pair by number."""
+    return a.variance == b.variance == "replicates" and a.seeds == b.seeds
 
 
 def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Comparison]:

@@ -25,8 +25,35 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: float  # mean cross-entropy over the epoch; nan or inf where a member diverged
+    train_loss: float  # mean cross-entropy over the epoch; not finite: it diverged, and ends
     eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the member ended here because it was no longer finite."""
+        return not math.isfinite(self.train_loss)
+
+
+def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, float]]:
+    """Accuracy of each setting (learning rate, weight decay) of one probe by epoch, mean over seeds.
+
+    A seed that has diverged counts 0 from then on.
+    """
+    values: dict[tuple[float, float], dict[int, list[float]]] = {}
+    ended: dict[tuple[float, float], list[int]] = {}
+    for row in rows:
+        setting = (row.learning_rate, row.weight_decay)
+        epochs = values.setdefault(setting, {})
+        epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)
+        if row.diverged:
+            ended.setdefault(setting, []).append(row.epoch)
+    return {
+        setting: {
+            epoch: math.fsum(v) / (len(v) + sum(end < epoch for end in ended.get(setting, [])))
+            for epoch, v in epochs.items()
+        }
+        for setting, epochs in values.items()
+    }
 
 
 def write_curves(run: str | Path, rows: Iterable[CurveRow]) -> Path:

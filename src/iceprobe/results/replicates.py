@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.schema import Result, Score
+from iceprobe.results.schema import EarlyStopping, Result, Score
 
 
 def merged(results: Sequence[Result]) -> Result:
     """One result of one probe's replicates; its values are one a replicate, in their order.
 
+    Replicate r has the seed r; one whose member has diverged isn't among them.
     Selected settings that differ between replicates stand side by side: ``"0.01, 0.03"``.
     Parameters, FLOPs and provenance are the first's.
     """
@@ -35,12 +36,20 @@ def merged(results: Sequence[Result]) -> Result:
             "selected": {key: _side_by_side(key, results) for key in first.selected},
             "best_minus_median": float(np.mean(spreads)) if spreads else None,
             "seconds": sum(result.seconds for result in results),
-            "seeds": list(range(len(results))),
+            "seeds": [s for result in results for s in result.seeds] or list(range(len(results))),
+            "early_stopping": _stopped_in_any(results),
             "variance": "replicates",
         }
     )
     modules = [probe for one in results for probe in one.probes or []]
     return result.attach(predictions=predictions, probes=modules, store=first.open_store)
+
+
+def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
+    """What stopped early; the seed of each says in which replicate."""
+    known = [result.early_stopping for result in results if result.early_stopping is not None]
+    stopped = [one for early in known for one in early.stopped]
+    return known[0].model_copy(update={"stopped": stopped}) if known else None
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

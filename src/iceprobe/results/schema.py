@@ -67,6 +67,33 @@ class Files(_Model):
     predictions: str | None = None  # safetensors shared by all results of the run
 
 
+class Diverged(_Model):
+    """A member that training left without finite weights, and that was dropped then."""
+
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    phase: str  # "select" | "refit" | "paper"
+    epoch: Count
+
+
+class Stopped(_Model):
+    """A setting that was clearly beaten, and no longer trained after an epoch of selection."""
+
+    learning_rate: float
+    weight_decay: float
+    seeds: list[int]
+    epoch: Count
+
+
+class EarlyStopping(_Model):
+    """By what rule settings stopped early, and which did."""
+
+    rule: str
+    rungs: list[int]  # epochs of selection after which it was applied
+    stopped: list[Stopped] = []
+
+
 class Result(_Model):
     """One probe on one store after selection, over its seeds."""
 
@@ -101,6 +128,8 @@ class Result(_Model):
     selected_on: str  # "10% of train, held out" | "the reported split (test)"
     settings_tried: Count = 1
     best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one
+    early_stopping: EarlyStopping | None = None  # None: every setting ran to its end
+    diverged: list[Diverged] = []  # in all phases; see lost_seeds
 
     parameters: Parameters
     flops: Flops
@@ -139,6 +168,11 @@ class Result(_Model):
     def selected_on_reported(self) -> bool:
         """Whether the settings were selected on the very split that is reported."""
         return self.protocol == "paper"
+
+    @property
+    def lost_seeds(self) -> list[int]:
+        """Seeds that have diverged before they could be reported: the scores are without them."""
+        return sorted({one.seed for one in self.diverged} - set(self.seeds))
 
     @property
     def run(self) -> Path | None:

@@ -187,9 +187,16 @@ def _marked(result: Result) -> str:
 
 
 def _footnotes(results: Sequence[Result]) -> list[str]:
-    if not any(result.selected_on_reported for result in results):
-        return []
-    return ["", "* settings and epoch selected on the reported split (protocol `paper`)."]
+    notes = []
+    if any(result.selected_on_reported for result in results):
+        notes.append("* settings and epoch selected on the reported split (protocol `paper`).")
+    for result in leaderboard(results):
+        if lost := result.lost_seeds:
+            seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
+            notes.append(
+                f"{result.probe}: {seeds} diverged and {'are' if len(lost) > 1 else 'is'} left out."
+            )
+    return ["", *notes] if notes else []
 
 
 def _markdown(text: str) -> str:
