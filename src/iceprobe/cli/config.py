@@ -148,6 +148,7 @@ class FitConfig(_Config):
     weight_decays: Decays | None = None
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory
+    shuffle: Literal["auto", "rows", "blocks"] = "auto"  # of training images that are streamed
     output: Path | None = None
 
 

@@ -31,6 +31,7 @@ def fit(
     weight_decays: options.WeightDecays = None,
     device: options.Device = None,
     memory: options.Memory = None,
+    shuffle: options.Shuffle = None,
     resume: options.Resume = True,
 ) -> None:
     """Fit probes on a feature store and write a run folder with a report.

@@ -158,6 +158,7 @@ def _fit(
         min_steps=config.min_steps,
         output=config.output,
         memory=config.memory,
+        shuffle=config.shuffle,
         device=config.device,
         resume=resume,
         progress=progress,

@@ -19,6 +19,7 @@ from iceprobe.fitting.engine import Crowd, predict
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
@@ -39,6 +40,7 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
+    shuffle: Shuffle = ROWS  # decided when the tokens are at hand
 
 
 @dataclass
@@ -132,7 +134,7 @@ def run_phase(
         phase.seconds, began = phase.seconds + now - began, now
         if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or phase.epoch == max(stops):
             tensors = crowd.state() | _best_state(phase)
-            setting.checkpoint.save(Saved(tensors, describe(phase), before or []))
+            setting.checkpoint.save(Saved(tensors, describe(phase), before or [], setting.shuffle))
             last_saved = time.monotonic()
 
 
