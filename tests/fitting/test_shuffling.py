@@ -1,6 +1,7 @@
 """Orders of an epoch: every image once, the same again, mixed whatever lies beside what."""
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import iceprobe
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import phases
 from iceprobe.fitting.feed import Feed, split_batches
-from iceprobe.fitting.shuffling import Shuffle, block_order, choose_shuffle
+from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order, choose_shuffle
 from iceprobe.store import Store, reader
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
 from tests.store.conftest import make_backbone
@@ -210,3 +211,39 @@ def test_wrong_order(store, tmp_path):
     with pytest.raises(IceprobeError, match=r"unknown shuffle 'block'\. Did you mean blocks"):
         iceprobe.fit(store, PROBES, shuffle="block", output=tmp_path / "r", **QUICK)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("shuffle", [ROWS, BLOCKS], ids=["rows", "blocks"])
+def test_the_next_batch_is_read_while_this_one_is_in_use(train, monkeypatch, shuffle):
+    monkeypatch.setattr(type(train), "buffer", lambda self, rows: Untouched(self), raising=False)
+    feed = Feed(train, np.arange(150), {"patches"}, CPU, torch.float32, shuffle)
+    read, second = [], threading.Event()
+    patches = type(train).patches
+
+    def watched(*arguments):
+        read.append(len(arguments[1]))
+        if len(read) == 2:
+            second.set()
+        return patches(*arguments)
+
+    monkeypatch.setattr(type(train), "patches", watched)
+    batches = feed.shuffled(25, seed=0, epoch=0)
+    next(batches)
+    assert second.wait(30)
+    assert len(read) == 2  # and not more: memory holds two batches
+    assert len(list(batches)) == 5
+
+
+class Untouched:
+    """A buffer of a split that is in memory."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def clear(self):
+        pass
+
+    def load(self, rows):
+        pass
+
+    forget = load

@@ -15,11 +15,12 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, Shape, read_manifest
-from iceprobe.store.pipeline import Layout, patch_bytes, split_layout
+from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes, split_layout
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import Shard, corrupt, flat_bytes, fresh, sha256, shard_bytes
 
 OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
+SCALES = {"patches": ("scales",)}  # what is read along with a tensor
 LOAD_BYTES = 2**24  # read at once into a buffer, by way of memory of their own
 
 
@@ -334,9 +335,8 @@ class StoredSplit:
         split = self
         for name in names:
             left = memory_bytes - (split.bytes_held - self.bytes_held)
-            parts = [name, "scales"] if name == "patches" and self._coded else [name]
-            parts = [part for part in parts if part in self._layout]
-            each = sum(_row_bytes(*self._layout[part]) for part in parts)
+            parts = [part for part in (name, *SCALES.get(name, ())) if part in self._layout]
+            each = image_bytes(self._layout, parts)
             count = min(len(self), max(0, left) // each) if each else 0
             first = np.arange(count)
             if not count or (name == "patches" and self.resident[:count].all()):
@@ -379,7 +379,7 @@ class StoredSplit:
 
     def buffer(self, rows: int) -> "Buffer":
         """Room in memory for the patch tokens of ``rows`` images."""
-        parts = [part for part in ("patches", "scales") if part in self._layout]
+        parts = [part for part in ("patches", *SCALES["patches"]) if part in self._layout]
         room: dict[str, Tensor] = {}
         for part in parts:
             dtype, shape = self._layout[part]
@@ -495,7 +495,3 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
         resident=np.full(firsts[-1], False),
         in_memory=False,
     )
-
-
-def _row_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    return dtype.itemsize * torch.Size(shape).numel()
