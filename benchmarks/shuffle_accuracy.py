@@ -5,9 +5,10 @@
 The same probes are fitted on a store with its training images in random order, and in blocks by way
 of a buffer of few batches (`fitting/shuffling.py`), with the images lying as they were extracted and
 sorted by class, the worst case. A smaller number of blocks in the buffer is what reading whole shards
-would be. Each fit has complete repetitions, each with an initialisation, a held-out part and an order
-of its own, the same in all fits. Differences are to the random order of the same images, paired by
-repetition and test image, with `iceprobe compare`'s interval.
+would be. Each fit has repetitions, each with an initialisation and an order of its own, and its last epoch is
+read: which epoch a few held-out images choose is chance that hides the rest. Differences are to the
+random order of the same images, paired by repetition and test image, with `iceprobe compare`'s
+interval.
 """
 
 import argparse
@@ -19,9 +20,14 @@ from unittest import mock
 import numpy as np
 
 import iceprobe
-from iceprobe.fitting import shuffling
+from iceprobe.fitting import selection, shuffling
 from iceprobe.results import compare_pair
 from iceprobe.store import Store
+
+
+def none_held_out(labels: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(len(labels))
+    return rows, rows[:0]
 
 
 def fit(store: Store, blocks: int | None, options: argparse.Namespace, folder: str) -> list:
@@ -30,6 +36,7 @@ def fit(store: Store, blocks: int | None, options: argparse.Namespace, folder: s
     with (
         mock.patch.object(shuffling, "BLOCK_BYTES", 2**40),
         mock.patch.object(shuffling, "BLOCKS", blocks or shuffling.BLOCKS),
+        mock.patch.object(selection, "heldout_split", none_held_out),
     ):
         return iceprobe.fit(
             store,
@@ -51,9 +58,11 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--blocks", type=int, nargs="+", default=[64, 8, 2])
-    parser.add_argument("--lie", nargs="+", default=["extracted", "sorted"])
+    parser.add_argument(
+        "--lie", nargs="+", choices=["extracted", "sorted"], default=["extracted", "sorted"]
+    )
     options = parser.parse_args()
     options.probe = options.probe or ["ep12", "linear?input=mean"]
     store = Store.open(options.store)
