@@ -34,6 +34,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/store_gather.py
+	$(BIN)/python benchmarks/streamed_memory.py
 	$(BIN)/iceprobe run examples/clutter.yaml
 	$(BIN)/iceprobe compare runs/clutter --against ep12 --margin 1.5
 	$(BIN)/python benchmarks/scikit_learn.py runs/clutter

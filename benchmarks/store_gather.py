@@ -66,7 +66,7 @@ def make_split(options: argparse.Namespace, root: Path) -> StoredSplit:
 
 def plain_gather(split: StoredSplit, file: Path) -> Callable[[np.ndarray], object]:
     """All patch tokens in one file, as stored; a gather is one expression."""
-    stored = split._rows("patches", np.arange(len(split)))
+    stored = split.rows("patches", np.arange(len(split)))
     shape = tuple(stored.shape)
     if stored.dtype == torch.bfloat16:  # numpy has no such type, and nothing is computed
         stored = stored.view(torch.int16)
@@ -75,7 +75,7 @@ def plain_gather(split: StoredSplit, file: Path) -> Callable[[np.ndarray], objec
     whole.flush()
     opened = np.memmap(file, whole.dtype, "r", shape=shape)
     if stored.dtype == torch.int8:
-        scales = split._scales.numpy()[..., None]
+        scales = split.rows("scales", np.arange(len(split))).numpy()[..., None]
         return lambda rows: opened[rows] * scales[rows]
     return lambda rows: opened[rows]
 

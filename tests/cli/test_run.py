@@ -341,3 +341,19 @@ def test_a_probe_that_diverges_whole_is_told_after_the_others_are_shown(iceprobe
     assert [result.probe for result in read_results("runs/a")] == ["knn"]
     log = Path("runs/a/log.txt").read_text()
     assert "ep4, learning rate 1e+38, weight decay 0, seed 0 diverged in epoch" in log
+
+
+def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path):
+    """The results say how, and another order is another run."""
+    streamed = [*quick, "--probe", "ep2", "--memory", 1, "--batch-size", 8]
+    for shuffle, buffer in (("blocks", 32), ("rows", None)):
+        output = tmp_path / shuffle
+        ended = iceprobe("run", *streamed, "--shuffle", shuffle, "--output", output)
+        assert ended.code == 0
+        assert "0 of 36 images in memory, the rest streamed" in (output / "log.txt").read_text()
+        (result,) = read_results(output)
+        assert result.training["shuffle"] == shuffle
+        assert result.training.get("buffer_images") == buffer
+    other = iceprobe("run", *streamed, "--shuffle", "blocks", "--output", output)
+    assert (other.code, "shuffle" in other.err) == (2, True)
+    assert iceprobe("plan", *quick, "--probe", "ep2", "--shuffle", "blocks").code == 0

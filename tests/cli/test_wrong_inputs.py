@@ -171,6 +171,7 @@ WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
     "protocol": (flag("--protocol", "papr"), ["--protocol", "papr", "paper"]),
     "seeds": (flag("--seeds", "-1"), ["--seeds", "-1", "greater than or equal to 1"]),
     "memory": (flag("--memory", "lots"), ["--memory", "lots", "8GB"]),
+    "shuffle": (flag("--shuffle", "random"), ["--shuffle", "random", "'blocks'"]),
     "limit": (flag("--limit", "0"), ["--limit", "0"]),
     "device": (flag("--device", "gpu"), ["gpu", "cpu"]),
     "option": (flag("--sedes", "3"), ["--sedes", "--seeds"]),

@@ -25,6 +25,9 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, name: str, rows: np.ndarray, pinned: bool = False) -> Tensor:
+        return getattr(self, name)[torch.from_numpy(np.asarray(rows))]
+
     def patches(self, rows: np.ndarray, device=None, dtype=None) -> Tensor:
         return self.tokens[torch.from_numpy(np.asarray(rows))].to(device, dtype)
 

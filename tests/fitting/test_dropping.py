@@ -155,7 +155,7 @@ def test_a_setting_that_diverges_is_never_chosen(store, tmp_path, ill, caplog):
     (lost,) = result.diverged
     assert (lost.learning_rate, lost.seed, lost.phase, lost.epoch) == (3e-2, 1, "select", 1)
     assert result.lost_seeds == []
-    (line,) = caplog.messages
+    (line,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     for word in ("ep4", "learning rate 0.03", "weight decay 0", "seed 1", "epoch 1 of select"):
         assert word in line
     rows = [r for r in read_curves(tmp_path / "run") if (r.learning_rate, r.seed) == (3e-2, 1)]

@@ -82,11 +82,39 @@ def test_hold_keeps_within_its_memory(store):
     shards = [load_file(path) for path in store.path.glob("train-*")]
     needed = sum(one[key].nbytes for one in shards for key in ("patches", "scales") if key in one)
     assert split.patch_bytes == needed
-    assert split.hold(needed - 1) is split
-    assert not split.held
     held = split.hold(needed)
     assert held.held
     assert held.hold(0) is held
+    assert (held.bytes_held, held.resident.all()) == (needed, True)
+    almost = split.hold(needed - 1)
+    assert (almost.held, almost.resident.sum(), almost.bytes_held) == (
+        False,
+        47,
+        needed - needed // 48,
+    )
+    assert split.hold(needed // 48 - 1) is split
+
+
+def test_what_does_not_fit_is_read_from_disk(store, everything, monkeypatch):
+    """Vectors come first in the budget; of one batch some rows are held and some aren't."""
+    split = store["train"]
+    means = 48 * 8 * 4
+    some = split.hold(means + split.patch_bytes // 48 * 20, ["mean", "patches"])
+    assert some.resident.tolist() == [True] * 20 + [False] * 28
+    assert (some.take([30, 4]).resident == [False, True]).all()
+    rows = np.random.default_rng(3).permutation(48)
+    assert torch.equal(some.patches(rows), everything[rows])
+    read = []
+    read_rows = reader.Shard.read_rows
+
+    def count(self, name, wanted, *rest):
+        read.extend([name] * len(wanted))
+        return read_rows(self, name, wanted, *rest)
+
+    monkeypatch.setattr(reader.Shard, "read_rows", count)
+    assert torch.equal(some.patches(rows), everything[rows])
+    assert torch.equal(some.rows("mean", rows), split.mean[rows])
+    assert (read.count("patches"), read.count("mean")) == (28, 0)
 
 
 def test_more_shards_than_open_files(store, everything, monkeypatch):

@@ -149,6 +149,7 @@ class FitConfig(_Config):
     halving: bool = False  # settings that are clearly beaten stop early
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory
+    shuffle: Literal["auto", "rows", "blocks"] = "auto"  # of training images that are streamed
     output: Path | None = None
 
 

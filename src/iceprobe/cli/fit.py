@@ -32,6 +32,7 @@ def fit(
     halving: options.Halving = None,
     device: options.Device = None,
     memory: options.Memory = None,
+    shuffle: options.Shuffle = None,
     resume: options.Resume = True,
 ) -> None:
     """Fit probes on a feature store and write a run folder with a report.

@@ -124,6 +124,10 @@ Device = Annotated[
 Memory = Annotated[
     str | None, _option("--memory", "Budget for tokens held in memory: 8GB, 500MB …", _WHERE)
 ]
+Shuffle = Annotated[
+    str | None,
+    _option("--shuffle", "Order of streamed training images: auto (default), rows, blocks.", _HOW),
+]
 Workers = Annotated[
     int | None, _option("--workers", "Processes that read images (0: threads).", _WHERE)
 ]

@@ -47,6 +47,7 @@ def plan(
     features: options.Features = None,
     device: options.Device = None,
     memory: options.Memory = None,
+    shuffle: options.Shuffle = None,
     workers: options.Workers = None,
     images: options.Images = None,
     classes: options.Classes = None,

@@ -51,6 +51,7 @@ def run(
     features: options.Features = None,
     device: options.Device = None,
     memory: options.Memory = None,
+    shuffle: options.Shuffle = None,
     workers: options.Workers = None,
     resume: options.Resume = True,
 ) -> None:

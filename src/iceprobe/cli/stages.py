@@ -159,6 +159,7 @@ def _fit(
         halving=config.halving,
         output=config.output,
         memory=config.memory,
+        shuffle=config.shuffle,
         device=config.device,
         resume=resume,
         progress=progress,

@@ -21,6 +21,7 @@ from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.repetition import Request, check, repetition
+from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
@@ -55,6 +56,7 @@ def fit(
     output: str | Path | None = None,
     split: str = "test",
     memory: int | None = None,
+    shuffle: str = "auto",
     device: str | None = None,
     amp: str = "float32",
     run_seed: int = 0,
@@ -83,7 +85,12 @@ def fit(
             half of the epochs of selection; the results say which. Not under ``"paper"``.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
-        memory: budget in bytes for tokens held in memory; they are streamed beyond it.
+        memory: budget in bytes for tokens held in memory, by default half of what is free; they
+            are streamed beyond it.
+        shuffle: order of training images whose tokens are streamed: ``"rows"`` at random,
+            ``"blocks"`` of neighbours at random, mixed in a buffer of half the budget; ``"auto"``
+            takes blocks where the page cache can't hold the tokens. It's ``"rows"`` where
+            all tokens are in memory. Results say which in ``training["shuffle"]``.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
         amp: dtype of the token products: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         run_seed: of the held-out split and of the order of batches.
@@ -120,6 +127,7 @@ def fit(
                 ),
                 split=split,
                 memory=memory,
+                shuffle=check_shuffle(shuffle),
                 device=check_device(device),
                 amp=amp,
                 low_shot=shots is not None or fraction is not None,
@@ -194,6 +202,7 @@ def probe(
         ),
         split=split,
         memory=None,
+        shuffle="rows",
         device=check_device(device),
         amp=amp,
         low_shot=shots is not None or fraction is not None,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.shuffling import ROWS, Shuffle
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Saved:
         tensors: of the phase under way.
         phase: its description.
         before: descriptions of the phases finished before it.
+        shuffle: how its epochs are ordered, whatever memory there is when it goes on.
     """
 
     tensors: dict[str, Tensor]
     phase: dict[str, Any]
     before: list[dict[str, Any]]
+    shuffle: Shuffle = ROWS
 
 
 class Checkpoint:
@@ -49,6 +52,7 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
             "phase": saved.phase,
             "before": saved.before,
+            "shuffle": asdict(saved.shuffle),
         }
         contiguous = {name: tensor.contiguous() for name, tensor in saved.tensors.items()}
         save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
@@ -77,4 +81,4 @@ class Checkpoint:
                 f"{self.path} is the state of a fit with other settings: give another --output, "
                 "or remove the file to start over"
             )
-        return Saved(tensors, meta["phase"], meta["before"])
+        return Saved(tensors, meta["phase"], meta["before"], Shuffle(**meta["shuffle"]))

@@ -1,15 +1,30 @@
-"""Batches of tokens for a crowd of members: each batch is gathered once, ahead of its use."""
+"""Batches of tokens for a crowd of members: each batch is gathered once, ahead of its use.
 
+A thread reads the following batch while the members learn from this one. For a GPU it reads into
+pinned memory and copies on a stream of its own, which doesn't wait for the members' products.
+"""
+
+import copy
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.probes.registry import MODEL_VECTORS
-from iceprobe.store.reader import StoredSplit
+from iceprobe.store.reader import Buffer, StoredSplit
+
+# Tensors of the store that an input is made of, where their names differ.
+STORED_AS = {
+    "class": ("prefix",),
+    "class+patches": ("prefix", "patches"),
+    "prefix+patches": ("prefix", "patches"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Feed:
         inputs: names of the inputs that some member reads; nothing else is gathered.
         device: of the tensors handed out.
         dtype: of tokens; vectors (class token, mean) are small and stay float32 or wider.
+        shuffle: how :meth:`shuffled` orders an epoch.
     """
 
     def __init__(
@@ -38,7 +54,9 @@ class Feed:
         inputs: set[str],
         device: torch.device,
         dtype: torch.dtype,
+        shuffle: Shuffle = ROWS,
     ):
+        self.shuffle = shuffle
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
         self.device, self.dtype = device, dtype
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
@@ -47,20 +65,46 @@ class Feed:
         return len(self.rows)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; their order depends on ``(seed, epoch)`` alone."""
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
-        yield from self._ahead(split_batches(order, batch_size))
+        """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``."""
+        rng = np.random.default_rng((seed, epoch))
+        if self.shuffle.by == "rows":
+            yield from self._ahead(
+                self._each(split_batches(rng.permutation(len(self)), batch_size))
+            )
+        else:
+            yield from self._ahead(self._buffered(batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._ahead(split_batches(np.arange(len(self)), batch_size))
+        yield from self._ahead(self._each(split_batches(np.arange(len(self)), batch_size)))
 
-    def _ahead(self, batches: list[np.ndarray]) -> Iterator[Batch]:
+    def _each(self, batches: list[np.ndarray]) -> Iterator[Batch]:
+        return map(self._gather, batches)
+
+    def _buffered(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches out of a buffer that blocks of neighbours are read into."""
+        buffer, reading = self._buffer, copy.copy(self)
+        buffer.clear()
+        reading.split = buffer.split
+        sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
+        for load, positions in block_order(self.rows < self.shuffle.held, self.shuffle, sizes, rng):
+            buffer.load(self.rows[load])
+            yield reading._gather(positions)
+            buffer.forget(self.rows[positions])
+
+    @cached_property
+    def _buffer(self) -> Buffer:
+        return self.split.buffer(self.shuffle.buffer)
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Each batch is made in a thread while the one before it is in use."""
+        copies = Copies(self.device) if self.device.type == "cuda" else None
+        batches = batches if copies is None else copies.made(batches)
         with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self._gather, batches[0])
-            for positions in [*batches[1:], None]:
-                batch = following.result()
-                if positions is not None:
-                    following = reader.submit(self._gather, positions)
+            following = reader.submit(next, batches, None)
+            while (batch := following.result()) is not None:
+                following = reader.submit(next, batches, None)
+                if copies is not None:
+                    copies.hand_over(batch)
                 yield batch
 
     def _gather(self, positions: np.ndarray) -> Batch:
@@ -71,26 +115,64 @@ class Feed:
         )
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
-        split, index = self.split, torch.from_numpy(rows)
+        split, pinned = self.split, self.device.type == "cuda"
         match name:
             case "patches":
                 return split.patches(rows, self.device, self.dtype)
             case "mean":
-                vector = split.mean[index]
+                vector = split.rows("mean", rows, pinned)
             case "class":
-                vector = split.prefix[index, 0]
+                vector = split.rows("prefix", rows, pinned)[:, 0]
             case "class+patches" | "prefix+patches":
-                prefix = split.prefix[index]
+                prefix = split.rows("prefix", rows, pinned)
                 prefix = prefix[:, :1] if name == "class+patches" else prefix
                 patches = split.patches(rows, self.device, self.dtype)
                 prefix = prefix.to(self.device, self.dtype, non_blocking=True)
                 return torch.cat([prefix, patches], 1)
             case _ if name in MODEL_VECTORS:
-                vector = split.vector(name)[index]
+                vector = split.rows(name, rows, pinned)
             case _:
                 raise ValueError(f"no input is called {name!r}")
         dtype = torch.promote_types(self.dtype, torch.float32)
         return vector.to(self.device, dtype, non_blocking=True)
+
+
+class Copies:
+    """Copies to a GPU that go on while it computes.
+
+    A batch's tensors are made on a stream of their own; who uses them waits for the end of that,
+    and the allocator is told that they are in use on the other stream too. Pinned memory is kept
+    by torch's allocator until the copy out of it has ended.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))  # labels may be on their way
+        self._made: deque[torch.cuda.Event] = deque()
+
+    def made(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """``batches``, made on the stream of copies by whichever thread asks for them."""
+        while True:
+            with torch.cuda.stream(self.stream):
+                batch = next(batches, None)
+                self._made.append(self.stream.record_event())
+            if batch is None:
+                return
+            yield batch
+
+    def hand_over(self, batch: Batch) -> None:
+        """Let the current stream use ``batch``, the oldest that wasn't handed over."""
+        using = torch.cuda.current_stream(self.device)
+        using.wait_event(self._made.popleft())
+        for tensor in (*batch.inputs.values(), batch.labels):
+            tensor.record_stream(using)
+
+
+def tensors_read(inputs: set[str]) -> list[str]:
+    """Names of the stored tensors that ``inputs`` are made of, the small ones first."""
+    found = {tensor for name in inputs for tensor in STORED_AS.get(name, (name,))}
+    return sorted(found, key=lambda name: (name == "patches", name))
 
 
 def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

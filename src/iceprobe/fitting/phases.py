@@ -22,6 +22,7 @@ from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.halving import clearly_beaten
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
@@ -43,6 +44,7 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
+    shuffle: Shuffle = ROWS  # decided when the tokens are at hand
 
 
 @dataclass
@@ -175,7 +177,7 @@ def run_phase(
         phase.seconds, began = phase.seconds + now - began, now
         if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or not crowd.active:
             tensors = crowd.state() | _best_state(phase)
-            setting.checkpoint.save(Saved(tensors, describe(phase), before or []))
+            setting.checkpoint.save(Saved(tensors, describe(phase), before or [], setting.shuffle))
             last_saved = time.monotonic()
 
 

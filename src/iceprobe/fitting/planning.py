@@ -21,6 +21,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.fitting.api import LOW_SHOT_REPLICATES
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_device
+from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import Protocol, for_images, get_protocol, images_per_step
@@ -33,7 +34,7 @@ from iceprobe.specs import unknown
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
 from iceprobe.store.memory import available_memory
-from iceprobe.store.pipeline import STORED, patch_bytes, token_layout
+from iceprobe.store.pipeline import STORED, image_bytes, patch_bytes, token_layout
 from iceprobe.store.planning import read_speed
 
 if TYPE_CHECKING:
@@ -245,11 +246,13 @@ def plan_fit(
     phases = phases_of(asked, len(trained), seeds, images, reported, num_classes)
     stored = StoredShape.of(backbone)
     settings = Settings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
-    each = patch_bytes(token_layout(stored, settings))
+    layout = token_layout(stored, settings)
+    each = patch_bytes(layout)
+    read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
-        held = _held(each * (images + looked_at), memory, here)
+        held = _held(read * (images + looked_at), memory, here)
     if held is not False:
         bytes_per_second = None
     elif bytes_per_second is None and here:

@@ -34,6 +34,7 @@ class Request:
         protocol: with what the caller sets in place of its own values.
         split: the split to report.
         memory: budget in bytes for tokens held in memory.
+        shuffle: how streamed training images are ordered.
         device: where to fit.
         amp: name of the dtype of the token products.
         low_shot: whether the training images are a few drawn ones.
@@ -45,6 +46,7 @@ class Request:
     protocol: Protocol
     split: str
     memory: int | None
+    shuffle: str
     device: torch.device
     amp: str
     low_shot: bool
@@ -121,6 +123,7 @@ def repetition(
             split=request.split,
             amp=request.amp,
             run_seed=run_seed,
+            shuffle=request.shuffle,
             device=str(request.device),
             torch=torch.__version__,
         )
@@ -141,6 +144,7 @@ def repetition(
             seeds=seeds,
             split=request.split,
             memory=request.memory,
+            shuffle=request.shuffle,
             saved=checkpoint.load() if request.resume else None,
         )
         found |= {f.label: _result(f, store, setting, request) for f in fitted}
@@ -190,6 +194,8 @@ def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
         "weight_decays": list(protocol.weight_decays),
         "whitening": protocol.whitening,
         "run_seed": setting.run_seed,
+        "shuffle": setting.shuffle.by,
+        **({"buffer_images": setting.shuffle.buffer} if setting.shuffle.buffer else {}),
         "device": setting.device.type,
         "dtype": str(setting.amp).removeprefix("torch."),
     }

@@ -1,6 +1,5 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.halving import RULE, rungs
 from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Group, Member
 from iceprobe.fitting.phases import Best, Phase, Saved, Setting, describe, recall, run_phase
 from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
@@ -24,8 +24,6 @@ from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
 from iceprobe.store.memory import available_memory
 from iceprobe.store.reader import Store
-
-log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def run_protocol(
     seeds: Sequence[int],
     split: str,
     memory: int | None,
+    shuffle: str,
     saved: Saved | None,
 ) -> tuple[list[Fitted], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit the probes called ``labels`` and read the reported split as the protocol allows.
@@ -87,16 +86,19 @@ def run_protocol(
         members that have diverged.
     """
     inputs = {setting.shape.build(label).input for label in labels}
-    train, test = store["train"], store[split]
-    if any(name.endswith("patches") for name in inputs):
-        budget = (available_memory() or 0) // 2 if memory is None else memory
-        train = train.hold(budget)
-        if setting.protocol.held_out == 0:  # the reported split is read after every epoch
-            test = test.hold(budget - train.patch_bytes if train.held else budget)
-        log.info("training tokens are %s", "in memory" if train.held else "streamed from disk")
+    train, test, setting.shuffle = lay_out(
+        store["train"],
+        store[split],
+        inputs,
+        memory,
+        shuffle,
+        batch_size=images_per_step(setting.protocol, len(store["train"])),
+        looks=setting.protocol.held_out == 0,
+        before=saved.shuffle if saved is not None else None,
+    )
 
     def feed(of: Any, rows: np.ndarray) -> Feed:
-        return Feed(of, rows, inputs, setting.device, setting.amp)
+        return Feed(of, rows, inputs, setting.device, setting.amp, setting.shuffle)
 
     protocol, everything = setting.protocol, np.arange(len(train))
     grid = [

@@ -72,17 +72,22 @@ def extract_in_memory(
     return Store(manifest, held, dataset=dataset)
 
 
-def available_memory() -> int | None:
-    """Bytes of memory free for a new process, within this one's control group; None: unknown."""
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes of memory free for a new process, within its control group; None: unknown.
+
+    A group counts the files it has read as its own, but they give way.
+    """
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
         free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
     except (OSError, StopIteration):
         return None
     try:
-        group = Path("/sys/fs/cgroup")
         most = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        stat = {name: int(count) for name, count in map(str.split, lines)}
+        used -= stat.get("active_file", 0) + stat.get("inactive_file", 0)
         return min(free, max(0, most - used))
     except (OSError, ValueError):  # no such group, or one without a limit ("max")
         return free

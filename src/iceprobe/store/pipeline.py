@@ -8,7 +8,7 @@ Everything in flight is bounded, so memory doesn't grow with the data set.
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,10 +131,15 @@ def token_layout(shape: Shape, settings: Settings) -> Layout:
 
 def patch_bytes(layout: Layout) -> int:
     """Bytes of one image's patch tokens, their scales with them; 0 where none are stored."""
+    return image_bytes(layout, ("patches", "scales"))
+
+
+def image_bytes(layout: Layout, names: Collection[str]) -> int:
+    """Bytes of one image in the tensors of these names, as far as they are stored."""
     return sum(
         dtype.itemsize * torch.Size(shape).numel()
         for name, (dtype, shape) in layout.items()
-        if name in ("patches", "scales")
+        if name in names
     )
 
 

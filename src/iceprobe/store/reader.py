@@ -15,11 +15,13 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, Shape, read_manifest
-from iceprobe.store.pipeline import Layout, patch_bytes, split_layout
+from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes, split_layout
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import Shard, corrupt, flat_bytes, fresh, sha256, shard_bytes
 
 OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
+SCALES = {"patches": ("scales",)}  # what is read along with a tensor
+LOAD_BYTES = 2**24  # read at once into a buffer, by way of memory of their own
 
 
 class Store:
@@ -185,7 +187,8 @@ class StoredSplit:
         dtype: of patch tokens as they are given: as stored, float32 where int8 codes are stored.
         has_patches: whether patch tokens are there.
         has_masks: whether masks are there.
-        held: whether patch tokens are in memory.
+        resident: ``(n,)`` bool, whose patch tokens are in memory.
+        bytes_held: of what :meth:`hold` keeps.
     """
 
     def __init__(
@@ -195,10 +198,12 @@ class StoredSplit:
         *,
         shape: Shape,
         layout: Layout,
-        held: bool,
+        resident: np.ndarray,
+        in_memory: bool,
     ):
         self._tensors, self._gather, self._layout = tensors, gather, layout
-        self.shape, self.held = shape, held
+        self.shape, self.resident, self.bytes_held = shape, resident, 0
+        self._in_memory = in_memory
         self._vectors: dict[str, Tensor] = {}
         self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
         self._coded = "scales" in layout
@@ -231,10 +236,10 @@ class StoredSplit:
         """``(n, D)`` in the stored dtype, or ``None`` where the backbone has none."""
         return self.prefix[:, 0] if self.shape.has_class else None
 
-    @cached_property
-    def _scales(self) -> Tensor:
-        """``(n, N)`` float32, of each patch token; read at once, as the prefix tokens are."""
-        return self._tensors("scales")
+    @property
+    def held(self) -> bool:
+        """Whether the patch tokens of all images are in memory."""
+        return bool(self.resident.all())
 
     @property
     def patch_bytes(self) -> int:
@@ -263,11 +268,12 @@ class StoredSplit:
                 "this store has no patch tokens (patches=false): extract again with patches"
             )
         dtype = dtype or self.dtype
-        stored = self._rows("patches", rows).to(device, non_blocking=True)
+        pinned = torch.device(device).type == "cuda"
+        stored = self.rows("patches", rows, pinned).to(device, non_blocking=True)
         if not self._coded:
             return stored.to(dtype)
-        scales = self._scales[torch.from_numpy(np.asarray(rows, np.int64))]
-        return dequantise(stored, scales.to(device, non_blocking=True), dtype)
+        scales = self.rows("scales", rows, pinned).to(device, non_blocking=True)
+        return dequantise(stored, scales, dtype)
 
     def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
@@ -280,14 +286,27 @@ class StoredSplit:
         """
         if not self.has_masks:
             raise IceprobeError("this store has no masks: its data set has none")
-        return self._rows("mask", rows)
+        return self.rows("mask", rows)
 
-    def _rows(self, name: str, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+    def rows(
+        self, name: str, rows: Tensor | np.ndarray | Sequence[int], pinned: bool = False
+    ) -> Tensor:
+        """``rows (b,)`` of one tensor of the shards, as stored: from memory where they are held.
+
+        Args:
+            name: of the tensor: ``"patches"``, ``"mean"``, …
+            rows: of this split.
+            pinned: into memory that a GPU copies from by itself.
+
+        Raises:
+            IceprobeError: if a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
         wanted = np.asarray(rows, np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
         dtype, shape = self._layout[name]
-        out = fresh(len(wanted), shape, dtype)
+        out = fresh(len(wanted), shape, dtype, pinned)
         self._gather(name, wanted, out)
         return out
 
@@ -300,24 +319,106 @@ class StoredSplit:
             lambda name, wanted, out: self._gather(name, rows[wanted], out),
             shape=self.shape,
             layout=self._layout,
-            held=self.held,
+            resident=self.resident[rows],
+            in_memory=self._in_memory,
         )
 
-    def hold(self, memory_bytes: int) -> "StoredSplit":
-        """This split with its patch tokens in memory if they take at most ``memory_bytes``."""
-        if self.held or not self.has_patches or self.patch_bytes > memory_bytes:
+    def hold(self, memory_bytes: int, names: Sequence[str] = ("patches",)) -> "StoredSplit":
+        """This split with the first rows of some tensors in memory, as many as fit.
+
+        Args:
+            memory_bytes: what they may take; what comes first in ``names`` is held first.
+            names: of tensors; scales go with ``"patches"``.
+        """
+        if self._in_memory:
             return self
-        patches, elsewhere = self._rows("patches", np.arange(len(self))), self._gather
+        split = self
+        for name in names:
+            left = memory_bytes - (split.bytes_held - self.bytes_held)
+            parts = [part for part in (name, *SCALES.get(name, ())) if part in self._layout]
+            each = image_bytes(self._layout, parts)
+            count = min(len(self), max(0, left) // each) if each else 0
+            first = np.arange(count)
+            if not count or (name == "patches" and self.resident[:count].all()):
+                continue
+            place = np.full(len(self), -1)
+            place[:count] = first
+            split = split.over({part: split.rows(part, first) for part in parts}, place)
+            split.bytes_held += count * each
+            if name == "patches":
+                split.resident = self.resident | (place >= 0)
+        return split
+
+    def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
+        """This split, reading what is in memory from there.
+
+        Args:
+            tensors: some rows of a tensor of the shards, by its name.
+            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; looked up when a
+                row is read.
+        """
+        elsewhere = self._gather
 
         def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
-            if name == "patches":
-                torch.index_select(patches, 0, torch.from_numpy(rows), out=out)
-            else:
+            places = place[rows]
+            here = places >= 0
+            if name not in tensors or not here.any():
                 elsewhere(name, rows, out)
+            elif here.all():
+                torch.index_select(tensors[name], 0, torch.from_numpy(places), out=out)
+            else:
+                there = np.flatnonzero(~here)
+                rest = fresh(len(there), tuple(out.shape[1:]), out.dtype)
+                elsewhere(name, rows[there], rest)
+                out[torch.from_numpy(there)] = rest
+                out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(places[here])]
 
         split = copy.copy(self)
-        split._gather, split.held = gather, True
+        split._gather = gather
         return split
+
+    def buffer(self, rows: int) -> "Buffer":
+        """Room in memory for the patch tokens of ``rows`` images."""
+        parts = [part for part in ("patches", *SCALES["patches"]) if part in self._layout]
+        room: dict[str, Tensor] = {}
+        for part in parts:
+            dtype, shape = self._layout[part]
+            room[part] = fresh(rows, shape, dtype)
+        return Buffer(self, room, rows)
+
+
+class Buffer:
+    """Patch tokens of the images that are loaded, until they are forgotten.
+
+    Attributes:
+        split: the same split, reading loaded images from memory and others as before.
+    """
+
+    def __init__(self, source: StoredSplit, room: dict[str, Tensor], rows: int):
+        self._source, self._room, self._rows = source, room, rows
+        self._place = np.full(len(source), -1)
+        self._free = np.arange(rows)
+        self.split = source.over(room, self._place)
+
+    def load(self, rows: np.ndarray) -> None:
+        """Read ``rows (k,)``, which aren't loaded; there are free places for them."""
+        places, self._free = self._free[: len(rows)], self._free[len(rows) :]
+        at_once = max(1, LOAD_BYTES * len(self._source) // max(1, self._source.patch_bytes))
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            for name, room in self._room.items():
+                room[torch.from_numpy(places[part])] = self._source.rows(name, rows[part])
+        self._place[rows] = places
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Free the places of those of ``rows`` that are loaded."""
+        places = self._place[rows]
+        self._place[rows] = -1
+        self._free = np.concatenate([self._free, places[places >= 0]])
+
+    def clear(self) -> None:
+        self._place.fill(-1)
+        self._free = np.arange(self._rows)
 
 
 def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
@@ -331,7 +432,8 @@ def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
         gather,
         shape=shape,
         layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
-        held="patches" in tensors,
+        resident=np.full(len(tensors["label"]), "patches" in tensors),
+        in_memory=True,
     )
 
 
@@ -390,5 +492,6 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
         gather,
         shape=manifest.shape,
         layout=split_layout(manifest, name),
-        held=False,
+        resident=np.full(firsts[-1], False),
+        in_memory=False,
     )

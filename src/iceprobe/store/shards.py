@@ -204,12 +204,14 @@ def _header(layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An empty ``(rows, *shape)`` tensor whose memory is numpy's.
+def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool = False) -> Tensor:
+    """An empty ``(rows, *shape)`` tensor whose memory is numpy's, or pinned for a GPU to copy from.
 
     numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
     place of 19,000, which took three quarters of the time of a gather from the page cache.
     """
+    if pinned:
+        return torch.empty(rows, *shape, dtype=dtype, pin_memory=True)
     return torch.from_numpy(np.empty((rows, *shape), f"i{dtype.itemsize}")).view(dtype)
 
 

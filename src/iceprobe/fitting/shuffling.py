@@ -1,0 +1,116 @@
+"""An epoch's order of images, also where their tokens don't fit into memory.
+
+    rows     a permutation of all images: each is read from where it lies
+    blocks   blocks of neighbouring images, in random order ─▶ buffer ─▶ batches, drawn at random
+             from all that the buffer holds; images held in memory come in evenly between
+
+Random rows are what an epoch should be, and what a disk is slowest at. Blocks of a few megabytes are
+read as fast as a whole file, and because they come from all over the split and many of them share
+the buffer, images that lie sorted by class come mixed as well. Every image is drawn once an epoch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+BLOCK_BYTES = 2**22  # of a block at most: a disk's seek is short beside its reading
+BLOCKS = 64  # in a full buffer at least: of how many classes a batch is, where they lie sorted
+BATCHES = 4  # in a full buffer at least
+
+SHUFFLES = ("auto", "rows", "blocks")
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """How a fit's epochs are ordered; with the seed and the epoch it decides the order.
+
+    Attributes:
+        by: ``"rows"`` or ``"blocks"``.
+        held: images at the split's beginning whose tokens stay in memory.
+        buffer: images that the buffer holds.
+        block: images of a block.
+    """
+
+    by: Literal["rows", "blocks"] = "rows"
+    held: int = 0
+    buffer: int = 0
+    block: int = 0
+
+
+ROWS = Shuffle()
+
+
+def check_shuffle(asked: str) -> str:
+    """``asked``, if it is one of :data:`SHUFFLES`.
+
+    Raises:
+        IceprobeError: otherwise.
+    """
+    if asked not in SHUFFLES:
+        raise IceprobeError(unknown("shuffle", asked, SHUFFLES))
+    return asked
+
+
+def choose_shuffle(
+    asked: str, images: int, image_bytes: int, memory: int, cache: int | None, batch_size: int
+) -> Shuffle:
+    """How to order the epochs of a split whose tokens take ``images · image_bytes``.
+
+    Half of the memory is the buffer, the other half holds images for good.
+
+    Args:
+        asked: one of :data:`SHUFFLES`; ``"auto"`` takes rows where they are read from memory, the
+            page cache's included.
+        images, image_bytes: of the split.
+        memory: bytes of the budget for its tokens.
+        cache: bytes that the page cache may take beside it; ``None`` where nobody knows.
+        batch_size: of the fit.
+    """
+    total = images * image_bytes
+    cached = asked == "auto" and (cache is None or total <= cache)
+    if asked == "rows" or total <= memory or cached:
+        return ROWS
+    buffer = min(images, max(memory // 2 // image_bytes, BATCHES * batch_size))
+    block = max(1, min(BLOCK_BYTES // image_bytes, buffer // BLOCKS))
+    held = min(images, max(0, memory // image_bytes - buffer))
+    return Shuffle("blocks", held, buffer, block)
+
+
+def block_order(
+    held: np.ndarray, shuffle: Shuffle, sizes: list[int], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What to load, and then which images to take, for each batch of an epoch.
+
+    Args:
+        held: ``(n,)`` bool, which images stay in memory; the others are loaded once each.
+        shuffle: sizes of buffer and block.
+        sizes: images of each batch, n together.
+        rng: of the epoch.
+
+    Yields:
+        Places in ``held``: to load ``(l,)``, and the batch ``(b,)``.
+    """
+    resting, streamed = rng.permutation(np.flatnonzero(held)), np.flatnonzero(~held)
+    shift = int(rng.integers(shuffle.block))  # so that neighbours part between epochs
+    starts = rng.permutation(np.arange(-shift, len(streamed), shuffle.block))
+    blocks = [streamed[max(0, start) : start + shuffle.block] for start in starts.tolist()]
+    from_memory = rng.permutation(len(held)) < len(resting)
+    content, end = streamed[:0], 0
+    for size in sizes:
+        loads = [streamed[:0]]
+        room = shuffle.buffer - len(content)
+        while blocks and len(blocks[-1]) <= room:
+            loads.append(blocks.pop())
+            room -= len(loads[-1])
+        load = np.concatenate(loads)
+        content = np.concatenate([content, load])
+        resident = int(from_memory[end : end + size].sum())
+        picked = rng.choice(len(content), size - resident, replace=False)
+        batch = np.concatenate([resting[:resident], content[picked]])
+        resting, content, end = resting[resident:], np.delete(content, picked), end + size
+        yield load, batch
