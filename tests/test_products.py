@@ -1,5 +1,7 @@
 """float32 products by oneDNN against the same in float64, on any processor whose torch has it."""
 
+import copy
+
 import pytest
 import torch
 from torch.func import vmap
@@ -119,9 +121,19 @@ def test_a_backbones_linear_layers(asked):
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(images).dtype == torch.bfloat16
         close(layer.double()(images.double()), expected)
-    with products.FastLinear():
-        assert layer(images.double()).requires_grad
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_that_learns(bias, asked):
+    layer, images = torch.nn.Linear(6, 4, bias=bias), torch.randn(2, 3, 6, requires_grad=True)
+    with products.FastLinear():
+        found = torch.autograd.grad(layer(images).square().sum(), [images, *layer.parameters()])
+    assert len(asked) == 3
+    wide, images = copy.deepcopy(layer).double(), images.detach().double().requires_grad_()
+    expected = torch.autograd.grad(wide(images).square().sum(), [images, *wide.parameters()])
+    for ours, theirs in zip(found, expected, strict=True):
+        close(ours, theirs)
 
 
 def test_torchs_counter_counts_them():

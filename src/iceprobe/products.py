@@ -99,17 +99,22 @@ def _each(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 class FastLinear(TorchFunctionMode):
-    """Inside it ``F.linear`` of float32 tensors takes the faster way, where no gradient is asked for."""
+    """Inside it ``F.linear`` of float32 tensors takes the faster way, with gradients or without."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is F.linear and not kwargs and not torch.is_grad_enabled():
+        if func is F.linear and not kwargs:
+            rows, weight, *bias = args
             tensors = [t for t in args if t is not None]
             plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-            macs = args[0].numel() * len(args[1])
+            macs = rows.numel() * len(weight)
             if plain and onednn_pays(*tensors, macs=macs) and not torch.is_autocast_enabled("cpu"):
-                return linear(*args)
+                if not any(t.requires_grad for t in tensors) or not torch.is_grad_enabled():
+                    return linear(*args)
+                out = linears(rows.reshape(1, -1, rows.shape[-1]), weight[None])
+                out = out.view(*rows.shape[:-1], len(weight))
+                return out if not bias or bias[0] is None else out + bias[0]
         return func(*args, **(kwargs or {}))
 
 
