@@ -97,7 +97,10 @@ def one(
     rate = {name: work.amount / times.median(name) for name, work in known.items()}
     best = max(rate["square"], rate["own product"])
     plain = max(rate["float32"], best if dtype == torch.float32 else 0)
-    flops = [token_flops(queries) + value_flops(len(MEMBERS)), classifier_flops(len(MEMBERS), classes)]
+    flops = [
+        token_flops(queries) + value_flops(len(MEMBERS)),
+        classifier_flops(len(MEMBERS), classes),
+    ]
     parameters = num_parameters(queries, len(MEMBERS), classes)
     moved = step_bytes(parameters, tokens.nbytes)
     limits = {"FLOPs": flops[0] / best + flops[1] / plain, "bytes": moved / rate["copy"]}

@@ -63,7 +63,9 @@ def describe(device: torch.device) -> dict[str, object]:
     found = environment()
     described: dict[str, object] = {
         "processor": processor_name(found.pop("processor"), _cpuinfo()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -86,7 +88,9 @@ def processor_name(model: str, cpuinfo: dict[str, str]) -> str:
     name = re.sub(r"\((R|TM)\)|Processor|CPU|@.*", "", model)
     if cpuinfo.get("vendor_id") == "AuthenticAMD" and not re.search(r"\d", name):
         wide = "avx512f" in cpuinfo.get("flags", "").split()
-        zen = {"25": "Zen4" if wide else "Zen3", "26": "Zen5"}.get(cpuinfo.get("cpu family", ""), "")
+        zen = {"25": "Zen4" if wide else "Zen3", "26": "Zen5"}.get(
+            cpuinfo.get("cpu family", ""), ""
+        )
         name = f"{name} {zen}"
     return " ".join(name.split())
 
