@@ -17,14 +17,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import Figure, interleaved, run_alone, synchronise
+from measuring import Figure, anonymous_peak, interleaved, run_alone, synchronise
 
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
@@ -135,28 +133,12 @@ def memory_of(images: int) -> None:
     split.images = np.broadcast_to(split.images, (images, 56, 56))
     split.labels, split.names = np.zeros(images, np.int64), [""] * images
     split.fingerprint = lambda: "noise"  # type: ignore[method-assign]  # hashing would copy them
-    before = anonymous_bytes()
-    peak, stop = before, threading.Event()
 
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.005):
-            peak = max(peak, anonymous_bytes())
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
+            extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
-        extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
-    stop.set()
-    watcher.join()
-    print(json.dumps([before / 1e6, peak / 1e6]))
-
-
-def anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system doesn't tell anonymous memory (/proc/self/status)")
+    print(json.dumps([number / 1e6 for number in anonymous_peak(work)]))
 
 
 if __name__ == "__main__":

@@ -7,19 +7,18 @@
 unit vectors that are ready, and `topk` of each tile, and keeps nothing. What is left to the search:
 unit vectors, what survives from tile to tile, equal similarities, order.
 
-Memory is the peak above what there was before the search, of fresh processes with a bank of 2 and of
-20 tiles: the search holds its answer and a few tiles, so it is flat.
+Memory is the peak above what there was before the search, of fresh processes with a bank of 4 and of
+40 tiles: the search holds its answer and a few tiles, so it is flat.
 """
 
 import json
-import resource
 import subprocess
 import sys
 
 import torch
 import torch.nn.functional as F
 from machine import yardsticks
-from measuring import Figure, interleaved, run_alone, timed
+from measuring import Figure, anonymous_peak, interleaved, run_alone, timed
 from plan import off
 
 from iceprobe.knn import nearest, plan_search
@@ -27,7 +26,7 @@ from iceprobe.knn.search import BANK, QUERIES
 
 TRAIN, TEST, D, K = 60_000, 5_000, 768, 200
 IMAGENET, VALIDATION = 1_280_000, 50_000
-BANKS = (2 * BANK, 20 * BANK)
+BANKS = (4 * BANK, 40 * BANK)
 ROUNDS = 3
 
 
@@ -106,9 +105,8 @@ def memory_of(bank: int) -> None:
     """In a process of its own: print the bytes that a search adds at most."""
     train, queries = torch.randn(bank, D), torch.randn(2 * QUERIES, D)
     queries @ queries.T  # what the first product sets up isn't the search's
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    nearest(queries, train, K)
-    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    before, peak = anonymous_peak(lambda: nearest(queries, train, K))
+    print(peak - before)
 
 
 def planned() -> Figure:

@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -130,6 +131,34 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def anonymous_peak(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes of anonymous memory (RssAnon: page cache doesn't count) before ``work`` and at its
+    peak, sampled every 5 ms."""
+    before = peak = anonymous_bytes()
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.005):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        watcher.join()
+    return before, peak
+
+
+def anonymous_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system doesn't tell anonymous memory (/proc/self/status)")
 
 
 def run_alone(measure: Measure, description: str) -> None:
