@@ -10,6 +10,7 @@ written after each file, and from there into the page.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -81,13 +82,14 @@ def main() -> None:
     for position, name in enumerate(names, 1):
         left = sum(list(expected.values())[position - 1 :]) / 60
         print(f"[{position}/{len(names)}] {name}, about {left:.0f} min to go", flush=True)
-        began = time.monotonic()
+        began, load = time.monotonic(), os.getloadavg()[0]
         figures = run(name, args.device, args.rounds)
         if figures is None:
             failed.append(name)
             continue
         results["benchmarks"][name] = {
             "commit": (git_commit() or "an installed version")[:10],
+            "load": round(load, 1),
             "seconds": round(time.monotonic() - began),
             "figures": figures,
         }

@@ -65,9 +65,11 @@ def sentence(machine: Json) -> str:
     place = f"{about['gpu']}, " if "gpu" in about else ""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     commits = sorted({b["commit"] for b in machine["benchmarks"].values()})
+    loads = [b["load"] for b in machine["benchmarks"].values()]
     return (
         f"{place}{about['processor']}, {about['cores']} cores, {about['threads']} threads, "
-        f"{about['memory_gb']} GB, {about['system']}; {versions}; iceprobe at {', '.join(commits)}."
+        f"{about['memory_gb']} GB, {about['system']}; {versions}; iceprobe at {', '.join(commits)}; "
+        f"load average when a benchmark began {min(loads)} to {max(loads)}."
     )
 
 

@@ -36,7 +36,12 @@ def results(*figures: Figure) -> dict:
         "name": "abacus", "processor": "Abacus 2", "cores": 2, "threads": 1, "memory_gb": 0.5,
         "system": "Wood x", "versions": {"torch": "9.9"},
     }  # fmt: skip
-    benchmark = {"commit": "c0ffee", "seconds": 3, "figures": [f.row() for f in figures]}
+    benchmark = {
+        "commit": "c0ffee",
+        "load": 0.5,
+        "seconds": 3,
+        "figures": [f.row() for f in figures],
+    }
     return json.loads(json.dumps({"machine": about, "benchmarks": {"probe_step": benchmark}}))
 
 
@@ -82,7 +87,8 @@ def test_the_tables_are_rendered_from_the_json():
     second = figure(name="z", value=0.0123456, spread=(0.01, 0.02), details={"how": "run"})
     assert table.refreshed(page, [results(first, second)]) == (
         "x\n<!-- benchmarks: summary -->\n\n"
-        "Abacus 2, 2 cores, 1 threads, 0.5 GB, Wood x; torch 9.9; iceprobe at c0ffee.\n\n"
+        "Abacus 2, 2 cores, 1 threads, 0.5 GB, Wood x; torch 9.9; iceprobe at c0ffee; "
+        "load average when a benchmark began 0.5 to 0.5.\n\n"
         "| figure | of | on | measured | spread | wanted | met | the machine allows |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| a | b / c | cpu | **8** | 7.5 to 8.25 | ≥ 9 (aim 12) | **no** "
