@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test lint format docs bench wheel clean
+.PHONY: demo test lint format docs bench accuracy wheel clean
 
 demo: $(STAMP)
 	$(BIN)/iceprobe demo
@@ -22,19 +22,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Output of commands shown in docs/.
+# Output of commands and measured tables shown in docs/.
 docs: $(STAMP)
 	$(BIN)/python tools/refresh_docs.py
+	$(BIN)/python benchmarks/table.py
 
-# Every figure of docs/measurements.md; never part of the tests.
+# Every figure of docs/speed.md, on a quiet machine; never part of the tests.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/probe_step.py
-	$(BIN)/python benchmarks/fit_members.py
-	$(BIN)/python benchmarks/fit_members.py --dtype bfloat16
-	$(BIN)/python benchmarks/extraction.py
-	$(BIN)/python benchmarks/plan.py
-	$(BIN)/python benchmarks/store_gather.py
-	$(BIN)/python benchmarks/streamed_memory.py
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+# The figures of docs/measurements.md.
+accuracy: $(STAMP)
 	$(BIN)/iceprobe run examples/clutter.yaml
 	$(BIN)/iceprobe compare runs/clutter --against ep12 --margin 1.5
 	$(BIN)/python benchmarks/scikit_learn.py runs/clutter

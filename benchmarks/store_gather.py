@@ -1,28 +1,23 @@
 """Random batches out of the feature store's shards, against a plain gather from one file.
 
-    python benchmarks/store_gather.py
-    python benchmarks/store_gather.py --tokens int8
+    python benchmarks/store_gather.py [--rounds 60]
 
-The same random rows are read three ways, in interleaved rounds of one process: by
-``StoredSplit.patches`` from shards, from a ``numpy.memmap`` of one file that holds all patch tokens
-(``map[rows]``, nothing sorted, nothing checked), and by ``StoredSplit.hold``, which keeps the tokens in
-memory and takes them by ``index_select``. The ratio is that of the medians of speed, and the target
-for the shards at least 0.80 of the plain gather. The page cache is warm: both files are read once
-before the first round, and they fit into memory. What the disk does is not measured.
-
-With ``--tokens int8`` the plain gather turns codes into float32 as well.
+The same random rows are read three ways: by ``StoredSplit.patches`` from shards, from a
+``numpy.memmap`` of one file that holds all patch tokens (``map[rows]``, nothing sorted, nothing
+checked), and by ``StoredSplit.hold``, which keeps the tokens in memory and takes them by
+``index_select``. The page cache is warm: both files are read once before the first round, and they
+fit into memory. What the disk does is not measured. With int8 tokens the plain gather turns codes
+into float32 as well.
 """
 
-import argparse
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import yardsticks
+from measuring import Figure, interleaved, run_alone
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
@@ -31,6 +26,9 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.store import extract
 from iceprobe.store.reader import StoredSplit
 from iceprobe.tokens import Tokens
+
+IMAGES, N, D, BATCH = 4096, 196, 768, 256
+ROUNDS = {"float16": 60, "int8": 10}
 
 
 class Noise(nn.Module):
@@ -45,23 +43,19 @@ class Noise(nn.Module):
         return Tokens(patches, patches[:, :0])
 
 
-def make_split(options: argparse.Namespace, root: Path) -> StoredSplit:
+def make_split(tokens: str, root: Path) -> StoredSplit:
     """A finished store of random tokens, opened."""
-    pixels = np.random.default_rng(0).integers(0, 256, (options.images, 4, 4), dtype=np.uint8)
-    names = [f"{index:06d}" for index in range(options.images)]
-    data = Dataset(
-        "benchmark:noise",
-        "noise",
-        ["one"],
-        {"train": ArraySplit("train", pixels, np.zeros(options.images, np.int64), names)},
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 4, 4), dtype=np.uint8)
+    names = [f"{index:06d}" for index in range(IMAGES)]
+    split = ArraySplit("train", pixels, np.zeros(IMAGES, np.int64), names)
+    data = Dataset("benchmark:noise", "noise", ["one"], {"train": split})
     backbone = Backbone(
-        Noise(options.num_tokens, options.dim),
+        Noise(N, D),
         Preprocessing(4, (0.0,), (1.0,), crop_pct=1.0, channels=1),
         spec="benchmark:noise",
         name="noise",
     )
-    return extract(backbone, data, root, tokens=options.tokens, device="cpu")["train"]
+    return extract(backbone, data, root, tokens=tokens, device="cpu")["train"]
 
 
 def plain_gather(split: StoredSplit, file: Path) -> Callable[[np.ndarray], object]:
@@ -80,57 +74,57 @@ def plain_gather(split: StoredSplit, file: Path) -> Callable[[np.ndarray], objec
     return lambda rows: opened[rows]
 
 
-def measure(options: argparse.Namespace) -> None:
+def measure(device: torch.device, rounds: int | None) -> list[Figure]:
+    return [figure for tokens in ROUNDS for figure in gathers(tokens, rounds or ROUNDS[tokens])]
+
+
+def gathers(tokens: str, rounds: int) -> list[Figure]:
     rng = np.random.default_rng(1)
-    with tempfile.TemporaryDirectory(prefix="iceprobe-", dir=options.folder) as folder:
-        split = make_split(options, Path(folder))
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory(prefix="iceprobe-") as folder:
+        split = make_split(tokens, Path(folder))
         ways: dict[str, Callable[[np.ndarray], object]] = {
             "memmap": plain_gather(split, Path(folder) / "plain"),
             "shards": split.patches,
             "held": split.hold(split.patch_bytes).patches,
         }
         for gather in ways.values():  # warm: every page read once
-            for first in range(0, len(split), options.batch_size):
-                gather(np.arange(first, min(first + options.batch_size, len(split))))
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(options.rounds):
-            rows = rng.permutation(len(split))[: options.batch_size]
-            for name, gather in ways.items():
-                started = time.perf_counter()
-                gather(rows)
-                seconds[name].append(time.perf_counter() - started)
-    size = options.batch_size * split.patch_bytes / len(split)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    print(
-        f"{options.tokens}, N = {options.num_tokens}, D = {options.dim}: {options.images} images, "
-        f"{split.patch_bytes / 1e9:.2f} GB; batches of {options.batch_size}, "
-        f"{size / 1e6:.1f} MB each; {options.rounds} rounds"
-    )
-    for name in ways:
-        each = sorted(a / b for a, b in zip(seconds["memmap"], seconds[name], strict=True))
-        quarter = len(each) // 4
-        print(
-            f"{name:7} {1e3 * median[name]:7.2f} ms  {size / median[name] / 1e9:5.2f} GB/s  "
-            f"{median['memmap'] / median[name]:5.2f} of memmap's speed "
-            f"(quartiles of rounds {each[quarter]:.2f} to {each[-1 - quarter]:.2f})"
+            for first in range(0, IMAGES, BATCH):
+                gather(np.arange(first, first + BATCH))
+        rows = np.empty(0, np.int64)
+
+        def draw() -> None:
+            nonlocal rows
+            rows = rng.permutation(IMAGES)[:BATCH]
+
+        known = yardsticks(cpu)["copy"]
+        sides = {name: lambda gather=gather: gather(rows) for name, gather in ways.items()}
+        times = interleaved({"draw": draw, **sides, "copy": known.run}, rounds, cpu)
+    size = BATCH * split.patch_bytes / IMAGES
+    copy = known.amount / times.median("copy")
+    made = BATCH * N * D * (4 if tokens == "int8" else 2)
+    limit = (size + made) / copy
+    return [
+        Figure(
+            name=f"gather, {tokens}, {name}",
+            what=f"speed of {name} / of a plain memmap gather",
+            device="cpu",
+            value=times.ratio("memmap", name),
+            spread=times.spread("memmap", name),
+            at_least=0.8 if name == "shards" else None,
+            bound=times.median("memmap") / limit,
+            bounded_by="copying the batch",
+            details={
+                "ms": 1e3 * times.median(name),
+                "memmap ms": 1e3 * times.median("memmap"),
+                "batch MB": size / 1e6,
+                "copying the batch, ms": 1e3 * limit,
+                "copy, GB/s": copy / 1e9,
+            },
         )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", default="float16")
-    parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--num-tokens", type=int, default=196)
-    parser.add_argument("--dim", type=int, default=768)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--folder", type=Path, help="on the disk to read from, by default /tmp")
-    measure(parser.parse_args())
-    where = platform.processor() or platform.machine()
-    print(
-        f"on {where}, {torch.get_num_threads()} threads, torch {torch.__version__}, page cache warm"
-    )
+        for name in ("shards", "held")
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

@@ -1,34 +1,34 @@
 """Peak anonymous memory of a streamed fit as the data set grows ten-fold.
 
-    python benchmarks/streamed_memory.py
-    python benchmarks/streamed_memory.py --shuffle rows --memory 64000000 --images 4000
+    python benchmarks/streamed_memory.py [--rounds 3]
 
-Two stores of random tokens are written, of n and of 10 n images, and the same probes are fitted on
-each under the same ``memory``, in a process of its own: `ep4` on patch tokens and `linear` on their
-mean. What is printed is the peak of RssAnon, sampled every 5 ms; the page cache doesn't count. The
-target: within 10%. What grows whatever the budget is told beside it: labels and places in the data
-set, orders of an epoch, and predictions.
+Two stores of random tokens are written, of 2,000 and of 20,000 images, and the same probes are fitted
+on each under the same ``memory``, in a process of its own: `ep4` on patch tokens and `linear` on
+their mean. The target: within 10%.
 """
 
-import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import Figure, anonymous_peak, quartiles, run_alone
 from torch import Tensor, nn
 
 import iceprobe
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import ArraySplit, Dataset
+from iceprobe.malloc import keep_freed_memory
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
 
+IMAGES, NUM_TOKENS, DIM = 2_000, 64, 192
+MEMORY = 32_000_000
 CLASSES, TEST_IMAGES = 4, 64
 
 
@@ -66,12 +66,12 @@ def make_store(images: int, num_tokens: int, dim: int, root: str) -> Path:
     return iceprobe.extract(backbone, data, root, device="cpu").path
 
 
-def peaks(images: int, memory: int, shuffle: str, num_tokens: int, dim: int) -> tuple[int, int]:
+def peaks(images: int, memory: int = MEMORY) -> tuple[int, int]:
     """Anonymous bytes before and at the peak of a fit on ``images``, in a new process."""
     with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
-        store = make_store(images, num_tokens, dim, root)
+        store = make_store(images, NUM_TOKENS, DIM, root)
         done = subprocess.run(
-            [sys.executable, __file__, "--fit", str(store), str(memory), shuffle],
+            [sys.executable, __file__, "--fit", str(store), str(memory)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -80,19 +80,8 @@ def peaks(images: int, memory: int, shuffle: str, num_tokens: int, dim: int) -> 
     return before, peak
 
 
-def fit(path: Path, memory: int, shuffle: str) -> None:
-    """In a process of its own: fit, and print anonymous bytes before and at the peak."""
+def fit(path: Path, memory: int) -> None:
     store = Store.open(path)
-    before = peak = anonymous_bytes()
-    stop = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.005):
-            peak = max(peak, anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     with tempfile.TemporaryDirectory(prefix="iceprobe-") as folder:
         iceprobe.fit(
             store,
@@ -102,50 +91,41 @@ def fit(path: Path, memory: int, shuffle: str) -> None:
             batch_size=64,
             learning_rates=[1e-2],
             memory=memory,
-            shuffle=shuffle,
+            shuffle="blocks",
             device="cpu",
             output=Path(folder) / "run",
         )
-    stop.set()
-    watcher.join()
-    print(json.dumps([before, peak]))
 
 
-def anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system doesn't tell anonymous memory (/proc/self/status)")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000, help="n")
-    parser.add_argument("--num-tokens", type=int, default=64)
-    parser.add_argument("--dim", type=int, default=192)
-    parser.add_argument("--memory", type=int, default=32_000_000)
-    parser.add_argument("--shuffle", default="blocks")
-    parser.add_argument("--fit", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.fit:
-        path, memory, shuffle = options.fit
-        fit(Path(path), int(memory), shuffle)
-        return
-    found = []
-    for images in (options.images, 10 * options.images):
-        before, peak = peaks(
-            images, options.memory, options.shuffle, options.num_tokens, options.dim
+def measure(device: torch.device, rounds: int | None) -> list[Figure]:
+    """One round unless told otherwise: a peak varies by a few MB."""
+    found = [(peaks(IMAGES), peaks(10 * IMAGES)) for _ in range(rounds or 1)]
+    ratios = [large[1] / small[1] for small, large in found]
+    (before, small), (_, large) = found[0]
+    return [
+        Figure(
+            name="streamed fit, ten times the images",
+            what="peak anonymous memory, 20,000 images / 2,000",
+            device="cpu",
+            value=statistics.median(ratios),
+            spread=quartiles(ratios),
+            at_most=1.1,
+            bound=1.0,
+            bounded_by="the same memory",
+            details={
+                "before the fit, MB": before / 1e6,
+                "2,000 images, MB": small / 1e6,
+                "20,000 images, MB": large / 1e6,
+                "budget, MB": MEMORY / 1e6,
+            },
         )
-        tokens = 2 * images * options.num_tokens * options.dim
-        print(
-            f"{images:6} images, {tokens / 1e6:7.1f} MB of tokens, {options.shuffle}, memory "
-            f"{options.memory / 1e6:g} MB: {before / 1e6:.1f} MB before, peak {peak / 1e6:.1f} MB",
-            flush=True,
-        )
-        found.append(peak)
-    small, large = found
-    print(f"ten times the images: {(large - small) / 1e6:+.1f} MB, {large / small:.3f} times")
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--fit"]:
+        keep_freed_memory()
+        _, path, memory = sys.argv[1:]
+        print(json.dumps(anonymous_peak(lambda: fit(Path(path), int(memory)))))
+    else:
+        run_alone(measure, __doc__)

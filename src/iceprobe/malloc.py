@@ -2,7 +2,7 @@
 
 A training step takes and frees hundreds of megabytes. glibc maps each large block anew and unmaps
 it when it is freed, so the kernel clears the same pages at every step: a quarter of a fit's time
-on two cores (docs/measurements.md). The command line, whose process is its own, turns that off; a
+on two cores (docs/speed.md). The command line, whose process is its own, turns that off; a
 library doesn't change its host's allocator.
 """
 

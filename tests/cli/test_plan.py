@@ -49,6 +49,20 @@ def test_imagenet_on_a_machine_that_one_does_not_have(iceprobe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_knn_of_imagenet_on_paper(iceprobe):
+    """A tenth is held out of 1.28e6 and looked for among the rest; nothing to report on.
+
+    128,000 · 1,152,000 = 1.475e11 comparisons of 768 numbers, 226.5 TFLOP: 5.66 s at 40 TFLOP/s.
+    The answer is 128,000 · 200 · 12 B = 307.2 MB, the tiles 2 · 4 · 8192 · (512 + 768) = 83.9 MB.
+    """
+    backbone = ["--backbone", "timm:vit_base_patch16_224?pretrained=false", "--probe", "knn"]
+    rows = table(iceprobe("plan", *backbone, *PAPER, *DEVICE).out)
+    assert rows["time, k-NN"] == (
+        "about 5.7 s, 147,456,000,000 comparisons, 226 TFLOP, 391.1 MB beside the vectors"
+    )
+    assert rows["time, fit"] == "no probe is trained"
+
+
 def test_a_slow_disk_makes_live_cheaper(iceprobe):
     """Tokens of Tiny: 4 · 12 · 2 = 96 bytes an image, 96 kB an epoch of 1,000."""
     options = ["--images", "1k", "--classes", "4", "--probe", "ep2", *DEVICE]

@@ -105,3 +105,20 @@ def test_progress_ends_at_the_number_of_queries(monkeypatch):
     told = []
     nearest(torch.eye(10), torch.eye(10), 1, progress=lambda *at: told.append(at))
     assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_a_query_compared_with_half_of_the_bank_is_half_done(monkeypatch):
+    monkeypatch.setattr(search_module, "BANK", 5)
+    told = []
+    nearest(torch.eye(10)[:4], torch.eye(10), 1, progress=lambda *at: told.append(at))
+    assert told == [(2, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e6])
+def test_the_length_of_a_query_changes_nothing(length):
+    bank, _ = blobs(50, 5, seed=0)
+    queries, _ = blobs(3, 5, seed=1)
+    similarity, index = nearest(queries, bank, 7)
+    scaled, same = nearest(queries * length, bank, 7)
+    assert same.equal(index)
+    torch.testing.assert_close(scaled, similarity, rtol=0, atol=1e-15)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
     from iceprobe.fitting import FitPlan
+    from iceprobe.knn.planning import SearchPlan
     from iceprobe.store import Plan
 
 
@@ -229,6 +230,8 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     ]
     if here:
         found.insert(1, ("feature store", str(extraction.store)))
+    if fitting.search:
+        found.append(("time, k-NN", _searching(fitting.search)))
     if fitting.refusal or not fitting.phases:
         return [*found, ("time, fit", "no probe is trained" if not fitting.refusal else "not run")]
     found.append(("time, an epoch cached", f"{_about(fitting.epoch_seconds)}, {_reading(fitting)}"))
@@ -286,6 +289,13 @@ def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
             "--workers"
         )
     return [*found, *filter(None, [fitting.refusal])]
+
+
+def _searching(search: "SearchPlan") -> str:
+    return (
+        f"{_about(search.seconds)}, {search.comparisons:,} comparisons, {_flops(search.flops)}, "
+        f"{_bytes(search.memory_bytes)} beside the vectors"
+    )
 
 
 def _reading(fitting: "FitPlan") -> str:

@@ -27,6 +27,7 @@ from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import Protocol, for_images, get_protocol, images_per_step
 from iceprobe.fitting.rehearsal import TOKENS_AT_ONCE, Rehearsed, Step, Steps, rehearse
 from iceprobe.fitting.selection import check_memory
+from iceprobe.knn.planning import SearchPlan, plan_search
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
@@ -81,6 +82,8 @@ class FitPlan(BaseModel):
         held: whether patch tokens are held in memory; ``None`` where no probe reads them.
         bytes_per_second: of the disk they are streamed from; ``None`` where they aren't, or it
             isn't known, and reading is not counted.
+        search: k-NN's part, all repetitions, which ``seconds`` and ``flops`` don't count; ``None``
+            where it isn't asked for.
         basis: where a step's seconds come from, in words.
         refusal: why it can't be run on this machine; seconds are 0 then.
     """
@@ -92,6 +95,7 @@ class FitPlan(BaseModel):
     flops: float
     held: bool | None
     bytes_per_second: float | None
+    search: SearchPlan | None = None
     basis: str
     refusal: str | None = None
 
@@ -165,8 +169,8 @@ def plan_fit(
 ) -> FitPlan:
     """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
 
-    k-NN, which learns nothing, isn't counted; settings that ``halving`` would stop are counted to
-    their end. Classes are taken to be of equal size.
+    k-NN learns nothing and is told apart, in ``search``; settings that ``halving`` would stop are counted
+    to their end. Classes are taken to be of equal size.
 
     Args:
         backbone: whose tokens they are; only their shape counts.
@@ -228,10 +232,24 @@ def plan_fit(
         )
     labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
     trained = [label for label in labels if parse_probe(label).name != "knn"]
+    widths = [
+        backbone.vectors.get(parse_probe(label).options.get("input", ""), backbone.dim)
+        for label in labels
+        if label not in trained
+    ]
+    banks = _searched(asked, images, reported, num_classes) * (replicates or 1)
+    search = None
+    if widths and images:
+        search = plan_search(
+            [(bank, queries, width) for width in widths for bank, queries in banks],
+            device=check_device(device),
+            flops_per_second=flops_per_second,
+            measure_seconds=min(measure_seconds, 1.0),
+        )
     if not trained or not images:
         return FitPlan(
             members=0, repetitions=replicates or 1, images=images, phases=[], flops=0, held=None,
-            bytes_per_second=None, basis="nothing is trained",
+            bytes_per_second=None, search=search, basis="nothing is trained",
         )  # fmt: skip
 
     shape = Shape(
@@ -294,6 +312,7 @@ def plan_fit(
         flops=(replicates or 1) * sum(_flops(phase, built, backbone) for phase in phases),
         held=held,
         bytes_per_second=bytes_per_second,
+        search=search,
         basis=basis,
         refusal=refusal,
     )
@@ -321,6 +340,15 @@ def phases_of(
     held = num_classes * max(1, round(protocol.held_out * images / num_classes)) if each > 1 else 0
     select = [phase("select", _grid(protocol), epochs, images - held, held)] if held else []
     return [*select, phase("refit", 1, epochs, images, 0), phase("report", 1, 1, 0, reported)]
+
+
+def _searched(
+    protocol: Protocol, images: int, reported: int, num_classes: int
+) -> list[tuple[int, int]]:
+    """k-NN's (bank, queries): a search to select on held-out images, and one to report."""
+    phases = phases_of(protocol, 1, 1, images, reported, num_classes)
+    select = [(p.learnt, p.looked_at) for p in phases if p.name == "select"]
+    return [*select, (images, reported)] if reported else select
 
 
 def _grid(protocol: Protocol) -> int:

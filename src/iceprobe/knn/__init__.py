@@ -6,6 +6,7 @@ _HOME = {
     "classify": "voting",
     "knn": "evaluate",
     "nearest": "search",
+    "plan_search": "planning",
     "settings": "voting",
     "votes": "voting",
 }

@@ -1,8 +1,8 @@
 """Exact nearest neighbours by cosine similarity, in bounded memory.
 
-Queries and bank are cut into tiles of a fixed size, so that memory doesn't grow with either and
-the answer doesn't depend on how much there is. Among equal similarities the lower row of the bank
-comes first, as in one stable sort of everything.
+Queries and bank are cut into tiles of a fixed size, so that memory beside the answer doesn't grow
+with either and the answer doesn't depend on how much there is. Among equal similarities the lower
+row of the bank comes first, as in one stable sort of everything.
 """
 
 from collections.abc import Callable
@@ -29,63 +29,64 @@ def nearest(
         bank: ``(m, D)``.
         k: neighbours, at most m of them are found.
         device: where the products are made; both arguments may live elsewhere.
-        progress: told (queries done, n).
+        progress: told (queries done, n); a query compared with half of the bank is half done.
 
     Returns:
         Cosine similarities ``(n, min(k, m))``, float64 for float64 input and float32 for any
         other, and rows of the bank ``(n, min(k, m))`` int64, both on the CPU.
     """
-    k = min(k, len(bank))
-    similarity = torch.empty(len(queries), k, dtype=_dtype(bank))
-    index = torch.empty(len(queries), k, dtype=torch.int64)
-    for start in range(0, len(queries), QUERIES):
-        rows = slice(start, start + QUERIES)
-        best, where = _nearest_of_tile(_unit(queries[rows], device), bank, k)
-        similarity[rows], index[rows] = best.cpu(), where.cpu()
-        if progress:
-            progress(min(rows.stop, len(queries)), len(queries))
-    return similarity, index
+    n, m, k = len(queries), len(bank), min(k, len(bank))
+    best = torch.empty(n, k, dtype=_dtype(bank), device=device)
+    where = torch.empty(n, k, dtype=torch.int64, device=device)
+    tiles = [slice(start, start + QUERIES) for start in range(0, n, QUERIES)]
+    compared = 0
+    for first in range(0, m, BANK):  # outside: a tile of the bank is moved and normalised once
+        unit = F.normalize(bank[first : first + BANK].to(device, best.dtype), dim=1)
+        known = min(first, k)
+        for rows in tiles:
+            # A query's own length changes no order: it is divided out at the end.
+            tile = queries[rows].to(device, best.dtype) @ unit.T
+            columns = _top(tile, k)
+            # What was found before stands first and has lower rows: ties stay in the bank's order.
+            values = torch.cat([best[rows, :known], tile.gather(1, columns)], 1)
+            numbers = torch.cat([where[rows, :known], columns + first], 1)
+            columns = _top(values, k, numbers)
+            best[rows, : columns.shape[1]] = values.gather(1, columns)
+            where[rows, : columns.shape[1]] = numbers.gather(1, columns)
+            compared += len(tile) * len(unit)
+            if progress:
+                progress(compared // m, n)
+    for rows in tiles:
+        order = _in_order(best[rows], where[rows])
+        best[rows], where[rows] = best[rows].gather(1, order), where[rows].gather(1, order)
+        best[rows] /= queries[rows].to(device, best.dtype).norm(dim=1, keepdim=True).clamp(1e-12)
+    return best.cpu(), where.cpu()
 
 
-def _nearest_of_tile(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    best = queries.new_empty(len(queries), 0)
-    where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(bank), BANK):
-        tile = queries @ _unit(bank[start : start + BANK], queries.device).T
-        rows = torch.arange(start, start + tile.shape[1], device=queries.device)
-        found, columns = _stable_top(tile, k)
-        # What was found before stands first and has lower rows: ties stay in the bank's order.
-        best = torch.cat([best, found], 1)
-        where = torch.cat([where, rows[columns]], 1)
-        best, columns = _stable_top(best, k)
-        where = where.gather(1, columns)
-    return best, where
+def _top(values: Tensor, k: int, numbers: Tensor | None = None) -> Tensor:
+    """Columns of the ``k`` greatest of each row, in any order.
 
-
-def _stable_top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first ``k`` columns of a stable descending sort of each row, without sorting it all.
-
-    ``topk`` takes any of several equal values. Rows where that matters (more values equal the
-    k-th than were taken) are sorted whole; they are few.
+    Among equal values those of the lowest ``numbers`` are taken (the columns, by default).
+    ``topk`` takes any: that matters where the best value left out equals the last one taken, and
+    such rows, which are few, are sorted whole.
     """
     if k >= values.shape[1]:
-        return values.sort(dim=1, descending=True, stable=True)
-    top, columns = values.topk(k, 1)
-    columns = columns.sort(1).values
-    top, order = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, order)
-    last = top[:, -1:]
-    ambiguous = (values == last).sum(1) > (top == last).sum(1)
+        return torch.arange(values.shape[1], device=values.device).expand_as(values)
+    top, columns = values.topk(k + 1, 1)
+    ambiguous = top[:, k - 1] == top[:, k]
     if ambiguous.any():
-        columns[ambiguous] = (
-            values[ambiguous].sort(dim=1, descending=True, stable=True).indices[:, :k]
-        )
-        top = values.gather(1, columns)
-    return top, columns
+        own = None if numbers is None else numbers[ambiguous]
+        columns[ambiguous] = _in_order(values[ambiguous], own)[:, : k + 1]
+    return columns[:, :k]
 
 
-def _unit(rows: Tensor, device: torch.device | str) -> Tensor:
-    return F.normalize(rows.to(device, _dtype(rows)), dim=1)
+def _in_order(values: Tensor, numbers: Tensor | None = None) -> Tensor:
+    """Columns of each row, best first, and of equal values the lower number first."""
+    if numbers is None:
+        return values.argsort(dim=1, descending=True, stable=True)
+    columns = numbers.argsort(1)
+    order = values.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order)
 
 
 def _dtype(rows: Tensor) -> torch.dtype:

@@ -1,0 +1,51 @@
+"""The plan of searches, against numbers worked out by hand and against searching."""
+
+import time
+
+import pytest
+import torch
+
+import iceprobe
+from iceprobe.knn import nearest, plan_search
+from tests.store.conftest import make_backbone
+
+
+def test_searches_add_up_and_the_largest_answer_is_held():
+    plan = plan_search([(1000, 10, 64), (100, 20, 64)], k=200, flops_per_second=1e6)
+    assert plan.comparisons == 1000 * 10 + 100 * 20
+    assert plan.flops == 2 * 64 * plan.comparisons
+    assert plan.seconds == pytest.approx(plan.flops / 1e6)
+    # 10 answers of 200, and twice 4 bytes of 10 × 1000 similarities and of 1000 × 64 vectors
+    assert plan.memory_bytes == 10 * 200 * 12 + 2 * 4 * 1000 * (10 + 64)
+
+
+def test_measured_seconds_are_those_of_searching():
+    plan = plan_search([(4000, 800, 64)], measure_seconds=0.3)
+    bank, queries = torch.randn(4000, 64), torch.randn(800, 64)
+    began = time.perf_counter()
+    for _ in range(5):
+        nearest(queries, bank, 200)
+    taken = (time.perf_counter() - began) / 5
+    assert taken / 10 < plan.seconds < 10 * taken  # of a machine that may do other things
+
+
+@pytest.mark.parametrize(
+    ("protocol", "comparisons"),
+    # of 40 training images in four classes 4 are held out; on paper nothing is reported
+    [("heldout", 36 * 4), ("paper", 0)],
+)
+def test_a_fit_tells_the_searches_of_its_knn(protocol, comparisons):
+    fit = iceprobe.plan_fit(
+        make_backbone(), 40, ["knn"], num_classes=4, protocol=protocol, flops_per_second=1e12,
+        here=False,
+    )  # fmt: skip
+    assert fit.search is not None
+    assert fit.search.comparisons == comparisons
+    assert fit.seconds == 0
+
+
+def test_a_fit_without_knn_has_no_search():
+    fit = iceprobe.plan_fit(
+        make_backbone(), 40, ["ep2"], num_classes=4, flops_per_second=1e12, here=False
+    )
+    assert fit.search is None
