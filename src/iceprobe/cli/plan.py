@@ -41,6 +41,8 @@ def plan(
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
+    views: options.Views = None,
+    augmentation: options.Augmentation = None,
     on_bad_image: options.OnBadImage = None,
     output: options.Output = None,
     features: options.Features = None,
@@ -166,6 +168,7 @@ def estimate(
         device=config.device,
         limit=config.limit,
         tokens=config.tokens,
+        views=config.views or 0,
         root=config.features,
         measure_seconds=measure_seconds,
         here=rate is None and speed is None,
@@ -184,8 +187,9 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
     extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
+    views = f"those of train in {1 + config.views} views, " if config.views else ""
     console.print(
-        f"plan: {sum(extraction.images.values()):,} images, "
+        f"plan: {sum(extraction.images.values()):,} images, {views}"
         f"{_bytes(extraction.bytes_to_write)} to write, "
         f"extraction {_about(extraction.seconds)}, "
         f"fit of {fitting.members:,} members {_about(fitting.seconds)}",
@@ -198,6 +202,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     """The table: what is estimated, and the number with its circumstances."""
     rate = extraction.images_per_second
     images = ", ".join(f"{name} {count:,}" for name, count in extraction.images.items())
+    images += f", train in {1 + config.views} views" if config.views else ""
     disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
     memory = _bytes(extraction.memory_bytes)
     here = extraction.free_bytes is not None

@@ -23,12 +23,16 @@ class Batch:
 class Feed:
     """Rows of one stored split as batches on the device.
 
+    Where an image is read in K augmented views, a *position* p below K·n is view p // n of the
+    feed's row p % n.
+
     Args:
-        split: where tokens are read.
+        split: where labels are, and tokens unless ``views`` are given.
         rows: ``(n,)`` rows of the split that this feed covers, in the split's order.
         inputs: names of the inputs that some member reads; nothing else is gathered.
         device: of the tensors handed out.
         dtype: of tokens; vectors (class token, mean) are small and stay float32 or wider.
+        views: the split's augmented views, to read tokens there (`StoredSplit.views`).
     """
 
     def __init__(
@@ -38,8 +42,11 @@ class Feed:
         inputs: set[str],
         device: torch.device,
         dtype: torch.dtype,
+        views: StoredSplit | None = None,
     ):
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
+        self.views, self.source = views, split if views is None else views
+        self.copies = len(self.source) // len(split)  # K
         self.device, self.dtype = device, dtype
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
 
@@ -49,10 +56,20 @@ class Feed:
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; their order depends on ``(seed, epoch)`` alone."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        order = order + len(self) * self._shown(seed, epoch)[order]
         yield from self._ahead(split_batches(order, batch_size))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._ahead(split_batches(np.arange(len(self)), batch_size))
+        """Every row, in every view that there is of it."""
+        yield from self._ahead(split_batches(np.arange(self.copies * len(self)), batch_size))
+
+    def _shown(self, seed: int, epoch: int) -> np.ndarray:
+        """Which view each row shows in an epoch, ``(n,)``.
+
+        They take turns from one drawn at random, so a row shows each view once in K epochs.
+        """
+        first = np.random.default_rng((seed, 0, 1)).integers(self.copies, size=len(self))
+        return (first + epoch) % self.copies
 
     def _ahead(self, batches: list[np.ndarray]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as reader:
@@ -64,14 +81,15 @@ class Feed:
                 yield batch
 
     def _gather(self, positions: np.ndarray) -> Batch:
-        rows = self.rows[positions]
+        view, place = np.divmod(positions, len(self))
+        rows = view * len(self.split) + self.rows[place]
         return Batch(
             {name: self._input(name, rows) for name in self.inputs},
-            self.labels[torch.from_numpy(positions).to(self.device)],
+            self.labels[torch.from_numpy(place).to(self.device)],
         )
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
-        split, index = self.split, torch.from_numpy(rows)
+        split, index = self.source, torch.from_numpy(rows)
         match name:
             case "patches":
                 return split.patches(rows, self.device, self.dtype)

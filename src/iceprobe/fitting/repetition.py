@@ -170,6 +170,7 @@ def _result(
         seconds=fitted.seconds,
         seeds=list(seeds),
         training=_training_record(setting, len(store["train"])),
+        training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
     )

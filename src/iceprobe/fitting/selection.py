@@ -22,7 +22,7 @@ from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Score
 from iceprobe.store.memory import available_memory
-from iceprobe.store.reader import Store
+from iceprobe.store.reader import Store, StoredSplit
 
 log = logging.getLogger("iceprobe")
 
@@ -82,11 +82,13 @@ def run_protocol(
         budget = (available_memory() or 0) // 2 if memory is None else memory
         train = train.hold(budget)
         if setting.protocol.held_out == 0:  # the reported split is read after every epoch
-            test = test.hold(budget - train.patch_bytes if train.held else budget)
-        log.info("training tokens are %s", "in memory" if train.held else "streamed from disk")
+            test = test.hold(budget - train.held_bytes)
+        log.info("training tokens are %s", _place(train))
+        if train.views is not None:
+            log.info("their %d augmented views are %s", store.views, _place(train.views))
 
-    def feed(of: Any, rows: np.ndarray) -> Feed:
-        return Feed(of, rows, inputs, setting.device, setting.amp)
+    def feed(of: Any, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
+        return Feed(of, rows, inputs, setting.device, setting.amp, views)
 
     protocol, everything = setting.protocol, np.arange(len(train))
     grid = [
@@ -101,7 +103,8 @@ def run_protocol(
     share = _shares(setting, labels, store.num_tokens)
     if protocol.held_out == 0:
         phase = Phase("paper", grid)
-        run_phase(phase, setting, feed(train, everything), reported, keep_best=True, saved=saved)
+        learnt = feed(train, everything, train.views)
+        run_phase(phase, setting, learnt, reported, keep_best=True, saved=saved)
         return [
             _best_epoch(phase, i, setting, reported, share) for i in range(len(labels))
         ], phase.rows
@@ -114,7 +117,8 @@ def run_protocol(
         select = recall(saved.before[0], grid)
     else:
         select = Phase("select", grid)
-        run_phase(select, setting, feed(train, fit_rows), feed(train, held_rows), saved=saved)
+        learnt = feed(train, fit_rows, train.views)
+        run_phase(select, setting, learnt, feed(train, held_rows), saved=saved)
     if len(held_rows):
         choices = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
     refit = Phase(
@@ -126,7 +130,8 @@ def run_protocol(
         ],
         stops={label: choice.epoch for label, choice in choices.items()},
     )
-    run_phase(refit, setting, feed(train, everything), None, before=[describe(select)], saved=saved)
+    learnt = feed(train, everything, train.views)
+    run_phase(refit, setting, learnt, None, before=[describe(select)], saved=saved)
     batches = reported.in_order(images_per_step(protocol, len(train)))
     tops = predict(refit.groups, batches, min(5, setting.shape.num_classes))
     fitted = []
@@ -149,6 +154,10 @@ def run_protocol(
             )
         )
     return fitted, select.rows + refit.rows
+
+
+def _place(split: StoredSplit) -> str:
+    return "in memory" if split.held else "streamed from disk"
 
 
 def check_memory(

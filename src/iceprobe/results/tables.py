@@ -16,7 +16,7 @@ from iceprobe.results.varying import told, varying
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
     "seconds", "backbone", "layer", "dataset", "headline", "shots", "fraction", "train_images",
-    "protocol", "split", "selected_on",
+    "protocol", "split", "selected_on", "training_images",
 )  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "dataset": result.dataset,
             "protocol": result.protocol,
             "selected_on": result.selected_on,
+            "training_images": result.training_images,
         }
         writer.writerow(cells)
     return text.getvalue()
@@ -187,9 +188,15 @@ def _marked(result: Result) -> str:
 
 
 def _footnotes(results: Sequence[Result]) -> list[str]:
-    if not any(result.selected_on_reported for result in results):
+    marked = [result for result in results if result.selected_on_reported]
+    if not marked:
         return []
-    return ["", "* settings and epoch selected on the reported split (protocol `paper`)."]
+    seen = " or ".join(dict.fromkeys(r.training_images for r in marked if r.method == "trained"))
+    features = f"; cached features: {seen}" if seen else ""
+    return [
+        "",
+        f"* settings and epoch selected on the reported split (protocol `paper`){features}.",
+    ]
 
 
 def _markdown(text: str) -> str:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
-from iceprobe.store.format import Manifest, Shape, read_manifest
+from iceprobe.store.format import FileRecord, Manifest, Shape, read_manifest
 from iceprobe.store.pipeline import Layout, patch_bytes, split_layout
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import Shard, corrupt, flat_bytes, fresh, sha256, shard_bytes
@@ -128,6 +127,11 @@ class Store:
     def has_patches(self) -> bool:
         return self.manifest.settings.patches
 
+    @property
+    def views(self) -> int:
+        """K, augmented views stored of each training image beside its evaluation view."""
+        return self.manifest.settings.views - 1
+
     def verify(self) -> None:
         """Compare every shard with its checksum.
 
@@ -186,6 +190,8 @@ class StoredSplit:
         has_patches: whether patch tokens are there.
         has_masks: whether masks are there.
         held: whether patch tokens are in memory.
+        views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
+            is view v of image i. ``None`` where none are stored.
     """
 
     def __init__(
@@ -196,9 +202,10 @@ class StoredSplit:
         shape: Shape,
         layout: Layout,
         held: bool,
+        views: "StoredSplit | None" = None,
     ):
         self._tensors, self._gather, self._layout = tensors, gather, layout
-        self.shape, self.held = shape, held
+        self.shape, self.held, self.views = shape, held, views
         self._vectors: dict[str, Tensor] = {}
         self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
         self._coded = "scales" in layout
@@ -238,8 +245,14 @@ class StoredSplit:
 
     @property
     def patch_bytes(self) -> int:
-        """Bytes of all its patch tokens, as they are stored and held."""
+        """Bytes of all its patch tokens, as they are stored and held; not of augmented views."""
         return len(self) * patch_bytes(self._layout)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the patch tokens that are in memory, augmented views among them."""
+        views = 0 if self.views is None else self.views.held_bytes
+        return views + (self.patch_bytes if self.held else 0)
 
     def patches(
         self,
@@ -292,19 +305,35 @@ class StoredSplit:
         return out
 
     def take(self, rows: np.ndarray) -> "StoredSplit":
-        """The same split with only ``rows``, in their order."""
+        """The same split with only ``rows``, in their order, in all views."""
         rows = np.asarray(rows, np.int64)
         picked = torch.from_numpy(rows)
+        views = self.views
+        if views is not None:
+            first_rows = np.arange(0, len(views), len(self))
+            views = views.take((first_rows[:, None] + rows).reshape(-1))
         return StoredSplit(
             lambda name: self._tensors(name)[picked],
             lambda name, wanted, out: self._gather(name, rows[wanted], out),
             shape=self.shape,
             layout=self._layout,
             held=self.held,
+            views=views,
         )
 
     def hold(self, memory_bytes: int) -> "StoredSplit":
-        """This split with its patch tokens in memory if they take at most ``memory_bytes``."""
+        """This split with its patch tokens in memory if they take at most ``memory_bytes``.
+
+        Where it has augmented views, these come first (all of them or none): they are what is
+        read again in every epoch.
+        """
+        if self.views is not None:
+            views = self.views.hold(memory_bytes)
+            split = copy.copy(self)
+            split.views = None
+            split = split.hold(memory_bytes - views.held_bytes)
+            split.views = views
+            return split
         if self.held or not self.has_patches or self.patch_bytes > memory_bytes:
             return self
         patches, elsewhere = self._rows("patches", np.arange(len(self))), self._gather
@@ -320,7 +349,9 @@ class StoredSplit:
         return split
 
 
-def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
+def memory_split(
+    tensors: Mapping[str, Tensor], shape: Shape, views: StoredSplit | None = None
+) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 
     def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
@@ -332,6 +363,7 @@ def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
         shape=shape,
         layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
         held="patches" in tensors,
+        views=views,
     )
 
 
@@ -342,35 +374,48 @@ def check_sizes(path: Path, manifest: Manifest) -> None:
         IceprobeError: naming the first shard that isn't.
     """
     for split, record in manifest.splits.items():
-        layout = split_layout(manifest, split)
+        views = manifest.settings.views_of(split)
+        layouts = [split_layout(manifest, split, view) for view in range(views)]
         for shard in record.shards:
-            file = path / shard.file
-            if not file.exists():
-                raise corrupt(file, "it is missing")
-            if (size := file.stat().st_size) != shard.bytes:
-                raise corrupt(file, f"it has {size:,} bytes instead of {shard.bytes:,}")
-            if shard.bytes != shard_bytes(shard.images, layout):
-                raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
+            for recorded, layout in zip(shard.files, layouts, strict=True):
+                file = path / recorded.file
+                if not file.exists():
+                    raise corrupt(file, "it is missing")
+                if (size := file.stat().st_size) != recorded.bytes:
+                    raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
+                if recorded.bytes != shard_bytes(shard.images, layout):
+                    raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
 
 
-def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[Any, IceprobeError]]:
-    """Read all recorded shards; yield the record and the error of each that isn't as written."""
+def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord, IceprobeError]]:
+    """Read all recorded files; yield the record and the error of each that isn't as written."""
     for record in manifest.splits.values():
-        for shard in record.shards:
-            file = path / shard.file
+        for recorded in (file for shard in record.shards for file in shard.files):
+            file, expected = path / recorded.file, recorded.sha256
             try:
                 found = sha256(file)
             except OSError as error:
-                yield shard, corrupt(file, error.strerror or "it can't be read")
+                yield recorded, corrupt(file, error.strerror or "it can't be read")
                 continue
-            if found != shard.sha256:
-                yield shard, corrupt(file, f"its checksum is {found[:12]}, not {shard.sha256[:12]}")
+            if found != expected:
+                reason = f"its checksum is {found[:12]}, not {expected[:12]}"
+                yield recorded, corrupt(file, reason)
 
 
 def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
-    record = manifest.splits[name]
-    files = [path / shard.file for shard in record.shards]
-    firsts = np.cumsum([0, *(shard.images for shard in record.shards)])
+    """A split with its augmented views, if it has some."""
+    augmented = range(1, manifest.settings.views_of(name))
+    views = _stored_views(path, manifest, name, augmented) if augmented else None
+    split = _stored_views(path, manifest, name, range(1))
+    split.views = views
+    return split
+
+
+def _stored_views(path: Path, manifest: Manifest, name: str, views: range) -> StoredSplit:
+    """Views of a split one behind the other, as one split."""
+    shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
+    files = [path / shard.files[view].file for shard, view in shards]
+    firsts = np.cumsum([0, *(shard.images for shard, _ in shards)])
     shard = lru_cache(OPEN_SHARDS)(Shard)
 
     def tensors(key: str) -> Tensor:
@@ -389,6 +434,6 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
         tensors,
         gather,
         shape=manifest.shape,
-        layout=split_layout(manifest, name),
+        layout=split_layout(manifest, name, views[0]),
         held=False,
     )
