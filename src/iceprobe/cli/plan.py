@@ -201,8 +201,9 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
 def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tuple[str, str]]:
     """The table: what is estimated, and the number with its circumstances."""
     rate = extraction.images_per_second
-    images = ", ".join(f"{name} {count:,}" for name, count in extraction.images.items())
-    images += f", train in {1 + config.views} views" if config.views else ""
+    views = {"train": f" in {1 + config.views} views"} if config.views else {}
+    counts = extraction.images.items()
+    images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
     disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
     memory = _bytes(extraction.memory_bytes)
     here = extraction.free_bytes is not None
