@@ -82,7 +82,7 @@ class Feed:
 
     def _gather(self, positions: np.ndarray) -> Batch:
         view, place = np.divmod(positions, len(self))
-        rows = view * len(self.split) + self.rows[place]
+        rows = view * len(self.split) + self.rows[place]  # of the source
         return Batch(
             {name: self._input(name, rows) for name in self.inputs},
             self.labels[torch.from_numpy(place).to(self.device)],
