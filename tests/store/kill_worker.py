@@ -52,14 +52,15 @@ class Points:
         shards._write_all = halves
 
 
-def run(root: Path, fatal: int | None, tokens: str) -> int:
+def run(root: Path, fatal: int | None, tokens: str, views: int) -> int:
     """Extract in a fork; how it ended, as ``os.waitpid`` tells, or the points it passed."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         points = Points(fatal)
         points.install()
-        extract(make_backbone(), make_dataset(train=18, test=3), root, tokens=tokens, **SMALL)
+        options = dict(tokens=tokens, views=views) | SMALL
+        extract(make_backbone(), make_dataset(train=18, test=3), root, **options)
         os.write(write, str(points.passed).encode())
         os._exit(0)
     os.close(write)
@@ -69,18 +70,18 @@ def run(root: Path, fatal: int | None, tokens: str) -> int:
     return int(passed) if status == 0 else -status
 
 
-def main(folder: Path, tokens: str) -> None:
-    total = run(folder / "whole", None, tokens)
+def main(folder: Path, tokens: str, views: int) -> None:
+    total = run(folder / "whole", None, tokens, views)
     whole = content(folder / "whole")
     for point in range(total):
         root = folder / f"killed-{point}"
-        killed = run(root, point, tokens)
+        killed = run(root, point, tokens, views)
         left = sorted(content(root))
-        resumed = run(root, None, tokens)
+        resumed = run(root, None, tokens, views)
         same = content(root) == whole
         print(point, "killed" if killed == -signal.SIGKILL else killed, resumed >= 0, same, left)
     print("points", total)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

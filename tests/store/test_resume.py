@@ -12,12 +12,19 @@ from iceprobe.store.lock import exclusive
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 
-@pytest.mark.parametrize("tokens", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
-def test_kill_at_every_point(tmp_path, tokens):
+@pytest.mark.parametrize(
+    ("tokens", "views"),
+    [
+        ("float16", "0"),
+        pytest.param("int8", "0", marks=pytest.mark.slow),
+        pytest.param("float16", "1", marks=pytest.mark.slow),
+    ],
+)
+def test_kill_at_every_point(tmp_path, tokens, views):
     """kill -9 before, after and between all writes, syncs and renames (real processes)."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.store.kill_worker", tmp_path, tokens],
+        [sys.executable, "-m", "tests.store.kill_worker", tmp_path, tokens, views],
         cwd=root,
         capture_output=True,
         text=True,

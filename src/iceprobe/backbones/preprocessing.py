@@ -85,14 +85,23 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """What the backbone sees, as a picture of S x S pixels."""
-        image = image.convert("L" if self.channels == 1 else "RGB")
         width, height = self.resized(image.size)
-        image = F.resize(image, [height, width], InterpolationMode(self.interpolation))
+        image = F.resize(
+            self.converted(image), [height, width], InterpolationMode(self.interpolation)
+        )
         return F.center_crop(image, [self.image_size, self.image_size])
 
     def transform(self, image: Image.Image) -> Tensor:
         """What the backbone is given: float32 ``(C, S, S)``."""
-        pixels = F.pil_to_tensor(self.crop(image)).float().div_(255)
+        return self.normalised(self.crop(image))
+
+    def converted(self, image: Image.Image) -> Image.Image:
+        """The image in the colours that the backbone reads."""
+        return image.convert("L" if self.channels == 1 else "RGB")
+
+    def normalised(self, picture: Image.Image) -> Tensor:
+        """A converted picture of S x S pixels → float32 ``(C, S, S)``."""
+        pixels = F.pil_to_tensor(picture).float().div_(255)
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
 

@@ -22,6 +22,7 @@ from iceprobe.specs import parse_spec, unknown
 Dtype = Literal["float32", "bfloat16", "float16"]
 ON_PAPER = "on paper"  # in place of a data set
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
+Strength = Literal["paper", "light"]  # of an augmentation
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -111,6 +112,8 @@ class ExtractConfig(_Config):
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     patches: bool = True
+    views: Annotated[int, Field(ge=0)] = 0
+    augmentation: Strength = "paper"
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
@@ -167,6 +170,8 @@ class RunConfig(FitConfig):
     layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
+    views: Annotated[int, Field(ge=0)] | None = None  # augmented, of each training image
+    augmentation: Strength | None = None  # of those
     forward_batch_size: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -26,6 +26,8 @@ def extract(
     patches: Annotated[
         bool, typer.Option(help="Store patch tokens, or only class token and mean.")
     ] = True,
+    views: options.Views = None,
+    augmentation: options.Augmentation = None,
     workers: options.Workers = None,
     limit: options.Limit = None,
     on_bad_image: options.OnBadImage = None,
@@ -53,6 +55,7 @@ def extract(
     Examples:
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter
       iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --amp bfloat16
+      iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter --views 4
       iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
     """
@@ -97,6 +100,7 @@ def _verify(path: Path) -> Path:
     from iceprobe.store import Store
 
     store = Store.open(path, verify=True)
-    shards = sum(len(split.shards) for split in store.manifest.splits.values())
+    records = [shard for split in store.manifest.splits.values() for shard in split.shards]
+    shards = sum(len(shard.files) for shard in records)
     console.print(f"intact: {shards} shards are as they were written", markup=False)
     return path

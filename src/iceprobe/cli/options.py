@@ -107,6 +107,13 @@ Tokens = Annotated[
         "--tokens", "Dtype of stored tokens: float16 (default), bfloat16, float32, int8.", _HOW
     ),
 ]
+Views = Annotated[
+    int | None,
+    _option("--views", "Augmented views stored of each training image, to learn from (0).", _HOW),
+]
+Augmentation = Annotated[
+    str | None, _option("--augmentation", "Of those views: paper (default) or light.", _HOW)
+]
 OnBadImage = Annotated[
     str | None,
     _option("--on-bad-image", "fail (default), or skip and count it in the result.", _HOW),

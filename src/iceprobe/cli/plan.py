@@ -43,6 +43,8 @@ def plan(
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
+    views: options.Views = None,
+    augmentation: options.Augmentation = None,
     on_bad_image: options.OnBadImage = None,
     output: options.Output = None,
     features: options.Features = None,
@@ -170,6 +172,7 @@ def estimate(
         device=config.device,
         limit=config.limit,
         tokens=config.tokens,
+        views=config.views or 0,
         root=config.features,
         measure_seconds=measure_seconds,
         here=rate is None and speed is None,
@@ -188,8 +191,9 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
     extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
+    views = f"those of train in {1 + config.views} views, " if config.views else ""
     console.print(
-        f"plan: {sum(extraction.images.values()):,} images, "
+        f"plan: {sum(extraction.images.values()):,} images, {views}"
         f"{_bytes(extraction.bytes_to_write)} to write, "
         f"extraction {_about(extraction.seconds)}, "
         f"fit of {fitting.members:,} members {_about(fitting.seconds)}",
@@ -201,7 +205,9 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
 def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tuple[str, str]]:
     """The table: what is estimated, and the number with its circumstances."""
     rate = extraction.images_per_second
-    images = ", ".join(f"{name} {count:,}" for name, count in extraction.images.items())
+    views = {"train": f" in {1 + config.views} views"} if config.views else {}
+    counts = extraction.images.items()
+    images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
     disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
     memory = _bytes(extraction.memory_bytes)
     here = extraction.free_bytes is not None

@@ -46,6 +46,8 @@ def run(
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
+    views: options.Views = None,
+    augmentation: options.Augmentation = None,
     on_bad_image: options.OnBadImage = None,
     output: options.Output = None,
     features: options.Features = None,
@@ -69,6 +71,7 @@ def run(
       iceprobe run --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds
       iceprobe run --backbone bundled:mae-tiny --layers all --data bundled:fashion --probe linear
       iceprobe run --backbone timm:A --backbone timm:B --data cifar100?root=/data --shots 1,5,10
+      iceprobe run --backbone timm:A --data folder:/data/birds --protocol paper --views 4
       iceprobe run config.yaml seeds=5 output=runs/five-seeds
       iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
@@ -196,6 +199,8 @@ class Sources:
             tokens=run.tokens,
             patches=needs_patches(run),
             shard_images=SHARD_IMAGES,
+            views=run.views or 0,
+            augmentation=run.augmentation or "paper",
         )
         wanted = describe(
             self.backbone(run), self.dataset(run), settings, splits=None, limit=run.limit

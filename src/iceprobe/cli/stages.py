@@ -238,6 +238,8 @@ def extraction_options(config: RunConfig) -> dict[str, Any]:
         "device": config.device,
         "amp": config.amp,
         "tokens": config.tokens,
+        "views": config.views or 0,
+        "augmentation": config.augmentation or "paper",
         "workers": config.workers,
         "limit": config.limit,
         "on_bad_image": config.on_bad_image,

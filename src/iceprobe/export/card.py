@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Fraction
-from iceprobe.store.format import BackboneRecord, Dtype, Shape
+from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Shape
 from iceprobe.store.shards import sha256
 
 FORMAT_VERSION = 1
@@ -28,6 +28,7 @@ class Measured(BaseModel):
     images: int | None
     protocol: str
     selected_on: str
+    training_images: str = EVALUATION_VIEW
 
 
 class Card(BaseModel):

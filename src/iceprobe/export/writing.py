@@ -126,6 +126,7 @@ def _card(
             images=result.test_images,
             protocol=result.protocol,
             selected_on=result.selected_on,
+            training_images=result.training_images,
         ),
         store=manifest.identity,
         check=check_of(model).tolist(),

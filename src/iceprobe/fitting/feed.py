@@ -38,13 +38,17 @@ class Batch:
 class Feed:
     """Rows of one stored split as batches on the device.
 
+    Where an image is read in K augmented views, a *position* p below K·n is view p // n of the
+    feed's row p % n.
+
     Args:
-        split: where tokens are read.
+        split: where labels are, and tokens unless ``views`` are given.
         rows: ``(n,)`` rows of the split that this feed covers, in the split's order.
         inputs: names of the inputs that some member reads; nothing else is gathered.
         device: of the tensors handed out.
         dtype: of tokens; vectors (class token, mean) are small and stay float32 or wider.
         shuffle: how :meth:`shuffled` orders an epoch.
+        views: the split's augmented views, to read tokens there (`StoredSplit.views`).
     """
 
     def __init__(
@@ -55,9 +59,12 @@ class Feed:
         device: torch.device,
         dtype: torch.dtype,
         shuffle: Shuffle = ROWS,
+        views: StoredSplit | None = None,
     ):
         self.shuffle = shuffle
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
+        self.views, self.source = views, split if views is None else views
+        self.copies = len(self.source) // len(split)  # K
         self.device, self.dtype = device, dtype
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
 
@@ -65,35 +72,51 @@ class Feed:
         return len(self.rows)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``."""
-        rng = np.random.default_rng((seed, epoch))
+        """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``.
+
+        With K views each image shows one of them, in K epochs each once.
+        """
+        rng, rows = np.random.default_rng((seed, epoch)), self._shown(seed, epoch)
         if self.shuffle.by == "rows":
-            yield from self._ahead(
-                self._each(split_batches(rng.permutation(len(self)), batch_size))
-            )
+            yield from self._ahead(self._each(rows, rng.permutation(len(self)), batch_size))
         else:
-            yield from self._ahead(self._buffered(batch_size, rng))
+            yield from self._ahead(self._buffered(rows, batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._ahead(self._each(split_batches(np.arange(len(self)), batch_size)))
+        """Every image, in every view that there is of it."""
+        views = np.arange(self.copies)[:, None] * len(self.split)
+        rows = (views + self.rows).reshape(-1)
+        yield from self._ahead(self._each(rows, np.arange(len(rows)), batch_size))
 
-    def _each(self, batches: list[np.ndarray]) -> Iterator[Batch]:
-        return map(self._gather, batches)
+    def _shown(self, seed: int, epoch: int) -> np.ndarray:
+        """The rows of the source that an epoch reads, ``(n,)``: views take turns from one drawn at
+        random, neighbours of a block together."""
+        together = max(1, self.shuffle.block)
+        drawn = np.random.default_rng((seed, 0, 1)).integers(
+            self.copies, size=-(-len(self.split) // together)
+        )
+        view = (drawn[self.rows // together] + epoch) % self.copies
+        return view * len(self.split) + self.rows
 
-    def _buffered(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    def _each(self, rows: np.ndarray, order: np.ndarray, batch_size: int) -> Iterator[Batch]:
+        return (self._gather(rows[p], p) for p in split_batches(order, batch_size))
+
+    def _buffered(
+        self, rows: np.ndarray, batch_size: int, rng: np.random.Generator
+    ) -> Iterator[Batch]:
         """Batches out of a buffer that blocks of neighbours are read into."""
         buffer, reading = self._buffer, copy.copy(self)
         buffer.clear()
-        reading.split = buffer.split
+        reading.source = buffer.split
         sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
-        for load, positions in block_order(self.rows < self.shuffle.held, self.shuffle, sizes, rng):
-            buffer.load(self.rows[load])
-            yield reading._gather(positions)
-            buffer.forget(self.rows[positions])
+        for load, positions in block_order(rows < self.shuffle.held, self.shuffle, sizes, rng):
+            buffer.load(rows[load])
+            yield reading._gather(rows[positions], positions)
+            buffer.forget(rows[positions])
 
     @cached_property
     def _buffer(self) -> Buffer:
-        return self.split.buffer(self.shuffle.buffer)
+        return self.source.buffer(self.shuffle.buffer)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Each batch is made in a thread while the one before it is in use."""
@@ -107,15 +130,14 @@ class Feed:
                     copies.hand_over(batch)
                 yield batch
 
-    def _gather(self, positions: np.ndarray) -> Batch:
-        rows = self.rows[positions]
-        return Batch(
-            {name: self._input(name, rows) for name in self.inputs},
-            self.labels[torch.from_numpy(positions).to(self.device)],
-        )
+    def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
+        """Rows of the source, and where among this feed's images they belong."""
+        places = torch.from_numpy(positions % len(self)).to(self.device)
+        inputs = {name: self._input(name, rows) for name in self.inputs}
+        return Batch(inputs, self.labels[places])
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
-        split, pinned = self.split, self.device.type == "cuda"
+        split, pinned = self.source, self.device.type == "cuda"
         match name:
             case "patches":
                 return split.patches(rows, self.device, self.dtype)

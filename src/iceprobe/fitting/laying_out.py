@@ -1,5 +1,6 @@
 """Where a fit's tokens lie: in memory as far as the budget goes, the rest on disk."""
 
+import copy
 import logging
 from collections.abc import Collection
 
@@ -24,7 +25,8 @@ def lay_out(
 ) -> tuple[StoredSplit, StoredSplit, Shuffle]:
     """The two splits with what is held of them, and how epochs are ordered; the log says both.
 
-    Class token and mean come first in the budget, patch tokens fill it.
+    Class token and mean come first in the budget, patch tokens fill it; augmented views, which are
+    read again in every epoch, come before the evaluation view.
 
     Args:
         train, test: to learn from and to report.
@@ -38,32 +40,33 @@ def lay_out(
     names, free = tensors_read(set(inputs)), available_memory()
     if memory is None:
         memory = (free or 0) // 2
-    vectors = [name for name in names if name != "patches"]
-    train = train.hold(memory, vectors)
-    left = memory - train.bytes_held
-    chosen = ROWS
-    if "patches" in names and not train.held:
-        chosen = before or choose_shuffle(
-            shuffle,
-            len(train),
-            train.patch_bytes // len(train),
-            left,
-            None if free is None else free - memory,
-            batch_size,
-        )
-        held = train.patch_bytes // len(train) * chosen.held
-        train = train.hold(held if chosen.by == "blocks" else left)
+    learnt = train if train.views is None else train.views  # what is read in every epoch
+    learnt = learnt.hold(memory, [name for name in names if name != "patches"])
+    left = memory - learnt.bytes_held
+    chosen, each = ROWS, learnt.patch_bytes // len(learnt)
+    if "patches" in names and not learnt.held:
+        cache = None if free is None else free - memory
+        chosen = before or choose_shuffle(shuffle, len(learnt), each, left, cache, batch_size)
+        learnt = learnt.hold(each * chosen.held if chosen.by == "blocks" else left)
+    left = memory - learnt.bytes_held - each * chosen.buffer
+    if train.views is None:
+        train = learnt
+    else:
+        train = copy.copy(train.hold(left, names))
+        left -= train.bytes_held
+        train.views = learnt
     if looks:
-        room = chosen.buffer * (train.patch_bytes // len(train))
-        test = test.hold(memory - train.bytes_held - room, names)
+        test = test.hold(left, names)
     if "patches" in names:
-        _tell(train, chosen)
+        _tell("training tokens", learnt, chosen)
+        if train.views is not None:
+            _tell("tokens of their evaluation view", train, ROWS)
     return train, test, chosen
 
 
-def _tell(train: StoredSplit, shuffle: Shuffle) -> None:
-    if train.held:
-        log.info("training tokens are in memory")
+def _tell(what: str, split: StoredSplit, shuffle: Shuffle) -> None:
+    if split.held:
+        log.info("%s are in memory", what)
         return
     order = "images at random"
     if shuffle.by == "blocks":
@@ -71,8 +74,9 @@ def _tell(train: StoredSplit, shuffle: Shuffle) -> None:
             f"blocks of {shuffle.block:,} images at random, mixed in a buffer of {shuffle.buffer:,}"
         )
     log.info(
-        "training tokens: %s of %s images in memory, the rest streamed from disk, %s",
-        f"{int(train.resident.sum()):,}",
-        f"{len(train):,}",
+        "%s: %s of %s images in memory, the rest streamed from disk, %s",
+        what,
+        f"{int(split.resident.sum()):,}",
+        f"{len(split):,}",
         order,
     )

@@ -132,7 +132,7 @@ def run_phase(
     steps_an_epoch = len(split_batches(np.arange(len(train)), batch_size))
     shrinkage = protocol.whitening
     whitenings = {
-        name: whitening(partial(_vectors, train, name, batch_size), shrinkage)
+        name: whitening(partial(_vectors, train, name, batch_size), shrinkage, train.copies)
         for name in train.inputs
         if name in VECTORS and shrinkage is not None
     }
@@ -182,7 +182,8 @@ def run_phase(
 
 
 def _vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
-    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype)  # patches stay unread
+    # Patches stay unread.
+    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype, views=feed.views)
     return (batch.inputs[name] for batch in alone.in_order(batch_size))
 
 

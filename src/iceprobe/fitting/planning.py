@@ -161,6 +161,7 @@ def plan_fit(
     amp: str = "float32",
     limit: int | None = None,
     tokens: str = "float16",
+    views: int = 0,
     root: str | Path = "features/",
     measure_seconds: float = 3.0,
     here: bool = True,
@@ -176,7 +177,7 @@ def plan_fit(
         backbone: whose tokens they are; only their shape counts.
         dataset: or, on paper, only its number of training images; nothing is reported then.
         num_classes: on paper; a data set has its own.
-        limit, tokens, root: of the extraction.
+        limit, tokens, views, root: of the extraction.
         measure_seconds: how long to run training steps for, about.
         here: whether the fit is to run on this machine; its free memory is looked at only then.
         bytes_per_second: of the disk; measured by default where tokens don't fit into memory and
@@ -270,7 +271,7 @@ def plan_fit(
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
-        held = _held(read * (images + looked_at), memory, here)
+        held = _held(read * ((1 + views) * images + looked_at), memory, here)
     if held is not False:
         bytes_per_second = None
     elif bytes_per_second is None and here:

@@ -68,7 +68,7 @@ PROTOCOLS = {
     "paper": Protocol(
         name="paper",
         summary="the publication's: LARS, 90 epochs, 4,096 images a step, best epoch on the "
-        "reported split; here on cached features without augmentation",
+        "reported split; here on cached features, without augmentation or over stored views",
         optimizer="lars",
         epochs=90,
         batch_size=4096,
@@ -76,7 +76,7 @@ PROTOCOLS = {
         learning_rates=(0.1,),
         weight_decays=(0.0,),
         held_out=0.0,
-        selected_on="the reported split (best epoch); cached features without augmentation",
+        selected_on="the reported split (best epoch)",
     ),
 }
 

@@ -175,6 +175,7 @@ def _result(fitted: Fitted, store: Store, setting: Setting, request: Request) ->
         seconds=fitted.seconds,
         seeds=fitted.seeds,
         training=_training_record(setting, len(store["train"])),
+        training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
     )

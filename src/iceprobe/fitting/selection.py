@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
 from iceprobe.store.memory import available_memory
-from iceprobe.store.reader import Store
+from iceprobe.store.reader import Store, StoredSplit
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ def run_protocol(
         before=saved.shuffle if saved is not None else None,
     )
 
-    def feed(of: Any, rows: np.ndarray) -> Feed:
-        return Feed(of, rows, inputs, setting.device, setting.amp, setting.shuffle)
+    def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
+        return Feed(of, rows, inputs, setting.device, setting.amp, setting.shuffle, views)
 
     protocol, everything = setting.protocol, np.arange(len(train))
     grid = [
@@ -113,7 +112,8 @@ def run_protocol(
     share = _shares(setting, labels, store.num_tokens)
     if protocol.held_out == 0:
         phase = Phase("paper", grid)
-        run_phase(phase, setting, feed(train, everything), reported, keep_best=True, saved=saved)
+        learnt = feed(train, everything, train.views)
+        run_phase(phase, setting, learnt, reported, keep_best=True, saved=saved)
         best = [
             _best_epoch(phase, group, best, setting, reported, share)
             for group, best in zip(phase.groups, phase.best, strict=True)
@@ -131,7 +131,7 @@ def run_protocol(
         run_phase(
             select,
             setting,
-            feed(train, fit_rows),
+            feed(train, fit_rows, train.views),
             feed(train, held_rows),
             rungs=rungs(protocol.epochs) if protocol.halving else (),
             saved=saved,
@@ -148,7 +148,8 @@ def run_protocol(
         ],
         stops={label: choice.epoch for label, choice in choices.items()},
     )
-    run_phase(refit, setting, feed(train, everything), None, before=[describe(select)], saved=saved)
+    learnt = feed(train, everything, train.views)
+    run_phase(refit, setting, learnt, None, before=[describe(select)], saved=saved)
     diverged = _diverged(labels, [select, refit])
     if not refit.groups:
         return [], select.rows + refit.rows, diverged

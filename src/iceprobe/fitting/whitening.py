@@ -55,12 +55,13 @@ class Whitening:
         return ("classifier.weight", self.matrix) if isinstance(probe.pooling, Linear) else None
 
 
-def whitening(batches: Callable[[], Iterable[Tensor]], least: float) -> Whitening:
+def whitening(batches: Callable[[], Iterable[Tensor]], least: float, copies: int = 1) -> Whitening:
     """Measure the vectors, in float64.
 
     Args:
         batches: gives the training vectors, ``(b, D)`` at a time; called twice.
         least: δ at least.
+        copies: vectors an image, of its augmented views.
     """
     count, origin = 0, torch.tensor(0.0)
     total, products = torch.tensor(0.0), torch.tensor(0.0)
@@ -79,14 +80,14 @@ def whitening(batches: Callable[[], Iterable[Tensor]], least: float) -> Whitenin
     fourth = sum(
         float(((batch.double() - mean) / std).square().sum(1).square().sum()) for batch in batches()
     )
-    shrinkage = max(least, ledoit_wolf(correlation, fourth, count))
+    shrinkage = max(least, ledoit_wolf(correlation, fourth, count, copies))
     values, vectors = torch.linalg.eigh(correlation)
     values = (1 - shrinkage) * values.clamp_min(0) + shrinkage
     matrix = vectors * values.rsqrt() @ vectors.mT
     return Whitening(mean.float(), std.float(), matrix.float())
 
 
-def ledoit_wolf(covariance: Tensor, fourth: float, count: int) -> float:
+def ledoit_wolf(covariance: Tensor, fourth: float, count: int, copies: int = 1) -> float:
     """The shrinkage δ towards a multiple of I that is nearest to the truth in expectation.
 
     Ledoit and Wolf (2004), "A well-conditioned estimator for large-dimensional covariance
@@ -96,8 +97,10 @@ def ledoit_wolf(covariance: Tensor, fourth: float, count: int) -> float:
         covariance: S, ``(D, D)``.
         fourth: Σ_k ‖z_k‖⁴ over the vectors z_k that it is of.
         count: n of them.
+        copies: of them are one image's. They are no draws of their own, so the noise b² is that
+            of n / copies: exact if they were equal, on the safe side since they aren't.
     """
     level = covariance.diagonal().mean()
     distance = float(covariance.square().sum() - len(covariance) * level.square())
-    noise = (fourth / count - float(covariance.square().sum())) / count
+    noise = (fourth / count - float(covariance.square().sum())) / (count / copies)
     return min(1.0, max(0.0, noise) / distance) if distance > 0 else 1.0

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from iceprobe.store.format import EVALUATION_VIEW
+
 if TYPE_CHECKING:
     from iceprobe.results.predictions import Predictions
 
@@ -125,6 +127,7 @@ class Result(_Model):
         str, float | int | str
     ] = {}  # learning_rate, weight_decay, epoch | k, temperature
     training: dict[str, Any] = {}  # optimizer, epochs, images_per_step, the grid, run_seed, dtype …
+    training_images: str = EVALUATION_VIEW  # | "4 stored views, paper augmentation"
     selected_on: str  # "10% of train, held out" | "the reported split (test)"
     settings_tried: Count = 1
     best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one

@@ -16,7 +16,7 @@ from iceprobe.results.varying import told, varying
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
     "seconds", "backbone", "layer", "dataset", "headline", "shots", "fraction", "train_images",
-    "protocol", "split", "selected_on",
+    "protocol", "split", "selected_on", "training_images",
 )  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "dataset": result.dataset,
             "protocol": result.protocol,
             "selected_on": result.selected_on,
+            "training_images": result.training_images,
         }
         writer.writerow(cells)
     return text.getvalue()
@@ -188,8 +189,13 @@ def _marked(result: Result) -> str:
 
 def _footnotes(results: Sequence[Result]) -> list[str]:
     notes = []
-    if any(result.selected_on_reported for result in results):
-        notes.append("* settings and epoch selected on the reported split (protocol `paper`).")
+    marked = [result for result in results if result.selected_on_reported]
+    if marked:
+        seen = dict.fromkeys(r.training_images for r in marked if r.method == "trained")
+        features = f"; cached features: {' or '.join(seen)}" if seen else ""
+        notes.append(
+            f"* settings and epoch selected on the reported split (protocol `paper`){features}."
+        )
     for result in leaderboard(results):
         if lost := result.lost_seeds:
             seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"

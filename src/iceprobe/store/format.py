@@ -1,7 +1,8 @@
 """What a feature store is on disk: its manifest, its identity and its names.
 
 A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards
-``SPLIT-00000.safetensors``. The manifest says what the tokens were made from and lists the shards
+``SPLIT-00000.safetensors``, beside them ``train.view1-00000.safetensors`` and so on where augmented
+views of the training images were asked for. The manifest says what the tokens were made from and lists the shards
 that are complete, each with its checksum. It holds no times and no host names: an extraction that
 was killed and went on ends with the same bytes as one that wasn't.
 """
@@ -11,9 +12,9 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iceprobe.errors import IceprobeError
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
 MANIFEST = "manifest.json"
+TRAIN = "train"  # the split that may have augmented views
+EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
+Strength = Literal["paper", "light"]
 
 
 class _Record(BaseModel):
@@ -42,7 +46,9 @@ class Settings(_Record):
         batch_size: images a forward pass.
         shard_images: images a shard; batches don't reach over shards.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
-        views: views stored of each image; 1 is the evaluation transform.
+        views: views stored of each training image, the evaluation view first; the others are
+            augmented.
+        augmentation: of those; ``None`` where there are none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +59,20 @@ class Settings(_Record):
     batch_size: int = 64
     shard_images: int = SHARD_IMAGES
     device: str = "cpu"
-    views: Literal[1] = 1
+    views: Annotated[int, Field(ge=1)] = 1
+    augmentation: Strength | None = None
+
+    def views_of(self, split: str) -> int:
+        """Views stored of each image of ``split``."""
+        return self.views if split == TRAIN else 1
+
+    @property
+    def training_images(self) -> str:
+        """What probes that learn from the store see of a training image, in words."""
+        if self.views == 1:
+            return EVALUATION_VIEW
+        plural = "s" if self.views > 2 else ""
+        return f"{self.views - 1} stored view{plural}, {self.augmentation} augmentation"
 
 
 class BackboneRecord(_Record):
@@ -101,16 +120,31 @@ class Shape(_Record):
         )
 
 
-class ShardRecord(_Record):
-    """A complete shard: rows ``start`` to ``stop`` of the split's listing, less those skipped."""
+class FileRecord(_Record):
+    """A file of a complete shard."""
 
     file: str
+    bytes: int
+    sha256: str
+
+
+class ShardRecord(FileRecord):
+    """A complete shard: rows ``start`` to ``stop`` of the split's listing, less those skipped.
+
+    Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
+    images: they are complete together or not at all.
+    """
+
     start: int
     stop: int
     images: int
-    bytes: int
-    sha256: str
     skipped: list[str] = []
+    views: list[FileRecord] = []
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """One a view, the evaluation view first."""
+        return [self, *self.views]
 
 
 class SplitRecord(_Record):
@@ -151,7 +185,7 @@ class Manifest(_Record):
             "format_version": self.format_version,
             "backbone": self.backbone.identity,
             "preprocessing": self.backbone.preprocessing,
-            "settings": self.settings.model_dump(),
+            "settings": self.settings.model_dump(exclude_none=True),
             "classes": self.dataset.classes,
             "splits": {
                 name: {
@@ -200,8 +234,10 @@ class Manifest(_Record):
         shards.sort(key=lambda other: other.start)
 
 
-def shard_file(split: str, number: int) -> str:
-    return f"{split}-{number:05d}.safetensors"
+def shard_file(split: str, number: int, view: int = 0) -> str:
+    """Name of a shard's file: of the evaluation view (0) or of an augmented one."""
+    augmented = f".view{view}" if view else ""
+    return f"{split}{augmented}-{number:05d}.safetensors"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -38,6 +38,8 @@ def extract_in_memory(
     workers: int = 0,
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
+    views: int = 0,
+    augmentation: str = "paper",
     progress: Progress = None,
 ) -> Store:
     """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
@@ -60,6 +62,8 @@ def extract_in_memory(
         tokens=tokens,
         patches=patches,
         shard_images=SHARD_IMAGES,
+        views=views,
+        augmentation=augmentation,
     )
     manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
     _check_memory(manifest)
@@ -97,9 +101,10 @@ def bytes_held(manifest: Manifest) -> int:
     """Bytes of all the tensors of the store."""
     total = 0
     for name, record in manifest.splits.items():
-        layout = split_layout(manifest, name)
-        each = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout.values())
-        total += record.images * each
+        for view in range(manifest.settings.views_of(name)):
+            layout = split_layout(manifest, name, view).values()
+            each = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout)
+            total += record.images * each
     return total
 
 
@@ -108,7 +113,7 @@ def _check_memory(manifest: Manifest) -> None:
     if available is not None and needed > available:
         raise IceprobeError(
             f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
-            "available: take a limit, tokens=int8, or extract to disk (iceprobe.extract)"
+            "available: take a limit, fewer views, tokens=int8, or extract to disk (iceprobe.extract)"
         )
 
 
@@ -124,10 +129,14 @@ def _extract_split(
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings
     rows = chosen_rows(record.listed, record.images)
-    tensors: dict[str, Tensor] = {
-        key: torch.empty(record.images, *shape, dtype=dtype)
-        for key, (dtype, shape) in split_layout(manifest, name).items()
-    }
+    augmented = settings.views_of(name) - 1
+
+    def empty(view: int, *rows: int) -> dict[str, Tensor]:
+        layout = split_layout(manifest, name, view).items()
+        return {key: torch.empty(*rows, *shape, dtype=dtype) for key, (dtype, shape) in layout}
+
+    tensors = empty(0, record.images)
+    views = empty(1, augmented, record.images)
     work = [
         item
         for number in manifest.missing(name)
@@ -143,9 +152,12 @@ def _extract_split(
         workers=workers,
         on_bad_image=on_bad_image,
     ):
+        (made,) = batch.layers
         count = len(batch.tensors["label"])
-        for key, tensor in batch.tensors.items():
-            tensors[key][images : images + count] = tensor
+        places = [tensors, *({key: views[key][k] for key in views} for k in range(augmented))]
+        for place, one in zip(places, made, strict=True):
+            for key, tensor in one.items():
+                place[key][images : images + count] = tensor
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
         if progress is not None:
@@ -154,4 +166,8 @@ def _extract_split(
         file="", start=0, stop=record.images, images=images, bytes=0, sha256="", skipped=skipped
     )
     record.shards = [whole]
-    return memory_split({key: tensor[:images] for key, tensor in tensors.items()}, manifest.shape)
+    shape, behind = manifest.shape, None
+    if augmented:
+        flat = {key: tensor[:, :images].flatten(0, 1) for key, tensor in views.items()}
+        behind = memory_split(flat, shape)
+    return memory_split({key: tensor[:images] for key, tensor in tensors.items()}, shape, behind)

@@ -1,11 +1,15 @@
 """Images → tokens on the host, with decoding, forward pass and use of the tokens overlapped.
 
+An image is decoded once, whatever the number of views made of it; a batch of images is a forward
+pass for each view, so the evaluation view's tokens are the same with and without others.
+
 Decoding runs ahead in threads (``workers=0``) or processes; the forward pass runs in the calling
 thread; whoever iterates does with the batches what it likes, best in a thread of its own.
 Everything in flight is bounded, so memory doesn't grow with the data set.
 """
 
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
@@ -19,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Manifest, Settings, Shape
@@ -47,13 +52,14 @@ class Work:
     number: int
     rows: np.ndarray
     last: bool  # of its shard
+    views: int = 1  # to make of each image, the evaluation view first
 
 
 @dataclass(frozen=True)
 class Decoded:
     """Images as the backbone sees them, and which of the rows asked for they are."""
 
-    images: Tensor  # (b, C, S, S) float32
+    images: Tensor  # (V, b, C, S, S) float32, the evaluation view first
     rows: np.ndarray  # (b,)
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
     masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
@@ -69,31 +75,32 @@ class Extracted:
 
     Attributes:
         work: what was asked for.
-        layers: for each layer of the backbone ``patches (b, N, D)`` if wanted (int8 codes with their
+        layers: for each layer of the backbone and each view ``patches (b, N, D)`` if wanted (int8 codes with their
             ``scales (b, N)`` where they are stored so), ``prefix (b, P, D)``, ``mean (b, D)`` and the model's own vectors float32, ``label (b,)``, ``index (b,)``,
-            ``box (b, 4)`` where there are boxes and ``mask (b, S, S)`` uint8 where there are
-            masks, on the host.
+            and of the evaluation view ``box (b, 4)`` where there are boxes and
+            ``mask (b, S, S)`` uint8 where there are masks, on the host.
         skipped: names of the images that couldn't be read.
     """
 
     work: Work
-    layers: list[dict[str, Tensor]]
+    layers: list[list[dict[str, Tensor]]]
     skipped: list[str]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Of a backbone of one layer."""
+        """The evaluation view, of a backbone of one layer."""
         (only,) = self.layers
-        return only
+        return only[0]
 
 
 def plan_work(split: str, rows: np.ndarray, number: int, settings: Settings) -> list[Work]:
     """Cut shard ``number`` of ``rows`` into batches: the same ones whoever makes them, and when."""
     start = number * settings.shard_images
     rows = rows[start : start + settings.shard_images]
-    firsts = range(0, len(rows), settings.batch_size)
+    size, views = settings.batch_size, settings.views_of(split)
+    firsts = range(0, len(rows), size)
     return [
-        Work(split, number, rows[first : first + settings.batch_size], last=first == firsts[-1])
+        Work(split, number, rows[first : first + size], last=first == firsts[-1], views=views)
         for first in firsts
     ]
 
@@ -103,14 +110,17 @@ def chosen_rows(listed: int, images: int) -> np.ndarray:
     return np.sort(np.random.Generator(np.random.PCG64(0)).permutation(listed)[:images])
 
 
-def split_layout(manifest: Manifest, name: str) -> Layout:
-    """Dtype and shape of every tensor stored of one image of a split, in the order of the file."""
+def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
+    """Dtype and shape of every tensor stored of one image of a split, in the order of the file.
+
+    Boxes and masks are those of the evaluation view (0).
+    """
     record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
     layout["label"] = (torch.int64, ())
     layout["index"] = (torch.int64, ())
-    if record.boxes:
+    if record.boxes and not view:
         layout["box"] = (torch.float32, (4,))
-    if record.masks:
+    if record.masks and not view:
         side = manifest.backbone.preprocessing["image_size"]
         layout["mask"] = (torch.uint8, (side, side))
     return layout
@@ -160,10 +170,10 @@ def extracted_batches(
         IceprobeError: if tokens are not finite (names the image), or the device is out of memory.
     """
     backbone.to(device)
-    nothing = [_nothing(one, settings) for one in backbone.per_layer()]
+    nothing = [_nothing(one, settings) for one in backbone.per_layer()]  # of one view
     gpu = device.type == "cuda"
-    decode = _Decode(splits, backbone.preprocessing, pin=gpu and workers == 0)
-    waiting: deque[tuple[Work, Decoded, list[dict[str, Tensor]], Any]] = deque()
+    decode = _Decode(splits, backbone.preprocessing, settings, pin=gpu and workers == 0)
+    waiting: deque[tuple[Work, Decoded, list[list[dict[str, Tensor]]], Any]] = deque()
     with contextlib.closing(_decoded(decode, work, workers, gpu)) as decoded:
         for todo, batch in zip(work, decoded, strict=True):
             if batch.bad and on_bad_image == "fail":
@@ -171,10 +181,10 @@ def extracted_batches(
                     f"{batch.bad[0][1]} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
                 )
-            layers = nothing
+            views = [nothing] * todo.views
             if len(batch.rows):
-                layers = _forward(backbone, batch.images, device, settings)
-            waiting.append((todo, batch, *_to_host(layers, device)))
+                views = [_forward(backbone, view, device, settings) for view in batch.images]
+            waiting.append((todo, batch, *_to_host(views, device)))
             # A GPU works on the next batch while this one comes to the host.
             if len(waiting) > gpu:
                 yield _finish(*waiting.popleft(), splits, settings)
@@ -241,29 +251,35 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 def _to_host(
-    layers: list[dict[str, Tensor]], device: torch.device
-) -> tuple[list[dict[str, Tensor]], Any]:
+    views: list[list[dict[str, Tensor]]], device: torch.device
+) -> tuple[list[list[dict[str, Tensor]]], Any]:
     """Start the copy to the host; the event, where there is one, tells when it is done."""
     if device.type != "cuda":
-        return [{name: tensor.cpu() for name, tensor in one.items()} for one in layers], None
-    host = []
-    for one in layers:
-        pinned = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            for name, tensor in one.items()
-        }
-        for name, tensor in one.items():
-            pinned[name].copy_(tensor, non_blocking=True)
-        host.append(pinned)
+        return [
+            [{name: tensor.cpu() for name, tensor in one.items()} for one in layers]
+            for layers in views
+        ], None
+    host = [[_pinned_copy(one) for one in layers] for layers in views]
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return host, event
 
 
+def _pinned_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy under way to the host."""
+    pinned = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        for name, tensor in tensors.items()
+    }
+    for name, tensor in tensors.items():
+        pinned[name].copy_(tensor, non_blocking=True)
+    return pinned
+
+
 def _finish(
     work: Work,
     batch: Decoded,
-    layers: list[dict[str, Tensor]],
+    views: list[list[dict[str, Tensor]]],
     copied: Any,
     splits: Mapping[str, Split],
     settings: Settings,
@@ -272,7 +288,7 @@ def _finish(
         copied.synchronize()
     split = splits[work.split]
     for flag in ("finite", "fits"):
-        for one in layers:
+        for one in itertools.chain(*views):
             if not one[flag].all():
                 name = split.names[batch.rows[int(one[flag].logical_not().nonzero()[0])]]
                 raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
@@ -280,13 +296,19 @@ def _finish(
         "label": torch.from_numpy(split.labels[batch.rows]),
         "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
     }
+    placed = {}
     if batch.boxes is not None:
-        known["box"] = torch.from_numpy(batch.boxes)
+        placed["box"] = torch.from_numpy(batch.boxes)
     if batch.masks is not None:
-        known["mask"] = torch.from_numpy(batch.masks)
+        placed["mask"] = torch.from_numpy(batch.masks)
     made = [
-        {name: tensor for name, tensor in one.items() if name not in ("finite", "fits")} | known
-        for one in layers
+        [
+            {name: tensor for name, tensor in one.items() if name not in ("finite", "fits")}
+            | known
+            | ({} if view else placed)
+            for view, one in enumerate(views_of_one)
+        ]
+        for views_of_one in zip(*views, strict=True)
     ]
     return Extracted(work, made, [split.names[row] for row, _ in batch.bad])
 
@@ -310,15 +332,18 @@ def _not_finite(name: str, settings: Settings, overflow: bool) -> str:
 class _Decode:
     """Rows of a split → images as the backbone sees them; can go to another process."""
 
-    def __init__(self, splits: Mapping[str, Split], preprocessing: Any, pin: bool):
+    def __init__(
+        self, splits: Mapping[str, Split], preprocessing: Any, settings: Settings, pin: bool
+    ):
         self.splits, self.preprocessing = splits, preprocessing
+        self.augment = augmentation(preprocessing, settings.augmentation or "paper")
         self.pin = pin  # from threads only: processes hand their images over unpinned
 
     def __getitem__(self, work: Work) -> Decoded:
         split, preprocessing = self.splits[work.split], self.preprocessing
         side = preprocessing.image_size
         images = torch.empty(
-            len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
+            work.views, len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
         )
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
         masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
@@ -332,7 +357,10 @@ class _Decode:
             except BadImage as error:
                 bad.append((row, str(error)))
                 continue
-            pixels[len(rows)] = preprocessing.transform(image).numpy()
+            pixels[0, len(rows)] = preprocessing.transform(image).numpy()
+            for view in range(1, work.views):
+                seen = self.augment(image, view_generator(row, view))
+                pixels[view, len(rows)] = seen.numpy()
             if split.boxes is not None and boxes is not None:
                 box = split.boxes[row : row + 1]
                 boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
@@ -341,7 +369,7 @@ class _Decode:
             rows.append(row)
         good = len(rows)
         return Decoded(
-            images[:good],
+            images[:, :good],
             np.array(rows, np.int64),
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],

@@ -57,17 +57,18 @@ class Plan(BaseModel):
 
     Attributes:
         store: folder that the store has or will have.
-        images: images of each split.
+        images: images of each split, whatever the number of their views.
         store_bytes: of the finished store.
         bytes_to_write: of its shards that are still missing; 0 where it is finished.
         free_bytes: free on that disk; ``None`` for another machine's.
-        patch_bytes: of each split's patch tokens: the memory that holds them for fitting.
+        patch_bytes: of each split's patch tokens in all views: the memory that holds them for fitting.
         memory_bytes: of the host that extraction takes: weights and batches in flight.
         memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
             another machine.
         flops: of all forward passes, 2 × multiply-accumulates.
         flops_per_image: of one.
-        images_per_second: measured or given; ``None`` where nothing is left to extract.
+        images_per_second: measured or given, views counted one by one; ``None`` where nothing is
+            left to extract.
         seconds: that the missing shards will take.
     """
 
@@ -107,6 +108,8 @@ def plan(
     workers: int = 0,
     limit: int | None = None,
     shard_images: int = SHARD_IMAGES,
+    views: int = 0,
+    augmentation: str = "paper",
     measure_seconds: float = 3.0,
     images_per_second: float | None = None,
 ) -> Plan:
@@ -134,6 +137,8 @@ def plan(
         tokens=tokens,
         patches=patches,
         shard_images=shard_images,
+        views=views,
+        augmentation=augmentation,
     )
     here = images_per_second is None
     if isinstance(dataset, int):
@@ -209,21 +214,24 @@ def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest
 
 
 def _images_left(manifest: Manifest) -> int:
+    """Forward passes to make: an image counts once for each of its views."""
     return sum(
-        split.images - sum(shard.stop - shard.start for shard in split.shards)
-        for split in manifest.splits.values()
+        manifest.settings.views_of(name)
+        * (split.images - sum(shard.stop - shard.start for shard in split.shards))
+        for name, split in manifest.splits.items()
     )
 
 
 def _store_bytes(manifest: Manifest) -> int:
-    written = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    return written + bytes_missing(manifest)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    return sum(file.bytes for shard in shards for file in shard.files) + bytes_missing(manifest)
 
 
 def _patch_bytes(manifest: Manifest) -> dict[str, int]:
     layout = token_layout(manifest.shape, manifest.settings)
     each = patch_bytes(layout)
-    return {name: split.images * each for name, split in manifest.splits.items()}
+    views_of = manifest.settings.views_of
+    return {name: views_of(name) * split.images * each for name, split in manifest.splits.items()}
 
 
 def _memory_bytes(
@@ -231,7 +239,7 @@ def _memory_bytes(
 ) -> int:
     """Weights (where they are on the host), images decoded ahead, batches of tokens in flight.
 
-    Masks are kept until their shard is written.
+    An image stands for as many as it has views. Masks are kept until their shard is written.
     """
     settings, preprocessing = manifest.settings, backbone.preprocessing
     image = 4 * preprocessing.channels * preprocessing.image_size**2
@@ -241,7 +249,8 @@ def _memory_bytes(
     )
     made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
-    in_flight = (decoded + 1) * image + (WAITING + 2) * stored + made
+    views = max(map(settings.views_of, manifest.splits))
+    in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made
     masked = [settings.shard_images for record in manifest.splits.values() if record.masks]
     masks = 2 * max(masked, default=0) * preprocessing.image_size**2  # the parts, then the whole
     return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + masks
@@ -283,7 +292,7 @@ def _measure(
             if number == 0:
                 started = time.perf_counter()
                 continue
-            images += len(batch.work.rows)
+            images += batch.work.views * len(batch.work.rows)
             if (elapsed := time.perf_counter() - started) > seconds:
                 break
     return images / max(elapsed, 1e-9)

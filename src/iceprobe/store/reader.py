@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
-from iceprobe.store.format import Manifest, Shape, read_manifest
+from iceprobe.store.format import FileRecord, Manifest, Shape, read_manifest
 from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes, split_layout
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import Shard, corrupt, flat_bytes, fresh, sha256, shard_bytes
@@ -130,6 +129,11 @@ class Store:
     def has_patches(self) -> bool:
         return self.manifest.settings.patches
 
+    @property
+    def views(self) -> int:
+        """K, augmented views stored of each training image beside its evaluation view."""
+        return self.manifest.settings.views - 1
+
     def verify(self) -> None:
         """Compare every shard with its checksum.
 
@@ -189,6 +193,8 @@ class StoredSplit:
         has_masks: whether masks are there.
         resident: ``(n,)`` bool, whose patch tokens are in memory.
         bytes_held: of what :meth:`hold` keeps.
+        views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
+            is view v of image i. ``None`` where none are stored.
     """
 
     def __init__(
@@ -200,10 +206,11 @@ class StoredSplit:
         layout: Layout,
         resident: np.ndarray,
         in_memory: bool,
+        views: "StoredSplit | None" = None,
     ):
         self._tensors, self._gather, self._layout = tensors, gather, layout
         self.shape, self.resident, self.bytes_held = shape, resident, 0
-        self._in_memory = in_memory
+        self._in_memory, self.views = in_memory, views
         self._vectors: dict[str, Tensor] = {}
         self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
         self._coded = "scales" in layout
@@ -243,7 +250,7 @@ class StoredSplit:
 
     @property
     def patch_bytes(self) -> int:
-        """Bytes of all its patch tokens, as they are stored and held."""
+        """Bytes of all its patch tokens, as they are stored and held; not of augmented views."""
         return len(self) * patch_bytes(self._layout)
 
     def patches(
@@ -311,9 +318,13 @@ class StoredSplit:
         return out
 
     def take(self, rows: np.ndarray) -> "StoredSplit":
-        """The same split with only ``rows``, in their order."""
+        """The same split with only ``rows``, in their order, in all views."""
         rows = np.asarray(rows, np.int64)
         picked = torch.from_numpy(rows)
+        views = self.views
+        if views is not None:
+            first_rows = np.arange(0, len(views), len(self))
+            views = views.take((first_rows[:, None] + rows).reshape(-1))
         return StoredSplit(
             lambda name: self._tensors(name)[picked],
             lambda name, wanted, out: self._gather(name, rows[wanted], out),
@@ -321,10 +332,11 @@ class StoredSplit:
             layout=self._layout,
             resident=self.resident[rows],
             in_memory=self._in_memory,
+            views=views,
         )
 
     def hold(self, memory_bytes: int, names: Sequence[str] = ("patches",)) -> "StoredSplit":
-        """This split with the first rows of some tensors in memory, as many as fit.
+        """This split, not its views, with the first rows of some tensors in memory, as many as fit.
 
         Args:
             memory_bytes: what they may take; what comes first in ``names`` is held first.
@@ -421,7 +433,9 @@ class Buffer:
         self._free = np.arange(self._rows)
 
 
-def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
+def memory_split(
+    tensors: Mapping[str, Tensor], shape: Shape, views: StoredSplit | None = None
+) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 
     def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
@@ -434,6 +448,7 @@ def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
         layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
         resident=np.full(len(tensors["label"]), "patches" in tensors),
         in_memory=True,
+        views=views,
     )
 
 
@@ -444,35 +459,48 @@ def check_sizes(path: Path, manifest: Manifest) -> None:
         IceprobeError: naming the first shard that isn't.
     """
     for split, record in manifest.splits.items():
-        layout = split_layout(manifest, split)
+        views = manifest.settings.views_of(split)
+        layouts = [split_layout(manifest, split, view) for view in range(views)]
         for shard in record.shards:
-            file = path / shard.file
-            if not file.exists():
-                raise corrupt(file, "it is missing")
-            if (size := file.stat().st_size) != shard.bytes:
-                raise corrupt(file, f"it has {size:,} bytes instead of {shard.bytes:,}")
-            if shard.bytes != shard_bytes(shard.images, layout):
-                raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
+            for recorded, layout in zip(shard.files, layouts, strict=True):
+                file = path / recorded.file
+                if not file.exists():
+                    raise corrupt(file, "it is missing")
+                if (size := file.stat().st_size) != recorded.bytes:
+                    raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
+                if recorded.bytes != shard_bytes(shard.images, layout):
+                    raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
 
 
-def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[Any, IceprobeError]]:
-    """Read all recorded shards; yield the record and the error of each that isn't as written."""
+def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord, IceprobeError]]:
+    """Read all recorded files; yield the record and the error of each that isn't as written."""
     for record in manifest.splits.values():
-        for shard in record.shards:
-            file = path / shard.file
+        for recorded in (file for shard in record.shards for file in shard.files):
+            file, expected = path / recorded.file, recorded.sha256
             try:
                 found = sha256(file)
             except OSError as error:
-                yield shard, corrupt(file, error.strerror or "it can't be read")
+                yield recorded, corrupt(file, error.strerror or "it can't be read")
                 continue
-            if found != shard.sha256:
-                yield shard, corrupt(file, f"its checksum is {found[:12]}, not {shard.sha256[:12]}")
+            if found != expected:
+                reason = f"its checksum is {found[:12]}, not {expected[:12]}"
+                yield recorded, corrupt(file, reason)
 
 
 def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
-    record = manifest.splits[name]
-    files = [path / shard.file for shard in record.shards]
-    firsts = np.cumsum([0, *(shard.images for shard in record.shards)])
+    """A split with its augmented views, if it has some."""
+    augmented = range(1, manifest.settings.views_of(name))
+    views = _stored_views(path, manifest, name, augmented) if augmented else None
+    split = _stored_views(path, manifest, name, range(1))
+    split.views = views
+    return split
+
+
+def _stored_views(path: Path, manifest: Manifest, name: str, views: range) -> StoredSplit:
+    """Views of a split one behind the other, as one split."""
+    shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
+    files = [path / shard.files[view].file for shard, view in shards]
+    firsts = np.cumsum([0, *(shard.images for shard, _ in shards)])
     shard = lru_cache(OPEN_SHARDS)(Shard)
 
     def tensors(key: str) -> Tensor:
@@ -491,7 +519,7 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
         tensors,
         gather,
         shape=manifest.shape,
-        layout=split_layout(manifest, name),
+        layout=split_layout(manifest, name, views[0]),
         resident=np.full(firsts[-1], False),
         in_memory=False,
     )

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from iceprobe.backbones.augmentation import SCALES
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 from iceprobe.store.format import (
+    TRAIN,
     BackboneRecord,
     DatasetRecord,
     Manifest,
@@ -34,11 +36,14 @@ def make_settings(
     tokens: str,
     patches: bool,
     shard_images: int,
+    views: int = 0,
+    augmentation: str = "paper",
 ) -> Settings:
     """Checked settings.
 
     Raises:
-        IceprobeError: for a dtype there isn't, or a size below 1.
+        IceprobeError: for a dtype or an augmentation there isn't, a size below 1, a negative
+            number of views, or an augmentation of none.
     """
     for name, value, dtypes in (("amp", amp, DTYPES), ("tokens", tokens, STORED)):
         if value not in dtypes:
@@ -46,6 +51,14 @@ def make_settings(
     for name, size in (("batch_size", batch_size), ("shard_images", shard_images)):
         if size < 1:
             raise IceprobeError(f"{name}={size}: take a number of images above 0")
+    if views < 0:
+        raise IceprobeError(f"views={views}: take a number of augmented views from 0 up")
+    if augmentation not in SCALES:
+        raise IceprobeError(unknown("augmentation", augmentation, SCALES))
+    if not views and augmentation != "paper":
+        raise IceprobeError(
+            f"augmentation={augmentation} without augmented views: give views as well, --views 4"
+        )
     return Settings(
         amp=amp,  # type: ignore[arg-type]
         tokens=tokens,  # type: ignore[arg-type]
@@ -54,6 +67,8 @@ def make_settings(
         # A shard below one batch would cut batches short; beyond that the two are independent.
         shard_images=max(shard_images, batch_size),
         device=device.type,
+        views=1 + views,
+        augmentation=augmentation if views else None,  # type: ignore[arg-type]
     )
 
 
@@ -96,10 +111,17 @@ def describe(
         limit: images a split at most.
 
     Raises:
-        IceprobeError: if a split isn't there or is empty, or the limit is below 1.
+        IceprobeError: if a split isn't there or is empty, the limit is below 1, or views are asked
+            for and there is no training split.
     """
     if limit is not None and limit < 1:
         raise IceprobeError(f"limit={limit}: take a number of images above 0")
+    names = list(dataset.splits if splits is None else splits)
+    if settings.views > 1 and TRAIN not in names:
+        raise IceprobeError(
+            f"views={settings.views - 1} are of the split {TRAIN!r}, and {dataset.name} is read "
+            f"without it ({', '.join(names)}): take views=0"
+        )
     return Manifest(
         backbone=BackboneRecord(
             spec=backbone.spec,
@@ -117,10 +139,7 @@ def describe(
         ),
         settings=settings,
         shape=Shape.of(backbone),
-        splits={
-            name: _describe_split(dataset, name, limit)
-            for name in (dataset.splits if splits is None else splits)
-        },
+        splits={name: _describe_split(dataset, name, limit) for name in names},
         versions={"python": platform.python_version(), "torch": version("torch")},
     )
 

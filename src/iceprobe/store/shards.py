@@ -14,7 +14,6 @@ import json
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.errors import IceprobeError
-from iceprobe.store.format import publish
+from iceprobe.store.format import FileRecord, publish
 
 HEADER_BYTES = 4096  # length word included; the data starts on a page
 _CODES = {
@@ -35,13 +34,6 @@ _CODES = {
     torch.uint8: "U8",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
-
-
-@dataclass(frozen=True)
-class Written:
-    images: int
-    bytes: int
-    sha256: str
 
 
 class ShardWriter:
@@ -69,7 +61,11 @@ class ShardWriter:
             else:
                 self._small.setdefault(name, []).append(tensor)
 
-    def finish(self) -> Written:
+    def __len__(self) -> int:
+        """Images written so far."""
+        return sum(map(len, self._small["label"]))
+
+    def finish(self) -> FileRecord:
         """Write what is left, flush to the disk, rename."""
         small = {name: torch.cat(parts) for name, parts in self._small.items()}
         layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
@@ -85,7 +81,7 @@ class ShardWriter:
         self._file.close()
         checksum = sha256(self.temporary)
         publish(self.temporary, self.path)
-        return Written(len(small["label"]), size, checksum)
+        return FileRecord(file=self.path.name, bytes=size, sha256=checksum)
 
     def abandon(self) -> None:
         """Leave nothing behind."""

@@ -59,6 +59,8 @@ def extract(
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
     shard_images: int = SHARD_IMAGES,
+    views: int = 0,
+    augmentation: str = "paper",
     progress: Progress = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
@@ -82,6 +84,9 @@ def extract(
         limit: images a split at most, a seeded choice.
         on_bad_image: ``"fail"`` or ``"skip"``.
         shard_images: images a shard.
+        views: augmented views stored of each training image beside its evaluation view, for
+            probes to learn from; everything else reads the evaluation view.
+        augmentation: of those: ``"paper"`` or ``"light"`` (`backbones/augmentation.py`).
         progress: called with a stage's name, images done and images in all.
 
     Raises:
@@ -96,7 +101,7 @@ def extract(
     (store,) = extract_layers(
         backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
         tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
-        shard_images=shard_images, progress=progress,
+        shard_images=shard_images, views=views, augmentation=augmentation, progress=progress,
     )  # fmt: skip
     return store
 
@@ -116,6 +121,8 @@ def extract_layers(
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
     shard_images: int = SHARD_IMAGES,
+    views: int = 0,
+    augmentation: str = "paper",
     progress: Progress = None,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
@@ -132,6 +139,8 @@ def extract_layers(
         tokens=tokens,
         patches=patches,
         shard_images=shard_images,
+        views=views,
+        augmentation=augmentation,
     )
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
@@ -170,7 +179,7 @@ def repair(
     on_bad_image: OnBadImage | None = None,
     progress: Progress = None,
 ) -> list[str]:
-    """Extract the corrupt shards of a store again, and no others.
+    """Extract the corrupt shards of a store again (all views of each), and no others.
 
     Args:
         path: folder of the store.
@@ -203,14 +212,22 @@ def repair(
     _check_origin(path, manifest, backbone, dataset, target)
     with exclusive(path):
         manifest = read_manifest(path)
-        bad = [shard for shard, _ in corrupt_shards(path, manifest)]
-        if not bad:
+        corrupt = {file.file for file, _ in corrupt_shards(path, manifest)}
+        if not corrupt:
             return []
+        again: list[str] = []
         for split in manifest.splits.values():
-            split.shards = [shard for shard in split.shards if shard not in bad]
+            whole = []
+            for shard in split.shards:
+                names = [file.file for file in shard.files]
+                if corrupt.isdisjoint(names):
+                    whole.append(shard)
+                else:
+                    again += names
+            split.shards = whole
         write_manifest(path, manifest)
         _fill([(path, manifest)], backbone, dataset, target, workers, policy, progress)
-    return [shard.file for shard in bad]
+    return again
 
 
 def find_finished(root: Path, wanted: Manifest) -> Path | None:
@@ -292,7 +309,7 @@ def _check_disk(todo: Mapping[Path, Manifest]) -> None:
     if needed > free:
         raise IceprobeError(
             f"extracting into {path.parent} needs {needed / 1e9:,.2f} GB and {free / 1e9:,.2f} GB "
-            "are free: take another folder, a limit, or probes that read no patches"
+            "are free: take another folder, a limit, fewer views, or probes that read no patches"
         )
 
 
@@ -300,10 +317,10 @@ def bytes_missing(manifest: Manifest) -> int:
     """Bytes of the shards that are not complete."""
     settings, total = manifest.settings, 0
     for name, record in manifest.splits.items():
-        layout = split_layout(manifest, name)
+        layouts = [split_layout(manifest, name, v) for v in range(settings.views_of(name))]
         for number in manifest.missing(name):
             images = min(settings.shard_images, record.images - number * settings.shard_images)
-            total += shard_bytes(images, layout)
+            total += sum(shard_bytes(images, layout) for layout in layouts)
     return total
 
 
@@ -350,9 +367,9 @@ def _fill(
     try:
         with contextlib.closing(batches), _Background() as writing:
             for batch in batches:
-                for recorder, tensors in zip(recorders, batch.layers, strict=True):
+                for recorder, views in zip(recorders, batch.layers, strict=True):
                     if recorder is not None:
-                        writing.submit(partial(recorder.add, batch.work, tensors, batch.skipped))
+                        writing.submit(partial(recorder.add, batch.work, views, batch.skipped))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 if progress is not None:
@@ -377,40 +394,42 @@ class _Recorder:
     def __init__(self, path: Path, manifest: Manifest):
         self.path, self.manifest = path, manifest
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
-        self._writer: ShardWriter | None = None
+        self._writers: list[ShardWriter] = []  # of the shard under way, one a view
         self._skipped: list[str] = []
 
-    def add(self, work: Work, tensors: dict[str, Tensor], skipped: list[str]) -> None:
+    def add(self, work: Work, views: list[dict[str, Tensor]], skipped: list[str]) -> None:
         if work.number not in self._missing[work.split]:
             return
         settings = self.manifest.settings
-        if self._writer is None:
-            self._writer = ShardWriter(self.path / shard_file(work.split, work.number))
-        self._writer.write(tensors)
+        if not self._writers:
+            names = [shard_file(work.split, work.number, view) for view in range(work.views)]
+            self._writers = [ShardWriter(self.path / name) for name in names]
+        for writer, tensors in zip(self._writers, views, strict=True):
+            writer.write(tensors)
         self._skipped += skipped
         if not work.last:
             return
-        written = self._writer.finish()
+        images = len(self._writers[0])
+        evaluation, *augmented = [writer.finish() for writer in self._writers]
         start = work.number * settings.shard_images
         self.manifest.record(
             work.split,
             ShardRecord(
-                file=self._writer.path.name,
+                **evaluation.model_dump(),
                 start=start,
                 stop=min(start + settings.shard_images, self.manifest.splits[work.split].images),
-                images=written.images,
-                bytes=written.bytes,
-                sha256=written.sha256,
+                images=images,
                 skipped=self._skipped,
+                views=augmented,
             ),
         )
         write_manifest(self.path, self.manifest)
-        self._writer, self._skipped = None, []
+        self._writers, self._skipped = [], []
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished shard."""
-        if self._writer is not None:
-            self._writer.abandon()
+        for writer in self._writers:
+            writer.abandon()
 
 
 class _Background:

@@ -1,0 +1,101 @@
+"""Random views of a training image: what a probe that is trained live sees of it.
+
+    view = normalise(flip(resize(crop)))
+
+The crop has s·H·W of the image's area, s ~ U(scale), and an aspect of exp(U(log 3/4, log 4/3)),
+somewhere in the image; it is resized to S x S (bicubic) and mirrored every other time. The crop is
+of Szegedy et al. (2015), "Going deeper with convolutions", and with scale 0.08 to 1 it is what the
+publication of Efficient Probing trains on. torchvision's transforms of the same name draw from the
+process's one generator, which threads share; these take a generator of their own.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+#: Least and largest part of the image's area that a crop takes, by strength.
+SCALES = {"paper": (0.08, 1.0), "light": (0.5, 1.0)}
+RATIO = (3 / 4, 4 / 3)  # width over height of the crop
+TRIES = 10  # for a crop that lies within the image, as torchvision has it
+
+Augmentation = Callable[[Image.Image, torch.Generator], Tensor]
+
+
+def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augmentation:
+    """A function of an image and a generator that makes a view of it, float32 ``(C, S, S)``.
+
+    The same state of the generator gives the same view. It can go to another process.
+
+    Args:
+        preprocessing: of the backbone: size, channels, mean and std.
+        strength: ``"paper"`` (scale 0.08 to 1) or ``"light"`` (0.5 to 1); both mirror.
+
+    Raises:
+        IceprobeError: for a strength there isn't.
+    """
+    if strength not in SCALES:
+        raise IceprobeError(unknown("augmentation", strength, SCALES))
+    return partial(_view, preprocessing, SCALES[strength])
+
+
+def view_generator(index: int, view: int) -> torch.Generator:
+    """The random numbers of one view of one image, whoever makes it and when.
+
+    Args:
+        index: the image's place in its split's listing.
+        view: which of its views.
+    """
+    digest = hashlib.sha256(f"{index} {view}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def _view(
+    preprocessing: Preprocessing,
+    scale: tuple[float, float],
+    image: Image.Image,
+    generator: torch.Generator,
+) -> Tensor:
+    side = preprocessing.image_size
+    top, left, height, width = random_crop(image.size, scale, generator)
+    picture = F.resized_crop(
+        preprocessing.converted(image),
+        top, left, height, width,
+        [side, side],
+        interpolation=InterpolationMode.BICUBIC,
+    )  # fmt: skip
+    if torch.rand(1, generator=generator).item() < 0.5:
+        picture = F.horizontal_flip(picture)
+    return preprocessing.normalised(picture)
+
+
+def random_crop(
+    size: tuple[int, int], scale: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop of an image of ``size`` (width, height).
+
+    Where no try lies within the image: the largest centred crop of the nearest ratio allowed.
+    """
+    wide, high = size
+    for _ in range(TRIES):
+        area = wide * high * torch.empty(1).uniform_(*scale, generator=generator).item()
+        logarithm = torch.empty(1).uniform_(*map(math.log, RATIO), generator=generator)
+        ratio = logarithm.exp().item()
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= wide and 0 < height <= high:
+            top = torch.randint(high - height + 1, (1,), generator=generator).item()
+            left = torch.randint(wide - width + 1, (1,), generator=generator).item()
+            return int(top), int(left), height, width
+    ratio = min(max(wide / high, RATIO[0]), RATIO[1])
+    width, height = min(wide, round(high * ratio)), min(high, round(wide / ratio))
+    return (high - height) // 2, (wide - width) // 2, height, width
