@@ -155,6 +155,6 @@ def _runs(folder: Path) -> list[Entry]:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
         best = leaderboard(read_results(run))[0]
-        line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.score)}%"
+        line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score)}%"
         entries.append(Entry(run.name, lines=(line,)))
     return entries

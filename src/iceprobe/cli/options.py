@@ -41,6 +41,12 @@ Probe = Annotated[
     list[str] | None,
     _option("--probe", "A probe; repeat for more (knn, linear and ep32 if none).", _WHAT),
 ]
+Adapt = Annotated[
+    list[str] | None,
+    _option(
+        "--adapt", "none, lora?rank=8, bitfit …; repeat for more (iceprobe ls adaptations).", _WHAT
+    ),
+]
 Budget = Annotated[
     str | None,
     _option("--budget", "Add the EPs that stay within these parameters: 200k, 1.5M.", _WHAT),
@@ -98,6 +104,18 @@ Tokens = Annotated[
     _option(
         "--tokens", "Dtype of stored tokens: float16 (default), bfloat16, float32, int8.", _HOW
     ),
+]
+Checkpointing = Annotated[
+    bool | None,
+    _option(
+        "--checkpointing/--no-checkpointing",
+        "Run each block again in the backward pass: less memory, a third more time.",
+        _HOW,
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    _option("--accumulate", "Micro-batches a step; its gradient stays the whole batch's.", _HOW),
 ]
 OnBadImage = Annotated[
     str | None,
