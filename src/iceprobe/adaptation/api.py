@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,7 @@ def _images(
         images = Images(dataset.splits[name], rows, backbone.preprocessing)
         if images.bytes <= budget and not (name == "train" and augmentation is not None):
             budget -= images.bytes
-            stage = f"decode {name}"
-            images.hold(lambda done, total, stage=stage: progress(stage, done, total))
+            images.hold(partial(progress, f"decode {name}"))
         log.info("images of %s: %s", name, "in memory" if images.held else "decoded at every pass")
         made.append(images)
     return made[0], made[1]

@@ -6,6 +6,7 @@ seed alone selects, for all of them; and a grid of one setting is trained to its
 nothing held out, since there is nothing to choose.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ from iceprobe.fitting.selection import Choice, choose
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
+from iceprobe.results.tables import duration
+
+log = logging.getLogger("iceprobe")
 
 SELECTED_ON = "held-out 10% of train, first seed"
 UNSELECTED = "nothing: one setting, its last epoch"
@@ -193,6 +197,10 @@ class Contest:
         stepped(whole - seen)  # what an early end left out
         done = Finished(rows, time.monotonic() - began, model.num_parameters(), tensors)
         self.trainings.save(task, done)
+        log.info(
+            "%s, %s at %g, seed %d: %s",
+            task.label, task.phase, task.learning_rate, task.seed, duration(done.seconds),
+        )  # fmt: skip
         return done
 
     def _micro_of(self, task: Task) -> MicroBatch:

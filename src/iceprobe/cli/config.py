@@ -240,9 +240,14 @@ def resolve(
         config = schema(**values)
     except ValidationError as error:
         raise IceprobeError(_one_line(error)) from error
-    if isinstance(config, Folders) and config.output is None:
-        config = config.model_copy(update={"output": Path("runs") / readable_name(config)})
-    return config
+    return config.model_copy(update=_place(config))
+
+
+def _place(config: _Config) -> dict[str, Any]:
+    """A readable ``output`` where a run folder is wanted and none was named."""
+    if not isinstance(config, Folders) or config.output is not None:
+        return {}
+    return {"output": Path("runs") / readable_name(config)}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
