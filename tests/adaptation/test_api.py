@@ -1,7 +1,5 @@
 """From images to a report: what is written, what a kill costs, how frozen and adapted compare."""
 
-import json
-
 import numpy as np
 import peft
 import pytest
@@ -13,6 +11,7 @@ from iceprobe import IceprobeError
 from iceprobe.adaptation import protocol, split_qkv, training
 from iceprobe.adaptation.images import Images
 from iceprobe.fitting.heldout import heldout_split
+from iceprobe.report import charts
 from iceprobe.results import compare, compare_pair, read_curves, read_results
 from tests.fitting.test_api import planted_dataset
 
@@ -83,7 +82,7 @@ def test_weights_of_full_tuning_go_back_into_the_model(run):
 
 
 def test_runs_are_compared_image_by_image(run, dataset, tmp_path):
-    folder, (frozen, lora, full), _ = run
+    _, (frozen, lora, full), _ = run
     difference = compare_pair(lora, frozen).difference
     assert difference.mean == pytest.approx(lora.top1.mean - frozen.top1.mean)
     alone = iceprobe.fit(
@@ -102,25 +101,24 @@ def test_the_report_draws_both_in_one_plane(run, tmp_path):
     page = iceprobe.report(results, tmp_path / "r.html").read_text()
     for shown in ("LoRA (rank=2) + linear (mean)", "fine-tuned + EP4", "linear (mean)"):
         assert shown in page
-    (spec,) = (
-        json.loads(part.partition(">")[2].partition("</script>")[0])
-        for part in page.split('<script type="application/json"')[1:]
-        if "Parameters" in part[:20_000] and "FLOPs" not in part[:2_000]
-    )
-    drawn = {row["name"] for row in _values(spec) if "top1" in row and "name" in row}
-    assert {"linear (mean)", "fine-tuned + EP4"} <= drawn
+    plane = charts.scatter(results, charts.names_of(results), "parameters", charts.colours(results))
+    drawn = {row["name"]: row["cost"] for row in _rows(plane) if "parameters" in row}
+    assert drawn == {
+        "linear (mean)": results[0].parameters.total,
+        "LoRA (rank=2) + linear (mean)": results[1].parameters.total,
+        "fine-tuned + EP4": results[2].parameters.total,
+    }
 
 
-def _values(node):
+def _rows(node):
     """All rows of data in a chart."""
     if isinstance(node, dict):
-        for row in node.get("values", []):
-            yield from [row] if isinstance(row, dict) else []
+        yield from (row for row in node.get("values", []) if isinstance(row, dict))
         for child in node.values():
-            yield from _values(child)
+            yield from _rows(child)
     elif isinstance(node, list):
         for child in node:
-            yield from _values(child)
+            yield from _rows(child)
 
 
 def test_an_adapted_probe_is_not_exported_as_if_it_were_frozen(run, tmp_path):

@@ -17,9 +17,9 @@ from iceprobe.adaptation.registry import adaptation_options, pairs, parse_adapta
         ("lora?rank=8&blocks=all&target=value", "lora"),
         ("lora?rank=16&blocks=-1", "lora?blocks=-1&rank=16"),
         ("lora?modules=mlp.fc1", "lora?modules=mlp.fc1"),
-        ("lora?lr_scale=1", "lora"),
+        ("lora?lr_scale=0.30", "lora"),
         ("full?layer_decay=0.75", "full"),
-        ("full?layer_decay=0.9&lr_scale=0.1", "full?layer_decay=0.9&lr_scale=0.1"),
+        ("full?layer_decay=0.9&lr_scale=1", "full?layer_decay=0.9&lr_scale=1"),
         ("none", "none"),
     ],
 )
@@ -35,7 +35,7 @@ def test_examples_parse_and_options_are_typed():
     options = adaptation_options(parse_adaptation("lora?blocks=0,2&modules=mlp.fc1,proj"))
     assert options == {
         "rank": 8, "alpha": None, "blocks": (0, 2), "target": ("value",),
-        "modules": ("mlp.fc1", "proj"), "lr_scale": 1.0,
+        "modules": ("mlp.fc1", "proj"), "lr_scale": 0.3,
     }  # fmt: skip
 
 

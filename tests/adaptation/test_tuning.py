@@ -47,7 +47,7 @@ def test_weights_that_are_not_read_are_neither_trained_nor_counted():
 
 def test_learning_rates_fall_from_the_last_block_to_the_first():
     """L = 3, decay ½, by hand: blocks ⅛, ¼, ½; embeddings 1/16; final norm and head 1."""
-    model = adapted("full?layer_decay=0.5")
+    model = adapted("full?layer_decay=0.5&lr_scale=1")
     by_hand = {
         "pos_embed": 1 / 16, "cls_token": 1 / 16, "patch_embed.proj.weight": 1 / 16,
         "blocks.0.norm1.weight": 1 / 8, "blocks.0.mlp.fc2.bias": 1 / 8,
@@ -79,7 +79,7 @@ def test_normalisation_statistics_of_the_backbone_stay_and_its_stages_are_its_bl
         model = timm.create_model("resnet10t", num_classes=0, in_chans=1)
     of = iceprobe.load_backbone(model, image_size=SIDE, mean=(0.4,), std=(0.3,))
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    trained = adapted("full?layer_decay=0.5", of)
+    trained = adapted("full?layer_decay=0.5&lr_scale=1", of)
     learn(trained, rate=0.01)
     after = root(trained.reader).state_dict()
     buffers = {name for name, _ in model.named_buffers()}

@@ -15,7 +15,7 @@ import torch
 from iceprobe.adaptation.finished import FOLDER, Trainings
 from iceprobe.adaptation.images import Augmentation, Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
-from iceprobe.adaptation.registry import FROZEN, pairs
+from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
@@ -85,7 +85,8 @@ def adapt(
         seeds: initialisations of adapter and probe: 0, 1, … seeds − 1.
         epochs: passes over the training images; the schedule's horizon.
         batch_size: images a step.
-        learning_rates: in place of each adaptation's own grid; one is trained without selection.
+        learning_rates: the grid, of the probe (the backbone's is ``lr_scale`` times it); one alone
+            is trained without selection.
         weight_decays: the grid, ``(0,)`` by default; vectors get none.
         checkpointing: see :class:`iceprobe.adaptation.model.Adapted`.
         accumulate: micro-batches a step; see :mod:`iceprobe.adaptation.steps`.
@@ -111,7 +112,7 @@ def adapt(
     asked = pairs(adaptations, probes)
     protocol = get_protocol(
         "heldout", epochs=epochs, batch_size=batch_size, weight_decays=weight_decays,
-        learning_rates=learning_rates,
+        learning_rates=LEARNING_RATES if learning_rates is None else learning_rates,
     )  # fmt: skip
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
     if amp not in DTYPES:
@@ -148,8 +149,7 @@ def adapt(
             folder, _common(manifest, setting, train, reported, augmentation), resume
         )
         contest = Contest(
-            setting, train, reported, seeds=range(seeds), rates=learning_rates,
-            trainings=trainings, folder=folder,
+            setting, train, reported, seeds=range(seeds), trainings=trainings, folder=folder,
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         _rehearse(contest, adapted, tell)

@@ -18,7 +18,6 @@ import numpy as np
 
 from iceprobe.adaptation.finished import Finished, Trainings
 from iceprobe.adaptation.images import Images
-from iceprobe.adaptation.registry import ADAPTATIONS, parse_adaptation
 from iceprobe.adaptation.steps import MicroBatch
 from iceprobe.adaptation.training import Setting, Task, predict, rehearse, train
 from iceprobe.errors import IceprobeError
@@ -60,7 +59,6 @@ class Contest:
         setting: shared by them.
         images: to learn from; the reported ones.
         seeds: initialisations.
-        rates: the grid in place of each adaptation's own.
         trainings: what is finished already.
         folder: of the run.
     """
@@ -72,12 +70,11 @@ class Contest:
         reported: Images,
         *,
         seeds: Sequence[int],
-        rates: Sequence[float] | None,
         trainings: Trainings,
         folder: Path,
     ):
         self.setting, self.images, self.reported = setting, images, reported
-        self.seeds, self.rates = seeds, rates
+        self.seeds = seeds
         self.trainings, self.folder = trainings, folder
         labels = images.labels
         learn, held = heldout_split(labels, setting.run_seed, setting.protocol.held_out)
@@ -91,10 +88,9 @@ class Contest:
             IceprobeError: if there is something to select and no image to hold out.
         """
         protocol = self.setting.protocol
-        rates = self.rates or ADAPTATIONS[parse_adaptation(adaptation).name].learning_rates
         tasks = [
             Task(adaptation, probe, rate, decay, self.seeds[0], "select", protocol.epochs)
-            for rate, decay in product(rates, protocol.weight_decays)
+            for rate, decay in product(protocol.learning_rates, protocol.weight_decays)
         ]
         if len(tasks) > 1 and not len(self._held):
             raise IceprobeError(
@@ -110,14 +106,46 @@ class Contest:
         return epochs * (selecting + len(self.seeds) * len(self.images))
 
     def rehearse(self, pair: tuple[str, str]) -> float:
-        """Seconds that ``pair`` will take, by one step of it; finished trainings take none."""
+        """Seconds that what isn't finished of ``pair`` will take, by one step of it."""
         grid = self.candidates(*pair)
-        select = [task for task in grid if len(grid) > 1 and self.trainings.load(task) is None]
+        selecting, refits = self._unfinished(grid)
+        if not selecting and not refits:
+            return 0.0
         training, looking = rehearse(grid[0], self.setting, self.images, self._micro_of(grid[0]))
-        epochs, seeds = self.setting.protocol.epochs, len(self.seeds)
-        trained = epochs * (len(select) * len(self._learn) + seeds * len(self.images))
-        looked = epochs * len(select) * len(self._held) + seeds * len(self.reported)
+        epochs = self.setting.protocol.epochs
+        trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
+        looked = epochs * selecting * len(self._held) + refits * len(self.reported)
         return training * trained + looking * looked
+
+    def _unfinished(self, grid: list[Task]) -> tuple[int, int]:
+        """How many trainings of the selection are to do, and how many refits at most."""
+        done = [self.trainings.load(task) for task in grid] if len(grid) > 1 else []
+        selecting = sum(one is None for one in done)
+        if selecting:
+            return selecting, len(self.seeds)
+        finals = self._finals(grid, [row for one in done if one for row in one.rows])
+        return 0, sum(self.trainings.load(task) is None for task in finals)
+
+    def _finals(self, grid: list[Task], rows: list[CurveRow]) -> list[Task]:
+        """The refits at the chosen setting; without a selection the only one, to its end."""
+        choice = self._choice(grid, rows)
+        return [
+            replace(
+                grid[0],
+                learning_rate=choice.learning_rate,
+                weight_decay=choice.weight_decay,
+                seed=seed,
+                phase="refit",
+                stop=choice.epoch,
+            )
+            for seed in self.seeds
+        ]
+
+    def _choice(self, grid: list[Task], rows: list[CurveRow]) -> Choice:
+        only, epochs = grid[0], self.setting.protocol.epochs
+        if len(grid) == 1:
+            return Choice(only.learning_rate, only.weight_decay, epochs, 1, None)
+        return choose(rows)
 
     def run(self, pair: tuple[str, str], stepped: Stepped) -> AdaptedFit:
         """Select, train again with every seed, and read the reported split once.
@@ -131,26 +159,9 @@ class Contest:
             IceprobeError: if memory doesn't suffice, or no training stays finite.
         """
         grid = self.candidates(*pair)
-        protocol, rows, seconds = self.setting.protocol, [], 0.0
-        if len(grid) == 1:
-            choice = Choice(grid[0].learning_rate, grid[0].weight_decay, protocol.epochs, 1, None)
-        else:
-            for task in grid:
-                done = self._training(task, stepped)
-                rows += done.rows
-                seconds += done.seconds
-            choice = choose(rows)
-        finals = [
-            replace(
-                grid[0],
-                learning_rate=choice.learning_rate,
-                weight_decay=choice.weight_decay,
-                seed=seed,
-                phase="refit",
-                stop=choice.epoch,
-            )
-            for seed in self.seeds
-        ]
+        selected = [self._training(task, stepped) for task in grid] if len(grid) > 1 else []
+        rows = [row for done in selected for row in done.rows]
+        choice, finals = self._choice(grid, rows), self._finals(grid, rows)
         fits = [self._training(task, stepped) for task in finals]
         tops = np.stack([done.tensors["top"].numpy() for done in fits])
         labels = self.reported.labels
@@ -168,7 +179,7 @@ class Contest:
             choice=choice,
             selected_on=SELECTED_ON if len(grid) > 1 else UNSELECTED,
             rows=rows + [row for done in fits for row in done.rows],
-            seconds=seconds + sum(done.seconds for done in fits),
+            seconds=sum(done.seconds for done in [*selected, *fits]),
         )
 
     def _training(self, task: Task, stepped: Stepped) -> Finished:

@@ -35,13 +35,11 @@ class AdaptationEntry(Entry):
     Attributes:
         source: the publication.
         options: every key.
-        learning_rates: its grid, where the caller names none.
         examples: spec strings to copy from.
     """
 
     source: str = ""
     options: Mapping[str, AdaptationOption] = field(default_factory=dict)
-    learning_rates: tuple[float, ...] = ()
     examples: tuple[str, ...] = ()
 
 
@@ -70,7 +68,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-_SCALE = {"lr_scale": AdaptationOption(_positive, "1.0")}
+def _scale(default: float) -> dict[str, AdaptationOption]:
+    """The backbone's learning rate as a multiple of the probe's."""
+    return {"lr_scale": AdaptationOption(_positive, str(default))}
+
+
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # the grid, of the probe
 
 ADAPTATIONS: Registry[AdaptationEntry] = Registry(
     "adaptation",
@@ -86,33 +89,29 @@ ADAPTATIONS: Registry[AdaptationEntry] = Registry(
                 "blocks": AdaptationOption(parse_layers, "all"),
                 "target": AdaptationOption(_words, "value"),
                 "modules": AdaptationOption(_words),
-                **_SCALE,
+                **_scale(0.3),
             },
-            learning_rates=(1e-3, 3e-3, 1e-2),
             examples=("lora?rank=8", "lora?rank=16&blocks=-1", "lora?modules=mlp.fc1"),
         ),
         "bitfit": AdaptationEntry(
             "iceprobe.adaptation.tuning:biases",
             "the backbone's bias vectors alone",
             source="Ben Zaken et al., BitFit",
-            options=_SCALE,
-            learning_rates=(1e-3, 3e-3, 1e-2),
+            options=_scale(1.0),
             examples=("bitfit",),
         ),
         "layernorm": AdaptationEntry(
             "iceprobe.adaptation.tuning:norms",
             "weight and bias of the backbone's normalisation layers alone",
             source="Basu et al., Strong Baselines for Parameter Efficient Few-Shot Fine-Tuning",
-            options=_SCALE,
-            learning_rates=(1e-3, 3e-3, 1e-2),
+            options=_scale(1.0),
             examples=("layernorm",),
         ),
         "full": AdaptationEntry(
             "iceprobe.adaptation.tuning:everything",
             "every weight, at learning rates that fall from the last block to the first",
             source="Clark et al., ELECTRA; He et al., Masked Autoencoders (layer-wise decay)",
-            options={"layer_decay": AdaptationOption(_decay, "0.75"), **_SCALE},
-            learning_rates=(3e-4, 1e-3),
+            options={"layer_decay": AdaptationOption(_decay, "0.75"), **_scale(0.1)},
             examples=("full?layer_decay=0.75",),
         ),
     },

@@ -182,7 +182,7 @@ class AdaptConfig(_Config):
     seeds: Annotated[int, Field(ge=1)] = 3
     epochs: Annotated[int, Field(ge=1)] = 20
     batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
-    learning_rates: Rates | None = None  # the grid; None: each adaptation's own
+    learning_rates: Rates | None = None  # the grid
     weight_decays: Decays | None = None
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
