@@ -186,3 +186,27 @@ def test_the_backbone_itself_stays_as_it_is():
     learn(adapted("lora", of))
     assert before.keys() == of.reader.state_dict().keys()
     assert all(torch.equal(t, before[name]) for name, t in of.reader.state_dict().items())
+
+
+def test_every_block_of_a_model_with_stages_is_reached(tmp_path):
+    """Swin: of a stage only the last block is known by its tokens. LoRA goes into all of them; what
+    comes before the first one known learns as embeddings do."""
+    config = transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=2
+    )
+    torch.manual_seed(0)
+    transformers.SwinModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    of = iceprobe.load_backbone(
+        f"transformers:{tmp_path}?image_size=16&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"
+    )
+    lora = adapted("lora?rank=2", of)
+    assert lora.num_parameters()["adapter"] == 2 * 2 * (8 + 8) + 2 * 2 * (16 + 16)
+    full = adapted("full?layer_decay=0.5&lr_scale=1", of)
+
+    def scales(beginning):
+        return {full.scale(name) for name in full.names if name.startswith(beginning)}
+
+    assert scales("encoder.layers.0.blocks.0.") == scales("embeddings.patch") == {1 / 8}
+    assert scales("encoder.layers.0.blocks.1.") == {1 / 4}
+    assert scales("encoder.layers.1.blocks.0.") == scales("encoder.layers.1.blocks.1.") == {1 / 2}
+    assert scales("layernorm") == {1}

@@ -291,7 +291,10 @@ def _result(
             "weight_decay": choice.weight_decay,
             "epoch": choice.epoch,
         },
-        training=_training_record(setting, train),
+        training={
+            **_training_record(setting, train),
+            "learning_rates": list(setting.protocol.learning_rates),
+        },
         selected_on=fit.selected_on,
         settings_tried=choice.tried,
         best_minus_median=choice.best_minus_median,

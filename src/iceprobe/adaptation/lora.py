@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from iceprobe.adaptation.change import Change
 from iceprobe.adaptation.qkv import fused_names, split_qkv, values_are_last
 from iceprobe.adaptation.reach import block_names, root
+from iceprobe.backbones.block_reader import BlockReader
 from iceprobe.backbones.extras import require
 from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.errors import IceprobeError
@@ -79,11 +80,12 @@ def attach(
 
 
 def _places(reader: nn.Module, blocks: Layers) -> list[str]:
-    """Names of the blocks asked for; ``[""]``, everywhere, where the model's aren't known."""
+    """Names of the blocks asked for; ``[""]``, everywhere, where not all of them are known."""
     names = block_names(reader)
+    stages = isinstance(reader, BlockReader) and reader.anatomy.stages
+    if blocks == "all" and (stages or not names):
+        return [""]  # what is known of a stage is its last block
     if not names:
-        if blocks == "all":
-            return [""]
         raise IceprobeError(
             f"blocks={blocks} of lora: the blocks of {type(root(reader)).__name__} aren't known, "
             "name modules= instead"

@@ -49,16 +49,17 @@ def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[st
     names = block_names(reader)
     levels: list[Tensor] = []
 
-    def before(block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not levels:
-            levels.append(_tensor(inputs))
+    def before(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = [*inputs, *named.values()]
+        levels.append(next(value for value in given if isinstance(value, Tensor)))
 
     def after(block: nn.Module, inputs: Any, output: Any) -> None:
-        levels.append(_tensor(output))
+        levels.append(output if isinstance(output, Tensor) else output[0])
 
     blocks = [model.get_submodule(name) for name in names]
     hooks: list[Any] = [block.register_forward_hook(after) for block in blocks]
-    hooks += [blocks[0].register_forward_pre_hook(before)] if blocks else []
+    if blocks:
+        hooks.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
     training = probe.training
     probe.eval()
     try:
@@ -81,7 +82,3 @@ def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[st
         found |= dict.fromkeys(reached, depth)
         left = {name: p for name, p in left.items() if name not in found}
     return found, len(blocks)
-
-
-def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else value[0]

@@ -25,19 +25,19 @@ def adapt(
     backbone: options.Backbone = None,
     data: options.Data = None,
     adapt: options.Adapt = None,
-    probe: options.Probe = None,
+    probe: options.AdaptProbe = None,
     limit: options.Limit = None,
     seeds: options.Seeds = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rates: options.LearningRates = None,
-    weight_decays: options.WeightDecays = None,
-    amp: options.Amp = None,
+    epochs: options.AdaptEpochs = None,
+    batch_size: options.AdaptBatchSize = None,
+    learning_rates: options.AdaptLearningRates = None,
+    weight_decays: options.AdaptWeightDecays = None,
+    amp: options.AdaptAmp = None,
     checkpointing: options.Checkpointing = None,
     accumulate: options.Accumulate = None,
     output: options.Output = None,
     device: options.Device = None,
-    memory: options.Memory = None,
+    memory: options.AdaptMemory = None,
     resume: options.Resume = True,
 ) -> None:
     """Adapt the backbone itself (LoRA, BitFit, LayerNorm, full), under any probe, and report.
@@ -54,7 +54,6 @@ def adapt(
       iceprobe adapt … --adapt "full?layer_decay=0.75" --learning-rates 1e-3 --amp bfloat16
       iceprobe adapt … --adapt "lora?rank=4 + ep12?out_dim=48" --checkpointing --accumulate 4
       iceprobe adapt examples/adaptation.yaml seeds=1 output=runs/one-seed
-      iceprobe compare runs/adapted --against "lora + linear"
     """
     values = {key: value for key, value in locals().items() if key in AdaptConfig.model_fields}
     file, overrides = split_arguments(arguments or [])
