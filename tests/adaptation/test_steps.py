@@ -96,3 +96,16 @@ def test_when_one_image_is_too_much_it_is_said():
     Narrow(model, most=0)
     with pytest.raises(IceprobeError, match="one image at a time"):
         backward(model, images(4), labels(4), MicroBatch(4))
+
+
+@pytest.mark.parametrize("size", [7, 3])
+def test_bfloat16_is_the_same_to_its_rounding(size):
+    of = backbone()
+    model = adapted("lora", of, "ep4").train()
+    exact = backward(model, images(7), labels(7), MicroBatch(7))
+    model = adapted("lora", of, "ep4").train()
+    assert backward(model, images(7), labels(7), MicroBatch(size), "bfloat16") == pytest.approx(
+        exact, rel=0.05
+    )
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
