@@ -13,6 +13,7 @@ from iceprobe.lazy import lazy
 
 if TYPE_CHECKING:
     from iceprobe import probes
+    from iceprobe.adaptation import adapt
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.export import export, load_probe
@@ -31,6 +32,7 @@ _HOME = {
     "Result": "results",
     "Store": "store",
     "Tokens": "tokens",
+    "adapt": "adaptation",
     "export": "export",
     "extract": "store",
     "extract_layers": "store",
@@ -54,6 +56,7 @@ __all__ = [
     "Result",
     "Store",
     "Tokens",
+    "adapt",
     "export",
     "extract",
     "extract_layers",

@@ -1,6 +1,7 @@
 """A backbone for tests: one convolution, so that patches see colours."""
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from iceprobe.tokens import Tokens
@@ -27,3 +28,12 @@ def build() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Tiny()
+
+
+def build_vit() -> nn.Module:
+    """A transformer of timm, D = 12, two blocks; seeded weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return VisionTransformer(
+            img_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, num_classes=0
+        )

@@ -11,7 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from iceprobe import __version__
-from iceprobe.cli import compare, demo, export, extract, fit, knn, ls, plan, predict, report, run
+from iceprobe.cli import (
+    adapt,
+    compare,
+    demo,
+    export,
+    extract,
+    fit,
+    knn,
+    ls,
+    plan,
+    predict,
+    report,
+    run,
+)
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 
@@ -70,6 +83,7 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
     "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
+    "Change the backbone": {"adapt": adapt.adapt},
     "Results": {"report": report.report, "compare": compare.compare},
     "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},

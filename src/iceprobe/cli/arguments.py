@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iceprobe.adaptation import adaptation_label
 from iceprobe.cli.config import RunConfig
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe, probe_label
@@ -54,9 +55,9 @@ def named_result(results: Sequence["Result"], probe: str) -> "Result":
         IceprobeError: if there is no such probe, the run hasn't it (with those it has), or has
             it several times.
     """
-    labels = {result.probe for result in results}
-    label = probe if probe in labels else probe_label(parse_probe(probe))
-    found = [result for result in results if result.probe == label]
+    labels = {result.label for result in results}
+    label = probe if probe in labels else _canonical(probe)
+    found = [result for result in results if result.label == label]
     if not found:
         raise IceprobeError(unknown("probe of the run", probe, labels))
     if len(found) > 1:
@@ -65,3 +66,10 @@ def named_result(results: Sequence["Result"], probe: str) -> "Result":
             f"of its runs, {found[0].run}/cells/…"
         )
     return found[0]
+
+
+def _canonical(name: str) -> str:
+    """The label of a probe, or of one on an adapted backbone."""
+    adaptation, plus, probe = name.partition("+")
+    label = probe_label(parse_probe((probe if plus else name).strip()))
+    return f"{adaptation_label(adaptation.strip())} + {label}" if plus else label

@@ -58,7 +58,7 @@ def compare(
         comparisons, references = [], []
         for cell in _cells(results[0]) if len(runs) == 1 else results[:1]:
             reference = _reference(cell if len(runs) == 1 else results[-1], against)
-            references.append(reference.probe)
+            references.append(reference.label)
             comparisons += [
                 compare_pair(result, reference) for result in cell if result is not reference
             ]
@@ -84,10 +84,16 @@ def _reference(results: Sequence["Result"], against: str | None) -> "Result":
         reference = best_baseline(results)
         if reference is None:
             raise IceprobeError(
-                f"the run has neither knn nor linear: say --against {results[0].probe}"
+                f"the run has neither knn nor linear: say --against {results[0].label}"
             )
         return reference
     return named_result(results, against)
+
+
+def _name(one: "Comparison") -> str:
+    """The probe compared; where one of the two is on an adapted backbone, that one's."""
+    adapted = one.against if one.probe.adaptation is None else one.probe
+    return adapted.label if adapted.probe == one.probe.probe else one.probe.label
 
 
 def _table(
@@ -110,7 +116,7 @@ def _table(
     for one in comparisons:
         difference = one.difference
         row = [
-            one.probe.probe,
+            _name(one),
             *(told(one.probe, name) for name in names),
             f"{100 * one.probe.top1.mean:.1f}",
             f"{100 * one.against.top1.mean:.1f}",

@@ -179,6 +179,30 @@ class RunConfig(FitConfig):
     features: Path = Path("features")
 
 
+class AdaptConfig(_Config):
+    """What `adapt` does; the fields are those of ``iceprobe.adapt``."""
+
+    backbone: str
+    data: str
+    adapt: Specs = ["none", "lora"]
+    probe: Specs = ["linear"]
+    seeds: Annotated[int, Field(ge=1)] = 3
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
+    learning_rates: Rates | None = None  # the grid
+    weight_decays: Decays | None = None
+    amp: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches a step
+    limit: Annotated[int, Field(ge=1)] | None = None
+    device: str | None = None
+    memory: Bytes | None = None  # for decoded images
+    output: Path | None = None
+
+
+Folders = FitConfig | AdaptConfig  # what ends in a run folder
+
+
 class PlanConfig(RunConfig):
     """What a run would cost, also of images or a machine that one doesn't have."""
 
@@ -194,7 +218,7 @@ C = TypeVar("C", bound=_Config)
 
 # What a run may be continued with though it was started with something else: where things lie and
 # how fast they go. Everything else changes results, and asks for another folder.
-CIRCUMSTANCES = {"output", "features", "memory", "workers"}
+CIRCUMSTANCES = {"output", "features", "memory", "workers", "checkpointing", "accumulate"}
 
 
 def resolve(
@@ -223,9 +247,14 @@ def resolve(
         config = schema(**values)
     except ValidationError as error:
         raise IceprobeError(_one_line(error)) from error
-    if isinstance(config, FitConfig) and config.output is None:
-        config = config.model_copy(update={"output": Path("runs") / readable_name(config)})
-    return config
+    return config.model_copy(update=_place(config))
+
+
+def _place(config: _Config) -> dict[str, Any]:
+    """A readable ``output`` where a run folder is wanted and none was named."""
+    if not isinstance(config, Folders) or config.output is not None:
+        return {}
+    return {"output": Path("runs") / readable_name(config)}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -251,20 +280,23 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def to_yaml(config: FitConfig) -> str:
+def to_yaml(config: Folders) -> str:
     """What :func:`read_yaml` and :func:`resolve` read back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
-def differences(config: FitConfig, earlier: Mapping[str, Any]) -> list[str]:
+def differences(config: Folders, earlier: Mapping[str, Any]) -> list[str]:
     """Keys in which an earlier configuration would have given other results."""
     now = config.model_dump(mode="json", exclude_none=True)
     keys = [*now, *(key for key in earlier if key not in now)]
     return [k for k in keys if k not in CIRCUMSTANCES and now.get(k) != earlier.get(k)]
 
 
-def readable_name(config: FitConfig) -> str:
+def readable_name(config: Folders) -> str:
     """``mae-tiny-fashion-heldout-1f9a03``: the same for the same request, else another."""
+    if isinstance(config, AdaptConfig):
+        parts = [_joined([config.backbone]), _joined([config.data]), "adapt", digest(config)]
+        return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")
     if isinstance(config, RunConfig):
         parts = [_joined(config.backbone), _joined(config.data)]
     else:
@@ -273,7 +305,7 @@ def readable_name(config: FitConfig) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
 
 
-def digest(config: FitConfig) -> str:
+def digest(config: Folders) -> str:
     """Six characters that tell a request from others."""
     values = config.model_dump(mode="json", exclude_none=True, exclude=CIRCUMSTANCES)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]

@@ -64,7 +64,7 @@ def export(
 def _only_trained(results: "list[Result]", run: Path) -> "Result":
     trained = [result for result in results if result.method == "trained"]
     if len(trained) != 1:
-        names = ", ".join(result.probe for result in trained) or "none that was trained"
+        names = ", ".join(result.label for result in trained) or "none that was trained"
         raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: say --probe NAME")
     return trained[0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from iceprobe.cli.config import FitConfig, differences, read_yaml, to_yaml
+from iceprobe.cli.config import Folders, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import FILE_NAME, write_atomically
@@ -30,7 +30,7 @@ class RunFolder:
             configuration, or can't be made or written to.
     """
 
-    def __init__(self, config: FitConfig):
+    def __init__(self, config: Folders):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
         check_place(self.path, "--output")

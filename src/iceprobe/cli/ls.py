@@ -1,9 +1,9 @@
 """``iceprobe ls``: what there is to choose from. Only ``ls probes``, which counts, imports torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.padding import Padding
@@ -13,6 +13,9 @@ from iceprobe.cli.console import console
 from iceprobe.cli.probe_table import show_probes
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
+
+if TYPE_CHECKING:
+    from iceprobe.adaptation.registry import AdaptationOption
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def ls(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, datasets, probes, protocols or runs; all of them if left out."
+            help="backbones, datasets, probes, adaptations, protocols or runs; all if left out."
         ),
     ] = None,
     word: Annotated[str | None, typer.Argument(help="Show only what has this word in it.")] = None,
@@ -46,7 +49,7 @@ def ls(
     grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
-    """List backbones, data sets, probes, protocols or runs.
+    """List backbones, data sets, probes, adaptations, protocols or runs.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -61,6 +64,7 @@ def ls(
         "backbones": _backbones,
         "datasets": _datasets,
         "probes": _probes,
+        "adaptations": _adaptations,
         "protocols": _protocols,
         "runs": lambda: _runs(runs),
     }
@@ -133,6 +137,28 @@ def _probes() -> list[Entry]:
     ]
 
 
+def _adaptations() -> list[Entry]:
+    from iceprobe.adaptation import ADAPTATIONS
+
+    return [
+        Entry(
+            name,
+            one.summary,
+            (
+                one.source,
+                f"keys: {', '.join(_spelled(one.options))}" if one.options else "",
+                "; ".join(one.examples),
+            ),
+        )
+        for name, one in ((name, ADAPTATIONS[name]) for name in ADAPTATIONS)
+    ]
+
+
+def _spelled(options: "Mapping[str, AdaptationOption]") -> list[str]:
+    """``rank=8`` where there is a default, else the key alone."""
+    return [f"{key}={option.default}" if option.default else key for key, option in options.items()]
+
+
 def _protocols() -> list[Entry]:
     from iceprobe.fitting.protocols import PROTOCOLS
 
@@ -155,6 +181,6 @@ def _runs(folder: Path) -> list[Entry]:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
         best = leaderboard(read_results(run))[0]
-        line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.score)}%"
+        line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score)}%"
         entries.append(Entry(run.name, lines=(line,)))
     return entries

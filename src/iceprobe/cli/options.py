@@ -160,3 +160,52 @@ Resume = Annotated[
         help="Go on where a killed run stopped, or begin it again.", rich_help_panel=_WHERE
     ),
 ]
+
+# Of `adapt`, where every step costs a pass through the backbone, so that defaults are its own.
+Adapt = Annotated[
+    list[str] | None,
+    _option(
+        "--adapt",
+        "none, lora?rank=8, bitfit …; repeat for more (none and lora; iceprobe ls adaptations).",
+        _WHAT,
+    ),
+]
+AdaptProbe = Annotated[
+    list[str] | None, _option("--probe", "A probe on top; repeat for more (linear).", _WHAT)
+]
+AdaptEpochs = Annotated[
+    int | None, _option("--epochs", "Passes over the training images (20).", _HOW)
+]
+AdaptBatchSize = Annotated[
+    int | None, _option("--batch-size", "Images a training step (64).", _HOW)
+]
+AdaptLearningRates = Annotated[
+    str | None,
+    _option(
+        "--learning-rates",
+        "The grid (1e-3,3e-3,1e-2) of the probe; the backbone's is lr_scale times it.",
+        _HOW,
+    ),
+]
+AdaptWeightDecays = Annotated[
+    str | None, _option("--weight-decays", "The grid (0); vectors get none.", _HOW)
+]
+AdaptAmp = Annotated[
+    str | None, _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16.", _HOW)
+]
+AdaptMemory = Annotated[
+    str | None,
+    _option("--memory", "Budget for decoded images; read anew at each pass beyond it.", _WHERE),
+]
+Checkpointing = Annotated[
+    bool | None,
+    _option(
+        "--checkpointing/--no-checkpointing",
+        "Run each block again in the backward pass: less memory, a third more time.",
+        _HOW,
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    _option("--accumulate", "Micro-batches a step; its gradient stays the whole batch's.", _HOW),
+]

@@ -77,7 +77,7 @@ def fit_run(
                 folder.abandon()
                 raise
             log.info("results of %d probes", len(results))
-            _report(results, folder, progress)
+            write_report(results, folder, progress)
             log.info("report %s", folder.report)
     return results
 
@@ -167,7 +167,7 @@ def _fit(
     )
 
 
-def _report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
+def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
     from iceprobe import report
 
     progress("report", 0, 1)
@@ -186,7 +186,7 @@ def show_finished(
     results = check_finished(folder, identities())
     if not folder.report.exists():  # killed between the last number and the report
         with Bars() as progress:
-            _report(results, folder, progress)
+            write_report(results, folder, progress)
     console.print(
         f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
     )

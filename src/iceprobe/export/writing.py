@@ -54,6 +54,11 @@ def export(
             f"{result.probe} has no weights to export, it is all the training images themselves: "
             "export a trained probe such as linear or ep32"
         )
+    if result.adaptation is not None:
+        raise IceprobeError(
+            f"{result.label} changes its backbone: take {', '.join(result.files.adapters)} of the "
+            "run, or export a probe on the frozen backbone"
+        )
     if format not in FORMATS:
         raise IceprobeError(unknown("format", format, FORMATS))
     if format == "onnx":

@@ -28,6 +28,7 @@ from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files, Result
+from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
 
@@ -107,7 +108,7 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
-    folder = Path(output) if output is not None else _new_run(store, protocol)
+    folder = Path(output) if output is not None else new_run(store.manifest, protocol)
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     with exclusive(folder):
@@ -142,7 +143,7 @@ def fit(
             folder=folder,
             progress=progress,
         )
-        _write(folder, results, rows)
+        write_run(folder, results, rows)
     return results
 
 
@@ -305,20 +306,22 @@ def _counted(progress: Progress | None, number: int, total: int) -> Progress:
     return lambda stage, done, of: progress(f"{stage} {number + 1}/{total}", done, of)
 
 
-def _write(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
+def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
     """The run folder; `results.json` last, since its presence says that the run is finished."""
     for result in results:
         files = []
         modules = result.probes or []  # k-NN has none
         for seed, probe in zip(result.seeds[: len(modules)], modules, strict=True):
-            name = f"probes/{_file_name(result.probe)}-seed{seed}.safetensors"
-            content = save(probe.state_dict(), metadata={"probe": result.probe})
+            name = f"probes/{file_name(result.label)}-seed{seed}.safetensors"
+            content = save(probe.state_dict(), metadata={"probe": result.label})
             write_atomically(folder / name, content)
             files.append(name)
-        result.files = Files(probes=files, predictions="predictions.safetensors")
+        result.files = Files(
+            probes=files, predictions="predictions.safetensors", adapters=result.files.adapters
+        )
     write_predictions(
         folder / "predictions.safetensors",
-        {r.probe: p for r in results if (p := r.predictions()) is not None},
+        {r.label: p for r in results if (p := r.predictions()) is not None},
     )
     write_curves(folder, rows)
     write_results(folder, results)
@@ -326,14 +329,13 @@ def _write(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
         state.unlink()
 
 
-def _new_run(store: Store, protocol: str) -> Path:
+def new_run(manifest: Manifest, what: str) -> Path:
     """A readable name under ``runs/`` that isn't taken."""
-    manifest = store.manifest
-    name = _file_name(f"{manifest.backbone.spec}-{manifest.dataset.spec}-{protocol}")
+    name = file_name(f"{manifest.backbone.spec}-{manifest.dataset.spec}-{what}")
     taken = (Path("runs") / f"{name}-{i}" for i in itertools.count(2))
     return next(p for p in itertools.chain([Path("runs") / name], taken) if not p.exists())
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """``text`` with what file systems or shells might not take replaced."""
     return re.sub(r"[^\w.=-]+", "-", text).strip("-")

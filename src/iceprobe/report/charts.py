@@ -38,8 +38,8 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
     series = {"linear": cycle(_LINEARS), "knn": cycle([_KNN]), "ep": cycle(_EPS)}
     others = cycle(OTHERS)
     for result in results:
-        if result.probe not in found:
-            found[result.probe] = next(series.get(probe_name(result), others))
+        if result.label not in found:
+            found[result.label] = next(series.get(probe_name(result), others))
     return found
 
 
@@ -117,7 +117,7 @@ def learning_curves(
             if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
                 epochs[row.epoch].append(100 * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
-            point = {"probe": name, "colour": palette[result.probe], "epoch": epoch}
+            point = {"probe": name, "colour": palette[result.label], "epoch": epoch}
             rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
             if epoch == result.selected.get("epoch"):
                 chosen.append(rows[-1])
@@ -163,13 +163,13 @@ def learning_rates(
     chosen: list[dict[str, Any]] = []
     for result, name, table in zip(results, names, curves, strict=True):
         best: dict[float, float] = defaultdict(float)
-        looked_at = [row for row in table if row.probe == result.probe and row.phase != "refit"]
+        looked_at = [row for row in table if row.probe == result.label and row.phase != "refit"]
         for (rate, _), means in seed_means(looked_at).items():
             best[rate] = max(best[rate], *means.values())
         if len(best) < 2:
             continue
         for rate, value in sorted(best.items()):
-            point = {"probe": name, "colour": palette[result.probe], "rate": rate}
+            point = {"probe": name, "colour": palette[result.label], "rate": rate}
             rows.append({**point, "accuracy": 100 * value})
             if _same(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
@@ -218,7 +218,7 @@ def _row(result: Result, name: str, cost: str, palette: dict[str, str]) -> dict[
         "span": span(result.top1.interval),
         "parameters": short(parameters),
         "flops": short(flops),
-        "colour": palette[result.probe],
+        "colour": palette[result.label],
     }
 
 
@@ -299,7 +299,7 @@ def by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
 
 def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
     return (
-        row.probe == result.probe
+        row.probe == result.label
         and row.phase != "refit"
         and row.seed in result.seeds
         and _same(row.learning_rate, result.selected.get("learning_rate"))
@@ -328,6 +328,6 @@ def names_of(results: Sequence[Result]) -> list[str]:
     """What each result is called in a chart: its probe, and whatever else differs among them."""
     differing = varying(results)
     return [
-        " · ".join([display_name(result.probe), *(told(result, name) for name in differing)])
+        " · ".join([display_name(result.label), *(told(result, name) for name in differing)])
         for result in results
     ]

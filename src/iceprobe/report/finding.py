@@ -36,6 +36,10 @@ _NAMES = {
     "coca": "CoCa",
     "capi": "CAPI",
     "slot": "slots",
+    "lora": "LoRA",
+    "bitfit": "BitFit",
+    "layernorm": "LayerNorm",
+    "full": "fine-tuned",
 }
 
 
@@ -57,7 +61,13 @@ class Finding:
 
 
 def display_name(probe: str) -> str:
-    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)"."""
+    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)".
+
+    With an adaptation before it: "LoRA (rank=16) + EP12".
+    """
+    adaptation, plus, on_top = probe.partition(" + ")
+    if plus:
+        return f"{display_name(adaptation)} + {display_name(on_top)}"
     spec = parse_spec(probe)
     name = spec.name.rstrip("0123456789")
     number = spec.name[len(name) :]
@@ -87,7 +97,7 @@ def find(results: Sequence[Result]) -> Finding:
     if subject is None or baseline is None:
         return _alone(leaderboard(results)[0])
     ours, theirs = f"{100 * subject.top1.mean:.1f}%", f"{100 * baseline.top1.mean:.1f}%"
-    name = display_name(subject.probe)
+    name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
     gap = subject.top1.mean - baseline.top1.mean
     strong = f"{signed_points(gap)} points"
@@ -101,7 +111,7 @@ def find(results: Sequence[Result]) -> Finding:
         sentence = f"{name} reads {ours} where {other} reads {theirs}."
     else:
         sentence = f"{name} reads {ours} and {other} {theirs}: no clear difference."
-    rival = display_name(baseline.probe)
+    rival = display_name(baseline.label)
     over = f" over {rival}, the best of its kind here" if len(linear) > 1 else ""
     detail = (
         f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
@@ -118,7 +128,7 @@ def find_across(
         return _of_ranking(ranked[0], len(ranked))
     if layers:
         best = [_best(points) for points in layers[0].lines.values()]
-        told = [f"{display_name(one.probe)} at layer {one.layer} ({_percent(one)})" for one in best]
+        told = [f"{display_name(one.label)} at layer {one.layer} ({_percent(one)})" for one in best]
         detail = f"The best layer of each probe, found on the {best[0].split} split itself"
         return Finding(f"Highest: {_listed(told)}.", None, f"{detail} · {layers[0].title}", None)
     if draws:
@@ -168,5 +178,5 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _alone(best: Result) -> Finding:
-    sentence = f"{display_name(best.probe)} reads {100 * best.top1.mean:.1f}%."
+    sentence = f"{display_name(best.label)} reads {100 * best.top1.mean:.1f}%."
     return Finding(sentence, None, "Nothing to compare it with in this report.", None)

@@ -215,7 +215,9 @@ def _sweeps(
 def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
     ranked = leaderboard(results)
-    attentive = [one for one in ranked if one.method == "trained" and probe_name(one) != "linear"]
+    attentive = [
+        one for one in ranked if one.method == "trained" and not one.probe.startswith("linear")
+    ]
     if images < 1 or not attentive:
         return [], []
     from iceprobe.report.attention import Album, draw_gallery  # torch: only where maps are drawn
@@ -227,7 +229,10 @@ def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"],
     remarks: list[str] = []
     spent = 0
     for result in attentive:
-        name = display_name(result.probe)
+        name = display_name(result.label)
+        if result.adaptation is not None:
+            remarks.append(f"{name}: no maps, its backbone was adapted.")
+            continue
         if spent > _PICTURE_BYTES:
             remarks.append(f"{name}: left out to keep the page under 6 MB.")
             continue

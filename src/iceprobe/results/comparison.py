@@ -35,7 +35,7 @@ def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
     same = a.images == b.images and np.array_equal(predicted_a.labels, predicted_b.labels)
     if not same:
         raise IceprobeError(
-            f"{a.probe!r} on {a.dataset} and {b.probe!r} on {b.dataset} were tested on different "
+            f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
     difference = paired_bootstrap(
@@ -53,7 +53,8 @@ def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Co
     """Two runs on the same images, probe by probe: those that both have, in the order of the first.
 
     In campaigns a probe stands several times; it is compared with itself on the same draw and data
-    set, and at the same backbone where either run has several.
+    set, and at the same backbone where either run has several. Of a run on a frozen backbone and
+    one that adapts it, each adapted probe is compared with itself on the frozen one.
 
     Raises:
         IceprobeError: if the runs share no probe, or weren't tested on the same images.
@@ -61,15 +62,29 @@ def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Co
     names = list(dict.fromkeys([*varying(results_a), *varying(results_b), "draw"]))
 
     def place(result: Result) -> tuple[str, ...]:
-        return (result.probe, *(told(result, name) for name in names))
+        return (result.label, *(told(result, name) for name in names))
 
     second = {place(result): result for result in results_b}
     shared = [result for result in results_a if place(result) in second]
+    if not shared and (crossed := _adapted_and_frozen(results_a, results_b)):
+        return crossed
     if not shared:
-        ours = ", ".join(result.probe for result in results_a) or "none"
-        theirs = ", ".join(result.probe for result in results_b) or "none"
+        ours = ", ".join(result.label for result in results_a) or "none"
+        theirs = ", ".join(result.label for result in results_b) or "none"
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
     return [compare_pair(result, second[place(result)]) for result in shared]
+
+
+def _adapted_and_frozen(
+    results_a: Sequence[Result], results_b: Sequence[Result]
+) -> list[Comparison]:
+    """A probe on the frozen backbone of one run and on the adapted one of the other."""
+    return [
+        compare_pair(a, b)
+        for a in results_a
+        for b in results_b
+        if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
+    ]
 
 
 def best_baseline(results: Sequence[Result]) -> Result | None:
@@ -84,17 +99,20 @@ def reference_ep(results: Sequence[Result]) -> Result | None:
     By order, not by accuracy: picking the best on the test split would flatter it.
     """
     found = [result for result in results if probe_name(result) == EFFICIENT]
-    plain = [result for result in found if "?" not in result.probe]
+    plain = [result for result in found if "?" not in result.label]
     return next(iter(plain or found), None)
 
 
 def probe_name(result: Result) -> str:
-    """The registered name of a result's probe: "ep" of "ep48?out_dim=96"."""
-    return parse_spec(result.probe).name.rstrip("0123456789")
+    """The registered name of a result's probe: "ep" of "ep48?out_dim=96".
+
+    Of an adapted backbone that of the adaptation, so that it is no baseline.
+    """
+    return parse_spec(result.adaptation or result.probe).name.rstrip("0123456789")
 
 
 def _needed(result: Result) -> Predictions:
     predictions = result.predictions()
     if predictions is None:
-        raise IceprobeError(f"no predictions of {result.probe!r} were kept: fit it again")
+        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
     return predictions

@@ -30,9 +30,9 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
     """
     seen: set[tuple[object, ...]] = set()
     for one in results:
-        key = (one.probe, one.store.identity, one.protocol, one.split, one.shots, one.fraction)
+        key = (one.label, one.store.identity, one.protocol, one.split, one.shots, one.fraction)
         if key in seen:
-            raise IceprobeError(f"probe {one.probe!r} stands twice in {run}: keep one entry")
+            raise IceprobeError(f"probe {one.label!r} stands twice in {run}: keep one entry")
         seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
     document = {"format": FORMAT_VERSION, "results": entries}

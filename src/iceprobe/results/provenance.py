@@ -53,8 +53,13 @@ def _processor() -> str:
 
 def tested_images(store: Any, split: str) -> str:
     """Hash of a split's listing and of the rows stored: equal means the same images in order."""
-    content = hashlib.sha256(store.manifest.splits[split].content["listing"].encode())
-    content.update(store[split].index.tobytes())
+    return images_hash(store.manifest, split, store[split].index)
+
+
+def images_hash(manifest: Any, split: str, index: Any) -> str:
+    """The same of the rows ``index (n,)`` int64 of a split that a manifest describes."""
+    content = hashlib.sha256(manifest.splits[split].content["listing"].encode())
+    content.update(index.tobytes())
     return content.hexdigest()[:16]
 
 

@@ -43,6 +43,7 @@ class Score(_Model):
 class Parameters(_Model):
     """Trainable parameters."""
 
+    adapter: Count = 0  # in the backbone, where it was adapted
     pooling: Count
     classifier: Count
     total: Count
@@ -67,6 +68,7 @@ class Files(_Model):
 
     probes: list[str] = []  # one safetensors file a seed, in the order of Result.seeds
     predictions: str | None = None  # safetensors shared by all results of the run
+    adapters: list[str] = []  # one folder a seed, where the backbone was adapted
 
 
 class Diverged(_Model):
@@ -100,6 +102,7 @@ class Result(_Model):
     """One probe on one store after selection, over its seeds."""
 
     probe: str  # canonical label: "ep32", "linear?input=mean", "knn"
+    adaptation: str | None = None  # canonical label: "lora?rank=16"; None: frozen
     method: Literal["trained", "knn"]
     backbone: str  # spec: "bundled:mae-tiny"
     paradigm: str | None = None  # how the backbone was pre-trained, where it is known
@@ -163,6 +166,11 @@ class Result(_Model):
         return self
 
     @property
+    def label(self) -> str:
+        """What tells it from the others of its run: ``"ep12"``, ``"lora?rank=16 + ep12"``."""
+        return self.probe if self.adaptation is None else f"{self.adaptation} + {self.probe}"
+
+    @property
     def score(self) -> Score:
         """The accuracy that is the headline on this data set."""
         return self.mean_per_class if self.headline == "mean_per_class" else self.top1
@@ -223,5 +231,5 @@ class Result(_Model):
         if self._predictions is None and self._run is not None and self.files.predictions:
             from iceprobe.results.predictions import read_predictions
 
-            self._predictions = read_predictions(self._run / self.files.predictions, self.probe)
+            self._predictions = read_predictions(self._run / self.files.predictions, self.label)
         return self._predictions

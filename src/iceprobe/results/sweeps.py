@@ -80,10 +80,10 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
         names = list(dict.fromkeys(one.backbone for one in members))
         if len({without_layer(name) for name in names}) < len(names) or len(names) < 2:
             continue
-        by_place = {(one.backbone, one.probe): one for one in members}
+        by_place = {(one.backbone, one.label): one for one in members}
         probes = [
             probe
-            for probe in dict.fromkeys(one.probe for one in members)
+            for probe in dict.fromkeys(one.label for one in members)
             if all((name, probe) in by_place for name in names)
         ]
         if probes:
@@ -141,7 +141,7 @@ def _sweeps(
     for x, one in placed:
         if x is not None:
             place = (" · ".join(filter(None, kind(one))), one.images, one.protocol, one.split)
-            lines[place][one.probe].append((float(x), one))
+            lines[place][one.label].append((float(x), one))
     return [
         Sweep(title, {probe: sorted(points, key=lambda p: p[0]) for probe, points in of.items()})
         for (title, *_), of in lines.items()

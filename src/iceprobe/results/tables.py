@@ -15,8 +15,8 @@ from iceprobe.results.varying import told, varying
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
-    "seconds", "backbone", "layer", "dataset", "headline", "shots", "fraction", "train_images",
-    "protocol", "split", "selected_on", "training_images",
+    "seconds", "adaptation", "backbone", "layer", "dataset", "headline", "shots", "fraction",
+    "train_images", "protocol", "split", "selected_on", "training_images",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "parameters": result.parameters.total,
             "flops": result.flops.per_image,
             "seconds": round(result.seconds, 3),
+            "adaptation": result.adaptation,
             "backbone": result.backbone,
             **{name: getattr(result, name) for name in ("layer", "headline", "shots", "fraction")},
             "train_images": result.train_images,
@@ -104,10 +105,10 @@ def to_rich(results: Sequence[Result], title: str | None = None) -> Table:
 def to_rich_matrix(results: Sequence[Result]) -> Table:
     """Top-1 of a campaign for the terminal: a row a backbone, data set and draw, a column a probe."""
     differing = varying(results)
-    probes = list(dict.fromkeys(result.probe for result in results))
+    probes = list(dict.fromkeys(result.label for result in results))
     rows: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in results:
-        rows.setdefault(tuple(told(result, name) for name in differing), {})[result.probe] = result
+        rows.setdefault(tuple(told(result, name) for name in differing), {})[result.label] = result
     table = Table(title="Top-1 %", title_justify="left", header_style="bold", **PLAIN)
     for name in differing:
         table.add_column(name, overflow="fold")
@@ -184,7 +185,7 @@ def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
 
 
 def _marked(result: Result) -> str:
-    return f"{result.probe} *" if result.selected_on_reported else result.probe
+    return f"{result.label} *" if result.selected_on_reported else result.label
 
 
 def _footnotes(results: Sequence[Result]) -> list[str]:
@@ -200,7 +201,7 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
         if lost := result.lost_seeds:
             seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
             notes.append(
-                f"{result.probe}: {seeds} diverged and {'are' if len(lost) > 1 else 'is'} left out."
+                f"{result.label}: {seeds} diverged and {'are' if len(lost) > 1 else 'is'} left out."
             )
     return ["", *notes] if notes else []
 

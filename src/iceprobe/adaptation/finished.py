@@ -1,0 +1,94 @@
+"""What is left of a training when it is finished, so that a killed run doesn't do it again.
+
+``trainings/KEY.safetensors`` holds its curve and seconds and, of a refit, the probe's weights and
+the predicted classes. The key is a hash of everything that the outcome depends on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from iceprobe.adaptation.training import Task
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.files import write_atomically
+
+FOLDER = "trainings"
+VERSION = 1  # raise it when the same task trains otherwise
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Attributes:
+    rows: one an epoch.
+    seconds: of training and evaluation.
+    counts: parameters by part.
+    tensors: ``top (n, k)``, the best classes, and ``probe.NAME``; none of a selection.
+    """
+
+    rows: list[CurveRow]
+    seconds: float
+    counts: dict[str, int]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def probe(self) -> dict[str, Tensor]:
+        """Weights of the probe."""
+        return {
+            name.removeprefix("probe."): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith("probe.")
+        }
+
+
+class Trainings:
+    """The finished trainings of a run folder.
+
+    Args:
+        folder: of the run.
+        common: what else the outcomes depend on, ready for JSON.
+        resume: read what an earlier process left; otherwise do it again.
+    """
+
+    def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
+        self.folder, self.common, self.resume = folder / FOLDER, common, resume
+
+    def load(self, task: Task) -> Finished | None:
+        path = self._path(task)
+        if not self.resume or not path.exists():
+            return None
+        try:
+            with safe_open(path, "np") as file:
+                about = json.loads(file.metadata()["training"])
+            tensors = load_file(path)
+        except (SafetensorError, OSError):
+            return None  # torn by a crash of the machine: it is done again
+        rows = [CurveRow.model_validate(row) for row in about["rows"]]
+        return Finished(rows, about["seconds"], about["counts"], tensors)
+
+    def save(self, task: Task, finished: Finished) -> None:
+        about = {
+            "rows": [row.model_dump() for row in finished.rows],
+            "seconds": finished.seconds,
+            "counts": finished.counts,
+        }
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in finished.tensors.items()}
+        content = save(tensors, metadata={"training": json.dumps(about)})
+        write_atomically(self._path(task), content)
+
+    def remove(self) -> None:
+        """All of them: the run is finished."""
+        for path in self.folder.glob("*.safetensors"):
+            path.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()
+
+    def _path(self, task: Task) -> Path:
+        content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.safetensors"

@@ -1,0 +1,117 @@
+"""Images as the backbone sees them, 8 bits a channel: decoded once where they fit into memory."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.datasets.base import Split
+from iceprobe.store.pipeline import decode_threads
+
+#: ``(picture, seed) → (C, S, S) uint8``: a training view; the same for the same seed.
+Augmentation = Callable[[Image.Image, int], Tensor]
+
+
+class Images:
+    """Rows of a split as uint8 tensors ``(n, C, S, S)``.
+
+    Args:
+        split: of a data set.
+        rows: ``(n,)`` of the split.
+        preprocessing: the backbone's.
+
+    Attributes:
+        labels: ``(n,)`` int64.
+        index: the rows.
+    """
+
+    def __init__(self, split: Split, rows: np.ndarray, preprocessing: Preprocessing):
+        self.split, self.index, self.preprocessing = (
+            split,
+            np.asarray(rows, np.int64),
+            preprocessing,
+        )
+        self.labels = np.asarray(split.labels)[self.index]
+        self._held: Tensor | None = None
+        self._place = np.arange(len(self.index))  # in what is held
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def bytes(self) -> int:
+        return len(self) * self.preprocessing.channels * self.preprocessing.image_size**2
+
+    @property
+    def held(self) -> bool:
+        return self._held is not None
+
+    def hold(self, progress: Callable[[int, int], None]) -> None:
+        """Decode all of them, once.
+
+        Raises:
+            BadImage: for one that can't be read.
+        """
+        side = self.preprocessing.image_size
+        held = torch.empty(len(self), self.preprocessing.channels, side, side, dtype=torch.uint8)
+        with ThreadPoolExecutor(decode_threads(False), thread_name_prefix="decode") as pool:
+            for place, image in enumerate(pool.map(self._decoded, range(len(self)))):
+                held[place] = image
+                progress(place + 1, len(self))
+        self._held = held
+
+    def take(self, positions: np.ndarray) -> Self:
+        """Some of these images; what is held is shared."""
+        taken = copy.copy(self)
+        taken.index, taken.labels = self.index[positions], self.labels[positions]
+        taken._place = self._place[positions]
+        return taken
+
+    def batches(
+        self,
+        order: Sequence[np.ndarray],
+        augmentation: Augmentation | None = None,
+        seed: tuple[int, ...] = (),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of each array of positions, decoded ahead of their use.
+
+        Args:
+            order: positions of each batch.
+            augmentation: makes training views of the pictures as they are on disk.
+            seed: an image's view depends on it and on the image's row.
+        """
+        threads = decode_threads(torch.cuda.is_available())
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(threads) as pool:
+
+            def read(positions: np.ndarray) -> Tensor:
+                if augmentation is not None:
+                    views = pool.map(
+                        lambda i: self._view(i, augmentation, seed), positions.tolist()
+                    )
+                    return torch.stack(list(views))
+                if self._held is not None:
+                    return self._held[torch.from_numpy(self._place[positions])]
+                return torch.stack(list(pool.map(self._decoded, positions.tolist())))
+
+            following = ahead.submit(read, order[0])
+            for positions, after in zip(order, [*order[1:], None], strict=True):
+                images = following.result()
+                if after is not None:
+                    following = ahead.submit(read, after)
+                yield images, torch.from_numpy(self.labels[positions])
+
+    def _decoded(self, position: int) -> Tensor:
+        picture = self.preprocessing.crop(self.split.image(int(self.index[position])))
+        pixels = np.array(picture, np.uint8)
+        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+    def _view(self, position: int, augmentation: Augmentation, seed: tuple[int, ...]) -> Tensor:
+        row = int(self.index[position])
+        own = int(np.random.SeedSequence((*seed, row)).generate_state(1, np.uint64)[0] >> 1)
+        return augmentation(self.split.image(row), own)

@@ -1,0 +1,141 @@
+"""LoRA by Hugging Face's peft: W + (α/r)·B A, with A ``(r, D_in)``, B ``(D_out, r)`` and B = 0 at first.
+
+On the value projection of every block that is read, unless other modules or blocks are named. Where
+a model keeps q, k and v in one projection, that is split first (:mod:`iceprobe.adaptation.qkv`). An
+adapter that was saved goes back with peft alone::
+
+    model = timm.create_model(...)
+    iceprobe.adaptation.split_qkv(model)                # only where qkv was fused
+    model = peft.PeftModel.from_pretrained(model, "runs/NAME/adapters/lora-linear-seed0")
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from iceprobe.adaptation.change import Change
+from iceprobe.adaptation.qkv import fused_names, split_qkv, values_are_last
+from iceprobe.adaptation.reach import block_names, root
+from iceprobe.backbones.block_reader import BlockReader
+from iceprobe.backbones.extras import require
+from iceprobe.backbones.layers import Layers, resolve_layers
+from iceprobe.errors import IceprobeError
+from iceprobe.specs import unknown
+
+#: What the projections of attention are called: timm, transformers, CLIP-like, diffusers.
+PROJECTIONS = {
+    "query": ("q", "query", "q_proj", "to_q"),
+    "key": ("k", "key", "k_proj", "to_k"),
+    "value": ("v", "value", "v_proj", "to_v"),
+}
+
+
+def attach(
+    reader: nn.Module,
+    images: Tensor,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    blocks: Layers = "all",
+    target: Sequence[str] = ("value",),
+    modules: Sequence[str] | None = None,
+) -> Change:
+    """Put LoRA into the model of ``reader``, in place.
+
+    Args:
+        reader: of a model.
+        images: a batch to try the model with.
+        rank: r.
+        alpha: α, the rank by default, so that the factor is 1.
+        blocks: of those that are read, counted from 0.
+        target: of ``query``, ``key`` and ``value``.
+        modules: ends of names of linear layers, ``mlp.fc1``, in place of ``target``.
+
+    Raises:
+        IceprobeError: if peft isn't installed, no such module is there or it isn't linear, or a
+            fused projection can't be taken apart.
+    """
+    peft = require("peft", "peft", "lora")
+    model = root(reader)
+    places = _places(reader, blocks)
+    if modules is None:
+        for name in target:
+            if name not in PROJECTIONS:
+                raise IceprobeError(unknown("target of lora", name, PROJECTIONS))
+        _split(reader, model, images, places)
+        endings = tuple(ending for name in target for ending in PROJECTIONS[name])
+    else:
+        endings = tuple(modules)
+    chosen = _chosen(model, endings, places)
+    if not chosen:
+        raise IceprobeError(_nothing(model, target if modules is None else modules, places))
+    for name in chosen:
+        _check(model, name, rank)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha or rank, lora_dropout=0.0, bias="none", target_modules=chosen
+    )
+    wrapped: Any = peft.get_peft_model(model, config)
+    return Change([n for n, p in model.named_parameters() if p.requires_grad], wrapped)
+
+
+def _places(reader: nn.Module, blocks: Layers) -> list[str]:
+    """Names of the blocks asked for; ``[""]``, everywhere, where not all of them are known."""
+    names = block_names(reader)
+    stages = isinstance(reader, BlockReader) and reader.anatomy.stages
+    if blocks == "all" and (stages or not names):
+        return [""]  # what is known of a stage is its last block
+    if not names:
+        raise IceprobeError(
+            f"blocks={blocks} of lora: the blocks of {type(root(reader)).__name__} aren't known, "
+            "name modules= instead"
+        )
+    return [names[i] for i in resolve_layers(blocks, len(names), "the blocks that are read")]
+
+
+def _within(name: str, places: Sequence[str]) -> bool:
+    return any(not place or name.startswith(f"{place}.") for place in places)
+
+
+def _split(reader: nn.Module, model: nn.Module, images: Tensor, places: Sequence[str]) -> None:
+    fused = [name for name in fused_names(model) if _within(name, places)]
+    for name in fused:
+        if not values_are_last(model, name, lambda: reader(images)):
+            raise IceprobeError(
+                f"lora: {name} of {type(model).__name__} doesn't lie as q, k, v one after the "
+                "other, its value part can't be told apart: name modules=, such as attn.proj"
+            )
+    split_qkv(model, fused)
+
+
+def _chosen(model: nn.Module, endings: Sequence[str], places: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name, _ in model.named_modules()
+        if _within(name, places)
+        and any(name == ending or name.endswith(f".{ending}") for ending in endings)
+    ]
+
+
+def _check(model: nn.Module, name: str, rank: int) -> None:
+    module = model.get_submodule(name)
+    if not isinstance(module, nn.Linear):
+        raise IceprobeError(
+            f"lora: {name} is a {type(module).__name__}, not a linear layer: name others"
+        )
+    most = min(module.in_features, module.out_features)
+    if rank > most:
+        raise IceprobeError(f"rank={rank} of lora: {name} has rank {most} itself: take less")
+
+
+def _nothing(model: nn.Module, asked: Sequence[str], places: Sequence[str]) -> str:
+    linear = [
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _within(name, places)
+    ]
+    there = ", ".join(dict.fromkeys(linear)) or "none"
+    return (
+        f"lora: no module of {type(model).__name__} is {' or '.join(asked)}: name modules= of its "
+        f"linear layers ({there})"
+    )

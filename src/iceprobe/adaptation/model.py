@@ -1,0 +1,168 @@
+"""A backbone that learns under a probe: logits = probe(reader(images)).
+
+The backbone stays in evaluation mode: no dropout, and normalisation statistics never change. The
+probe trains as everywhere.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from iceprobe.adaptation.reach import block_names, depths, root
+from iceprobe.adaptation.registry import ADAPTATIONS, adaptation_options, parse_adaptation
+from iceprobe.backbones.base import Backbone
+from iceprobe.errors import IceprobeError
+from iceprobe.probes.probe import Probe
+from iceprobe.products import FastLinear
+from iceprobe.tokens import Tokens
+
+
+class Adapted(nn.Module):
+    """A copy of a backbone, changed by an adaptation, with a probe on top.
+
+    Args:
+        backbone: of one layer; it stays as it is.
+        adaptation: spec string.
+        probe: on top.
+        seed: of what the adaptation adds.
+        checkpointing: keep only the blocks' inputs for the backward pass, and run each block again
+            there: less memory, a third more time.
+
+    Attributes:
+        reader: images → tokens, the copy.
+        probe: tokens → logits.
+        names: of the backbone's parameters that learn, in its own library's spelling.
+
+    Raises:
+        IceprobeError: if the adaptation doesn't fit the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adaptation: str,
+        probe: Probe,
+        *,
+        seed: int = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        spec = parse_adaptation(adaptation)
+        options = adaptation_options(spec)
+        self._scale = options.pop("lr_scale")
+        self._decay = options.pop("layer_decay", 1.0)
+        self.preprocessing = backbone.preprocessing
+        self.reader = copy.deepcopy(backbone.reader).eval().requires_grad_(True)
+        self.probe = probe.to(backbone.device)
+        side = self.preprocessing.image_size
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            trial = torch.randn(1, self.preprocessing.channels, side, side)
+            trial = trial.to(backbone.device, self._like.dtype)
+            self._change = ADAPTATIONS[spec.name].load()(self.reader, trial, **options)
+        self.reader.eval()
+        model = root(self.reader)
+        model.requires_grad_(False)
+        for name in self._change.parameters:
+            model.get_parameter(name).requires_grad_(True)
+        self._depths, self._blocks = depths(self.reader, self.probe, trial)
+        self.names = [name for name in self._change.parameters if name in self._depths]
+        for name in set(self._change.parameters) - set(self.names):
+            model.get_parameter(name).requires_grad_(False)
+        if not self.names:
+            raise IceprobeError(
+                f"{adaptation} of {backbone.spec!r}: it has nothing of the kind that the probe "
+                "depends on: take another adaptation"
+            )
+        if not self._blocks and self._decay != 1:
+            raise IceprobeError(
+                f"{adaptation} of {backbone.spec!r}: its blocks aren't known, learning rates can't "
+                "fall from one to the next: take layer_decay=1"
+            )
+        if checkpointing:
+            checkpoint_blocks(self.reader)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of uint8 images ``(B, C, S, S)``."""
+        return self.probe(self.tokens(images))
+
+    def tokens(self, images: Tensor) -> Tokens:
+        """Tokens of uint8 images ``(B, C, S, S)``, with gradient."""
+        mean = torch.tensor(self.preprocessing.mean, device=images.device)
+        std = torch.tensor(self.preprocessing.std, device=images.device)
+        pixels = images.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+        with FastLinear():
+            return self.reader(pixels.to(self._like.dtype))
+
+    def train(self, mode: bool = True) -> "Adapted":
+        """Sets the probe's mode; the backbone stays in evaluation mode."""
+        self.training = mode
+        self.probe.train(mode)
+        return self
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters that learn: ``adapter``, ``pooling``, ``classifier`` and ``total``."""
+        model = root(self.reader)
+        adapter = sum(model.get_parameter(name).numel() for name in self.names)
+        counts = self.probe.num_parameters()
+        return {**counts, "adapter": adapter, "total": adapter + counts["total"]}
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for an optimiser; ``scale`` multiplies the learning rate.
+
+        The probe's is 1. The backbone's is ``lr_scale``, times ``layer_decay`` to the power of
+        L − i for block i of 0 … L − 1, L + 1 for embeddings and 0 for what comes after the blocks
+        (as masked autoencoders are fine-tuned). Vectors get no weight decay.
+        """
+        model = root(self.reader)
+        scaled = [(parameter, 1.0) for parameter in self.probe.parameters()]
+        scaled += [(model.get_parameter(name), self.scale(name)) for name in self.names]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter, scale in scaled:
+            key = (scale, weight_decay if parameter.ndim > 1 else 0.0)
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {"params": params, "scale": scale, "weight_decay": decay}
+            for (scale, decay), params in groups.items()
+        ]
+
+    def scale(self, name: str) -> float:
+        """Of the learning rate of the backbone's parameter ``name``."""
+        return self._scale * self._decay ** (self._blocks + 1 - self._depths[name])
+
+    def save(self, folder: Path) -> None:
+        """Write what the backbone learned: peft's own format, or the weights that changed."""
+        self._change.save(root(self.reader), folder)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.reader.parameters())
+
+
+def checkpoint_blocks(reader: nn.Module) -> None:
+    """Let every block run again in the backward pass instead of keeping what it computed.
+
+    By torch itself rather than by each library's switch: timm's is passed over where it hands out
+    intermediate layers in older versions, and that of transformers in evaluation mode.
+    """
+    names = block_names(reader)
+    if not names:
+        raise IceprobeError(
+            f"checkpointing: the blocks of {type(root(reader)).__name__} aren't known; "
+            "take --accumulate instead"
+        )
+    for name in names:
+        block: Any = root(reader).get_submodule(name)
+        block.forward = partial(_again, block.forward)
+
+
+def _again(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)

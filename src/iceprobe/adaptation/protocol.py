@@ -1,0 +1,243 @@
+"""`heldout` for what costs a pass through the backbone at every step.
+
+As for frozen probes, a stratified tenth of train selects learning rate, weight decay and epoch,
+the chosen setting is trained again on all of train, and the test split is read once. But the first
+seed alone selects, for all of them; and a grid of one setting is trained to its last epoch with
+nothing held out, since there is nothing to choose.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from iceprobe.adaptation.finished import Finished, Trainings
+from iceprobe.adaptation.images import Images
+from iceprobe.adaptation.steps import MicroBatch
+from iceprobe.adaptation.training import Setting, Task, predict, rehearse, train
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.api import file_name
+from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.selection import Choice, choose
+from iceprobe.probes.probe import Probe
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.tables import duration
+
+log = logging.getLogger("iceprobe")
+
+SELECTED_ON = "held-out 10% of train, first seed"
+UNSELECTED = "nothing: one setting, its last epoch"
+Stepped = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class AdaptedFit:
+    """One adaptation with one probe after its protocol; lists have one entry a seed."""
+
+    adaptation: str
+    probe: str
+    probes: list[Probe]
+    adapters: list[str]
+    counts: dict[str, int]
+    predictions: Predictions
+    choice: Choice
+    selected_on: str
+    rows: list[CurveRow]
+    seconds: float
+
+
+class Contest:
+    """All trainings of one run.
+
+    Args:
+        setting: shared by them.
+        images: to learn from; the reported ones.
+        seeds: initialisations.
+        trainings: what is finished already.
+        folder: of the run.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        images: Images,
+        reported: Images,
+        *,
+        seeds: Sequence[int],
+        trainings: Trainings,
+        folder: Path,
+    ):
+        self.setting, self.images, self.reported = setting, images, reported
+        self.seeds = seeds
+        self.trainings, self.folder = trainings, folder
+        labels = images.labels
+        learn, held = heldout_split(labels, setting.run_seed, setting.protocol.held_out)
+        self._learn, self._held = images.take(learn), images.take(held)
+        self._micro: dict[str, MicroBatch] = {}
+
+    def candidates(self, adaptation: str, probe: str) -> list[Task]:
+        """The grid, with the first seed.
+
+        Raises:
+            IceprobeError: if there is something to select and no image to hold out.
+        """
+        protocol = self.setting.protocol
+        tasks = [
+            Task(adaptation, probe, rate, decay, self.seeds[0], "select", protocol.epochs)
+            for rate, decay in product(protocol.learning_rates, protocol.weight_decays)
+        ]
+        if len(tasks) > 1 and not len(self._held):
+            raise IceprobeError(
+                f"{len(self.images)} training images leave none to hold out: give one of "
+                "--learning-rates, or a class two or more images"
+            )
+        return tasks
+
+    def steps(self, pair: tuple[str, str]) -> int:
+        """Images that pass through the backbone's training for ``pair``, at most."""
+        epochs, grid = self.setting.protocol.epochs, self.candidates(*pair)
+        selecting = len(grid) * len(self._learn) if len(grid) > 1 else 0
+        return epochs * (selecting + len(self.seeds) * len(self.images))
+
+    def rehearse(self, pair: tuple[str, str]) -> float:
+        """Seconds that what isn't finished of ``pair`` will take, by one step of it."""
+        grid = self.candidates(*pair)
+        selecting, refits = self._unfinished(grid)
+        if not selecting and not refits:
+            return 0.0
+        training, looking = rehearse(grid[0], self.setting, self.images, self._micro_of(grid[0]))
+        epochs = self.setting.protocol.epochs
+        trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
+        looked = epochs * selecting * len(self._held) + refits * len(self.reported)
+        return training * trained + looking * looked
+
+    def _unfinished(self, grid: list[Task]) -> tuple[int, int]:
+        """How many trainings of the selection are to do, and how many refits at most."""
+        done = [self.trainings.load(task) for task in grid] if len(grid) > 1 else []
+        selecting = sum(one is None for one in done)
+        if selecting:
+            return selecting, len(self.seeds)
+        finals = self._finals(grid, [row for one in done if one for row in one.rows])
+        return 0, sum(self.trainings.load(task) is None for task in finals)
+
+    def _finals(self, grid: list[Task], rows: list[CurveRow]) -> list[Task]:
+        """The refits at the chosen setting; without a selection the only one, to its end."""
+        choice = self._choice(grid, rows)
+        return [
+            replace(
+                grid[0],
+                learning_rate=choice.learning_rate,
+                weight_decay=choice.weight_decay,
+                seed=seed,
+                phase="refit",
+                stop=choice.epoch,
+            )
+            for seed in self.seeds
+        ]
+
+    def _choice(self, grid: list[Task], rows: list[CurveRow]) -> Choice:
+        only, epochs = grid[0], self.setting.protocol.epochs
+        if len(grid) == 1:
+            return Choice(only.learning_rate, only.weight_decay, epochs, 1, None)
+        choice = choose(rows)
+        if choice is None:
+            raise IceprobeError(
+                f"{only.label} diverged at every learning rate: give smaller --learning-rates"
+            )
+        return choice
+
+    def run(self, pair: tuple[str, str], stepped: Stepped) -> AdaptedFit:
+        """Select, train again with every seed, and read the reported split once.
+
+        Args:
+            pair: adaptation and probe.
+            stepped: called with the number of images after each step, and for those of trainings
+                that were finished already.
+
+        Raises:
+            IceprobeError: if memory doesn't suffice, or no training stays finite.
+        """
+        grid = self.candidates(*pair)
+        selected = [self._training(task, stepped) for task in grid] if len(grid) > 1 else []
+        rows = [row for done in selected for row in done.rows]
+        choice, finals = self._choice(grid, rows), self._finals(grid, rows)
+        fits = [self._training(task, stepped) for task in finals]
+        tops = np.stack([done.tensors["top"].numpy() for done in fits])
+        labels = self.reported.labels
+        wide = self.setting.shape.num_classes > 5
+        return AdaptedFit(
+            *pair,
+            probes=[self._probe(task, done) for task, done in zip(finals, fits, strict=True)],
+            adapters=[self._adapter(task) for task in finals],
+            counts=fits[0].counts,
+            predictions=Predictions(
+                labels,
+                tops[..., 0].astype(np.int32),
+                (tops == labels[None, :, None]).any(-1) if wide else None,
+            ),
+            choice=choice,
+            selected_on=SELECTED_ON if len(grid) > 1 else UNSELECTED,
+            rows=rows + [row for done in fits for row in done.rows],
+            seconds=sum(done.seconds for done in [*selected, *fits]),
+        )
+
+    def _training(self, task: Task, stepped: Stepped) -> Finished:
+        selecting = task.phase == "select"
+        images = self._learn if selecting else self.images
+        whole = self.setting.protocol.epochs * len(images)
+        if (done := self.trainings.load(task)) is not None:
+            stepped(whole)
+            return done
+        began, model, seen = time.monotonic(), self.setting.model(task), 0
+
+        def step(count: int) -> None:
+            nonlocal seen
+            seen += count
+            stepped(count)
+
+        micro = self._micro_of(task)
+        looked = self._held if selecting else None
+        rows = train(model, task, self.setting, images, looked, micro, step)
+        tensors = {}
+        if not selecting:
+            top = min(5, self.setting.shape.num_classes)
+            tensors = {"top": predict(model, self.reported, top, self.setting, micro).int()}
+            tensors |= {f"probe.{name}": t for name, t in model.probe.state_dict().items()}
+            self._keep(model.save, self.folder / self._adapter(task))
+        stepped(whole - seen)  # what an early end left out
+        done = Finished(rows, time.monotonic() - began, model.num_parameters(), tensors)
+        self.trainings.save(task, done)
+        log.info(
+            "%s, %s at %g, seed %d: %s",
+            task.label, task.phase, task.learning_rate, task.seed, duration(done.seconds),
+        )  # fmt: skip
+        return done
+
+    def _micro_of(self, task: Task) -> MicroBatch:
+        """Shared by the trainings of a pair: what didn't fit once isn't tried again."""
+        return self._micro.setdefault(task.label, MicroBatch(self.setting.micro_batch))
+
+    def _probe(self, task: Task, done: Finished) -> Probe:
+        probe = self.setting.shape.build(task.probe)
+        probe.load_state_dict(done.probe)
+        return probe.eval()
+
+    @staticmethod
+    def _adapter(task: Task) -> str:
+        return f"adapters/{file_name(task.label)}-seed{task.seed}"
+
+    @staticmethod
+    def _keep(save: Callable[[Path], None], folder: Path) -> None:
+        """The whole folder or none, whatever happens."""
+        temporary = folder.with_name(f".{folder.name}.partial")
+        for left in (temporary, folder):
+            shutil.rmtree(left, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save(temporary)
+        temporary.rename(folder)

@@ -1,0 +1,130 @@
+"""A fused ``qkv`` projection as three, so that one of them can be adapted alone.
+
+    [q; k; v](x) = [W_q; W_k; W_v] x + [b_q; b_k; b_v]
+
+timm keeps the three in one ``nn.Linear``, on which LoRA would touch all of them, with one common A.
+:func:`split_qkv` puts a :class:`SplitQKV` in its place, whose parts ``q``, ``k``, ``v`` are ordinary
+linear layers that peft knows by name; :func:`fuse_qkv` puts one linear layer back.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.errors import IceprobeError
+
+
+class SplitQKV(nn.Module):
+    """Three linear layers, their outputs side by side: ``(…, D)`` → ``(…, 3·D')``."""
+
+    def __init__(self, fused: nn.Linear):
+        super().__init__()
+        if fused.out_features % 3:
+            raise IceprobeError(f"{fused} can't be split in three: name modules= to adapt instead")
+        biases: Sequence[Tensor | None] = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
+        self.q, self.k, self.v = (
+            _linear(weight, bias, fused)
+            for weight, bias in zip(fused.weight.chunk(3), biases, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.q(x), self.k(x), self.v(x)], -1)
+
+    def fused(self) -> nn.Linear:
+        """The three as one linear layer again."""
+        parts = [self.q, self.k, self.v]
+        bias = None if self.q.bias is None else torch.cat([p.bias for p in parts])
+        return _linear(torch.cat([p.weight for p in parts]), bias, self.q)
+
+
+def split_qkv(model: nn.Module, names: Sequence[str] | None = None) -> list[str]:
+    """Put a :class:`SplitQKV` in the place of fused projections, in place.
+
+    Args:
+        model: such as one of timm's.
+        names: of the projections; every ``nn.Linear`` that is called ``qkv`` by default.
+
+    Returns:
+        Names of those that were split.
+    """
+    names = list(fused_names(model) if names is None else names)
+    _replace(model, names, lambda module: SplitQKV(module))  # type: ignore[arg-type]
+    return names
+
+
+def fuse_qkv(model: nn.Module) -> list[str]:
+    """Put one linear layer back in the place of each :class:`SplitQKV`, in place.
+
+    Merge adapters first (peft's ``merge_and_unload``): the fused layer has no place for them.
+
+    Returns:
+        Names of those that were fused.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, SplitQKV)]
+    _replace(model, names, lambda module: module.fused())  # type: ignore[operator]
+    return names
+
+
+def fused_names(model: nn.Module) -> list[str]:
+    """Names of the fused projections."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "qkv" and isinstance(module, nn.Linear)
+    ]
+
+
+def values_are_last(model: nn.Module, name: str, run: Callable[[], object]) -> bool:
+    """Whether the last third of a fused projection is what its attention averages.
+
+    Without values attention has nothing to say: with that third set to zero, the module around the
+    projection must give the same vector at every token. Some models lay q, k and v out head by head,
+    others read the projection's weight past its ``forward``; in both this fails.
+
+    Args:
+        model: that ``name`` is in.
+        name: of the fused projection.
+        run: passes an image with something on it through the model.
+    """
+    attention = model.get_submodule(name.rpartition(".")[0])
+    seen: list[bool] = []
+
+    def silence(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        third = output.shape[-1] // 3
+        return torch.cat([output[..., : 2 * third], torch.zeros_like(output[..., :third])], -1)
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        tokens = output if isinstance(output, Tensor) else output[0]  # type: ignore[index]
+        tokens = tokens.reshape(-1, tokens.shape[-1])
+        seen.append(torch.allclose(tokens, tokens[:1].expand_as(tokens), atol=1e-6))
+
+    hooks = [
+        model.get_submodule(name).register_forward_hook(silence),
+        attention.register_forward_hook(look),
+    ]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return bool(seen) and all(seen)
+
+
+def _linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
+    rows, columns = weight.shape
+    made = nn.Linear(columns, rows, bias is not None, device="meta", dtype=weight.dtype)
+    trains = like.weight.requires_grad
+    made.weight = nn.Parameter(weight.detach().clone(), requires_grad=trains)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().clone(), requires_grad=trains)
+    return made.train(like.training)
+
+
+def _replace(
+    model: nn.Module, names: Sequence[str], make: Callable[[nn.Module], nn.Module]
+) -> None:
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, make(model.get_submodule(name)))

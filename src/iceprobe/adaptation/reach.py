@@ -1,0 +1,84 @@
+"""Which parameters the loss depends on, and how deep they lie.
+
+Asked of autograd rather than of names: of the levels
+
+    input of block 0 → output of block 0 → … → output of block L − 1 → logits
+
+a parameter's *depth* is the first that depends on it. So embeddings have depth 0, block i has
+i + 1, and what comes after the blocks (the final norm) L + 1, in any library's model. Weights that
+nothing read depends on (blocks behind the layer read, a norm that isn't applied) have no depth,
+are not trained and not counted.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.backbones.block_reader import BlockReader
+from iceprobe.backbones.readers import TimmReader
+
+
+def root(reader: nn.Module) -> nn.Module:
+    """The model that a reader reads, whose names its own library knows."""
+    model = getattr(reader, "model", None)
+    return model if isinstance(model, nn.Module) else reader
+
+
+def block_names(reader: nn.Module) -> list[str]:
+    """Names in `root` of the blocks up to the last one read; none where they aren't known."""
+    if isinstance(reader, TimmReader):
+        names = [info["module"] for info in reader.model.feature_info]
+    elif isinstance(reader, BlockReader):
+        known = {id(module): name for name, module in root(reader).named_modules()}
+        names = [known[id(block)] for block in reader.anatomy.blocks]
+    else:
+        return []
+    return names[: max(reader.layers) + 1]
+
+
+def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[str, int], int]:
+    """Depth by name in `root` of the trainable parameters that are reached, and L.
+
+    Args:
+        reader: images → tokens, in evaluation mode.
+        probe: on top.
+        images: one normalised image or more, ``(B, C, S, S)``.
+    """
+    model = root(reader)
+    names = block_names(reader)
+    levels: list[Tensor] = []
+
+    def before(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = [*inputs, *named.values()]
+        levels.append(next(value for value in given if isinstance(value, Tensor)))
+
+    def after(block: nn.Module, inputs: Any, output: Any) -> None:
+        levels.append(output if isinstance(output, Tensor) else output[0])
+
+    blocks = [model.get_submodule(name) for name in names]
+    hooks: list[Any] = [block.register_forward_hook(after) for block in blocks]
+    if blocks:
+        hooks.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+    training = probe.training
+    probe.eval()
+    try:
+        with torch.enable_grad():
+            logits = probe(reader(images))
+    finally:
+        probe.train(training)
+        for hook in hooks:
+            hook.remove()
+    found: dict[str, int] = {}
+    left = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    levels = levels if blocks else [logits.new_zeros(())]  # without blocks: logits alone, depth 1
+    for depth, level in enumerate([*levels, logits]):
+        if not level.requires_grad or not left:
+            continue
+        gradients = torch.autograd.grad(
+            level.sum(), list(left.values()), retain_graph=True, allow_unused=True
+        )
+        reached = [n for n, g in zip(left, gradients, strict=True) if g is not None]
+        found |= dict.fromkeys(reached, depth)
+        left = {name: p for name, p in left.items() if name not in found}
+    return found, len(blocks)

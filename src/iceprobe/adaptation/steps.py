@@ -1,0 +1,123 @@
+"""One training step within the memory there is, with the gradient of the whole batch.
+
+A batch that doesn't fit is passed through the backbone in micro-batches: once without a graph for
+its tokens T, which the probe then sees all together (its BatchNorm needs the whole batch), and once
+more with a graph, to carry the probe's gradient on:
+
+    T = cat_m f(x_m);   G = ∂ℓ(probe(T))/∂T;   ∂ℓ/∂θ = Σ_m (∂f(x_m)/∂θ)ᵀ G_m
+
+(Gao et al. 2021, "gradient cache"). The backbone is in evaluation mode, so an image's tokens don't
+depend on its neighbours and the result is the whole batch's to rounding, for a third more time.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from iceprobe.adaptation.model import Adapted
+from iceprobe.errors import IceprobeError
+from iceprobe.store.pipeline import autocast
+from iceprobe.tokens import Tokens
+
+log = logging.getLogger("iceprobe")
+
+
+@dataclass
+class MicroBatch:
+    """Images that pass the backbone with a graph at a time; halved when memory runs out."""
+
+    size: int
+
+    def halve(self, error: BaseException) -> None:
+        """Raises:
+        IceprobeError: if it is one image already.
+        """
+        if self.size == 1:
+            raise IceprobeError(
+                "one image at a time doesn't fit into memory: take --checkpointing, "
+                "--amp bfloat16 or a smaller image_size"
+            ) from error
+        self.size = (self.size + 1) // 2
+        log.warning("out of memory: %d images at a time from here on", self.size)
+
+
+def backward(
+    model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, amp: str = "float32"
+) -> float:
+    """Leave the gradient of the batch's mean cross-entropy in ``model``; returns the loss.
+
+    Args:
+        model: in training mode, without gradients.
+        images: ``(B, C, S, S)`` uint8.
+        labels: ``(B,)``.
+        micro: lowered where memory runs out; the gradient stays that of the whole batch.
+        amp: dtype of the forward pass.
+
+    Raises:
+        IceprobeError: if memory doesn't suffice for one image.
+    """
+    while True:
+        statistics = {name: t.clone() for name, t in model.probe.named_buffers()}
+        try:
+            if micro.size >= len(images):
+                return _whole(model, images, labels, amp)
+            return _in_parts(model, images, labels, micro.size, amp)
+        except torch.OutOfMemoryError as error:
+            micro.size = min(micro.size, len(images))
+            micro.halve(error)
+        # Out of the handler: the error held on to everything that was computed.
+        for name, kept in statistics.items():
+            model.probe.get_buffer(name).copy_(kept)
+        model.zero_grad(set_to_none=True)
+        if images.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _whole(model: Adapted, images: Tensor, labels: Tensor, amp: str) -> float:
+    with autocast(images.device, amp):
+        loss = _loss(model(images), labels)
+    loss.backward()
+    return float(loss.detach())
+
+
+def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, amp: str) -> float:
+    parts = images.split(size)
+    with torch.no_grad(), autocast(images.device, amp):
+        tokens = _joined([model.tokens(part) for part in parts])
+    leaves = [tensor.requires_grad_() for tensor in _tensors(tokens)]
+    with autocast(images.device, amp):
+        loss = _loss(model.probe(tokens), labels)
+    loss.backward()
+    by_part = zip(*(_split(leaf.grad, size, len(parts)) for leaf in leaves), strict=True)
+    for part, gradients in zip(parts, by_part, strict=True):
+        with autocast(images.device, amp):
+            made = _tensors(model.tokens(part))
+        used = [(t, g) for t, g in zip(made, gradients, strict=True) if g is not None]
+        torch.autograd.backward([t for t, _ in used], [g for _, g in used])
+    return float(loss.detach())
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+
+
+def _tensors(tokens: Tokens) -> list[Tensor]:
+    return [tokens.patches, tokens.prefix, *tokens.vectors.values()]
+
+
+def _joined(parts: list[Tokens]) -> Tokens:
+    return Tokens(
+        torch.cat([part.patches for part in parts]),
+        torch.cat([part.prefix for part in parts]),
+        parts[0].grid,
+        parts[0].has_class,
+        {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
+    )
+
+
+def _split(gradient: Tensor | None, size: int, count: int) -> tuple[Tensor | None, ...]:
+    """Of each part; ``None`` where the probe doesn't read the tensor."""
+    return (None,) * count if gradient is None else gradient.split(size)

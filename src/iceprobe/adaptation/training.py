@@ -1,0 +1,202 @@
+"""One training of one adapted backbone with one probe: AdamW, linear warm-up, half-cosine to 0."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.adaptation.images import Augmentation, Images
+from iceprobe.adaptation.model import Adapted
+from iceprobe.adaptation.registry import ON
+from iceprobe.adaptation.steps import MicroBatch, backward
+from iceprobe.backbones.base import Backbone
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.feed import split_batches
+from iceprobe.fitting.members import Shape
+from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.results.curves import CurveRow
+from iceprobe.store.pipeline import autocast
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training.
+
+    Attributes:
+        stop: the epoch to stop after; the schedule keeps its full horizon.
+        phase: ``"select"`` (on nine tenths of train) or ``"refit"`` (on all of it).
+    """
+
+    adaptation: str
+    probe: str
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    phase: str
+    stop: int
+
+    @property
+    def label(self) -> str:
+        return self.adaptation + ON + self.probe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings of a run share."""
+
+    backbone: Backbone
+    shape: Shape
+    protocol: Protocol
+    run_seed: int
+    device: torch.device
+    amp: str
+    checkpointing: bool
+    micro_batch: int
+    augmentation: Augmentation | None
+
+    def model(self, task: Task) -> Adapted:
+        """Initialised by the task's seed alone."""
+        return Adapted(
+            self.backbone,
+            task.adaptation,
+            self.shape.build(task.probe, task.seed),
+            seed=task.seed,
+            checkpointing=self.checkpointing,
+        )
+
+
+def train(
+    model: Adapted,
+    task: Task,
+    setting: Setting,
+    images: Images,
+    evaluate_on: Images | None,
+    micro: MicroBatch,
+    stepped: Callable[[int], None],
+) -> list[CurveRow]:
+    """Train ``model`` in place; a row an epoch.
+
+    A training whose loss is no longer finite ends there, with accuracy 0.
+
+    Args:
+        model: fresh.
+        task: what to do.
+        setting: of the run.
+        images: to learn from.
+        evaluate_on: to look at after each epoch.
+        micro: images that pass the backbone at a time.
+        stepped: called after each step with its number of images.
+
+    Raises:
+        IceprobeError: if memory doesn't suffice, or a refit diverges.
+    """
+    protocol, rows = setting.protocol, []
+    batch_size = images_per_step(protocol, len(images))
+    steps_an_epoch = len(split_batches(np.arange(len(images)), batch_size))
+    steps = protocol.epochs * steps_an_epoch
+    warmup = round(min(protocol.warmup_epochs, protocol.epochs / 2) * steps_an_epoch)
+    optimizer = build_optimizer("adamw", model.parameter_groups(task.weight_decay))
+    step = 0
+    for epoch in range(1, task.stop + 1):
+        order = np.random.default_rng((setting.run_seed, epoch - 1)).permutation(len(images))
+        batches = split_batches(order, batch_size)
+        views = (setting.run_seed, task.seed, epoch)
+        total = 0.0
+        model.train()
+        for pixels, labels in images.batches(batches, setting.augmentation, views):
+            rate = task.learning_rate * warmup_cosine(step, steps, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            optimizer.zero_grad(set_to_none=True)
+            loss = backward(
+                model, pixels.to(setting.device), labels.to(setting.device), micro, setting.amp
+            )
+            if not math.isfinite(loss):
+                total = math.nan
+                break
+            optimizer.step()
+            step += 1
+            total += loss * len(labels)
+            stepped(len(labels))
+        finite = math.isfinite(total)
+        if not finite and task.phase == "refit":
+            raise IceprobeError(
+                f"{task.label} diverged at a learning rate of {task.learning_rate:g}: give smaller "
+                "--learning-rates"
+            )
+        accuracy = None
+        if evaluate_on is not None:
+            accuracy = 0.0
+            if finite:
+                best = predict(model, evaluate_on, 1, setting, micro)[:, 0]
+                accuracy = float((best.numpy() == evaluate_on.labels).mean())
+        rows.append(
+            CurveRow(
+                probe=task.label,
+                seed=task.seed,
+                learning_rate=task.learning_rate,
+                weight_decay=task.weight_decay,
+                phase=task.phase,
+                epoch=epoch,
+                train_loss=total / len(images),
+                eval_accuracy=accuracy,
+            )
+        )
+        if not finite:
+            break
+    return rows
+
+
+@torch.no_grad()
+def predict(
+    model: Adapted, images: Images, top: int, setting: Setting, micro: MicroBatch
+) -> Tensor:
+    """The ``top`` best classes of every image, best first: ``(n, top)`` on the host."""
+    model.eval()
+    found = []
+    for pixels, _ in images.batches(_in_order(images, micro.size)):
+        with autocast(setting.device, setting.amp):
+            logits = model(pixels.to(setting.device))
+        found.append(logits.float().topk(top, dim=1).indices.cpu())
+    return torch.cat(found)
+
+
+def rehearse(
+    task: Task, setting: Setting, images: Images, micro: MicroBatch
+) -> tuple[float, float]:
+    """Seconds an image of training and of evaluation, by one real step of each after a first one.
+
+    Nothing of it is kept but the size of micro-batches that memory allows.
+    """
+    model = setting.model(task)
+    count = images_per_step(setting.protocol, len(images))
+    (pixels, labels), *_ = images.batches([np.arange(count)])
+    pixels, labels = pixels.to(setting.device), labels.to(setting.device)
+    optimizer = build_optimizer("adamw", model.parameter_groups())
+    model.train()
+    seconds = math.inf
+    for _ in range(2):
+        began = _now(setting.device)
+        backward(model, pixels, labels, micro, setting.amp)
+        optimizer.step()
+        seconds = _now(setting.device) - began
+    model.eval()
+    began = _now(setting.device)
+    with torch.no_grad(), autocast(setting.device, setting.amp):
+        model(pixels[: micro.size])
+    return seconds / count, (_now(setting.device) - began) / min(micro.size, count)
+
+
+def _in_order(images: Images, size: int) -> list[np.ndarray]:
+    return [np.arange(i, min(i + size, len(images))) for i in range(0, len(images), size)]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
