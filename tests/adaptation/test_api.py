@@ -228,7 +228,7 @@ def test_a_training_that_diverges_loses_the_selection_and_a_refit_says_so(datase
         iceprobe.adapt(
             backbone(), dataset, ["full"], output=tmp_path / "one", learning_rates=[1e30], **options
         )
-    with pytest.raises(IceprobeError, match="full .* diverged at every learning rate"):
+    with pytest.raises(IceprobeError, match=r"full .* diverged at every learning rate"):
         iceprobe.adapt(
             backbone(), dataset, ["full"], output=tmp_path / "all", learning_rates=[1e29, 1e30],
             **options,

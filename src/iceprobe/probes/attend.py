@@ -8,6 +8,7 @@ elsewhere (`_Attend`).
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,9 +22,8 @@ from iceprobe import products
 # not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and
 # benchmarks/attend_gpu.py has shown for which numbers of queries they pay.
 KERNELS_CHOSEN = False
-IMAGES_AT_ONCE = (
-    4  # whose tokens stay in a core's cache for one product; of 1, 4, 8, 16 the fastest
-)
+# Images whose tokens stay in a core's cache; of 1, 2, 4, 8, 16 and 64 the fastest on a Zen 5.
+IMAGES_AT_ONCE = 4
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
@@ -62,7 +62,8 @@ def attend_together(
         return kernels.attend(tokens, torch.cat(list(queries)), rstd).split(sizes, 1)
     if products.onednn_pays(tokens, *queries, macs=tokens[:1].numel() * total):
         return _AttendByImage.apply(tokens, rstd, *queries)[:-1]
-    return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, *queries)[:-1]
+    with _plain(tokens.device.type):
+        return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, *queries)[:-1]
 
 
 def available(tokens: Tensor) -> bool:
@@ -90,22 +91,25 @@ def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = Non
 
 
 class _Attend(torch.autograd.Function):
-    """Attention with gradients for the queries alone, in products over all images.
+    """Attention with gradients for the queries alone, in products over several images.
 
-    Scores lie as ``(B, N, Q)``: the first and the last of the four products are then single
-    ones over all B·N tokens, whatever B. Of five layouts this was the fastest or within the noise
-    for 32 to 630 queries (B=64, N=196, D=768, two cores of a Zen 4 with others at work; forward
-    and backward at Q=630 in ms, float32 / bfloat16: this 664 / 233, ``(Q, B, N)`` 668 / 237,
-    ``(B, Q, N)`` 684 / 275 and with the last product image by image 755 / 323, sixteen images at
-    a time 838 / 363).
+    Weights lie as ``(B, N, Q)``: the first and the last of the four products are then single ones
+    over all tokens of the images. On a processor they are few, so that tokens, weights and the
+    gradients of what was pooled stay in its cache from one product to the next; a GPU takes all.
     """
 
     @staticmethod
     def forward(tokens: Tensor, rstd: Tensor | None, *queries: Tensor) -> tuple[Tensor, ...]:
+        sizes = [len(q) for q in queries]
         wide = torch.cat(queries).to(tokens.dtype)
-        weights = torch.softmax(_scores(tokens, wide, rstd), 1)
-        pooled = _rescale(weights, rstd).mT @ tokens.to(weights.dtype)
-        parts = pooled.to(queries[0].dtype).split([len(q) for q in queries], 1)
+        weights = tokens.new_empty(*tokens.shape[:2], len(wide))
+        parts = [queries[0].new_empty(len(tokens), size, tokens.shape[2]) for size in sizes]
+        for images in _few(tokens):
+            x, r = tokens[images], None if rstd is None else rstd[images]
+            a = weights[images].copy_(torch.softmax(_scores(x, wide, r), 1))
+            pooled = _rescale(a, r).mT @ x
+            for part, of_images in zip(parts, pooled.split(sizes, 1), strict=True):
+                part[images] = of_images
         return *parts, weights
 
     @staticmethod
@@ -120,14 +124,39 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tokens, weights, rstd = ctx.saved_tensors
-        grad = tokens.new_empty(len(tokens), sum(ctx.sizes), tokens.shape[2])
-        parts = grad.split(ctx.sizes, 1)
-        for part, of_part in zip(parts, grads[:-1], strict=True):
-            part.copy_(of_part) if of_part is not None else part.zero_()
-        grad_weights = _rescale((tokens @ grad.mT).to(weights.dtype), rstd)
-        grad_scores = _rescale(_softmax_backward(grad_weights, weights, 1), rstd)
-        grad_queries = grad_scores.flatten(0, 1).mT @ tokens.flatten(0, 1).to(weights.dtype)
-        return None, None, *grad_queries.to(ctx.dtype).split(ctx.sizes)
+        parts = _all(grads[:-1], ctx.sizes, tokens)
+        total = torch.zeros(
+            sum(ctx.sizes), tokens.shape[2], device=tokens.device,
+            dtype=torch.promote_types(ctx.dtype, torch.float32),
+        )  # fmt: skip
+        with _plain(tokens.device.type):
+            for images in _few(tokens):
+                x, r = tokens[images], None if rstd is None else rstd[images]
+                grad = torch.cat([part[images].to(x.dtype) for part in parts], 1)
+                grad = _softmax_backward(_rescale(x @ grad.mT, r), weights[images], 1)
+                total += _rescale(grad, r).flatten(0, 1).mT @ x.flatten(0, 1)
+        return None, None, *total.to(ctx.dtype).split(ctx.sizes)
+
+
+def _plain(device: str) -> AbstractContextManager[Any]:
+    """Without autocast, which would make weights float32 between narrow products."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def _few(tokens: Tensor) -> list[slice]:
+    """The images that are worked on together."""
+    count = IMAGES_AT_ONCE if tokens.device.type == "cpu" else max(1, len(tokens))
+    return [slice(i, i + count) for i in range(0, len(tokens), count)]
+
+
+def _all(grads: Sequence[Tensor | None], sizes: Sequence[int], tokens: Tensor) -> list[Tensor]:
+    """Gradients of what was pooled, 0 where none came."""
+    return [
+        grad if grad is not None else tokens.new_zeros(len(tokens), size, tokens.shape[2])
+        for size, grad in zip(sizes, grads, strict=True)
+    ]
 
 
 class _AttendByImage(torch.autograd.Function):
@@ -163,10 +192,7 @@ class _AttendByImage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tokens, weights, rstd = ctx.saved_tensors
-        parts = [
-            grad if grad is not None else tokens.new_zeros(len(tokens), size, tokens.shape[2])
-            for size, grad in zip(ctx.sizes, grads[:-1], strict=True)
-        ]
+        parts = _all(grads[:-1], ctx.sizes, tokens)
         total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2])
         scores = []
         for b, x in enumerate(tokens.unbind()):
