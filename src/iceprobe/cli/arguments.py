@@ -22,7 +22,7 @@ Arguments = Annotated[
     ),
 ]
 StoreArguments = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="STORE|CONFIG.YAML KEY=VALUE...",
         help="A feature store that `iceprobe extract` made, or a file that names one as its "

@@ -171,7 +171,8 @@ class RunConfig(FitConfig):
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     views: Annotated[int, Field(ge=0)] | None = None  # augmented, of each training image
-    augmentation: Strength | None = None  # of those
+    live: bool = False  # the backbone in every epoch, nothing stored
+    augmentation: Strength | Literal["none"] | None = None  # of views, or of live images
     forward_batch_size: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None

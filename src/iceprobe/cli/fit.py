@@ -4,18 +4,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
-from iceprobe.cli.arguments import StoreArguments, is_config
+from iceprobe.cli.arguments import StoreArguments, given, is_config
 from iceprobe.cli.campaign import cells, run_campaign
-from iceprobe.cli.config import StoreConfig, resolve
+from iceprobe.cli.config import RunConfig, StoreConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.stages import check_fit, run_stages
+from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
 
 
 def fit(
-    arguments: StoreArguments,
+    arguments: StoreArguments = None,
+    backbone: options.Backbones = None,
+    data: options.Datasets = None,
     probe: options.Probe = None,
     budget: options.Budget = None,
     budget_flops: options.BudgetFlops = None,
@@ -30,6 +33,11 @@ def fit(
     learning_rates: options.LearningRates = None,
     weight_decays: options.WeightDecays = None,
     halving: options.Halving = None,
+    live: options.Live = None,
+    augmentation: options.Augmentation = None,
+    limit: options.Limit = None,
+    forward_batch_size: options.ForwardBatchSize = None,
+    amp: options.Amp = None,
     device: options.Device = None,
     memory: options.Memory = None,
     shuffle: options.Shuffle = None,
@@ -45,7 +53,26 @@ def fit(
       iceprobe fit features/mae-tiny--fashion-0123456789ab --learning-rates 1e-3,1e-2
       iceprobe fit features/mae-tiny--fashion-0123456789ab --budget 20k --shots 5,50
       iceprobe fit runs/mine/config.yaml seeds=5 output=runs/five-seeds
+      iceprobe fit --live --backbone timm:A --data folder:/data/birds --probe linear --probe ep32
     """
+    if live:
+        if arguments:
+            raise IceprobeError(f"--live reads no store: leave {arguments[0]} out")
+        from iceprobe.cli import run
+
+        run.execute(resolve(RunConfig, given(locals()), None, []), resume)
+        return
+    if not arguments:
+        raise IceprobeError("name a feature store, or images and a backbone with --live")
+    images: dict[str, object] = {
+        "--backbone": backbone,
+        "--data": data,
+        "--augmentation": augmentation,
+    }
+    images |= {"--limit": limit, "--forward-batch-size": forward_batch_size, "--amp": amp}
+    for name, value in images.items():
+        if value is not None:
+            raise IceprobeError(f"{name} {value} is for --live: a store has its tokens already")
     values = {key: value for key, value in locals().items() if key in StoreConfig.model_fields}
     first, *overrides = arguments
     file = Path(first) if is_config(first) else None

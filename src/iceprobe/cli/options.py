@@ -112,7 +112,18 @@ Views = Annotated[
     _option("--views", "Augmented views stored of each training image, to learn from (0).", _HOW),
 ]
 Augmentation = Annotated[
-    str | None, _option("--augmentation", "Of those views: paper (default) or light.", _HOW)
+    str | None,
+    _option(
+        "--augmentation", "Of those views, or live: paper (default), light, or live none.", _HOW
+    ),
+]
+Live = Annotated[
+    bool | None,
+    _option(
+        "--live/--cached",
+        "Store no tokens: run the backbone in every epoch, on images augmented anew (cached).",
+        _HOW,
+    ),
 ]
 OnBadImage = Annotated[
     str | None,

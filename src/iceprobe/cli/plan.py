@@ -191,6 +191,15 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
     extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
+    if config.live:
+        seconds = fitting.live_seconds(extraction.images_per_second)
+        console.print(
+            f"plan: {sum(extraction.images.values()):,} images, fit of {fitting.members:,} members "
+            f"live, {_about(seconds)}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return
     views = f"those of train in {1 + config.views} views, " if config.views else ""
     console.print(
         f"plan: {sum(extraction.images.values()):,} images, {views}"

@@ -12,9 +12,11 @@ from iceprobe.cli.plan import print_estimate
 from iceprobe.cli.stages import (
     check_fit,
     extraction_options,
+    live_options,
     needs_patches,
     run_stages,
 )
+from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe
 from iceprobe.specs import parse_spec, with_options
 
@@ -47,6 +49,7 @@ def run(
     amp: options.Amp = None,
     tokens: options.Tokens = None,
     views: options.Views = None,
+    live: options.Live = None,
     augmentation: options.Augmentation = None,
     on_bad_image: options.OnBadImage = None,
     output: options.Output = None,
@@ -72,6 +75,7 @@ def run(
       iceprobe run --backbone bundled:mae-tiny --layers all --data bundled:fashion --probe linear
       iceprobe run --backbone timm:A --backbone timm:B --data cifar100?root=/data --shots 1,5,10
       iceprobe run --backbone timm:A --data folder:/data/birds --protocol paper --views 4
+      iceprobe run --backbone timm:A --data folder:/data/birds --protocol paper --live
       iceprobe run config.yaml seeds=5 output=runs/five-seeds
       iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
@@ -84,6 +88,10 @@ def execute(config: RunConfig, resume: bool = True) -> None:
     """Run what isn't done yet of ``config``, then show the table and the report's path."""
     for text in config.probe:
         parse_probe(text)  # a wrong name needn't wait for torch
+    if config.live and config.views:
+        raise IceprobeError(f"--live with --views {config.views}: live images are new every epoch")
+    if config.augmentation == "none" and not config.live:
+        raise IceprobeError("--augmentation none is what is stored anyway: leave it out")
     sources = Sources(config)
     runs = cells(sources.single_layers())
     if len(runs) == 1:
@@ -150,10 +158,13 @@ class Sources:
 
         (asked,), (data,) = run.backbone, run.data
         if (asked, data) not in self._stores:
-            check_place(run.features, "--features")
             dataset, single = self.dataset(run), self.backbone(run)
             self.check(run)
             print_estimate(single, dataset, run)
+            if run.live:
+                self._stores[asked, data] = iceprobe.live(single, dataset, **live_options(run))
+                return self._stores[asked, data]
+            check_place(run.features, "--features")
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
                 whole, dataset, run.features, progress=progress, **extraction_options(run)
@@ -188,9 +199,13 @@ class Sources:
     def _identify(self, run: RunConfig) -> set[str]:
         import torch
 
+        import iceprobe
         from iceprobe.store.format import SHARD_IMAGES
         from iceprobe.store.request import describe, make_settings
 
+        if run.live:
+            store = iceprobe.live(self.backbone(run), self.dataset(run), **live_options(run))
+            return {store.identity}
         asked = torch.device(run.device or "cpu")
         settings = make_settings(
             batch_size=run.forward_batch_size,

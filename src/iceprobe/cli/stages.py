@@ -231,6 +231,18 @@ def show(results: Sequence["Result"], folder: RunFolder) -> None:
         raise IceprobeError(all_diverged(lost))
 
 
+def live_options(config: RunConfig) -> dict[str, Any]:
+    """Keyword arguments of ``iceprobe.live`` in ``config``."""
+    asked = config.augmentation or "paper"
+    return {
+        "augmentation": None if asked == "none" else asked,
+        "batch_size": config.forward_batch_size,
+        "device": config.device,
+        "amp": config.amp,
+        "limit": config.limit,
+    }
+
+
 def extraction_options(config: RunConfig) -> dict[str, Any]:
     """Keyword arguments of ``iceprobe.extract`` in ``config``."""
     return {

@@ -65,6 +65,7 @@ class Feed:
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
         self.views, self.source = views, split if views is None else views
         self.copies = len(self.source) // len(split)  # K
+        self.measured = 1 if self.source.live else self.copies
         self.device, self.dtype = device, dtype
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
 
@@ -83,8 +84,8 @@ class Feed:
             yield from self._ahead(self._buffered(rows, batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every image, in every view that there is of it."""
-        views = np.arange(self.copies)[:, None] * len(self.split)
+        """Every image, in every view that is stored of it; one of those made live."""
+        views = np.arange(self.measured)[:, None] * len(self.split)
         rows = (views + self.rows).reshape(-1)
         yield from self._ahead(self._each(rows, np.arange(len(rows)), batch_size))
 

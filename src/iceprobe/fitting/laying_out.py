@@ -40,6 +40,9 @@ def lay_out(
     names, free = tensors_read(set(inputs)), available_memory()
     if memory is None:
         memory = (free or 0) // 2
+    if train.live:
+        log.info("training tokens are made by the backbone in every epoch")
+        return train, test, ROWS
     learnt = train if train.views is None else train.views  # what is read in every epoch
     learnt = learnt.hold(memory, [name for name in names if name != "patches"])
     left = memory - learnt.bytes_held

@@ -132,7 +132,7 @@ def run_phase(
     steps_an_epoch = len(split_batches(np.arange(len(train)), batch_size))
     shrinkage = protocol.whitening
     whitenings = {
-        name: whitening(partial(_vectors, train, name, batch_size), shrinkage, train.copies)
+        name: whitening(partial(_vectors, train, name, batch_size), shrinkage, train.measured)
         for name in train.inputs
         if name in VECTORS and shrinkage is not None
     }

@@ -11,6 +11,7 @@ _HOME = {
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",
+    "live": "live_split",
     "plan": "planning",
     "repair": "writer",
 }

@@ -49,6 +49,7 @@ class Settings(_Record):
         views: views stored of each training image, the evaluation view first; the others are
             augmented.
         augmentation: of those; ``None`` where there are none.
+        live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +62,7 @@ class Settings(_Record):
     device: str = "cpu"
     views: Annotated[int, Field(ge=1)] = 1
     augmentation: Strength | None = None
+    live: Literal[True] | None = None  # absent from the identity of what is stored
 
     def views_of(self, split: str) -> int:
         """Views stored of each image of ``split``."""
@@ -69,8 +71,10 @@ class Settings(_Record):
     @property
     def training_images(self) -> str:
         """What probes that learn from the store see of a training image, in words."""
+        if self.live and self.augmentation:
+            return f"live, {self.augmentation} augmentation"
         if self.views == 1:
-            return EVALUATION_VIEW
+            return f"live, {EVALUATION_VIEW}" if self.live else EVALUATION_VIEW
         plural = "s" if self.views > 2 else ""
         return f"{self.views - 1} stored view{plural}, {self.augmentation} augmentation"
 

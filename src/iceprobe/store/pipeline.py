@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -183,7 +183,7 @@ def extracted_batches(
                 )
             views = [nothing] * todo.views
             if len(batch.rows):
-                views = [_forward(backbone, view, device, settings) for view in batch.images]
+                views = [forward(backbone, view, device, settings) for view in batch.images]
             waiting.append((todo, batch, *_to_host(views, device)))
             # A GPU works on the next batch while this one comes to the host.
             if len(waiting) > gpu:
@@ -197,7 +197,7 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
-def _forward(
+def forward(
     backbone: "Backbone", images: Tensor, device: torch.device, settings: Settings
 ) -> list[dict[str, Tensor]]:
     """Each layer's tokens as they are stored, and for each image whether they are finite."""
@@ -287,11 +287,8 @@ def _finish(
     if copied is not None:
         copied.synchronize()
     split = splits[work.split]
-    for flag in ("finite", "fits"):
-        for one in itertools.chain(*views):
-            if not one[flag].all():
-                name = split.names[batch.rows[int(one[flag].logical_not().nonzero()[0])]]
-                raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
+    for one in itertools.chain(*views):
+        check_finite(one, [split.names[row] for row in batch.rows], settings)
     known = {
         "label": torch.from_numpy(split.labels[batch.rows]),
         "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
@@ -311,6 +308,18 @@ def _finish(
         for views_of_one in zip(*views, strict=True)
     ]
     return Extracted(work, made, [split.names[row] for row, _ in batch.bad])
+
+
+def check_finite(tensors: dict[str, Tensor], names: Sequence[str], settings: Settings) -> None:
+    """Refuse what `forward` gave of an image whose tokens aren't finite, or too large to store.
+
+    Raises:
+        IceprobeError: naming the first of them.
+    """
+    for flag in ("finite", "fits"):
+        if not tensors[flag].all():
+            name = names[int(tensors[flag].logical_not().nonzero()[0])]
+            raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
 
 
 def _not_finite(name: str, settings: Settings, overflow: bool) -> str:

@@ -195,7 +195,10 @@ class StoredSplit:
         bytes_held: of what :meth:`hold` keeps.
         views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
             is view v of image i. ``None`` where none are stored.
+        live: whether its tokens are made when they are read (`LiveSplit`).
     """
+
+    live = False
 
     def __init__(
         self,

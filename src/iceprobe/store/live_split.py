@@ -1,0 +1,193 @@
+"""Tokens made when they are asked for: the backbone runs in every epoch, and nothing is stored.
+
+    rows ─▶ images (augmented anew in each epoch) ─▶ backbone, frozen ─▶ tokens
+
+A live store stands in the place of one on disk: `iceprobe.fit` asks it for the rows of a batch, and
+all members learn from the tokens of that one forward pass. It is the way where augmentation matters
+more than time, or where tokens would fill the disk. The backbone stays in evaluation mode and gets
+no gradient.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.backbones.augmentation import augmentation as make_augmentation
+from iceprobe.backbones.augmentation import view_generator
+from iceprobe.datasets.base import BadImage, Dataset
+from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.pipeline import (
+    check_finite,
+    chosen_rows,
+    decode_threads,
+    forward,
+    split_layout,
+)
+from iceprobe.store.reader import Store, StoredSplit
+from iceprobe.store.request import choose_device, describe, make_settings
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+VIEWS = 2**20  # of an image: an epoch's are new, whatever the number of epochs
+VECTORS_AT_ONCE = 1024  # images
+
+
+def live(
+    backbone: "Backbone",
+    dataset: Dataset,
+    *,
+    augmentation: str | None = "paper",
+    splits: Sequence[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float32",
+) -> Store:
+    """A store without files, whose tokens the backbone makes whenever they are read.
+
+    k-NN, held-out images and the reported split see the evaluation view; an image to learn from is
+    augmented anew in each epoch, by random numbers of its place in the listing and the epoch alone.
+
+    Args:
+        backbone: moved to ``device``.
+        dataset: whose images; all of them have to be readable.
+        augmentation: ``"paper"``, ``"light"`` (`iceprobe.backbones.augmentation`), or ``None`` for
+            the evaluation view in every epoch.
+        splits, limit: as :func:`iceprobe.extract` takes them.
+        batch_size: images a forward pass.
+        device, amp: of the forward pass.
+        tokens: dtype in which tokens are handed on.
+
+    Raises:
+        IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image
+            that can't be read, tokens that aren't finite, or too little memory.
+    """
+    chosen = choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=chosen,
+        amp=amp,
+        tokens=tokens,
+        patches=True,
+        shard_images=batch_size,
+        views=0 if augmentation is None else 1,
+        augmentation=augmentation or "paper",
+    ).model_copy(update={"live": True, "views": 1})
+    manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    maker = _Maker(backbone.to(chosen), dataset, manifest, chosen)
+    found: dict[str, StoredSplit] = {}
+    for name, record in manifest.splits.items():
+        rows = chosen_rows(record.listed, record.images)
+        split = LiveSplit(maker, name, rows)
+        if name == TRAIN and augmentation is not None:
+            split.views = LiveSplit(maker, name, rows, copies=VIEWS)
+        found[name] = split
+    return Store(manifest, found, dataset=dataset)
+
+
+class LiveSplit(StoredSplit):
+    """A split whose tokens are made when they are read.
+
+    Args:
+        maker: of tokens.
+        name: of the split.
+        places: ``(n,)`` its images in the data set's listing.
+        copies: rows of each image: 1 for the evaluation view, else augmented views, row
+            ``v·n + i`` view v of image i.
+    """
+
+    live = True
+
+    def __init__(self, maker: "_Maker", name: str, places: np.ndarray, copies: int = 1):
+        self._maker, self._name, self._places, self._copies = maker, name, places, copies
+        layout = split_layout(maker.manifest, name)
+        for placed in ("box", "mask"):  # of the images on disk, which a report reads from a store
+            layout.pop(placed, None)
+        super().__init__(
+            self._whole,
+            self._make,
+            shape=maker.manifest.shape,
+            layout=layout,
+            resident=np.zeros(len(places), bool),
+            in_memory=True,
+        )
+
+    def __len__(self) -> int:
+        return self._copies * len(self._places)
+
+    def take(self, rows: np.ndarray) -> "LiveSplit":
+        places = self._places[np.asarray(rows, np.int64)]
+        split = LiveSplit(self._maker, self._name, places, self._copies)
+        if self.views is not None:
+            split.views = LiveSplit(self._maker, self._name, places, VIEWS)
+        return split
+
+    def _make(self, name: str, rows: np.ndarray, out: Tensor) -> None:
+        view, place = np.divmod(rows, len(self._places))
+        view += self._copies > 1  # view 0 is the evaluation view
+        out.copy_(self._maker.tokens(self._name, self._places[place], view)[name])
+
+    def _whole(self, name: str) -> Tensor:
+        """A tensor of all images, in the evaluation view."""
+        if name == "label":
+            return torch.from_numpy(self._maker.dataset.splits[self._name].labels[self._places])
+        if name == "index":
+            return torch.from_numpy(self._places)
+        parts = [
+            self.rows(name, np.arange(first, min(first + VECTORS_AT_ONCE, len(self._places))))
+            for first in range(0, len(self._places), VECTORS_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+
+class _Maker:
+    """Images of a data set → tokens on the host; the last batch is kept for whoever asks again."""
+
+    def __init__(
+        self, backbone: "Backbone", dataset: Dataset, manifest: Manifest, device: torch.device
+    ):
+        self.backbone, self.dataset, self.manifest, self.device = (
+            backbone, dataset, manifest, device,
+        )  # fmt: skip
+        self._augment = make_augmentation(
+            backbone.preprocessing, manifest.settings.augmentation or "paper"
+        )
+        self._pool = ThreadPoolExecutor(decode_threads(device.type == "cuda"), "decode")
+        self._last: tuple[tuple[str, bytes, bytes], dict[str, Tensor]] | None = None
+
+    def tokens(self, split: str, places: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
+        """As a shard has them: ``patches``, ``prefix``, ``mean``, …, a row for each of ``places``."""
+        asked = (split, places.tobytes(), views.tobytes())
+        if self._last is None or self._last[0] != asked:
+            size = self.manifest.settings.batch_size
+            parts = [
+                self._forward(split, places[i : i + size], views[i : i + size])
+                for i in range(0, len(places), size)
+            ]
+            self._last = asked, {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        return self._last[1]
+
+    def _forward(self, split: str, places: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
+        source, preprocessing = self.dataset.splits[split], self.backbone.preprocessing
+
+        def decode(place: int, view: int) -> Tensor:
+            image = source.image(place)
+            if not view:
+                return preprocessing.transform(image)
+            return self._augment(image, view_generator(place, view))
+
+        try:
+            images = torch.stack(list(self._pool.map(decode, places.tolist(), views.tolist())))
+        except BadImage as error:
+            raise BadImage(f"{error} (a live fit reads all images: take it out)") from error
+        settings = self.manifest.settings
+        (tokens,) = forward(self.backbone, images, self.device, settings)
+        tokens = {name: tensor.cpu() for name, tensor in tokens.items()}
+        check_finite(tokens, [source.names[place] for place in places], settings)
+        return tokens
