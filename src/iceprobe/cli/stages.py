@@ -251,7 +251,7 @@ def extraction_options(config: RunConfig) -> dict[str, Any]:
         "amp": config.amp,
         "tokens": config.tokens,
         "views": config.views or 0,
-        "augmentation": config.augmentation or "paper",
+        "augmentation": "paper" if config.live else config.augmentation or "paper",
         "workers": config.workers,
         "limit": config.limit,
         "on_bad_image": config.on_bad_image,
