@@ -136,6 +136,13 @@ def test_a_linear_layer_that_learns(bias, asked):
         close(ours, theirs)
 
 
+def test_rows_by_rows(asked):
+    a, b = torch.randn(4, 6), torch.randn(5, 6)
+    close(products.rows_by_rows(a, b), a.double() @ b.double().T)
+    assert len(asked) == 1
+    assert torch.equal(products.rows_by_rows(a.double(), b.double()), a.double() @ b.double().T)
+
+
 def test_torchs_counter_counts_them():
     with FlopCounterMode(display=False) as counter:
         products.linear(torch.randn(2, 3, 6), torch.randn(4, 6))

@@ -25,6 +25,11 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_dense(rows), _dense(weight), bias, "none", [], "")
 
 
+def rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ bᵀ`` the faster way, without gradients: ``(n, K)``, ``(m, K)`` → ``(n, m)``."""
+    return linear(a, b) if onednn_pays(a, b, macs=a.numel() * len(b)) else a @ b.mT
+
+
 def _dense(matrix: Tensor) -> Tensor:
     """As oneDNN has kernels for: other strides take it a thousand times as long."""
     return matrix if matrix.stride(-1) == 1 or matrix.mT.is_contiguous() else matrix.contiguous()

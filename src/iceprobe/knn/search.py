@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iceprobe.products import rows_by_rows
+
 QUERIES, BANK = 512, 8192  # rows of a tile: 16 MiB of float32 similarities
 
 
@@ -45,7 +47,7 @@ def nearest(
         known = min(first, k)
         for rows in tiles:
             # A query's own length changes no order: it is divided out at the end.
-            tile = queries[rows].to(device, best.dtype) @ unit.T
+            tile = rows_by_rows(queries[rows].to(device, best.dtype), unit)
             columns = _top(tile, k)
             # What was found before stands first and has lower rows: ties stay in the bank's order.
             values = torch.cat([best[rows, :known], tile.gather(1, columns)], 1)
