@@ -25,6 +25,7 @@ def asked(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(products, "_is_amd", lambda: True)
     monkeypatch.setattr(products, "PAYING", 0)
+    monkeypatch.setattr(products, "EACH_PAYING", 0)
     monkeypatch.setattr(products, "linear", lambda *a: (calls.append(a), linear(*a))[1])
     return calls
 

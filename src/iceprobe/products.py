@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
-PAYING = 2**20  # multiply–adds of one call from which its overhead of some 20 µs is made up for
+# Multiply–adds of one call from which its overhead of some 20 µs is made up for; of several side by
+# side, for which torch has one call.
+PAYING, EACH_PAYING = 2**20, 2**22
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,7 +34,11 @@ def rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
 
 def _dense(matrix: Tensor) -> Tensor:
     """As oneDNN has kernels for: other strides take it a thousand times as long."""
-    return matrix if matrix.stride(-1) == 1 or matrix.mT.is_contiguous() else matrix.contiguous()
+    if matrix.stride(-1) == 1 or matrix.mT.is_contiguous():
+        return matrix
+    if matrix.stride(-2) == 1:  # a copy of whole columns is the cheaper one
+        return matrix.mT.contiguous().mT
+    return matrix.contiguous()
 
 
 def onednn_pays(*tensors: Tensor, macs: int) -> bool:
@@ -95,7 +101,8 @@ class _Linears(torch.autograd.Function):
 
 
 def _each(rows: Tensor, weights: Tensor) -> Tensor:
-    if not onednn_pays(rows, weights, macs=rows[:1].numel() * weights.shape[1]):
+    macs = rows[:1].numel() * weights.shape[1]
+    if macs < EACH_PAYING or not onednn_pays(rows, weights, macs=macs):
         return torch.bmm(rows, weights.mT)
     out = rows.new_empty(*rows.shape[:2], weights.shape[1])
     for part, x, w in zip(out.unbind(), rows.unbind(), weights.unbind(), strict=True):
