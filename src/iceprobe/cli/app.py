@@ -116,8 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "iceprobe"
         _fail(f"{error.format_message().rstrip('.')}: {command} --help says what there is")
-    except Stopped as stopped:
-        _fail(f"{stopped}; the same command goes on from here", stopped.exit_code)
+    except (Stopped, typer.Abort, KeyboardInterrupt) as stopped:
+        what = str(stopped) or "interrupted"
+        print(f"iceprobe: {what}; the same command goes on from here", file=sys.stderr)
+        sys.exit(getattr(stopped, "exit_code", 130))
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
@@ -126,6 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(2)
