@@ -17,6 +17,7 @@ class PlantedSplit:
     tokens: Tensor
     prefix: Tensor
     labels: np.ndarray
+    live = False
 
     @property
     def mean(self) -> Tensor:

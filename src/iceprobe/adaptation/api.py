@@ -5,7 +5,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from iceprobe.fitting.checks import check_device, check_output
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import get_protocol, images_per_step
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.provenance import environment, git_commit, images_hash
+from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.tables import duration
 from iceprobe.specs import unknown
@@ -310,7 +309,7 @@ def _result(
         environment=environment(),
         git_commit=git_commit(),
         command=command,
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        created=now(),
         files=Files(adapters=fit.adapters),
     )
     return result.attach(predictions=predictions, probes=fit.probes)

@@ -27,20 +27,23 @@ from iceprobe.cli import (
 )
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
+from iceprobe.stopping import Stopped, caught
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 # Errors of the system that the user can put right, and how.
-_ROOM = "choose a place with room that you may write to"
+_ROOM = "make room and run the same again, it goes on from here"
+_RIGHTS = "choose a place that you may write to"
 _PATH = "choose another path"
 REMEDIES = {
-    errno.EACCES: _ROOM,
-    errno.EPERM: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
-    errno.EROFS: _ROOM,
+    errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
     errno.EEXIST: _PATH,
     errno.EISDIR: _PATH,
     errno.ELOOP: _PATH,
@@ -109,21 +112,28 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, or with 2 and one line on stderr for a user's error."""
+    """Run the command line.
+
+    Exits with 0; with 2 and one line on stderr for a user's error; with 128 + its number and one
+    line for a signal that asked it to stop.
+    """
     keep_freed_memory()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
     try:
-        code = app(arguments, standalone_mode=False)
+        with caught():
+            code = app(arguments, standalone_mode=False)
     except IceprobeError as error:
         _fail(str(error))
     except UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "iceprobe"
         _fail(f"{error.format_message().rstrip('.')}: {command} --help says what there is")
-    except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; the same command goes on from here", 130)
+    except (Stopped, typer.Abort, KeyboardInterrupt) as stopped:
+        what = str(stopped) or "interrupted"
+        print(f"iceprobe: {what}; the same command goes on from here", file=sys.stderr)
+        sys.exit(getattr(stopped, "exit_code", 130))
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
@@ -132,6 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(2)

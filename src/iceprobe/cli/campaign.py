@@ -76,6 +76,22 @@ def run_campaign(
         check(run)
     _check_distinct(runs, identities)
     folder.create()
+    from iceprobe.store.lock import exclusive
+
+    with exclusive(folder.path):
+        results = _run_cells(config, runs, folder, obtain, identities, resume)
+    show(results, folder)
+
+
+def _run_cells(
+    config: FitConfig,
+    runs: Sequence[C],
+    folder: RunFolder,
+    obtain: Callable[[C, Bars], "Store"],
+    identities: Callable[[C], Collection[str]],
+    resume: bool,
+) -> list["Result"]:
+    """The cells that aren't finished, then the files of the whole."""
     results: list[Result] = []
     for number, run in enumerate(runs, 1):
         cell = RunFolder(run)
@@ -94,7 +110,7 @@ def run_campaign(
         progress("report", 0, 1)
         report(results, folder.report, title=_title(config))
         progress("report", 1, 1)
-    show(results, folder)
+    return results
 
 
 def _check_distinct(runs: Sequence[C], identities: Callable[[C], Collection[str]]) -> None:

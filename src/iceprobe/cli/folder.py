@@ -4,7 +4,9 @@
 So a folder with the first and without the second is a run that was stopped.
 """
 
+import contextlib
 import logging
+import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +90,18 @@ class RunFolder:
             self.path.rmdir()
 
 
+class _LogFile(logging.FileHandler):
+    """A disk too full for the log is told by what needs the room more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class RunLog:
     """Collects log lines and warnings, and writes them to a file once there is a place for it.
 
@@ -100,7 +114,7 @@ class RunLog:
 
     def write_to(self, path: Path) -> None:
         """Append what was collected, and from now on every line, to the file at ``path``."""
-        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file = _LogFile(path, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()

@@ -112,7 +112,8 @@ def fit(
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     with exclusive(folder):
-        check_output(folder, {path.name for path in folder.glob(STATE_FILE.format("*"))})
+        states = Path(STATE_FILE.format("*")).with_suffix(".*").name  # whole or being written
+        check_output(folder, {path.name for path in folder.glob(states)})
         results, rows = _fit(
             store,
             Request(

@@ -44,6 +44,11 @@ class Checkpoint:
         self.path, self.fingerprint = path, fingerprint
 
     def save(self, saved: Saved) -> None:
+        """Put ``saved`` in the place of what was saved before.
+
+        Raises:
+            IceprobeError: if it can't be written; what was saved before stays.
+        """
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +60,17 @@ class Checkpoint:
             "shuffle": asdict(saved.shuffle),
         }
         contiguous = {name: tensor.contiguous() for name, tensor in saved.tensors.items()}
-        save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        try:
+            save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except (SafetensorError, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise IceprobeError(
+                f"{self.path} can't be written ({' '.join(str(error).split())}): make room and run "
+                "the same again, it goes on from what was saved before"
+            ) from error
 
     def load(self) -> Saved | None:
         """What was saved last, or ``None`` where nothing was.

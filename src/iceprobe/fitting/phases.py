@@ -4,6 +4,7 @@
 look at the test split; `paper` has one, and looks at the reported split after every epoch.
 """
 
+import itertools
 import logging
 import math
 import time
@@ -27,6 +28,7 @@ from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
 from iceprobe.results.curves import CurveRow
+from iceprobe.stopping import asked, saving_first, stop_if_asked
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -104,6 +106,7 @@ class Phase:
         return [member for member in self.members if member not in gone]
 
 
+@saving_first()
 def run_phase(
     phase: Phase,
     setting: Setting,
@@ -116,6 +119,9 @@ def run_phase(
     saved: Saved | None = None,
 ) -> None:
     """Train ``phase`` to its end, from ``saved`` where it holds a part of it.
+
+    Asked to stop by a signal, it saves what its steps have made so far, in the middle of an epoch
+    as well, and stops.
 
     Args:
         phase: with its members and stops.
@@ -153,14 +159,27 @@ def run_phase(
     if resumed is not None:
         _restore(phase, crowd, setting, resumed)
 
+    def save(sums: Sequence[Tensor] = ()) -> None:
+        tensors = crowd.state() | _best_state(phase)
+        tensors |= {f"losses.{i}": running for i, running in enumerate(sums)}
+        setting.checkpoint.save(Saved(tensors, describe(phase), before or [], setting.shuffle))
+
     total = max(phase.stops.get(m.probe, protocol.epochs) for m in phase.members) * steps_an_epoch
     began = last_saved = time.monotonic()
     while active := crowd.active:
         sums = [torch.zeros(len(group), device=setting.device) for group in active]
-        for batch in train.shuffled(batch_size, setting.run_seed, phase.epoch):
+        taken = crowd.step - phase.epoch * steps_an_epoch  # of this epoch's, before it was stopped
+        if taken and resumed is not None:
+            sums = [resumed.tensors[f"losses.{i}"].to(running) for i, running in enumerate(sums)]
+        batches = train.shuffled(batch_size, setting.run_seed, phase.epoch)
+        for batch in itertools.islice(batches, taken, None):
             for running, here in zip(sums, crowd.train_step(batch), strict=True):
                 running += here * len(batch.labels)
             setting.progress(phase.name, crowd.step, total)
+            if asked() and crowd.step % steps_an_epoch:
+                phase.seconds += time.monotonic() - began
+                save(sums)
+                stop_if_asked()
         phase.epoch += 1
         losses = {
             member: loss
@@ -175,10 +194,10 @@ def run_phase(
 
         now = time.monotonic()
         phase.seconds, began = phase.seconds + now - began, now
-        if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or not crowd.active:
-            tensors = crowd.state() | _best_state(phase)
-            setting.checkpoint.save(Saved(tensors, describe(phase), before or [], setting.shuffle))
+        if now - last_saved > SECONDS_BETWEEN_CHECKPOINTS or not crowd.active or asked():
+            save()
             last_saved = time.monotonic()
+        stop_if_asked()
 
 
 def _vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:

@@ -81,7 +81,11 @@ def read_results(run: str | Path) -> list[Result]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader sees the old file or the whole new one, never a part."""
+    """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -93,6 +97,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)
         raise

@@ -86,6 +86,11 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "created": now(),
         "skipped_images": len(manifest.skipped),
     }
+
+
+def now() -> str:
+    """The wall clock's time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -280,11 +280,15 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
     content = {"identity": manifest.identity} | manifest.model_dump(mode="json")
     temporary = path / f"{MANIFEST}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, path / MANIFEST)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path / MANIFEST)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Make ``folder`` if needed and hold its lock; leave no lock file, and no empty folder, behind.
 
     Raises:
-        IceprobeError: if another process holds it.
+        IceprobeError: if another process holds it, saying which.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     descriptor = _acquire(folder)
@@ -47,11 +48,15 @@ def _acquire(folder: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_current(descriptor, folder / _NAME):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return descriptor
         except BlockingIOError:
+            owner = os.pread(descriptor, 500, 0).decode(errors="replace")
             os.close(descriptor)
             raise IceprobeError(
-                f"another process is writing to {folder}: wait for it to end"
+                f"another process is writing to {folder}{owner and f' ({owner})'}: wait for it to "
+                "end, or end it"
             ) from None
         os.close(descriptor)  # its last owner removed the file between our open and our lock
 

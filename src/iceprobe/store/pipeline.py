@@ -12,8 +12,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
+from iceprobe.store.decoding import decoded_in_order, looking_at
 from iceprobe.store.format import Manifest, Settings, Shape
 from iceprobe.store.quantisation import quantise
 from iceprobe.tokens import Tokens
@@ -360,6 +359,7 @@ class _Decode:
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
         for row in work.rows.tolist():
+            looking_at(row)
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None
@@ -407,33 +407,18 @@ def _decoded(
     decode: _Decode, work: list[Work], workers: int, gpu: bool
 ) -> Generator[Decoded, None, None]:
     """Decode in order, ahead of use."""
-    if workers > 0:
-        yield from DataLoader(
-            decode,  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=work,
-            num_workers=workers,
-            pin_memory=gpu,
-        )
-        return
-    threads = decode_threads(gpu)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        todo = iter(work)
-        ahead = deque(pool.submit(decode.__getitem__, item) for item in _first(todo, threads + 1))
-        while ahead:
-            batch = ahead.popleft().result()
-            ahead.extend(pool.submit(decode.__getitem__, item) for item in _first(todo, 1))
-            yield batch
-    finally:
-        pool.shutdown(cancel_futures=True)
+    readers = workers or decode_threads(gpu)
+    return decoded_in_order(
+        decode,
+        work,
+        lambda item, row: decode.splits[item.split].names[row],
+        readers=readers,
+        ahead=2 * workers if workers else readers + 1,
+        processes=workers > 0,
+        pin=gpu and workers > 0,
+    )
 
 
 def decode_threads(gpu: bool) -> int:
     """Threads that decode: few beside a forward pass that has use for the processor itself."""
     return min(8, os.cpu_count() or 1) if gpu else min(2, os.cpu_count() or 1)
-
-
-def _first(items: Iterable[Work], count: int) -> Iterator[Work]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item

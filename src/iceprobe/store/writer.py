@@ -375,10 +375,11 @@ def _fill(
                 if progress is not None:
                     progress(f"extract {name}", done[name], manifest.splits[name].images)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             path = next(place[0] for place in places if place is not None)
+            room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
             raise IceprobeError(
-                f"no space left for {path}: make some and run the same again, "
+                f"{room} for {path} ({error.strerror}): make room and run the same again, "
                 "complete shards are kept"
             ) from error
         raise

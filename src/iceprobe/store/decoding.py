@@ -1,0 +1,276 @@
+"""Batches decoded ahead of use and given in order, by threads or by processes with a thread each.
+
+A decoder is foreign code that meets every broken file there is: it may hang, or take its process
+with it. So each reader notes the image it is at, and the caller that waits counts how long it
+stays there. An image at which a reader hung or died is tried once more by a new reader (something
+else may have killed the first); the second time it is a bad image, by name.
+"""
+
+import contextlib
+import logging
+import queue
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawValue
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import multiprocessing
+
+from iceprobe.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from iceprobe.store.pipeline import Decoded, Work
+
+SECONDS_AN_IMAGE = 120.0  # Pillow's largest image takes a few, from a slow disk some more
+TICK = 0.5  # seconds; counted, not read from a clock, so a machine that slept is no hang
+NOWHERE = -1
+_BEFORE_ANY = "before it came to an image"
+_HINTS = {
+    signal.SIGKILL: ", if memory ran short take fewer workers",
+    signal.SIGBUS: ", if shared memory (/dev/shm) is full give it more or take workers=0",
+}
+_reader = threading.local()
+log = logging.getLogger("iceprobe")
+
+
+class Decode(Protocol):
+    """Rows of a split → images; calls :func:`looking_at` before each."""
+
+    def __getitem__(self, work: "Work", /) -> "Decoded": ...
+
+
+def looking_at(row: int) -> None:
+    """Note the image that this reader comes to now."""
+    if (note := getattr(_reader, "note", None)) is not None:
+        note(row)
+
+
+def decoded_in_order(
+    decode: Decode,
+    work: Sequence["Work"],
+    names: Callable[["Work", int], str],
+    *,
+    readers: int,
+    ahead: int,
+    processes: bool = False,
+    pin: bool = False,
+) -> Generator["Decoded", None, None]:
+    """Decode every item of ``work``.
+
+    Args:
+        decode: the decoder; a copy of it goes to each process.
+        work: in the order of the result.
+        names: name of an item's row.
+        readers: how many decode at a time.
+        ahead: items under way or decoded and not yet taken, at most.
+        processes: decode in processes, which outlive a decoder that crashes.
+        pin: pin what processes hand over.
+
+    Raises:
+        IceprobeError: if readers die twice before they come to an image.
+    """
+    crew = _Crew(decode, names, readers, processes, pin)
+    try:
+        numbered = iter(enumerate(work))
+        waiting = deque(crew.submit(*item) for _, item in zip(range(ahead), numbered, strict=False))
+        while waiting:
+            batch = crew.finish(waiting.popleft())
+            waiting.extend(crew.submit(*item) for _, item in zip(range(1), numbered, strict=False))
+            yield batch
+    finally:
+        crew.dismiss()
+
+
+class _Lost(Exception):
+    """A reader that hung or died at ``row``."""
+
+    def __init__(self, row: int, why: str):
+        super().__init__(row, why)
+        self.row, self.why = row, why
+
+
+class _Dismissed(Exception):
+    """Ends a thread's batch that nobody waits for."""
+
+
+@dataclass(order=True)
+class _Job:
+    number: int  # the oldest is taken first
+    work: "Work | None" = field(compare=False)
+    future: "Future[Decoded]" = field(default_factory=Future, compare=False)
+    reader: "_Reader | None" = field(default=None, compare=False)
+
+
+class _Crew:
+    """The readers, and what becomes of a batch at which one is lost."""
+
+    def __init__(
+        self,
+        decode: Decode,
+        names: Callable[["Work", int], str],
+        readers: int,
+        processes: bool,
+        pin: bool,
+    ):
+        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._start = partial(_Reader, decode, self._jobs, processes, pin)
+        self._names = names
+        self._readers = [self._start() for _ in range(readers)]
+
+    def submit(self, number: int, work: "Work") -> _Job:
+        job = _Job(number, work)
+        self._jobs.put(job)
+        return job
+
+    def finish(self, job: _Job) -> "Decoded":
+        """The images of ``job``; those at which two readers were lost are bad ones."""
+        work, once, lost = job.work, set(), dict[int, str]()
+        assert work is not None
+        while True:
+            try:
+                batch = _awaited(job)
+            except _Lost as loss:
+                lost_reader = job.reader
+                name = f"image {self._names(work, loss.row)!r}" if loss.row != NOWHERE else ""
+                if loss.row not in once:
+                    log.warning("a reader %s at %s: once more", loss.why, name or "no image yet")
+                elif not name:
+                    raise IceprobeError(
+                        f"reading images fails: a reader {loss.why} {_BEFORE_ANY}, twice; complete "
+                        "shards are kept, run the same again when the machine is well"
+                    ) from loss
+                else:
+                    lost[loss.row] = (
+                        f"{name} can't be read, its reader {loss.why}, twice: mend or remove it"
+                    )
+                once.add(loss.row)
+                left = work.rows[~np.isin(work.rows, list(lost))]
+                job = self.submit(job.number, replace(work, rows=left))
+                self._replace(lost_reader)  # by one that finds this job first
+            else:
+                return replace(batch, bad=sorted([*batch.bad, *lost.items()])) if lost else batch
+
+    def _replace(self, reader: "_Reader | None") -> None:
+        assert reader is not None  # only one that had taken the job can be lost
+        reader.dismiss()
+        self._readers.remove(reader)
+        self._readers.append(self._start())
+
+    def dismiss(self) -> None:
+        for reader in self._readers:
+            reader.dismiss()
+            self._jobs.put(_Job(-1, None))
+        for reader in self._readers:
+            reader.thread.join(timeout=5)  # one that hangs is left behind
+
+
+def _awaited(job: _Job) -> "Decoded":
+    """Wait for ``job``.
+
+    Raises:
+        _Lost: if its reader has died, or stays at one image for too long.
+    """
+    before, still = None, 0.0
+    while not wait([job.future], TICK).done:
+        now = job.reader.at.value if job.reader is not None else None
+        still = still + TICK if now is not None and now == before else 0.0
+        before = now
+        if now is not None and still >= SECONDS_AN_IMAGE:
+            raise _Lost(now, f"stood still for {SECONDS_AN_IMAGE:g} seconds")
+    return job.future.result()
+
+
+class _Reader:
+    """A thread that decodes one batch after another, itself or by a process of its own."""
+
+    def __init__(self, decode: Decode, jobs: "queue.PriorityQueue[_Job]", process: bool, pin: bool):
+        self._decode, self._jobs, self._pin = decode, jobs, pin
+        self._dismissed = False
+        self.at: Any = RawValue("q", NOWHERE)  # the row it is at, in memory shared with processes
+        self._process = None
+        if process:  # before the thread: a fork inherits whatever locks are held
+            self._pipe, there = multiprocessing.Pipe()
+            arguments = (decode, self._pipe, there, self.at)
+            self._process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
+            self._process.start()
+            there.close()
+        self.thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self.thread.start()
+
+    def dismiss(self) -> None:
+        self._dismissed = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _run(self) -> None:
+        _reader.note = self._note
+        while not self._dismissed and (job := self._jobs.get()).work is not None:
+            self.at.value, job.reader = NOWHERE, self
+            try:
+                batch = self._decode[job.work] if self._process is None else self._asked(job.work)
+            except _Lost as error:
+                job.future.set_exception(error)
+                break
+            except BaseException as error:  # noqa: BLE001 (raised to whoever takes the result)
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(batch)
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+
+    def _note(self, row: int) -> None:
+        if self._dismissed:
+            raise _Dismissed
+        self.at.value = row
+
+    def _asked(self, work: "Work") -> "Decoded":
+        """What the process makes of ``work``."""
+        try:
+            self._pipe.send(work)
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            assert self._process is not None
+            self._process.join()
+            raise _Lost(self.at.value, _how_it_ended(self._process.exitcode or 0)) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.pin_memory() if self._pin else answer
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    number = signal.Signals(-code)
+    return f"was killed by {number.name}{_HINTS.get(number, '')}"
+
+
+def _serve(decode: Decode, caller: Connection, pipe: Connection, at: Any) -> None:
+    """Decode in a process until the caller closes its end, or is gone."""
+    caller.close()  # this process's copy
+    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to all: the caller says what to do
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    _reader.note = partial(setattr, at, "value")
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            work = pipe.recv()
+            answer: Any
+            try:
+                answer = decode[work]
+            except (IceprobeError, OSError) as error:
+                answer = error
+            except Exception:  # noqa: BLE001 (of a class that might not travel)
+                answer = RuntimeError(f"decoding failed in a process:\n{traceback.format_exc()}")
+            pipe.send(answer)

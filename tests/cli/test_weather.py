@@ -1,0 +1,202 @@
+"""Signals, full disks, second owners: one line, an exit code that says what, and nothing lost."""
+
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+
+from iceprobe.cli.console import Bars
+from iceprobe.fitting import api
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.store.lock import exclusive
+from tests.cli.test_run import contents, numbers, the_run
+
+PROBES = ["--probe", "linear", "--probe", "ep4", "--batch-size", "8"]
+
+
+@pytest.fixture
+def when(monkeypatch):
+    """Do something the first time that a stage has come to ``done``; gives all that is told."""
+
+    def arrange(stage: str, done: int, what) -> list[tuple[str, int]]:
+        call, fired, told = Bars.__call__, [], []
+
+        def watched(self, name: str, count: int, total: int) -> None:
+            call(self, name, count, total)
+            told.append((name, count))
+            if name == stage and count >= done and not fired:
+                fired.append(True)
+                what()
+
+        monkeypatch.setattr(Bars, "__call__", watched)
+        return told
+
+    return arrange
+
+
+@pytest.fixture
+def whole(iceprobe, quick, tmp_path, monkeypatch):
+    """What the run leaves when nothing happens."""
+    for name in ("whole", "stormy"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    monkeypatch.chdir(tmp_path / "stormy")
+    return tmp_path / "whole"
+
+
+def check_same(whole, stormy) -> None:
+    assert contents(whole / "features") == contents(stormy / "features")
+    assert numbers(the_run(whole)) == numbers(the_run(stormy))
+    assert contents(the_run(whole) / "probes") == contents(the_run(stormy) / "probes")
+    curves = [(the_run(folder) / "curves.csv").read_text() for folder in (whole, stormy)]
+    assert curves[0] == curves[1]
+    assert {p.name for p in the_run(whole).iterdir()} == {p.name for p in the_run(stormy).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("number", "stage", "done", "code"),
+    [
+        (signal.SIGTERM, "extract train", 1, 143),
+        (signal.SIGTERM, "select", 3, 143),  # in the middle of an epoch of 4 steps
+        (signal.SIGINT, "refit", 1, 130),
+        (signal.SIGUSR1, "select", 8, 138),
+        (signal.SIGTERM, "report", 0, 143),
+    ],
+)
+def test_a_signal_saves_and_the_same_command_ends_the_same(
+    iceprobe, quick, whole, when, tmp_path, number, stage, done, code
+):
+    told = when(stage, done, lambda: os.kill(os.getpid(), number))
+    ended = iceprobe("run", *quick, *PROBES)
+    says = f"iceprobe: stopped by {number.name}; the same command goes on from here\n"
+    assert (ended.code, ended.err) == (code, says)
+    told.clear()
+    again = iceprobe("run", *quick, *PROBES)
+    assert (again.code, again.err) == (0, "")
+    check_same(whole, tmp_path / "stormy")
+    if done == 3:  # no step is taken twice: the state is of the moment, not of an epoch
+        assert [count for name, count in told if name == "select"] == [4, 5, 6, 7, 8]
+
+
+def test_a_second_signal_does_not_wait(iceprobe, quick, when):
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still running")
+
+    when("select", 1, twice)
+    assert iceprobe("run", *quick, *PROBES).code == 130
+
+
+@contextmanager
+def files_at_most(size: int):
+    """Writes beyond ``size`` bytes fail in the system, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("writer", ["write_atomically", "write_predictions", "write_results"])
+def test_no_room_for_what_a_fit_writes(iceprobe, quick, whole, tmp_path, monkeypatch, writer):
+    write = getattr(api, writer)
+
+    def starved(*arguments):
+        with files_at_most(100):
+            return write(*arguments)
+
+    monkeypatch.setattr(api, writer, starved)
+    ended = iceprobe("run", *quick, *PROBES)
+    assert ended.code == 2
+    assert ended.err.startswith("iceprobe: error: File too large: runs/")
+    assert ended.err.count("\n") == 1
+    run = the_run(tmp_path / "stormy")
+    assert not (run / "results.json").exists()
+    assert not list(run.rglob(".*"))
+    monkeypatch.setattr(api, writer, write)
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    check_same(whole, tmp_path / "stormy")
+
+
+def test_no_room_for_the_state_of_a_fit(iceprobe, quick, whole, tmp_path, monkeypatch):
+    save = Checkpoint.save
+
+    def starved(*arguments):
+        with files_at_most(100):
+            save(*arguments)
+
+    monkeypatch.setattr(Checkpoint, "save", starved)
+    ended = iceprobe("run", *quick, *PROBES)
+    assert ended.code == 2
+    assert "state-0.safetensors can't be written (" in ended.err
+    assert "File too large" in ended.err
+    assert "make room and run the same again" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not list((tmp_path / "stormy").rglob("*.tmp"))
+    monkeypatch.setattr(Checkpoint, "save", save)
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    check_same(whole, tmp_path / "stormy")
+
+
+def test_a_full_disk_under_a_shard(iceprobe, quick, whole, monkeypatch, tmp_path):
+    with files_at_most(6000):  # config and manifest find room, the shard of 36 images doesn't
+        ended = iceprobe("run", *quick, *PROBES)
+    assert ended.code == 2
+    assert "a file grew too large for features/" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not list((tmp_path / "stormy").rglob("*.tmp"))
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    check_same(whole, tmp_path / "stormy")
+
+
+@contextmanager
+def owner(folder):
+    """Another process that holds the lock of ``folder``; its number."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with exclusive(folder):
+            os.write(write, b"!")
+            signal.pause()
+    os.read(read, 1)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("place", "stage"), [("runs/*", "select"), ("features/*", "select"), ("both", "select")]
+)
+def test_a_second_owner_is_refused_and_a_dead_one_holds_nothing(
+    iceprobe, quick, when, tmp_path, place, stage
+):
+    asked = ["run", *quick, *PROBES]
+    if place == "both":
+        asked += ["--shots", "4,6", "--replicates", "1", "--output", "both"]
+    when(stage, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert iceprobe(*asked).code == 143
+    (folder,) = tmp_path.glob(place)
+    if place == "features/*":  # as an extraction that isn't finished
+        for file in folder.iterdir():
+            file.unlink()
+    with owner(folder) as number:
+        ended = iceprobe(*asked)
+        told = (
+            f"writing to {folder.relative_to(tmp_path)} (process {number} on {os.uname().nodename})"
+        )
+        assert ended.code == 2
+        assert told in ended.err
+        assert ended.err.count("\n") == 1
+    assert (folder / ".lock").exists()  # of the process that was killed
+    ended = iceprobe(*asked)
+    assert (ended.code, ended.err) == (0, "")
+    assert not (folder / ".lock").exists()
