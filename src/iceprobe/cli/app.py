@@ -1,6 +1,7 @@
 """The commands in their groups, and what happens to errors."""
 
 import errno
+import functools
 import inspect
 import logging
 import sys
@@ -12,6 +13,8 @@ import typer
 
 from iceprobe import __version__
 from iceprobe.cli import compare, demo, export, extract, fit, knn, ls, plan, predict, report, run
+from iceprobe.cli.console import console
+from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 
@@ -74,9 +77,23 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},
 }
+TOGETHER = ("demo", "run", "extract", "fit", "knn")  # what several processes share the work of
+
+
+def by_one(command: Callable[..., None]) -> Callable[..., None]:
+    """The command in process 0 alone; the others wait for its end."""
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> None:
+        first(lambda: command(**options))
+
+    return wrapper
+
+
 for group, commands in GROUPS.items():
     for name, function in commands.items():
-        app.command(name, rich_help_panel=group)(debuggable(function))
+        command = function if name in TOGETHER else by_one(function)
+        app.command(name, rich_help_panel=group)(debuggable(command))
 
 
 @app.callback(invoke_without_command=True)
@@ -95,11 +112,23 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, or with 2 and one line on stderr for a user's error."""
+    """Run the command line; exits with 0, or with 2 and one line on stderr for a user's error.
+
+    Of several processes all exit alike and the first one prints.
+    """
     keep_freed_memory()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+    try:
+        with join() as here:
+            console.quiet = not here.main
+            _run(arguments)
+    except IceprobeError as error:  # of the joining
+        _fail(str(error))
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
         code = app(arguments, standalone_mode=False)
     except IceprobeError as error:
@@ -119,5 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr)
+    with world().parting(message) as mine:
+        if mine:
+            print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)

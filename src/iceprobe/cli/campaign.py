@@ -15,6 +15,7 @@ from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.stages import check_finished, fit_run, show, show_finished
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec
 
@@ -70,7 +71,11 @@ def run_campaign(
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        show_finished(folder, lambda: {i for one in runs for i in identities(one)}, resume)
+        first(
+            lambda: show_finished(
+                folder, lambda: {i for one in runs for i in identities(one)}, resume
+            )
+        )
         return
     for run in runs:
         check(run)
@@ -86,6 +91,12 @@ def run_campaign(
         else:
             fit_run(run, cell, partial(obtain, run), resume=resume)
         results += _read(run.output, folder.path)
+    first(lambda: _report(config, folder, results))
+    show(results, folder)
+
+
+def _report(config: FitConfig, folder: RunFolder, results: list["Result"]) -> None:
+    """Write the campaign's own results and the report across its cells."""
     from iceprobe import report
     from iceprobe.results import write_results
 
@@ -94,7 +105,6 @@ def run_campaign(
         progress("report", 0, 1)
         report(results, folder.report, title=_title(config))
         progress("report", 1, 1)
-    show(results, folder)
 
 
 def _check_distinct(runs: Sequence[C], identities: Callable[[C], Collection[str]]) -> None:

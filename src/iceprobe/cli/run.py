@@ -15,6 +15,7 @@ from iceprobe.cli.stages import (
     needs_patches,
     run_stages,
 )
+from iceprobe.distributed import first
 from iceprobe.probes import parse_probe
 from iceprobe.specs import parse_spec, with_options
 
@@ -150,7 +151,7 @@ class Sources:
             check_place(run.features, "--features")
             dataset, single = self.dataset(run), self.backbone(run)
             self.check(run)
-            print_estimate(single, dataset, run)
+            first(lambda: print_estimate(single, dataset, run))
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
                 whole, dataset, run.features, progress=progress, **extraction_options(run)

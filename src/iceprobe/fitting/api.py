@@ -4,6 +4,7 @@
 data set in memory and leaves nothing, for a look every few epochs of pre-training.
 """
 
+import contextlib
 import itertools
 import logging
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checks import all_diverged, check_device, check_output
 from iceprobe.fitting.lowshot import draw
@@ -107,11 +109,9 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
-    folder = Path(output) if output is not None else _new_run(store, protocol)
-    if folder.exists() and not folder.is_dir():
-        raise IceprobeError(f"{folder} is a file: give --output a folder")
-    with exclusive(folder):
-        check_output(folder, {path.name for path in folder.glob(STATE_FILE.format("*"))})
+    folder = first(lambda: Path(output) if output is not None else _new_run(store, protocol))
+    with contextlib.ExitStack() as locked:
+        first(lambda: _lock(folder, locked))
         results, rows = _fit(
             store,
             Request(
@@ -142,8 +142,18 @@ def fit(
             folder=folder,
             progress=progress,
         )
-        _write(folder, results, rows)
+        for result in results:
+            result.files = _files(result)
+        first(lambda: _write(folder, results, rows))
     return results
+
+
+def _lock(folder: Path, locked: contextlib.ExitStack) -> None:
+    """Lock the run folder, if it is new or a run's that was stopped."""
+    if folder.exists() and not folder.is_dir():
+        raise IceprobeError(f"{folder} is a file: give --output a folder")
+    locked.enter_context(exclusive(folder))
+    check_output(folder, {path.name for path in folder.glob(STATE_FILE.format("*"))})
 
 
 def probe(
@@ -305,17 +315,21 @@ def _counted(progress: Progress | None, number: int, total: int) -> Progress:
     return lambda stage, done, of: progress(f"{stage} {number + 1}/{total}", done, of)
 
 
+def _files(result: Result) -> Files:
+    """Names in the run folder of what :func:`_write` puts there; k-NN has no modules."""
+    seeds = result.seeds[: len(result.probes or [])]
+    return Files(
+        probes=[f"probes/{_file_name(result.probe)}-seed{seed}.safetensors" for seed in seeds],
+        predictions="predictions.safetensors",
+    )
+
+
 def _write(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
     """The run folder; `results.json` last, since its presence says that the run is finished."""
     for result in results:
-        files = []
-        modules = result.probes or []  # k-NN has none
-        for seed, probe in zip(result.seeds[: len(modules)], modules, strict=True):
-            name = f"probes/{_file_name(result.probe)}-seed{seed}.safetensors"
+        for name, probe in zip(result.files.probes, result.probes or [], strict=True):
             content = save(probe.state_dict(), metadata={"probe": result.probe})
             write_atomically(folder / name, content)
-            files.append(name)
-        result.files = Files(probes=files, predictions="predictions.safetensors")
     write_predictions(
         folder / "predictions.safetensors",
         {r.probe: p for r in results if (p := r.predictions()) is not None},

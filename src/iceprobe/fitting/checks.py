@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
@@ -101,6 +102,19 @@ def all_diverged(labels: Sequence[str]) -> str:
     return f"every member of {', '.join(labels)} has diverged: give smaller --learning-rates"
 
 
+def check_parts(sizes: Sequence[int]) -> None:
+    """See that every step of these many images has one at least for each process.
+
+    Raises:
+        IceprobeError: with the smallest step.
+    """
+    if min(sizes) < world().size:
+        raise IceprobeError(
+            f"{world().size} processes share steps of {max(sizes)} images, and one of an epoch has "
+            f"{min(sizes)}: take another --batch-size, or fewer processes"
+        )
+
+
 def check_output(folder: Path, ours: set[str]) -> None:
     """Refuse a folder whose content a fit would overwrite.
 
@@ -127,9 +141,9 @@ def check_device(name: str | None) -> torch.device:
         IceprobeError: if it can't be used here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return world().device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        device = torch.device(name)
+        device = world().device(torch.device(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise IceprobeError(f"device {name!r} can't be used here: take --device cpu") from error

@@ -8,13 +8,14 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.reader import Buffer, StoredSplit
@@ -29,10 +30,19 @@ STORED_AS = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``."""
+    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``.
+
+    Where several processes share a batch this is one's part; ``whole`` counts the images of all.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    whole: int | None = None
+
+    @property
+    def images(self) -> int:
+        """Images of the whole batch."""
+        return len(self.labels) if self.whole is None else self.whole
 
 
 class Feed:
@@ -65,20 +75,31 @@ class Feed:
         return len(self.rows)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``."""
+        """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``.
+
+        Several processes go through the same batches, each through its part of every one.
+        """
         rng = np.random.default_rng((seed, epoch))
         if self.shuffle.by == "rows":
             yield from self._ahead(
-                self._each(split_batches(rng.permutation(len(self)), batch_size))
+                map(self._part, split_batches(rng.permutation(len(self)), batch_size))
             )
         else:
             yield from self._ahead(self._buffered(batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._ahead(self._each(split_batches(np.arange(len(self)), batch_size)))
+        yield from self._ahead(map(self._gather, split_batches(np.arange(len(self)), batch_size)))
 
-    def _each(self, batches: list[np.ndarray]) -> Iterator[Batch]:
-        return map(self._gather, batches)
+    def part(self) -> "Feed":
+        """This process's share of the rows, in order; the shares of all are all rows."""
+        alone = copy.copy(self)
+        mine = world().part(len(self))
+        alone.rows, alone.labels = self.rows[mine], self.labels[mine]
+        return alone
+
+    def _part(self, positions: np.ndarray) -> Batch:
+        mine = self._gather(positions[world().part(len(positions))])
+        return replace(mine, whole=len(positions))
 
     def _buffered(self, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches out of a buffer that blocks of neighbours are read into."""
@@ -88,7 +109,7 @@ class Feed:
         sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
         for load, positions in block_order(self.rows < self.shuffle.held, self.shuffle, sizes, rng):
             buffer.load(self.rows[load])
-            yield reading._gather(positions)
+            yield reading._part(positions)
             buffer.forget(self.rows[positions])
 
     @cached_property

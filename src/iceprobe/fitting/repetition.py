@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_request, check_training_images
 from iceprobe.fitting.members import Shape
@@ -124,7 +125,7 @@ def repetition(
             amp=request.amp,
             run_seed=run_seed,
             shuffle=request.shuffle,
-            device=str(request.device),
+            device=str(request.device).partition(":")[0],
             torch=torch.__version__,
         )
         checkpoint = Checkpoint(state, fingerprint)
@@ -198,6 +199,7 @@ def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
         **({"buffer_images": setting.shuffle.buffer} if setting.shuffle.buffer else {}),
         "device": setting.device.type,
         "dtype": str(setting.amp).removeprefix("torch."),
+        **({"processes": world().size} if world().size > 1 else {}),
     }
 
 
