@@ -1,16 +1,18 @@
 """What can't be fitted, said before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import Protocol
+from iceprobe.probes.pooling import Pooling
 from iceprobe.results.files import FILE_NAME as RESULTS_FILE
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
@@ -113,6 +115,22 @@ def check_parts(sizes: Sequence[int]) -> None:
             f"{world().size} processes share steps of {max(sizes)} images, and one of an epoch has "
             f"{min(sizes)}: take another --batch-size, or fewer processes"
         )
+
+
+def check_norms(poolings: Mapping[str, Pooling]) -> None:
+    """Refuse poolings, by label, whose BatchNorm would see one process's part of a batch only.
+
+    Raises:
+        IceprobeError: naming the first of them.
+    """
+    for label, pooling in poolings.items():
+        own = any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in pooling.modules())
+        if world().size > 1 and own and not pooling.norms_whole:
+            raise IceprobeError(
+                f"{label} has a BatchNorm that takes no batch shared by {world().size} processes: "
+                "fit it in one, or call it by iceprobe.probes.pooling.batch_norm and say "
+                "norms_whole = True"
+            )
 
 
 def check_output(folder: Path, ours: set[str]) -> None:

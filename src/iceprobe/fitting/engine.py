@@ -145,7 +145,7 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     descriptors; batch norm, classifiers and losses stay float32.
     """
     logits: dict[int, Tensor] = {}
-    for name, tokens in batch.inputs.items():
+    for name, tokens in sorted(batch.inputs.items()):  # processes that share it keep in step
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
         narrow = tokens.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):

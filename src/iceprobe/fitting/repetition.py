@@ -11,7 +11,7 @@ import torch
 
 from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import DTYPES, check_request, check_training_images
+from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.protocols import Protocol, for_images, images_per_step
@@ -72,6 +72,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         amp=request.amp,
         run_seed=run_seed,
     )
+    check_norms({label: shape.build(label).pooling for label in trained})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
 

@@ -46,8 +46,11 @@ class Pooling(nn.Module):
         out_dim: D_o.
         num_predictors: M; 0 where there is no learned attention.
         normalised: whether each predictor's weights sum to 1 over its keys.
+        norms_whole: whether BatchNorms of its own are called through `batch_norm`, which takes
+            the whole batch where several processes share one.
     """
 
+    norms_whole: ClassVar[bool] = False
     out_dim: int
     num_predictors: int = 0
     normalised: bool = True
