@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from iceprobe.distributed import world
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -49,12 +51,16 @@ def caught() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving_first() -> Iterator[None]:
-    """In the block a first signal waits for :func:`stop_if_asked`; a second one doesn't."""
-    _State.patience += 1
+    """In the block a first signal waits for :func:`stop_if_asked`; a second one doesn't.
+
+    Of several processes none waits: they would have to agree at which step to stop.
+    """
+    waits = world().size == 1
+    _State.patience += waits
     try:
         yield
     finally:
-        _State.patience -= 1
+        _State.patience -= waits
 
 
 def asked() -> bool:

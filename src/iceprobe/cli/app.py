@@ -1,6 +1,7 @@
 """The commands in their groups, and what happens to errors."""
 
 import errno
+import functools
 import inspect
 import logging
 import sys
@@ -25,6 +26,8 @@ from iceprobe.cli import (
     report,
     run,
 )
+from iceprobe.cli.console import console
+from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 from iceprobe.stopping import Stopped, caught
@@ -91,9 +94,23 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},
 }
+TOGETHER = ("demo", "run", "extract", "fit", "knn")  # what several processes share the work of
+
+
+def by_one(command: Callable[..., None]) -> Callable[..., None]:
+    """The command in process 0 alone; the others wait for its end."""
+
+    @functools.wraps(command)
+    def wrapper(**options: Any) -> None:
+        first(lambda: command(**options))
+
+    return wrapper
+
+
 for group, commands in GROUPS.items():
     for name, function in commands.items():
-        app.command(name, rich_help_panel=group)(debuggable(function))
+        command = function if name in TOGETHER else by_one(function)
+        app.command(name, rich_help_panel=group)(debuggable(command))
 
 
 @app.callback(invoke_without_command=True)
@@ -115,12 +132,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Exits with 0; with 2 and one line on stderr for a user's error; with 128 + its number and one
-    line for a signal that asked it to stop.
+    line for a signal that asked it to stop. Of several processes all exit alike and the first one
+    prints.
     """
     keep_freed_memory()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+    try:
+        with join() as here:
+            console.quiet = not here.main
+            _run(arguments)
+    except IceprobeError as error:  # of the joining
+        _fail(str(error))
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
         with caught():
             code = app(arguments, standalone_mode=False)
@@ -143,5 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr)
+    with world().parting(message) as mine:
+        if mine:
+            print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(2)

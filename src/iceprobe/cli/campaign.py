@@ -5,6 +5,7 @@ report, and is resumed, shown and repeated like any other. The campaign itself h
 all of them and one report across.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.stages import check_finished, fit_run, show, show_finished
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec
 
@@ -70,7 +72,11 @@ def run_campaign(
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        show_finished(folder, lambda: {i for one in runs for i in identities(one)}, resume)
+        first(
+            lambda: show_finished(
+                folder, lambda: {i for one in runs for i in identities(one)}, resume
+            )
+        )
         return
     for run in runs:
         check(run)
@@ -78,7 +84,12 @@ def run_campaign(
     folder.create()
     from iceprobe.store.lock import exclusive
 
-    with exclusive(folder.path):
+    with contextlib.ExitStack() as locked:
+
+        def lock() -> None:
+            locked.enter_context(exclusive(folder.path))
+
+        first(lock)
         results = _run_cells(config, runs, folder, obtain, identities, resume)
     show(results, folder)
 
@@ -102,6 +113,12 @@ def _run_cells(
         else:
             fit_run(run, cell, partial(obtain, run), resume=resume)
         results += _read(run.output, folder.path)
+    first(lambda: _report(config, folder, results))
+    return results
+
+
+def _report(config: FitConfig, folder: RunFolder, results: list["Result"]) -> None:
+    """Write the campaign's own results and the report across its cells."""
     from iceprobe import report
     from iceprobe.results import write_results
 
@@ -110,7 +127,6 @@ def _run_cells(
         progress("report", 0, 1)
         report(results, folder.report, title=_title(config))
         progress("report", 1, 1)
-    return results
 
 
 def _check_distinct(runs: Sequence[C], identities: Callable[[C], Collection[str]]) -> None:

@@ -9,6 +9,7 @@ from iceprobe.cli import options
 from iceprobe.cli.config import ExtractConfig, resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_place
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 
 
@@ -69,7 +70,8 @@ def extract(
     if repair is not None:
         path = _repair(repair)
     elif verify is not None:
-        path = _verify(verify)
+        checked = verify
+        path = first(lambda: _verify(checked))
     else:
         path = _extract(resolve(ExtractConfig, values))
     console.print(str(path), markup=False, soft_wrap=True)

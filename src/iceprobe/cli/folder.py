@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 from iceprobe.cli.config import Folders, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
+from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import FILE_NAME, write_atomically
 
@@ -35,10 +36,14 @@ class RunFolder:
     def __init__(self, config: Folders):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
+        self.state = first(self._look)
+
+    def _look(self) -> Literal["new", "unfinished", "finished"]:
         check_place(self.path, "--output")
-        self.state = self._find_state()
-        if self.state != "finished":
+        state = self._find_state()
+        if state != "finished":
             check_writable(self.path, "--output")
+        return state
 
     def _find_state(self) -> Literal["new", "unfinished", "finished"]:
         if not self.path.is_dir() or set(self.path.iterdir()) <= self._remains():
@@ -75,6 +80,9 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder with its ``config.yaml``."""
+        first(self._create)
+
+    def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.state == "new":
             for temporary in self._remains():
@@ -84,7 +92,7 @@ class RunFolder:
     def abandon(self) -> None:
         """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
         mine = [self._config_file, self.log]
-        if self.state == "new" and set(self.path.iterdir()) <= set(mine):
+        if world().main and self.state == "new" and set(self.path.iterdir()) <= set(mine):
             for file in mine:
                 file.unlink(missing_ok=True)
             self.path.rmdir()
@@ -113,7 +121,12 @@ class RunLog:
         self._file: logging.FileHandler | None = None
 
     def write_to(self, path: Path) -> None:
-        """Append what was collected, and from now on every line, to the file at ``path``."""
+        """Append what was collected, and from now on every line, to the file at ``path``.
+
+        Of several processes the first one's.
+        """
+        if not world().main:
+            return
         self._file = _LogFile(path, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._waiting.setTarget(self._file)

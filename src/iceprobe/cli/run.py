@@ -16,6 +16,7 @@ from iceprobe.cli.stages import (
     needs_patches,
     run_stages,
 )
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe
 from iceprobe.specs import parse_spec, with_options
@@ -160,11 +161,11 @@ class Sources:
         if (asked, data) not in self._stores:
             dataset, single = self.dataset(run), self.backbone(run)
             self.check(run)
-            print_estimate(single, dataset, run)
+            first(lambda: print_estimate(single, dataset, run))
             if run.live:
                 self._stores[asked, data] = iceprobe.live(single, dataset, **live_options(run))
                 return self._stores[asked, data]
-            check_place(run.features, "--features")
+            first(lambda: check_place(run.features, "--features"))
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
                 whole, dataset, run.features, progress=progress, **extraction_options(run)

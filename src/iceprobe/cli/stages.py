@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from iceprobe.cli.config import FitConfig, RunConfig
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
@@ -49,7 +50,7 @@ def run_stages(
         parse_probe(text)  # a wrong name needn't wait for torch
     folder = RunFolder(config)
     if folder.state == "finished":
-        show_finished(folder, identities, resume)
+        first(lambda: show_finished(folder, identities, resume))
     else:
         show(fit_run(config, folder, obtain, resume=resume), folder)
 
@@ -77,7 +78,7 @@ def fit_run(
                 folder.abandon()
                 raise
             log.info("results of %d probes", len(results))
-            write_report(results, folder, progress)
+            first(lambda: write_report(results, folder, progress))
             log.info("report %s", folder.report)
     return results
 

@@ -4,6 +4,7 @@
 data set in memory and leaves nothing, for a look every few epochs of pre-training.
 """
 
+import contextlib
 import itertools
 import logging
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checks import all_diverged, check_device, check_output
 from iceprobe.fitting.lowshot import draw
@@ -108,12 +110,11 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
-    folder = Path(output) if output is not None else new_run(store.manifest, protocol)
-    if folder.exists() and not folder.is_dir():
-        raise IceprobeError(f"{folder} is a file: give --output a folder")
-    with exclusive(folder):
-        states = Path(STATE_FILE.format("*")).with_suffix(".*").name  # whole or being written
-        check_output(folder, {path.name for path in folder.glob(states)})
+    folder = first(
+        lambda: Path(output) if output is not None else new_run(store.manifest, protocol)
+    )
+    with contextlib.ExitStack() as locked:
+        first(lambda: _lock(folder, locked))
         results, rows = _fit(
             store,
             Request(
@@ -144,8 +145,19 @@ def fit(
             folder=folder,
             progress=progress,
         )
-        write_run(folder, results, rows)
+        for result in results:
+            result.files = _files(result)
+        first(lambda: write_run(folder, results, rows))
     return results
+
+
+def _lock(folder: Path, locked: contextlib.ExitStack) -> None:
+    """Lock the run folder, if it is new or a run's that was stopped."""
+    if folder.exists() and not folder.is_dir():
+        raise IceprobeError(f"{folder} is a file: give --output a folder")
+    locked.enter_context(exclusive(folder))
+    states = Path(STATE_FILE.format("*")).with_suffix(".*").name  # whole or being written
+    check_output(folder, {path.name for path in folder.glob(states)})
 
 
 def probe(
@@ -307,19 +319,23 @@ def _counted(progress: Progress | None, number: int, total: int) -> Progress:
     return lambda stage, done, of: progress(f"{stage} {number + 1}/{total}", done, of)
 
 
+def _files(result: Result) -> Files:
+    """Names in the run folder of what :func:`write_run` puts there; k-NN has no modules."""
+    seeds = result.seeds[: len(result.probes or [])]
+    return Files(
+        probes=[f"probes/{file_name(result.label)}-seed{seed}.safetensors" for seed in seeds],
+        predictions="predictions.safetensors",
+        adapters=result.files.adapters,
+    )
+
+
 def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
     """The run folder; `results.json` last, since its presence says that the run is finished."""
     for result in results:
-        files = []
-        modules = result.probes or []  # k-NN has none
-        for seed, probe in zip(result.seeds[: len(modules)], modules, strict=True):
-            name = f"probes/{file_name(result.label)}-seed{seed}.safetensors"
+        result.files = _files(result)
+        for name, probe in zip(result.files.probes, result.probes or [], strict=True):
             content = save(probe.state_dict(), metadata={"probe": result.label})
             write_atomically(folder / name, content)
-            files.append(name)
-        result.files = Files(
-            probes=files, predictions="predictions.safetensors", adapters=result.files.adapters
-        )
     write_predictions(
         folder / "predictions.safetensors",
         {r.label: p for r in results if (p := r.predictions()) is not None},

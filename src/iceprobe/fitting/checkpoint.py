@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 
@@ -34,6 +35,8 @@ class Saved:
 class Checkpoint:
     """Saves and restores tensors with a JSON description beside them.
 
+    Of several processes the first one saves, and all restore.
+
     Args:
         path: of the file; ``None`` keeps nothing (a fit in memory).
         fingerprint: of everything that the fit's outcome depends on; a file with another one is
@@ -49,7 +52,7 @@ class Checkpoint:
         Raises:
             IceprobeError: if it can't be written; what was saved before stays.
         """
-        if self.path is None:
+        if self.path is None or not world().main:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")

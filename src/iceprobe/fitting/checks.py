@@ -1,15 +1,18 @@
 """What can't be fitted, said before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import Protocol
+from iceprobe.probes.pooling import Pooling
 from iceprobe.results.files import FILE_NAME as RESULTS_FILE
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
@@ -101,6 +104,35 @@ def all_diverged(labels: Sequence[str]) -> str:
     return f"every member of {', '.join(labels)} has diverged: give smaller --learning-rates"
 
 
+def check_parts(sizes: Sequence[int]) -> None:
+    """See that every step of these many images has one at least for each process.
+
+    Raises:
+        IceprobeError: with the smallest step.
+    """
+    if min(sizes) < world().size:
+        raise IceprobeError(
+            f"{world().size} processes share steps of {max(sizes)} images, and one of an epoch has "
+            f"{min(sizes)}: take another --batch-size, or fewer processes"
+        )
+
+
+def check_norms(poolings: Mapping[str, Pooling]) -> None:
+    """Refuse poolings, by label, whose BatchNorm would see one process's part of a batch only.
+
+    Raises:
+        IceprobeError: naming the first of them.
+    """
+    for label, pooling in poolings.items():
+        own = any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in pooling.modules())
+        if world().size > 1 and own and not pooling.norms_whole:
+            raise IceprobeError(
+                f"{label} has a BatchNorm that takes no batch shared by {world().size} processes: "
+                "fit it in one, or call it by iceprobe.probes.pooling.batch_norm and say "
+                "norms_whole = True"
+            )
+
+
 def check_output(folder: Path, ours: set[str]) -> None:
     """Refuse a folder whose content a fit would overwrite.
 
@@ -127,9 +159,9 @@ def check_device(name: str | None) -> torch.device:
         IceprobeError: if it can't be used here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return world().device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        device = torch.device(name)
+        device = world().device(torch.device(name))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise IceprobeError(f"device {name!r} can't be used here: take --device cpu") from error

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from iceprobe.fitting.feed import Batch
+from iceprobe.distributed import world
+from iceprobe.distributed.batches import learning_from, sum_gradients
+from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
 from iceprobe.probes.attend import attend_together
@@ -89,10 +91,17 @@ class Crowd:
         return [group for group, stop in pairs if self.step < stop]
 
     def train_step(self, batch: Batch) -> list[Tensor]:
-        """One step of every active group; the losses of its members, ``(G,)`` a group."""
-        active = self.active
-        losses = [member_losses(z, batch.labels) for z in forward(active, batch)]
-        torch.stack([loss.sum() for loss in losses]).sum().backward()
+        """One step of every active group; the losses of its members, ``(G,)`` a group.
+
+        Of a batch that several processes share, the step and the losses are those of the whole.
+        """
+        active, shared = self.active, batch.images > len(batch.labels)
+        with learning_from(len(batch.labels), batch.images) as weight:
+            losses = [member_losses(z, batch.labels) * weight for z in forward(active, batch)]
+            torch.stack([loss.sum() for loss in losses]).sum().backward()
+        if shared:
+            leaves = [leaf for group in active for leaf in group.parameters.values()]
+            losses = sum_gradients(leaves, losses)
         for group in active:
             group.hand_gradients()
         factor = warmup_cosine(self.step, self.steps, self.warmup)
@@ -136,7 +145,7 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     descriptors; batch norm, classifiers and losses stay float32.
     """
     logits: dict[int, Tensor] = {}
-    for name, tokens in batch.inputs.items():
+    for name, tokens in sorted(batch.inputs.items()):  # processes that share it keep in step
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
         narrow = tokens.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
@@ -185,6 +194,16 @@ def predict(groups: list[Group], batches: Iterable[Batch], top: int) -> list[Ten
             finite = logits.isfinite().all(-1, keepdim=True)
             found_here.append(torch.where(finite, best, -1).to("cpu", torch.int32))
     return [torch.cat(parts, 1) for parts in found]
+
+
+def predict_all(groups: list[Group], feed: Feed, batch_size: int, top: int) -> list[Tensor]:
+    """As :func:`predict`, of every image of ``feed``; several processes share the images."""
+    mine, place = feed.part(), world().part(len(feed))
+    if len(mine):
+        tops = predict(groups, mine.in_order(batch_size), top)
+    else:
+        tops = [torch.empty(len(group), 0, top, dtype=torch.int32) for group in groups]
+    return [world().assembled(t, place, len(feed), dim=1) for t in tops]
 
 
 def _token_stats(group: Group, tokens: Tensor, training: bool) -> TokenStats | None:

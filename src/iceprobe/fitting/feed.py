@@ -8,13 +8,14 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.reader import Buffer, StoredSplit
@@ -29,10 +30,19 @@ STORED_AS = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``."""
+    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``.
+
+    Where several processes share a batch this is one's part; ``whole`` counts the images of all.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    whole: int | None = None
+
+    @property
+    def images(self) -> int:
+        """Images of the whole batch."""
+        return len(self.labels) if self.whole is None else self.whole
 
 
 class Feed:
@@ -75,11 +85,14 @@ class Feed:
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``.
 
-        With K views each image shows one of them, in K epochs each once.
+        With K views each image shows one of them, in K epochs each once. Several processes go
+        through the same batches, each through its part of every one.
         """
         rng, rows = np.random.default_rng((seed, epoch)), self._shown(seed, epoch)
         if self.shuffle.by == "rows":
-            yield from self._ahead(self._each(rows, rng.permutation(len(self)), batch_size))
+            order = rng.permutation(len(self))
+            batches = split_batches(order, batch_size)
+            yield from self._ahead(self._part(rows, positions) for positions in batches)
         else:
             yield from self._ahead(self._buffered(rows, batch_size, rng))
 
@@ -87,7 +100,20 @@ class Feed:
         """Every image, in every view that is stored of it; one of those made live."""
         views = np.arange(self.measured)[:, None] * len(self.split)
         rows = (views + self.rows).reshape(-1)
-        yield from self._ahead(self._each(rows, np.arange(len(rows)), batch_size))
+        batches = split_batches(np.arange(len(rows)), batch_size)
+        yield from self._ahead(self._gather(rows[positions], positions) for positions in batches)
+
+    def part(self) -> "Feed":
+        """This process's share of the rows, in order; the shares of all are all rows."""
+        alone = copy.copy(self)
+        mine = world().part(len(self))
+        alone.rows, alone.labels = self.rows[mine], self.labels[mine]
+        return alone
+
+    def _part(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
+        """This process's share of a batch."""
+        mine = positions[world().part(len(positions))]
+        return replace(self._gather(rows[mine], mine), whole=len(positions))
 
     def _shown(self, seed: int, epoch: int) -> np.ndarray:
         """The rows of the source that an epoch reads, ``(n,)``: views take turns from one drawn at
@@ -99,9 +125,6 @@ class Feed:
         view = (drawn[self.rows // together] + epoch) % self.copies
         return view * len(self.split) + self.rows
 
-    def _each(self, rows: np.ndarray, order: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        return (self._gather(rows[p], p) for p in split_batches(order, batch_size))
-
     def _buffered(
         self, rows: np.ndarray, batch_size: int, rng: np.random.Generator
     ) -> Iterator[Batch]:
@@ -112,7 +135,7 @@ class Feed:
         sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
         for load, positions in block_order(rows < self.shuffle.held, self.shuffle, sizes, rng):
             buffer.load(rows[load])
-            yield reading._gather(rows[positions], positions)
+            yield reading._part(rows, positions)
             buffer.forget(rows[positions])
 
     @cached_property

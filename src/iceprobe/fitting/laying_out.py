@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Collection
 
+from iceprobe.distributed import first, world
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.store.memory import available_memory
@@ -31,15 +32,16 @@ def lay_out(
     Args:
         train, test: to learn from and to report.
         inputs: names of the inputs that some probe reads.
-        memory: the budget in bytes; ``None`` takes half of what is free.
+        memory: the budget in bytes, of all processes on this machine together; ``None`` takes
+            half of what is free.
         shuffle: as asked for.
         batch_size: images of a step.
         looks: whether the reported split is read after every epoch.
         before: of the fit that this one goes on with, whose order it keeps.
     """
-    names, free = tensors_read(set(inputs)), available_memory()
-    if memory is None:
-        memory = (free or 0) // 2
+    names = tensors_read(set(inputs))
+    free, processes = first(available_memory), world().local_size  # one order for all of them
+    memory = (free or 0) // 2 if memory is None else memory // processes
     if train.live:
         log.info("training tokens are made by the backbone in every epoch")
         return train, test, ROWS

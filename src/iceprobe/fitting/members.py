@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from iceprobe.distributed.batches import part_of_batch
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes import build, parse_probe
 from iceprobe.probes.linear import Linear
@@ -190,7 +191,12 @@ class Group:
             y = y - mean[:, None]
             var = y.square().mean(1) if training else self.running_var
             if training:
-                self._track(mean, var, y.shape[1])
+                images, part = y.shape[1], part_of_batch()
+                if part is not None:
+                    own, images = mean, part.images
+                    mean, var = part.moments(own, var)
+                    y = y + (own - mean)[:, None]
+                self._track(mean, var, images)
             y = y * torch.rsqrt(var[:, None] + self.norm.eps)
         return linears(y, weight) + bias[:, None]
 

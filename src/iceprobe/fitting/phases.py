@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
-from iceprobe.fitting.engine import Crowd, predict
+from iceprobe.fitting.checks import check_parts
+from iceprobe.fitting.engine import Crowd, predict_all
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.halving import clearly_beaten
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
@@ -135,7 +137,9 @@ def run_phase(
     """
     protocol = setting.protocol
     batch_size = images_per_step(protocol, len(train))
-    steps_an_epoch = len(split_batches(np.arange(len(train)), batch_size))
+    sizes = [len(batch) for batch in split_batches(np.arange(len(train)), batch_size)]
+    check_parts(sizes)
+    steps_an_epoch = len(sizes)
     shrinkage = protocol.whitening
     whitenings = {
         name: whitening(partial(_vectors, train, name, batch_size), shrinkage, train.measured)
@@ -174,12 +178,13 @@ def run_phase(
         batches = train.shuffled(batch_size, setting.run_seed, phase.epoch)
         for batch in itertools.islice(batches, taken, None):
             for running, here in zip(sums, crowd.train_step(batch), strict=True):
-                running += here * len(batch.labels)
+                running += here * batch.images
             setting.progress(phase.name, crowd.step, total)
             if asked() and crowd.step % steps_an_epoch:
                 phase.seconds += time.monotonic() - began
                 save(sums)
                 stop_if_asked()
+        world().align([t for group in active for t in group.state().values()])
         phase.epoch += 1
         losses = {
             member: loss
@@ -223,7 +228,7 @@ def _look(
     right: dict[Member, np.ndarray] = {}
     if feed is not None and groups:
         top = min(5, setting.shape.num_classes) if keep_best else 1
-        tops = predict(groups, feed.in_order(batch_size), top)
+        tops = predict_all(groups, feed, batch_size, top)
         labels = feed.labels.cpu()
         for group, t in zip(groups, tops, strict=True):
             right |= zip(group.members, (t[..., 0] == labels).numpy(), strict=True)

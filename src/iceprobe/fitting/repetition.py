@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import DTYPES, check_request, check_training_images
+from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.protocols import Protocol, for_images, images_per_step
@@ -71,6 +72,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         amp=request.amp,
         run_seed=run_seed,
     )
+    check_norms({label: shape.build(label).pooling for label in trained})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
 
@@ -124,7 +126,7 @@ def repetition(
             amp=request.amp,
             run_seed=run_seed,
             shuffle=request.shuffle,
-            device=str(request.device),
+            device=str(request.device).partition(":")[0],
             torch=torch.__version__,
         )
         checkpoint = Checkpoint(state, fingerprint)
@@ -199,6 +201,7 @@ def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
         **({"buffer_images": setting.shuffle.buffer} if setting.shuffle.buffer else {}),
         "device": setting.device.type,
         "dtype": str(setting.amp).removeprefix("torch."),
+        **({"processes": world().size} if world().size > 1 else {}),
     }
 
 

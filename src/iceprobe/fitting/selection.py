@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.engine import predict
+from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.halving import RULE, rungs
 from iceprobe.fitting.heldout import heldout_split
@@ -153,8 +154,12 @@ def run_protocol(
     diverged = _diverged(labels, [select, refit])
     if not refit.groups:
         return [], select.rows + refit.rows, diverged
-    batches = reported.in_order(images_per_step(protocol, len(train)))
-    tops = predict(refit.groups, batches, min(5, setting.shape.num_classes))
+    tops = predict_all(
+        refit.groups,
+        reported,
+        images_per_step(protocol, len(train)),
+        min(5, setting.shape.num_classes),
+    )
     fitted = []
     for group, top in zip(refit.groups, tops, strict=True):
         label = group.members[0].probe
@@ -245,11 +250,15 @@ def check_memory(
         numbers += count * each
     fixed = 16 * parameters
     per_image = numbers * setting.amp.itemsize
-    images = images_per_step(setting.protocol, num_images)
+    images = -(-images_per_step(setting.protocol, num_images) // world().size)
     if fixed + images * per_image <= available:
         return
     fitting = (available - fixed) // max(per_image, 1)
-    remedy = f"take --batch-size {fitting}" if fitting >= 2 else "name fewer probes or seeds"
+    remedy = (
+        f"take --batch-size {fitting * world().size}"
+        if fitting >= 2
+        else "name fewer probes or seeds"
+    )
     raise IceprobeError(
         f"a step of {len(members)} members on {images} images takes "
         f"{(fixed + images * per_image) / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "

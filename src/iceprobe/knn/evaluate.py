@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.protocols import UNSELECTED, get_protocol
-from iceprobe.knn.search import nearest
+from iceprobe.knn.search import QUERIES, nearest
 from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
@@ -44,6 +45,8 @@ def knn(
     all of train is the bank for the reported split. Under ``paper`` (k, T) is chosen on the
     reported split itself, and the result says so. Among equal accuracies the smaller k, then the smaller
     T, is taken; where no image can be held out, the first of the grid, and the result says so.
+
+    Several processes share the queries, and each reads all of the bank.
 
     Args:
         store: features, with a ``train`` split and the split to report.
@@ -157,9 +160,13 @@ class _Search:
 
         rows = torch.from_numpy(bank)
         most = settings(len(bank))[-1][0]
-        similarity, index = nearest(
-            queries, features[rows], most, device=self.device, progress=advance
+        # Of several processes each takes whole tiles of queries: the products are the same.
+        tiles = world().part(-(-len(queries) // QUERIES))
+        mine = slice(
+            min(tiles.start * QUERIES, len(queries)), min(tiles.stop * QUERIES, len(queries))
         )
+        found = nearest(queries[mine], features[rows], most, device=self.device, progress=advance)
+        similarity, index = (world().assembled(part, mine, len(queries)) for part in found)
         self.done += len(queries)
         return similarity, self.labels[rows][index]
 

@@ -14,6 +14,7 @@ X̂ᵀ a_j = (Xᵀ a_j − μ) ⊙ r since a_j sums to 1.
 import torch
 from torch import Tensor, nn
 
+from iceprobe.distributed.batches import part_of_batch
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
 
@@ -49,7 +50,10 @@ class NormalisedTokens(QueryPooling):
         if not self.training:
             return self._running_stats()
         mean, variance = batch_statistics(tokens, self.running_mean)
-        num_tokens = tokens.shape[0] * tokens.shape[1]
+        num_tokens, part = tokens.shape[0] * tokens.shape[1], part_of_batch()
+        if part is not None:
+            mean, variance = part.moments(mean, variance)
+            num_tokens = part.count(num_tokens)
         return TokenStats(mean, variance, (variance + EPSILON).rsqrt(), num_tokens)
 
     @torch.no_grad()

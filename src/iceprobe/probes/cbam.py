@@ -27,6 +27,7 @@ class CBAM(Pooling):
 
     num_predictors = 1
     normalised = False
+    norms_whole = True
     refusal = "its gates come from pooled channels and a convolution, not from a query over keys"
 
     def __init__(self, dim: int, grid: tuple[int, int]):

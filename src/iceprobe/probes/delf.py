@@ -25,6 +25,7 @@ class DELF(Pooling):
 
     num_predictors = 1
     normalised = False
+    norms_whole = True
     refusal = "its scores come from a ReLU of every token, not from a query over keys"
 
     def __init__(self, dim: int, grid: tuple[int, int]):

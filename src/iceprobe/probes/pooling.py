@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.distributed.batches import Part, part_of_batch
 from iceprobe.errors import IceprobeError
 from iceprobe.probes.attend import attend
 from iceprobe.probes.layer_norm import token_rstd
@@ -45,8 +46,11 @@ class Pooling(nn.Module):
         out_dim: D_o.
         num_predictors: M; 0 where there is no learned attention.
         normalised: whether each predictor's weights sum to 1 over its keys.
+        norms_whole: whether BatchNorms of its own are called through `batch_norm`, which takes
+            the whole batch where several processes share one.
     """
 
+    norms_whole: ClassVar[bool] = False
     out_dim: int
     num_predictors: int = 0
     normalised: bool = True
@@ -212,10 +216,37 @@ def check_divides(name: str, number: int, **widths: int) -> None:
 
 
 def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool) -> Tensor:
-    """``norm(inputs)``; in training its running statistics take the batch in only if ``remember``."""
+    """``norm(inputs)``; in training its running statistics take the batch in only if ``remember``.
+
+    Where several processes share the batch, statistics are those of the whole of it.
+    """
+    part = part_of_batch()
+    if part is not None and norm.training:
+        return _norm_whole(norm, inputs, remember, part)
     if remember or not norm.training:
         return norm(inputs)
     return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+
+def _norm_whole(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool, part: Part
+) -> Tensor:
+    """Training mode, by statistics of the whole batch that ``inputs`` are a part of."""
+    over = [d for d in range(inputs.ndim) if d != 1]
+    shape = [1 if d in over else -1 for d in range(inputs.ndim)]
+    wide = inputs.to(norm.weight.dtype)
+    variance, mean = torch.var_mean(wide, over, correction=0)
+    mean, variance = part.moments(mean, variance)
+    if remember:
+        count = part.count(inputs.numel() // inputs.shape[1])
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean, norm.momentum or 0.1)  # type: ignore[union-attr]
+            unbiased = variance * (count / max(1, count - 1))
+            norm.running_var.lerp_(unbiased, norm.momentum or 0.1)  # type: ignore[union-attr]
+            norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    centred = wide - mean.view(shape)
+    return (centred * scale.view(shape) + norm.bias.view(shape)).to(inputs.dtype)
 
 
 def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:

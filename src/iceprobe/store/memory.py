@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
 from iceprobe.store.pipeline import (
@@ -77,10 +78,16 @@ def extract_in_memory(
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory free for a new process, within its control group; None: unknown.
+    """Bytes of memory free for this process, within its control group; None: unknown.
 
-    A group counts the files it has read as its own, but they give way.
+    A group counts the files it has read as its own, but they give way. Processes that work together
+    on this machine get equal shares.
     """
+    free = _free_memory(group)
+    return None if free is None else free // world().local_size
+
+
+def _free_memory(group: Path) -> int | None:
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
         free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,16 +15,19 @@ import torch
 from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
+from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import (
     MANIFEST,
     SHARD_IMAGES,
     Manifest,
     ShardRecord,
+    SplitRecord,
     read_manifest,
     shard_file,
     write_manifest,
 )
+from iceprobe.store.handing_in import clear, collect, hand_in
 from iceprobe.store.lock import exclusive, sweep
 from iceprobe.store.pipeline import (
     OnBadImage,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 WAITING = 2  # batches made and not yet written
+SECONDS_BETWEEN_LOOKS = 0.2  # for shards of other processes, when its own are done
 
 
 def extract(
@@ -128,10 +133,11 @@ def extract_layers(
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
     Layers that are stored already are not written again; each store is what extracting its layer
-    alone gives. A killed extraction goes on at the first shard that any of them lacks.
+    alone gives. A killed extraction goes on at the first shard that any of them lacks, in as many
+    processes as it is then given: they share the shards, and process 0 alone writes manifests.
     """
     check_policy(on_bad_image)
-    target = choose_device(device)
+    target = world().device(choose_device(device))
     settings = make_settings(
         batch_size=batch_size,
         device=target,
@@ -144,21 +150,15 @@ def extract_layers(
     )
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
-    finished = [find_finished(Path(root), one) for one in wanted]
-    paths = [path or Path(root) / one.folder for path, one in zip(finished, wanted, strict=True)]
-    todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
-    _check_disk(todo)
+    world().agree([one.identity for one in wanted], "weights or images")
     with contextlib.ExitStack() as locked:
-        for path in sorted(todo):  # in one order, so that two processes can't wait in a ring
-            locked.enter_context(exclusive(path))
-        if todo:
-            places = [
-                (path, _resumed(path, todo[path])) if path in todo else None for path in paths
-            ]
+        places = first(lambda: _places(Path(root), wanted, locked))
+        if any(manifest is not None for _, manifest in places):
             _fill(places, backbone, dataset, target, workers, on_bad_image, progress)
+        world().gather(None)  # all shards are there, and recorded
     stores = []
-    for path in paths:
-        sweep(path)
+    for path, _ in places:
+        first(partial(_tidy, path))
         store = Store.open(path, dataset=dataset)
         if store.manifest.skipped and on_bad_image == "fail":
             raise IceprobeError(
@@ -190,12 +190,25 @@ def repair(
         progress: called with a stage's name, images done and images in all.
 
     Returns:
-        File names of the shards made again.
+        File names of the shards made again, by process 0 where there are several.
 
     Raises:
         IceprobeError: if the backbone or the images are not those of the store.
     """
-    path = Path(path)
+    return first(
+        lambda: _repaired(Path(path), backbone, dataset, device, workers, on_bad_image, progress)
+    )
+
+
+def _repaired(
+    path: Path,
+    backbone: "Backbone | None",
+    dataset: Dataset | None,
+    device: str | torch.device | None,
+    workers: int,
+    on_bad_image: OnBadImage | None,
+    progress: Progress,
+) -> list[str]:
     manifest = read_manifest(path)
     skip = any(shard.skipped for split in manifest.splits.values() for shard in split.shards)
     policy: OnBadImage = on_bad_image or ("skip" if skip else "fail")
@@ -245,14 +258,36 @@ def find_finished(root: Path, wanted: Manifest) -> Path | None:
     return None
 
 
+def _places(
+    root: Path, wanted: Sequence[Manifest], locked: contextlib.ExitStack
+) -> list[tuple[Path, Manifest | None]]:
+    """Folder of each store and the manifest to go on from, ``None`` where it is finished.
+
+    Those to be written to are locked.
+    """
+    finished = [find_finished(root, one) for one in wanted]
+    paths = [path or root / one.folder for path, one in zip(finished, wanted, strict=True)]
+    todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
+    _check_disk(todo)
+    for path in sorted(todo):  # in one order, so that two processes can't wait in a ring
+        locked.enter_context(exclusive(path))
+    return [(path, _resumed(path, todo[path]) if path in todo else None) for path in paths]
+
+
+def _tidy(path: Path) -> None:
+    clear(path)
+    sweep(path)
+
+
 def _resumed(path: Path, wanted: Manifest) -> Manifest:
     """The manifest to go on from; its shards are verified, remains of a killed writer removed."""
     for remains in path.glob("*.tmp"):
         remains.unlink()
-    if not (path / MANIFEST).exists():
-        return wanted
-    manifest = read_manifest(path)
-    _check_same(path, manifest, wanted)
+    manifest = wanted
+    if (path / MANIFEST).exists():
+        manifest = read_manifest(path)
+        _check_same(path, manifest, wanted)
+    collect(path, manifest)  # of another process that was killed with the one that records
     check_sizes(path, manifest)
     for _, error in corrupt_shards(path, manifest):
         raise error
@@ -332,7 +367,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _fill(
-    places: Sequence[tuple[Path, Manifest] | None],
+    places: Sequence[tuple[Path, Manifest | None]],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -342,19 +377,38 @@ def _fill(
 ) -> None:
     """Extract every shard that a manifest lacks, all layers in one pass.
 
+    Of several processes each takes every so manieth of these shards; process 0 records them all.
+
     Args:
         places: folder and manifest of each of the backbone's layers, ``None`` where a layer's
             store is finished.
     """
-    recorders = [None if place is None else _Recorder(*place) for place in places]
-    manifest = next(place[1] for place in places if place is not None)
-    work, done = [], {}
-    for name, record in manifest.splits.items():
-        rows = chosen_rows(record.listed, record.images)
-        missing = {n for place in places if place is not None for n in place[1].missing(name)}
-        for number in sorted(missing):
-            work += plan_work(name, rows, number, manifest.settings)
-        done[name] = record.images - sum(len(item.rows) for item in work if item.split == name)
+    here = world()
+    open_places = [(path, manifest) for path, manifest in places if manifest is not None]
+    recorders = [None if m is None else _Recorder(path, m, here.main) for path, m in places]
+    manifest = open_places[0][1]
+    shards = [
+        (name, number)
+        for name in manifest.splits
+        for number in sorted({n for _, one in open_places for n in one.missing(name)})
+    ]
+    listing = {name: chosen_rows(s.listed, s.images) for name, s in manifest.splits.items()}
+    work = [
+        item
+        for name, number in shards[here.rank :: here.size]
+        for item in plan_work(name, listing[name], number, manifest.settings)
+    ]
+    done = {
+        name: record.images
+        - sum(_rows(record, n, manifest) for split, n in shards if split == name)
+        for name, record in manifest.splits.items()
+    }
+
+    def tell(name: str) -> None:
+        if progress is not None and here.main:
+            others = max(r.from_others.get(name, 0) for r in recorders if r is not None)
+            progress(f"extract {name}", done[name] + others, manifest.splits[name].images)
+
     batches = extracted_batches(
         backbone,
         dataset.splits,
@@ -367,16 +421,23 @@ def _fill(
     try:
         with contextlib.closing(batches), _Background() as writing:
             for batch in batches:
+                here.check()
                 for recorder, views in zip(recorders, batch.layers, strict=True):
                     if recorder is not None:
                         writing.submit(partial(recorder.add, batch.work, views, batch.skipped))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
-                if progress is not None:
-                    progress(f"extract {name}", done[name], manifest.splits[name].images)
+                tell(name)
+        while here.main and not all(one.finished for _, one in open_places):
+            here.check()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for recorder in recorders:
+                if recorder is not None:
+                    for name in recorder.collect():
+                        tell(name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            path = next(place[0] for place in places if place is not None)
+            path = open_places[0][0]
             room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
             raise IceprobeError(
                 f"{room} for {path} ({error.strerror}): make room and run the same again, "
@@ -389,11 +450,26 @@ def _fill(
                 recorder.abandon()
 
 
-class _Recorder:
-    """Batches of one layer → shards → the manifest; shards that it has already are passed over."""
+def _rows(record: SplitRecord, number: int, manifest: Manifest) -> int:
+    """Rows of the split's listing that are in shard ``number``."""
+    size = manifest.settings.shard_images
+    return min(size, record.images - number * size)
 
-    def __init__(self, path: Path, manifest: Manifest):
-        self.path, self.manifest = path, manifest
+
+class _Recorder:
+    """Batches of one layer → shards → the manifest; shards that it has already are passed over.
+
+    Args:
+        path, manifest: of the store.
+        keeps: whether this process keeps the manifest, or hands its shards in to the one that does.
+
+    Attributes:
+        from_others: rows of the listing whose shards were handed in, by split.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, keeps: bool):
+        self.path, self.manifest, self.keeps = path, manifest, keeps
+        self.from_others: dict[str, int] = {}
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
         self._writers: list[ShardWriter] = []  # of the shard under way, one a view
         self._skipped: list[str] = []
@@ -413,19 +489,28 @@ class _Recorder:
         images = len(self._writers[0])
         evaluation, *augmented = [writer.finish() for writer in self._writers]
         start = work.number * settings.shard_images
-        self.manifest.record(
-            work.split,
-            ShardRecord(
-                **evaluation.model_dump(),
-                start=start,
-                stop=min(start + settings.shard_images, self.manifest.splits[work.split].images),
-                images=images,
-                skipped=self._skipped,
-                views=augmented,
-            ),
+        shard = ShardRecord(
+            **evaluation.model_dump(),
+            start=start,
+            stop=min(start + settings.shard_images, self.manifest.splits[work.split].images),
+            images=images,
+            skipped=self._skipped,
+            views=augmented,
         )
-        write_manifest(self.path, self.manifest)
+        if self.keeps:
+            self.manifest.record(work.split, shard)
+            write_manifest(self.path, self.manifest)
+            self.collect()
+        else:
+            hand_in(self.path, work.split, shard)
         self._writers, self._skipped = [], []
+
+    def collect(self) -> list[str]:
+        """Take in the shards of other processes; names of the splits that got some."""
+        rows = collect(self.path, self.manifest)
+        for split, count in rows.items():
+            self.from_others[split] = self.from_others.get(split, 0) + count
+        return list(rows)
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished shard."""

@@ -1,0 +1,90 @@
+"""What a test does in one process and in several, the same lines for both.
+
+As a program (``python -m tests.distributed.work WHAT FOLDER``) it is one of torchrun's processes.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from iceprobe.distributed import join, world
+from iceprobe.fitting.engine import Crowd, predict_all
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.knn import knn
+from iceprobe.knn.search import QUERIES
+from iceprobe.store import extract
+from tests.fitting.conftest import CLASSES, DIM, GRID, planted
+from tests.knn.test_evaluate import make_store
+from tests.store.conftest import SMALL, make_backbone, make_dataset
+
+PROBES = ["ep4", "aim4", "abmilp", "simpool", "delf", "cbam", "mhca4", "slot2",
+          "linear", "linear?input=mean", "ep2?batch_norm=false"]  # fmt: skip
+IMAGES, STEP = 151, 32  # steps of 32 and, last, 23 images: uneven parts
+
+
+def extraction(folder: Path) -> None:
+    """Five shards of train and two of test, tokens of one layer."""
+    extract(make_backbone(), make_dataset(), folder / "features", **SMALL)
+
+
+def extraction_cut_short(folder: Path) -> None:
+    """Process 1 dies as SIGKILL kills when its first shard is handed in."""
+    import iceprobe.store.writer as writer
+
+    hand_in = writer.hand_in
+
+    def fatal(*arguments):
+        hand_in(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    writer.hand_in = fatal
+    extraction(folder)
+
+
+def search(folder: Path) -> None:
+    """Queries of more than one tile and of less than one for each process."""
+    for name, per_class in (("many", QUERIES // 4), ("few", 1)):
+        result = knn(make_store(classes=7, train=6, test=per_class))
+        if world().main:
+            np.save(folder / f"{name}.npy", result.predictions().predicted)
+
+
+def training(folder: Path) -> None:
+    """A crowd in float64; weights, statistics, losses and predictions of all its members."""
+    torch.set_default_dtype(torch.float64)
+    members = [Member(probe, 3e-3, 0.01, seed) for probe in PROBES for seed in (0, 1)]
+    device = torch.device("cpu")
+    groups = make_groups(members, Shape(DIM, CLASSES, GRID, has_class=True), device)
+    inputs = {"patches", "class", "mean"}
+    split, dtype = planted(IMAGES, seed=0), torch.float64
+    feed = Feed(split, np.arange(len(split)), inputs, device, dtype)
+    crowd = Crowd(groups, "adamw", steps=15, warmup=2)
+    found = {}
+    for epoch in range(3):
+        for i, batch in enumerate(feed.shuffled(STEP, seed=0, epoch=epoch)):
+            for group, losses in zip(groups, crowd.train_step(batch), strict=True):
+                found[f"{group.members[0].probe}/loss {epoch}.{i}"] = losses
+    for group, top in zip(groups, predict_all(groups, feed, STEP, top=2), strict=True):
+        probe = group.members[0].probe
+        found[f"{probe}/top"] = top
+        found |= {f"{probe}/{name}": t for name, t in group.state().items()}
+    few = Feed(split, np.arange(1), inputs, device, dtype)  # a process without any
+    found["few"] = torch.stack([t[:, :, 0] for t in predict_all(groups, few, STEP, top=2)])
+    torch.set_default_dtype(torch.float32)
+    save_file(
+        {name: t.contiguous() for name, t in found.items()},
+        folder / f"trained-{world().rank}.safetensors",
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with join():
+        for what in sys.argv[2:]:
+            globals()[what](Path(sys.argv[1]))
