@@ -54,11 +54,11 @@ def test_box_accuracy_is_that_of_loops_over_pixels():
     rng = np.random.default_rng(3)
     maps, low = rng.random((8, 3, 4)), rng.uniform(0, 4, (8, 2, 2))
     boxes = np.concatenate([low, low + rng.uniform(3, 8, (8, 2, 2))], 2)
-    taus, deltas = (0.1, 0.3, 0.5, 0.62, 0.8), (0.3, 0.5, 0.7)
+    taus, deltas = (0.1, 0.3, 0.5, 0.62, 0.8), (0.2, 0.3, 0.5)
     hits = box_hits(torch.tensor(maps), torch.tensor(boxes), 12, thresholds=taus, deltas=deltas)
     truths = [[tuple(box) for box in image] for image in boxes]
     expected = reference.max_box_accuracy(maps, truths, 12, taus, deltas)
-    assert expected[0] > expected[2] > 0
+    assert expected[0] > expected[2]
     assert max_box_accuracy(hits).tolist() == pytest.approx(expected)
 
 

@@ -1,11 +1,17 @@
 """Where probes look: entropy, localisation, complementarity, importance, maps.
 
-Every measure is a pure function on tensors, one file each.
+Every measure is a pure function on tensors, one file each; `analyze` takes them all over the
+reported images of a run.
 """
 
 from iceprobe.lazy import lazy
 
 _HOME = {
+    "analyze": "running",
+    "Analysis": "schema",
+    "Estimate": "schema",
+    "write_analyses": "files",
+    "Predictor": "schema",
     "patch_maps": "maps",
     "entropy": "concentration",
     "box_shares": "localisation",
