@@ -130,7 +130,8 @@ class _Walk:
 
     def over(self, probe: "Probe", progress: Callable[[int, int], None] | None) -> None:
         """Add a fit: one pass over the tokens."""
-        probe = probe.to(self.device)
+        home = next(probe.parameters()).device
+        probe.to(self.device)
         columns: dict[str, list[Values]] = {}
         uniform: dict[str, list[Values]] = {}
         hits, descriptors = [], []
@@ -155,13 +156,13 @@ class _Walk:
                 hits.append(box_hits(mean, boxes, self.size, thresholds=self.thresholds))
             if progress is not None:
                 progress(int(rows[-1]) + 1, n)
-        fit = {name: np.concatenate(parts, 1) for name, parts in columns.items()}
+        fit = _joined(columns)
         fit |= self._recalled(torch.cat(descriptors))
-        self.uniform = {name: np.concatenate(parts, 1) for name, parts in uniform.items()}
+        self.uniform = _joined(uniform)
         self.fits.append(fit)
         if hits:
             self.hits.append(np.concatenate(hits))
-        probe.cpu()
+        probe.to(home)
 
     def _tokens(self, rows: NDArray[np.int64]) -> Tokens:
         picked, store = torch.from_numpy(rows), self.store
@@ -316,6 +317,12 @@ class _Walk:
         return self.notes + missing
 
 
+def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:
+    """Batches one behind the other, without measures that no image has the ground truth for."""
+    found = {name: np.concatenate(parts, 1) for name, parts in columns.items()}
+    return {name: values for name, values in found.items() if not np.isnan(values).all()}
+
+
 def _where(values: torch.Tensor, known: NDArray[np.bool_]) -> Values:
     return np.where(known[:, None], values.double().cpu().numpy(), np.nan)
 
@@ -339,7 +346,9 @@ def _opened(result: Result, stores: dict[str, Store]) -> Store:
             f"the features of {result.label!r} were held in memory only: run again and keep them, "
             "or pass what fit returned"
         )
-    return stores.setdefault(result.store.path, Store.open(result.store.path))
+    if result.store.path not in stores:
+        stores[result.store.path] = Store.open(result.store.path)
+    return stores[result.store.path]
 
 
 def _fits(result: Result, store: Store) -> list["Probe"]:
