@@ -228,21 +228,24 @@ class _Walk:
         seeds = self._seeds()
         rows = [(seed, j + 1) for seed in seeds for j in range(len(self.fits[0]["entropy"]))]
         stacked = {name: np.concatenate([fit[name] for fit in self.fits]) for name in self.fits[0]}
-        each = {
+        each: dict[str, Sequence[Estimate]] = {
             name: _estimates(stacked[name], draws)
             for name in ("drops", *MEASURES)
             if name in stacked
         }
-        nothing: list[Estimate | None] = [None] * len(rows)
+        nothing: Sequence[None] = [None] * len(rows)
         predictors = [
-            Predictor(seed, j, *measured, float(share))
-            for (seed, j), *measured, share in zip(
-                rows,
-                each.get("drops", nothing),
-                *(each.get(name, nothing) for name in MEASURES),
-                stacked["prefix_share"].mean(1),
-                strict=True,
+            Predictor(
+                seed=seed,
+                predictor=j,
+                importance=each.get("drops", nothing)[row],
+                entropy=each["entropy"][row],
+                centroid_in_box=each.get("centroid_in_box", nothing)[row],
+                mass_in_box=each.get("mass_in_box", nothing)[row],
+                mass_in_mask=each.get("mass_in_mask", nothing)[row],
+                prefix_share=float(stacked["prefix_share"][row].mean()),
             )
+            for row, (seed, j) in enumerate(rows)
         ]
         if "drops" in each:
             predictors.sort(
@@ -353,7 +356,8 @@ def _opened(result: Result, stores: dict[str, Store]) -> Store:
 
 def _fits(result: Result, store: Store) -> list["Probe"]:
     shape = Shape.of(store.manifest)
-    return [load_fitted(result, shape, seed) for seed in result.seeds or [None]]
+    seeds: list[int | None] = [*result.seeds] or [None]
+    return [load_fitted(result, shape, seed) for seed in seeds]
 
 
 def _counted(
