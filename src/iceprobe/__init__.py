@@ -14,6 +14,7 @@ from iceprobe.lazy import lazy
 if TYPE_CHECKING:
     from iceprobe import probes
     from iceprobe.adaptation import adapt
+    from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.export import export, load_probe
@@ -33,6 +34,7 @@ _HOME = {
     "Store": "store",
     "Tokens": "tokens",
     "adapt": "adaptation",
+    "analyze": "analysis",
     "export": "export",
     "extract": "store",
     "extract_layers": "store",
@@ -58,6 +60,7 @@ __all__ = [
     "Store",
     "Tokens",
     "adapt",
+    "analyze",
     "export",
     "extract",
     "extract_layers",

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from iceprobe.analysis.maps import patch_maps
+from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
@@ -145,9 +147,7 @@ def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int
 
 def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
     """Where each predictor of an attentive probe looks: ``(B, M, N)`` over the patches, sum 1."""
-    weights = probe.pooling.attention(probe.select(tokens)).float().cpu()
-    weights = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read stand first
-    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+    return patch_maps(probe, tokens)[0].cpu()
 
 
 def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
@@ -186,27 +186,3 @@ def group_predictors(weights: Tensor) -> tuple[list[Tensor], list[str]]:
     groups = [torch.nonzero(assigned == k).flatten() for k in range(MAX_COLUMNS)]
     kept = sorted((group for group in groups if len(group)), key=len, reverse=True)
     return kept, [f"group {i + 1}: {len(g)} of {predictors}" for i, g in enumerate(kept)]
-
-
-def spherical_kmeans(vectors: Tensor, clusters: int, iterations: int = 50) -> Tensor:
-    """Assign ``vectors (n, d)`` to ``clusters`` by cosine; ``(n,)`` int64, deterministic.
-
-    Centres start far apart: the vector nearest to the mean, then each time the one least like
-    the centres so far.
-    """
-    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
-    centres = [int((unit @ unit.mean(0)).argmax())]
-    while len(centres) < min(clusters, len(unit)):
-        centres.append(int((unit @ unit[centres].T).amax(1).argmin()))
-    means = unit[centres]
-    assigned = (unit @ means.T).argmax(1)
-    for _ in range(iterations):
-        members = torch.nn.functional.one_hot(assigned, len(means)).double()
-        sums = members.T @ unit
-        means = torch.where(members.sum(0)[:, None] > 0, sums, means)
-        means = torch.nn.functional.normalize(means, dim=1)
-        again = (unit @ means.T).argmax(1)
-        if torch.equal(again, assigned):
-            break
-        assigned = again
-    return assigned

@@ -1,0 +1,120 @@
+"""Do predictors that look at the object matter more?
+
+Spearman's rank correlation over predictors between importance and a measure of where they look,
+with a percentile bootstrap over test images: in each draw the importance and the measure of every
+predictor are means over the images drawn, and the correlation is that of these.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2_000
+_CHUNK_CELLS = 4_000_000  # counts held at once: 32 MB
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's ρ over predictors.
+
+    Attributes:
+        rho: of the images as they are.
+        interval: 95% percentile bootstrap interval over images.
+        predictors: how many it is over.
+    """
+
+    rho: float
+    interval: tuple[float, float]
+    predictors: int
+
+
+def spearman(x: Values, y: Values) -> Values:
+    """Rank correlation over the last axis, ties at their mean rank: ``(…, M)`` twice → ``(…)``.
+
+    NaN where one side is constant.
+    """
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(side, axis=-1) for side in (x, y))
+    a, b = (side - side.mean(-1, keepdims=True) for side in (a, b))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def correlate(
+    drops: Values,
+    measures: Mapping[str, Values],
+    *,
+    draws: int = DRAWS,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Correlation | None]:
+    """Correlation of importance with each measure, on the same draws of images.
+
+    Args:
+        drops: ``(M, n)``: how many right answers predictor j being replaced costs on an image,
+            1, 0 or −1; their mean over images is its importance. Several fits may stand one
+            below the other.
+        measures: by name, ``(M, n)``; NaN where an image has no ground truth, the same images
+            for every predictor.
+        draws: of n images with replacement.
+        confidence: of the interval.
+        seed: of the draws.
+
+    Returns:
+        By name; None where all predictors score the same, so that there are no ranks. Draws in
+        which that happens are left out of an interval.
+    """
+    names = list(measures)
+    observed = np.ones((1, drops.shape[1]))
+    rho = {name: float(spearman(_means(drops, observed), _means(measures[name], observed))[0])
+           for name in names}  # fmt: skip
+    drawn: dict[str, list[Values]] = {name: [] for name in names}
+    for counts in _counts(drops.shape[1], draws, seed):
+        importance = _means(drops, counts)
+        for name in names:
+            drawn[name].append(spearman(importance, _means(measures[name], counts)))
+    tail = (1 - confidence) / 2
+    found: dict[str, Correlation | None] = {}
+    for name in names:
+        defined = np.concatenate(drawn[name])
+        defined = defined[~np.isnan(defined)]
+        if np.isnan(rho[name]) or not len(defined):
+            found[name] = None
+            continue
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        found[name] = Correlation(rho[name], (float(low), float(high)), len(drops))
+    return found
+
+
+def mean_intervals(
+    values: Values, *, draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+) -> Values:
+    """Percentile bootstrap interval over images of each row's mean: ``(M, n)`` → ``(M, 2)``.
+
+    Images with NaN take no part; rows without any other give NaN.
+    """
+    drawn = np.concatenate([_means(values, c) for c in _counts(values.shape[1], draws, seed)])
+    tail = (1 - confidence) / 2
+    return np.quantile(drawn, [tail, 1 - tail], axis=0).T
+
+
+def _counts(images: int, draws: int, seed: int) -> Iterator[Values]:
+    """How often each image is drawn, chunks of ``(draws, n)``."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK_CELLS // images)
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        yield rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
+
+
+def _means(values: Values, counts: Values) -> Values:
+    """Means over images, each counted so often: ``(M, n)``, ``(d, n)`` → ``(d, M)``."""
+    known = ~np.isnan(values).any(0)
+    counts = counts[:, known]
+    with np.errstate(invalid="ignore"):
+        return counts @ values[:, known].T / counts.sum(1, keepdims=True)

@@ -1,0 +1,52 @@
+"""``analysis.json`` and ``analysis.csv`` of a run folder.
+
+``{"format": 1, "analyses": [Analysis, …]}``, fields as in `iceprobe.analysis.schema`; the table
+has a row for each predictor of each seed.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from iceprobe.analysis.schema import Analysis, Estimate
+from iceprobe.results.files import write_atomically
+
+FORMAT_VERSION = 1
+JSON_NAME, CSV_NAME = "analysis.json", "analysis.csv"
+_ESTIMATES = ("importance", "entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
+
+
+def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path, Path]:
+    """Write both files atomically; what is there is replaced.
+
+    Returns:
+        The paths of the JSON file and of the table.
+    """
+    document = {"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]}
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    written = Path(run) / JSON_NAME, Path(run) / CSV_NAME
+    write_atomically(written[0], text.encode())
+    write_atomically(written[1], _table(analyses).encode())
+    return written
+
+
+def _table(analyses: Sequence[Analysis]) -> str:
+    columns = [f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", "_high")]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["probe", "store", "split", "seed", "predictor", *columns, "prefix_share"])
+    for one in analyses:
+        for each in one.predictors:
+            cells = [cell for name in _ESTIMATES for cell in _cells(getattr(each, name))]
+            head = [one.probe, one.store, one.split, each.seed, each.predictor]
+            rows.writerow([*head, *cells, f"{each.prefix_share:.6g}"])
+    return text.getvalue()
+
+
+def _cells(estimate: Estimate | None) -> list[str]:
+    if estimate is None:
+        return ["", "", ""]
+    return [f"{value:.6g}" for value in (estimate.mean, *estimate.interval)]

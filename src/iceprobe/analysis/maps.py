@@ -1,0 +1,41 @@
+"""A fitted probe's attention over the patches of an image.
+
+A ∈ R^{M×N}, Σ_n a_jn = 1, and the share of a_j that went to prefix tokens
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.probes.probe import Probe
+
+_TINY = 1e-12  # keeps a predictor without any weight on patches from dividing by 0
+
+
+@torch.no_grad()
+def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Where each predictor looks among the patches, and how much it gives to other tokens.
+
+    Args:
+        probe: fitted, in evaluation mode, with attention.
+        tokens: of B images, where the probe is.
+
+    Returns:
+        ``(B, M, N)`` float32 with rows that sum to 1, and ``(B, M)`` the share of prefix tokens:
+        those that the probe reads (class token, registers) and keys that its pooling adds itself.
+
+    Raises:
+        IceprobeError: if the pooling has no attention.
+    """
+    selected = probe.select(tokens)
+    weights = probe.pooling.attention(selected).float()
+    added = probe.pooling.prefix_attention(selected).float().sum(-1)
+    patches = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read stand first
+    on_patches = patches.sum(-1)
+    everything = weights.sum(-1) + added
+    share = 1 - on_patches / everything.clamp_min(_TINY)
+    return patches / on_patches.clamp_min(_TINY)[..., None], share
