@@ -47,9 +47,9 @@ def onednn_pays(*tensors: Tensor, macs: int) -> bool:
     ``macs`` are the multiply–adds of one call.
     """
     return (
-        macs >= PAYING
+        not torch.compiler.is_compiling()  # sizes are symbols there
+        and macs >= PAYING
         and all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() for t in tensors)
-        and not torch.compiler.is_compiling()
         and _is_amd()
     )
 
@@ -102,7 +102,7 @@ class _Linears(torch.autograd.Function):
 
 def _each(rows: Tensor, weights: Tensor) -> Tensor:
     macs = rows[:1].numel() * weights.shape[1]
-    if macs < EACH_PAYING or not onednn_pays(rows, weights, macs=macs):
+    if not onednn_pays(rows, weights, macs=macs) or macs < EACH_PAYING:
         return torch.bmm(rows, weights.mT)
     out = rows.new_empty(*rows.shape[:2], weights.shape[1])
     for part, x, w in zip(out.unbind(), rows.unbind(), weights.unbind(), strict=True):

@@ -52,7 +52,8 @@ def attend_together(
     """`attend` for several sets of queries, ``(Q_i, D)`` → ``(B, Q_i, D)``, in shared products."""
     sizes = [len(q) for q in queries]
     total = sum(sizes)
-    if tokens.requires_grad and torch.is_grad_enabled():
+    differentiated = tokens.requires_grad and torch.is_grad_enabled()
+    if differentiated or torch.compiler.is_compiling():  # a graph can't loop over its images
         weights = attention_weights(tokens, torch.cat(list(queries)), rstd)
         pooled = _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
         return pooled.split(sizes, 1)
