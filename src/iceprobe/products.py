@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
 # Multiply–adds of one call from which its overhead of some 20 µs is made up for; of several side by
-# side, for which torch has one call.
+# side and for each thread, since all wait for the slowest at every call.
 PAYING, EACH_PAYING = 2**20, 2**22
 
 
@@ -52,6 +52,11 @@ def onednn_pays(*tensors: Tensor, macs: int) -> bool:
         and all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() for t in tensors)
         and _is_amd()
     )
+
+
+def each_pays(*tensors: Tensor, macs: int) -> bool:
+    """The same of one of several products side by side, for which torch has one call."""
+    return onednn_pays(*tensors, macs=macs) and macs >= EACH_PAYING * torch.get_num_threads()
 
 
 def linears(rows: Tensor, weights: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ class _Linears(torch.autograd.Function):
 
 def _each(rows: Tensor, weights: Tensor) -> Tensor:
     macs = rows[:1].numel() * weights.shape[1]
-    if not onednn_pays(rows, weights, macs=macs) or macs < EACH_PAYING:
+    if not each_pays(rows, weights, macs=macs):
         return torch.bmm(rows, weights.mT)
     out = rows.new_empty(*rows.shape[:2], weights.shape[1])
     for part, x, w in zip(out.unbind(), rows.unbind(), weights.unbind(), strict=True):

@@ -3,8 +3,8 @@
 The four products of a training step (scores and pooled tokens; the gradient of the weights and that
 of the queries) are nearly all the time of a fit. Where the tokens need no gradient none is computed.
 Which way they are computed depends on the device and the dtype alone: kernels of our own on a GPU
-(`kernels.py`), image by image in float32 on an AMD processor (`_AttendByImage`), wide products
-elsewhere (`_Attend`).
+(`kernels.py`), image by image for many queries in float32 on an AMD processor (`_AttendByImage`),
+products over several images elsewhere (`_Attend`).
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,9 @@ from iceprobe import products
 # not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and
 # benchmarks/attend_gpu.py has shown for which numbers of queries they pay.
 KERNELS_CHOSEN = False
-# Images whose tokens stay in a core's cache; of 1, 2, 4, 8, 16 and 64 the fastest on a Zen 5.
-IMAGES_AT_ONCE = 4
+# Bytes of attention weights that a processor works on together, 2**22 with the best of 2**18 to 2**24
+# for 12 to 2,110 queries, in float32 and bfloat16, on one and two cores of a Zen 5.
+AT_ONCE = 2**22
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
@@ -61,7 +62,7 @@ def attend_together(
         from iceprobe.probes import kernels
 
         return kernels.attend(tokens, torch.cat(list(queries)), rstd).split(sizes, 1)
-    if products.onednn_pays(tokens, *queries, macs=tokens[:1].numel() * total):
+    if products.each_pays(tokens, *queries, macs=tokens[:1].numel() * total):
         return _AttendByImage.apply(tokens, rstd, *queries)[:-1]
     with _plain(tokens.device.type):
         return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, *queries)[:-1]
@@ -105,7 +106,7 @@ class _Attend(torch.autograd.Function):
         wide = torch.cat(queries).to(tokens.dtype)
         weights = tokens.new_empty(*tokens.shape[:2], len(wide))
         parts = [queries[0].new_empty(len(tokens), size, tokens.shape[2]) for size in sizes]
-        for images in _few(tokens):
+        for images in _few(tokens, weights):
             x, r = tokens[images], None if rstd is None else rstd[images]
             a = weights[images].copy_(torch.softmax(_scores(x, wide, r), 1))
             pooled = _rescale(a, r).mT @ x
@@ -131,11 +132,12 @@ class _Attend(torch.autograd.Function):
             dtype=torch.promote_types(ctx.dtype, torch.float32),
         )  # fmt: skip
         with _plain(tokens.device.type):
-            for images in _few(tokens):
+            for images in _few(tokens, weights):
                 x, r = tokens[images], None if rstd is None else rstd[images]
-                grad = torch.cat([part[images].to(x.dtype) for part in parts], 1)
+                grad = _side_by_side([part[images].to(x.dtype) for part in parts])
                 grad = _softmax_backward(_rescale(x @ grad.mT, r), weights[images], 1)
-                total += _rescale(grad, r).flatten(0, 1).mT @ x.flatten(0, 1)
+                grad = _rescale(grad, r).flatten(0, 1)
+                total += products.rows_by_rows(grad.mT, x.flatten(0, 1).mT)
         return None, None, *total.to(ctx.dtype).split(ctx.sizes)
 
 
@@ -146,9 +148,11 @@ def _plain(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False)
 
 
-def _few(tokens: Tensor) -> list[slice]:
-    """The images that are worked on together."""
-    count = IMAGES_AT_ONCE if tokens.device.type == "cpu" else max(1, len(tokens))
+def _few(tokens: Tensor, weights: Tensor) -> list[slice]:
+    """The images that are worked on together: on a processor as many as its cache may hold of."""
+    count = max(1, len(tokens))
+    if tokens.device.type == "cpu":
+        count = max(1, AT_ONCE * count // max(1, weights.nbytes))
     return [slice(i, i + count) for i in range(0, len(tokens), count)]
 
 
@@ -158,6 +162,11 @@ def _all(grads: Sequence[Tensor | None], sizes: Sequence[int], tokens: Tensor) -
         grad if grad is not None else tokens.new_zeros(len(tokens), size, tokens.shape[2])
         for size, grad in zip(sizes, grads, strict=True)
     ]
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    """``(B, M_i, D)`` → ``(B, ΣM, D)``; one alone isn't copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class _AttendByImage(torch.autograd.Function):
@@ -195,15 +204,14 @@ class _AttendByImage(torch.autograd.Function):
         tokens, weights, rstd = ctx.saved_tensors
         parts = _all(grads[:-1], ctx.sizes, tokens)
         total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2])
-        scores = []
-        for b, x in enumerate(tokens.unbind()):
-            r = 1.0 if rstd is None else rstd[b]
-            grad_weights = products.linear(torch.cat([part[b] for part in parts]), x).mul_(r)
-            scores.append(_softmax_backward(grad_weights, weights[b], 1).mul_(r))
-            if len(scores) == IMAGES_AT_ONCE or b == len(tokens) - 1:
-                images = tokens[b + 1 - len(scores) : b + 1].flatten(0, 1)
-                total += products.linear(torch.cat(scores, 1), images.mT)
-                scores = []
+        for images in _few(tokens, weights):
+            scores = []
+            for b in range(*images.indices(len(tokens))):
+                r = 1.0 if rstd is None else rstd[b]
+                grad = torch.cat([part[b] for part in parts])
+                grad = products.linear(grad, tokens[b]).mul_(r)
+                scores.append(_softmax_backward(grad, weights[b], 1).mul_(r))
+            total += products.linear(torch.cat(scores, 1), tokens[images].flatten(0, 1).mT)
         return None, None, *total.split(ctx.sizes)
 
 
@@ -249,7 +257,10 @@ def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
     and comes back in float32.
     """
     if tokens.dtype not in (torch.bfloat16, torch.float16) or not len(tokens):
-        return _rescale(tokens @ queries.mT, rstd)
+        if queries.ndim == 3 or queries.requires_grad:
+            return _rescale(tokens @ queries.mT, rstd)
+        scores = products.rows_by_rows(tokens.flatten(0, 1), queries)
+        return _rescale(scores.unflatten(0, tokens.shape[:2]), rstd)
     with torch.no_grad():
         shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
     if queries.ndim == 3:
