@@ -2,18 +2,20 @@
 
 Patch tokens, nearly all of the bytes, come first and go to disk as they are made, so the memory
 that writing takes is one batch, whatever the size of a shard; the header, of a fixed length
-(safetensors allows it to be padded), follows when the number of images is known. Rows are read by
-position from the file, not through a memory map: measured with rows of 75 KB in random order, both
-run at 5 to 15 GB/s from the page cache, but from a cold disk the map (a fault and a read-around of
-128 KB at a time) reached 0.05 GB/s and positioned reads 0.46; and a file that was cut short is an
-error with a name instead of a SIGBUS.
+(safetensors allows it to be padded), follows when the number of images is known. Rows in the page
+cache are copied from a memory map, where the kernel's own copy takes 1.4 times as long (rows of 301
+KB); others are read by position, each announced before the first is waited for: from a cold disk
+that reached 0.46 GB/s with rows of 75 KB in random order, and the map (a fault and a read-around of
+128 KB at a time) 0.05. A file that was cut short is an error with a name, not a SIGBUS: beyond its
+end nothing is cached.
 """
 
 import hashlib
 import json
+import mmap
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from iceprobe.errors import IceprobeError
 from iceprobe.store.format import FileRecord, publish
 
 HEADER_BYTES = 4096  # length word included; the data starts on a page
+STEP = 2**19  # bytes between pages that are asked for
+_UNUSED = memoryview(bytearray(1))  # what they are read into
 _CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -101,6 +105,8 @@ class Shard:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._descriptor)
+            mapped = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
+            self._map = np.frombuffer(mapped, np.uint8)
         except OSError as error:
             raise corrupt(path, error.strerror or "it can't be opened") from error
         try:
@@ -144,6 +150,11 @@ class Shard:
                 strict=True,
             )
         )
+        if self._are_cached(runs):
+            flat = np.frombuffer(out, np.uint8)
+            for position, place, length in runs:
+                flat[place : place + length] = self._map[position : position + length]
+            return
         slow = [
             (out[place : place + length], position)
             for position, place, length in runs
@@ -154,6 +165,17 @@ class Shard:
                 os.posix_fadvise(self._descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
         for view, position in slow:
             self._read_into(view, position)
+
+    def _are_cached(self, runs: Sequence[tuple[int, int, int]]) -> bool:
+        """Whether a page in every fourth half MiB of the runs is in the page cache.
+
+        The system reads and drops pages by long stretches. Where one is missing all the same, the
+        map waits for it, and nothing else happens.
+        """
+        places = [
+            p for position, _, length in runs for p in range(position, position + length, STEP)
+        ]
+        return all(self._read_cached(_UNUSED, place) for place in places[::4])
 
     def _read_cached(self, view: memoryview, position: int) -> bool:
         """Fill ``view`` from the page cache, unless some of it would have to be waited for."""
