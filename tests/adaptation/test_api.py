@@ -10,9 +10,11 @@ import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.adaptation import protocol, split_qkv, training
 from iceprobe.adaptation.images import Images
+from iceprobe.backbones.augmentation import augmentation
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.report import charts
 from iceprobe.results import compare, compare_pair, read_curves, read_results
+from iceprobe.store.format import EVALUATION_VIEW
 from tests.fitting.test_api import planted_dataset
 
 from .models import DEPTH, DIM, backbone, vit
@@ -187,20 +189,48 @@ def test_memory_that_is_saved_changes_no_result(run, dataset, tmp_path):
             torch.testing.assert_close(mine.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_an_augmentation_sees_the_picture_and_a_seed_of_its_own(dataset, tmp_path):
-    seen = []
+def test_an_augmented_training_image_is_seen_anew_at_each_pass_and_a_test_image_never(dataset):
+    split, preprocessing = dataset.splits["train"], vit().preprocessing
+    images = Images(split, np.array([3, 5]), preprocessing)
+    passes = [
+        next(images.batches([np.array([1, 0])], "light", seed))[0]
+        for seed in ((0, 0, 1), (0, 0, 1), (0, 0, 2))
+    ]
+    ((plain, _),) = images.batches([np.array([1, 0])])
+    assert torch.equal(passes[0], passes[1])
+    assert not torch.equal(passes[0], passes[2])
+    assert passes[0].shape == plain.shape
+    assert passes[0].dtype == torch.uint8
 
-    def augmentation(picture, seed):
-        seen.append((picture.size, seed))
-        return torch.full((1, 16, 16), seed % 256, dtype=torch.uint8)
+    drawn = np.random.SeedSequence((0, 0, 1, 5)).generate_state(1, np.uint64)[0] >> 1
+    view = augmentation(preprocessing, "light")
+    expected = view(split.image(5), torch.Generator().manual_seed(int(drawn)))
+    torch.testing.assert_close(passes[0][0].float().div(255).sub(0.4).div(0.3), expected)
 
-    iceprobe.adapt(
-        backbone(), dataset, ["bitfit"], output=tmp_path / "run", augmentation=augmentation,
-        seeds=1, epochs=2, batch_size=60, learning_rates=[1e-3],
-    )  # fmt: skip
-    assert {size for size, _ in seen} == {(16, 16)}
-    assert len(seen) == 2 * 240  # training views only; test images are seen as they are
-    assert len({seed for _, seed in seen}) == 2 * 240
+
+def test_an_augmented_training_says_so_and_its_selection_is_on_plain_images(dataset, tmp_path):
+    options = dict(seeds=1, epochs=2, batch_size=60, learning_rates=[1e-3])
+    plain, augmented = (
+        iceprobe.adapt(
+            backbone(), dataset, ["bitfit"], output=tmp_path / str(how), augmentation=how, **options
+        )[0]
+        for how in (None, "paper")
+    )
+    assert augmented.training_images == "live, paper augmentation"
+    assert augmented.training["augmentation"] == "paper"
+    assert plain.training_images == EVALUATION_VIEW
+    mine, other = (one.probes[0].state_dict()["classifier.weight"] for one in (plain, augmented))
+    assert not torch.equal(mine, other)
+    with pytest.raises(IceprobeError, match="strong"):
+        iceprobe.adapt(
+            backbone(),
+            dataset,
+            ["bitfit"],
+            output=tmp_path / "no",
+            augmentation="strong",
+            **options,
+        )
+    assert not (tmp_path / "no").exists()
 
 
 def test_images_are_what_the_backbone_sees(dataset):

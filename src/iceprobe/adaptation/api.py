@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from iceprobe.adaptation.finished import FOLDER, Trainings
-from iceprobe.adaptation.images import Augmentation, Images
+from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.backbones import load_backbone
+from iceprobe.backbones.augmentation import SCALES
 from iceprobe.backbones.base import Backbone
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Dataset
@@ -31,7 +32,7 @@ from iceprobe.results.provenance import environment, git_commit, images_hash, no
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.tables import duration
 from iceprobe.specs import unknown
-from iceprobe.store.format import SHARD_IMAGES, Manifest
+from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import chosen_rows
@@ -57,7 +58,7 @@ def adapt(
     weight_decays: Sequence[float] | None = None,
     checkpointing: bool = False,
     accumulate: int = 1,
-    augmentation: Augmentation | None = None,
+    augmentation: str | None = None,
     limit: int | None = None,
     split: str = "test",
     output: str | Path | None = None,
@@ -89,7 +90,8 @@ def adapt(
         weight_decays: the grid, ``(0,)`` by default; vectors get none.
         checkpointing: see :class:`iceprobe.adaptation.model.Adapted`.
         accumulate: micro-batches a step; see :mod:`iceprobe.adaptation.steps`.
-        augmentation: ``(picture, seed) → (C, S, S) uint8``; the evaluation view by default.
+        augmentation: of training images, ``"paper"`` or ``"light"``
+            (`iceprobe.backbones.augmentation`); the evaluation view by default.
         limit: images of each split.
         split: the one to report.
         output: run folder; by default a new one under ``runs/``.
@@ -116,6 +118,8 @@ def adapt(
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
     if amp not in DTYPES:
         raise IceprobeError(unknown("amp dtype of adapt", amp, DTYPES))
+    if augmentation is not None and augmentation not in SCALES:
+        raise IceprobeError(unknown("augmentation", augmentation, SCALES))
     for name, number in (("seeds", seeds), ("accumulate", accumulate)):
         if number < 1:
             raise IceprobeError(f"{name}={number}: give at least 1")
@@ -144,9 +148,7 @@ def adapt(
             -(-images_per_step(protocol, len(train)) // accumulate),
             augmentation,
         )
-        trainings = Trainings(
-            folder, _common(manifest, setting, train, reported, augmentation), resume
-        )
+        trainings = Trainings(folder, _common(manifest, setting, train, reported), resume)
         contest = Contest(
             setting, train, reported, seeds=range(seeds), trainings=trainings, folder=folder,
         )  # fmt: skip
@@ -200,7 +202,7 @@ def _images(
     manifest: Manifest,
     split: str,
     memory: int | None,
-    augmentation: Augmentation | None,
+    augmentation: str | None,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Images, Images]:
     """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
@@ -294,6 +296,11 @@ def _result(
             **_training_record(setting, train),
             "learning_rates": list(setting.protocol.learning_rates),
         },
+        training_images=(
+            f"live, {setting.augmentation} augmentation"
+            if setting.augmentation
+            else EVALUATION_VIEW
+        ),
         selected_on=fit.selected_on,
         settings_tried=choice.tried,
         best_minus_median=choice.best_minus_median,
@@ -323,7 +330,7 @@ def _training_record(setting: Setting, train: Images) -> dict[str, Any]:
         "images_per_step": images_per_step(protocol, len(train)),
         "warmup_epochs": protocol.warmup_epochs,
         "weight_decays": list(protocol.weight_decays),
-        "augmentation": setting.augmentation is not None,
+        "augmentation": setting.augmentation,
         "run_seed": setting.run_seed,
         "device": setting.device.type,
         "dtype": setting.amp,
@@ -335,7 +342,6 @@ def _common(
     setting: Setting,
     train: Images,
     reported: Images,
-    augmentation: Augmentation | None,
 ) -> dict[str, Any]:
     """What the outcome of every training depends on besides its own task."""
     return {
@@ -343,6 +349,5 @@ def _common(
         "train": images_hash(manifest, train.split.name, train.index),
         "reported": images_hash(manifest, reported.split.name, reported.index),
         "training": _training_record(setting, train),
-        "augmentation": repr(augmentation),
         "torch": torch.__version__,
     }

@@ -7,15 +7,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
+from iceprobe.backbones.augmentation import RandomView, random_view
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import Split
 from iceprobe.store.pipeline import decode_threads
-
-#: ``(picture, seed) → (C, S, S) uint8``: a training view; the same for the same seed.
-Augmentation = Callable[[Image.Image, int], Tensor]
 
 
 class Images:
@@ -76,25 +74,24 @@ class Images:
     def batches(
         self,
         order: Sequence[np.ndarray],
-        augmentation: Augmentation | None = None,
+        augmentation: str | None = None,
         seed: tuple[int, ...] = (),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of each array of positions, decoded ahead of their use.
 
         Args:
             order: positions of each batch.
-            augmentation: makes training views of the pictures as they are on disk.
+            augmentation: strength of random views of the images as they are on disk.
             seed: an image's view depends on it and on the image's row.
         """
+        view = random_view(self.preprocessing, augmentation) if augmentation else None
         threads = decode_threads(torch.cuda.is_available())
         with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(threads) as pool:
 
             def read(positions: np.ndarray) -> Tensor:
-                if augmentation is not None:
-                    views = pool.map(
-                        lambda i: self._view(i, augmentation, seed), positions.tolist()
-                    )
-                    return torch.stack(list(views))
+                if view is not None:
+                    made = pool.map(lambda i: self._augmented(i, view, seed), positions.tolist())
+                    return torch.stack(list(made))
                 if self._held is not None:
                     return self._held[torch.from_numpy(self._place[positions])]
                 return torch.stack(list(pool.map(self._decoded, positions.tolist())))
@@ -107,11 +104,10 @@ class Images:
                 yield images, torch.from_numpy(self.labels[positions])
 
     def _decoded(self, position: int) -> Tensor:
-        picture = self.preprocessing.crop(self.split.image(int(self.index[position])))
-        pixels = np.array(picture, np.uint8)
-        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+        return pil_to_tensor(self.preprocessing.crop(self.split.image(int(self.index[position]))))
 
-    def _view(self, position: int, augmentation: Augmentation, seed: tuple[int, ...]) -> Tensor:
+    def _augmented(self, position: int, view: RandomView, seed: tuple[int, ...]) -> Tensor:
         row = int(self.index[position])
-        own = int(np.random.SeedSequence((*seed, row)).generate_state(1, np.uint64)[0] >> 1)
-        return augmentation(self.split.image(row), own)
+        own = np.random.SeedSequence((*seed, row)).generate_state(1, np.uint64)[0] >> 1
+        generator = torch.Generator().manual_seed(int(own))
+        return pil_to_tensor(view(self.split.image(row), generator))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.adaptation.images import Augmentation, Images
+from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
 from iceprobe.adaptation.steps import MicroBatch, backward
@@ -57,7 +57,7 @@ class Setting:
     amp: str
     checkpointing: bool
     micro_batch: int
-    augmentation: Augmentation | None
+    augmentation: str | None
 
     def model(self, task: Task) -> Adapted:
         """Initialised by the task's seed alone."""

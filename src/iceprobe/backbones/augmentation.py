@@ -30,10 +30,22 @@ RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 TRIES = 10  # for a crop that lies within the image, as torchvision has it
 
 Augmentation = Callable[[Image.Image, torch.Generator], Tensor]
+RandomView = Callable[[Image.Image, torch.Generator], Image.Image]
+
+
+def random_view(preprocessing: Preprocessing, strength: str = "paper") -> RandomView:
+    """A function of an image and a generator that makes a picture of S x S pixels of it.
+
+    Raises:
+        IceprobeError: for a strength there isn't.
+    """
+    if strength not in SCALES:
+        raise IceprobeError(unknown("augmentation", strength, SCALES))
+    return partial(_view, preprocessing, SCALES[strength])
 
 
 def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augmentation:
-    """A function of an image and a generator that makes a view of it, float32 ``(C, S, S)``.
+    """The same as what the backbone is given: float32 ``(C, S, S)``.
 
     The same state of the generator gives the same view. It can go to another process.
 
@@ -44,9 +56,7 @@ def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augme
     Raises:
         IceprobeError: for a strength there isn't.
     """
-    if strength not in SCALES:
-        raise IceprobeError(unknown("augmentation", strength, SCALES))
-    return partial(_view, preprocessing, SCALES[strength])
+    return partial(_normalised, preprocessing, random_view(preprocessing, strength))
 
 
 def view_generator(index: int, view: int) -> torch.Generator:
@@ -60,12 +70,18 @@ def view_generator(index: int, view: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
+def _normalised(
+    preprocessing: Preprocessing, view: RandomView, image: Image.Image, generator: torch.Generator
+) -> Tensor:
+    return preprocessing.normalised(view(image, generator))
+
+
 def _view(
     preprocessing: Preprocessing,
     scale: tuple[float, float],
     image: Image.Image,
     generator: torch.Generator,
-) -> Tensor:
+) -> Image.Image:
     side = preprocessing.image_size
     top, left, height, width = random_crop(image.size, scale, generator)
     picture = F.resized_crop(
@@ -74,9 +90,8 @@ def _view(
         [side, side],
         interpolation=InterpolationMode.BICUBIC,
     )  # fmt: skip
-    if torch.rand(1, generator=generator).item() < 0.5:
-        picture = F.horizontal_flip(picture)
-    return preprocessing.normalised(picture)
+    mirrored = torch.rand(1, generator=generator).item() < 0.5
+    return F.horizontal_flip(picture) if mirrored else picture
 
 
 def random_crop(

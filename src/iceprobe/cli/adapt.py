@@ -32,6 +32,7 @@ def adapt(
     batch_size: options.AdaptBatchSize = None,
     learning_rates: options.AdaptLearningRates = None,
     weight_decays: options.AdaptWeightDecays = None,
+    augmentation: options.AdaptAugmentation = None,
     amp: options.AdaptAmp = None,
     checkpointing: options.Checkpointing = None,
     accumulate: options.Accumulate = None,

@@ -192,6 +192,7 @@ class AdaptConfig(_Config):
     batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
     learning_rates: Rates | None = None  # the grid
     weight_decays: Decays | None = None
+    augmentation: Strength | None = None  # of training images
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches a step

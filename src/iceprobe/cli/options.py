@@ -201,6 +201,10 @@ AdaptLearningRates = Annotated[
 AdaptWeightDecays = Annotated[
     str | None, _option("--weight-decays", "The grid (0); vectors get none.", _HOW)
 ]
+AdaptAugmentation = Annotated[
+    str | None,
+    _option("--augmentation", "Of training images, at each pass anew: paper, light (none).", _HOW),
+]
 AdaptAmp = Annotated[
     str | None, _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16.", _HOW)
 ]
