@@ -200,9 +200,10 @@ def _descriptors(
         if penalised:
             log_weights = log_attention(tokens, torch.cat(queries), rstd)
             sizes = [len(q) for q in queries]
-            parts = image_sums(tokens, log_weights.exp(), rstd).split(sizes, 1)
-            of_groups = zip(alike, log_weights.split(sizes, 1), strict=True)
-            penalties = [group.penalties(mine) for group, mine in of_groups]
+            weights = log_weights.exp()
+            parts = image_sums(tokens, weights, rstd).split(sizes, 1)
+            maps = zip(log_weights.split(sizes, 1), weights.split(sizes, 1), strict=True)
+            penalties = [g.penalties(*mine) for g, mine in zip(alike, maps, strict=True)]
         else:
             parts = attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd)
         for group, part, s, penalty in zip(alike, parts, stats, penalties, strict=True):

@@ -171,9 +171,10 @@ class Group:
         pooled = pooled.unflatten(1, (len(self), -1))
         return self._each("values", (1, None))(pooled, stats)
 
-    def penalties(self, log_weights: Tensor) -> Tensor:
-        """ln of its weights ``(B, G·M, N)`` → what each member's loss has besides, ``(G,)``."""
-        return self.template.regularisation(log_weights.unflatten(1, (len(self), -1))).mean(0)
+    def penalties(self, log_weights: Tensor, weights: Tensor) -> Tensor:
+        """ln of its attention, and that, ``(B, G·M, N)`` → what each member's loss has more, ``(G,)``."""
+        of_members = [t.unflatten(1, (len(self), -1)) for t in (log_weights, weights)]
+        return self.template.regularisation(*of_members).mean(0)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""

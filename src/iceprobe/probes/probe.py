@@ -74,7 +74,8 @@ class Probe(nn.Module):
         """
         if not isinstance(self.pooling, QueryPooling) or not self.regularisation:
             return self.classifier.weight.new_zeros(())
-        return self.regularisation(self.pooling.log_attention(self.select(tokens))).mean()
+        log_weights = self.pooling.log_attention(self.select(tokens))
+        return self.regularisation(log_weights, log_weights.exp()).mean()
 
     def select(self, tokens: Tokens | Tensor) -> Tensor:
         """What the pooling reads, ``(B, N', D)``.

@@ -33,17 +33,17 @@ class Regularisation:
     def __bool__(self) -> bool:
         return bool(self.complementarity or self.entropy)
 
-    def __call__(self, log_weights: Tensor) -> Tensor:
-        """ln a, ``(…, M, N)`` → what is added to the loss, ``(…)``; 0 where there are no terms.
+    def __call__(self, log_weights: Tensor, weights: Tensor) -> Tensor:
+        """ln a and a, ``(…, M, N)`` → what is added to the loss, ``(…)``; 0 without terms.
 
         Raises:
             IceprobeError: for the entropy over a single key, which has no scale.
         """
         total = log_weights.new_zeros(log_weights.shape[:-2])
         if self.complementarity:
-            total = total + self.complementarity * mean_pairwise_cosine(log_weights.exp())
+            total = total + self.complementarity * mean_pairwise_cosine(weights)
         if self.entropy:
-            total = total + self.entropy * normalised_entropy(log_weights).mean(-1)
+            total = total + self.entropy * normalised_entropy(log_weights, weights).mean(-1)
         return total
 
 
@@ -64,8 +64,8 @@ def mean_pairwise_cosine(maps: Tensor) -> Tensor:
     return pairs / (predictors * (predictors - 1))
 
 
-def normalised_entropy(log_weights: Tensor) -> Tensor:
-    """−Σ_n a_n ln a_n / ln N from ln a, ``(…, N)`` → ``(…)``.
+def normalised_entropy(log_weights: Tensor, weights: Tensor) -> Tensor:
+    """−Σ_n a_n ln a_n / ln N from ln a and a, ``(…, N)`` → ``(…)``.
 
     From logarithms, since a weight that rounds to 0 has a gradient there: that of −a ln a by a,
     −ln a − 1, is infinite.
@@ -78,4 +78,4 @@ def normalised_entropy(log_weights: Tensor) -> Tensor:
         raise IceprobeError(
             "entropy=… needs two tokens to spread over and there is 1: leave it out"
         )
-    return -torch.linalg.vecdot(log_weights.exp(), log_weights) / math.log(keys)
+    return -torch.linalg.vecdot(weights, log_weights) / math.log(keys)
