@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iceprobe.fitting import fit, plan_fit, probe
     from iceprobe.knn import knn
     from iceprobe.report import report
-    from iceprobe.results import Result, read_results
+    from iceprobe.results import Result, advise, read_results
     from iceprobe.store import Store, extract, extract_layers, plan
     from iceprobe.tokens import Tokens
 
@@ -34,6 +34,7 @@ _HOME = {
     "Store": "store",
     "Tokens": "tokens",
     "adapt": "adaptation",
+    "advise": "results",
     "analyze": "analysis",
     "export": "export",
     "extract": "store",
@@ -60,6 +61,7 @@ __all__ = [
     "Store",
     "Tokens",
     "adapt",
+    "advise",
     "analyze",
     "export",
     "extract",

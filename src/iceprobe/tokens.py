@@ -20,9 +20,9 @@ class Tokens:
         has_class: whether ``prefix[:, 0]`` is a class token.
         vectors: what the model makes of its tokens at its very end, by name, each ``(B, D')``
             with a width of its own. ``pooled`` is the output of its learned attention pool
-            (SigLIP, SigLIP2, PE), ``class_projected`` the class token in the space shared with
-            text, not yet divided by its length (CLIP). Empty where the model has none and for
-            layers before the last.
+            (SigLIP, SigLIP2, PE), or of its global pooling where it ends in a map (CNNs, Swin);
+            ``class_projected`` the class token in the space shared with text, not yet divided by
+            its length (CLIP). Empty where the model has none and for layers before the last.
     """
 
     patches: Tensor

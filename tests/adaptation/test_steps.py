@@ -6,10 +6,17 @@ from torch.nn.functional import cross_entropy
 
 from iceprobe import IceprobeError
 from iceprobe.adaptation.steps import MicroBatch, backward
+from tests.reference.regularisation import penalty
 
 from .models import adapted, backbone, images, labels
 
-PROBES = ["linear", "ep4", "aim2", "ep4?input=prefix+patches"]
+PROBES = [
+    "linear",
+    "ep4",
+    "aim2",
+    "ep4?input=prefix+patches",
+    "aim2?complementarity=0.3&entropy=0.2",
+]
 
 
 def double():
@@ -25,6 +32,10 @@ def gradients(model) -> dict[str, torch.Tensor]:
 def whole(model) -> tuple[float, dict[str, torch.Tensor]]:
     """By torch alone, all images at once."""
     loss = cross_entropy(model.train()(images(7)), labels(7))
+    terms = model.probe.regularisation
+    if terms:
+        weights = model.probe.pooling.attention(model.tokens(images(7)).patches)
+        loss = loss + penalty(weights, terms.complementarity, terms.entropy)
     loss.backward()
     return float(loss.detach()), gradients(model)
 

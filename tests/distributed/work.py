@@ -24,7 +24,8 @@ from tests.knn.test_evaluate import make_store
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 PROBES = ["ep4", "aim4", "abmilp", "simpool", "delf", "cbam", "mhca4", "slot2",
-          "linear", "linear?input=mean", "ep2?batch_norm=false"]  # fmt: skip
+          "linear", "linear?input=mean", "ep2?batch_norm=false",
+          "ep4?complementarity=0.3&entropy=0.1", "aim4?entropy=0.1"]  # fmt: skip
 IMAGES, STEP = 151, 32  # steps of 32 and, last, 23 images: uneven parts
 
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from iceprobe.fitting.engine import Crowd, forward, member_losses, predict
+from iceprobe.fitting.engine import Crowd, forward, group_losses, member_losses, predict
 from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.optimisers import LARS, warmup_cosine
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
+from tests.reference.regularisation import penalty
 
 CPU = torch.device("cpu")
 SHAPE = Shape(DIM, CLASSES, GRID, has_class=True)
@@ -18,6 +19,12 @@ PROBES = ["ep4", "ep2?out_dim=12", "ep4?value=identity", "ep4?query=sliced", "ai
 # A bias in front of a batch norm has no gradient but rounding, which AdamW would scale up.
 FOLDED = ["simpool?batch_norm=false", "simpool?linear=false", "clip4?batch_norm=false", "coca2",
           *(f"{name}4?batch_norm=false" for name in ("siglip", "vjepa", "cait", "cae", "capi"))]  # fmt: skip
+REGULARISED = {  # complementarity, entropy
+    "ep4?complementarity=0.5": (0.5, 0.0),
+    "ep2?complementarity=0.3&entropy=0.2&out_dim=12": (0.3, 0.2),
+    "aim4?complementarity=-0.3&entropy=0.1": (-0.3, 0.1),
+    "cae4?batch_norm=false&complementarity=0.3&entropy=0.1": (0.3, 0.1),
+}
 INPUTS = {"patches", "class", "mean"}
 
 
@@ -65,6 +72,89 @@ def test_folded_probes_in_a_crowd_end_where_they_end_alone(train, optimizer, rat
     members = [Member(p, rate, 0.01, seed) for p in ("ep4", "aim4", *FOLDED) for seed in (0, 1)]
     for group in train_crowd(members, train, optimizer, epochs=1):
         assert_ends_as_alone(group, (1,), train, optimizer, epochs=1)
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 3e-3), ("lars", 1.0)])
+def test_regularised_members_and_plain_ones_leave_each_other_alone(train, optimizer, rate, float64):
+    plain = [Member(p, rate, 0.01, s) for p in ("ep4", "aim4", "cae4?batch_norm=false") for s in (0, 1)]  # fmt: skip
+    members = [Member(p, f * rate, 0.01, s) for p in REGULARISED for f in (1, 3) for s in (0, 1)]
+    *groups, first, _, _ = train_crowd([*members, *plain], train, optimizer)
+    for group in groups:
+        assert_ends_as_alone(group, (0, len(group) - 1), train, optimizer)
+    without, _, _ = train_crowd(plain, train, optimizer)
+    for g in range(2):  # by the very products that they have without them
+        expected, found = without.probe(g).state_dict(), first.probe(g).state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("probe", REGULARISED)
+def test_a_regularised_member_ends_where_the_plain_formula_ends(train, probe, optimizer, float64):
+    """An ordinary loop on the same probe without terms, the penalty written out pair by pair."""
+    rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
+    (group,) = train_crowd([Member(probe, rate, 0.0, seed=5)], train, optimizer, epochs=1)
+    complementarity, entropy = REGULARISED[probe]
+    name, _, options = probe.partition("?")
+    kept = [o for o in options.split("&") if not o.startswith(("complementarity", "entropy"))]
+    module = SHAPE.build("?".join(filter(None, (name, "&".join(kept)))), seed=5).train()
+    if optimizer == "adamw":
+        plain = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.0)
+    else:
+        plain = LARS(module.parameters(), lr=rate)
+    for step, batch in enumerate(feed_of(train).shuffled(32, seed=0, epoch=0)):
+        plain.param_groups[0]["lr"] = rate * warmup_cosine(step, 5, 2)
+        plain.zero_grad()
+        tokens = batch.inputs["patches"]
+        weights = module.pooling.attention(tokens)
+        loss = F.cross_entropy(module(tokens), batch.labels)
+        (loss + penalty(weights, complementarity, entropy)).backward()
+        plain.step()
+    found = group.probe(0).state_dict()
+    for name, expected in module.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_loss_that_is_told_holds_the_terms(train, float64):
+    (plain, regular) = make_groups(
+        [Member(p, 0.0, 0.0, 0) for p in ("ep4", "ep4?complementarity=0.5")], SHAPE, CPU
+    )
+    crowd = Crowd([plain, regular], "adamw", steps=5, warmup=1)
+    (batch,) = feed_of(train).in_order(len(train))
+    weights = plain.template.pooling.attention(batch.inputs["patches"])
+    without, with_it = crowd.train_step(batch)
+    torch.testing.assert_close(with_it - without, penalty(weights, 0.5).detach()[None])
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_regularised_probes_learn_from_narrow_tokens(train, narrow):
+    members = [Member("ep4?complementarity=0.5&entropy=0.5", 1e-2, 0.0, 0)]
+    (group,), (same,) = (make_groups(members, SHAPE, CPU) for _ in range(2))
+    (batch,) = Feed(train, np.arange(64), {"patches"}, CPU, narrow).in_order(64)
+    wide = Batch({"patches": batch.inputs["patches"].float()}, batch.labels)
+    (loss,), (expected,) = group_losses([group], batch), group_losses([same], wide)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0)
+    loss.sum().backward()
+    expected.sum().backward()
+    one, other = (g.parameters["pooling.query"].grad for g in (group, same))
+    assert (one - other).abs().max() < 0.05 * other.abs().max()
+
+
+def test_attention_moves_where_the_terms_push_it(train):
+    """And the other way where their weights are negative."""
+    probes = ["ep4", "ep4?complementarity=2", "ep4?complementarity=-2", "ep4?entropy=2",
+              "ep4?entropy=-2"]  # fmt: skip
+    groups = train_crowd([Member(p, 3e-2, 0.0, 0) for p in probes], train, "adamw", epochs=20)
+    (batch,) = feed_of(train).in_order(len(train))
+    with torch.no_grad():
+        maps = [g.probe(0).pooling.attention(batch.inputs["patches"]) for g in groups]
+        alike = [float(penalty(a, complementarity=1)) for a in maps]
+        spread = [float(penalty(a.clamp(min=1e-30), entropy=1)) for a in maps]
+    assert alike[1] < alike[0] - 0.2
+    assert alike[2] > alike[0] + 0.05
+    assert spread[3] < spread[0] - 0.05
+    assert spread[4] > spread[0] + 0.02
 
 
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])

@@ -134,8 +134,14 @@ def test_parse_probe_puts_the_number_under_its_key():
         ("linear3", "takes no number"),
         ("ep0", "write a whole number of at least 1"),
         ("ep4?queries=8", "queries stands twice"),
-        ("ep4?quereis=8", "Did you mean queries or query? There are: batch_norm, input,"),
-        ("ep4?heads=8", "There are: batch_norm, input, out_dim, queries, query, value."),
+        (
+            "ep4?quereis=8",
+            "Did you mean queries or query? There are: batch_norm, complementarity, entropy, input,",
+        ),
+        (
+            "ep4?heads=8",
+            "There are: batch_norm, complementarity, entropy, input, out_dim, queries, query, value.",
+        ),
         ("ep4?value=none", "write linear or identity"),
         ("ep4?input=class", "write patches or class+patches or prefix+patches"),
         ("ep4?out_dim=-3", "write a whole number of at least 1"),

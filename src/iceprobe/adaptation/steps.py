@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from iceprobe.adaptation.model import Adapted
 from iceprobe.errors import IceprobeError
+from iceprobe.probes.probe import Probe
 from iceprobe.store.pipeline import autocast
 from iceprobe.tokens import Tokens
 
@@ -47,7 +48,9 @@ class MicroBatch:
 def backward(
     model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, amp: str = "float32"
 ) -> float:
-    """Leave the gradient of the batch's mean cross-entropy in ``model``; returns the loss.
+    """Leave the gradient of the batch's mean loss in ``model``; returns the loss.
+
+    That is cross-entropy, and the terms of a probe that reads its own attention.
 
     Args:
         model: in training mode, without gradients.
@@ -78,7 +81,7 @@ def backward(
 
 def _whole(model: Adapted, images: Tensor, labels: Tensor, amp: str) -> float:
     with autocast(images.device, amp):
-        loss = _loss(model(images), labels)
+        loss = _loss(model.probe, model.tokens(images), labels)
     loss.backward()
     return float(loss.detach())
 
@@ -89,7 +92,7 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, amp: st
         tokens = _joined([model.tokens(part) for part in parts])
     leaves = [tensor.requires_grad_() for tensor in _tensors(tokens)]
     with autocast(images.device, amp):
-        loss = _loss(model.probe(tokens), labels)
+        loss = _loss(model.probe, tokens, labels)
     loss.backward()
     by_part = zip(*(_split(leaf.grad, size, len(parts)) for leaf in leaves), strict=True)
     for part, gradients in zip(parts, by_part, strict=True):
@@ -100,8 +103,10 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, amp: st
     return float(loss.detach())
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+def _loss(probe: Probe, tokens: Tokens, labels: Tensor) -> Tensor:
+    logits = probe(tokens)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(wide, labels) + probe.penalty(tokens)
 
 
 def _tensors(tokens: Tokens) -> list[Tensor]:

@@ -9,7 +9,8 @@ predictors, or the heads of a backbone's own attention.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from iceprobe.probes.regularisation import mean_pairwise_cosine
 
 
 def cosine_complementarity(maps: Tensor) -> Tensor:
@@ -18,11 +19,8 @@ def cosine_complementarity(maps: Tensor) -> Tensor:
     Raises:
         ValueError: for a single map.
     """
-    predictors = _several(maps)
-    unit = F.normalize(maps, dim=-1)
-    # Σ_{i≠j} u_i·u_j = |Σ_i u_i|² − Σ_i |u_i|²
-    pairs = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))
-    return 1 - pairs / (predictors * (predictors - 1))
+    _several(maps)
+    return 1 - mean_pairwise_cosine(maps)
 
 
 def intersection_complementarity(maps: Tensor) -> Tensor:

@@ -194,9 +194,11 @@ class Backbone(nn.Module):
         """
         self._only_one("identity")
         layer = {"layer": self.layers[0]} if isinstance(self.reader, LayerReader) else {}
+        vectors = {"vectors": dict(self.vectors)} if self.vectors else {}
         return {
             **self._settings,
             **layer,
+            **vectors,
             "num_prefix": self.num_prefix,
             "has_class": self.has_class,
             "preprocessing": self.preprocessing.as_dict(),

@@ -63,7 +63,10 @@ class TimmReader(LayerReader):
     the last without norm, is its ``forward_intermediates``. What has a map at the end instead of
     tokens (CNNs, Swin) gives the map's cells as patch tokens and no prefix.
 
-    A learned attention pool (SigLIP, PE) gives ``vectors["pooled"]``, before any projection.
+    What the model itself makes of its last tokens is ``vectors["pooled"]``, timm's own
+    ``forward_head(pre_logits=True)``: of a learned attention pool (SigLIP, PE), and the global pooling
+    of models that end in a map, with the norm or the layers that come after it in some (ConvNeXt,
+    MobileNetV3). Its width may be another.
     """
 
     def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):
@@ -85,12 +88,14 @@ class TimmReader(LayerReader):
 
     def forward_layers(self, images: Tensor) -> list[Tokens]:
         """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
-        whole = self.norm and self.last in self.layers and not self._stages_only
-        if whole and len(self.layers) == 1:
+        whole = self.norm and self.last in self.layers
+        if whole and len(self.layers) == 1 and not self._stages_only:
             return [self._from_features(self.model.forward_features(images), images)]
         features, found = self._intermediates(images, whole)
         tokens = dict(zip(sorted(self.layers), found, strict=True))
-        if whole:
+        if whole and self._stages_only:
+            tokens[self.last] = self._with_pooled(tokens[self.last], features)
+        elif whole:
             tokens[self.last] = self._from_features(features, images)
         return [tokens[layer] for layer in self.layers]
 
@@ -101,13 +106,20 @@ class TimmReader(LayerReader):
                 "of its layers with layer="
             )
         if features.ndim == 4:
-            if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-                features = features.permute(0, 3, 1, 2)
-            return tokens_of_map(features)
+            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            cells = features.permute(0, 3, 1, 2) if last else features
+            return self._with_pooled(tokens_of_map(cells), features)
         tokens = self._split(features, images)
         if getattr(self.model, "attn_pool", None) is None:
             return tokens
+        return self._with_pooled(tokens, features)
+
+    def _with_pooled(self, tokens: Tokens, features: Tensor) -> Tokens:
+        if "pre_logits" not in inspect.signature(self.model.forward_head).parameters:
+            return tokens  # an encoder without a head, such as MobileNetV5's
         pooled = self.model.forward_head(features, pre_logits=True)
+        if pooled.ndim != 2:  # built without global pooling
+            return tokens
         return replace(tokens, vectors={"pooled": pooled})
 
     def _intermediates(self, images: Tensor, whole: bool) -> tuple[Any, list[Tokens]]:

@@ -14,6 +14,7 @@ import typer
 from iceprobe import __version__
 from iceprobe.cli import (
     adapt,
+    advise,
     analyze,
     compare,
     demo,
@@ -91,7 +92,12 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
     "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
     "Change the backbone": {"adapt": adapt.adapt},
-    "Results": {"report": report.report, "compare": compare.compare, "analyze": analyze.analyze},
+    "Results": {
+        "advise": advise.advise,
+        "report": report.report,
+        "compare": compare.compare,
+        "analyze": analyze.analyze,
+    },
     "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},
 }

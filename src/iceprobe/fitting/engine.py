@@ -19,7 +19,7 @@ from iceprobe.distributed.batches import learning_from, sum_gradients
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
-from iceprobe.probes.attend import attend_together
+from iceprobe.probes.attend import attend_together, image_sums, log_attention
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats
 
@@ -97,7 +97,7 @@ class Crowd:
         """
         active, shared = self.active, batch.images > len(batch.labels)
         with learning_from(len(batch.labels), batch.images) as weight:
-            losses = [member_losses(z, batch.labels) * weight for z in forward(active, batch)]
+            losses = [loss * weight for loss in group_losses(active, batch)]
             torch.stack([loss.sum() for loss in losses]).sum().backward()
         if shared:
             leaves = [leaf for group in active for leaf in group.parameters.values()]
@@ -144,34 +144,74 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     read the tokens through). Narrow tokens (bfloat16, float16) bring autocast up to the
     descriptors; batch norm, classifiers and losses stay float32.
     """
-    logits: dict[int, Tensor] = {}
+    return [logits for logits, _ in _forward(groups, batch, training)]
+
+
+def group_losses(groups: list[Group], batch: Batch) -> list[Tensor]:
+    """What the members of every group learn by, ``(G,)`` a group.
+
+    Cross-entropy, and the terms of a probe that reads its own attention. Such groups share the
+    products of `forward` among themselves alone: those by which the others learn keep the
+    weights to themselves (`attend_together`).
+    """
+    losses = []
+    for logits, penalties in _forward(groups, batch, training=True):
+        loss = member_losses(logits, batch.labels)
+        losses.append(loss if penalties is None else loss + penalties)
+    return losses
+
+
+def _forward(
+    groups: list[Group], batch: Batch, training: bool
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Logits ``(G, B, C)`` of every group and, of those that have some, penalties ``(G,)``."""
+    found: dict[int, tuple[Tensor, Tensor | None]] = {}
     for name, tokens in sorted(batch.inputs.items()):  # processes that share it keep in step
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
         narrow = tokens.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
             descriptors = list(_descriptors(groups, name, tokens, training))
-        logits |= {id(group): group.classify(y, training) for group, y in descriptors}
-    return [logits[id(group)] for group in groups]
+        found |= {
+            id(group): (group.classify(y, training), penalties)
+            for group, y, penalties in descriptors
+        }
+    return [found[id(group)] for group in groups]
 
 
 def _descriptors(
     groups: list[Group], name: str, tokens: Tensor, training: bool
-) -> Iterator[tuple[Group, Tensor]]:
-    """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``."""
+) -> Iterator[tuple[Group, Tensor, Tensor | None]]:
+    """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``.
+
+    And, where it learns by its attention too, the penalties ``(G,)`` on that.
+    """
     reading = [group for group in groups if group.input == name]
     sharing = [group for group in reading if group.shares_attention]
-    for norm in dict.fromkeys(group.layer_norm for group in sharing):
-        alike = [group for group in sharing if group.layer_norm == norm]
+
+    def kind(group: Group) -> tuple[float | None, bool]:
+        return group.layer_norm, training and group.regularised
+
+    for norm, penalised in dict.fromkeys(map(kind, sharing)):
+        alike = [group for group in sharing if kind(group) == (norm, penalised)]
         rstd = None if norm is None else token_rstd(tokens, norm)
         stats = [_token_stats(group, tokens, training) for group in alike]
         queries = [group.queries(s) for group, s in zip(alike, stats, strict=True)]
-        parts = attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd)
-        for group, part, s in zip(alike, parts, stats, strict=True):
-            yield group, group.values(part, s)
+        penalties: list[Tensor | None] = [None] * len(alike)
+        if penalised:
+            log_weights = log_attention(tokens, torch.cat(queries), rstd)
+            sizes = [len(q) for q in queries]
+            weights = log_weights.exp()
+            parts = image_sums(tokens, weights, rstd).split(sizes, 1)
+            maps = zip(log_weights.split(sizes, 1), weights.split(sizes, 1), strict=True)
+            penalties = [g.penalties(*mine) for g, mine in zip(alike, maps, strict=True)]
+        else:
+            parts = attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd)
+        for group, part, s, penalty in zip(alike, parts, stats, penalties, strict=True):
+            yield group, group.values(part, s), penalty
     for group in reading:
         if not group.shares_attention:
             group.template.train(training)
-            yield group, group.pool(tokens)
+            yield group, group.pool(tokens), None
 
 
 def member_losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -150,6 +150,11 @@ class Group:
         pooling = self.template.pooling
         return pooling.layer_norm if isinstance(pooling, QueryPooling) else None
 
+    @property
+    def regularised(self) -> bool:
+        """Whether its loss reads the attention as well as the logits."""
+        return bool(self.template.regularisation)
+
     def weight(self, name: str) -> Tensor:
         """The parameter ``name`` of all members as the probe uses it, ``(G, …)``."""
         parameter = self.parameters[name]
@@ -165,6 +170,11 @@ class Group:
         """Pooled tokens ``(B, G·M, D)`` of the group's queries → descriptors ``(G, B, D_o)``."""
         pooled = pooled.unflatten(1, (len(self), -1))
         return self._each("values", (1, None))(pooled, stats)
+
+    def penalties(self, log_weights: Tensor, weights: Tensor) -> Tensor:
+        """ln of its attention, and that, ``(B, G·M, N)`` → what each member's loss has more, ``(G,)``."""
+        of_members = [t.unflatten(1, (len(self), -1)) for t in (log_weights, weights)]
+        return self.template.regularisation(*of_members).mean(0)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""

@@ -244,7 +244,8 @@ def check_memory(
         probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
         parameters += count * probe.num_parameters()["total"]
         if isinstance(probe.pooling, QueryPooling):
-            each = probe.pooling.num_predictors * (4 * num_tokens + 2 * setting.shape.dim)
+            maps = 8 if probe.regularisation else 4  # with logarithms, cosines, their gradients
+            each = probe.pooling.num_predictors * (maps * num_tokens + 2 * setting.shape.dim)
         else:
             each = kept_for_backward(probe.pooling, num_tokens, setting.shape.dim)
         numbers += count * each

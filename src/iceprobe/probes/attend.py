@@ -92,6 +92,15 @@ def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = Non
     return torch.softmax(scores, 1).mT.to(queries.dtype)
 
 
+def log_attention(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+    """``ln softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)``, for losses that read it.
+
+    The way by which gradients of weights themselves reach the queries; `attend` keeps them to
+    itself. In the dtype of ``queries``, as what `image_sums` then pools is.
+    """
+    return torch.log_softmax(image_scores(tokens, queries, rstd), -1)
+
+
 class _Attend(torch.autograd.Function):
     """Attention with gradients for the queries alone, in products over several images.
 
@@ -220,13 +229,13 @@ def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
     return torch.ops.aten._softmax_backward_data(grad, weights, dim, weights.dtype)
 
 
-def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor) -> Tensor:
+def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
     """Scores of r·x for poolings that put more keys beside the tokens or ask by image.
 
     Args:
         tokens: ``(B, N, D)``.
         queries: ``(Q, D)``, or ``(B, Q, D)`` where every image has its own.
-        rstd: r, ``(B, N)``.
+        rstd: r, ``(B, N)``; without it scores are up to a constant a query.
 
     Returns:
         ``(B, Q, N)`` in the dtype of ``queries``. Autograd keeps the tokens themselves for the

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from iceprobe.distributed.batches import Part, part_of_batch
 from iceprobe.errors import IceprobeError
-from iceprobe.probes.attend import attend
+from iceprobe.probes.attend import attend, log_attention
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.products import linears
 
@@ -162,6 +162,11 @@ class QueryPooling(AttentivePooling):
         if stats is not None and self.training:
             self.update_stats(stats)
         return self.values(attend(tokens, self.queries(stats), self.token_rstd(tokens)), stats)
+
+    def log_attention(self, tokens: Tensor) -> Tensor:
+        """ln of the weights ``(B, M, N)``, with gradient, for losses that read the attention."""
+        queries = self.queries(self.token_stats(tokens))
+        return log_attention(tokens, queries, self.token_rstd(tokens))
 
     def token_rstd(self, tokens: Tensor) -> Tensor | None:
         """r, ``(B, N)``, of the LayerNorm in front of keys and values, if there is one."""

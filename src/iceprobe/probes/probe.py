@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from iceprobe.errors import IceprobeError
 from iceprobe.probes.linear import mean_tokens
-from iceprobe.probes.pooling import Pooling
+from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.registry import (
     MODEL_VECTORS,
     PROBES,
+    TERMS,
     VECTORS,
     no_vector,
     parse_probe,
     probe_label,
     probe_options,
 )
+from iceprobe.probes.regularisation import Regularisation
 from iceprobe.specs import Spec, parse_spec
 from iceprobe.tokens import Tokens
 
@@ -35,13 +37,25 @@ class Probe(nn.Module):
         input: what the pooling reads: ``patches``, ``class``, ``mean``, ``class+patches`` or
             ``prefix+patches``.
         batch_norm: whether the descriptor is normalised before the classifier.
+        regularisation: terms of the training loss; prediction is without them.
+
+    Raises:
+        IceprobeError: for terms that the pooling's attention doesn't bear.
     """
 
     def __init__(
-        self, pooling: Pooling, num_classes: int, *, input: str = "patches", batch_norm: bool = True
+        self,
+        pooling: Pooling,
+        num_classes: int,
+        *,
+        input: str = "patches",
+        batch_norm: bool = True,
+        regularisation: Regularisation | None = None,
     ):
         super().__init__()
         self.input = input
+        self.regularisation = regularisation or Regularisation()
+        _check_terms(pooling, self.regularisation)
         self.pooling = pooling
         self.norm = (
             nn.BatchNorm1d(pooling.out_dim, affine=False, eps=1e-6) if batch_norm else nn.Identity()
@@ -52,6 +66,16 @@ class Probe(nn.Module):
         """`Tokens`, or a tensor as `select` takes it → logits ``(B, C)``."""
         descriptor = self.pooling(self.select(tokens)).to(self.classifier.weight.dtype)
         return self.classifier(self.norm(descriptor))
+
+    def penalty(self, tokens: Tokens | Tensor) -> Tensor:
+        """What `regularisation` adds to the loss of these tokens, a mean over images; ``()``.
+
+        For a training loop of one's own; `iceprobe.fit` and `iceprobe.adapt` do it by themselves.
+        """
+        if not isinstance(self.pooling, QueryPooling) or not self.regularisation:
+            return self.classifier.weight.new_zeros(())
+        log_weights = self.pooling.log_attention(self.select(tokens))
+        return self.regularisation(log_weights, log_weights.exp()).mean()
 
     def select(self, tokens: Tokens | Tensor) -> Tensor:
         """What the pooling reads, ``(B, N', D)``.
@@ -118,8 +142,8 @@ def build_pooling(
     """Build the pooling of a probe.
 
     Args:
-        spec: such as ``"ep32"``; keys that concern the classifier (``input``, ``batch_norm``)
-            have no effect here.
+        spec: such as ``"ep32"``; keys that don't concern the pooling (``input``, ``batch_norm``,
+            ``complementarity``, ``entropy``) have no effect here.
         dim: D, width of the tokens.
         grid: rows and columns of the patches, for poolings that need it.
         **options: keys of the spec string, ``out_dim=96``.
@@ -133,7 +157,7 @@ def build_pooling(
         torch.Size([2, 768])
     """
     spec, values = _resolve(spec, options)
-    for key in ("input", "batch_norm"):
+    for key in ("input", "batch_norm", *TERMS):
         values.pop(key, None)
     entry = PROBES[spec.name]
     if entry.needs_grid:
@@ -189,7 +213,27 @@ def build(
             f"probe {probe_label(spec)!r} reads a class token and the backbone has no class token: "
             f"take input={'mean' if source == 'class' else 'patches'}"
         )
-    return Probe(pooling, num_classes, input=source, batch_norm=values["batch_norm"])
+    return Probe(
+        pooling,
+        num_classes,
+        input=source,
+        batch_norm=values["batch_norm"],
+        regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
+    )
+
+
+def _check_terms(pooling: Pooling, terms: Regularisation) -> None:
+    if terms and not isinstance(pooling, QueryPooling):
+        raise IceprobeError(
+            f"{type(pooling).__name__} has no scores that are linear in the tokens: take "
+            "complementarity and entropy with ep, mhca or aim"
+        )
+    if terms.complementarity and pooling.num_predictors < 2:
+        raise IceprobeError(
+            f"complementarity={terms.complementarity:g} compares an image's attention maps and "
+            f"the probe has {pooling.num_predictors}: take 2 or more, such as "
+            f"ep8?complementarity={terms.complementarity:g}"
+        )
 
 
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The probes there are, and the spec strings that name them. Imports no torch."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown
 # its learned pooler, and the class token in the space shared with text.
 MODEL_VECTORS = ("pooled", "class_projected")
 VECTORS = ("class", "mean", *MODEL_VECTORS)
+# Weights of terms of the training loss that read the attention (`probes/regularisation.py`).
+TERMS = ("complementarity", "entropy")
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _weight(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("write a finite number")
+    return value + 0.0  # -0 is 0
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def convert(text: str) -> str:
         if text not in choices:
@@ -220,6 +230,8 @@ _ATTENTIVE = {
     "input": Option(_one_of("patches", "class+patches", "prefix+patches"), "patches"),
     "batch_norm": _BATCH_NORM,
 }
+# Where scores are linear in the tokens: a fit has their attention at hand.
+_REGULARISED = {**_ATTENTIVE, **{term: Option(_weight, "0.0") for term in TERMS}}
 _SPATIAL = {"input": Option(_one_of("patches"), "patches"), "batch_norm": _BATCH_NORM}
 
 PROBES: Registry[ProbeEntry] = Registry(
@@ -263,7 +275,7 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "out_dim": _OUT_DIM,
                 "value": Option(_one_of("linear", "identity"), "linear"),
                 "query": Option(_one_of("full", "sliced"), "full"),
-                **_ATTENTIVE,
+                **_REGULARISED,
             },
             variants={
                 "ep12?value=identity": "a_j = softmax_N(X u_j/√D), y_j = slice j of Xᵀa_j",
@@ -278,7 +290,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Psomas et al., Attention, Please! (reference of the equivalence)",
             number="heads",
             default_number=12,
-            options={"heads": _NUMBER, "attn_dim": _OUT_DIM, "out_dim": _OUT_DIM, **_ATTENTIVE},
+            options={"heads": _NUMBER, "attn_dim": _OUT_DIM, "out_dim": _OUT_DIM, **_REGULARISED},
         ),
         "aim": ProbeEntry(
             "iceprobe.probes.aim:AIM",
@@ -287,7 +299,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="El-Nouby et al., Scalable Pre-training of Large Autoregressive Image Models",
             number="heads",
             default_number=12,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
         "abmilp": ProbeEntry(
             "iceprobe.probes.abmilp:abmilp",
@@ -375,7 +387,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Zhai et al., Sigmoid Loss for Language Image Pre-Training",
             number="heads",
             default_number=8,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
         "vjepa": ProbeEntry(
             "iceprobe.probes.vjepa:VJEPA",
@@ -384,7 +396,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Bardes et al., Revisiting Feature Prediction",
             number="heads",
             default_number=16,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
         "cait": ProbeEntry(
             "iceprobe.probes.cait:CaiT",
@@ -402,7 +414,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Chen et al., Context Autoencoder for Self-Supervised Representation Learning",
             number="heads",
             default_number=8,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
         "coca": ProbeEntry(
             "iceprobe.probes.coca:CoCa",
@@ -411,7 +423,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models",
             number="heads",
             default_number=8,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
         "capi": ProbeEntry(
             "iceprobe.probes.capi:CAPI",
@@ -419,7 +431,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X a_j + b_Vj",
             source="Darcet et al., Cluster and Predict Latent Patches",
             number="heads",
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            options={"heads": _NUMBER, **_REGULARISED},
         ),
     },
 )

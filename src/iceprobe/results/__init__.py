@@ -27,6 +27,8 @@ _HOME = {
     "equivalent": "statistics",
     "mean_per_class": "statistics",
     "paired_bootstrap": "statistics",
+    "Advice": "advice",
+    "advise": "advice",
     "Comparison": "comparison",
     "compare": "comparison",
     "compare_pair": "comparison",

@@ -25,7 +25,9 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: float  # mean cross-entropy over the epoch; not finite: it diverged, and ends
+    train_loss: (
+        float  # mean over the epoch, with a probe's own terms; not finite: diverged, and ends
+    )
     eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
 
     @property

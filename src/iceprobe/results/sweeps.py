@@ -76,7 +76,7 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
     Layers of one backbone aren't ranked against each other: they have their own curve.
     """
     found = []
-    for (title, *_), members in _split(results, _same_images).items():
+    for (title, *_), members in split_by(results, same_images).items():
         names = list(dict.fromkeys(one.backbone for one in members))
         if len({without_layer(name) for name in names}) < len(names) or len(names) < 2:
             continue
@@ -149,14 +149,16 @@ def _sweeps(
     ]
 
 
-def _same_images(one: Result) -> tuple[str, str]:
+def same_images(one: Result) -> tuple[str, str]:
+    """What results share that can be laid beside each other: in words, and the images' hash."""
     title = " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
     return title, one.images
 
 
-def _split(
+def split_by(
     results: Sequence[Result], key: Callable[[Result], tuple[str, ...]]
 ) -> dict[tuple[str, ...], list[Result]]:
+    """Results by ``key``, in the order in which each first appears."""
     found: dict[tuple[str, ...], list[Result]] = {}
     for one in results:
         found.setdefault(key(one), []).append(one)

@@ -1,0 +1,81 @@
+"""Terms of the training loss that read the attention itself: complementarity and concentration.
+
+    ℓ = CE + λ_c · mean_{i≠j} cos(a_i, a_j) + λ_e · mean_j H(a_j)/ln N      H(a) = −Σ_n a_n ln a_n
+
+Both are means over the images of a batch. λ_c > 0 rewards predictors that look at different
+places, λ_e > 0 predictors that look at few; below 0 they reward the contrary, as a control does. The
+attention is over the keys that the probe reads: its patches, and the prefix tokens that ``input``
+puts among them. Prediction needs none of it, so a regularised probe costs what a plain one does.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from iceprobe.errors import IceprobeError
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """The terms and their weights; false where there are none.
+
+    Attributes:
+        complementarity: λ_c, of the mean pairwise cosine of an image's maps.
+        entropy: λ_e, of the normalised entropy of a map.
+    """
+
+    complementarity: float = 0.0
+    entropy: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.complementarity or self.entropy)
+
+    def __call__(self, log_weights: Tensor, weights: Tensor) -> Tensor:
+        """ln a and a, ``(…, M, N)`` → what is added to the loss, ``(…)``; 0 without terms.
+
+        Raises:
+            IceprobeError: for the entropy over a single key, which has no scale.
+        """
+        total = log_weights.new_zeros(log_weights.shape[:-2])
+        if self.complementarity:
+            total = total + self.complementarity * mean_pairwise_cosine(weights)
+        if self.entropy:
+            total = total + self.entropy * normalised_entropy(log_weights, weights).mean(-1)
+        return total
+
+
+def mean_pairwise_cosine(maps: Tensor) -> Tensor:
+    """Mean cosine over pairs of an image's M ≥ 2 maps, ``(…, M, N)`` → ``(…)``.
+
+    In M·N products an image instead of M²·N: with unit maps â_i = a_i/‖a_i‖,
+
+        Σ_{i≠j} cos(a_i, a_j) = ‖Σ_i â_i‖² − Σ_i ‖â_i‖² = ‖Σ_i â_i‖² − M
+
+    Example:
+        >>> mean_pairwise_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+        tensor(0.3333)
+    """
+    predictors = maps.shape[-2]
+    unit = F.normalize(maps, dim=-1)
+    pairs = unit.sum(-2).square().sum(-1) - unit.square().sum((-2, -1))
+    return pairs / (predictors * (predictors - 1))
+
+
+def normalised_entropy(log_weights: Tensor, weights: Tensor) -> Tensor:
+    """−Σ_n a_n ln a_n / ln N from ln a and a, ``(…, N)`` → ``(…)``.
+
+    From logarithms, since a weight that rounds to 0 has a gradient there: that of −a ln a by a,
+    −ln a − 1, is infinite.
+
+    Raises:
+        IceprobeError: for a single key.
+    """
+    keys = log_weights.shape[-1]
+    if keys < 2:
+        raise IceprobeError(
+            "entropy=… needs two tokens to spread over and there is 1: leave it out"
+        )
+    return -torch.linalg.vecdot(weights, log_weights) / math.log(keys)

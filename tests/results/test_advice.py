@@ -1,0 +1,215 @@
+"""Which probe to report, on predictions made by hand."""
+
+import numpy as np
+import pytest
+
+import iceprobe
+from iceprobe.errors import IceprobeError
+from iceprobe.results import Flops, Parameters, compare_pair
+from iceprobe.results.advice import advise
+from iceprobe.results.predictions import Predictions
+from tests.results.test_files import result as made
+
+N = 400
+LABELS = np.zeros(N, np.int64)
+MAE = "timm:mae"
+
+
+def result(probe: str, right, parameters: int = 1000, flops: int = 1000, *, kept=True, **fields):
+    """A result that is right on ``right`` of 400 images, the first ones or those named."""
+    hits = np.arange(N) < right if np.isscalar(right) else np.isin(np.arange(N), right)
+    predictions = Predictions(LABELS, np.where(hits, 0, 1).astype(np.int32)[None])
+    scores = {
+        "top1": predictions.top1_score(),
+        "mean_per_class": predictions.mean_per_class_score(),
+    }
+    counts = Parameters(pooling=parameters - 10, classifier=10, total=parameters)
+    given = {"backbone": MAE, "images": "same", "seeds": [0], "test_images": N}
+    one = made(
+        probe, parameters=counts, flops=Flops(per_image=flops), **{**given, **scores, **fields}
+    )
+    return one.attach(predictions=predictions) if kept else one
+
+
+def of_one_encoder() -> list:
+    return [
+        result("knn", 100, 10, 50_000),
+        result("linear?input=mean", 240, 20, 40),
+        result("linear?input=class", 200, 20, 40),
+        result("ep4", 311, 500, 3000),
+        result("ep12", 312, 900, 2000),
+        result("aim12", 306, 700, 1000),
+    ]
+
+
+def test_one_encoder():
+    results = of_one_encoder()
+    advice = iceprobe.advise(results)
+    (question,) = advice.questions
+    (encoder,) = question.encoders
+    assert encoder.best.label == "ep12"
+    assert encoder.cheapest.label == "ep4"  # one image of 400 behind; aim12 is 6: clearly
+    assert encoder.leanest.label == "ep12"
+    assert encoder.loss.difference == compare_pair(results[3], results[4]).difference
+    assert [gain.against.label for gain in encoder.gains] == [
+        "linear?input=mean",
+        "linear?input=class",
+    ]
+    gain = compare_pair(results[4], results[1]).difference
+    assert encoder.gains[0].difference == gain
+    text = str(advice)
+    low, high = (f"{100 * end:.1f}" for end in gain.interval)
+    assert text.startswith("timm:mae on ")
+    assert "Aggregation matters: ep12, the best of 3 attentive probes, reads 78.0%" in text
+    assert f"linear?input=mean 60.0%, +18.0 points (paired 95% interval +{low} to +{high})" in text
+    assert "over linear?input=class (50.0%) it is +28.0 points" in text
+    assert "Report ep4 (77.8%, 500 parameters, 3 k FLOPs an image): the cheapest within" in text
+    assert "at −0.2 points (paired 95% interval −0.8 to 0.0)" in text
+    assert "With the fewest FLOPs it is ep12" in text
+    assert "60.0% under linear?input=mean, 50.0% under linear?input=class, 25.0% under knn" in text
+    assert "against 78.0% under ep12" in text
+    assert "selected on the reported split" not in text
+    assert "add" not in text
+
+
+def test_a_margin_lets_more_probes_in():
+    (question,) = advise(of_one_encoder(), margin=0.02).questions
+    assert question.encoders[0].cheapest.label == "ep4"
+    assert question.encoders[0].leanest.label == "aim12"
+    assert "Up to 2 points may be lost." in question.paragraph
+    (question,) = advise(of_one_encoder(), margin=0.3).questions
+    assert question.encoders[0].cheapest.label == "linear?input=mean"
+
+
+def test_the_best_alone_within_its_error_bar():
+    text = str(advise([result("linear", 100), result("ep4", 300, 1500), result("knn", 50, 10)]))
+    assert "Report ep4" in text
+    assert "no probe with fewer parameters is within its error bar" in text
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [(300, "Aggregation matters"), (200, "no clear difference"), (100, "aggregation loses")],
+)
+def test_what_aggregation_is_worth_is_said_by_the_interval(right, verdict):
+    """Half of the attentive probe's images are others than the linear one's."""
+    hits = np.r_[0 : right // 2, N - right // 2 : N]
+    assert verdict in str(advise([result("linear", 200), result("ep4", hits)]))
+
+
+def test_linear_probing_alone_may_win():
+    (question,) = advise([result("linear", 300, 20), result("ep4", 200)]).questions
+    assert question.encoders[0].best.label == question.encoders[0].cheapest.label == "linear"
+
+
+@pytest.mark.parametrize(
+    ("probes", "words"),
+    [
+        (["ep4", "knn"], ["No linear probe was run: add --probe linear?input=mean."]),
+        (["ep4", "linear"], ["No k-NN was run: add --probe knn."]),
+        (["linear", "knn", "mean_value"], ["No attentive probe was run: add --probe ep32."]),
+        (["ep4"], ["add --probe linear?input=mean.", "add --probe knn."]),
+    ],
+)
+def test_what_is_missing_is_said_with_the_spec_to_add(probes, words):
+    text = str(advise([result(probe, 200) for probe in probes]))
+    for word in words:
+        assert word in text
+    assert text.count(": add --probe") == len(words)
+
+
+def test_paper_numbers_are_labelled():
+    text = str(
+        advise([result("ep4", 200, protocol="paper"), result("linear", 100, protocol="paper")])
+    )
+    assert "selected on the reported split (test), as protocol paper does" in text
+
+
+def test_without_predictions_there_are_numbers_and_no_error_bar():
+    results = [result("ep4", 300, kept=False), result("linear", 200, 20, kept=False)]
+    (question,) = advise(results).questions
+    (encoder,) = question.encoders
+    assert (encoder.gains, encoder.loss, encoder.paired) == ([], None, False)
+    assert "ep4 reads 75.0% and linear 50.0%, +25.0 points." in question.paragraph
+    assert "Predictions weren't kept" in question.paragraph
+    assert "Report" not in question.paragraph
+
+
+def campaign(**under_ep: int) -> list:
+    linear = {"a": 200, "b": 150, "c": 100}
+    return [
+        result(probe, rights[name], backbone=f"timm:{name}")
+        for probe, rights in (("linear?input=mean", linear), ("ep4", under_ep))
+        for name in linear
+    ]
+
+
+def test_several_encoders_are_ranked_under_both():
+    (question,) = advise(campaign(a=210, b=300, c=299)).questions
+    (order,) = question.orders
+    assert [one.result.backbone for one in order.linear] == ["timm:a", "timm:b", "timm:c"]
+    assert [one.result.backbone for one in order.attentive] == ["timm:b", "timm:c", "timm:a"]
+    assert order.agreement.tau == pytest.approx(-1 / 3)  # one pair of three keeps its order
+    low, high = order.agreement.interval
+    assert low <= -1 / 3 <= high < 1
+    text = question.paragraph
+    assert "3 encoders on" in text
+    assert (
+        "Ranked under linear?input=mean: timm:a (50.0%) > timm:b (37.5%) > timm:c (25.0%)" in text
+    )
+    assert "under ep4: timm:b (75.0%) ≈ timm:c (74.8%) > timm:a (52.5%)" in text
+    assert "the order changes, Kendall's τ −0.33 (95% interval −" in text
+    for name, points in (("a", "+2.5"), ("b", "+37.5"), ("c", "+49.8")):
+        assert f"timm:{name}: ep4 over linear?input=mean is {points} points (paired" in text
+    assert "No k-NN was run: add --probe knn." in text
+
+
+def test_an_order_that_holds_and_layers():
+    (question,) = advise(campaign(a=300, b=250, c=200)).questions
+    assert "the same order, Kendall's τ +1.00" in question.paragraph
+    layers = [
+        result(probe, right, backbone=f"timm:a?layer={layer}", layer=layer)
+        for layer, pair in enumerate([(100, 300), (200, 250)])
+        for probe, right in zip(("linear", "ep4"), pair, strict=True)
+    ]
+    (question,) = advise(layers).questions
+    assert question.orders[0].agreement.tau == -1
+
+
+def test_a_probe_that_not_all_encoders_have_ranks_none():
+    results = [r for r in campaign(a=300, b=250, c=200) if (r.backbone, r.probe) != ("timm:a", "linear?input=mean")]  # fmt: skip
+    text = str(advise(results))
+    assert "How linear probing would have ranked them isn't known" in text
+    assert "No linear probe was run on timm:a: add --probe linear?input=mean." in text
+
+
+def test_every_set_of_test_images_has_its_paragraph():
+    results = [
+        result(probe, 200, dataset=dataset, images=dataset)
+        for dataset in ("folder:a", "folder:b")
+        for probe in ("linear", "ep4")
+    ]
+    advice = advise(results)
+    assert [question.title.split(" ")[0] for question in advice.questions] == [
+        "folder:a",
+        "folder:b",
+    ]
+    assert str(advice).count("\n\n") == 1
+
+
+def test_adapted_backbones_are_left_out_aloud():
+    adapted = result("ep4", 390, adaptation="lora?rank=8")
+    advice = advise([result("ep4", 300), result("linear", 200), adapted])
+    assert advice.questions[0].encoders[0].best.adaptation is None
+    assert str(advice).endswith("Left out: 1 result on an adapted backbone (see iceprobe compare).")
+    with pytest.raises(IceprobeError, match="no result on a frozen backbone"):
+        advise([adapted])
+
+
+def test_what_can_not_be_advised_on_is_refused():
+    with pytest.raises(IceprobeError, match="no result"):
+        advise([])
+    with pytest.raises(IceprobeError, match=r"margin=-0.1"):
+        advise(of_one_encoder(), margin=-0.1)
+    with pytest.raises(IceprobeError, match="ep4 on timm:mae stands twice"):
+        advise([result("ep4", 300), result("ep4", 300)])
