@@ -55,7 +55,8 @@ class RemotePath:
         try:
             from fsspec.core import url_to_fs
 
-            return url_to_fs(self.url)[0]
+            # A listing that is kept would hide what other machines write and remove.
+            return url_to_fs(self.url, use_listings_cache=False)[0]
         except ModuleNotFoundError as error:
             raise IceprobeError(
                 f"{self.url}: needs the package {error.name}: pip install 'iceprobe[remote]'"
@@ -123,7 +124,6 @@ class RemotePath:
     def find(self) -> dict[str, tuple[int, str]]:
         """Every object below: its name relative to here → its size and its version (etag or time)."""
         with self._told():
-            self.fs.invalidate_cache()
             try:
                 found = self.fs.find(self.key, detail=True)
             except FileNotFoundError:  # some file systems say so, others find nothing
@@ -166,7 +166,7 @@ class RemotePath:
             yield
         except FileNotFoundError:
             raise
-        except (OSError, *_client_errors()) as error:
+        except _failures() as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise IceprobeError(
                 f"{self.url}: {said}; see that the address is right and credentials are set"
@@ -225,7 +225,7 @@ def _version(info: dict[str, Any]) -> str:
     return ""
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    """Of the store's own library, where it doesn't make an ``OSError`` of them."""
+def _failures() -> tuple[type[Exception], ...]:
+    """``OSError``, and what the library of S3 raises beside it."""
     botocore = sys.modules.get("botocore.exceptions")
-    return (botocore.BotoCoreError,) if botocore else ()
+    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)

@@ -8,8 +8,9 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.config import ExtractConfig, resolve
 from iceprobe.cli.console import Bars, console
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 
 
 def extract(
@@ -17,7 +18,9 @@ def extract(
     data: options.Data = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the feature stores (features).", show_default=False),
+        typer.Option(
+            help="Folder or s3:// URL of the feature stores (features).", show_default=False
+        ),
     ] = None,
     batch_size: options.ExtractBatchSize = None,
     device: options.Device = None,
@@ -64,7 +67,7 @@ def extract(
                 "--backbone and --data out"
             )
     if repair is not None:
-        path = _repair(repair)
+        path: Path | RemotePath = _repair(repair)
     elif verify is not None:
         path = _verify(verify)
     else:
@@ -72,10 +75,10 @@ def extract(
     console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _extract(config: ExtractConfig) -> Path:
+def _extract(config: ExtractConfig) -> Path | RemotePath:
     import iceprobe
 
-    check_place(config.output, "--output")
+    check_features(config.output, "--output")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     settings = config.model_dump(exclude={"backbone", "data", "output"})
     with Bars() as progress:
@@ -93,10 +96,10 @@ def _repair(path: Path) -> Path:
     return path
 
 
-def _verify(path: Path) -> Path:
+def _verify(path: Path) -> Path | RemotePath:
     from iceprobe.store import Store
 
     store = Store.open(path, verify=True)
     shards = sum(len(split.shards) for split in store.manifest.splits.values())
     console.print(f"intact: {shards} shards are as they were written", markup=False)
-    return path
+    return located(path)

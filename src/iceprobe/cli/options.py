@@ -116,7 +116,8 @@ Output = Annotated[
     Path | None, _option("--output", "Run folder (runs/ and a readable name).", _WHERE)
 ]
 Features = Annotated[
-    Path | None, _option("--features", "Folder of the feature stores (features).", _WHERE)
+    Path | None,
+    _option("--features", "Folder or s3:// URL of the feature stores (features).", _WHERE),
 ]
 Device = Annotated[
     str | None, _option("--device", "cpu, cuda, cuda:1 … (cuda where there is one).", _WHERE)

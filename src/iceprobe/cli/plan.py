@@ -9,7 +9,7 @@ from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import ON_PAPER, PlanConfig, RunConfig, resolve
 from iceprobe.cli.console import console
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.cli.stages import check_fit, extraction_options
 from iceprobe.errors import IceprobeError
 
@@ -73,7 +73,7 @@ def plan(
     file, overrides = split_arguments(arguments or [])
     config = resolve(PlanConfig, given(locals(), PlanConfig), file, overrides)
     check_paper(config)
-    check_place(config.features, "--features")
+    check_features(config.features, "--features")
     from iceprobe.cli.run import Sources
 
     sources = Sources(config)
@@ -204,7 +204,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     images = ", ".join(f"{name} {count:,}" for name, count in extraction.images.items())
     disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
     memory = _bytes(extraction.memory_bytes)
-    here = extraction.free_bytes is not None
+    here = extraction.free_bytes is not None or extraction.memory_available is not None
     if extraction.free_bytes is not None:
         free = extraction.memory_available
         disk += f", {_bytes(extraction.free_bytes)} free"

@@ -7,7 +7,7 @@ from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.cli.plan import print_estimate
 from iceprobe.cli.stages import (
     check_fit,
@@ -147,7 +147,7 @@ class Sources:
 
         (asked,), (data,) = run.backbone, run.data
         if (asked, data) not in self._stores:
-            check_place(run.features, "--features")
+            check_features(run.features, "--features")
             dataset, single = self.dataset(run), self.backbone(run)
             self.check(run)
             print_estimate(single, dataset, run)

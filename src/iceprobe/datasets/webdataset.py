@@ -106,7 +106,9 @@ def load_webdataset(
         raise IceprobeError(f"{spec!r} has no test split: add test=PATTERN with the test tars")
     tars = {"train": _expand(name), "test": _expand(test)}
     if both := set(tars["train"]) & set(tars["test"]):
-        raise IceprobeError(f"{str(min(both))!r} is in train and in test of {spec!r}: keep one")
+        raise IceprobeError(
+            f"{min(map(str, both))!r} is in train and in test of {spec!r}: keep one"
+        )
     root = _common([tar.parent for part in tars.values() for tar in part], spec)
     read = _label_reader(label)
     found: dict[str, tuple[list[Member], list[str | int]]] = {}

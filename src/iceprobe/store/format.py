@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -204,7 +205,7 @@ def shard_file(split: str, number: int) -> str:
     return f"{split}-{number:05d}.safetensors"
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path | RemotePath) -> Manifest:
     """The manifest of the store at ``path``.
 
     Raises:

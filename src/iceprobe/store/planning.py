@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import cache_folder, is_remote, located
 from iceprobe.store.format import (
     MANIFEST,
     SHARD_IMAGES,
@@ -56,11 +57,11 @@ class Plan(BaseModel):
     """What an extraction will cost.
 
     Attributes:
-        store: folder that the store has or will have.
+        store: folder that the store has or will have, a URL on object storage.
         images: images of each split.
         store_bytes: of the finished store.
         bytes_to_write: of its shards that are still missing; 0 where it is finished.
-        free_bytes: free on that disk; ``None`` for another machine's.
+        free_bytes: free on that disk; ``None`` for another machine's, and on object storage.
         patch_bytes: of each split's patch tokens: the memory that holds them for fitting.
         memory_bytes: of the host that extraction takes: weights and batches in flight.
         memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
@@ -71,7 +72,7 @@ class Plan(BaseModel):
         seconds: that the missing shards will take.
     """
 
-    store: Path
+    store: Path | str
     images: dict[str, int]
     store_bytes: int
     bytes_to_write: int
@@ -139,10 +140,11 @@ def plan(
     if isinstance(dataset, int):
         images = dataset if limit is None else min(limit, dataset)
         manifest = _on_paper(backbone, images, settings)
-        path = Path(root) / manifest.folder
+        path = located(root) / manifest.folder
     else:
         wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-        path = find_finished(Path(root), wanted) or Path(root) / wanted.folder
+        place = located(root)
+        path = find_finished(place, wanted) or place / wanted.folder
         manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
     left = _images_left(manifest)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
@@ -150,11 +152,11 @@ def plan(
     if left and here:
         rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds)
     return Plan(
-        store=path,
+        store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
         store_bytes=_store_bytes(manifest),
         bytes_to_write=bytes_missing(manifest),
-        free_bytes=free_bytes(path) if here else None,
+        free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
         patch_bytes=_patch_bytes(manifest),
         memory_bytes=_memory_bytes(backbone, manifest, target, workers),
         memory_available=available_memory() if here else None,
@@ -168,9 +170,13 @@ def plan(
 def read_speed(folder: Path) -> float:
     """Bytes a second that come from the disk of ``folder``, past the system's cache.
 
+    Of a folder on object storage the disk is meant that holds the copies of its shards.
+
     A nameless file is written, read once and gone. Where the system can't be told to forget it
     (`posix_fadvise`), the cache's speed is what is found.
     """
+    if is_remote(folder):
+        folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     block = os.urandom(2**20)

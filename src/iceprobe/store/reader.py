@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, Shape, read_manifest
 from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes, split_layout
@@ -28,7 +29,7 @@ class Store:
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
-        path: folder of the store; ``None`` where it is in memory.
+        path: folder of the store, or its place on object storage; ``None`` where it is in memory.
         manifest: what the tokens were made from.
         splits: names of its splits.
     """
@@ -37,7 +38,7 @@ class Store:
         self,
         manifest: Manifest,
         splits: Mapping[str, "StoredSplit"],
-        path: Path | None = None,
+        path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
     ):
         self.manifest, self.path = manifest, path
@@ -45,19 +46,19 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, verify: bool = False, dataset: Dataset | None = None
+        cls, path: str | Path | RemotePath, *, verify: bool = False, dataset: Dataset | None = None
     ) -> "Store":
         """Open the store in folder ``path``.
 
         Args:
-            path: the folder that holds ``manifest.json``.
+            path: the folder that holds ``manifest.json``, or a URL of one on object storage.
             verify: read everything once and compare checksums.
             dataset: the data set it was made from, where it is at hand.
 
         Raises:
             IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
         """
-        path = Path(path)
+        path = located(path)
         manifest = read_manifest(path)
         if not manifest.finished:
             raise IceprobeError(
@@ -136,7 +137,11 @@ class Store:
         Raises:
             IceprobeError: naming the first shard that differs.
         """
-        if self.path is not None:
+        if isinstance(self.path, RemotePath):
+            from iceprobe.store import remote
+
+            remote.verify(self.path, self.manifest)
+        elif self.path is not None:
             for _, error in corrupt_shards(self.path, self.manifest):
                 raise error
 
@@ -437,12 +442,16 @@ def memory_split(tensors: Mapping[str, Tensor], shape: Shape) -> StoredSplit:
     )
 
 
-def check_sizes(path: Path, manifest: Manifest) -> None:
+def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
     """See that every recorded shard is there and has its length, without reading it.
 
     Raises:
         IceprobeError: naming the first shard that isn't.
     """
+    if isinstance(path, RemotePath):
+        from iceprobe.store import remote
+
+        return remote.check_objects(path, manifest)
     for split, record in manifest.splits.items():
         layout = split_layout(manifest, split)
         for shard in record.shards:
@@ -469,14 +478,25 @@ def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[Any, Icepro
                 yield shard, corrupt(file, f"its checksum is {found[:12]}, not {shard.sha256[:12]}")
 
 
-def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
+def _opener(path: Path | RemotePath, manifest: Manifest, name: str) -> Callable[[int, str], Shard]:
+    """Number of a shard of a split and name of a tensor → the shard, open."""
+    if isinstance(path, RemotePath):
+        from iceprobe.store import remote
+
+        return remote.opener(path, manifest, name, OPEN_SHARDS)
+    files = [path / shard.file for shard in manifest.splits[name].shards]
+    opened = lru_cache(OPEN_SHARDS)(Shard)
+    return lambda number, _: opened(files[number])
+
+
+def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> StoredSplit:
     record = manifest.splits[name]
-    files = [path / shard.file for shard in record.shards]
     firsts = np.cumsum([0, *(shard.images for shard in record.shards)])
-    shard = lru_cache(OPEN_SHARDS)(Shard)
+    shard = _opener(path, manifest, name)
 
     def tensors(key: str) -> Tensor:
-        return torch.cat([shard(file).read(key) for file in files])
+        parts = range(len(record.shards))
+        return torch.cat([shard(number, key).read(key) for number in parts])
 
     def gather(key: str, rows: np.ndarray, out: Tensor) -> None:
         order = np.argsort(rows, kind="stable")
@@ -485,7 +505,8 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
         cuts = np.searchsorted(ascending, firsts)
         for number in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[number], cuts[number + 1])
-            shard(files[number]).read_rows(key, ascending[part] - firsts[number], view, order[part])
+            opened = shard(int(number), key)
+            opened.read_rows(key, ascending[part] - firsts[number], view, order[part])
 
     return StoredSplit(
         tensors,

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, cache_folder, located
 from iceprobe.store.format import (
     MANIFEST,
     SHARD_IMAGES,
@@ -70,7 +73,7 @@ def extract(
     Args:
         backbone: frozen; moved to ``device``.
         dataset: labelled images.
-        root: folder of stores.
+        root: folder of stores, or a URL of object storage (``s3://bucket/features``).
         splits: names of the splits to extract, by default all.
         batch_size: images a forward pass.
         device: by default the GPU where there is one.
@@ -135,21 +138,24 @@ def extract_layers(
     )
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
-    finished = [find_finished(Path(root), one) for one in wanted]
-    paths = [path or Path(root) / one.folder for path, one in zip(finished, wanted, strict=True)]
+    place = located(root)
+    finished = [find_finished(place, one) for one in wanted]
+    paths = [path or place / one.folder for path, one in zip(finished, wanted, strict=True)]
     todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
     _check_disk(todo)
     with contextlib.ExitStack() as locked:
-        for path in sorted(todo):  # in one order, so that two processes can't wait in a ring
-            locked.enter_context(exclusive(path))
+        for path in sorted(todo, key=str):  # so that two processes can't wait in a ring
+            if isinstance(path, Path):
+                locked.enter_context(exclusive(path))
         if todo:
             places = [
-                (path, _resumed(path, todo[path])) if path in todo else None for path in paths
+                _open_place(path, todo[path], locked) if path in todo else None for path in paths
             ]
             _fill(places, backbone, dataset, target, workers, on_bad_image, progress)
     stores = []
     for path in paths:
-        sweep(path)
+        if isinstance(path, Path):
+            sweep(path)
         store = Store.open(path, dataset=dataset)
         if store.manifest.skipped and on_bad_image == "fail":
             raise IceprobeError(
@@ -186,7 +192,13 @@ def repair(
     Raises:
         IceprobeError: if the backbone or the images are not those of the store.
     """
-    path = Path(path)
+    place = located(path)
+    if isinstance(place, RemotePath):
+        raise IceprobeError(
+            f"{place}: on object storage a store is mended by removing the corrupt shard and "
+            "manifest.json, then running the same iceprobe extract again"
+        )
+    path = place
     manifest = read_manifest(path)
     skip = any(shard.skipped for split in manifest.splits.values() for shard in split.shards)
     policy: OnBadImage = on_bad_image or ("skip" if skip else "fail")
@@ -209,11 +221,56 @@ def repair(
         for split in manifest.splits.values():
             split.shards = [shard for shard in split.shards if shard not in bad]
         write_manifest(path, manifest)
-        _fill([(path, manifest)], backbone, dataset, target, workers, policy, progress)
+        _fill([Place(path, manifest)], backbone, dataset, target, workers, policy, progress)
     return [shard.file for shard in bad]
 
 
-def find_finished(root: Path, wanted: Manifest) -> Path | None:
+@dataclass
+class Place:
+    """Where shards of one layer are written, and the manifest that they are recorded in.
+
+    Attributes:
+        folder: where files are made.
+        keep: called with each shard that is whole, in the writing thread.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    def keep(self, split: str, record: ShardRecord) -> None:
+        self.manifest.record(split, record)
+        write_manifest(self.folder, self.manifest)
+
+
+@dataclass
+class RemotePlace(Place):
+    """Shards are made in a local folder and go to ``path`` on object storage."""
+
+    path: RemotePath
+
+    def keep(self, split: str, record: ShardRecord) -> None:
+        from iceprobe.store import remote
+
+        local = self.folder / record.file
+        record = remote.put_shard(self.path, local, self.manifest.identity, record)
+        self.manifest.record(split, record)
+        if self.manifest.finished:
+            remote.put_manifest(self.path, self.manifest)
+
+
+def _open_place(path: Path | RemotePath, wanted: Manifest, until: contextlib.ExitStack) -> Place:
+    if isinstance(path, Path):
+        return Place(path, _resumed(path, wanted))
+    from iceprobe.store import remote
+
+    scratch = until.enter_context(tempfile.TemporaryDirectory(dir=cache_folder()))
+    place = RemotePlace(Path(scratch), remote.resumed(path, wanted), path)
+    if place.manifest.finished:  # killed between the last shard and the manifest
+        remote.put_manifest(path, place.manifest)
+    return place
+
+
+def find_finished(root: Path | RemotePath, wanted: Manifest) -> Path | RemotePath | None:
     """The finished store that answers the request: its own, or one that holds patches as well."""
     richer = wanted.model_copy(
         update={"settings": wanted.settings.model_copy(update={"patches": True})}
@@ -242,7 +299,7 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
     return manifest
 
 
-def _check_same(path: Path, found: Manifest, wanted: Manifest) -> None:
+def _check_same(path: Path | RemotePath, found: Manifest, wanted: Manifest) -> None:
     if found.identity != wanted.identity:
         raise IceprobeError(
             f"{path} holds another store ({found.identity[:16]} instead of "
@@ -275,19 +332,20 @@ def _check_origin(
             )
 
 
-def _check_disk(todo: Mapping[Path, Manifest]) -> None:
+def _check_disk(todo: Mapping[Path | RemotePath, Manifest]) -> None:
     """See that what is still to be written into these folders of one root fits.
 
     Raises:
         IceprobeError: with both sizes and what would make it smaller.
     """
-    if not todo:
+    here = {path: wanted for path, wanted in todo.items() if isinstance(path, Path)}
+    if not here:
         return
     needed = sum(
         bytes_missing(read_manifest(path) if (path / MANIFEST).exists() else wanted)
-        for path, wanted in todo.items()
+        for path, wanted in here.items()
     )
-    path = next(iter(todo))
+    path = next(iter(here))
     free = free_bytes(path)
     if needed > free:
         raise IceprobeError(
@@ -315,7 +373,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _fill(
-    places: Sequence[tuple[Path, Manifest] | None],
+    places: Sequence[Place | None],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -326,15 +384,14 @@ def _fill(
     """Extract every shard that a manifest lacks, all layers in one pass.
 
     Args:
-        places: folder and manifest of each of the backbone's layers, ``None`` where a layer's
-            store is finished.
+        places: of each of the backbone's layers, ``None`` where a layer's store is finished.
     """
-    recorders = [None if place is None else _Recorder(*place) for place in places]
-    manifest = next(place[1] for place in places if place is not None)
+    recorders = [None if place is None else _Recorder(place) for place in places]
+    manifest = next(place.manifest for place in places if place is not None)
     work, done = [], {}
     for name, record in manifest.splits.items():
         rows = chosen_rows(record.listed, record.images)
-        missing = {n for place in places if place is not None for n in place[1].missing(name)}
+        missing = {n for place in places if place is not None for n in place.manifest.missing(name)}
         for number in sorted(missing):
             work += plan_work(name, rows, number, manifest.settings)
         done[name] = record.images - sum(len(item.rows) for item in work if item.split == name)
@@ -359,7 +416,7 @@ def _fill(
                     progress(f"extract {name}", done[name], manifest.splits[name].images)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            path = next(place[0] for place in places if place is not None)
+            path = next(place.folder for place in places if place is not None)
             raise IceprobeError(
                 f"no space left for {path}: make some and run the same again, "
                 "complete shards are kept"
@@ -374,8 +431,8 @@ def _fill(
 class _Recorder:
     """Batches of one layer → shards → the manifest; shards that it has already are passed over."""
 
-    def __init__(self, path: Path, manifest: Manifest):
-        self.path, self.manifest = path, manifest
+    def __init__(self, place: Place):
+        self.place, manifest = place, place.manifest
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
         self._writer: ShardWriter | None = None
         self._skipped: list[str] = []
@@ -383,28 +440,28 @@ class _Recorder:
     def add(self, work: Work, tensors: dict[str, Tensor], skipped: list[str]) -> None:
         if work.number not in self._missing[work.split]:
             return
-        settings = self.manifest.settings
+        manifest = self.place.manifest
+        settings = manifest.settings
         if self._writer is None:
-            self._writer = ShardWriter(self.path / shard_file(work.split, work.number))
+            self._writer = ShardWriter(self.place.folder / shard_file(work.split, work.number))
         self._writer.write(tensors)
         self._skipped += skipped
         if not work.last:
             return
         written = self._writer.finish()
         start = work.number * settings.shard_images
-        self.manifest.record(
+        self.place.keep(
             work.split,
             ShardRecord(
                 file=self._writer.path.name,
                 start=start,
-                stop=min(start + settings.shard_images, self.manifest.splits[work.split].images),
+                stop=min(start + settings.shard_images, manifest.splits[work.split].images),
                 images=written.images,
                 bytes=written.bytes,
                 sha256=written.sha256,
                 skipped=self._skipped,
             ),
         )
-        write_manifest(self.path, self.manifest)
         self._writer, self._skipped = None, []
 
     def abandon(self) -> None:
