@@ -6,7 +6,7 @@ from iceprobe.results import read_results
 from tests.cli.conftest import BACKBONE
 from tests.remote import BUCKET, objects, put_folder, s3_server
 
-FEATURES = f"s3://{BUCKET}/features"
+FEATURES = f"s3://{BUCKET}/cli-features"
 
 
 @pytest.fixture
@@ -44,4 +44,4 @@ def test_from_images_to_report(iceprobe, s3, images, tmp_path):
     plan = iceprobe("plan", *there[:-6], *there[-4:])
     assert plan.code == 0, plan.err
     assert "nothing to extract" in plan.out
-    assert len(objects("features")) == 5  # two shards with their records, and the manifest
+    assert len(objects("cli-features")) == 5  # two shards with their records, and the manifest

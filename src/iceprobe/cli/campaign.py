@@ -57,6 +57,7 @@ def run_campaign(
     check: Callable[[C], None],
     *,
     resume: bool = True,
+    ahead: Callable[[Sequence[C]], None] | None = None,
 ) -> None:
     """Run the cells that aren't finished, then report across all of them.
 
@@ -67,6 +68,7 @@ def run_campaign(
         identities: of the stores that would serve a cell now.
         check: refuses a cell whose probes or draws don't fit, before any is begun.
         resume: go on from unfinished fits.
+        ahead: finishes cells elsewhere, given those that aren't.
     """
     folder = RunFolder(config)
     if folder.state == "finished":
@@ -76,6 +78,8 @@ def run_campaign(
         check(run)
     _check_distinct(runs, identities)
     folder.create()
+    if ahead is not None and (todo := [r for r in runs if RunFolder(r).state != "finished"]):
+        ahead(todo)
     results: list[Result] = []
     for number, run in enumerate(runs, 1):
         cell = RunFolder(run)

@@ -115,6 +115,7 @@ class ExtractConfig(_Config):
 
     backbone: str
     data: str
+    engine: Literal["local", "ray"] = "local"
     output: Place = Path("features")
     batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
     device: str | None = None
@@ -181,6 +182,7 @@ class RunConfig(FitConfig):
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
+    engine: Literal["local", "ray"] = "local"
     features: Place = Path("features")
 
 
@@ -199,7 +201,7 @@ C = TypeVar("C", bound=_Config)
 
 # What a run may be continued with though it was started with something else: where things lie and
 # how fast they go. Everything else changes results, and asks for another folder.
-CIRCUMSTANCES = {"output", "features", "memory", "workers"}
+CIRCUMSTANCES = {"output", "features", "memory", "workers", "engine"}
 
 
 def resolve(

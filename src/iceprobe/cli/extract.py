@@ -30,6 +30,7 @@ def extract(
         bool, typer.Option(help="Store patch tokens, or only class token and mean.")
     ] = True,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     limit: options.Limit = None,
     on_bad_image: options.OnBadImage = None,
     repair: Annotated[

@@ -129,6 +129,10 @@ Shuffle = Annotated[
     str | None,
     _option("--shuffle", "Order of streamed training images: auto (default), rows, blocks.", _HOW),
 ]
+Engine = Annotated[
+    str | None,
+    _option("--engine", "local (default), or ray: tasks on a Ray cluster.", _WHERE),
+]
 Workers = Annotated[
     int | None, _option("--workers", "Processes that read images (0: threads).", _WHERE)
 ]

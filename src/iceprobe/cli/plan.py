@@ -50,6 +50,7 @@ def plan(
     memory: options.Memory = None,
     shuffle: options.Shuffle = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     images: options.Images = None,
     classes: options.Classes = None,
     device_images_per_second: options.DeviceImagesPerSecond = None,

@@ -1,5 +1,7 @@
 """``iceprobe run``: from images to a report, each stage left out that is done already."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
@@ -53,6 +55,7 @@ def run(
     memory: options.Memory = None,
     shuffle: options.Shuffle = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     resume: options.Resume = True,
 ) -> None:
     """Extract tokens, fit probes on them, and write a report.
@@ -92,7 +95,28 @@ def execute(config: RunConfig, resume: bool = True) -> None:
             resume=resume,
         )
     else:
-        run_campaign(config, runs, sources.store, sources.identities, sources.check, resume=resume)
+        ahead = None
+        if config.engine == "ray":
+            ahead = partial(_on_ray, sources, resume=resume)
+        run_campaign(
+            config,
+            runs,
+            sources.store,
+            sources.identities,
+            sources.check,
+            resume=resume,
+            ahead=ahead,
+        )
+
+
+def _on_ray(sources: "Sources", runs: Sequence[RunConfig], resume: bool) -> None:
+    """Extract what ``runs`` read, a shard a task; then run them, each a task."""
+    from iceprobe.ray_engine import run_cells
+
+    for run in runs:
+        with Bars() as progress:
+            sources.store(run, progress)
+    run_cells(runs, resume)
 
 
 class Sources:
@@ -153,7 +177,12 @@ class Sources:
             print_estimate(single, dataset, run)
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
-                whole, dataset, run.features, progress=progress, **extraction_options(run)
+                whole,
+                dataset,
+                run.features,
+                progress=progress,
+                engine=run.engine,
+                **extraction_options(run),
             )
             whole.to("cpu")  # a campaign's next backbone may need the device's memory
             for one, store in zip(whole.per_layer(), made, strict=True):

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, cache_folder, located
+from iceprobe.specs import unknown
 from iceprobe.store.format import (
     MANIFEST,
     SHARD_IMAGES,
@@ -44,6 +45,7 @@ from iceprobe.store.shards import ShardWriter, shard_bytes
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
+Engine = Literal["local", "ray"]
 WAITING = 2  # batches made and not yet written
 
 
@@ -62,6 +64,7 @@ def extract(
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
     shard_images: int = SHARD_IMAGES,
+    engine: Engine = "local",
     progress: Progress = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
@@ -85,6 +88,8 @@ def extract(
         limit: images a split at most, a seeded choice.
         on_bad_image: ``"fail"`` or ``"skip"``.
         shard_images: images a shard.
+        engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
+            there by their specs.
         progress: called with a stage's name, images done and images in all.
 
     Raises:
@@ -99,7 +104,7 @@ def extract(
     (store,) = extract_layers(
         backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
         tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
-        shard_images=shard_images, progress=progress,
+        shard_images=shard_images, engine=engine, progress=progress,
     )  # fmt: skip
     return store
 
@@ -119,6 +124,7 @@ def extract_layers(
     limit: int | None = None,
     on_bad_image: OnBadImage = "fail",
     shard_images: int = SHARD_IMAGES,
+    engine: Engine = "local",
     progress: Progress = None,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
@@ -148,10 +154,11 @@ def extract_layers(
             if isinstance(path, Path):
                 locked.enter_context(exclusive(path))
         if todo:
+            run = _filler(engine)
             places = [
                 _open_place(path, todo[path], locked) if path in todo else None for path in paths
             ]
-            _fill(places, backbone, dataset, target, workers, on_bad_image, progress)
+            run(places, backbone, dataset, target, workers, on_bad_image, progress)
     stores = []
     for path in paths:
         if isinstance(path, Path):
@@ -212,7 +219,7 @@ def repair(
         from iceprobe.datasets import load_dataset
 
         dataset = load_dataset(manifest.dataset.spec)
-    _check_origin(path, manifest, backbone, dataset, target)
+    check_origin(path, manifest, backbone, dataset, target)
     with exclusive(path):
         manifest = read_manifest(path)
         bad = [shard for shard, _ in corrupt_shards(path, manifest)]
@@ -221,7 +228,7 @@ def repair(
         for split in manifest.splits.values():
             split.shards = [shard for shard in split.shards if shard not in bad]
         write_manifest(path, manifest)
-        _fill([Place(path, manifest)], backbone, dataset, target, workers, policy, progress)
+        fill([Place(path, manifest)], backbone, dataset, target, workers, policy, progress)
     return [shard.file for shard in bad]
 
 
@@ -231,13 +238,22 @@ class Place:
 
     Attributes:
         folder: where files are made.
-        keep: called with each shard that is whole, in the writing thread.
     """
 
     folder: Path
     manifest: Manifest
 
-    def keep(self, split: str, record: ShardRecord) -> None:
+    @property
+    def target(self) -> Path | RemotePath:
+        """Where they are in the end."""
+        return self.folder
+
+    def put(self, record: ShardRecord) -> ShardRecord:
+        """Bring a finished shard where it belongs; its record there."""
+        return record
+
+    def note(self, split: str, record: ShardRecord) -> None:
+        """Count a shard as complete."""
         self.manifest.record(split, record)
         write_manifest(self.folder, self.manifest)
 
@@ -248,14 +264,38 @@ class RemotePlace(Place):
 
     path: RemotePath
 
-    def keep(self, split: str, record: ShardRecord) -> None:
+    @property
+    def target(self) -> RemotePath:
+        return self.path
+
+    def put(self, record: ShardRecord) -> ShardRecord:
         from iceprobe.store import remote
 
-        local = self.folder / record.file
-        record = remote.put_shard(self.path, local, self.manifest.identity, record)
+        return remote.put_shard(
+            self.path, self.folder / record.file, self.manifest.identity, record
+        )
+
+    def note(self, split: str, record: ShardRecord) -> None:
+        from iceprobe.store import remote
+
         self.manifest.record(split, record)
         if self.manifest.finished:
             remote.put_manifest(self.path, self.manifest)
+
+
+def _filler(engine: Engine) -> Callable[..., None]:
+    """What makes the shards: :func:`fill` here, or its twin on a cluster.
+
+    Raises:
+        IceprobeError: for an engine that there isn't.
+    """
+    if engine == "local":
+        return fill
+    if engine != "ray":
+        raise IceprobeError(unknown("engine", engine, ("local", "ray")))
+    from iceprobe.ray_engine import fill_on_ray
+
+    return fill_on_ray
 
 
 def _open_place(path: Path | RemotePath, wanted: Manifest, until: contextlib.ExitStack) -> Place:
@@ -289,6 +329,8 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
     """The manifest to go on from; its shards are verified, remains of a killed writer removed."""
     for remains in path.glob("*.tmp"):
         remains.unlink()
+    for task in path.glob(".part-*"):  # a Ray task's that was killed
+        shutil.rmtree(task, ignore_errors=True)
     if not (path / MANIFEST).exists():
         return wanted
     manifest = read_manifest(path)
@@ -307,8 +349,12 @@ def _check_same(path: Path | RemotePath, found: Manifest, wanted: Manifest) -> N
         )
 
 
-def _check_origin(
-    path: Path, manifest: Manifest, backbone: "Backbone", dataset: Dataset, device: torch.device
+def check_origin(
+    path: Path | RemotePath,
+    manifest: Manifest,
+    backbone: "Backbone",
+    dataset: Dataset,
+    device: torch.device,
 ) -> None:
     """See that backbone, images and device are those of the store."""
     if device.type != manifest.settings.device:
@@ -372,7 +418,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _fill(
+def fill(
     places: Sequence[Place | None],
     backbone: "Backbone",
     dataset: Dataset,
@@ -380,11 +426,14 @@ def _fill(
     workers: int,
     on_bad_image: OnBadImage,
     progress: Progress,
+    *,
+    only: tuple[str, int] | None = None,
 ) -> None:
     """Extract every shard that a manifest lacks, all layers in one pass.
 
     Args:
         places: of each of the backbone's layers, ``None`` where a layer's store is finished.
+        only: split and number of the one shard to extract.
     """
     recorders = [None if place is None else _Recorder(place) for place in places]
     manifest = next(place.manifest for place in places if place is not None)
@@ -392,6 +441,8 @@ def _fill(
     for name, record in manifest.splits.items():
         rows = chosen_rows(record.listed, record.images)
         missing = {n for place in places if place is not None for n in place.manifest.missing(name)}
+        if only is not None:
+            missing &= {only[1]} if only[0] == name else set()
         for number in sorted(missing):
             work += plan_work(name, rows, number, manifest.settings)
         done[name] = record.images - sum(len(item.rows) for item in work if item.split == name)
@@ -450,18 +501,16 @@ class _Recorder:
             return
         written = self._writer.finish()
         start = work.number * settings.shard_images
-        self.place.keep(
-            work.split,
-            ShardRecord(
-                file=self._writer.path.name,
-                start=start,
-                stop=min(start + settings.shard_images, manifest.splits[work.split].images),
-                images=written.images,
-                bytes=written.bytes,
-                sha256=written.sha256,
-                skipped=self._skipped,
-            ),
+        record = ShardRecord(
+            file=self._writer.path.name,
+            start=start,
+            stop=min(start + settings.shard_images, manifest.splits[work.split].images),
+            images=written.images,
+            bytes=written.bytes,
+            sha256=written.sha256,
+            skipped=self._skipped,
         )
+        self.place.note(work.split, self.place.put(record))
         self._writer, self._skipped = None, []
 
     def abandon(self) -> None:
