@@ -9,6 +9,7 @@ storage), and iceprobe is installed on each.
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -158,6 +159,9 @@ def fill_on_ray(
         done[name] += min(size, first.splits[name].images - number * size)
         if progress is not None:
             progress(f"extract {name}", done[name], first.splits[name].images)
+    for place in open_places:
+        for left in place.folder.glob(".part-*"):  # of workers that were killed
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]:
