@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,10 @@ from iceprobe.results import read_results
 from tests.cli.conftest import BACKBONE
 from tests.store.conftest import content
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'iceprobe[ray]'"),
+]
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(batch_size=10, shard_images=20, limit=160)
@@ -62,7 +67,10 @@ def cluster(monkeypatch) -> Iterator[Node]:
 
     port = free_port()
     address = f"127.0.0.1:{port}"
-    nodes = [Node("--head", f"--port={port}", "--include-dashboard=false")]
+    # Not below tmp_path: the names of sockets are bounded.
+    place = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={place.name}"]
+    nodes = [Node(*head)]
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -80,6 +88,7 @@ def cluster(monkeypatch) -> Iterator[Node]:
         ray.shutdown()
         for node in reversed(nodes):
             node.kill()
+        place.cleanup()
 
 
 def free_port() -> int:
