@@ -1,5 +1,7 @@
 """`iceprobe plan` on paper, against numbers worked out by hand; and what it refuses."""
 
+import tracemalloc
+
 import pytest
 
 from tests.cli.conftest import BACKBONE
@@ -47,6 +49,25 @@ def test_imagenet_on_a_machine_that_one_does_not_have(iceprobe, tmp_path):
     assert "live (8 min 53 s an epoch) 5 h 49 min" in rows["cheaper"]
     assert "from epoch 2 of 40 on" in rows["cheaper"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thousand_million_images_are_counted_and_not_listed(iceprobe):
+    """4 patches and a class token of 12, in float16, their mean: 184 B an image, 4 KiB a shard.
+
+    10⁹ · 184 B + ⌈10⁹ / 1024⌉ · 4096 B = 188.0 GB. A label each would take 8 GB of memory.
+    """
+    asked = ["--backbone", BACKBONE, "--probe", "ep4", "--images", "1G", "--classes", "10"]
+    tracemalloc.start()
+    try:
+        ended = iceprobe("plan", *asked, "--shots", "5", *DEVICE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (ended.code, ended.err) == (0, "")
+    rows = table(ended.out)
+    assert rows["images"] == "train 1,000,000,000"
+    assert rows["disk"] == "188.0 GB, 188.0 GB still to write"
+    assert peak < 1e9
 
 
 def test_knn_of_imagenet_on_paper(iceprobe):

@@ -59,6 +59,7 @@ def run_campaign(
     check: Callable[[C], None],
     *,
     resume: bool = True,
+    ahead: Callable[[Sequence[C]], None] | None = None,
 ) -> None:
     """Run the cells that aren't finished, then report across all of them.
 
@@ -69,6 +70,7 @@ def run_campaign(
         identities: of the stores that would serve a cell now.
         check: refuses a cell whose probes or draws don't fit, before any is begun.
         resume: go on from unfinished fits.
+        ahead: finishes cells elsewhere, given those that aren't.
     """
     folder = RunFolder(config)
     if folder.state == "finished":
@@ -90,6 +92,9 @@ def run_campaign(
             locked.enter_context(exclusive(folder.path))
 
         first(lock)
+        todo = [run for run in runs if RunFolder(run).state != "finished"]
+        if ahead is not None and todo:
+            ahead(todo)
         results = _run_cells(config, runs, folder, obtain, identities, resume)
     show(results, folder)
 

@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import located
 from iceprobe.specs import parse_spec, unknown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -78,6 +86,8 @@ def _one_or_several(value: Any) -> Any:
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A folder, or a URL of object storage as pathlib keeps it (`remote.located` knows it again).
+Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
 Shots = Annotated[
     list[Annotated[int, Field(ge=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
@@ -106,7 +116,8 @@ class ExtractConfig(_Config):
 
     backbone: str
     data: str
-    output: Path = Path("features")
+    engine: Literal["local", "ray"] = "local"
+    output: Place = Path("features")
     batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
     device: str | None = None
     amp: Dtype = "float32"
@@ -159,7 +170,7 @@ class FitConfig(_Config):
 class StoreConfig(FitConfig):
     """A fit on a feature store that exists."""
 
-    store: Path
+    store: Place
 
 
 class RunConfig(FitConfig):
@@ -177,7 +188,8 @@ class RunConfig(FitConfig):
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
-    features: Path = Path("features")
+    engine: Literal["local", "ray"] = "local"
+    features: Place = Path("features")
 
 
 class AdaptConfig(_Config):
@@ -220,7 +232,15 @@ C = TypeVar("C", bound=_Config)
 
 # What a run may be continued with though it was started with something else: where things lie and
 # how fast they go. Everything else changes results, and asks for another folder.
-CIRCUMSTANCES = {"output", "features", "memory", "workers", "checkpointing", "accumulate"}
+CIRCUMSTANCES = {
+    "output",
+    "features",
+    "memory",
+    "workers",
+    "engine",
+    "checkpointing",
+    "accumulate",
+}
 
 
 def resolve(

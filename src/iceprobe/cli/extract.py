@@ -8,9 +8,10 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.config import ExtractConfig, resolve
 from iceprobe.cli.console import Bars, console
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 
 
 def extract(
@@ -18,7 +19,9 @@ def extract(
     data: options.Data = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the feature stores (features).", show_default=False),
+        typer.Option(
+            help="Folder or s3:// URL of the feature stores (features).", show_default=False
+        ),
     ] = None,
     batch_size: options.ExtractBatchSize = None,
     device: options.Device = None,
@@ -30,6 +33,7 @@ def extract(
     views: options.Views = None,
     augmentation: options.Augmentation = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     limit: options.Limit = None,
     on_bad_image: options.OnBadImage = None,
     repair: Annotated[
@@ -68,7 +72,7 @@ def extract(
                 "--backbone and --data out"
             )
     if repair is not None:
-        path = _repair(repair)
+        path: Path | RemotePath = _repair(repair)
     elif verify is not None:
         checked = verify
         path = first(lambda: _verify(checked))
@@ -77,10 +81,10 @@ def extract(
     console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _extract(config: ExtractConfig) -> Path:
+def _extract(config: ExtractConfig) -> Path | RemotePath:
     import iceprobe
 
-    check_place(config.output, "--output")
+    check_features(config.output, "--output")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     settings = config.model_dump(exclude={"backbone", "data", "output"})
     with Bars() as progress:
@@ -98,11 +102,11 @@ def _repair(path: Path) -> Path:
     return path
 
 
-def _verify(path: Path) -> Path:
+def _verify(path: Path) -> Path | RemotePath:
     from iceprobe.store import Store
 
     store = Store.open(path, verify=True)
     records = [shard for split in store.manifest.splits.values() for shard in split.shards]
     shards = sum(len(shard.files) for shard in records)
     console.print(f"intact: {shards} shards are as they were written", markup=False)
-    return path
+    return located(path)

@@ -134,7 +134,8 @@ Output = Annotated[
     Path | None, _option("--output", "Run folder (runs/ and a readable name).", _WHERE)
 ]
 Features = Annotated[
-    Path | None, _option("--features", "Folder of the feature stores (features).", _WHERE)
+    Path | None,
+    _option("--features", "Folder or s3:// URL of the feature stores (features).", _WHERE),
 ]
 Device = Annotated[
     str | None, _option("--device", "cpu, cuda, cuda:1 … (cuda where there is one).", _WHERE)
@@ -145,6 +146,10 @@ Memory = Annotated[
 Shuffle = Annotated[
     str | None,
     _option("--shuffle", "Order of streamed training images: auto (default), rows, blocks.", _HOW),
+]
+Engine = Annotated[
+    str | None,
+    _option("--engine", "local (default), or ray: tasks on a Ray cluster.", _WHERE),
 ]
 Workers = Annotated[
     int | None, _option("--workers", "Processes that read images (0: threads).", _WHERE)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import is_remote
 
 
 def check_place(path: Path, option: str) -> Path:
@@ -36,6 +37,16 @@ def check_place(path: Path, option: str) -> Path:
             f"{option} {str(path)!r}: a name is longer than {longest} bytes; choose another {option}"
         )
     return place
+
+
+def check_features(path: Path, option: str) -> None:
+    """See that stores can lie in ``path``: a folder, or a URL of object storage.
+
+    Raises:
+        IceprobeError: as :func:`check_place`, for a folder.
+    """
+    if not is_remote(path):
+        check_place(path, option)
 
 
 def check_writable(path: Path, option: str) -> None:

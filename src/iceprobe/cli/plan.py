@@ -9,7 +9,7 @@ from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import ON_PAPER, PlanConfig, RunConfig, resolve
 from iceprobe.cli.console import console
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.cli.stages import check_fit, extraction_options
 from iceprobe.errors import IceprobeError
 
@@ -52,6 +52,7 @@ def plan(
     memory: options.Memory = None,
     shuffle: options.Shuffle = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     images: options.Images = None,
     classes: options.Classes = None,
     device_images_per_second: options.DeviceImagesPerSecond = None,
@@ -75,7 +76,7 @@ def plan(
     file, overrides = split_arguments(arguments or [])
     config = resolve(PlanConfig, given(locals(), PlanConfig), file, overrides)
     check_paper(config)
-    check_place(config.features, "--features")
+    check_features(config.features, "--features")
     from iceprobe.cli.run import Sources
 
     sources = Sources(config)
@@ -136,7 +137,9 @@ def estimate(
     paper = config if isinstance(config, PlanConfig) else None
     classes = (paper and paper.classes) or 0
     if isinstance(dataset, int):
-        check_fit(config, backbone, [str(c) for c in range(classes)], np.arange(dataset) % classes)
+        # Labels are looked at by draws alone, and 10⁹ of them take 8 GB.
+        labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
+        check_fit(config, backbone, [str(c) for c in range(classes)], labels)
     rate = paper.device_images_per_second if paper else None
     speed = paper.device_tflops if paper else None
     disk = paper.disk_gb_per_second if paper else None
@@ -219,7 +222,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
     disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
     memory = _bytes(extraction.memory_bytes)
-    here = extraction.free_bytes is not None
+    here = extraction.free_bytes is not None or extraction.memory_available is not None
     if extraction.free_bytes is not None:
         free = extraction.memory_available
         disk += f", {_bytes(extraction.free_bytes)} free"

@@ -1,5 +1,7 @@
 """``iceprobe run``: from images to a report, each stage left out that is done already."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
@@ -7,7 +9,7 @@ from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
-from iceprobe.cli.paths import check_place
+from iceprobe.cli.paths import check_features
 from iceprobe.cli.plan import print_estimate
 from iceprobe.cli.stages import (
     check_fit,
@@ -59,6 +61,7 @@ def run(
     memory: options.Memory = None,
     shuffle: options.Shuffle = None,
     workers: options.Workers = None,
+    engine: options.Engine = None,
     resume: options.Resume = True,
 ) -> None:
     """Extract tokens, fit probes on them, and write a report.
@@ -104,7 +107,28 @@ def execute(config: RunConfig, resume: bool = True) -> None:
             resume=resume,
         )
     else:
-        run_campaign(config, runs, sources.store, sources.identities, sources.check, resume=resume)
+        ahead = None
+        if config.engine == "ray":
+            ahead = partial(_on_ray, sources, resume=resume)
+        run_campaign(
+            config,
+            runs,
+            sources.store,
+            sources.identities,
+            sources.check,
+            resume=resume,
+            ahead=ahead,
+        )
+
+
+def _on_ray(sources: "Sources", runs: Sequence[RunConfig], resume: bool) -> None:
+    """Extract what ``runs`` read, a shard a task; then run them, each a task."""
+    from iceprobe.ray_engine import run_cells
+
+    for run in runs:
+        with Bars() as progress:
+            sources.store(run, progress)
+    run_cells(runs, resume)
 
 
 class Sources:
@@ -165,10 +189,15 @@ class Sources:
             if run.live:
                 self._stores[asked, data] = iceprobe.live(single, dataset, **live_options(run))
                 return self._stores[asked, data]
-            first(lambda: check_place(run.features, "--features"))
+            first(lambda: check_features(run.features, "--features"))
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
-                whole, dataset, run.features, progress=progress, **extraction_options(run)
+                whole,
+                dataset,
+                run.features,
+                progress=progress,
+                engine=run.engine,
+                **extraction_options(run),
             )
             whole.to("cpu")  # a campaign's next backbone may need the device's memory
             for one, store in zip(whole.per_layer(), made, strict=True):

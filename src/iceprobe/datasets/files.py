@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, stream
 
 # The machine's trouble, not the image's: skipping images because of it would lose good ones.
 _NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
@@ -51,13 +52,13 @@ class FileSplit(Split):
     """Image files below one folder.
 
     Attributes:
-        root: the folder that names are relative to.
+        root: the folder that names are relative to, or the prefix on object storage.
     """
 
     def __init__(
         self,
         name: str,
-        root: Path,
+        root: Path | RemotePath,
         names: Sequence[str],
         labels: np.ndarray | Sequence[int],
         boxes: np.ndarray | None = None,
@@ -68,30 +69,49 @@ class FileSplit(Split):
 
     def image(self, index: int) -> Image.Image:
         path = self.root / self.names[index]
-        return decode(path, str(path))
+        try:
+            source = stream(path)
+        except FileNotFoundError as error:
+            raise BadImage(f"image {str(path)!r} can't be read: it is gone") from error
+        return decode(source, str(path))
 
     def fingerprint(self) -> str:
-        """Sha256 of each file's name, size, time of change and label; reads no image."""
+        """Sha256 of each file's name, size, time of change (or version) and label; reads no image."""
         return listing_digest(self.root, self.names, self.labels.tolist())
 
 
-def listing_digest(root: Path, names: Sequence[str], labels: Iterable[object]) -> str:
+def listing_digest(root: Path | RemotePath, names: Sequence[str], labels: Iterable[object]) -> str:
     """Sha256 over name, size, time of change and label of each file.
+
+    Object storage tells a version (an etag, as a rule) in place of the time, in one listing.
 
     Raises:
         IceprobeError: naming a file that isn't there.
     """
     digest = hashlib.sha256()
+    state = _states(root)
     for name, label in zip(names, labels, strict=True):
         try:
-            stat = (root / name).stat()
-        except OSError as error:
+            size, changed = state(name)
+        except (OSError, KeyError) as error:
             raise IceprobeError(
                 f"image {str(root / name)!r} is gone ({one_line(error)}): "
                 "put it back, or load the data set again"
             ) from error
-        digest.update(json.dumps([name, stat.st_size, stat.st_mtime_ns, label]).encode() + b"\n")
+        digest.update(json.dumps([name, size, changed, label]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _states(root: Path | RemotePath) -> Callable[[str], tuple[int, int | str]]:
+    """Name of a file → its size, and what changes when its content does."""
+    if isinstance(root, RemotePath):
+        return root.find().__getitem__
+
+    def of_file(name: str) -> tuple[int, int]:
+        stat = os.stat(os.path.join(root, name))
+        return stat.st_size, stat.st_mtime_ns
+
+    return of_file
 
 
 def below(root: Path, files: Iterable[object]) -> list[str]:

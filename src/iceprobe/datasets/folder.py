@@ -2,7 +2,8 @@
 
 Either ``DIR/train/CLASS/…`` with ``DIR/test/CLASS/…`` or ``DIR/val/CLASS/…``, or one flat
 ``DIR/CLASS/…`` that is split here, stratified and seeded. Classes are the sorted folder names of
-train; images are found at any depth below them and ordered by path. Hidden files, files that are
+train; images are found at any depth below them and ordered by path. DIR may be a URL of object storage
+(``s3://bucket/birds``). Hidden files, files that are
 no images by their extension, and images outside class folders are left alone, as torchvision's
 ``ImageFolder`` leaves them. Orientation tags are not applied, as there.
 """
@@ -16,9 +17,13 @@ import numpy as np
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+Place = Path | RemotePath
 
 
 def load_folder(
@@ -43,7 +48,7 @@ def load_folder(
         IceprobeError: if there is no such folder or no class folders in it, if a split or a
             class in train is empty, or if the test split has a class that train has not.
     """
-    root = Path(name).expanduser()
+    root = _place(name)
     if not root.is_dir():
         raise IceprobeError(f"no folder {name!r}: pass folder:DIR with an existing directory")
     if split not in (None, "test", "val"):
@@ -73,7 +78,7 @@ def unlabelled(folder: str | Path) -> FileSplit:
     Raises:
         IceprobeError: if there is no such folder, or no image in it.
     """
-    root = Path(folder).expanduser()
+    root = _place(folder)
     if not root.is_dir():
         raise IceprobeError(f"no folder {str(folder)!r}: name one that holds images")
     found = sorted(_images(root))
@@ -81,27 +86,32 @@ def unlabelled(folder: str | Path) -> FileSplit:
         raise IceprobeError(
             f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
         )
-    names = [os.path.relpath(path, root) for path in found]
+    names = _relative(found, root)
     return FileSplit("images", root, names, np.full(len(names), -1))
 
 
-def _has_split(root: Path) -> bool:
+def _place(folder: str | Path) -> Place:
+    place = located(folder)
+    return place.expanduser() if isinstance(place, Path) else place
+
+
+def _has_split(root: Place) -> bool:
     return (root / "test").is_dir() or (root / "val").is_dir()
 
 
-def _is_lone_train(root: Path) -> bool:
+def _is_lone_train(root: Place) -> bool:
     """Whether ``train`` is the only folder and holds folders, so that it is no class."""
     return _folders(root) == ["train"] and bool(_folders(root / "train"))
 
 
-def _test_folder(root: Path, split: str | None) -> str:
+def _test_folder(root: Place, split: str | None) -> str:
     chosen = split or ("test" if (root / "test").is_dir() else "val")
     if not (root / chosen).is_dir():
         raise IceprobeError(f"folder {str(root)!r} has no {chosen}/: drop split={chosen}")
     return chosen
 
 
-def _with_splits(root: Path, test: str, name: str, spec: str) -> Dataset:
+def _with_splits(root: Place, test: str, name: str, spec: str) -> Dataset:
     classes = _classes(root / "train")
     unseen = sorted(set(_classes(root / test)) - set(classes))
     if unseen:
@@ -127,7 +137,7 @@ def _with_splits(root: Path, test: str, name: str, spec: str) -> Dataset:
 
 
 def _split_flat(
-    root: Path, test_fraction: float | None, seed: int | None, name: str, spec: str
+    root: Place, test_fraction: float | None, seed: int | None, name: str, spec: str
 ) -> Dataset:
     fraction = 0.2 if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
@@ -154,10 +164,10 @@ def _split_flat(
     return Dataset(spec, name, classes, splits)
 
 
-def _classes(folder: Path) -> list[str]:
+def _classes(folder: Place) -> list[str]:
     classes = _folders(folder)
     if not classes:
-        loose = any(_is_image(entry.name) for entry in os.scandir(folder))
+        loose = any(map(_is_image, _files(folder)))
         found = (
             "images but no class folders, so labels are missing" if loose else "no class folders"
         )
@@ -167,24 +177,43 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _folders(folder: Path) -> list[str]:
+def _folders(folder: Place) -> list[str]:
+    if isinstance(folder, RemotePath):
+        return [name for name in folder.folders() if not name.startswith(".")]
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def listing(root: Path, below: str, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def _files(folder: Place) -> list[str]:
+    """Names of what lies in a folder itself."""
+    return folder.files() if isinstance(folder, RemotePath) else os.listdir(folder)
+
+
+def listing(root: Place, below: str, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Names relative to ``root`` and labels ``(n,)`` of the images, by class, then by path."""
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
         found = sorted(_images(root / below / class_name))
-        names += [os.path.relpath(path, root) for path in found]
+        names += _relative(found, root)
         labels += [label] * len(found)
     return names, np.array(labels, np.int64)
 
 
-def _images(folder: Path) -> Iterator[str]:
+def _relative(paths: Sequence[str], root: Place) -> list[str]:
+    if isinstance(root, RemotePath):
+        return [path.removeprefix(f"{root}/") for path in paths]
+    return [os.path.relpath(path, root) for path in paths]
+
+
+def _images(folder: Place) -> Iterator[str]:
     """Paths of the images at any depth; links are followed, but not into a folder they are in."""
+    if isinstance(folder, RemotePath):
+        for name in folder.find():
+            *inner, file = name.split("/")
+            if _is_image(file) and not any(part.startswith(".") for part in inner):
+                yield f"{folder}/{name}"
+        return
     for here, folders, files in os.walk(folder, followlinks=True):
         inside = os.path.realpath(here)
         folders[:] = [

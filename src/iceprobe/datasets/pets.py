@@ -15,6 +15,7 @@ from torchvision.datasets import OxfordIIITPet
 
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.files import FileSplit, below, decode, listing_digest
+from iceprobe.remote import stream
 
 BACKGROUND = 2
 
@@ -39,7 +40,7 @@ class PetSplit(FileSplit):
 
     def mask(self, index: int) -> Image.Image:
         path = self.root / self.trimaps[index]
-        trimap = np.asarray(decode(path, str(path)))
+        trimap = np.asarray(decode(stream(path), str(path)))
         return Image.fromarray(np.where(trimap == BACKGROUND, 0, 255).astype(np.uint8))
 
     def fingerprint(self) -> str:

@@ -2,8 +2,9 @@
 
 A sample is a run of members that share their name up to the first dot of its last part; what
 follows the dot is its key: ``0001.jpg``, ``0001.cls``. The headers of all tars are read once and
-labels with them; an image is then one read at its offset, from any thread. Plain tars only:
-nothing can be found by offset in a compressed one.
+labels with them; an image is then one read at its offset (of an object on object storage, one
+request for these bytes), from any thread. Plain tars only: nothing can be found by offset in a
+compressed one.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.named import numbered
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 
 IMAGE_KEYS = "jpg;jpeg;png;webp"
 
@@ -32,7 +34,7 @@ IMAGE_KEYS = "jpg;jpeg;png;webp"
 class Member:
     """An image in a tar: ``size`` bytes from byte ``offset`` on."""
 
-    tar: Path
+    tar: Path | RemotePath
     name: str
     offset: int
     size: int
@@ -46,9 +48,13 @@ class TarSplit(Split):
     """
 
     def __init__(
-        self, name: str, root: Path, members: Sequence[Member], labels: np.ndarray | Sequence[int]
+        self,
+        name: str,
+        root: Path | RemotePath,
+        members: Sequence[Member],
+        labels: np.ndarray | Sequence[int],
     ):
-        shown = {tar: os.path.relpath(tar, root) for tar in {member.tar for member in members}}
+        shown = {tar: _below(tar, root) for tar in {member.tar for member in members}}
         names = [f"{shown[member.tar]}/{member.name}" for member in members]
         super().__init__(name, np.asarray(labels), names)
         self.members = list(members)
@@ -56,9 +62,7 @@ class TarSplit(Split):
     def image(self, index: int) -> Image.Image:
         member, shown = self.members[index], self.names[index]
         try:
-            with member.tar.open("rb") as file:
-                file.seek(member.offset)
-                content = file.read(member.size)
+            content = _read(member)
         except FileNotFoundError as error:
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
         return decode(io.BytesIO(content), shown)
@@ -66,7 +70,7 @@ class TarSplit(Split):
     def fingerprint(self) -> str:
         """Sha256 over each image's name, place and label and its tar's size and time of change."""
         digest = hashlib.sha256()
-        states: dict[Path, tuple[int, int]] = {}
+        states: dict[Path | RemotePath, tuple[int, int | str]] = {}
         rows = zip(self.members, self.names, self.labels.tolist(), strict=True)
         for member, name, label in rows:
             if member.tar not in states:
@@ -102,8 +106,10 @@ def load_webdataset(
         raise IceprobeError(f"{spec!r} has no test split: add test=PATTERN with the test tars")
     tars = {"train": _expand(name), "test": _expand(test)}
     if both := set(tars["train"]) & set(tars["test"]):
-        raise IceprobeError(f"{str(min(both))!r} is in train and in test of {spec!r}: keep one")
-    root = Path(os.path.commonpath([tar.parent for part in tars.values() for tar in part]))
+        raise IceprobeError(
+            f"{min(map(str, both))!r} is in train and in test of {spec!r}: keep one"
+        )
+    root = _common([tar.parent for part in tars.values() for tar in part], spec)
     read = _label_reader(label)
     found: dict[str, tuple[list[Member], list[str | int]]] = {}
     for split, paths in tars.items():
@@ -124,7 +130,34 @@ def _readable(pattern: str) -> str:
     return Path(os.path.abspath(pattern)).parent.name or "webdataset"
 
 
-def _expand(pattern: str) -> list[Path]:
+def _common(folders: Sequence[Path | RemotePath], spec: str) -> Path | RemotePath:
+    """The deepest folder that all of them are in, or are."""
+    remote = {isinstance(folder, RemotePath) for folder in folders}
+    if len(remote) > 1:
+        raise IceprobeError(f"{spec!r} has tars here and on object storage: keep them in one place")
+    return located(os.path.commonpath([str(folder) for folder in folders]))
+
+
+def _below(tar: Path | RemotePath, root: Path | RemotePath) -> str:
+    if isinstance(root, RemotePath):
+        return str(tar).removeprefix(f"{root}/")
+    return os.path.relpath(str(tar), root)
+
+
+def _read(member: Member) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+        FileNotFoundError: if its tar is gone.
+    """
+    if isinstance(member.tar, RemotePath):
+        return member.tar.read_bytes(member.offset, member.offset + member.size)
+    with member.tar.open("rb") as file:
+        file.seek(member.offset)
+        return file.read(member.size)
+
+
+def _expand(pattern: str) -> list[Path | RemotePath]:
     """The tars of a pattern: braces in their order, stars sorted."""
     patterns = [os.path.expanduser(pattern)]
     if "{" in pattern:
@@ -136,7 +169,9 @@ def _expand(pattern: str) -> list[Path]:
                 "'iceprobe[webdataset]'"
             ) from error
         patterns = list(braceexpand(patterns[0]))
-    paths = [Path(p) for one in patterns for p in (sorted(glob(one)) if has_magic(one) else [one])]
+    paths = [
+        path for one in patterns for path in (_glob(one) if has_magic(one) else [located(one)])
+    ]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
         raise IceprobeError(
@@ -144,6 +179,11 @@ def _expand(pattern: str) -> list[Path]:
             "/data/train-{000..010}.tar or /data/train-*.tar"
         )
     return paths
+
+
+def _glob(pattern: str) -> Sequence[Path | RemotePath]:
+    place = located(pattern)
+    return place.glob() if isinstance(place, RemotePath) else list(map(Path, sorted(glob(pattern))))
 
 
 def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
@@ -163,11 +203,14 @@ def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
 
 
 def _samples(
-    tar: Path, image_keys: Sequence[str], label_key: str, read_label: Callable[[bytes], str | int]
+    tar: Path | RemotePath,
+    image_keys: Sequence[str],
+    label_key: str,
+    read_label: Callable[[bytes], str | int],
 ) -> Iterator[tuple[Member, str | int]]:
     """Image and label of every sample of a tar, in its order."""
     try:
-        with tarfile.open(tar, "r:") as opened:
+        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as opened:
             files = (member for member in opened if member.isreg())
             for stem, run in groupby(files, key=lambda member: _parts(member.name)[0]):
                 members = {_parts(member.name)[1]: member for member in run}
@@ -206,8 +249,10 @@ def _parts(name: str) -> tuple[str, str]:
     return folder + slash + stem, key.lower()
 
 
-def _state(tar: Path) -> tuple[int, int]:
+def _state(tar: Path | RemotePath) -> tuple[int, int | str]:
     try:
+        if isinstance(tar, RemotePath):
+            return tar.state()
         stat = tar.stat()
     except OSError as error:
         raise IceprobeError(f"{str(tar)!r} is gone ({one_line(error)}): put it back") from error

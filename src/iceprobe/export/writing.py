@@ -10,6 +10,7 @@ from iceprobe.export.onnx_format import require_onnx, write_onnx
 from iceprobe.export.rebuilding import recorded_backbone, save_weights
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.remote import located
 from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
 from iceprobe.specs import unknown
@@ -101,7 +102,7 @@ def _manifest(result: Result) -> Manifest:
             f"{result.probe} was fitted on features in memory only: export it in the process that "
             "fitted it, or fit on a feature store"
         )
-    manifest = read_manifest(Path(result.store.path))
+    manifest = read_manifest(located(result.store.path))
     if manifest.identity != result.store.identity:
         raise IceprobeError(
             f"store {result.store.path} isn't the one that {result.probe} was fitted on "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -231,6 +232,16 @@ class Manifest(_Record):
         complete = {shard.start // size for shard in record.shards}
         return [number for number in range(-(-record.images // size)) if number not in complete]
 
+    def rows(self, split: str, number: int) -> int:
+        """Rows of the split's listing that are in shard ``number``."""
+        size = self.settings.shard_images
+        return min(size, self.splits[split].images - number * size)
+
+    def rows_missing(self, split: str) -> int:
+        """Rows of the split's listing whose shards are not complete."""
+        record = self.splits[split]
+        return record.images - sum(shard.stop - shard.start for shard in record.shards)
+
     def record(self, split: str, shard: ShardRecord) -> None:
         """Add a complete shard, in order."""
         shards = self.splits[split].shards
@@ -244,7 +255,7 @@ def shard_file(split: str, number: int, view: int = 0) -> str:
     return f"{split}{augmented}-{number:05d}.safetensors"
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path | RemotePath) -> Manifest:
     """The manifest of the store at ``path``.
 
     Raises:

@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import cache_folder, is_remote, located
+from iceprobe.store.filling import WAITING
 from iceprobe.store.format import (
     MANIFEST,
     SHARD_IMAGES,
@@ -41,9 +43,9 @@ from iceprobe.store.pipeline import (
     split_layout,
     token_layout,
 )
+from iceprobe.store.places import bytes_missing, find_finished, free_bytes
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.shards import shard_bytes
-from iceprobe.store.writer import WAITING, bytes_missing, find_finished, free_bytes
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -56,11 +58,11 @@ class Plan(BaseModel):
     """What an extraction will cost.
 
     Attributes:
-        store: folder that the store has or will have.
+        store: folder that the store has or will have, a URL on object storage.
         images: images of each split, whatever the number of their views.
         store_bytes: of the finished store.
         bytes_to_write: of its shards that are still missing; 0 where it is finished.
-        free_bytes: free on that disk; ``None`` for another machine's.
+        free_bytes: free on that disk; ``None`` for another machine's, and on object storage.
         patch_bytes: of each split's patch tokens in all views: the memory that holds them for fitting.
         memory_bytes: of the host that extraction takes: weights and batches in flight.
         memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
@@ -72,7 +74,7 @@ class Plan(BaseModel):
         seconds: that the missing shards will take.
     """
 
-    store: Path
+    store: Path | str
     images: dict[str, int]
     store_bytes: int
     bytes_to_write: int
@@ -144,10 +146,11 @@ def plan(
     if isinstance(dataset, int):
         images = dataset if limit is None else min(limit, dataset)
         manifest = _on_paper(backbone, images, settings)
-        path = Path(root) / manifest.folder
+        path = located(root) / manifest.folder
     else:
         wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-        path = find_finished(Path(root), wanted) or Path(root) / wanted.folder
+        place = located(root)
+        path = find_finished(place, wanted) or place / wanted.folder
         manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
     left = _images_left(manifest)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
@@ -155,11 +158,11 @@ def plan(
     if left and here:
         rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds)
     return Plan(
-        store=path,
+        store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
         store_bytes=_store_bytes(manifest),
         bytes_to_write=bytes_missing(manifest),
-        free_bytes=free_bytes(path) if here else None,
+        free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
         patch_bytes=_patch_bytes(manifest),
         memory_bytes=_memory_bytes(backbone, manifest, target, workers),
         memory_available=available_memory() if here else None,
@@ -173,9 +176,13 @@ def plan(
 def read_speed(folder: Path) -> float:
     """Bytes a second that come from the disk of ``folder``, past the system's cache.
 
+    Of a folder on object storage the disk is meant that holds the copies of its shards.
+
     A nameless file is written, read once and gone. Where the system can't be told to forget it
     (`posix_fadvise`), the cache's speed is what is found.
     """
+    if is_remote(folder):
+        folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     block = os.urandom(2**20)
@@ -216,9 +223,7 @@ def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest
 def _images_left(manifest: Manifest) -> int:
     """Forward passes to make: an image counts once for each of its views."""
     return sum(
-        manifest.settings.views_of(name)
-        * (split.images - sum(shard.stop - shard.start for shard in split.shards))
-        for name, split in manifest.splits.items()
+        manifest.settings.views_of(name) * manifest.rows_missing(name) for name in manifest.splits
     )
 
 

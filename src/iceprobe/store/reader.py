@@ -12,7 +12,9 @@ from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
+from iceprobe.store import remote
 from iceprobe.store.format import FileRecord, Manifest, Shape, read_manifest
 from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes, split_layout
 from iceprobe.store.quantisation import dequantise
@@ -27,7 +29,7 @@ class Store:
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
-        path: folder of the store; ``None`` where it is in memory.
+        path: folder of the store, or its place on object storage; ``None`` where it is in memory.
         manifest: what the tokens were made from.
         splits: names of its splits.
     """
@@ -36,7 +38,7 @@ class Store:
         self,
         manifest: Manifest,
         splits: Mapping[str, "StoredSplit"],
-        path: Path | None = None,
+        path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
     ):
         self.manifest, self.path = manifest, path
@@ -44,19 +46,19 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, verify: bool = False, dataset: Dataset | None = None
+        cls, path: str | Path | RemotePath, *, verify: bool = False, dataset: Dataset | None = None
     ) -> "Store":
         """Open the store in folder ``path``.
 
         Args:
-            path: the folder that holds ``manifest.json``.
+            path: the folder that holds ``manifest.json``, or a URL of one on object storage.
             verify: read everything once and compare checksums.
             dataset: the data set it was made from, where it is at hand.
 
         Raises:
             IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
         """
-        path = Path(path)
+        path = located(path)
         manifest = read_manifest(path)
         if not manifest.finished:
             raise IceprobeError(
@@ -140,7 +142,9 @@ class Store:
         Raises:
             IceprobeError: naming the first shard that differs.
         """
-        if self.path is not None:
+        if isinstance(self.path, RemotePath):
+            remote.verify(self.path, self.manifest)
+        elif self.path is not None:
             for _, error in corrupt_shards(self.path, self.manifest):
                 raise error
 
@@ -455,12 +459,14 @@ def memory_split(
     )
 
 
-def check_sizes(path: Path, manifest: Manifest) -> None:
+def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
     """See that every recorded shard is there and has its length, without reading it.
 
     Raises:
         IceprobeError: naming the first shard that isn't.
     """
+    if isinstance(path, RemotePath):
+        return remote.check_objects(path, manifest)
     for split, record in manifest.splits.items():
         views = manifest.settings.views_of(split)
         layouts = [split_layout(manifest, split, view) for view in range(views)]
@@ -490,7 +496,18 @@ def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord,
                 yield recorded, corrupt(file, reason)
 
 
-def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
+def _opener(
+    path: Path | RemotePath, files: Sequence[FileRecord], images: Sequence[int], layout: Layout
+) -> Callable[[int, str], Shard]:
+    """Number of one of ``files`` and name of a tensor → the shard, open."""
+    if isinstance(path, RemotePath):
+        return remote.opener(path, files, images, layout, OPEN_SHARDS)
+    places = [path / file.file for file in files]
+    opened = lru_cache(OPEN_SHARDS)(Shard)
+    return lambda number, _: opened(places[number])
+
+
+def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> StoredSplit:
     """A split with its augmented views, if it has some."""
     augmented = range(1, manifest.settings.views_of(name))
     views = _stored_views(path, manifest, name, augmented) if augmented else None
@@ -499,15 +516,19 @@ def _stored_split(path: Path, manifest: Manifest, name: str) -> StoredSplit:
     return split
 
 
-def _stored_views(path: Path, manifest: Manifest, name: str, views: range) -> StoredSplit:
+def _stored_views(
+    path: Path | RemotePath, manifest: Manifest, name: str, views: range
+) -> StoredSplit:
     """Views of a split one behind the other, as one split."""
     shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
-    files = [path / shard.files[view].file for shard, view in shards]
-    firsts = np.cumsum([0, *(shard.images for shard, _ in shards)])
-    shard = lru_cache(OPEN_SHARDS)(Shard)
+    files = [shard.files[view] for shard, view in shards]
+    images = [shard.images for shard, _ in shards]
+    firsts = np.cumsum([0, *images])
+    layout = split_layout(manifest, name, views[0])
+    shard = _opener(path, files, images, layout)
 
     def tensors(key: str) -> Tensor:
-        return torch.cat([shard(file).read(key) for file in files])
+        return torch.cat([shard(number, key).read(key) for number in range(len(files))])
 
     def gather(key: str, rows: np.ndarray, out: Tensor) -> None:
         order = np.argsort(rows, kind="stable")
@@ -516,13 +537,14 @@ def _stored_views(path: Path, manifest: Manifest, name: str, views: range) -> St
         cuts = np.searchsorted(ascending, firsts)
         for number in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[number], cuts[number + 1])
-            shard(files[number]).read_rows(key, ascending[part] - firsts[number], view, order[part])
+            opened = shard(int(number), key)
+            opened.read_rows(key, ascending[part] - firsts[number], view, order[part])
 
     return StoredSplit(
         tensors,
         gather,
         shape=manifest.shape,
-        layout=split_layout(manifest, name, views[0]),
+        layout=layout,
         resident=np.full(firsts[-1], False),
         in_memory=False,
     )

@@ -193,12 +193,18 @@ class Shard:
             done += count
 
 
-def shard_bytes(images: int, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> int:
-    """Bytes of a shard of ``images`` images; ``layout`` gives dtype and shape of one image."""
+def shard_bytes(
+    images: int, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], shards: int = 1
+) -> int:
+    """Bytes of shards that hold ``images`` images together.
+
+    Args:
+        layout: dtype and shape of one image, by name.
+    """
     each = sum(
         dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in layout.values()
     )
-    return HEADER_BYTES + images * each
+    return shards * HEADER_BYTES + images * each
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,270 @@
+"""A feature store on object storage: shards go up when they are whole, and come down when read.
+
+Nothing is renamed or locked there. The files of a shard, one a view, are written to a local folder,
+closed, and put under names that hold their checksums, ``train-00000-9f86d081884c.safetensors``; then
+the shard's record is put, ``train-00000.json``; the manifest comes last. So a record always names objects that are there and
+whole, whoever wrote it: two writers of one store put the same objects where their machines compute
+the same bytes, and where they don't each has its own, of which the last record is the store's. An
+extraction that was killed lists the records and goes on with the shards that have none.
+
+Reading copies shards into a local folder by checksum (:func:`iceprobe.remote.cache_folder`): what
+was copied once is not copied again, whatever store asks. Everything but patch tokens is at the end
+of a shard and comes by itself, so a probe that reads no patches moves few bytes.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath, cache_bytes, cache_folder
+from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
+from iceprobe.store.pipeline import Layout, image_bytes
+from iceprobe.store.shards import HEADER_BYTES, Shard, sha256
+
+REQUESTS = 16  # in flight at a time
+
+F = TypeVar("F", bound=FileRecord)
+
+
+def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
+    """The manifest to go on from: ``wanted`` with the shards that are there in full length.
+
+    Raises:
+        IceprobeError: if a record is of another store.
+    """
+    manifest = wanted.model_copy(deep=True)
+    there = path.find()
+    names = {
+        record_file(name, number): name
+        for name in manifest.splits
+        for number in manifest.missing(name)
+    }
+    found = [file for file in names if file in there]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        contents = pool.map(lambda file: (path / file).read_bytes(), found)
+        for file, content in zip(found, contents, strict=True):
+            entry = json.loads(content)
+            if entry.pop("identity") != manifest.identity:
+                raise IceprobeError(f"{path / file} is of another store: move {path} away")
+            record = ShardRecord.model_validate(entry)
+            if all(there.get(one.file, (None, ""))[0] == one.bytes for one in record.files):
+                manifest.record(names[file], record)
+    return manifest
+
+
+def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord) -> ShardRecord:
+    """Upload the files of a finished shard, then its record; the files go into the cache.
+
+    Args:
+        folder: where the files are, in the file system of the cache.
+
+    Returns:
+        The record with the names there.
+    """
+    views = [_put(path, folder, view) for view in shard.views]
+    record = _put(path, folder, shard).model_copy(update={"views": views})
+    entry = {"identity": identity} | record.model_dump(mode="json")
+    plain = shard.file.removesuffix(".safetensors")
+    (path / f"{plain}.json").write_bytes(json.dumps(entry, indent=1).encode() + b"\n")
+    _trim(keep=record.files)
+    return record
+
+
+def _put(path: RemotePath, folder: Path, file: F) -> F:
+    plain = file.file.removesuffix(".safetensors")
+    there = file.model_copy(update={"file": f"{plain}-{file.sha256[:12]}.safetensors"})
+    (path / there.file).upload(folder / file.file)
+    os.replace(folder / file.file, _cached(file))
+    return there
+
+
+def put_manifest(path: RemotePath, manifest: Manifest) -> None:
+    """Upload the manifest of a store whose shards are all there."""
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        write_manifest(Path(scratch), manifest)
+        (path / MANIFEST).upload(Path(scratch) / MANIFEST)
+
+
+def record_file(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.json"
+
+
+def check_objects(path: RemotePath, manifest: Manifest) -> None:
+    """See by one listing that every shard is there and has its length.
+
+    Raises:
+        IceprobeError: naming the first that isn't.
+    """
+    there = path.find()
+    for file in _files(manifest):
+        if file.file not in there:
+            raise corrupt(path, file, "it is missing")
+        if (size := there[file.file][0]) != file.bytes:
+            raise corrupt(path, file, f"it has {size:,} bytes instead of {file.bytes:,}")
+
+
+def verify(path: RemotePath, manifest: Manifest) -> None:
+    """Compare every shard with its checksum; each is copied once, unless it is in the cache.
+
+    Raises:
+        IceprobeError: naming the first that differs.
+    """
+    for file in _files(manifest):
+        fetch(path, file, trust=False)
+
+
+def _files(manifest: Manifest) -> Iterator[FileRecord]:
+    for record in manifest.splits.values():
+        for shard in record.shards:
+            yield from shard.files
+
+
+def opener(
+    path: RemotePath,
+    files: Sequence[FileRecord],
+    images: Sequence[int],
+    layout: Layout,
+    open_shards: int,
+) -> Callable[[int, str], Shard]:
+    """``(number, name of a tensor) -> Shard`` for some files: copied where it has to be, then open.
+
+    Args:
+        images: of each of ``files``.
+        layout: of one image.
+        open_shards: held open at most.
+    """
+    each = image_bytes(layout, ("patches",))
+
+    @lru_cache(open_shards)
+    def whole(number: int) -> Shard:
+        return _open(lambda: fetch(path, files[number]))
+
+    @lru_cache(open_shards)
+    def end(number: int) -> Shard:
+        return _open(lambda: _fetch_end(path, files[number], images[number] * each))
+
+    @cache
+    def fetch_ends() -> None:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            sizes = [count * each for count in images]
+            list(pool.map(lambda file, size: _fetch_end(path, file, size), files, sizes))
+
+    def opened(number: int, key: str) -> Shard:
+        if key == "patches" or not each:
+            return whole(number)
+        fetch_ends()
+        return end(number)
+
+    return opened
+
+
+def _open(fetched: Callable[[], Path]) -> Shard:
+    """A copy opened; it is copied again if another process has just removed it to make room."""
+    while True:
+        copy = fetched()
+        try:
+            return Shard(copy)
+        except IceprobeError:
+            if copy.exists():
+                raise
+
+
+def fetch(path: RemotePath, file: FileRecord, *, trust: bool = True) -> Path:
+    """The local copy of a shard, its checksum compared when it was copied.
+
+    Args:
+        trust: take a copy that is there without comparing again.
+
+    Raises:
+        IceprobeError: if the object is gone or isn't what was written.
+    """
+    local = _cached(file)
+    if local.exists() and local.stat().st_size == file.bytes:
+        if trust or sha256(local) == file.sha256:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(local)  # used last now
+            return local
+        local.unlink()
+    with _temporary(local) as copy:
+        try:
+            (path / file.file).download(copy)
+        except FileNotFoundError:
+            raise corrupt(path, file, "it is missing") from None
+        if (found := sha256(copy)) != file.sha256:
+            raise corrupt(path, file, f"its checksum is {found[:12]}, not {file.sha256[:12]}")
+        os.replace(copy, local)
+    _trim(keep=[file])
+    return local
+
+
+def corrupt(path: RemotePath, file: FileRecord, reason: str) -> IceprobeError:
+    return IceprobeError(
+        f"corrupt shard {path / file.file}: {reason}; remove it and {path / MANIFEST}, then run "
+        "the same iceprobe extract again: it makes what is missing"
+    )
+
+
+def _fetch_end(path: RemotePath, file: FileRecord, patch_bytes: int) -> Path:
+    """A shard without its patch tokens: a hole is where they would be.
+
+    Two requests for its header and its end. The checksum is over the whole and isn't compared.
+    """
+    if (whole := _cached(file)).exists():
+        return whole
+    local = whole.with_suffix(".end")
+    if local.exists():
+        return local
+    with _temporary(local) as copy, copy.open("wb") as end:
+        try:
+            head = (path / file.file).read_bytes(0, HEADER_BYTES)
+            tail = HEADER_BYTES + patch_bytes
+            end.write(head)
+            end.seek(tail)
+            end.write((path / file.file).read_bytes(tail, file.bytes))
+        except FileNotFoundError:
+            raise corrupt(path, file, "it is missing") from None
+        if end.tell() != file.bytes:
+            raise corrupt(path, file, "it ends too early")
+        end.flush()
+        os.replace(copy, local)
+    return local
+
+
+def _cached(file: FileRecord) -> Path:
+    return cache_folder() / f"{file.sha256}.safetensors"
+
+
+@contextlib.contextmanager
+def _temporary(final: Path) -> Iterator[Path]:
+    """A name of this call's own beside ``final``; nothing is left under it."""
+    with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+        yield Path(scratch) / final.name
+
+
+def _trim(keep: Collection[FileRecord]) -> None:
+    """Remove the copies that were used longest ago until the cache is within its size.
+
+    A copy that a process has open stays readable to it until it is closed.
+    """
+    limit = cache_bytes()
+    if limit is None:
+        return
+    kept = {_cached(file) for file in keep}
+    copies = []
+    for copy in cache_folder().glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            copies.append((copy.stat().st_mtime_ns, copy.stat().st_size, copy))
+    total = sum(size for _, size, _ in copies)
+    for _, size, copy in sorted(copies):
+        if total <= limit:
+            return
+        if copy not in kept:
+            copy.unlink(missing_ok=True)
+            total -= size
