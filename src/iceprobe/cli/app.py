@@ -26,6 +26,7 @@ from iceprobe.cli import (
     predict,
     report,
     run,
+    segment,
 )
 from iceprobe.cli.console import console
 from iceprobe.distributed import first, join, world
@@ -91,6 +92,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
     "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
     "Change the backbone": {"adapt": adapt.adapt},
+    "Dense tokens": {"segment": segment.segment},
     "Results": {"report": report.report, "compare": compare.compare, "analyze": analyze.analyze},
     "Use a probe": {"export": export.export, "predict": predict.predict},
     "Look around": {"ls": ls.ls},
