@@ -141,7 +141,7 @@ def test_masks_are_the_pixels_that_the_items_painted():
             assert mask.size == split.image(index).size
             assert set(np.unique(mask)) == {0, 255}
             on = np.asarray(mask) > 0
-            x0, y0, x1, y1 = split.boxes[index].astype(int)
+            x0, y0 = split.boxes[index, :2].astype(int)
             rows, columns = np.nonzero(item)
             painted = np.zeros_like(on)
             painted[rows - rows.min() + y0, columns - columns.min() + x0] = True

@@ -210,7 +210,7 @@ class SegmentConfig(_Config):
     seeds: Annotated[int, Field(ge=1)] = 3
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
-    learning_rates: Rates = [1e-2, 3e-2, 1e-1]  # the grid
+    learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1)] = 64

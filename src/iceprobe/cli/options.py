@@ -233,5 +233,5 @@ SegmentBatchSize = Annotated[
     int | None, _option("--batch-size", "Images a training step (64).", _HOW)
 ]
 SegmentLearningRates = Annotated[
-    str | None, _option("--learning-rates", "The grid (1e-2,3e-2,1e-1).", _HOW)
+    str | None, _option("--learning-rates", "The grid (1e-2,3e-2,1e-1,3e-1).", _HOW)
 ]

@@ -132,7 +132,7 @@ def _table(results: "Sequence[Segmentation]") -> "Table":
     from iceprobe.results.tables import PLAIN, percent, short, span
 
     first = results[0]
-    title = f"{first.backbone} on {first.dataset}: {len(first.class_names)} classes with background"
+    title = f"{first.backbone} on {first.dataset}, {len(first.class_names)} classes"
     table = Table(title=Text(title), title_justify="left", header_style="bold", **PLAIN)
     table.add_column("probe")
     for name in ("mIoU %", "95% interval", "object IoU %", "parameters", "FLOPs"):

@@ -27,7 +27,7 @@ from iceprobe.store.reader import Store
 
 PROBES = ("linear", "ep8")
 EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
-LEARNING_RATES = (1e-2, 3e-2, 1e-1)
+LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
 MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 

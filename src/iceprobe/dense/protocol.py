@@ -5,6 +5,7 @@ images; the chosen setting learns from all of them up to that epoch, on the same
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,7 @@ def _select(setting: Setting, labels: Sequence[str], feed: Feed, held: Feed) -> 
             for member, loss, counts, fine in zip(
                 group.members, each.tolist(), of_group, finite, strict=True
             ):
+                loss = loss if fine else math.nan
                 if member not in lost:
                     rows.append(
                         CurveRow(
@@ -134,11 +136,11 @@ def _select(setting: Setting, labels: Sequence[str], feed: Feed, held: Feed) -> 
                             weight_decay=member.weight_decay,
                             phase="select",
                             epoch=epoch,
-                            train_loss=loss if fine else float("nan"),
+                            train_loss=loss,
                             eval_accuracy=mean_iou(counts.confusion),
                         )
                     )
-                if not fine:
+                if not math.isfinite(loss):
                     lost.add(member)
     return rows
 
