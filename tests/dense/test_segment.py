@@ -124,6 +124,12 @@ def test_a_store_without_masks_is_refused():
         iceprobe.segment(store, ["linear"])
 
 
+def test_live_tokens_are_refused():
+    store = iceprobe.live(make_backbone(), planted(), augmentation=None)
+    with pytest.raises(IceprobeError, match="live tokens come without masks"):
+        iceprobe.segment(store, ["linear"])
+
+
 def test_a_store_without_patch_tokens_is_refused(tmp_path):
     store = extract(make_backbone(), planted(), tmp_path, batch_size=16, patches=False)
     with pytest.raises(IceprobeError, match="no patch tokens: extract it again with patches"):
@@ -141,7 +147,7 @@ def test_a_store_without_patch_tokens_is_refused(tmp_path):
         ({"split": "val"}, "unknown split"),
         (
             {"learning_rates": [1e38], "epochs": 3},
-            "linear.*has diverged: give smaller --learning-rates",
+            "linear diverged: give smaller --learning-rates",
         ),
     ],
 )

@@ -97,8 +97,12 @@ def segment(
             for name, value in provenance(store, split, command).items()
             if name in Segmentation.model_fields
         }
-        results = [_result(one, setting, origin, seconds) for one in fitted]
-        _lay_beside(results, [one.counts for one in fitted])
+        draws = [resampled_mean(one.counts) for one in fitted]
+        results = [
+            _result(one, drawn, setting, origin, seconds)
+            for one, drawn in zip(fitted, draws, strict=True)
+        ]
+        _lay_beside(results, draws)
         if folder is not None:
             write_segmentations(folder, results, store)
     return results
@@ -141,6 +145,10 @@ def check_store(store: Store, split: str) -> None:
     for one in ("train", split):
         if one not in store.splits:
             raise IceprobeError(unknown(f"split of {name}", one, store.splits))
+        if store[one].live:
+            raise IceprobeError(
+                "live tokens come without masks: extract a store (iceprobe extract)"
+            )
         if not store[one].has_masks:
             raise IceprobeError(no_masks(f"split {one!r} of {store.manifest.dataset.spec}"))
     if not store.has_patches:
@@ -155,7 +163,11 @@ def check_store(store: Store, split: str) -> None:
 
 
 def _result(
-    fitted: Fitted, setting: Setting, origin: Mapping[str, Any], seconds: float
+    fitted: Fitted,
+    draws: NDArray[np.float64],
+    setting: Setting,
+    origin: Mapping[str, Any],
+    seconds: float,
 ) -> Segmentation:
     store, choice, group = setting.store, fitted.choice, fitted.members
     confusions = [counts.confusion for counts in fitted.counts]
@@ -168,7 +180,7 @@ def _result(
         probe=group.probe,
         class_names=["background", *store.classes],
         side=store.manifest.backbone.preprocessing["image_size"],
-        miou=Score.of(map(miou.mean_iou, confusions), miou.interval(resampled_mean(fitted.counts))),
+        miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
         object_iou=Score.of(map(miou.object_iou, confusions)),
         pixel_accuracy=Score.of(one.trace() / max(1, one.sum()) for one in confusions),
         iou=[
@@ -206,9 +218,8 @@ def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
     return np.mean([miou.resampled(one) for one in counts], 0)
 
 
-def _lay_beside(results: list[Segmentation], counts: list[list[miou.Counts]]) -> None:
-    """Tell of every probe but the first how it differs from that one."""
-    draws = [resampled_mean(each) for each in counts]
+def _lay_beside(results: list[Segmentation], draws: list[NDArray[np.float64]]) -> None:
+    """Tell of every probe but the first how it differs from that one, on the same resamples."""
     for result, drawn in zip(results[1:], draws[1:], strict=True):
         result.beside = Difference(
             probe=results[0].probe,

@@ -13,8 +13,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iceprobe.results.statistics import DRAWS
-
 IGNORE = 255  # the field's label of pixels that nobody is asked about
 _CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
@@ -81,7 +79,7 @@ def object_iou(confusion: NDArray[np.int64]) -> float:
     return float(confusion[1:, 1:].sum() / union) if union else 0.0
 
 
-def resampled(counts: Counts, draws: int = DRAWS // 5, seed: int = 0) -> NDArray[np.float64]:
+def resampled(counts: Counts, draws: int = 2_000, seed: int = 0) -> NDArray[np.float64]:
     """Mean IoU of ``draws`` bootstrap samples of the images: ``(draws,)``.
 
     The same seed and number of images draw the same images whatever was counted, so that

@@ -15,7 +15,6 @@ import torch
 from iceprobe.dense.miou import Counts, mean_iou
 from iceprobe.dense.training import Members, evaluate, schedule, tokens_of, train_epoch
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.laying_out import lay_out
@@ -197,4 +196,4 @@ def _told(setting: Setting, stage: str, feed: Feed) -> Iterator[Batch]:
 
 def _check(labels: Sequence[str], left: Sequence[str] | Mapping[str, object]) -> None:
     if lost := [one for one in labels if one not in left]:
-        raise IceprobeError(all_diverged(lost))
+        raise IceprobeError(f"{', '.join(lost)} diverged: give smaller --learning-rates")
