@@ -132,7 +132,7 @@ def pixel_losses(logits: Tensor, truth: Tensor) -> Tensor:
     members, images = logits.shape[:2]
     wanted = truth.long().expand(members, *truth.shape).flatten(0, 1)
     losses = F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=IGNORE, reduction="none")
-    return losses.view(members, images, -1).sum((1, 2))
+    return losses.reshape(members, images, -1).sum((1, 2))
 
 
 def truth_of_masks(masks: Tensor, labels: Tensor) -> Tensor:
