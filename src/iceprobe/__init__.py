@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
+    from iceprobe.dense import segment
     from iceprobe.export import export, load_probe
     from iceprobe.fitting import fit, plan_fit, probe
     from iceprobe.knn import knn
@@ -51,6 +52,7 @@ _HOME = {
     "probes": "",
     "read_results": "results",
     "report": "report",
+    "segment": "dense",
 }
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "probes",
     "read_results",
     "report",
+    "segment",
 ]
 
 

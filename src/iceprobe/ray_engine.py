@@ -10,6 +10,7 @@ storage), and iceprobe is installed on each.
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,10 +59,12 @@ def connect() -> Any:
         return ray
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-        where = "the cluster at " + ray.get_runtime_context().gcs_address
-    except ConnectionError as error:
         if address := os.environ.get("RAY_ADDRESS"):
+            _knock(address)
+        ray.init(address=address or "auto", **quiet)
+        where = "the cluster at " + ray.get_runtime_context().gcs_address
+    except OSError as error:  # ConnectionError is one
+        if address:
             raise IceprobeError(
                 f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
             ) from error
@@ -73,6 +76,17 @@ def connect() -> Any:
         where, len(ray.nodes()), found.get("CPU", 0), found.get("GPU", 0),
     )  # fmt: skip
     return ray
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at ``host:port``: Ray itself asks for minutes.
+
+    Raises:
+        OSError: if not.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @dataclass

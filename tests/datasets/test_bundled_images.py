@@ -67,12 +67,16 @@ def test_splits_are_balanced_named_and_share_no_image(bundled):
     assert not rows["train"] & rows["test"]
 
 
-def test_fingerprints_tell_splits_labels_and_boxes_apart(bundled):
+def test_fingerprints_tell_splits_labels_boxes_and_masks_apart(bundled):
     train, test = bundled.splits["train"], bundled.splits["test"]
     again = datasets.load_dataset(bundled.spec).splits["test"]
     assert again.fingerprint() == test.fingerprint() != train.fingerprint()
     again.labels = again.labels[::-1]
     assert again.fingerprint() != test.fingerprint()
+    if bundled.name == "fashion-clutter":
+        again = datasets.load_dataset(bundled.spec).splits["test"]
+        again.objects[7, 0, 0] ^= True
+        assert again.fingerprint() != test.fingerprint()
 
 
 @pytest.mark.skipif(not IDX.exists(), reason="Debian's dataset-fashion-mnist isn't installed")
@@ -122,6 +126,37 @@ def test_item_is_whole_inside_its_box_in_the_clutter():
         x0, y0, x1, y1 = split.boxes[index].astype(int)
         window = split.images[index][y0:y1, x0:x1]
         np.testing.assert_array_equal(window[item > 0], item[item > 0])
+
+
+def test_masks_are_the_pixels_that_the_items_painted():
+    """Told from the items alone: their non-zero pixels, laid where the box says."""
+    items = datasets.load_dataset("bundled:fashion")
+    clutter = datasets.load_dataset("bundled:fashion-clutter")
+    for name, split in clutter.splits.items():
+        assert split.masks
+        assert not items.splits[name].masks
+        assert items.splits[name].mask(0) is None
+        for index in range(0, len(split), 17):
+            mask, item = split.mask(index), items.splits[name].images[index]
+            assert mask.size == split.image(index).size
+            assert set(np.unique(mask)) == {0, 255}
+            on = np.asarray(mask) > 0
+            x0, y0 = split.boxes[index, :2].astype(int)
+            rows, columns = np.nonzero(item)
+            painted = np.zeros_like(on)
+            painted[rows - rows.min() + y0, columns - columns.min() + x0] = True
+            assert np.array_equal(on, painted)
+            seen = np.asarray(split.image(index))
+            assert np.array_equal(seen[on], item[item > 0])  # both in order of rows
+
+
+def test_pieces_are_no_part_of_a_mask():
+    """Without pieces every bright pixel is the item's; with them the masks stay as they were."""
+    split = datasets.load_dataset("bundled:fashion").splits["test"]
+    images, labels = split.images[:200], split.labels[:200]
+    alone, among = (compose(images, labels, 1, pieces=pieces) for pieces in (0, 6))
+    assert np.array_equal(alone.masks, alone.images > 0)
+    assert among.masks.sum() == alone.masks.sum() < (among.images > 0).sum()
 
 
 def test_distractors_come_from_other_classes():

@@ -93,6 +93,19 @@ def test_a_data_set_without_masks_stores_none(tmp_path, backbone, dataset):
         store["train"].masks([0])
 
 
+def test_a_store_made_without_masks_is_not_taken_for_one_with_them(tmp_path, backbone):
+    """Same images, labels and boxes, and a fingerprint that says nothing of masks."""
+    with_masks, without = make_dataset(train=6, test=2), make_dataset(train=6, test=2)
+    for name, split in without.splits.items():
+        split.masks = False
+        assert split.fingerprint() == with_masks.splits[name].fingerprint()
+    before = extract(backbone, without, tmp_path, **SMALL)
+    after = extract(backbone, with_masks, tmp_path, **SMALL)
+    assert after.path != before.path
+    assert after["train"].has_masks
+    assert not Store.open(before.path)["train"].has_masks
+
+
 def test_planned_bytes_count_masks(tmp_path, backbone, dataset):
     planned = plan(backbone, dataset, tmp_path, measure_seconds=0, **SMALL)
     for split in dataset.splits.values():

@@ -27,6 +27,7 @@ from iceprobe.cli import (
     predict,
     report,
     run,
+    segment,
 )
 from iceprobe.cli.console import console
 from iceprobe.distributed import first, join, world
@@ -92,6 +93,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
     "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
     "Change the backbone": {"adapt": adapt.adapt},
+    "Dense tokens": {"segment": segment.segment},
     "Results": {
         "advise": advise.advise,
         "report": report.report,

@@ -214,7 +214,29 @@ class AdaptConfig(_Config):
     output: Path | None = None
 
 
-Folders = FitConfig | AdaptConfig  # what ends in a run folder
+class SegmentConfig(_Config):
+    """What `segment` does; the fields are those of ``iceprobe.extract`` and ``iceprobe.segment``."""
+
+    backbone: str
+    data: str
+    probe: Specs = ["linear", "ep8"]
+    seeds: Annotated[int, Field(ge=1)] = 3
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
+    learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
+    amp: Dtype = "float32"
+    tokens: TokenDtype = "float16"
+    forward_batch_size: Annotated[int, Field(ge=1)] = 64
+    workers: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1)] | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    features: Path = Path("features")
+    device: str | None = None
+    memory: Bytes | None = None  # for tokens and masks held in memory
+    output: Path | None = None
+
+
+Folders = FitConfig | AdaptConfig | SegmentConfig  # what ends in a run folder
 
 
 class PlanConfig(RunConfig):
@@ -316,8 +338,9 @@ def differences(config: Folders, earlier: Mapping[str, Any]) -> list[str]:
 
 def readable_name(config: Folders) -> str:
     """``mae-tiny-fashion-heldout-1f9a03``: the same for the same request, else another."""
-    if isinstance(config, AdaptConfig):
-        parts = [_joined([config.backbone]), _joined([config.data]), "adapt", digest(config)]
+    if isinstance(config, AdaptConfig | SegmentConfig):
+        what = "adapt" if isinstance(config, AdaptConfig) else "segment"
+        parts = [_joined([config.backbone]), _joined([config.data]), what, digest(config)]
         return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")
     if isinstance(config, RunConfig):
         parts = [_joined(config.backbone), _joined(config.data)]

@@ -177,6 +177,9 @@ def _runs(folder: Path) -> list[Entry]:
         path.parent for name in ("config.yaml", "results.json") for path in folder.glob(f"*/{name}")
     }
     for run in sorted(places):
+        if (run / "dense.json").exists():
+            entries.append(_segmentation(run))
+            continue
         if not (run / "results.json").exists():
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
@@ -184,3 +187,12 @@ def _runs(folder: Path) -> list[Entry]:
         line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score)}%"
         entries.append(Entry(run.name, lines=(line,)))
     return entries
+
+
+def _segmentation(run: Path) -> Entry:
+    from iceprobe.dense import read_segmentations
+    from iceprobe.results.tables import percent
+
+    best = max(read_segmentations(run), key=lambda one: one.miou.mean)
+    line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.miou)}% mIoU"
+    return Entry(run.name, lines=(line,))

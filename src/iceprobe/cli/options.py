@@ -229,3 +229,18 @@ Accumulate = Annotated[
     int | None,
     _option("--accumulate", "Micro-batches a step; its gradient stays the whole batch's.", _HOW),
 ]
+
+# Of `segment`, where an image has as many things to learn from as it has patches.
+SegmentProbe = Annotated[
+    list[str] | None,
+    _option("--probe", "linear, or EP by its queries, ep8; repeat for more (both).", _WHAT),
+]
+SegmentEpochs = Annotated[
+    int | None, _option("--epochs", "Passes over the training images (10).", _HOW)
+]
+SegmentBatchSize = Annotated[
+    int | None, _option("--batch-size", "Images a training step (64).", _HOW)
+]
+SegmentLearningRates = Annotated[
+    str | None, _option("--learning-rates", "The grid (1e-2,3e-2,1e-1,3e-1).", _HOW)
+]

@@ -77,6 +77,7 @@ class ArraySplit(Split):
 
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)`` uint8: grey or RGB.
+        objects: ``(n, height, width)`` bool, the masks, or ``None`` where there are none.
     """
 
     def __init__(
@@ -86,16 +87,22 @@ class ArraySplit(Split):
         labels: np.ndarray,
         names: Sequence[str],
         boxes: np.ndarray | None = None,
+        objects: np.ndarray | None = None,
     ):
-        super().__init__(name, labels, names, boxes)
-        self.images = images
+        super().__init__(name, labels, names, boxes, masks=objects is not None)
+        self.images, self.objects = images, objects
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
 
+    def mask(self, index: int) -> Image.Image | None:
+        if self.objects is None:
+            return None
+        return Image.fromarray(self.objects[index].astype(np.uint8) * 255)
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.images.shape).encode())
-        for array in (self.images, self.labels, self.boxes):
+        for array in (self.images, self.labels, self.boxes, self.objects):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

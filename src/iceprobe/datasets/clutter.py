@@ -2,7 +2,7 @@
 
 Fashion-MNIST items fill their frame, so every pooling of tokens reads them equally well. On a
 larger canvas with pieces of *other* classes around, a probe has to find the item before it can
-name it; the item's box is known by construction.
+name it; the item's box and its mask are known by construction.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,12 @@ class Cluttered:
         images: ``(n, CANVAS, CANVAS)`` uint8.
         boxes: ``(n, 4)`` int16, the tight box of the item's non-zero pixels as
             ``x0, y0, x1, y1`` in pixels, upper ends exclusive.
+        masks: ``(n, CANVAS, CANVAS)`` bool, the pixels that the item painted.
     """
 
     images: np.ndarray
     boxes: np.ndarray
+    masks: np.ndarray
 
 
 def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = PIECES) -> Cluttered:
@@ -63,7 +65,10 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
     y, x = _window(corner, side)
     rows = np.arange(n)[:, None, None]
     canvas[rows, y, x] = np.where(items > 0, items, canvas[rows, y, x])
-    return Cluttered(canvas, _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16))
+    masks = np.zeros(canvas.shape, bool)
+    masks[rows, y, x] = items > 0
+    boxes = _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16)
+    return Cluttered(canvas, boxes, masks)
 
 
 def _other_class(labels: np.ndarray, pieces: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -165,6 +165,8 @@ class Feed:
         match name:
             case "patches":
                 return split.patches(rows, self.device, self.dtype)
+            case "mask":
+                return self.split.masks(rows).to(self.device)
             case "mean":
                 vector = split.rows("mean", rows, pinned)
             case "class":

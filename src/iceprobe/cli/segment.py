@@ -1,0 +1,165 @@
+"""``iceprobe segment``: segmentation probes on patch tokens, where the images have masks."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from iceprobe.cli import options
+from iceprobe.cli.arguments import Arguments, split_arguments
+from iceprobe.cli.config import SegmentConfig, resolve, to_yaml
+from iceprobe.cli.console import Bars, console
+from iceprobe.cli.folder import RunLog
+from iceprobe.cli.paths import check_place, check_writable
+from iceprobe.errors import IceprobeError
+from iceprobe.export.new_folder import new_folder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from iceprobe.dense import Segmentation
+    from iceprobe.store import Store
+
+log = logging.getLogger("iceprobe")
+
+
+def segment(
+    arguments: Arguments = None,
+    backbone: options.Backbone = None,
+    data: options.Data = None,
+    probe: options.SegmentProbe = None,
+    limit: options.Limit = None,
+    seeds: options.Seeds = None,
+    epochs: options.SegmentEpochs = None,
+    batch_size: options.SegmentBatchSize = None,
+    learning_rates: options.SegmentLearningRates = None,
+    forward_batch_size: options.ForwardBatchSize = None,
+    amp: options.Amp = None,
+    tokens: options.Tokens = None,
+    on_bad_image: options.OnBadImage = None,
+    output: options.Output = None,
+    features: options.Features = None,
+    device: options.Device = None,
+    memory: options.Memory = None,
+    workers: options.Workers = None,
+) -> None:
+    """Fit segmentation probes on patch tokens: which class does every pixel belong to?
+
+    For data sets with masks: pixels on an image's mask have its class, the others are background.
+    Learning rate and epoch are selected by mean IoU on a tenth of train, the probes are fitted
+    again on all of it, the test split is read once. Ends with a table, dense.json, dense.csv and
+    segmentation.png in the run folder. Detection is out of scope.
+
+    \b
+    Examples:
+      iceprobe segment --backbone bundled:mae-tiny --data bundled:fashion-clutter
+      iceprobe segment --backbone timm:A --data pets?root=/data --probe linear --probe ep16
+      iceprobe segment config.yaml seeds=5 output=runs/five-seeds
+    """
+    values = {key: value for key, value in locals().items() if key in SegmentConfig.model_fields}
+    file, overrides = split_arguments(arguments or [])
+    execute(resolve(SegmentConfig, values, file, overrides))
+
+
+def execute(config: SegmentConfig) -> None:
+    """Extract what isn't stored yet, fit, write the run folder, show the table."""
+    import iceprobe
+    from iceprobe.dense.api import check_probes
+    from iceprobe.dense.files import PICTURE_NAME, write_segmentations
+
+    check_probes(config.probe)
+    assert config.output is not None  # resolve() has set it
+    check_writable(config.output, "--output")
+    check_place(config.features, "--features")
+    command = shlex.join(["iceprobe", *sys.argv[1:]])
+    with RunLog() as run_log, new_folder(config.output, "--output") as folder:
+        log.info("%s", command)
+        with Bars() as progress:
+            store = _extract(config, progress)
+            results = iceprobe.segment(
+                store,
+                config.probe,
+                seeds=config.seeds,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                learning_rates=config.learning_rates,
+                memory=config.memory,
+                device=config.device,
+                progress=progress,
+                command=command,
+            )
+        run_log.write_to(folder / "log.txt")
+        (folder / "config.yaml").write_text(to_yaml(config))
+        write_segmentations(folder, results, store)
+    console.print(_table(results))
+    _tell_differences(results)
+    console.print(str((config.output / PICTURE_NAME).resolve()), markup=False, soft_wrap=True)
+
+
+def _extract(config: SegmentConfig, progress: Bars) -> "Store":
+    """The tokens, once it is seen that images and backbone have what segmentation reads."""
+    import iceprobe
+    from iceprobe.dense.api import no_grid, no_masks
+
+    dataset = iceprobe.load_dataset(config.data)
+    if not all(split.masks for split in dataset.splits.values()):
+        raise IceprobeError(no_masks(config.data))
+    backbone = iceprobe.load_backbone(config.backbone)
+    if backbone.grid is None:
+        raise IceprobeError(no_grid(config.backbone))
+    store = iceprobe.extract(
+        backbone,
+        dataset,
+        config.features,
+        batch_size=config.forward_batch_size,
+        device=config.device,
+        amp=config.amp,
+        tokens=config.tokens,
+        workers=config.workers,
+        limit=config.limit,
+        on_bad_image=config.on_bad_image,
+        progress=progress,
+    )
+    backbone.to("cpu")
+    return store
+
+
+def _table(results: "Sequence[Segmentation]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from iceprobe.results.tables import PLAIN, percent, short, span
+
+    first = results[0]
+    title = f"{first.backbone} on {first.dataset}, {len(first.class_names)} classes"
+    table = Table(title=Text(title), title_justify="left", header_style="bold", **PLAIN)
+    table.add_column("probe")
+    for name in ("mIoU %", "95% interval", "object IoU %", "parameters", "FLOPs"):
+        table.add_column(name, justify="right")
+    for one in sorted(results, key=lambda result: -result.miou.mean):
+        table.add_row(
+            one.probe,
+            percent(one.miou),
+            span(one.miou.interval),
+            percent(one.object_iou),
+            short(one.parameters),
+            short(one.flops.per_image),
+        )
+    return table
+
+
+def _tell_differences(results: "Sequence[Segmentation]") -> None:
+    from iceprobe.results.tables import signed_points, span
+
+    for one in results:
+        if one.beside is not None:
+            points, ends = signed_points(one.beside.mean), span(one.beside.interval, signed=True)
+            console.print(
+                f"{one.probe} − {one.beside.probe}: {points} points of mIoU, 95% interval {ends} "
+                "(paired over images)",
+                markup=False,
+                soft_wrap=True,
+            )
+    everything = 100 * results[0].all_background
+    console.print(f"all background: {everything:.1f}% mIoU", markup=False, soft_wrap=True)

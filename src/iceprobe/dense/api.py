@@ -1,0 +1,228 @@
+"""Segmentation probes on a feature store with masks: the public function."""
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iceprobe.dense import miou
+from iceprobe.dense.files import write_segmentations
+from iceprobe.dense.probes import label
+from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
+from iceprobe.dense.schema import Difference, Segmentation, Selection
+from iceprobe.errors import IceprobeError
+from iceprobe.export.new_folder import new_folder
+from iceprobe.fitting.checks import check_device, check_training_images
+from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.results.provenance import provenance
+from iceprobe.results.schema import Flops, Score
+from iceprobe.specs import unknown
+from iceprobe.store.reader import Store
+
+PROBES = ("linear", "ep8")
+EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
+LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
+MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
+
+
+def segment(
+    store: Store,
+    probes: Sequence[str] = PROBES,
+    *,
+    seeds: int = 3,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    split: str = "test",
+    output: str | Path | None = None,
+    memory: int | None = None,
+    device: str | None = None,
+    run_seed: int = 0,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> list[Segmentation]:
+    """Fit segmentation probes on stored patch tokens and report their mean IoU.
+
+    The classes are background and the data set's own: the pixels of an image's mask have its
+    label, all others are background, and images without a pixel on the mask are left out.
+
+    Args:
+        store: with patch tokens on a grid and masks.
+        probes: ``"linear"``, ``"ep8"``; see `iceprobe.dense.probes`.
+        seeds: initialisations: 0, 1, … seeds − 1.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rates: the grid.
+        split: the one to report.
+        output: a new folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the fitted
+            probes; nothing is written by default.
+        memory: budget in bytes for tokens and masks held; half of what is free by default.
+        device: ``"cpu"``, ``"cuda"``; CUDA where there is one by default.
+        run_seed: of the held-out images and the order of batches.
+        progress: called with ``(stage, done, total)``.
+        command: to be written into the results; by default this process's own.
+
+    Returns:
+        One result a probe, in the order asked for, with the fitted modules.
+
+    Raises:
+        IceprobeError: for a store without masks, patch tokens or a grid, for probes that don't
+            segment, and for settings that mean nothing.
+    """
+    labels = check_probes(probes)
+    check_store(store, split)
+    if seeds < 1:
+        raise IceprobeError(f"seeds={seeds}: give at least 1")
+    protocol = get_protocol(
+        "heldout", epochs=epochs, batch_size=batch_size, learning_rates=learning_rates
+    )
+    check_training_images(store, protocol, split, run_seed, low_shot=False)
+    if output is not None:
+        store.dataset()  # the picture shows its images: better refused now than after the fit
+    told = progress or (lambda stage, done, total: None)
+    setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
+    command = command if command is not None else shlex.join(sys.argv)
+    with nullcontext() if output is None else new_folder(output, "--output") as folder:
+        began = time.perf_counter()
+        fitted = run_heldout(setting, labels, split, memory)
+        seconds = time.perf_counter() - began
+        origin = {
+            name: value
+            for name, value in provenance(store, split, command).items()
+            if name in Segmentation.model_fields
+        }
+        draws = [resampled_mean(one.counts) for one in fitted]
+        results = [
+            _result(one, drawn, setting, origin, seconds)
+            for one, drawn in zip(fitted, draws, strict=True)
+        ]
+        _lay_beside(results, draws)
+        if folder is not None:
+            write_segmentations(folder, results, store)
+    return results
+
+
+def check_probes(probes: Sequence[str]) -> list[str]:
+    """Canonical labels.
+
+    Raises:
+        IceprobeError: if there is none, one doesn't segment, or one stands twice.
+    """
+    labels = [label(text) for text in probes]
+    if not labels:
+        raise IceprobeError("no probe was named: give --probe linear --probe ep8")
+    for one in labels:
+        if labels.count(one) > 1:
+            raise IceprobeError(f"probe {one!r} stands twice: name it once")
+    return labels
+
+
+def no_masks(dataset: str) -> str:
+    """What is said of a data set without masks."""
+    return f"{dataset} has no masks to segment by: take one that has, {' or '.join(MASKED)}"
+
+
+def no_grid(backbone: str) -> str:
+    """What is said of a backbone whose tokens lie on no grid."""
+    return (
+        f"tokens of {backbone} lie on no grid, and have no place in a mask: take another backbone"
+    )
+
+
+def check_store(store: Store, split: str) -> None:
+    """See that a store has what segmentation reads.
+
+    Raises:
+        IceprobeError: naming what is missing.
+    """
+    name = store.path or store.manifest.dataset.spec
+    for one in ("train", split):
+        if one not in store.splits:
+            raise IceprobeError(unknown(f"split of {name}", one, store.splits))
+        if store[one].live:
+            raise IceprobeError(
+                "live tokens come without masks: extract a store (iceprobe extract)"
+            )
+        if not store[one].has_masks:
+            raise IceprobeError(no_masks(f"split {one!r} of {store.manifest.dataset.spec}"))
+    if not store.has_patches:
+        raise IceprobeError(f"store {name} has no patch tokens: extract it again with patches")
+    if store.grid is None:
+        raise IceprobeError(no_grid(store.manifest.backbone.spec))
+    if len(store.classes) >= miou.IGNORE:
+        raise IceprobeError(
+            f"{store.manifest.dataset.spec} has {len(store.classes)} classes: masks have room for "
+            f"{miou.IGNORE - 1} beside background and the ignored {miou.IGNORE}"
+        )
+
+
+def _result(
+    fitted: Fitted,
+    draws: NDArray[np.float64],
+    setting: Setting,
+    origin: Mapping[str, Any],
+    seconds: float,
+) -> Segmentation:
+    store, choice, group = setting.store, fitted.choice, fitted.members
+    confusions = [counts.confusion for counts in fitted.counts]
+    probes = [group.member(g) for g in range(len(group.members))]
+    by_class = np.array([miou.iou(one) for one in confusions])
+    occurring = np.isfinite(by_class).any(0)
+    truth = confusions[0].sum(1)
+    result = Segmentation(
+        **origin,
+        probe=group.probe,
+        class_names=["background", *store.classes],
+        side=store.manifest.backbone.preprocessing["image_size"],
+        miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
+        object_iou=Score.of(map(miou.object_iou, confusions)),
+        pixel_accuracy=Score.of(one.trace() / max(1, one.sum()) for one in confusions),
+        iou=[
+            float(np.nanmean(of_class)) if there else None
+            for of_class, there in zip(by_class.T, occurring, strict=True)
+        ],
+        all_background=float(truth[0] / max(1, truth.sum()) / max(1, np.count_nonzero(truth))),
+        confusion=np.sum(confusions, 0).tolist(),
+        selection=Selection(
+            learning_rate=choice.learning_rate,
+            epoch=choice.epoch,
+            tried=list(setting.protocol.learning_rates),
+            images=fitted.held_out,
+            best_minus_median=choice.best_minus_median or 0.0,
+        ),
+        training={
+            "optimizer": "adamw",
+            "epochs": setting.protocol.epochs,
+            "images_per_step": images_per_step(setting.protocol, len(store["train"])),
+            "warmup_epochs": setting.protocol.warmup_epochs,
+            "run_seed": setting.run_seed,
+            "device": setting.device.type,
+        },
+        parameters=sum(p.numel() for p in probes[0].parameters()),
+        flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
+        seeds=[member.seed for member in group.members],
+        seconds=seconds,
+    )
+    result._probes = probes
+    return result
+
+
+def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
+    """Mean IoU of bootstrap samples of the images, mean over seeds: ``(draws,)``."""
+    return np.mean([miou.resampled(one) for one in counts], 0)
+
+
+def _lay_beside(results: list[Segmentation], draws: list[NDArray[np.float64]]) -> None:
+    """Tell of every probe but the first how it differs from that one, on the same resamples."""
+    for result, drawn in zip(results[1:], draws[1:], strict=True):
+        result.beside = Difference(
+            probe=results[0].probe,
+            mean=result.miou.mean - results[0].miou.mean,
+            interval=miou.interval(drawn - draws[0]),
+        )

@@ -1,0 +1,86 @@
+"""``dense.json`` and what lies beside it in a run folder.
+
+``{"format": 1, "segmentations": [Segmentation, …]}``, fields as in `iceprobe.dense.schema`.
+``dense.csv`` has a row for each class of each probe, ``probes/`` the fitted modules
+(`iceprobe.dense.build` makes one that takes the state), ``segmentation.png`` some reported images.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors.torch import save
+
+from iceprobe.dense.pictures import draw
+from iceprobe.dense.schema import Segmentation
+from iceprobe.errors import IceprobeError
+from iceprobe.results.files import write_atomically
+from iceprobe.store.reader import Store
+
+FORMAT_VERSION = 1
+JSON_NAME, CSV_NAME, PICTURE_NAME = "dense.json", "dense.csv", "segmentation.png"
+
+
+def write_segmentations(folder: str | Path, results: Sequence[Segmentation], store: Store) -> None:
+    """Write all files of fitted probes; ``dense.json`` last.
+
+    Args:
+        folder: of the run.
+        results: fresh from `segment`, with their modules.
+        store: they were fitted on; its images are drawn.
+    """
+    folder = Path(folder)
+    for result in results:
+        names = [f"probes/{result.probe}-seed{seed}.safetensors" for seed in result.seeds]
+        for name, probe in zip(names, result.probes, strict=True):
+            content = save(probe.state_dict(), metadata={"probe": result.probe})
+            write_atomically(folder / name, content)
+        result.files = names
+    picture = io.BytesIO()
+    draw(results, store).save(picture, "PNG", optimize=True)
+    write_atomically(folder / PICTURE_NAME, picture.getvalue())
+    write_atomically(folder / CSV_NAME, _table(results).encode())
+    entries = [result.model_dump(mode="json") for result in results]
+    document = {"format": FORMAT_VERSION, "segmentations": entries}
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder / JSON_NAME, text.encode())
+
+
+def read_segmentations(run: str | Path) -> list[Segmentation]:
+    """Read the results of a run folder; without the modules.
+
+    Raises:
+        IceprobeError: if there are none, or not such that this version can read.
+    """
+    path = Path(run) / JSON_NAME
+    try:
+        document = json.loads(path.read_bytes())
+        if document["format"] != FORMAT_VERSION:
+            raise IceprobeError(
+                f"{path} has format {document['format']!r}, this iceprobe reads {FORMAT_VERSION}: "
+                "use the version that wrote it, or run again"
+            )
+        return [Segmentation.model_validate(entry) for entry in document["segmentations"]]
+    except OSError as error:
+        raise IceprobeError(
+            f"no segmentations at {path} ({error.strerror}): name a folder that `iceprobe segment` "
+            "made"
+        ) from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise IceprobeError(f"{path} is damaged ({type(error).__name__}): run again") from error
+
+
+def _table(results: Sequence[Segmentation]) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["probe", "class", "iou", "pixels", "called", "hits"])
+    for result in results:
+        called = [sum(column) for column in zip(*result.confusion, strict=True)]
+        for c, (name, iou) in enumerate(zip(result.class_names, result.iou, strict=True)):
+            cell = "" if iou is None else f"{iou:.6g}"
+            of_class = result.confusion[c]
+            rows.writerow([result.probe, name, cell, sum(of_class), called[c], of_class[c]])
+    return text.getvalue()

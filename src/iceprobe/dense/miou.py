@@ -1,0 +1,109 @@
+"""Mean intersection over union, in numpy, from one confusion matrix of pixels.
+
+    IoU_c = T_cc / (Σ_k T_ck + Σ_k T_kc − T_cc)        T_tp: pixels of class t called p
+
+All pixels of a split are counted into one T (Everingham et al., the PASCAL VOC challenge); a mean of
+images' own IoUs is another number. A class that no pixel has and none is called is left out of the
+mean. Pixels labelled `IGNORE` are no part of it.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255  # the field's label of pixels that nobody is asked about
+_CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
+
+
+@dataclass
+class Counts:
+    """Pixels of a split by class.
+
+    Attributes:
+        confusion: ``(C, C)``, truth by prediction, of all images.
+        hits, truth, called: ``(n, C)`` of each image: T_cc, Σ_k T_ck and Σ_k T_kc.
+    """
+
+    confusion: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    called: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: "list[Counts]") -> Self:
+        """Of images counted in several parts."""
+        rows = [(part.hits, part.truth, part.called) for part in parts]
+        return cls(
+            np.sum([part.confusion for part in parts], 0),
+            *(np.concatenate(of) for of in zip(*rows, strict=True)),
+        )
+
+
+def count(truth: NDArray[np.integer], called: NDArray[np.integer], classes: int) -> Counts:
+    """Count pixels.
+
+    Args:
+        truth: ``(n, …)`` classes of pixels, or `IGNORE`.
+        called: the same shape, what they are called.
+        classes: C.
+    """
+    images = len(truth)
+    truth, called = (pixels.reshape(images, -1).astype(np.int64) for pixels in (truth, called))
+    cells = (np.arange(images)[:, None] * classes + truth) * classes + called
+    found = np.bincount(cells[truth != IGNORE], minlength=images * classes**2)
+    each = found.reshape(images, classes, classes)
+    return Counts(each.sum(0), np.einsum("ncc->nc", each), each.sum(2), each.sum(1))
+
+
+def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU of each class, ``(C, C)`` → ``(C,)``; NaN where the class doesn't occur.
+
+    >>> iou(np.array([[3, 1], [0, 2]]))
+    array([0.75      , 0.66666667])
+    """
+    hits = confusion.diagonal()
+    return _ratio(hits, confusion.sum(1) + confusion.sum(0) - hits)
+
+
+def mean_iou(confusion: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur, ``(C, C)`` → a fraction; 0 where no pixel counts."""
+    found = iou(confusion)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else 0.0
+
+
+def object_iou(confusion: NDArray[np.int64]) -> float:
+    """IoU of all classes but background (0) taken as one: *where*, whatever it is called."""
+    union = confusion.sum() - confusion[0, 0]
+    return float(confusion[1:, 1:].sum() / union) if union else 0.0
+
+
+def resampled(counts: Counts, draws: int = 2_000, seed: int = 0) -> NDArray[np.float64]:
+    """Mean IoU of ``draws`` bootstrap samples of the images: ``(draws,)``.
+
+    The same seed and number of images draw the same images whatever was counted, so that
+    differences of two are paired.
+    """
+    rng, images = np.random.default_rng(seed), len(counts.hits)
+    step = max(1, _CHUNK_CELLS // images)
+    means = []
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
+        hits, truth, called = (weights @ of for of in (counts.hits, counts.truth, counts.called))
+        found = _ratio(hits, truth + called - hits)
+        occurring = np.isfinite(found).sum(1)
+        means.append(np.nansum(found, 1) / np.maximum(occurring, 1))
+    return np.concatenate(means)
+
+
+def interval(means: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of resampled values."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _ratio(hits: NDArray, union: NDArray) -> NDArray[np.float64]:
+    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)

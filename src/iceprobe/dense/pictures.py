@@ -1,0 +1,135 @@
+"""A sheet of reported images: a column each, below it the truth and what every probe makes of it."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from iceprobe.dense.miou import IGNORE
+from iceprobe.dense.probes import upsample
+from iceprobe.dense.schema import Segmentation
+from iceprobe.dense.training import truth_of_masks
+from iceprobe.store.reader import Store
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow lacks FreeType
+
+IMAGES = 10
+SIDE, GAP, MARGIN, LABELS, LINE = 112, 8, 16, 104, 22  # pixels
+_INK, _FAINT = (28, 39, 51), (93, 107, 122)
+# Twelve colours that stay apart; more classes take hues at the golden angle.
+_COLOURS = (
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (240, 130, 200),
+    (164, 230, 60), (23, 190, 207), (255, 232, 90), (140, 86, 75), (188, 189, 34), (120, 140, 255),
+)  # fmt: skip
+
+
+def draw(results: Sequence[Segmentation], store: Store, images: int = IMAGES) -> Image.Image:
+    """The sheet, of each probe's first seed.
+
+    Args:
+        results: with their modules.
+        store: they were fitted on.
+        images: how many at most; the first one of each class, classes at even distances.
+    """
+    first, split = results[0], store[results[0].split]
+    rows = _one_a_class(np.asarray(split.labels), images)
+    masks, labels = split.masks(rows), torch.from_numpy(np.asarray(split.labels)[rows])
+    maps = {"truth": truth_of_masks(masks, labels).numpy()}
+    for result in results:
+        probe = result.probes[0]
+        tokens = split.patches(rows, probe.bias.device, torch.float32)
+        with torch.no_grad():
+            pixels = upsample(probe(tokens), first.grid, first.side)
+        maps[result.probe] = pixels.argmax(1).cpu().numpy()
+    scores = {result.probe: f"mIoU {100 * result.miou.mean:.1f}%" for result in results}
+    pictures = store.images(first.split, rows)
+    seen = sorted({int(c) for of in maps.values() for c in np.unique(of)} - {0, IGNORE})
+    width = MARGIN * 2 + LABELS + len(rows) * (SIDE + GAP) - GAP
+    legend = _lines([first.class_names[c] for c in seen], width - 2 * MARGIN)
+    height = MARGIN * 2 + (1 + len(maps)) * (SIDE + GAP) + LINE * (1 + len(legend))
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, font, bold = ImageDraw.Draw(sheet), _font(13), _font(15)
+    for column, (picture, of_class) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+        left, top = MARGIN + LABELS + column * (SIDE + GAP), MARGIN
+        name = _fitting(first.class_names[of_class + 1], font, SIDE)
+        pen.text((left + SIDE / 2, top), name, _INK, font, anchor="ma")
+        top += LINE
+        sheet.paste(_enlarged(picture), (left, top))
+        for called in maps.values():
+            top += SIDE + GAP
+            sheet.paste(_coloured(picture, called[column]), (left, top))
+    top = MARGIN + LINE + SIDE // 2
+    for title in ("image", *maps):
+        pen.text((MARGIN, top), title, _INK, bold, anchor="lm")
+        pen.text((MARGIN, top + 19), scores.get(title, ""), _FAINT, font, anchor="lm")
+        top += SIDE + GAP
+    top = height - MARGIN - LINE * len(legend)
+    place = iter(seen)
+    for line in legend:
+        left = MARGIN
+        for name, wide in line:
+            pen.rectangle((left, top + 4, left + 11, top + 15), colour(next(place)))
+            pen.text((left + 17, top + 10), name, _INK, font, anchor="lm")
+            left += wide
+        top += LINE
+    return sheet
+
+
+def colour(of_class: int) -> tuple[int, int, int]:
+    """Of a class from 1 up."""
+    if of_class <= len(_COLOURS):
+        return _COLOURS[of_class - 1]
+    red, green, blue = colorsys.hsv_to_rgb(of_class * 0.618034 % 1, 0.75, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _one_a_class(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    _, firsts = np.unique(labels, return_index=True)
+    chosen = np.linspace(0, len(firsts) - 1, min(count, len(firsts))).round().astype(int)
+    return firsts[chosen]
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def _coloured(picture: Image.Image, called: NDArray) -> Image.Image:
+    """Classes ``(S, S)`` over the dimmed picture; ignored pixels are white."""
+    palette = np.zeros((256, 3), np.uint8)
+    for of_class in np.unique(called):
+        palette[of_class] = (255, 255, 255) if of_class == IGNORE else colour(int(of_class))
+    grey = np.asarray(_enlarged(picture).convert("L"), np.float64)[..., None]
+    labels = Image.fromarray(called.astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    painted = palette[np.asarray(labels)].astype(np.float64) * (0.55 + 0.45 * grey / 255)
+    on = np.asarray(labels)[..., None] > 0
+    return Image.fromarray(np.where(on, painted, 0.4 * grey).astype(np.uint8))
+
+
+def _lines(names: Sequence[str], width: int) -> list[list[tuple[str, int]]]:
+    """The legend's names, each with the width it takes, in lines no wider than the sheet."""
+    font, left = _font(13), 0
+    lines: list[list[tuple[str, int]]] = [[]]
+    for name in names:
+        shown = _fitting(name, font, 2 * SIDE)
+        wide = 17 + round(font.getlength(shown)) + 20
+        if lines[-1] and left + wide > width:
+            lines.append([])
+            left = 0
+        lines[-1].append((shown, wide))
+        left += wide
+    return lines
+
+
+def _fitting(name: str, font: Font, width: int) -> str:
+    """``name``, cut short where it is wider than ``width`` pixels."""
+    shown = " ".join(name.split())
+    while font.getlength(shown) > width:
+        shown = shown.removesuffix("…")[:-1] + "…"
+    return shown
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)

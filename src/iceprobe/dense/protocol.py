@@ -1,0 +1,199 @@
+"""`heldout` for segmentation: select by mean IoU on held-out images, fit again on all, read test once.
+
+Learning rate and epoch are those with the best mean IoU, mean over seeds, on a tenth of the training
+images; the chosen setting learns from all of them up to that epoch, on the same schedule.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iceprobe.dense.miou import Counts, mean_iou
+from iceprobe.dense.training import Members, evaluate, schedule, tokens_of, train_epoch
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.feed import Batch, Feed, split_batches
+from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.laying_out import lay_out
+from iceprobe.fitting.members import Member
+from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.selection import Choice, choose
+from iceprobe.fitting.whitening import whitening
+from iceprobe.results.curves import CurveRow
+from iceprobe.store.reader import Store, StoredSplit
+
+INPUTS = {"patches", "mask"}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One probe after the protocol: its members, one a seed, their counts and what was chosen."""
+
+    members: Members
+    counts: list[Counts]
+    choice: Choice
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all of a fit's trainings share.
+
+    Attributes:
+        store: with patch tokens on a grid and masks.
+        protocol: grid, epochs, images a step.
+        seeds: of initialisations.
+        run_seed: of held-out images and of the order of batches.
+        device: to learn on.
+        progress: called with ``(stage, done, total)``.
+    """
+
+    store: Store
+    protocol: Protocol
+    seeds: Sequence[int]
+    run_seed: int
+    device: torch.device
+    progress: Progress
+
+    @property
+    def classes(self) -> int:
+        """C, background among them."""
+        return 1 + len(self.store.classes)
+
+
+def run_heldout(
+    setting: Setting, labels: Sequence[str], split: str, memory: int | None
+) -> list[Fitted]:
+    """Fit the probes called ``labels``.
+
+    Raises:
+        IceprobeError: if a probe has no learning rate with which it stays finite.
+    """
+    protocol, whole = setting.protocol, copy.copy(setting.store["train"])
+    whole.views = None  # masks are those of the evaluation view
+    train, test, shuffle = lay_out(
+        whole,
+        setting.store[split],
+        INPUTS,
+        memory,
+        "auto",
+        batch_size=images_per_step(protocol, len(whole)),
+        looks=False,
+        before=None,
+    )
+
+    def feed(of: StoredSplit, rows: np.ndarray) -> Feed:
+        return Feed(of, rows, INPUTS, setting.device, torch.float32, shuffle)
+
+    fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
+    rows = _select(setting, labels, feed(train, fit_rows), feed(train, held_rows))
+    choices = {one: choose([row for row in rows if row.probe == one]) for one in labels}
+    found = {one: choice for one, choice in choices.items() if choice is not None}
+    _check(labels, found)
+
+    rates = {one: [choice.learning_rate] for one, choice in found.items()}
+    everything = feed(train, np.arange(len(train)))
+    groups = _groups(setting, rates, everything)
+    stops = {one: choice.epoch for one, choice in found.items()}
+    for _ in _epochs(setting, "refit", groups, everything, stops):
+        pass
+    _check(labels, [group.probe for group in groups if all(group.finite())])
+    reported = feed(test, np.arange(len(test)))
+    counts = evaluate(groups, _told(setting, split, reported))
+    return [
+        Fitted(group, each, found[group.probe], len(held_rows))
+        for group, each in zip(groups, counts, strict=True)
+    ]
+
+
+def _select(setting: Setting, labels: Sequence[str], feed: Feed, held: Feed) -> list[CurveRow]:
+    """A row a member and epoch, until it has diverged; its accuracy is the held-out mean IoU."""
+    rates = dict.fromkeys(labels, setting.protocol.learning_rates)
+    groups = _groups(setting, rates, feed)
+    rows: list[CurveRow] = []
+    lost: set[Member] = set()
+    size = images_per_step(setting.protocol, len(held))
+    for epoch, losses in _epochs(setting, "select", groups, feed, {}):
+        counted = evaluate(groups, held.in_order(size))
+        for group, each, of_group in zip(groups, losses, counted, strict=True):
+            finite = group.finite()
+            for member, loss, counts, fine in zip(
+                group.members, each.tolist(), of_group, finite, strict=True
+            ):
+                loss = loss if fine else math.nan
+                if member not in lost:
+                    rows.append(
+                        CurveRow(
+                            probe=member.probe,
+                            seed=member.seed,
+                            learning_rate=member.learning_rate,
+                            weight_decay=member.weight_decay,
+                            phase="select",
+                            epoch=epoch,
+                            train_loss=loss,
+                            eval_accuracy=mean_iou(counts.confusion),
+                        )
+                    )
+                if not math.isfinite(loss):
+                    lost.add(member)
+    return rows
+
+
+def _groups(setting: Setting, rates: Mapping[str, Sequence[float]], feed: Feed) -> list[Members]:
+    """The members of each probe at its learning rates, in coordinates whitened on ``feed``."""
+    store, size = setting.store, images_per_step(setting.protocol, len(feed))
+    assert store.grid is not None
+    measured = whitening(
+        lambda: tokens_of(feed.in_order(size)),
+        setting.protocol.whitening or 0.0,
+        copies=store.num_tokens,
+    )
+    return [
+        Members(
+            [Member(one, rate, 0.0, seed) for rate in of_probe for seed in setting.seeds],
+            setting.classes,
+            measured,
+            store.grid,
+            setting.device,
+        )
+        for one, of_probe in rates.items()
+    ]
+
+
+def _epochs(
+    setting: Setting, stage: str, groups: list[Members], feed: Feed, stops: Mapping[str, int]
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Train; after each epoch its number and the members' losses, ``(G,)`` a probe that learnt."""
+    protocol, size = setting.protocol, images_per_step(setting.protocol, len(feed))
+    steps = len(split_batches(np.arange(len(feed)), size))
+    factors = schedule(protocol.epochs * steps, round(protocol.warmup_epochs * steps))
+    last = max(stops.values(), default=protocol.epochs)
+    done = 0
+
+    def stepped() -> None:
+        nonlocal done
+        done += 1
+        setting.progress(stage, done, last * steps)
+
+    for epoch in range(1, last + 1):
+        active = [group for group in groups if epoch <= stops.get(group.probe, last)]
+        batches = feed.shuffled(size, setting.run_seed, epoch)
+        yield epoch, train_epoch(active, batches, factors, stepped)
+
+
+def _told(setting: Setting, stage: str, feed: Feed) -> Iterator[Batch]:
+    size, done = images_per_step(setting.protocol, len(feed)), 0
+    for batch in feed.in_order(size):
+        yield batch
+        done += len(batch.labels)
+        setting.progress(stage, done, len(feed))
+
+
+def _check(labels: Sequence[str], left: Sequence[str] | Mapping[str, object]) -> None:
+    if lost := [one for one in labels if one not in left]:
+        raise IceprobeError(f"{', '.join(lost)} diverged: give smaller --learning-rates")

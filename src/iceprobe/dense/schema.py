@@ -1,0 +1,105 @@
+"""What a segmentation probe's result says: the entries of ``dense.json``. Shares are fractions."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from iceprobe.results.schema import Flops, Score, StoreReference
+
+
+class Selection(BaseModel):
+    """What held-out training images chose.
+
+    Attributes:
+        learning_rate, epoch: chosen, by mean IoU over seeds.
+        tried: learning rates.
+        images: held out.
+        best_minus_median: how far the best learning rate lay above the median one, each at its best
+            epoch.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    learning_rate: float
+    epoch: int
+    tried: list[float]
+    images: int
+    best_minus_median: float
+
+
+class Difference(BaseModel):
+    """Mean IoU less that of another probe, on the same resampled images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    probe: str
+    mean: float
+    interval: tuple[float, float]
+
+
+class Segmentation(BaseModel):
+    """One segmentation probe on one store, over its seeds.
+
+    Attributes:
+        probe: ``"linear"`` or ``"ep8"``.
+        class_names: background first; they come from data.
+        images: hash of those reported.
+        train_images, test_images: how many.
+        side: S, pixels of a mask's side.
+        miou: mean IoU over classes of all pixels of the reported split; its interval is the 95%
+            percentile bootstrap over images of the mean seed.
+        object_iou: of all classes but background as one: where the object is, whatever it is.
+        pixel_accuracy: share of pixels called right.
+        iou: of each class, mean over seeds; None where it doesn't occur.
+        all_background: the mean IoU of calling every pixel background.
+        beside: how it differs from the first probe of the run, None for that one.
+        confusion: pixels, truth by prediction, summed over seeds.
+        selection: what was chosen, and on how many images.
+        training: optimiser, epochs, images a step, seeds of the run.
+        parameters: trainable.
+        flops: at inference, an image.
+        seeds: of the initialisation.
+        seconds: wall time of the whole fit, of all its probes together.
+        files: fitted probes, one a seed, relative to the run folder.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    probe: str
+    backbone: str
+    dataset: str
+    layer: Any = None
+    split: str
+    images: str
+    class_names: list[str]
+    train_images: int
+    test_images: int
+    dim: int
+    grid: tuple[int, int]
+    side: int
+    miou: Score
+    object_iou: Score
+    pixel_accuracy: Score
+    iou: list[float | None]
+    all_background: float
+    beside: Difference | None = None
+    confusion: list[list[int]]
+    selection: Selection
+    training: dict[str, Any]
+    parameters: int
+    flops: Flops
+    seeds: list[int] = Field(min_length=1)
+    seconds: float
+    store: StoreReference
+    environment: dict[str, str]
+    git_commit: str | None
+    command: str
+    created: str
+    files: list[str] = []
+
+    _probes: list[Any] = PrivateAttr(default_factory=list)
+
+    @property
+    def probes(self) -> list[Any]:
+        """The fitted modules, one a seed: (B, N, D) → logits (B, N, C). Empty once read from a file."""
+        return self._probes

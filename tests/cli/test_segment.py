@@ -1,0 +1,84 @@
+"""``iceprobe segment`` from images to numbers and a picture, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iceprobe.cli.config import SegmentConfig, read_yaml
+
+TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "2", "--seeds", "1"]
+CLUTTER = ["--data", "bundled:fashion-clutter", "--learning-rates", "1e-1"]
+
+
+def test_from_images_to_table_and_picture(iceprobe):
+    ended = iceprobe("segment", *TINY, *CLUTTER, "--output", "runs/s")
+    assert ended.code == 0, ended.err
+    assert "bundled:mae-tiny on bundled:fashion-clutter, 11 classes" in ended.out
+    assert "ep8 − linear: " in ended.out
+    assert str(Path("runs/s/segmentation.png").resolve()) in ended.out
+    found = {path.name for path in Path("runs/s").iterdir()}
+    assert found == {
+        "config.yaml", "dense.csv", "dense.json", "log.txt", "probes", "segmentation.png",
+    }  # fmt: skip
+    linear, ep = json.loads(Path("runs/s/dense.json").read_text())["segmentations"]
+    assert (linear["parameters"], ep["parameters"]) == (2123, 20555)
+    assert f"{100 * ep['miou']['mean']:.1f}" in ended.out
+    assert ep["command"].startswith("iceprobe segment --backbone bundled:mae-tiny")
+    assert ep["miou"]["mean"] > 0.02  # more than one of eleven classes has a right pixel
+
+    listed = iceprobe("ls", "runs").out
+    assert "mIoU" in listed
+    assert "unfinished" not in listed
+
+    once_more = iceprobe("segment", *TINY, *CLUTTER, "--output", "runs/s")
+    assert once_more.code == 2
+    assert "'runs/s' is not empty: name a new folder" in once_more.err
+
+    saved = read_yaml(Path("runs/s/config.yaml"))
+    assert saved["learning_rates"] == [0.1]
+    assert saved["batch_size"] == 64
+    again = iceprobe("segment", "runs/s/config.yaml", "output=runs/again", "probe=linear")
+    assert again.code == 0, again.err
+    (repeated,) = json.loads(Path("runs/again/dense.json").read_text())["segmentations"]
+    assert repeated["miou"] == linear["miou"]
+    assert len(list(Path("features").iterdir())) == 1  # the store was read, not made again
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data", "bundled:fashion"], "bundled:fashion has no masks to segment by: take one"),
+        ([*CLUTTER, "--probe", "aim12"], "probe 'aim12' doesn't segment: take linear or an EP"),
+        ([*CLUTTER, "--probe", "ep0"], "'0'"),
+        ([*CLUTTER, "--limit", "5"], "no training image of class"),
+        ([*CLUTTER, "--batch-size", "1"], "--batch-size 1"),
+        (["--data", "bundled:fashion-cluter"], "Did you mean fashion-clutter"),
+        ([], "no data given: say --data VALUE"),
+    ],
+)
+def test_what_cannot_be_segmented_is_one_line(iceprobe, options, told):
+    ended = iceprobe("segment", *TINY, *options, "--output", "runs/s")
+    assert ended.code == 2
+    assert told in ended.err
+    assert ended.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_tokens_without_a_grid_are_refused_before_they_are_extracted(iceprobe, monkeypatch):
+    from iceprobe.backbones.base import Backbone
+
+    monkeypatch.setattr(Backbone, "grid", None)
+    ended = iceprobe("segment", *TINY, *CLUTTER)
+    assert ended.code == 2
+    assert "tokens of bundled:mae-tiny lie on no grid" in ended.err
+    assert not Path("features").exists()
+
+
+def test_defaults_are_those_of_the_python_function():
+    from iceprobe.dense import api
+
+    config = SegmentConfig(backbone="b", data="d")
+    assert tuple(config.probe) == api.PROBES
+    assert (config.epochs, config.batch_size) == (api.EPOCHS, api.BATCH_SIZE)
+    assert tuple(config.learning_rates) == api.LEARNING_RATES

@@ -1,0 +1,168 @@
+"""From a store with masks to numbers, files and a picture."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import jaccard_score
+
+import iceprobe
+from iceprobe.dense import build, read_segmentations, upsample
+from iceprobe.dense.pictures import SIDE as SHOWN
+from iceprobe.dense.pictures import colour
+from iceprobe.errors import IceprobeError
+from iceprobe.store import extract, extract_in_memory
+from tests.dense.conftest import planted
+from tests.store.conftest import make_backbone
+
+QUICK = dict(seeds=2, epochs=12, batch_size=8, learning_rates=[1e-2, 1e-1])
+
+
+@pytest.fixture(scope="module")
+def fitted(store, tmp_path_factory):
+    store = type(store).open(store.path, dataset=planted())
+    folder = tmp_path_factory.mktemp("runs") / "segment"
+    return iceprobe.segment(store, ["linear", "ep2"], output=folder, **QUICK), folder
+
+
+def test_an_objects_pixels_are_found_and_named(fitted):
+    results, _ = fitted
+    assert [result.probe for result in results] == ["linear", "ep2"]
+    for result in results:
+        assert result.class_names == ["background", "dark", "bright", "<b>grey</b>"]
+        assert result.miou.mean > 0.6 > 3 * result.all_background
+        low, high = result.miou.interval
+        assert low < result.miou.mean < high
+        assert result.object_iou.mean > 0.6
+    linear, ep = results
+    assert linear.beside is None
+    assert ep.beside.probe == "linear"
+    assert ep.beside.mean == pytest.approx(ep.miou.mean - linear.miou.mean)
+    assert ep.beside.interval[0] <= ep.beside.mean <= ep.beside.interval[1]
+
+
+def test_numbers_are_those_of_the_fitted_probes(fitted, store):
+    """Read from their files and scored by scikit-learn, from the images up."""
+    results, folder = fitted
+    split = store["test"]
+    objects = planted().splits["test"].objects[split.index]
+    truth = np.where(objects, split.labels[:, None, None] + 1, 0)
+    tokens = split.patches(range(len(split)), dtype=torch.float32)
+    for result in read_segmentations(folder):
+        scores = []
+        for file in result.files:
+            probe = build(result.probe, store.dim, 4)
+            probe.load_state_dict(load_file(folder / file))
+            with torch.no_grad():
+                called = upsample(probe(tokens), (4, 4), 16).argmax(1).numpy()
+            each = jaccard_score(truth.ravel(), called.ravel(), average=None, labels=range(4))
+            scores.append(each)
+        assert result.miou.values == pytest.approx(np.mean(scores, 1))
+        assert result.iou == pytest.approx(np.mean(scores, 0))
+        assert np.sum(result.confusion) == truth.size * len(result.seeds)
+        background = np.mean(truth == 0)
+        assert result.all_background == pytest.approx(background / 4)
+    again, first = read_segmentations(folder), results
+    assert [one.model_dump() for one in again] == [one.model_dump() for one in first]
+
+
+def test_files_say_the_same(fitted):
+    results, folder = fitted
+    assert {path.name for path in folder.iterdir()} == {
+        "dense.json", "dense.csv", "segmentation.png", "probes",
+    }  # fmt: skip
+    with (folder / "dense.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["probe"], row["class"]) for row in rows] == [
+        (result.probe, name) for result in results for name in result.class_names
+    ]
+    for row in rows:
+        hits, pixels, called = (int(row[name]) for name in ("hits", "pixels", "called"))
+        assert hits <= min(pixels, called)
+    entry = json.loads((folder / "dense.json").read_text())["segmentations"][1]
+    assert entry["selection"]["images"] == 9
+    assert entry["parameters"] == 4 * 8 + 4 + 2 * 8 + 2 * 4 * 8
+
+
+def test_the_picture_shows_images_truth_and_probes(fitted, store):
+    _, folder = fitted
+    sheet = np.asarray(Image.open(folder / "segmentation.png")).astype(int)
+    assert sheet.shape[1] > 3 * SHOWN
+    # Of the first image of each class, the middle of the true object has its class's colour.
+    for label in range(3):
+        hue = np.array(colour(label + 1))
+        near = np.abs(sheet - hue).sum(-1) == 0
+        assert near.sum() >= 100  # the legend's square
+
+
+def test_the_same_again_is_the_same(fitted, store):
+    results, _ = fitted
+    again = iceprobe.segment(store, ["linear", "ep2"], **QUICK)
+    for one, other in zip(results, again, strict=True):
+        assert one.miou == other.miou
+        assert one.confusion == other.confusion
+
+
+def test_views_and_memory_do_not_change_what_masks_belong_to(fitted):
+    """Augmented views have no masks: their evaluation view is what learns."""
+    results, _ = fitted
+    store = extract_in_memory(make_backbone(), planted(), batch_size=16, views=2)
+    (linear,) = iceprobe.segment(store, ["linear"], **QUICK)
+    assert linear.miou.mean == pytest.approx(results[0].miou.mean, abs=0.02)
+
+
+def test_a_store_without_masks_is_refused():
+    dataset = planted()
+    dataset.splits["test"].masks = False
+    store = extract_in_memory(make_backbone(), dataset, batch_size=16)
+    told = "'test' of test:planted has no masks.*bundled:fashion-clutter or pets"
+    with pytest.raises(IceprobeError, match=told):
+        iceprobe.segment(store, ["linear"])
+
+
+def test_live_tokens_are_refused():
+    store = iceprobe.live(make_backbone(), planted(), augmentation=None)
+    with pytest.raises(IceprobeError, match="live tokens come without masks"):
+        iceprobe.segment(store, ["linear"])
+
+
+def test_a_store_without_patch_tokens_is_refused(tmp_path):
+    store = extract(make_backbone(), planted(), tmp_path, batch_size=16, patches=False)
+    with pytest.raises(IceprobeError, match="no patch tokens: extract it again with patches"):
+        iceprobe.segment(store, ["linear"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' stands twice"),
+        ({"probes": []}, "no probe was named"),
+        ({"probes": ["aim12"]}, "doesn't segment"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"split": "val"}, "unknown split"),
+        (
+            {"learning_rates": [1e38], "epochs": 3},
+            "linear diverged: give smaller --learning-rates",
+        ),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, told):
+    arguments = {"probes": ["linear"], "epochs": 1, "output": tmp_path / "run"} | arguments
+    store = type(store).open(store.path, dataset=planted())
+    with pytest.raises(IceprobeError, match=told):
+        iceprobe.segment(store, **arguments)
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_data_sets_named_as_having_masks_have_them():
+    from iceprobe.datasets import CATALOGUE, load_dataset
+    from iceprobe.dense.api import MASKED
+
+    bundled, *others = MASKED
+    assert all(split.masks for split in load_dataset(bundled).splits.values())
+    assert ["mask" in CATALOGUE[name].summary for name in others] == [True]
