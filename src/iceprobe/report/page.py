@@ -15,6 +15,8 @@ from markupsafe import Markup
 
 from iceprobe.errors import IceprobeError
 from iceprobe.report import charts, sweep_charts
+from iceprobe.report.confusion_view import ConfusionView, confusion_view
+from iceprobe.report.disagreement_view import DisagreementView, disagreement_view
 from iceprobe.report.finding import Finding, display_name, find, find_across
 from iceprobe.results.comparison import (
     Comparison,
@@ -95,6 +97,10 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     differing = varying(ordered)
     figures = _figures(ordered, palette) if len(groups) <= FEW and "draw" not in differing else []
     figures += _sweeps(ranked, layers, draws, palette)
+    shown = groups if len(groups) <= FEW else []
+    confused = [view for group in shown if (view := confusion_view(group.results))]
+    figures += _matrices(confused)
+    disputes, undisputed = _disputes(shown) if images else ([], [])
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
@@ -113,6 +119,9 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
         specs=[(figure.key, _inert_json(figure.spec)) for figure in figures],
         galleries=galleries,
         remarks=remarks,
+        confused=confused,
+        disputes=disputes,
+        undisputed=undisputed,
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
@@ -212,6 +221,33 @@ def _sweeps(
     return made
 
 
+def _matrices(confused: Sequence[ConfusionView]) -> list[Chart]:
+    return [
+        Chart(
+            f"confusion-{i}",
+            "Confusion matrix",
+            "Percent of each true class; blue: right, red: wrong, each on its own scale.",
+            view.chart,
+        )
+        for i, view in enumerate(confused)
+        if view.chart is not None
+    ]
+
+
+def _disputes(groups: Sequence[Group]) -> tuple[list[DisagreementView], list[str]]:
+    """Of each group where its images can be found, and what is missing otherwise."""
+    found: list[DisagreementView] = []
+    remarks: list[str] = []
+    for group in groups:
+        try:
+            view = disagreement_view(group.results, _store)
+        except IceprobeError as error:
+            remarks.append(f"Not shown, {error}.")
+            continue
+        found += [view] if view is not None else []
+    return found, remarks
+
+
 def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
     ranked = leaderboard(results)
@@ -239,7 +275,7 @@ def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"],
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                albums[key] = Album(_store(result), result.split, images)
+                albums[key] = Album.spread(_store(result), result.split, images)
             album = albums[key]
             if isinstance(album, IceprobeError):
                 continue  # told once
