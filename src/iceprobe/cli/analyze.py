@@ -32,13 +32,14 @@ def analyze(
 
     Entropy, attention on boxes and masks beside what uniform attention scores, importance of
     every predictor, complementarity, MaxBoxAccV2 and retrieval go to analysis.json and
-    analysis.csv in the run, with 95% intervals over images.
+    analysis.csv in the run, with 95% intervals over images, and into its report.html.
 
     \b
     Examples:
       iceprobe analyze runs/demo
       iceprobe analyze runs/demo --probe ep32 --probe aim12 --predictors 32
     """
+    from iceprobe import report as write_report
     from iceprobe.analysis.files import write_analyses
     from iceprobe.analysis.running import analyze as measure
     from iceprobe.results import read_results
@@ -60,7 +61,9 @@ def analyze(
             console.print(text, markup=False, soft_wrap=True)
         for note in one.notes:
             console.print(f"{one.probe}: {note}", markup=False, soft_wrap=True)
-    for path in write_analyses(run, analyses):
+    written = write_analyses(run, analyses)
+    page = write_report(results, run / "report.html")
+    for path in (*written, page):
         console.print(str(path.resolve()), markup=False, soft_wrap=True)
 
 

@@ -94,8 +94,8 @@ class Album:
         """
         return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
 
-    def maps(self, result: Result) -> tuple["Probe", Tensor] | None:
-        """The first seed of a fitted probe and its maps ``(B, M, N)``; None without attention.
+    def maps(self, result: Result, seed: int | None = None) -> tuple["Probe", Tensor] | None:
+        """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
 
         Raises:
             IceprobeError: if the fitted probe is missing or doesn't fit its description.
@@ -104,7 +104,7 @@ class Album:
             return None
         store = self.store
         shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
-        probe = load_fitted(result, shape)
+        probe = load_fitted(result, shape, seed)
         if not getattr(probe.pooling, "num_predictors", 0):
             return None
         return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))

@@ -97,7 +97,9 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
             }
         )
     side = min(44, max(15, 430 // len(names)))
-    axis = dict(grid=False, ticks=False, domain=False, labelLimit=150, labelPadding=6)
+    axis: dict[str, Any] = dict(
+        grid=False, ticks=False, domain=False, labelLimit=150, labelPadding=6
+    )
     x = alt.X("read:N", sort=None, title="read as").scale(domain=shown)
     y = alt.Y("true:N", sort=None, title="true class").scale(domain=shown)
     base = alt.Chart(alt.Data(values=rows)).encode(
