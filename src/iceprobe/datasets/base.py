@@ -67,6 +67,13 @@ class Split(ABC):
         """
         return None
 
+    def background(self, index: int) -> Image.Image | None:
+        """What is behind and around the object of ``image(index)``, in its size.
+
+        ``None`` where that isn't known: images that were composed know it.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Sha256 of what the split holds: changes with any image, label or mask and their order."""
@@ -77,6 +84,7 @@ class ArraySplit(Split):
 
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)`` uint8: grey or RGB.
+        backgrounds: the same without the objects, where that is known.
     """
 
     def __init__(
@@ -86,12 +94,16 @@ class ArraySplit(Split):
         labels: np.ndarray,
         names: Sequence[str],
         boxes: np.ndarray | None = None,
+        backgrounds: np.ndarray | None = None,
     ):
         super().__init__(name, labels, names, boxes)
-        self.images = images
+        self.images, self.backgrounds = images, backgrounds
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
+
+    def background(self, index: int) -> Image.Image | None:
+        return None if self.backgrounds is None else Image.fromarray(self.backgrounds[index])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.images.shape).encode())

@@ -35,9 +35,9 @@ def load_bundled(name: str, *, spec: str) -> Dataset:
         for split, seed in CLUTTER_SEEDS.items():
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
             names = [f"{name}/{split}/{index:05d}" for index in range(len(labels))]
-            boxes = None
+            boxes = clutter = None
             if name == "fashion-clutter":
                 composed = compose(images, labels, seed)
-                images, boxes = composed.images, composed.boxes
-            splits[split] = ArraySplit(split, images, labels, names, boxes)
+                images, boxes, clutter = composed.images, composed.boxes, composed.clutter
+            splits[split] = ArraySplit(split, images, labels, names, boxes, clutter)
     return Dataset(spec, name, classes, splits)

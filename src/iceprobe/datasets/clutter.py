@@ -23,10 +23,12 @@ class Cluttered:
         images: ``(n, CANVAS, CANVAS)`` uint8.
         boxes: ``(n, 4)`` int16, the tight box of the item's non-zero pixels as
             ``x0, y0, x1, y1`` in pixels, upper ends exclusive.
+        clutter: the images without their items.
     """
 
     images: np.ndarray
     boxes: np.ndarray
+    clutter: np.ndarray
 
 
 def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = PIECES) -> Cluttered:
@@ -59,11 +61,13 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
             canvas[rows, y, x], items[source[:, None, None], cut_y, cut_x]
         )
 
+    clutter = canvas.copy()
     corner = rng.integers(0, CANVAS - side + 1, (2, n))
     y, x = _window(corner, side)
     rows = np.arange(n)[:, None, None]
     canvas[rows, y, x] = np.where(items > 0, items, canvas[rows, y, x])
-    return Cluttered(canvas, _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16))
+    boxes = _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16)
+    return Cluttered(canvas, boxes, clutter)
 
 
 def _other_class(labels: np.ndarray, pieces: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -33,19 +33,20 @@ LARGEST = 88  # points of a picture
 MOST_COLUMNS = 12  # pictures a row that can still be seen
 PIXELS = 320  # of a picture: 300 dots an inch where it is largest
 FORMATS = (".pdf", ".svg", ".png")
-_GAP, _HEAD, _LABELS = 3, 22, 58
+_GAP, _LABELS, _LINE, _LETTER = 3, 58, 8.5, 3.6
 _FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
 
-# Coordinates are points; a title of two lines sits on the line above the pictures.
+# Coordinates are points.
 _SVG = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
     """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" \
-width="{{ width }}pt" height="{{ height }}pt" viewBox="0 0 {{ width }} {{ height }}" \
+width="{{ width }}{{ unit }}" height="{{ height }}{{ unit }}" viewBox="0 0 {{ width }} {{ height }}" \
 font-family="{{ font }}" font-size="7.5" fill="#111111">
+<rect width="100%" height="100%" fill="#ffffff"/>
 {% for title in titles %}{% for line in title.lines %}\
-<text x="{{ title.x }}" y="{{ title.y + 8.5 * loop.index0 }}" text-anchor="middle">{{ line }}</text>
+<text x="{{ title.x }}" y="{{ title.y + step * loop.index0 }}" text-anchor="middle">{{ line }}</text>
 {% endfor %}{% endfor %}\
 {% for label in labels %}{% for line in label.lines %}\
-<text x="{{ label.x }}" y="{{ label.y + 8.5 * loop.index0 }}" text-anchor="end">{{ line }}</text>
+<text x="{{ label.x }}" y="{{ label.y + step * loop.index0 }}" text-anchor="end">{{ line }}</text>
 {% endfor %}{% endfor %}\
 {% for picture in pictures %}\
 <image x="{{ picture.x }}" y="{{ picture.y }}" width="{{ side }}" height="{{ side }}" \
@@ -115,7 +116,8 @@ def figure(
         raise IceprobeError(
             f"{len(titles)} probes side by side can't be seen: choose at most {MOST_COLUMNS}"
         )
-    svg = _drawn(album, weights, titles, COLUMN if column else WIDTH)
+    unit = "pt" if path.suffix == ".svg" else ""  # which the converter takes for points
+    svg = _drawn(album, weights, titles, COLUMN if column else WIDTH, unit)
     write_atomically(path, _converted(svg, path.suffix))
     return path
 
@@ -135,23 +137,22 @@ def _opened(result: Result) -> Store:
     return Store.open(result.store.path)
 
 
-def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float) -> str:
+def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:
     """The figure as SVG: maps ``(B, K, N)`` beside their images."""
     columns = len(titles) + 1
     side = min(LARGEST, (width - _LABELS - _GAP * columns) / columns)
+    heads = [wrapped(title, side / _LETTER, 2) for title in ["image", *titles]]
+    head = 3 + _LINE * max(map(len, heads))
     across = [_LABELS + _GAP + c * (side + _GAP) for c in range(columns)]
-    down = [_HEAD + r * (side + _GAP) for r in range(len(album.images))]
-    heads = [
-        _Text(x + side / 2, _HEAD - 4 - 8.5 * (len(lines) - 1), lines)
-        for x, title in zip(across, ["image", *titles], strict=True)
-        if (lines := wrapped(title, side / 3.6, 2))
+    down = [head + r * (side + _GAP) for r in range(len(album.images))]
+    above = [
+        _Text(x + side / 2, head - 3.5 - _LINE * (len(lines) - 1), lines)
+        for x, lines in zip(across, heads, strict=True)
     ]
-    classes = album.store.classes
-    labels = [
-        _Text(_LABELS, y + side / 2 + 2.6 - 4.25 * (len(lines) - 1), lines)
-        for y, label in zip(down, album.labels.tolist(), strict=True)
-        if (lines := wrapped(classes[label], (_LABELS - 2) / 3.6, max(1, int(side // 8.5))))
-    ]
+    labels = []
+    for y, label in zip(down, album.labels.tolist(), strict=True):
+        lines = wrapped(album.store.classes[label], _LABELS / _LETTER, max(1, int(side / _LINE)))
+        labels.append(_Text(_LABELS, y + side / 2 + 2.6 - _LINE * (len(lines) - 1) / 2, lines))
     grid = album.tokens.grid or (0, 0)
     pictures = []
     for y, image, maps in zip(down, album.images, weights.unflatten(2, grid), strict=True):
@@ -161,10 +162,12 @@ def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float) -
             pictures += [_Picture(x, y, grey), _Picture(x, y, _uri(overlay(map_), "PNG"))]
     return _SVG.render(
         width=round(across[-1] + side, 2),
-        height=round(down[-1] + side + 0.5, 2),
+        height=round(down[-1] + side, 2),
+        unit=unit,
         font=_FONT,
+        step=_LINE,
         side=round(side, 3),
-        titles=heads,
+        titles=above,
         labels=labels,
         pictures=pictures,
     )
@@ -188,18 +191,26 @@ def overlay(weights: Tensor) -> Image.Image:
 
 
 def wrapped(text: str, width: float, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` of ``width`` letters, broken at spaces, cut with an ellipsis."""
+    """``text`` in at most ``lines`` of ``width`` letters; longer words and texts get an ellipsis.
+
+    Broken after a colon, which is left out, and at spaces.
+    """
     letters = max(3, int(width))
     found: list[str] = []
-    for word in text.split():
-        if found and len(found[-1]) + 1 + len(word) <= letters:
-            found[-1] += f" {word}"
-        else:
-            found.append(word)
-    kept = found[:lines]
+    printable = "".join(
+        letter if letter.isprintable() else " " for letter in text
+    )  # XML has no others
+    for part in printable.split(": "):
+        line = ""
+        for word in part.split():
+            if line and len(line) + 1 + len(word) > letters:
+                found.append(line)
+                line = ""
+            line = f"{line} {word}".lstrip()
+        found.append(line)
     if len(found) > lines:
-        kept[-1] += "…"
-    return [one if len(one) <= letters else f"{one[: letters - 1].rstrip('…')}…" for one in kept]
+        found[lines - 1 :] = [" ".join(found[lines - 1 :])]
+    return [one if len(one) <= letters else f"{one[: letters - 1]}…" for one in found]
 
 
 def _dimmed(image: Image.Image) -> Image.Image:
