@@ -52,7 +52,9 @@ class CaughtAttention(TorchFunctionMode):
             self._inside = False
 
         hooks = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-        fused = [part for part in block.modules() if getattr(part, "fused_attn", None) is False]
+        fused: list[Any] = [
+            part for part in block.modules() if getattr(part, "fused_attn", None) is False
+        ]
         for part in fused:
             part.fused_attn = True
         try:
