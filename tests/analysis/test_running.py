@@ -6,12 +6,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import iceprobe
+from iceprobe.analysis.background import OtherBackgrounds
+from iceprobe.analysis.files import read_analyses
 from iceprobe.cli import main
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.store import extract_in_memory
 from iceprobe.tokens import Tokens
 from tests.reference import analysis as reference
 from tests.store.conftest import SMALL, make_backbone, make_dataset
@@ -159,3 +163,85 @@ def test_without_boxes_the_rest_is_measured_and_it_is_said(results, tmp_path):
     assert len(found.notes) == 2
     with pytest.raises(IceprobeError, match="draws=0"):
         iceprobe.analyze([one], draws=0)
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    """A run on composed images with a class token: what the new tests and the page need."""
+    place = tmp_path_factory.mktemp("composed")
+    store = iceprobe.extract(
+        iceprobe.load_backbone("bundled:mae-tiny"),
+        iceprobe.load_dataset("bundled:fashion-clutter"),
+        place / "features",
+        limit=40,
+    )
+    iceprobe.fit(
+        store, ["linear", "ep4"], seeds=2, epochs=2, min_steps=4, learning_rates=[1e-2],
+        output=place / "run",
+    )  # fmt: skip
+    return place / "run"
+
+
+def test_backgrounds_and_heads_go_from_the_command_to_the_page(composed, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["analyze", str(composed), "--background", "--heads", "--thresholds", "3"])
+    captured = capsys.readouterr()
+    assert (stop.value.code, captured.err) == (0, "")
+    ep, heads = read_analyses(composed)
+    (result,) = [one for one in iceprobe.read_results(composed) if one.probe == "ep4"]
+    store = iceprobe.Store.open(result.store.path)
+    part, backbone = store["test"], iceprobe.load_backbone("bundled:mae-tiny")
+    source = store.dataset().splits["test"]
+    # Composed anew, pixel by pixel: inside the box its image, outside another one's clutter.
+    others = OtherBackgrounds(store, "test", backbone)
+    rows, right = np.arange(len(part)), []
+    assert not (others.other == rows).any()
+    assert sorted(others.other) == rows.tolist()
+    pictures = []
+    for row in rows:
+        pixels = source.backgrounds[part.index[others.other[row]]].copy()
+        x0, y0, x1, y1 = part.boxes[row].astype(int)
+        own = source.images[part.index[row]]
+        pixels[y0:y1, x0:x1] = own[y0:y1, x0:x1]
+        pictures.append(backbone.preprocessing.transform(Image.fromarray(pixels)))
+    images = torch.stack(pictures)
+    torch.testing.assert_close(others.images(rows), images)
+    for seed in result.seeds:
+        probe = load_fitted(result, Shape.of(store.manifest), seed)
+        with torch.no_grad():
+            right.append(probe(backbone(images)).argmax(1).numpy() == part.labels)
+    found = ep.shortcut
+    assert found.background == "clutter of other images"
+    assert found.images == len(part)
+    assert found.replaced.mean == pytest.approx(np.mean(right))
+    assert found.accuracy.mean == pytest.approx(result.top1.mean)
+    assert found.drop.mean == pytest.approx(found.accuracy.mean - found.replaced.mean)
+    assert found.drop.interval[0] <= found.drop.mean <= found.drop.interval[1]
+    # The heads' entropy, from their maps.
+    seen = torch.stack([backbone.preprocessing.normalised(p) for p in store.images("test", rows)])
+    maps = backbone.attention(seen).double()
+    maps = maps / maps.sum(-1, keepdim=True)
+    entropies = [reference.entropy(a) for image in maps.tolist() for a in image]
+    assert heads.probe == "backbone heads"
+    assert heads.accuracy is heads.shortcut is None
+    assert len(heads.predictors) == maps.shape[1]
+    assert heads.entropy.mean == pytest.approx(np.mean(entropies), abs=1e-5)
+    assert set(heads.complementarity) == {"cosine", "intersection"}
+    page = (composed / "report.html").read_text()
+    assert "Background drop" in page
+    assert "backbone’s heads" in page
+    assert "points lost with another background" in captured.out
+
+
+def test_without_a_known_background_the_mean_colour_is_put_there_and_without_boxes_it_is_said():
+    backbone = make_backbone()
+    store = extract_in_memory(backbone, make_dataset())
+    others = OtherBackgrounds(store, "test", backbone)
+    images = others.images(others.rows)
+    assert others.name == "mean colour"
+    box = store["test"].boxes[others.rows[0]]
+    assert images[0, :, 0, : int(box[0])].abs().max() == 0
+    assert images[0, :, int(box[1]) + 2, int(box[0]) + 2].abs().min() > 0
+    store["test"].boxes = None
+    with pytest.raises(IceprobeError, match="has no boxes"):
+        OtherBackgrounds(store, "test", backbone)

@@ -8,13 +8,15 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import iceprobe
 from iceprobe.errors import IceprobeError
 from iceprobe.report import report
-from iceprobe.results import Files, read_results
-from tests.report.conftest import NAME, PROBES, make_run
+from iceprobe.report.disagreement_view import chosen_pair
+from iceprobe.results import Files, Predictions, read_results
+from tests.report.conftest import CLASSES, NAME, PROBES, make_result, make_run
 
 CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -82,7 +84,7 @@ def test_the_page_is_small_and_loads_nothing(path: Path, text: str):
 
 def test_names_from_data_are_text(text: str):
     page = Page(text)
-    assert sum(tag == "script" for tag, _ in page.elements) == 4 + 2  # four charts, two of ours
+    assert sum(tag == "script" for tag, _ in page.elements) == 5 + 2  # five charts, two of ours
     assert "<script>alert" not in text
     assert html.escape("<script>alert(1)</script>") in text
     assert NAME in [attributes.get("title") for tag, attributes in page.elements if tag == "img"]
@@ -113,6 +115,83 @@ def test_charts_hold_the_results(run, text: str):
     assert len(names) == len(PROBES)  # k-NN as a line, the rest as points
     assert 'id="chart-flops"' in text
     assert 'id="chart-accuracy"' in text
+
+
+def section(text: str, name: str) -> str:
+    return text.split(f'<section id="{name}">')[1].split("</section>")[0]
+
+
+def test_the_confusion_matrix_is_that_of_the_best_probe(run, text: str):
+    spec = json.loads(text.split('id="chart-confusion-0">')[1].split("</script>")[0])
+    best = next(one for one in run if one.probe == "ep32")
+    answers = best.predictions()
+    assert answers is not None
+    rows = {(r["true"], r["read"]): r for r in _values(spec, spec["layer"][0])}
+    for i, name in enumerate(CLASSES):
+        of_class = answers.labels == i
+        for j, other in enumerate(CLASSES):
+            share = 100 * (answers.predicted[:, of_class] == j).mean()
+            assert rows[name, other]["share"] == f"{share:.1f}%"
+    table = section(text, "confusion")
+    assert "EP32, the most accurate probe" in table
+    accuracies = [float(one) for one in re.findall(r'<td class="n strong">([\d.]+)</td>', table)]
+    assert accuracies == sorted(accuracies)
+    assert len(accuracies) == len(CLASSES)
+    assert html.escape(CLASSES[1]) in table
+
+
+def test_many_classes_are_tables_without_a_matrix(tmp_path, store):
+    (one,) = make_run(tmp_path, store, chosen={"linear": 0.5})
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 1000, 4000)
+    predicted = np.where(rng.random(4000) < 0.7, labels, rng.integers(0, 1000, 4000))[None]
+    one.classes = 1000
+    one.attach(predictions=Predictions(labels, predicted.astype(np.int32)))
+    one._store = None
+    page = report([one], tmp_path / "r.html", images=0).read_text()
+    assert "chart-confusion" not in page
+    table = section(page, "confusion")
+    assert "Worst classes" in table
+    assert "Most frequent mistakes" in table
+    assert re.search(r'<td class="name">class \d+</td>', table)
+    assert len(page) < 1_500_000
+
+
+def test_two_probes_disagree_where_one_alone_is_right(run, text: str):
+    found = section(text, "disagreement")
+    assert "EP4 against AIM4, the most accurate attentive probe that is no EP." in found
+    ep, aim = (
+        next(one for one in run if one.probe == name).predictions() for name in ("ep4", "aim4")
+    )
+    alone = ep.correct.mean(0) * (1 - aim.correct.mean(0))
+    assert f"EP4 alone is right on {100 * alone.mean():.1f}% of the test images" in found
+    for side, (winner, loser) in zip(found.split("<h3>")[1:], ((ep, aim), (aim, ep)), strict=True):
+        names = re.findall(r'<td class="seen"><img src="[^"]*" alt="test/(\d+)', side)
+        assert len(names) == 4
+        assert side.count("<img") == 3 * 4
+        for row in map(int, names):
+            assert winner.correct[0, row]
+            assert not loser.correct[0, row]
+
+
+@pytest.mark.parametrize(
+    ("probes", "pair"),
+    [
+        ("linear ep4 ep32 aim4 abmilp", "ep4 aim4"),  # accuracies of conftest.PROBES
+        ("linear ep4 ep32", "ep4 ep32"),
+        ("linear?input=mean ep4", "ep4 linear?input=mean"),
+        ("abmilp aim4 linear", "aim4 abmilp"),
+        ("knn linear", ""),
+        ("ep4", ""),
+    ],
+)
+def test_which_two_probes_are_compared(probes, pair):
+    results = []
+    for number, label in enumerate(probes.split()):
+        one, predictions = make_result(label, PROBES.get(label, 0.5), seed=number)
+        results.append(one.attach(predictions=predictions))
+    found = chosen_pair(results)
+    assert " ".join(one.label for one in (found or ())[:2]) == pair
 
 
 def _values(spec: dict, layer: dict) -> list[dict]:
@@ -171,7 +250,7 @@ def test_in_a_browser_names_are_shown_charts_drawn_and_nothing_complains(text, t
     page = Page(dom)
     assert any("<script>alert(1)</script>" in piece for piece in page.text)
     assert "<script>alert" not in dom
-    assert dom.count('class="marks"') == 4  # Vega's drawings
+    assert dom.count('class="marks"') == 5  # Vega's drawings
 
 
 @browser

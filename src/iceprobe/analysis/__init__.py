@@ -10,6 +10,8 @@ _HOME = {
     "analyze": "running",
     "Analysis": "schema",
     "Estimate": "schema",
+    "Shortcut": "schema",
+    "read_analyses": "files",
     "write_analyses": "files",
     "Predictor": "schema",
     "patch_maps": "maps",

@@ -5,11 +5,24 @@
 A probe that reads the object alone loses nothing; one that leans on its surroundings does.
 """
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from iceprobe.errors import IceprobeError
 from iceprobe.results.statistics import Difference, paired_bootstrap
+from iceprobe.store.pipeline import autocast
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+    from iceprobe.store import Store
+
+CLUTTER, MEAN = "clutter of other images", "mean colour"
 
 
 def replace_background(images: Tensor, boxes: Tensor, background: Tensor) -> Tensor:
@@ -41,3 +54,60 @@ def shortcut(correct: ArrayLike, replaced: ArrayLike, *, seed: int = 0) -> Diffe
         replaced: the same of images with another background.
     """
     return paired_bootstrap(correct, replaced, seed=seed)
+
+
+class OtherBackgrounds:
+    """Images of a split whose background was exchanged, as tokens made by their backbone.
+
+    Where the data set knows what is around its objects (images that were composed), that of
+    another image, drawn once; elsewhere the mean colour that the backbone's images are centred by.
+
+    Args:
+        store: with boxes; its images at hand.
+        split: of it.
+        backbone: that made its tokens, on the device where it is to run.
+
+    Attributes:
+        name: of what is put there, as in ``Shortcut.background``.
+        rows: of the split, those with a box in the crop.
+    """
+
+    def __init__(self, store: "Store", split: str, backbone: "Backbone"):
+        self.store, self.split, self.backbone = store, split, backbone
+        self.part, self.source = store[split], store.dataset().splits[split]
+        if self.part.boxes is None:
+            raise IceprobeError(
+                f"{store.manifest.dataset.spec} has no boxes, so nothing tells its objects from "
+                "their background: leave --background out, or take a data set with boxes"
+            )
+        self.boxes = torch.from_numpy(self.part.boxes)
+        self.rows = np.flatnonzero(((self.boxes[:, 2:] - self.boxes[:, :2]) > 0).all(1).numpy())
+        order = np.random.default_rng(0).permutation(len(self.part))
+        self.other = np.empty_like(order)
+        self.other[order] = np.roll(order, 1)  # one cycle through all: never an image's own
+        self.composed = self.source.background(int(self.part.index[0])) is not None
+        self.name = CLUTTER if self.composed else MEAN
+
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        """Normalised ``(b, C, S, S)`` with what is outside the box replaced."""
+        preprocessing = self.backbone.preprocessing
+        own = torch.stack(
+            [preprocessing.normalised(one) for one in self.store.images(self.split, rows)]
+        )
+        background = torch.zeros(own.shape[1])  # the mean, once images are normalised
+        if self.composed:
+            others = [self.source.background(i) for i in self.part.index[self.other[rows]].tolist()]
+            background = torch.stack([preprocessing.transform(one) for one in others if one])
+        return replace_background(own, self.boxes[torch.from_numpy(rows)], background)
+
+    def tokens(self, rows: NDArray[np.int64]) -> Tokens:
+        """What the backbone makes of :meth:`images`, in the dtype that the store was made in."""
+        device = self.backbone.device
+        with torch.no_grad(), autocast(device, self.store.manifest.settings.amp):
+            tokens = self.backbone(self.images(rows).to(device))
+        return replace(
+            tokens,
+            patches=tokens.patches.float(),
+            prefix=tokens.prefix.float(),
+            vectors={name: vector.float() for name, vector in tokens.vectors.items()},
+        )

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from iceprobe.analysis.schema import Analysis, Estimate
+from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 
 FORMAT_VERSION = 1
@@ -31,6 +34,27 @@ def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path,
     write_atomically(written[0], text.encode())
     write_atomically(written[1], _table(analyses).encode())
     return written
+
+
+def read_analyses(run: str | Path) -> list[Analysis]:
+    """What ``iceprobe analyze`` left in a run folder; nothing where it never ran.
+
+    Raises:
+        IceprobeError: if the file is there and can't be read.
+    """
+    path = Path(run) / JSON_NAME
+    if not path.exists():
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT_VERSION:
+            raise ValueError(f"it has format {document['format']}")
+        return TypeAdapter(list[Analysis]).validate_python(document["analyses"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "its fields are others" if isinstance(error, ValidationError) else error
+        raise IceprobeError(
+            f"{path} can't be read ({reason}): run iceprobe analyze {run} again"
+        ) from error
 
 
 def _table(analyses: Sequence[Analysis]) -> str:

@@ -5,6 +5,8 @@ predictor and image, and the descriptors for retrieval.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from iceprobe.analysis.association import DRAWS, Correlation, correlate, mean_intervals
+from iceprobe.analysis.background import OtherBackgrounds, shortcut
 from iceprobe.analysis.box_accuracy import DELTAS, box_hits, max_box_accuracy
 from iceprobe.analysis.complementarity import (
     cosine_complementarity,
@@ -24,13 +27,16 @@ from iceprobe.analysis.importance import has_importance, replaced_logits
 from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_shares, mass
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
-from iceprobe.analysis.schema import Analysis, Estimate, Predictor
+from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Predictor, Shortcut
+from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.results.schema import Result
 from iceprobe.store import Store
+from iceprobe.store.pipeline import autocast
+from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
 from iceprobe.tokens import Tokens
 
@@ -53,6 +59,8 @@ def analyze(
     draws: int = DRAWS,
     batch_size: int = 64,
     device: str | None = None,
+    background: bool = False,
+    heads: bool = False,
     progress: Progress | None = None,
 ) -> list[Analysis]:
     """Measure where every probe with attention looks.
@@ -64,6 +72,10 @@ def analyze(
         draws: of the bootstrap over images.
         batch_size: images at a time.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
+        background: whether to test what each probe loses when everything outside the objects'
+            boxes is exchanged (see `OtherBackgrounds`); needs the backbone and the images.
+        heads: whether to add the backbone's own attention (`Backbone.attention`), an entry `HEADS`
+            a store; needs the same.
         progress: called with ``(probe, images done, images)``.
 
     Returns:
@@ -71,14 +83,15 @@ def analyze(
 
     Raises:
         IceprobeError: if no probe has attention, tokens or fitted weights are missing, an option
-            is wrong.
+            is wrong; with ``background`` or ``heads`` also if the backbone has changed or can't be
+            loaded, or lacks such attention, or the data set has no boxes.
     """
     for name, number in (("thresholds", thresholds), ("draws", draws), ("batch_size", batch_size)):
         if number < 1:
             raise IceprobeError(f"{name}={number}: give a number of at least 1")
     where = choose_device(device)
     stores: dict[str, Store] = {}
-    found = []
+    walks: list[_Walk] = []
     for result in results:
         if result.method == "knn" or result.adaptation is not None:
             continue
@@ -91,10 +104,27 @@ def analyze(
                 f"store {store.path} of {result.label!r} has no patch tokens on a grid, so there "
                 "are no maps: extract with patches, from a backbone that has some"
             )
-        walk = _Walk(result, store, where, batch_size, np.arange(thresholds) / thresholds)
+        walks.append(
+            _Walk(result, store, where, batch_size, [t / thresholds for t in range(thresholds)])
+        )
         for number, fit in enumerate(fits):
-            walk.over(fit, None if progress is None else _counted(progress, result, number, fits))
-        found.append(walk.analysis(draws))
+            count = None if progress is None else _counted(progress, result, number, fits)
+            walks[-1].over(fit, count)
+        walks[-1].probes = fits
+    found = [walk.analysis(draws) for walk in walks]
+    if background or heads:
+        for group in _by_store(walks):
+            backbone = recorded_backbone(group[0].store.manifest.backbone).to(where)
+            if background:
+                _exchange(group, backbone, progress)
+                for walk in group:
+                    place = walks.index(walk)
+                    found[place] = replace(found[place], shortcut=walk.shortcut(draws))
+            if heads:
+                first = group[0]
+                walk = _Walk(first.result, first.store, where, batch_size, first.thresholds)
+                walk.over(backbone, None if progress is None else partial(progress, HEADS))
+                found.append(walk.analysis(draws, heads=True))
     if not found:
         probes = ", ".join(result.label for result in results) or "nothing"
         raise IceprobeError(
@@ -110,12 +140,17 @@ class _Walk:
     """The images of a split, and what each fit of one probe does on them, ``(M, n)`` a measure."""
 
     def __init__(
-        self, result: Result, store: Store, device: torch.device, batch: int, thresholds: Values
+        self,
+        result: Result,
+        store: Store,
+        device: torch.device,
+        batch: int,
+        thresholds: Sequence[float],
     ):
         self.result, self.store, self.device, self.batch = result, store, device, batch
         self.part = store[result.split]
         self.size = Preprocessing.from_dict(store.manifest.backbone.preprocessing).image_size
-        self.thresholds = tuple(thresholds.tolist())
+        self.thresholds = tuple(thresholds)
         self.grid: tuple[int, int] = store.grid or (0, 0)
         self.labels = torch.from_numpy(np.asarray(self.part.labels))
         boxes = self.part.boxes
@@ -127,11 +162,13 @@ class _Walk:
         self.hits: list[NDArray[np.bool_]] = []
         self.notes: list[str] = []
         self.uniform: dict[str, Values] = {}
+        self.probes: Sequence[Probe] = ()
+        self.exchanged: tuple[OtherBackgrounds, Values] | None = None
 
-    def over(self, probe: "Probe", progress: Callable[[int, int], None] | None) -> None:
-        """Add a fit: one pass over the tokens."""
-        home = next(probe.parameters()).device
-        probe.to(self.device)
+    def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
+        """Add a fit, or the heads of the backbone: one pass over the images."""
+        home = next(source.parameters()).device
+        source.to(self.device)
         columns: dict[str, list[Values]] = {}
         uniform: dict[str, list[Values]] = {}
         hits, descriptors = [], []
@@ -139,17 +176,20 @@ class _Walk:
         for start in range(0, n, self.batch):
             rows = np.arange(start, min(start + self.batch, n))
             tokens = self._tokens(rows)
-            maps, share = patch_maps(probe, tokens)
+            if isinstance(source, Backbone):
+                maps, share = self._heads(source, rows)
+            else:
+                maps, share = patch_maps(source, tokens)
+                for name, values in self._answered(source, tokens, rows).items():
+                    columns.setdefault(name, []).append(values)
+                with torch.no_grad():
+                    descriptors.append(source.pooling(source.select(tokens)).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
             for name, values in self._measured(maps, rows).items():
                 columns.setdefault(name, []).append(values.T)
             for name, values in self._localised(flat, rows).items():
                 uniform.setdefault(name, []).append(values.T)
             columns.setdefault("prefix_share", []).append(share.double().cpu().numpy().T)
-            for name, values in self._answered(probe, tokens, rows).items():
-                columns.setdefault(name, []).append(values)
-            with torch.no_grad():
-                descriptors.append(probe.pooling(probe.select(tokens)).float())
             if (inside := self.boxed[rows]).any():
                 mean = maps.mean(1).unflatten(1, self.grid)[torch.from_numpy(inside)]
                 boxes = self.boxes[rows][torch.from_numpy(inside)]
@@ -157,12 +197,24 @@ class _Walk:
             if progress is not None:
                 progress(int(rows[-1]) + 1, n)
         fit = _joined(columns)
-        fit |= self._recalled(torch.cat(descriptors))
+        if descriptors:
+            fit |= self._recalled(torch.cat(descriptors))
         self.uniform = _joined(uniform)
         self.fits.append(fit)
         if hits:
             self.hits.append(np.concatenate(hits))
-        probe.to(home)
+        source.to(home)
+
+    def _heads(
+        self, backbone: Backbone, rows: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :func:`patch_maps` gives them, of the backbone's own heads."""
+        pictures = self.store.images(self.result.split, rows)
+        images = torch.stack([backbone.preprocessing.normalised(one) for one in pictures])
+        with autocast(self.device, self.store.manifest.settings.amp):
+            weights = backbone.attention(images.to(self.device))
+        on_patches = weights.sum(-1)
+        return weights / on_patches[..., None], 1 - on_patches
 
     def _tokens(self, rows: NDArray[np.int64]) -> Tokens:
         picked, store = torch.from_numpy(rows), self.store
@@ -223,10 +275,29 @@ class _Walk:
         found = recall_at(descriptors, self.labels.to(self.device), ks)
         return {f"recall {k}": hit.double()[None].cpu().numpy() for k, hit in found.items()}
 
-    def analysis(self, draws: int) -> Analysis:
-        """What all fits together say."""
-        seeds = self._seeds()
-        rows = [(seed, j + 1) for seed in seeds for j in range(len(self.fits[0]["entropy"]))]
+    def shortcut(self, draws: int) -> Shortcut | None:
+        """What the exchange of backgrounds cost, where there was one."""
+        if self.exchanged is None:
+            return None
+        others, replaced = self.exchanged
+        correct = np.concatenate([fit["correct"] for fit in self.fits])[:, others.rows]
+        drop = shortcut(correct, replaced)
+
+        def mean(values: Values) -> Estimate:
+            return _estimates(values.mean(0, keepdims=True), draws)[0]
+
+        return Shortcut(
+            background=others.name,
+            images=len(others.rows),
+            accuracy=mean(correct),
+            replaced=mean(replaced),
+            drop=Estimate(drop.mean, drop.interval),
+        )
+
+    def analysis(self, draws: int, *, heads: bool = False) -> Analysis:
+        """What all fits together say, or the heads."""
+        seeds = [] if heads else self._seeds()
+        rows = [(seed, j + 1) for seed in seeds or [0] for j in range(len(self.fits[0]["entropy"]))]
         stacked = {name: np.concatenate([fit[name] for fit in self.fits]) for name in self.fits[0]}
         each: dict[str, Sequence[Estimate]] = {
             name: _estimates(stacked[name], draws)
@@ -251,7 +322,7 @@ class _Walk:
             predictors.sort(
                 key=lambda one: one.importance.mean if one.importance else 0, reverse=True
             )
-        else:
+        elif not heads:
             self.notes.append(
                 "no importance: its descriptor isn't a function of what predictors pool alone"
             )
@@ -264,14 +335,14 @@ class _Walk:
 
         boxes = self._max_box_accuracy()
         return Analysis(
-            probe=self.result.label,
+            probe=HEADS if heads else self.result.label,
             store=self.store.identity,
             split=self.result.split,
             images=len(self.part),
             images_with_box=int(self.boxed.sum()),
             images_with_mask=int(self.masked.sum()),
             seeds=seeds,
-            accuracy=known("correct"),
+            accuracy=overall("correct"),
             entropy=known("entropy"),
             centroid_in_box=overall("centroid_in_box"),
             mass_in_box=overall("mass_in_box"),
@@ -318,6 +389,32 @@ class _Walk:
         if not self.masked.any():
             missing.append("no masks: nothing is said of mass in them")
         return self.notes + missing
+
+
+def _by_store(walks: Sequence[_Walk]) -> list[list[_Walk]]:
+    """Walks over the same images side by side."""
+    groups: dict[tuple[str, str], list[_Walk]] = {}
+    for walk in walks:
+        groups.setdefault((walk.store.identity, walk.result.split), []).append(walk)
+    return list(groups.values())
+
+
+def _exchange(walks: Sequence[_Walk], backbone: Backbone, progress: Progress | None) -> None:
+    """What every fit says of the images with other backgrounds: one pass of the backbone for all."""
+    first = walks[0]
+    others = OtherBackgrounds(first.store, first.result.split, backbone)
+    right: list[list[Values]] = [[] for _ in walks]
+    for start in range(0, len(others.rows), first.batch):
+        rows = others.rows[start : start + first.batch]
+        tokens, labels = others.tokens(rows), first.labels[rows]
+        for walk, parts in zip(walks, right, strict=True):
+            with torch.no_grad():
+                answers = [fit.to(walk.device)(tokens).argmax(1).cpu() for fit in walk.probes]
+            parts.append((torch.stack(answers) == labels).double().numpy())
+        if progress is not None:
+            progress("other backgrounds", start + len(rows), len(others.rows))
+    for walk, parts in zip(walks, right, strict=True):
+        walk.exchanged = others, np.concatenate(parts, 1)
 
 
 def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from iceprobe.analysis.association import Correlation
 
+HEADS = "backbone heads"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,8 +44,30 @@ class Predictor:
 
 
 @dataclass(frozen=True)
+class Shortcut:
+    """What is lost when everything outside the object's box is exchanged.
+
+    Attributes:
+        background: what was put there: ``"clutter of other images"`` or ``"mean colour"``.
+        images: how many, those with a box.
+        accuracy: top-1 on them as they are.
+        replaced: top-1 with the other background.
+        drop: their difference, paired over images.
+    """
+
+    background: str
+    images: int
+    accuracy: Estimate
+    replaced: Estimate
+    drop: Estimate
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Where one probe looks, means over its predictors and seeds.
+
+    The backbone's own heads, where they were asked for, stand among the probes as `HEADS`: their
+    predictors are heads, and they have no accuracy, importance, seeds or retrieval.
 
     Attributes:
         probe: label in the run.
@@ -59,6 +83,7 @@ class Analysis:
         correlation: of importance over all predictors with each measure.
         predictors: by importance, the largest first.
         notes: what is missing here, and why.
+        shortcut: the background test, where it was asked for.
     """
 
     probe: str
@@ -68,7 +93,7 @@ class Analysis:
     images_with_box: int
     images_with_mask: int
     seeds: list[int]
-    accuracy: Estimate
+    accuracy: Estimate | None
     entropy: Estimate
     centroid_in_box: Estimate | None
     mass_in_box: Estimate | None
@@ -81,3 +106,4 @@ class Analysis:
     correlation: dict[str, Correlation]
     predictors: list[Predictor]
     notes: list[str] = field(default_factory=list)
+    shortcut: Shortcut | None = None

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from iceprobe.backbones.attention import CaughtAttention
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.backbones.readers import LayerReader
+from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.errors import IceprobeError
 from iceprobe.products import FastLinear
 from iceprobe.specs import parse_spec
@@ -125,6 +126,46 @@ class Backbone(nn.Module):
             if isinstance(self.reader, LayerReader):
                 return self.reader.forward_layers(images)
             return [self.reader(images)]
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """Where the class token looks in the block that is read (the last, unless ``layer`` says).
+
+        Args:
+            images: normalised, ``(B, C, S, S)``, as for :meth:`forward`.
+
+        Returns:
+            ``(B, heads, N)``, a map a head over the patches, float32 (float64 where the backbone
+            is); what is missing of a sum of 1 went to prefix tokens.
+
+        Raises:
+            IceprobeError: if the backbone reads several layers, has no class token, or isn't made
+                of blocks of attention as timm's vision transformers and the bundled ones are.
+        """
+        shape = self._only_one("attention")
+        if not shape.has_class:
+            raise IceprobeError(
+                f"backbone {self.spec!r} has no class token, so there is no attention of it: take "
+                "the attention of a probe"
+            )
+        blocks = getattr(getattr(self.reader, "model", None), "blocks", None)
+        if not isinstance(self.reader, TimmReader) or not isinstance(
+            blocks, nn.Sequential | nn.ModuleList
+        ):
+            raise IceprobeError(
+                f"the attention of backbone {self.spec!r} can't be read: only that of timm's vision "
+                "transformers and of bundled ones can"
+            )
+        caught = CaughtAttention()
+        with caught.within(blocks[self.layers[0]]):
+            self.forward_layers(images)
+        expected = shape.num_prefix + shape.num_tokens
+        if caught.weights is None or caught.weights.shape[-1] != expected:
+            raise IceprobeError(
+                f"block {self.layers[0]} of backbone {self.spec!r} has no attention of the class "
+                "token over all patches: choose another with layer="
+            )
+        return caught.weights[:, :, shape.num_prefix :]
 
     def per_layer(self) -> list["Backbone"]:
         """A backbone of one layer for each of ``layers``, all on the same module.

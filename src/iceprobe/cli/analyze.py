@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from iceprobe.analysis import Analysis, Estimate
 
+_FIGURE = "A figure for a paper"
+
 
 def analyze(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -26,28 +28,63 @@ def analyze(
         int, typer.Option(help="Rows of a probe's table; the files have all.", min=0)
     ] = 16,
     thresholds: Annotated[int, typer.Option(help="Thresholds of MaxBoxAccV2.", min=1)] = 100,
+    background: Annotated[
+        bool, typer.Option(help="Test what is lost when all but the object is exchanged.")
+    ] = False,
+    heads: Annotated[bool, typer.Option(help="Add the backbone's own attention heads.")] = False,
     device: options.Device = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw maps into one .pdf, .svg or .png, and measure nothing.",
+            show_default=False,
+            rich_help_panel=_FIGURE,
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(help="Rows: test images.", min=1, rich_help_panel=_FIGURE)
+    ] = 6,
+    column: Annotated[
+        bool, typer.Option(help="As wide as one column of a paper.", rich_help_panel=_FIGURE)
+    ] = False,
 ) -> None:
     """Tell where each probe looks, and what each of its predictors is worth.
 
     Entropy, attention on boxes and masks beside what uniform attention scores, importance of
     every predictor, complementarity, MaxBoxAccV2 and retrieval go to analysis.json and
-    analysis.csv in the run, with 95% intervals over images.
+    analysis.csv in the run, with 95% intervals over images, and into its report.html.
 
     \b
     Examples:
       iceprobe analyze runs/demo
       iceprobe analyze runs/demo --probe ep32 --probe aim12 --predictors 32
+      iceprobe analyze runs/demo --background --heads
+      iceprobe analyze runs/demo --figure maps.pdf --probe ep12 --probe aim12 --images 4
     """
+    from iceprobe import report as write_report
     from iceprobe.analysis.files import write_analyses
     from iceprobe.analysis.running import analyze as measure
     from iceprobe.results import read_results
 
     results = read_results(run)
     chosen = [named_result(results, one) for one in probe] if probe else results
+    if figure is not None:
+        from iceprobe import figure as draw
+
+        check_writable(figure.parent, "--figure")
+        written = draw(chosen, figure, images=images, column=column)
+        console.print(str(written.resolve()), markup=False, soft_wrap=True)
+        return
     check_writable(run, "RUN")
     with Bars() as bars:
-        analyses = measure(chosen, thresholds=thresholds, device=device, progress=bars)
+        analyses = measure(
+            chosen,
+            thresholds=thresholds,
+            device=device,
+            background=background,
+            heads=heads,
+            progress=bars,
+        )
     for one in analyses:
         if predictors:
             console.print(_of_predictors(one, predictors))
@@ -58,9 +95,14 @@ def analyze(
             text = f"{one.probe}: importance and {name.replace('_', ' ')}, Spearman {ours.rho:+.2f}"
             text += f" [{low:+.2f}, {high:+.2f}] over {ours.predictors} predictors"
             console.print(text, markup=False, soft_wrap=True)
+        if (test := one.shortcut) is not None:
+            text = f"{one.probe}: {_points(test.drop)} points lost with another background"
+            text += f" ({test.background}; {test.images} images)"
+            console.print(text, markup=False, soft_wrap=True)
         for note in one.notes:
             console.print(f"{one.probe}: {note}", markup=False, soft_wrap=True)
-    for path in write_analyses(run, analyses):
+    files = write_analyses(run, analyses)
+    for path in (*files, write_report(results, run / "report.html")):
         console.print(str(path.resolve()), markup=False, soft_wrap=True)
 
 

@@ -67,6 +67,13 @@ class Split(ABC):
         """
         return None
 
+    def background(self, index: int) -> Image.Image | None:
+        """What is behind and around the object of ``image(index)``, in its size.
+
+        ``None`` where that isn't known: images that were composed know it.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Sha256 of what the split holds: changes with any image, label or mask and their order."""
@@ -78,6 +85,7 @@ class ArraySplit(Split):
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)`` uint8: grey or RGB.
         objects: ``(n, height, width)`` bool, the masks, or ``None`` where there are none.
+        backgrounds: the images without the objects, where that is known.
     """
 
     def __init__(
@@ -88,9 +96,10 @@ class ArraySplit(Split):
         names: Sequence[str],
         boxes: np.ndarray | None = None,
         objects: np.ndarray | None = None,
+        backgrounds: np.ndarray | None = None,
     ):
         super().__init__(name, labels, names, boxes, masks=objects is not None)
-        self.images, self.objects = images, objects
+        self.images, self.objects, self.backgrounds = images, objects, backgrounds
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
@@ -99,6 +108,9 @@ class ArraySplit(Split):
         if self.objects is None:
             return None
         return Image.fromarray(self.objects[index].astype(np.uint8) * 255)
+
+    def background(self, index: int) -> Image.Image | None:
+        return None if self.backgrounds is None else Image.fromarray(self.backgrounds[index])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.images.shape).encode())

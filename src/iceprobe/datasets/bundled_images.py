@@ -35,9 +35,10 @@ def load_bundled(name: str, *, spec: str) -> Dataset:
         for split, seed in CLUTTER_SEEDS.items():
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
             names = [f"{name}/{split}/{index:05d}" for index in range(len(labels))]
-            boxes = masks = None
+            boxes = masks = clutter = None
             if name == "fashion-clutter":
                 composed = compose(images, labels, seed)
-                images, boxes, masks = composed.images, composed.boxes, composed.masks
-            splits[split] = ArraySplit(split, images, labels, names, boxes, masks)
+                images, boxes = composed.images, composed.boxes
+                masks, clutter = composed.masks, composed.clutter
+            splits[split] = ArraySplit(split, images, labels, names, boxes, masks, clutter)
     return Dataset(spec, name, classes, splits)

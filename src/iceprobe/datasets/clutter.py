@@ -24,11 +24,13 @@ class Cluttered:
         boxes: ``(n, 4)`` int16, the tight box of the item's non-zero pixels as
             ``x0, y0, x1, y1`` in pixels, upper ends exclusive.
         masks: ``(n, CANVAS, CANVAS)`` bool, the pixels that the item painted.
+        clutter: the images without their items.
     """
 
     images: np.ndarray
     boxes: np.ndarray
     masks: np.ndarray
+    clutter: np.ndarray
 
 
 def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = PIECES) -> Cluttered:
@@ -61,6 +63,7 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
             canvas[rows, y, x], items[source[:, None, None], cut_y, cut_x]
         )
 
+    clutter = canvas.copy()
     corner = rng.integers(0, CANVAS - side + 1, (2, n))
     y, x = _window(corner, side)
     rows = np.arange(n)[:, None, None]
@@ -68,7 +71,7 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
     masks = np.zeros(canvas.shape, bool)
     masks[rows, y, x] = items > 0
     boxes = _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16)
-    return Cluttered(canvas, boxes, masks)
+    return Cluttered(canvas, boxes, masks, clutter)
 
 
 def _other_class(labels: np.ndarray, pieces: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

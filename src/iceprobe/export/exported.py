@@ -18,9 +18,10 @@ from iceprobe.backbones import Backbone, Preprocessing
 from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, ONNX, PROBE, Card, read_card
-from iceprobe.export.rebuilding import rebuilt_backbone, recorded_backbone
+from iceprobe.export.rebuilding import rebuilt_backbone
 from iceprobe.fitting.members import Shape
 from iceprobe.probes.probe import Probe
+from iceprobe.store.recorded import recorded_backbone
 
 # Of the largest logit: rounding on other machines stays well below, another function doesn't.
 TOLERANCE = 0.01

@@ -1,10 +1,9 @@
-"""A backbone as it was when its tokens were stored: with its own weights, or with exported ones.
+"""A backbone as it was when its tokens were stored, with exported weights.
 
 An exported folder holds the weights, so of the spec only the architecture is needed: what fetches
 weights is left out of it, and what a checkpoint decided by its absence (the norm) is said.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,29 +16,6 @@ from iceprobe.backbones.registry import CHECKPOINT
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import Spec, boolean, parse_spec
 from iceprobe.store.format import BackboneRecord
-
-
-def recorded_backbone(record: BackboneRecord) -> Backbone:
-    """The backbone of ``record``, loaded by its spec and found to be the same.
-
-    Raises:
-        IceprobeError: if it was a module in memory, can't be loaded, or has changed since.
-    """
-    if (parse_spec(record.spec).kind or "") not in BACKBONES:
-        raise IceprobeError(
-            f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "
-            "name: make it in a function of an importable module, save its state_dict(), and probe "
-            "python:package.module:factory?checkpoint=FILE"
-        )
-    backbone = load_backbone(record.spec)
-    identity = json.loads(json.dumps(backbone.identity()))
-    keys = dict.fromkeys([*record.identity, *identity])
-    if changed := [key for key in keys if identity.get(key) != record.identity.get(key)]:
-        raise IceprobeError(
-            f"backbone {record.spec!r} isn't what it was when its tokens were stored "
-            f"({', '.join(changed)} changed): put it back as it was, or run again"
-        )
-    return backbone
 
 
 def rebuilt_backbone(record: BackboneRecord, weights: Path) -> Backbone:

@@ -7,7 +7,7 @@ from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
 from iceprobe.export.exported import ExportedProbe, check_of
 from iceprobe.export.new_folder import new_folder
 from iceprobe.export.onnx_format import require_onnx, write_onnx
-from iceprobe.export.rebuilding import recorded_backbone, save_weights
+from iceprobe.export.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.remote import located
@@ -15,6 +15,7 @@ from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, read_manifest
+from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.shards import sha256
 
 FORMATS = ("folder", "onnx")

@@ -1,11 +1,13 @@
-"""Results → one self-contained HTML file."""
+"""Results → one self-contained HTML file, and figures for a paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from iceprobe.lazy import lazy
 from iceprobe.results.schema import Result
 
-__all__ = ["report"]
+__all__ = ["figure", "report"]
+__getattr__ = lazy(__name__, {"figure": "paper_figure"})
 
 
 def report(

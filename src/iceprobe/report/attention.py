@@ -6,7 +6,7 @@ part in every row.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -55,24 +55,22 @@ class Gallery:
 
 
 class Album:
-    """The test images that all galleries of one store share.
+    """Some test images of a store, with their tokens.
 
     Args:
         store: an open store with patch tokens.
         split: the reported split.
-        count: how many images; one of each class first, in the order of the split, whatever the
-            probes made of them.
+        rows: of that split.
 
     Raises:
         IceprobeError: if the store has no patch grid, or its images can't be found.
     """
 
-    def __init__(self, store: "Store", split: str, count: int):
+    def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
         part = store[split]
-        self.store, self.split = store, split
-        self.rows = spread_over_classes(np.asarray(part.labels), count)
+        self.store, self.split, self.rows = store, split, rows
         self.images: list[Image.Image] = list(store.images(split, self.rows))
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[self.rows]
         self.labels = np.asarray(part.labels)[self.rows]
@@ -88,6 +86,37 @@ class Album:
             has_class=store.has_class,
         )
 
+    @classmethod
+    def spread(cls, store: "Store", split: str, count: int) -> Self:
+        """``count`` images, one of each class first, in the order of the split.
+
+        What probes made of them has no say.
+        """
+        return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
+
+    def maps(self, result: Result, seed: int | None = None) -> tuple["Probe", Tensor] | None:
+        """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
+
+        Raises:
+            IceprobeError: if the fitted probe is missing or doesn't fit its description.
+        """
+        if result.method == "knn":
+            return None
+        store = self.store
+        shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
+        probe = load_fitted(result, shape, seed)
+        if not getattr(probe.pooling, "num_predictors", 0):
+            return None
+        return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
+
+    def overlays(self, maps: Tensor) -> list[list[str]]:
+        """Maps ``(B, K, N)`` over the images, K pictures an image."""
+        grids = maps.unflatten(2, self.tokens.grid or (0, 0)).numpy()
+        return [
+            [map_uri(image, grid) for grid in each]
+            for image, each in zip(self.images, grids, strict=True)
+        ]
+
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
         patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
@@ -100,22 +129,17 @@ def draw_gallery(result: Result, album: Album) -> Gallery | None:
     Raises:
         IceprobeError: if the fitted probe is missing or doesn't fit its description.
     """
-    if result.method == "knn":
+    found = album.maps(result)
+    if found is None:
         return None
-    store = album.store
-    shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
-    probe = load_fitted(result, shape)
-    if not getattr(probe.pooling, "num_predictors", 0):
-        return None
-    tokens = album.tokens_on(next(probe.parameters()).device)
+    probe, weights = found
     with torch.no_grad():
-        weights = patch_attention(probe, tokens)
+        tokens = album.tokens_on(next(probe.parameters()).device)
         predicted: list[int] = probe(tokens).argmax(1).tolist()
     maps, columns = columns_of(weights)
-    classes, (height, width) = list(store.classes), album.tokens.grid or (0, 0)
+    classes = list(album.store.classes)
     rows = []
-    for i, image in enumerate(album.images):
-        grids = maps[i].reshape(-1, height, width).numpy()
+    for i, overlays in enumerate(album.overlays(maps)):
         label = int(album.labels[i])
         rows.append(
             Row(
@@ -124,7 +148,7 @@ def draw_gallery(result: Result, album: Album) -> Gallery | None:
                 predicted=classes[predicted[i]],
                 correct=predicted[i] == label,
                 image=album.pictures[i],
-                maps=[map_uri(image, grid) for grid in grids],
+                maps=overlays,
             )
         )
     seed = result.seeds[0] if result.seeds else None

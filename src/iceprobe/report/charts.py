@@ -312,9 +312,9 @@ def _same(a: float, b: object) -> bool:
     return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
-def finish(chart: Any, height: int = HEIGHT) -> Spec:
+def finish(chart: Any, height: int = HEIGHT, width: int = WIDTH) -> Spec:
     """The specification in the report's size, colours and type."""
-    chart = chart.properties(width=WIDTH, height=height).configure(
+    chart = chart.properties(width=width, height=height).configure(
         background="transparent", font=_FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
     )
     chart = chart.configure_view(stroke=None).configure_axis(

@@ -15,6 +15,17 @@ from markupsafe import Markup
 
 from iceprobe.errors import IceprobeError
 from iceprobe.report import charts, sweep_charts
+from iceprobe.report.analysis_view import (
+    Analysed,
+    PartsView,
+    PredictorTable,
+    analysed,
+    importance_charts,
+    parts_view,
+    predictor_tables,
+)
+from iceprobe.report.confusion_view import ConfusionView, confusion_view
+from iceprobe.report.disagreement_view import DisagreementView, disagreement_view
 from iceprobe.report.finding import Finding, display_name, find, find_across
 from iceprobe.results.comparison import (
     Comparison,
@@ -41,7 +52,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 6_000_000
 FEW = 3  # groups whose cost, learning curves and maps a page across several still draws
-_PICTURE_BYTES = 4_000_000  # of which the attention maps may take; the charts' engine takes 0.9 MB
+_PICTURE_BYTES = 3_200_000  # of which the attention maps may take, 1.2 MB what else is drawn; the charts' engine takes 0.9 MB
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,17 @@ class Chart:
     spec: charts.Spec
 
 
+@dataclass(frozen=True)
+class AnalysisView:
+    """What the page shows of the analyses of one group."""
+
+    probes: list[Analysed]
+    charts: list[Chart]
+    tables: list[PredictorTable]
+    parts: PartsView | None
+    remarks: list[str]
+
+
 def write_report(results: Sequence[Result], path: Path, *, title: str | None, images: int) -> Path:
     """See :func:`iceprobe.report.report`."""
     if not results:
@@ -95,6 +117,13 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     differing = varying(ordered)
     figures = _figures(ordered, palette) if len(groups) <= FEW and "draw" not in differing else []
     figures += _sweeps(ranked, layers, draws, palette)
+    shown = groups if len(groups) <= FEW else []
+    confused = [view for group in shown if (view := confusion_view(group.results))]
+    figures += _matrices(confused)
+    disputes, undisputed = _disputes(shown) if images else ([], [])
+    analyses = [_analysis(group, palette, images, i) for i, group in enumerate(shown)]
+    analyses = [one for one in analyses if one.probes]
+    figures += [chart for one in analyses for chart in one.charts]
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
@@ -113,6 +142,11 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
         specs=[(figure.key, _inert_json(figure.spec)) for figure in figures],
         galleries=galleries,
         remarks=remarks,
+        confused=confused,
+        disputes=disputes,
+        undisputed=undisputed,
+        analyses=analyses,
+        runs=sorted({str(one.run) for one in results if one.run is not None}),
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
@@ -212,6 +246,50 @@ def _sweeps(
     return made
 
 
+def _matrices(confused: Sequence[ConfusionView]) -> list[Chart]:
+    return [
+        Chart(
+            f"confusion-{i}",
+            "Confusion matrix",
+            "Percent of each true class; blue: right, red: wrong, each on its own scale.",
+            view.chart,
+        )
+        for i, view in enumerate(confused)
+        if view.chart is not None
+    ]
+
+
+def _disputes(groups: Sequence[Group]) -> tuple[list[DisagreementView], list[str]]:
+    """Of each group where its images can be found, and what is missing otherwise."""
+    found: list[DisagreementView] = []
+    remarks: list[str] = []
+    for group in groups:
+        try:
+            view = disagreement_view(group.results, _store)
+        except IceprobeError as error:
+            remarks.append(f"Not shown, {error}.")
+            continue
+        found += [view] if view is not None else []
+    return found, remarks
+
+
+def _analysis(group: Group, palette: dict[str, str], images: int, number: int) -> AnalysisView:
+    """Tables, charts and pictures of what was analysed."""
+    probes = analysed(group.results)
+    made = [
+        Chart(f"importance-{number}-{i}", *one)
+        for i, one in enumerate(importance_charts(probes, palette))
+    ]
+    tables, remarks = predictor_tables(probes, _store, images)
+    parts = None
+    if images and probes and not remarks:
+        try:
+            parts = parts_view(probes, _store)
+        except IceprobeError as error:
+            remarks.append(f"No parts, {error}.")
+    return AnalysisView(probes, made, tables, parts, remarks)
+
+
 def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
     ranked = leaderboard(results)
@@ -239,7 +317,7 @@ def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"],
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                albums[key] = Album(_store(result), result.split, images)
+                albums[key] = Album.spread(_store(result), result.split, images)
             album = albums[key]
             if isinstance(album, IceprobeError):
                 continue  # told once

@@ -2,10 +2,16 @@
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from iceprobe.analysis.parts import part_picture
 
 SIDE = 132  # pixels of a picture in the file; shown at about half of that on dense screens
 _QUALITY = 82
@@ -52,6 +58,33 @@ def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
     opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
     mixed = (1 - opacity) * (0.62 * picture + 12) + opacity * (0.85 * glow + 0.15 * picture)
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def part_uris(images: Sequence[Image.Image], parts: Tensor, colours: Sequence[str]) -> list[str]:
+    """Images in the colours of parts ``(B, K, H, W)``, of which each sums to 1 over its cells.
+
+    A pixel has the colour of the part that is strongest there, relative to that part's maximum in
+    all pictures; it starts at uniform attention, as maps do.
+    """
+    uniform = 1 / (parts.shape[2] * parts.shape[3])
+    above = (parts - uniform).clamp_min(0)
+    smooth = F.interpolate(above, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    palette = torch.tensor([_rgb(one) for one in colours]) / 255
+    painted = part_picture(smooth.flatten(2), palette).unflatten(1, (SIDE, SIDE)).numpy()
+    return [_jpeg(_painted(image, one)) for image, one in zip(images, painted, strict=True)]
+
+
+def _painted(image: Image.Image, paint: NDArray) -> Image.Image:
+    """``paint (SIDE, SIDE, 4)`` in [0, 1] over the greyed image."""
+    grey = np.asarray(enlarged(image).convert("L").resize((SIDE, SIDE)), np.float64)[..., None]
+    opacity = 0.85 * np.sqrt(paint[..., 3:])
+    mixed = (1 - opacity) * (0.62 * grey + 12) + opacity * (0.8 * 255 * paint[..., :3] + 0.2 * grey)
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def _rgb(colour: str) -> list[int]:
+    """``"#d9822b"`` → 217, 130, 43."""
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def colour(values: NDArray) -> NDArray:

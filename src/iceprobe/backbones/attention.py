@@ -1,0 +1,102 @@
+"""A backbone's own attention: where the class token of its block looks.
+
+    a_h = softmax(q_h Kᵀ_h s + bias)      q_h: the class token's query, s: the block's scale
+
+Blocks hand queries and keys to one fused product that never shows a_h, so they are caught on their
+way into it, after norms and rotary positions, and a_h is computed again for the class token alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class CaughtAttention(TorchFunctionMode):
+    """While a block runs, keeps what its last fused attention gave its first token.
+
+    Attributes:
+        weights: ``(B, heads, keys)``, or None where the block had no fused attention.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: Tensor | None = None
+        self._inside = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._inside and func is F.scaled_dot_product_attention:
+            self.weights = first_query_weights(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def within(self, block: nn.Module) -> Iterator[None]:
+        """Watch ``block`` alone."""
+
+        def enter(*_: Any) -> None:
+            self._inside = True
+
+        def leave(*_: Any) -> None:
+            self._inside = False
+
+        hooks = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+        fused: list[Any] = [
+            part for part in block.modules() if getattr(part, "fused_attn", None) is False
+        ]
+        for part in fused:
+            part.fused_attn = True
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for part in fused:
+                part.fused_attn = False
+
+
+def first_query_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Of one call of ``scaled_dot_product_attention``, the weights of the first query.
+
+    Args:
+        query, key: ``(B, heads, L, d)``.
+        value, dropout_p, enable_gqa: don't matter here.
+        attn_mask: a bias that is added, or where to look (bool), broadcast to ``(B, heads, L, K)``.
+        is_causal: whether the first query sees the first key alone.
+        scale: of the products; 1/√d by default.
+
+    Returns:
+        ``(B, heads, K)`` in float32, or float64 where queries are.
+    """
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    scores = query[:, :, :1].to(wide) @ key.to(wide).mT
+    scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if attn_mask is not None:
+        rows = attn_mask[..., :1, :]
+        hidden = torch.zeros_like(rows, dtype=wide)
+        bias = hidden.masked_fill(~rows, -torch.inf) if rows.dtype == torch.bool else rows.to(wide)
+        scores = scores + bias
+    if is_causal:
+        scores[..., 1:] = -torch.inf
+    return scores.softmax(-1)[:, :, 0]

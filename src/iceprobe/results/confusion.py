@@ -1,0 +1,90 @@
+"""Which classes a probe takes for which, from its predictions.
+
+    confusion_ij = images of class i that were read as j, mean over seeds
+
+Kept as the pairs that occur, since of a thousand classes most pairs never do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iceprobe.results.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Images of class ``true`` that were read as ``read``: how many, mean over seeds."""
+
+    true: int
+    read: int
+    images: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: its images, the share read rightly, and what it is mostly taken for."""
+
+    index: int
+    images: int
+    accuracy: float
+    mistake: Mistake | None
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """All answers of one probe.
+
+    Attributes:
+        images: ``(C,)`` int64, images of each class.
+        right: ``(C,)`` of them read rightly, mean over seeds.
+        mistakes: the pairs that occur, the most frequent first; ties in the order of classes.
+    """
+
+    images: NDArray[np.int64]
+    right: NDArray[np.float64]
+    mistakes: Sequence[Mistake]
+
+    def matrix(self) -> NDArray[np.float64]:
+        """``(C, C)``: images of the row's class that were read as the column's, mean over seeds."""
+        found = np.diag(self.right)
+        for one in self.mistakes:
+            found[one.true, one.read] = one.images
+        return found
+
+    def worst(self, count: int) -> list[ClassScore]:
+        """The ``count`` classes with the lowest accuracy, worst first; classes without images are none.
+
+        Ties go to the class with more images, then in the order of classes.
+        """
+        first: dict[int, Mistake] = {}
+        for one in self.mistakes:
+            first.setdefault(one.true, one)
+        scores = [
+            ClassScore(int(i), int(n), float(self.right[i] / n), first.get(int(i)))
+            for i, n in enumerate(self.images)
+            if n
+        ]
+        return sorted(scores, key=lambda one: (one.accuracy, -one.images))[:count]
+
+
+def confusions(predictions: Predictions, classes: int) -> Confusions:
+    """Count the answers of one probe.
+
+    Args:
+        predictions: of the reported split.
+        classes: C.
+    """
+    seeds = len(predictions.predicted)
+    labels = np.asarray(predictions.labels, np.int64)
+    pairs, counts = np.unique(labels * classes + predictions.predicted, return_counts=True)
+    true, read = np.divmod(pairs, classes)
+    shares, hit = counts / seeds, true == read
+    right = np.zeros(classes)
+    right[true[hit]] = shares[hit]
+    wrong = np.flatnonzero(~hit)
+    order = wrong[np.argsort(-shares[wrong], kind="stable")]
+    mistakes = [Mistake(int(true[i]), int(read[i]), float(shares[i])) for i in order]
+    return Confusions(np.bincount(labels, minlength=classes), right, mistakes)

@@ -1,0 +1,65 @@
+"""Images on which exactly one of two probes is right.
+
+    a alone is right on mean_i p_i (1 − q_i)      p_i, q_i: share of the seeds of a, b right on i
+
+which is what two seeds drawn at random disagree on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iceprobe.results.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two probes on the same images.
+
+    Attributes:
+        only_a, only_b, neither: shares of images, over pairs of seeds.
+        for_a: ``(k,)`` rows on which the first seed of a is right and that of b is wrong.
+        for_b: the other way round.
+    """
+
+    only_a: float
+    only_b: float
+    neither: float
+    for_a: NDArray[np.int64]
+    for_b: NDArray[np.int64]
+
+
+def disagreement(a: Predictions, b: Predictions, count: int) -> Disagreement:
+    """Compare two probes image by image.
+
+    Rows are those on which most of the other seeds say the same, p_i − q_i; of these one of each
+    class first, in the order of the split. No map has a say in it.
+
+    Args:
+        a, b: on the same images.
+        count: rows on each side, at most.
+    """
+    p, q = (one.correct.mean(0) for one in (a, b))
+    first_a, first_b = a.correct[0], b.correct[0]
+    return Disagreement(
+        only_a=float((p * (1 - q)).mean()),
+        only_b=float((q * (1 - p)).mean()),
+        neither=float(((1 - p) * (1 - q)).mean()),
+        for_a=_clearest(first_a & ~first_b, p - q, a.labels, count),
+        for_b=_clearest(first_b & ~first_a, q - p, a.labels, count),
+    )
+
+
+def _clearest(
+    candidates: NDArray[np.bool_], margin: NDArray[np.float64], labels: NDArray, count: int
+) -> NDArray[np.int64]:
+    """Rows by margin, then by how many of their class and margin come before them."""
+    rows = np.flatnonzero(candidates)
+    turn = np.zeros(len(rows), np.int64)
+    seen: dict[tuple[float, int], int] = {}
+    for i, row in enumerate(rows):
+        key = float(margin[row]), int(labels[row])
+        turn[i] = seen.get(key, 0)
+        seen[key] = turn[i] + 1
+    return rows[np.lexsort((rows, turn, -margin[rows]))][:count]
