@@ -48,7 +48,20 @@ def test_imagenet_on_a_machine_that_one_does_not_have(iceprobe, tmp_path):
     assert "cached (8 min 32 s once, then 1 min 17 s an epoch) takes 59 min 55 s" in rows["cheaper"]
     assert "live (8 min 53 s an epoch) 5 h 49 min" in rows["cheaper"]
     assert "from epoch 2 of 40 on" in rows["cheaper"]
+    assert not any(name.startswith("cost") for name in rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_money_is_time_and_bytes_at_the_prices_given(iceprobe):
+    """As above: 512 s / 3600 · 3 $ = 0.43 $, 3082.8 s = 2.57 $, 0.3913 TB · 20 $ = 7.83 $."""
+    backbone = ["--backbone", "timm:vit_base_patch16_224?pretrained=false", "--probe", "ep32"]
+    prices = ["--dollars-per-hour", "3", "--dollars-per-tb-month", "20"]
+    rows = table(
+        iceprobe("plan", *backbone, *PAPER, *DEVICE, "--disk-gb-per-second", "5", *prices).out
+    )
+    assert rows["cost, extraction"] == "$0.43 at $3 an hour"
+    assert rows["cost, fit"] == "$2.6 at $3 an hour"
+    assert rows["cost, store"] == "$7.8 a month at $20 a terabyte"
 
 
 def test_a_thousand_million_images_are_counted_and_not_listed(iceprobe):
@@ -111,6 +124,7 @@ def test_steps_that_are_not_given_are_measured_and_told_so(iceprobe):
         (["--images", "many"], "--images 'many': write a number"),
         ([*PAPER, "--device-tflops", "0"], "--device-tflops '0': should be greater than 0"),
         ([*PAPER, "--disk-gb-per-second", "fast"], "--disk-gb-per-second 'fast'"),
+        ([*PAPER, "--dollars-per-hour", "-3"], "--dollars-per-hour '-3': should be greater than 0"),
     ],
 )
 def test_wrong_numbers_end_in_one_line(iceprobe, options, message):

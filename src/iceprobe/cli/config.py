@@ -85,7 +85,7 @@ def _one_or_several(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
-Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A folder, or a URL of object storage as pathlib keeps it (`remote.located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
@@ -245,9 +245,11 @@ class PlanConfig(RunConfig):
     data: Specs = [ON_PAPER]
     images: Count | None = None  # of train, in place of a data set
     classes: Count | None = None  # with them
-    device_images_per_second: Speed | None = None  # the backbone's
-    device_tflops: Speed | None = None  # that a training step of the probes reaches
-    disk_gb_per_second: Speed | None = None
+    device_images_per_second: Positive | None = None  # the backbone's
+    device_tflops: Positive | None = None  # that a training step of the probes reaches
+    disk_gb_per_second: Positive | None = None
+    dollars_per_hour: Positive | None = None  # of the device
+    dollars_per_tb_month: Positive | None = None  # of the store
 
 
 C = TypeVar("C", bound=_Config)

@@ -170,6 +170,12 @@ DeviceTflops = Annotated[
 DiskGbPerSecond = Annotated[
     str | None, _option("--disk-gb-per-second", "What its disk reads.", _PAPER)
 ]
+DollarsPerHour = Annotated[
+    str | None, _option("--dollars-per-hour", "Price of that device, for the cost.", _PAPER)
+]
+DollarsPerTbMonth = Annotated[
+    str | None, _option("--dollars-per-tb-month", "Price of a stored terabyte.", _PAPER)
+]
 Resume = Annotated[
     bool,
     typer.Option(

@@ -58,6 +58,8 @@ def plan(
     device_images_per_second: options.DeviceImagesPerSecond = None,
     device_tflops: options.DeviceTflops = None,
     disk_gb_per_second: options.DiskGbPerSecond = None,
+    dollars_per_hour: options.DollarsPerHour = None,
+    dollars_per_tb_month: options.DollarsPerTbMonth = None,
 ) -> None:
     """Tell what a run would cost: disk, memory, FLOPs, time. Nothing is run or written.
 
@@ -72,6 +74,7 @@ def plan(
       iceprobe plan config.yaml tokens=float32
       iceprobe plan --backbone timm:vit_base_patch16_224?pretrained=false --images 1.28M
         --classes 1000 --device-images-per-second 2500 --device-tflops 40 --disk-gb-per-second 5
+        --dollars-per-hour 3 --dollars-per-tb-month 20
     """
     file, overrides = split_arguments(arguments or [])
     config = resolve(PlanConfig, given(locals(), PlanConfig), file, overrides)
@@ -93,7 +96,7 @@ def plan(
         )
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        for name, text in rows(extraction, fitting, run):
+        for name, text in [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]:
             table.add_row(name, text)
         console.print(table, markup=False)
         refused += refusals(extraction, fitting)
@@ -270,6 +273,23 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     return found
 
 
+def costs(extraction: "Plan", fitting: "FitPlan", config: PlanConfig) -> list[tuple[str, str]]:
+    """The same in money, at prices that the user gives."""
+    found = []
+    if (hourly := config.dollars_per_hour) is not None:
+        stages = {"extraction": extraction.seconds, "fit": fitting.seconds}
+        if fitting.search:
+            stages["k-NN"] = fitting.search.seconds
+        for name, seconds in stages.items():
+            found.append(
+                (f"cost, {name}", f"{_dollars(seconds / 3600 * hourly)} at ${hourly:g} an hour")
+            )
+    if (monthly := config.dollars_per_tb_month) is not None:
+        price = _dollars(extraction.store_bytes / 1e12 * monthly)
+        found.append(("cost, store", f"{price} a month at ${monthly:g} a terabyte"))
+    return found
+
+
 def verdict(extraction_seconds: float, fitting: "FitPlan", images_per_second: float) -> str:
     """Which way is cheaper over the whole fit and why, in one sentence."""
     cached = extraction_seconds + fitting.seconds
@@ -336,6 +356,10 @@ def _flops(number: float) -> str:
     from iceprobe.results.tables import short
 
     return f"{short(number)}FLOP"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 100 else f"${amount:.2g}"
 
 
 def _time(seconds: float) -> str:
