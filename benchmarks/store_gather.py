@@ -24,7 +24,7 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.store import extract
-from iceprobe.store.reader import StoredSplit
+from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import Tokens
 
 IMAGES, N, D, BATCH = 4096, 196, 768, 256

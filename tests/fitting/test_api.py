@@ -20,7 +20,7 @@ from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.probes import build_pooling
 from iceprobe.results import compare_pair, read_curves, read_results
 from iceprobe.store import extract_in_memory
-from iceprobe.store.reader import StoredSplit
+from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import Tokens
 from tests.cli.tiny import Tiny
 from tests.store.conftest import make_backbone

@@ -13,7 +13,8 @@ from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from iceprobe.results import compare_pair, read_results
 from iceprobe.store import extract_in_memory
-from iceprobe.store.reader import Store, StoredSplit
+from iceprobe.store.reader import Store
+from iceprobe.store.split import StoredSplit
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
 from tests.store.conftest import make_backbone
 

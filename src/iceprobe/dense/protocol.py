@@ -23,7 +23,8 @@ from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.fitting.selection import Choice, choose
 from iceprobe.fitting.whitening import whitening
 from iceprobe.results.curves import CurveRow
-from iceprobe.store.reader import Store, StoredSplit
+from iceprobe.store.reader import Store
+from iceprobe.store.split import StoredSplit
 
 INPUTS = {"patches", "mask"}
 

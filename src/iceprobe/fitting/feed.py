@@ -18,7 +18,7 @@ from torch import Tensor
 from iceprobe.distributed import world
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.probes.registry import MODEL_VECTORS
-from iceprobe.store.reader import Buffer, StoredSplit
+from iceprobe.store.split import Buffer, StoredSplit
 
 # Tensors of the store that an input is made of, where their names differ.
 STORED_AS = {

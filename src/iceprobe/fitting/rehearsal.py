@@ -25,7 +25,7 @@ from iceprobe.probes.registry import VECTORS
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
 from iceprobe.store.pipeline import token_layout
-from iceprobe.store.reader import StoredSplit, memory_split
+from iceprobe.store.split import StoredSplit, memory_split
 
 FEW_IMAGES = 16
 TOKENS_AT_ONCE = 2**30  # bytes of a measured batch in float32, at most

@@ -7,7 +7,7 @@ _HOME = {
     "Settings": "format",
     "Plan": "planning",
     "Store": "reader",
-    "StoredSplit": "reader",
+    "StoredSplit": "split",
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",

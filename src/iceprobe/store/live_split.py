@@ -27,8 +27,9 @@ from iceprobe.store.pipeline import (
     forward,
     split_layout,
 )
-from iceprobe.store.reader import Store, StoredSplit
+from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
+from iceprobe.store.split import StoredSplit
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone

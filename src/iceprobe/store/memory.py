@@ -19,8 +19,9 @@ from iceprobe.store.pipeline import (
     plan_work,
     split_layout,
 )
-from iceprobe.store.reader import Store, StoredSplit, memory_split
+from iceprobe.store.reader import Store
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
+from iceprobe.store.split import StoredSplit, memory_split
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone

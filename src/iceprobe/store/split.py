@@ -1,0 +1,293 @@
+"""A split of a feature store: pooled vectors at once, patch tokens row by row, held or streamed."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.errors import IceprobeError
+from iceprobe.store.format import Shape
+from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes
+from iceprobe.store.quantisation import dequantise
+from iceprobe.store.shards import fresh
+
+SCALES = {"patches": ("scales",)}  # what is read along with a tensor
+LOAD_BYTES = 2**24  # read at once into a buffer, by way of memory of their own
+
+
+class StoredSplit:
+    """The stored tokens of one split; rows count the images that could be read.
+
+    Attributes:
+        labels: ``(n,)`` int64.
+        index: ``(n,)`` int64, the image's place in the data set's split.
+        boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
+        shape: sizes of the tokens of one image.
+        dtype: of patch tokens as they are given: as stored, float32 where int8 codes are stored.
+        has_patches: whether patch tokens are there.
+        has_masks: whether masks are there.
+        resident: ``(n,)`` bool, whose patch tokens are in memory.
+        bytes_held: of what :meth:`hold` keeps.
+        views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
+            is view v of image i. ``None`` where none are stored.
+        live: whether its tokens are made when they are read (`LiveSplit`).
+    """
+
+    live = False
+
+    def __init__(
+        self,
+        tensors: Callable[[str], Tensor],
+        gather: Callable[[str, np.ndarray, Tensor], None],
+        *,
+        shape: Shape,
+        layout: Layout,
+        resident: np.ndarray,
+        in_memory: bool,
+        views: "StoredSplit | None" = None,
+    ):
+        self._tensors, self._gather, self._layout = tensors, gather, layout
+        self.shape, self.resident, self.bytes_held = shape, resident, 0
+        self._in_memory, self.views = in_memory, views
+        self._vectors: dict[str, Tensor] = {}
+        self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
+        self._coded = "scales" in layout
+        self.dtype = torch.float32 if self._coded else layout["prefix"][0]
+        self.labels: np.ndarray = tensors("label").numpy()
+        self.index: np.ndarray = tensors("index").numpy()
+        self.boxes: np.ndarray | None = tensors("box").numpy() if "box" in layout else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def prefix(self) -> Tensor:
+        """``(n, P, D)`` in the stored dtype (float16 beside int8 patches)."""
+        return self._tensors("prefix")
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of the patch tokens before they were rounded, ``(n, D)`` float32."""
+        return self._tensors("mean")
+
+    def vector(self, name: str) -> Tensor:
+        """One vector an image as the model itself makes it, ``(n, D')`` float32; see `Tokens.vectors`."""
+        if name not in self._vectors:
+            self._vectors[name] = self._tensors(name)
+        return self._vectors[name]
+
+    @property
+    def class_token(self) -> Tensor | None:
+        """``(n, D)`` in the stored dtype, or ``None`` where the backbone has none."""
+        return self.prefix[:, 0] if self.shape.has_class else None
+
+    @property
+    def held(self) -> bool:
+        """Whether the patch tokens of all images are in memory."""
+        return bool(self.resident.all())
+
+    @property
+    def patch_bytes(self) -> int:
+        """Bytes of all its patch tokens, as they are stored and held; not of augmented views."""
+        return len(self) * patch_bytes(self._layout)
+
+    def patches(
+        self,
+        rows: Tensor | np.ndarray | Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Patch tokens of ``rows (b,)``, in their order: ``(b, N, D)``.
+
+        Args:
+            rows: of this split.
+            device: where to. Codes travel as they are and become numbers there.
+            dtype: a floating one, by default the split's.
+
+        Raises:
+            IceprobeError: if the store has none, or a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        if not self.has_patches:
+            raise IceprobeError(
+                "this store has no patch tokens (patches=false): extract again with patches"
+            )
+        dtype = dtype or self.dtype
+        pinned = torch.device(device).type == "cuda"
+        stored = self.rows("patches", rows, pinned).to(device, non_blocking=True)
+        if not self._coded:
+            return stored.to(dtype)
+        scales = self.rows("scales", rows, pinned).to(device, non_blocking=True)
+        return dequantise(stored, scales, dtype)
+
+    def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
+
+        All 0 where an image has no mask, or its object is outside the crop.
+
+        Raises:
+            IceprobeError: if the data set has none, or a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        if not self.has_masks:
+            raise IceprobeError("this store has no masks: its data set has none")
+        return self.rows("mask", rows)
+
+    def rows(
+        self, name: str, rows: Tensor | np.ndarray | Sequence[int], pinned: bool = False
+    ) -> Tensor:
+        """``rows (b,)`` of one tensor of the shards, as stored: from memory where they are held.
+
+        Args:
+            name: of the tensor: ``"patches"``, ``"mean"``, …
+            rows: of this split.
+            pinned: into memory that a GPU copies from by itself.
+
+        Raises:
+            IceprobeError: if a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        wanted = np.asarray(rows, np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
+        dtype, shape = self._layout[name]
+        out = fresh(len(wanted), shape, dtype, pinned)
+        self._gather(name, wanted, out)
+        return out
+
+    def take(self, rows: np.ndarray) -> "StoredSplit":
+        """The same split with only ``rows``, in their order, in all views."""
+        rows = np.asarray(rows, np.int64)
+        picked = torch.from_numpy(rows)
+        views = self.views
+        if views is not None:
+            first_rows = np.arange(0, len(views), len(self))
+            views = views.take((first_rows[:, None] + rows).reshape(-1))
+        return StoredSplit(
+            lambda name: self._tensors(name)[picked],
+            lambda name, wanted, out: self._gather(name, rows[wanted], out),
+            shape=self.shape,
+            layout=self._layout,
+            resident=self.resident[rows],
+            in_memory=self._in_memory,
+            views=views,
+        )
+
+    def hold(self, memory_bytes: int, names: Sequence[str] = ("patches",)) -> "StoredSplit":
+        """This split, not its views, with the first rows of some tensors in memory, as many as fit.
+
+        Args:
+            memory_bytes: what they may take; what comes first in ``names`` is held first.
+            names: of tensors; scales go with ``"patches"``.
+        """
+        if self._in_memory:
+            return self
+        split = self
+        for name in names:
+            left = memory_bytes - (split.bytes_held - self.bytes_held)
+            parts = [part for part in (name, *SCALES.get(name, ())) if part in self._layout]
+            each = image_bytes(self._layout, parts)
+            count = min(len(self), max(0, left) // each) if each else 0
+            first = np.arange(count)
+            if not count or (name == "patches" and self.resident[:count].all()):
+                continue
+            place = np.full(len(self), -1)
+            place[:count] = first
+            split = split.over({part: split.rows(part, first) for part in parts}, place)
+            split.bytes_held += count * each
+            if name == "patches":
+                split.resident = self.resident | (place >= 0)
+        return split
+
+    def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
+        """This split, reading what is in memory from there.
+
+        Args:
+            tensors: some rows of a tensor of the shards, by its name.
+            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; looked up when a
+                row is read.
+        """
+        elsewhere = self._gather
+
+        def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
+            places = place[rows]
+            here = places >= 0
+            if name not in tensors or not here.any():
+                elsewhere(name, rows, out)
+            elif here.all():
+                torch.index_select(tensors[name], 0, torch.from_numpy(places), out=out)
+            else:
+                there = np.flatnonzero(~here)
+                rest = fresh(len(there), tuple(out.shape[1:]), out.dtype)
+                elsewhere(name, rows[there], rest)
+                out[torch.from_numpy(there)] = rest
+                out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(places[here])]
+
+        split = copy.copy(self)
+        split._gather = gather
+        return split
+
+    def buffer(self, rows: int) -> "Buffer":
+        """Room in memory for the patch tokens of ``rows`` images."""
+        parts = [part for part in ("patches", *SCALES["patches"]) if part in self._layout]
+        room: dict[str, Tensor] = {}
+        for part in parts:
+            dtype, shape = self._layout[part]
+            room[part] = fresh(rows, shape, dtype)
+        return Buffer(self, room, rows)
+
+
+class Buffer:
+    """Patch tokens of the images that are loaded, until they are forgotten.
+
+    Attributes:
+        split: the same split, reading loaded images from memory and others as before.
+    """
+
+    def __init__(self, source: StoredSplit, room: dict[str, Tensor], rows: int):
+        self._source, self._room, self._rows = source, room, rows
+        self._place = np.full(len(source), -1)
+        self._free = np.arange(rows)
+        self.split = source.over(room, self._place)
+
+    def load(self, rows: np.ndarray) -> None:
+        """Read ``rows (k,)``, which aren't loaded; there are free places for them."""
+        places, self._free = self._free[: len(rows)], self._free[len(rows) :]
+        at_once = max(1, LOAD_BYTES * len(self._source) // max(1, self._source.patch_bytes))
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            for name, room in self._room.items():
+                room[torch.from_numpy(places[part])] = self._source.rows(name, rows[part])
+        self._place[rows] = places
+
+    def forget(self, rows: np.ndarray) -> None:
+        """Free the places of those of ``rows`` that are loaded."""
+        places = self._place[rows]
+        self._place[rows] = -1
+        self._free = np.concatenate([self._free, places[places >= 0]])
+
+    def clear(self) -> None:
+        self._place.fill(-1)
+        self._free = np.arange(self._rows)
+
+
+def memory_split(
+    tensors: Mapping[str, Tensor], shape: Shape, views: StoredSplit | None = None
+) -> StoredSplit:
+    """A split whose tensors (named as in a shard) are all in memory."""
+
+    def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
+        torch.index_select(tensors[name], 0, torch.from_numpy(rows), out=out)
+
+    return StoredSplit(
+        tensors.__getitem__,
+        gather,
+        shape=shape,
+        layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
+        resident=np.full(len(tensors["label"]), "patches" in tensors),
+        in_memory=True,
+        views=views,
+    )
