@@ -69,7 +69,7 @@ def test_held_as_stored_and_not_read_again(store, everything, monkeypatch):
         raise AssertionError("not now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reader, "dequantise", refuse)
+        patch.setattr("iceprobe.store.split.dequantise", refuse)
         split = store["train"].hold(10**9)
     monkeypatch.setattr(reader.Shard, "read_rows", refuse)
     assert torch.equal(split.patches(np.arange(48)), everything)
