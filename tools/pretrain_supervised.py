@@ -31,7 +31,9 @@ def shift(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def main() -> None:
     assert __doc__ is not None
-    args = parser(__doc__.splitlines()[0], steps=4000).parse_args()
+    options = parser(__doc__.splitlines()[0], steps=4000)
+    options.add_argument("--no-compile", dest="compile", action="store_false")
+    args = options.parse_args()
     if args.export:
         settings = {"patch_drop": DROP, "shift_pixels": SHIFT, "learning_rate": args.lr}
         export(

@@ -205,7 +205,6 @@ def parser(description: str, *, steps: int, lr: float = 1e-3) -> argparse.Argume
     options.add_argument("--lr", type=float, default=lr, help="peak learning rate")
     options.add_argument("--threads", type=int, help="of the processor; default: torch's")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--no-compile", dest="compile", action="store_false")
     options.add_argument("--export", type=Path, help="write weights and card here instead")
     options.add_argument(
         "--note", default="", help="for the card: what the command alone doesn't say"
