@@ -143,20 +143,24 @@ def crops(
         [n, 1, size, size],
         align_corners=False,
     )
-    black = normalise(torch.zeros(1))
     windows = F.grid_sample(
-        images.repeat(count, 1, 1, 1), grid, padding_mode="border", align_corners=False
+        images.repeat(count, 1, 1, 1),
+        grid.to(images.device),
+        padding_mode="border",
+        align_corners=False,
     )
-    return black + (windows - black) * draw(0.6, 1.4)[:, None, None, None]
+    brightness = draw(0.6, 1.4)[:, None, None, None].to(images.device)
+    black = normalise(torch.zeros(1, device=images.device))
+    return black + (windows - black) * brightness
 
 
 def neighbours(encoder: nn.Module, images: Tensor, labels: Tensor, train: int) -> float:
     """Top-1 by 20 neighbours on class tokens: the first ``train`` images vote on the rest."""
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16):
         tokens = torch.cat([encoder(part).float() for part in images.split(100)])
     unit = F.normalize(tokens, dim=-1)
     weights, nearest = (unit[train:] @ unit[:train].T).topk(20)
-    votes = torch.zeros(len(unit) - train, 10)
+    votes = unit.new_zeros(len(unit) - train, 10)
     votes.scatter_add_(1, labels[:train][nearest], (weights / 0.07).exp())
     return float((votes.argmax(1) == labels[train:]).float().mean())
 
@@ -182,10 +186,11 @@ def main() -> None:
         )
         return
     start(args)
-    model = SelfDistillation()
+    model = SelfDistillation().to(args.device)
     items, classes = read_idx(args.idx, "train")
     images = normalise(torch.from_numpy(compose(items, classes, 1_000_000).images[:3000])[:, None])
-    labels = torch.tensor(classes[:3000]).long()
+    images = images.to(args.device)
+    labels = torch.tensor(classes[:3000], device=args.device).long()
     optimizer = torch.optim.AdamW(model.student.parameters(), weight_decay=0.04, fused=True)
 
     def look(step: int) -> dict[str, float] | None:

@@ -104,6 +104,7 @@ def train(
     device = torch.device(args.device)
     images, labels = read_idx(args.idx, "train")
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": [], "looks": []}
+    state["processor_seconds"] = 0.0
     checkpoint = args.output / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -113,7 +114,7 @@ def train(
         print(f"resumed at step {state['step']}", flush=True)
 
     args.output.mkdir(parents=True, exist_ok=True)
-    began, recent = time.perf_counter(), []
+    began, worked, recent = time.perf_counter(), time.process_time(), []
     for batch, classes, generator in batches(images, labels, args.batch_size, state["step"]):
         if state["step"] >= args.steps:
             break
@@ -130,11 +131,12 @@ def train(
         after_step(state["step"])
         if state["step"] % CHECKPOINT_EVERY == 0 or state["step"] == args.steps:
             state["seconds"] += time.perf_counter() - began
+            state["processor_seconds"] += time.process_time() - worked
             state["losses"].append([state["step"], float(torch.stack(recent).mean())])
             found = look(state["step"])
             if found:
                 state["looks"].append({"step": state["step"], **found})
-            began, recent = time.perf_counter(), []
+            began, worked, recent = time.perf_counter(), time.process_time(), []
             _save(
                 {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state},
                 checkpoint,
@@ -186,6 +188,7 @@ def export(
         "losses": [[step, round(loss, 4)] for step, loss in state["losses"]],
         **looks,
         "seconds": round(state["seconds"]),
+        "processor_seconds": round(state["processor_seconds"]),
         "processor": f"{_processor()}, torch {torch.__version__}",
         "command": f"python {script} --output build/{args.output.name} --steps {state['step']}",
         "note": args.note,
