@@ -115,7 +115,7 @@ def test_what_ships_is_the_teachers_encoder_and_says_how_it_was_made(tmp_path):
     torch.save({"model": model.state_dict(), "state": state}, tmp_path / "checkpoint.pt")
     args = argparse.Namespace(output=tmp_path, export=tmp_path / "out", batch_size=64, note="n")
     pretraining.export(
-        args, name="dino-tiny", paradigm="self-distillation", prefix="teacher.encoder.",
+        args, name="dino-tiny", paradigm="self-distillation", prefix="teacher.encoder.", norm=True,
         data="cropped", settings={"momentum": [0.99, 1.0]},
     )  # fmt: skip
     file = tmp_path / "out" / "dino-tiny.safetensors"
@@ -124,4 +124,5 @@ def test_what_ships_is_the_teachers_encoder_and_says_how_it_was_made(tmp_path):
     card = json.loads((tmp_path / "out" / "dino-tiny.json").read_text())
     assert (card["steps"], card["seconds"], card["processor_seconds"]) == (400, 10, 5)
     assert card["looks"] == state["looks"]
+    assert card["norm"] is True
     assert card["command"].startswith("python tools/pretrain_dino.py --output build/")

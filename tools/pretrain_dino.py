@@ -181,6 +181,7 @@ def main() -> None:
             name="dino-tiny",
             paradigm="self-distillation",
             prefix="teacher.encoder.",
+            norm=True,
             data="flipped, cropped and brightened or darkened",
             settings=settings,
         )

@@ -76,6 +76,7 @@ def main() -> None:
             name="mae-tiny",
             paradigm="masked image modelling",
             prefix="encoder.",
+            norm=False,
             data="flipped",
             settings={},
         )

@@ -41,6 +41,7 @@ def main() -> None:
             name="supervised-tiny",
             paradigm="supervised",
             prefix="",
+            norm=True,
             data="with labels, flipped and shifted",
             settings=settings,
         )

@@ -150,7 +150,14 @@ def train(
 
 
 def export(
-    args: argparse.Namespace, *, name: str, paradigm: str, prefix: str, data: str, settings: dict
+    args: argparse.Namespace,
+    *,
+    name: str,
+    paradigm: str,
+    prefix: str,
+    norm: bool,
+    data: str,
+    settings: dict,
 ) -> None:
     """Write the encoder's weights as float16 and the model card into ``args.export``.
 
@@ -159,6 +166,7 @@ def export(
         name: of the two files.
         paradigm: how the encoder was pre-trained, in words.
         prefix: of the encoder's names in the checkpoint.
+        norm: whether its tokens are read behind the final norm, by default.
         data: what it saw beyond the training images, in words.
         settings: what else the card is to say.
     """
@@ -180,6 +188,7 @@ def export(
         "paradigm": paradigm,
         "architecture": {"timm": "VisionTransformer", **SHAPE},
         "preprocessing": {"image_size": 56, "channels": 1, "mean": [MEAN], "std": [STD]},
+        "norm": norm,
         "data": f"60,000 Fashion-MNIST training images on clutter of {PIECES} pieces, {data}",
         "steps": state["step"],
         "images_per_step": args.batch_size,

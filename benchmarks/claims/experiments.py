@@ -6,6 +6,7 @@ probes that they need together only those are fitted that no earlier run has lef
 fitted together.)
 """
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -221,6 +222,16 @@ class Runs:
             self.seconds += time.monotonic() - began
         asked = [ON.join(pair) for pair in pairs(config.adapt, config.probe)]
         return dict(zip(asked, read_results(config.output), strict=True))
+
+    def fitting_seconds(self, claim: Claim) -> float:
+        """Wall time of the fits that the claim reads, whenever they were made and for whom else."""
+        if claim.settings is None:
+            return 0.0
+        found = 0.0
+        for backbone in self.backbones(claim):
+            with contextlib.suppress(NotThere):
+                found += sum(result.seconds for result in self.results(claim, backbone).values())
+        return found
 
     def store(self, claim: Claim, backbone: str) -> iceprobe.Store:
         """The tokens of a backbone of one layer; layers asked for together are one pass."""

@@ -42,10 +42,8 @@ def summary(entries: list[Json]) -> str:
     commits = ", ".join(sorted({e["commit"] for e in entries}))
     loads = [e["load"] for e in entries]
     told = (
-        f"{machine}; iceprobe at {commits}; load average {min(loads)} to {max(loads)}, so seconds "
-        "are those of a machine that others used as well."
-        if max(loads) > 1.5
-        else f"{machine}; iceprobe at {commits}."
+        f"{machine}; iceprobe at {commits}; load average {min(loads)} to {max(loads)}. Fits that "
+        "several claims share are counted for each."
     )
     return f"{markdown(head, rows)}\n\n{told}"
 
@@ -103,7 +101,8 @@ def interval(finding: Json) -> str:
 
 
 def seconds(entry: Json) -> str:
-    total = entry["seconds"]
+    """Of the fits it reads, shared ones counted for each claim, and of its statistics."""
+    total = sum(entry["seconds"].values())
     return f"{total:.0f} s" if total < 100 else f"{total / 60:.0f} min"
 
 
