@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import iceprobe
 from benchmarks.claims.rules import Rule
 from iceprobe.adaptation.registry import ON, pairs
+from iceprobe.analysis import Analysis
 from iceprobe.backbones.bundled_models import NAMES
 from iceprobe.cli.config import AdaptConfig, resolve
 from iceprobe.probes import parse_probe, probe_label
@@ -125,6 +126,10 @@ class NotThere(Exception):
 class Runs:
     """Stores and results of backbones, made where they aren't there yet.
 
+    Attributes:
+        analyses: by store and label, kept from one test to the next.
+        seconds: of extraction and fits made since it was built.
+
     Args:
         folder: of the runs.
         claims: all that there are.
@@ -144,7 +149,8 @@ class Runs:
         progress: Progress | None = None,
     ):
         self.folder, self.progress, self.adapt = folder, progress, adapt
-        self.seconds = 0.0  # of extraction and fits made since it was built
+        self.analyses: dict[tuple[str, str], Analysis] = {}
+        self.seconds = 0.0
         self._claims = {claim.number: claim for claim in claims}
         self.chosen = list(self._claims) if chosen is None else list(chosen)
         self._stores: dict[tuple[str, str, int | None], list[iceprobe.Store]] = {}

@@ -16,6 +16,7 @@ from benchmarks.claims import looking
 from benchmarks.claims.experiments import OWN, Claim, NotThere, Runs, Test, load
 from benchmarks.claims.rules import Finding, Interval, Rule, Verdict
 from iceprobe.adaptation.registry import ON, pairs
+from iceprobe.analysis import Analysis
 from iceprobe.analysis import shortcut as background_shortcut
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.counts import count
@@ -81,15 +82,23 @@ def ratio(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
     return found
 
 
+def entropy(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Of each probe's maps, 1 where they are uniform."""
+    found = []
+    for one in _analyses(claim, test, runs):
+        low_high = one.entropy.interval
+        verdict = test.rule.decide(low_high, low_high) if test.rule else Verdict.TOLD
+        what = f"{one.probe}: entropy of its maps"
+        found.append(
+            Finding(what, one.entropy.mean, low_high, "of 1", str(test.rule or ""), verdict)
+        )
+    return found
+
+
 def importance(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
     """Spearman's ρ over predictors of all replicates: importance and where a predictor looks."""
-    results = runs.results(claim, runs.backbones(claim)[0])
-    chosen = [results[label] for label in _labels(test.of)]
-    store = runs.store(claim, runs.backbones(claim)[0])
-    for result in chosen:
-        result.attach(store=store)
     found = []
-    for one in iceprobe.analyze(chosen, thresholds=1, draws=DRAWS):
+    for one in _analyses(claim, test, runs):
         what = f"{one.probe}: importance and {test.quantity.replace('_', ' ')}"
         known = one.correlation.get(test.quantity)
         if known is None:
@@ -101,13 +110,25 @@ def importance(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
                 known.rho,
                 known.interval,
                 "ρ",
-                str(test.rule),
+                str(test.rule or ""),
                 # One interval serves both levels: the rule isn't of the kind `within`.
                 test.rule.decide(known.interval, known.interval) if test.rule else Verdict.TOLD,
                 f"{known.predictors} predictors",
             )
         )
     return found
+
+
+def _analyses(claim: Claim, test: Test, runs: Runs) -> list[Analysis]:
+    """Of the probes of a test, without MaxBoxAccV2; each probe is looked at once."""
+    backbone = runs.backbones(claim)[0]
+    results, store = runs.results(claim, backbone), runs.store(claim, backbone)
+    keys = [(store.identity, label) for label in _labels(test.of)]
+    for key in keys:
+        if key not in runs.analyses:
+            result = results[key[1]].attach(store=store)
+            (runs.analyses[key],) = iceprobe.analyze([result], thresholds=1, draws=DRAWS)
+    return [runs.analyses[key] for key in keys]
 
 
 def complementarity(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
@@ -267,6 +288,7 @@ STATISTICS: dict[str, Statistic] = {
     "difference": difference,
     "gain": gain,
     "ratio": ratio,
+    "entropy": entropy,
     "importance": importance,
     "complementarity": complementarity,
     "shortcut": shortcut,

@@ -109,9 +109,9 @@ def seconds(entry: Json) -> str:
 def _number(number: float, unit: str) -> str:
     if unit == "points":
         return f"{number:+.1f}".replace("-", "−")
-    if unit in ("ρ", "Kendall τ", "1 − cos", "×"):
+    if unit in ("ρ", "Kendall τ", "1 − cos", "×", "of 1"):
         return f"{number:.2f}".replace("-", "−")
-    return f"{number:g}"
+    return f"{number:.3g}"
 
 
 def _with_note(verdict: str, finding: Json) -> str:

@@ -238,6 +238,7 @@ def tiny(tmp_path, monkeypatch):
         dict(statistic="difference", of="ep2", against="linear?input=mean", rule={"above": -100.5}),
         dict(statistic="complementarity", of="ep2", against=["mhca2", OWN], rule={"above": 1}),
         dict(statistic="shortcut", of="ep2", against="mhca2"),
+        dict(statistic="entropy", of="ep2", rule={"below": 1}),
         backbone=["bundled:mae-tiny"],
     )
     return look(asked).model_copy(
