@@ -2,13 +2,17 @@
 
     python -m benchmarks.claims.page
 
-The page's own words stand around ``<!-- claims -->`` … ``<!-- end -->``; numbers are never typed.
+The page's own words stand around ``<!-- claims -->`` … ``<!-- end -->``; numbers are never typed. Why
+a claim doesn't hold, as far as that is known, is taken from its file.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.claims.experiments import read_claims
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "claims.md"
@@ -18,9 +22,10 @@ Json = dict[str, Any]
 WORDS = {"holds": "holds", "fails": "**fails**", "undecided": "undecided", "not run": "not run"}
 
 
-def refreshed(text: str, entries: list[Json]) -> str:
-    """The page with its place filled from the results."""
-    body = "\n\n".join([summary(entries), *map(details, entries)]) if entries else "Not run yet."
+def refreshed(text: str, entries: list[Json], reasons: Mapping[int, str]) -> str:
+    """The page with its place filled from the results, and what is known of why, by number."""
+    each = [details(entry, reasons.get(entry["number"], "")) for entry in entries]
+    body = "\n\n".join([summary(entries), *each]) if entries else "Not run yet."
     return PLACE.sub(lambda _: f"<!-- claims -->\n\n{body}\n\n<!-- end -->", text)
 
 
@@ -48,7 +53,7 @@ def summary(entries: list[Json]) -> str:
     return f"{markdown(head, rows)}\n\n{told}"
 
 
-def details(entry: Json) -> str:
+def details(entry: Json, reason: str) -> str:
     """One claim: where from, every number with its rule, and the reason where it is known."""
     backbones = ", ".join(f"`{name}`" for name in entry["backbone"])
     lines = [
@@ -62,8 +67,8 @@ def details(entry: Json) -> str:
         for f in entry["findings"]
     ]
     lines.append(markdown(head, rows))
-    if entry["reason"] and entry["verdict"] != "holds":
-        lines.append(f"Why: {entry['reason']}")
+    if reason and entry["verdict"] != "holds":
+        lines.append(f"Why: {' '.join(reason.split())}")
     return "\n\n".join(lines)
 
 
@@ -125,7 +130,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def write(entries: list[Json]) -> None:
     """Put the results into the page."""
-    PAGE.write_text(refreshed(PAGE.read_text(), entries))
+    reasons = {claim.number: claim.reason for claim in read_claims()}
+    PAGE.write_text(refreshed(PAGE.read_text(), entries, reasons))
 
 
 if __name__ == "__main__":

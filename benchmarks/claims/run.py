@@ -42,7 +42,6 @@ def judge(claim: Claim, runs: Runs) -> dict[str, Any]:
         "number": claim.number,
         "claim": claim.claim,
         "source": " ".join(claim.source.split()),
-        "reason": " ".join(claim.reason.split()),
         "data": claim.data,
         "backbone": claim.backbone,
         "verdict": together(finding.verdict for finding in findings),

@@ -257,9 +257,12 @@ def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
     ours, theirs = each.values()
     assert loss["value"] == pytest.approx(ours - theirs)
     entry = json.loads(json.dumps(entry))
-    text = page.refreshed("a\n<!-- claims -->\nyesterday\n<!-- end -->\nb", [entry])
+    text = page.refreshed(
+        "a\n<!-- claims -->\nyesterday\n<!-- end -->\nb", [entry], {1: "so it is"}
+    )
     assert "| [1](#claim-1) | c | **fails** |" in text
     assert "yesterday" not in text
+    assert "Why: so it is" in text
     assert page.told(entry).startswith("  fails, ")
 
     monkeypatch.setattr(iceprobe, "fit", None)  # nothing is fitted a second time
@@ -271,7 +274,8 @@ def test_the_page_shows_what_was_found():
     """Where it doesn't, `python -m benchmarks.claims.page` mends it."""
     text = page.PAGE.read_text()
     entries = json.loads(run.RESULTS.read_text()) if run.RESULTS.exists() else []
-    assert page.refreshed(text, entries) == text
+    reasons = {claim.number: claim.reason for claim in CLAIMS}
+    assert page.refreshed(text, entries, reasons) == text
     assert not re.search(r"/home|/work|/tmp", json.dumps(entries))
     by_number = {claim.number: claim for claim in CLAIMS}
     for entry in entries:
