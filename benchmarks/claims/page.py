@@ -113,7 +113,7 @@ def seconds(entry: Json) -> str:
 
 def _number(number: float, unit: str) -> str:
     if unit == "points":
-        return f"{number:+.1f}".replace("-", "−")
+        return f"{round(number, 1) or 0:+.1f}".replace("-", "−")
     if unit in ("ρ", "Kendall τ", "1 − cos", "×", "of 1"):
         return f"{number:.2f}".replace("-", "−")
     return f"{number:.3g}"

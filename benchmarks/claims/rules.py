@@ -53,7 +53,8 @@ class Rule(BaseModel):
 
     def __str__(self) -> str:
         border = getattr(self, self.kind)
-        return f"within ±{border:g}" if self.kind == "within" else f"{self.kind} {border:g}"
+        sign = "±" if self.kind == "within" else ""
+        return f"{self.kind} {sign}{border:g}".replace("-", "−")
 
     def decide(self, interval: Interval, ninety: Interval) -> Verdict:
         """The verdict on a 95% interval and, for ``within``, the 90% interval of the same number.

@@ -53,6 +53,13 @@ def test_rules_on_numbers(rule, interval, verdict):
     assert Rule(**rule).decide(interval, interval) is verdict
 
 
+def test_rules_and_numbers_are_told_with_minus_signs():
+    assert str(Rule(above=-1.5)) == "above −1.5"
+    assert str(Rule(within=1.5)) == "within ±1.5"
+    told = [page.value({"value": v, "unit": "points"}) for v in (-0.01, -0.06, 2.349)]
+    assert told == ["+0.0 points", "−0.1 points", "+2.3 points"]
+
+
 def test_equivalence_is_decided_by_the_90_percent_interval_and_refuted_by_the_95():
     rule = Rule(within=1.0)
     assert rule.decide((-1.1, 0.9), (-0.9, 0.7)) is HOLDS
