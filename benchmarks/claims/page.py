@@ -8,11 +8,11 @@ a claim doesn't hold, as far as that is known, is taken from its file.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.experiments import read_claims
+from benchmarks.claims.experiments import Claim, read_claims
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "claims.md"
@@ -22,10 +22,14 @@ Json = dict[str, Any]
 WORDS = {"holds": "holds", "fails": "**fails**", "undecided": "undecided", "not run": "not run"}
 
 
-def refreshed(text: str, entries: list[Json], reasons: Mapping[int, str]) -> str:
-    """The page with its place filled from the results, and what is known of why, by number."""
-    each = [details(entry, reasons.get(entry["number"], "")) for entry in entries]
-    body = "\n\n".join([summary(entries), *each]) if entries else "Not run yet."
+def refreshed(text: str, entries: list[Json], claims: Sequence[Claim]) -> str:
+    """The page with its place filled: from the results, and from the files why and what lacks."""
+    reasons = {claim.number: claim.reason for claim in claims}
+    each = [details(entry, reasons[entry["number"]]) for entry in entries]
+    found = {entry["number"] for entry in entries}
+    if lacking := [f"{c.number} ({c.claim})" for c in claims if c.number not in found]:
+        each.append(f"Not run yet: claim {'; '.join(lacking)}")
+    body = "\n\n".join([*([summary(entries)] if entries else []), *each])
     return PLACE.sub(lambda _: f"<!-- claims -->\n\n{body}\n\n<!-- end -->", text)
 
 
@@ -130,8 +134,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def write(entries: list[Json]) -> None:
     """Put the results into the page."""
-    reasons = {claim.number: claim.reason for claim in read_claims()}
-    PAGE.write_text(refreshed(PAGE.read_text(), entries, reasons))
+    PAGE.write_text(refreshed(PAGE.read_text(), entries, read_claims()))
 
 
 if __name__ == "__main__":

@@ -248,9 +248,8 @@ def tiny(tmp_path, monkeypatch):
         dict(statistic="entropy", of="ep2", rule={"below": 1}),
         backbone=["bundled:mae-tiny"],
     )
-    return look(asked).model_copy(
-        update={"settings": Settings(replicates=2, epochs=1, learning_rates=[1e-2], limit=60)}
-    )
+    few = Settings(replicates=2, epochs=1, learning_rates=[1e-2], limit=60)
+    return look(asked).model_copy(update={"settings": few, "reason": "so it is"})
 
 
 def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
@@ -265,11 +264,12 @@ def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
     assert loss["value"] == pytest.approx(ours - theirs)
     entry = json.loads(json.dumps(entry))
     text = page.refreshed(
-        "a\n<!-- claims -->\nyesterday\n<!-- end -->\nb", [entry], {1: "so it is"}
+        "a\n<!-- claims -->\nyesterday\n<!-- end -->\nb", [entry], [tiny, CLAIMS[6]]
     )
     assert "| [1](#claim-1) | c | **fails** |" in text
     assert "yesterday" not in text
     assert "Why: so it is" in text
+    assert "Not run yet: claim 7 (LoRA" in text
     assert page.told(entry).startswith("  fails, ")
 
     monkeypatch.setattr(iceprobe, "fit", None)  # nothing is fitted a second time
@@ -281,8 +281,7 @@ def test_the_page_shows_what_was_found():
     """Where it doesn't, `python -m benchmarks.claims.page` mends it."""
     text = page.PAGE.read_text()
     entries = json.loads(run.RESULTS.read_text()) if run.RESULTS.exists() else []
-    reasons = {claim.number: claim.reason for claim in CLAIMS}
-    assert page.refreshed(text, entries, reasons) == text
+    assert page.refreshed(text, entries, CLAIMS) == text
     assert not re.search(r"/home|/work|/tmp", json.dumps(entries))
     by_number = {claim.number: claim for claim in CLAIMS}
     for entry in entries:
