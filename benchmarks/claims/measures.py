@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 import iceprobe
 from benchmarks.claims import looking
-from benchmarks.claims.experiments import OWN, Claim, NotThere, Runs, Test, load
+from benchmarks.claims.claim import OWN, Claim, NotThere, Runs, Test, load
 from benchmarks.claims.rules import Finding, Interval, Rule, Verdict
 from iceprobe.adaptation.registry import ON, pairs
 from iceprobe.analysis import Analysis

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.experiments import Claim, read_claims
+from benchmarks.claims.claim import Claim, read_claims
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "claims.md"

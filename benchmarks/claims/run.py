@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import page
-from benchmarks.claims.experiments import Claim, Runs, look, read_claims
+from benchmarks.claims.claim import Claim, Runs, look, read_claims
 from benchmarks.claims.measures import STATISTICS
 from benchmarks.claims.rules import Finding, together
 from iceprobe.results.provenance import environment, git_commit

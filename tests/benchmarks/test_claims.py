@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import iceprobe
 from benchmarks.claims import looking, measures, page, run
-from benchmarks.claims.experiments import (
+from benchmarks.claims.claim import (
     OWN,
     ROOT,
     Claim,
