@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test lint format docs bench accuracy wheel clean
+.PHONY: demo test lint format docs bench accuracy claims wheel clean
 
 demo: $(STAMP)
 	$(BIN)/iceprobe demo
@@ -36,6 +36,10 @@ accuracy: $(STAMP)
 	$(BIN)/iceprobe run examples/clutter.yaml
 	$(BIN)/iceprobe compare runs/clutter --against ep12 --margin 1.5
 	$(BIN)/python benchmarks/scikit_learn.py runs/clutter
+
+# Verdicts on the paper's claims: docs/claims.md. Claim 7 trains the backbone, most of the time.
+claims: $(STAMP)
+	$(BIN)/python -m benchmarks.claims.run $(CLAIMS_ARGS)
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel . --no-deps --no-build-isolation --wheel-dir dist

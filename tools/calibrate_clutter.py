@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from fashion_idx import DEBIAN, read_idx
-from pretrain_mae import MEAN, SHAPE, STD, learning_rate
+from pretraining import SHAPE, learning_rate, normalise
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
 
@@ -29,7 +29,7 @@ def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
     right = 0
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch, truth in zip(images.split(250), labels.split(250), strict=True):
-            logits = model(batch.float().div(255).sub(MEAN).div(STD))
+            logits = model(normalise(batch))
             right += int((logits.argmax(1) == truth).sum())
     model.train()
     return right / len(labels)
@@ -68,7 +68,7 @@ def main() -> None:
         for rows in torch.randperm(len(items)).split(BATCH):
             if step == args.steps:
                 break
-            images = composed[rows][:, None].float().div(255).sub(MEAN).div(STD)
+            images = normalise(composed[rows][:, None])
             flip = torch.rand(len(images), 1, 1, 1) < 0.5
             images = torch.where(flip, images.flip(-1), images)
             for group in optimizer.param_groups:

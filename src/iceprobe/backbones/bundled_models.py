@@ -1,7 +1,8 @@
-"""``bundled:mae-tiny``: a small ViT that ships with the package, made by tools/pretrain_mae.py.
+"""``bundled:mae-tiny``: small ViTs that ship with the package, made by tools/pretrain_*.py.
 
-A masked autoencoder's encoder (``bundled/mae-tiny.json`` is its model card), read as plain ViTs of
-that family are: last block, without the final norm.
+``bundled/NAME.json`` is the model card, which says too whether the final norm is applied: a masked
+autoencoder is read as plain ViTs of that family are, without it; whatever was trained on its class
+token behind the norm, with it.
 """
 
 import json
@@ -20,8 +21,10 @@ from iceprobe.specs import unknown
 NAMES = ("mae-tiny",)
 
 
-def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool = False) -> Backbone:
+def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None = None) -> Backbone:
     """Load a bundled backbone in float32 (its weights ship as float16).
+
+    Without ``norm`` the model card's.
 
     Raises:
         IceprobeError: for a name that isn't bundled.
@@ -32,6 +35,7 @@ def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool = False
     card = json.loads((folder / f"{name}.json").read_text())
     shape = {key: value for key, value in card["architecture"].items() if key != "timm"}
     model = VisionTransformer(**shape)
+    norm = card["norm"] if norm is None else norm
     model.load_state_dict(load((folder / f"{name}.safetensors").read_bytes()))
     return Backbone(
         TimmReader(model, layer, norm),

@@ -1,0 +1,373 @@
+"""Statistics by name: a test of a claim → its numbers with intervals, and verdicts by its rule.
+
+Accuracies are compared image by image: replicates (own initialisation, order of batches and
+held-out part each) and test images are resampled together, in points of top-1.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import kendalltau
+
+import iceprobe
+from benchmarks.claims import looking
+from benchmarks.claims.claim import OWN, Claim, NotThere, Runs, Test, load
+from benchmarks.claims.rules import Finding, Interval, Rule, Verdict
+from iceprobe.adaptation.registry import ON, pairs
+from iceprobe.analysis import Analysis
+from iceprobe.analysis import shortcut as background_shortcut
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes.counts import count
+from iceprobe.results import Result, paired_bootstrap
+
+DRAWS = 2_000  # of rankings and correlations
+
+Statistic = Callable[[Claim, Test, Runs], list[Finding]]
+Values = NDArray[np.float64]
+
+
+def difference(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Accuracy of each probe minus that of each it is set against, on the first backbone."""
+    results = runs.results(claim, runs.backbones(claim)[0])
+    return [
+        paired(f"{a} − {b}", _correct(results[a]), _correct(results[b]), test.rule)
+        for a, b in itertools.product(_labels(test.of), _labels(test.against))
+    ]
+
+
+def gain(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """What a probe reads beyond the best of the others: on the first backbone minus on another."""
+    (probe,), others = _labels(test.of), _labels(test.against)
+    first, *rest = runs.backbones(claim)
+
+    def over_best(backbone: str) -> tuple[Values, str]:
+        results = runs.results(claim, backbone)
+        best = max((results[label] for label in others), key=lambda result: result.top1.mean)
+        return _correct(results[probe]) - _correct(best), best.probe
+
+    ours, best = over_best(first)
+    found = [paired(f"{probe} − {best} on {first}", ours, np.zeros_like(ours), None)]
+    for backbone in rest:
+        what = f"gain of {probe} on {first} − on {backbone}"
+        try:
+            theirs, best = over_best(backbone)
+        except NotThere as reason:
+            found.append(_not_run(what, test, str(reason)))
+            continue
+        found.append(paired(f"{probe} − {best} on {backbone}", theirs, np.zeros_like(theirs), None))
+        found.append(paired(what, ours, theirs, test.rule))
+    return found
+
+
+def ratio(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Parameters or FLOPs of each probe over those of another, here or at a size that is given."""
+    if test.at:
+        size = (test.at["dim"], test.at["classes"], tuple(test.at["grid"]))
+        place = f"D = {size[0]}, C = {size[1]:,}"
+        numbers = {p: _counted(count(p, *size), test.quantity) for p in [*test.of, *test.against]}
+        labels, against = test.of, test.against
+    else:
+        results = runs.results(claim, runs.backbones(claim)[0])
+        place = "here"
+        labels, against = _labels(test.of), _labels(test.against)
+        numbers = {p: _of_result(results[p], test.quantity) for p in [*labels, *against]}
+    found = []
+    for a, b in itertools.product(labels, against):
+        value = numbers[a] / numbers[b]
+        note = f"{numbers[a]:,} / {numbers[b]:,}"
+        what = f"{test.quantity}: {a} / {b}, {place}"
+        found.append(exact(what, value, test.rule, unit="×", note=note))
+    return found
+
+
+def entropy(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Of each probe's maps, 1 where they are uniform."""
+    found = []
+    for one in _analyses(claim, test, runs):
+        low_high = one.entropy.interval
+        verdict = test.rule.decide(low_high, low_high) if test.rule else Verdict.TOLD
+        what = f"{one.probe}: entropy of its maps"
+        found.append(
+            Finding(what, one.entropy.mean, low_high, "of 1", str(test.rule or ""), verdict)
+        )
+    return found
+
+
+def importance(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Spearman's ρ over predictors of all replicates: importance and where a predictor looks."""
+    found = []
+    for one in _analyses(claim, test, runs):
+        what = f"{one.probe}: importance and {test.quantity.replace('_', ' ')}"
+        known = one.correlation.get(test.quantity)
+        if known is None:
+            found.append(_not_run(what, test, "; ".join(one.notes)))
+            continue
+        found.append(
+            Finding(
+                what,
+                known.rho,
+                known.interval,
+                "ρ",
+                str(test.rule or ""),
+                # One interval serves both levels: the rule isn't of the kind `within`.
+                test.rule.decide(known.interval, known.interval) if test.rule else Verdict.TOLD,
+                f"{known.predictors} predictors",
+            )
+        )
+    return found
+
+
+def _analyses(claim: Claim, test: Test, runs: Runs) -> list[Analysis]:
+    """Of the probes of a test, without MaxBoxAccV2; each probe is looked at once."""
+    backbone = runs.backbones(claim)[0]
+    results, store = runs.results(claim, backbone), runs.store(claim, backbone)
+    keys = [(store.identity, label) for label in _labels(test.of)]
+    for key in keys:
+        if key not in runs.analyses:
+            result = results[key[1]].attach(store=store)
+            (runs.analyses[key],) = iceprobe.analyze([result], thresholds=1, draws=DRAWS)
+    return [runs.analyses[key] for key in keys]
+
+
+def complementarity(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """1 − the mean cosine between two maps of an image: each probe minus each other."""
+    backbone = runs.backbones(claim)[0]
+    results, store = runs.results(claim, backbone), runs.store(claim, backbone)
+    (probe,) = _labels(test.of)
+
+    def known(label: str) -> Values:
+        if label == OWN:
+            return looking.own_complementarity(load(backbone), store, results[probe].split)
+        return looking.complementarity(results[label], store)
+
+    ours = known(probe)
+    found = [Finding(probe, float(ours.mean()), unit="1 − cos")]
+    for other in [OWN if text == OWN else _label(text) for text in test.against]:
+        theirs = known(other)
+        found.append(Finding(other, float(theirs.mean()), unit="1 − cos"))
+        found.append(paired(f"{probe} − {other}", ours, theirs, test.rule, scale=1, unit="1 − cos"))
+    return found
+
+
+def shortcut(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """What a probe loses with another image's surroundings, minus what others lose."""
+    backbone = runs.backbones(claim)[0]
+    results, store = runs.results(claim, backbone), runs.store(claim, backbone)
+    (probe,), others = _labels(test.of), _labels(test.against)
+    chosen = {label: results[label] for label in [probe, *others]}
+    after = looking.exchanged(chosen, load(backbone), store)
+    before = {label: _correct(result) for label, result in chosen.items()}
+    found = []
+    for label in chosen:
+        drop = background_shortcut(before[label], after[label])
+        what = f"{label}: accuracy lost with another background"
+        found.append(Finding(what, 100 * drop.mean, _scaled(drop.interval, 100)))
+    for other in others:
+        lost, theirs = before[probe] - after[probe], before[other] - after[other]
+        found.append(paired(f"loss of {probe} − loss of {other}", lost, theirs, test.rule))
+    return found
+
+
+def reversals(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Pairs of backbones that one reader puts in one order and another clearly in the other.
+
+    The interval of the count runs from reversals in which both differences leave out zero to all
+    in which the means alone disagree.
+    """
+    readers, right, missing = _labels(test.of), {}, []
+    for backbone in runs.backbones(claim):
+        try:
+            results = runs.results(claim, backbone)
+        except NotThere as reason:
+            missing.append(str(reason))
+            continue
+        right[backbone] = {reader: _correct(results[reader]) for reader in readers}
+    found = [
+        Finding(
+            f"{reader}: {', '.join(_ranked(right, reader))}",
+            note="best first, top-1 in %",
+            unit="",
+        )
+        for reader in readers
+    ]
+    clear = apparent = 0
+    seen = []
+    for a, b in itertools.combinations(right, 2):
+        by = {r: paired_bootstrap(right[a][r], right[b][r], replicates=True) for r in readers}
+        for one, two in itertools.combinations(readers, 2):
+            if by[one].mean * by[two].mean < 0:
+                apparent += 1
+                if by[one].clear and by[two].clear:
+                    clear += 1
+                    seen.append(f"{a} and {b} by {one} and {two}")
+    interval = (float(clear), float(apparent))
+    what = f"clear reversals among {len(right)} backbones and layers, {len(readers)} readers"
+    note = "; ".join([*seen[:3], *missing])
+    verdict = test.rule.decide(interval, interval) if test.rule else Verdict.TOLD
+    found.append(Finding(what, clear, interval, "pairs", str(test.rule or ""), verdict, note))
+    found += _rank_correlations(right, readers)
+    return found
+
+
+def _rank_correlations(
+    right: Mapping[str, Mapping[str, Values]], readers: Sequence[str]
+) -> list[Finding]:
+    """Kendall's τ between the rankings by the last reader and by each other."""
+    *others, last = readers
+    n = next(iter(right.values()))[last].shape[1]
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+    # (reader) → (observed and draws, backbones)
+    means = {
+        reader: np.concatenate([np.full((1, n), 1 / n), drawn])
+        @ np.stack([by[reader].mean(0) for by in right.values()], 1)
+        for reader in readers
+    }
+    found = []
+    for other in others:
+        rows = zip(means[last], means[other], strict=True)
+        taus = np.array([kendalltau(a, b).statistic for a, b in rows])
+        ends = np.nanquantile(taus[1:], [0.025, 0.975])
+        what = f"rankings by {last} and {other}"
+        found.append(Finding(what, float(taus[0]), (float(ends[0]), float(ends[1])), "Kendall τ"))
+    return found
+
+
+def stability(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Verdicts on accuracy of other claims from each replicate alone, against those from all."""
+    same = contradicted = total = 0
+    cases = []
+    for number in test.claims:
+        other = runs.claim(number)
+        results = runs.results(other, runs.backbones(other)[0])
+        for one in other.tests:
+            if one.statistic != "difference" or one.rule is None:
+                continue
+            for a, b in itertools.product(_labels(one.of), _labels(one.against)):
+                right = _correct(results[a]), _correct(results[b])
+                all_of_them = paired("", *right, one.rule).verdict
+                for ours, theirs in zip(*right, strict=True):
+                    alone = paired("", ours[None], theirs[None], one.rule).verdict
+                    total += 1
+                    same += alone is all_of_them
+                    if {alone, all_of_them} == {Verdict.HOLDS, Verdict.FAILS}:
+                        contradicted += 1
+                        cases.append(f"{number}: {a} − {b}")
+    return [
+        exact(
+            f"of {total} verdicts from one replicate alone, contradicted by all together",
+            contradicted,
+            test.rule,
+            unit="",
+            note="; ".join(dict.fromkeys(cases)),
+        ),
+        Finding("the same verdict", 100 * same / total, unit="%"),
+    ]
+
+
+def adapted(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
+    """Accuracy of an adaptation with its probe minus that of another."""
+    of, against = ([_pair(text) for text in texts] for texts in (test.of, test.against))
+    try:
+        results = runs.adapted(claim)
+    except NotThere as reason:
+        return [
+            _not_run(f"{a} − {b}", test, str(reason)) for a, b in itertools.product(of, against)
+        ]
+    return [
+        paired(
+            f"{a} − {b}", _correct(results[a]), _correct(results[b]), test.rule, replicates=False,
+            note=f"{results[a].parameters.total:,} and {results[b].parameters.total:,} parameters",
+        )
+        for a, b in itertools.product(of, against)
+    ]  # fmt: skip
+
+
+STATISTICS: dict[str, Statistic] = {
+    "difference": difference,
+    "gain": gain,
+    "ratio": ratio,
+    "entropy": entropy,
+    "importance": importance,
+    "complementarity": complementarity,
+    "shortcut": shortcut,
+    "reversals": reversals,
+    "stability": stability,
+    "adapted": adapted,
+}
+
+
+def paired(
+    what: str,
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    rule: Rule | None,
+    *,
+    replicates: bool = True,
+    scale: float = 100,
+    unit: str = "points",
+    note: str = "",
+) -> Finding:
+    """The mean of a − b over ``(S, n)`` with its paired bootstrap interval, and the verdict."""
+    a, b = np.atleast_2d(ours), np.atleast_2d(theirs)
+    if len(a) != len(b):  # one row without any chance in it, beside replicates
+        a, b = np.broadcast_arrays(a, b)
+    several = replicates and len(a) > 1
+    at = paired_bootstrap(a, b, replicates=several)
+    ninety = paired_bootstrap(a, b, replicates=several, confidence=0.90).interval
+    interval = _scaled(at.interval, scale)
+    verdict = rule.decide(interval, _scaled(ninety, scale)) if rule else Verdict.TOLD
+    return Finding(what, scale * at.mean, interval, unit, str(rule or ""), verdict, note)
+
+
+def exact(what: str, value: float, rule: Rule | None, *, unit: str, note: str = "") -> Finding:
+    """A number without uncertainty."""
+    verdict = rule.decide((value, value), (value, value)) if rule else Verdict.TOLD
+    return Finding(what, value, None, unit, str(rule or ""), verdict, note)
+
+
+def _not_run(what: str, test: Test, note: str) -> Finding:
+    return Finding(what, rule=str(test.rule or ""), verdict=Verdict.NOT_RUN, note=note)
+
+
+def _correct(result: Result) -> Values:
+    predictions = result.predictions()
+    assert predictions is not None
+    return predictions.correct.astype(np.float64)
+
+
+def _label(text: str) -> str:
+    return probe_label(parse_probe(text))
+
+
+def _pair(text: str) -> str:
+    """Canonical label of an adaptation with its probe."""
+    ((adaptation, probe),) = pairs([text], [])
+    return f"{adaptation}{ON}{probe}"
+
+
+def _labels(texts: Sequence[str]) -> list[str]:
+    return [_label(text) for text in texts]
+
+
+def _scaled(interval: Interval, scale: float) -> Interval:
+    return scale * interval[0], scale * interval[1]
+
+
+def _ranked(right: Mapping[str, Mapping[str, Values]], reader: str) -> list[str]:
+    accuracies = {name: 100 * by[reader].mean() for name, by in right.items()}
+    best_first = sorted(accuracies, key=lambda name: -accuracies[name])
+    return [f"{name.partition(':')[2]} {accuracies[name]:.1f}" for name in best_first]
+
+
+def _counted(counts, quantity: str) -> int:  # type: ignore[no-untyped-def]
+    return {"parameters": counts.total, "pooling": counts.pooling, "FLOPs": counts.flops}[quantity]
+
+
+def _of_result(result: Result, quantity: str) -> int:
+    return {
+        "parameters": result.parameters.total,
+        "pooling": result.parameters.pooling,
+        "FLOPs": result.flops.per_image,
+    }[quantity]

@@ -1,0 +1,141 @@
+"""``results.json`` → docs/claims.md: a table of verdicts, then each claim's numbers.
+
+    python -m benchmarks.claims.page
+
+The page's own words stand around ``<!-- claims -->`` … ``<!-- end -->``; numbers are never typed. Why
+a claim doesn't hold, as far as that is known, is taken from its file.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.claim import Claim, read_claims
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "claims.md"
+PLACE = re.compile(r"<!-- claims -->\n.*?<!-- end -->", re.DOTALL)
+
+Json = dict[str, Any]
+WORDS = {"holds": "holds", "fails": "**fails**", "undecided": "undecided", "not run": "not run"}
+
+
+def refreshed(text: str, entries: list[Json], claims: Sequence[Claim]) -> str:
+    """The page with its place filled: from the results, and from the files why and what lacks."""
+    reasons = {claim.number: claim.reason for claim in claims}
+    each = [details(entry, reasons[entry["number"]]) for entry in entries]
+    found = {entry["number"] for entry in entries}
+    if lacking := [f"{c.number} ({c.claim})" for c in claims if c.number not in found]:
+        each.append(f"Not run yet: claim {'; '.join(lacking)}")
+    body = "\n\n".join([*([summary(entries)] if entries else []), *each])
+    return PLACE.sub(lambda _: f"<!-- claims -->\n\n{body}\n\n<!-- end -->", text)
+
+
+def summary(entries: list[Json]) -> str:
+    """The table of all claims."""
+    rows = [
+        [
+            f"[{e['number']}](#claim-{e['number']})",
+            e["claim"],
+            WORDS[e["verdict"]],
+            headline(e),
+            seconds(e),
+        ]
+        for e in entries
+    ]
+    head = ["", "claim", "here", "effect, 95% interval", "took"]
+    about = entries[-1]["environment"]
+    machine = f"{about['processor']}, {about['platform']}, torch {about['torch']}"
+    commits = ", ".join(sorted({e["commit"] for e in entries}))
+    loads = [e["load"] for e in entries]
+    told = (
+        f"{machine}; iceprobe at {commits}; load average {min(loads)} to {max(loads)}. Fits that "
+        "several claims share are counted for each."
+    )
+    return f"{markdown(head, rows)}\n\n{told}"
+
+
+def details(entry: Json, reason: str) -> str:
+    """One claim: where from, every number with its rule, and the reason where it is known."""
+    backbones = ", ".join(f"`{name}`" for name in entry["backbone"])
+    lines = [
+        f"## Claim {entry['number']}",
+        f"{entry['claim']} **Here: {entry['verdict']}.**",
+        f"Source: {entry['source']}. {backbones} on `{entry['data']}`; `{entry['command']}`.",
+    ]
+    head = ["", "measured", "95% interval", "rule", ""]
+    rows = [
+        [f["what"], value(f), interval(f), f["rule"], _with_note(WORDS.get(f["verdict"], ""), f)]
+        for f in entry["findings"]
+    ]
+    lines.append(markdown(head, rows))
+    if reason and entry["verdict"] != "holds":
+        lines.append(f"Why: {' '.join(reason.split())}")
+    return "\n\n".join(lines)
+
+
+def headline(entry: Json) -> str:
+    """The first number that decided the verdict."""
+    voting = [f for f in entry["findings"] if f["verdict"] and f["value"] is not None]
+    deciding = [f for f in voting if f["verdict"] == entry["verdict"]] or voting
+    if not deciding:
+        return ""
+    first = deciding[0]
+    return f"{first['what']}: {value(first)} {interval(first)}".rstrip()
+
+
+def told(entry: Json) -> str:
+    """A claim on a terminal."""
+    look = " (a look, no result)" if entry.get("look") else ""
+    lines = [f"  {entry['verdict']}{look}, {seconds(entry)}"]
+    for f in entry["findings"]:
+        parts = [f["what"], value(f), interval(f), f["rule"] and f"({f['rule']})", f["verdict"]]
+        lines.append("  · " + " ".join(filter(None, [*parts, f["note"] and f"[{f['note']}]"])))
+    return "\n".join(lines)
+
+
+def value(finding: Json) -> str:
+    if finding["value"] is None:
+        return ""
+    return f"{_number(finding['value'], finding['unit'])} {finding['unit']}".rstrip()
+
+
+def interval(finding: Json) -> str:
+    if finding["interval"] is None:
+        return ""
+    low, high = (_number(end, finding["unit"]) for end in finding["interval"])
+    return f"{low} to {high}"
+
+
+def seconds(entry: Json) -> str:
+    """Of the fits it reads, shared ones counted for each claim, and of its statistics."""
+    total = sum(entry["seconds"].values())
+    return f"{total:.0f} s" if total < 100 else f"{total / 60:.0f} min"
+
+
+def _number(number: float, unit: str) -> str:
+    if unit == "points":
+        return f"{round(number, 1) or 0:+.1f}".replace("-", "−")
+    if unit in ("ρ", "Kendall τ", "1 − cos", "×", "of 1"):
+        return f"{number:.2f}".replace("-", "−")
+    return f"{number:.3g}"
+
+
+def _with_note(verdict: str, finding: Json) -> str:
+    return "; ".join(filter(None, [verdict, finding["note"]]))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def write(entries: list[Json]) -> None:
+    """Put the results into the page."""
+    PAGE.write_text(refreshed(PAGE.read_text(), entries, read_claims()))
+
+
+if __name__ == "__main__":
+    write(json.loads((HERE / "results.json").read_text()))
