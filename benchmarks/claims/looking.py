@@ -34,29 +34,9 @@ def own_complementarity(backbone: iceprobe.Backbone, store: iceprobe.Store, spli
     """``(1, n)``: the same of the maps of the class token's heads in the last block of a ViT."""
     found = []
     for images, _ in _images(backbone, store, split):
-        maps = class_token_maps(backbone, images)
+        maps = backbone.attention(images)
         found.append(cosine_complementarity(maps / maps.sum(-1, keepdim=True)).numpy())
     return np.concatenate(found)[None].astype(np.float64)
-
-
-@torch.no_grad()
-def class_token_maps(backbone: iceprobe.Backbone, images: Tensor) -> Tensor:
-    """softmax(q_cls K^T / √d) of the last block over its patches: ``(B, heads, N)``.
-
-    Of timm's plain ViTs, whose attention keeps q, k and v in one projection.
-    """
-    model = backbone.reader.model
-    attention = model.blocks[-1].attn
-    seen: list[Tensor] = []
-    handle = attention.qkv.register_forward_hook(lambda module, given, made: seen.append(made))
-    try:
-        backbone(images)
-    finally:
-        handle.remove()
-    b, n, _ = seen[0].shape
-    q, k, _ = seen[0].reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    weights = (attention.q_norm(q)[:, :, :1] @ attention.k_norm(k).mT * attention.scale).softmax(-1)
-    return weights[:, :, 0, model.num_prefix_tokens :]
 
 
 def exchanged(
