@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
 import iceprobe
-from benchmarks.claims import looking, measures, page, run
+from benchmarks.claims import measures, page, run
 from benchmarks.claims.claim import (
     OWN,
     ROOT,
@@ -218,18 +217,6 @@ def test_ratios_are_counted_at_the_size_that_is_given():
     (found,) = measures.ratio(asked, asked.tests[0], Planted({}))
     assert found.value == (48 * 768 + 768 * 96 + 96 * 1000 + 1000) / (768 * 1000 + 1000)
     assert found.verdict is HOLDS
-
-
-def test_class_token_maps_are_what_the_block_itself_weighs_with():
-    backbone = load("bundled:mae-tiny")
-    images = torch.randn(2, 1, 56, 56)
-    attention = backbone.reader.model.blocks[-1].attn
-    attention.fused_attn = False
-    seen = []
-    attention.attn_drop.register_forward_hook(lambda module, given, made: seen.append(made))
-    maps = looking.class_token_maps(backbone, images)
-    torch.testing.assert_close(maps, seen[0][:, :, 0, 1:])
-    assert maps.shape == (2, 3, 196)
 
 
 def test_backbones_that_do_not_ship_are_said_to_be_missing():
