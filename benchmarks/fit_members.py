@@ -21,7 +21,6 @@ from measuring import Figure, Times, interleaved, run_alone
 from iceprobe.fitting.engine import Crowd
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, Shape, make_groups
-from iceprobe.probes.attend import attend
 
 B, N, D = 64, 196, 768
 QUERIES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -88,10 +87,7 @@ def one(
     known = yardsticks(device, dtype)
     known |= {"own product": product(weights, tokens), "float32": square(device, torch.float32)}
     together = crowd(MEMBERS)
-    asked = torch.randn(queries, D, device=device).div_(D**0.5).requires_grad_()
-    pulled = torch.randn(B, queries, D, device=device)
     sides: dict[str, Callable[[], object]] = {"together": lambda: together.train_step(batch)}
-    sides["attention"] = lambda: torch.autograd.grad(attend(tokens, asked), asked, pulled)
     if optimizer == "adamw":
         alone = [crowd([member]) for member in MEMBERS]
         sides["apart"] = lambda: [one.train_step(batch) for one in alone]
@@ -116,7 +112,6 @@ def one(
     value = step / limits[limit]
     details: dict[str, float | str] = {
         "step ms": 1e3 * step,
-        "its attention ms": 1e3 * times.median("attention"),
         "GFLOP": sum(flops) / 1e9,
         "FLOPs ms": 1e3 * limits["FLOPs"],
         "GB moved": moved / 1e9,
