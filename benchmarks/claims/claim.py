@@ -231,9 +231,12 @@ class Runs:
 
     def fitting_seconds(self, claim: Claim) -> float:
         """Wall time of the fits that the claim reads, whenever they were made and for whom else."""
-        if claim.settings is None:
-            return 0.0
         found = 0.0
+        if claim.config is not None:
+            with contextlib.suppress(NotThere):
+                found += sum(result.seconds for result in self.adapted(claim).values())
+        if claim.settings is None:
+            return found
         for backbone in self.backbones(claim):
             with contextlib.suppress(NotThere):
                 found += sum(result.seconds for result in self.results(claim, backbone).values())
