@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
+from iceprobe.datasets.clutter import compose
+
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import pretrain_dino
 import pretrain_supervised
@@ -34,6 +36,16 @@ def test_batches_of_a_step_do_not_depend_on_where_a_run_began():
     resumed = next(pretraining.batches(images, labels, 16, 2))
     assert torch.equal(third[0], resumed[0])
     assert torch.equal(third[1], resumed[1])
+
+
+def test_clutter_comes_piece_by_piece_in_the_easy_epochs():
+    items = np.random.default_rng(0).integers(1, 255, (16, 28, 28), np.uint8)
+    labels = np.arange(16) % 4
+    for epoch, pieces in enumerate([0, 3, pretraining.PIECES]):
+        found, _, _ = next(pretraining.batches(items, labels, 16, epoch, easy=2))
+        composed = compose(items, labels, 1_000_000 + epoch, pieces=pieces).images
+        whole = pretraining.normalise(torch.from_numpy(composed)).mean((1, 2))
+        torch.testing.assert_close(found.mean((1, 2, 3)).sort().values, whole.sort().values)
 
 
 def test_shifted_images_repeat_their_edge():
@@ -68,14 +80,13 @@ def test_the_loss_is_cross_entropy_between_each_two_crops(monkeypatch):
     """Written with loops: teacher of two global crops, student of all, never with itself."""
     torch.manual_seed(0)
     model = pretrain_dino.SelfDistillation()
-    model.centre.normal_()
-    centre = model.centre.clone()
+    monkeypatch.setattr(pretrain_dino, "DROP", 0.0)  # which patches stay is drawn inside
     images = torch.randn(3, 1, 56, 56)
-    whole = pretrain_dino.crops(images, 36, pretrain_dino.GLOBAL_SIDES, 2, shared := generator(1))
+    whole = pretrain_dino.crops(images, 32, pretrain_dino.GLOBAL_SIDES, 2, shared := generator(1))
     parts = pretrain_dino.crops(images, 20, pretrain_dino.LOCAL_SIDES, 2, shared)
     with torch.no_grad():
         found = model(images, generator(1))
-        taught = ((model.teacher(whole) - centre) / 0.04).softmax(-1).view(2, 3, -1)
+        taught = pretrain_dino.balanced(model.teacher(whole) / 0.04).view(2, 3, -1)
         seen = [model.student(c) for c in (*whole.chunk(2), *parts.chunk(2))]
     losses = [
         -(taught[g, i] * (seen[v][i] / 0.1).log_softmax(-1)).sum()
@@ -85,8 +96,6 @@ def test_the_loss_is_cross_entropy_between_each_two_crops(monkeypatch):
         for i in range(3)
     ]
     assert float(found) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
-    expected = 0.9 * centre + 0.1 * model.teacher(whole).mean(0)
-    torch.testing.assert_close(model.centre, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_teacher_follows_and_stops_at_the_end():
@@ -101,11 +110,18 @@ def test_the_teacher_follows_and_stops_at_the_end():
     assert float(model.teacher.encoder.cls_token.mean()) == pytest.approx(0.01)
 
 
-def test_entropy_tells_collapse():
-    model = pretrain_dino.SelfDistillation()
-    assert model.entropy() == pytest.approx(1)
-    model.mean.zero_()[7] = 1
-    assert model.entropy() == pytest.approx(0, abs=1e-6)
+def test_targets_are_scaled_in_turn_by_column_and_by_row():
+    scores = torch.randn(5, 8, generator=generator(), dtype=torch.float64) * 3
+    expected = np.exp(scores.numpy())
+    for _ in range(3):
+        expected /= expected.sum(0)
+        expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(pretrain_dino.balanced(scores).numpy(), expected, rtol=1e-5)
+
+
+def test_the_same_crops_for_all_are_shared_out_among_prototypes():
+    alike = torch.randn(1, 8, generator=generator()).expand(4, 8)
+    torch.testing.assert_close(pretrain_dino.balanced(alike), torch.full((4, 8), 1 / 8))
 
 
 def test_what_ships_is_the_teachers_encoder_and_says_how_it_was_made(tmp_path):

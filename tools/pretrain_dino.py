@@ -6,14 +6,17 @@
 A student sees two global crops and a few local ones of each image, a teacher the global ones alone;
 the student predicts the teacher's distribution over K prototypes from every *other* crop:
 
-    loss = mean over pairs (g, v), v ≠ g, of  −Σ_k softmax((t_g − c)/τ_t)_k · log softmax(s_v/τ_s)_k
+    loss = mean over pairs (g, v), v ≠ g, of  −Σ_k q_gk · log softmax(s_v/τ_s)_k,   q = sinkhorn(t/τ_t)
 
-The teacher is the exponential moving average of the student, and c, the moving average of its
-outputs, keeps one prototype from taking all; a small τ_t keeps the output from becoming uniform.
-What ships is the teacher's encoder; `tools/pretraining.py` says what holds for every bundled one.
+The teacher is the exponential moving average of the student. Its outputs become targets that use all
+prototypes alike over the batch, and few of them for one crop, by Sinkhorn-Knopp (Caron et al. 2020;
+Oquab et al. 2024 have it in place of DINO's centre): with the centre, a run this short stays at the
+uniform output. What ships is the teacher's encoder; `tools/pretraining.py` says what holds for every
+bundled one.
 
-Made for one processor core and an hour: crops are small (81 and 25 patches; positions are
-interpolated from the 14×14 of whole images), and so is the head.
+Made for one processor core and an hour: crops are small (64 and 25 patches; positions are
+interpolated from the 14×14 of whole images), the student sees half of a global crop's patches
+(Assran et al. 2022), the head is small, and the first epochs have fewer pieces of clutter.
 """
 
 import copy
@@ -27,14 +30,16 @@ from torch.nn import functional as F
 
 from iceprobe.datasets.clutter import compose
 
-GLOBAL, LOCAL = 36, 20  # pixels a side after resizing
+GLOBAL, LOCAL = 32, 20  # pixels a side after resizing
 GLOBAL_SIDES, LOCAL_SIDES = (32, 52), (14, 28)  # pixels a side of the window in the image
 LOCALS = 2  # local crops an image
-HIDDEN, BOTTLENECK, PROTOTYPES = 512, 128, 2048
+DROP = 0.5  # of the patches of a global crop, for the student
+EASY = 2  # epochs with fewer pieces
+HIDDEN, BOTTLENECK, PROTOTYPES = 512, 128, 512
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
-CENTRE_MOMENTUM = 0.9
+SINKHORN_ROUNDS = 3
 MOMENTUM = 0.99  # of the teacher, rising to 1 by a cosine over all steps
-LOOK_EVERY = 400  # steps
+LOOK_EVERY = 200  # steps
 
 
 class Head(nn.Module):
@@ -66,25 +71,22 @@ class Branch(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = build_encoder(dynamic_img_size=True)
+        self.encoder = build_encoder(dynamic_img_size=True, patch_drop_rate=DROP)
         self.head = Head(self.encoder.embed_dim)
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, crops: Tensor, drop: float = 0.0) -> Tensor:
+        """``(B, 1, S, S) -> (B, K)``, read from all patches or without a random part of them."""
+        self.encoder.patch_drop.prob = drop
         return self.head(self.encoder(crops))
 
 
 class SelfDistillation(nn.Module):
-    """Student, teacher and the centre of the teacher's outputs."""
-
-    centre: Tensor
-    mean: Tensor
+    """Student and teacher."""
 
     def __init__(self) -> None:
         super().__init__()
         self.student = Branch()
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(PROTOTYPES))
-        self.register_buffer("mean", torch.full((PROTOTYPES,), 1 / PROTOTYPES))
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The loss over all pairs of crops of ``images (B, 1, S, S)``."""
@@ -92,11 +94,8 @@ class SelfDistillation(nn.Module):
         whole = crops(images, GLOBAL, GLOBAL_SIDES, 2, generator)
         parts = crops(images, LOCAL, LOCAL_SIDES, LOCALS, generator)
         with torch.no_grad():
-            outputs = self.teacher(whole)
-            targets = ((outputs - self.centre) / TEACHER_TEMPERATURE).softmax(-1).view(2, b, -1)
-            self.centre.lerp_(outputs.mean(0), 1 - CENTRE_MOMENTUM)
-            self.mean.lerp_(targets.mean((0, 1)), 1 - CENTRE_MOMENTUM)
-        views = torch.cat([self.student(whole), self.student(parts)])
+            targets = balanced(self.teacher(whole).float() / TEACHER_TEMPERATURE).view(2, b, -1)
+        views = torch.cat([self.student(whole, DROP), self.student(parts)])
         log_q = (views / STUDENT_TEMPERATURE).log_softmax(-1).view(2 + LOCALS, b, -1)
         losses = -(targets[:, None] * log_q).sum(-1).mean(-1)
         others = ~torch.eye(2, 2 + LOCALS, dtype=torch.bool)
@@ -109,12 +108,14 @@ class SelfDistillation(nn.Module):
         for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             ours.lerp_(theirs, 1 - momentum)
 
-    def entropy(self) -> float:
-        """Of the teacher's mean output over ln K: 0 is collapse to one prototype.
 
-        Collapse to the uniform output is 1 here with a loss of ln K.
-        """
-        return float(-(self.mean * self.mean.clamp_min(1e-12).log()).sum() / math.log(PROTOTYPES))
+def balanced(scores: Tensor) -> Tensor:
+    """Sinkhorn-Knopp: ``(B, K)`` scores to rows that sum to 1, columns to B/K or nearly."""
+    log_p = scores
+    for _ in range(SINKHORN_ROUNDS):
+        log_p = log_p - log_p.logsumexp(0, keepdim=True)
+        log_p = log_p - log_p.logsumexp(1, keepdim=True)
+    return log_p.exp()
 
 
 def crops(
@@ -172,6 +173,8 @@ def main() -> None:
         settings = {
             "learning_rate": args.lr,
             "crops": {"global": [2, GLOBAL], "local": [LOCALS, LOCAL], "unit": "pixels a side"},
+            "patch_drop": DROP,
+            "epochs_with_fewer_pieces": EASY,
             "head": [HIDDEN, BOTTLENECK, PROTOTYPES],
             "temperatures": {"student": STUDENT_TEMPERATURE, "teacher": TEACHER_TEMPERATURE},
             "momentum": [MOMENTUM, 1.0],
@@ -198,13 +201,14 @@ def main() -> None:
         if step % LOOK_EVERY > 0 and step != args.steps:
             return None
         encoder = model.teacher.encoder.eval()
-        return {"entropy": model.entropy(), "knn": neighbours(encoder, images, labels, 2000)}
+        return {"knn": neighbours(encoder, images, labels, 2000)}
 
     train(
         args,
         model,
         optimizer,
         lambda images, labels, generator: model(images, generator),
+        easy=EASY,
         after_step=lambda step: model.follow(step / args.steps),
         look=look,
     )

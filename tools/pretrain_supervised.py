@@ -4,9 +4,10 @@
     python tools/pretrain_supervised.py --output build/supervised-tiny \
         --export src/iceprobe/backbones/bundled
 
-Cross-entropy on the class token, from scratch: nothing is taken from the masked autoencoder. Half
-of the patches are left out of each training image (Liu et al. 2022, PatchDropout), which halves
-the cost of a step and regularises. The classifier is thrown away; `tools/pretraining.py` says what
+Cross-entropy on the class token, from scratch: nothing is taken from the masked autoencoder. The
+first epochs have fewer pieces, none in the first: with all of them at once the loss is still at 1.95
+after 1,400 steps. Half of the patches are left out of each training image (Liu et al. 2022,
+PatchDropout), which halves the cost of a step and regularises. The classifier is thrown away; `tools/pretraining.py` says what
 holds for every bundled backbone.
 """
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 DROP = 0.5  # of the patches, in training
 SHIFT = 3  # pixels, at most, in either direction
+EASY = 3  # epochs with fewer pieces
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,7 +37,12 @@ def main() -> None:
     options.add_argument("--no-compile", dest="compile", action="store_false")
     args = options.parse_args()
     if args.export:
-        settings = {"patch_drop": DROP, "shift_pixels": SHIFT, "learning_rate": args.lr}
+        settings = {
+            "patch_drop": DROP,
+            "shift_pixels": SHIFT,
+            "epochs_with_fewer_pieces": EASY,
+            "learning_rate": args.lr,
+        }
         export(
             args,
             name="supervised-tiny",
@@ -56,7 +63,7 @@ def main() -> None:
     def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(model(shift(images, generator)).float(), labels)
 
-    train(args, model, optimizer, loss)
+    train(args, model, optimizer, loss, easy=EASY)
 
 
 if __name__ == "__main__":

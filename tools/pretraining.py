@@ -59,18 +59,20 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, step: int
+    images: np.ndarray, labels: np.ndarray, batch_size: int, step: int, easy: int = 0
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Endless ``(images, labels, generator)`` from ``step`` on, flipped at random and normalised.
 
-    Each epoch is composed on new clutter; everything random follows from the step.
+    Each epoch is composed on new clutter; everything random follows from the step. In the first
+    ``easy`` epochs there are fewer pieces, none in the first and evenly more in each.
     """
     per_epoch = len(images) // batch_size
     epoch = None
     while True:
         if epoch != step // per_epoch:
             epoch = step // per_epoch
-            composed = compose(images, labels, seed=1_000_000 + epoch).images
+            pieces = PIECES if epoch >= easy else PIECES * epoch // easy
+            composed = compose(images, labels, seed=1_000_000 + epoch, pieces=pieces).images
             rows = np.random.default_rng(epoch).permutation(len(images))
         start = step % per_epoch * batch_size
         chosen = rows[start : start + batch_size]
@@ -88,6 +90,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     *,
+    easy: int = 0,
     after_step: Callable[[int], None] = lambda step: None,
     look: Callable[[int], dict[str, float] | None] = lambda step: None,
 ) -> None:
@@ -98,6 +101,7 @@ def train(
         model: all that a checkpoint has to hold.
         optimizer: whose learning rate follows :func:`learning_rate`.
         loss: of one batch, under bfloat16 autocast.
+        easy: epochs with fewer pieces, at first, as in :func:`batches`.
         after_step: called with the number of steps done, after the optimiser's step.
         look: called likewise before a checkpoint; what it returns goes into the model card.
     """
@@ -115,7 +119,8 @@ def train(
 
     args.output.mkdir(parents=True, exist_ok=True)
     began, worked, recent = time.perf_counter(), time.process_time(), []
-    for batch, classes, generator in batches(images, labels, args.batch_size, state["step"]):
+    endless = batches(images, labels, args.batch_size, state["step"], easy)
+    for batch, classes, generator in endless:
         if state["step"] >= args.steps:
             break
         torch.manual_seed(state["step"])
