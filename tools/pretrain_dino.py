@@ -1,6 +1,6 @@
 """Pre-train `bundled:dino-tiny`: self-distillation without labels (DINO, Caron et al. 2021).
 
-    python tools/pretrain_dino.py --output build/dino-tiny --steps 2400
+    python tools/pretrain_dino.py --output build/dino-tiny --steps 4000
     python tools/pretrain_dino.py --output build/dino-tiny --export src/iceprobe/backbones/bundled
 
 A student sees two global crops and a few local ones of each image, a teacher the global ones alone;
@@ -10,8 +10,8 @@ the student predicts the teacher's distribution over K prototypes from every *ot
 
 The teacher is the exponential moving average of the student. Its outputs become targets that use all
 prototypes alike over the batch, and few of them for one crop, by Sinkhorn-Knopp (Caron et al. 2020;
-Oquab et al. 2024 have it in place of DINO's centre): with the centre, a run this short stays at the
-uniform output. What ships is the teacher's encoder; `tools/pretraining.py` says what holds for every
+Oquab et al. 2024 have it in place of DINO's centre), and the prototypes stay as they were drawn (DINO
+freezes them for an epoch): otherwise a run this short stays at the uniform output. What ships is the teacher's encoder; `tools/pretraining.py` says what holds for every
 bundled one.
 
 Made for one processor core and an hour: crops are small (64 and 25 patches; positions are
@@ -35,7 +35,7 @@ GLOBAL_SIDES, LOCAL_SIDES = (32, 52), (14, 28)  # pixels a side of the window in
 LOCALS = 2  # local crops an image
 DROP = 0.5  # of the patches of a global crop, for the student
 EASY = 2  # epochs with fewer pieces
-HIDDEN, BOTTLENECK, PROTOTYPES = 512, 128, 512
+HIDDEN, BOTTLENECK, PROTOTYPES = 512, 64, 256
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 SINKHORN_ROUNDS = 3
 MOMENTUM = 0.99  # of the teacher, rising to 1 by a cosine over all steps
@@ -43,18 +43,28 @@ LOOK_EVERY = 200  # steps
 
 
 class Head(nn.Module):
-    """Three linear layers to a unit vector, then cosines to K prototypes (their norms fixed)."""
+    """Three linear layers to a unit vector, then cosines to K fixed directions, the prototypes.
+
+    There are more of them than dimensions, so no vector is orthogonal to all: no output is uniform.
+    Batch norm (Grill et al. 2020) tells images apart from the first step on, when class tokens are
+    still nearly the same for all.
+    """
+
+    prototypes: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(dim, HIDDEN),
+            nn.BatchNorm1d(HIDDEN),
             nn.GELU(),
             nn.Linear(HIDDEN, HIDDEN),
+            nn.BatchNorm1d(HIDDEN),
             nn.GELU(),
             nn.Linear(HIDDEN, BOTTLENECK),
+            nn.BatchNorm1d(BOTTLENECK, affine=False),
         )
-        self.prototypes = nn.Linear(BOTTLENECK, PROTOTYPES, bias=False)
+        self.register_buffer("prototypes", F.normalize(torch.randn(PROTOTYPES, BOTTLENECK), dim=-1))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -63,7 +73,7 @@ class Head(nn.Module):
         """``(B, D) -> (B, K)``."""
         unit = F.normalize(self.layers(tokens).float(), dim=-1)
         with torch.autocast(unit.device.type, enabled=False):
-            return F.linear(unit, F.normalize(self.prototypes.weight, dim=-1))
+            return F.linear(unit, self.prototypes)
 
 
 class Branch(nn.Module):
@@ -86,7 +96,7 @@ class SelfDistillation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.student = Branch()
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The loss over all pairs of crops of ``images (B, 1, S, S)``."""
@@ -168,7 +178,7 @@ def neighbours(encoder: nn.Module, images: Tensor, labels: Tensor, train: int) -
 
 def main() -> None:
     assert __doc__ is not None
-    args = parser(__doc__.splitlines()[0], steps=2400, lr=5e-4).parse_args()
+    args = parser(__doc__.splitlines()[0], steps=4000, lr=1e-3).parse_args()
     if args.export:
         settings = {
             "learning_rate": args.lr,
