@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
-from iceprobe.datasets.clutter import compose
-
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import pretrain_dino
 import pretrain_supervised
@@ -36,16 +34,6 @@ def test_batches_of_a_step_do_not_depend_on_where_a_run_began():
     resumed = next(pretraining.batches(images, labels, 16, 2))
     assert torch.equal(third[0], resumed[0])
     assert torch.equal(third[1], resumed[1])
-
-
-def test_clutter_comes_piece_by_piece_in_the_easy_epochs():
-    items = np.random.default_rng(0).integers(1, 255, (16, 28, 28), np.uint8)
-    labels = np.arange(16) % 4
-    for epoch, pieces in enumerate([0, 3, pretraining.PIECES]):
-        found, _, _ = next(pretraining.batches(items, labels, 16, epoch, easy=2))
-        composed = compose(items, labels, 1_000_000 + epoch, pieces=pieces).images
-        whole = pretraining.normalise(torch.from_numpy(composed)).mean((1, 2))
-        torch.testing.assert_close(found.mean((1, 2, 3)).sort().values, whole.sort().values)
 
 
 def test_shifted_images_repeat_their_edge():

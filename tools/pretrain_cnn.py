@@ -25,7 +25,7 @@ def main() -> None:
     assert __doc__ is not None
     args = parser(__doc__.splitlines()[0], steps=2400).parse_args()
     start(args)
-    model = resnet(10).to(args.device, memory_format=torch.channels_last)
+    model = resnet(10).to(args.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
 
     def loss(images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -30,6 +30,7 @@ MEAN, STD = 0.18, 0.31  # of composed training images, pixels in [0, 1], rounded
 SHAPE: dict[str, Any] = dict(
     img_size=56, patch_size=4, in_chans=1, num_classes=0, embed_dim=192, depth=6, num_heads=3
 )
+MAE = Path(__file__).parents[1] / "src/iceprobe/backbones/bundled/mae-tiny.safetensors"
 WARMUP, DECAY = 400, 0.25  # steps; fraction of all steps
 CHECKPOINT_EVERY = 200  # steps
 
@@ -46,6 +47,13 @@ def build_encoder(**overrides: Any) -> VisionTransformer:
     return encoder
 
 
+def start_from_mae(encoder: VisionTransformer) -> None:
+    """Weights of ``bundled:mae-tiny``; a classifier, where there is one, stays as it is."""
+    loaded = encoder.load_state_dict(load_file(MAE), strict=False)
+    assert not loaded.unexpected_keys, loaded
+    assert all(key.startswith("head.") for key in loaded.missing_keys), loaded
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, constant, linear decay to 0 over the last quarter."""
     rise = min(1.0, (step + 1) / WARMUP)
@@ -59,20 +67,18 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, step: int, easy: int = 0
+    images: np.ndarray, labels: np.ndarray, batch_size: int, step: int
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
     """Endless ``(images, labels, generator)`` from ``step`` on, flipped at random and normalised.
 
-    Each epoch is composed on new clutter; everything random follows from the step. In the first
-    ``easy`` epochs there are fewer pieces, none in the first and evenly more in each.
+    Each epoch is composed on new clutter; everything random follows from the step.
     """
     per_epoch = len(images) // batch_size
     epoch = None
     while True:
         if epoch != step // per_epoch:
             epoch = step // per_epoch
-            pieces = PIECES if epoch >= easy else PIECES * epoch // easy
-            composed = compose(images, labels, seed=1_000_000 + epoch, pieces=pieces).images
+            composed = compose(images, labels, seed=1_000_000 + epoch).images
             rows = np.random.default_rng(epoch).permutation(len(images))
         start = step % per_epoch * batch_size
         chosen = rows[start : start + batch_size]
@@ -90,7 +96,6 @@ def train(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     *,
-    easy: int = 0,
     after_step: Callable[[int], None] = lambda step: None,
     look: Callable[[int], dict[str, float] | None] = lambda step: None,
 ) -> None:
@@ -101,7 +106,6 @@ def train(
         model: all that a checkpoint has to hold.
         optimizer: whose learning rate follows :func:`learning_rate`.
         loss: of one batch, under bfloat16 autocast.
-        easy: epochs with fewer pieces, at first, as in :func:`batches`.
         after_step: called with the number of steps done, after the optimiser's step.
         look: called likewise before a checkpoint; what it returns goes into the model card.
     """
@@ -119,8 +123,7 @@ def train(
 
     args.output.mkdir(parents=True, exist_ok=True)
     began, worked, recent = time.perf_counter(), time.process_time(), []
-    endless = batches(images, labels, args.batch_size, state["step"], easy)
-    for batch, classes, generator in endless:
+    for batch, classes, generator in batches(images, labels, args.batch_size, state["step"]):
         if state["step"] >= args.steps:
             break
         torch.manual_seed(state["step"])

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from iceprobe.backbones import Backbone, Preprocessing, load_backbone
+from iceprobe.datasets import load_dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
@@ -225,3 +227,24 @@ def test_naming_sources_and_data_sets_imports_neither_torch_nor_numpy():
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'numpy', 'PIL')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_bundled_backbones_know_what_their_training_taught():
+    """20-NN on class tokens of cluttered images: labels > self-distillation > masked images > chance."""
+    dataset = load_dataset("bundled:fashion-clutter")
+    found = []
+    for name in ("supervised", "dino", "mae"):
+        backbone = load_backbone(f"bundled:{name}-tiny")
+        assert (backbone.dim, backbone.grid, backbone.num_prefix) == (192, (14, 14), 1)
+        tokens = {}
+        for split in ("train", "test"):
+            part = dataset.splits[split]
+            chosen = [backbone.preprocessing.transform(part.image(i)) for i in range(0, 2000, 2)]
+            with torch.inference_mode():
+                tokens[split] = backbone(torch.stack(chosen)).prefix[:, 0].double().numpy()
+        labels = {split: part.labels[:2000:2] for split, part in dataset.splits.items()}
+        neighbours = KNeighborsClassifier(20, metric="cosine").fit(tokens["train"], labels["train"])
+        found.append(neighbours.score(tokens["test"], labels["test"]))
+    supervised, dino, mae = found
+    assert supervised > dino + 0.05 > mae + 0.1 > 0.25

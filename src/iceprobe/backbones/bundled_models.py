@@ -1,4 +1,4 @@
-"""``bundled:mae-tiny``: small ViTs that ship with the package, made by tools/pretrain_*.py.
+"""``bundled:NAME``: small ViTs of one shape that ship with the package, made by tools/pretrain_*.py.
 
 ``bundled/NAME.json`` is the model card, which says too whether the final norm is applied: a masked
 autoencoder is read as plain ViTs of that family are, without it; whatever was trained on its class
@@ -18,7 +18,7 @@ from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
-NAMES = ("mae-tiny",)
+NAMES = ("mae-tiny", "supervised-tiny", "dino-tiny")
 
 
 def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None = None) -> Backbone:

@@ -125,8 +125,8 @@ BACKBONES: Registry[SourceEntry] = Registry(
         ),
         "bundled": SourceEntry(
             "iceprobe.backbones.bundled_models:load_bundled",
-            "a small real backbone that ships with iceprobe",
-            ("bundled:mae-tiny",),
+            "three small real backbones of one shape that ship with iceprobe",
+            ("bundled:mae-tiny", "bundled:supervised-tiny", "bundled:dino-tiny"),
             READING,
         ),
     },
