@@ -34,7 +34,7 @@ TABLE = re.compile(r"^\| probe \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 def refreshed(text: str) -> str:
     """A page with the output of its commands, and the demo's table, as they are now."""
-    text = CONSOLE.sub(lambda found: _console(found[1]), text)
+    text = CONSOLE.sub(lambda found: console(found[1]), text)
     return DEMO.sub(lambda _: _demo_table(), text)
 
 
@@ -61,7 +61,8 @@ def _printed(code: str, names: dict[str, Any]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
-def _console(arguments: str) -> str:
+def console(arguments: str) -> str:
+    """The block of ``$ iceprobe ARGUMENTS``."""
     done = subprocess.run(
         [sys.executable, "-m", "iceprobe", *shlex.split(arguments)],
         env={**os.environ, "COLUMNS": "80"},
