@@ -30,7 +30,13 @@ STAND_INS = (
     (r"root=/data\b", "root={data}"),
     # Fewer of everything.
     ('"image_size": 224', '"image_size": 32'),
-    (r"--shots 1,5,20,100", "--shots 1,2"),
+    ("--shots 1,5,20,100", "--shots 1,2"),
+    ("--layers all", "--layers 0,-1"),
+    ("--views 4", "--views 1"),
+    (
+        r"examples/zoo\.yaml",
+        "examples/zoo.yaml backbone=timm:vit_tiny_patch16_224?image_size=32&pretrained=false",
+    ),
     (
         r'"bundled:fashion", \[(.*)\], limit=500, epochs=5',
         r'"bundled:fashion", [\1], limit=60, epochs=1',
@@ -85,4 +91,12 @@ ELSEWHERE = (
 VARYING = {"tour.md", "probes.md"}
 
 #: Pages that take more than five seconds.
-SLOW = {"README.md"}
+SLOW = {
+    "adaptation.md",
+    "asking.md",
+    "cluster.md",
+    "measurements.md",
+    "probes.md",
+    "report.md",
+    "tour.md",
+}
