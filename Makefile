@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test lint format docs bench accuracy claims wheel clean
+.PHONY: demo test lint format docs guide bench accuracy claims wheel clean
 
 demo: $(STAMP)
 	$(BIN)/iceprobe demo
@@ -26,6 +26,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python tools/refresh_docs.py
 	$(BIN)/python benchmarks/table.py
+
+# The guide as pages that work from disk: build/guide/index.html. A warning is an error.
+guide: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Every figure of docs/speed.md, on a quiet machine; never part of the tests.
 bench: $(STAMP)

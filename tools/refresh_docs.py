@@ -1,28 +1,68 @@
-"""Run the commands shown in docs/*.md again and put their output below them (`make docs`).
+"""Run what docs/*.md shows again and put its output below it (`make docs`).
 
-    python tools/refresh_docs.py
+    python tools/refresh_docs.py [PAGE.md …]
 
-A command is the first line of a `console` block, ``$ iceprobe …``; what follows it in the block is
-its output on a terminal of 80 columns. So tables in the guide are never typed.
+Three things are never typed:
+
+- a `console` block begins with ``$ iceprobe …``; what follows is its output on a terminal of 80 columns;
+- a `text` block right behind a `python` block is what that block prints. A page's blocks run in order
+  in one namespace and an empty folder, and pictures that they leave there go to docs/;
+- between ``<!-- demo -->`` and ``<!-- end -->`` stands the README's table of the demo.
 """
 
+import contextlib
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-DOCS = Path(__file__).parents[1] / "docs"
-BLOCK = re.compile(r"^```console\n\$ iceprobe (.+)\n(?:.*\n)*?```$", re.MULTILINE)
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CONSOLE = re.compile(r"^```console\n\$ iceprobe (.+)\n(?:.*\n)*?```$", re.MULTILINE)
+PYTHON = re.compile(r"^```python\n((?:.*\n)*?)```\n(?:\n```text\n((?:.*\n)*?)```\n)?", re.MULTILINE)
+DEMO = re.compile(r"(?<=<!-- demo -->\n).*?(?=<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"^\| probe \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def refreshed(text: str) -> str:
-    """A page with the output of its commands as it is now."""
-    return BLOCK.sub(lambda found: _block(found[1]), text)
+    """A page with the output of its commands, and the demo's table, as they are now."""
+    text = CONSOLE.sub(lambda found: console(found[1]), text)
+    return DEMO.sub(lambda _: _demo_table(), text)
 
 
-def _block(arguments: str) -> str:
+def executed(text: str) -> str:
+    """A page with the output of its Python blocks, run in the working folder up to the last that shows any."""
+    blocks = list(PYTHON.finditer(text))
+    shown = [number for number, found in enumerate(blocks) if found[2] is not None]
+    names: dict[str, Any] = {"__name__": "page"}
+    outputs = [_printed(found[1], names) for found in blocks[: max(shown, default=-1) + 1]]
+    printed = iter(outputs)
+
+    def again(found: re.Match[str]) -> str:
+        output = next(printed, None)
+        if found[2] is None or output is None:
+            return found[0]
+        return f"```python\n{found[1]}```\n\n```text\n{output}```\n"
+
+    return PYTHON.sub(again, text)
+
+
+def _printed(code: str, names: dict[str, Any]) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(code, "<page>", "exec"), names)
+    return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
+
+
+def console(arguments: str) -> str:
+    """The block of ``$ iceprobe ARGUMENTS``."""
     done = subprocess.run(
         [sys.executable, "-m", "iceprobe", *shlex.split(arguments)],
         env={**os.environ, "COLUMNS": "80"},
@@ -30,14 +70,47 @@ def _block(arguments: str) -> str:
         text=True,
         check=True,
     )
-    output = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    output = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
     return f"```console\n$ iceprobe {arguments}\n{output}\n```"
 
 
+def _small(picture: Path, to: Path) -> None:
+    """A picture as pages show it: 1,240 pixels wide at most, in 256 colours."""
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((1240, 2000))
+    image.quantize(256, dither=Image.Dither.NONE).save(to, optimize=True)
+
+
+def _demo_table() -> str:
+    found = TABLE.search((ROOT / "README.md").read_text())
+    assert found, "README.md has no table of the demo"
+    return f"\n{found[0]}\n"
+
+
+@contextlib.contextmanager
+def _empty_folder() -> Iterator[Path]:
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
 def main() -> None:
+    asked = sys.argv[1:]
     for page in sorted(DOCS.glob("*.md")):
+        if asked and page.name not in asked:
+            continue
         text = page.read_text()
-        if (again := refreshed(text)) != text:
+        with _empty_folder() as folder:
+            again = executed(refreshed(text))
+            for picture in folder.glob("*.png"):
+                if f"]({picture.name})" in text:
+                    _small(picture, DOCS / picture.name)
+        if again != text:
             page.write_text(again)
             print(f"{page.name}: refreshed")
 

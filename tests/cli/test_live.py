@@ -25,6 +25,14 @@ def test_from_images_to_report(iceprobe, quick, tmp_path, command):
     assert plain.training_images == "live, evaluation view, without augmentation"
 
 
+def test_a_store_of_the_same_images_does_not_matter(iceprobe, quick):
+    """Nothing is left to extract there, and yet the backbone's pace has to be measured."""
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    ended = iceprobe("run", *quick, *PROBES, "--live")
+    assert (ended.code, ended.err) == (0, "")
+    assert "members live, " in ended.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

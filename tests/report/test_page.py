@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -287,3 +288,15 @@ def test_in_a_browser_a_foreign_script_does_not_run(text, tmp_path):
     dom, log = shown(injected, tmp_path)
     assert "<title>owned" not in dom
     assert "Content Security Policy" in log
+
+
+def test_a_page_that_would_be_too_heavy_is_refused_and_the_old_one_stays(
+    run, tmp_path, monkeypatch
+):
+    path = tmp_path / "report.html"
+    path.write_text("the report before")
+    monkeypatch.setattr(sys.modules["iceprobe.report.page"], "MAX_BYTES", 100_000)
+    with pytest.raises(IceprobeError, match=r"would weigh \d\.\d MB: report fewer results"):
+        report(run, path)
+    assert path.read_text() == "the report before"
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]

@@ -17,7 +17,7 @@ def entropy(maps: Tensor) -> Tensor:
     Raises:
         ValueError: for a single patch, whose entropy says nothing.
 
-    Example:
+    Examples:
         >>> entropy(torch.tensor([0.5, 0.5, 0.0, 0.0]))
         tensor(0.5000)
     """

@@ -151,7 +151,7 @@ def estimate(
     extraction = iceprobe.plan(
         backbone,
         dataset,
-        config.features,
+        None if config.live else config.features,
         measure_seconds=measure_seconds,
         images_per_second=rate,
         **settings,

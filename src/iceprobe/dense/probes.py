@@ -129,7 +129,7 @@ def build(probe: str | Spec, dim: int, num_classes: int) -> LinearSegmentation:
     Raises:
         IceprobeError: for another probe.
 
-    Example:
+    Examples:
         >>> sum(p.numel() for p in build("ep8", dim=192, num_classes=11).parameters())
         20555
     """

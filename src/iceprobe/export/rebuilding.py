@@ -41,7 +41,7 @@ def rebuilt_backbone(record: BackboneRecord, weights: Path) -> Backbone:
 def architecture_spec(record: BackboneRecord) -> str:
     """The spec of ``record`` without what fetches weights.
 
-    Example:
+    Examples:
         ``timm:vit_base_patch16_224?checkpoint=last.pth`` → with ``norm=true&pretrained=false``
         in place of the checkpoint: read by name alone, it would be the family of timm's default
         weights that decides the norm.

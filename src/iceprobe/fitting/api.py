@@ -81,7 +81,10 @@ def fit(
             results' deviation is then over all of these.
         shots: learn from this many images a class, a seeded draw a replicate (5 by default).
         fraction: learn from this part of each class, likewise.
-        epochs, batch_size, learning_rates, weight_decays: in place of the protocol's own.
+        epochs: passes over the training images, in place of the protocol's own.
+        batch_size: images a training step, likewise.
+        learning_rates: the grid, likewise.
+        weight_decays: the grid, likewise.
         min_steps: steps that a fit takes at least, the epochs are raised to it; by default the
             protocol's, and 0 where ``epochs`` is given.
         halving: stop settings that are clearly beaten on the held-out images after a quarter or a

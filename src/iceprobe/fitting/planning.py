@@ -177,7 +177,10 @@ def plan_fit(
         backbone: whose tokens they are; only their shape counts.
         dataset: or, on paper, only its number of training images; nothing is reported then.
         num_classes: on paper; a data set has its own.
-        limit, tokens, views, root: of the extraction.
+        limit: images of each split, as :func:`iceprobe.extract` takes them.
+        tokens: dtype in which they are stored.
+        views: augmented views stored of each training image.
+        root: folder of the feature stores.
         measure_seconds: how long to run training steps for, about.
         here: whether the fit is to run on this machine; its free memory is looked at only then.
         bytes_per_second: of the disk; measured by default where tokens don't fit into memory and

@@ -32,7 +32,7 @@ def within_budget(
     Raises:
         IceprobeError: if nothing stays within it, with the least that something needs.
 
-    Example:
+    Examples:
         >>> within_budget(768, 1000, 196, parameters=110_000)
         ['ep1?out_dim=48', 'ep2?out_dim=48', 'ep4?out_dim=48', 'ep8?out_dim=48', 'ep12?out_dim=48', 'ep16?out_dim=48', 'ep24?out_dim=48']
     """

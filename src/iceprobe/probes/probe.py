@@ -152,7 +152,7 @@ def build_pooling(
         IceprobeError: if the probe or an option is unknown or doesn't fit, it is ``knn``, or it
             needs a grid and there is none.
 
-    Example:
+    Examples:
         >>> build_pooling("ep32", dim=768)(torch.randn(2, 196, 768)).shape
         torch.Size([2, 768])
     """
@@ -187,8 +187,9 @@ def build(
         dim: D, width of the tokens.
         num_classes: C.
         grid: rows and columns of the patches, for poolings that need it.
-        has_class: whether the backbone has a class token; ``linear`` then reads it by default,
-        pooled_class: unless the backbone was trained on the output of a learned pooler instead.
+        has_class: whether the backbone has a class token, which ``linear`` reads by default.
+        pooled_class: whether it was trained on the output of a learned pooler, so that ``linear``
+            reads the mean by default all the same.
         vectors: widths of what the model itself makes of an image, by name (`Tokens.vectors`).
         **options: keys of the spec string.
 
@@ -196,7 +197,7 @@ def build(
         IceprobeError: as `build_pooling`, and if the input needs a class token or a vector of the
             model's own that there isn't.
 
-    Example:
+    Examples:
         >>> build("ep32", dim=768, num_classes=1000).num_parameters()["total"]
         1383400
     """

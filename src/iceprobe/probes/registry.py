@@ -141,7 +141,8 @@ def register(
             other keyword arguments are ``int`` (positive), ``float``, ``bool`` or ``str``, all
             with a default. ``input`` and ``batch_norm`` are added.
         summary: one line for ``iceprobe ls``.
-        equation, source: the definition in one line, and where it is from.
+        equation: the definition in one line.
+        source: the publication it is from.
         number: the argument that the number behind the name sets.
 
     Raises:

@@ -54,7 +54,7 @@ def mean_pairwise_cosine(maps: Tensor) -> Tensor:
 
         Σ_{i≠j} cos(a_i, a_j) = ‖Σ_i â_i‖² − Σ_i ‖â_i‖² = ‖Σ_i â_i‖² − M
 
-    Example:
+    Examples:
         >>> mean_pairwise_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
         tensor(0.3333)
     """

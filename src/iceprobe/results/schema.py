@@ -25,12 +25,19 @@ class _Model(BaseModel):
 
 
 class Score(_Model):
-    """One measure of one probe, over its seeds."""
+    """One measure of one probe, over its seeds.
 
-    mean: Fraction  # over seeds
-    sd: float | None  # sample standard deviation over seeds (n - 1); None for a single value
-    values: list[Fraction] = Field(min_length=1)  # one a seed, in the order of Result.seeds
-    interval: tuple[Fraction, Fraction] | None = None  # 95% percentile bootstrap over test images
+    Attributes:
+        mean: over seeds.
+        sd: sample standard deviation over seeds (n − 1); ``None`` for a single value.
+        values: one a seed, in the order of `Result.seeds`.
+        interval: 95% percentile bootstrap over test images.
+    """
+
+    mean: Fraction
+    sd: float | None
+    values: list[Fraction] = Field(min_length=1)
+    interval: tuple[Fraction, Fraction] | None = None
 
     @classmethod
     def of(cls, values: Iterable[float], interval: tuple[float, float] | None = None) -> Self:
@@ -41,48 +48,86 @@ class Score(_Model):
 
 
 class Parameters(_Model):
-    """Trainable parameters."""
+    """Trainable parameters.
 
-    adapter: Count = 0  # in the backbone, where it was adapted
+    Attributes:
+        adapter: in the backbone, where it was adapted.
+        pooling: of the pooling.
+        classifier: of the linear classifier.
+        total: their sum.
+    """
+
+    adapter: Count = 0
     pooling: Count
     classifier: Count
     total: Count
 
 
 class Flops(_Model):
-    """2 × MACs of the whole probe at inference, matrix products only; the backbone left out."""
+    """2 × MACs of the whole probe at inference, matrix products only; the backbone left out.
+
+    Attributes:
+        per_image: for one image.
+        per_step: done once a step whatever the batch: folding keys into queries.
+    """
 
     per_image: Count
-    per_step: Count = 0  # done once a step whatever the batch: folding keys into queries
+    per_step: Count = 0
 
 
 class StoreReference(_Model):
-    """Which feature store the probe read."""
+    """Which feature store the probe read.
 
-    path: str | None  # folder; None for features that were held in memory only
-    identity: str  # hash of weights, preprocessing, data listing, dtypes …
+    Attributes:
+        path: its folder; ``None`` for features that were held in memory only.
+        identity: hash of weights, preprocessing, data listing, dtypes, ….
+    """
+
+    path: str | None
+    identity: str
 
 
 class Files(_Model):
-    """Files of this result, relative to the run folder, with forward slashes."""
+    """Files of this result, relative to the run folder, with forward slashes.
 
-    probes: list[str] = []  # one safetensors file a seed, in the order of Result.seeds
-    predictions: str | None = None  # safetensors shared by all results of the run
-    adapters: list[str] = []  # one folder a seed, where the backbone was adapted
+    Attributes:
+        probes: one safetensors file a seed, in the order of `Result.seeds`.
+        predictions: safetensors shared by all results of the run.
+        adapters: one folder a seed, where the backbone was adapted.
+    """
+
+    probes: list[str] = []
+    predictions: str | None = None
+    adapters: list[str] = []
 
 
 class Diverged(_Model):
-    """A member that training left without finite weights, and that was dropped then."""
+    """A member that training left without finite weights, and that was dropped then.
+
+    Attributes:
+        learning_rate: of the member.
+        weight_decay: of the member.
+        seed: of its initialisation.
+        phase: ``"select"``, ``"refit"`` or ``"paper"``.
+        epoch: in which it was dropped.
+    """
 
     learning_rate: float
     weight_decay: float
     seed: int
-    phase: str  # "select" | "refit" | "paper"
+    phase: str
     epoch: Count
 
 
 class Stopped(_Model):
-    """A setting that was clearly beaten, and no longer trained after an epoch of selection."""
+    """A setting that was clearly beaten, and no longer trained after an epoch of selection.
+
+    Attributes:
+        learning_rate: of the setting.
+        weight_decay: of the setting.
+        seeds: of its members.
+        epoch: the last that was trained.
+    """
 
     learning_rate: float
     weight_decay: float
@@ -91,64 +136,114 @@ class Stopped(_Model):
 
 
 class EarlyStopping(_Model):
-    """By what rule settings stopped early, and which did."""
+    """By what rule settings stopped early, and which did.
+
+    Attributes:
+        rule: in words.
+        rungs: epochs of selection after which it was applied.
+        stopped: the settings that it stopped.
+    """
 
     rule: str
-    rungs: list[int]  # epochs of selection after which it was applied
+    rungs: list[int]
     stopped: list[Stopped] = []
 
 
 class Result(_Model):
-    """One probe on one store after selection, over its seeds."""
+    """One probe on one store after selection, over its seeds.
 
-    probe: str  # canonical label: "ep32", "linear?input=mean", "knn"
-    adaptation: str | None = None  # canonical label: "lora?rank=16"; None: frozen
+    Attributes:
+        probe: canonical label: ``"ep32"``, ``"linear?input=mean"``, ``"knn"``.
+        adaptation: canonical label, ``"lora?rank=16"``; ``None`` for a frozen backbone.
+        method: ``"trained"`` or ``"knn"``.
+        backbone: spec: ``"bundled:mae-tiny"``.
+        paradigm: how the backbone was pre-trained, where it is known.
+        dataset: spec: ``"folder:/data/birds"``.
+        headline: the accuracy that is reported on it by convention.
+        images: hash of the listing and rows that were tested: equal means the same images.
+        protocol: ``"heldout"`` or ``"paper"``.
+        split: the split that the scores were read on.
+        layer: of the backbone, from 0; ``None`` where that isn't known.
+        shots: training images a class, a draw; ``None``: all.
+        fraction: of each class's training images, a draw; ``None``: all.
+        classes: C.
+        train_images: images to learn from, before any are held out.
+        test_images: images the scores are over.
+        dim: D of the tokens.
+        num_tokens: N, patch tokens an image.
+        grid: rows and columns of the patches.
+        top1: top-1 accuracy.
+        top5: top-5 accuracy; ``None`` where there are five classes or fewer.
+        mean_per_class: mean of each class's accuracy.
+        last_epoch: top-1 at the last epoch, where another was selected.
+        selected: learning_rate, weight_decay and epoch, or k and temperature.
+        training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
+        training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
+        selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``.
+        settings_tried: settings that were selected from.
+        best_minus_median: accuracy on ``selected_on``: best setting − median one.
+        early_stopping: ``None``: every setting ran to its end.
+        diverged: members without finite weights, in all phases; see `lost_seeds`.
+        parameters: trainable parameters by part.
+        flops: of the whole probe at inference.
+        seconds: its share of the wall time of selection, refit and evaluation.
+        seeds: of the initialisation; empty where nothing is random.
+        variance: what sd is over: ``"initialisation"``, ``"replicates"`` or ``"none"``.
+        store: the feature store that was read.
+        environment: python, torch, timm, iceprobe, processor, platform.
+        git_commit: of the checkout that iceprobe ran from, where it did.
+        command: what was typed, quoted for a shell.
+        created: ISO 8601 with the zone.
+        skipped_images: left out by ``--on-bad-image skip``.
+        files: what of it is in the run folder.
+    """
+
+    probe: str
+    adaptation: str | None = None
     method: Literal["trained", "knn"]
-    backbone: str  # spec: "bundled:mae-tiny"
-    paradigm: str | None = None  # how the backbone was pre-trained, where it is known
-    dataset: str  # spec: "folder:/data/birds"
-    headline: Literal["top1", "mean_per_class"] = "top1"  # what is reported on it by convention
-    images: str = ""  # hash of the listing and rows that were tested: equal means the same images
-    protocol: str  # "heldout" | "paper"
-    split: str = "test"  # the split that the scores below were read on
-    layer: int | None = None  # of the backbone, from 0; None where that isn't known
-    shots: int | None = None  # training images a class, a draw; None: all
-    fraction: float | None = None  # of each class's training images, a draw; None: all
+    backbone: str
+    paradigm: str | None = None
+    dataset: str
+    headline: Literal["top1", "mean_per_class"] = "top1"
+    images: str = ""
+    protocol: str
+    split: str = "test"
+    layer: int | None = None
+    shots: int | None = None
+    fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
     train_images: Count | None = None
     test_images: Count | None = None
-    dim: Annotated[int, Field(ge=1)]  # D of the tokens
-    num_tokens: Count  # N patch tokens an image
-    grid: tuple[int, int] | None = None  # rows, columns of the patches
+    dim: Annotated[int, Field(ge=1)]
+    num_tokens: Count
+    grid: tuple[int, int] | None = None
 
     top1: Score
-    top5: Score | None = None  # None where there are five classes or fewer
+    top5: Score | None = None
     mean_per_class: Score
-    last_epoch: Score | None = None  # top-1 at the last epoch, where another was selected
+    last_epoch: Score | None = None
 
-    selected: dict[
-        str, float | int | str
-    ] = {}  # learning_rate, weight_decay, epoch | k, temperature
-    training: dict[str, Any] = {}  # optimizer, epochs, images_per_step, the grid, run_seed, dtype …
-    training_images: str = EVALUATION_VIEW  # | "4 stored views, paper augmentation"
-    selected_on: str  # "10% of train, held out" | "the reported split (test)"
+    selected: dict[str, float | int | str] = {}
+    training: dict[str, Any] = {}
+    training_images: str = EVALUATION_VIEW
+    selected_on: str
     settings_tried: Count = 1
-    best_minus_median: float | None = None  # accuracy on selected_on: best setting − median one
-    early_stopping: EarlyStopping | None = None  # None: every setting ran to its end
-    diverged: list[Diverged] = []  # in all phases; see lost_seeds
+    best_minus_median: float | None = None
+    early_stopping: EarlyStopping | None = None
+    diverged: list[Diverged] = []
 
     parameters: Parameters
     flops: Flops
-    seconds: Annotated[float, Field(ge=0)]  # wall time of selection, refit and evaluation
-    seeds: list[int] = []  # of the initialisation; empty where nothing is random
-    variance: str = "initialisation"  # what sd is over: "initialisation", "replicates", "none"
+    seconds: Annotated[float, Field(ge=0)]
+    seeds: list[int] = []
+    variance: str = "initialisation"
 
     store: StoreReference
-    environment: dict[str, str] = {}  # python, torch, timm, iceprobe, processor, platform
+    environment: dict[str, str] = {}
     git_commit: str | None = None
-    command: str = ""  # what was typed, quoted for a shell
-    created: str = ""  # ISO 8601 with the zone
-    skipped_images: Count = 0  # left out by --on-bad-image skip
+    command: str = ""
+    created: str = ""
+    skipped_images: Count = 0
     files: Files = Files()
 
     # Where a result lives while the program runs; never written.

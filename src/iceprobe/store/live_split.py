@@ -60,9 +60,11 @@ def live(
         dataset: whose images; all of them have to be readable.
         augmentation: ``"paper"``, ``"light"`` (`iceprobe.backbones.augmentation`), or ``None`` for
             the evaluation view in every epoch.
-        splits, limit: as :func:`iceprobe.extract` takes them.
+        splits: names of those wanted; all by default.
+        limit: images of each split, a seeded choice as :func:`iceprobe.extract` makes it.
         batch_size: images a forward pass.
-        device, amp: of the forward pass.
+        device: of the forward pass; by default CUDA where there is one.
+        amp: dtype of the forward pass.
         tokens: dtype in which tokens are handed on.
 
     Raises:

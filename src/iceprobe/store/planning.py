@@ -99,7 +99,7 @@ class Plan(BaseModel):
 def plan(
     backbone: "Backbone",
     dataset: Dataset | int,
-    root: str | Path = "features/",
+    root: str | Path | None = "features/",
     *,
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
@@ -120,6 +120,8 @@ def plan(
     Args:
         dataset: or, on paper, only its number of training images: they aren't decoded, and boxes
             and masks aren't counted.
+        root: where a store that is there already is looked for; ``None`` looks for none, as of a
+            live fit.
         measure_seconds: how long to run the pipeline for; with 0 only one batch after the first.
         images_per_second: of another machine. Nothing is measured then, and the free disk and
             memory of this one aren't looked at.
@@ -146,12 +148,12 @@ def plan(
     if isinstance(dataset, int):
         images = dataset if limit is None else min(limit, dataset)
         manifest = _on_paper(backbone, images, settings)
-        path = located(root) / manifest.folder
+        path = located(root or ".") / manifest.folder
     else:
         wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-        place = located(root)
-        path = find_finished(place, wanted) or place / wanted.folder
-        manifest = read_manifest(path) if (path / MANIFEST).exists() else wanted
+        place = located(root or ".")
+        path = (root and find_finished(place, wanted)) or place / wanted.folder
+        manifest = read_manifest(path) if root and (path / MANIFEST).exists() else wanted
     left = _images_left(manifest)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
     rate = images_per_second if left else None

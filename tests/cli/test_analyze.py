@@ -1,0 +1,23 @@
+"""``iceprobe analyze RUN --figure``: maps for a paper from the command line."""
+
+from iceprobe import figure, read_results
+from tests.cli.conftest import BACKBONE
+
+QUICK = ["--epochs", "1", "--seeds", "1", "--learning-rates", "1e-2", "--batch-size", "16"]
+
+
+def test_a_figure_is_what_python_draws_and_nothing_is_measured(iceprobe, images, tmp_path):
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", "--probe", "ep2", *QUICK]
+    assert iceprobe("run", *asked, "--output", "r").code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")}
+    ended = iceprobe("analyze", "r", "--figure", "m.svg", "--images", 2, "--column")
+    drawn = tmp_path / "m.svg"
+    assert (ended.code, ended.err, ended.out.strip()) == (0, "", str(drawn))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*")} == before
+    same = figure(read_results("r"), tmp_path / "python.svg", images=2, column=True)
+    assert drawn.read_bytes() == same.read_bytes()
+
+    refused = iceprobe("analyze", "r", "--figure", "m.gif")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "ends in .pdf, .svg, .png" in refused.err
+    assert not (tmp_path / "m.gif").exists()

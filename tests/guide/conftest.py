@@ -1,0 +1,143 @@
+"""What the guide's reader has: images in every layout, two runs, a checkpoint, a module."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from iceprobe.cli import demo, plan, run
+from iceprobe.cli.config import resolve
+from iceprobe.probes import PROBES
+from tests.cli.conftest import write_images
+from tests.datasets import layouts
+from tests.guide import substitutions
+from tests.guide.running import ROOT, call
+
+MODULE = """
+from torch import nn
+
+def build_cnn():
+    return nn.Conv2d(3, 48, 4, stride=4)
+"""
+DEMO = dict(part.split("=") for part in substitutions.SHORTER["demo"].split())
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in folders, flat, in tars and as parquet; two benchmark sets."""
+    import datasets
+
+    root = tmp_path_factory.mktemp("data")
+    write_images(root / "birds", {"train": 10, "test": 4})
+    write_images(root, {"flat": 8})
+    rng = np.random.default_rng(0)
+    for name in ("train-000", "train-001", "test-000"):
+        with tarfile.open(root / f"{name}.tar", "w") as tar:
+            for number in range(12):
+                pixels = np.full((20, 24, 3), 60 + 60 * (number % 3)) + rng.integers(
+                    0, 20, (20, 24, 3)
+                )
+                for key, content in (
+                    ("png", _png(pixels)),
+                    (
+                        "json",
+                        json.dumps({"species": ["dark", "grey", "light"][number % 3]}).encode(),
+                    ),
+                ):
+                    member = tarfile.TarInfo(f"{number:04}.{key}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    columns = {
+        "image": [
+            {"bytes": _png(np.full((20, 24, 3), 40 * (i % 3))), "path": None} for i in range(24)
+        ],
+        "species": [["dark", "grey", "light"][i % 3] for i in range(24)],
+    }
+    features = datasets.Features({"image": datasets.Image(), "species": datasets.Value("string")})
+    (root / "parquet" / "data").mkdir(parents=True)
+    for split in ("train", "validation"):
+        table = datasets.Dataset.from_dict(columns, features=features)
+        table.to_parquet(root / "parquet" / "data" / f"{split}-00000-of-00001.parquet")
+    layouts.aircraft(root)
+    layouts.dtd(root)
+    return root
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``demo`` and ``other``, each of sixty images, and the store of the first."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        shorten(patch)
+        call(["demo", "--output", "demo"])
+        asked = ["--backbone", "bundled:mae-tiny?layer=2", "--data", "bundled:fashion-clutter"]
+        asked += ["--probe", "knn", "--probe", "linear?input=mean", "--probe", "ep12"]
+        call(["run", *asked, *substitutions.SHORTER["run"].split(), "--output", "other"])
+    return folder
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """The demo on few images, and plans that measure for a moment."""
+
+    def few(kind: type, values: dict) -> object:
+        return resolve(kind, {**values, **DEMO})
+
+    estimate = plan.estimate
+
+    def at_once(*arguments: object, measure_seconds: float, **options: object) -> object:
+        return estimate(*arguments, measure_seconds=0.1, **options)
+
+    patch.setattr(demo, "resolve", few)
+    patch.setattr(plan, "estimate", at_once)
+    if hasattr(run, "estimate"):
+        patch.setattr(run, "estimate", at_once)
+
+
+@pytest.fixture
+def reader(
+    tmp_path: Path, data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """Make the working folder of the reader of a page: call it with the page's text."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(PROBES, "_entries", dict(PROBES._entries))
+    shorten(monkeypatch)
+
+    def furnish(text: str) -> Path:
+        for name in ("docs", "examples"):
+            (tmp_path / name).symlink_to(ROOT / name)
+        for name, made in substitutions.RUNS.items():
+            if name in text:
+                shutil.copytree(runs / made, tmp_path / name)
+        if "features/STORE" in text or "features/mae-tiny" in text:
+            (tmp_path / "features").mkdir()
+            store = sorted((runs / "features").iterdir())[0]
+            shutil.copytree(store, tmp_path / "features" / "STORE")
+        if "last.pth" in text:
+            torch.manual_seed(0)
+            model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
+            weights = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+            torch.save({"teacher": weights, "epoch": 3}, tmp_path / "last.pth")
+        if "my_package" in text:
+            (tmp_path / "my_package").mkdir()
+            (tmp_path / "my_package" / "models.py").write_text(MODULE)
+        return tmp_path
+
+    return furnish

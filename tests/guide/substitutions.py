@@ -1,0 +1,102 @@
+"""What a reader has and a test hasn't, and what makes a long command short: tables, no code.
+
+A block of the guide is run as it stands after these. ``{data}`` is the folder of tiny data sets.
+"""
+
+#: Text of a block → what stands in its place; patterns are tried in this order, on commands, Python and YAML.
+STAND_INS = (
+    # Weights that come from the network: a small architecture with random ones.
+    (r"vit_base_patch16_224(?:\.mae)?\?pretrained=false", "vit_base_patch16_224"),
+    (
+        r"timm:vit_base_patch16_224(?:\.mae)?\?",
+        "timm:vit_tiny_patch16_224?image_size=32&pretrained=false&",
+    ),
+    (
+        r"timm:vit_base_patch16_224(?:\.mae)?",
+        "timm:vit_tiny_patch16_224?image_size=32&pretrained=false",
+    ),
+    (
+        r"timm:vit_base_patch16_dinov3\.lvd1689m",
+        "timm:vit_tiny_patch16_224?image_size=48&pretrained=false",
+    ),
+    (
+        r'"vit_base_patch16_224\.mae", pretrained=True',
+        '"vit_tiny_patch16_224", img_size=32, pretrained=False',
+    ),
+    ("image_size=64&", "image_size=16&"),
+    # Images.
+    (r"imagenet1k\?root=/data/imagenet", "folder:/data/birds"),
+    ("/data/", "{data}/"),
+    (r"root=/data\b", "root={data}"),
+    # Fewer of everything.
+    ('"image_size": 224', '"image_size": 32'),
+    ("--shots 1,5,20,100", "--shots 1,2"),
+    ("--layers all", "--layers 0,-1"),
+    ("--views 4", "--views 1"),
+    (
+        r"examples/zoo\.yaml",
+        "examples/zoo.yaml backbone=timm:vit_tiny_patch16_224?image_size=32&pretrained=false",
+    ),
+    (
+        r'"bundled:fashion", \[(.*)\], limit=500, epochs=5',
+        r'"bundled:fashion", [\1], limit=60, epochs=1',
+    ),
+    ('"features/"\\)', '"features/", limit=60)'),
+    ("limit=1500", "limit=60"),
+    ("epochs=15", "epochs=1"),
+    (
+        r'\["linear", "ep8"\], output="runs/segment"',
+        r'["linear", "ep8"], output="runs/segment", epochs=1, seeds=1',
+    ),
+)
+
+#: Command of iceprobe → options that make it short; the last of two equal options counts. (`demo`, which
+#: has none of these, gets them as keys.)
+SHORTER = {
+    "demo": "limit=60 epochs=1 seeds=1 learning_rates=1e-2",
+    "run": "--limit 60 --epochs 1 --seeds 1 --learning-rates 1e-2",
+    "fit --live": "--limit 60 --epochs 1 --seeds 1 --learning-rates 1e-2",
+    "fit": "--epochs 1 --seeds 1 --learning-rates 1e-2",
+    "adapt": "--limit 60 --epochs 1 --seeds 1 --learning-rates 1e-2 --batch-size 30",
+    "segment": "--limit 40 --epochs 1 --seeds 1 --learning-rates 1e-2",
+    "extract": "--limit 60",
+}
+
+#: What a page takes for granted, by its name.
+BEFOREHAND = {
+    "README.md": "from timm import create_model\nmodel = create_model('vit_tiny_patch16_224', img_size=32)",
+    "asking.md": "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')",
+    "segmentation.md": (
+        "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')\n"
+        "dataset = iceprobe.load_dataset('bundled:fashion-clutter')"
+    ),
+}
+
+#: Run folders that pages speak of → which of two tiny runs lies there: the demo's, or one of another layer.
+RUNS = {
+    "runs/demo": "demo", "runs/mae": "demo", "runs/dino": "other",
+    "runs/float16": "demo",
+}  # fmt: skip
+
+#: Commands that need a cluster, a store of objects or minutes → the test that runs them. Their options
+#: are looked at all the same.
+ELSEWHERE = (
+    (r"^ray |--engine ray", "tests/cli/test_ray.py::test_a_killed_node_costs_its_shards_and_not_the_run"),
+    (r"s3://", "tests/cli/test_remote.py::test_from_images_to_report"),
+    (r"^sbatch ", "tests/test_slurm.py::test_a_job_that_is_stopped_goes_on_in_the_next"),
+)  # fmt: skip
+
+#: Python blocks whose numbers differ from machine to machine, or with fewer images, by page and what
+#: they hold: lines are counted. Of the others every character has to be printed.
+VARYING = (("tour.md", ""), ("probes.md", "iceprobe.probe("))
+
+#: Pages that take more than five seconds.
+SLOW = {
+    "adaptation.md",
+    "asking.md",
+    "cluster.md",
+    "measurements.md",
+    "probes.md",
+    "report.md",
+    "tour.md",
+}
