@@ -18,7 +18,7 @@ from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
-NAMES = ("mae-tiny", "supervised-tiny")
+NAMES = ("mae-tiny", "supervised-tiny", "dino-tiny")
 
 
 def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None = None) -> Backbone:
