@@ -1,6 +1,6 @@
 """Train a small ResNet with labels on cluttered Fashion-MNIST, to read it by EP beside its own pooling.
 
-    python tools/pretrain_cnn.py --output build/resnet --steps 2400
+    python tools/pretrain_cnn.py --output build/resnet --steps 1500
 
 ResNet-10-T (Wightman 2019, timm) with strides 1 in its last two stages, so that 56x56 pixels become
 7x7 cells of 512 channels; cross-entropy on their mean, as CNNs are trained. It doesn't ship:
@@ -23,7 +23,7 @@ def resnet(num_classes: int = 0) -> nn.Module:
 
 def main() -> None:
     assert __doc__ is not None
-    args = parser(__doc__.splitlines()[0], steps=2400).parse_args()
+    args = parser(__doc__.splitlines()[0], steps=1500).parse_args()
     start(args)
     model = resnet(10).to(args.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)

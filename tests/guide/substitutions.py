@@ -23,6 +23,8 @@ STAND_INS = (
         r'"vit_base_patch16_224\.mae", pretrained=True',
         '"vit_tiny_patch16_224", img_size=32, pretrained=False',
     ),
+    ("PYTHONPATH=tools iceprobe", "iceprobe"),
+    (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),
     # Images.
     (r"imagenet1k\?root=/data/imagenet", "folder:/data/birds"),
