@@ -8,16 +8,16 @@ the student predicts the teacher's distribution over K prototypes from every *ot
 
     loss = mean over pairs (g, v), v ≠ g, of  −Σ_k q_gk · log softmax(s_v/τ_s)_k,   q = sinkhorn(t/τ_t)
 
-The teacher is the exponential moving average of the student. Its outputs become targets that use all
-prototypes alike over the batch, and few of them for one crop, by Sinkhorn-Knopp (Caron et al. 2020;
-Oquab et al. 2024 have it in place of DINO's centre), and the prototypes stay as they were drawn (DINO
-freezes them for an epoch): otherwise a run this short stays at the uniform output. What ships is the teacher's encoder; `tools/pretraining.py` says what holds for every
-bundled one.
+The teacher is the exponential moving average of the student. Its outputs become targets that use
+all prototypes alike over the batch, and few of them for one crop, by Sinkhorn-Knopp (Caron et al.
+2020; Oquab et al. 2024 have it in place of DINO's centre), and the prototypes stay as they were
+drawn (DINO freezes them for an epoch): otherwise a run this short stays at the uniform output. What
+ships is the teacher's encoder; `tools/pretraining.py` says what holds for every bundled one.
 
-Made for one processor core and an hour: it starts from `bundled:mae-tiny` (with `--scratch` the class
-token is still no better than that one's after 600 steps), crops are small (64 and 25 patches; positions
-are interpolated from the 14×14 of whole images), the student sees half of a global crop's patches
-(Assran et al. 2022), and the head is small.
+Made for one processor core and an hour: it starts from `bundled:mae-tiny` (docs/bundled.md says what
+came of random weights), crops are small (64 and 25 patches; positions are interpolated from the
+14×14 of whole images), the student sees half of a global crop's patches (Assran et al. 2022), and the
+head is small.
 """
 
 import copy

@@ -5,9 +5,10 @@
         --export src/iceprobe/backbones/bundled
 
 Cross-entropy on the class token, all weights learning. It starts from `bundled:mae-tiny`, as masked
-autoencoders are fine-tuned: with `--scratch` the loss is still at 1.95 after 1,400 steps. Half of the patches are left out of each training
-image (Liu et al. 2022, PatchDropout), which halves the cost of a step and regularises. The classifier
-is thrown away; `tools/pretraining.py` says what holds for every bundled backbone.
+autoencoders are fine-tuned (docs/bundled.md says what came of random weights). Half of the patches
+are left out of each training image (Liu et al. 2022, PatchDropout), which halves the cost of a step
+and regularises. The classifier is thrown away; `tools/pretraining.py` says what holds for every
+bundled backbone.
 """
 
 import torch

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import kendalltau
 
 import iceprobe
 from benchmarks.claims import looking
@@ -21,6 +20,7 @@ from iceprobe.analysis import shortcut as background_shortcut
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.counts import count
 from iceprobe.results import Result, paired_bootstrap
+from iceprobe.results.agreement import agreement
 
 DRAWS = 2_000  # of rankings and correlations
 
@@ -216,21 +216,14 @@ def _rank_correlations(
 ) -> list[Finding]:
     """Kendall's τ between the rankings by the last reader and by each other."""
     *others, last = readers
-    n = next(iter(right.values()))[last].shape[1]
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-    # (reader) → (observed and draws, backbones)
-    means = {
-        reader: np.concatenate([np.full((1, n), 1 / n), drawn])
-        @ np.stack([by[reader].mean(0) for by in right.values()], 1)
-        for reader in readers
+    correct = {
+        reader: np.stack([by[reader].mean(0) for by in right.values()]) for reader in readers
     }
     found = []
     for other in others:
-        rows = zip(means[last], means[other], strict=True)
-        taus = np.array([kendalltau(a, b).statistic for a, b in rows])
-        ends = np.nanquantile(taus[1:], [0.025, 0.975])
+        both = agreement(correct[last], correct[other], draws=DRAWS)
         what = f"rankings by {last} and {other}"
-        found.append(Finding(what, float(taus[0]), (float(ends[0]), float(ends[1])), "Kendall τ"))
+        found.append(Finding(what, both.tau, both.interval, "Kendall τ"))
     return found
 
 

@@ -188,18 +188,19 @@ def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]
             scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
             parts.append(Part(scratch, manifest, target))
         singles = backbone.per_layer()
-        for single, part in zip(singles, parts, strict=True):
-            if part is not None:
-                check_origin(part.path, part.manifest, single, dataset, torch.device(job.device))
         try:
+            for single, part in zip(singles, parts, strict=True):
+                if part is not None:
+                    origin = part.path, part.manifest, single, dataset
+                    check_origin(*origin, torch.device(job.device))
             fill(
                 parts, backbone, dataset, torch.device(job.device), job.workers,
                 job.on_bad_image, None, only=(split, number),
             )  # fmt: skip
         finally:
             for part in parts:
-                if part is not None:
-                    part.folder.rmdir()
+                if part is not None:  # empty, unless an error is on its way to the driver
+                    shutil.rmtree(part.folder, ignore_errors=True)
     return [part.records[0] if part is not None else None for part in parts]
 
 

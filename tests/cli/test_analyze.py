@@ -1,6 +1,9 @@
-"""``iceprobe analyze RUN --figure``: maps for a paper from the command line."""
+"""``iceprobe analyze`` from the command line: a figure for a paper, and what is refused at once."""
 
-from iceprobe import figure, read_results
+import pytest
+
+from iceprobe import analyze, figure, read_results
+from iceprobe.errors import IceprobeError
 from tests.cli.conftest import BACKBONE
 
 QUICK = ["--epochs", "1", "--seeds", "1", "--learning-rates", "1e-2", "--batch-size", "16"]
@@ -21,3 +24,15 @@ def test_a_figure_is_what_python_draws_and_nothing_is_measured(iceprobe, images,
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "ends in .pdf, .svg, .png" in refused.err
     assert not (tmp_path / "m.gif").exists()
+
+
+def test_without_boxes_the_background_is_refused_before_any_pass(iceprobe, images, tmp_path):
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", "--probe", "ep2", *QUICK]
+    assert iceprobe("run", *asked, "--output", "r").code == 0
+    passes = []
+    with pytest.raises(IceprobeError, match="has no boxes"):
+        analyze(read_results("r"), background=True, progress=lambda *told: passes.append(told))
+    assert passes == []
+    refused = iceprobe("analyze", "r", "--background")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert not (tmp_path / "r" / "analysis.json").exists()

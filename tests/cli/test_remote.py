@@ -2,6 +2,7 @@
 
 import pytest
 
+from iceprobe.dense.files import read_segmentations
 from iceprobe.results import read_results
 from tests.cli.conftest import BACKBONE
 from tests.remote import BUCKET, objects, put_folder, s3_server
@@ -33,6 +34,9 @@ def test_from_images_to_report(iceprobe, s3, images, tmp_path):
     assert [one.top1 for one in results] == [one.top1 for one in read_results(tmp_path / "here")]
     assert "complete already" in iceprobe("run", *there).out
 
+    assert iceprobe("report", "r", "--output", "again.html").code == 0
+    assert "class 0" not in (tmp_path / "again.html").read_text()  # names come from the store there
+
     store = results[0].store.path
     ended = iceprobe("extract", "--verify", store)
     assert (ended.code, store in ended.out) == (0, True)
@@ -45,3 +49,16 @@ def test_from_images_to_report(iceprobe, s3, images, tmp_path):
     assert plan.code == 0, plan.err
     assert "nothing to extract" in plan.out
     assert len(objects("cli-features")) == 5  # two shards with their records, and the manifest
+
+
+@pytest.mark.slow
+def test_segmentation_through_a_store_there(iceprobe, s3, tmp_path):
+    asked = ["--backbone", "bundled:mae-tiny", "--data", "bundled:fashion-clutter", "--limit", 100]
+    asked += ["--probe", "linear", "--epochs", 1, "--seeds", 1, "--learning-rates", "1e-1"]
+    ended = iceprobe("segment", *asked, "--features", FEATURES, "--output", "there")
+    assert (ended.code, ended.err) == (0, "")
+    assert not (tmp_path / "s3:").exists()
+    assert f"features: {FEATURES}" in (tmp_path / "there" / "config.yaml").read_text()
+    assert iceprobe("segment", *asked, "--output", "here").code == 0
+    there, here = (read_segmentations(tmp_path / name)[0] for name in ("there", "here"))
+    assert there.confusion == here.confusion

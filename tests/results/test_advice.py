@@ -167,6 +167,9 @@ def test_several_encoders_are_ranked_under_both():
 def test_an_order_that_holds_and_layers():
     (question,) = advise(campaign(a=300, b=250, c=200)).questions
     assert "the same order, Kendall's τ +1.00" in question.paragraph
+    (question,) = advise(campaign(a=300, b=300, c=300)).questions
+    assert "all tie under ep4, so there is no order to compare." in question.paragraph
+    assert "the order changes" not in question.paragraph
     layers = [
         result(probe, right, backbone=f"timm:a?layer={layer}", layer=layer)
         for layer, pair in enumerate([(100, 300), (200, 250)])

@@ -104,27 +104,34 @@ def analyze(
                 f"store {store.path} of {result.label!r} has no patch tokens on a grid, so there "
                 "are no maps: extract with patches, from a backbone that has some"
             )
-        walks.append(
-            _Walk(result, store, where, batch_size, [t / thresholds for t in range(thresholds)])
-        )
-        for number, fit in enumerate(fits):
-            count = None if progress is None else _counted(progress, result, number, fits)
-            walks[-1].over(fit, count)
-        walks[-1].probes = fits
+        steps = [t / thresholds for t in range(thresholds)]
+        walks.append(_Walk(result, store, where, batch_size, steps, fits))
+    groups = _by_store(walks) if background or heads else []
+    # What a backbone or a data set hasn't is said before the first pass, not after it.
+    backbones = [recorded_backbone(g[0].store.manifest.backbone).to(where) for g in groups]
+    others = [
+        OtherBackgrounds(g[0].store, g[0].result.split, backbone)
+        for g, backbone in zip(groups, backbones, strict=True)
+        if background
+    ]
+    for walk in walks:
+        for number, fit in enumerate(walk.probes):
+            count = (
+                None if progress is None else _counted(progress, walk.result, number, walk.probes)
+            )
+            walk.over(fit, count)
     found = [walk.analysis(draws) for walk in walks]
-    if background or heads:
-        for group in _by_store(walks):
-            backbone = recorded_backbone(group[0].store.manifest.backbone).to(where)
-            if background:
-                _exchange(group, backbone, progress)
-                for walk in group:
-                    place = walks.index(walk)
-                    found[place] = replace(found[place], shortcut=walk.shortcut(draws))
-            if heads:
-                first = group[0]
-                walk = _Walk(first.result, first.store, where, batch_size, first.thresholds)
-                walk.over(backbone, None if progress is None else partial(progress, HEADS))
-                found.append(walk.analysis(draws, heads=True))
+    if background:
+        for group, exchanged in zip(groups, others, strict=True):
+            _exchange(group, exchanged, progress)
+            for walk in group:
+                place = walks.index(walk)
+                found[place] = replace(found[place], shortcut=walk.shortcut(draws))
+    if heads:
+        for (first, *_), backbone in zip(groups, backbones, strict=True):
+            walk = _Walk(first.result, first.store, where, batch_size, first.thresholds)
+            walk.over(backbone, None if progress is None else partial(progress, HEADS))
+            found.append(walk.analysis(draws, heads=True))
     if not found:
         probes = ", ".join(result.label for result in results) or "nothing"
         raise IceprobeError(
@@ -146,6 +153,7 @@ class _Walk:
         device: torch.device,
         batch: int,
         thresholds: Sequence[float],
+        probes: Sequence["Probe"] = (),
     ):
         self.result, self.store, self.device, self.batch = result, store, device, batch
         self.part = store[result.split]
@@ -162,7 +170,7 @@ class _Walk:
         self.hits: list[NDArray[np.bool_]] = []
         self.notes: list[str] = []
         self.uniform: dict[str, Values] = {}
-        self.probes: Sequence[Probe] = ()
+        self.probes = probes
         self.exchanged: tuple[OtherBackgrounds, Values] | None = None
 
     def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
@@ -399,10 +407,9 @@ def _by_store(walks: Sequence[_Walk]) -> list[list[_Walk]]:
     return list(groups.values())
 
 
-def _exchange(walks: Sequence[_Walk], backbone: Backbone, progress: Progress | None) -> None:
+def _exchange(walks: Sequence[_Walk], others: OtherBackgrounds, progress: Progress | None) -> None:
     """What every fit says of the images with other backgrounds: one pass of the backbone for all."""
     first = walks[0]
-    others = OtherBackgrounds(first.store, first.result.split, backbone)
     right: list[list[Values]] = [[] for _ in walks]
     for start in range(0, len(others.rows), first.batch):
         rows = others.rows[start : start + first.batch]

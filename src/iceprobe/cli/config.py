@@ -230,7 +230,7 @@ class SegmentConfig(_Config):
     workers: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
-    features: Path = Path("features")
+    features: Place = Path("features")
     device: str | None = None
     memory: Bytes | None = None  # for tokens and masks held in memory
     output: Path | None = None

@@ -11,7 +11,7 @@ from iceprobe.cli.arguments import Arguments, split_arguments
 from iceprobe.cli.config import SegmentConfig, resolve, to_yaml
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunLog
-from iceprobe.cli.paths import check_place, check_writable
+from iceprobe.cli.paths import check_features, check_writable
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
@@ -71,7 +71,7 @@ def execute(config: SegmentConfig) -> None:
     check_probes(config.probe)
     assert config.output is not None  # resolve() has set it
     check_writable(config.output, "--output")
-    check_place(config.features, "--features")
+    check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log, new_folder(config.output, "--output") as folder:
         log.info("%s", command)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import altair as alt
 import numpy as np
 
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import located
 from iceprobe.report.charts import Spec, finish
 from iceprobe.results.confusion import ClassScore, Confusions, Mistake, confusions
 from iceprobe.results.schema import Result
@@ -63,7 +63,7 @@ def class_names(result: Result) -> list[str]:
         from iceprobe.store.format import read_manifest
 
         try:
-            return list(read_manifest(Path(result.store.path)).dataset.classes)
+            return list(read_manifest(located(result.store.path)).dataset.classes)
         except IceprobeError:
             pass  # moved or deleted: the numbers are worth a page all the same
     return [f"class {number}" for number in range(result.classes)]

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 6_000_000
 FEW = 3  # groups whose cost, learning curves and maps a page across several still draws
-_PICTURE_BYTES = 3_200_000  # of which the attention maps may take, 1.2 MB what else is drawn; the charts' engine takes 0.9 MB
+# Of which the attention maps may take; what else is drawn takes 1.2 MB, the charts' engine 0.9 MB.
+_PICTURE_BYTES = 3_200_000
 
 
 @dataclass(frozen=True)

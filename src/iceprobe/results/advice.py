@@ -307,14 +307,18 @@ def _ordered(orders: Sequence[Order]) -> str:
     return " ".join(
         f"Ranked under {order.linear[0].result.label}: {_listed(order.linear)}; under "
         f"{order.attentive[0].result.label}: {_listed(order.attentive)} (≈: no clear difference)"
-        f"{_tau(order.agreement)}."
+        f"{_tau(order)}."
         for order in orders
     )
 
 
-def _tau(found: Agreement | None) -> str:
+def _tau(order: Order) -> str:
+    found = order.agreement
     if found is None:
         return ""
+    for ranked in (order.linear, order.attentive):
+        if len({one.result.top1.mean for one in ranked}) == 1:
+            return f"; all tie under {ranked[0].result.label}, so there is no order to compare"
     low, high = found.interval
     same = "the same order" if found.tau == 1 else "the order changes"
     text = f"; {same}, Kendall's τ {found.tau:+.2f} (95% interval {low:+.2f} to {high:+.2f})"

@@ -25,9 +25,7 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: (
-        float  # mean over the epoch, with a probe's own terms; not finite: diverged, and ends
-    )
+    train_loss: float  # mean over the epoch, a probe's own terms in it; not finite: it diverged
     eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
 
     @property
