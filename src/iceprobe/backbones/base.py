@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +59,8 @@ class Backbone(nn.Module):
         name: short and readable, for folders and tables.
         paradigm: how it was trained, in words; ``"unknown"`` where its name doesn't say.
         preprocessing: image → what ``forward`` takes.
+        assumed: what was taken for granted about its weights or its preprocessing, a line each:
+            told when it is loaded, kept in the store and in every result (docs/assumptions.md).
         pooled_class: whether the model was trained on the output of a learned pooler rather than
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
@@ -82,6 +84,7 @@ class Backbone(nn.Module):
         pooled_class: bool = False,
         settings: Mapping[str, Any] | None = None,
         borrowed: bool = False,
+        assumed: Sequence[str] = (),
     ):
         """
         Args:
@@ -99,6 +102,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.spec, self.name, self.paradigm = spec, name, paradigm
         self.pooled_class = pooled_class
+        self.assumed = tuple(assumed)
         self._settings = dict(settings or {})
         self.training = False
         if not borrowed:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.assumptions import tell
 from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
@@ -162,7 +163,9 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if not isinstance(backbone, str):
         from iceprobe.backbones.python_modules import wrap_module
 
-        return wrap_module(backbone, **options)
+        loaded = wrap_module(backbone, **options)
+        tell(loaded.assumed)
+        return loaded
     parsed = parse_spec(backbone)
     if parsed.kind is None:
         examples = " or ".join(entry.examples[0] for entry in map(BACKBONES.__getitem__, BACKBONES))
@@ -170,4 +173,6 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     entry = BACKBONES[parsed.kind]
     parsed = with_options(parsed, options)
     values = typed_options(parsed, entry.options)
-    return entry.load()(parsed.name, spec=str(parsed), **values)
+    loaded = entry.load()(parsed.name, spec=str(parsed), **values)
+    tell(loaded.assumed)
+    return loaded

@@ -29,7 +29,7 @@ from iceprobe.cli import (
     run,
     segment,
 )
-from iceprobe.cli.console import console
+from iceprobe.cli.console import Said, console
 from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
@@ -148,12 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
+    terminal = Said()
+    logging.getLogger("iceprobe").addHandler(terminal)
     try:
         with join() as here:
             console.quiet = not here.main
             _run(arguments)
     except IceprobeError as error:  # of the joining
         _fail(str(error))
+    finally:
+        logging.getLogger("iceprobe").removeHandler(terminal)
 
 
 def _run(arguments: Sequence[str] | None) -> NoReturn:

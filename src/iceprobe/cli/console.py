@@ -1,5 +1,6 @@
 """What the terminal shows: progress bars and tables go to stdout, errors alone to stderr."""
 
+import logging
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,17 @@ from rich.progress import (
 )
 
 console = Console(highlight=False)
+
+
+class Said(logging.Handler):
+    """Warnings of iceprobe on the terminal, above the bars."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:  # errors go to stderr, at the end
+            console.print(record.getMessage(), style="yellow", markup=False, soft_wrap=True)
 
 
 class Bars:

@@ -131,6 +131,8 @@ class Dataset:
             them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
         headline: the accuracy that is reported on it by convention.
+        assumed: what was taken for granted about its files, a line each: told when it is loaded,
+            kept in the store and in every result (docs/assumptions.md).
     """
 
     spec: str
@@ -138,3 +140,4 @@ class Dataset:
     classes: Sequence[str]
     splits: Mapping[str, Split]
     headline: Headline = "top1"
+    assumed: Sequence[str] = ()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.assumptions import tell
 from iceprobe.datasets.catalogue import CATALOGUE
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
@@ -78,11 +79,14 @@ def load_dataset(spec: str, **options: Any) -> "Dataset":
     """
     parsed = parse_spec(spec)
     if parsed.kind is None:
-        return _load_from_catalogue(with_options(parsed, options))
-    entry = DATASETS[parsed.kind]
-    parsed = with_options(parsed, options)
-    values = typed_options(parsed, entry.options)
-    return entry.load()(parsed.name, spec=str(parsed), **values)
+        loaded = _load_from_catalogue(with_options(parsed, options))
+    else:
+        entry = DATASETS[parsed.kind]
+        parsed = with_options(parsed, options)
+        values = typed_options(parsed, entry.options)
+        loaded = entry.load()(parsed.name, spec=str(parsed), **values)
+    tell(loaded.assumed)
+    return loaded
 
 
 def _load_from_catalogue(parsed: Spec) -> "Dataset":

@@ -87,6 +87,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "git_commit": git_commit(),
         "command": command,
         "created": now(),
+        "assumed": [*manifest.backbone.assumed, *manifest.dataset.assumed],
         "skipped_images": len(manifest.skipped),
     }
 

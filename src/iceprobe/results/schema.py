@@ -194,6 +194,7 @@ class Result(_Model):
         git_commit: of the checkout that iceprobe ran from, where it did.
         command: what was typed, quoted for a shell.
         created: ISO 8601 with the zone.
+        assumed: what was taken for granted about backbone and images, a line each.
         skipped_images: left out by ``--on-bad-image skip``.
         files: what of it is in the run folder.
     """
@@ -243,6 +244,7 @@ class Result(_Model):
     git_commit: str | None = None
     command: str = ""
     created: str = ""
+    assumed: list[str] = []
     skipped_images: Count = 0
     files: Files = Files()
 

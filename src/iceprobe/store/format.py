@@ -89,6 +89,7 @@ class BackboneRecord(_Record):
     pooled_class: bool  # trained on a learned pooler's output: k-NN and linear read the mean
     identity: dict[str, Any]
     preprocessing: dict[str, Any]
+    assumed: list[str] = []  # what was taken for granted; no part of the identity
 
 
 class DatasetRecord(_Record):
@@ -98,6 +99,7 @@ class DatasetRecord(_Record):
     name: str
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
+    assumed: list[str] = []  # as of the backbone
 
 
 class Shape(_Record):
