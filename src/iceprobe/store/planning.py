@@ -310,4 +310,4 @@ def _noise(images: int, side: int) -> Dataset:
     pixels = np.random.default_rng(0).integers(0, 256, (images, side, side), dtype=np.uint8)
     names = [f"{row}" for row in range(images)]
     split = ArraySplit("train", pixels, np.zeros(images), names)
-    return Dataset("", "noise", [], {"train": split})
+    return Dataset("", "noise", ["noise"], {"train": split})
