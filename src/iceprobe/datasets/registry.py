@@ -9,7 +9,7 @@ from iceprobe.assumptions import tell
 from iceprobe.datasets.catalogue import CATALOGUE
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import Spec, parse_spec, typed_options, unknown, with_options
+from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown, with_options
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -35,7 +35,14 @@ DATASETS: Registry[SourceEntry] = Registry(
             "iceprobe.datasets.folder:load_folder",
             "images in one folder a class, under train/ and test/ (or val/), or split by iceprobe",
             ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
-            {"split": str, "test_fraction": float, "seed": int},
+            {
+                "split": str,
+                "train": str,
+                "test": str,
+                "flat": boolean,
+                "test_fraction": float,
+                "seed": int,
+            },
         ),
         "webdataset": SourceEntry(
             "iceprobe.datasets.webdataset:load_webdataset",
