@@ -66,6 +66,16 @@ def files_in(folder: Place) -> list[str]:
         raise unreadable(error, folder) from error
 
 
+def see_all(folder: Path) -> None:
+    """See that every folder below can be read, for a library that leaves out what can't.
+
+    Raises:
+        IceprobeError: naming the folder.
+    """
+    for _ in _files_below(folder):
+        pass
+
+
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
 
