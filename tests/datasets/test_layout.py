@@ -49,6 +49,13 @@ def test_the_usual_words_are_splits_in_any_case_and_said(tmp_path, caplog, train
     assert f"assumed: {line}" in caplog.text
 
 
+def test_a_class_without_a_folder_in_test_has_no_test_images(tmp_path):
+    lay(tmp_path, "train/a", "train/b", "train/c", "test/b")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ["a", "b", "c"]
+    assert dataset.splits["test"].labels.tolist() == [1, 1]
+
+
 def test_plain_names_need_no_word(tmp_path):
     lay(tmp_path, "train/a", "train/b", "test/a", "test/b")
     assert load_dataset(f"folder:{tmp_path}").assumed == []

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Union
 
 import numpy as np
 from PIL import Image
@@ -126,6 +126,10 @@ class ArraySplit(Split):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+# What a function that wants a data set takes: one, a spec string, or two map-style data sets of torch.
+Data = Union["Dataset", str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ def _files_below(folder: Place) -> Iterable[str]:
         return
 
     def stop(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and str(error.filename) == str(folder):
+            return  # a split that has no folder for a class
         raise unreadable(error, folder) from error
 
     for here, folders, files in os.walk(folder, onerror=stop, followlinks=True):
