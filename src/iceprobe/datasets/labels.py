@@ -70,10 +70,11 @@ def check_labels(data: str, classes: Sequence[str], splits: Sequence["Split"]) -
                 f"is no class: {len(classes)} are named, 0 to {len(classes) - 1} "
                 f"({len(outside)} such labels); mend them or leave the images out"
             )
-    trained = next((set(s.labels.tolist()) for s in splits if s.name == "train"), None)
+    trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
     for split in splits:
-        if trained and (unseen := sorted(set(split.labels.tolist()) - trained)):
+        unseen = np.setdiff1d(split.labels, trained)
+        if len(trained) and len(unseen):
             raise IceprobeError(
-                f"class {str(classes[unseen[0]])!r} is in split {split.name!r} of {data!r} but "
+                f"class {str(classes[int(unseen[0])])!r} is in split {split.name!r} of {data!r} but "
                 "missing from train: add images of it to train or leave it out"
             )
