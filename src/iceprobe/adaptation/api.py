@@ -17,7 +17,7 @@ from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.backbones import load_backbone
-from iceprobe.backbones.augmentation import SCALES
+from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.backbones.base import Backbone
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
@@ -90,7 +90,7 @@ def adapt(
         weight_decays: the grid, ``(0,)`` by default; vectors get none.
         checkpointing: see :class:`iceprobe.adaptation.model.Adapted`.
         accumulate: micro-batches a step; see :mod:`iceprobe.adaptation.steps`.
-        augmentation: of training images, ``"paper"`` or ``"light"``
+        augmentation: of training images, ``"paper"``, ``"light"`` or ``"clip"``
             (`iceprobe.backbones.augmentation`); the evaluation view by default.
         limit: images of each split.
         split: the one to report.
@@ -118,8 +118,8 @@ def adapt(
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
     if amp not in DTYPES:
         raise IceprobeError(unknown("amp dtype of adapt", amp, DTYPES))
-    if augmentation is not None and augmentation not in SCALES:
-        raise IceprobeError(unknown("augmentation", augmentation, SCALES))
+    if augmentation is not None and augmentation not in STRENGTHS:
+        raise IceprobeError(unknown("augmentation", augmentation, STRENGTHS))
     for name, number in (("seeds", seeds), ("accumulate", accumulate)):
         if number < 1:
             raise IceprobeError(f"{name}={number}: give at least 1")

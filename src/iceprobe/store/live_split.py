@@ -59,7 +59,7 @@ def live(
     Args:
         backbone: moved to ``device``.
         dataset: whose images; all of them have to be readable.
-        augmentation: ``"paper"``, ``"light"`` (`iceprobe.backbones.augmentation`), or ``None`` for
+        augmentation: ``"paper"``, ``"light"``, ``"clip"`` (`iceprobe.backbones.augmentation`), or ``None`` for
             the evaluation view in every epoch.
         splits: names of those wanted; all by default.
         limit: images of each split, a seeded choice as :func:`iceprobe.extract` makes it.

@@ -73,7 +73,7 @@ def extract(
         shard_images: images a shard.
         views: augmented views stored of each training image beside its evaluation view, for
             probes to learn from; everything else reads the evaluation view.
-        augmentation: of those: ``"paper"`` or ``"light"`` (`backbones/augmentation.py`).
+        augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
         progress: called with a stage's name, images done and images in all.
