@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 
 Headline = Literal["top1", "mean_per_class"]
 
@@ -29,7 +30,11 @@ class Split(ABC):
             image with exclusive upper ends, or ``None`` where the data set has none. A row of NaN
             is an image without a box.
         masks: whether images have masks.
+        reading: how its files become pictures, where they don't say it themselves; ``None`` where
+            there are no files.
     """
+
+    reading: Reading | None = None
 
     def __init__(
         self,

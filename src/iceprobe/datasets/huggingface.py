@@ -19,6 +19,7 @@ from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.named import numbered
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class TableSplit(Split):
         column: its name.
     """
 
+    reading = Reading()
+
     def __init__(self, name: str, table: "datasets.Dataset", column: str, labels: np.ndarray):
         self.table, self.column = table, column
         names = [
@@ -48,8 +51,8 @@ class TableSplit(Split):
         if cell is None:
             raise BadImage(f"image {shown!r} is empty: remove it, or pass --on-bad-image skip")
         if cell["bytes"] is not None:
-            return decode(io.BytesIO(cell["bytes"]), shown)
-        return decode(Path(cell["path"]), cell["path"])
+            return decode(io.BytesIO(cell["bytes"]), shown, self.reading)
+        return decode(Path(cell["path"]), cell["path"], self.reading)
 
     def fingerprint(self) -> str:
         """Sha256 over size and time of change of all files that rows are in, names and labels."""
@@ -66,7 +69,7 @@ class TableSplit(Split):
                 ) from error
             digest.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
         digest.update(json.dumps([self.names, self.labels.tolist()]).encode())
-        return digest.hexdigest()
+        return self.reading.mark(digest.hexdigest())
 
     def _field(self, name: str) -> list[Any]:
         """A field of every image's cell, without touching the bytes of images."""

@@ -25,6 +25,7 @@ from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.named import numbered
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 from iceprobe.remote import RemotePath, located
 
 IMAGE_KEYS = "jpg;jpeg;png;webp"
@@ -47,6 +48,8 @@ class TarSplit(Split):
         members: where each image is.
     """
 
+    reading = Reading()
+
     def __init__(
         self,
         name: str,
@@ -65,7 +68,7 @@ class TarSplit(Split):
             content = _read(member)
         except FileNotFoundError as error:
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
-        return decode(io.BytesIO(content), shown)
+        return decode(io.BytesIO(content), shown, self.reading)
 
     def fingerprint(self) -> str:
         """Sha256 over each image's name, place and label and its tar's size and time of change."""
@@ -77,7 +80,7 @@ class TarSplit(Split):
                 states[member.tar] = _state(member.tar)
             row = [name, member.offset, member.size, label, *states[member.tar]]
             digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()
+        return self.reading.mark(digest.hexdigest())
 
 
 def load_webdataset(

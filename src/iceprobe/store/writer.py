@@ -17,6 +17,7 @@ from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
 from iceprobe.store.lock import exclusive, sweep
+from iceprobe.store.noted import tell_of_files
 from iceprobe.store.pipeline import OnBadImage, Progress
 from iceprobe.store.places import Place, check_origin, find_places
 from iceprobe.store.reader import Store, corrupt_shards
@@ -160,6 +161,8 @@ def extract_layers(
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
         stores.append(store)
+    if here.main:
+        tell_of_files(stores[0].manifest)
     return stores
 
 
