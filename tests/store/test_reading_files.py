@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import iceprobe
@@ -12,6 +13,7 @@ from iceprobe.backbones.preprocessing import LARGEST_RESIZED, Preprocessing
 from iceprobe.datasets import BadImage, load_dataset
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.files import FileSplit
+from iceprobe.store import Store
 from iceprobe.store.format import read_manifest
 from iceprobe.store.noted import assumed
 from tests.store.conftest import SIDE, SMALL, make_backbone
@@ -103,6 +105,13 @@ def test_what_was_said_is_not_assumed(mixed, tmp_path):
 def test_a_store_from_before_the_counts_opens_under_its_name(mixed, tmp_path):
     dataset = load_dataset(f"folder:{mixed}?test_fraction=0.5")
     store = iceprobe.extract(make_backbone(), dataset, tmp_path / "features", **SMALL)
+    as_before(store)
+    assert Store.open(store.path).identity == store.identity
+    assert assumed(Store.open(store.path).manifest) == []
+
+
+def as_before(store: Store) -> None:
+    """Make the manifest what it was before anything was noted."""
     file = store.path / "manifest.json"
     content = json.loads(file.read_text())
     del content["dataset"]["reading"]
@@ -110,7 +119,43 @@ def test_a_store_from_before_the_counts_opens_under_its_name(mixed, tmp_path):
         for shard in split["shards"]:
             del shard["read"], shard["largest"]
     file.write_text(json.dumps(content))
-    assert iceprobe.Store.open(store.path).identity == store.identity
+
+
+def test_of_a_store_from_before_only_shards_of_other_images_are_made_again(
+    tmp_path, caplog, monkeypatch
+):
+    """Ordinary images keep their store and its shards; a veil of alpha was read without its alpha."""
+    caplog.set_level(logging.WARNING, "iceprobe")
+    images = tmp_path / "images"
+    save(images / "train" / "a", Image.fromarray(pixels(0, 256)))
+    save(images / "train" / "b", Image.fromarray(pixels(0, 256)), ending="jpg")
+    save(images / "test" / "a", Image.fromarray(pixels(0, 256)))
+    veil = np.stack([pixels(0, 256), pixels(0, 255)], -1)
+    save(images / "test" / "b", Image.fromarray(veil, "LA"))
+
+    def extracted():
+        dataset = load_dataset(f"folder:{images}")
+        return iceprobe.extract(make_backbone(), dataset, tmp_path / "features", **SMALL)
+
+    with monkeypatch.context() as before:
+        before.setattr("iceprobe.pixels._flat", lambda image, alpha, notes: image.convert("L"))
+        old = extracted()
+    wrong = old["test"].mean.clone()
+    as_before(old)
+    caplog.clear()
+    new = extracted()
+    assert new.path == old.path
+    assert "1 shards hold images that are read by other rules now" in caplog.text
+    assert "test-00000.safetensors" in caplog.text
+    assert f"assumed: 4 of 16 images {LINES[1][len('1 of 8 images ') :]}" in caplog.messages
+    fresh = iceprobe.extract(
+        make_backbone(), load_dataset(f"folder:{images}"), tmp_path / "fresh", **SMALL
+    )
+    assert torch.equal(new["test"].mean, fresh["test"].mean)
+    assert not torch.equal(new["test"].mean, wrong)
+    caplog.clear()
+    extracted()
+    assert "other rules" not in caplog.text
 
 
 def test_shapes_held_by_alpha_are_told_apart(tmp_path):

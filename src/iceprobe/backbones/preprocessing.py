@@ -61,7 +61,11 @@ class Preprocessing:
         if self.image_size < 1:
             raise IceprobeError(f"image_size={self.image_size}: take a number of pixels above 0")
         if self.channels not in (1, 3):
-            raise IceprobeError(f"channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+            raise IceprobeError(
+                f"a model of {self.channels} channels: images are read as RGB (3) or grey (1), so "
+                "mean and std have 3 values or 1; wrap the model in one that makes its channels of "
+                "these (docs/images.md, More than three bands)"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise IceprobeError(

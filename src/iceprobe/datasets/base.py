@@ -4,7 +4,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
@@ -60,6 +61,14 @@ class Split(ABC):
         Raises:
             BadImage: if it can't be read; the message names the file.
         """
+
+    def source(self, index: int) -> Path | IO[bytes]:
+        """What :meth:`image` decodes: a file, or its bytes; of splits with a ``reading`` alone.
+
+        Raises:
+            BadImage: if it is gone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no files")
 
     def mask(self, index: int) -> Image.Image | None:
         """Where the object is: 255 on it and 0 elsewhere, in the size of ``image(index)``.

@@ -69,6 +69,22 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
         ) from error
 
 
+def is_ordinary(source: Path | IO[bytes]) -> bool:
+    """Whether the rules leave an image as Pillow reads it, by its header."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            layouts = {raw_mode(tile) for tile in image.tile}
+            return (
+                image.mode in ("1", "L", "P", "RGB")
+                and not image.has_transparency_data
+                and not any(";16" in layout or "X" in layout for layout in layouts)
+                and not _has_frames(image)
+                and orientation(image) not in TURNS
+            )
+    except Exception:  # noqa: BLE001 (whatever it is, reading it will tell)
+        return False
+
+
 def turn_of(source: Path | IO[bytes], reading: Reading = Reading()) -> int:
     """The EXIF tag by which :func:`decode` turns the image in ``source``: 1 is as stored."""
     if reading.orientation == "ignore":

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -38,12 +39,14 @@ class FileSplit(Split):
         self.root = root
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.source(index), str(self.root / self.names[index]), self.reading)
+
+    def source(self, index: int) -> Path | IO[bytes]:
         path = self.root / self.names[index]
         try:
-            source = stream(path)
+            return stream(path)
         except FileNotFoundError as error:
             raise BadImage(f"image {str(path)!r} can't be read: it is gone") from error
-        return decode(source, str(path), self.reading)
 
     def fingerprint(self) -> str:
         """Sha256 of each file's name, size, time of change (or version) and label; reads no image."""

@@ -5,7 +5,7 @@ Either ``DIR/train/CLASS/…`` with ``DIR/test/CLASS/…`` or ``DIR/val/CLASS/�
 train; images are found at any depth below them and ordered by path. DIR may be a URL of object storage
 (``s3://bucket/birds``). Hidden files, files that are
 no images by their extension, and images outside class folders are left alone, as torchvision's
-``ImageFolder`` leaves them. Orientation tags are not applied, as there.
+``ImageFolder`` leaves them. How files become pictures: docs/images.md.
 """
 
 import os

@@ -10,7 +10,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -47,12 +47,15 @@ class TableSplit(Split):
         super().__init__(name, labels, names)
 
     def image(self, index: int) -> Image.Image:
+        source = self.source(index)
+        shown = str(source) if isinstance(source, Path) else self.names[index]
+        return decode(source, shown, self.reading)
+
+    def source(self, index: int) -> Path | IO[bytes]:
         cell, shown = self.table[index][self.column], self.names[index]
         if cell is None:
             raise BadImage(f"image {shown!r} is empty: remove it, or pass --on-bad-image skip")
-        if cell["bytes"] is not None:
-            return decode(io.BytesIO(cell["bytes"]), shown, self.reading)
-        return decode(Path(cell["path"]), cell["path"], self.reading)
+        return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fingerprint(self) -> str:
         """Sha256 over size and time of change of all files that rows are in, names and labels."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -63,12 +64,14 @@ class TarSplit(Split):
         self.members = list(members)
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.source(index), self.names[index], self.reading)
+
+    def source(self, index: int) -> IO[bytes]:
         member, shown = self.members[index], self.names[index]
         try:
-            content = _read(member)
+            return io.BytesIO(_read(member))
         except FileNotFoundError as error:
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
-        return decode(io.BytesIO(content), shown, self.reading)
 
     def fingerprint(self) -> str:
         """Sha256 over each image's name, place and label and its tar's size and time of change."""
