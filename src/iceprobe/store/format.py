@@ -103,6 +103,7 @@ class DatasetRecord(_Record):
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
     assumed: list[str] = []  # as of the backbone
+    reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
 class Shape(_Record):
@@ -143,6 +144,11 @@ class ShardRecord(FileRecord):
 
     Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
     images: they are complete together or not at all.
+
+    Attributes:
+        read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
+            many; ``None`` in stores from before this was noted.
+        largest: the largest value in files of more than 8 bits.
     """
 
     start: int
@@ -150,6 +156,8 @@ class ShardRecord(FileRecord):
     images: int
     skipped: list[str] = []
     views: list[FileRecord] = []
+    read: dict[str, int] | None = None
+    largest: float | None = None
 
     @property
     def files(self) -> list[FileRecord]:

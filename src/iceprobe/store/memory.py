@@ -11,7 +11,9 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Seen
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import (
     OnBadImage,
     Progress,
@@ -77,6 +79,7 @@ def extract_in_memory(
         )
         for name in manifest.splits
     }
+    tell_of_files(manifest)
     return Store(manifest, held, dataset=dataset)
 
 
@@ -153,6 +156,7 @@ def _extract_split(
         for item in plan_work(name, rows, number, settings)
     ]
     images, done, skipped = 0, 0, []
+    seen: list[Seen] = []
     for batch in extracted_batches(
         backbone,
         dataset.splits,
@@ -170,10 +174,18 @@ def _extract_split(
                 place[key][images : images + count] = tensor
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
+        seen += batch.seen
         if progress is not None:
             progress(f"extract {name}", done, record.images)
     whole = ShardRecord(
-        file="", start=0, stop=record.images, images=images, bytes=0, sha256="", skipped=skipped
+        file="",
+        start=0,
+        stop=record.images,
+        images=images,
+        bytes=0,
+        sha256="",
+        skipped=skipped,
+        **noted(seen),
     )
     record.shards = [whole]
     shape, behind = manifest.shape, None

@@ -18,6 +18,8 @@ from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
 from iceprobe.store.lock import exclusive, sweep
+from iceprobe.store.noted import tell_of_files
+from iceprobe.store.outdated import bring_up_to_date
 from iceprobe.store.pipeline import OnBadImage, Progress
 from iceprobe.store.places import Place, check_origin, find_places
 from iceprobe.store.reader import Store, corrupt_shards
@@ -141,6 +143,7 @@ def extract_layers(
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
     here.agree([one.identity for one in wanted], "weights or images")
+    first(lambda: bring_up_to_date(place, wanted, dataset))
     with contextlib.ExitStack() as until:
         found = first(lambda: find_places(place, wanted, until))
         places = [to_write for _, to_write in found]
@@ -163,6 +166,8 @@ def extract_layers(
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
         stores.append(store)
+    if here.main:
+        tell_of_files(stores[0].manifest)
     return stores
 
 
