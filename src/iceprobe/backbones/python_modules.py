@@ -11,6 +11,7 @@ from torch import nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
@@ -37,6 +38,7 @@ def load_python(
             :func:`wrap_module` and ``load_checkpoint``.
     """
     factory = _import(name, spec)
+    _check_call(factory, spec)
     module = factory()
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec!r} returned a {type(module).__name__}: return an nn.Module")
@@ -137,6 +139,21 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
+
+
+def _check_call(factory: Callable[..., Any], spec: str) -> None:
+    """See that the factory can be called as it is going to be, without arguments.
+
+    Raises:
+        IceprobeError: if it wants some, or doesn't say.
+    """
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as error:
+        raise IceprobeError(
+            f"{spec!r}: its factory is called without arguments ({one_line(error)}): name a "
+            "function that takes none and returns the module"
+        ) from error
 
 
 def stated_preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
