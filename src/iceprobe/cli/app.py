@@ -34,6 +34,7 @@ from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 from iceprobe.stopping import Stopped, caught
+from iceprobe.text import visible
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
@@ -66,7 +67,7 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
             command(**options)
         except (IceprobeError, OSError):
             if debug:
-                traceback.print_exc()
+                print(visible(traceback.format_exc()), file=sys.stderr)
             raise
 
     flag = typer.Option("--debug", help="Show the traceback of an error.")
@@ -185,5 +186,6 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     with world().parting(message) as mine:
         if mine:
-            print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            line = visible(" ".join(message.split()))
+            print(f"iceprobe: error: {line}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -1,6 +1,7 @@
 """A folder that appears whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -35,7 +36,15 @@ def new_folder(path: str | Path, option: str) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.replace(temporary, final)
+        try:
+            os.replace(temporary, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise IceprobeError(
+                f"{option} {str(path)!r} was written by another process meanwhile, and is left as "
+                "it is: name another folder"
+            ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: somebody else's work

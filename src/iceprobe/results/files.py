@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
+from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -37,8 +38,8 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
     entries = [result.model_dump(mode="json") for result in results]
     document = {"format": FORMAT_VERSION, "results": entries}
     path = Path(run) / FILE_NAME
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, json_bytes(text))
     for result in results:
         result.attach(run=run)
     return path
@@ -80,12 +81,27 @@ def read_results(run: str | Path) -> list[Result]:
     return [result.attach(run=path.parent) for result in results]
 
 
+def check_replaceable(path: Path, option: str = "output") -> None:
+    """See that nothing is at ``path``, or a file that may be replaced.
+
+    A rename would put a file in the place of a device, which for root is everybody's.
+
+    Raises:
+        IceprobeError: if a folder, a device, a pipe or a socket is there.
+    """
+    if os.path.lexists(path) and path.exists() and not path.is_file():
+        what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
+        raise IceprobeError(f"{option} {str(path)!r} is {what}")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
+        IceprobeError: if something is there that is no file, such as a device.
         OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
     """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -9,15 +9,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 from iceprobe.store.format import EVALUATION_VIEW
+from iceprobe.trust import inner_path
 
 if TYPE_CHECKING:
     from iceprobe.results.predictions import Predictions
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+InnerPath = Annotated[str, AfterValidator(inner_path)]  # relative to the run folder
 
 
 class _Model(BaseModel):
@@ -96,9 +105,9 @@ class Files(_Model):
         adapters: one folder a seed, where the backbone was adapted.
     """
 
-    probes: list[str] = []
-    predictions: str | None = None
-    adapters: list[str] = []
+    probes: list[InnerPath] = []
+    predictions: InnerPath | None = None
+    adapters: list[InnerPath] = []
 
 
 class Diverged(_Model):

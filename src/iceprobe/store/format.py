@@ -14,10 +14,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
+from iceprobe.trust import plain_name
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -31,6 +32,7 @@ EVALUATION_VIEW = "evaluation view, without augmentation"
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Strength = Literal["paper", "light", "clip"]
+Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
 
 
 class _Record(BaseModel):
@@ -134,7 +136,7 @@ class Shape(_Record):
 class FileRecord(_Record):
     """A file of a complete shard."""
 
-    file: str
+    file: Name
     bytes: int
     sha256: str
 
@@ -193,7 +195,7 @@ class Manifest(_Record):
     dataset: DatasetRecord
     settings: Settings
     shape: Shape
-    splits: dict[str, SplitRecord]
+    splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]
 
     @property

@@ -51,6 +51,8 @@ def collect(path: Path, manifest: Manifest) -> dict[str, int]:
 
 def clear(path: Path) -> None:
     """Remove the folder, when everything was collected, with what a killed process left of it."""
+    if not (path / FOLDER).is_dir():
+        return  # a disk that is read only refuses even to remove what isn't there
     with contextlib.suppress(FileNotFoundError):
         for remains in (path / FOLDER).glob("*.tmp"):
             remains.unlink()
