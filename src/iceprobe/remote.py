@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.errors import IceprobeError
+from iceprobe.temporary import temporary_folder
 
 # pathlib makes one slash of two, so `Path("s3://bucket")` is known again by the one that is left.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
@@ -198,6 +199,11 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("ICEPROBE_CACHE") or default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def scratch_folder() -> contextlib.AbstractContextManager[Path]:
+    """A folder in the cache for the block; what killed processes left of theirs is removed."""
+    return temporary_folder(cache_folder() / "scratch")
 
 
 def cache_bytes() -> int | None:

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from iceprobe.adaptation.training import Task
+from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.files import write_atomically
 
-FOLDER = "trainings"
 VERSION = 1  # raise it when the same task trains otherwise
 
 
@@ -57,7 +57,7 @@ class Trainings:
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
-        self.folder, self.common, self.resume = folder / FOLDER, common, resume
+        self.folder, self.common, self.resume = folder / TRAININGS, common, resume
 
     def load(self, task: Task) -> Finished | None:
         path = self._path(task)
@@ -84,10 +84,7 @@ class Trainings:
 
     def remove(self) -> None:
         """All of them: the run is finished."""
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        tidy(self.folder.parent)
 
     def _path(self, task: Task) -> Path:
         content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)

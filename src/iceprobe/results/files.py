@@ -5,8 +5,6 @@ entry's fields are described in :mod:`iceprobe.results.schema`.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
+from iceprobe.temporary import temporary_file
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -86,19 +85,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes files private; give them the user's ordinary mode
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise
