@@ -54,10 +54,15 @@ class RemotePath:
     def fs(self) -> Any:
         """fsspec's file system; its own cache keeps one a process and thread."""
         try:
+            from fsspec.config import conf
             from fsspec.core import url_to_fs
 
+            options = {}
+            if self.url.startswith("s3:") and "config_kwargs" not in conf.get("s3", {}):
+                # s3fs tries five times, 15 seconds each; botocore within it would five times more.
+                options = {"config_kwargs": {"retries": {"max_attempts": 0}}}
             # A listing that is kept would hide what other machines write and remove.
-            return url_to_fs(self.url, use_listings_cache=False)[0]
+            return url_to_fs(self.url, use_listings_cache=False, **options)[0]
         except ModuleNotFoundError as error:
             raise IceprobeError(
                 f"{self.url}: needs the package {error.name}: pip install 'iceprobe[s3]'"
@@ -169,9 +174,10 @@ class RemotePath:
             raise
         except _failures() as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            raise IceprobeError(
-                f"{self.url}: {said}; see that the address is right and credentials are set"
-            ) from error
+            remedy = "see that the address is right and credentials are set"
+            if "timeout" in f"{type(error).__name__} {said}".lower().replace(" ", ""):
+                remedy = "it doesn't answer: see that it is well, then run the same again"
+            raise IceprobeError(f"{self.url}: {said}; {remedy}") from error
 
 
 def located(place: str | Path | RemotePath) -> Path | RemotePath:

@@ -93,6 +93,8 @@ class RunFolder:
     def abandon(self) -> None:
         """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
         mine = [self._config_file, self.log, self.path / REQUEST]
+        if not self.path.is_dir():
+            return  # somebody has removed it in the meantime
         if world().main and self.state == "new" and set(self.path.iterdir()) <= set(mine):
             for file in mine:
                 file.unlink(missing_ok=True)

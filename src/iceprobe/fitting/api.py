@@ -25,7 +25,7 @@ from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.repetition import Request, check, repetition
-from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, tidy
+from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.results.curves import CurveRow, write_curves
@@ -174,6 +174,7 @@ def fit(
             raise
         for result in results:
             result.files = _files(result)
+        first(lambda: check_there(folder))
         first(lambda: write_run(folder, results, rows))
     return results
 

@@ -79,9 +79,24 @@ def begin(folder: Path, request: Mapping[str, Any]) -> None:
     write_atomically(folder / REQUEST, text.encode())
 
 
+def check_there(folder: Path) -> None:
+    """See that the folder is still the one that the run began in.
+
+    Raises:
+        IceprobeError: if it was removed.
+    """
+    if not (folder / REQUEST).exists():
+        raise IceprobeError(f"{folder} was removed while the fit was at work: run the same again")
+
+
 def abandon(folder: Path) -> None:
     """Take :func:`begin` back, if nothing came of it."""
-    if {path.name for path in folder.iterdir()} <= {REQUEST, ".lock", "config.yaml", "log.txt"}:
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {
+        REQUEST,
+        ".lock",
+        "config.yaml",
+        "log.txt",
+    }:
         (folder / REQUEST).unlink(missing_ok=True)
 
 
