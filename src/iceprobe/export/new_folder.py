@@ -1,6 +1,7 @@
 """A folder that appears whole or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -32,21 +33,34 @@ def new_folder(path: str | Path, option: str, ours: Collection[str] = ()) -> Ite
             f"{option} {str(path)!r} is not empty: name a new folder, or remove what is there"
         )
     made = [parent for parent in final.parents if not parent.exists()]
+    replaces = bool(_files(final))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(final) as temporary:
             yield temporary
-            if _files(final):
+            if replaces:
                 with temporary_folder(final) as aside:
                     os.replace(final, aside / "before")
-                    os.replace(temporary, final)
+                    _put(temporary, final, option)
             else:
-                os.replace(temporary, final)
+                _put(temporary, final, option)
     except BaseException:
         with contextlib.suppress(OSError):  # not empty: somebody else's work
             for parent in made:
                 parent.rmdir()
         raise
+
+
+def _put(temporary: Path, final: Path, option: str) -> None:
+    try:
+        os.replace(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise IceprobeError(
+            f"{option} {str(final)!r} was written by another process meanwhile, and is left as it "
+            "is: name another folder"
+        ) from error
 
 
 def _files(folder: Path) -> set[str]:

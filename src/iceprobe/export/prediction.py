@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from iceprobe.export.exported import ExportedProbe, best_classes
 from iceprobe.export.maps import MapWriter
 from iceprobe.export.new_folder import new_folder
 from iceprobe.results.files import write_atomically
+from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
 from iceprobe.tokens import Tokens
+
+log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def predict(
     if top < 1:
         raise IceprobeError(f"top={top}: ask for at least 1 class")
     split, where = unlabelled(images), choose_device(device)
+    split.reading = model.reading
     settings = make_settings(
         batch_size=batch_size,
         device=where,
@@ -122,6 +127,8 @@ def predict(
                 f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
             )
         write_atomically(Path(output), _csv(rows))
+    if skipped:
+        log.warning("%s", left_out(skipped))
     return Predicted(len(rows), skipped, writer.titles if writer else [])
 
 

@@ -10,6 +10,7 @@ from iceprobe.export.onnx_format import require_onnx, write_onnx
 from iceprobe.export.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.pixels import Reading
 from iceprobe.remote import located
 from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
@@ -87,7 +88,13 @@ def _model(result: Result, manifest: Manifest, seed: int) -> ExportedProbe:
     fitted = load_fitted(result, shape, seed)
     probe = shape.build(result.probe)  # the fitted one may be in use, on a device
     probe.load_state_dict(fitted.state_dict())
-    return ExportedProbe(recorded_backbone(record), probe, classes, amp=manifest.settings.amp)
+    return ExportedProbe(
+        recorded_backbone(record),
+        probe,
+        classes,
+        amp=manifest.settings.amp,
+        reading=Reading(**manifest.dataset.reading),
+    )
 
 
 def _manifest(result: Result) -> Manifest:
@@ -136,6 +143,7 @@ def _card(
             training_images=result.training_images,
         ),
         store=manifest.identity,
+        reading=manifest.dataset.reading,
         check=check_of(model).tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},

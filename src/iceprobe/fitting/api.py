@@ -36,11 +36,13 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 
 
+@in_own_state
 def fit(
     store: Store,
     probes: Sequence[str],
@@ -196,6 +198,7 @@ def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
     return result.attach(store=store)
 
 
+@in_own_state
 def probe(
     model: Any,
     dataset: Any,
@@ -227,7 +230,8 @@ def probe(
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
-        dataset: a :class:`Dataset` or a spec string.
+        dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
+            sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         limit: images of each split to look at.
 
     The other arguments are those of :func:`fit`.
@@ -261,7 +265,7 @@ def probe(
     )
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset)
     store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
     results, _ = _fit(
         store,
