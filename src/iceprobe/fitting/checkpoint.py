@@ -55,7 +55,10 @@ class Checkpoint:
         """
         if self.path is None or not world().main:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            raise IceprobeError(
+                f"{self.path.parent} was removed while the fit was at work: run the same again"
+            )
         temporary = self.path.with_suffix(".tmp")
         description = {
             "fingerprint": self.fingerprint,
