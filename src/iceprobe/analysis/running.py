@@ -455,7 +455,7 @@ def _opened(result: Result, stores: dict[str, Store]) -> Store:
         )
     if result.store.path not in stores:
         stores[result.store.path] = Store.open(result.store.path)
-    return stores[result.store.path]
+    return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
 def _fits(result: Result, store: Store) -> list["Probe"]:

@@ -97,7 +97,7 @@ def _manifest(result: Result) -> Manifest:
         IceprobeError: if it is gone, or is another store now.
     """
     if result.open_store is not None:
-        return result.open_store.manifest
+        return result.open_store.manifest.asked_as(result.backbone, result.dataset)
     if result.store.path is None:
         raise IceprobeError(
             f"{result.probe} was fitted on features in memory only: export it in the process that "
@@ -109,7 +109,7 @@ def _manifest(result: Result) -> Manifest:
             f"store {result.store.path} isn't the one that {result.probe} was fitted on "
             f"({manifest.identity[:12]}, not {result.store.identity[:12]}): run again"
         )
-    return manifest
+    return manifest.asked_as(result.backbone, result.dataset)
 
 
 def _card(

@@ -56,7 +56,12 @@ def confusion_view(results: Sequence[Result]) -> ConfusionView | None:
 
 
 def class_names(result: Result) -> list[str]:
-    """Names of the classes, from the store; ``"class 7"`` where it can't be found."""
+    """Names of the classes; of results from before they were kept those of the store.
+
+    ``"class 7"`` where it can't be found.
+    """
+    if result.class_names:
+        return result.class_names
     if result.open_store is not None:
         return list(result.open_store.classes)
     if result.store.path is not None:

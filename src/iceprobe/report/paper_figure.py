@@ -134,7 +134,7 @@ def _opened(result: Result) -> Store:
         raise IceprobeError(
             f"the features of {result.label!r} were held in memory only: run again and keep them"
         )
-    return Store.open(result.store.path)
+    return Store.open(result.store.path).asked_as(result.backbone, result.dataset)
 
 
 def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:
