@@ -48,6 +48,7 @@ def test_few_steps_and_a_loss_that_falls():
     [
         ([1.0, 0.9, 0.7], 3, 100),  # many steps
         ([1.0, 0.30, 0.27], 3, 99),  # it hardly falls any more
+        ([1.0, 0.30, 0.14], 3, 99),  # it is near 0
         ([1.0, 0.8, 0.6, 0.4], 2, 20),  # its best epoch lies in the first half
     ],
 )

@@ -1,12 +1,13 @@
 """Whether a probe had learned to its end, from its curves.
 
-    undertrained  ⇔  steps < 100  and  chosen epoch > E/2  and  (L(⌈E/2⌉) − L(E)) / log C ≥ 0.05
+    undertrained  ⇔  steps < 100,  chosen epoch > E/2,
+                     L(⌈E/2⌉) − L(E) ≥ 0.05 log C  and  L(E) ≥ 0.15 log C
 
 L(e) is the mean training loss of epoch e at the chosen setting, over its whole schedule of E epochs
 and over seeds; log C is the loss of guessing among C classes. The schedule ends in a learning rate
-of 0, so a loss that still falls over the second half would have fallen further in a longer one. A
-probe whose best epoch lies in the first half has seen enough, whatever its loss does (linear probes
-on few images). One epoch shows no fall: its steps alone decide. What the rule finds among real fits
+of 0, so a loss that still falls over the second half would have fallen further in a longer one,
+unless it is near 0 already. A probe whose best epoch lies in the first half has seen enough, whatever
+its loss does (linear probes on few images). One epoch shows no fall: its steps alone decide. What the rule finds among real fits
 stands in the guide (docs/choosing.md).
 """
 
@@ -19,6 +20,7 @@ from iceprobe.results.curves import CurveRow
 
 FEW_STEPS = 100
 STILL_FALLING = 0.05  # of log C, over the second half of the epochs
+NEARLY_LEARNT = 0.15  # of log C
 
 
 def signs_of_undertraining(
@@ -45,7 +47,12 @@ def signs_of_undertraining(
     losses = _losses(rows, selected, epochs)
     before, after = losses.get(-(-epochs // 2)), losses.get(epochs)
     chance = math.log(max(classes, 2))
-    falls = before is not None and after is not None and before - after >= STILL_FALLING * chance
+    falls = (
+        before is not None
+        and after is not None
+        and before - after >= STILL_FALLING * chance
+        and after >= NEARLY_LEARNT * chance
+    )
     epoch = selected.get("epoch")
     early = isinstance(epoch, int) and 2 * epoch <= epochs
     if epochs > 1 and (early or not falls):
