@@ -9,7 +9,7 @@ from iceprobe.assumptions import tell
 from iceprobe.datasets.catalogue import CATALOGUE
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import Spec, parse_spec, typed_options, unknown, with_options
+from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown, with_options
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -35,7 +35,14 @@ DATASETS: Registry[SourceEntry] = Registry(
             "iceprobe.datasets.folder:load_folder",
             "images in one folder a class, under train/ and test/ (or val/), or split by iceprobe",
             ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
-            {"split": str, "test_fraction": float, "seed": int},
+            {
+                "split": str,
+                "train": str,
+                "test": str,
+                "flat": boolean,
+                "test_fraction": float,
+                "seed": int,
+            },
         ),
         "webdataset": SourceEntry(
             "iceprobe.datasets.webdataset:load_webdataset",
@@ -64,19 +71,22 @@ DATASETS: Registry[SourceEntry] = Registry(
 )
 
 
-def load_dataset(spec: str, **options: Any) -> "Dataset":
+def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "Dataset":
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
         spec: ``folder:DIR``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
             ``bundled:NAME`` or a bare name of the catalogue with ``root=DIR``; with ``?key=value``
-            options.
+            options. Or ``{"train": data, "test": data}`` with map-style data sets of torch or
+            torchvision, whose items are ``(image, label)``. A data set is given back.
         **options: the same options as keyword arguments.
 
     Raises:
         IceprobeError: for an unknown source, name or option, and for images that aren't laid
             out as the source wants them.
     """
+    if not isinstance(spec, str):
+        return _given(spec, options)
     parsed = parse_spec(spec)
     if parsed.kind is None:
         loaded = _load_from_catalogue(with_options(parsed, options))
@@ -87,6 +97,22 @@ def load_dataset(spec: str, **options: Any) -> "Dataset":
         loaded = entry.load()(parsed.name, spec=str(parsed), **values)
     tell(loaded.assumed)
     return loaded
+
+
+def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
+    """A data set that is there already, or made of two of torch's."""
+    from iceprobe.datasets.base import Dataset
+    from iceprobe.datasets.wrapping import from_splits
+
+    if options:
+        raise IceprobeError(
+            f"option {min(options)!r} is for a spec string: a {type(data).__name__} takes none"
+        )
+    if isinstance(data, Dataset):
+        return data
+    made = from_splits(data)
+    tell(made.assumed)
+    return made
 
 
 def _load_from_catalogue(parsed: Spec) -> "Dataset":

@@ -194,7 +194,8 @@ def probe(
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
-        dataset: a :class:`Dataset` or a spec string.
+        dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
+            sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         limit: images of each split to look at.
 
     The other arguments are those of :func:`fit`.
@@ -228,7 +229,7 @@ def probe(
     )
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset)
     store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
     results, _ = _fit(
         store,

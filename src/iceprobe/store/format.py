@@ -30,7 +30,7 @@ EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light"]
+Strength = Literal["paper", "light", "clip"]
 
 
 class _Record(BaseModel):
@@ -50,6 +50,8 @@ class Settings(_Record):
         views: views stored of each training image, the evaluation view first; the others are
             augmented.
         augmentation: of those; ``None`` where there are none.
+        crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
+            and in stores from before it was ``clamped``, whose crops were redrawn.
         live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
@@ -63,6 +65,7 @@ class Settings(_Record):
     device: str = "cpu"
     views: Annotated[int, Field(ge=1)] = 1
     augmentation: Strength | None = None
+    crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
     def views_of(self, split: str) -> int:

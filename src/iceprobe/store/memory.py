@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def extract_in_memory(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     *,
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
@@ -54,6 +55,7 @@ def extract_in_memory(
             be read, or tokens are not finite.
     """
     check_policy(on_bad_image)
+    dataset = load_dataset(dataset)
     if device is None:
         device = next((parameter.device for parameter in backbone.parameters()), None)
     target = choose_device(device)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, located
@@ -30,7 +31,7 @@ Engine = Literal["local", "ray"]
 
 def extract(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     root: str | Path = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -56,7 +57,8 @@ def extract(
 
     Args:
         backbone: frozen; moved to ``device``.
-        dataset: labelled images.
+        dataset: labelled images: a :class:`Dataset`, a spec string or ``{"train": …, "test": …}``
+            (:func:`iceprobe.load_dataset`).
         root: folder of stores, or a URL of one on object storage.
         splits: names of the splits to extract, by default all.
         batch_size: images a forward pass.
@@ -71,7 +73,7 @@ def extract(
         shard_images: images a shard.
         views: augmented views stored of each training image beside its evaluation view, for
             probes to learn from; everything else reads the evaluation view.
-        augmentation: of those: ``"paper"`` or ``"light"`` (`backbones/augmentation.py`).
+        augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
         progress: called with a stage's name, images done and images in all.
@@ -96,7 +98,7 @@ def extract(
 
 def extract_layers(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     root: str | Path = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -121,6 +123,7 @@ def extract_layers(
     processes as it is then given: they share the shards, and process 0 alone writes manifests.
     """
     check_policy(on_bad_image)
+    dataset = load_dataset(dataset)
     run = _filler(engine)
     place = located(root)
     here = world()
@@ -221,8 +224,6 @@ def _repaired(
 
         backbone = load_backbone(manifest.backbone.spec)
     if dataset is None:
-        from iceprobe.datasets import load_dataset
-
         dataset = load_dataset(manifest.dataset.spec)
     check_origin(path, manifest, backbone, dataset, target)
     with exclusive(path):
