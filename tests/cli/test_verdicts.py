@@ -17,10 +17,11 @@ def test_a_run_has_the_names_that_it_was_asked_for_and_is_exported_from_them(
     """Equal weights and images under other paths: one store, two runs."""
     torch.save(build().state_dict(), tmp_path / "first.pth")
     shutil.copy(tmp_path / "first.pth", tmp_path / "second.pth")
-    shutil.copytree(images, tmp_path / "copy")
+    copy = tmp_path / "copy" / images.name  # a store's folder has the name of the images'
+    shutil.copytree(images, copy)
     asked = {
         "first": (f"{BACKBONE}&checkpoint={tmp_path / 'first.pth'}", f"folder:{images}"),
-        "second": (f"{BACKBONE}&checkpoint={tmp_path / 'second.pth'}", f"folder:{tmp_path / 'copy'}"),
+        "second": (f"{BACKBONE}&checkpoint={tmp_path / 'second.pth'}", f"folder:{copy}"),
     }  # fmt: skip
     for name, (backbone, data) in asked.items():
         command = ["run", "--backbone", backbone, "--data", data, *ASKED, "--epochs", "1"]
