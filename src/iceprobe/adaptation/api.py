@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from iceprobe.adaptation.finished import FOLDER, Trainings
+from iceprobe.adaptation.finished import Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
@@ -23,10 +23,11 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import probe as probe_in_memory
-from iceprobe.fitting.api import new_run, write_run
-from iceprobe.fitting.checks import check_device, check_output
+from iceprobe.fitting.api import new_run, reopened, write_run
+from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
@@ -37,6 +38,7 @@ from iceprobe.store.lock import exclusive
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 
@@ -45,6 +47,7 @@ EPOCHS, BATCH_SIZE = 20, 64
 FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted results share
 
 
+@in_own_state
 def adapt(
     backbone: Backbone | str,
     dataset: Data,
@@ -106,6 +109,7 @@ def adapt(
 
     Returns:
         One result an adaptation and probe, in the order asked for; written to ``output`` as well.
+        Where ``output`` holds this very run, finished, they are read from there.
 
     Raises:
         IceprobeError: for what the caller can put right.
@@ -133,7 +137,19 @@ def adapt(
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     told = progress or (lambda stage, done, total: None)
     with exclusive(folder):
-        check_output(folder, {FOLDER, "adapters"})
+        request = {
+            "store": manifest.identity,
+            "pairs": asked,
+            "protocol": protocol,
+            "seeds": seeds,
+            "split": split,
+            "run_seed": run_seed,
+            "amp": amp,
+            "augmentation": augmentation,
+            "device": target.type,
+        }
+        if (finished := check_folder(folder, request, resume=resume)) is not None:
+            return [reopened(one, None, Shape.of(manifest)) for one in finished]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
         _check_classes(train, dataset)
@@ -154,6 +170,7 @@ def adapt(
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         _rehearse(contest, adapted, tell)
+        begin(folder, request)
         results, rows = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
             seeds=seeds, split=split, limit=limit, device=target, amp=amp, run_seed=run_seed,

@@ -4,13 +4,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from pathlib import Path
+from typing import IO, Any, Literal, Union
 
 import numpy as np
 from PIL import Image
 
 from iceprobe.datasets.labels import check_count, check_labels, whole_labels
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 
 Headline = Literal["top1", "mean_per_class"]
 
@@ -30,10 +32,14 @@ class Split(ABC):
             image with exclusive upper ends, or ``None`` where the data set has none. A row of NaN
             is an image without a box.
         masks: whether images have masks.
+        reading: how its files become pictures, where they don't say it themselves; ``None`` where
+            there are no files.
 
     Raises:
         IceprobeError: if labels aren't whole numbers, or not as many as names and boxes.
     """
+
+    reading: Reading | None = None
 
     def __init__(
         self,
@@ -62,6 +68,14 @@ class Split(ABC):
         Raises:
             BadImage: if it can't be read; the message names the file.
         """
+
+    def source(self, index: int) -> Path | IO[bytes]:
+        """What :meth:`image` decodes: a file, or its bytes; of splits with a ``reading`` alone.
+
+        Raises:
+            BadImage: if it is gone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no files")
 
     def mask(self, index: int) -> Image.Image | None:
         """Where the object is: 255 on it and 0 elsewhere, in the size of ``image(index)``.

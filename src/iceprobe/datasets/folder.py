@@ -5,7 +5,7 @@ flat ``DIR/CLASS/…`` that is split here, stratified and seeded. Classes are th
 of train; images are found at any depth below them and ordered by path (``walking.py``). DIR may be a
 URL of object storage (``s3://bucket/birds``). Hidden files are left alone, as torchvision's
 ``ImageFolder`` leaves them; files that aren't read as images, and images outside class folders, are
-left out and told. Orientation tags are not applied, as there.
+left out and told. How files become pictures: docs/images.md.
 """
 
 import os

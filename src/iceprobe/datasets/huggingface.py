@@ -10,7 +10,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from iceprobe.datasets.label_names import in_files
 from iceprobe.datasets.named import by_names, negative_numbers, numbered
 from iceprobe.datasets.walking import see_all
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TableSplit(Split):
         column: its name.
     """
 
+    reading = Reading()
+
     def __init__(self, name: str, table: "datasets.Dataset", column: str, labels: np.ndarray):
         self.table, self.column = table, column
         names = [
@@ -46,12 +49,15 @@ class TableSplit(Split):
         super().__init__(name, labels, names)
 
     def image(self, index: int) -> Image.Image:
+        source = self.source(index)
+        shown = str(source) if isinstance(source, Path) else self.names[index]
+        return decode(source, shown, self.reading)
+
+    def source(self, index: int) -> Path | IO[bytes]:
         cell, shown = self.table[index][self.column], self.names[index]
         if cell is None:
             raise BadImage(f"image {shown!r} is empty: remove it, or pass --on-bad-image skip")
-        if cell["bytes"] is not None:
-            return decode(io.BytesIO(cell["bytes"]), shown)
-        return decode(Path(cell["path"]), cell["path"])
+        return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fingerprint(self) -> str:
         """Sha256 over size and time of change of all files that rows are in, names and labels."""
@@ -68,7 +74,7 @@ class TableSplit(Split):
                 ) from error
             digest.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
         digest.update(json.dumps([self.names, self.labels.tolist()]).encode())
-        return digest.hexdigest()
+        return self.reading.mark(digest.hexdigest())
 
     def _field(self, name: str) -> list[Any]:
         """A field of every image's cell, without touching the bytes of images."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ from iceprobe.datasets.named import negative_numbers, numbered
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 from iceprobe.remote import RemotePath, located
 
 IMAGE_KEYS = "jpg;jpeg;png;webp"
@@ -50,6 +52,8 @@ class TarSplit(Split):
         members: where each image is.
     """
 
+    reading = Reading()
+
     def __init__(
         self,
         name: str,
@@ -63,12 +67,14 @@ class TarSplit(Split):
         self.members = list(members)
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.source(index), self.names[index], self.reading)
+
+    def source(self, index: int) -> IO[bytes]:
         member, shown = self.members[index], self.names[index]
         try:
-            content = _read(member)
+            return io.BytesIO(_read(member))
         except FileNotFoundError as error:
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
-        return decode(io.BytesIO(content), shown)
 
     def fingerprint(self) -> str:
         """Sha256 over each image's name, place and label and its tar's size and time of change."""
@@ -80,7 +86,7 @@ class TarSplit(Split):
                 states[member.tar] = _state(member.tar)
             row = [name, member.offset, member.size, label, *states[member.tar]]
             digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()
+        return self.reading.mark(digest.hexdigest())
 
 
 def load_webdataset(

@@ -139,6 +139,7 @@ def describe(
             classes=[str(name) for name in dataset.classes],
             headline=dataset.headline,
             assumed=list(dataset.assumed),
+            reading=next((r.said() for s in dataset.splits.values() if (r := s.reading)), {}),
         ),
         settings=settings,
         shape=Shape.of(backbone),
