@@ -37,6 +37,7 @@ from iceprobe.store.lock import exclusive
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 
@@ -45,6 +46,7 @@ EPOCHS, BATCH_SIZE = 20, 64
 FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted results share
 
 
+@in_own_state
 def adapt(
     backbone: Backbone | str,
     dataset: Data,

@@ -53,6 +53,22 @@ def check_count(split: str, labels: int, **others: int) -> None:
             )
 
 
+def check_stored(labels: np.ndarray, classes: Sequence[str], split: str, store: object) -> None:
+    """See that labels of a store, which may be older than this check, are indices of its classes.
+
+    Raises:
+        IceprobeError: naming the first that isn't.
+    """
+    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(outside):
+        row = int(outside[0])
+        raise IceprobeError(
+            f"label {labels[row]} of row {row} in split {split!r} of store {store} is no class: "
+            f"{len(classes)} are named ({len(outside)} such labels); extract it again from a data "
+            "set without these images"
+        )
+
+
 def check_labels(data: str, classes: Sequence[str], splits: Sequence["Split"]) -> None:
     """See that every label is the index of a class, and that train has every class of the others.
 
@@ -70,10 +86,11 @@ def check_labels(data: str, classes: Sequence[str], splits: Sequence["Split"]) -
                 f"is no class: {len(classes)} are named, 0 to {len(classes) - 1} "
                 f"({len(outside)} such labels); mend them or leave the images out"
             )
-    trained = next((set(s.labels.tolist()) for s in splits if s.name == "train"), None)
+    trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
     for split in splits:
-        if trained and (unseen := sorted(set(split.labels.tolist()) - trained)):
+        unseen = np.setdiff1d(split.labels, trained)
+        if len(trained) and len(unseen):
             raise IceprobeError(
-                f"class {str(classes[unseen[0]])!r} is in split {split.name!r} of {data!r} but "
+                f"class {str(classes[int(unseen[0])])!r} is in split {split.name!r} of {data!r} but "
                 "missing from train: add images of it to train or leave it out"
             )

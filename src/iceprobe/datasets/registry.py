@@ -50,7 +50,11 @@ DATASETS: Registry[SourceEntry] = Registry(
         "folder": SourceEntry(
             "iceprobe.datasets.folder:load_folder",
             "images in one folder a class, under train/ and test/ (or val/), or split by iceprobe",
-            ("folder:/data/birds", "folder:/data/flat?test_fraction=0.3&seed=1"),
+            (
+                "folder:/data/birds",
+                "folder:/data/flat?test_fraction=0.3&seed=1",
+                "folder:/data/birds?train=train2017&test=val2017",
+            ),
             {
                 "split": str,
                 "train": str,

@@ -33,12 +33,14 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 STATE_FILE = "state-{}.safetensors"  # of each replicate
 
 
+@in_own_state
 def fit(
     store: Store,
     probes: Sequence[str],
@@ -163,6 +165,7 @@ def _lock(folder: Path, locked: contextlib.ExitStack) -> None:
     check_output(folder, {path.name for path in folder.glob(states)})
 
 
+@in_own_state
 def probe(
     model: Any,
     dataset: Any,
