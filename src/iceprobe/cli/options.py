@@ -121,7 +121,9 @@ Views = Annotated[
 Augmentation = Annotated[
     str | None,
     _option(
-        "--augmentation", "Of those views, or live: paper (default), light, or live none.", _HOW
+        "--augmentation",
+        "Of those views, or live: paper (default), light, clip, or live none.",
+        _HOW,
     ),
 ]
 Live = Annotated[
@@ -221,7 +223,9 @@ AdaptWeightDecays = Annotated[
 ]
 AdaptAugmentation = Annotated[
     str | None,
-    _option("--augmentation", "Of training images, at each pass anew: paper, light (none).", _HOW),
+    _option(
+        "--augmentation", "Of training images, at each pass anew: paper, light, clip (none).", _HOW
+    ),
 ]
 AdaptAmp = Annotated[
     str | None, _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16.", _HOW)

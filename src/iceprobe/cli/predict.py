@@ -70,12 +70,6 @@ def predict(
             progress=progress,
             **settings,
         )
-    if done.skipped:
-        console.print(
-            f"{len(done.skipped)} could not be read and were left out, the first {done.skipped[0]}",
-            markup=False,
-            soft_wrap=True,
-        )
     if config.maps is not None:
         tiles = ", ".join(["the image", *done.maps])
         console.print(f"{config.maps.resolve()}: {tiles}", markup=False, soft_wrap=True)

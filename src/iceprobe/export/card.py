@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,6 +50,7 @@ class Card(BaseModel):
         check: logits ``(C,)`` of the picture of :func:`iceprobe.export.exported.check_image`.
         versions: of the program and its libraries when it was exported.
         files: name → sha256 of every other file of the folder.
+        reading: options of how its images' files were read (`iceprobe.pixels.Reading`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -69,6 +70,7 @@ class Card(BaseModel):
     check: list[float]
     versions: dict[str, str]
     files: dict[Name, str]
+    reading: dict[str, Any] = {}
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iceprobe.backbones import Backbone, Preprocessing
+from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.export.rebuilding import rebuilt_backbone
 from iceprobe.fitting.members import Shape
+from iceprobe.pixels import Notes, Reading, Unreadable, finished
 from iceprobe.probes.probe import Probe
 from iceprobe.store.recorded import recorded_backbone
 
@@ -35,6 +37,7 @@ class ExportedProbe(nn.Module):
         probe: tokens → logits.
         classes: C names.
         amp: dtype of the forward pass that the probe was fitted on the tokens of.
+        reading: how image files are read, as those were that it was fitted on.
         card: ``model.json``, where it was loaded from a folder.
     """
 
@@ -45,11 +48,13 @@ class ExportedProbe(nn.Module):
         classes: Sequence[str],
         *,
         amp: str = "float32",
+        reading: Reading = Reading(),
         card: Card | None = None,
     ):
         super().__init__()
         self.backbone, self.probe = backbone, probe
         self.classes, self.amp, self.card = list(classes), amp, card
+        self.reading = reading
         self.eval().requires_grad_(False)
 
     @property
@@ -95,7 +100,7 @@ class ExportedProbe(nn.Module):
         """
         found = []
         for first in range(0, len(images), batch_size):
-            pictures = [opened(image) for image in images[first : first + batch_size]]
+            pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
             pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
             probabilities, classes = best_classes(self(pixels.to(self.backbone.device)), top)
             for row, places in zip(probabilities.tolist(), classes.tolist(), strict=True):
@@ -143,7 +148,13 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
             f"{folder / PROBE} doesn't fit {card.probe!r} ({reason}): "
             f"install iceprobe {card.versions.get('iceprobe')}"
         ) from error
-    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, card=card)
+    try:
+        reading = Reading(**card.reading)
+    except TypeError as error:
+        raise IceprobeError(
+            f"{folder}: unknown way of reading images ({error}): export again"
+        ) from error
+    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, reading=reading, card=card)
     check_logits(model, card, folder)
     return model
 
@@ -191,8 +202,14 @@ def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def opened(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
-    """A picture, read as a data set's are if it is a path."""
+def opened(image: Image.Image | str | os.PathLike[str], reading: Reading) -> Image.Image:
+    """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
     if isinstance(image, Image.Image):
-        return image
-    return FileSplit("images", Path(), [os.fspath(image)], np.array([-1])).image(0)
+        try:
+            return finished(image, reading, Notes())
+        except Unreadable as error:
+            name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
+            raise BadImage(f"{name} {error}") from error
+    split = FileSplit("images", Path(), [os.fspath(image)], np.array([-1]))
+    split.reading = reading
+    return split.image(0)

@@ -1,6 +1,7 @@
 """An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from iceprobe.export.exported import ExportedProbe, best_classes
 from iceprobe.export.maps import MapWriter
 from iceprobe.export.new_folder import new_folder
 from iceprobe.results.files import write_atomically
+from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
 from iceprobe.text import csv_text
 from iceprobe.tokens import Tokens
+
+log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def predict(
     if top < 1:
         raise IceprobeError(f"top={top}: ask for at least 1 class")
     split, where = unlabelled(images), choose_device(device)
+    split.reading = model.reading
     settings = make_settings(
         batch_size=batch_size,
         device=where,
@@ -119,6 +124,8 @@ def predict(
             )
     # Behind the maps' folder: where another process has made that first, its table stays as well.
     write_atomically(Path(output), _csv(rows))
+    if skipped:
+        log.warning("%s", left_out(skipped))
     return Predicted(len(rows), skipped, writer.titles if writer else [])
 
 

@@ -10,6 +10,7 @@ from iceprobe.export.onnx_format import require_onnx, write_onnx
 from iceprobe.export.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.pixels import Reading
 from iceprobe.remote import located
 from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
@@ -91,8 +92,13 @@ def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> Export
     probe = shape.build(result.probe)  # the fitted one may be in use, on a device
     probe.load_state_dict(fitted.state_dict())
     place = None if result.store.path is None else located(result.store.path)
-    backbone = recorded_backbone(record, place, trust=trust)
-    return ExportedProbe(backbone, probe, classes, amp=manifest.settings.amp)
+    return ExportedProbe(
+        recorded_backbone(record, place, trust=trust),
+        probe,
+        classes,
+        amp=manifest.settings.amp,
+        reading=Reading(**manifest.dataset.reading),
+    )
 
 
 def _manifest(result: Result, trust: bool) -> Manifest:
@@ -139,6 +145,7 @@ def _card(
             training_images=result.training_images,
         ),
         store=manifest.identity,
+        reading=manifest.dataset.reading,
         check=check_of(model).tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},

@@ -33,12 +33,14 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 STATE_FILE = "state-{}.safetensors"  # of each replicate
 
 
+@in_own_state
 def fit(
     store: Store,
     probes: Sequence[str],
@@ -163,6 +165,7 @@ def _lock(folder: Path, locked: contextlib.ExitStack) -> None:
     check_output(folder, {path.name for path in folder.glob(states)})
 
 
+@in_own_state
 def probe(
     model: Any,
     dataset: Any,
@@ -194,7 +197,8 @@ def probe(
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
-        dataset: a :class:`Dataset` or a spec string.
+        dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
+            sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         limit: images of each split to look at.
 
     The other arguments are those of :func:`fit`.
@@ -228,7 +232,7 @@ def probe(
     )
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset)
     store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
     results, _ = _fit(
         store,

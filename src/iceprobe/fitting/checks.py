@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
@@ -59,6 +60,7 @@ def check_request(
                 f"split {name!r} has no image that could be read "
                 f"({len(store.manifest.skipped)} were skipped): mend the images"
             )
+        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     if not store.has_patches:
         for label, name in inputs.items():
             if name.endswith("patches"):

@@ -31,7 +31,7 @@ EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light"]
+Strength = Literal["paper", "light", "clip"]
 Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
 
 
@@ -52,6 +52,8 @@ class Settings(_Record):
         views: views stored of each training image, the evaluation view first; the others are
             augmented.
         augmentation: of those; ``None`` where there are none.
+        crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
+            and in stores from before it was ``clamped``, whose crops were redrawn.
         live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
@@ -65,6 +67,7 @@ class Settings(_Record):
     device: str = "cpu"
     views: Annotated[int, Field(ge=1)] = 1
     augmentation: Strength | None = None
+    crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
     def views_of(self, split: str) -> int:
@@ -102,6 +105,7 @@ class DatasetRecord(_Record):
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
     assumed: list[str] = []  # as of the backbone
+    reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
 class Shape(_Record):
@@ -142,6 +146,11 @@ class ShardRecord(FileRecord):
 
     Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
     images: they are complete together or not at all.
+
+    Attributes:
+        read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
+            many; ``None`` in stores from before this was noted.
+        largest: the largest value in files of more than 8 bits.
     """
 
     start: int
@@ -149,6 +158,8 @@ class ShardRecord(FileRecord):
     images: int
     skipped: list[str] = []
     views: list[FileRecord] = []
+    read: dict[str, int] | None = None
+    largest: float | None = None
 
     @property
     def files(self) -> list[FileRecord]:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Seen
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import (
     OnBadImage,
     Progress,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 def extract_in_memory(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     *,
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
@@ -54,6 +57,7 @@ def extract_in_memory(
             be read, or tokens are not finite.
     """
     check_policy(on_bad_image)
+    dataset = load_dataset(dataset)
     if device is None:
         device = next((parameter.device for parameter in backbone.parameters()), None)
     target = choose_device(device)
@@ -75,6 +79,7 @@ def extract_in_memory(
         )
         for name in manifest.splits
     }
+    tell_of_files(manifest)
     return Store(manifest, held, dataset=dataset)
 
 
@@ -151,6 +156,7 @@ def _extract_split(
         for item in plan_work(name, rows, number, settings)
     ]
     images, done, skipped = 0, 0, []
+    seen: list[Seen] = []
     for batch in extracted_batches(
         backbone,
         dataset.splits,
@@ -168,10 +174,18 @@ def _extract_split(
                 place[key][images : images + count] = tensor
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
+        seen += batch.seen
         if progress is not None:
             progress(f"extract {name}", done, record.images)
     whole = ShardRecord(
-        file="", start=0, stop=record.images, images=images, bytes=0, sha256="", skipped=skipped
+        file="",
+        start=0,
+        stop=record.images,
+        images=images,
+        bytes=0,
+        sha256="",
+        skipped=skipped,
+        **noted(seen),
     )
     record.shards = [whole]
     shape, behind = manifest.shape, None
