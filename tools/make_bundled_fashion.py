@@ -87,6 +87,7 @@ def make(idx: Path, output: Path) -> None:
     np.savez_compressed(output / "fashion.npz", **arrays)  # type: ignore[arg-type]
     (output / "fashion.json").write_text(json.dumps(card, indent=1) + "\n")
     (output / "fashion.LICENSE").write_text(LICENSE)
+    list_files(output)
 
 
 def main() -> None:

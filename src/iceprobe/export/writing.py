@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iceprobe.checksums import sha256
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
 from iceprobe.export.exported import ExportedProbe, check_of
@@ -18,7 +19,6 @@ from iceprobe.results.stores import manifest_of
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
-from iceprobe.store.shards import sha256
 
 FORMATS = ("folder", "onnx")
 

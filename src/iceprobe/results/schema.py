@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from iceprobe.checksums import Digest
 from iceprobe.store.format import EVALUATION_VIEW
 from iceprobe.trust import inner_path
 
@@ -103,11 +104,23 @@ class Files(_Model):
         probes: one safetensors file a seed, in the order of `Result.seeds`.
         predictions: safetensors shared by all results of the run.
         adapters: one folder a seed, where the backbone was adapted.
+        digests: of each of these files, and of ``curves.csv``, by its name; read files are
+            compared. Of an earlier iceprobe there are none.
     """
 
     probes: list[InnerPath] = []
     predictions: InnerPath | None = None
     adapters: list[InnerPath] = []
+    digests: dict[str, Digest] = {}
+
+    def moved(self, folder: str) -> "Files":
+        """The same files, seen from the folder that ``folder`` is in."""
+        return Files(
+            probes=[f"{folder}/{name}" for name in self.probes],
+            predictions=self.predictions and f"{folder}/{self.predictions}",
+            adapters=self.adapters,
+            digests={f"{folder}/{name}": digest for name, digest in self.digests.items()},
+        )
 
 
 class Diverged(_Model):
@@ -337,5 +350,7 @@ class Result(_Model):
         if self._predictions is None and self._run is not None and self.files.predictions:
             from iceprobe.results.predictions import read_predictions
 
-            self._predictions = read_predictions(self._run / self.files.predictions, self.label)
+            name = self.files.predictions
+            digest = self.files.digests.get(name)
+            self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions
