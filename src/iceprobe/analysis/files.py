@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from iceprobe.analysis.schema import Analysis, Estimate
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 
@@ -28,7 +29,7 @@ def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path,
     Returns:
         The paths of the JSON file and of the table.
     """
-    document = {"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]}
+    document = seal({"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]})
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     written = Path(run) / JSON_NAME, Path(run) / CSV_NAME
     write_atomically(written[0], text.encode())
@@ -49,6 +50,7 @@ def read_analyses(run: str | Path) -> list[Analysis]:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT_VERSION:
             raise ValueError(f"it has format {document['format']}")
+        document = unseal(document, path, f"run iceprobe analyze {run} again")
         return TypeAdapter(list[Analysis]).validate_python(document["analyses"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "its fields are others" if isinstance(error, ValidationError) else error

@@ -30,6 +30,7 @@ from iceprobe.cli import (
     segment,
 )
 from iceprobe.cli.console import Said, console
+from iceprobe.descriptors import raise_limit
 from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
@@ -50,6 +51,7 @@ REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
     errno.EEXIST: _PATH,
     errno.EISDIR: _PATH,
     errno.ELOOP: _PATH,
@@ -145,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prints.
     """
     keep_freed_memory()
+    raise_limit()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())

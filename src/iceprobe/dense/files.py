@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors.torch import save
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.dense.pictures import draw
 from iceprobe.dense.schema import Segmentation
 from iceprobe.errors import IceprobeError
@@ -44,7 +45,7 @@ def write_segmentations(folder: str | Path, results: Sequence[Segmentation], sto
     write_atomically(folder / PICTURE_NAME, picture.getvalue())
     write_atomically(folder / CSV_NAME, _table(results).encode())
     entries = [result.model_dump(mode="json") for result in results]
-    document = {"format": FORMAT_VERSION, "segmentations": entries}
+    document = seal({"format": FORMAT_VERSION, "segmentations": entries})
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / JSON_NAME, text.encode())
 
@@ -63,6 +64,7 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
                 f"{path} has format {document['format']!r}, this iceprobe reads {FORMAT_VERSION}: "
                 "use the version that wrote it, or run again"
             )
+        document = unseal(document, path, "put it back as it was, or run again")
         return [Segmentation.model_validate(entry) for entry in document["segmentations"]]
     except OSError as error:
         raise IceprobeError(

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from iceprobe.checksums import seal, sha256, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Fraction
 from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Shape
-from iceprobe.store.shards import sha256
 
 FORMAT_VERSION = 1
 CARD = "model.json"
@@ -70,7 +70,7 @@ class Card(BaseModel):
 
 
 def write_card(folder: Path, card: Card) -> None:
-    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    text = json.dumps(seal(card.model_dump(mode="json")), indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 
@@ -88,6 +88,7 @@ def read_card(folder: Path) -> Card:
             raise IceprobeError(
                 f"{path} has format {version!r}, this iceprobe reads {FORMAT_VERSION}: export again"
             )
+        content = unseal(content, path, "put it back as it was, or export again")
         card = Card.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         raise IceprobeError(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iceprobe.checksums import sha256
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
 from iceprobe.export.exported import ExportedProbe, check_of
@@ -16,7 +17,6 @@ from iceprobe.results.schema import Result
 from iceprobe.specs import unknown
 from iceprobe.store.format import Manifest, read_manifest
 from iceprobe.store.recorded import recorded_backbone
-from iceprobe.store.shards import sha256
 
 FORMATS = ("folder", "onnx")
 

@@ -34,6 +34,7 @@ from iceprobe.results.comparison import (
     probe_name,
     reference_ep,
 )
+from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Result
@@ -199,9 +200,11 @@ def _tiles(group: Group) -> list[Result]:
 
 def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
     names = charts.names_of(ordered)
-    tables: dict[Path | None, list[CurveRow]] = {
-        run: read_curves(run) if run else [] for run in {result.run for result in ordered}
-    }
+    tables: dict[Path | None, list[CurveRow]] = {None: []}
+    for result in ordered:
+        if result.run is not None and result.run not in tables:
+            digest = result.files.digests.get(CURVES_FILE)
+            tables[result.run] = read_curves(result.run, digest)
     curves = [tables[result.run] for result in ordered]
     front = "Bars: 95% intervals over test images. Dashed: the Pareto front."
     chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from iceprobe.checksums import Digest, check_file
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 
 FILE_NAME = "curves.csv"
+REMEDY = "put the file back as it was, or fit the run again into another folder"
 
 
 class CurveRow(BaseModel):
@@ -69,15 +71,21 @@ def write_curves(run: str | Path, rows: Iterable[CurveRow]) -> Path:
     return path
 
 
-def read_curves(run: str | Path) -> list[CurveRow]:
+def read_curves(run: str | Path, digest: Digest | None = None) -> list[CurveRow]:
     """Read ``run/curves.csv``; an empty list where a run has none (k-NN alone).
 
+    Args:
+        digest: of the file, as ``results.json`` has it.
+
     Raises:
-        IceprobeError: if the file isn't one of ours.
+        IceprobeError: if the file isn't one of ours, or isn't what was written.
     """
     path = Path(run) / FILE_NAME
     if not path.exists():
+        if digest is not None:
+            raise IceprobeError(f"curves {path} are missing: {REMEDY}")
         return []
+    check_file(path, digest, REMEDY)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = []

@@ -1,7 +1,8 @@
 """``results.json``: the truth of a run, from which every table and picture is derived.
 
-``{"format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked for; an
-entry's fields are described in :mod:`iceprobe.results.schema`.
+``{"sha256": …, "format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked
+for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
+follows it in :mod:`iceprobe.checksums`.
 """
 
 import json
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
+EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 
 
 def write_results(run: str | Path, results: Sequence[Result]) -> Path:
@@ -35,7 +38,7 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
             raise IceprobeError(f"probe {one.label!r} stands twice in {run}: keep one entry")
         seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
-    document = {"format": FORMAT_VERSION, "results": entries}
+    document = seal({"format": FORMAT_VERSION, "results": entries})
     path = Path(run) / FILE_NAME
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
@@ -69,6 +72,7 @@ def read_results(run: str | Path) -> list[Result]:
             f"results {path} have format {document.get('format')!r}, this iceprobe reads "
             f"{FORMAT_VERSION}: use the version that wrote them, or run again"
         )
+    document = unseal(document, path, EDITED)
     try:
         results = [Result.model_validate(entry) for entry in document["results"]]
     except ValidationError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from iceprobe.checksums import Digest
 from iceprobe.store.format import EVALUATION_VIEW
 
 if TYPE_CHECKING:
@@ -94,11 +95,23 @@ class Files(_Model):
         probes: one safetensors file a seed, in the order of `Result.seeds`.
         predictions: safetensors shared by all results of the run.
         adapters: one folder a seed, where the backbone was adapted.
+        digests: of each of these files, and of ``curves.csv``, by its name; read files are
+            compared. Of an earlier iceprobe there are none.
     """
 
     probes: list[str] = []
     predictions: str | None = None
     adapters: list[str] = []
+    digests: dict[str, Digest] = {}
+
+    def moved(self, folder: str) -> "Files":
+        """The same files, seen from the folder that ``folder`` is in."""
+        return Files(
+            probes=[f"{folder}/{name}" for name in self.probes],
+            predictions=self.predictions and f"{folder}/{self.predictions}",
+            adapters=self.adapters,
+            digests={f"{folder}/{name}": digest for name, digest in self.digests.items()},
+        )
 
 
 class Diverged(_Model):
@@ -328,5 +341,7 @@ class Result(_Model):
         if self._predictions is None and self._run is not None and self.files.predictions:
             from iceprobe.results.predictions import read_predictions
 
-            self._predictions = read_predictions(self._run / self.files.predictions, self.label)
+            name = self.files.predictions
+            digest = self.files.digests.get(name)
+            self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions

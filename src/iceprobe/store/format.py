@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
 
@@ -128,11 +129,18 @@ class Shape(_Record):
 
 
 class FileRecord(_Record):
-    """A file of a complete shard."""
+    """A file of a complete shard.
+
+    Attributes:
+        parts: sha256 of its header and of each tensor but the patches, whose own are in the tensor
+            `shards.CHECKS`; so what is read is compared, and nothing else has to be. Empty in
+            stores of an earlier iceprobe.
+    """
 
     file: str
-    bytes: int
+    bytes: Annotated[int, Field(ge=0)]
     sha256: str
+    parts: dict[str, str] = {}
 
 
 class ShardRecord(FileRecord):
@@ -142,9 +150,9 @@ class ShardRecord(FileRecord):
     images: they are complete together or not at all.
     """
 
-    start: int
-    stop: int
-    images: int
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
     skipped: list[str] = []
     views: list[FileRecord] = []
 
@@ -268,10 +276,11 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
         content = json.loads(file.read_bytes())
         if (version := content.get("format_version")) != FORMAT_VERSION:
             raise IceprobeError(
-                f"store {path} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
+                f"{file} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
                 "extract it again"
             )
         claimed = content.pop("identity")
+        content = unseal(content, file, f"put it back, or remove {path} and extract again")
         manifest = Manifest.model_validate(content)
     except FileNotFoundError:
         raise IceprobeError(
@@ -291,7 +300,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
-    content = {"identity": manifest.identity} | manifest.model_dump(mode="json")
+    content = {"identity": manifest.identity} | seal(manifest.model_dump(mode="json"))
     temporary = path / f"{MANIFEST}.tmp"
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Opening a feature store: its manifest, its splits, the files that they are read from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from iceprobe.checksums import sha256
 from iceprobe.datasets.base import Dataset
+from iceprobe.descriptors import TOO_MANY
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store import remote
-from iceprobe.store.format import FileRecord, Manifest, read_manifest
-from iceprobe.store.pipeline import Layout, split_layout
-from iceprobe.store.shards import Shard, corrupt, flat_bytes, sha256, shard_bytes
+from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
+from iceprobe.store.pipeline import Layout, misfit, split_layout
+from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit
-
-OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
 
 
 class Store:
@@ -187,20 +187,22 @@ def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
     Raises:
         IceprobeError: naming the first shard that isn't.
     """
+    for split, record in manifest.splits.items():
+        for shard in record.shards:
+            if reason := misfit(manifest, split, shard):
+                raise IceprobeError(
+                    f"{path / MANIFEST} contradicts itself about {shard.file}: {reason}; put it "
+                    f"back as it was, or remove {path} and extract again"
+                )
     if isinstance(path, RemotePath):
         return remote.check_objects(path, manifest)
-    for split, record in manifest.splits.items():
-        views = manifest.settings.views_of(split)
-        layouts = [split_layout(manifest, split, view) for view in range(views)]
-        for shard in record.shards:
-            for recorded, layout in zip(shard.files, layouts, strict=True):
-                file = path / recorded.file
-                if not file.exists():
-                    raise corrupt(file, "it is missing")
-                if (size := file.stat().st_size) != recorded.bytes:
-                    raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
-                if recorded.bytes != shard_bytes(shard.images, layout):
-                    raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
+    for record in manifest.splits.values():
+        for recorded in (file for shard in record.shards for file in shard.files):
+            file = path / recorded.file
+            if not file.exists():
+                raise corrupt(file, "it is missing")
+            if (size := file.stat().st_size) != recorded.bytes:
+                raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
 
 
 def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord, IceprobeError]]:
@@ -210,7 +212,11 @@ def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord,
             file, expected = path / recorded.file, recorded.sha256
             try:
                 found = sha256(file)
+            except PermissionError:
+                raise
             except OSError as error:
+                if error.errno in TOO_MANY:  # nothing is wrong with the shard
+                    raise
                 yield recorded, corrupt(file, error.strerror or "it can't be read")
                 continue
             if found != expected:
@@ -223,10 +229,13 @@ def _opener(
 ) -> Callable[[int, str], Shard]:
     """Number of one of ``files`` and name of a tensor → the shard, open."""
     if isinstance(path, RemotePath):
-        return remote.opener(path, files, images, layout, OPEN_SHARDS)
-    places = [path / file.file for file in files]
-    opened = lru_cache(OPEN_SHARDS)(Shard)
-    return lambda number, _: opened(places[number])
+        return remote.opener(path, files, images, layout)
+
+    @cache
+    def opened(number: int) -> Shard:
+        return Shard(path / files[number].file, files[number])
+
+    return lambda number, _: opened(number)
 
 
 def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> StoredSplit:
