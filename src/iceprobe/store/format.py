@@ -312,7 +312,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
         content = json.loads(file.read_bytes())
         if (version := content.get("format_version")) != FORMAT_VERSION:
             raise IceprobeError(
-                f"store {path} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
+                f"{file} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
                 "extract it again"
             )
         claimed = content.pop("identity")
