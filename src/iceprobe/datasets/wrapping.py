@@ -187,7 +187,7 @@ def _labels(data: Any) -> list[Any]:
     """The label of each item: from its list where it has one that agrees, else by reading all."""
     inner, rows = _innermost(data), _rows(data)
     for name in ("targets", "labels", "_labels"):
-        listed = getattr(inner, name, None)
+        listed: Any = getattr(inner, name, None)
         if not isinstance(listed, Sequence | np.ndarray) and not hasattr(listed, "detach"):
             continue
         if len(listed) != len(inner):
