@@ -98,6 +98,7 @@ class Checkpoint:
             raise IceprobeError(
                 f"{self.path} can't be read ({type(error).__name__}): remove it to start over"
             ) from error
+        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         if meta["fingerprint"] != self.fingerprint:
             raise IceprobeError(
                 f"{self.path} is the state of a fit with other settings: give another --output, "
