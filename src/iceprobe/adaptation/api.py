@@ -338,7 +338,7 @@ def _result(
         git_commit=git_commit(),
         command=command,
         created=now(),
-        assumed=[*manifest.backbone.assumed, *manifest.dataset.assumed],
+        assumed=assumed(manifest),
         undertrained=signs_of_undertraining(
             fit.rows,
             {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
@@ -349,7 +349,6 @@ def _result(
             learning_rates=setting.protocol.learning_rates,
         ),
         files=Files(adapters=fit.adapters),
-        assumed=assumed(manifest),
     )
     return result.attach(predictions=predictions, probes=fit.probes)
 
