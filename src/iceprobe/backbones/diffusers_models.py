@@ -41,6 +41,7 @@ def load_diffusers(
     std: Sequence[float] = (0.5, 0.5, 0.5),
     interpolation: str = "bicubic",
     crop_pct: float = CROP_PCT,
+    resize: str = "shorter",
 ) -> Backbone:
     """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
 
@@ -68,6 +69,7 @@ def load_diffusers(
             std=tuple(std),
             interpolation=interpolation,
             crop_pct=crop_pct,
+            resize=resize,
         ),
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
