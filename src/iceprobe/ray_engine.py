@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_folder, located
+from iceprobe.remote import RemotePath, located, scratch_folder
 from iceprobe.store import remote
 from iceprobe.store.filling import fill, missing_shards, rows_done
 from iceprobe.store.format import Manifest, ShardRecord, publish
@@ -202,14 +202,14 @@ def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]
 
     backbone, dataset = _loaded(job.backbone, job.data)
     parts: list[Part | None] = []
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as spare:
+    with scratch_folder() as spare:
         for layer in job.layers:
             if layer is None or number not in layer[0].missing(split):
                 parts.append(None)
                 continue
             manifest, target = layer[0], located(layer[1])
             # Beside its place, since a rename doesn't reach over file systems.
-            folder = Path(spare) if isinstance(target, RemotePath) else target
+            folder = spare if isinstance(target, RemotePath) else target
             scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
             parts.append(Part(scratch, manifest, target))
         singles = backbone.per_layer()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from iceprobe.adaptation.finished import FOLDER, Trainings
+from iceprobe.adaptation.finished import Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
@@ -23,14 +23,16 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import probe as probe_in_memory
-from iceprobe.fitting.api import new_run, write_run
-from iceprobe.fitting.checks import check_device, check_output
+from iceprobe.fitting.api import new_run, reopened, write_run
+from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
+from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.tables import duration
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.lock import exclusive
@@ -108,6 +110,7 @@ def adapt(
 
     Returns:
         One result an adaptation and probe, in the order asked for; written to ``output`` as well.
+        Where ``output`` holds this very run, finished, they are read from there.
 
     Raises:
         IceprobeError: for what the caller can put right.
@@ -135,7 +138,19 @@ def adapt(
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     told = progress or (lambda stage, done, total: None)
     with exclusive(folder):
-        check_output(folder, {FOLDER, "adapters"})
+        request = {
+            "store": manifest.identity,
+            "pairs": asked,
+            "protocol": protocol,
+            "seeds": seeds,
+            "split": split,
+            "run_seed": run_seed,
+            "amp": amp,
+            "augmentation": augmentation,
+            "device": target.type,
+        }
+        if (finished := check_folder(folder, request, resume=resume)) is not None:
+            return [reopened(one, None, Shape.of(manifest)) for one in finished]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
         _check_classes(train, dataset)
@@ -156,6 +171,7 @@ def adapt(
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         _rehearse(contest, adapted, tell)
+        begin(folder, request)
         results, rows = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
             seeds=seeds, split=split, limit=limit, device=target, amp=amp, run_seed=run_seed,
@@ -281,6 +297,7 @@ def _result(
         split=name,
         layer=manifest.backbone.identity.get("layer"),
         classes=setting.shape.num_classes,
+        class_names=list(manifest.dataset.classes),
         train_images=len(train),
         test_images=len(reported),
         dim=shape.dim,
@@ -319,6 +336,16 @@ def _result(
         git_commit=git_commit(),
         command=command,
         created=now(),
+        assumed=[*manifest.backbone.assumed, *manifest.dataset.assumed],
+        undertrained=signs_of_undertraining(
+            fit.rows,
+            {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
+            | {"epoch": choice.epoch},
+            classes=setting.shape.num_classes,
+            epochs=setting.protocol.epochs,
+            steps=total_steps(setting.protocol, len(train)),
+            learning_rates=setting.protocol.learning_rates,
+        ),
         files=Files(adapters=fit.adapters),
     )
     return result.attach(predictions=predictions, probes=fit.probes)

@@ -16,6 +16,7 @@ from iceprobe.cli.config import Folders, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import FILE_NAME, write_atomically
 from iceprobe.text import utf8, visible
 
@@ -98,7 +99,9 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
-        mine = [self._config_file, self.log]
+        mine = [self._config_file, self.log, self.path / REQUEST]
+        if not self.path.is_dir():
+            return  # somebody has removed it in the meantime
         if world().main and self._made and set(self.path.iterdir()) <= set(mine):
             for file in mine:
                 file.unlink(missing_ok=True)

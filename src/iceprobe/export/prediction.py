@@ -64,7 +64,8 @@ def predict(
         model: what :func:`iceprobe.load_probe` opened.
         images: the folder, with images at any depth.
         output: the table.
-        maps: a new folder for ``NAME.png``, each image beside its attention maps.
+        maps: a folder for ``NAME.png``, each image beside its attention maps; a new one, or one that
+            holds such pictures of these images and nothing else.
         top: classes a row.
         batch_size: images a forward pass.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
@@ -98,7 +99,9 @@ def predict(
     with contextlib.ExitStack() as stack:
         writer = None
         if maps is not None:
-            writer = MapWriter(model, stack.enter_context(new_folder(maps, "--maps")))
+            pictures = {f"{_posix(split, row)}.png" for row in range(len(split))}
+            folder = stack.enter_context(new_folder(maps, "--maps", pictures))
+            writer = MapWriter(model, folder)
         for batch in extracted_batches(
             model.backbone,
             {"images": split},

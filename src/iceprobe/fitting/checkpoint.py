@@ -55,7 +55,10 @@ class Checkpoint:
         """
         if self.path is None or not world().main:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            raise IceprobeError(
+                f"{self.path.parent} was removed while the fit was at work: run the same again"
+            )
         temporary = self.path.with_suffix(".tmp")
         description = {
             "fingerprint": self.fingerprint,
@@ -95,6 +98,7 @@ class Checkpoint:
             raise IceprobeError(
                 f"{self.path} can't be read ({type(error).__name__}): remove it to start over"
             ) from error
+        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         if meta["fingerprint"] != self.fingerprint:
             raise IceprobeError(
                 f"{self.path} is the state of a fit with other settings: give another --output, "

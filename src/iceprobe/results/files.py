@@ -6,8 +6,6 @@ follows it in :mod:`iceprobe.checksums`.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
+from iceprobe.temporary import temporary_file
 from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
@@ -93,7 +92,7 @@ def check_replaceable(path: Path, option: str = "output") -> None:
     Raises:
         IceprobeError: if a folder, a device, a pipe or a socket is there.
     """
-    if os.path.lexists(path) and path.exists() and not path.is_file():
+    if path.exists() and not path.is_file():
         what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
         raise IceprobeError(f"{option} {str(path)!r} is {what}")
 
@@ -106,19 +105,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
     """
     check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes files private; give them the user's ordinary mode
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise

@@ -112,6 +112,16 @@ def fill(
                 f"{room} for {path} ({error.strerror}): make room and run the same again, "
                 "complete shards are kept"
             ) from error
+        if not all(place.folder.is_dir() for place in open_places):
+            gone = next(place.folder for place in open_places if not place.folder.is_dir())
+            raise IceprobeError(
+                f"{gone} was removed while it was written: run the same again"
+            ) from error
+        if error.errno in (errno.EIO, errno.ESTALE):
+            raise IceprobeError(
+                f"{error.filename or open_places[0].folder}: {error.strerror}; see that its disk "
+                "answers and run the same again, complete shards are kept"
+            ) from error
         raise
     finally:
         for recorder in recorders:

@@ -12,6 +12,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Seen
+from iceprobe.store.control_groups import free_in, groups_of
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
 from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import (
@@ -83,31 +84,21 @@ def extract_in_memory(
     return Store(manifest, held, dataset=dataset)
 
 
-def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory free for this process, within its control group; None: unknown.
+def available_memory(groups: Sequence[Path] | None = None) -> int | None:
+    """Bytes of memory free for this process, within its control groups; None: unknown.
 
-    A group counts the files it has read as its own, but they give way. Processes that work together
-    on this machine get equal shares.
+    Processes that work together on this machine get equal shares.
+
+    Args:
+        groups: folders of control groups, by default of those that this process is in.
     """
-    free = _free_memory(group)
-    return None if free is None else free // world().local_size
-
-
-def _free_memory(group: Path) -> int | None:
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
         free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
     except (OSError, StopIteration):
         return None
-    try:
-        most = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        lines = (group / "memory.stat").read_text().splitlines()
-        stat = {name: int(count) for name, count in map(str.split, lines)}
-        used -= stat.get("active_file", 0) + stat.get("inactive_file", 0)
-        return min(free, max(0, most - used))
-    except (OSError, ValueError):  # no such group, or one without a limit ("max")
-        return free
+    limited = free_in(groups_of() if groups is None else groups)
+    return (free if limited is None else min(free, limited)) // world().local_size
 
 
 def bytes_held(manifest: Manifest) -> int:

@@ -6,7 +6,6 @@ is, a stopped one is verified and gone on with, and the disk has to hold what is
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from iceprobe.datasets.base import Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_folder
+from iceprobe.remote import RemotePath, scratch_folder
 from iceprobe.store import remote
 from iceprobe.store.format import (
     MANIFEST,
@@ -117,8 +116,8 @@ def _open_place(
         until.enter_context(exclusive(path))
         place = Place(path, _resumed(path, wanted))
     else:
-        scratch = until.enter_context(tempfile.TemporaryDirectory(dir=cache_folder()))
-        place = RemotePlace(Path(scratch), remote.resumed(path, wanted), path)
+        scratch = until.enter_context(scratch_folder())
+        place = RemotePlace(scratch, remote.resumed(path, wanted), path)
         if place.manifest.finished:  # killed between the last shard and the manifest
             remote.put_manifest(path, place.manifest)
     return None if place.manifest.finished else place
