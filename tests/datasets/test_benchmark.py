@@ -408,3 +408,22 @@ def test_what_is_wrong_with_the_files_is_said(copy, capsys, name, spoil, message
 def test_wrong_options_are_said(spec, message):
     with pytest.raises(IceprobeError, match=message):
         load_dataset(spec)
+
+
+def test_a_set_that_is_not_whole_says_so(roots, caplog):
+    dataset = load_dataset("cub200", root=roots["cub200"])
+    assert dataset.assumed == [
+        "cub200: 2 images of train are read, 5,994 are published",
+        "cub200: 3 images of test are read, 5,794 are published",
+    ]
+    assert f"assumed: {dataset.assumed[1]}" in caplog.text
+    assert load_dataset("dtd", root=roots["dtd"], split="val").assumed == []  # no number of its own
+
+
+def test_a_synset_whose_link_leads_nowhere_is_named(roots, tmp_path):
+    (tmp_path / "train").symlink_to(roots["imagenet1k"] / "train")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "n01440764").symlink_to(roots["imagenet1k"] / "val" / "n01440764")
+    (tmp_path / "val" / "n01443537").symlink_to(tmp_path / "gone")
+    with pytest.raises(IceprobeError, match=r"val/n01443537' is a link that leads nowhere"):
+        load_dataset("imagenet1k", root=tmp_path)

@@ -31,7 +31,6 @@ from iceprobe.results import (
     write_predictions,
     write_results,
 )
-from iceprobe.results import files as files_module
 from iceprobe.results.comparison import best_baseline, reference_ep
 from iceprobe.results.tables import leaderboard
 
@@ -94,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files_module.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_results(tmp_path, [result(accuracy=0.1)])
     assert path.read_bytes() == before

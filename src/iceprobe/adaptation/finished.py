@@ -17,10 +17,10 @@ from torch import Tensor
 
 from iceprobe.adaptation.training import Task
 from iceprobe.checksums import check_tensors, tensors_digest
+from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.files import write_atomically
 
-FOLDER = "trainings"
 VERSION = 1  # raise it when the same task trains otherwise
 
 
@@ -58,7 +58,7 @@ class Trainings:
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
-        self.folder, self.common, self.resume = folder / FOLDER, common, resume
+        self.folder, self.common, self.resume = folder / TRAININGS, common, resume
 
     def load(self, task: Task) -> Finished | None:
         path = self._path(task)
@@ -90,10 +90,7 @@ class Trainings:
 
     def remove(self) -> None:
         """All of them: the run is finished."""
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        tidy(self.folder.parent)
 
     def _path(self, task: Task) -> Path:
         content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)

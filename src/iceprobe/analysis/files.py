@@ -4,8 +4,6 @@
 has a row for each predictor of each seed.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +15,7 @@ from iceprobe.analysis.schema import Analysis, Estimate
 from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
+from iceprobe.text import csv_text, json_bytes, utf8
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME = "analysis.json", "analysis.csv"
@@ -30,10 +29,10 @@ def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path,
         The paths of the JSON file and of the table.
     """
     document = seal({"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]})
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     written = Path(run) / JSON_NAME, Path(run) / CSV_NAME
-    write_atomically(written[0], text.encode())
-    write_atomically(written[1], _table(analyses).encode())
+    write_atomically(written[0], json_bytes(text))
+    write_atomically(written[1], utf8(_table(analyses)))
     return written
 
 
@@ -61,15 +60,15 @@ def read_analyses(run: str | Path) -> list[Analysis]:
 
 def _table(analyses: Sequence[Analysis]) -> str:
     columns = [f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", "_high")]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["probe", "store", "split", "seed", "predictor", *columns, "prefix_share"])
+    rows: list[list[object]] = [
+        ["probe", "store", "split", "seed", "predictor", *columns, "prefix_share"]
+    ]
     for one in analyses:
         for each in one.predictors:
             cells = [cell for name in _ESTIMATES for cell in _cells(getattr(each, name))]
             head = [one.probe, one.store, one.split, each.seed, each.predictor]
-            rows.writerow([*head, *cells, f"{each.prefix_share:.6g}"])
-    return text.getvalue()
+            rows.append([*head, *cells, f"{each.prefix_share:.6g}"])
+    return csv_text(rows)
 
 
 def _cells(estimate: Estimate | None) -> list[str]:

@@ -243,8 +243,11 @@ def load_transformers(
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
         model, whole = _model(transformers, folder, config, architecture, spec, trust, checkpoint)
+    assumed: list[str] = []
     if checkpoint is not None:
-        load_checkpoint(model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore)
+        assumed += load_checkpoint(
+            model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
+        )
     family = family_of(config.model_type, Path(folder).name)
     norm_told, norm = norm, family.norm if norm is None else norm
     stated: dict[str, Any] = {
@@ -283,7 +286,8 @@ def load_transformers(
         preprocessing,
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        paradigm=family.paradigm,
+        # A folder's model type says what was built, not how it was trained.
+        paradigm="unknown" if checkpoint or Path(folder).is_dir() else family.paradigm,
         pooled_class=has_pooler(model) or (architecture is not None and architecture.pooled_class),
         settings={
             "architecture": f"transformers {type(model).__name__}",
@@ -291,6 +295,7 @@ def load_transformers(
             "norm": norm,
             **({} if architecture else {"code": code_of(model)}),
         },
+        assumed=assumed,
     )
 
 

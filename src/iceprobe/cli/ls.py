@@ -101,6 +101,8 @@ def _backbones() -> list[Entry]:
     entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
     for family in filter(lambda family: family.tokens, FAMILIES):
         read = f"{family.tokens}; {'with' if family.norm else 'without'} the final norm"
+        if family.published_norm is False:
+            read += "; the published rows are without it: norm=false"
         lines = (f"read: {read}", f"licence of the weights: {family.licence}", family.example)
         entries.append(Entry(family.name, family.paradigm, lines))
     return entries

@@ -1,5 +1,6 @@
 """What ``run``, ``demo``, ``fit`` and ``knn`` share: checks, fit, report, and what is shown."""
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -12,8 +13,10 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.store.lock import exclusive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,13 +188,22 @@ def show_finished(
             "remove the folder to begin again"
         )
     results = check_finished(folder, identities())
-    if not folder.report.exists():  # killed between the last number and the report
-        with Bars() as progress:
-            write_report(results, folder, progress)
+    finish_off(folder, results)
     console.print(
         f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
     )
     show(results, folder)
+
+
+def finish_off(folder: RunFolder, results: Sequence["Result"]) -> None:
+    """What a run lacks that was killed between its last number and its end."""
+    if not folder.report.exists():
+        with Bars() as progress:
+            write_report(results, folder, progress)
+    if untidy(folder.path):
+        # Another process at work there, or a disk that can't be written to: they stay.
+        with contextlib.suppress(IceprobeError, OSError), exclusive(folder.path):
+            tidy(folder.path)
 
 
 def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Result"]:

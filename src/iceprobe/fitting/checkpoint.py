@@ -55,7 +55,10 @@ class Checkpoint:
         """
         if self.path is None or not world().main:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            raise IceprobeError(
+                f"{self.path.parent} was removed while the fit was at work: run the same again"
+            )
         temporary = self.path.with_suffix(".tmp")
         description = {
             "fingerprint": self.fingerprint,
@@ -101,4 +104,5 @@ class Checkpoint:
                 f"{self.path} is the state of a fit with other settings: give another --output, "
                 "or remove the file to start over"
             )
+        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         return Saved(tensors, meta["phase"], meta["before"], Shuffle(**meta["shuffle"]))

@@ -6,8 +6,6 @@ follows it in :mod:`iceprobe.checksums`.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,8 @@ from pydantic import ValidationError
 from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
+from iceprobe.temporary import temporary_file
+from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -40,8 +40,8 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
     entries = [result.model_dump(mode="json") for result in results]
     document = seal({"format": FORMAT_VERSION, "results": entries})
     path = Path(run) / FILE_NAME
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, json_bytes(text))
     for result in results:
         result.attach(run=run)
     return path
@@ -84,25 +84,32 @@ def read_results(run: str | Path) -> list[Result]:
     return [result.attach(run=path.parent) for result in results]
 
 
+def check_replaceable(path: Path, option: str = "output") -> None:
+    """See that nothing is at ``path``, or a file that may be replaced.
+
+    A rename would put a file in the place of a device, which for root is everybody's.
+
+    Raises:
+        IceprobeError: if a folder, a device, a pipe or a socket is there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
+        raise IceprobeError(f"{option} {str(path)!r} is {what}")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
+        IceprobeError: if something is there that is no file, such as a device.
         OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    check_replaceable(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes files private; give them the user's ordinary mode
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise

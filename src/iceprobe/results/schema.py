@@ -9,16 +9,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 from iceprobe.checksums import Digest
 from iceprobe.store.format import EVALUATION_VIEW
+from iceprobe.trust import inner_path
 
 if TYPE_CHECKING:
     from iceprobe.results.predictions import Predictions
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+InnerPath = Annotated[str, AfterValidator(inner_path)]  # relative to the run folder
 
 
 class _Model(BaseModel):
@@ -99,9 +108,9 @@ class Files(_Model):
             compared. Of an earlier iceprobe there are none.
     """
 
-    probes: list[str] = []
-    predictions: str | None = None
-    adapters: list[str] = []
+    probes: list[InnerPath] = []
+    predictions: InnerPath | None = None
+    adapters: list[InnerPath] = []
     digests: dict[str, Digest] = {}
 
     def moved(self, folder: str) -> "Files":

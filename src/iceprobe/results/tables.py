@@ -1,7 +1,5 @@
 """Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.varying import told, varying
+from iceprobe.text import csv_text
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
@@ -41,12 +40,10 @@ def leaderboard(results: Sequence[Result]) -> list[Result]:
 
 def to_csv(results: Sequence[Result]) -> str:
     """One line a result, numbers at full precision: accuracies as fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[list[object]] = [list(_COLUMNS)]
     for result in leaderboard(results):
         low, high = result.top1.interval or (None, None)
-        cells = {
+        cells: dict[str, object] = {
             "probe": result.probe,
             "top1": result.top1.mean,
             "sd": result.top1.sd,
@@ -67,8 +64,8 @@ def to_csv(results: Sequence[Result]) -> str:
             "selected_on": result.selected_on,
             "training_images": result.training_images,
         }
-        writer.writerow(cells)
-    return text.getvalue()
+        rows.append([cells[name] for name in _COLUMNS])
+    return csv_text(rows)
 
 
 def to_markdown(results: Sequence[Result]) -> str:

@@ -14,11 +14,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
+from iceprobe.trust import plain_name
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -31,7 +32,8 @@ EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light"]
+Strength = Literal["paper", "light", "clip"]
+Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
 
 
 class _Record(BaseModel):
@@ -51,6 +53,8 @@ class Settings(_Record):
         views: views stored of each training image, the evaluation view first; the others are
             augmented.
         augmentation: of those; ``None`` where there are none.
+        crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
+            and in stores from before it was ``clamped``, whose crops were redrawn.
         live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
@@ -64,6 +68,7 @@ class Settings(_Record):
     device: str = "cpu"
     views: Annotated[int, Field(ge=1)] = 1
     augmentation: Strength | None = None
+    crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
     def views_of(self, split: str) -> int:
@@ -101,6 +106,7 @@ class DatasetRecord(_Record):
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
     assumed: list[str] = []  # as of the backbone
+    reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
 class Shape(_Record):
@@ -137,7 +143,7 @@ class FileRecord(_Record):
             stores of an earlier iceprobe.
     """
 
-    file: str
+    file: Name
     bytes: Annotated[int, Field(ge=0)]
     sha256: str
     parts: dict[str, str] = {}
@@ -148,6 +154,11 @@ class ShardRecord(FileRecord):
 
     Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
     images: they are complete together or not at all.
+
+    Attributes:
+        read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
+            many; ``None`` in stores from before this was noted.
+        largest: the largest value in files of more than 8 bits.
     """
 
     start: Annotated[int, Field(ge=0)]
@@ -155,6 +166,8 @@ class ShardRecord(FileRecord):
     images: Annotated[int, Field(ge=0)]
     skipped: list[str] = []
     views: list[FileRecord] = []
+    read: dict[str, int] | None = None
+    largest: float | None = None
 
     @property
     def files(self) -> list[FileRecord]:
@@ -190,7 +203,7 @@ class Manifest(_Record):
     dataset: DatasetRecord
     settings: Settings
     shape: Shape
-    splits: dict[str, SplitRecord]
+    splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]
 
     @property

@@ -63,6 +63,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def clear(path: Path) -> None:
     """Remove the folder, when everything was collected, with what a killed process left of it."""
+    if not (path / FOLDER).is_dir():
+        return  # a disk that is read only refuses even to remove what isn't there
     with contextlib.suppress(FileNotFoundError):
         for remains in (path / FOLDER).glob("*.tmp"):
             remains.unlink()

@@ -18,8 +18,10 @@ from iceprobe.specs import unknown
 from iceprobe.store import remote
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
 from iceprobe.store.pipeline import Layout, misfit, split_layout
+from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit
+from iceprobe.trust import name_hosts
 
 
 class Store:
@@ -37,13 +39,19 @@ class Store:
         splits: Mapping[str, "StoredSplit"],
         path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
+        trust: bool = False,
     ):
         self.manifest, self.path = manifest, path
-        self._splits, self._dataset = dict(splits), dataset
+        self._splits, self._dataset, self._trust = dict(splits), dataset, trust
 
     @classmethod
     def open(
-        cls, path: str | Path | RemotePath, *, verify: bool = False, dataset: Dataset | None = None
+        cls,
+        path: str | Path | RemotePath,
+        *,
+        verify: bool = False,
+        dataset: Dataset | None = None,
+        trust: bool = False,
     ) -> "Store":
         """Open the store in folder ``path``.
 
@@ -51,11 +59,13 @@ class Store:
             path: the folder that holds ``manifest.json``, or a URL of one on object storage.
             verify: read everything once and compare checksums.
             dataset: the data set it was made from, where it is at hand.
+            trust: whether another host may be asked for images, where the manifest names one.
 
         Raises:
             IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
         """
         path = located(path)
+        name_hosts(str(path))
         manifest = read_manifest(path)
         if not manifest.finished:
             raise IceprobeError(
@@ -64,7 +74,7 @@ class Store:
             )
         check_sizes(path, manifest)
         splits = {name: _stored_split(path, manifest, name) for name in manifest.splits}
-        store = cls(manifest, splits, path, dataset)
+        store = cls(manifest, splits, path, dataset, trust)
         if verify:
             store.verify()
         return store
@@ -83,7 +93,11 @@ class Store:
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store whose ``split`` holds only ``rows``; nothing is copied or read."""
         splits = self._splits | {split: self[split].take(rows)}
-        return Store(self.manifest, splits, self.path, self._dataset)
+        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
+
+    def trusting(self) -> "Store":
+        """A view of this store that may ask other hosts which its manifest names."""
+        return Store(self.manifest, self._splits, self.path, self._dataset, trust=True)
 
     @property
     def identity(self) -> str:
@@ -149,13 +163,12 @@ class Store:
         """The data set the tokens were made from, loaded by its spec.
 
         Raises:
-            IceprobeError: if it can't be loaded, or isn't what it was.
+            IceprobeError: if it is on another host that isn't trusted, can't be loaded, or isn't
+                what it was.
         """
         if self._dataset is None:
-            from iceprobe.datasets import load_dataset
-
             spec = self.manifest.dataset.spec
-            dataset: Dataset = load_dataset(spec)
+            dataset = recorded_dataset(spec, self.path, trust=self._trust)
             for name, record in self.manifest.splits.items():
                 split = dataset.splits.get(name)
                 if split is None or split.fingerprint() != record.content["listing"]:

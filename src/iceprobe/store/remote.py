@@ -15,7 +15,6 @@ of a shard and comes by itself, so a probe that reads no patches moves few bytes
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -24,7 +23,7 @@ from typing import TypeVar
 
 from iceprobe.checksums import seal, sha256, unseal
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_bytes, cache_folder
+from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
 from iceprobe.store.pipeline import Layout, image_bytes, misfit
 from iceprobe.store.shards import HEADER_BYTES, HEADER_PART, Shard
@@ -100,9 +99,9 @@ def _put(path: RemotePath, folder: Path, file: F) -> F:
 
 def put_manifest(path: RemotePath, manifest: Manifest) -> None:
     """Upload the manifest of a store whose shards are all there."""
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-        write_manifest(Path(scratch), manifest)
-        (path / MANIFEST).upload(Path(scratch) / MANIFEST)
+    with scratch_folder() as scratch:
+        write_manifest(scratch, manifest)
+        (path / MANIFEST).upload(scratch / MANIFEST)
 
 
 def record_file(split: str, number: int) -> str:
@@ -269,9 +268,9 @@ def _cached(file: FileRecord) -> Path:
 
 @contextlib.contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    """A name of this call's own beside ``final``; nothing is left under it."""
-    with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-        yield Path(scratch) / final.name
+    """A name of this call's own in the file system of ``final``; nothing is left under it."""
+    with scratch_folder() as scratch:
+        yield scratch / final.name
 
 
 def _trim(keep: Collection[FileRecord]) -> None:
