@@ -63,12 +63,12 @@ def refuse_elsewhere(what: str, place: str, trust: bool) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A file's name without folders, as a validator.
+    """A file's name without folders, as a validator; empty where there is no file.
 
     Raises:
         ValueError: if it leads anywhere else.
     """
-    if name in ("", ".", "..") or "/" in name or "\0" in name or os.sep in name:
+    if name in (".", "..") or "/" in name or "\0" in name or os.sep in name:
         raise ValueError(f"{name!r} is no plain file name")
     return name
 

@@ -163,7 +163,7 @@ def test_what_the_caller_has_run_himself_needs_no_other_word(iceprobe, copy, tmp
 
 @pytest.mark.parametrize("factory", ["os:getenv", "subprocess:Popen", "json:dumps"])
 def test_a_factory_is_called_only_without_arguments(factory):
-    with pytest.raises(IceprobeError, match=r"called without arguments .*takes none"):
+    with pytest.raises(IceprobeError, match=r"needs arguments .*name a function without any"):
         api.load_backbone(f"python:{factory}?image_size=8&mean=0&std=1")
 
 

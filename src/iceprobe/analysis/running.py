@@ -456,7 +456,7 @@ def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
         return store_of(result, trust=trust)
     if result.store.path not in stores:
         stores[result.store.path] = store_of(result, trust=trust)
-    return stores[result.store.path]
+    return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
 def _fits(result: Result, store: Store) -> list["Probe"]:

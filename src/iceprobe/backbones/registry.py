@@ -249,8 +249,8 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     load = entry.load()
     with own_state():
         loaded = load(parsed.name, spec=str(parsed), **values)
-    loaded.paradigm = paradigm or loaded.paradigm
     if entry.runs_code(parsed):
         _ran.add(_code(parsed))
+    loaded.paradigm = paradigm or loaded.paradigm
     tell(loaded.assumed)
     return loaded

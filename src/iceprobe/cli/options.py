@@ -89,6 +89,14 @@ LearningRates = Annotated[
 WeightDecays = Annotated[
     str | None, _option("--weight-decays", "The grid, such as 0,1e-4 (the protocol's).", _HOW)
 ]
+MinSteps = Annotated[
+    int | None,
+    _option(
+        "--min-steps",
+        "Steps a fit takes at least: epochs are raised to it (400; 0 where --epochs is given).",
+        _HOW,
+    ),
+]
 Halving = Annotated[
     bool | None,
     _option(

@@ -57,7 +57,12 @@ def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionV
 
 
 def class_names(result: Result, trust: bool = False) -> list[str]:
-    """Names of the classes, from the store; ``"class 7"`` where it can't be found or opened."""
+    """Names of the classes; of results from before they were kept those of the store.
+
+    ``"class 7"`` where it can't be found or opened.
+    """
+    if result.class_names:
+        return result.class_names
     # Moved or deleted, or another host's: the numbers are worth a page all the same.
     with contextlib.suppress(IceprobeError):
         return list(manifest_of(result, trust=trust).dataset.classes)

@@ -47,7 +47,16 @@ from iceprobe.results.sweeps import (
     by_training_images,
     rankings,
 )
-from iceprobe.results.tables import duration, leaderboard, percent, short, signed_points, span
+from iceprobe.results.tables import (
+    TRAIN_LONGER,
+    duration,
+    leaderboard,
+    percent,
+    short,
+    signed_points,
+    span,
+    tenths,
+)
 from iceprobe.results.varying import draw_of, told, varying
 from iceprobe.text import utf8
 from iceprobe.trust import REMEDY, elsewhere
@@ -158,6 +167,7 @@ def render(
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
+        headed=_headed(ordered),
         title=title or f"{first.backbone} on {first.dataset}",
         first=first,
         ordered=ordered,
@@ -222,6 +232,15 @@ def _contests(results: Sequence[Result]) -> list[Contest]:
             ends = [abs(end) for row in rows for end in row.difference.interval]
             contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
     return contests
+
+
+def _headed(results: Sequence[Result]) -> str:
+    """What was done to the backbone: "frozen", or how it was adapted."""
+    how = dict.fromkeys(one.adaptation or "frozen" for one in results)
+    adapted = [name for name in how if name != "frozen"]
+    if not adapted:
+        return "frozen"
+    return ("frozen and adapted: " if "frozen" in how else "adapted: ") + ", ".join(adapted)
 
 
 def _tiles(group: Group) -> list[Result]:
@@ -425,10 +444,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["told"] = told
+    environment.globals |= {"told": told, "remedy": TRAIN_LONGER}
     environment.tests["match_start"] = str.startswith
     environment.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,
-        points=signed_points,
+        points=signed_points, tenths=tenths,
     )  # fmt: skip
     return environment

@@ -189,6 +189,7 @@ class Result(_Model):
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
         classes: C.
+        class_names: of the classes, in their order; empty in results from before they were kept.
         train_images: images to learn from, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -201,6 +202,8 @@ class Result(_Model):
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
         training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
+        undertrained: signs that it hadn't learned to its end (`results/undertrained.py`); empty
+            where there are none, and of results from before they were looked for.
         selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``.
         settings_tried: settings that were selected from.
         best_minus_median: accuracy on ``selected_on``: best setting − median one.
@@ -235,6 +238,7 @@ class Result(_Model):
     shots: int | None = None
     fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
+    class_names: list[str] = []
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
@@ -249,6 +253,7 @@ class Result(_Model):
     selected: dict[str, float | int | str] = {}
     training: dict[str, Any] = {}
     training_images: str = EVALUATION_VIEW
+    undertrained: list[str] = []
     selected_on: str
     settings_tried: Count = 1
     best_minus_median: float | None = None

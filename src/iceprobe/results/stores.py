@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def store_of(result: Result, *, trust: bool = False) -> "Store":
-    """The store of ``result``.
+    """The store of ``result``, under the specs that its run named.
 
     Args:
         result: of a run.
@@ -29,19 +29,22 @@ def store_of(result: Result, *, trust: bool = False) -> "Store":
             opened.
     """
     if result.open_store is not None:
-        return result.open_store.trusting() if trust else result.open_store
+        store = result.open_store.trusting() if trust else result.open_store
+        return store.asked_as(result.backbone, result.dataset)
     from iceprobe.store import Store
 
-    return Store.open(place_of(result, trust=trust), trust=trust)
+    store = Store.open(place_of(result, trust=trust), trust=trust)
+    return store.asked_as(result.backbone, result.dataset)
 
 
 def manifest_of(result: Result, *, trust: bool = False) -> "Manifest":
     """The manifest of its store; the shards needn't be there. Raises as :func:`store_of`."""
     if result.open_store is not None:
-        return result.open_store.manifest
+        return result.open_store.manifest.asked_as(result.backbone, result.dataset)
     from iceprobe.store.format import read_manifest
 
-    return read_manifest(place_of(result, trust=trust))
+    manifest = read_manifest(place_of(result, trust=trust))
+    return manifest.asked_as(result.backbone, result.dataset)
 
 
 def place_of(result: Result, *, trust: bool = False) -> "Path | RemotePath":

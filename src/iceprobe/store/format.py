@@ -228,6 +228,29 @@ class Manifest(_Record):
         text = json.dumps(ingredients, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def asked_as(self, backbone: str, dataset: str) -> Self:
+        """The same store under the specs that a run names: another path to the same weights.
+
+        A store is known by its content and serves every request for it; a run is told under the
+        specs that it was asked for, and rebuilt from them. The identity doesn't change.
+        """
+        return self._told({"spec": backbone}, {"spec": dataset})
+
+    def asked_by(self, wanted: Self) -> Self:
+        """The same store with all that ``wanted``, of the same content, says of itself."""
+        backbone, dataset = wanted.backbone, wanted.dataset
+        return self._told(
+            {name: getattr(backbone, name) for name in ("spec", "name", "paradigm", "assumed")},
+            {name: getattr(dataset, name) for name in ("spec", "name", "headline", "assumed")},
+        )
+
+    def _told(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
+        records = {
+            "backbone": self.backbone.model_copy(update=backbone),
+            "dataset": self.dataset.model_copy(update=dataset),
+        }
+        return self.model_copy(update=records)
+
     @property
     def folder(self) -> str:
         """Name of the store's folder: readable, then the start of the identity."""

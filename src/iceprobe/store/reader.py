@@ -79,6 +79,11 @@ class Store:
             store.verify()
         return store
 
+    def asked_as(self, backbone: str, dataset: str) -> "Store":
+        """A view of this store under the specs that a run names (`Manifest.asked_as`)."""
+        manifest = self.manifest.asked_as(backbone, dataset)
+        return Store(manifest, self._splits, self.path, self._dataset, self._trust)
+
     def __getitem__(self, split: str) -> "StoredSplit":
         if split not in self._splits:
             raise IceprobeError(

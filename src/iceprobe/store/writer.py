@@ -157,7 +157,7 @@ def extract_layers(
             run(places, backbone, dataset, target, workers, on_bad_image, progress)
         here.gather(None)  # all shards are there, and recorded
     stores = []
-    for path, _ in found:
+    for (path, _), asked in zip(found, wanted, strict=True):
         if isinstance(path, Path):
             first(partial(_tidy, path))
         store = Store.open(path, dataset=dataset)
@@ -166,6 +166,8 @@ def extract_layers(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
+        # Its manifest on disk names whoever asked first; these tokens were asked for by us.
+        store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
     if here.main:
         tell_of_files(stores[0].manifest)
