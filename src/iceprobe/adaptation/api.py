@@ -148,8 +148,8 @@ def adapt(
             "augmentation": augmentation,
             "device": target.type,
         }
-        if (done := check_folder(folder, request, resume=resume)) is not None:
-            return [reopened(one, None, Shape.of(manifest)) for one in done]
+        if (earlier := check_folder(folder, request, resume=resume)) is not None:
+            return [reopened(one, None, Shape.of(manifest)) for one in earlier]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
         _check_classes(train, dataset)
