@@ -68,7 +68,7 @@ def connect() -> Any:
             raise IceprobeError(
                 f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
             ) from error
-        ray.init(address="local", include_dashboard=False, **quiet)
+        _begin_here(ray, quiet)
         where = "a cluster of this machine alone (ray start --head found none)"
     found = ray.cluster_resources()
     log.info(
@@ -76,6 +76,31 @@ def connect() -> Any:
         where, len(ray.nodes()), found.get("CPU", 0), found.get("GPU", 0),
     )  # fmt: skip
     return ray
+
+
+def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
+    """Begin a cluster of this machine alone, which listens on loopback and no other interface.
+
+    Whoever reaches a cluster's port runs code on it. Ray has this behaviour for systems without
+    clusters, and no argument that asks for it.
+
+    Raises:
+        IceprobeError: if this version of Ray listens to others all the same.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    if not ray.get_runtime_context().gcs_address.startswith("127."):
+        ray.shutdown()
+        raise IceprobeError(
+            f"ray {ray.__version__} would listen on all interfaces of this machine: start a cluster "
+            "where nobody else can reach it with ray start --head, then give the same again"
+        )
 
 
 def _knock(address: str) -> None:

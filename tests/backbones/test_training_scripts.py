@@ -16,6 +16,7 @@ from torch import nn
 
 from iceprobe.backbones import load_backbone, timm_models
 from iceprobe.backbones.families import FAMILIES, family_of, family_of_file
+from iceprobe.errors import IceprobeError
 
 from .builders import perturbed
 
@@ -207,8 +208,6 @@ def test_moco_v3s_small_model_has_twelve_heads(small, tmp_path):
 
 
 def test_a_published_row_that_timm_has_no_weights_of(small, tmp_path):
-    from iceprobe.errors import IceprobeError
-
     _, content = mae(small)
     torch.save(content, tmp_path / "c.pth")
     name = "timm:vit_small_patch16_224.mae"
@@ -252,3 +251,43 @@ def test_files_of_no_script_show_no_family():
 def test_the_rows_of_dino_and_ijepa_say_how_the_published_ones_were_read():
     for name in ("DINO", "I-JEPA"):
         assert (BY_NAME[name].norm, BY_NAME[name].published_norm) == (True, False)
+
+
+def test_radio_as_it_was_trained(small, tmp_path):
+    """``base_model.`` with a patch generator: linear patches, one table of 128 x 128, class tokens."""
+    name = "vit_base_patch16_radio_v3"
+    model = perturbed(small(f"{name}.c_radio"))
+    own = model.state_dict()
+    table = torch.zeros(1, 128 * 128, 48)
+    weights = {k: v for k, v in own.items() if k.startswith("blocks.")}
+    weights |= {
+        "patch_generator.embedder.weight": own["patch_embed.proj.weight"].flatten(1),
+        "patch_generator.pos_embed": table,
+        "patch_generator.cls_token.token": torch.cat([own["cls_token"], own["reg_token"]], 1)[0],
+    }
+    model.patch_embed.proj.bias.data.zero_()
+    model.pos_embed.data.zero_()
+    content = named(weights, "base_model.") | {
+        "input_conditioner.norm_mean": torch.ones(3, 1, 1),
+        "_heads.0.0.weight": torch.ones(4, 48),
+    }
+    path = tmp_path / "c-radio.pth.tar"
+    torch.save({"state_dict": content, "args": argparse.Namespace(model="vit_base")}, path)
+    backbone = load_backbone(f"timm:{name}?checkpoint={path}")
+    side = backbone.preprocessing.image_size
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.forward_features(images)
+    torch.testing.assert_close(
+        backbone(images).patches, expected[:, model.num_prefix_tokens :], atol=1e-5, rtol=1e-5
+    )
+    assert any("is resampled (1x16384x48 to" in line for line in backbone.assumed)
+    with pytest.raises(IceprobeError, match="weights of RADIO: name the model of timm"):
+        load_backbone(f"timm:vit_base_patch16_224?checkpoint={path}")
+
+
+def test_capi_is_answered_with_the_guides_factory(small, tmp_path):
+    weights = {"encoder.blocks.0.residual1.fn.q_proj.weight": torch.ones(4, 4)}
+    torch.save(weights, tmp_path / "capi.pth")
+    with pytest.raises(IceprobeError, match=r"weights of CAPI.*python:my_models:capi"):
+        load_backbone(f"timm:vit_base_patch16_224?checkpoint={tmp_path / 'capi.pth'}")

@@ -86,6 +86,17 @@ def test_peft_adapters_act_and_prompts_are_named():
     assert not torch.allclose(backbone(images).patches, before)
 
 
+def test_prompts_are_named():
+    config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2)
+    prompted = peft.PeftModel.__new__(peft.PeftModel)
+    nn.Module.__init__(prompted)
+    prompted._is_prompt_learning = True
+    prompted.active_adapter = "default"
+    prompted.peft_config = {"default": config}
+    with pytest.raises(IceprobeError, match="PROMPT_TUNING, whose prompts act outside"):
+        unwrapped(prompted)
+
+
 class FullyShardedDataParallel(nn.Module):
     """Known by its name."""
 

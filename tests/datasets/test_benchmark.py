@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from iceprobe.datasets import CATALOGUE, Dataset, load_dataset
@@ -211,6 +212,23 @@ def test_pets_have_masks_of_animal_and_border(roots):
     birds = load_dataset("cub200", root=roots["cub200"]).splits["test"]
     assert not birds.masks
     assert birds.mask(0) is None
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+def test_a_mask_turns_with_its_image(copy, tag):
+    root = copy("pets")
+    before = load_dataset("pets", root=root).splits["test"]
+    upright, mask = before.image(0), np.asarray(before.mask(0))
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    upright.save(root / before.names[0], exif=exif)
+    turned = load_dataset("pets", root=root).splits["test"]
+    quarters = {3: 2, 6: -1}[tag]
+    assert turned.image(0).size == Image.fromarray(np.rot90(mask, quarters)).size
+    assert np.array_equal(np.asarray(turned.mask(0)), np.rot90(mask, quarters))
+    stored = load_dataset("pets", root=root, orientation="ignore").splits["test"]
+    assert np.array_equal(np.asarray(stored.mask(0)), mask)
+    assert stored.image(0).size == upright.size
 
 
 def test_boxes_and_masks_reach_the_store_in_pixels_of_the_crop(roots):

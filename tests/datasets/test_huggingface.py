@@ -5,6 +5,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,7 +78,17 @@ def test_plain_labels_are_numbered_in_their_order(tmp_path, kind, given, classes
 
 def test_validation_where_there_is_no_test_and_splits_by_name(tmp_path):
     spec = parquet(tmp_path / "set", test_name="validation")
-    assert reds(load_dataset(spec).splits["test"]) == [20, 21]
+    dataset = load_dataset(spec)
+    assert reds(dataset.splits["test"]) == [20, 21]
+    line = f"{tmp_path}/set: train is read as train and validation as test"
+    assert dataset.assumed == [line]
+    assert load_dataset(spec, test="validation").assumed == []
+    more = table([30], [1])
+    more.to_parquet(tmp_path / "set/data/test-00000-of-00001.parquet")
+    assert load_dataset(spec).assumed == [
+        f"{tmp_path}/set: train is read as train and test as test; validation left unread"
+    ]
+    (tmp_path / "set/data/test-00000-of-00001.parquet").unlink()
     with pytest.raises(IceprobeError, match=r"'zebra' .* missing from train"):
         load_dataset(spec, train="validation", test="train")
     with pytest.raises(IceprobeError, match=r"train and test .* are both 'train'"):
@@ -339,6 +350,18 @@ def test_what_is_wrong_is_said(tmp_path, made, options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_one_split_alone_is_refused_and_the_remedy_works(tmp_path):
+    spec = parquet(tmp_path / "set", train=(2, 0, 1, 2, 0, 1))
+    (tmp_path / "set/data/test-00000-of-00001.parquet").unlink()
+    with pytest.raises(IceprobeError, match="has one split, 'train', and nothing to test on"):
+        load_dataset(spec)
+    whole = datasets.load_dataset(f"{tmp_path}/set", split="train")
+    halves = whole.train_test_split(3, stratify_by_column="kind", seed=0)
+    halves.save_to_disk(tmp_path / "two")
+    dataset = load_dataset(f"huggingface:{tmp_path}/two?image=picture&label=kind")
+    assert sorted(dataset.splits["test"].labels) == [0, 1, 2]
+
+
 def test_folders_that_hold_no_data_set(tmp_path):
     with pytest.raises(IceprobeError, match=r"no folder .*nowhere"):
         load_dataset(f"huggingface:{tmp_path}/nowhere")
@@ -355,6 +378,36 @@ def test_without_network(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refused)
     with pytest.raises(IceprobeError, match=r"'owner/name' can't be loaded .Couldn't reach"):
         load_dataset("huggingface:owner/name")
+
+
+def test_names_in_files_of_the_hub_are_read_there_or_their_absence_is_told(tmp_path, monkeypatch):
+    """The hub's files by way of fsspec, each split's first; nothing can be asked without network."""
+    import fsspec
+
+    train, test = datasets.ClassLabel(names=["a", "b"]), datasets.ClassLabel(names=["b", "a"])
+    files = {}
+    for split, kind, numbers in (("train", train, [10, 11]), ("test", test, [20, 21])):
+        table(numbers, [0, 1], kind).to_parquet(tmp_path / f"{split}.parquet")
+        files[split] = [f"memory://names/{split}.parquet"]
+        with fsspec.open(files[split][0], "wb") as file:
+            file.write((tmp_path / f"{split}.parquet").read_bytes())
+    merged = {"train": table([10, 11], [0, 1], train), "test": table([20, 21], [0, 1], train)}
+    made = SimpleNamespace(config=SimpleNamespace(data_files=files))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.DatasetDict(merged))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a, **k: made)
+    spec = "huggingface:owner/name?image=picture&label=kind"
+    dataset = load_dataset(spec)
+    assert [named_of(dataset, split) for split in files] == [["a", "b"], ["b", "a"]]
+    assert dataset.assumed == []
+
+    def refused(*arguments, **options):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", refused)
+    assert load_dataset(spec).assumed == [
+        "owner/name: whether train and test list their classes in one order can't be seen "
+        "(offline): train's list is taken for both"
+    ]
 
 
 def test_without_the_package(tmp_path, monkeypatch):

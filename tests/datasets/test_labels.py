@@ -34,6 +34,7 @@ def test_whole_numbers_are_taken_whatever_their_type(labels):
         ([0.0, 0.5, 1.7], r"label 0\.5 of image 1 .* \(2 of 3 aren't whole\)"),
         ([0.0, float("nan")], r"label nan of image 1"),
         ([[0, 1], [1, 0]], r"shape \(2, 2\)"),
+        ([[0], [1, 2]], "make no array"),
         (["cat", "dog"], "are of type <U3: give the index"),
         ([None, 1], "are of type object"),
     ],

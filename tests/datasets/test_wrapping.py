@@ -201,6 +201,7 @@ good = Pairs([1, 2], [0, 1])
         ({"train": [(1, 2, 3)], "test": good}, r"an item of list is a tuple of 3: \(image, label\)"),
         ({"train": Pairs([1], [0.5]), "test": good}, r"label 0.5 of image 0 of split 'train'"),
         ({"train": Pairs([1], [[0, 1]]), "test": good}, r"labels of split 'train' have the shape"),
+        ({"train": Pairs([1, 2], [[0], [1, 2]]), "test": good}, "labels of split 'train' make no array"),
         ({"train": Pairs([1], [5], classes=["a"]), "test": good}, "label 5 of image 0 .* has no name"),
         (
             {"train": TensorDataset(torch.rand(2, 3, 4, 4), torch.tensor([0, 1])), "test": good},

@@ -94,6 +94,23 @@ def test_in_memory_as_on_disk(mixed, caplog):
     assert f"assumed: {LINES[3]}" in caplog.messages
 
 
+def test_a_live_fit_says_it_at_the_first_image_of_a_kind(mixed, caplog):
+    caplog.set_level(logging.WARNING, "iceprobe")
+    dataset = load_dataset(f"folder:{mixed}?test_fraction=0.5&alpha=white")
+    store = iceprobe.live(make_backbone(), dataset, augmentation=None, batch_size=4)
+    for split in store.splits:
+        store[split].rows("mean", np.arange(len(store[split])))
+    lines = {
+        "images turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
+        "images with several frames or pages, of which the first is read",
+        "images of 16 bits, in which 65,535 is white (scale= says otherwise)",
+    }
+    assert set(assumed(store.manifest)) == lines
+    assert sorted(m for m in caplog.messages if "assumed" in m) == sorted(
+        f"assumed: {line}" for line in lines
+    )
+
+
 def test_what_was_said_is_not_assumed(mixed, tmp_path):
     spec = f"folder:{mixed}?test_fraction=0.5&scale=4095&alpha=white&orientation=upright"
     store = iceprobe.extract(make_backbone(), load_dataset(spec), tmp_path / "features", **SMALL)

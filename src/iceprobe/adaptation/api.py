@@ -26,12 +26,13 @@ from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.tables import duration
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.lock import exclusive
@@ -148,8 +149,8 @@ def adapt(
             "augmentation": augmentation,
             "device": target.type,
         }
-        if (earlier := check_folder(folder, request, resume=resume)) is not None:
-            return [reopened(one, None, Shape.of(manifest)) for one in earlier]
+        if (finished := check_folder(folder, request, resume=resume)) is not None:
+            return [reopened(one, None, Shape.of(manifest)) for one in finished]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
         _check_classes(train, dataset)
@@ -296,6 +297,7 @@ def _result(
         split=name,
         layer=manifest.backbone.identity.get("layer"),
         classes=setting.shape.num_classes,
+        class_names=list(manifest.dataset.classes),
         train_images=len(train),
         test_images=len(reported),
         dim=shape.dim,
@@ -334,6 +336,16 @@ def _result(
         git_commit=git_commit(),
         command=command,
         created=now(),
+        assumed=[*manifest.backbone.assumed, *manifest.dataset.assumed],
+        undertrained=signs_of_undertraining(
+            fit.rows,
+            {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
+            | {"epoch": choice.epoch},
+            classes=setting.shape.num_classes,
+            epochs=setting.protocol.epochs,
+            steps=total_steps(setting.protocol, len(train)),
+            learning_rates=setting.protocol.learning_rates,
+        ),
         files=Files(adapters=fit.adapters),
     )
     return result.attach(predictions=predictions, probes=fit.probes)

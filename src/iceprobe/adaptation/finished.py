@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from iceprobe.adaptation.training import Task
+from iceprobe.checksums import check_tensors, tensors_digest
 from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.files import write_atomically
@@ -65,10 +66,13 @@ class Trainings:
             return None
         try:
             with safe_open(path, "np") as file:
-                about = json.loads(file.metadata()["training"])
+                metadata = file.metadata()
             tensors = load_file(path)
         except (SafetensorError, OSError):
             return None  # torn by a crash of the machine: it is done again
+        remedy = "remove it and run the same again: this training is done anew"
+        check_tensors(path, tensors, metadata, "training", remedy)
+        about = json.loads(metadata["training"])
         rows = [CurveRow.model_validate(row) for row in about["rows"]]
         return Finished(rows, about["seconds"], about["counts"], tensors)
 
@@ -79,7 +83,9 @@ class Trainings:
             "counts": finished.counts,
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in finished.tensors.items()}
-        content = save(tensors, metadata={"training": json.dumps(about)})
+        text = json.dumps(about)
+        metadata = {"training": text, "sha256": tensors_digest(tensors, text)}
+        content = save(tensors, metadata=metadata)
         write_atomically(self._path(task), content)
 
     def remove(self) -> None:

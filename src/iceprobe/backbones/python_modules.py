@@ -151,8 +151,11 @@ def wrap_module(
 def _made(factory: Callable[[], Any], spec: str) -> Any:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # built in: what it takes isn't known
-        signature = inspect.Signature()
+    except (TypeError, ValueError) as error:  # built in: what it takes isn't known
+        raise IceprobeError(
+            f"{spec!r}: its factory is called without arguments ({one_line(error)}): name a "
+            "function that takes none and returns the module"
+        ) from error
     needed = [
         name
         for name, parameter in signature.parameters.items()
@@ -161,8 +164,8 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
     ]
     if needed:
         raise IceprobeError(
-            f"{spec!r} needs arguments ({', '.join(needed)}): name a function without any that "
-            "returns the model, def build(): return ..."
+            f"{spec!r}: its factory is called without arguments and needs {', '.join(needed)}: "
+            "name a function that takes none and returns the module, def build(): return ..."
         )
     try:
         return factory()

@@ -1,6 +1,7 @@
 """The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from iceprobe.backbones.families import PARADIGMS
 from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import boolean, parse_spec, typed_options, with_options
+from iceprobe.specs import Spec, boolean, parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,10 +71,16 @@ class SourceEntry(Entry):
     Attributes:
         examples: spec strings to copy from.
         options: every key of the source and how its text becomes a value.
+        foreign: whether its code is always somebody else's, and not a library's.
     """
 
     examples: tuple[str, ...] = ()
     options: Options = field(default_factory=dict)
+    foreign: bool = False
+
+    def runs_code(self, spec: Spec) -> bool:
+        """Whether code runs that comes with the model."""
+        return self.foreign or spec.options.get("trust", "").lower() == "true"
 
 
 BACKBONES: Registry[SourceEntry] = Registry(
@@ -134,6 +141,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "pretrained": boolean,
                 "trust": boolean,
             },
+            foreign=True,
         ),
         "diffusers": SourceEntry(
             "iceprobe.backbones.diffusers_models:load_diffusers",
@@ -158,6 +166,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 **CHECKPOINT,
                 **OUTPUT,
             },
+            foreign=True,
         ),
         "bundled": SourceEntry(
             "iceprobe.backbones.bundled_models:load_bundled",
@@ -167,6 +176,22 @@ BACKBONES: Registry[SourceEntry] = Registry(
         ),
     },
 )
+
+
+# What the caller's own specs have run in this process: files may name the same code again.
+_ran: set[tuple[str, ...]] = set()
+
+
+def has_run(spec: Spec) -> bool:
+    """Whether a spec that the caller gave has run the same code in this process."""
+    return _code(spec) in _ran
+
+
+def _code(spec: Spec) -> tuple[str, ...]:
+    """What decides which code of a model runs, and what it is told."""
+    given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
+    place = os.path.realpath(spec.name) if os.path.isdir(spec.name) else ""
+    return (spec.kind or "", spec.name, place, *given)
 
 
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
@@ -224,6 +249,8 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     load = entry.load()
     with own_state():
         loaded = load(parsed.name, spec=str(parsed), **values)
+    if entry.runs_code(parsed):
+        _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm
     tell(loaded.assumed)
     return loaded

@@ -265,8 +265,8 @@ def _overrides(family: Family, name: str) -> Mapping[str, Any]:
 
 
 def _same_channels(name: str, mean: Sequence[float] | None) -> None:
-    channels = timm.get_pretrained_cfg(name).input_size[0] if mean else 0
-    if mean and len(mean) != channels:
+    config = timm.get_pretrained_cfg(name)
+    if mean and config is not None and len(mean) != (channels := config.input_size[0]):
         raise IceprobeError(
             f"the weights of timm:{name} read {channels} channels, and mean={_spelled(mean)} is for "
             f"{len(mean)}: give {channels} numbers, or a checkpoint of {len(mean)} channels with "

@@ -30,10 +30,12 @@ from iceprobe.cli import (
     segment,
 )
 from iceprobe.cli.console import Said, console
+from iceprobe.descriptors import raise_limit
 from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 from iceprobe.stopping import Stopped, caught
+from iceprobe.text import visible
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
@@ -52,6 +54,7 @@ REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
     errno.EEXIST: _PATH,
     errno.EISDIR: _PATH,
     errno.ELOOP: _PATH,
@@ -75,7 +78,7 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
             command(**options)
         except (IceprobeError, OSError):
             if debug:
-                traceback.print_exc()
+                print(visible(traceback.format_exc()), file=sys.stderr)
             raise
 
     flag = typer.Option("--debug", help="Show the traceback of an error.")
@@ -154,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prints.
     """
     keep_freed_memory()
+    raise_limit()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
@@ -194,5 +198,6 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     with world().parting(message) as mine:
         if mine:
-            print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            line = visible(" ".join(message.split()))
+            print(f"iceprobe: error: {line}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -193,10 +193,7 @@ def _read(run: Path, campaign: Path) -> list["Result"]:
     results = read_results(run)
     inside = run.relative_to(campaign).as_posix()
     for result in results:
-        files = result.files
-        files.probes = [f"{inside}/{name}" for name in files.probes]
-        if files.predictions is not None:
-            files.predictions = f"{inside}/{files.predictions}"
+        result.files = result.files.moved(inside)
         result.attach(run=campaign)
     return results
 

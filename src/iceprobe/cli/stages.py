@@ -75,6 +75,7 @@ def fit_run(
             check_fit(config, store, store.classes, store["train"].labels)
             folder.create()
             run_log.write_to(folder.log)
+            first(lambda: _tell_length(config, len(store["train"]), len(store.classes)))
             try:
                 results = _fit(store, config, command, resume, progress)
             except IceprobeError:
@@ -169,6 +170,27 @@ def _fit(
         progress=progress,
         command=command,
     )
+
+
+def _tell_length(config: FitConfig, images: int, classes: int) -> None:
+    """How many steps the fit takes, and why they aren't the protocol's epochs."""
+    from iceprobe.fitting.protocols import get_protocol, launch_line
+
+    if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
+        return
+    if config.shots:
+        images = min(images, config.shots[0] * classes)
+    elif config.fraction:
+        images = max(1, round(images * config.fraction[0]))
+    protocol = get_protocol(
+        config.protocol,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        min_steps=config.min_steps,
+    )
+    text = f"fit: {launch_line(protocol, images)}"
+    log.info("%s", text)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:

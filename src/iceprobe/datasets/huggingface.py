@@ -115,19 +115,28 @@ def load_huggingface(
     tables = _load(name, config, revision)
     if train not in tables:
         raise IceprobeError(unknown(f"split of {name}", train, tables))
+    assumed: list[str] = []
+    asked = test is not None
     if test is None:
+        if len(tables) == 1:
+            raise IceprobeError(
+                f"{name} has one split, {train!r}, and nothing to test on: save it in two, with "
+                "train_test_split and save_to_disk of datasets"
+            )
         test = next((split for split in TEST_SPLITS if split in tables), TEST_SPLITS[0])
     if test not in tables:
         raise IceprobeError(f"{unknown(f'split of {name}', test, tables)} Pass test=SPLIT.")
+    if not asked:
+        assumed = _told(name, train, test, tables)
     if test == train:
         raise IceprobeError(f"train and test of {spec!r} are both {test!r}: name two splits")
     chosen = {"train": tables[train], "test": tables[test]}
     for table in chosen.values():
         _check_columns(name, table, image, label)
     own = {split: table.features[label] for split, table in chosen.items()}
-    assumed: list[str] = []
     if own["train"] == own["test"]:  # perhaps only since the library takes one for all
-        own, assumed = in_files(name, config, revision, {"train": train, "test": test}, label, own)
+        own, more = in_files(name, config, revision, {"train": train, "test": test}, label, own)
+        assumed += more
     classes, labels, told = _labels(chosen, label, own, spec)
     splits = {
         split: TableSplit(split, _encoded(table, image), image, labels[split])
@@ -160,6 +169,15 @@ def _load(name: str, config: str | None, revision: str | None) -> Any:
             f"data set {name!r} can't be loaded ({_causes(e)}): pass huggingface:OWNER/NAME of "
             "the hub, with config=NAME where it has several, or a local folder"
         ) from e
+
+
+def _told(name: str, train: str, test: str, tables: Any) -> list[str]:
+    """A line where the test split has another name, or more splits are there."""
+    unread = [split for split in tables if split not in (train, test)]
+    if test == "test" and not unread:
+        return []
+    line = f"{name}: {train} is read as train and {test} as test"
+    return [f"{line}; {', '.join(unread)} left unread" if unread else line]
 
 
 def _causes(error: BaseException) -> str:

@@ -17,7 +17,13 @@ def whole_labels(labels: Any, split: str) -> np.ndarray:
     Raises:
         IceprobeError: if they aren't one whole number an image.
     """
-    given = np.asarray(labels)
+    try:
+        given = np.asarray(labels)
+    except (ValueError, TypeError) as error:  # lists of several lengths, tensors on a GPU
+        raise IceprobeError(
+            f"labels of split {split!r} make no array ({' '.join(str(error).split())}): give the "
+            "index of one class an image, (n,)"
+        ) from error
     if given.ndim != 1:
         raise IceprobeError(
             f"labels of split {split!r} have the shape {given.shape}: give the index of one class "

@@ -1,6 +1,7 @@
 """The sources of data sets by name, and ``load_dataset``, which knows the catalogue as well. Importing
 this imports neither images nor torch."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from iceprobe.specs import (
     unknown,
     with_options,
 )
+from iceprobe.trust import elsewhere, name_hosts
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -31,10 +33,12 @@ class SourceEntry(Entry):
     Attributes:
         examples: spec strings to copy from.
         options: every key of the source and how its text becomes a value.
+        fetches: whether a name that is no folder here is fetched from a hub.
     """
 
     examples: tuple[str, ...] = ()
     options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    fetches: bool = False
 
 
 #: How image files are read, options of every source that has some (`iceprobe.pixels.Reading`).
@@ -81,6 +85,7 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "huggingface:/data/parquet?label=species&test=validation",
             ),
             dict.fromkeys(("image", "label", "train", "test", "config", "revision"), str),
+            fetches=True,
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
@@ -89,6 +94,22 @@ DATASETS: Registry[SourceEntry] = Registry(
         ),
     },
 )
+
+
+_fetched: set[str] = set()  # names on a hub, by the caller's own specs, in this process
+
+
+def names_elsewhere(spec: str) -> bool:
+    """Whether loading ``spec`` would ask another host that the caller hasn't named himself."""
+    parsed = parse_spec(spec)
+    places = (parsed.name, *parsed.options.values())
+    return any(map(elsewhere, places)) or (_is_fetched(parsed) and parsed.name not in _fetched)
+
+
+def _is_fetched(parsed: Spec) -> bool:
+    kind = parsed.kind or ""
+    fetches = kind in DATASETS and DATASETS[kind].fetches
+    return fetches and not os.path.isdir(os.path.expanduser(parsed.name))
 
 
 def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "Dataset":
@@ -111,6 +132,10 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     if not isinstance(spec, str):
         return _given(spec, options)
     parsed = parse_spec(spec)
+    for place in (parsed.name, *parsed.options.values(), *map(str, options.values())):
+        name_hosts(place)
+    if _is_fetched(parsed):
+        _fetched.add(parsed.name)
     if parsed.kind is None:
         loaded, reading = _load_from_catalogue(with_options(parsed, options))
     else:

@@ -188,14 +188,16 @@ def _labels(data: Any) -> list[Any]:
     inner, rows = _innermost(data), _rows(data)
     for name in ("targets", "labels", "_labels"):
         listed = getattr(inner, name, None)
-        if listed is None or not hasattr(listed, "__len__") or len(listed) != len(inner):
+        if not isinstance(listed, Sequence | np.ndarray) and not hasattr(listed, "detach"):
             continue
-        values = np.asarray(listed)[rows].tolist()
+        if len(listed) != len(inner):
+            continue
+        values = [listed[row] for row in rows.tolist()]
         if (change := getattr(inner, "target_transform", None)) is not None:
             values = [change(value) for value in values]
         if inner is not data or not _files(data):
             places = np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int)).tolist()
-            if any(_label(data, row) != _plain(values[row]) for row in places):
+            if not all(np.array_equal(_label(data, row), _plain(values[row])) for row in places):
                 continue
         return [_plain(value) for value in values]
     return [_label(data, row) for row in range(len(data))]

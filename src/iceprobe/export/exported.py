@@ -108,15 +108,20 @@ class ExportedProbe(nn.Module):
         return found
 
 
-def load_probe(folder: str | Path) -> ExportedProbe:
+def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     """Open what :func:`iceprobe.export` wrote, on the CPU.
 
     Where the folder holds the backbone's weights nothing else is read but its architecture, from
     the library that defines it; otherwise the backbone is loaded by its spec.
 
+    Args:
+        folder: what was exported.
+        trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
+            repository, a model of transformers that brings its own.
+
     Raises:
-        IceprobeError: if a file is missing or damaged, if the backbone can't be built, or if
-            the folder gives other logits than when it was exported.
+        IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
+            or can't be built, or if the folder gives other logits than when it was exported.
     """
     folder = Path(folder).expanduser()
     card = read_card(folder)
@@ -126,9 +131,9 @@ def load_probe(folder: str | Path) -> ExportedProbe:
             "--format folder"
         )
     if BACKBONE in card.files:
-        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE)
+        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
     else:
-        backbone = recorded_backbone(card.backbone)
+        backbone = recorded_backbone(card.backbone, folder, trust=trust)
     tokens = card.shape
     shape = Shape(
         tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class,

@@ -1,8 +1,6 @@
 """An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
 
 import contextlib
-import csv
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from iceprobe.results.files import write_atomically
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
+from iceprobe.text import csv_text
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")
@@ -126,7 +125,8 @@ def predict(
             raise IceprobeError(
                 f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
             )
-        write_atomically(Path(output), _csv(rows))
+    # Behind the maps' folder: where another process has made that first, its table stays as well.
+    write_atomically(Path(output), _csv(rows))
     if skipped:
         log.warning("%s", left_out(skipped))
     return Predicted(len(rows), skipped, writer.titles if writer else [])
@@ -149,9 +149,7 @@ def _csv(rows: list[list[str]]) -> bytes:
     heading = ["file", "class", "probability"]
     for place in range(2, len(rows[0]) // 2 + 1):
         heading += [f"class_{place}", f"probability_{place}"]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return csv_text([heading, *rows]).encode("utf-8", "backslashreplace")
 
 
 def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:

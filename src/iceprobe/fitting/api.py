@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from iceprobe.checksums import Digest
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checks import all_diverged, check_device
@@ -28,6 +29,7 @@ from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
@@ -387,8 +389,28 @@ def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None
         {r.label: p for r in results if (p := r.predictions()) is not None},
     )
     write_curves(folder, rows)
+    for result in results:
+        result.files.digests = _digests(folder, result.files)
     write_results(folder, results)
     tidy(folder)
+
+
+def _digests(folder: Path, files: Files) -> dict[str, Digest]:
+    """Of all files of a result that are in a run folder."""
+    adapters = [folder / name for name in files.adapters]
+    names = [*files.probes, CURVES_FILE, *([files.predictions] if files.predictions else [])]
+    found = [folder / name for name in names]
+    found += sorted(file for place in adapters for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
+
+
+def _digests(folder: Path, files: Files) -> dict[str, Digest]:
+    """Of all files of a result that are in a run folder."""
+    adapters = [folder / name for name in files.adapters]
+    names = [*files.probes, CURVES_FILE, *([files.predictions] if files.predictions else [])]
+    found = [folder / name for name in names]
+    found += sorted(file for place in adapters for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
 
 
 def new_run(manifest: Manifest, what: str) -> Path:

@@ -76,6 +76,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "images": tested_images(store, split),
         "split": split,
         "classes": len(store.classes),
+        "class_names": list(store.classes),
         "train_images": len(store["train"]),
         "test_images": len(store[split]),
         "dim": store.dim,

@@ -21,6 +21,7 @@ from iceprobe.backbones.augmentation import view_generator
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.noted import FirstSeen
 from iceprobe.store.pipeline import (
     check_finite,
     chosen_rows,
@@ -163,6 +164,7 @@ class _Maker:
         self._augment = make_augmentation(
             backbone.preprocessing, manifest.settings.augmentation or "paper"
         )
+        self._files = FirstSeen(manifest.dataset)
         self._pool = ThreadPoolExecutor(decode_threads(device.type == "cuda"), "decode")
         self._last: tuple[tuple[str, bytes, bytes], dict[str, Tensor]] | None = None
 
@@ -183,6 +185,7 @@ class _Maker:
 
         def decode(place: int, view: int) -> Tensor:
             image = source.image(place)
+            self._files.look(image)
             if not view:
                 return preprocessing.transform(image)
             return self._augment(image, view_generator(place, view))

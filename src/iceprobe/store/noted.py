@@ -1,15 +1,18 @@
 """What reading the image files came to: counted in the manifest, told where something was assumed."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from iceprobe import assumptions
-from iceprobe.pixels import BAND_LEFT_OUT, DEEP, FIRST_FRAME, FULL, ON_WHITE, TURNED, Seen
+from iceprobe.pixels import BAND_LEFT_OUT, DEEP, FIRST_FRAME, FULL, ON_WHITE, TURNED, Seen, seen
 
 if TYPE_CHECKING:
-    from iceprobe.store.format import Manifest
+    from iceprobe.store.format import DatasetRecord, Manifest
 
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
@@ -21,12 +24,13 @@ _LINES = {
     BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
 }
+_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # that says it
 
 
-def noted(seen: Sequence[Seen]) -> dict[str, Any]:
+def noted(images: Sequence[Seen]) -> dict[str, Any]:
     """The fields ``read`` and ``largest`` of a shard."""
-    values = [one.largest for one in seen if one.largest is not None]
-    counts = Counter(word for one in seen for word in one.done)
+    values = [one.largest for one in images if one.largest is not None]
+    counts = Counter(word for one in images for word in one.done)
     return {"read": dict(sorted(counts.items())), "largest": max(values, default=None)}
 
 
@@ -45,8 +49,7 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
     lines = [
         f"{counts[kind]:,} of {total:,} images {line}"
         for kind, line in _LINES.items()
-        if counts[kind] and not (kind == TURNED and "orientation" in said)
-        if not (kind == ON_WHITE and "alpha" in said)
+        if counts[kind] and _OPTION.get(kind) not in said
     ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
     if largest is not None and "scale" not in said and _next_depth(largest) < FULL:
@@ -55,6 +58,34 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
     return lines
+
+
+class FirstSeen:
+    """Tells what is assumed about files at the first of each kind, where no store counts them.
+
+    Args:
+        record: of the data set, whose ``assumed`` the lines are added to.
+    """
+
+    def __init__(self, record: "DatasetRecord"):
+        self._record = record
+        self._lock = threading.Lock()
+
+    def look(self, image: Image.Image) -> None:
+        """Note an image as its split gave it; from any thread."""
+        found = seen(image)
+        lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
+        if found.largest is not None:
+            lines[DEEP] = f"images of 16 bits, in which {FULL:,} is white (scale= says otherwise)"
+        for kind, line in lines.items():
+            with self._lock:
+                new = line not in self._record.assumed and _OPTION.get(kind) not in (
+                    self._record.reading
+                )
+                if new:
+                    self._record.assumed.append(line)
+            if new:
+                assumptions.tell([line])
 
 
 def _next_depth(largest: float) -> int:

@@ -28,9 +28,10 @@ from iceprobe.datasets.decoding import one_line
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, looking_at
-from iceprobe.store.format import Manifest, Settings, Shape
+from iceprobe.store.format import Manifest, Settings, Shape, ShardRecord
 from iceprobe.store.noted import NAMED
 from iceprobe.store.quantisation import quantise
+from iceprobe.store.shards import shard_bytes
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -132,6 +133,26 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
         side = manifest.backbone.preprocessing["image_size"]
         layout["mask"] = (torch.uint8, (side, side))
     return layout
+
+
+def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
+    """In what a shard's record contradicts the manifest that it is in; ``None`` where it fits.
+
+    Everything that is read and allocated follows from these numbers.
+    """
+    size = manifest.settings.shard_images
+    rows = min(manifest.splits[name].images - shard.start, size)
+    if shard.start % size or rows < 1 or shard.stop != shard.start + rows:
+        return f"rows {shard.start} to {shard.stop} are no shard of {name}"
+    if shard.images + len(shard.skipped) != rows:
+        return f"{shard.images} images and {len(shard.skipped)} skipped are not {rows}"
+    if len(shard.files) != manifest.settings.views_of(name):
+        return f"it has {len(shard.files)} files, a view each"
+    for view, file in enumerate(shard.files):
+        layout = split_layout(manifest, name, view)
+        if file.bytes != shard_bytes(shard.images, layout, checked=bool(file.parts)):
+            return f"{file.file}: its length doesn't fit {shard.images} images of {name}"
+    return None
 
 
 def token_layout(shape: Shape, settings: Settings) -> Layout:

@@ -31,6 +31,7 @@ from iceprobe.store.pipeline import split_layout
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
 from iceprobe.store.shards import shard_bytes
+from iceprobe.trust import name_hosts
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -95,6 +96,7 @@ def find_places(
         wanted: manifests of the stores asked for, without shards.
         until: holds the locks of local places, and the local folders of remote ones.
     """
+    name_hosts(str(root))
     finished = [find_finished(root, one) for one in wanted]
     paths = [path or root / one.folder for path, one in zip(finished, wanted, strict=True)]
     todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}

@@ -23,6 +23,7 @@ from iceprobe.store.outdated import bring_up_to_date
 from iceprobe.store.pipeline import OnBadImage, Progress
 from iceprobe.store.places import Place, check_origin, find_places
 from iceprobe.store.reader import Store, corrupt_shards
+from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def extract_layers(
             run(places, backbone, dataset, target, workers, on_bad_image, progress)
         here.gather(None)  # all shards are there, and recorded
     stores = []
-    for path, _ in found:
+    for (path, _), asked in zip(found, wanted, strict=True):
         if isinstance(path, Path):
             first(partial(_tidy, path))
         store = Store.open(path, dataset=dataset)
@@ -165,6 +166,8 @@ def extract_layers(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
+        # Its manifest on disk names whoever asked first; these tokens were asked for by us.
+        store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
     if here.main:
         tell_of_files(stores[0].manifest)
@@ -179,6 +182,7 @@ def repair(
     device: str | torch.device | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
+    trust: bool = False,
     progress: Progress = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
@@ -189,6 +193,8 @@ def repair(
         device: of the type the store was made on, by default that.
         workers: processes that decode images; 0 decodes in threads.
         on_bad_image: by default ``"skip"`` where the store was made without bad images.
+        trust: whether code may run, and another host be asked for images, that the store's
+            manifest names.
         progress: called with a stage's name, images done and images in all.
 
     Returns:
@@ -204,7 +210,7 @@ def repair(
             f"{MANIFEST}, then running the same iceprobe extract again"
         )
     return first(
-        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, progress)
+        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, trust, progress)
     )
 
 
@@ -215,6 +221,7 @@ def _repaired(
     device: str | torch.device | None,
     workers: int,
     on_bad_image: OnBadImage | None,
+    trust: bool,
     progress: Progress,
 ) -> list[str]:
     manifest = read_manifest(path)
@@ -223,11 +230,12 @@ def _repaired(
     check_policy(policy)
     target = choose_device(device or manifest.settings.device)
     if backbone is None:
-        from iceprobe.backbones import load_backbone
+        from iceprobe.store.recorded import load_recorded
 
-        backbone = load_backbone(manifest.backbone.spec)
+        record = manifest.backbone
+        backbone = load_recorded(record.spec, record, path, trust)
     if dataset is None:
-        dataset = load_dataset(manifest.dataset.spec)
+        dataset = recorded_dataset(manifest.dataset.spec, path, trust=trust)
     check_origin(path, manifest, backbone, dataset, target)
     with exclusive(path):
         manifest = read_manifest(path)
