@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import save
 
 from iceprobe.checksums import Digest
-from iceprobe.distributed import first
+from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.checks import all_diverged, check_device
 from iceprobe.fitting.fitted import load_fitted
@@ -174,7 +174,8 @@ def fit(
                 begin=lambda: begin(folder, asked),
             )
         except IceprobeError:
-            first(lambda: abandon(folder))
+            if world().size == 1:  # of several processes one may be alone with its error
+                abandon(folder)
             raise
         for result in results:
             result.files = _files(result)

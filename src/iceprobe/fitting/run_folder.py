@@ -9,7 +9,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,12 @@ def untidy(folder: Path) -> bool:
 
 
 def _plain(request: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(request, default=asdict))
+    return json.loads(json.dumps(request, default=_written))
+
+
+def _written(value: Any) -> Any:
+    """A protocol by its fields, a number of numpy as a number."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value.item()
 
 
 def _flat(values: Any, name: str = "") -> dict[str, Any]:
