@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.arguments import checked
 from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
+@checked
 def knn(
     store: "Store",
     probe: str | Spec = "knn",
