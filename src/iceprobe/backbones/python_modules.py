@@ -189,6 +189,11 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
         raise IceprobeError(
             f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
         ) from error
+    except Exception as error:  # the user's own code raises what it likes while it is imported
+        raise IceprobeError(
+            f"{spec!r}: {path!r} can't be imported ({type(error).__name__}: {one_line(error)}): write "
+            "python:package.module:factory"
+        ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
