@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from fashion_idx import DEBIAN, read_idx
 
+from iceprobe.checksums import list_files
+
 PER_CLASS = {"train": ("train", 600), "test": ("t10k", 200)}  # split: (IDX part, images a class)
 CLASSES = [
     "T-shirt/top",
@@ -87,6 +89,7 @@ def make(idx: Path, output: Path) -> None:
     np.savez_compressed(output / "fashion.npz", **arrays)  # type: ignore[arg-type]
     (output / "fashion.json").write_text(json.dumps(card, indent=1) + "\n")
     (output / "fashion.LICENSE").write_text(LICENSE)
+    list_files(output)
 
 
 def main() -> None:

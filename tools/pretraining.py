@@ -24,6 +24,7 @@ from timm.layers import build_sincos2d_pos_embed, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from iceprobe.checksums import list_files
 from iceprobe.datasets.clutter import PIECES, compose
 
 MEAN, STD = 0.18, 0.31  # of composed training images, pixels in [0, 1], rounded
@@ -213,6 +214,7 @@ def export(
     }
     (args.export / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
     assert load_file(args.export / f"{name}.safetensors").keys() == weights.keys()
+    list_files(args.export)
 
 
 def parser(description: str, *, steps: int, lr: float = 1e-3) -> argparse.ArgumentParser:

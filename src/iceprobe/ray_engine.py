@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_folder, located
+from iceprobe.remote import RemotePath, located, scratch_folder
 from iceprobe.store import remote
 from iceprobe.store.filling import fill, missing_shards, rows_done
 from iceprobe.store.format import Manifest, ShardRecord, publish
@@ -68,7 +68,7 @@ def connect() -> Any:
             raise IceprobeError(
                 f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
             ) from error
-        ray.init(address="local", include_dashboard=False, **quiet)
+        _begin_here(ray, quiet)
         where = "a cluster of this machine alone (ray start --head found none)"
     found = ray.cluster_resources()
     log.info(
@@ -76,6 +76,31 @@ def connect() -> Any:
         where, len(ray.nodes()), found.get("CPU", 0), found.get("GPU", 0),
     )  # fmt: skip
     return ray
+
+
+def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
+    """Begin a cluster of this machine alone, which listens on loopback and no other interface.
+
+    Whoever reaches a cluster's port runs code on it. Ray has this behaviour for systems without
+    clusters, and no argument that asks for it.
+
+    Raises:
+        IceprobeError: if this version of Ray listens to others all the same.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    if not ray.get_runtime_context().gcs_address.startswith("127."):
+        ray.shutdown()
+        raise IceprobeError(
+            f"ray {ray.__version__} would listen on all interfaces of this machine: start a cluster "
+            "where nobody else can reach it with ray start --head, then give the same again"
+        )
 
 
 def _knock(address: str) -> None:
@@ -177,14 +202,14 @@ def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]
 
     backbone, dataset = _loaded(job.backbone, job.data)
     parts: list[Part | None] = []
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as spare:
+    with scratch_folder() as spare:
         for layer in job.layers:
             if layer is None or number not in layer[0].missing(split):
                 parts.append(None)
                 continue
             manifest, target = layer[0], located(layer[1])
             # Beside its place, since a rename doesn't reach over file systems.
-            folder = Path(spare) if isinstance(target, RemotePath) else target
+            folder = spare if isinstance(target, RemotePath) else target
             scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
             parts.append(Part(scratch, manifest, target))
         singles = backbone.per_layer()

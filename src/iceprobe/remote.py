@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.errors import IceprobeError
+from iceprobe.temporary import temporary_folder
 
 # pathlib makes one slash of two, so `Path("s3://bucket")` is known again by the one that is left.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
@@ -53,10 +54,15 @@ class RemotePath:
     def fs(self) -> Any:
         """fsspec's file system; its own cache keeps one a process and thread."""
         try:
+            from fsspec.config import conf
             from fsspec.core import url_to_fs
 
+            options = {}
+            if self.url.startswith("s3:") and "config_kwargs" not in conf.get("s3", {}):
+                # s3fs tries five times, 15 seconds each; botocore within it would five times more.
+                options = {"config_kwargs": {"retries": {"max_attempts": 0}}}
             # A listing that is kept would hide what other machines write and remove.
-            return url_to_fs(self.url, use_listings_cache=False)[0]
+            return url_to_fs(self.url, use_listings_cache=False, **options)[0]
         except ModuleNotFoundError as error:
             raise IceprobeError(
                 f"{self.url}: needs the package {error.name}: pip install 'iceprobe[s3]'"
@@ -168,9 +174,10 @@ class RemotePath:
             raise
         except _failures() as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            raise IceprobeError(
-                f"{self.url}: {said}; see that the address is right and credentials are set"
-            ) from error
+            remedy = "see that the address is right and credentials are set"
+            if "timeout" in f"{type(error).__name__} {said}".lower().replace(" ", ""):
+                remedy = "it doesn't answer: see that it is well, then run the same again"
+            raise IceprobeError(f"{self.url}: {said}; {remedy}") from error
 
 
 def located(place: str | Path | RemotePath) -> Path | RemotePath:
@@ -198,6 +205,11 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("ICEPROBE_CACHE") or default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def scratch_folder() -> contextlib.AbstractContextManager[Path]:
+    """A folder in the cache for the block; what killed processes left of theirs is removed."""
+    return temporary_folder(cache_folder() / "scratch")
 
 
 def cache_bytes() -> int | None:

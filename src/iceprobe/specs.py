@@ -94,6 +94,25 @@ def boolean(text: str) -> bool:
     raise ValueError("write true or false")
 
 
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("write a number above 0")
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A function that takes one of these words alone."""
+
+    def check(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"write {' or '.join(choices)}")
+        return text
+
+    return check
+
+
 def unknown(noun: str, word: str, choices: Iterable[str]) -> str:
     """One line saying that ``word`` is no ``noun``, with the nearest right ones first."""
     choices = sorted(choices)

@@ -173,8 +173,14 @@ def test_a_killed_run_goes_on_after_its_last_finished_training(run, dataset, tmp
         for file in mine.files.probes:
             ours, theirs = load_file(tmp_path / "run" / file), load_file(whole_folder / file)
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    with pytest.raises(IceprobeError, match="holds a finished run"):
-        iceprobe.adapt(backbone(), dataset, ASKED, ["linear?input=mean"], **options)
+    trained.clear()
+    shown = iceprobe.adapt(backbone(), dataset, ASKED, ["linear?input=mean"], **options)
+    assert not trained  # the finished run is shown
+    assert [one.model_dump() for one in shown] == [one.model_dump() for one in results]
+    with pytest.raises(IceprobeError, match=r"finished run with other settings .*run_seed 0 → 1"):
+        iceprobe.adapt(
+            backbone(), dataset, ASKED, ["linear?input=mean"], **options | {"run_seed": 1}
+        )
 
 
 def test_memory_that_is_saved_changes_no_result(run, dataset, tmp_path):

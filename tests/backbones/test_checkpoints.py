@@ -160,3 +160,85 @@ def test_another_architectures_checkpoint_is_refused(save):
     path = save(timm.create_model("test_vit", num_classes=0).state_dict())
     with pytest.raises(IceprobeError, match="doesn't fit VisionTransformer"):
         load_backbone(f"timm:vit_tiny_patch16_224?checkpoint={path}")
+
+
+def test_with_strip_the_stripped_weight_is_taken(weights, save):
+    """A student's and a momentum encoder's weights in one dictionary."""
+    both = {f"module.{k}": v for k, v in weights.items()} | {"0.weight": torch.zeros(4, 3)}
+    for content in (both, dict(reversed(both.items()))):
+        module = network()
+        told = load_checkpoint(module, save(content), strip="module.")
+        assert equal(module.state_dict(), weights)
+        assert "0.weight" in told[0]
+        assert "the one with it is taken" in told[0]
+    alone = {f"module.{k}": v for k, v in weights.items()}
+    alone["1.bias"] = alone.pop("module.1.bias")
+    told = load_checkpoint(module, save(alone), strip="module.")
+    assert equal(module.state_dict(), weights)
+    assert told[0].startswith("1.bias of ")
+    other = {**{f"base.{k}": v for k, v in weights.items()}, "momentum.0.weight": torch.ones(1)}
+    assert load_checkpoint(module, save(other), strip="base.") == []
+
+
+@pytest.mark.parametrize("infix", ["_orig_mod.", "_fsdp_wrapped_module.", "_orig_mod._orig_mod."])
+@pytest.mark.parametrize("strip", [None, "_orig_mod."])
+def test_infixes_of_wrappers_are_taken_out_wherever_they_are(weights, save, infix, strip):
+    middle = {k.replace(".", f".{infix}"): v for k, v in weights.items()}
+    assert equal(loaded(save(middle), strip=strip), weights)
+    assert equal(loaded(save({infix + k: v for k, v in weights.items()}), strip=strip), weights)
+    wrapped = {f"module.{infix}{k}": v for k, v in middle.items()}
+    assert equal(loaded(save(wrapped), strip=f"module.{infix}"), weights)
+    with pytest.raises(IceprobeError, match="twice"):
+        loaded(save({**weights, **middle}))
+
+
+def test_chunks_of_blocks_are_joined(save):
+    """DINOv2 trains its blocks in chunks: blocks.CHUNK.NUMBER, the number counting through."""
+    module = nn.Module()
+    module.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(4))
+    chunked = {
+        f"blocks.{int(k[7]) // 2}.{k[7:]}": torch.randn_like(v)
+        for k, v in module.state_dict().items()
+    }
+    load_checkpoint(module, save(chunked))
+    for number, block in enumerate(module.blocks):
+        assert torch.equal(block.weight, chunked[f"blocks.{number // 2}.{number}.weight"])
+    deep = nn.Module()
+    deep.blocks = nn.ModuleList(nn.ModuleList([nn.Linear(2, 2)]) for _ in range(2))
+    load_checkpoint(deep, save({k: v + 1 for k, v in deep.state_dict().items()}))
+
+
+def test_what_only_training_reads_may_be_missing_or_left_over(save):
+    module = nn.Sequential(nn.BatchNorm1d(2))
+    weights = {k: v + 1 for k, v in module.state_dict().items()}
+    del weights["0.num_batches_tracked"]
+    load_checkpoint(module, save(weights))
+    assert torch.equal(module[0].running_mean, torch.ones(2))
+    weights |= {"1.num_batches_tracked": torch.tensor(3), "0.mask_token": torch.ones(1)}
+    assert load_checkpoint(module, save(weights)) == []
+
+
+def test_numbers_and_texts_among_the_tensors_are_left_out(weights, save):
+    path = save({**weights, "epoch": 3, "arch": "vit", "best": 0.5, "done": True, "args": {"a": 1}})
+    assert equal(loaded(path), weights)
+    assert equal(loaded(save({"state": {"net": {**weights, "version": 2}}, "step": 3})), weights)
+    loss = {"center": torch.ones(2)}
+    assert equal(loaded(save({"model": weights, "loss": loss, "scale": torch.ones(1)})), weights)
+
+
+def test_without_final_norm_a_norm_isnt_needed(save):
+    """A model fine-tuned on the mean of patches has fc_norm where another has norm."""
+    shape = {"img_size": 160, "num_classes": 0}
+    pooled = timm.create_model("test_vit", global_pool="avg", fc_norm=True, **shape).state_dict()
+    assert "fc_norm.weight" in pooled
+    assert "norm.weight" not in pooled
+    path = save(pooled)
+    with pytest.raises(IceprobeError, match=r"norm\.weight, norm\.bias; .*norm=false"):
+        load_backbone(f"timm:test_vit?checkpoint={path}")
+    backbone = load_backbone(f"timm:test_vit?checkpoint={path}&norm=false")
+    batch = torch.randn(1, 3, 160, 160)
+    own = timm.create_model("test_vit", global_pool="avg", fc_norm=True, **shape).eval()
+    own.load_state_dict(pooled)
+    with torch.no_grad():
+        expected = own.forward_features(batch)  # its norm over tokens is none
+    torch.testing.assert_close(backbone(batch).patches, expected[:, 1:], rtol=0, atol=0)

@@ -60,7 +60,7 @@ def test_tokens_are_the_last_blocks_of_the_latents_mode(parts):
     torch.testing.assert_close(tokens.patches, expected[-1], atol=1e-4, rtol=1e-4)
     assert tokens.prefix.shape[1] == 0
     assert (backbone.grid, backbone.has_class) == ((4, 4), False)
-    assert backbone.paradigm == "generative"
+    assert backbone.paradigm == "unknown"  # a folder may hold any weights
     again = backbone(seen(backbone))
     assert torch.equal(again.patches, tokens.patches)  # nothing is sampled
 
@@ -123,3 +123,42 @@ def test_another_model_and_missing_weights_are_refused(parts, tmp_path):
     config.write_text(config.read_text().replace("DiTTransformer2D", "PixArtTransformer2D"))
     with pytest.raises(IceprobeError, match="transformer is a PixArtTransformer2DModel"):
         load_backbone(spec)
+
+
+def test_a_checkpoint_by_the_publications_names(parts, tmp_path):
+    """Its own code's layout: one qkv, blocks.N, embedders of timestep and class, a table."""
+    transformer, vae, spec = parts
+    theirs = {"pos_embed": transformer.pos_embed.pos_embed}
+    theirs |= {
+        "t_embedder.mlp.0.weight": torch.ones(1),
+        "y_embedder.embedding_table.weight": torch.ones(1),
+    }
+    own = {name: tensor + 0.1 for name, tensor in transformer.state_dict().items()}
+    for name in ("weight", "bias"):
+        theirs[f"x_embedder.proj.{name}"] = own[f"pos_embed.proj.{name}"]
+        theirs[f"final_layer.adaLN_modulation.1.{name}"] = own[f"proj_out_1.{name}"]
+        theirs[f"final_layer.linear.{name}"] = own[f"proj_out_2.{name}"]
+        for n in range(3):
+            at = f"transformer_blocks.{n}"
+            theirs[f"blocks.{n}.attn.qkv.{name}"] = torch.cat(
+                [own[f"{at}.attn1.to_{letter}.{name}"] for letter in "qkv"]
+            )
+            theirs[f"blocks.{n}.attn.proj.{name}"] = own[f"{at}.attn1.to_out.0.{name}"]
+            theirs[f"blocks.{n}.mlp.fc1.{name}"] = own[f"{at}.ff.net.0.proj.{name}"]
+            theirs[f"blocks.{n}.mlp.fc2.{name}"] = own[f"{at}.ff.net.2.{name}"]
+            theirs[f"blocks.{n}.adaLN_modulation.1.{name}"] = own[f"{at}.norm1.linear.{name}"]
+    path = tmp_path / "DiT.pt"
+    torch.save(theirs, path)
+    backbone = load_backbone(f"{spec}?checkpoint={path}")
+    transformer.load_state_dict(own)
+    with torch.no_grad():
+        expected = hidden_states(transformer, vae, pixels(SIDE, *HALF))
+    torch.testing.assert_close(
+        backbone(pixels(SIDE, *HALF)).patches, expected[-1], atol=1e-4, rtol=1e-4
+    )
+    assert backbone.paradigm == "unknown"
+    torch.save({**theirs, "pos_embed": theirs["pos_embed"] * 2}, path)
+    with pytest.raises(IceprobeError, match="its table of positions"):
+        load_backbone(f"{spec}?checkpoint={path}")
+    with pytest.raises(IceprobeError, match=r"weights of a DiT: name its pipeline as diffusers:"):
+        load_backbone(f"timm:test_vit?checkpoint={path}")

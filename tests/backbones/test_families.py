@@ -96,7 +96,9 @@ def test_tokens_are_timms_own(name):
     torch.testing.assert_close(tokens.prefix, expected[:, : case.prefix], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tokens.patches, expected[:, case.prefix :], atol=1e-5, rtol=1e-5)
     assert (backbone.grid, backbone.has_class) == ((4, 4), case.has_class)
-    assert (backbone.pooled_class, backbone.paradigm) == (case.pooled, case.paradigm)
+    assert backbone.pooled_class == case.pooled
+    # The weights are random, whatever the name: the paradigm is that of its name's family alone.
+    assert (backbone.paradigm, family_of(case.name).paradigm) == ("unknown", case.paradigm)
     if case.pooled:
         with torch.no_grad():
             pooled = model(images)
@@ -137,7 +139,7 @@ def test_hieras_tokens_lie_row_by_row():
     assert not torch.allclose(found[-1].patches, plain, atol=1e-2)
     last = load_backbone(model, image_size=64)
     assert torch.equal(last(images).patches, found[-1].patches)
-    assert (last.grid, last.has_class, last.paradigm) == ((8, 8), False, "masked image modelling")
+    assert (last.grid, last.has_class) == ((8, 8), False)
     changed = images.clone()
     changed[:, :, 20:28, 36:44] += 1  # well inside row 1, column 2 of 4 x 4 mask units
     moved = several.forward_layers(changed)[0].patches - found[0].patches

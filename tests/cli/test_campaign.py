@@ -44,11 +44,12 @@ def test_a_campaign_that_was_stopped_goes_on_with_what_is_missing(iceprobe, imag
     assert iceprobe("run", *asked, "--output", "c").code == 0
     first, second = sorted((tmp_path / "c" / "cells").iterdir())
     before = (first / "results.json").read_bytes()
-    for file in (tmp_path / "c" / "results.json", second / "results.json"):
-        file.unlink()
+    for file in (tmp_path / "c" / "results.json", second / "results.json", first / "report.html"):
+        file.unlink()  # the first cell was killed between its last number and its report
     ended = iceprobe("run", *asked, "--output", "c")
     assert (ended.code, ended.err) == (0, "")
     assert (first / "results.json").read_bytes() == before
+    assert (first / "report.html").stat().st_size > 10_000
     assert len(read_results(tmp_path / "c")) == 6
 
 

@@ -45,7 +45,7 @@ def test_export_and_predict_from_end_to_end(iceprobe, run, images, tmp_path):
     (images_here / "bad.png").write_bytes(b"no image")
     ended = iceprobe("predict", "model", "--images", "more", "--on-bad-image", "skip")
     assert ended.code == 0
-    assert "1 could not be read and were left out, the first bad.png" in ended.out
+    assert "left out 1 image that could not be read: 'bad.png'" in ended.out
     assert Path("predictions.csv").read_text().count("\n") == 2
 
 

@@ -162,3 +162,34 @@ def test_without_a_cluster(tmp_path, monkeypatch):
     assert not ray.is_initialized()
     with pytest.raises(IceprobeError, match="unknown engine 'spark'"):
         library.extract(backbone, dataset, tmp_path, engine="spark", **SMALL)
+
+
+LISTENERS = """
+import ipaddress, psutil
+from iceprobe.ray_engine import connect
+
+ray = connect()
+assert ray.get(ray.remote(lambda: 1).remote()) == 1
+mine = psutil.Process()
+for process in [mine, *mine.children(recursive=True)]:
+    for socket in process.net_connections("inet"):
+        if socket.status == psutil.CONN_LISTEN:
+            address = ipaddress.ip_address(socket.laddr.ip)
+            print(process.name(), getattr(address, "ipv4_mapped", None) or address)
+ray.shutdown()
+"""
+
+
+def test_a_cluster_of_its_own_listens_on_loopback():
+    """Whoever reaches the ports of a cluster runs code on it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as place:
+        environment = os.environ | {"RAY_TMPDIR": place, "PYTHONPATH": str(ROOT / "src")}
+        environment.pop("RAY_ADDRESS", None)
+        ended = subprocess.run(
+            [sys.executable, "-c", LISTENERS],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    heard = [line.split() for line in ended.stdout.splitlines()]
+    assert {"gcs_server", "raylet"} <= {name for name, *_ in heard}
+    assert {address for *_, address in heard} == {"127.0.0.1"}

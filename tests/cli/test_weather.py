@@ -1,7 +1,9 @@
 """Signals, full disks, second owners: one line, an exit code that says what, and nothing lost."""
 
+import errno
 import os
 import resource
+import shutil
 import signal
 from contextlib import contextmanager
 
@@ -150,6 +152,43 @@ def test_a_full_disk_under_a_shard(iceprobe, quick, whole, monkeypatch, tmp_path
     assert "a file grew too large for features/" in ended.err
     assert ended.err.count("\n") == 1
     assert not list((tmp_path / "stormy").rglob("*.tmp"))
+    assert iceprobe("run", *quick, *PROBES).code == 0
+    check_same(whole, tmp_path / "stormy")
+
+
+@pytest.mark.parametrize(("place", "stage", "done"), [("runs", "select", 3), ("runs", "knn", 1),
+                                                      ("features", "extract train", 1)])  # fmt: skip
+def test_a_folder_that_is_removed_in_mid_run(
+    iceprobe, quick, whole, when, tmp_path, place, stage, done
+):
+    def remove() -> None:
+        shutil.rmtree(tmp_path / "stormy" / place)
+
+    when(stage, done, remove)
+    probes = ["--probe", "knn"] if stage == "knn" else PROBES
+    ended = iceprobe("run", *quick, *probes)
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert f"{place}/" in ended.err
+    assert "removed while" in ended.err
+    assert not list((tmp_path / "stormy" / place).glob("*/*"))  # nothing half of a run is made anew
+    assert iceprobe("run", *quick, *probes).code == 0
+    if stage != "knn":
+        check_same(whole, tmp_path / "stormy")
+
+
+@pytest.mark.parametrize(("number", "call"), [(errno.EIO, "fsync"), (errno.ESTALE, "replace")])
+def test_a_disk_that_does_not_answer_is_one_line(
+    iceprobe, quick, whole, tmp_path, monkeypatch, number, call
+):
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number), *map(str, arguments[:1]))
+
+    with monkeypatch.context() as weather:
+        weather.setattr(os, call, fail)
+        ended = iceprobe("run", *quick, *PROBES)
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert os.strerror(number) in ended.err
+    assert "answers and run the same again" in ended.err
     assert iceprobe("run", *quick, *PROBES).code == 0
     check_same(whole, tmp_path / "stormy")
 

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from iceprobe.datasets import CATALOGUE, Dataset, load_dataset
@@ -213,6 +214,23 @@ def test_pets_have_masks_of_animal_and_border(roots):
     assert birds.mask(0) is None
 
 
+@pytest.mark.parametrize("tag", [3, 6])
+def test_a_mask_turns_with_its_image(copy, tag):
+    root = copy("pets")
+    before = load_dataset("pets", root=root).splits["test"]
+    upright, mask = before.image(0), np.asarray(before.mask(0))
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    upright.save(root / before.names[0], exif=exif)
+    turned = load_dataset("pets", root=root).splits["test"]
+    quarters = {3: 2, 6: -1}[tag]
+    assert turned.image(0).size == Image.fromarray(np.rot90(mask, quarters)).size
+    assert np.array_equal(np.asarray(turned.mask(0)), np.rot90(mask, quarters))
+    stored = load_dataset("pets", root=root, orientation="ignore").splits["test"]
+    assert np.array_equal(np.asarray(stored.mask(0)), mask)
+    assert stored.image(0).size == upright.size
+
+
 def test_boxes_and_masks_reach_the_store_in_pixels_of_the_crop(roots):
     """Images of 6 x 4 pixels become 24 x 16, of which columns 4 to 20 are kept."""
     root = roots["imagenet1k"]
@@ -408,3 +426,22 @@ def test_what_is_wrong_with_the_files_is_said(copy, capsys, name, spoil, message
 def test_wrong_options_are_said(spec, message):
     with pytest.raises(IceprobeError, match=message):
         load_dataset(spec)
+
+
+def test_a_set_that_is_not_whole_says_so(roots, caplog):
+    dataset = load_dataset("cub200", root=roots["cub200"])
+    assert dataset.assumed == [
+        "cub200: 2 images of train are read, 5,994 are published",
+        "cub200: 3 images of test are read, 5,794 are published",
+    ]
+    assert f"assumed: {dataset.assumed[1]}" in caplog.text
+    assert load_dataset("dtd", root=roots["dtd"], split="val").assumed == []  # no number of its own
+
+
+def test_a_synset_whose_link_leads_nowhere_is_named(roots, tmp_path):
+    (tmp_path / "train").symlink_to(roots["imagenet1k"] / "train")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "n01440764").symlink_to(roots["imagenet1k"] / "val" / "n01440764")
+    (tmp_path / "val" / "n01443537").symlink_to(tmp_path / "gone")
+    with pytest.raises(IceprobeError, match=r"val/n01443537' is a link that leads nowhere"):
+        load_dataset("imagenet1k", root=tmp_path)

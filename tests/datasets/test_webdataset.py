@@ -194,6 +194,154 @@ def test_what_is_wrong_is_said(tars, spoil, options, message):
     assert "\n" not in str(caught.value)
 
 
+def sample(number: int, label: bytes = b"0", stem: str | None = None) -> list[tuple[str, bytes]]:
+    stem = f"a/{number}" if stem is None else stem
+    return [(f"{stem}.jpg", picture(number)), (f"{stem}.cls", label)]
+
+
+def members(*samples: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    return [member for one in samples for member in one]
+
+
+def doubled_label(root: Path) -> None:
+    write(root / "train-001.tar", *sample(1), ("a/1.CLS", b"5"))
+
+
+def doubled_image(root: Path) -> None:
+    write(root / "train-001.tar", *sample(1), ("a/1.jpg", picture(2)))
+
+
+def doubled_sample(root: Path) -> None:
+    write(root / "train-001.tar", *members(sample(1), sample(2), sample(1, b"5")))
+
+
+def scattered(root: Path) -> None:
+    write(root / "train-001.tar", *members(sample(1), sample(2)), ("a/1.txt", b"x"))
+
+
+def cut_at_a_border(root: Path) -> None:
+    """Three samples, of which the last was lost together with the end."""
+    path = write(root / "train-001.tar", *members(sample(1), sample(2), sample(3)))
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[4]
+        path.write_bytes(path.read_bytes()[: third.offset])
+
+
+def cut_in_a_header(root: Path) -> None:
+    path = write(root / "train-001.tar", *members(sample(1), sample(2)))
+    with tarfile.open(path) as tar:
+        path.write_bytes(path.read_bytes()[: tar.getmembers()[2].offset + 100])
+
+
+def damaged(root: Path) -> None:
+    path = write(root / "train-001.tar", *members(sample(1), sample(2), sample(3)))
+    with tarfile.open(path) as tar:
+        start = tar.getmembers()[2].offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def followed_by_something(root: Path) -> None:
+    path = write(root / "train-001.tar", *sample(1))
+    path.write_bytes(path.read_bytes() + b"no tar at all" * 100)
+
+
+def linked(root: Path) -> None:
+    with tarfile.open(root / "train-001.tar", "w") as tar:
+        for name, content in sample(1):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for kind in ("jpg", "cls"):
+            info = tarfile.TarInfo(f"a/2.{kind}")
+            info.type, info.linkname = tarfile.LNKTYPE, f"a/1.{kind}"
+            tar.addfile(info)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (doubled_label, r"sample 'a/1' of .* has two 'cls' \('a/1.cls' and 'a/1.CLS'\)"),
+        (doubled_image, "sample 'a/1' of .* has two 'jpg'"),
+        (doubled_sample, "sample 'a/1' is twice in .*train-001.tar'"),
+        (scattered, "sample 'a/1' is twice in .* don't lie together"),
+        (cut_at_a_border, r"train-001.tar' was cut after 'a/2.cls': the empty blocks"),
+        (cut_in_a_header, r"train-001.tar' was cut after 'a/1.cls'"),
+        (damaged, r"train-001.tar' is damaged after 'a/1.cls': byte \d+ begins no member"),
+        (followed_by_something, r"train-001.tar' is damaged .* byte 10240 begins no member"),
+        (linked, r"member 'a/2.jpg' of .* is a link"),
+    ],
+)
+def test_no_sample_is_dropped_or_overwritten(tars, spoil, message):
+    spoil(tars)
+    with pytest.raises(IceprobeError, match=message) as caught:
+        load_dataset(spec(tars))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_tar_without_its_end_is_read_once_it_has_one(tars):
+    path = write(tars / "train-001.tar", *members(sample(1), sample(2)))
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+        path.write_bytes(path.read_bytes()[: last.offset_data + 512])
+    with pytest.raises(IceprobeError, match=r"truncate -s \+1024 FILE"):
+        load_dataset(spec(tars))
+    os.truncate(path, path.stat().st_size + 1024)
+    assert reds(load_dataset(spec(tars)).splits["train"]) == [10, 11, 1, 2, 13, 14, 15]
+
+
+def test_archives_one_after_another_are_all_read_and_said(tars):
+    parts = [
+        write(tars / f"part{i}.tar", *members(*(sample(3 * i + j) for j in range(3))))
+        for i in range(3)
+    ]
+    (tars / "train-001.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
+    dataset = load_dataset(spec(tars))
+    assert reds(dataset.splits["train"]) == [10, 11, *range(9), 13, 14, 15]
+    assert dataset.assumed == [
+        f"'{tars}/train-001.tar' is 3 archives one after another: all of them are read"
+    ]
+
+
+def test_samples_of_one_name_in_several_tars_are_counted_and_named(tars):
+    write(tars / "train-001.tar", *members(sample(10), sample(11), sample(12)))
+    dataset = load_dataset(spec(tars))
+    assert reds(dataset.splits["train"]) == [10, 11, 10, 11, 12, 13, 14, 15]
+    assert len(set(dataset.splits["train"].names)) == 8
+    assert dataset.assumed == [
+        "2 samples of train have the name of one in another tar ('a/10' is in "
+        f"'{tars}/train-000.tar' and '{tars}/train-001.tar'): each is read as an image of its own"
+    ]
+
+
+def test_a_tar_without_samples_and_negative_numbers_are_said(tars):
+    write(tars / "train-001.tar")
+    write(tars / "test-000.tar", *sample(20, b"0"))
+    write(tars / "train-000.tar", *members(sample(10, b"-1"), sample(11, b"0")))
+    dataset = load_dataset(spec(tars))
+    assert dataset.classes == ["-1", "0", "5", "10"]
+    assert [line.split(": ")[-1] for line in dataset.assumed] == [
+        f"'{tars}/train-001.tar' holds no sample",
+        "label -1 is read as a class of its own",
+    ]
+
+
+def test_a_folder_of_tars_that_can_not_be_read_is_named(tars, monkeypatch):
+    (tars / "more").mkdir()
+    write(tars / "more" / "x.tar", *sample(1))
+    whole, shut = os.scandir, str(tars / "more")
+
+    def scandir(path="."):
+        if str(path) == shut:
+            raise PermissionError(13, "Permission denied", shut)
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(IceprobeError, match=r"more' can't be read \(Permission denied\)"):
+        load_dataset(f"webdataset:{tars.parent}/*/*/*.tar?test={tars}/test-000.tar")
+
+
 def test_test_tars_are_needed_and_are_others(tars):
     with pytest.raises(IceprobeError, match="no test split: add test=PATTERN"):
         load_dataset(f"webdataset:{tars}/train-000.tar")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from timm import create_model
 
 import iceprobe
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.export import writing
 from iceprobe.export.rebuilding import architecture_spec
@@ -213,10 +214,17 @@ def flipped(path: Path) -> None:
 
 def edited(**changes: object):
     def edit(folder: Path) -> None:
-        card = json.loads((folder / "model.json").read_text())
-        (folder / "model.json").write_text(json.dumps(card | changes))
+        card = unseal(json.loads((folder / "model.json").read_text()), folder, "")
+        (folder / "model.json").write_text(json.dumps(seal(card | changes)))
 
     return edit
+
+
+def restored(folder: Path) -> None:
+    """Other statistics to normalise by, which no logits show."""
+    card = json.loads((folder / "model.json").read_text())
+    card["backbone"]["preprocessing"]["mean"] = [0.75]
+    (folder / "model.json").write_text(json.dumps(card))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +238,7 @@ def edited(**changes: object):
         (lambda f: (f / "model.json").write_text("[]"), "model.json is damaged"),
         (edited(format=2), "format 2, this iceprobe reads 1"),
         (edited(seed="x"), "model.json is damaged"),
+        (restored, "model.json is damaged or was changed by hand"),
         (edited(probe="ep6"), "probe.safetensors doesn't fit 'ep6'"),
         (edited(check=[0.0] * 10), "gives other logits"),
     ],

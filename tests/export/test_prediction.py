@@ -50,6 +50,17 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_files_of_other_formats_are_counted_and_told(model, images, tmp_path, caplog):
+    for index in range(24):
+        Image.fromarray(picture(0)).save(images / "deep" / f"{index:02d}.gif")
+    assert predict(model, images, tmp_path / "p.csv").images == 5
+    assert [row["file"] for row in table(tmp_path / "p.csv")] == NAMES
+    assert caplog.messages == [
+        f"assumed: folder '{images}': 25 of 30 files are no images that folder: reads and are left "
+        "out (24 .gif, 1 .txt; 'deep/00.gif' first)"
+    ]
+
+
 def test_table_has_every_image_and_its_best_classes(model, images, tmp_path):
     steps = []
     done = predict(

@@ -216,12 +216,43 @@ def test_kill_9_costs_nothing_but_time(store, tmp_path):
     assert content(whole) == content(killed)
 
 
-def test_a_finished_run_is_not_overwritten(store, tmp_path):
-    iceprobe.fit(store, ["knn"], output=tmp_path / "run")
-    before = (tmp_path / "run" / "results.json").read_bytes()
-    with pytest.raises(IceprobeError, match="finished run"):
-        iceprobe.fit(store, ["knn"], output=tmp_path / "run")
-    assert (tmp_path / "run" / "results.json").read_bytes() == before
+def test_a_finished_run_is_shown_to_the_same_request_and_never_overwritten(store, tmp_path):
+    run, ask = tmp_path / "run", dict(seeds=1, epochs=1, learning_rates=[1e-2])
+    fresh = iceprobe.fit(store, ["knn", "linear"], output=run, **ask)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (run / "state-0.safetensors").write_bytes(b"of a run killed before it removed it")
+    told = []
+    again = iceprobe.fit(
+        store,
+        ["knn", "linear"],
+        output=run,
+        memory=10**9,
+        progress=lambda *t: told.append(t),
+        **ask,
+    )
+    assert not told  # nothing was fitted
+    assert [one.model_dump() for one in again] == [one.model_dump() for one in fresh]
+    for mine, other in zip(again, fresh, strict=True):
+        assert np.array_equal(mine.predictions().predicted, other.predictions().predicted)
+        assert mine.open_store is store
+    (ours,), (theirs,) = again[1].probes, fresh[1].probes
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+    for changes, told_of in [
+        (dict(epochs=2), r"protocol\.epochs 1 → 2"),
+        (dict(seeds=2), "seeds 1 → 2"),
+        (dict(resume=False), "finished run"),
+    ]:
+        with pytest.raises(IceprobeError, match=told_of):
+            iceprobe.fit(store, ["knn", "linear"], output=run, **ask | changes)
+    with pytest.raises(
+        IceprobeError, match=r"probes \['knn', 'linear'\] → \['knn'\].*another --out"
+    ):
+        iceprobe.fit(store, ["knn"], output=run, **ask)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (run / "request.json").unlink()  # as of an earlier version
+    with pytest.raises(IceprobeError, match="finished run of an earlier iceprobe"):
+        iceprobe.fit(store, ["knn", "linear"], output=run, **ask)
 
 
 def test_another_fits_state_is_refused(store, tmp_path):

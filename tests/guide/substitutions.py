@@ -28,6 +28,7 @@ STAND_INS = (
     ("image_size=64&", "image_size=16&"),
     # Images.
     (r"imagenet1k\?root=/data/imagenet", "folder:/data/birds"),
+    ("folder:/data/xrays", "folder:/data/birds"),
     ("/data/", "{data}/"),
     (r"root=/data\b", "root={data}"),
     # Fewer of everything.

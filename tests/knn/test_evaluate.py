@@ -8,6 +8,7 @@ from torch import nn
 
 import iceprobe
 from iceprobe.datasets.base import Dataset, Split
+from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.knn import settings
 from iceprobe.tokens import Tokens
@@ -157,3 +158,16 @@ def test_progress_covers_selection_and_test(store):
 def test_wrong_option_is_answered_with_the_right_ones(store):
     with pytest.raises(iceprobe.IceprobeError, match=r"inptu.*input"):
         iceprobe.knn(store, "knn?inptu=mean")
+
+
+@pytest.mark.parametrize(("split", "label"), [("train", -1), ("test", -1), ("test", 7)])
+def test_labels_of_an_older_store_that_name_no_class_are_refused(split, label, tmp_path):
+    store, folder = make_store(), tmp_path / "run"
+    store[split].labels[4] = label
+    for ask in (
+        lambda: iceprobe.knn(store),
+        lambda: iceprobe.fit(store, ["linear"], output=folder),
+    ):
+        with pytest.raises(IceprobeError, match=f"label {label} of row 4 in split '{split}'"):
+            ask()
+    assert not folder.exists() or not [f for f in folder.iterdir() if f.name != ".lock"]

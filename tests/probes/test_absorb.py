@@ -21,6 +21,8 @@ FOLDED = {  # spec → parameters saved by absorbing, of D and M
     "vjepa3": lambda d, m: 2 * (d * d + d) - m * d,  # W_Q, W_K and biases; q₀ is added to y
     "cait3": lambda d, m: 2 * (d * d + d) - m * d,  # the same; the class token is a key as well
     "cae3": lambda d, m: d + 4 * d + 2 * d * d - m * d,  # query, LN_q, LN_k, W_Q, W_K
+    "vjepa3?proj=false": lambda d, m: 2 * (d * d + d) - m * d,
+    "coca2?queries=5": lambda d, m: 6 * d + 64 * m * d + 64 * d - m * d,
     "coca2": lambda d, m: 2 * d + 64 * m * d + 64 * d - m * d,  # query, LN, W_Q, W_K
 }
 

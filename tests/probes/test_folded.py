@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.optimisers import LARS
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
 from iceprobe.probes.attend import attend, attention_weights, image_scores, image_sums
 from iceprobe.probes.layer_norm import token_rstd
@@ -154,10 +155,41 @@ def test_coca_is_torch_multihead_attention_with_one_key_head_repeated():
     pooling, tokens = pooling_of("coca2"), tokens_of()
     key, value = (w.repeat(2, 1) for w in pooling.kv.weight.split(64))
     attention = multihead(2, 128, torch.eye(128).double(), key, value)
-    query = pooling.q(F.layer_norm(pooling.query, (D,), pooling.norm.weight, None, 1e-6))
+    query = pooling.q(F.layer_norm(pooling.query, (D,), pooling.norm.weight, None, 1e-5))
     y, weights = attention(query.expand(3, 1, -1), tokens, tokens)
     close(pooling(tokens), pooling.proj(y[:, 0]))
     close(pooling.attention(tokens), weights[:, :, 0])
+
+
+def test_cocas_published_queries_are_read_at_the_first_and_lengthen_its_lars_step():
+    """The published code keeps 196 queries, of which only the first has a gradient."""
+    torch.manual_seed(0)
+    pooling, tokens = build_pooling("coca2?queries=196", D), tokens_of().float()
+    one = build_pooling("coca2", D)
+    state = pooling.state_dict()
+    one.load_state_dict({**state, "query": state["query"][:1]})
+    torch.testing.assert_close(pooling(tokens), one(tokens))
+    before = pooling.query.detach().clone()
+    pooling(tokens).square().sum().backward()
+    gradient = pooling.query.grad.clone()
+    assert gradient[0].abs().max() > 0
+    assert gradient[1:].eq(0).all()
+    LARS(pooling.parameters(), lr=1.0).step()
+    ratio = 1e-3 * before.norm() / gradient.norm()  # the norm of all 196, one of which moves
+    assert ratio > 10 * 1e-3 * before[0].norm() / gradient.norm()
+    torch.testing.assert_close(pooling.query.detach(), before - ratio * gradient)
+
+
+def test_vjepas_own_classifier_never_applies_its_projection():
+    """facebookresearch/jepa's CrossAttentionBlock: z = q + attention, then the MLP."""
+    pooling, tokens = pooling_of("vjepa4?proj=false"), tokens_of()
+    keys = F.layer_norm(tokens, (D,), pooling.norm1.weight, pooling.norm1.bias, 1e-5)
+    k, v = F.linear(keys, pooling.kv.weight, pooling.kv.bias).unflatten(-1, (2, 4, -1)).unbind(2)
+    q = pooling.q(pooling.query).unflatten(-1, (4, -1)).expand(3, 1, 4, -1)
+    y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    z = pooling.query + y.transpose(1, 2).flatten(1)
+    normed = F.layer_norm(z, (D,), pooling.norm2.weight, pooling.norm2.bias, 1e-5)
+    close(pooling(tokens), z + pooling.mlp[2](F.gelu(pooling.mlp[0](normed))))
 
 
 def test_capi_is_torch_multihead_attention():
@@ -343,7 +375,10 @@ def test_initial_values():
     poolings = {name: build_pooling(name, 384, GRID) for name in PROBES if name in NAMES}
     for name, parameter, spread in [
         ("clip", "position", 384**-0.5),
-        ("siglip", "latent", 384**-0.5),
+        ("clip", "qkv.weight", 384**-0.5),
+        ("clip", "proj.weight", (3 * 384) ** -0.5),
+        # Of a normal cut at ±2: √(1 − 4 φ(2) / (2 Φ(2) − 1)).
+        ("siglip", "latent", 0.8796 * 384**-0.5),
         ("siglip", "q.weight", (3 * 384) ** -0.5),
         ("vjepa", "query", 0.02),
         ("vjepa", "kv.weight", 0.02),
@@ -363,6 +398,7 @@ def test_initial_values():
         assert abs(found.mean().item()) < few * spread, (name, parameter)
     for name, parameter, value in [
         ("cae", "query", 0),
+        ("clip", "qkv.bias", 0),
         ("cait", "gamma1", 1e-5),
         ("cait", "gamma2", 1e-5),
         ("cait", "proj.bias", 0),
@@ -370,5 +406,6 @@ def test_initial_values():
         ("capi", "kv.bias", 0),
     ]:
         assert (poolings[name].get_parameter(parameter) == value).all(), (name, parameter)
+    assert poolings["siglip"].latent.abs().max() <= 2 * 384**-0.5
     uniform = poolings["cae"].attention(torch.randn(2, N, 384))
     torch.testing.assert_close(uniform, torch.full_like(uniform, 1 / N))

@@ -54,13 +54,13 @@ def test_block_is_the_block_of_timm_and_of_torch(heads):
     pooling, tokens = pooling_of(f"block{heads}"), tokens_of().requires_grad_()
     mine = pooling.state_dict()
 
-    timm = TimmBlock(D, heads, qkv_bias=False, norm_layer=lambda d, **_: nn.LayerNorm(d, eps=1e-6))
+    timm = TimmBlock(D, heads, qkv_bias=False, norm_layer=lambda d, **_: nn.LayerNorm(d, eps=1e-5))
     names = {"qkv": "attn.qkv", "proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
     timm.double().load_state_dict({renamed(name, names): t for name, t in mine.items()})
     same(pooling(tokens), timm(tokens).mean(1), [tokens])
 
     layer = nn.TransformerEncoderLayer(
-        D, heads, 4 * D, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True,
+        D, heads, 4 * D, dropout=0, activation="gelu", layer_norm_eps=1e-5, batch_first=True,
         norm_first=True, dtype=torch.float64,
     )  # fmt: skip
     names = {"proj": "self_attn.out_proj", "mlp.0": "linear1", "mlp.2": "linear2"}
@@ -125,6 +125,14 @@ def test_delf_is_the_published_chain_of_convolutions():
     )
     expected = (scores * F.normalize(z, dim=1)).mean((2, 3))
     torch.testing.assert_close(pooling(tokens), expected, rtol=0, atol=1e-12)
+
+
+def test_delf_starts_as_dolgs_convolutions_do():
+    """Of normals with √(2/fan_out), and biases as torch draws them."""
+    pooling = build_pooling("delf", 768, (14, 14))
+    assert pooling.conv.weight.std().item() == pytest.approx((2 / 768) ** 0.5, rel=0.01)
+    assert pooling.scorer.weight.std().item() == pytest.approx(2**0.5, rel=0.1)
+    assert pooling.conv.bias.abs().max() <= 768**-0.5
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

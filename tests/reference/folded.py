@@ -45,7 +45,7 @@ def vjepa(tokens: Tensor, p: Parameters, heads: int) -> Output:
     query = linear(p["query"], p, "q").expand(len(tokens), 1, -1)
     key, value = linear(layer_norm(tokens, p, "norm1", 1e-5), p, "kv").chunk(2, -1)
     y, weights = attention(query, key, value, heads)
-    z = p["query"] + linear(y, p, "proj")
+    z = p["query"] + (linear(y, p, "proj") if "proj.weight" in p else y)
     return z + mlp(layer_norm(z, p, "norm2", 1e-5), p), weights
 
 
@@ -71,7 +71,7 @@ def cae(tokens: Tensor, p: Parameters, heads: int) -> Output:
 def coca(tokens: Tensor, p: Parameters, heads: int) -> Output:
     """The one key and value head, repeated for every query head."""
     weightless = {**p, "norm.bias": torch.zeros_like(p["norm.weight"])}
-    query = layer_norm(p["query"], weightless, "norm", 1e-6) @ p["q.weight"].T
+    query = layer_norm(p["query"][:1], weightless, "norm", 1e-5) @ p["q.weight"].T
     key, value = (tokens @ p["kv.weight"].T).split(64, -1)
     y, weights = attention(
         query.expand(len(tokens), 1, -1), key.repeat(1, 1, heads), value.repeat(1, 1, heads), heads

@@ -17,13 +17,13 @@ Statistics = tuple[Tensor, Tensor]
 def block(tokens: Tensor, p: Parameters, heads: int) -> Output:
     x, dim = tokens, tokens.shape[-1]
     width = dim // heads
-    q, k, v = (layer_norm(x, p, "norm1") @ w.T for w in p["qkv.weight"].split(dim))
+    q, k, v = (layer_norm(x, p, "norm1", 1e-5) @ w.T for w in p["qkv.weight"].split(dim))
     mixed = []
     for part in (slice(h * width, (h + 1) * width) for h in range(heads)):
         scores = torch.einsum("bnd,bmd->bnm", q[..., part], k[..., part]) / math.sqrt(width)
         mixed.append(torch.einsum("bnm,bmd->bnd", softmax(scores), v[..., part]))
     z = x + linear(torch.cat(mixed, -1), p, "proj")
-    hidden = linear(layer_norm(z, p, "norm2"), p, "mlp.0")
+    hidden = linear(layer_norm(z, p, "norm2", 1e-5), p, "mlp.0")
     gelu = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
     return (z + linear(gelu, p, "mlp.2")).sum(1) / x.shape[1], None
 

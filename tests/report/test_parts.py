@@ -13,7 +13,8 @@ from iceprobe.report.charts import colours, pareto
 from iceprobe.report.finding import display_name, find
 from iceprobe.report.labels import Box, place_labels
 from iceprobe.report.pictures import colour, image_uri, map_uri
-from iceprobe.results import paired_bootstrap
+from iceprobe.results import compare_pair, paired_bootstrap
+from iceprobe.results.tables import signed_points, span
 from tests.report.conftest import make_result
 
 
@@ -57,6 +58,40 @@ def test_the_finding_claims_no_difference_where_none_is_clear():
     assert find(results).sentence.endswith("no clear difference.")
 
 
+def test_the_headline_takes_the_best_ep():
+    results = made(("linear", 0.5), ("ep1", 0.6), ("ep16", 0.8))
+    found = find(results)
+    assert found.sentence.startswith(f"EP16 reads {100 * results[2].top1.mean:.1f}% where")
+    assert "EP16 being the best of 2 EPs on these images" in found.detail
+
+
+def test_the_headline_claims_no_order_of_an_undertrained_fit():
+    results = made(("linear", 0.8), ("ep16", 0.3))
+    assert "where a linear probe reads" in find(results).sentence
+    results[1].undertrained = ["3 training steps", "its loss still falls"]
+    found = find(results)
+    numbers = [f"{100 * one.top1.mean:.1f}%" for one in results]
+    assert found.sentence == (
+        f"EP16 reads {numbers[1]} and a linear probe {numbers[0]}, but EP16 is undertrained: that "
+        "shows no order."
+    )
+    assert (found.strong, found.comparison) == (None, None)
+    assert found.detail == (
+        "EP16: 3 training steps, its loss still falls. To compare them leave --epochs out, or raise it"
+    )
+
+
+def test_the_pill_is_the_tables_number():
+    """Every reader of one pair: the same mean, the interval mirrored."""
+    linear, ep = made(("linear", 0.70), ("ep4", 0.72))
+    found, mirrored = find([linear, ep]), compare_pair(linear, ep).difference
+    ours = found.comparison.difference
+    assert found.strong == f"{signed_points(ours.mean)} points"
+    assert span(ours.interval, signed=True) in found.detail
+    assert mirrored.interval == (-ours.interval[1], -ours.interval[0])
+    assert signed_points(0.0725 + 1e-16) == signed_points(0.0725 - 1e-16) == "+7.2"
+
+
 def test_the_finding_without_ep_without_baseline_without_predictions():
     assert find(made(("linear", 0.5), ("aim4", 0.7))).sentence.startswith("AIM4 reads")
     assert "k-NN" in find(made(("knn", 0.5), ("ep4", 0.7))).sentence
@@ -65,6 +100,8 @@ def test_the_finding_without_ep_without_baseline_without_predictions():
     assert alone.sentence.startswith("EP4 reads")
     bare = [make_result("linear", 0.5)[0], make_result("ep4", 0.7)[0]]
     assert find(bare).comparison is None
+    assert "where" not in find(bare).sentence  # no interval, no order
+    assert find(bare).strong is None
     assert "no paired interval" in find(bare).detail
 
 

@@ -97,6 +97,45 @@ def test_what_aggregation_is_worth_is_said_by_the_interval(right, verdict):
     assert verdict in str(advise([result("linear", 200), result("ep4", hits)]))
 
 
+def test_an_undertrained_probe_is_named_before_anything_and_compared_with_nothing():
+    """The issue's case: 12.5% of an EP after 3 steps beside 19.8% of a linear probe."""
+    weak = result("ep12", 50, 900, undertrained=["3 training steps", "its loss still falls"])
+    linear = result("linear", 79, 20)
+    (question,) = advise([result("knn", 60, 10), linear, weak]).questions
+    text = question.paragraph
+    assert "ep12 reads 12.5% and is undertrained: 3 training steps, its loss still falls." in text
+    assert "No order is read from it: leave --epochs out, or raise it." in text
+    assert "Which probe to report can't be said before all of them are trained." in text
+    for claim in ("Learned aggregation loses", "Aggregation", "Report ", "the best", "add --probe"):
+        assert claim not in text
+    assert question.encoders[0].gains == []
+    assert question.encoders[0].undertrained == [weak]
+    both = [result(p, 50, undertrained=["3 training steps"]) for p in ("linear", "ep4")]
+    text = str(advise(both))
+    assert "No order is read from them" in text
+    assert "Report" not in text
+    assert not compare_pair(*both).clear
+    several = [
+        result(probe, right, backbone=f"timm:{name}", undertrained=["3 steps"] * (probe == "ep4"))
+        for name, pair in (("a", (200, 300)), ("b", (300, 200)))
+        for probe, right in zip(("linear", "ep4"), pair, strict=True)
+    ]
+    text = str(advise(several))
+    assert "ep4 on timm:a reads 75.0% and is undertrained" in text
+    assert "the order changes" not in text
+    assert "under ep4: timm:a (75.0%) ≈ timm:b (50.0%)" in text
+
+
+def test_an_order_changes_where_intervals_show_it():
+    """One image more or less turns no order round."""
+    results = [
+        result(probe, right, backbone=f"timm:{name}")
+        for name, pair in (("a", (200, 301)), ("b", (201, 300)))
+        for probe, right in zip(("linear", "ep4"), pair, strict=True)
+    ]
+    assert "no clear change of order, Kendall's τ −1.00" in str(advise(results))
+
+
 def test_linear_probing_alone_may_win():
     (question,) = advise([result("linear", 300, 20), result("ep4", 200)]).questions
     assert question.encoders[0].best.label == question.encoders[0].cheapest.label == "linear"

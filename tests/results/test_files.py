@@ -31,7 +31,6 @@ from iceprobe.results import (
     write_predictions,
     write_results,
 )
-from iceprobe.results import files as files_module
 from iceprobe.results.comparison import best_baseline, reference_ep
 from iceprobe.results.tables import leaderboard
 
@@ -94,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files_module.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_results(tmp_path, [result(accuracy=0.1)])
     assert path.read_bytes() == before
@@ -195,8 +194,13 @@ def test_who_is_compared_with_whom():
         result("ep12?value=identity", 0.9), result("ep8", 0.7), result("ep32", 0.8),
         result("linear?input=class", 0.4), result("linear?input=mean", 0.5), result("knn", 0.3),
     ]  # fmt: skip
-    assert reference_ep(results).probe == "ep8"  # the first that is no ablation, not the best
-    assert reference_ep(results[:1]).probe == "ep12?value=identity"
+    assert reference_ep(results).probe == "ep12?value=identity"  # the best, not the first named
+    assert reference_ep(results[1:]).probe == "ep32"
+    tie = [result("ep8", 0.8), result("ep32", 0.8)]
+    assert [reference_ep(tie).probe, reference_ep(tie[::-1]).probe] == ["ep8", "ep32"]
+    for number, one in enumerate(tie):  # by the score that is the headline
+        one.headline, one.mean_per_class = "mean_per_class", Score.of([0.5 + number / 10] * 2)
+    assert reference_ep(tie).probe == "ep32"
     assert best_baseline(results).probe == "linear?input=mean"
     assert best_baseline(results[:2]) is None
     assert reference_ep(results[3:]) is None

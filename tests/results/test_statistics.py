@@ -72,6 +72,22 @@ def test_certain_outcomes_have_intervals_of_no_width():
     assert not same.clear
 
 
+@pytest.mark.parametrize("replicates", [False, True])
+@pytest.mark.parametrize("confidence", [0.95, 0.9])
+def test_who_is_named_first_changes_nothing_but_the_sign(replicates, confidence):
+    rng = np.random.default_rng(5)
+    for case in range(12):
+        a = rng.random((3, 97)) < 0.6
+        b = a.copy() if case == 0 else rng.random((3, 97)) < 0.6
+        if case == 1:  # a mean of exactly zero
+            b = a[:, rng.permutation(97)]
+        options = {"replicates": replicates, "confidence": confidence, "draws": 500}
+        one, other = paired_bootstrap(a, b, **options), paired_bootstrap(b, a, **options)
+        assert other.mean == -one.mean
+        assert other.interval == (-one.interval[1], -one.interval[0])
+        assert other.p == one.p
+
+
 def test_pairing_removes_what_is_common_to_both():
     # b is a but for ten images; unpaired intervals would be six times as wide.
     a = np.arange(1000) % 2 == 0

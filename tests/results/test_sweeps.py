@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from iceprobe.report.finding import find_across
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.sweeps import (
     by_layer,
     by_training_images,
+    clear_order,
+    leaders,
     rankings,
     without_layer,
 )
@@ -49,7 +52,79 @@ def test_ranks_and_what_is_not_clear():
     assert ranks["timm:b", "ep4"] == (1, False)
     assert ranks["timm:a", "ep4"] == (2, True)  # one image of 400
     assert ranks["timm:c", "ep4"] == (3, False)
-    assert ranking.moved()
+    assert not ranking.moved()  # a and b change places by one image: no interval shows that
+    assert [one.backbone for one in leaders(ranking.under("ep4"))] == ["timm:b", "timm:a"]
+    assert clear_order(ranking.under("linear")) == {
+        ("timm:a", "timm:b"),
+        ("timm:a", "timm:c"),
+        ("timm:b", "timm:c"),
+    }
+
+
+def test_an_order_is_said_to_change_where_intervals_show_it_both_ways():
+    def of(a: int, b: int, **fields):
+        return [
+            result("timm:a", "linear", 300),
+            result("timm:b", "linear", 200),
+            result("timm:a", "ep4", a, **fields),
+            result("timm:b", "ep4", b),
+        ]
+
+    assert rankings(of(200, 300))[0].moved()
+    assert not rankings(of(299, 300))[0].moved()
+    (weak,) = rankings(of(200, 300, undertrained=["3 training steps"]))
+    assert not weak.moved()
+    assert weak.cells["timm:a", "ep4"].tied
+
+
+def test_equal_accuracies_have_one_rank_and_no_leader():
+    (ranking,) = rankings([result(f"timm:{name}", "ep4", 200) for name in "abc"])
+    assert {cell.rank for cell in ranking.cells.values()} == {1}
+    assert [ranking.cells[f"timm:{name}", "ep4"].tied for name in "abc"] == [False, True, True]
+    assert len(leaders(ranking.under("ep4"))) == 3
+    said = find_across([ranking], [], []).sentence
+    assert said == "No clear difference: none of 3 backbones leads under EP4."
+
+
+def test_a_campaigns_headline_names_who_an_interval_shows_to_lead():
+    def headline(*rights: tuple[int, int], **fields):
+        results = [
+            result(f"timm:{name}", probe, right, **fields)
+            for name, pair in zip("abc", rights, strict=False)
+            for probe, right in zip(("linear", "ep4"), pair, strict=True)
+        ]
+        return find_across(rankings(results), [], [])
+
+    assert (
+        headline((300, 300), (200, 200)).sentence == "timm:a leads 2 backbones under every probe."
+    )
+    assert headline((300, 200), (200, 300)).sentence == (
+        "Which of 2 backbones leads depends on the probe: timm:a under linear, timm:b under EP4."
+    )
+    mixed = headline((300, 200), (200, 201), (100, 100))
+    assert mixed.sentence == (
+        "Of 3 backbones timm:a leads under linear; none leads clearly under EP4."
+    )
+    assert "3 of 4 differences between neighbours in rank are clear" in mixed.detail
+    assert headline((200, 300), (201, 301)).sentence == (
+        "No clear difference: none of 2 backbones leads under any probe."
+    )
+    weak = headline((300, 300), (200, 200), undertrained=["3 training steps"])
+    assert weak.sentence.startswith("No clear difference")
+    assert "undertrained, so without an order: linear on timm:a" in weak.detail
+
+
+def test_the_best_layer_is_named_where_an_interval_shows_it():
+    def headline(*rights: int) -> str:
+        layers = [
+            result(f"timm:a?layer={i}", "ep4", right, layer=i) for i, right in enumerate(rights)
+        ]
+        return find_across([], by_layer(layers), []).sentence
+
+    assert headline(100, 300, 200) == "EP4 reads most at layer 1 (75.0%)."
+    assert headline(100, 300, 299) == (
+        "EP4: no clear difference between layers 1 and 2 (75.0% at 1)."
+    )
 
 
 def test_backbones_are_grouped_by_how_they_were_trained():

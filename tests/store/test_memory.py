@@ -1,17 +1,86 @@
 """What is free for a new process."""
 
+from pathlib import Path
+
+import pytest
+
+from iceprobe.store.control_groups import free_in, groups_of
 from iceprobe.store.memory import available_memory
+
+MB = 10**6
+
+
+def write(folder: Path, **files: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / f"memory.{name}").write_text(f"{content}\n")
+    return folder
 
 
 def test_files_that_a_group_has_read_give_way(tmp_path):
-    free = available_memory(tmp_path)  # no group
+    free = available_memory([tmp_path])  # no group
     if free is None:
         return
-    (tmp_path / "memory.current").write_text("900000\n")
-    (tmp_path / "memory.stat").write_text("anon 300000\nactive_file 200000\ninactive_file 400000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert abs(available_memory(tmp_path) - free) < 0.5 * free
+    write(
+        tmp_path,
+        current=900000,
+        stat="anon 300000\nactive_file 200000\ninactive_file 400000",
+        max="max",
+    )
+    assert abs(available_memory([tmp_path]) - free) < 0.5 * free
     (tmp_path / "memory.max").write_text("1000000\n")
-    assert available_memory(tmp_path) == 700_000
+    assert available_memory([tmp_path]) == 700_000
+    (tmp_path / "memory.high").write_text("800000\n")
+    assert available_memory([tmp_path]) == 500_000
     (tmp_path / "memory.max").write_text("200000\n")
-    assert available_memory(tmp_path) == 0
+    assert available_memory([tmp_path]) == 0
+
+
+def test_a_group_of_version_1(tmp_path):
+    no_limit = 9223372036854771712
+    write(tmp_path, limit_in_bytes=760 * MB, usage_in_bytes=500 * MB,
+          stat=f"cache 1\ninactive_file 5\nhierarchical_memory_limit {no_limit}\n"
+               f"total_active_file {100 * MB}\ntotal_inactive_file {200 * MB}")  # fmt: skip
+    assert free_in([tmp_path]) == (760 - 200) * MB
+    write(tmp_path / "below", limit_in_bytes=no_limit, usage_in_bytes=MB)
+    assert free_in([tmp_path / "below", tmp_path]) == (760 - 200) * MB
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "top"),
+    [
+        ("1", "/job/step", "/"),
+        ("2", "/job/step", "/"),
+        ("1", "/docker/4f/job/step", "/docker/4f"),  # a container that sees its own part alone
+        ("2", "/../elsewhere", "/"),  # a name space that can't name its place
+    ],
+)
+def test_the_groups_of_a_process_and_all_above_them(tmp_path, version, own, top):
+    mount = tmp_path / "sys/fs/cgroup" / ("memory" if version == "1" else "")
+    write(mount, **{"limit_in_bytes" if version == "1" else "max": 900 * MB},
+          **{"usage_in_bytes" if version == "1" else "current": 100 * MB})  # fmt: skip
+    write(mount / "job", **{"limit_in_bytes" if version == "1" else "max": 300 * MB},
+          **{"usage_in_bytes" if version == "1" else "current": 50 * MB})  # fmt: skip
+    write(mount / "job" / "step", max="max", current=50 * MB)
+    kind = "cgroup cgroup rw,memory" if version == "1" else "cgroup2 cgroup2 rw"
+    process = tmp_path / "proc"
+    process.mkdir()
+    place = "/" + str(mount.relative_to(tmp_path)).rstrip("/")
+    (process / "mountinfo").write_text(
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+        "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+        f"35 31 0:32 {top} {place} rw,relatime shared:9 - {kind}\n"
+    )
+    lines = ["9:cpu:/elsewhere", f"4:memory:{own}", "0::/"] if version == "1" else [f"0::{own}"]
+    (process / "cgroup").write_text("\n".join(lines) + "\n")
+    found = groups_of(process, tmp_path)
+    if own.startswith("/.."):
+        assert found == [mount]
+        assert free_in(found) == 800 * MB
+    else:
+        assert found == [mount / "job" / "step", mount / "job", mount]
+        assert free_in(found) == 250 * MB
+
+
+def test_the_groups_of_this_process_are_there():
+    assert all(group.is_dir() for group in groups_of())

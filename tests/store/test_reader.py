@@ -1,5 +1,8 @@
 """Rows come in the order asked for, from whichever shard, held or not."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -117,11 +120,44 @@ def test_what_does_not_fit_is_read_from_disk(store, everything, monkeypatch):
     assert (read.count("patches"), read.count("mean")) == (28, 0)
 
 
-def test_more_shards_than_open_files(store, everything, monkeypatch):
-    monkeypatch.setattr(reader, "OPEN_SHARDS", 2)
-    split = Store.open(store.path)["train"]
-    rows = np.random.default_rng(1).permutation(48)
-    assert torch.equal(split.patches(rows), everything[rows])
+FEW = """
+import resource, sys
+import numpy as np
+from iceprobe.store import Store
+
+store = Store.open(sys.argv[1])
+splits = [Store.open(sys.argv[1])["train"] for _ in range(3)]  # as of three backbones
+splits[0].patches([0])  # what is imported late is imported
+free = int(sys.argv[2]) + len(__import__("os").listdir("/proc/self/fd")) - 1
+hard = free if sys.argv[3] == "hard" else resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+rows = np.random.default_rng(1).permutation(48)
+for split in splits:
+    split.mean
+    print(split.patches(rows).double().sum().item())
+"""
+
+
+def with_few_files(store: Store, free: int, limit: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", FEW, str(store.path), str(free), limit]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_more_shards_than_open_files(store, everything):
+    """15 maps of shards, and room for 2 files."""
+    done = with_few_files(store, 2, "hard")
+    assert done.stdout.split() == [str(everything.double().sum().item())] * 3, done.stderr
+
+
+def test_no_file_can_be_opened(store, everything):
+    """The limit is lifted where it may be; else it is named, and no shard is called corrupt."""
+    assert len(with_few_files(store, 0, "soft").stdout.split()) == 3
+    done = with_few_files(store, 0, "hard")
+    said = done.stderr.splitlines()[-1]
+    assert "files open as it may" in said
+    assert "ulimit -n" in said
+    assert "corrupt" not in said
+    assert "repair" not in said
 
 
 def test_wrong_rows_and_splits(store):

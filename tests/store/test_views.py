@@ -13,7 +13,9 @@ from iceprobe.backbones.augmentation import view_generator
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.store import Store, extract, extract_in_memory, plan, repair
+from iceprobe.store.format import Settings
 from iceprobe.store.memory import bytes_held
+from tests.reference.augmentation import MaskedAutoencodersCrop
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 from tests.store.test_format import manifest
 from tests.store.test_integrity import flip
@@ -36,13 +38,15 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
     return content(root)
 
 
-def tokens_of(split, index: int, view: int, scale=(0.08, 1.0)):
+def tokens_of(split, index: int, view: int, strength="paper"):
     """Of one view by torchvision's own transforms, and the backbone."""
+    crop, scale = {
+        "paper": (MaskedAutoencodersCrop, (0.08, 1.0)),
+        "light": (transforms.RandomResizedCrop, (0.5, 1.0)),
+    }[strength]
     random_view = transforms.Compose(
         [
-            transforms.RandomResizedCrop(
-                16, scale, interpolation=transforms.InterpolationMode.BICUBIC
-            ),
+            crop(16, scale, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize((0.4,), (0.3,)),
@@ -75,10 +79,9 @@ def test_each_view_is_the_backbones_of_that_view(tmp_path, where, strength):
     assert (split.has_masks, split.views.has_masks) == (True, False)
     assert len(split.boxes) == n
     assert split.views.boxes is None
-    scale = (0.08, 1.0) if strength == "paper" else (0.5, 1.0)
     for row in (0, n - 1):
         for view in range(K):
-            expected = tokens_of(source, int(split.index[row]), view + 1, scale)
+            expected = tokens_of(source, int(split.index[row]), view + 1, strength)
             at = view * n + row
             torch.testing.assert_close(split.views.patches([at])[0], expected.patches[0])
             torch.testing.assert_close(split.views.prefix[at], expected.prefix[0])
@@ -120,6 +123,17 @@ def test_a_store_without_views_keeps_the_identity_it_had():
     others = [manifest(), manifest(views=1), manifest(views=2)]
     others.append(manifest(views=2, augmentation="light"))
     assert len({other.identity for other in others}) == 4
+
+
+def test_views_from_before_crops_were_clamped_are_another_store():
+    """Such a store opens under its old identity, and isn't taken for one of today's."""
+    today = manifest(views=2)
+    settings = today.settings.model_dump(exclude_none=True)
+    assert settings.pop("crop") == "clamped"
+    before = today.model_copy(update={"settings": Settings.model_validate(settings)})
+    assert before.identity != today.identity
+    assert before.settings.model_dump(exclude_none=True) == settings
+    assert manifest(views=2, augmentation="light").settings.crop is None
 
 
 def test_processes_make_the_same_bytes_as_threads(tmp_path, dataset, whole):

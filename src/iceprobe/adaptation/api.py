@@ -11,32 +11,35 @@ from typing import Any
 
 import torch
 
-from iceprobe.adaptation.finished import FOLDER, Trainings
+from iceprobe.adaptation.finished import Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.backbones import load_backbone
-from iceprobe.backbones.augmentation import SCALES
+from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.backbones.base import Backbone
 from iceprobe.datasets import load_dataset
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import probe as probe_in_memory
-from iceprobe.fitting.api import new_run, write_run
-from iceprobe.fitting.checks import check_device, check_output
+from iceprobe.fitting.api import new_run, reopened, write_run
+from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
+from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.tables import duration
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.memory import available_memory
 from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 
@@ -45,9 +48,10 @@ EPOCHS, BATCH_SIZE = 20, 64
 FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted results share
 
 
+@in_own_state
 def adapt(
     backbone: Backbone | str,
-    dataset: Dataset | str,
+    dataset: Data,
     adaptations: Sequence[str] = (FROZEN, "lora"),
     probes: Sequence[str] = ("linear",),
     *,
@@ -79,7 +83,7 @@ def adapt(
 
     Args:
         backbone: of one layer, or a spec string.
-        dataset: or a spec string; with splits ``train`` and the one to report.
+        dataset: as :func:`iceprobe.extract` takes it; with splits ``train`` and the one to report.
         adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` brings its own probe.
         probes: for those that don't.
         seeds: initialisations of adapter and probe: 0, 1, … seeds − 1.
@@ -90,7 +94,7 @@ def adapt(
         weight_decays: the grid, ``(0,)`` by default; vectors get none.
         checkpointing: see :class:`iceprobe.adaptation.model.Adapted`.
         accumulate: micro-batches a step; see :mod:`iceprobe.adaptation.steps`.
-        augmentation: of training images, ``"paper"`` or ``"light"``
+        augmentation: of training images, ``"paper"``, ``"light"`` or ``"clip"``
             (`iceprobe.backbones.augmentation`); the evaluation view by default.
         limit: images of each split.
         split: the one to report.
@@ -106,6 +110,7 @@ def adapt(
 
     Returns:
         One result an adaptation and probe, in the order asked for; written to ``output`` as well.
+        Where ``output`` holds this very run, finished, they are read from there.
 
     Raises:
         IceprobeError: for what the caller can put right.
@@ -118,14 +123,14 @@ def adapt(
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
     if amp not in DTYPES:
         raise IceprobeError(unknown("amp dtype of adapt", amp, DTYPES))
-    if augmentation is not None and augmentation not in SCALES:
-        raise IceprobeError(unknown("augmentation", augmentation, SCALES))
+    if augmentation is not None and augmentation not in STRENGTHS:
+        raise IceprobeError(unknown("augmentation", augmentation, STRENGTHS))
     for name, number in (("seeds", seeds), ("accumulate", accumulate)):
         if number < 1:
             raise IceprobeError(f"{name}={number}: give at least 1")
     target = check_device(device)
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    dataset = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    dataset = load_dataset(dataset)
     manifest = manifest_of(backbone, dataset, split=split, limit=limit, device=target, amp=amp)
     command = command if command is not None else shlex.join(sys.argv)
     folder = Path(output) if output is not None else new_run(manifest, "adapt")
@@ -133,7 +138,19 @@ def adapt(
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     told = progress or (lambda stage, done, total: None)
     with exclusive(folder):
-        check_output(folder, {FOLDER, "adapters"})
+        request = {
+            "store": manifest.identity,
+            "pairs": asked,
+            "protocol": protocol,
+            "seeds": seeds,
+            "split": split,
+            "run_seed": run_seed,
+            "amp": amp,
+            "augmentation": augmentation,
+            "device": target.type,
+        }
+        if (finished := check_folder(folder, request, resume=resume)) is not None:
+            return [reopened(one, None, Shape.of(manifest)) for one in finished]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
         _check_classes(train, dataset)
@@ -154,6 +171,7 @@ def adapt(
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         _rehearse(contest, adapted, tell)
+        begin(folder, request)
         results, rows = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
             seeds=seeds, split=split, limit=limit, device=target, amp=amp, run_seed=run_seed,
@@ -279,6 +297,7 @@ def _result(
         split=name,
         layer=manifest.backbone.identity.get("layer"),
         classes=setting.shape.num_classes,
+        class_names=list(manifest.dataset.classes),
         train_images=len(train),
         test_images=len(reported),
         dim=shape.dim,
@@ -317,6 +336,16 @@ def _result(
         git_commit=git_commit(),
         command=command,
         created=now(),
+        assumed=[*manifest.backbone.assumed, *manifest.dataset.assumed],
+        undertrained=signs_of_undertraining(
+            fit.rows,
+            {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
+            | {"epoch": choice.epoch},
+            classes=setting.shape.num_classes,
+            epochs=setting.protocol.epochs,
+            steps=total_steps(setting.protocol, len(train)),
+            learning_rates=setting.protocol.learning_rates,
+        ),
         files=Files(adapters=fit.adapters),
     )
     return result.attach(predictions=predictions, probes=fit.probes)

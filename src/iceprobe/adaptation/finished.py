@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from iceprobe.adaptation.training import Task
+from iceprobe.checksums import check_tensors, tensors_digest
+from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.files import write_atomically
 
-FOLDER = "trainings"
 VERSION = 1  # raise it when the same task trains otherwise
 
 
@@ -57,7 +58,7 @@ class Trainings:
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
-        self.folder, self.common, self.resume = folder / FOLDER, common, resume
+        self.folder, self.common, self.resume = folder / TRAININGS, common, resume
 
     def load(self, task: Task) -> Finished | None:
         path = self._path(task)
@@ -65,10 +66,13 @@ class Trainings:
             return None
         try:
             with safe_open(path, "np") as file:
-                about = json.loads(file.metadata()["training"])
+                metadata = file.metadata()
             tensors = load_file(path)
         except (SafetensorError, OSError):
             return None  # torn by a crash of the machine: it is done again
+        remedy = "remove it and run the same again: this training is done anew"
+        check_tensors(path, tensors, metadata, "training", remedy)
+        about = json.loads(metadata["training"])
         rows = [CurveRow.model_validate(row) for row in about["rows"]]
         return Finished(rows, about["seconds"], about["counts"], tensors)
 
@@ -79,15 +83,14 @@ class Trainings:
             "counts": finished.counts,
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in finished.tensors.items()}
-        content = save(tensors, metadata={"training": json.dumps(about)})
+        text = json.dumps(about)
+        metadata = {"training": text, "sha256": tensors_digest(tensors, text)}
+        content = save(tensors, metadata=metadata)
         write_atomically(self._path(task), content)
 
     def remove(self) -> None:
         """All of them: the run is finished."""
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        tidy(self.folder.parent)
 
     def _path(self, task: Task) -> Path:
         content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)

@@ -4,8 +4,6 @@
 has a row for each predictor of each seed.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +12,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from iceprobe.analysis.schema import Analysis, Estimate
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
+from iceprobe.text import csv_text, json_bytes, utf8
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME = "analysis.json", "analysis.csv"
@@ -28,11 +28,11 @@ def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path,
     Returns:
         The paths of the JSON file and of the table.
     """
-    document = {"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]}
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    document = seal({"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]})
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     written = Path(run) / JSON_NAME, Path(run) / CSV_NAME
-    write_atomically(written[0], text.encode())
-    write_atomically(written[1], _table(analyses).encode())
+    write_atomically(written[0], json_bytes(text))
+    write_atomically(written[1], utf8(_table(analyses)))
     return written
 
 
@@ -49,6 +49,7 @@ def read_analyses(run: str | Path) -> list[Analysis]:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT_VERSION:
             raise ValueError(f"it has format {document['format']}")
+        document = unseal(document, path, f"run iceprobe analyze {run} again")
         return TypeAdapter(list[Analysis]).validate_python(document["analyses"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "its fields are others" if isinstance(error, ValidationError) else error
@@ -59,15 +60,15 @@ def read_analyses(run: str | Path) -> list[Analysis]:
 
 def _table(analyses: Sequence[Analysis]) -> str:
     columns = [f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", "_high")]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["probe", "store", "split", "seed", "predictor", *columns, "prefix_share"])
+    rows: list[list[object]] = [
+        ["probe", "store", "split", "seed", "predictor", *columns, "prefix_share"]
+    ]
     for one in analyses:
         for each in one.predictors:
             cells = [cell for name in _ESTIMATES for cell in _cells(getattr(each, name))]
             head = [one.probe, one.store, one.split, each.seed, each.predictor]
-            rows.writerow([*head, *cells, f"{each.prefix_share:.6g}"])
-    return text.getvalue()
+            rows.append([*head, *cells, f"{each.prefix_share:.6g}"])
+    return csv_text(rows)
 
 
 def _cells(estimate: Estimate | None) -> list[str]:

@@ -34,6 +34,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.results.schema import Result
+from iceprobe.results.stores import store_of
 from iceprobe.store import Store
 from iceprobe.store.pipeline import autocast
 from iceprobe.store.recorded import recorded_backbone
@@ -61,6 +62,7 @@ def analyze(
     device: str | None = None,
     background: bool = False,
     heads: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> list[Analysis]:
     """Measure where every probe with attention looks.
@@ -76,6 +78,7 @@ def analyze(
             boxes is exchanged (see `OtherBackgrounds`); needs the backbone and the images.
         heads: whether to add the backbone's own attention (`Backbone.attention`), an entry `HEADS`
             a store; needs the same.
+        trust: whether code may run, and other hosts be asked, that the results' files name.
         progress: called with ``(probe, images done, images)``.
 
     Returns:
@@ -95,7 +98,7 @@ def analyze(
     for result in results:
         if result.method == "knn" or result.adaptation is not None:
             continue
-        store = _opened(result, stores)
+        store = _opened(result, stores, trust)
         fits = _fits(result, store)
         if not fits[0].pooling.num_predictors:
             continue
@@ -108,7 +111,10 @@ def analyze(
         walks.append(_Walk(result, store, where, batch_size, steps, fits))
     groups = _by_store(walks) if background or heads else []
     # What a backbone or a data set hasn't is said before the first pass, not after it.
-    backbones = [recorded_backbone(g[0].store.manifest.backbone).to(where) for g in groups]
+    backbones = [
+        recorded_backbone(store.manifest.backbone, store.path, trust=trust).to(where)
+        for store in (group[0].store for group in groups)
+    ]
     others = [
         OtherBackgrounds(g[0].store, g[0].result.split, backbone)
         for g, backbone in zip(groups, backbones, strict=True)
@@ -445,17 +451,12 @@ def _estimates(values: Values, draws: int) -> list[Estimate]:
     ]
 
 
-def _opened(result: Result, stores: dict[str, Store]) -> Store:
-    if result.open_store is not None:
-        return result.open_store
-    if result.store.path is None:
-        raise IceprobeError(
-            f"the features of {result.label!r} were held in memory only: run again and keep them, "
-            "or pass what fit returned"
-        )
+def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
+    if result.open_store is not None or result.store.path is None:
+        return store_of(result, trust=trust)
     if result.store.path not in stores:
-        stores[result.store.path] = Store.open(result.store.path)
-    return stores[result.store.path]
+        stores[result.store.path] = store_of(result, trust=trust)
+    return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
 def _fits(result: Result, store: Store) -> list["Probe"]:

@@ -15,6 +15,7 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import TimmReader
+from iceprobe.checksums import listed
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
@@ -27,16 +28,16 @@ def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None 
     Without ``norm`` the model card's.
 
     Raises:
-        IceprobeError: for a name that isn't bundled.
+        IceprobeError: for a name that isn't bundled, or a file that isn't what was shipped.
     """
     if name not in NAMES:
         raise IceprobeError(unknown("bundled backbone", name, NAMES))
     folder = resources.files("iceprobe.backbones") / "bundled"
-    card = json.loads((folder / f"{name}.json").read_text())
+    card = json.loads(listed(folder, f"{name}.json"))
     shape = {key: value for key, value in card["architecture"].items() if key != "timm"}
     model = VisionTransformer(**shape)
     norm = card["norm"] if norm is None else norm
-    model.load_state_dict(load((folder / f"{name}.safetensors").read_bytes()))
+    model.load_state_dict(load(listed(folder, f"{name}.safetensors")))
     return Backbone(
         TimmReader(model, layer, norm),
         # Images are composed at the size the model sees: nothing is cropped off.

@@ -1,90 +1,160 @@
 """Raw training checkpoints → the weights of a module, or an error that names what doesn't fit."""
 
-import argparse
-import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch import strided as dense
 
+from iceprobe.backbones.checkpoint_files import read_checkpoint
+from iceprobe.backbones.plain_pickle import Plain
 from iceprobe.errors import IceprobeError
 
 Weights = Mapping[str, Tensor]
+Convert = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 # What training leaves beside the encoder; left out without a word where the module has no such
-# weights itself.
-NOT_THE_ENCODER = ("head.", "head_dist.", "fc.", "classifier.", "decoder", "mask_token")
+# weights itself. ``fc_norm`` comes after pooling.
+NOT_THE_ENCODER = (
+    "head.",
+    "head_dist.",
+    "fc.",
+    "fc_norm.",
+    "classifier.",
+    "decoder",
+    "mask_token",
+)
+# Last parts of names that only training reads.
+FOR_TRAINING = ("num_batches_tracked", "mask_token")
+# What wrappers leave in the middle of names: torch.compile, FSDP, activation checkpointing.
+_INFIX = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_CHUNK = re.compile(r"(^|\.)(blocks|layers|layer)\.\d+\.(\d+)\.")
+_BESIDE = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries that hold no model
+_DEPTH = 4
+# Names of architectures that are read in another way.
+_ELSEWHERE = {
+    r"(^|\.)blocks\.0\.adaLN_modulation\.": "these are weights of a DiT: name its pipeline as "
+    "diffusers:facebook/DiT-XL-2-256?checkpoint=FILE (or diffusers:FOLDER)",
+    r"(^|\.)patch_generator\.embedder\.": "these are weights of RADIO: name the model of timm that it "
+    "is, as timm:vit_base_patch16_radio_v3?checkpoint=FILE",
+    r"(^|\.)encoder\.blocks\.0\.residual1\.": "these are weights of CAPI, which no library here has: "
+    "name a factory, python:my_models:capi, as the guide shows under 'A model in code'",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that has been read.
+
+    Attributes:
+        path: as the user names it.
+        content: as it stands in the file.
+    """
+
+    path: str
+    content: Any
+
+    @classmethod
+    def read(cls, path: str) -> "Checkpoint":
+        """Raises IceprobeError: as :func:`read_checkpoint`."""
+        return cls(path, read_checkpoint(path))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Its entries, and the names of all weights under them with the entry's before them."""
+        found = list(map(str, self.content)) if isinstance(self.content, Mapping) else []
+        for entry, weights in _entries_with_weights(self.content):
+            found += [f"{entry}.{name}" if entry else name for name in weights]
+        return tuple(found)
+
+    def weights(self, key: str | None = None) -> dict[str, Tensor]:
+        """The entry that holds the weights, without the infixes of wrappers.
+
+        Raises:
+            IceprobeError: if ``key`` isn't there or is needed, or the weights can't be used.
+        """
+        weights: dict[str, Tensor] = {}
+        for name, tensor in _pick(self.content, self.path, key).items():
+            plain = _INFIX.sub("", name)
+            if plain in weights:
+                raise IceprobeError(
+                    f"checkpoint {self.path!r} has {plain!r} twice, once as {name!r}: save the "
+                    "state_dict() of the module that is wrapped"
+                )
+            weights[plain] = tensor
+        return weights
 
 
 def load_checkpoint(
     module: nn.Module,
-    path: str,
+    checkpoint: str | Checkpoint,
     *,
     key: str | None = None,
     strip: str | None = None,
     ignore: Iterable[str] = (),
-    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None = None,
-) -> None:
+    unneeded: Iterable[str] = (),
+    convert: Convert | None = None,
+) -> list[str]:
     """Load the weights in a file into ``module``.
 
     Args:
         module: what takes the weights.
-        path: ``.safetensors``, or what ``torch.save`` wrote (read with ``weights_only=True``;
-            ``argparse.Namespace``, which training scripts leave there, is allowed as data).
+        checkpoint: ``.safetensors``, or what ``torch.save`` wrote, read as data only.
         key: where in the file the weights are, as ``teacher`` or ``state.model``; needed only
             if more than one entry holds weights.
         strip: prefix of the names that belong to the module, taken off, as ``module.backbone.``;
-            other names are left as they are.
+            names without it are taken where the module has no other, and left out otherwise.
         ignore: prefixes of further names in the file that are no part of the encoder.
+        unneeded: prefixes of the module's own weights that what is read doesn't depend on: they
+            may be missing.
         convert: the model family's own conversion of published names and sizes.
+
+    Returns:
+        What was assumed, a line each.
 
     Raises:
         IceprobeError: if the file can't be read as data, if ``key`` isn't there or is needed, or
-            if weights are missing, left over or of another shape, all of which are named.
+            if weights are missing, left over, of another shape or no plain numbers, all of which
+            are named.
     """
-    weights = _pick(_read(path), path, key)
-    if strip:
-        weights = _stripped(weights, path, strip)
+    if isinstance(checkpoint, str):
+        checkpoint = Checkpoint.read(checkpoint)
+    path = checkpoint.path
+    weights, outside, assumed = _stripped(checkpoint.weights(key), path, strip)
+    weights = _without_chunks(weights, module, path)
+    before = dict(weights)
     if convert is not None:
         try:
             weights = dict(convert(weights))
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError) as error:
             raise IceprobeError(
                 f"checkpoint {path!r} doesn't fit {type(module).__name__}: its family's "
-                f"conversion failed on it ({' '.join(str(error).split())})"
+                f"conversion failed on it ({' '.join(str(error).split())[:300]})"
+                f"{_shapes_apart(module, before)}"
             ) from error
-    _load(module, weights, path, (*NOT_THE_ENCODER, *ignore))
-
-
-def _read(path: str) -> Any:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise IceprobeError(f"no checkpoint {path!r}: pass checkpoint=FILE with an existing file")
+    ignored = (*NOT_THE_ENCODER, *filter(None, ignore), *outside)
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise IceprobeError(
-            f"checkpoint {path!r} can't be read as data ({_first_sentence(error)}): load it where "
-            "you trust it and save its state_dict() alone"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise IceprobeError(
-            f"checkpoint {path!r} can't be read ({_first_sentence(error)}): is the file whole?"
-        ) from error
+        used = _load(module, weights, path, ignored, tuple(unneeded))
+    except IceprobeError as error:
+        if elsewhere := _elsewhere(before):
+            raise IceprobeError(f"{error}; {elsewhere}") from error
+        raise
+    if taken := sorted(used & outside.keys()):
+        assumed.append(
+            f"{_some(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
+            "there: taken as it stands"
+        )
+    return assumed
 
 
 def _pick(content: Any, path: str, key: str | None) -> dict[str, Tensor]:
-    """The entry of a checkpoint that holds the weights."""
+    """The entry of a checkpoint that holds the weights, its tensors alone."""
     if key:
-        for part in key.split("."):
-            if not isinstance(content, Mapping) or part not in content:
+        for part in [key] if _has(content, key) else key.split("."):
+            if not _has(content, part):
                 raise IceprobeError(
                     f"checkpoint {path!r} has no checkpoint_key={key}. {_entries(content)}"
                 )
@@ -93,51 +163,147 @@ def _pick(content: Any, path: str, key: str | None) -> dict[str, Tensor]:
             raise IceprobeError(
                 f"checkpoint_key={key} of {path!r} holds no weights. {_entries(content)}"
             )
-        return dict(content)
-    if _is_weights(content):
-        return dict(content)
-    found = (
-        [name for name, value in content.items() if _is_weights(value)]
-        if isinstance(content, Mapping)
-        else []
-    )
+        return _tensors(content)
+    found = dict(_entries_with_weights(content))
+    most = max(map(len, found.values()), default=0)
+    found = {entry: weights for entry, weights in found.items() if 4 * len(weights) > most}
     if len(found) == 1:
-        return dict(content[found[0]])
+        return next(iter(found.values()))
     if found:
+        names = [name or "the top" for name in found]
         raise IceprobeError(
-            f"checkpoint {path!r} holds weights under {' and '.join(map(str, found))}: "
-            f"choose with checkpoint_key={found[0]}"
+            f"checkpoint {path!r} holds weights under {' and '.join(names)}: "
+            f"choose with checkpoint_key={next(filter(None, found))}"
         )
     raise IceprobeError(f"checkpoint {path!r} holds no weights at its top. {_entries(content)}")
 
 
+def _has(content: Any, key: str) -> bool:
+    return isinstance(content, Mapping) and key in content
+
+
+def _entries_with_weights(
+    content: Any, at: str = "", depth: int = _DEPTH
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every entry that holds weights, by its path; ``""`` is the top."""
+    if _is_module(content):
+        return
+    if _is_weights(content):
+        yield at, _tensors(content)
+    elif isinstance(content, Mapping) and depth:
+        for key, value in content.items():
+            if isinstance(key, str) and not _BESIDE.search(key) and not _is_module(value):
+                yield from _entries_with_weights(value, f"{at}.{key}" if at else key, depth - 1)
+
+
 def _is_weights(value: Any) -> bool:
+    """Tensors by name; what else there is among them is numbers, texts and settings."""
     return (
         isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+        and all(isinstance(name, str) for name in value)
+        and any(isinstance(item, Tensor) for item in value.values())
+        and not any(_is_weights(item) and len(item) > 2 for item in value.values())
     )
 
 
-def _stripped(weights: Weights, path: str, strip: str) -> dict[str, Tensor]:
-    if not any(name.startswith(strip) for name in weights):
+def _is_module(value: Any) -> bool:
+    """Whether a whole module was saved, in place of its weights."""
+    return isinstance(value, Plain) and "_parameters" in value
+
+
+def _tensors(value: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: item for name, item in value.items() if isinstance(item, Tensor)}
+
+
+def _stripped(
+    weights: dict[str, Tensor], path: str, strip: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Weights with the prefix taken off, those of them that have none, and what was assumed."""
+    prefix = _INFIX.sub("", strip or "")
+    if not prefix:
+        return weights, {}, []
+    inside = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    if not inside:
         raise IceprobeError(
             f"strip={strip!r}: no weight in {path!r} begins so; they are {_some(weights)}"
         )
-    return {name.removeprefix(strip): tensor for name, tensor in weights.items()}
+    outside = {name: t for name, t in weights.items() if not name.startswith(prefix)}
+    assumed = []
+    if twice := sorted(inside.keys() & outside.keys()):
+        assumed.append(
+            f"{_some(twice)} of {path} {'is' if len(twice) == 1 else 'are'} there with {strip} and "
+            "without: the one with it is taken"
+        )
+    outside = {name: tensor for name, tensor in outside.items() if name not in inside}
+    return {**outside, **inside}, outside, assumed
 
 
-def _load(module: nn.Module, weights: Weights, path: str, ignore: tuple[str, ...]) -> None:
+def _without_chunks(weights: dict[str, Tensor], module: nn.Module, path: str) -> dict[str, Tensor]:
+    """``blocks.0.7.attn`` → ``blocks.7.attn``: DINOv2 trains its blocks in chunks."""
+    if any(_CHUNK.search(name) for name in module.state_dict()):
+        return weights
+    plain = {_CHUNK.sub(r"\1\2.\3.", name): tensor for name, tensor in weights.items()}
+    return plain if len(plain) == len(weights) else weights
+
+
+def _load(
+    module: nn.Module,
+    weights: Weights,
+    path: str,
+    ignore: tuple[str, ...],
+    unneeded: tuple[str, ...],
+) -> set[str]:
+    """Returns the names that were taken."""
     own = module.state_dict()
-    left_over = [name for name in weights if name not in own and not name.startswith(ignore)]
-    missing = [name for name in own if name not in weights]
-    reshaped = [
-        f"{name} ({_shape(weights[name])} in the file, {_shape(own[name])} in the model)"
+    left_over = [
+        name
+        for name in weights
+        if name not in own
+        and not name.startswith((*ignore, *unneeded))
+        and name.rpartition(".")[2] not in FOR_TRAINING
+    ]
+    missing = [
+        name
         for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        if name not in weights
+        and not (unneeded and name.startswith(unneeded))
+        and name.rpartition(".")[2] not in FOR_TRAINING
+    ]
+    taken = {name: weights[name] for name in own if name in weights}
+    reshaped = [
+        f"{name} ({_shape(tensor)} in the file, {_shape(own[name])} in the model)"
+        for name, tensor in taken.items()
+        if tensor.shape != own[name].shape
     ]
     check_keys(module, path, missing, reshaped, left_over)
-    module.load_state_dict({name: weights[name] for name in own})
+    for name, tensor in taken.items():
+        if what := _no_numbers(tensor, own[name]):
+            raise IceprobeError(f"checkpoint {path!r}: {name} {what}, and save it again")
+    module.load_state_dict(taken, strict=False)
+    return set(taken)
+
+
+def _elsewhere(weights: Weights) -> str | None:
+    """How a file is read whose architecture shows in its names, where it wasn't asked for so."""
+    for pattern, how in _ELSEWHERE.items():
+        if any(re.search(pattern, name) for name in weights):
+            return how
+    return None
+
+
+def _no_numbers(found: Tensor, own: Tensor) -> str | None:
+    """What is wrong with a tensor that has no plain numbers to copy, with what to do."""
+    if found.is_meta:
+        return "has a shape and no values (device meta): load the weights"
+    if found.is_quantized:
+        return f"is quantised ({_dtype(found)}): call dequantize() on it"
+    if found.layout is not dense:
+        return f"is sparse ({str(found.layout).removeprefix('torch.')}): call to_dense() on it"
+    if own.is_floating_point() and not found.is_floating_point():
+        return f"holds {_dtype(found)}, where the model has {_dtype(own)}: undo the quantisation"
+    if found.is_floating_point() and found.element_size() < 2:
+        return f"holds {_dtype(found)}, whose scale stands apart: bring it to bfloat16 or float32"
+    return None
 
 
 def check_keys(
@@ -169,29 +335,52 @@ def check_keys(
     if problems:
         raise IceprobeError(
             f"checkpoint {source!r} doesn't fit {type(module).__name__}: {'; '.join(problems)}; "
-            f"{_remedy(missing, left_over)}"
+            f"{_remedy(missing, reshaped, left_over)}"
         )
 
 
-def _remedy(missing: Sequence[str], left_over: Sequence[str]) -> str:
+def _remedy(missing: Sequence[str], reshaped: Sequence[str], left_over: Sequence[str]) -> str:
+    if not reshaped and all(name.startswith("norm.") for name in (*missing, *left_over)):
+        return "read it without its final norm: norm=false"
     if missing:
         prefixes = (n.removesuffix(missing[0]) for n in left_over if n.endswith(f".{missing[0]}"))
         prefix = next(prefixes, None)
         return f"try strip={prefix}" if prefix else "see checkpoint_key= and strip="
-    if left_over:
-        tops = dict.fromkeys(name.split(".")[0] for name in left_over)
-        return f"add ignore={','.join(tops)} if they are no part of the encoder"
-    return "name the architecture it was trained as"
+    if reshaped:
+        return "name the architecture it was trained as"
+    tops = dict.fromkeys(name.split(".")[0] for name in left_over)
+    return f"add ignore={','.join(tops)} if they are no part of the encoder"
+
+
+def _shapes_apart(module: nn.Module, weights: Weights) -> str:
+    """The weights of the same name and another shape, as the end of an error."""
+    own = module.state_dict()
+    apart = [
+        f"{name} ({_shape(tensor)} in the file, {_shape(own[name])} in the model)"
+        for name, tensor in weights.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    return f"; of another shape: {_some(apart)}" if apart else ""
 
 
 def _entries(content: Any) -> str:
+    if isinstance(content, Plain) and content.of.startswith("numpy"):
+        return "There are NumPy arrays: make tensors of them with torch.from_numpy."
+    if _is_module(content):
+        return (
+            f"There is a whole {content.of}: load it where you trust it and torch.save() its "
+            "state_dict()."
+        )
     if isinstance(content, Mapping):
-        return f"There are: {_some(map(str, content))}."
+        if any(isinstance(v, Plain) and v.of.startswith("numpy") for v in content.values()):
+            return "There are NumPy arrays: make tensors of them with torch.from_numpy."
+        whole = [value for value in content.values() if _is_module(value)]
+        return _entries(whole[0]) if whole else f"There are: {_some(map(str, content))}."
     return f"There is a {type(content).__name__}."
 
 
 def _some(names: Iterable[str], count: int = 6) -> str:
-    names = list(names)
+    names = [name if len(name) <= 120 else f"{name[:120]}…" for name in names]
     tail = f", … ({len(names)} in all)" if len(names) > count else ""
     return ", ".join(names[:count]) + tail
 
@@ -200,5 +389,5 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import Anatomy, BlockReader
-from iceprobe.backbones.checkpoints import check_keys
+from iceprobe.backbones.checkpoints import check_keys, load_checkpoint
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
@@ -42,11 +42,16 @@ def load_diffusers(
     interpolation: str = "bicubic",
     crop_pct: float = CROP_PCT,
     resize: str = "shorter",
+    checkpoint: str | None = None,
+    checkpoint_key: str | None = None,
+    strip: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Backbone:
     """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
 
     Pixels go to [-1, 1], as the VAE was trained; the image is as large as the latents that the
-    transformer was trained on.
+    transformer was trained on. With ``checkpoint`` the transformer's weights come from that file, by
+    diffusers' names or by those of the publication's own code.
 
     Raises:
         IceprobeError: if diffusers isn't installed, the folder holds no DiT, or weights are missing.
@@ -56,6 +61,16 @@ def load_diffusers(
     transformer = _part(diffusers, TRANSFORMER, folder, "transformer", spec)
     vae = _part(diffusers, "AutoencoderKL", folder, "vae", spec)
     model = Conditioned(vae, transformer)
+    assumed: list[str] = []
+    if checkpoint is not None:
+        assumed += load_checkpoint(
+            transformer,
+            checkpoint,
+            key=checkpoint_key,
+            strip=strip,
+            ignore=ignore,
+            convert=lambda weights: _converted(weights, transformer, str(checkpoint)),
+        )
     pixels = 2 ** (len(vae.config.block_out_channels) - 1)  # a side, of one latent
     side = image_size or transformer.config.sample_size * pixels
     check_image_size(side, transformer.config.patch_size * pixels, name)
@@ -73,12 +88,14 @@ def load_diffusers(
         ),
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        paradigm=family.paradigm,
+        # A folder says what was built, not how it was trained.
+        paradigm="unknown" if checkpoint or Path(folder).is_dir() else family.paradigm,
         settings={
             "architecture": f"diffusers {TRANSFORMER}",
             "config": {"transformer": _settings(transformer), "vae": _settings(vae)},
             "norm": False,
         },
+        assumed=assumed,
     )
 
 
@@ -110,6 +127,59 @@ class Zeros(nn.Module):
 
     def forward(self, timestep: Tensor, labels: Tensor, hidden_dtype: torch.dtype) -> Tensor:
         return torch.zeros(len(timestep), self.width, dtype=hidden_dtype, device=timestep.device)
+
+
+# The publication's names → diffusers', in the blocks and around them.
+_IN_BLOCKS = {
+    "adaLN_modulation.1.": "norm1.linear.",
+    "attn.proj.": "attn1.to_out.0.",
+    "mlp.fc1.": "ff.net.0.proj.",
+    "mlp.fc2.": "ff.net.2.",
+}
+_AROUND = {
+    "x_embedder.proj.": "pos_embed.proj.",
+    "final_layer.adaLN_modulation.1.": "proj_out_1.",
+    "final_layer.linear.": "proj_out_2.",
+}
+_CONDITION = ("t_embedder.", "y_embedder.")  # embeddings that are zero here
+
+
+def _converted(weights: dict[str, Tensor], transformer: Any, path: str) -> dict[str, Tensor]:
+    """A checkpoint of the publication's own code by diffusers' names; any other as it is.
+
+    Raises:
+        IceprobeError: if its table of positions is another than the transformer's, which is computed.
+    """
+    if "x_embedder.proj.weight" not in weights:
+        return weights
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name.startswith("blocks."):
+            _, number, rest = name.split(".", 2)
+            at = f"transformer_blocks.{number}."
+            if rest.startswith("attn.qkv."):
+                kind = rest.removeprefix("attn.qkv.")
+                for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                    found[f"{at}attn1.to_{letter}.{kind}"] = part
+                continue
+            found[at + _renamed(rest, _IN_BLOCKS)] = tensor
+        elif name == "pos_embed":
+            own = transformer.pos_embed.pos_embed
+            if own.shape != tensor.shape or not torch.allclose(own, tensor.float(), atol=1e-3):
+                raise IceprobeError(
+                    f"checkpoint {path!r}: its table of positions ({tuple(tensor.shape)}) isn't that "
+                    f"of the transformer ({tuple(own.shape)}): name a pipeline of its size"
+                )
+        elif not name.startswith(_CONDITION):
+            found[_renamed(name, _AROUND)] = tensor
+    return found
+
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    for theirs, ours in names.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
 
 
 def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:

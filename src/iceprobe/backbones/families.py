@@ -4,15 +4,18 @@ The published probes of plain ViTs trained by masking or contrast (MAE, SimMIM, 
 iBOT, MoCo v3) read the last block *without* the final norm; everything else is read with it
 (``spec/protocols.md``, "What is read from a backbone"). A model's family stands in its name: in
 timm's tag, as in ``vit_base_patch16_224.mae``, in transformers' model type, as in ``vit_mae``, or
-in the entry of a hub. A raw checkpoint loaded under a name without its family is read with the
-norm unless ``norm=false`` is said.
+in the entry of a hub. A tag needn't be one that timm has weights for: of a checkpoint of your own,
+``vit_small_patch16_224.mae`` says the family. Under a name without one, the file itself may show it,
+by names that only that publication's training script leaves there (``marks``).
 
 A paradigm is one of ``PARADIGMS``, ``"unknown"`` or ``"random weights"``. Importing this imports no
 torch: ``iceprobe ls backbones`` shows the table.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 PARADIGMS = (
     "masked image modelling",
@@ -33,10 +36,16 @@ class Family:
         name: what the field calls it.
         pattern: a regular expression searched in a model's name, ``ARCHITECTURE.TAG`` for timm's.
         paradigm: how it was pre-trained.
-        norm: the default of ``norm=``.
         tokens: what is read, in words.
         licence: of the published weights.
         example: a spec to copy from; empty where weights come as a file of the user's own.
+        norm: the default of ``norm=``.
+        published_norm: whether the published rows were read with the norm, where that is another.
+        statistics: mean and std of its images; ``None`` where the tag of a published model has them.
+        marks: regular expressions, each found among the entries and names of weights of what its
+            training script saves.
+        key, strip: where there the encoder is; ``ignore``: what else there is.
+        overrides: architecture of timm → arguments in which the published model differs.
     """
 
     name: str
@@ -46,6 +55,13 @@ class Family:
     licence: str = ""
     example: str = ""
     norm: bool = True
+    published_norm: bool | None = None
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    marks: tuple[str, ...] = ()
+    key: str | None = None
+    strip: str | None = None
+    ignore: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _CLASS = "patches; class token"
@@ -53,8 +69,9 @@ _REGISTERS = "patches; class token, registers after it"
 _PATCHES = "patches; no class token"
 _CELLS = "cells of the last map; no class token"
 _POOLED = "patches; vector pooled, no class token"
-_TIMM_VIT = r"^(vit|deit3?)_\w+\.(.*_)?"  # a plain ViT of timm, up to its tag
+_TIMM_VIT = r"^(vit|deit3?|beit)_\w+\.(.*_)?"  # a plain ViT of timm, up to its tag
 _END = r"(?![a-z])"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # The first row that matches counts.
 FAMILIES = (
@@ -66,6 +83,9 @@ FAMILIES = (
         "CC-BY-NC-4.0",
         "timm:vit_base_patch16_224.mae",
         norm=False,
+        statistics=IMAGENET,
+        marks=(r"\bdecoder_pos_embed$", r"\bdecoder_blocks\.0\.", r"\bmask_token$"),
+        key="model",
     ),
     Family(
         "SimMIM",
@@ -73,9 +93,13 @@ FAMILIES = (
         MASKED,
         _CLASS,
         "MIT",
-        "timm:beit_base_patch16_224?checkpoint=simmim.pth&checkpoint_key=model&strip=encoder."
-        "&norm=false",
+        "timm:beit_base_patch16_224.simmim?checkpoint=ckpt_epoch_799.pth&checkpoint_key=model"
+        "&strip=encoder.",
         norm=False,
+        statistics=IMAGENET,
+        marks=(r"\bencoder\.mask_token$", r"\bencoder\.blocks\.0\.", r"\bdecoder\.0\.weight$"),
+        key="model",
+        strip="encoder.",
     ),
     Family(
         "MaskFeat",
@@ -83,8 +107,13 @@ FAMILIES = (
         MASKED,
         _CLASS,
         "Apache-2.0",
-        "timm:vit_base_patch16_224?checkpoint=maskfeat.pth&norm=false",
+        "timm:vit_base_patch16_224.maskfeat?checkpoint=checkpoint_epoch_01600.pyth"
+        "&checkpoint_key=model_state&ignore=pred_head.,hogs.",
         norm=False,
+        statistics=IMAGENET,
+        marks=(r"\bpred_head\.", r"\bhogs\."),
+        key="model_state",
+        ignore=("pred_head.", "hogs."),
     ),
     Family(
         "BEiTv2",
@@ -94,6 +123,10 @@ FAMILIES = (
         "Apache-2.0",
         "timm:beitv2_base_patch16_224.in1k_ft_in22k",
         norm=False,
+        marks=(r"\bcls_pt_layers\.0\.", r"\blm_head\.weight$"),
+        key="model",
+        statistics=IMAGENET,
+        ignore=("cls_pt_layers.", "lm_head."),
     ),
     Family(
         "iBOT",
@@ -101,8 +134,14 @@ FAMILIES = (
         HYBRID,
         _CLASS,
         "Apache-2.0",
-        "timm:vit_base_patch16_224?checkpoint=ibot.pth&checkpoint_key=teacher&norm=false",
+        "timm:vit_base_patch16_224.ibot?checkpoint=checkpoint.pth&checkpoint_key=teacher"
+        "&strip=backbone.",
         norm=False,
+        statistics=IMAGENET,
+        marks=(r"^ibot_loss$",),
+        key="teacher",
+        strip="backbone.",
+        ignore=("masked_embed",),
     ),
     Family(
         "MoCo v3",
@@ -110,8 +149,15 @@ FAMILIES = (
         JOINT,
         _CLASS,
         "CC-BY-NC-4.0",
-        "timm:vit_base_patch16_224?checkpoint=mocov3.pth&norm=false",
+        "timm:vit_base_patch16_224.mocov3?checkpoint=checkpoint_0299.pth.tar"
+        "&checkpoint_key=state_dict&strip=module.base_encoder.",
         norm=False,
+        statistics=IMAGENET,
+        marks=(r"\bmomentum_encoder\.blocks\.0\.", r"\bbase_encoder\.", r"\bpredictor\."),
+        key="state_dict",
+        strip="module.base_encoder.",
+        # 12 heads of 32 where timm's small model has 6 of 64: equal weights, other attention.
+        overrides={"vit_small_patch16_224": {"num_heads": 12}},
     ),
     Family(
         "SigLIP 2",
@@ -217,6 +263,9 @@ FAMILIES = (
         _REGISTERS,
         "Apache-2.0",
         "transformers:facebook/dinov2-with-registers-base",
+        statistics=IMAGENET,
+        key="teacher",
+        strip="backbone.",
     ),
     Family(
         "Franca",
@@ -234,6 +283,11 @@ FAMILIES = (
         _CLASS,
         "Apache-2.0",
         "timm:vit_base_patch16_224.dino",
+        published_norm=False,
+        statistics=IMAGENET,
+        marks=(r"^dino_loss$",),
+        key="teacher",
+        strip="backbone.",
     ),
     Family(
         "I-JEPA",
@@ -242,6 +296,11 @@ FAMILIES = (
         _PATCHES,
         "CC-BY-NC-4.0",
         "transformers:facebook/ijepa_vith14_1k",
+        published_norm=False,
+        statistics=IMAGENET,
+        marks=(r"^target_encoder$", r"^predictor$"),
+        key="target_encoder",
+        strip="module.",
     ),
     Family(
         "MSN",
@@ -294,4 +353,13 @@ def family_of(*names: str) -> Family:
         for family in FAMILIES:
             if re.search(family.pattern, name):
                 return family
+    return UNKNOWN
+
+
+def family_of_file(names: Iterable[str]) -> Family:
+    """The family whose training script left these entries and names of weights in a file."""
+    names = list(names)
+    for family in FAMILIES:
+        if family.marks and all(any(re.search(m, name) for name in names) for m in family.marks):
+            return family
     return UNKNOWN

@@ -5,6 +5,7 @@ the final norm is a prefix token; the same after the projection is the vector ``
 Towers with an attention pool (SigLIP, PE, the ResNets) give its output as ``pooled``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from iceprobe.backbones.preprocessing import (
     CROP_PCT,
     Preprocessing,
     check_image_size,
+    check_square,
     other_crop,
 )
 from iceprobe.backbones.readers import LayerReader, TimmReader
@@ -60,22 +62,27 @@ def load_open_clip(
     """
     open_clip = require("open_clip", "open-clip", spec)
     model = _create(open_clip, name, spec, pretrained, checkpoint, image_size)
+    assumed: list[str] = []
     if checkpoint is not None:
-        load_checkpoint(
-            model,
+        # Only the image tower is read, and it may be all there is.
+        assumed += load_checkpoint(
+            model.visual,
             checkpoint,
             key=checkpoint_key,
             strip=strip,
-            ignore=ignore,
-            convert=lambda weights: _converted(open_clip, model, weights),
+            ignore=[*ignore, *(prefix.removeprefix("visual.") for prefix in ignore)],
+            convert=lambda weights: _converted(model, weights, str(checkpoint), assumed),
         )
     tower = model.visual
     config = open_clip.get_model_preprocess_cfg(model)
     patch = getattr(tower, "patch_size", None)
     if image_size is not None and isinstance(patch, tuple):
         check_image_size(image_size, patch[0], name)
+    # Weights of the user's own, in a file or a folder, don't say how they were trained.
+    own = checkpoint is not None and pretrained is None
+    own = own or name.startswith("local-dir:")
     family = family_of(f"{name}.{pretrained or ''}", "clip")
-    preprocessing, assumed = _preprocessing(
+    preprocessing, crop = _preprocessing(
         config,
         spec,
         image_size=image_size,
@@ -90,10 +97,10 @@ def load_open_clip(
         preprocessing,
         spec=spec,
         name=f"{name}.{pretrained}" if pretrained else name,
-        paradigm=family.paradigm,
+        paradigm="unknown" if own else family.paradigm,
         pooled_class=_pool(tower) is not None,
         settings={"architecture": f"open_clip {name}", "norm": norm, **_activation(tower)},
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 
@@ -111,11 +118,8 @@ def _preprocessing(
     """What the model's ``preprocess_cfg`` says, less what is given, and what was assumed."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    if image_size is None and height != width:
-        raise IceprobeError(
-            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
-            f"square: pass image_size={min(height, width)} or another"
-        )
+    if image_size is None:
+        check_square(spec, height, width)
     stated = config["interpolation"]
     preprocessing = Preprocessing(
         image_size=image_size or height,
@@ -184,27 +188,36 @@ def _create(
         ) from error
 
 
-def _converted(open_clip: Any, model: Any, weights: dict[str, Tensor]) -> Mapping[str, Tensor]:
-    """Names and sizes of a published file as the model has them, as open_clip itself does it."""
+def _converted(
+    model: Any, weights: dict[str, Tensor], path: str, assumed: list[str]
+) -> Mapping[str, Tensor]:
+    """The image tower of a published file, by the model's names and sizes, as open_clip has them.
+
+    Without ``visual.`` in any name the file is of an image tower alone.
+    """
     from open_clip.convert import convert_state_dict
-    from open_clip.model import (
-        convert_to_custom_text_state_dict,
-        resize_pos_embed,
-        resize_text_pos_embed,
-    )
+    from open_clip.model import resize_pos_embed
 
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     weights = convert_state_dict(model, weights)
-    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
-        weights = convert_to_custom_text_state_dict(weights)
-    for name in ("logit_scale", "logit_bias"):
-        if name in weights and getattr(model, name, None) is not None:
-            weights[name] = weights[name].reshape(getattr(model, name).shape)
-    if "visual.positional_embedding" in weights:
-        resize_pos_embed(weights, model)
-    resize_text_pos_embed(weights, model)
-    return weights
+    if not any(name.startswith("visual.") for name in weights):
+        weights = {f"visual.{name}": tensor for name, tensor in weights.items()}
+    table = "visual.positional_embedding"
+    before = weights.get(table)
+    if before is not None:
+        rows = before.shape[0] - 1
+        if math.isqrt(max(rows, 0)) ** 2 == rows:  # else it is refused by its shape
+            resize_pos_embed(weights, model)
+        after = weights[table]
+        if after.shape != before.shape:
+            sizes = " to ".join("x".join(map(str, t.shape)) for t in (before, after))
+            assumed.append(f"a position table of {path} is resampled ({sizes})")
+    return {
+        name.removeprefix("visual."): tensor
+        for name, tensor in weights.items()
+        if name.startswith("visual.")
+    }
 
 
 def _reader(tower: Any, layer: Layers, norm: bool) -> LayerReader:

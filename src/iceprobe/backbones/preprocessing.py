@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import plain
 
+LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: a side of 292 times the other's at 256
 CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
 RESIZES = ("shorter", "squash")
 ORDERS = ("RGB", "BGR")
@@ -30,6 +33,20 @@ def check_image_size(image_size: int, patch: int, model: str) -> None:
         raise IceprobeError(
             f"image_size={image_size} is no multiple of the patch size {patch} of {model}: "
             f"take {near} or {near + patch}"
+        )
+
+
+def check_square(spec: str, height: int, width: int) -> None:
+    """Refuse a model of images that aren't square.
+
+    Raises:
+        IceprobeError: if they aren't; not every model can be given another size.
+    """
+    if height != width:
+        raise IceprobeError(
+            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
+            "square: pass image_size= where the model takes square ones, else take it as python: "
+            "in a module that resizes its images itself"
         )
 
 
@@ -71,7 +88,11 @@ class Preprocessing:
         if self.image_size < 1:
             raise IceprobeError(f"image_size={self.image_size}: take a number of pixels above 0")
         if self.channels not in (1, 3):
-            raise IceprobeError(f"channels={self.channels}: images are read as 3 (RGB) or 1 (grey)")
+            raise IceprobeError(
+                f"a model of {self.channels} channels: images are read as RGB (3) or grey (1), so "
+                "mean and std have 3 values or 1; wrap the model in one that makes its channels of "
+                "these (docs/images.md, More than three bands)"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise IceprobeError(
@@ -107,10 +128,25 @@ class Preprocessing:
     def crop(self, image: Image.Image) -> Image.Image:
         """What the backbone sees, as a picture of S x S pixels."""
         width, height = self.resized(image.size)
+        if width * height > LARGEST_RESIZED:
+            return self._crop_of_strip(image, width, height)
         image = F.resize(
             self.converted(image), [height, width], InterpolationMode(self.interpolation)
         )
         return F.center_crop(image, [self.image_size, self.image_size])
+
+    def _crop_of_strip(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """The same crop of an image so long that, resized, it would take gigabytes.
+
+        The part that the crop shows is resized alone; pixels beside it still weigh in at its
+        edges, so the result differs from the other order by the rounding of coordinates.
+        """
+        side = self.image_size
+        left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        method = pil_modes_mapping[InterpolationMode(self.interpolation)]
+        return self.converted(image).resize((side, side), method, box)
 
     def transform(self, image: Image.Image) -> Tensor:
         """What the backbone is given: float32 ``(C, S, S)``."""
@@ -118,7 +154,7 @@ class Preprocessing:
 
     def converted(self, image: Image.Image) -> Image.Image:
         """The image in the colours that the backbone reads."""
-        return image.convert("L" if self.channels == 1 else "RGB")
+        return plain(image).convert("L" if self.channels == 1 else "RGB")
 
     def normalised(self, picture: Image.Image) -> Tensor:
         """A converted picture of S x S pixels → float32 ``(C, S, S)``."""

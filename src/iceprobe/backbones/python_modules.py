@@ -11,10 +11,12 @@ from torch import nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
+from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.errors import IceprobeError
 
 
@@ -37,12 +39,24 @@ def load_python(
             :func:`wrap_module` and ``load_checkpoint``.
     """
     factory = _import(name, spec)
-    module = factory()
+    module = _made(factory, spec)
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec!r} returned a {type(module).__name__}: return an nn.Module")
+    module = unwrapped(module)
+    assumed: list[str] = []
     if checkpoint is not None:
-        load_checkpoint(module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore)
-    return wrap_module(module, spec=spec, name=name, sources=(factory,), borrowed=False, **options)
+        assumed += load_checkpoint(
+            module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
+        )
+    return wrap_module(
+        module,
+        spec=spec,
+        name=name,
+        sources=(factory,),
+        borrowed=False,
+        assumed=assumed,
+        **options,
+    )
 
 
 def wrap_module(
@@ -62,19 +76,22 @@ def wrap_module(
     name: str | None = None,
     sources: Sequence[Any] = (),
     borrowed: bool = True,
+    assumed: Sequence[str] = (),
 ) -> Backbone:
     """Make a backbone of a module.
 
     Args:
         module: a ``Backbone`` (given back as it is), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            Statistics may stand in its attribute ``preprocessing``, a ``Preprocessing``.
+            Statistics may stand in its attribute ``preprocessing``, a ``Preprocessing``. Wrappers
+            of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
         layer, norm: for models of timm only.
         image_size, mean, std, interpolation, crop_pct, resize: over what the module's own configuration
             says; all of the first three where it has none.
         num_prefix, has_class: of a ``(B, N, D)`` output.
         sources: functions whose code is part of the identity besides the module's class.
         borrowed: whether the module is somebody else's and must be left as it is.
+        assumed: what was assumed before.
 
     Raises:
         IceprobeError: if the module has no statistics and isn't told them, if an option doesn't
@@ -95,16 +112,23 @@ def wrap_module(
                 f"backbone {module.spec!r} is loaded already: options come too late"
             )
         return module
+    module = unwrapped(module)
     label = type(module).__qualname__
-    preprocessing, assumed = stated_preprocessing(module, given, label)
+    preprocessing, crop = stated_preprocessing(module, given, label)
     settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
-    paradigm = "unknown"
+    told = [*assumed, *crop]
     reader: nn.Module
     if is_timm(module):
         if num_prefix is not None or has_class is not None:
             raise IceprobeError(f"{label} is a model of timm: it says its prefix tokens itself")
+        # timm's tag says how such a model is read. It is there with random weights too, so that it
+        # says nothing of how this one was trained.
         family = family_of(_timm_name(module))
-        paradigm = family.paradigm
+        if norm is None and not family.norm:
+            told.append(
+                f"{label} is read without its final norm, as {family.name} is: its tag of timm is "
+                f"{_timm_name(module)}"
+            )
         norm = family.norm if norm is None else norm
         settings |= {"norm": norm}
         reader = TimmReader(module, -1 if layer is None else layer, norm)
@@ -119,12 +143,40 @@ def wrap_module(
         preprocessing,
         spec=spec or f"module:{label}",
         name=name or label,
-        paradigm=paradigm,
         pooled_class=getattr(module, "attn_pool", None) is not None,
         settings=settings,
         borrowed=borrowed,
-        assumed=assumed,
+        assumed=told,
     )
+
+
+def _made(factory: Callable[[], Any], spec: str) -> Any:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError) as error:  # built in: what it takes isn't known
+        raise IceprobeError(
+            f"{spec!r}: its factory is called without arguments ({one_line(error)}): name a "
+            "function that takes none and returns the module"
+        ) from error
+    needed = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise IceprobeError(
+            f"{spec!r}: its factory is called without arguments and needs {', '.join(needed)}: "
+            "name a function that takes none and returns the module, def build(): return ..."
+        )
+    try:
+        return factory()
+    except IceprobeError:
+        raise
+    except Exception as error:  # the user's own code raises what it likes
+        raise IceprobeError(
+            f"{spec!r} failed: {type(error).__name__}: {one_line(error)} (--debug shows where)"
+        ) from error
 
 
 def _import(name: str, spec: str) -> Callable[[], Any]:

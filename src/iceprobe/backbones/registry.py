@@ -1,14 +1,17 @@
 """The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.assumptions import tell
+from iceprobe.backbones.families import PARADIGMS
 from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
-from iceprobe.specs import boolean, parse_spec, typed_options, with_options
+from iceprobe.specs import Spec, boolean, parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +20,29 @@ if TYPE_CHECKING:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    numbers = tuple(float(part) for part in text.split(","))
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("write finite numbers")
+    return numbers
+
+
+def _pixels(text: str) -> int:
+    side = int(text)
+    if not 0 < side <= LARGEST:
+        raise ValueError(f"write a number of pixels from 1 to {LARGEST}")
+    return side
+
+
+def _resampled(text: str) -> str:
+    if text != "patch_embed":
+        raise ValueError("patch_embed is what may be resampled")
+    return text
+
+
+def _paradigm(text: str) -> str:
+    if text not in PARADIGMS:
+        raise ValueError(f"write one of {', '.join(PARADIGMS)}")
+    return text
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -26,9 +51,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 Options = Mapping[str, Callable[[str], Any]]
 
-READING: Options = {"layer": parse_layers, "norm": boolean}
+LARGEST = 2**14  # pixels a side: beyond that a blank image alone takes gigabytes
+READING: Options = {"layer": parse_layers, "norm": boolean, "paradigm": _paradigm}
 PREPROCESSING: Options = {
-    "image_size": int,
+    "image_size": _pixels,
     "mean": _numbers,
     "std": _numbers,
     "interpolation": str,
@@ -46,10 +72,16 @@ class SourceEntry(Entry):
     Attributes:
         examples: spec strings to copy from.
         options: every key of the source and how its text becomes a value.
+        foreign: whether its code is always somebody else's, and not a library's.
     """
 
     examples: tuple[str, ...] = ()
     options: Options = field(default_factory=dict)
+    foreign: bool = False
+
+    def runs_code(self, spec: Spec) -> bool:
+        """Whether code runs that comes with the model."""
+        return self.foreign or spec.options.get("trust", "").lower() == "true"
 
 
 BACKBONES: Registry[SourceEntry] = Registry(
@@ -63,7 +95,13 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "timm:vit_small_patch14_dinov2.lvd142m?image_size=224&layer=-2",
                 "timm:vit_base_patch16_224.mae?checkpoint=last.pth&checkpoint_key=model",
             ),
-            {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": boolean},
+            {
+                **READING,
+                **PREPROCESSING,
+                **CHECKPOINT,
+                "resample": _resampled,
+                "pretrained": boolean,
+            },
         ),
         "transformers": SourceEntry(
             "iceprobe.backbones.transformers_models:load_transformers",
@@ -104,12 +142,17 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "pretrained": boolean,
                 "trust": boolean,
             },
+            foreign=True,
         ),
         "diffusers": SourceEntry(
             "iceprobe.backbones.diffusers_models:load_diffusers",
             "a diffusion transformer (DiT) read through its VAE, by name or folder",
-            ("diffusers:facebook/DiT-XL-2-256", "diffusers:./my-dit?layer=13"),
-            {"layer": parse_layers, **PREPROCESSING},
+            (
+                "diffusers:facebook/DiT-XL-2-256",
+                "diffusers:./my-dit?layer=13",
+                "diffusers:facebook/DiT-XL-2-256?checkpoint=DiT-XL-2-256x256.pt",
+            ),
+            {"layer": parse_layers, "paradigm": _paradigm, **PREPROCESSING, **CHECKPOINT},
         ),
         "python": SourceEntry(
             "iceprobe.backbones.python_modules:load_python",
@@ -124,6 +167,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 **CHECKPOINT,
                 **OUTPUT,
             },
+            foreign=True,
         ),
         "bundled": SourceEntry(
             "iceprobe.backbones.bundled_models:load_bundled",
@@ -133,6 +177,22 @@ BACKBONES: Registry[SourceEntry] = Registry(
         ),
     },
 )
+
+
+# What the caller's own specs have run in this process: files may name the same code again.
+_ran: set[tuple[str, ...]] = set()
+
+
+def has_run(spec: Spec) -> bool:
+    """Whether a spec that the caller gave has run the same code in this process."""
+    return _code(spec) in _ran
+
+
+def _code(spec: Spec) -> tuple[str, ...]:
+    """What decides which code of a model runs, and what it is told."""
+    given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
+    place = os.path.realpath(spec.name) if os.path.isdir(spec.name) else ""
+    return (spec.kind or "", spec.name, place, *given)
 
 
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
@@ -153,7 +213,9 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             [0, 1]), ``interpolation``, ``crop_pct`` (224/256), ``resize`` (``shorter`` side, or
             ``squash`` both), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
-            :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``pretrained`` (``False``:
+            :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``resample``
+            (``patch_embed``: of a checkpoint with another patch size), ``paradigm`` (how it was
+            pre-trained, where neither its name nor its file says), ``pretrained`` (``False``:
             timm's random initialisation, seeded; a tag for open_clip), ``entry`` and ``weights``
             (of a torch.hub repository), ``trust`` (whether code that comes with a model may run).
 
@@ -164,9 +226,19 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if not isinstance(backbone, str):
         from iceprobe.backbones.python_modules import wrap_module
 
+        for key, check in (("image_size", _pixels), ("paradigm", _paradigm)):
+            if options.get(key) is not None:
+                try:
+                    options[key] = check(str(options[key]))
+                except ValueError as error:
+                    raise IceprobeError(f"{key}={options[key]!r}: {error}") from error
+        paradigm = options.pop("paradigm", None)
         loaded = wrap_module(backbone, **options)
+        loaded.paradigm = paradigm or loaded.paradigm
         tell(loaded.assumed)
         return loaded
+    from iceprobe.torch_state import own_state
+
     parsed = parse_spec(backbone)
     if parsed.kind is None:
         examples = " or ".join(entry.examples[0] for entry in map(BACKBONES.__getitem__, BACKBONES))
@@ -174,6 +246,12 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     entry = BACKBONES[parsed.kind]
     parsed = with_options(parsed, options)
     values = typed_options(parsed, entry.options)
-    loaded = entry.load()(parsed.name, spec=str(parsed), **values)
+    paradigm = values.pop("paradigm", None)
+    load = entry.load()
+    with own_state():
+        loaded = load(parsed.name, spec=str(parsed), **values)
+    if entry.runs_code(parsed):
+        _ran.add(_code(parsed))
+    loaded.paradigm = paradigm or loaded.paradigm
     tell(loaded.assumed)
     return loaded

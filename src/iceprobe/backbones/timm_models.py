@@ -1,27 +1,26 @@
 """``timm:NAME``: any model of timm, with its published weights or a checkpoint of the user's."""
 
 import difflib
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
-from timm.models.beit import Beit
-from torch import Tensor, nn
+from torch import nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.checkpoints import Checkpoint, load_checkpoint
+from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
-from iceprobe.backbones.families import family_of
+from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import (
     CROP_PCT,
     Preprocessing,
     check_image_size,
+    check_square,
     other_crop,
 )
 from iceprobe.backbones.readers import TimmReader
@@ -46,38 +45,61 @@ def load_timm(
     checkpoint_key: str | None = None,
     strip: str | None = None,
     ignore: Sequence[str] = (),
+    resample: str | None = None,
     pretrained: bool = True,
 ) -> Backbone:
     """Load ``timm:NAME``; the options are those of :func:`iceprobe.load_backbone`.
 
-    Statistics, size and interpolation are those of the name's tag in timm, also for a checkpoint:
-    name the tag whose training they belong to, or pass ``mean``, ``std`` and ``image_size``.
+    Statistics, size and interpolation are those of the name's tag in timm, also for a checkpoint,
+    unless its family (by the name, or by the file) has its own: name the tag whose training they
+    belong to, or pass ``mean``, ``std`` and ``image_size``. ``resample="patch_embed"`` lets the
+    kernel of a checkpoint's patch embedding be brought to another patch size.
 
     Raises:
         IceprobeError: for a name that timm doesn't know, weights that can't be downloaded, and a
             checkpoint that doesn't fit.
     """
-    _check_name(name)
-    if checkpoint is None and pretrained:
+    _check_name(name, checkpoint is not None)
+    file = None if checkpoint is None else Checkpoint.read(checkpoint)
+    assumed: list[str] = []
+    # A checkpoint's family is what the name or the file says: the tag that timm adds to a bare name
+    # is not its.
+    family = family_of(name) if file is not None else UNKNOWN
+    if file is not None:
+        family = _family_of_file(file, name, family, norm, mean, std, assumed)
+    if file is None and pretrained:
+        _same_channels(name, mean)
         model = _published(name)
         _set_image_size(model, image_size, name)
+        family = family_of(_full_name(model))
     else:
-        model = _random(name)
+        model = _random(name, **_options(name, family, mean))
         _set_image_size(model, image_size, name)
-        if checkpoint is not None:
-            load_checkpoint(
-                model,
-                checkpoint,
-                key=checkpoint_key,
-                strip=strip,
-                ignore=ignore,
-                convert=_conversion(model),
-            )
-    # A checkpoint's family is what the name says: the tag that timm adds to a bare name is not its.
-    family = family_of(_full_name(model) if checkpoint is None else name)
-    paradigm = "random weights" if checkpoint is None and not pretrained else family.paradigm
+        family = family if file is not None else family_of(_full_name(model))
     norm = family.norm if norm is None else norm
-    preprocessing, assumed = timm_preprocessing(
+    if file is not None:
+        for key, value in _overrides(family, name).items():
+            assumed.append(f"{key}={value}, as {family.name} trained {name}; timm's has another")
+        assumed += load_checkpoint(
+            model,
+            file,
+            key=checkpoint_key or _key(file, family),
+            strip=_strip(file, checkpoint_key, family) if strip is None else strip,
+            ignore=(*ignore, *family.ignore),
+            unneeded=_unneeded(model, norm),
+            convert=conversion(model, file.path, resample, file.content, assumed),
+        )
+        if family.statistics and not ("." in name and timm.is_model_pretrained(name)):
+            mean, std = mean or family.statistics[0], std or family.statistics[1]
+        elif family is UNKNOWN and (mean is None or std is None):
+            config = resolve_model_data_config(model)
+            assumed.append(
+                f"images of {file.path} are normalised by {name}'s mean={_spelled(config['mean'])} "
+                f"and std={_spelled(config['std'])}, as timm has it"
+            )
+    elif resample is not None:
+        raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
+    preprocessing, crop = timm_preprocessing(
         model,
         spec=spec,
         image_size=image_size,
@@ -92,11 +114,64 @@ def load_timm(
         preprocessing,
         spec=spec,
         name=name,
-        paradigm=paradigm,
+        paradigm="random weights" if file is None and not pretrained else family.paradigm,
         pooled_class=has_pooler(model),
-        settings={"architecture": _architecture(model), "norm": norm},
-        assumed=assumed,
+        settings={"architecture": _architecture(model), "norm": norm, **_overrides(family, name)},
+        assumed=[*assumed, *crop],
     )
+
+
+def _family_of_file(
+    file: Checkpoint,
+    name: str,
+    named: Family,
+    norm: bool | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    assumed: list[str],
+) -> Family:
+    """What the name says, else what the file shows; both are said where they differ."""
+    shown = family_of_file(file.names)
+    if shown is UNKNOWN or shown is named:
+        return named
+    if named is not UNKNOWN and "." in name:  # an architecture alone says nothing of training
+        assumed.append(
+            f"{file.path} is read as one of {named.name}, as the name {name} says, though it looks "
+            f"like one of {shown.name}"
+        )
+        return named
+    read = f"{'with' if shown.norm else 'without'} the final norm" if norm is None else ""
+    images = "ImageNet's mean and std" if shown.statistics and not (mean and std) else ""
+    assumed.append(
+        f"{file.path} is one of {shown.name}, by the names in it"
+        + "".join(f", {part}" for part in (read, images) if part)
+    )
+    return shown
+
+
+def _key(file: Checkpoint, family: Family) -> str | None:
+    """The family's own entry, where the file has it."""
+    has = isinstance(file.content, Mapping) and family.key in file.content
+    return family.key if has else None
+
+
+def _strip(file: Checkpoint, key: str | None, family: Family) -> str | None:
+    """The family's own prefix, where the names have it."""
+    if family.strip is None:
+        return None
+    weights = file.weights(key or _key(file, family))
+    return family.strip if any(name.startswith(family.strip) for name in weights) else None
+
+
+def _unneeded(model: nn.Module, norm: bool) -> tuple[str, ...]:
+    """Weights that tokens don't depend on: what comes after pooling, and a norm that isn't read."""
+    if has_pooler(model):
+        return ()
+    return ("fc_norm.",) if norm else ("norm.", "fc_norm.")
+
+
+def _spelled(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def timm_preprocessing(
@@ -123,11 +198,8 @@ def timm_preprocessing(
     # A model that was made for another size than its tag's knows so itself.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     height, width = (made_for or config["input_size"])[-2:]
-    if image_size is None and height != width:
-        raise IceprobeError(
-            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
-            f"square: pass image_size={min(height, width)} or another"
-        )
+    if image_size is None:
+        check_square(spec, height, width)
     channels = _input_channels(model)
     mean, std = tuple(mean or config["mean"]), tuple(std or config["std"])
     if channels is not None and channels != len(mean):
@@ -168,7 +240,8 @@ def has_pooler(model: nn.Module) -> bool:
     return getattr(model, "attn_pool", None) is not None
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, own: bool) -> None:
+    """``own``: with a checkpoint of the user's, a tag may also be that of a family alone."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
@@ -178,6 +251,13 @@ def _check_name(name: str) -> None:
         )
     if tag and not timm.is_model_pretrained(name):
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        if family_of(name) is not family_of(architecture):
+            if own:
+                return
+            raise IceprobeError(
+                f"timm has no weights of {name} to download: pass timm:{name}?checkpoint=FILE. Those "
+                f"it has: {', '.join(tags) or 'none'}"
+            )
         raise IceprobeError(
             f"timm's {architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}."
         )
@@ -210,11 +290,32 @@ def _is_cached(repository: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, f), str) for f in _HUB_FILES)
 
 
-def _random(name: str) -> nn.Module:
+def _random(name: str, **options: Any) -> nn.Module:
     """The architecture with timm's random weights, the same in every process."""
+    known = name if timm.is_model_pretrained(name) else name.partition(".")[0]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return timm.create_model(name, pretrained=False, num_classes=0)
+        return timm.create_model(known, pretrained=False, num_classes=0, **options)
+
+
+def _options(name: str, family: Family, mean: Sequence[float] | None) -> dict[str, Any]:
+    """In what the model differs from timm's: what the family has otherwise, a channel for each mean."""
+    channels = {"in_chans": len(mean)} if mean is not None and len(mean) != 3 else {}
+    return {**_overrides(family, name), **channels}
+
+
+def _overrides(family: Family, name: str) -> Mapping[str, Any]:
+    return family.overrides.get(name.partition(".")[0], {})
+
+
+def _same_channels(name: str, mean: Sequence[float] | None) -> None:
+    config = timm.get_pretrained_cfg(name)
+    if mean and config is not None and len(mean) != (channels := config.input_size[0]):
+        raise IceprobeError(
+            f"the weights of timm:{name} read {channels} channels, and mean={_spelled(mean)} is for "
+            f"{len(mean)}: give {channels} numbers, or a checkpoint of {len(mean)} channels with "
+            "checkpoint=FILE"
+        )
 
 
 def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
@@ -234,37 +335,6 @@ def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
     for side in patch:
         check_image_size(image_size, side, name)
     model.set_input_size(img_size=(image_size, image_size))
-
-
-def _conversion(
-    model: nn.Module,
-) -> Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None:
-    """The family's own conversion of published names and of position embeddings' sizes."""
-    convert: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if isinstance(model, Beit):
-        return partial(_convert_beit, model=model, convert=convert)
-    return None if convert is None else partial(convert, model=model)
-
-
-def _convert_beit(
-    weights: dict[str, Tensor], model: Any, convert: Callable[..., Mapping[str, Tensor]]
-) -> Mapping[str, Tensor]:
-    """Pre-training checkpoints of BEiT, BEiTv2 and SimMIM as timm's classifiers have them.
-
-    While pre-training, all blocks share one table of relative positions, and the final norm comes
-    before pooling; timm has a table in every block and, in its models that pool by the mean, the
-    norm after it. Neither changes a token that is read without the norm.
-    """
-    weights = dict(weights)
-    shared = weights.pop("rel_pos_bias.relative_position_bias_table", None)
-    if shared is not None:
-        for number in range(len(model.blocks)):
-            weights[f"blocks.{number}.attn.relative_position_bias_table"] = shared
-    if isinstance(model.norm, nn.Identity):
-        for name in ("weight", "bias"):
-            if f"norm.{name}" in weights:
-                weights[f"fc_norm.{name}"] = weights.pop(f"norm.{name}")
-    return convert(weights, model=model)
 
 
 def _full_name(model: Any) -> str:

@@ -21,6 +21,7 @@ from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
+from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.errors import IceprobeError
 
 REGISTERS = ("num_register_tokens", "n_storage_tokens")  # DINOv2 and Franca, DINOv3
@@ -54,8 +55,11 @@ def load_torch_hub(
             entry fails, or an option doesn't apply to what it returns.
     """
     module = _load(name, spec, entry, trust, weights, pretrained)
+    assumed: list[str] = []
     if checkpoint is not None:
-        load_checkpoint(module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore)
+        assumed += load_checkpoint(
+            module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
+        )
     label = type(module).__qualname__
     told = {key: value for key, value in preprocessing.items() if value is not None}
     family = family_of(str(entry))
@@ -76,16 +80,16 @@ def load_torch_hub(
         )
     else:
         reader = OutputReader(module, num_prefix, has_class)
-    preprocessing_made, assumed = stated_preprocessing(module, told, label)
+    prepared, crop = stated_preprocessing(module, told, label)
     return Backbone(
         reader,
-        preprocessing_made,
+        prepared,
         spec=spec,
         name=str(entry),
         paradigm="random weights" if _is_random(pretrained, checkpoint) else family.paradigm,
         pooled_class=getattr(module, "attn_pool", None) is not None,
         settings={"architecture": entry, "code": code_of(module), "norm": reads_norm},
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 
@@ -130,7 +134,7 @@ def _load(
         ) from error
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec}: the entry returned a {type(module).__name__}, no nn.Module")
-    return module
+    return unwrapped(module)
 
 
 def _anatomy(module: Any) -> Anatomy | None:

@@ -244,8 +244,11 @@ def load_transformers(
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
         model, whole = _model(transformers, folder, config, architecture, spec, trust, checkpoint)
+    assumed: list[str] = []
     if checkpoint is not None:
-        load_checkpoint(model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore)
+        assumed += load_checkpoint(
+            model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
+        )
     family = family_of(config.model_type, Path(folder).name)
     norm_told, norm = norm, family.norm if norm is None else norm
     told: dict[str, Any] = {
@@ -260,10 +263,10 @@ def load_transformers(
     if config.model_type == "timm_wrapper":
         model = model.timm_model
         reader = TimmReader(model, -1 if layer is None else layer, norm)
-        preprocessing, assumed = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
+        preprocessing, crop = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
     else:
         with quiet(transformers.utils.logging):
-            stated, assumed = _stated_preprocessing(
+            stated, crop = _stated_preprocessing(
                 transformers, folder, spec, given, model, trust and architecture is None
             )
         preprocessing = Preprocessing(**{**stated, **given}, crop_pct=crop_pct)
@@ -286,7 +289,8 @@ def load_transformers(
         preprocessing,
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        paradigm=family.paradigm,
+        # A folder's model type says what was built, not how it was trained.
+        paradigm="unknown" if checkpoint or Path(folder).is_dir() else family.paradigm,
         pooled_class=has_pooler(model) or (architecture is not None and architecture.pooled_class),
         settings={
             "architecture": f"transformers {type(model).__name__}",
@@ -294,7 +298,7 @@ def load_transformers(
             "norm": norm,
             **({} if architecture else {"code": code_of(model)}),
         },
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 

@@ -8,7 +8,7 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import Bars, console
-from iceprobe.cli.paths import check_writable
+from iceprobe.cli.paths import check_file, check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ def analyze(
     ] = False,
     heads: Annotated[bool, typer.Option(help="Add the backbone's own attention heads.")] = False,
     device: options.Device = None,
+    trust: options.Trust = False,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -71,8 +72,8 @@ def analyze(
     if figure is not None:
         from iceprobe import figure as draw
 
-        check_writable(figure.parent, "--figure")
-        written = draw(chosen, figure, images=images, column=column)
+        check_file(figure, "--figure")
+        written = draw(chosen, figure, images=images, column=column, trust=trust)
         console.print(str(written.resolve()), markup=False, soft_wrap=True)
         return
     check_writable(run, "RUN")
@@ -83,6 +84,7 @@ def analyze(
             device=device,
             background=background,
             heads=heads,
+            trust=trust,
             progress=bars,
         )
     for one in analyses:
@@ -102,7 +104,7 @@ def analyze(
         for note in one.notes:
             console.print(f"{one.probe}: {note}", markup=False, soft_wrap=True)
     files = write_analyses(run, analyses)
-    for path in (*files, write_report(results, run / "report.html")):
+    for path in (*files, write_report(results, run / "report.html", trust=trust)):
         console.print(str(path.resolve()), markup=False, soft_wrap=True)
 
 

@@ -30,10 +30,12 @@ from iceprobe.cli import (
     segment,
 )
 from iceprobe.cli.console import Said, console
+from iceprobe.descriptors import raise_limit
 from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
 from iceprobe.stopping import Stopped, caught
+from iceprobe.text import visible
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
@@ -43,6 +45,8 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 _ROOM = "make room and run the same again, it goes on from here"
 _RIGHTS = "choose a place that you may write to"
 _PATH = "choose another path"
+_ANSWER = "see that its disk or server answers and run the same again, it goes on from here"
+_GONE = "it was removed while it was in use: run the same again"
 REMEDIES = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
@@ -50,11 +54,19 @@ REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
     errno.EEXIST: _PATH,
     errno.EISDIR: _PATH,
     errno.ELOOP: _PATH,
     errno.ENAMETOOLONG: _PATH,
     errno.ENOTDIR: _PATH,
+    errno.ENOENT: _GONE,
+    errno.ESTALE: _ANSWER,
+    errno.EIO: _ANSWER,
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
+    errno.ENOMEM: "free some memory, or ask for less of it, and run the same again",
+    errno.ENOLCK: "this file system has no locks: choose a place on another",
+    errno.ENOTSUP: "this file system can't do that: choose a place on another",
 }
 
 
@@ -66,7 +78,7 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
             command(**options)
         except (IceprobeError, OSError):
             if debug:
-                traceback.print_exc()
+                print(visible(traceback.format_exc()), file=sys.stderr)
             raise
 
     flag = typer.Option("--debug", help="Show the traceback of an error.")
@@ -145,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prints.
     """
     keep_freed_memory()
+    raise_limit()
     # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
@@ -175,15 +188,16 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
         print(f"iceprobe: {what}; the same command goes on from here", file=sys.stderr)
         sys.exit(getattr(stopped, "exit_code", 130))
     except OSError as error:
-        if error.errno not in REMEDIES:
-            raise
+        if error.errno is None:
+            raise  # of a library, not of the system
         place = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}{place}; {REMEDIES[error.errno]}")
+        _fail(f"{error.strerror}{place}; {REMEDIES.get(error.errno, _ANSWER)}")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> NoReturn:
     with world().parting(message) as mine:
         if mine:
-            print(f"iceprobe: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            line = visible(" ".join(message.split()))
+            print(f"iceprobe: error: {line}", file=sys.stderr, flush=True)
     sys.exit(2)

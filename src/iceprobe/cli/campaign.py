@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
-from iceprobe.cli.stages import check_finished, fit_run, show, show_finished
+from iceprobe.cli.stages import check_finished, finish_off, fit_run, show, show_finished
 from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import parse_spec
@@ -114,7 +114,8 @@ def _run_cells(
         assert run.output is not None
         console.print(f"[{number}/{len(runs)}] {run.output.name}", markup=False, soft_wrap=True)
         if cell.state == "finished":
-            check_finished(cell, identities(run))
+            done = check_finished(cell, identities(run))
+            first(partial(finish_off, cell, done))
         else:
             fit_run(run, cell, partial(obtain, run), resume=resume)
         results += _read(run.output, folder.path)
@@ -192,10 +193,7 @@ def _read(run: Path, campaign: Path) -> list["Result"]:
     results = read_results(run)
     inside = run.relative_to(campaign).as_posix()
     for result in results:
-        files = result.files
-        files.probes = [f"{inside}/{name}" for name in files.probes]
-        if files.predictions is not None:
-            files.predictions = f"{inside}/{files.predictions}"
+        result.files = result.files.moved(inside)
         result.attach(run=campaign)
     return results
 

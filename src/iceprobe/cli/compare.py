@@ -63,6 +63,8 @@ def compare(
                 compare_pair(result, reference) for result in cell if result is not reference
             ]
         labels = ["", " or ".join(dict.fromkeys(references))]
+    for line in _undertrained(comparisons):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(_table(comparisons, margin, labels))
 
 
@@ -96,12 +98,24 @@ def _name(one: "Comparison") -> str:
     return adapted.label if adapted.probe == one.probe.probe else one.probe.label
 
 
+def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
+    """A line for each result that no order can be read from, before the table."""
+    from iceprobe.results.tables import undertrained_note
+
+    found = {id(one): one for pair in comparisons for one in pair.undertrained}
+    several = len({one.backbone for one in found.values()}) > 1
+    return [
+        f"{one.label}{f' on {one.backbone}' if several else ''}: {undertrained_note(one)}"
+        for one in found.values()
+    ]
+
+
 def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> Table:
     from iceprobe.results import equivalent
     from iceprobe.results.comparison import are_replicates
-    from iceprobe.results.tables import PLAIN, signed_points, span
+    from iceprobe.results.tables import PLAIN, signed_points, span, tenths
     from iceprobe.results.varying import told, varying
 
     table = Table(header_style="bold", **PLAIN)
@@ -115,11 +129,12 @@ def _table(
         table.add_column(f"same ±{margin:g}", no_wrap=True)
     for one in comparisons:
         difference = one.difference
+        mark = "*" if one.undertrained else ""
         row = [
-            _name(one),
+            f"{_name(one)}{mark}",
             *(told(one.probe, name) for name in names),
-            f"{100 * one.probe.top1.mean:.1f}",
-            f"{100 * one.against.top1.mean:.1f}",
+            tenths(one.probe.top1.mean),
+            tenths(one.against.top1.mean),
             signed_points(difference.mean),
             span(difference.interval, signed=True),
             f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001",
@@ -134,6 +149,6 @@ def _table(
                 margin / 100,
                 replicates=are_replicates(one.probe, one.against),
             )
-            row.append("yes" if verdict.holds else "not shown")
+            row.append("yes" if verdict.holds and not one.undertrained else "not shown")
         table.add_row(*map(Text, row))
     return table

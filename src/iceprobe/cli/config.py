@@ -30,7 +30,7 @@ from iceprobe.specs import parse_spec, unknown
 Dtype = Literal["float32", "bfloat16", "float16"]
 ON_PAPER = "on paper"  # in place of a data set
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light"]  # of an augmentation
+Strength = Literal["paper", "light", "clip"]  # of an augmentation
 _UNITS = {
     "": 1,
     "k": 10**3,

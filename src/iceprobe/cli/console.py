@@ -1,10 +1,11 @@
 """What the terminal shows: progress bars and tables go to stdout, errors alone to stderr."""
 
 import logging
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,8 +15,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
-console = Console(highlight=False)
+from iceprobe.text import visible
+
+
+class _Outlet(Console):
+    """Shows names from data as they are spelled: no control character of theirs gets through."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
+console = _Outlet(highlight=False)
 
 
 class Said(logging.Handler):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from iceprobe.cli import options
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_writable
@@ -39,6 +40,7 @@ def export(
     backbone_weights: Annotated[
         bool, typer.Option(help="Put the backbone's weights in, or name it by its spec alone.")
     ] = True,
+    trust: options.Trust = False,
 ) -> None:
     """Write a fitted probe with its backbone to a folder that works by itself.
 
@@ -57,7 +59,9 @@ def export(
     from iceprobe import export as write
 
     with console.status("exporting"):
-        write(result, place, seed=seed, format=format, backbone_weights=backbone_weights)
+        write(
+            result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
+        )
     console.print(str(place.resolve()), markup=False, soft_wrap=True)
 
 

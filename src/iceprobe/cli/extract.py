@@ -43,6 +43,7 @@ def extract(
             show_default=False,
         ),
     ] = None,
+    trust: options.Trust = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +73,7 @@ def extract(
                 "--backbone and --data out"
             )
     if repair is not None:
-        path: Path | RemotePath = _repair(repair)
+        path: Path | RemotePath = _repair(repair, trust)
     elif verify is not None:
         checked = verify
         path = first(lambda: _verify(checked))
@@ -93,11 +94,11 @@ def _extract(config: ExtractConfig) -> Path | RemotePath:
     return store.path
 
 
-def _repair(path: Path) -> Path:
+def _repair(path: Path, trust: bool) -> Path:
     from iceprobe.store import repair
 
     with Bars() as progress:
-        mended = repair(path, progress=progress)
+        mended = repair(path, trust=trust, progress=progress)
     console.print(f"mended: {', '.join(mended) or 'nothing was corrupt'}", markup=False)
     return path
 

@@ -32,6 +32,7 @@ def fit(
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
     weight_decays: options.WeightDecays = None,
+    min_steps: options.MinSteps = None,
     halving: options.Halving = None,
     live: options.Live = None,
     augmentation: options.Augmentation = None,

@@ -16,7 +16,9 @@ from iceprobe.cli.config import Folders, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import FILE_NAME, write_atomically
+from iceprobe.text import utf8, visible
 
 LOGGERS = ("iceprobe", "py.warnings")
 
@@ -36,6 +38,7 @@ class RunFolder:
     def __init__(self, config: Folders):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
+        self._made = False  # config.yaml is ours, and not that of another start of the same run
         self.state = first(self._look)
 
     def _look(self) -> Literal["new", "unfinished", "finished"]:
@@ -46,7 +49,7 @@ class RunFolder:
         return state
 
     def _find_state(self) -> Literal["new", "unfinished", "finished"]:
-        if not self.path.is_dir() or set(self.path.iterdir()) <= self._remains():
+        if not self.path.is_dir() or all(map(self._is_remains, self.path.iterdir())):
             return "new"
         if not self._config_file.exists():
             raise IceprobeError(
@@ -74,9 +77,9 @@ class RunFolder:
     def _config_file(self) -> Path:
         return self.path / "config.yaml"
 
-    def _remains(self) -> set[Path]:
-        """Temporary files of a run that was killed while it wrote its ``config.yaml``."""
-        return set(self.path.glob(f".{self._config_file.name}.*"))
+    def _is_remains(self, file: Path) -> bool:
+        """Of a run that was killed while it wrote its ``config.yaml``, or that is just doing so."""
+        return file.name == ".lock" or file.name.startswith(f".{self._config_file.name}.")
 
     def create(self) -> None:
         """Make the folder with its ``config.yaml``."""
@@ -85,14 +88,21 @@ class RunFolder:
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.state == "new":
-            for temporary in self._remains():
-                temporary.unlink()
-            write_atomically(self._config_file, to_yaml(self.config).encode())
+            from iceprobe.store.lock import exclusive
+
+            with exclusive(self.path):
+                if self._find_state() == "new":  # as it was, now that nobody else writes it
+                    for temporary in self.path.glob(f".{self._config_file.name}.*"):
+                        temporary.unlink(missing_ok=True)
+                    write_atomically(self._config_file, utf8(to_yaml(self.config)))
+                    self._made = True
 
     def abandon(self) -> None:
         """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
-        mine = [self._config_file, self.log]
-        if world().main and self.state == "new" and set(self.path.iterdir()) <= set(mine):
+        mine = [self._config_file, self.log, self.path / REQUEST]
+        if not self.path.is_dir():
+            return  # somebody has removed it in the meantime
+        if world().main and self._made and set(self.path.iterdir()) <= set(mine):
             for file in mine:
                 file.unlink(missing_ok=True)
             self.path.rmdir()
@@ -110,6 +120,13 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
+class _Lines(logging.Formatter):
+    """What a record says stays its own: control characters are spelled, further lines indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record)).replace("\n", "\n    ")
+
+
 class RunLog:
     """Collects log lines and warnings, and writes them to a file once there is a place for it.
 
@@ -124,11 +141,18 @@ class RunLog:
         """Append what was collected, and from now on every line, to the file at ``path``.
 
         Of several processes the first one's.
+
+        Raises:
+            IceprobeError: if a link or a device is there, which would be written to.
         """
         if not world().main:
             return
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise IceprobeError(
+                f"{path} is no file of this run: remove it, then run the same again"
+            )
         self._file = _LogFile(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._file.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
         self._waiting.setTarget(self._file)
         self._waiting.flush()
 

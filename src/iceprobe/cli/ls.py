@@ -16,6 +16,7 @@ from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
     from iceprobe.adaptation.registry import AdaptationOption
+    from iceprobe.fitting.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _backbones() -> list[Entry]:
     entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
     for family in filter(lambda family: family.tokens, FAMILIES):
         read = f"{family.tokens}; {'with' if family.norm else 'without'} the final norm"
+        if family.published_norm is False:
+            read += "; the published rows are without it: norm=false"
         lines = (f"read: {read}", f"licence of the weights: {family.licence}", family.example)
         entries.append(Entry(family.name, family.paradigm, lines))
     return entries
@@ -162,10 +165,11 @@ def _spelled(options: "Mapping[str, AdaptationOption]") -> list[str]:
 def _protocols() -> list[Entry]:
     from iceprobe.fitting.protocols import PROTOCOLS
 
-    return [
-        Entry(name, p.summary, (f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step",))
-        for name, p in PROTOCOLS.items()
-    ]
+    def settings(p: "Protocol") -> str:
+        least = f", at least {p.min_steps} steps" if p.min_steps else ""
+        return f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step{least}"
+
+    return [Entry(name, p.summary, (settings(p),)) for name, p in PROTOCOLS.items()]
 
 
 def _runs(folder: Path) -> list[Entry]:

@@ -17,6 +17,13 @@ def _option(name: str, text: str, panel: str, **kwargs: Any) -> Any:
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, **kwargs)
 
 
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let code and other hosts that the folder's own files name be used: they are yours.",
+    ),
+]
 Backbone = Annotated[
     str | None,
     _option("--backbone", "Spec of the frozen model (iceprobe ls backbones).", _WHAT),
@@ -82,6 +89,14 @@ LearningRates = Annotated[
 WeightDecays = Annotated[
     str | None, _option("--weight-decays", "The grid, such as 0,1e-4 (the protocol's).", _HOW)
 ]
+MinSteps = Annotated[
+    int | None,
+    _option(
+        "--min-steps",
+        "Steps a fit takes at least: epochs are raised to it (400; 0 where --epochs is given).",
+        _HOW,
+    ),
+]
 Halving = Annotated[
     bool | None,
     _option(
@@ -114,7 +129,9 @@ Views = Annotated[
 Augmentation = Annotated[
     str | None,
     _option(
-        "--augmentation", "Of those views, or live: paper (default), light, or live none.", _HOW
+        "--augmentation",
+        "Of those views, or live: paper (default), light, clip, or live none.",
+        _HOW,
     ),
 ]
 Live = Annotated[
@@ -214,7 +231,9 @@ AdaptWeightDecays = Annotated[
 ]
 AdaptAugmentation = Annotated[
     str | None,
-    _option("--augmentation", "Of training images, at each pass anew: paper, light (none).", _HOW),
+    _option(
+        "--augmentation", "Of training images, at each pass anew: paper, light, clip (none).", _HOW
+    ),
 ]
 AdaptAmp = Annotated[
     str | None, _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16.", _HOW)

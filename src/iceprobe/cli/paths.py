@@ -5,6 +5,8 @@ from pathlib import Path
 
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import is_remote
+from iceprobe.results.files import check_replaceable
+from iceprobe.trust import name_hosts
 
 
 def check_place(path: Path, option: str) -> Path:
@@ -45,8 +47,20 @@ def check_features(path: Path, option: str) -> None:
     Raises:
         IceprobeError: as :func:`check_place`, for a folder.
     """
-    if not is_remote(path):
+    if is_remote(path):
+        name_hosts(str(path))
+    else:
         check_place(path, option)
+
+
+def check_file(path: Path, option: str) -> None:
+    """See that a file can be put at ``path``: where nothing is yet, or a file.
+
+    Raises:
+        IceprobeError: if something else is there, or the folder can't be written to.
+    """
+    check_replaceable(path, option)
+    check_writable(path.parent, option)
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -8,8 +8,7 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.config import PredictConfig, resolve
 from iceprobe.cli.console import Bars, console
-from iceprobe.cli.paths import check_writable
-from iceprobe.errors import IceprobeError
+from iceprobe.cli.paths import check_file, check_writable
 
 
 def predict(
@@ -42,6 +41,7 @@ def predict(
         str | None,
         typer.Option(help="fail (default), or skip and leave it out.", show_default=False),
     ] = None,
+    trust: options.Trust = False,
 ) -> None:
     """Classify every image below a folder, and draw where the probe looked.
 
@@ -55,9 +55,7 @@ def predict(
     """
     values = {key: value for key, value in locals().items() if key in PredictConfig.model_fields}
     config = resolve(PredictConfig, values)
-    if config.output.is_dir():
-        raise IceprobeError(f"--output {str(config.output)!r} is a folder: name a file in it")
-    check_writable(config.output.parent, "--output")
+    check_file(config.output, "--output")
     if config.maps is not None:
         check_writable(config.maps, "--maps")
     from iceprobe.export import load_probe
@@ -66,13 +64,11 @@ def predict(
     settings = config.model_dump(exclude={"images", "output"})
     with Bars() as progress:
         done = classify(
-            load_probe(folder), config.images, config.output, progress=progress, **settings
-        )
-    if done.skipped:
-        console.print(
-            f"{len(done.skipped)} could not be read and were left out, the first {done.skipped[0]}",
-            markup=False,
-            soft_wrap=True,
+            load_probe(folder, trust=trust),
+            config.images,
+            config.output,
+            progress=progress,
+            **settings,
         )
     if config.maps is not None:
         tiles = ", ".join(["the image", *done.maps])

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from iceprobe.cli import options
 from iceprobe.cli.console import console
-from iceprobe.cli.paths import check_writable
+from iceprobe.cli.paths import check_file
 from iceprobe.errors import IceprobeError
 
 
@@ -19,6 +20,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    trust: options.Trust = False,
 ) -> None:
     """Write a report on runs that are finished.
 
@@ -30,6 +32,7 @@ def report(
     """
     from iceprobe.results import read_results, to_csv, to_markdown
     from iceprobe.results.files import write_atomically
+    from iceprobe.text import utf8
 
     if output is None and len(runs) > 1:
         raise IceprobeError(
@@ -37,16 +40,14 @@ def report(
         )
     results = [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
-    if path.is_dir():
-        raise IceprobeError(f"--output {str(path)!r} is a folder: name a file in it")
-    check_writable(path.parent, "--output")
+    check_file(path, "--output")
     if path.suffix == ".html":
         from iceprobe import report as write_report
 
-        write_report(results, path)
+        write_report(results, path, trust=trust)
     elif path.suffix in (".md", ".csv"):
         text = to_markdown(results) if path.suffix == ".md" else to_csv(results)
-        write_atomically(path, text.encode())
+        write_atomically(path, utf8(text))
     else:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
     console.print(str(path.resolve()), markup=False, soft_wrap=True)

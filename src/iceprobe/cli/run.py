@@ -47,6 +47,7 @@ def run(
     batch_size: options.BatchSize = None,
     learning_rates: options.LearningRates = None,
     weight_decays: options.WeightDecays = None,
+    min_steps: options.MinSteps = None,
     halving: options.Halving = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,

@@ -1,5 +1,6 @@
 """What ``run``, ``demo``, ``fit`` and ``knn`` share: checks, fit, report, and what is shown."""
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -12,8 +13,10 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.store.lock import exclusive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +75,7 @@ def fit_run(
             check_fit(config, store, store.classes, store["train"].labels)
             folder.create()
             run_log.write_to(folder.log)
+            first(lambda: _tell_length(config, len(store["train"]), len(store.classes)))
             try:
                 results = _fit(store, config, command, resume, progress)
             except IceprobeError:
@@ -168,6 +172,27 @@ def _fit(
     )
 
 
+def _tell_length(config: FitConfig, images: int, classes: int) -> None:
+    """How many steps the fit takes, and why they aren't the protocol's epochs."""
+    from iceprobe.fitting.protocols import get_protocol, launch_line
+
+    if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
+        return
+    if config.shots:
+        images = min(images, config.shots[0] * classes)
+    elif config.fraction:
+        images = max(1, round(images * config.fraction[0]))
+    protocol = get_protocol(
+        config.protocol,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        min_steps=config.min_steps,
+    )
+    text = f"fit: {launch_line(protocol, images)}"
+    log.info("%s", text)
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
     from iceprobe import report
 
@@ -185,13 +210,22 @@ def show_finished(
             "remove the folder to begin again"
         )
     results = check_finished(folder, identities())
-    if not folder.report.exists():  # killed between the last number and the report
-        with Bars() as progress:
-            write_report(results, folder, progress)
+    finish_off(folder, results)
     console.print(
         f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
     )
     show(results, folder)
+
+
+def finish_off(folder: RunFolder, results: Sequence["Result"]) -> None:
+    """What a run lacks that was killed between its last number and its end."""
+    if not folder.report.exists():
+        with Bars() as progress:
+            write_report(results, folder, progress)
+    if untidy(folder.path):
+        # Another process at work there, or a disk that can't be written to: they stay.
+        with contextlib.suppress(IceprobeError, OSError), exclusive(folder.path):
+            tidy(folder.path)
 
 
 def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Result"]:

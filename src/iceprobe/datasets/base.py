@@ -4,12 +4,15 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import IO, Any, Literal, Union
 
 import numpy as np
 from PIL import Image
 
+from iceprobe.datasets.labels import check_count, check_labels, whole_labels
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 
 Headline = Literal["top1", "mean_per_class"]
 
@@ -29,7 +32,14 @@ class Split(ABC):
             image with exclusive upper ends, or ``None`` where the data set has none. A row of NaN
             is an image without a box.
         masks: whether images have masks.
+        reading: how its files become pictures, where they don't say it themselves; ``None`` where
+            there are no files.
+
+    Raises:
+        IceprobeError: if labels aren't whole numbers, or not as many as names and boxes.
     """
+
+    reading: Reading | None = None
 
     def __init__(
         self,
@@ -40,9 +50,12 @@ class Split(ABC):
         masks: bool = False,
     ):
         self.name = name
-        self.labels = np.asarray(labels, np.int64)
+        self.labels = whole_labels(labels, name)
         self.names = list(names)
         self.boxes = None if boxes is None else np.asarray(boxes, np.float32)
+        check_count(name, len(self.labels), names=len(self.names))
+        if self.boxes is not None:
+            check_count(name, len(self.labels), boxes=len(self.boxes))
         self.masks = masks
 
     def __len__(self) -> int:
@@ -55,6 +68,14 @@ class Split(ABC):
         Raises:
             BadImage: if it can't be read; the message names the file.
         """
+
+    def source(self, index: int) -> Path | IO[bytes]:
+        """What :meth:`image` decodes: a file, or its bytes; of splits with a ``reading`` alone.
+
+        Raises:
+            BadImage: if it is gone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no files")
 
     def mask(self, index: int) -> Image.Image | None:
         """Where the object is: 255 on it and 0 elsewhere, in the size of ``image(index)``.
@@ -98,6 +119,7 @@ class ArraySplit(Split):
         objects: np.ndarray | None = None,
         backgrounds: np.ndarray | None = None,
     ):
+        check_count(name, len(labels), images=len(images))
         super().__init__(name, labels, names, boxes, masks=objects is not None)
         self.images, self.objects, self.backgrounds = images, objects, backgrounds
 
@@ -120,6 +142,10 @@ class ArraySplit(Split):
         return digest.hexdigest()
 
 
+# What a function that wants a data set takes: one, a spec string, or two map-style data sets of torch.
+Data = Union["Dataset", str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Labelled images with splits.
@@ -133,6 +159,9 @@ class Dataset:
         headline: the accuracy that is reported on it by convention.
         assumed: what was taken for granted about its files, a line each: told when it is loaded,
             kept in the store and in every result (docs/assumptions.md).
+
+    Raises:
+        IceprobeError: if a label is no index of a class, or a class is missing from train.
     """
 
     spec: str
@@ -141,3 +170,6 @@ class Dataset:
     splits: Mapping[str, Split]
     headline: Headline = "top1"
     assumed: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.name, self.classes, list(self.splits.values()))

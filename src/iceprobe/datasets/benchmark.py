@@ -4,7 +4,7 @@ It looks for the files, fetches them where it may, lets the entry's reader read 
 and sees that train and test speak of the same classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,18 @@ def load_benchmark(
             f"get it again from {entry.where}"
         ) from error
     _check_classes(name, train, classes, test, test_classes)
-    return Dataset(spec, name, classes, {"train": train, "test": test}, entry.headline)
+    splits = {"train": train, "test": test}
+    assumed = _counted(name, entry, splits) if parts == next(iter(entry.splits.values())) else []
+    return Dataset(spec, name, classes, splits, entry.headline, assumed)
+
+
+def _counted(name: str, entry: Benchmark, splits: Mapping[str, Split]) -> list[str]:
+    """A line for each split that has another number of images than was published."""
+    return [
+        f"{name}: {len(split):,} images of {split.name} are read, {published:,} are published"
+        for split, published in zip(splits.values(), entry.images, strict=True)
+        if len(split) != published
+    ]
 
 
 def _first_folder(entry: Benchmark) -> str:

@@ -5,11 +5,13 @@ where from), balanced over 10 classes. The cluttered set is composed when it is 
 to the same bytes; its boxes and masks are exact.
 """
 
+import io
 import json
 from importlib import resources
 
 import numpy as np
 
+from iceprobe.checksums import listed
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.datasets.clutter import compose
 from iceprobe.errors import IceprobeError
@@ -23,14 +25,14 @@ def load_bundled(name: str, *, spec: str) -> Dataset:
     """Load a bundled data set.
 
     Raises:
-        IceprobeError: for a name that isn't bundled.
+        IceprobeError: for a name that isn't bundled, or a file that isn't what was shipped.
     """
     if name not in NAMES:
         raise IceprobeError(unknown("bundled data set", name, NAMES))
     folder = resources.files("iceprobe.datasets") / "bundled"
-    classes = json.loads((folder / "fashion.json").read_text())["classes"]
+    classes = json.loads(listed(folder, "fashion.json"))["classes"]
     splits = {}
-    with (folder / "fashion.npz").open("rb") as file:
+    with io.BytesIO(listed(folder, "fashion.npz")) as file:
         arrays = np.load(file, allow_pickle=False)
         for split, seed in CLUTTER_SEEDS.items():
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]

@@ -20,6 +20,7 @@ import numpy as np
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import listing
+from iceprobe.datasets.walking import folders_in
 from iceprobe.errors import IceprobeError
 
 
@@ -45,13 +46,13 @@ def read_imagenet(
 
 def _check_folders(folder: Path, synsets: Sequence[str]) -> None:
     """See that there are folders of synsets, and of no others."""
-    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    found = set(folders_in(folder))
     if not found & set(synsets):
         raise IceprobeError(
             f"{str(folder)!r} has no folders of synsets such as {synsets[0]}: sort its images into "
             "them (torchvision.datasets.ImageNet does, given the archives and the devkit)"
         )
-    if stray := sorted(name for name in found - set(synsets) if not name.startswith(".")):
+    if stray := sorted(found - set(synsets)):
         raise IceprobeError(
             f"folder {stray[0]!r} in {str(folder)!r} is no synset of ImageNet-1k: remove it, or "
             f"read the images as folder:{folder.parent}"

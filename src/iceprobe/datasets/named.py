@@ -1,4 +1,7 @@
-"""Labels as sources give them, names or numbers → indices into sorted classes."""
+"""Labels as sources give them, names or numbers → indices into one list of classes.
+
+A label's number is not its name: where splits carry lists of names, the names decide.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,13 +32,85 @@ def numbered(
     place = {name: label for label, name in enumerate(classes)}
     for split, given in texts.items():
         if unseen := sorted(set(given) - set(place)):
-            raise IceprobeError(
-                f"class {unseen[0]!r} is in split {split!r} of {spec!r} but missing from train: "
-                "add images of it to train or leave it out"
-            )
+            raise _missing(unseen[0], split, spec)
     return classes, {
         split: np.array([place[text] for text in given], np.int64) for split, given in texts.items()
     }
+
+
+def by_names(
+    labels: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], spec: str
+) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
+    """Bring the labels of all splits into the order of train's list of names.
+
+    Args:
+        labels: of each split, ``(n,)`` places in its own list.
+        names: of each split, its list.
+        spec: of the data set, for the error.
+
+    Returns:
+        The names that images have, the labels of each split as places in them, and what was taken
+        for granted.
+
+    Raises:
+        IceprobeError: for a label beyond its list, a list with a name twice, or a class of another
+            split that no training image has.
+    """
+    given: dict[str, list[str]] = {}
+    for split, own in labels.items():
+        listed = [str(name) for name in names[split]]
+        if len(set(listed)) < len(listed):
+            twice = next(name for name in listed if listed.count(name) > 1)
+            raise IceprobeError(
+                f"class {twice!r} stands twice in the names of split {split!r} of {spec!r}: "
+                "give each class a name of its own"
+            )
+        outside = np.flatnonzero((own < 0) | (own >= len(listed)))
+        if len(outside):
+            row = int(outside[0])
+            raise IceprobeError(
+                f"label {own[row]} of image {row} in split {split!r} of {spec!r} has no name: "
+                f"{len(listed)} are named, 0 to {len(listed) - 1}; mend it or leave the image out"
+            )
+        given[split] = [listed[label] for label in own.tolist()]
+    used = {split: set(values) for split, values in given.items()}
+    for split, found in used.items():
+        if unseen := sorted(found - used["train"]):
+            raise _missing(unseen[0], split, spec)
+    listed = [str(name) for name in names["train"]]
+    classes = [name for name in listed if name in used["train"]]
+    place = {name: label for label, name in enumerate(classes)}
+    unused = [name for name in listed if name not in place]
+    assumed = []
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        assumed = [
+            f"{spec}: no image is of class {', '.join(map(repr, unused[:3]))}{more}: "
+            f"{len(classes)} of {len(listed)} named classes are read"
+        ]
+    return (
+        classes,
+        {s: np.array([place[name] for name in values], np.int64) for s, values in given.items()},
+        assumed,
+    )
+
+
+def negative_numbers(classes: Sequence[str], spec: str) -> list[str]:
+    """A line where negative numbers are read as classes: they often say that a label is missing."""
+    if not all(map(_is_number, classes)) or set(classes) == {"-1", "1"}:
+        return []
+    return [
+        f"{spec}: label {name} is read as a class of its own"
+        for name in classes
+        if name.startswith("-")
+    ]
+
+
+def _missing(name: str, split: str, spec: str) -> IceprobeError:
+    return IceprobeError(
+        f"class {name!r} is in split {split!r} of {spec!r} but missing from train: "
+        "add images of it to train or leave it out"
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -14,10 +14,13 @@ from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
 from iceprobe.datasets.base import Split
-from iceprobe.datasets.files import FileSplit, below, decode, listing_digest
+from iceprobe.datasets.decoding import decode, turn_of
+from iceprobe.datasets.files import FileSplit, below, listing_digest
+from iceprobe.pixels import Reading, turned
 from iceprobe.remote import stream
 
 BACKGROUND = 2
+_AS_STORED = Reading(alpha="drop", orientation="ignore")
 
 
 class PetSplit(FileSplit):
@@ -39,9 +42,10 @@ class PetSplit(FileSplit):
         self.trimaps = list(trimaps)
 
     def mask(self, index: int) -> Image.Image:
-        path = self.root / self.trimaps[index]
-        trimap = np.asarray(decode(stream(path), str(path)))
-        return Image.fromarray(np.where(trimap == BACKGROUND, 0, 255).astype(np.uint8))
+        path, image = self.root / self.trimaps[index], self.root / self.names[index]
+        trimap = np.asarray(decode(stream(path), str(path), _AS_STORED))
+        mask = Image.fromarray(np.where(trimap == BACKGROUND, 0, 255).astype(np.uint8))
+        return turned(mask, turn_of(stream(image), self.reading))  # with its image
 
     def fingerprint(self) -> str:
         """Sha256 over the listing of the images and that of the trimaps; reads neither."""

@@ -4,7 +4,8 @@ A sample is a run of members that share their name up to the first dot of its la
 follows the dot is its key: ``0001.jpg``, ``0001.cls``. The headers of all tars are read once and
 labels with them; an image is then one read at its offset (of an object on object storage, one
 request for these bytes), from any thread. Plain tars only: nothing can be found by offset in a
-compressed one.
+compressed one. No sample is dropped: a tar is read to its last byte (``tars.py``), and a key that
+a sample has twice or a sample that a tar has twice is refused by name.
 """
 
 import hashlib
@@ -17,14 +18,18 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
-from iceprobe.datasets.named import numbered
+from iceprobe.datasets.named import negative_numbers, numbered
+from iceprobe.datasets.tars import regular_members
+from iceprobe.datasets.walking import unreadable
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Reading
 from iceprobe.remote import RemotePath, located
 
 IMAGE_KEYS = "jpg;jpeg;png;webp"
@@ -47,6 +52,8 @@ class TarSplit(Split):
         members: where each image is.
     """
 
+    reading = Reading()
+
     def __init__(
         self,
         name: str,
@@ -60,12 +67,14 @@ class TarSplit(Split):
         self.members = list(members)
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.source(index), self.names[index], self.reading)
+
+    def source(self, index: int) -> IO[bytes]:
         member, shown = self.members[index], self.names[index]
         try:
-            content = _read(member)
+            return io.BytesIO(_read(member))
         except FileNotFoundError as error:
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
-        return decode(io.BytesIO(content), shown)
 
     def fingerprint(self) -> str:
         """Sha256 over each image's name, place and label and its tar's size and time of change."""
@@ -77,7 +86,7 @@ class TarSplit(Split):
                 states[member.tar] = _state(member.tar)
             row = [name, member.offset, member.size, label, *states[member.tar]]
             digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()
+        return self.reading.mark(digest.hexdigest())
 
 
 def load_webdataset(
@@ -112,17 +121,22 @@ def load_webdataset(
     root = _common([tar.parent for part in tars.values() for tar in part], spec)
     read = _label_reader(label)
     found: dict[str, tuple[list[Member], list[str | int]]] = {}
+    assumed: list[str] = []
     for split, paths in tars.items():
-        samples = [sample for tar in paths for sample in _samples(tar, image.split(";"), *read)]
+        samples = [
+            sample for tar in paths for sample in _samples(tar, image.split(";"), *read, assumed)
+        ]
         if not samples:
             raise IceprobeError(f"split {split!r} of {spec!r} is empty: its tars hold no samples")
         found[split] = [member for member, _ in samples], [value for _, value in samples]
+        assumed += _repeated(split, found[split][0])
     classes, labels = numbered({split: values for split, (_, values) in found.items()}, spec)
     splits = {
         split: TarSplit(split, root, members, labels[split])
         for split, (members, _) in found.items()
     }
-    return Dataset(spec, _readable(name), classes, splits)
+    assumed += negative_numbers(classes, spec)
+    return Dataset(spec, _readable(name), classes, splits, assumed=assumed)
 
 
 def _readable(pattern: str) -> str:
@@ -183,7 +197,25 @@ def _expand(pattern: str) -> list[Path | RemotePath]:
 
 def _glob(pattern: str) -> Sequence[Path | RemotePath]:
     place = located(pattern)
-    return place.glob() if isinstance(place, RemotePath) else list(map(Path, sorted(glob(pattern))))
+    if isinstance(place, RemotePath):
+        return place.glob()
+    _see_folders(Path(pattern))
+    return list(map(Path, sorted(glob(pattern))))
+
+
+def _see_folders(pattern: Path) -> None:
+    """See that the folders in which names are compared can be read: ``glob`` leaves out the others.
+
+    Raises:
+        IceprobeError: naming one that can't.
+    """
+    for part in (pattern, *pattern.parents):
+        if has_magic(part.name):
+            for folder in filter(os.path.isdir, glob(str(part.parent))):
+                try:
+                    os.scandir(folder).close()
+                except OSError as error:
+                    raise unreadable(error, folder) from error
 
 
 def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
@@ -207,13 +239,29 @@ def _samples(
     image_keys: Sequence[str],
     label_key: str,
     read_label: Callable[[bytes], str | int],
+    assumed: list[str],
 ) -> Iterator[tuple[Member, str | int]]:
-    """Image and label of every sample of a tar, in its order."""
+    """Image and label of every sample of a tar, in its order; what is odd goes into ``assumed``."""
+    seen: set[str] = set()
     try:
-        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as opened:
-            files = (member for member in opened if member.isreg())
+        with tar.open("rb") as file:
+            files = regular_members(file, str(tar), assumed)
             for stem, run in groupby(files, key=lambda member: _parts(member.name)[0]):
-                members = {_parts(member.name)[1]: member for member in run}
+                members: dict[str, tarfile.TarInfo] = {}
+                for member in run:
+                    key = _parts(member.name)[1]
+                    if key in members:
+                        raise IceprobeError(
+                            f"sample {stem!r} of {str(tar)!r} has two {key!r} "
+                            f"({members[key].name!r} and {member.name!r}): pack it again with one"
+                        )
+                    members[key] = member
+                if stem in seen:
+                    raise IceprobeError(
+                        f"sample {stem!r} is twice in {str(tar)!r}, or its files don't lie together: "
+                        "pack the tar again, each sample once and its files one after another"
+                    )
+                seen.add(stem)
                 image = next((members[key] for key in image_keys if key in members), None)
                 label = members.get(label_key)
                 if image is None or label is None:
@@ -224,10 +272,9 @@ def _samples(
                         f"sample {stem!r} of {str(tar)!r} has no {wanted!r}, it has "
                         f"{', '.join(sorted(members))}: pass {option}=KEY"
                     )
-                content = opened.extractfile(label)
-                assert content is not None  # it is a regular file
+                file.seek(label.offset_data)
                 try:
-                    value = read_label(content.read())
+                    value = read_label(file.read(label.size))
                 except (ValueError, LookupError, TypeError) as error:
                     raise IceprobeError(
                         f"label {label.name!r} of {str(tar)!r} can't be read "
@@ -240,6 +287,25 @@ def _samples(
             f"{str(tar)!r} can't be read as a plain tar ({one_line(error)}): unpack it if it is "
             "compressed, get it again if not"
         ) from error
+    if not seen:
+        assumed.append(f"{str(tar)!r} holds no sample")
+
+
+def _repeated(split: str, members: Sequence[Member]) -> list[str]:
+    """A line where tars of a split have samples of the same name."""
+    first: dict[str, Member] = {}
+    again = [
+        member
+        for member in members
+        if first.setdefault(_parts(member.name)[0], member).tar != member.tar
+    ]
+    if not again:
+        return []
+    name = _parts(again[0].name)[0]
+    return [
+        f"{len(again)} samples of {split} have the name of one in another tar ({name!r} is in "
+        f"{str(first[name].tar)!r} and {str(again[0].tar)!r}): each is read as an image of its own"
+    ]
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
+from iceprobe.torch_state import in_own_state
 
 PROBES = ("linear", "ep8")
 EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
@@ -31,6 +32,7 @@ LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
 MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 
+@in_own_state
 def segment(
     store: Store,
     probes: Sequence[str] = PROBES,

@@ -5,7 +5,6 @@
 (`iceprobe.dense.build` makes one that takes the state), ``segmentation.png`` some reported images.
 """
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -14,11 +13,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors.torch import save
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.dense.pictures import draw
 from iceprobe.dense.schema import Segmentation
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 from iceprobe.store.reader import Store
+from iceprobe.text import csv_text, json_bytes, utf8
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME, PICTURE_NAME = "dense.json", "dense.csv", "segmentation.png"
@@ -42,11 +43,11 @@ def write_segmentations(folder: str | Path, results: Sequence[Segmentation], sto
     picture = io.BytesIO()
     draw(results, store).save(picture, "PNG", optimize=True)
     write_atomically(folder / PICTURE_NAME, picture.getvalue())
-    write_atomically(folder / CSV_NAME, _table(results).encode())
+    write_atomically(folder / CSV_NAME, utf8(_table(results)))
     entries = [result.model_dump(mode="json") for result in results]
-    document = {"format": FORMAT_VERSION, "segmentations": entries}
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / JSON_NAME, text.encode())
+    document = seal({"format": FORMAT_VERSION, "segmentations": entries})
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / JSON_NAME, json_bytes(text))
 
 
 def read_segmentations(run: str | Path) -> list[Segmentation]:
@@ -63,6 +64,7 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
                 f"{path} has format {document['format']!r}, this iceprobe reads {FORMAT_VERSION}: "
                 "use the version that wrote it, or run again"
             )
+        document = unseal(document, path, "put it back as it was, or run again")
         return [Segmentation.model_validate(entry) for entry in document["segmentations"]]
     except OSError as error:
         raise IceprobeError(
@@ -74,13 +76,11 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
 
 
 def _table(results: Sequence[Segmentation]) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["probe", "class", "iou", "pixels", "called", "hits"])
+    rows: list[list[object]] = [["probe", "class", "iou", "pixels", "called", "hits"]]
     for result in results:
         called = [sum(column) for column in zip(*result.confusion, strict=True)]
         for c, (name, iou) in enumerate(zip(result.class_names, result.iou, strict=True)):
             cell = "" if iou is None else f"{iou:.6g}"
             of_class = result.confusion[c]
-            rows.writerow([result.probe, name, cell, sum(of_class), called[c], of_class[c]])
-    return text.getvalue()
+            rows.append([result.probe, name, cell, sum(of_class), called[c], of_class[c]])
+    return csv_text(rows)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from iceprobe.results.schema import Flops, Score, StoreReference
+from iceprobe.results.schema import Flops, InnerPath, Score, StoreReference
 
 
 class Selection(BaseModel):
@@ -95,7 +95,7 @@ class Segmentation(BaseModel):
     git_commit: str | None
     command: str
     created: str
-    files: list[str] = []
+    files: list[InnerPath] = []
 
     _probes: list[Any] = PrivateAttr(default_factory=list)
 

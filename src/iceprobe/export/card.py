@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from iceprobe.checksums import seal, sha256, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Fraction
-from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Shape
-from iceprobe.store.shards import sha256
+from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Name, Shape
+from iceprobe.text import json_bytes
+from iceprobe.trust import refuse_leading_out
 
 FORMAT_VERSION = 1
 CARD = "model.json"
@@ -48,6 +50,7 @@ class Card(BaseModel):
         check: logits ``(C,)`` of the picture of :func:`iceprobe.export.exported.check_image`.
         versions: of the program and its libraries when it was exported.
         files: name → sha256 of every other file of the folder.
+        reading: options of how its images' files were read (`iceprobe.pixels.Reading`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -66,12 +69,13 @@ class Card(BaseModel):
     store: str
     check: list[float]
     versions: dict[str, str]
-    files: dict[str, str]
+    files: dict[Name, str]
+    reading: dict[str, Any] = {}
 
 
 def write_card(folder: Path, card: Card) -> None:
-    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(seal(card.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    (folder / CARD).write_bytes(json_bytes(text))
 
 
 def read_card(folder: Path) -> Card:
@@ -88,6 +92,7 @@ def read_card(folder: Path) -> Card:
             raise IceprobeError(
                 f"{path} has format {version!r}, this iceprobe reads {FORMAT_VERSION}: export again"
             )
+        content = unseal(content, path, "put it back as it was, or export again")
         card = Card.model_validate(content)
     except (FileNotFoundError, NotADirectoryError):
         raise IceprobeError(
@@ -99,6 +104,7 @@ def read_card(folder: Path) -> Card:
         file = folder / name
         if not file.is_file():
             raise IceprobeError(f"{file} is missing: export again, or copy the whole folder")
+        refuse_leading_out(folder, file)
         if sha256(file) != expected:
             raise IceprobeError(
                 f"{file} is damaged, its checksum isn't the one in {CARD}: export again"

@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iceprobe.backbones import Backbone, Preprocessing
+from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.export.rebuilding import rebuilt_backbone
 from iceprobe.fitting.members import Shape
+from iceprobe.pixels import Notes, Reading, Unreadable, finished
 from iceprobe.probes.probe import Probe
 from iceprobe.store.recorded import recorded_backbone
 
@@ -35,6 +37,7 @@ class ExportedProbe(nn.Module):
         probe: tokens → logits.
         classes: C names.
         amp: dtype of the forward pass that the probe was fitted on the tokens of.
+        reading: how image files are read, as those were that it was fitted on.
         card: ``model.json``, where it was loaded from a folder.
     """
 
@@ -45,11 +48,13 @@ class ExportedProbe(nn.Module):
         classes: Sequence[str],
         *,
         amp: str = "float32",
+        reading: Reading = Reading(),
         card: Card | None = None,
     ):
         super().__init__()
         self.backbone, self.probe = backbone, probe
         self.classes, self.amp, self.card = list(classes), amp, card
+        self.reading = reading
         self.eval().requires_grad_(False)
 
     @property
@@ -95,7 +100,7 @@ class ExportedProbe(nn.Module):
         """
         found = []
         for first in range(0, len(images), batch_size):
-            pictures = [opened(image) for image in images[first : first + batch_size]]
+            pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
             pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
             probabilities, classes = best_classes(self(pixels.to(self.backbone.device)), top)
             for row, places in zip(probabilities.tolist(), classes.tolist(), strict=True):
@@ -103,15 +108,20 @@ class ExportedProbe(nn.Module):
         return found
 
 
-def load_probe(folder: str | Path) -> ExportedProbe:
+def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     """Open what :func:`iceprobe.export` wrote, on the CPU.
 
     Where the folder holds the backbone's weights nothing else is read but its architecture, from
     the library that defines it; otherwise the backbone is loaded by its spec.
 
+    Args:
+        folder: what was exported.
+        trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
+            repository, a model of transformers that brings its own.
+
     Raises:
-        IceprobeError: if a file is missing or damaged, if the backbone can't be built, or if
-            the folder gives other logits than when it was exported.
+        IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
+            or can't be built, or if the folder gives other logits than when it was exported.
     """
     folder = Path(folder).expanduser()
     card = read_card(folder)
@@ -121,9 +131,9 @@ def load_probe(folder: str | Path) -> ExportedProbe:
             "--format folder"
         )
     if BACKBONE in card.files:
-        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE)
+        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
     else:
-        backbone = recorded_backbone(card.backbone)
+        backbone = recorded_backbone(card.backbone, folder, trust=trust)
     tokens = card.shape
     shape = Shape(
         tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class,
@@ -138,7 +148,13 @@ def load_probe(folder: str | Path) -> ExportedProbe:
             f"{folder / PROBE} doesn't fit {card.probe!r} ({reason}): "
             f"install iceprobe {card.versions.get('iceprobe')}"
         ) from error
-    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, card=card)
+    try:
+        reading = Reading(**card.reading)
+    except TypeError as error:
+        raise IceprobeError(
+            f"{folder}: unknown way of reading images ({error}): export again"
+        ) from error
+    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, reading=reading, card=card)
     check_logits(model, card, folder)
     return model
 
@@ -186,8 +202,14 @@ def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def opened(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
-    """A picture, read as a data set's are if it is a path."""
+def opened(image: Image.Image | str | os.PathLike[str], reading: Reading) -> Image.Image:
+    """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
     if isinstance(image, Image.Image):
-        return image
-    return FileSplit("images", Path(), [os.fspath(image)], np.array([-1])).image(0)
+        try:
+            return finished(image, reading, Notes())
+        except Unreadable as error:
+            name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
+            raise BadImage(f"{name} {error}") from error
+    split = FileSplit("images", Path(), [os.fspath(image)], np.array([-1]))
+    split.reading = reading
+    return split.image(0)

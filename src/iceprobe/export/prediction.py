@@ -1,8 +1,7 @@
 """An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
 
 import contextlib
-import csv
-import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,13 @@ from iceprobe.export.exported import ExportedProbe, best_classes
 from iceprobe.export.maps import MapWriter
 from iceprobe.export.new_folder import new_folder
 from iceprobe.results.files import write_atomically
+from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
+from iceprobe.text import csv_text
 from iceprobe.tokens import Tokens
+
+log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def predict(
         model: what :func:`iceprobe.load_probe` opened.
         images: the folder, with images at any depth.
         output: the table.
-        maps: a new folder for ``NAME.png``, each image beside its attention maps.
+        maps: a folder for ``NAME.png``, each image beside its attention maps; a new one, or one that
+            holds such pictures of these images and nothing else.
         top: classes a row.
         batch_size: images a forward pass.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
@@ -79,6 +83,7 @@ def predict(
     if top < 1:
         raise IceprobeError(f"top={top}: ask for at least 1 class")
     split, where = unlabelled(images), choose_device(device)
+    split.reading = model.reading
     settings = make_settings(
         batch_size=batch_size,
         device=where,
@@ -94,7 +99,9 @@ def predict(
     with contextlib.ExitStack() as stack:
         writer = None
         if maps is not None:
-            writer = MapWriter(model, stack.enter_context(new_folder(maps, "--maps")))
+            pictures = {f"{_posix(split, row)}.png" for row in range(len(split))}
+            folder = stack.enter_context(new_folder(maps, "--maps", pictures))
+            writer = MapWriter(model, folder)
         for batch in extracted_batches(
             model.backbone,
             {"images": split},
@@ -118,7 +125,10 @@ def predict(
             raise IceprobeError(
                 f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
             )
-        write_atomically(Path(output), _csv(rows))
+    # Behind the maps' folder: where another process has made that first, its table stays as well.
+    write_atomically(Path(output), _csv(rows))
+    if skipped:
+        log.warning("%s", left_out(skipped))
     return Predicted(len(rows), skipped, writer.titles if writer else [])
 
 
@@ -139,9 +149,7 @@ def _csv(rows: list[list[str]]) -> bytes:
     heading = ["file", "class", "probability"]
     for place in range(2, len(rows[0]) // 2 + 1):
         heading += [f"class_{place}", f"probability_{place}"]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return csv_text([heading, *rows]).encode("utf-8", "backslashreplace")
 
 
 def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:

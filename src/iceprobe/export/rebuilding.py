@@ -11,21 +11,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from iceprobe.backbones import BACKBONES, Backbone, Preprocessing, load_backbone
+from iceprobe.backbones import BACKBONES, Backbone, Preprocessing
 from iceprobe.backbones.registry import CHECKPOINT
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import Spec, boolean, parse_spec
 from iceprobe.store.format import BackboneRecord
+from iceprobe.store.recorded import load_recorded
 
 
-def rebuilt_backbone(record: BackboneRecord, weights: Path) -> Backbone:
+def rebuilt_backbone(record: BackboneRecord, weights: Path, *, trust: bool = False) -> Backbone:
     """The architecture of ``record`` with the weights in a file.
 
+    Args:
+        record: of the card.
+        weights: a file of its folder.
+        trust: whether code that ``record`` names may run.
+
     Raises:
-        IceprobeError: if the architecture can't be built, or the weights don't fit it.
+        IceprobeError: if the architecture runs code that isn't trusted or can't be built, or the
+            weights don't fit it.
     """
     spec = architecture_spec(record)
-    backbone = load_backbone(spec)
+    backbone = load_recorded(spec, record, weights.parent, trust)
     try:
         # Assigned, not copied: in the dtype that was exported, whatever the architecture comes in.
         backbone.reader.load_state_dict(load_file(weights), assign=True)

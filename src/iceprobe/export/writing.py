@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iceprobe.checksums import sha256
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
 from iceprobe.export.exported import ExportedProbe, check_of
@@ -10,13 +11,14 @@ from iceprobe.export.onnx_format import require_onnx, write_onnx
 from iceprobe.export.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.pixels import Reading
 from iceprobe.remote import located
 from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
+from iceprobe.results.stores import manifest_of
 from iceprobe.specs import unknown
-from iceprobe.store.format import Manifest, read_manifest
+from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
-from iceprobe.store.shards import sha256
 
 FORMATS = ("folder", "onnx")
 
@@ -28,6 +30,7 @@ def export(
     seed: int = 0,
     format: str = "folder",
     backbone_weights: bool = True,
+    trust: bool = False,
 ) -> Path:
     """Write a fitted probe with its backbone.
 
@@ -42,6 +45,7 @@ def export(
         format: ``"folder"`` or ``"onnx"``.
         backbone_weights: whether the folder holds them; without, it names the backbone by its
             spec alone.
+        trust: whether code may run, and another host be asked, that the result's files name.
 
     Returns:
         ``output``.
@@ -70,8 +74,8 @@ def export(
                 "an ONNX file holds its backbone: take format=folder to leave the weights out"
             )
     with new_folder(output, "--output") as folder:
-        manifest = _manifest(result)
-        model = _model(result, manifest, seed)
+        manifest = _manifest(result, trust)
+        model = _model(result, manifest, seed, trust)
         if format == "onnx":
             write_onnx(model, folder)
         else:
@@ -82,28 +86,33 @@ def export(
     return Path(output)
 
 
-def _model(result: Result, manifest: Manifest, seed: int) -> ExportedProbe:
+def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
     record, classes, shape = manifest.backbone, manifest.dataset.classes, Shape.of(manifest)
     fitted = load_fitted(result, shape, seed)
     probe = shape.build(result.probe)  # the fitted one may be in use, on a device
     probe.load_state_dict(fitted.state_dict())
-    return ExportedProbe(recorded_backbone(record), probe, classes, amp=manifest.settings.amp)
+    place = None if result.store.path is None else located(result.store.path)
+    return ExportedProbe(
+        recorded_backbone(record, place, trust=trust),
+        probe,
+        classes,
+        amp=manifest.settings.amp,
+        reading=Reading(**manifest.dataset.reading),
+    )
 
 
-def _manifest(result: Result) -> Manifest:
+def _manifest(result: Result, trust: bool) -> Manifest:
     """Of the store that was probed; its shards needn't be there.
 
     Raises:
-        IceprobeError: if it is gone, or is another store now.
+        IceprobeError: if it is gone, on another host that isn't trusted, or another store now.
     """
-    if result.open_store is not None:
-        return result.open_store.manifest
-    if result.store.path is None:
+    if result.open_store is None and result.store.path is None:
         raise IceprobeError(
             f"{result.probe} was fitted on features in memory only: export it in the process that "
             "fitted it, or fit on a feature store"
         )
-    manifest = read_manifest(located(result.store.path))
+    manifest = manifest_of(result, trust=trust)
     if manifest.identity != result.store.identity:
         raise IceprobeError(
             f"store {result.store.path} isn't the one that {result.probe} was fitted on "
@@ -136,6 +145,7 @@ def _card(
             training_images=result.training_images,
         ),
         store=manifest.identity,
+        reading=manifest.dataset.reading,
         check=check_of(model).tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},

@@ -10,21 +10,26 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 
+from iceprobe.checksums import Digest
 from iceprobe.distributed import first
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.checks import all_diverged, check_device, check_output
+from iceprobe.fitting.checks import all_diverged, check_device
+from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.lowshot import draw
+from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.repetition import Request, check, repetition
+from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
@@ -33,12 +38,13 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
+from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
-STATE_FILE = "state-{}.safetensors"  # of each replicate
 
 
+@in_own_state
 def fit(
     store: Store,
     probes: Sequence[str],
@@ -105,7 +111,8 @@ def fit(
         command: to be written into the results; by default this process's own.
 
     Returns:
-        One result a probe, in the order asked for; written to ``output`` as well. Seeds that have
+        One result a probe, in the order asked for; written to ``output`` as well. Where ``output``
+        holds this very run, finished, they are read from there. Seeds that have
         diverged are left out of its scores and named in ``diverged``; a probe of which no member
         got to the end has no result, and an error is logged.
 
@@ -113,56 +120,87 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
+    request = Request(
+        _labels(store, probes, budget, budget_flops),
+        get_protocol(
+            protocol,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rates=learning_rates,
+            weight_decays=weight_decays,
+            min_steps=min_steps,
+            halving=halving,
+        ),
+        split=split,
+        memory=memory,
+        shuffle=check_shuffle(shuffle),
+        device=check_device(device),
+        amp=amp,
+        low_shot=shots is not None or fraction is not None,
+        resume=resume,
+        command=command if command is not None else shlex.join(sys.argv),
+    )
+    asked = {
+        "store": store.identity,
+        "probes": request.labels,
+        "protocol": request.protocol,
+        "seeds": seeds,
+        "replicates": replicates,
+        "shots": shots,
+        "fraction": fraction,
+        "split": split,
+        "run_seed": run_seed,
+        "amp": amp,
+        "shuffle": shuffle,
+        "device": request.device.type,
+    }
     folder = first(
         lambda: Path(output) if output is not None else new_run(store.manifest, protocol)
     )
     with contextlib.ExitStack() as locked:
-        first(lambda: _lock(folder, locked))
-        results, rows = _fit(
-            store,
-            Request(
-                _labels(store, probes, budget, budget_flops),
-                get_protocol(
-                    protocol,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rates=learning_rates,
-                    weight_decays=weight_decays,
-                    min_steps=min_steps,
-                    halving=halving,
-                ),
-                split=split,
-                memory=memory,
-                shuffle=check_shuffle(shuffle),
-                device=check_device(device),
-                amp=amp,
-                low_shot=shots is not None or fraction is not None,
-                resume=resume,
-                command=command if command is not None else shlex.join(sys.argv),
-            ),
-            seeds=seeds,
-            replicates=replicates,
-            shots=shots,
-            fraction=fraction,
-            run_seed=run_seed,
-            folder=folder,
-            progress=progress,
-        )
+        if (done := first(lambda: _lock(folder, asked, resume, locked))) is not None:
+            return [reopened(one, store, Shape.of(store.manifest)) for one in done]
+        try:
+            results, rows = _fit(
+                store,
+                request,
+                seeds=seeds,
+                replicates=replicates,
+                shots=shots,
+                fraction=fraction,
+                run_seed=run_seed,
+                folder=folder,
+                progress=progress,
+                begin=lambda: begin(folder, asked),
+            )
+        except IceprobeError:
+            first(lambda: abandon(folder))
+            raise
         for result in results:
             result.files = _files(result)
+        first(lambda: check_there(folder))
         first(lambda: write_run(folder, results, rows))
     return results
 
 
-def _lock(folder: Path, locked: contextlib.ExitStack) -> None:
-    """Lock the run folder, if it is new or a run's that was stopped."""
+def _lock(
+    folder: Path, asked: dict[str, Any], resume: bool, locked: contextlib.ExitStack
+) -> list[Result] | None:
+    """Lock the run folder, if it is new or this run's own; its results if that is finished."""
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     locked.enter_context(exclusive(folder))
-    states = Path(STATE_FILE.format("*")).with_suffix(".*").name  # whole or being written
-    check_output(folder, {path.name for path in folder.glob(states)})
+    return check_folder(folder, asked, resume=resume)
 
 
+def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
+    """A result that was read from its folder, with the fitted modules as a fresh one has them."""
+    if result.files.probes:
+        result.attach(probes=[load_fitted(result, shape, seed) for seed in result.seeds])
+    return result.attach(store=store)
+
+
+@in_own_state
 def probe(
     model: Any,
     dataset: Any,
@@ -194,7 +232,8 @@ def probe(
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
-        dataset: a :class:`Dataset` or a spec string.
+        dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
+            sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         limit: images of each split to look at.
 
     The other arguments are those of :func:`fit`.
@@ -228,7 +267,7 @@ def probe(
     )
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = load_dataset(dataset)
     store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
     results, _ = _fit(
         store,
@@ -255,8 +294,12 @@ def _fit(
     run_seed: int,
     folder: Path | None,
     progress: Progress | None,
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[list[Result], list[CurveRow]]:
-    """One repetition with all seeds, or one a replicate with everything drawn anew."""
+    """One repetition with all seeds, or one a replicate with everything drawn anew.
+
+    ``begin`` is called when all is checked.
+    """
     replicates = LOW_SHOT_REPLICATES if request.low_shot and replicates is None else replicates
     if replicates is not None and replicates < 1:
         raise IceprobeError(f"replicates={replicates}: give at least 1")
@@ -273,6 +316,7 @@ def _fit(
         ]
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         check(view, request, mine, run_seed + r)
+    first(begin)
     rounds: list[Result] = []
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
@@ -344,9 +388,28 @@ def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None
         {r.label: p for r in results if (p := r.predictions()) is not None},
     )
     write_curves(folder, rows)
+    for result in results:
+        result.files.digests = _digests(folder, result.files)
     write_results(folder, results)
-    for state in folder.glob(STATE_FILE.format("*")):
-        state.unlink()
+    tidy(folder)
+
+
+def _digests(folder: Path, files: Files) -> dict[str, Digest]:
+    """Of all files of a result that are in a run folder."""
+    adapters = [folder / name for name in files.adapters]
+    names = [*files.probes, CURVES_FILE, *([files.predictions] if files.predictions else [])]
+    found = [folder / name for name in names]
+    found += sorted(file for place in adapters for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
+
+
+def _digests(folder: Path, files: Files) -> dict[str, Digest]:
+    """Of all files of a result that are in a run folder."""
+    adapters = [folder / name for name in files.adapters]
+    names = [*files.probes, CURVES_FILE, *([files.predictions] if files.predictions else [])]
+    found = [folder / name for name in names]
+    found += sorted(file for place in adapters for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
 
 
 def new_run(manifest: Manifest, what: str) -> Path:

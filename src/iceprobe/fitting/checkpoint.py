@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from iceprobe.checksums import check_tensors, tensors_digest
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.shuffling import ROWS, Shuffle
@@ -54,7 +55,10 @@ class Checkpoint:
         """
         if self.path is None or not world().main:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            raise IceprobeError(
+                f"{self.path.parent} was removed while the fit was at work: run the same again"
+            )
         temporary = self.path.with_suffix(".tmp")
         description = {
             "fingerprint": self.fingerprint,
@@ -64,7 +68,9 @@ class Checkpoint:
         }
         contiguous = {name: tensor.contiguous() for name, tensor in saved.tensors.items()}
         try:
-            save_file(contiguous, temporary, metadata={"iceprobe": json.dumps(description)})
+            text = json.dumps(description)
+            metadata = {"iceprobe": text, "sha256": tensors_digest(contiguous, text)}
+            save_file(contiguous, temporary, metadata=metadata)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
@@ -85,15 +91,18 @@ class Checkpoint:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                meta = json.loads(file.metadata()["iceprobe"])
+                metadata = file.metadata()
+                meta = json.loads(metadata["iceprobe"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise IceprobeError(
                 f"{self.path} can't be read ({type(error).__name__}): remove it to start over"
             ) from error
+        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         if meta["fingerprint"] != self.fingerprint:
             raise IceprobeError(
                 f"{self.path} is the state of a fit with other settings: give another --output, "
                 "or remove the file to start over"
             )
+        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         return Saved(tensors, meta["phase"], meta["before"], Shuffle(**meta["shuffle"]))

@@ -1,19 +1,18 @@
 """What can't be fitted, said before anything is written."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import Protocol
 from iceprobe.probes.pooling import Pooling
-from iceprobe.results.files import FILE_NAME as RESULTS_FILE
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
 
@@ -59,6 +58,7 @@ def check_request(
                 f"split {name!r} has no image that could be read "
                 f"({len(store.manifest.skipped)} were skipped): mend the images"
             )
+        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     if not store.has_patches:
         for label, name in inputs.items():
             if name.endswith("patches"):
@@ -131,25 +131,6 @@ def check_norms(poolings: Mapping[str, Pooling]) -> None:
                 "fit it in one, or call it by iceprobe.probes.pooling.batch_norm and say "
                 "norms_whole = True"
             )
-
-
-def check_output(folder: Path, ours: set[str]) -> None:
-    """Refuse a folder whose content a fit would overwrite.
-
-    Args:
-        folder: the run folder.
-        ours: names of files that an unfinished run may have left.
-
-    Raises:
-        IceprobeError: for a finished run, or a folder of something else.
-    """
-    if (folder / RESULTS_FILE).exists():
-        raise IceprobeError(
-            f"{folder} holds a finished run: give another --output, or remove the folder"
-        )
-    found = {path.name for path in folder.iterdir()} - {".lock"}
-    if found and not found & (ours | {"config.yaml", "log.txt"}):
-        raise IceprobeError(f"{folder} holds something that is no run: give another --output")
 
 
 def check_device(name: str | None) -> torch.device:

@@ -3,6 +3,7 @@
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from iceprobe.checksums import check_file
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.members import Shape
 from iceprobe.probes.probe import Probe
@@ -31,9 +32,12 @@ def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
         return result.probes[place].eval()
     if result.run is None or not result.files.probes:
         raise IceprobeError(f"no fitted weights of {result.probe!r} were kept")
-    path = result.run / result.files.probes[place]
+    name = result.files.probes[place]
+    path = result.run / name
     probe = shape.build(result.probe)
     try:
+        remedy = "put it back as it was, or fit the run again into another folder"
+        check_file(path, result.files.digests.get(name), remedy)
         probe.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise IceprobeError(f"fitted probe {path} is missing: fit the run again") from None

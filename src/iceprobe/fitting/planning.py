@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.api import LOW_SHOT_REPLICATES
 from iceprobe.fitting.checkpoint import Checkpoint
@@ -138,7 +139,7 @@ class FitPlan(BaseModel):
 
 def plan_fit(
     backbone: "Backbone",
-    dataset: Dataset | int,
+    dataset: Data | int,
     probes: Sequence[str],
     *,
     num_classes: int | None = None,
@@ -200,6 +201,7 @@ def plan_fit(
         if num_classes is None:
             raise IceprobeError(f"{dataset} images without a data set: give num_classes as well")
     else:
+        dataset = load_dataset(dataset)
         sizes = {name: len(part) for name, part in dataset.splits.items()}
         num_classes = len(dataset.classes)
     for name, count in (

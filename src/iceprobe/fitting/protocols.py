@@ -137,8 +137,34 @@ def get_protocol(
 
 def for_images(protocol: Protocol, num_images: int) -> Protocol:
     """The protocol on a training split of this size: as many epochs as `min_steps` need."""
-    steps_an_epoch = -(-num_images // images_per_step(protocol, num_images))
-    return replace(protocol, epochs=max(protocol.epochs, -(-protocol.min_steps // steps_an_epoch)))
+    epochs = -(-protocol.min_steps // steps_an_epoch(protocol, num_images))
+    return replace(protocol, epochs=max(protocol.epochs, epochs))
+
+
+def steps_an_epoch(protocol: Protocol, num_images: int) -> int:
+    """Training steps of one pass over ``num_images``."""
+    return -(-num_images // images_per_step(protocol, num_images))
+
+
+def total_steps(protocol: Protocol, num_images: int) -> int:
+    """Training steps of all epochs."""
+    return protocol.epochs * steps_an_epoch(protocol, num_images)
+
+
+def launch_line(protocol: Protocol, num_images: int) -> str:
+    """How long a fit on ``num_images`` will train, and why that isn't the protocol's epochs."""
+    run = for_images(protocol, num_images)
+    text = (
+        f"{run.epochs} epochs of {steps_an_epoch(run, num_images)} steps "
+        f"({images_per_step(run, num_images)} images each): {total_steps(run, num_images):,} steps"
+    )
+    if run.epochs > protocol.epochs:
+        text += (
+            f"; {protocol.epochs} epochs of {num_images:,} images would be "
+            f"{total_steps(protocol, num_images):,}, and a fit takes at least --min-steps "
+            f"{protocol.min_steps}"
+        )
+    return text
 
 
 def images_per_step(protocol: Protocol, num_images: int) -> int:

@@ -14,13 +14,14 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
-from iceprobe.fitting.protocols import Protocol, for_images, images_per_step
+from iceprobe.fitting.protocols import Protocol, for_images, images_per_step, total_steps
 from iceprobe.fitting.selection import Fitted, peak_rate, run_protocol
 from iceprobe.knn import knn
 from iceprobe.probes import parse_probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Diverged, Flops, Parameters, Result
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.store.reader import Store
 
 FIT_VERSION = 3  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
@@ -149,11 +150,13 @@ def repetition(
             shuffle=request.shuffle,
             saved=checkpoint.load() if request.resume else None,
         )
-        found |= {f.label: _result(f, store, setting, request) for f in fitted}
+        found |= {f.label: _result(f, store, setting, request, rows) for f in fitted}
     return [found[label] for label in request.labels if label in found], rows, diverged
 
 
-def _result(fitted: Fitted, store: Store, setting: Setting, request: Request) -> Result:
+def _result(
+    fitted: Fitted, store: Store, setting: Setting, request: Request, rows: list[CurveRow]
+) -> Result:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
     result = Result(
@@ -177,6 +180,14 @@ def _result(fitted: Fitted, store: Store, setting: Setting, request: Request) ->
         seconds=fitted.seconds,
         seeds=fitted.seeds,
         training=_training_record(setting, len(store["train"])),
+        undertrained=signs_of_undertraining(
+            [row for row in rows if row.probe == fitted.label],
+            fitted.selected,
+            classes=len(store.classes),
+            epochs=setting.protocol.epochs,
+            steps=total_steps(setting.protocol, len(store["train"])),
+            learning_rates=_rates(setting.protocol, len(store["train"])),
+        ),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
@@ -187,13 +198,12 @@ def _result(fitted: Fitted, store: Store, setting: Setting, request: Request) ->
 def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
     """How a probe was trained, as far as its own selection doesn't say."""
     protocol = setting.protocol
-    rates = [peak_rate(protocol, rate, num_images) for rate in protocol.learning_rates]
     return {
         "optimizer": protocol.optimizer,
         "epochs": protocol.epochs,
         "images_per_step": images_per_step(protocol, num_images),
         "warmup_epochs": protocol.warmup_epochs,
-        "learning_rates": rates,
+        "learning_rates": _rates(protocol, num_images),
         "weight_decays": list(protocol.weight_decays),
         "whitening": protocol.whitening,
         "run_seed": setting.run_seed,
@@ -203,6 +213,10 @@ def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
         "dtype": str(setting.amp).removeprefix("torch."),
         **({"processes": world().size} if world().size > 1 else {}),
     }
+
+
+def _rates(protocol: Protocol, num_images: int) -> list[float]:
+    return [peak_rate(protocol, rate, num_images) for rate in protocol.learning_rates]
 
 
 def _trained(labels: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
 from iceprobe.store.memory import available_memory
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
+
+_STORED_BYTES = 2  # a number of a stored token: float16, mostly
+log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def run_protocol(
         for seed in seeds
     ]
     check_memory(grid, setting, store.num_tokens, len(train))
+    tell_memory(memory, step_memory(grid, setting, store.num_tokens, len(train)))
     reported = feed(test, np.arange(len(test)))
     share = _shares(setting, labels, store.num_tokens)
     if protocol.held_out == 0:
@@ -225,14 +230,54 @@ def _early_stopping(label: str, select: Phase, protocol: Protocol) -> EarlyStopp
     )
 
 
+@dataclass(frozen=True)
+class StepMemory:
+    """What the steps of a fit take beside the tokens that are held, in bytes.
+
+    Attributes:
+        fixed: parameters with gradients and moments, 16 bytes a parameter.
+        per_image: of each query its scores, weights and their gradients over the tokens, and what
+            it pools with its gradient; of poolings that share no attention what they keep for the
+            backward pass; and patch tokens under way: of the batch in use and of the one that is
+            read meanwhile, as they are stored and as numbers of the step.
+        images: of a step, in this process.
+    """
+
+    fixed: int
+    per_image: int
+    images: int
+
+    @property
+    def bytes(self) -> int:
+        return self.fixed + self.images * self.per_image
+
+
+def step_memory(
+    members: Sequence[Member], setting: Setting, num_tokens: int, num_images: int
+) -> StepMemory:
+    """What a step of ``members`` takes."""
+    parameters = numbers = 0
+    patches = False
+    for label in {member.probe for member in members}:
+        probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
+        parameters += count * probe.num_parameters()["total"]
+        patches = patches or probe.input.endswith("patches")
+        if isinstance(probe.pooling, QueryPooling):
+            maps = 8 if probe.regularisation else 4  # with logarithms, cosines, their gradients
+            each = probe.pooling.num_predictors * (maps * num_tokens + 2 * setting.shape.dim)
+        else:
+            each = kept_for_backward(probe.pooling, num_tokens, setting.shape.dim)
+        numbers += count * each
+    under_way = num_tokens * setting.shape.dim * (3 * _STORED_BYTES + 2 * setting.amp.itemsize)
+    images = -(-images_per_step(setting.protocol, num_images) // world().size)
+    per_image = numbers * setting.amp.itemsize + patches * under_way
+    return StepMemory(16 * parameters, per_image, images)
+
+
 def check_memory(
     members: Sequence[Member], setting: Setting, num_tokens: int, num_images: int
 ) -> None:
     """Refuse a fit whose step doesn't fit into the memory that is free.
-
-    Counted are parameters with gradients and moments (16 bytes a parameter); of each query its
-    scores, weights and their gradients over the tokens, and what it pools with its gradient; and of
-    poolings that share no attention what they keep for the backward pass.
 
     Raises:
         IceprobeError: with the images per step that would do.
@@ -240,32 +285,33 @@ def check_memory(
     available = available_memory()
     if setting.device.type != "cpu" or available is None:
         return
-    parameters = numbers = 0
-    for label in {member.probe for member in members}:
-        probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
-        parameters += count * probe.num_parameters()["total"]
-        if isinstance(probe.pooling, QueryPooling):
-            maps = 8 if probe.regularisation else 4  # with logarithms, cosines, their gradients
-            each = probe.pooling.num_predictors * (maps * num_tokens + 2 * setting.shape.dim)
-        else:
-            each = kept_for_backward(probe.pooling, num_tokens, setting.shape.dim)
-        numbers += count * each
-    fixed = 16 * parameters
-    per_image = numbers * setting.amp.itemsize
-    images = -(-images_per_step(setting.protocol, num_images) // world().size)
-    if fixed + images * per_image <= available:
+    step = step_memory(members, setting, num_tokens, num_images)
+    if step.bytes <= available:
         return
-    fitting = (available - fixed) // max(per_image, 1)
+    fitting = (available - step.fixed) // max(step.per_image, 1)
     remedy = (
         f"take --batch-size {fitting * world().size}"
         if fitting >= 2
         else "name fewer probes or seeds"
     )
     raise IceprobeError(
-        f"a step of {len(members)} members on {images} images takes "
-        f"{(fixed + images * per_image) / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
-        f"free: {remedy}"
+        f"a step of {len(members)} members on {step.images} images takes "
+        f"{step.bytes / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: {remedy}"
     )
+
+
+def tell_memory(memory: int | None, step: StepMemory) -> None:
+    """Say what a fit takes beside a budget that is smaller than its steps."""
+    if memory is not None and memory < world().local_size * step.bytes:
+        log.warning(
+            "memory=%s bounds the tokens that are held; each step of %s images takes about %s "
+            "beside them: at least %s in all, less with a smaller --batch-size or fewer probes",
+            _size(memory), f"{step.images:,}", _size(step.bytes), _size(memory + step.bytes),
+        )  # fmt: skip
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
 def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
@@ -68,6 +69,7 @@ def knn(
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
+        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     train, test = store["train"], store[split]
     classes = len(store.classes)
     labels = np.asarray(train.labels)

@@ -2,7 +2,7 @@
 
     Z = X + MHSA(LN X)      Y = Z + W₂ GELU(W₁ LN Z + b₁) + b₂      y = mean_N(Y)
 
-Eight heads, qkv without bias, projection with bias, MLP ratio 4, no LayerScale, LN ε = 1e-6: the
+Eight heads, qkv without bias, projection with bias, MLP ratio 4, no LayerScale, LN ε = 1e-5: the
 pre-norm block of Dosovitskiy et al., "An Image is Worth 16x16 Words", trained on frozen tokens as
 Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency",
 compare it with. Tokens attend to one another and none is preferred in the mean, so there is no
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from iceprobe.probes.pooling import Pooling, check_divides
 
-EPSILON, MLP_RATIO = 1e-6, 4
+EPSILON, MLP_RATIO = 1e-5, 4
 
 
 class Block(Pooling):

@@ -3,7 +3,8 @@
     Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q
     a_j = softmax_{1+N}(Z W_Kjᵀ q_j / √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
 
-P ∈ R^{(N+1)×D} is learned. Radford et al., "Learning Transferable Visual Models From Natural
+P ∈ R^{(N+1)×D} is learned. W_Q, W_K, W_V and P start normal with deviation D^-1/2, cut at ±2, their biases
+at zero (timm's ``AttentionPool2d``), W_O as torch's linear maps do. Radford et al., "Learning Transferable Visual Models From Natural
 Language Supervision", with the LN that Psomas et al. put in front, "Attention, Please!".
 
 Only the output at z_0 is read, so every image has M effective queries u_j = W_Kjᵀ q_j / √(D/M) of
@@ -45,7 +46,9 @@ class CLIP(Pooling):
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1] + 1, dim))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        nn.init.normal_(self.position, std=dim**-0.5)
+        for weight in (self.qkv.weight, self.position):
+            nn.init.trunc_normal_(weight, std=dim**-0.5)
+        nn.init.zeros_(self.qkv.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         rstd, mean = self._normalise(tokens)

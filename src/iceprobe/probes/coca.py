@@ -3,9 +3,11 @@
     q = W_Q LN(l)      a_j = softmax_N(X W_Kᵀ q_j / 8)      y_j = W_V X a_j      y = W_O [y_1 … y_M]
 
 M query heads of 64 channels over one key and value head of 64 that all of them share; LN has a
-weight and no bias; no biases elsewhere. Yu et al., "CoCa: Contrastive Captioners are Image-Text
-Foundation Models". The published probe keeps 196 queries and reads the first: the other 195 get
-no gradient (1,036,032 parameters at D = 768). Here there is one.
+weight and no bias, ε 1e-5; no biases elsewhere. Yu et al., "CoCa: Contrastive Captioners are
+Image-Text Foundation Models". The published probe keeps 196 queries l_i and reads the first: the
+other 195 get no gradient (1,036,032 parameters at D = 768), and make LARS's step for the first
+longer, whose trust ratio has the norm of all of them. Here there is one, and ``queries=196`` is the
+published probe.
 
 The shared keys are folded into the queries in every forward.
 """
@@ -25,22 +27,23 @@ class CoCa(FoldedKeys, QueryPooling):
     Args:
         dim: D, width of the tokens and of the descriptor.
         heads: M, any number: heads have 64 channels whatever D is.
+        queries: kept, of which the first is read.
     """
 
-    def __init__(self, dim: int, heads: int = 8):
+    def __init__(self, dim: int, heads: int = 8, queries: int = 1):
         super().__init__()
         width = heads * HEAD_WIDTH
         self.out_dim = dim
         self.num_predictors = heads
-        self.query = nn.Parameter(torch.empty(1, dim))
-        self.norm = nn.LayerNorm(dim, eps=1e-6, bias=False)
+        self.query = nn.Parameter(torch.empty(queries, dim))
+        self.norm = nn.LayerNorm(dim, eps=1e-5, bias=False)
         self.q = nn.Linear(dim, width, bias=False)
         self.kv = nn.Linear(dim, 2 * HEAD_WIDTH, bias=False)
         self.proj = nn.Linear(width, dim, bias=False)
         nn.init.normal_(self.query)
 
     def fold(self) -> Tensor:
-        heads = self.q(self.norm(self.query)).unflatten(1, (self.num_predictors, -1))[0]
+        heads = self.q(self.norm(self.query)[:1]).unflatten(1, (self.num_predictors, -1))[0]
         return heads @ self.kv.weight[:HEAD_WIDTH] * HEAD_WIDTH**-0.5
 
     def fold_macs(self) -> int:

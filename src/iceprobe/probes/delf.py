@@ -6,7 +6,8 @@ W is a 1×1 convolution and w another, so both are linear maps of a token. The s
 and not normalised over tokens: a map says how much each place counts, and images differ in its
 sum. Noh et al., "Large-Scale Image Retrieval with Attentive Deep Local Features"; BatchNorm and
 the unit length as in Cao et al., "Unifying Deep Local and Global Features for Image Search", and
-Yang et al., "DOLG".
+Yang et al., "DOLG", whose code (pycls) starts every convolution normal with deviation √(2/fan_out):
+√(2/D) for W and √2 for w, however large D is.
 """
 
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class DELF(Pooling):
         self.conv = nn.Linear(dim, dim)
         self.norm = nn.BatchNorm1d(dim)
         self.scorer = nn.Linear(dim, 1)
+        for layer in (self.conv, self.scorer):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, tokens: Tensor) -> Tensor:
         z, scores = self._weigh(tokens, remember=True)

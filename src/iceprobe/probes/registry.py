@@ -397,7 +397,11 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Bardes et al., Revisiting Feature Prediction",
             number="heads",
             default_number=16,
-            options={"heads": _NUMBER, **_REGULARISED},
+            options={"heads": _NUMBER, "proj": Option(boolean, "true"), **_REGULARISED},
+            variants={
+                "vjepa?proj=false": "z = q + MHA(q, LN X) without W_O, y = z + MLP(LN z): the "
+                "encoder authors' own"
+            },
         ),
         "cait": ProbeEntry(
             "iceprobe.probes.cait:CaiT",
@@ -424,7 +428,11 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models",
             number="heads",
             default_number=8,
-            options={"heads": _NUMBER, **_REGULARISED},
+            options={"heads": _NUMBER, "queries": Option(_positive, "1"), **_REGULARISED},
+            variants={
+                "coca?queries=196": "the same of the first of 196 queries, over all of which LARS's "
+                "trust ratio is: the published code's"
+            },
         ),
         "capi": ProbeEntry(
             "iceprobe.probes.capi:CAPI",

@@ -4,7 +4,8 @@
     x = W_O [y_1 … y_M] + b_O      out = x + MLP(x)
 
 No norm anywhere; the MLP is four times as wide, with GELU. Zhai et al., "Sigmoid Loss for Language
-Image Pre-Training"; timm's ``AttentionPoolLatent``.
+Image Pre-Training"; timm's ``AttentionPoolLatent``, whose latent starts as D^-1/2 times a normal cut at
+±2 deviations (deviation 0.88 D^-1/2).
 
 Keys are folded into the query in every forward; their bias drops out of the softmax.
 """
@@ -38,7 +39,8 @@ class SigLIP(FoldedKeys, QueryPooling):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        nn.init.normal_(self.latent, std=dim**-0.5)
+        nn.init.trunc_normal_(self.latent)  # of deviation 1, cut at ±2
+        self.latent.detach().mul_(dim**-0.5)
 
     def fold(self) -> Tensor:
         query = self.q(self.latent)

@@ -5,7 +5,8 @@
     z = q₀ + W_O [y_1 … y_M] + b_O      out = z + MLP(LN(z))
 
 LN ε 1e-5; the MLP is four times as wide, with GELU. Bardes et al., "Revisiting Feature Prediction
-for Learning Visual Representations from Video".
+for Learning Visual Representations from Video", as Psomas et al., "Attention, Please!", have it. The
+encoder authors' own classifiers never apply W_O and b_O (``proj=false``: z = q₀ + [y_1 … y_M]).
 
 Keys are folded into the query in every forward, and the LayerNorm of the tokens with them.
 """
@@ -25,6 +26,7 @@ class VJEPA(FoldedKeys, QueryPooling):
     Args:
         dim: D, width of the tokens and of the descriptor.
         heads: M; divides D.
+        proj: whether W_O follows the attention.
 
     Raises:
         IceprobeError: if it doesn't.
@@ -32,7 +34,7 @@ class VJEPA(FoldedKeys, QueryPooling):
 
     layer_norm = 1e-5
 
-    def __init__(self, dim: int, heads: int = 16):
+    def __init__(self, dim: int, heads: int = 16, proj: bool = True):
         super().__init__()
         check_divides("vjepa", heads, dim=dim)
         self.out_dim = dim
@@ -41,14 +43,15 @@ class VJEPA(FoldedKeys, QueryPooling):
         self.norm1 = nn.LayerNorm(dim, eps=self.layer_norm)
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim) if proj else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
         last = nn.Linear(4 * dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), last)
         nn.init.trunc_normal_(self.query, std=0.02)
         truncated_normal_(self)
         for layer in (self.proj, last):
-            layer.weight.detach().div_(2**0.5)
+            if isinstance(layer, nn.Linear):
+                layer.weight.detach().div_(2**0.5)
 
     def fold(self) -> Tensor:
         keys = self.kv.weight[: self.out_dim]
@@ -71,4 +74,5 @@ class VJEPA(FoldedKeys, QueryPooling):
         return z + self.mlp(self.norm2(z))
 
     def macs(self, num_tokens: int) -> int:
-        return 2 * num_tokens * self.num_predictors * self.out_dim + 10 * self.out_dim**2
+        maps = 10 if isinstance(self.proj, nn.Linear) else 9
+        return 2 * num_tokens * self.num_predictors * self.out_dim + maps * self.out_dim**2

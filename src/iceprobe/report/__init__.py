@@ -11,7 +11,12 @@ __getattr__ = lazy(__name__, {"figure": "paper_figure"})
 
 
 def report(
-    results: Sequence[Result], path: str | Path, *, title: str | None = None, images: int = 8
+    results: Sequence[Result],
+    path: str | Path,
+    *,
+    title: str | None = None,
+    images: int = 8,
+    trust: bool = False,
 ) -> Path:
     """Write the report of ``results`` as one HTML file that works offline.
 
@@ -21,6 +26,7 @@ def report(
         path: where the file goes; replaced atomically if it is there.
         title: shown in the browser's tab; names the backbone and data by default.
         images: test images on the attention page; 0 leaves the page out.
+        trust: whether other hosts may be asked for stores and images that the results' files name.
 
     Returns:
         The path written.
@@ -30,4 +36,4 @@ def report(
     """
     from iceprobe.report.page import write_report
 
-    return write_report(results, Path(path), title=title, images=images)
+    return write_report(results, Path(path), title=title, images=images, trust=trust)

@@ -1,5 +1,6 @@
 """What the best probe takes for what: a matrix of few classes, tables of many."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,10 @@ import altair as alt
 import numpy as np
 
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import located
 from iceprobe.report.charts import Spec, finish
 from iceprobe.results.confusion import ClassScore, Confusions, Mistake, confusions
 from iceprobe.results.schema import Result
+from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard
 
 MOST_CLASSES = 40  # of a matrix that can still be read
@@ -40,14 +41,14 @@ class ConfusionView:
     chart: Spec | None
 
 
-def confusion_view(results: Sequence[Result]) -> ConfusionView | None:
+def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionView | None:
     """Of the most accurate of ``results`` whose predictions were kept, if there is one."""
     best = next((one for one in leaderboard(results) if one.predictions() is not None), None)
     predictions = best.predictions() if best is not None else None
     if best is None or predictions is None:
         return None
     counted = confusions(predictions, best.classes)
-    names = class_names(best)
+    names = class_names(best, trust)
     mistakes = list(counted.mistakes[:ROWS])
     everything = sum(one.images for one in counted.mistakes)
     chart = matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None
@@ -55,17 +56,16 @@ def confusion_view(results: Sequence[Result]) -> ConfusionView | None:
     return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart)
 
 
-def class_names(result: Result) -> list[str]:
-    """Names of the classes, from the store; ``"class 7"`` where it can't be found."""
-    if result.open_store is not None:
-        return list(result.open_store.classes)
-    if result.store.path is not None:
-        from iceprobe.store.format import read_manifest
+def class_names(result: Result, trust: bool = False) -> list[str]:
+    """Names of the classes; of results from before they were kept those of the store.
 
-        try:
-            return list(read_manifest(located(result.store.path)).dataset.classes)
-        except IceprobeError:
-            pass  # moved or deleted: the numbers are worth a page all the same
+    ``"class 7"`` where it can't be found or opened.
+    """
+    if result.class_names:
+        return result.class_names
+    # Moved or deleted, or another host's: the numbers are worth a page all the same.
+    with contextlib.suppress(IceprobeError):
+        return list(manifest_of(result, trust=trust).dataset.classes)
     return [f"class {number}" for number in range(result.classes)]
 
 

@@ -51,7 +51,7 @@ class DisagreementView:
 def chosen_pair(results: Sequence[Result]) -> tuple[Result, Result, str] | None:
     """The two probes to be compared, and by what rule.
 
-    EP (the first one asked for, as in the headline; the most accurate attentive probe where there
+    EP (the best one, as in the headline; the most accurate attentive probe where there
     is none) against the most accurate attentive probe of another kind, else against the most
     accurate other EP, else against the most accurate linear probe.
     """

@@ -9,12 +9,13 @@ from iceprobe.results.comparison import (
     Comparison,
     best_baseline,
     compare_pair,
+    efficient,
     probe_name,
     reference_ep,
 )
 from iceprobe.results.schema import Result
-from iceprobe.results.sweeps import Ranking, Sweep
-from iceprobe.results.tables import leaderboard, signed_points
+from iceprobe.results.sweeps import Ranking, Sweep, leaders
+from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
 from iceprobe.specs import parse_spec
 
 _NAMES = {
@@ -87,8 +88,9 @@ def display_name(probe: str) -> str:
 def find(results: Sequence[Result]) -> Finding:
     """The headline of results on one backbone and one data set.
 
-    EP against the best linear probe, or against k-NN where nothing linear was run; without an EP
-    the best other probe takes its place; without either, the best number is told alone.
+    The best EP against the best linear probe, or against k-NN where nothing linear was run; without
+    an EP the best other probe takes its place; without either, the best number is told alone. An
+    order is claimed where the paired interval shows it, and never of an undertrained fit.
     """
     linear = [result for result in results if probe_name(result) == "linear"]
     baseline = best_baseline(linear or results)
@@ -96,23 +98,34 @@ def find(results: Sequence[Result]) -> Finding:
     subject = reference_ep(results) or next(iter(others), None)
     if subject is None or baseline is None:
         return _alone(leaderboard(results)[0])
-    ours, theirs = f"{100 * subject.top1.mean:.1f}%", f"{100 * baseline.top1.mean:.1f}%"
+    ours, theirs = _percent(subject), _percent(baseline)
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
-    gap = subject.top1.mean - baseline.top1.mean
-    strong = f"{signed_points(gap)} points"
+    if weak := [one for one in (subject, baseline) if one.undertrained]:
+        who = _listed([name if one is subject else other for one in weak])
+        verb = "is" if len(weak) == 1 else "are"
+        return Finding(
+            f"{name} reads {ours} and {other} {theirs}, but {who} {verb} undertrained: that shows "
+            "no order.",
+            None,
+            f"{'; '.join(signs(one) for one in weak)}. To compare them {TRAIN_LONGER}",
+            None,
+        )
     try:
         comparison = compare_pair(subject, baseline)
     except IceprobeError:
-        sentence = f"{name} reads {ours} where {other} reads {theirs}."
-        return Finding(sentence, strong, "Predictions weren't kept: no paired interval.", None)
+        sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
+        return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
     low, high = comparison.difference.interval
-    if comparison.difference.clear:
+    strong = f"{signed_points(comparison.difference.mean)} points"
+    if comparison.clear:
         sentence = f"{name} reads {ours} where {other} reads {theirs}."
     else:
         sentence = f"{name} reads {ours} and {other} {theirs}: no clear difference."
     rival = display_name(baseline.label)
     over = f" over {rival}, the best of its kind here" if len(linear) > 1 else ""
+    if (eps := len(efficient(results))) > 1 and probe_name(subject) == "ep":
+        over += f", {name} being the best of {eps} EPs on these images"
     detail = (
         f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
         f"(paired bootstrap over the {subject.split} images)"
@@ -127,10 +140,10 @@ def find_across(
     if ranked:
         return _of_ranking(ranked[0], len(ranked))
     if layers:
-        best = [_best(points) for points in layers[0].lines.values()]
-        told = [f"{display_name(one.label)} at layer {one.layer} ({_percent(one)})" for one in best]
-        detail = f"The best layer of each probe, found on the {best[0].split} split itself"
-        return Finding(f"Highest: {_listed(told)}.", None, f"{detail} · {layers[0].title}", None)
+        lines = [[one for _, one in points] for points in layers[0].lines.values()]
+        told = [_of_layers(results) for results in lines]
+        detail = f"Layers of each probe, compared on the {lines[0][0].split} split itself"
+        return Finding(f"{'; '.join(told)}.", None, f"{detail} · {layers[0].title}", None)
     if draws:
         told = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
@@ -145,23 +158,52 @@ def find_across(
 
 def _of_ranking(ranking: Ranking, of: int) -> Finding:
     leads: dict[str, list[str]] = {}
+    none: list[str] = []
     for probe in ranking.probes:
-        (leader,) = [b for b in ranking.backbones if ranking.cells[b, probe].rank == 1]
-        leads.setdefault(leader, []).append(display_name(probe))
+        best, *alike = leaders(ranking.under(probe))
+        names = none if alike else leads.setdefault(best.backbone, [])
+        names.append(display_name(probe))
     count = len(ranking.backbones)
-    if len(leads) == 1:
-        sentence = f"{next(iter(leads))} leads {count} backbones under every probe."
+    every = "every probe" if len(ranking.probes) > 1 else display_name(ranking.probes[0])
+    if not leads:
+        any_ = every.replace("every", "any")
+        sentence = f"No clear difference: none of {count} backbones leads under {any_}."
+    elif none:
+        some = [f"{leader} leads under {_listed(probes)}" for leader, probes in leads.items()]
+        sentence = (
+            f"Of {count} backbones {', '.join(some)}; none leads clearly under {_listed(none)}."
+        )
+    elif len(leads) == 1:
+        sentence = f"{next(iter(leads))} leads {count} backbones under {every}."
     else:
         under = [f"{leader} under {_listed(probes)}" for leader, probes in leads.items()]
         sentence = f"Which of {count} backbones leads depends on the probe: {', '.join(under)}."
-    below = [cell for cell in ranking.cells.values() if cell.rank > 1]
-    clear = sum(not cell.tied for cell in below)
+    below = len(ranking.probes) * (count - 1)
+    clear = sum(not cell.tied for cell in ranking.cells.values()) - len(ranking.probes)
     more = f"; {of - 1} more ranking{'s' if of > 2 else ''} below" if of > 1 else ""
     detail = (
-        f"{ranking.title}: {clear} of {len(below)} differences between neighbours in rank are "
+        f"{ranking.title}: {clear} of {below} differences between neighbours in rank are "
         f"clear (paired bootstrap, 95%){more}"
     )
+    weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
+    if weak:
+        told = _listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
+        detail += f"; undertrained, so without an order: {told}"
     return Finding(sentence, None, detail, None)
+
+
+def signs(result: Result) -> str:
+    """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
+    return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
+
+
+def _of_layers(results: Sequence[Result]) -> str:
+    """Where one probe reads most, if an interval shows it."""
+    name, (best, *alike) = display_name(results[0].label), leaders(results)
+    if not alike:
+        return f"{name} reads most at layer {best.layer} ({_percent(best)})"
+    layers = _listed([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
+    return f"{name}: no clear difference between layers {layers} ({_percent(best)} at {best.layer})"
 
 
 def _best(points: Sequence[tuple[float, Result]]) -> Result:
@@ -169,7 +211,7 @@ def _best(points: Sequence[tuple[float, Result]]) -> Result:
 
 
 def _percent(result: Result) -> str:
-    return f"{100 * result.top1.mean:.1f}%"
+    return f"{tenths(result.top1.mean)}%"
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -178,5 +220,9 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _alone(best: Result) -> Finding:
-    sentence = f"{display_name(best.label)} reads {100 * best.top1.mean:.1f}%."
-    return Finding(sentence, None, "Nothing to compare it with in this report.", None)
+    sentence = f"{display_name(best.label)} reads {_percent(best)}."
+    detail = "Nothing to compare it with in this report."
+    if best.undertrained:
+        sentence = f"{sentence[:-1]}, but it is undertrained."
+        detail = f"{signs(best)}. To trust the number {TRAIN_LONGER}"
+    return Finding(sentence, None, detail, None)

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
@@ -34,9 +35,11 @@ from iceprobe.results.comparison import (
     probe_name,
     reference_ep,
 )
+from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Result
+from iceprobe.results.stores import store_of
 from iceprobe.results.sweeps import (
     Ranking,
     Sweep,
@@ -44,11 +47,27 @@ from iceprobe.results.sweeps import (
     by_training_images,
     rankings,
 )
-from iceprobe.results.tables import duration, leaderboard, percent, short, signed_points, span
+from iceprobe.results.tables import (
+    TRAIN_LONGER,
+    duration,
+    leaderboard,
+    percent,
+    short,
+    signed_points,
+    span,
+    tenths,
+)
 from iceprobe.results.varying import draw_of, told, varying
+from iceprobe.text import utf8
+from iceprobe.trust import REMEDY, elsewhere
 
 if TYPE_CHECKING:
     from iceprobe.report.attention import Gallery
+    from iceprobe.store import Store
+
+log = logging.getLogger("iceprobe")
+
+Opened = Callable[[Result], "Store"]
 
 MAX_BYTES = 6_000_000
 FEW = 3  # groups whose cost, learning curves and maps a page across several still draws
@@ -95,15 +114,29 @@ class AnalysisView:
     remarks: list[str]
 
 
-def write_report(results: Sequence[Result], path: Path, *, title: str | None, images: int) -> Path:
+def write_report(
+    results: Sequence[Result], path: Path, *, title: str | None, images: int, trust: bool = False
+) -> Path:
     """See :func:`iceprobe.report.report`."""
     if not results:
         raise IceprobeError("a report needs at least one result: run a probe first")
-    write_atomically(path, render(results, title=title, images=images).encode())
+    unasked = _unasked(results, trust)
+    for place in unasked:
+        log.warning(
+            "%s is on another host, which wasn't asked: the report is without its pictures and "
+            "names; %s", place, REMEDY,
+        )  # fmt: skip
+    write_atomically(path, utf8(render(results, title=title, images=images, trust=trust)))
     return path
 
 
-def render(results: Sequence[Result], *, title: str | None = None, images: int = 8) -> str:
+def render(
+    results: Sequence[Result],
+    *,
+    title: str | None = None,
+    images: int = 8,
+    trust: bool = False,
+) -> str:
     """The page as text.
 
     Raises:
@@ -111,7 +144,13 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     """
     ordered = leaderboard(results)
     groups = grouped(results)
-    galleries, remarks = _galleries(results, images) if len(groups) <= FEW else ([], [])
+    opened = partial(store_of, trust=trust)
+    galleries, remarks = _galleries(results, images, opened) if len(groups) <= FEW else ([], [])
+    if not remarks:
+        remarks = [
+            f"{place} wasn't asked, {REMEDY}: pictures and names of classes are left out."
+            for place in _unasked(results, trust)
+        ]
     palette = charts.colours(results)
     ranked, layers, draws = rankings(results), by_layer(results), by_training_images(results)
     across = find_across(ranked, layers, draws)
@@ -119,15 +158,16 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
     figures = _figures(ordered, palette) if len(groups) <= FEW and "draw" not in differing else []
     figures += _sweeps(ranked, layers, draws, palette)
     shown = groups if len(groups) <= FEW else []
-    confused = [view for group in shown if (view := confusion_view(group.results))]
+    confused = [view for group in shown if (view := confusion_view(group.results, trust))]
     figures += _matrices(confused)
-    disputes, undisputed = _disputes(shown) if images else ([], [])
-    analyses = [_analysis(group, palette, images, i) for i, group in enumerate(shown)]
+    disputes, undisputed = _disputes(shown, opened) if images else ([], [])
+    analyses = [_analysis(group, palette, images, i, opened) for i, group in enumerate(shown)]
     analyses = [one for one in analyses if one.probes]
     figures += [chart for one in analyses for chart in one.charts]
     scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
+        headed=_headed(ordered),
         title=title or f"{first.backbone} on {first.dataset}",
         first=first,
         ordered=ordered,
@@ -152,12 +192,18 @@ def render(results: Sequence[Result], *, title: str | None = None, images: int =
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
     )  # fmt: skip
-    if len(page.encode()) > MAX_BYTES:
+    if len(utf8(page)) > MAX_BYTES:
         raise IceprobeError(
-            f"the report of {len(results)} results would weigh {len(page.encode()) / 1e6:.1f} MB: "
+            f"the report of {len(results)} results would weigh {len(utf8(page)) / 1e6:.1f} MB: "
             "report fewer results at a time, or fewer images"
         )
     return page
+
+
+def _unasked(results: Sequence[Result], trust: bool) -> list[str]:
+    """Stores on other hosts that only the results' files name."""
+    named = [one.store.path or "" for one in results if one.open_store is None]
+    return [] if trust else [place for place in dict.fromkeys(named) if elsewhere(place)]
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
@@ -188,6 +234,15 @@ def _contests(results: Sequence[Result]) -> list[Contest]:
     return contests
 
 
+def _headed(results: Sequence[Result]) -> str:
+    """What was done to the backbone: "frozen", or how it was adapted."""
+    how = dict.fromkeys(one.adaptation or "frozen" for one in results)
+    adapted = [name for name in how if name != "frozen"]
+    if not adapted:
+        return "frozen"
+    return ("frozen and adapted: " if "frozen" in how else "adapted: ") + ", ".join(adapted)
+
+
 def _tiles(group: Group) -> list[Result]:
     """What stands large under the headline: k-NN, the best linear probe, EP."""
     linear = best_baseline([one for one in group.results if probe_name(one) == "linear"])
@@ -199,9 +254,11 @@ def _tiles(group: Group) -> list[Result]:
 
 def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
     names = charts.names_of(ordered)
-    tables: dict[Path | None, list[CurveRow]] = {
-        run: read_curves(run) if run else [] for run in {result.run for result in ordered}
-    }
+    tables: dict[Path | None, list[CurveRow]] = {None: []}
+    for result in ordered:
+        if result.run is not None and result.run not in tables:
+            digest = result.files.digests.get(CURVES_FILE)
+            tables[result.run] = read_curves(result.run, digest)
     curves = [tables[result.run] for result in ordered]
     front = "Bars: 95% intervals over test images. Dashed: the Pareto front."
     chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."
@@ -260,13 +317,13 @@ def _matrices(confused: Sequence[ConfusionView]) -> list[Chart]:
     ]
 
 
-def _disputes(groups: Sequence[Group]) -> tuple[list[DisagreementView], list[str]]:
+def _disputes(groups: Sequence[Group], opened: Opened) -> tuple[list[DisagreementView], list[str]]:
     """Of each group where its images can be found, and what is missing otherwise."""
     found: list[DisagreementView] = []
     remarks: list[str] = []
     for group in groups:
         try:
-            view = disagreement_view(group.results, _store)
+            view = disagreement_view(group.results, opened)
         except IceprobeError as error:
             remarks.append(f"Not shown, {error}.")
             continue
@@ -274,24 +331,28 @@ def _disputes(groups: Sequence[Group]) -> tuple[list[DisagreementView], list[str
     return found, remarks
 
 
-def _analysis(group: Group, palette: dict[str, str], images: int, number: int) -> AnalysisView:
+def _analysis(
+    group: Group, palette: dict[str, str], images: int, number: int, opened: Opened
+) -> AnalysisView:
     """Tables, charts and pictures of what was analysed."""
     probes = analysed(group.results)
     made = [
         Chart(f"importance-{number}-{i}", *one)
         for i, one in enumerate(importance_charts(probes, palette))
     ]
-    tables, remarks = predictor_tables(probes, _store, images)
+    tables, remarks = predictor_tables(probes, opened, images)
     parts = None
     if images and probes and not remarks:
         try:
-            parts = parts_view(probes, _store)
+            parts = parts_view(probes, opened)
         except IceprobeError as error:
             remarks.append(f"No parts, {error}.")
     return AnalysisView(probes, made, tables, parts, remarks)
 
 
-def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"], list[str]]:
+def _galleries(
+    results: Sequence[Result], images: int, opened: Opened
+) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
     ranked = leaderboard(results)
     attentive = [
@@ -318,7 +379,7 @@ def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"],
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                albums[key] = Album.spread(_store(result), result.split, images)
+                albums[key] = Album.spread(opened(result), result.split, images)
             album = albums[key]
             if isinstance(album, IceprobeError):
                 continue  # told once
@@ -331,16 +392,6 @@ def _galleries(results: Sequence[Result], images: int) -> tuple[list["Gallery"],
             galleries.append(gallery)
             spent += sum(len(uri) for row in gallery.rows for uri in (row.image, *row.maps))
     return galleries, remarks
-
-
-def _store(result: Result) -> Any:
-    if result.open_store is not None:
-        return result.open_store
-    if result.store.path is None:
-        raise IceprobeError("its features were held in memory only")
-    from iceprobe.store import Store
-
-    return Store.open(result.store.path)
 
 
 def _scale(ordered: Sequence[Result]) -> tuple[float, float]:
@@ -393,10 +444,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["told"] = told
+    environment.globals |= {"told": told, "remedy": TRAIN_LONGER}
     environment.tests["match_start"] = str.startswith
     environment.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,
-        points=signed_points,
+        points=signed_points, tenths=tenths,
     )  # fmt: skip
     return environment

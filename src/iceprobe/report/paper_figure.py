@@ -25,7 +25,7 @@ from iceprobe.report.finding import display_name
 from iceprobe.report.pictures import colour
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Result
-from iceprobe.store import Store
+from iceprobe.results.stores import store_of
 
 WIDTH = 504  # points: 7 inches, both columns of a paper
 COLUMN = 244  # points: one column of it
@@ -71,7 +71,12 @@ class _Picture:
 
 
 def figure(
-    results: Sequence[Result], path: str | Path, *, images: int = 6, column: bool = False
+    results: Sequence[Result],
+    path: str | Path,
+    *,
+    images: int = 6,
+    column: bool = False,
+    trust: bool = False,
 ) -> Path:
     """Write the maps of probes over test images as one figure.
 
@@ -83,6 +88,7 @@ def figure(
         path: ends in ``.pdf``, ``.svg`` or ``.png``; replaced atomically if it is there.
         images: rows: test images, one of each class first, whatever the probes made of them.
         column: as wide as one column of a paper, 3.4 inches, in place of two, 7 inches.
+        trust: whether other hosts may be asked for a store and images that the results' files name.
 
     Returns:
         The path written.
@@ -101,7 +107,7 @@ def figure(
         raise _without_attention(results)
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
-    album = Album.spread(_opened(attentive[0]), attentive[0].split, images)
+    album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
     found = [
         (one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None
     ]  # linear probes have none
@@ -125,16 +131,6 @@ def figure(
 def _without_attention(results: Sequence[Result]) -> IceprobeError:
     probes = ", ".join(result.label for result in results) or "nothing"
     return IceprobeError(f"no probe with attention among {probes}: run one, such as --probe ep12")
-
-
-def _opened(result: Result) -> Store:
-    if result.open_store is not None:
-        return result.open_store
-    if result.store.path is None:
-        raise IceprobeError(
-            f"the features of {result.label!r} were held in memory only: run again and keep them"
-        )
-    return Store.open(result.store.path)
 
 
 def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:

@@ -12,7 +12,7 @@ import altair as alt
 from iceprobe.report.charts import HEIGHT, OTHERS, WIDTH, Spec, by_probe, finish
 from iceprobe.report.finding import display_name
 from iceprobe.results.sweeps import Ranking, Sweep
-from iceprobe.results.tables import percent, span
+from iceprobe.results.tables import percent, span, tenths
 
 
 def rank_lines(ranking: Ranking) -> Spec:
@@ -28,7 +28,7 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "probe": display_name(probe),
                     "rank": cell.rank,
                     "shown": percent(cell.result.top1),
-                    "short": f"{100 * cell.result.top1.mean:.1f}" + ("≈" if cell.tied else ""),
+                    "short": tenths(cell.result.top1.mean) + ("≈" if cell.tied else ""),
                     "span": span(cell.result.top1.interval),
                 }
             )

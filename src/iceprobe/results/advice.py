@@ -7,6 +7,9 @@ the paired bootstrap over the test images doesn't rule out that it loses no more
 (0 unless said), and the cheapest of those is the one to report: fewest trainable parameters, of
 equals fewest FLOPs. The best is picked on the images that are reported, which flatters it a little;
 intervals aren't corrected for that, so the rule is kind to what was picked and strict on the rest.
+
+A probe that is undertrained (`results/undertrained.py`) is in none of these comparisons: it is named,
+and while there is one nothing is said of which probe to report.
 """
 
 from collections.abc import Sequence
@@ -16,10 +19,10 @@ import numpy as np
 
 from iceprobe.errors import IceprobeError
 from iceprobe.results.agreement import Agreement, agreement
-from iceprobe.results.comparison import Comparison, compare_pair, probe_name, reference_ep
+from iceprobe.results.comparison import Comparison, compare_pair, efficient, probe_name
 from iceprobe.results.schema import Result
-from iceprobe.results.sweeps import Ranked, rank, same_images, split_by
-from iceprobe.results.tables import short, signed_points, span
+from iceprobe.results.sweeps import Ranked, clear_order, rank, same_images, split_by
+from iceprobe.results.tables import TRAIN_LONGER, short, signed_points, span, tenths
 
 LINEAR = "linear"
 #: Probes without learned aggregation.
@@ -43,6 +46,7 @@ class Encoder:
         linear, knn: baselines, best first.
         paired: whether predictions of all probes were kept. Where they weren't there are no
             ``gains``, and ``cheapest`` is ``best``, nothing being known of error bars.
+        undertrained: probes that are in none of the above, unless nothing else was run.
     """
 
     backbone: str
@@ -56,11 +60,15 @@ class Encoder:
     linear: list[Result]
     knn: list[Result]
     paired: bool = True
+    undertrained: list[Result] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
         """Which keys of ``REMEDIES`` weren't run on it."""
-        there = (self.linear, self.knn, self.attentive)
+        ran = [self.best, *self.linear, *self.knn, *self.undertrained]
+        names = [probe_name(one) for one in ran]
+        attentive = self.attentive or any(name not in PLAIN for name in names)
+        there = (LINEAR in names, "knn" in names, attentive)
         return [name for name, found in zip(REMEDIES, there, strict=True) if not found]
 
 
@@ -70,11 +78,16 @@ class Order:
 
     Attributes:
         agreement: of the two; ``None`` where predictions weren't kept.
+        changes: whether two backbones are clearly in one order under the first probe and clearly
+            in the other under the second.
+        holds: whether all pairs are clearly in the same order under both.
     """
 
     linear: list[Ranked]
     attentive: list[Ranked]
     agreement: Agreement | None
+    changes: bool = False
+    holds: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,12 +160,14 @@ def _question(title: str, results: Sequence[Result], margin: float) -> Question:
     said = [_single(encoders[0])] if len(encoders) == 1 else [_each(one) for one in encoders]
     if len(encoders) > 1:
         said.append(_ordered(orders))
-    said += _caveats(encoders)
+    said = [*_untrained(encoders), *said, *_caveats(encoders)]
     paragraph = " ".join([_head(title, results, margin), *filter(None, said)])
     return Question(title, encoders, orders, paragraph)
 
 
-def _encoder(backbone: str, results: Sequence[Result], margin: float) -> Encoder:
+def _encoder(backbone: str, everything: Sequence[Result], margin: float) -> Encoder:
+    weak = [one for one in everything if one.undertrained]
+    results = [one for one in everything if not one.undertrained] or everything
     best = min(results, key=lambda one: (-one.top1.mean, *_cost(one)))
     attending = _best_first([one for one in results if probe_name(one) not in PLAIN])
     linear = _best_first([one for one in results if probe_name(one) == LINEAR])
@@ -174,6 +189,7 @@ def _encoder(backbone: str, results: Sequence[Result], margin: float) -> Encoder
         linear=linear,
         knn=_best_first([one for one in results if probe_name(one) == "knn"]),
         paired=paired,
+        undertrained=weak,
     )
 
 
@@ -183,11 +199,19 @@ def _orders(by_backbone: Sequence[Sequence[Result]]) -> list[Order]:
     common = [one for one in by_backbone[0] if all(one.label in place for place in placed)]
     linear = [one.label for one in common if probe_name(one) == LINEAR]
     attending = [one for one in common if probe_name(one) not in PLAIN]
-    subject = reference_ep(attending) or next(iter(attending), None)
-    if subject is None:
+    if not attending:
         return []
-    under = [place[subject.label] for place in placed]
-    return [_order([place[label] for place in placed], under) for label in linear]
+
+    def under(label: str) -> list[Result]:
+        return [place[label] for place in placed]
+
+    def over_all(one: Result) -> tuple[bool, float]:
+        every = under(one.label)
+        trained = not any(one.undertrained for one in every)
+        return trained, round(sum(one.score.mean for one in every), 9)
+
+    subject = max(efficient(attending) or attending, key=over_all)
+    return [_order(under(label), under(subject.label)) for label in linear]
 
 
 def _order(linear: Sequence[Result], attentive: Sequence[Result]) -> Order:
@@ -196,7 +220,15 @@ def _order(linear: Sequence[Result], attentive: Sequence[Result]) -> Order:
     if all(one is not None for of_probe in kept for one in of_probe):
         x, y = ([one.correct.mean(0) for one in of_probe if one] for of_probe in kept)
         found = agreement(np.stack(x), np.stack(y))
-    return Order(rank(linear), rank(attentive), found)
+    x_pairs, y_pairs = clear_order(linear), clear_order(attentive)
+    every = len(linear) * (len(linear) - 1) // 2
+    return Order(
+        rank(linear),
+        rank(attentive),
+        found,
+        changes=any((worse, better) in y_pairs for better, worse in x_pairs),
+        holds=len(x_pairs) == every and x_pairs == y_pairs,
+    )
 
 
 def _best_first(results: Sequence[Result]) -> list[Result]:
@@ -227,12 +259,15 @@ def _head(title: str, results: Sequence[Result], margin: float) -> str:
 
 def _single(encoder: Encoder) -> str:
     """How much aggregation matters, what to report, and how other probes would have read it."""
+    if encoder.best.undertrained:
+        return ""
     others = [*encoder.linear, *encoder.knn]
     read = ", ".join(f"{_percent(one)} under {one.label}" for one in others)
     by = encoder.attentive or encoder.best
     instead = (
         f"Without attention the encoder would read {read}, against {_percent(by)} under {by.label}."
     )
+    read = "" if any(by is one for one in others) else read  # by the best of them itself
     return " ".join(filter(None, [_aggregation(encoder), _report(encoder), read and instead]))
 
 
@@ -269,8 +304,13 @@ def _aggregation(encoder: Encoder) -> str:
 
 def _report(encoder: Encoder) -> str:
     best, cheapest, leanest = encoder.best, encoder.cheapest, encoder.leanest
+    if encoder.undertrained:
+        return "Which probe to report can't be said before all of them are trained."
     if not encoder.paired:
-        return f"The best is {best.label} ({_percent(best)}, {_costs(best)})."
+        return (
+            f"The highest number is that of {best.label} ({_percent(best)}, {_costs(best)}); no "
+            "interval tells it apart."
+        )
     if encoder.loss is None:
         said = (
             f"Report {best.label} ({_percent(best)}, {_costs(best)}): it is the best, and no probe "
@@ -289,10 +329,12 @@ def _report(encoder: Encoder) -> str:
 
 def _each(encoder: Encoder) -> str:
     """The same in short, for one of several encoders."""
+    if encoder.undertrained:
+        return f"{encoder.backbone}: which probe to report can't be said before all are trained."
     gain = next(iter(encoder.gains), None)
     told = [
         f"{gain.probe.label} over {gain.against.label} is {_points(gain)}" if gain else "",
-        f"{'report' if encoder.paired else 'the best is'} {encoder.cheapest.label} ({_percent(encoder.cheapest)}, {_costs(encoder.cheapest)})",
+        f"{'report' if encoder.paired else 'the highest number is that of'} {encoder.cheapest.label} ({_percent(encoder.cheapest)}, {_costs(encoder.cheapest)})",
         f"the best, {encoder.best.label}, reads {_percent(encoder.best)}" if encoder.loss else "",
     ]
     return f"{encoder.backbone}: {'; '.join(filter(None, told))}."
@@ -317,10 +359,12 @@ def _tau(order: Order) -> str:
     if found is None:
         return ""
     for ranked in (order.linear, order.attentive):
-        if len({one.result.top1.mean for one in ranked}) == 1:
+        if len({one.rank for one in ranked}) == 1:
             return f"; all tie under {ranked[0].result.label}, so there is no order to compare"
     low, high = found.interval
-    same = "the same order" if found.tau == 1 else "the order changes"
+    same = "no clear change of order"
+    if order.changes or order.holds:
+        same = "the order changes" if order.changes else "the same order"
     text = f"; {same}, Kendall's τ {found.tau:+.2f} (95% interval {low:+.2f} to {high:+.2f})"
     return text.replace("-", "−")
 
@@ -331,6 +375,22 @@ def _listed(ranked: Sequence[Ranked]) -> str:
         f"({_percent(one.result)})"
         for place, one in enumerate(ranked)
     )
+
+
+def _untrained(encoders: Sequence[Encoder]) -> list[str]:
+    """Which probes hadn't learned to their end, before any comparison."""
+    said = [
+        f"{_named(one, encoders)} reads {_percent(one)} and is undertrained: "
+        f"{', '.join(one.undertrained)}."
+        for encoder in encoders
+        for one in encoder.undertrained
+    ]
+    said += (
+        [f"No order is read from {'it' if len(said) == 1 else 'them'}: {TRAIN_LONGER}."]
+        if said
+        else []
+    )
+    return said
 
 
 def _caveats(encoders: Sequence[Encoder]) -> list[str]:
@@ -354,8 +414,12 @@ def _names(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+def _named(one: Result, encoders: Sequence[Encoder]) -> str:
+    return one.label if len(encoders) == 1 else f"{one.label} on {one.backbone}"
+
+
 def _percent(one: Result) -> str:
-    return f"{100 * one.top1.mean:.1f}%"
+    return f"{tenths(one.top1.mean)}%"
 
 
 def _costs(one: Result) -> str:

@@ -24,6 +24,16 @@ class Comparison:
     against: Result
     difference: Difference
 
+    @property
+    def undertrained(self) -> list[Result]:
+        """Which of the two hadn't learned to its end: no order can be read from the pair."""
+        return [one for one in (self.probe, self.against) if one.undertrained]
+
+    @property
+    def clear(self) -> bool:
+        """Whether an order may be claimed: the interval leaves out zero, both were trained."""
+        return self.difference.clear and not self.undertrained
+
 
 def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
     """Paired bootstrap of a − b in top-1 accuracy.
@@ -94,13 +104,25 @@ def best_baseline(results: Sequence[Result]) -> Result | None:
 
 
 def reference_ep(results: Sequence[Result]) -> Result | None:
-    """The EP that others are compared with: the first one asked for that is no ablation.
+    """The EP that others are compared with: the best by score; of equals the one asked for first.
 
-    By order, not by accuracy: picking the best on the test split would flatter it.
+    The test split picks it, which flatters it where there are several: who quotes it says of how
+    many it is the best.
     """
-    found = [result for result in results if probe_name(result) == EFFICIENT]
-    plain = [result for result in found if "?" not in result.label]
-    return next(iter(plain or found), None)
+    return max(efficient(results), key=lambda result: round(result.score.mean, 9), default=None)
+
+
+def efficient(results: Sequence[Result]) -> list[Result]:
+    """All Efficient Probes among the results."""
+    return [result for result in results if probe_name(result) == EFFICIENT]
+
+
+def clearly_above(a: Result, b: Result) -> bool:
+    """Whether a is above b by an interval; never without predictions, nor undertrained."""
+    if a.predictions() is None or b.predictions() is None:
+        return False
+    comparison = compare_pair(a, b)
+    return comparison.clear and comparison.difference.mean > 0
 
 
 def probe_name(result: Result) -> str:

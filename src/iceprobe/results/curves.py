@@ -1,17 +1,19 @@
 """``curves.csv``: how every member went, epoch by epoch."""
 
 import csv
-import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from iceprobe.checksums import Digest, check_file
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
+from iceprobe.text import csv_cell, csv_text, utf8
 
 FILE_NAME = "curves.csv"
+REMEDY = "put the file back as it was, or fit the run again into another folder"
 
 
 class CurveRow(BaseModel):
@@ -59,31 +61,33 @@ def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, 
 def write_curves(run: str | Path, rows: Iterable[CurveRow]) -> Path:
     """Write ``run/curves.csv`` atomically; returns its path."""
     names = list(CurveRow.model_fields)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _text(value) for name, value in row.model_dump().items()})
+    table = [names, *([_text(value) for value in row.model_dump().values()] for row in rows)]
     path = Path(run) / FILE_NAME
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, utf8(csv_text(table)))
     return path
 
 
-def read_curves(run: str | Path) -> list[CurveRow]:
+def read_curves(run: str | Path, digest: Digest | None = None) -> list[CurveRow]:
     """Read ``run/curves.csv``; an empty list where a run has none (k-NN alone).
 
+    Args:
+        digest: of the file, as ``results.json`` has it.
+
     Raises:
-        IceprobeError: if the file isn't one of ours.
+        IceprobeError: if the file isn't one of ours, or isn't what was written.
     """
     path = Path(run) / FILE_NAME
     if not path.exists():
+        if digest is not None:
+            raise IceprobeError(f"curves {path} are missing: {REMEDY}")
         return []
+    check_file(path, digest, REMEDY)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = []
         try:
             for row in reader:
-                row = {key: value for key, value in row.items() if value != ""}
+                row = {key: csv_cell(value) for key, value in row.items() if value != ""}
                 rows.append(CurveRow.model_validate(row))
         except (ValidationError, UnicodeDecodeError, csv.Error) as error:
             line = reader.line_num

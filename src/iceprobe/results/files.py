@@ -1,22 +1,25 @@
 """``results.json``: the truth of a run, from which every table and picture is derived.
 
-``{"format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked for; an
-entry's fields are described in :mod:`iceprobe.results.schema`.
+``{"sha256": …, "format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked
+for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
+follows it in :mod:`iceprobe.checksums`.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
+from iceprobe.temporary import temporary_file
+from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
+EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 
 
 def write_results(run: str | Path, results: Sequence[Result]) -> Path:
@@ -35,10 +38,10 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
             raise IceprobeError(f"probe {one.label!r} stands twice in {run}: keep one entry")
         seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
-    document = {"format": FORMAT_VERSION, "results": entries}
+    document = seal({"format": FORMAT_VERSION, "results": entries})
     path = Path(run) / FILE_NAME
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, json_bytes(text))
     for result in results:
         result.attach(run=run)
     return path
@@ -69,6 +72,7 @@ def read_results(run: str | Path) -> list[Result]:
             f"results {path} have format {document.get('format')!r}, this iceprobe reads "
             f"{FORMAT_VERSION}: use the version that wrote them, or run again"
         )
+    document = unseal(document, path, EDITED)
     try:
         results = [Result.model_validate(entry) for entry in document["results"]]
     except ValidationError as error:
@@ -80,25 +84,32 @@ def read_results(run: str | Path) -> list[Result]:
     return [result.attach(run=path.parent) for result in results]
 
 
+def check_replaceable(path: Path, option: str = "output") -> None:
+    """See that nothing is at ``path``, or a file that may be replaced.
+
+    A rename would put a file in the place of a device, which for root is everybody's.
+
+    Raises:
+        IceprobeError: if a folder, a device, a pipe or a socket is there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
+        raise IceprobeError(f"{option} {str(path)!r} is {what}")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
+        IceprobeError: if something is there that is no file, such as a device.
         OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    check_replaceable(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes files private; give them the user's ordinary mode
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from iceprobe.checksums import Digest, check_file
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Score
@@ -89,14 +90,18 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
     write_atomically(Path(path), save(tensors))
 
 
-def read_predictions(path: str | Path, probe: str) -> Predictions:
+def read_predictions(path: str | Path, probe: str, digest: Digest | None = None) -> Predictions:
     """Read the predictions of one probe.
 
+    Args:
+        digest: of the file, as ``results.json`` has it.
+
     Raises:
-        IceprobeError: if the file is missing, corrupt, or doesn't hold this probe.
+        IceprobeError: if the file is missing, isn't what was written, or doesn't hold this probe.
     """
     path = Path(path)
     try:
+        check_file(path, digest, "put it back as it was, or fit the run again into another folder")
         with safe_open(path, framework="numpy") as file:
             keys = set(file.keys())
             if not {"labels", f"{probe}/predicted"} <= keys:

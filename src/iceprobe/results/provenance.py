@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.results.schema import StoreReference
+from iceprobe.store.noted import assumed
 
 _PACKAGES = ("iceprobe", "torch", "torchvision", "timm", "numpy")
 
@@ -75,6 +76,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "images": tested_images(store, split),
         "split": split,
         "classes": len(store.classes),
+        "class_names": list(store.classes),
         "train_images": len(store["train"]),
         "test_images": len(store[split]),
         "dim": store.dim,
@@ -87,7 +89,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "git_commit": git_commit(),
         "command": command,
         "created": now(),
-        "assumed": [*manifest.backbone.assumed, *manifest.dataset.assumed],
+        "assumed": assumed(manifest),
         "skipped_images": len(manifest.skipped),
     }
 

@@ -38,6 +38,7 @@ def merged(results: Sequence[Result]) -> Result:
             "seconds": sum(result.seconds for result in results),
             "seeds": [s for result in results for s in result.seeds] or list(range(len(results))),
             "early_stopping": _stopped_in_any(results),
+            "undertrained": _undertrained_in_most(results),
             "variance": "replicates",
         }
     )
@@ -50,6 +51,12 @@ def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
     known = [result.early_stopping for result in results if result.early_stopping is not None]
     stopped = [one for early in known for one in early.stopped]
     return known[0].model_copy(update={"stopped": stopped}) if known else None
+
+
+def _undertrained_in_most(results: Sequence[Result]) -> list[str]:
+    """The signs of the first of them where more than half show some."""
+    found = [result.undertrained for result in results if result.undertrained]
+    return found[0] if 2 * len(found) > len(results) else []
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

@@ -9,15 +9,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
+from iceprobe.checksums import Digest
 from iceprobe.store.format import EVALUATION_VIEW
+from iceprobe.trust import inner_path
 
 if TYPE_CHECKING:
     from iceprobe.results.predictions import Predictions
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+InnerPath = Annotated[str, AfterValidator(inner_path)]  # relative to the run folder
 
 
 class _Model(BaseModel):
@@ -94,11 +104,23 @@ class Files(_Model):
         probes: one safetensors file a seed, in the order of `Result.seeds`.
         predictions: safetensors shared by all results of the run.
         adapters: one folder a seed, where the backbone was adapted.
+        digests: of each of these files, and of ``curves.csv``, by its name; read files are
+            compared. Of an earlier iceprobe there are none.
     """
 
-    probes: list[str] = []
-    predictions: str | None = None
-    adapters: list[str] = []
+    probes: list[InnerPath] = []
+    predictions: InnerPath | None = None
+    adapters: list[InnerPath] = []
+    digests: dict[str, Digest] = {}
+
+    def moved(self, folder: str) -> "Files":
+        """The same files, seen from the folder that ``folder`` is in."""
+        return Files(
+            probes=[f"{folder}/{name}" for name in self.probes],
+            predictions=self.predictions and f"{folder}/{self.predictions}",
+            adapters=self.adapters,
+            digests={f"{folder}/{name}": digest for name, digest in self.digests.items()},
+        )
 
 
 class Diverged(_Model):
@@ -167,6 +189,7 @@ class Result(_Model):
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
         classes: C.
+        class_names: of the classes, in their order; empty in results from before they were kept.
         train_images: images to learn from, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -179,6 +202,8 @@ class Result(_Model):
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
         training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
+        undertrained: signs that it hadn't learned to its end (`results/undertrained.py`); empty
+            where there are none, and of results from before they were looked for.
         selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``.
         settings_tried: settings that were selected from.
         best_minus_median: accuracy on ``selected_on``: best setting − median one.
@@ -213,6 +238,7 @@ class Result(_Model):
     shots: int | None = None
     fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
+    class_names: list[str] = []
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
@@ -227,6 +253,7 @@ class Result(_Model):
     selected: dict[str, float | int | str] = {}
     training: dict[str, Any] = {}
     training_images: str = EVALUATION_VIEW
+    undertrained: list[str] = []
     selected_on: str
     settings_tried: Count = 1
     best_minus_median: float | None = None
@@ -328,5 +355,7 @@ class Result(_Model):
         if self._predictions is None and self._run is not None and self.files.predictions:
             from iceprobe.results.predictions import read_predictions
 
-            self._predictions = read_predictions(self._run / self.files.predictions, self.label)
+            name = self.files.predictions
+            digest = self.files.digests.get(name)
+            self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions

@@ -146,6 +146,9 @@ def paired_bootstrap(
 ) -> Difference:
     """Bootstrap of the difference a − b, resampling the images that both were tested on.
 
+    It is antisymmetric: b − a has the same draws, so exactly the negated mean, the mirrored
+    interval and the same p, whichever of two probes is named first.
+
     Args:
         correct_a: ``(S, n)`` or ``(n,)``.
         correct_b: ``(S', n)`` or ``(n,)``; the seeds of the two need not match.
@@ -159,14 +162,19 @@ def paired_bootstrap(
     a, b = _seed_mean(correct_a), _seed_mean(correct_b)
     if a.shape != b.shape:
         raise ValueError(f"a paired bootstrap needs the same images: {len(a)} against {len(b)}")
-    if replicates:
-        resampled = _resampled_twice(_rows(correct_a) - _rows(correct_b), draws, seed)
-    else:
-        resampled = _resampled_means(a - b, draws, seed)
+    each = _rows(correct_a) - _rows(correct_b) if replicates else (a - b)[None]
+    turn = _orientation(each)
+    resample = (
+        _resampled_twice(turn * each, draws, seed)
+        if replicates
+        else _resampled_means(turn * each[0], draws, seed)
+    )
+    low, high = _percentiles(resample, confidence)
+    interval = (low, high) if turn > 0 else (0.0 - high, 0.0 - low)
     # + 1: the observed sample counts as one draw, so p is never 0 (Davison & Hinkley 1997, 4.2).
-    below, above = (np.sum(resampled <= 0) + 1, np.sum(resampled >= 0) + 1)
+    below, above = (np.sum(resample <= 0) + 1, np.sum(resample >= 0) + 1)
     p = min(1.0, 2 * min(below, above) / (draws + 1))
-    return Difference(float((a - b).mean()), _percentiles(resampled, confidence), float(p))
+    return Difference(float((a - b).mean()), interval, float(p))
 
 
 def equivalent(
@@ -207,6 +215,18 @@ def _seed_mean(correct: ArrayLike) -> NDArray[np.float64]:
     if values.ndim != 1 or not len(values):
         raise ValueError(f"correct is (seeds, images) with at least one image, not {values.shape}")
     return values
+
+
+def _orientation(difference: NDArray[np.float64]) -> int:
+    """1 or −1, and the other of the two for the negated difference: draws are made of one sign.
+
+    The sign of the mean; of a mean of zero that of the first image that differs.
+    """
+    rounded = difference.round(12)
+    total = round(float(difference.mean()), 12)
+    if total == 0:
+        total = float(rounded.ravel()[np.argmax(rounded.ravel() != 0)])
+    return -1 if total < 0 else 1
 
 
 def _resampled_means(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:

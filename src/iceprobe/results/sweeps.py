@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
-from iceprobe.results.comparison import compare_pair
+from iceprobe.results.comparison import clearly_above
 from iceprobe.results.schema import Result
 from iceprobe.results.varying import draw_of
 from iceprobe.specs import parse_spec
@@ -17,10 +17,9 @@ class Ranked:
 
     Attributes:
         result: its numbers.
-        rank: 1 for the best backbone under this probe.
-        tied: whether the paired bootstrap against the backbone one rank better leaves the
-            difference open (its 95% interval holds zero); never for the first, and only where
-            predictions of both were kept.
+        rank: 1 for the best backbone under this probe; equal accuracies have one rank.
+        tied: whether nothing shows that the backbone before it is better: the paired 95% interval
+            holds zero, or there is none, or one of the two is undertrained; never for the first.
     """
 
     result: Result
@@ -49,12 +48,14 @@ class Ranking:
         return [name for names in self.paradigms.values() for name in names]
 
     def moved(self) -> bool:
-        """Whether the order of the backbones depends on the probe."""
-        orders = {
-            tuple(self.cells[backbone, probe].rank for backbone in self.backbones)
-            for probe in self.probes
-        }
-        return len(orders) > 1
+        """Whether two backbones are clearly in one order under a probe, in the other under another."""
+        orders = [clear_order(self.under(probe)) for probe in self.probes]
+        above = {pair for order in orders for pair in order}
+        return any((worse, better) in above for better, worse in above)
+
+    def under(self, probe: str) -> list[Result]:
+        """Results of the backbones under one probe."""
+        return [self.cells[backbone, probe].result for backbone in self.backbones]
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,33 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
 
 def rank(results: Sequence[Result]) -> list[Ranked]:
     """Results of one probe on the same images, best first."""
-    ordered = sorted(results, key=lambda one: -one.top1.mean)
+    ordered = sorted(results, key=lambda one: -_level(one))
     ranked = [Ranked(ordered[0], 1, tied=False)]
     for place, (better, one) in enumerate(pairwise(ordered), 2):
-        kept = better.predictions() is not None and one.predictions() is not None
-        tied = kept and not compare_pair(better, one).difference.clear
-        ranked.append(Ranked(one, place, tied))
+        equal = _level(better) == _level(one)
+        tied = not clearly_above(better, one)
+        ranked.append(Ranked(one, ranked[-1].rank if equal else place, tied))
     return ranked
+
+
+def leaders(results: Sequence[Result]) -> list[Result]:
+    """The best of results on the same images, and all that it isn't clearly above."""
+    best, *others = sorted(results, key=lambda one: -_level(one))
+    return [best, *(one for one in others if not clearly_above(best, one))]
+
+
+def clear_order(results: Sequence[Result]) -> set[tuple[str, str]]:
+    """Backbones of one probe in pairs (better, worse), those that are clearly in this order."""
+    return {
+        (a.backbone, b.backbone)
+        for a, b in permutations(results, 2)
+        if _level(a) > _level(b) and clearly_above(a, b)
+    }
+
+
+def _level(one: Result) -> float:
+    """Top-1; the same fraction reached by two roundings is a tie."""
+    return round(one.top1.mean, 9)
 
 
 def by_layer(results: Sequence[Result]) -> list[Sweep]:

@@ -1,7 +1,5 @@
 """Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +10,17 @@ from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.varying import told, varying
+from iceprobe.text import csv_text
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
     "seconds", "adaptation", "backbone", "layer", "dataset", "headline", "shots", "fraction",
-    "train_images", "protocol", "split", "selected_on", "training_images",
+    "train_images", "protocol", "split", "selected_on", "training_images", "undertrained",
 )  # fmt: skip
 
 
+#: Of a fit that hadn't learned to its end.
+TRAIN_LONGER = "leave --epochs out, or raise it"
 PLAIN: dict[str, Any] = {"box": SIMPLE, "pad_edge": False, "show_edge": False}
 
 
@@ -41,12 +42,10 @@ def leaderboard(results: Sequence[Result]) -> list[Result]:
 
 def to_csv(results: Sequence[Result]) -> str:
     """One line a result, numbers at full precision: accuracies as fractions."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[list[object]] = [list(_COLUMNS)]
     for result in leaderboard(results):
         low, high = result.top1.interval or (None, None)
-        cells = {
+        cells: dict[str, object] = {
             "probe": result.probe,
             "top1": result.top1.mean,
             "sd": result.top1.sd,
@@ -66,9 +65,10 @@ def to_csv(results: Sequence[Result]) -> str:
             "protocol": result.protocol,
             "selected_on": result.selected_on,
             "training_images": result.training_images,
+            "undertrained": "; ".join(result.undertrained),
         }
-        writer.writerow(cells)
-    return text.getvalue()
+        rows.append([cells[name] for name in _COLUMNS])
+    return csv_text(rows)
 
 
 def to_markdown(results: Sequence[Result]) -> str:
@@ -124,21 +124,33 @@ def percent(score: Score | None) -> str:
     """``"83.1 ± 0.2"``, in percent; the deviation where there are several seeds."""
     if score is None:
         return "–"
-    spread = f" ± {100 * score.sd:.1f}" if score.sd is not None else ""
-    return f"{100 * score.mean:.1f}{spread}"
+    spread = f" ± {tenths(score.sd)}" if score.sd is not None else ""
+    return f"{tenths(score.mean)}{spread}"
 
 
 def span(interval: tuple[float, float] | None, signed: bool = False) -> str:
     """``"82.0 to 84.2"``, in percent."""
     if interval is None:
         return "–"
-    low, high = (signed_points(end) if signed else f"{100 * end:.1f}" for end in interval)
+    low, high = (signed_points(end) if signed else tenths(end) for end in interval)
     return f"{low} to {high}"
+
+
+def tenths(fraction: float) -> str:
+    """``"72.5"``: percent with one decimal; the one place where accuracies are rounded.
+
+    The same accuracy reached by two sums may differ in its sixteenth digit, and 7.25 would be 7.2
+    in one table and 7.3 in another: it is rounded to nine digits first.
+
+    >>> tenths(0.0725), tenths(0.0725 - 1e-16), tenths(0.0725 + 1e-16)
+    ('7.2', '7.2', '7.2')
+    """
+    return f"{round(100 * fraction, 9):.1f}"
 
 
 def signed_points(fraction: float) -> str:
     """``"+4.2"`` or ``"−0.3"``: percentage points with a typographic minus; never "−0.0"."""
-    text = f"{abs(100 * fraction):.1f}"
+    text = tenths(abs(fraction))
     return text if float(text) == 0 else ("+" if fraction > 0 else "−") + text
 
 
@@ -184,6 +196,11 @@ def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
     return headings, rows
 
 
+def undertrained_note(result: Result) -> str:
+    """Why it counts as undertrained, and the remedy."""
+    return f"undertrained ({', '.join(result.undertrained)}), so no comparison with it holds: {TRAIN_LONGER}"
+
+
 def _marked(result: Result) -> str:
     return f"{result.label} *" if result.selected_on_reported else result.label
 
@@ -198,6 +215,8 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             f"* settings and epoch selected on the reported split (protocol `paper`){features}."
         )
     for result in leaderboard(results):
+        if result.undertrained:
+            notes.append(f"{result.label}: {undertrained_note(result)}.")
         if lost := result.lost_seeds:
             seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
             notes.append(

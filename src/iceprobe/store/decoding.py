@@ -8,6 +8,7 @@ else may have killed the first); the second time it is a bad image, by name.
 
 import contextlib
 import logging
+import os
 import queue
 import signal
 import threading
@@ -26,6 +27,7 @@ import torch
 from torch import multiprocessing
 
 from iceprobe.errors import IceprobeError
+from iceprobe.parentage import end_with
 
 if TYPE_CHECKING:
     from iceprobe.store.pipeline import Decoded, Work
@@ -78,7 +80,7 @@ def decoded_in_order(
     Raises:
         IceprobeError: if readers die twice before they come to an image.
     """
-    crew = _Crew(decode, names, readers, processes, pin)
+    crew = _Crew(decode, names, min(readers, max(1, len(work))), processes, pin)
     try:
         numbered = iter(enumerate(work))
         waiting = deque(crew.submit(*item) for _, item in zip(range(ahead), numbered, strict=False))
@@ -199,7 +201,7 @@ class _Reader:
         self._process = None
         if process:  # before the thread: a fork inherits whatever locks are held
             self._pipe, there = multiprocessing.Pipe()
-            arguments = (decode, self._pipe, there, self.at)
+            arguments = (decode, self._pipe, there, self.at, os.getpid())
             self._process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
             self._process.start()
             there.close()
@@ -255,8 +257,9 @@ def _how_it_ended(code: int) -> str:
     return f"was killed by {number.name}{_HINTS.get(number, '')}"
 
 
-def _serve(decode: Decode, caller: Connection, pipe: Connection, at: Any) -> None:
+def _serve(decode: Decode, caller: Connection, pipe: Connection, at: Any, parent: int) -> None:
     """Decode in a process until the caller closes its end, or is gone."""
+    end_with(parent)
     caller.close()  # this process's copy
     for number in (signal.SIGINT, signal.SIGUSR1):  # sent to all: the caller says what to do
         signal.signal(number, signal.SIG_IGN)

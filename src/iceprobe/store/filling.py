@@ -19,12 +19,14 @@ from torch import Tensor
 from iceprobe.datasets.base import Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Seen
 from iceprobe.store.format import Manifest, ShardRecord, shard_file
 from iceprobe.store.handing_in import collect
+from iceprobe.store.noted import noted
 from iceprobe.store.pipeline import (
+    Extracted,
     OnBadImage,
     Progress,
-    Work,
     chosen_rows,
     extracted_batches,
     plan_work,
@@ -91,7 +93,7 @@ def fill(
                 here.check()
                 for recorder, views in zip(recorders, batch.layers, strict=True):
                     if recorder is not None:
-                        writing.submit(partial(recorder.add, batch.work, views, batch.skipped))
+                        writing.submit(partial(recorder.add, batch, views))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 tell(name)
@@ -109,6 +111,16 @@ def fill(
             raise IceprobeError(
                 f"{room} for {path} ({error.strerror}): make room and run the same again, "
                 "complete shards are kept"
+            ) from error
+        if not all(place.folder.is_dir() for place in open_places):
+            gone = next(place.folder for place in open_places if not place.folder.is_dir())
+            raise IceprobeError(
+                f"{gone} was removed while it was written: run the same again"
+            ) from error
+        if error.errno in (errno.EIO, errno.ESTALE):
+            raise IceprobeError(
+                f"{error.filename or open_places[0].folder}: {error.strerror}; see that its disk "
+                "answers and run the same again, complete shards are kept"
             ) from error
         raise
     finally:
@@ -147,8 +159,10 @@ class _Recorder:
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
         self._writers: list[ShardWriter] = []  # of the shard under way, one a view
         self._skipped: list[str] = []
+        self._seen: list[Seen] = []
 
-    def add(self, work: Work, views: list[dict[str, Tensor]], skipped: list[str]) -> None:
+    def add(self, batch: Extracted, views: list[dict[str, Tensor]]) -> None:
+        work = batch.work
         if work.number not in self._missing[work.split]:
             return
         manifest = self.place.manifest
@@ -157,7 +171,8 @@ class _Recorder:
             self._writers = [ShardWriter(self.place.folder / name) for name in names]
         for writer, tensors in zip(self._writers, views, strict=True):
             writer.write(tensors)
-        self._skipped += skipped
+        self._skipped += batch.skipped
+        self._seen += batch.seen
         if not work.last:
             return
         images = len(self._writers[0])
@@ -169,10 +184,11 @@ class _Recorder:
             stop=start + manifest.rows(work.split, work.number),
             images=images,
             skipped=self._skipped,
+            **noted(self._seen),
             views=augmented,
         )
         self.place.note(work.split, self.place.put(shard))
-        self._writers, self._skipped = [], []
+        self._writers, self._skipped, self._seen = [], [], []
         if world().size > 1 and world().main:
             self.collect()
 

@@ -14,10 +14,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from iceprobe.checksums import seal, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
+from iceprobe.trust import plain_name
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -30,7 +32,8 @@ EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light"]
+Strength = Literal["paper", "light", "clip"]
+Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
 
 
 class _Record(BaseModel):
@@ -50,6 +53,8 @@ class Settings(_Record):
         views: views stored of each training image, the evaluation view first; the others are
             augmented.
         augmentation: of those; ``None`` where there are none.
+        crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
+            and in stores from before it was ``clamped``, whose crops were redrawn.
         live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
@@ -63,6 +68,7 @@ class Settings(_Record):
     device: str = "cpu"
     views: Annotated[int, Field(ge=1)] = 1
     augmentation: Strength | None = None
+    crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
     def views_of(self, split: str) -> int:
@@ -100,6 +106,7 @@ class DatasetRecord(_Record):
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
     assumed: list[str] = []  # as of the backbone
+    reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
 class Shape(_Record):
@@ -128,11 +135,18 @@ class Shape(_Record):
 
 
 class FileRecord(_Record):
-    """A file of a complete shard."""
+    """A file of a complete shard.
 
-    file: str
-    bytes: int
+    Attributes:
+        parts: sha256 of its header and of each tensor but the patches, whose own are in the tensor
+            `shards.CHECKS`; so what is read is compared, and nothing else has to be. Empty in
+            stores of an earlier iceprobe.
+    """
+
+    file: Name
+    bytes: Annotated[int, Field(ge=0)]
     sha256: str
+    parts: dict[str, str] = {}
 
 
 class ShardRecord(FileRecord):
@@ -140,13 +154,20 @@ class ShardRecord(FileRecord):
 
     Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
     images: they are complete together or not at all.
+
+    Attributes:
+        read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
+            many; ``None`` in stores from before this was noted.
+        largest: the largest value in files of more than 8 bits.
     """
 
-    start: int
-    stop: int
-    images: int
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
     skipped: list[str] = []
     views: list[FileRecord] = []
+    read: dict[str, int] | None = None
+    largest: float | None = None
 
     @property
     def files(self) -> list[FileRecord]:
@@ -182,7 +203,7 @@ class Manifest(_Record):
     dataset: DatasetRecord
     settings: Settings
     shape: Shape
-    splits: dict[str, SplitRecord]
+    splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]
 
     @property
@@ -206,6 +227,29 @@ class Manifest(_Record):
         }
         text = json.dumps(ingredients, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def asked_as(self, backbone: str, dataset: str) -> Self:
+        """The same store under the specs that a run names: another path to the same weights.
+
+        A store is known by its content and serves every request for it; a run is told under the
+        specs that it was asked for, and rebuilt from them. The identity doesn't change.
+        """
+        return self._told({"spec": backbone}, {"spec": dataset})
+
+    def asked_by(self, wanted: Self) -> Self:
+        """The same store with all that ``wanted``, of the same content, says of itself."""
+        backbone, dataset = wanted.backbone, wanted.dataset
+        return self._told(
+            {name: getattr(backbone, name) for name in ("spec", "name", "paradigm", "assumed")},
+            {name: getattr(dataset, name) for name in ("spec", "name", "headline", "assumed")},
+        )
+
+    def _told(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
+        records = {
+            "backbone": self.backbone.model_copy(update=backbone),
+            "dataset": self.dataset.model_copy(update=dataset),
+        }
+        return self.model_copy(update=records)
 
     @property
     def folder(self) -> str:
@@ -268,10 +312,11 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
         content = json.loads(file.read_bytes())
         if (version := content.get("format_version")) != FORMAT_VERSION:
             raise IceprobeError(
-                f"store {path} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
+                f"{file} has format {version}, this iceprobe reads {FORMAT_VERSION}: "
                 "extract it again"
             )
         claimed = content.pop("identity")
+        content = unseal(content, file, f"put it back, or remove {path} and extract again")
         manifest = Manifest.model_validate(content)
     except FileNotFoundError:
         raise IceprobeError(
@@ -291,7 +336,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
-    content = {"identity": manifest.identity} | manifest.model_dump(mode="json")
+    content = {"identity": manifest.identity} | seal(manifest.model_dump(mode="json"))
     temporary = path / f"{MANIFEST}.tmp"
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -9,7 +9,10 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from iceprobe.checksums import seal, unseal
+from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Manifest, ShardRecord, publish, write_manifest
 
 FOLDER = "handed-in"
@@ -22,7 +25,8 @@ def hand_in(path: Path, split: str, shard: ShardRecord) -> None:
     final = folder / f"{shard.file}.json"
     temporary = final.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"split": split, "shard": shard.model_dump(mode="json")}))
+        entry = seal({"split": split, "shard": shard.model_dump(mode="json")})
+        file.write(json.dumps(entry))
         file.flush()
         os.fsync(file.fileno())
     publish(temporary, final)
@@ -37,7 +41,7 @@ def collect(path: Path, manifest: Manifest) -> dict[str, int]:
     files = sorted((path / FOLDER).glob("*.json"))
     rows: dict[str, int] = {}
     for file in files:
-        content = json.loads(file.read_bytes())
+        content = _read(file)
         split, shard = content["split"], ShardRecord.model_validate(content["shard"])
         if all(shard.start != known.start for known in manifest.splits[split].shards):
             manifest.record(split, shard)
@@ -49,8 +53,18 @@ def collect(path: Path, manifest: Manifest) -> dict[str, int]:
     return rows
 
 
+def _read(file: Path) -> dict[str, Any]:
+    remedy = "remove it and run the same again: its shard is made anew"
+    try:
+        return unseal(json.loads(file.read_bytes()), file, remedy)
+    except ValueError as error:
+        raise IceprobeError(f"{file} is damaged; {remedy}") from error
+
+
 def clear(path: Path) -> None:
     """Remove the folder, when everything was collected, with what a killed process left of it."""
+    if not (path / FOLDER).is_dir():
+        return  # a disk that is read only refuses even to remove what isn't there
     with contextlib.suppress(FileNotFoundError):
         for remains in (path / FOLDER).glob("*.tmp"):
             remains.unlink()

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation as make_augmentation
 from iceprobe.backbones.augmentation import view_generator
-from iceprobe.datasets.base import BadImage, Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import BadImage, Data, Dataset
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.noted import FirstSeen
 from iceprobe.store.pipeline import (
     check_finite,
     chosen_rows,
@@ -40,7 +42,7 @@ VECTORS_AT_ONCE = 1024  # images
 
 def live(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     *,
     augmentation: str | None = "paper",
     splits: Sequence[str] | None = None,
@@ -58,7 +60,7 @@ def live(
     Args:
         backbone: moved to ``device``.
         dataset: whose images; all of them have to be readable.
-        augmentation: ``"paper"``, ``"light"`` (`iceprobe.backbones.augmentation`), or ``None`` for
+        augmentation: ``"paper"``, ``"light"``, ``"clip"`` (`iceprobe.backbones.augmentation`), or ``None`` for
             the evaluation view in every epoch.
         splits: names of those wanted; all by default.
         limit: images of each split, a seeded choice as :func:`iceprobe.extract` makes it.
@@ -71,6 +73,7 @@ def live(
         IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image
             that can't be read, tokens that aren't finite, or too little memory.
     """
+    dataset = load_dataset(dataset)
     chosen = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
@@ -161,6 +164,7 @@ class _Maker:
         self._augment = make_augmentation(
             backbone.preprocessing, manifest.settings.augmentation or "paper"
         )
+        self._files = FirstSeen(manifest.dataset)
         self._pool = ThreadPoolExecutor(decode_threads(device.type == "cuda"), "decode")
         self._last: tuple[tuple[str, bytes, bytes], dict[str, Tensor]] | None = None
 
@@ -181,6 +185,7 @@ class _Maker:
 
         def decode(place: int, view: int) -> Tensor:
             image = source.image(place)
+            self._files.look(image)
             if not view:
                 return preprocessing.transform(image)
             return self._augment(image, view_generator(place, view))

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Seen
+from iceprobe.store.control_groups import free_in, groups_of
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import (
     OnBadImage,
     Progress,
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 def extract_in_memory(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     *,
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
@@ -54,6 +58,7 @@ def extract_in_memory(
             be read, or tokens are not finite.
     """
     check_policy(on_bad_image)
+    dataset = load_dataset(dataset)
     if device is None:
         device = next((parameter.device for parameter in backbone.parameters()), None)
     target = choose_device(device)
@@ -75,34 +80,25 @@ def extract_in_memory(
         )
         for name in manifest.splits
     }
+    tell_of_files(manifest)
     return Store(manifest, held, dataset=dataset)
 
 
-def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory free for this process, within its control group; None: unknown.
+def available_memory(groups: Sequence[Path] | None = None) -> int | None:
+    """Bytes of memory free for this process, within its control groups; None: unknown.
 
-    A group counts the files it has read as its own, but they give way. Processes that work together
-    on this machine get equal shares.
+    Processes that work together on this machine get equal shares.
+
+    Args:
+        groups: folders of control groups, by default of those that this process is in.
     """
-    free = _free_memory(group)
-    return None if free is None else free // world().local_size
-
-
-def _free_memory(group: Path) -> int | None:
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
         free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
     except (OSError, StopIteration):
         return None
-    try:
-        most = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        lines = (group / "memory.stat").read_text().splitlines()
-        stat = {name: int(count) for name, count in map(str.split, lines)}
-        used -= stat.get("active_file", 0) + stat.get("inactive_file", 0)
-        return min(free, max(0, most - used))
-    except (OSError, ValueError):  # no such group, or one without a limit ("max")
-        return free
+    limited = free_in(groups_of() if groups is None else groups)
+    return (free if limited is None else min(free, limited)) // world().local_size
 
 
 def bytes_held(manifest: Manifest) -> int:
@@ -151,6 +147,7 @@ def _extract_split(
         for item in plan_work(name, rows, number, settings)
     ]
     images, done, skipped = 0, 0, []
+    seen: list[Seen] = []
     for batch in extracted_batches(
         backbone,
         dataset.splits,
@@ -168,10 +165,18 @@ def _extract_split(
                 place[key][images : images + count] = tensor
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
+        seen += batch.seen
         if progress is not None:
             progress(f"extract {name}", done, record.images)
     whole = ShardRecord(
-        file="", start=0, stop=record.images, images=images, bytes=0, sha256="", skipped=skipped
+        file="",
+        start=0,
+        stop=record.images,
+        images=images,
+        bytes=0,
+        sha256="",
+        skipped=skipped,
+        **noted(seen),
     )
     record.shards = [whole]
     shape, behind = manifest.shape, None

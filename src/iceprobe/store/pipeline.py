@@ -10,10 +10,11 @@ Everything in flight is bounded, so memory doesn't grow with the data set.
 
 import contextlib
 import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +24,14 @@ from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.datasets.base import BadImage, Split
+from iceprobe.datasets.decoding import one_line
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, looking_at
-from iceprobe.store.format import Manifest, Settings, Shape
+from iceprobe.store.format import Manifest, Settings, Shape, ShardRecord
+from iceprobe.store.noted import NAMED
 from iceprobe.store.quantisation import quantise
+from iceprobe.store.shards import shard_bytes
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 OnBadImage = Literal["fail", "skip"]
 Progress = Callable[[str, int, int], None] | None
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
+
+log = logging.getLogger("iceprobe")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What is stored of patch tokens and of prefix tokens, by the name of `tokens`.
@@ -63,6 +70,7 @@ class Decoded:
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
     masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
     bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
+    seen: list[Seen] = field(default_factory=list)  # what was done to each that could
 
     def pin_memory(self) -> "Decoded":
         return replace(self, images=self.images.pin_memory())
@@ -79,11 +87,13 @@ class Extracted:
             and of the evaluation view ``box (b, 4)`` where there are boxes and
             ``mask (b, S, S)`` uint8 where there are masks, on the host.
         skipped: names of the images that couldn't be read.
+        seen: what was done to each of the others on the way from its file.
     """
 
     work: Work
     layers: list[list[dict[str, Tensor]]]
     skipped: list[str]
+    seen: list[Seen]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -123,6 +133,26 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
         side = manifest.backbone.preprocessing["image_size"]
         layout["mask"] = (torch.uint8, (side, side))
     return layout
+
+
+def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
+    """In what a shard's record contradicts the manifest that it is in; ``None`` where it fits.
+
+    Everything that is read and allocated follows from these numbers.
+    """
+    size = manifest.settings.shard_images
+    rows = min(manifest.splits[name].images - shard.start, size)
+    if shard.start % size or rows < 1 or shard.stop != shard.start + rows:
+        return f"rows {shard.start} to {shard.stop} are no shard of {name}"
+    if shard.images + len(shard.skipped) != rows:
+        return f"{shard.images} images and {len(shard.skipped)} skipped are not {rows}"
+    if len(shard.files) != manifest.settings.views_of(name):
+        return f"it has {len(shard.files)} files, a view each"
+    for view, file in enumerate(shard.files):
+        layout = split_layout(manifest, name, view)
+        if file.bytes != shard_bytes(shard.images, layout, checked=bool(file.parts)):
+            return f"{file.file}: its length doesn't fit {shard.images} images of {name}"
+    return None
 
 
 def token_layout(shape: Shape, settings: Settings) -> Layout:
@@ -172,10 +202,13 @@ def extracted_batches(
     nothing = [_nothing(one, settings) for one in backbone.per_layer()]  # of one view
     gpu = device.type == "cuda"
     decode = _Decode(splits, backbone.preprocessing, settings, pin=gpu and workers == 0)
+    told = 0
     waiting: deque[tuple[Work, Decoded, list[list[dict[str, Tensor]]], Any]] = deque()
     with contextlib.closing(_decoded(decode, work, workers, gpu)) as decoded:
         for todo, batch in zip(work, decoded, strict=True):
-            if batch.bad and on_bad_image == "fail":
+            if on_bad_image == "skip":
+                told = _tell_skipped(batch.bad, told)
+            elif batch.bad:
                 raise BadImage(
                     f"{batch.bad[0][1]} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
@@ -189,6 +222,13 @@ def extracted_batches(
                 yield _finish(*waiting.popleft(), splits, settings)
         while waiting:
             yield _finish(*waiting.popleft(), splits, settings)
+
+
+def _tell_skipped(bad: list[tuple[int, str]], told: int) -> int:
+    """Say why images are left out, the first few; how many were said by then."""
+    for _, message in bad[: max(0, NAMED - told)]:
+        log.warning("skipped: %s", message.removesuffix(", or pass --on-bad-image skip"))
+    return told + len(bad)
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:
@@ -306,7 +346,7 @@ def _finish(
         ]
         for views_of_one in zip(*views, strict=True)
     ]
-    return Extracted(work, made, [split.names[row] for row, _ in batch.bad])
+    return Extracted(work, made, [split.names[row] for row, _ in batch.bad], batch.seen)
 
 
 def check_finite(tensors: dict[str, Tensor], names: Sequence[str], settings: Settings) -> None:
@@ -358,20 +398,27 @@ class _Decode:
         pixels = images.numpy()
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
+        done: list[Seen] = []
         for row in work.rows.tolist():
             looking_at(row)
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None
+                pixels[0, len(rows)] = preprocessing.transform(image).numpy()
             except BadImage as error:
                 bad.append((row, str(error)))
                 continue
-            pixels[0, len(rows)] = preprocessing.transform(image).numpy()
+            except (IceprobeError, MemoryError) as error:
+                size = f"{image.width} x {image.height} pixels, mode {image.mode}"
+                why = f"{size}: {one_line(error)}"
+                bad.append((row, f"image {split.names[row]!r} can't be made ready ({why})"))
+                continue
+            done.append(seen(image))
             for view in range(1, work.views):
-                seen = self.augment(image, view_generator(row, view))
-                pixels[view, len(rows)] = seen.numpy()
+                made = self.augment(image, view_generator(row, view))
+                pixels[view, len(rows)] = made.numpy()
             if split.boxes is not None and boxes is not None:
-                box = split.boxes[row : row + 1]
+                box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, image.size)
                 boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
             if masks is not None and mask is not None:
                 masks[len(rows)] = _cropped_mask(preprocessing, mask)
@@ -383,6 +430,7 @@ class _Decode:
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],
             bad,
+            done,
         )
 
 

@@ -6,7 +6,6 @@ is, a stopped one is verified and gone on with, and the disk has to hold what is
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from iceprobe.datasets.base import Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_folder
+from iceprobe.remote import RemotePath, scratch_folder
 from iceprobe.store import remote
 from iceprobe.store.format import (
     MANIFEST,
@@ -32,6 +31,7 @@ from iceprobe.store.pipeline import split_layout
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
 from iceprobe.store.shards import shard_bytes
+from iceprobe.trust import name_hosts
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -96,6 +96,7 @@ def find_places(
         wanted: manifests of the stores asked for, without shards.
         until: holds the locks of local places, and the local folders of remote ones.
     """
+    name_hosts(str(root))
     finished = [find_finished(root, one) for one in wanted]
     paths = [path or root / one.folder for path, one in zip(finished, wanted, strict=True)]
     todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
@@ -115,8 +116,8 @@ def _open_place(
         until.enter_context(exclusive(path))
         place = Place(path, _resumed(path, wanted))
     else:
-        scratch = until.enter_context(tempfile.TemporaryDirectory(dir=cache_folder()))
-        place = RemotePlace(Path(scratch), remote.resumed(path, wanted), path)
+        scratch = until.enter_context(scratch_folder())
+        place = RemotePlace(scratch, remote.resumed(path, wanted), path)
         if place.manifest.finished:  # killed between the last shard and the manifest
             remote.put_manifest(path, place.manifest)
     return None if place.manifest.finished else place

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from iceprobe.datasets.base import ArraySplit, Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import ArraySplit, Data, Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import cache_folder, is_remote, located
 from iceprobe.store.filling import WAITING
@@ -98,7 +99,7 @@ class Plan(BaseModel):
 
 def plan(
     backbone: "Backbone",
-    dataset: Dataset | int,
+    dataset: Data | int,
     root: str | Path | None = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -133,6 +134,8 @@ def plan(
     """
     if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise IceprobeError(f"images_per_second={images_per_second}: give a number above 0")
+    if not isinstance(dataset, int):
+        dataset = load_dataset(dataset)
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
@@ -310,4 +313,4 @@ def _noise(images: int, side: int) -> Dataset:
     pixels = np.random.default_rng(0).integers(0, 256, (images, side, side), dtype=np.uint8)
     names = [f"{row}" for row in range(images)]
     split = ArraySplit("train", pixels, np.zeros(images), names)
-    return Dataset("", "noise", [], {"train": split})
+    return Dataset("", "noise", ["noise"], {"train": split})

@@ -1,7 +1,7 @@
 """Opening a feature store: its manifest, its splits, the files that they are read from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +9,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from iceprobe.checksums import sha256
 from iceprobe.datasets.base import Dataset
+from iceprobe.descriptors import TOO_MANY
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store import remote
-from iceprobe.store.format import FileRecord, Manifest, read_manifest
-from iceprobe.store.pipeline import Layout, split_layout
-from iceprobe.store.shards import Shard, corrupt, flat_bytes, sha256, shard_bytes
+from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
+from iceprobe.store.pipeline import Layout, misfit, split_layout
+from iceprobe.store.recorded_data import recorded_dataset
+from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit
-
-OPEN_SHARDS = 256  # files held open a split, well below the usual limit of 1,024 a process
+from iceprobe.trust import name_hosts
 
 
 class Store:
@@ -37,13 +39,19 @@ class Store:
         splits: Mapping[str, "StoredSplit"],
         path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
+        trust: bool = False,
     ):
         self.manifest, self.path = manifest, path
-        self._splits, self._dataset = dict(splits), dataset
+        self._splits, self._dataset, self._trust = dict(splits), dataset, trust
 
     @classmethod
     def open(
-        cls, path: str | Path | RemotePath, *, verify: bool = False, dataset: Dataset | None = None
+        cls,
+        path: str | Path | RemotePath,
+        *,
+        verify: bool = False,
+        dataset: Dataset | None = None,
+        trust: bool = False,
     ) -> "Store":
         """Open the store in folder ``path``.
 
@@ -51,11 +59,13 @@ class Store:
             path: the folder that holds ``manifest.json``, or a URL of one on object storage.
             verify: read everything once and compare checksums.
             dataset: the data set it was made from, where it is at hand.
+            trust: whether another host may be asked for images, where the manifest names one.
 
         Raises:
             IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
         """
         path = located(path)
+        name_hosts(str(path))
         manifest = read_manifest(path)
         if not manifest.finished:
             raise IceprobeError(
@@ -64,10 +74,15 @@ class Store:
             )
         check_sizes(path, manifest)
         splits = {name: _stored_split(path, manifest, name) for name in manifest.splits}
-        store = cls(manifest, splits, path, dataset)
+        store = cls(manifest, splits, path, dataset, trust)
         if verify:
             store.verify()
         return store
+
+    def asked_as(self, backbone: str, dataset: str) -> "Store":
+        """A view of this store under the specs that a run names (`Manifest.asked_as`)."""
+        manifest = self.manifest.asked_as(backbone, dataset)
+        return Store(manifest, self._splits, self.path, self._dataset, self._trust)
 
     def __getitem__(self, split: str) -> "StoredSplit":
         if split not in self._splits:
@@ -83,7 +98,11 @@ class Store:
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store whose ``split`` holds only ``rows``; nothing is copied or read."""
         splits = self._splits | {split: self[split].take(rows)}
-        return Store(self.manifest, splits, self.path, self._dataset)
+        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
+
+    def trusting(self) -> "Store":
+        """A view of this store that may ask other hosts which its manifest names."""
+        return Store(self.manifest, self._splits, self.path, self._dataset, trust=True)
 
     @property
     def identity(self) -> str:
@@ -149,13 +168,12 @@ class Store:
         """The data set the tokens were made from, loaded by its spec.
 
         Raises:
-            IceprobeError: if it can't be loaded, or isn't what it was.
+            IceprobeError: if it is on another host that isn't trusted, can't be loaded, or isn't
+                what it was.
         """
         if self._dataset is None:
-            from iceprobe.datasets import load_dataset
-
             spec = self.manifest.dataset.spec
-            dataset: Dataset = load_dataset(spec)
+            dataset = recorded_dataset(spec, self.path, trust=self._trust)
             for name, record in self.manifest.splits.items():
                 split = dataset.splits.get(name)
                 if split is None or split.fingerprint() != record.content["listing"]:
@@ -187,20 +205,22 @@ def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
     Raises:
         IceprobeError: naming the first shard that isn't.
     """
+    for split, record in manifest.splits.items():
+        for shard in record.shards:
+            if reason := misfit(manifest, split, shard):
+                raise IceprobeError(
+                    f"{path / MANIFEST} contradicts itself about {shard.file}: {reason}; put it "
+                    f"back as it was, or remove {path} and extract again"
+                )
     if isinstance(path, RemotePath):
         return remote.check_objects(path, manifest)
-    for split, record in manifest.splits.items():
-        views = manifest.settings.views_of(split)
-        layouts = [split_layout(manifest, split, view) for view in range(views)]
-        for shard in record.shards:
-            for recorded, layout in zip(shard.files, layouts, strict=True):
-                file = path / recorded.file
-                if not file.exists():
-                    raise corrupt(file, "it is missing")
-                if (size := file.stat().st_size) != recorded.bytes:
-                    raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
-                if recorded.bytes != shard_bytes(shard.images, layout):
-                    raise corrupt(file, f"its length doesn't fit {shard.images} images of {split}")
+    for record in manifest.splits.values():
+        for recorded in (file for shard in record.shards for file in shard.files):
+            file = path / recorded.file
+            if not file.exists():
+                raise corrupt(file, "it is missing")
+            if (size := file.stat().st_size) != recorded.bytes:
+                raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
 
 
 def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord, IceprobeError]]:
@@ -210,7 +230,11 @@ def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord,
             file, expected = path / recorded.file, recorded.sha256
             try:
                 found = sha256(file)
+            except PermissionError:
+                raise
             except OSError as error:
+                if error.errno in TOO_MANY:  # nothing is wrong with the shard
+                    raise
                 yield recorded, corrupt(file, error.strerror or "it can't be read")
                 continue
             if found != expected:
@@ -223,10 +247,13 @@ def _opener(
 ) -> Callable[[int, str], Shard]:
     """Number of one of ``files`` and name of a tensor → the shard, open."""
     if isinstance(path, RemotePath):
-        return remote.opener(path, files, images, layout, OPEN_SHARDS)
-    places = [path / file.file for file in files]
-    opened = lru_cache(OPEN_SHARDS)(Shard)
-    return lambda number, _: opened(places[number])
+        return remote.opener(path, files, images, layout)
+
+    @cache
+    def opened(number: int) -> Shard:
+        return Shard(path / files[number].file, files[number])
+
+    return lambda number, _: opened(number)
 
 
 def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> StoredSplit:

@@ -1,26 +1,41 @@
-"""The backbone of a store, as it was when its tokens were stored."""
+"""The backbone that a file names: of a store, or of an exported folder.
 
+The file may be somebody else's, so its spec is no command: code that comes with a model runs where
+the caller trusts it, or has run it by a spec of his own in this process.
+"""
+
+import contextlib
 import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from iceprobe.backbones import BACKBONES, Backbone, load_backbone
+from iceprobe.backbones.registry import has_run
 from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath
 from iceprobe.specs import parse_spec
 from iceprobe.store.format import BackboneRecord
+from iceprobe.trust import REMEDY
+
+Place = Path | RemotePath | None
 
 
-def recorded_backbone(record: BackboneRecord) -> Backbone:
+def recorded_backbone(record: BackboneRecord, file: Place, *, trust: bool = False) -> Backbone:
     """The backbone of ``record``, loaded by its spec and found to be the same.
 
+    Args:
+        record: of a manifest or a card.
+        file: the store or folder that it stands in, ``None`` where it was never on disk.
+        trust: whether code that it names may run.
+
     Raises:
-        IceprobeError: if it was a module in memory, can't be loaded, or has changed since.
+        IceprobeError: if it was a module in memory, runs code that isn't trusted, can't be loaded,
+            or has changed since.
     """
-    if (parse_spec(record.spec).kind or "") not in BACKBONES:
-        raise IceprobeError(
-            f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "
-            "name: make it in a function of an importable module, save its state_dict(), and probe "
-            "python:package.module:factory?checkpoint=FILE"
-        )
-    backbone = load_backbone(record.spec)
+    backbone = load_recorded(record.spec, record, file, trust)
     identity = json.loads(json.dumps(backbone.identity()))
     keys = dict.fromkeys([*record.identity, *identity])
     if changed := [key for key in keys if identity.get(key) != record.identity.get(key)]:
@@ -29,3 +44,55 @@ def recorded_backbone(record: BackboneRecord) -> Backbone:
             f"({', '.join(changed)} changed): put it back as it was, or run again"
         )
     return backbone
+
+
+def load_recorded(spec: str, record: BackboneRecord, file: Place, trust: bool) -> Backbone:
+    """Load ``spec``, which was made of that of ``record``.
+
+    Raises:
+        IceprobeError: as :func:`recorded_backbone`, save for what has changed.
+    """
+    asked = parse_spec(record.spec)
+    if (asked.kind or "") not in BACKBONES:
+        raise IceprobeError(
+            f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "
+            "name: make it in a function of an importable module, save its state_dict(), and probe "
+            "python:package.module:factory?checkpoint=FILE"
+        )
+    entry = BACKBONES[asked.kind or ""]
+    if not entry.runs_code(asked):
+        return load_backbone(spec)
+    if not trust and not has_run(asked):
+        raise IceprobeError(
+            f"{file or 'the store'} names the backbone {record.spec!r}, which runs code of its own "
+            f"on this machine: read that code, then {REMEDY}"
+        )
+    parsed = parse_spec(spec)
+    if "trust" in entry.options:  # the caller's word in place of the file's
+        parsed = replace(parsed, options={**parsed.options, "trust": "true"})
+    with _path_without(file):
+        return load_backbone(str(parsed))
+
+
+@contextlib.contextmanager
+def _path_without(file: Place) -> Iterator[None]:
+    """Import nothing from the current folder, which may be a download, nor from ``file``.
+
+    What PYTHONPATH names is asked for, and so is the folder of the script that runs.
+    """
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    asked = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    kept = {*map(os.path.realpath, asked), os.path.dirname(os.path.realpath(main or os.devnull))}
+    left_out = {os.path.realpath(".")} | (
+        {str(file.resolve())} if isinstance(file, Path) else set()
+    )
+    before = list(sys.path)
+    sys.path[:] = [
+        entry
+        for entry in before
+        if os.path.realpath(entry) in kept or os.path.realpath(entry) not in left_out
+    ]
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -8,26 +8,27 @@ the same bytes, and where they don't each has its own, of which the last record 
 extraction that was killed lists the records and goes on with the shards that have none.
 
 Reading copies shards into a local folder by checksum (:func:`iceprobe.remote.cache_folder`): what
-was copied once is not copied again, whatever store asks. Everything but patch tokens is at the end
+was copied once is not copied again, whatever store asks, and what is read of a copy is compared as it is in a local store. Everything but patch tokens is at the end
 of a shard and comes by itself, so a probe that reads no patches moves few bytes.
 """
 
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from iceprobe.checksums import seal, sha256, unseal
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_bytes, cache_folder
+from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
-from iceprobe.store.pipeline import Layout, image_bytes
-from iceprobe.store.shards import HEADER_BYTES, Shard, sha256
+from iceprobe.store.pipeline import Layout, image_bytes, misfit
+from iceprobe.store.shards import HEADER_BYTES, HEADER_PART, Shard
 
+OPEN_SHARDS = 256  # of a split at a time, where the cache has a size
 REQUESTS = 16  # in flight at a time
 
 F = TypeVar("F", bound=FileRecord)
@@ -50,13 +51,24 @@ def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
     with ThreadPoolExecutor(REQUESTS) as pool:
         contents = pool.map(lambda file: (path / file).read_bytes(), found)
         for file, content in zip(found, contents, strict=True):
-            entry = json.loads(content)
-            if entry.pop("identity") != manifest.identity:
-                raise IceprobeError(f"{path / file} is of another store: move {path} away")
-            record = ShardRecord.model_validate(entry)
+            record = _read_record(path / file, content, manifest, names[file])
             if all(there.get(one.file, (None, ""))[0] == one.bytes for one in record.files):
                 manifest.record(names[file], record)
     return manifest
+
+
+def _read_record(place: RemotePath, content: bytes, manifest: Manifest, split: str) -> ShardRecord:
+    remedy = f"remove {place} and run the same again: its shard is made anew"
+    try:
+        entry = unseal(json.loads(content), place, remedy)
+        identity, record = entry.pop("identity"), ShardRecord.model_validate(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IceprobeError(f"{place} is damaged ({type(error).__name__}); {remedy}") from error
+    if identity != manifest.identity:
+        raise IceprobeError(f"{place} is of another store: move {place.parent} away")
+    if reason := misfit(manifest, split, record):
+        raise IceprobeError(f"{place} is damaged: {reason}; {remedy}")
+    return record
 
 
 def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord) -> ShardRecord:
@@ -70,7 +82,7 @@ def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord)
     """
     views = [_put(path, folder, view) for view in shard.views]
     record = _put(path, folder, shard).model_copy(update={"views": views})
-    entry = {"identity": identity} | record.model_dump(mode="json")
+    entry = seal({"identity": identity} | record.model_dump(mode="json"))
     plain = shard.file.removesuffix(".safetensors")
     (path / f"{plain}.json").write_bytes(json.dumps(entry, indent=1).encode() + b"\n")
     _trim(keep=record.files)
@@ -87,9 +99,9 @@ def _put(path: RemotePath, folder: Path, file: F) -> F:
 
 def put_manifest(path: RemotePath, manifest: Manifest) -> None:
     """Upload the manifest of a store whose shards are all there."""
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-        write_manifest(Path(scratch), manifest)
-        (path / MANIFEST).upload(Path(scratch) / MANIFEST)
+    with scratch_folder() as scratch:
+        write_manifest(scratch, manifest)
+        (path / MANIFEST).upload(scratch / MANIFEST)
 
 
 def record_file(split: str, number: int) -> str:
@@ -131,24 +143,25 @@ def opener(
     files: Sequence[FileRecord],
     images: Sequence[int],
     layout: Layout,
-    open_shards: int,
 ) -> Callable[[int, str], Shard]:
     """``(number, name of a tensor) -> Shard`` for some files: copied where it has to be, then open.
 
     Args:
         images: of each of ``files``.
         layout: of one image.
-        open_shards: held open at most.
     """
     each = image_bytes(layout, ("patches",))
+    # A removed copy takes its room as long as it is open: where room is limited, few are.
+    at_once = None if cache_bytes() is None else OPEN_SHARDS
 
-    @lru_cache(open_shards)
+    @lru_cache(at_once)
     def whole(number: int) -> Shard:
-        return _open(lambda: fetch(path, files[number]))
+        return _open(path, files[number], lambda: fetch(path, files[number]))
 
-    @lru_cache(open_shards)
+    @lru_cache(at_once)
     def end(number: int) -> Shard:
-        return _open(lambda: _fetch_end(path, files[number], images[number] * each))
+        size = images[number] * each
+        return _open(path, files[number], lambda: _fetch_end(path, files[number], size))
 
     @cache
     def fetch_ends() -> None:
@@ -165,12 +178,19 @@ def opener(
     return opened
 
 
-def _open(fetched: Callable[[], Path]) -> Shard:
+def _open(path: RemotePath, file: FileRecord, fetched: Callable[[], Path]) -> Shard:
     """A copy opened; it is copied again if another process has just removed it to make room."""
+
+    def damaged(copy: Path, reason: str) -> IceprobeError:
+        return IceprobeError(
+            f"damaged copy {copy} of {path / file.file}: {reason}; remove it and run the same "
+            "again: it is copied anew"
+        )
+
     while True:
         copy = fetched()
         try:
-            return Shard(copy)
+            return Shard(copy, file, damaged)
         except IceprobeError:
             if copy.exists():
                 raise
@@ -214,7 +234,8 @@ def corrupt(path: RemotePath, file: FileRecord, reason: str) -> IceprobeError:
 def _fetch_end(path: RemotePath, file: FileRecord, patch_bytes: int) -> Path:
     """A shard without its patch tokens: a hole is where they would be.
 
-    Two requests for its header and its end. The checksum is over the whole and isn't compared.
+    Two requests for its header and its end, whose tensors are compared. (Of shards without digests
+    of their tensors only the whole can be, when it is copied.)
     """
     if (whole := _cached(file)).exists():
         return whole
@@ -233,6 +254,10 @@ def _fetch_end(path: RemotePath, file: FileRecord, patch_bytes: int) -> Path:
         if end.tell() != file.bytes:
             raise corrupt(path, file, "it ends too early")
         end.flush()
+        if file.parts:
+            shard = Shard(copy, file, lambda _, reason: corrupt(path, file, reason))
+            for name in file.parts.keys() - {HEADER_PART}:
+                shard.read(name)
         os.replace(copy, local)
     return local
 
@@ -243,9 +268,9 @@ def _cached(file: FileRecord) -> Path:
 
 @contextlib.contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    """A name of this call's own beside ``final``; nothing is left under it."""
-    with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-        yield Path(scratch) / final.name
+    """A name of this call's own in the file system of ``final``; nothing is left under it."""
+    with scratch_folder() as scratch:
+        yield scratch / final.name
 
 
 def _trim(keep: Collection[FileRecord]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from iceprobe.backbones.augmentation import SCALES
+from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.datasets.base import Dataset
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
@@ -53,8 +53,8 @@ def make_settings(
             raise IceprobeError(f"{name}={size}: take a number of images above 0")
     if views < 0:
         raise IceprobeError(f"views={views}: take a number of augmented views from 0 up")
-    if augmentation not in SCALES:
-        raise IceprobeError(unknown("augmentation", augmentation, SCALES))
+    if augmentation not in STRENGTHS:
+        raise IceprobeError(unknown("augmentation", augmentation, STRENGTHS))
     if not views and augmentation != "paper":
         raise IceprobeError(
             f"augmentation={augmentation} without augmented views: give views as well, --views 4"
@@ -69,6 +69,7 @@ def make_settings(
         device=device.type,
         views=1 + views,
         augmentation=augmentation if views else None,  # type: ignore[arg-type]
+        crop="clamped" if views and STRENGTHS[augmentation].clamped else None,
     )
 
 
@@ -138,6 +139,7 @@ def describe(
             classes=[str(name) for name in dataset.classes],
             headline=dataset.headline,
             assumed=list(dataset.assumed),
+            reading=next((r.said() for s in dataset.splits.values() if (r := s.reading)), {}),
         ),
         settings=settings,
         shape=Shape.of(backbone),

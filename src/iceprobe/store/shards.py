@@ -12,21 +12,28 @@ end nothing is cached.
 
 import hashlib
 import json
-import mmap
 import os
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.checksums import sha256, tell_once
+from iceprobe.descriptors import opened
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import FileRecord, publish
 
+CHECKS = "checks"  # tensor (n, CHECK_BYTES) uint8: the start of each image's sha256 of its patches
+CHECK_BYTES = 8
+OF_EVERY_IMAGE = ("label", "index", "box")  # read when a store is opened, whatever comes then
+WHOLE = " "  # of `Shard._parts`: all of it was compared
+HEADER_PART = ""  # of `FileRecord.parts`: no tensor is called so
 HEADER_BYTES = 4096  # length word included; the data starts on a page
+LARGEST_HEADER = 2**20
 STEP = 2**19  # bytes between pages that are asked for
 _UNUSED = memoryview(bytearray(1))  # what they are read into
 _CODES = {
@@ -54,6 +61,7 @@ class ShardWriter:
         self._small: dict[str, list[Tensor]] = {}
         self._streamed: tuple[torch.dtype, tuple[int, ...]] | None = None
         self._streamed_rows = 0
+        self._checks: list[bytes] = []
         self._file.seek(HEADER_BYTES)
 
     def write(self, batch: Mapping[str, Tensor]) -> None:
@@ -62,6 +70,7 @@ class ShardWriter:
                 self._streamed = (tensor.dtype, tuple(tensor.shape[1:]))
                 self._streamed_rows += len(tensor)
                 _write_all(self._file, tensor)
+                self._checks += row_checks(flat_bytes(tensor.contiguous()), len(tensor))
             else:
                 self._small.setdefault(name, []).append(tensor)
 
@@ -72,20 +81,25 @@ class ShardWriter:
     def finish(self) -> FileRecord:
         """Write what is left, flush to the disk, rename."""
         small = {name: torch.cat(parts) for name, parts in self._small.items()}
+        if self._streamed is not None:
+            small[CHECKS] = _as_tensor(self._checks)
         layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         if self._streamed is not None:
             layout["patches"] = (self._streamed[0], (self._streamed_rows, *self._streamed[1]))
         layout |= {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()}
-        for tensor in small.values():
+        header = _header(layout)
+        parts = {HEADER_PART: hashlib.sha256(header).hexdigest()}
+        for name, tensor in small.items():
             _write_all(self._file, tensor)
+            parts[name] = hashlib.sha256(flat_bytes(tensor.contiguous())).hexdigest()
         size = self._file.tell()
         self._file.seek(0)
-        self._file.write(_header(layout))
+        self._file.write(header)
         os.fsync(self._file.fileno())
         self._file.close()
         checksum = sha256(self.temporary)
         publish(self.temporary, self.path)
-        return FileRecord(file=self.path.name, bytes=size, sha256=checksum)
+        return FileRecord(file=self.path.name, bytes=size, sha256=checksum, parts=parts)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -94,41 +108,52 @@ class ShardWriter:
 
 
 class Shard:
-    """A shard opened for reading.
+    """A shard to read from.
+
+    Args:
+        path: of the file.
+        record: what was written.
+        damaged: the error for a file and what is wrong with it.
 
     Raises:
-        IceprobeError: if it can't be read or its header is damaged.
+        IceprobeError: if it can't be read or its header isn't what was written.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        record: FileRecord,
+        damaged: Callable[[Path, str], IceprobeError] | None = None,
+    ):
+        self.path, self._record, self._damaged = path, record, damaged or corrupt
+        self._parts: dict[str, bool] = {}  # tensors that were compared
+        self._checks = b""
+        self._rows = np.zeros(0, bool)  # images whose patches were compared
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._descriptor)
-            mapped = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
-            self._map = np.frombuffer(mapped, np.uint8)
+            with opened(path) as descriptor:
+                header = self._read_header(descriptor)
+            self._map = _mapped(path)
+        except PermissionError:
+            raise  # nothing is wrong with the shard
         except OSError as error:
-            raise corrupt(path, error.strerror or "it can't be opened") from error
+            raise self._damaged(path, error.strerror or "it can't be opened") from error
         try:
-            length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
-            header = json.loads(os.pread(self._descriptor, length, 8))
             header.pop("__metadata__", None)
-            self._start = 8 + length
             self._layout = {
                 name: (_DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"][0])
                 for name, entry in header.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise corrupt(path, "its header is damaged") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(path, "its header is damaged") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._layout
 
     def read(self, name: str) -> Tensor:
         """The whole tensor, copied into memory."""
-        dtype, shape, offset = self._layout[name]
-        tensor = torch.empty(shape, dtype=dtype)
-        self._read_into(flat_bytes(tensor), self._start + offset)
+        tensor = self._read(name)
+        if name == "patches":
+            self._check_rows(np.arange(len(tensor)), np.arange(len(tensor)), flat_bytes(tensor))
         return tensor
 
     def read_rows(self, name: str, rows: np.ndarray, out: memoryview, places: np.ndarray) -> None:
@@ -136,6 +161,8 @@ class Shard:
 
         ``rows`` ascend. Where rows and places both run on without a gap they are one read.
         """
+        if name != "patches" and not self._parts.get(name):
+            self._read(name)
         dtype, shape, offset = self._layout[name]
         size = int(np.prod(shape[1:])) * dtype.itemsize
         base = self._start + offset
@@ -150,66 +177,171 @@ class Shard:
                 strict=True,
             )
         )
-        if self._are_cached(runs):
-            flat = np.frombuffer(out, np.uint8)
-            for position, place, length in runs:
-                flat[place : place + length] = self._map[position : position + length]
-            return
+        try:
+            with opened(self.path) as descriptor:
+                self._read_runs(descriptor, runs, out)
+        except FileNotFoundError as error:
+            if self._map is None:
+                raise self._damaged(self.path, "it is missing") from error
+            self._copy(runs, out)  # removed since, as from a full cache: the map still has it all
+        if name == "patches":
+            self._check_rows(rows, places, out)
+
+    def _read_runs(
+        self, descriptor: int, runs: Sequence[tuple[int, int, int]], out: memoryview
+    ) -> None:
+        if self._map is not None and _are_cached(descriptor, runs):
+            return self._copy(runs, out)
         slow = [
             (out[place : place + length], position)
             for position, place, length in runs
-            if not self._read_cached(out[place : place + length], position)
+            if not _read_cached(descriptor, out[place : place + length], position)
         ]
         if len(slow) > 1 and hasattr(os, "posix_fadvise"):
             for view, position in slow:  # tell the disk of all of them before waiting for the first
-                os.posix_fadvise(self._descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
         for view, position in slow:
-            self._read_into(view, position)
+            self._read_into(descriptor, view, position)
 
-    def _are_cached(self, runs: Sequence[tuple[int, int, int]]) -> bool:
-        """Whether a page in every fourth half MiB of the runs is in the page cache.
+    def _copy(self, runs: Sequence[tuple[int, int, int]], out: memoryview) -> None:
+        assert self._map is not None
+        flat = np.frombuffer(out, np.uint8)
+        for position, place, length in runs:
+            flat[place : place + length] = self._map[position : position + length]
 
-        The system reads and drops pages by long stretches. Where one is missing all the same, the
-        map waits for it, and nothing else happens.
-        """
-        places = [
-            p for position, _, length in runs for p in range(position, position + length, STEP)
-        ]
-        return all(self._read_cached(_UNUSED, place) for place in places[::4])
-
-    def _read_cached(self, view: memoryview, position: int) -> bool:
-        """Fill ``view`` from the page cache, unless some of it would have to be waited for."""
+    def _read_header(self, descriptor: int) -> dict[str, Any]:
+        length = os.pread(descriptor, 8, 0)
+        text = os.pread(descriptor, min(int.from_bytes(length, "little"), LARGEST_HEADER), 8)
+        expected = self._record.parts.get(HEADER_PART)
+        if expected is not None and hashlib.sha256(length + text).hexdigest() != expected:
+            if len(length + text) < HEADER_BYTES:
+                raise self._damaged(self.path, "it ends too early")
+            raise self._damaged(self.path, "its header is damaged")
+        self._start = 8 + len(text)
         try:
-            return os.preadv(self._descriptor, [view], position, os.RWF_NOWAIT) == len(view)
-        except (OSError, AttributeError):  # not there; or a system or disk that can't say so
-            return False
+            header = json.loads(text)
+            return dict(header)
+        except (ValueError, TypeError) as error:
+            raise self._damaged(self.path, "its header is damaged") from error
 
-    def _read_into(self, view: memoryview, position: int) -> None:
+    def _read(self, name: str) -> Tensor:
+        """A whole tensor; compared, unless it is the patches, whose images are one by one."""
+        self._check_whole(name)
+        dtype, shape, offset = self._layout[name]
+        tensor = torch.empty(shape, dtype=dtype)
+        view = flat_bytes(tensor)
+        try:
+            with opened(self.path) as descriptor:
+                self._read_into(descriptor, view, self._start + offset)
+        except FileNotFoundError as error:
+            if self._map is None:
+                raise self._damaged(self.path, "it is missing") from error
+            self._copy([(self._start + offset, 0, len(view))], view)
+        if name != "patches" and not self._parts.get(name):
+            expected = self._record.parts.get(name)
+            if expected is not None and hashlib.sha256(view).hexdigest() != expected:
+                raise self._damaged(self.path, f"{name} isn't what was written")
+            self._parts[name] = True
+        return tensor
+
+    def _check_rows(self, rows: np.ndarray, places: np.ndarray, out: memoryview) -> None:
+        """Compare the patches of those of ``rows`` that weren't compared yet."""
+        if not self._record.parts:
+            return
+        if not self._checks:
+            checks = self._read(CHECKS)
+            self._rows, self._checks = np.zeros(len(checks), bool), bytes(flat_bytes(checks))
+        new = np.flatnonzero(~self._rows[rows])
+        dtype, shape, _ = self._layout["patches"]
+        size = int(np.prod(shape[1:])) * dtype.itemsize
+        for row, place in zip(rows[new].tolist(), places[new].tolist(), strict=True):
+            found = _check(out[place * size : (place + 1) * size])
+            if found != self._checks[row * CHECK_BYTES : (row + 1) * CHECK_BYTES]:
+                raise self._damaged(
+                    self.path, f"the patches of image {row} aren't what was written"
+                )
+        self._rows[rows] = True
+
+    def _check_whole(self, name: str) -> None:
+        """Of a file without digests of its parts: compare all of it, before its patches are read.
+
+        Where patches are stored and aren't asked for, they aren't read for this.
+        """
+        if self._record.parts or self._parts.get(WHOLE):
+            return
+        if name != "patches" and "patches" in self._layout:
+            if name not in OF_EVERY_IMAGE:
+                store = self.path.parent
+                tell_once(
+                    "store",
+                    f"{store} is as it was written where no patch tokens are read (an earlier "
+                    f"iceprobe kept no checksum of each tensor; iceprobe extract --verify {store} "
+                    "compares all of it)",
+                )
+            return
+        if (found := sha256(self.path)) != self._record.sha256:
+            reason = f"its checksum is {found[:12]}, not {self._record.sha256[:12]}"
+            raise self._damaged(self.path, reason)
+        self._parts[WHOLE] = True
+
+    def _read_into(self, descriptor: int, view: memoryview, position: int) -> None:
         done = 0
         while done < len(view):
-            count = os.preadv(self._descriptor, [view[done:]], position + done)
+            count = os.preadv(descriptor, [view[done:]], position + done)
             if count == 0:
-                raise corrupt(self.path, "it ends too early")
+                raise self._damaged(self.path, "it ends too early")
             done += count
 
 
+def _are_cached(descriptor: int, runs: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a page in every fourth half MiB of the runs is in the page cache.
+
+    The system reads and drops pages by long stretches. Where one is missing all the same, the
+    map waits for it, and nothing else happens.
+    """
+    places = [p for position, _, length in runs for p in range(position, position + length, STEP)]
+    return all(_read_cached(descriptor, _UNUSED, place) for place in places[::4])
+
+
+def _read_cached(descriptor: int, view: memoryview, position: int) -> bool:
+    """Fill ``view`` from the page cache, unless some of it would have to be waited for."""
+    try:
+        return os.preadv(descriptor, [view], position, os.RWF_NOWAIT) == len(view)
+    except (OSError, AttributeError):  # not there; or a system or disk that can't say so
+        return False
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The file as an array of bytes, which keeps no descriptor (Python's own ``mmap`` keeps one).
+
+    ``None`` where the system has no map left for it: then everything is read by position.
+    """
+    try:
+        return torch.from_file(
+            str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8
+        ).numpy()
+    except RuntimeError:
+        return None
+
+
 def shard_bytes(
-    images: int, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], shards: int = 1
+    images: int,
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    shards: int = 1,
+    *,
+    checked: bool = True,
 ) -> int:
     """Bytes of shards that hold ``images`` images together.
 
     Args:
         layout: dtype and shape of one image, by name.
+        checked: whether each image's patches have a check, as in all that are written now.
     """
-    each = sum(
+    each = CHECK_BYTES if checked and "patches" in layout else 0
+    each += sum(
         dtype.itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in layout.values()
     )
     return shards * HEADER_BYTES + images * each
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def corrupt(path: Path, reason: str) -> IceprobeError:
@@ -242,6 +374,21 @@ def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool = 
 def flat_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous host tensor, flat."""
     return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def row_checks(view: memoryview, rows: int) -> list[bytes]:
+    """The check of each of ``rows`` rows of equal size."""
+    size = len(view) // max(1, rows)
+    return [_check(view[row * size : (row + 1) * size]) for row in range(rows)]
+
+
+def _check(view: memoryview) -> bytes:
+    return hashlib.sha256(view).digest()[:CHECK_BYTES]
+
+
+def _as_tensor(checks: Sequence[bytes]) -> Tensor:
+    flat = np.frombuffer(b"".join(checks), np.uint8).copy()
+    return torch.from_numpy(flat).view(-1, CHECK_BYTES)
 
 
 def _write_all(file: FileIO, tensor: Tensor) -> None:

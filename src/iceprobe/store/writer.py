@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, located
@@ -17,9 +18,12 @@ from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
 from iceprobe.store.lock import exclusive, sweep
+from iceprobe.store.noted import tell_of_files
+from iceprobe.store.outdated import bring_up_to_date
 from iceprobe.store.pipeline import OnBadImage, Progress
 from iceprobe.store.places import Place, check_origin, find_places
 from iceprobe.store.reader import Store, corrupt_shards
+from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ Engine = Literal["local", "ray"]
 
 def extract(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     root: str | Path = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -56,7 +60,8 @@ def extract(
 
     Args:
         backbone: frozen; moved to ``device``.
-        dataset: labelled images.
+        dataset: labelled images: a :class:`Dataset`, a spec string or ``{"train": …, "test": …}``
+            (:func:`iceprobe.load_dataset`).
         root: folder of stores, or a URL of one on object storage.
         splits: names of the splits to extract, by default all.
         batch_size: images a forward pass.
@@ -71,7 +76,7 @@ def extract(
         shard_images: images a shard.
         views: augmented views stored of each training image beside its evaluation view, for
             probes to learn from; everything else reads the evaluation view.
-        augmentation: of those: ``"paper"`` or ``"light"`` (`backbones/augmentation.py`).
+        augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
         progress: called with a stage's name, images done and images in all.
@@ -96,7 +101,7 @@ def extract(
 
 def extract_layers(
     backbone: "Backbone",
-    dataset: Dataset,
+    dataset: Data,
     root: str | Path = "features/",
     *,
     splits: Sequence[str] | None = None,
@@ -121,6 +126,7 @@ def extract_layers(
     processes as it is then given: they share the shards, and process 0 alone writes manifests.
     """
     check_policy(on_bad_image)
+    dataset = load_dataset(dataset)
     run = _filler(engine)
     place = located(root)
     here = world()
@@ -138,6 +144,7 @@ def extract_layers(
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
     here.agree([one.identity for one in wanted], "weights or images")
+    first(lambda: bring_up_to_date(place, wanted, dataset))
     with contextlib.ExitStack() as until:
         found = first(lambda: find_places(place, wanted, until))
         places = [to_write for _, to_write in found]
@@ -150,7 +157,7 @@ def extract_layers(
             run(places, backbone, dataset, target, workers, on_bad_image, progress)
         here.gather(None)  # all shards are there, and recorded
     stores = []
-    for path, _ in found:
+    for (path, _), asked in zip(found, wanted, strict=True):
         if isinstance(path, Path):
             first(partial(_tidy, path))
         store = Store.open(path, dataset=dataset)
@@ -159,7 +166,11 @@ def extract_layers(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
+        # Its manifest on disk names whoever asked first; these tokens were asked for by us.
+        store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
+    if here.main:
+        tell_of_files(stores[0].manifest)
     return stores
 
 
@@ -171,6 +182,7 @@ def repair(
     device: str | torch.device | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
+    trust: bool = False,
     progress: Progress = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
@@ -181,6 +193,8 @@ def repair(
         device: of the type the store was made on, by default that.
         workers: processes that decode images; 0 decodes in threads.
         on_bad_image: by default ``"skip"`` where the store was made without bad images.
+        trust: whether code may run, and another host be asked for images, that the store's
+            manifest names.
         progress: called with a stage's name, images done and images in all.
 
     Returns:
@@ -196,7 +210,7 @@ def repair(
             f"{MANIFEST}, then running the same iceprobe extract again"
         )
     return first(
-        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, progress)
+        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, trust, progress)
     )
 
 
@@ -207,6 +221,7 @@ def _repaired(
     device: str | torch.device | None,
     workers: int,
     on_bad_image: OnBadImage | None,
+    trust: bool,
     progress: Progress,
 ) -> list[str]:
     manifest = read_manifest(path)
@@ -215,13 +230,12 @@ def _repaired(
     check_policy(policy)
     target = choose_device(device or manifest.settings.device)
     if backbone is None:
-        from iceprobe.backbones import load_backbone
+        from iceprobe.store.recorded import load_recorded
 
-        backbone = load_backbone(manifest.backbone.spec)
+        record = manifest.backbone
+        backbone = load_recorded(record.spec, record, path, trust)
     if dataset is None:
-        from iceprobe.datasets import load_dataset
-
-        dataset = load_dataset(manifest.dataset.spec)
+        dataset = recorded_dataset(manifest.dataset.spec, path, trust=trust)
     check_origin(path, manifest, backbone, dataset, target)
     with exclusive(path):
         manifest = read_manifest(path)

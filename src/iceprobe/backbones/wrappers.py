@@ -1,0 +1,95 @@
+"""Modules inside wrappers of training: taken out where that is safe, named where it isn't.
+
+What computes the same with the wrapper and without is taken out: ``torch.compile``, DataParallel, DDP,
+averages of weights, peft's adapters (which lie inside the model). Weights that lie in pieces over
+several processes can't be read here.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from iceprobe.errors import IceprobeError
+
+# Class, wherever it is from → the attribute that holds the module.
+_INSIDE = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "ModelEma": "ema",
+    "ModelEmaV2": "module",
+    "ModelEmaV3": "module",
+    "EMA": "ema_model",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+_IN_PIECES = {
+    "FullyShardedDataParallel": "FSDP",
+    "DeepSpeedEngine": "DeepSpeed",
+}
+_WHOLE = (
+    "build the model anew and load into it what torch.distributed.checkpoint.state_dict."
+    "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives"
+)
+
+
+def unwrapped(module: Any) -> nn.Module:
+    """The module inside all wrappers.
+
+    Raises:
+        IceprobeError: for a module in pieces, a wrapper that changes what the module computes, and
+            what is no module; says what to pass.
+    """
+    while True:
+        inside = _inside(module)
+        if inside is module:
+            break
+        module = inside
+    if not isinstance(module, nn.Module):
+        raise IceprobeError(
+            f"a backbone is a spec string or an nn.Module, not a {type(module).__name__}"
+        )
+    for name, parameter in module.named_parameters():
+        if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
+            raise IceprobeError(
+                f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} lies in "
+                f"pieces over several processes: {_WHOLE}"
+            )
+        if hasattr(parameter, "ds_id"):
+            raise IceprobeError(
+                f"{type(module).__name__} is partitioned by DeepSpeed's ZeRO: build the model anew "
+                "and load its whole state_dict()"
+            )
+    return module
+
+
+def _inside(module: Any) -> Any:
+    for kind in type(module).__mro__:
+        if kind.__name__ in _IN_PIECES:
+            raise IceprobeError(
+                f"the module is wrapped by {_IN_PIECES[kind.__name__]} ({kind.__name__}), its "
+                f"weights may lie in pieces over several processes: {_WHOLE}"
+            )
+        attribute = _INSIDE.get(kind.__name__)
+        if attribute and _is_foreign(kind) and hasattr(module, attribute):
+            return getattr(module, attribute)
+        if kind.__name__ == "PeftModel" and kind.__module__.startswith("peft."):
+            return _of_peft(module)
+    return module
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether the class is one of a library's, not the user's own of the same name."""
+    return kind.__module__.partition(".")[0] in ("torch", "timm", "ema_pytorch")
+
+
+def _of_peft(module: Any) -> Any:
+    """The model with its adapters in it; adapters of prompts act outside of it."""
+    config = module.active_peft_config
+    if config.is_prompt_learning:
+        raise IceprobeError(
+            f"the module is wrapped by peft's {type(module).__name__} with {config.peft_type.value}, "
+            "whose prompts act outside the model: pass a module that runs it, with a method "
+            "tokens(images) -> iceprobe.Tokens"
+        )
+    return module.base_model.model

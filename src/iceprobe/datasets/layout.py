@@ -1,0 +1,188 @@
+"""Which folders of ``folder:DIR`` are its splits: by their names, where names can say it.
+
+The usual words for training, validation and test, in any case, are read as splits, and what was
+chosen is said. A top level that looks like splits and can't be read as such is refused: taken for
+classes, it would make a report about nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from iceprobe.datasets.walking import Place, folders_in, some
+from iceprobe.errors import IceprobeError
+
+# The first of each is the name by which iceprobe calls it.
+WORDS = {
+    "train": ("train", "training", "trn"),
+    "test": ("test", "testing", "tst"),
+    "val": ("val", "valid", "validation", "dev", "development", "eval", "evaluation"),
+}
+_AROUND = r"images?|imgs?|data|dataset|set|split|new|final|v?\d+"
+_SPLIT_LIKE = re.compile(
+    rf"(?:(?:{_AROUND})[\W_]*)*(?:{'|'.join(word for words in WORDS.values() for word in words)})"
+    rf"(?:[\W_]*(?:{_AROUND}))*|(?:fold|split)[\W_]*\d+|(?:hold|held)[\W_]?out"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Attributes:
+    train, test: the folders of the splits, relative to the data set's.
+    assumed: what was taken for granted, a line each.
+    """
+
+    train: str
+    test: str
+    assumed: tuple[str, ...] = ()
+
+
+def role_of(name: str) -> str | None:
+    """``train``, ``test`` or ``val`` where a folder's name is a word for it."""
+    return next((role for role, words in WORDS.items() if name.casefold() in words), None)
+
+
+def find_layout(
+    root: Place, *, split: str | None, train: str | None, test: str | None
+) -> Layout | None:
+    """The folders of the splits, or ``None`` where there is nothing like them.
+
+    Args:
+        root: the data set's folder.
+        split: ``"test"`` or ``"val"``: which of the two is the test split.
+        train, test: the folders by name, where names can't say it.
+
+    Raises:
+        IceprobeError: if names look like splits and can't be read as such, or what is asked for
+            isn't there.
+    """
+    folders = folders_in(root)
+    by_role = {role: [name for name in folders if role_of(name) == role] for role in WORDS}
+    if train or test:
+        chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
+        reported = _named(root, test, "test") or _test_folder(root, by_role, split)
+        if chosen is None or reported is None:
+            missing = "train" if chosen is None else "test"
+            raise IceprobeError(
+                f"folder {str(root)!r} has no folder for {missing}: name it as {missing}=FOLDER"
+            )
+        if chosen == reported:
+            raise IceprobeError(f"train and test of {str(root)!r} are both {test!r}: name two")
+        return Layout(chosen, reported)
+    if split is not None and not by_role["train"]:
+        raise IceprobeError(
+            f"folder {str(root)!r} has no train/ beside {split}/: make one, or drop split={split}"
+        )
+    if split is not None or (by_role["train"] and (by_role["test"] or by_role["val"])):
+        chosen = _pick(root, by_role["train"], "train")
+        reported = _test_folder(root, by_role, split)
+        assert chosen is not None  # there are candidates, and _pick refuses to guess
+        assert reported is not None
+        return Layout(chosen, reported, () if split else _assumed(root, chosen, reported, folders))
+    _refuse_what_looks_like_splits(root, folders)
+    return None
+
+
+def told_as_classes(root: Place) -> list[str]:
+    """A line where folders named like splits are read as classes, since they can be nothing else."""
+    alike = [name for name in folders_in(root) if _looks_like_a_split(name)]
+    if not alike:
+        return []
+    what = "it is read as a class" if len(alike) == 1 else "they are read as classes"
+    return [
+        f"{some(alike)} of folder {str(root)!r} may be named after a split and "
+        f"{'has' if len(alike) == 1 else 'have'} no class folders: {what}"
+    ]
+
+
+def refuse_splits_below(root: Place, names: Sequence[str]) -> None:
+    """Refuse classes with folders of splits in them: ``cat/train/…``, ``birds/images/train/…``.
+
+    Args:
+        root: a folder without splits of its own.
+        names: of its images, relative to it.
+    """
+    found: dict[str, set[str]] = {}
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if len(parts) > 2 and role_of(parts[1]):
+            found.setdefault(parts[0], set()).add(parts[1])
+    for folder, inner in sorted(found.items()):
+        roles = {role_of(name) for name in inner}
+        if "train" in roles and len(roles) > 1:
+            raise IceprobeError(
+                f"folder {str(root)!r} has splits below {folder}/ ({some(sorted(inner))}), not on "
+                f"top: pass folder:{root / folder} if that is the data set, put the splits above "
+                "the classes, or pass flat=true to mix them"
+            )
+
+
+def _looks_like_a_split(name: str) -> bool:
+    return bool(_SPLIT_LIKE.fullmatch(name.casefold()))
+
+
+def _named(root: Place, name: str | None, option: str) -> str | None:
+    """A folder that was asked for by name."""
+    if name is None:
+        return None
+    clean = name.strip("/")
+    if not clean or ".." in clean.split("/") or not (root / clean).is_dir():
+        raise IceprobeError(
+            f"option {option}={name!r}: no such folder in {str(root)!r}, it has "
+            f"{some(folders_in(root), 12) or 'none'}"
+        )
+    return clean
+
+
+def _pick(root: Place, candidates: Sequence[str], role: str) -> str | None:
+    """The folder for a role: the plain name first; of others there may be one."""
+    if role in candidates or len(candidates) < 2:
+        return role if role in candidates else next(iter(candidates), None)
+    option = "train" if role == "train" else "test"
+    raise IceprobeError(
+        f"folder {str(root)!r} has several folders for {option}: {some(candidates)}; name one, "
+        f"as {option}={candidates[0]}"
+    )
+
+
+def _test_folder(root: Place, by_role: dict[str, list[str]], split: str | None) -> str | None:
+    if split is not None and not by_role[split]:
+        raise IceprobeError(f"folder {str(root)!r} has no {split}/: drop split={split}")
+    role = split or ("test" if by_role["test"] else "val")
+    return _pick(root, by_role[role], role)
+
+
+def _assumed(root: Place, train: str, test: str, folders: Sequence[str]) -> tuple[str, ...]:
+    """Nothing to say of ``train/`` and ``test/`` alone."""
+    unread = [name for name in folders if name not in (train, test)]
+    if (train, test) == ("train", "test") and not unread:
+        return ()
+    line = f"folder {str(root)!r}: {train}/ is read as train and {test}/ as test"
+    return (f"{line}; {some(unread)} left unread" if unread else line,)
+
+
+def _refuse_what_looks_like_splits(root: Place, folders: Sequence[str]) -> None:
+    """Folders named like splits are classes only among others, and with images right in them."""
+    alike = [name for name in folders if _looks_like_a_split(name)]
+    nested = [name for name in alike if folders_in(root / name)]
+    if not alike or (not nested and len(alike) < len(folders)):
+        return
+    shown = some(nested or alike)
+    if not nested:
+        raise IceprobeError(
+            f"folder {str(root)!r} looks like splits ({shown}) with images but no class folders in "
+            "them, so labels are missing: put the images of each class in a folder of its own, or "
+            "pass flat=true if these are the classes"
+        )
+    remedies = ["name two as train=FOLDER&test=FOLDER", "pass flat=true if these are the classes"]
+    if train := [name for name in nested if role_of(name) == "train"]:
+        remedies.insert(0, f"add one, pass folder:{root / train[0]} to split it")
+        trouble = f"has {train[0]}/ but neither test/ nor val/ beside it ({some(folders)})"
+    else:
+        trouble = (
+            f"looks like splits ({shown}), but there is no train/ with test/ or val/ beside it"
+        )
+    raise IceprobeError(
+        f"folder {str(root)!r} {trouble}: {', '.join(remedies[:-1])}, or {remedies[-1]}"
+    )

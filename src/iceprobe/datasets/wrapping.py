@@ -1,0 +1,318 @@
+"""Map-style data sets of torch and torchvision, ``data[i] -> (image, label)``, as splits.
+
+``{"train": ImageFolder(…), "test": ImageFolder(…)}`` is taken wherever a data set is. Images are
+read without resizing or normalising: the backbone does that. What a folder of torchvision lists is
+read as ``folder:`` reads it; anything else gives its own images, one caller at a time.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.files import FileSplit, one_line
+from iceprobe.datasets.labels import whole_labels
+from iceprobe.datasets.layout import role_of
+from iceprobe.datasets.named import by_names, negative_numbers, numbered
+from iceprobe.errors import IceprobeError
+
+HOW = (
+    'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
+    "or a spec string such as folder:DIR"
+)
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+LOOKED_AT = 8  # images asked for twice, to see that they are the same
+
+
+class MapSplit(Split):
+    """Images that a map-style data set gives.
+
+    Attributes:
+        data: it; asked by one thread at a time, since it may share a file among its images.
+    """
+
+    def __init__(self, name: str, data: Any, labels: np.ndarray):
+        super().__init__(name, labels, [f"{name}/{row:07d}" for row in range(len(labels))])
+        self.data = data
+        self._lock = threading.Lock()
+        self._fingerprint = ""
+
+    def image(self, index: int) -> Image.Image:
+        with self._lock:
+            image, _ = _pair(self.data, index, self.names[index])
+        return _picture(image, self.names[index])
+
+    def fingerprint(self) -> str:
+        """Sha256 over pixels and labels of all images: reads each of them, once."""
+        if not self._fingerprint:
+            digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
+            for row in range(len(self)):
+                try:
+                    digest.update(_pixels(self.image(row)))
+                except BadImage as error:  # it may be skipped
+                    digest.update(str(error).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def from_splits(given: Any) -> Dataset:
+    """``{"train": data, "test": data}`` → a data set.
+
+    The words for splits that ``folder:`` reads are read here; classes are those that the data sets
+    name (``classes``, ``class_to_idx``), else the labels that train has.
+
+    Raises:
+        IceprobeError: if it isn't that, images aren't PIL images or arrays of 8 bits or differ from
+            one reading to the next, or a label is no class.
+    """
+    if not isinstance(given, Mapping):
+        raise IceprobeError(_not_a_mapping(given))
+    chosen, assumed = _chosen(given)
+    for split, data in chosen.items():
+        _check_map_style(split, data)
+    if chosen["train"] is chosen["test"]:
+        raise IceprobeError(
+            "train and test are the same object: pass a data set of its own for each"
+        )
+    name = type(_innermost(chosen["train"])).__name__.lower()
+    files = {split: _files(data) for split, data in chosen.items()}
+    raw = {split: _labels(data) for split, data in chosen.items()}
+    classes, labels, told = _numbered(chosen, raw, name)
+    splits: dict[str, Split] = {}
+    roots = [os.path.abspath(_innermost(chosen[split]).root) for split in files if files[split]]
+    root = Path(os.path.commonpath(roots)) if roots else Path()
+    for split, data in chosen.items():
+        paths = files[split]
+        if paths:
+            names = [os.path.relpath(path, root) for path in paths]
+            splits[split] = FileSplit(split, root, names, labels[split])
+            name = root.name or name
+        else:
+            splits[split] = MapSplit(split, data, labels[split])
+            told += _looked_at(splits[split], data)
+    if both := set(splits["train"].names) & set(splits["test"].names):
+        raise IceprobeError(
+            f"{len(both)} images are in train and in test, {min(both)!r} first: keep each in one"
+        )
+    return Dataset(name, name, classes, splits, assumed=[*assumed, *told])
+
+
+def _not_a_mapping(given: Any) -> str:
+    kind = type(given).__name__
+    if hasattr(given, "batch_size") and hasattr(given, "dataset"):
+        return f"a {kind} gives batches: {HOW}; its own is in .dataset"
+    if isinstance(given, Path):
+        return f"{str(given)!r} is a path: pass it as 'folder:{given}'"
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return f"a {kind} is one split, and probes need one to learn from and one to test on: {HOW}"
+    return f"a {kind} is no data set: {HOW}"
+
+
+def _chosen(given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values for train and test, and what is left unread."""
+    by_role: dict[str, list[Any]] = {"train": [], "test": [], "val": []}
+    for key in given:
+        if role := role_of(str(key)):
+            by_role[role].append(key)
+    tests = by_role["test"] or by_role["val"]
+    if len(by_role["train"]) != 1 or len(tests) != 1:
+        keys = ", ".join(map(repr, given)) or "none"
+        raise IceprobeError(f"splits {keys} are given, one train and one test are wanted: {HOW}")
+    train, test = by_role["train"][0], tests[0]
+    unread = [str(key) for key in given if key not in (train, test)]
+    assumed = []
+    if unread or (train, test) != ("train", "test"):
+        line = f"{train!r} is read as train and {test!r} as test"
+        assumed = [f"{line}; {', '.join(unread)} left unread" if unread else line]
+    return {"train": given[train], "test": given[test]}, assumed
+
+
+def _check_map_style(split: str, data: Any) -> None:
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, str):
+        raise IceprobeError(
+            f"split {split!r} is a {type(data).__name__}, which can't be asked for its i-th image: "
+            "pass a map-style data set, with __len__ and __getitem__"
+        )
+    if not len(data):
+        raise IceprobeError(f"split {split!r} is empty: it has no images")
+
+
+def _innermost(data: Any) -> Any:
+    """The data set behind ``torch.utils.data.Subset``."""
+    return _innermost(data.dataset) if _is_subset(data) else data
+
+
+def _is_subset(data: Any) -> bool:
+    from torch.utils.data import Subset
+
+    return isinstance(data, Subset)
+
+
+def _rows(data: Any) -> np.ndarray:
+    """Places in the innermost data set."""
+    if _is_subset(data):
+        return _rows(data.dataset)[np.asarray(data.indices, np.int64)]
+    return np.arange(len(data))
+
+
+def _files(data: Any) -> list[str] | None:
+    """The files of a folder of torchvision that are read as they are, else ``None``."""
+    module = sys.modules.get("torchvision.datasets.folder")
+    inner = _innermost(data)
+    if module is None or not isinstance(inner, module.DatasetFolder):
+        return None
+    own = type(inner).__getitem__ is not module.DatasetFolder.__getitem__
+    if own or inner.loader is not module.default_loader or inner.transform is not None:
+        return None
+    return [str(inner.samples[row][0]) for row in _rows(data)]
+
+
+def _labels(data: Any) -> list[Any]:
+    """The label of each item: from its list where it has one that agrees, else by reading all."""
+    inner, rows = _innermost(data), _rows(data)
+    for name in ("targets", "labels", "_labels"):
+        listed = getattr(inner, name, None)
+        if not isinstance(listed, Sequence | np.ndarray) and not hasattr(listed, "detach"):
+            continue
+        if len(listed) != len(inner):
+            continue
+        values = [listed[row] for row in rows.tolist()]
+        if (change := getattr(inner, "target_transform", None)) is not None:
+            values = [change(value) for value in values]
+        if inner is not data or not _files(data):
+            places = np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int)).tolist()
+            if not all(np.array_equal(_label(data, row), _plain(values[row])) for row in places):
+                continue
+        return [_plain(value) for value in values]
+    return [_label(data, row) for row in range(len(data))]
+
+
+def _label(data: Any, row: int) -> Any:
+    return _plain(_pair(data, row, f"item {row} of {type(_innermost(data)).__name__}")[1])
+
+
+def _plain(label: Any) -> Any:
+    """A scalar of NumPy or torch as Python's own."""
+    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 0) == 0 else label
+
+
+def _pair(data: Any, row: int, shown: str) -> tuple[Any, Any]:
+    """An item: image and label.
+
+    Raises:
+        BadImage: if its image can't be read.
+    """
+    try:
+        item = data[row]
+    except (SyntaxError, ValueError, EOFError, OSError, Image.DecompressionBombError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # the machine's trouble, not the image's
+        raise BadImage(
+            f"image {shown!r} can't be read ({one_line(error)}): "
+            "mend or remove it, or pass --on-bad-image skip"
+        ) from error
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    what = f"{type(item).__name__} of {len(item)}" if hasattr(item, "__len__") else repr(item)
+    raise IceprobeError(
+        f"an item of {type(_innermost(data)).__name__} is a {what}: (image, label) is wanted; wrap "
+        "it so that data[i] gives these two"
+    )
+
+
+def _picture(image: Any, shown: str) -> Image.Image:
+    """An image of 8 bits a channel from what an item holds."""
+    if isinstance(image, Image.Image):
+        if image.mode not in EIGHT_BIT:
+            raise BadImage(
+                f"image {shown!r} has pixels of mode {image.mode}: convert it to 8 bits, "
+                "or pass --on-bad-image skip"
+            )
+        return image
+    kind = type(image).__name__
+    if hasattr(image, "detach"):  # a tensor: channels first
+        array = image.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        return Image.fromarray(np.ascontiguousarray(array))
+    raise IceprobeError(
+        f"image {shown!r} is a {kind} of {array.dtype} and shape {tuple(array.shape)}: pass the "
+        "data set without its transform (transform=None), since the backbone resizes and normalises "
+        "itself; PIL images and 8-bit arrays are read"
+    )
+
+
+def _pixels(image: Image.Image) -> bytes:
+    return json.dumps([image.mode, image.size]).encode() + image.tobytes()
+
+
+def _looked_at(split: Split, data: Any) -> list[str]:
+    """See that images can be read and are the same each time; a line where they are transformed."""
+    for row in np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int)).tolist():
+        try:
+            once, again = (_pixels(split.image(row)) for _ in range(2))
+        except BadImage:
+            continue  # told, or skipped, when it is read
+        if once != again:
+            raise IceprobeError(
+                f"image {split.names[row]!r} is another one each time it is read: pass the data set "
+                "without its random transform (iceprobe augments with views=, CLI --views)"
+            )
+    inner = _innermost(data)
+    if getattr(inner, "transform", None) is None:
+        return []
+    return [
+        f"{split.name}: the transform of {type(inner).__name__} is applied before the backbone's own "
+        "preprocessing"
+    ]
+
+
+def _numbered(
+    chosen: Mapping[str, Any], raw: Mapping[str, Sequence[Any]], spec: str
+) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
+    names = {split: _class_names(_innermost(data)) for split, data in chosen.items()}
+    known = next((listed for listed in names.values() if listed), None)
+    if known is None:
+        texts = all(isinstance(value, str) for values in raw.values() for value in values)
+        values = raw if texts else {s: whole_labels(v, s).tolist() for s, v in raw.items()}
+        classes, labels = numbered(values, spec)
+        return classes, labels, negative_numbers(classes, spec)
+    assumed = [
+        f"{spec}: {split} names no classes, its labels are read as places in the other's list"
+        for split, listed in names.items()
+        if listed is None
+    ]
+    listed = {split: own or known for split, own in names.items()}
+    places = {split: whole_labels(values, split) for split, values in raw.items()}
+    classes, labels, told = by_names(places, listed, spec)
+    return classes, labels, [*assumed, *told]
+
+
+def _class_names(data: Any) -> list[str] | None:
+    named = getattr(data, "classes", None)
+    if named is None and isinstance(place := getattr(data, "class_to_idx", None), Mapping):
+        named = sorted(place, key=place.__getitem__)
+    if named is None or isinstance(named, str):
+        return None
+    # torchvision's ImageNet has all the names of a synset.
+    return [", ".join(one) if isinstance(one, tuple | list) else str(one) for one in named]

@@ -1,0 +1,132 @@
+"""The folder of a fit or an adaptation: which run it is, what only work under way has, what is left.
+
+``request.json`` is written before the work begins and stays: all that could change a number. So a
+folder without results is known as this run's own, whatever moment it was killed at, and one with
+results is shown to whoever asks for the same again.
+"""
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.files import FILE_NAME as RESULTS
+from iceprobe.results.files import read_results, write_atomically
+from iceprobe.results.schema import Result
+
+REQUEST = "request.json"
+STATE_FILE = "state-{}.safetensors"  # of each replicate
+TRAININGS = "trainings"  # of an adaptation, those that are finished
+_WORKING = ("state-*.safetensors", "state-*.tmp", TRAININGS)  # there while the run isn't finished
+_SIGNS = {"config.yaml", "log.txt", "adapters", TRAININGS, REQUEST}  # of a run that was stopped
+_MOST = 3  # differences that are told
+
+
+def check_folder(
+    folder: Path, request: Mapping[str, Any], *, resume: bool = True
+) -> list[Result] | None:
+    """What is in the folder of a run that is about to begin; nothing is written.
+
+    Args:
+        folder: locked.
+        request: what could change a number.
+        resume: whether what is there may be used.
+
+    Returns:
+        The results, if the run is finished already.
+
+    Raises:
+        IceprobeError: if it holds another run that is finished, or something else.
+    """
+    if not (folder / RESULTS).exists():
+        found = {path.name for path in folder.iterdir() if not path.name.startswith(f".{REQUEST}")}
+        found -= {".lock"}
+        states = {path.name for path in folder.glob("state-*")}  # whole or being written
+        if found and not found & (_SIGNS | states):
+            raise IceprobeError(f"{folder} holds something that is no run: give another --output")
+        return None
+    remedy = "give another --output, or remove the folder"
+    if not resume:
+        raise IceprobeError(f"{folder} holds a finished run: {remedy} to begin again")
+    try:
+        earlier = json.loads((folder / REQUEST).read_bytes())
+    except FileNotFoundError:
+        raise IceprobeError(
+            f"{folder} holds a finished run of an earlier iceprobe, which didn't keep its settings: "
+            f"{remedy}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise IceprobeError(f"{folder / REQUEST} can't be read ({error}): {remedy}") from error
+    before, now = _flat(earlier), _flat(_plain(request))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        what = ", ".join(
+            f"{k} {_short(before.get(k))} → {_short(now.get(k))}" for k in changed[:_MOST]
+        )
+        what += f" and {len(changed) - _MOST} more" if len(changed) > _MOST else ""
+        raise IceprobeError(f"{folder} holds a finished run with other settings ({what}): {remedy}")
+    tidy(folder)
+    return read_results(folder)
+
+
+def begin(folder: Path, request: Mapping[str, Any]) -> None:
+    """Say which run the folder is."""
+    text = json.dumps(_plain(request), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / REQUEST, text.encode())
+
+
+def check_there(folder: Path) -> None:
+    """See that the folder is still the one that the run began in.
+
+    Raises:
+        IceprobeError: if it was removed.
+    """
+    if not (folder / REQUEST).exists():
+        raise IceprobeError(f"{folder} was removed while the fit was at work: run the same again")
+
+
+def abandon(folder: Path) -> None:
+    """Take :func:`begin` back, if nothing came of it."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {
+        REQUEST,
+        ".lock",
+        "config.yaml",
+        "log.txt",
+    }:
+        (folder / REQUEST).unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a finished run needs no more."""
+    for pattern in _WORKING:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def untidy(folder: Path) -> bool:
+    """Whether a run was killed between its results and the end of its work."""
+    return (folder / ".lock").exists() or any(any(folder.glob(one)) for one in _WORKING)
+
+
+def _plain(request: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(request, default=asdict))
+
+
+def _flat(values: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {name: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(str(value), 60, placeholder=" …")

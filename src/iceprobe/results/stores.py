@@ -1,0 +1,60 @@
+"""The feature store that a result was read from: open already, or opened where its file says.
+
+A results file may be somebody else's: another host that it names is asked where the caller trusts
+it, and not otherwise.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iceprobe.errors import IceprobeError
+from iceprobe.results.schema import Result
+from iceprobe.trust import refuse_elsewhere
+
+if TYPE_CHECKING:
+    from iceprobe.remote import RemotePath
+    from iceprobe.store import Store
+    from iceprobe.store.format import Manifest
+
+
+def store_of(result: Result, *, trust: bool = False) -> "Store":
+    """The store of ``result``, under the specs that its run named.
+
+    Args:
+        result: of a run.
+        trust: whether other hosts may be asked that the result, or its store's manifest, names.
+
+    Raises:
+        IceprobeError: if it was in memory only, is on another host that isn't trusted, or can't be
+            opened.
+    """
+    if result.open_store is not None:
+        store = result.open_store.trusting() if trust else result.open_store
+        return store.asked_as(result.backbone, result.dataset)
+    from iceprobe.store import Store
+
+    store = Store.open(place_of(result, trust=trust), trust=trust)
+    return store.asked_as(result.backbone, result.dataset)
+
+
+def manifest_of(result: Result, *, trust: bool = False) -> "Manifest":
+    """The manifest of its store; the shards needn't be there. Raises as :func:`store_of`."""
+    if result.open_store is not None:
+        return result.open_store.manifest.asked_as(result.backbone, result.dataset)
+    from iceprobe.store.format import read_manifest
+
+    manifest = read_manifest(place_of(result, trust=trust))
+    return manifest.asked_as(result.backbone, result.dataset)
+
+
+def place_of(result: Result, *, trust: bool = False) -> "Path | RemotePath":
+    """Where the store is. Raises as :func:`store_of`."""
+    from iceprobe.remote import located
+
+    if result.store.path is None:
+        raise IceprobeError(
+            f"the features of {result.label} were held in memory only: run again and keep them, or "
+            "pass what fit returned"
+        )
+    refuse_elsewhere(f"the result of {result.label}", result.store.path, trust)
+    return located(result.store.path)

@@ -1,0 +1,86 @@
+"""Whether a probe had learned to its end, from its curves.
+
+    undertrained  ⇔  steps < 100,  chosen epoch > E/2,
+                     L(⌈E/2⌉) − L(E) ≥ 0.05 log C  and  L(E) ≥ 0.15 log C
+
+L(e) is the mean training loss of epoch e at the chosen setting, over its whole schedule of E epochs
+and over seeds; log C is the loss of guessing among C classes. The schedule ends in a learning rate
+of 0, so a loss that still falls over the second half would have fallen further in a longer one,
+unless it is near 0 already. A probe whose best epoch lies in the first half has seen enough, whatever
+its loss does (linear probes on few images). One epoch shows no fall: its steps alone decide. What the rule finds among real fits
+stands in the guide (docs/choosing.md).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from iceprobe.results.curves import CurveRow
+
+FEW_STEPS = 100
+STILL_FALLING = 0.05  # of log C, over the second half of the epochs
+NEARLY_LEARNT = 0.15  # of log C
+
+
+def signs_of_undertraining(
+    rows: Iterable[CurveRow],
+    selected: Mapping[str, Any],
+    *,
+    classes: int,
+    epochs: int,
+    steps: int,
+    learning_rates: Iterable[float],
+) -> list[str]:
+    """What shows that a probe is undertrained, in words; nothing where it isn't.
+
+    Args:
+        rows: of this probe, of all phases.
+        selected: its ``learning_rate``, ``weight_decay`` and ``epoch``.
+        classes: C.
+        epochs: E, the horizon of the schedule.
+        steps: of all epochs together.
+        learning_rates: the grid.
+    """
+    if steps >= FEW_STEPS:
+        return []
+    losses = _losses(rows, selected, epochs)
+    before, after = losses.get(-(-epochs // 2)), losses.get(epochs)
+    chance = math.log(max(classes, 2))
+    falls = (
+        before is not None
+        and after is not None
+        and before - after >= STILL_FALLING * chance
+        and after >= NEARLY_LEARNT * chance
+    )
+    epoch = selected.get("epoch")
+    early = isinstance(epoch, int) and 2 * epoch <= epochs
+    if epochs > 1 and (early or not falls):
+        return []
+    found = [f"{steps} training step{'s' if steps > 1 else ''}"]
+    if falls:
+        found.append(f"its loss still falls ({before:.2f} to {after:.2f} over the last half)")
+    if epoch == epochs:
+        found.append("its best epoch is the last")
+    rates = sorted(learning_rates)
+    if len(rates) > 1 and _same(selected.get("learning_rate"), rates[-1]):
+        found.append("its learning rate is the highest tried")
+    return found
+
+
+def _losses(rows: Iterable[CurveRow], selected: Mapping[str, Any], epochs: int) -> dict[int, float]:
+    """Epoch → mean training loss over seeds at the chosen setting, of a phase that ran to its end."""
+    phases: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if (
+            _same(selected.get("learning_rate"), row.learning_rate)
+            and _same(selected.get("weight_decay", row.weight_decay), row.weight_decay)
+            and not row.diverged
+        ):
+            phases.setdefault(row.phase, {}).setdefault(row.epoch, []).append(row.train_loss)
+    whole = (found for found in phases.values() if epochs in found)  # a refit may stop before
+    return {epoch: fmean(values) for epoch, values in next(whole, {}).items()}
+
+
+def _same(a: Any, b: float) -> bool:
+    return isinstance(a, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)

@@ -1,0 +1,108 @@
+"""What reading the image files came to: counted in the manifest, told where something was assumed."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from iceprobe import assumptions
+from iceprobe.pixels import BAND_LEFT_OUT, DEEP, FIRST_FRAME, FULL, ON_WHITE, TURNED, Seen, seen
+
+if TYPE_CHECKING:
+    from iceprobe.store.format import DatasetRecord, Manifest
+
+NAMED = 5  # images that are named before the rest is counted
+log = logging.getLogger("iceprobe")
+
+_LINES = {
+    TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
+    ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
+    FIRST_FRAME: "with several frames or pages, of which the first is read",
+    BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
+    "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
+}
+_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # that says it
+
+
+def noted(images: Sequence[Seen]) -> dict[str, Any]:
+    """The fields ``read`` and ``largest`` of a shard."""
+    values = [one.largest for one in images if one.largest is not None]
+    counts = Counter(word for one in images for word in one.done)
+    return {"read": dict(sorted(counts.items())), "largest": max(values, default=None)}
+
+
+def assumed(manifest: "Manifest") -> list[str]:
+    """What was taken for granted about backbone, data set and image files, a line each."""
+    return [*manifest.backbone.assumed, *manifest.dataset.assumed, *assumed_of_files(manifest)]
+
+
+def assumed_of_files(manifest: "Manifest") -> list[str]:
+    """What was taken for granted about the image files of a store, a line for each kind."""
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(shard.read or {})
+    said, total = manifest.dataset.reading, sum(shard.images for shard in shards)
+    lines = [
+        f"{counts[kind]:,} of {total:,} images {line}"
+        for kind, line in _LINES.items()
+        if counts[kind] and _OPTION.get(kind) not in said
+    ]
+    largest = max((s.largest for s in shards if s.largest is not None), default=None)
+    if largest is not None and "scale" not in said and _next_depth(largest) < FULL:
+        lines.append(
+            f"{counts[DEEP]:,} of {total:,} images of 16 bits, in which {FULL:,} is white; the "
+            f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
+        )
+    return lines
+
+
+class FirstSeen:
+    """Tells what is assumed about files at the first of each kind, where no store counts them.
+
+    Args:
+        record: of the data set, whose ``assumed`` the lines are added to.
+    """
+
+    def __init__(self, record: "DatasetRecord"):
+        self._record = record
+        self._lock = threading.Lock()
+
+    def look(self, image: Image.Image) -> None:
+        """Note an image as its split gave it; from any thread."""
+        found = seen(image)
+        lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
+        if found.largest is not None:
+            lines[DEEP] = f"images of 16 bits, in which {FULL:,} is white (scale= says otherwise)"
+        for kind, line in lines.items():
+            with self._lock:
+                new = line not in self._record.assumed and _OPTION.get(kind) not in (
+                    self._record.reading
+                )
+                if new:
+                    self._record.assumed.append(line)
+            if new:
+                assumptions.tell([line])
+
+
+def _next_depth(largest: float) -> int:
+    """White of the least depth that holds a value: 3,012 has 12 bits, 4095."""
+    return 2 ** max(8, int(largest).bit_length()) - 1
+
+
+def tell_of_files(manifest: "Manifest") -> None:
+    """Say what was assumed about the files, and which images were left out."""
+    assumptions.tell(assumed_of_files(manifest))
+    if skipped := manifest.skipped:
+        log.warning("%s", left_out(skipped))
+
+
+def left_out(names: Sequence[str]) -> str:
+    """A few of the images that could not be read, then how many more."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    shown = ", ".join(map(repr, names[:NAMED]))
+    plural = "s" if len(names) > 1 else ""
+    return f"left out {len(names):,} image{plural} that could not be read: {shown}{more}"

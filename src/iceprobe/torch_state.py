@@ -1,0 +1,44 @@
+"""torch as iceprobe expects it, whatever its caller has set; afterwards as it was."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Gradients on, float32 and the processor as defaults, no autocast.
+
+    A caller may be in ``torch.no_grad()``, ``torch.inference_mode()`` or ``torch.autocast``, or have
+    another default dtype or device: none of them may reach the fits of probes.
+    """
+    dtype = torch.get_default_dtype()
+    kinds = {"cpu", "cuda"} if torch.cuda.is_available() else {"cpu"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in sorted(kinds):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_default_dtype, dtype)
+        yield
+
+
+def in_own_state(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs in :func:`own_state`."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with own_state():
+            return function(*args, **kwargs)
+
+    return run

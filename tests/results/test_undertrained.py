@@ -1,0 +1,73 @@
+"""Whether a probe had learned to its end, on curves made by hand."""
+
+import math
+
+import pytest
+
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.replicates import merged
+from iceprobe.results.undertrained import signs_of_undertraining
+from tests.results.test_advice import result
+
+CHANCE = math.log(10)
+
+
+def rows(losses, *, phase="select", rate=0.01, seeds=(0, 1)):
+    return [
+        CurveRow(
+            probe="ep4", seed=seed, learning_rate=rate, weight_decay=0.0, phase=phase, epoch=epoch,
+            train_loss=CHANCE * loss,
+        )
+        for seed in seeds
+        for epoch, loss in enumerate(losses, 1)
+    ]  # fmt: skip
+
+
+def signs(curves, *, epoch, epochs, steps, rates=(0.001, 0.01, 0.1), rate=0.01):
+    selected = {"learning_rate": rate, "weight_decay": 0.0, "epoch": epoch}
+    return signs_of_undertraining(
+        curves, selected, classes=10, epochs=epochs, steps=steps, learning_rates=rates
+    )
+
+
+def test_few_steps_and_a_loss_that_falls():
+    falling = rows([1.0, 0.9, 0.7])
+    assert signs(falling, epoch=3, epochs=3, steps=3) == [
+        "3 training steps",
+        "its loss still falls (2.07 to 1.61 over the last half)",
+        "its best epoch is the last",
+    ]
+    assert signs(falling, epoch=3, epochs=3, steps=3, rates=(0.001, 0.01))[-1] == (
+        "its learning rate is the highest tried"
+    )
+    assert signs([], epoch=1, epochs=1, steps=1)[0] == "1 training step"
+
+
+@pytest.mark.parametrize(
+    ("losses", "epoch", "steps"),
+    [
+        ([1.0, 0.9, 0.7], 3, 100),  # many steps
+        ([1.0, 0.30, 0.27], 3, 99),  # it hardly falls any more
+        ([1.0, 0.30, 0.14], 3, 99),  # it is near 0
+        ([1.0, 0.8, 0.6, 0.4], 2, 20),  # its best epoch lies in the first half
+    ],
+)
+def test_what_is_trained(losses, epoch, steps):
+    assert signs(rows(losses), epoch=epoch, epochs=len(losses), steps=steps) == []
+
+
+def test_the_chosen_setting_over_its_whole_schedule_is_looked_at():
+    # Another setting falls; and the refit stopped at the epoch chosen.
+    other = rows([1.0, 0.9, 0.2], rate=0.1)
+    refit = rows([1.0, 0.5], phase="refit")
+    flat = rows([1.0, 0.30, 0.29])
+    assert signs(refit + other + flat, epoch=2, epochs=3, steps=9) == []
+    assert signs(refit + other + flat, epoch=3, epochs=3, steps=9, rate=0.1)
+
+
+def test_replicates_are_undertrained_where_most_of_them_are():
+    one, other = (
+        result("ep4", 300, variance="none", undertrained=said) for said in (["3 steps"], [])
+    )
+    assert merged([one, one, other]).undertrained == ["3 steps"]
+    assert merged([one, other]).undertrained == []

@@ -1,0 +1,57 @@
+"""Object storage that takes the connection and says nothing."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from iceprobe.errors import IceprobeError
+from iceprobe.remote import RemotePath
+
+fsspec = pytest.importorskip("fsspec", reason="needs pip install 'iceprobe[s3]'")
+s3fs = pytest.importorskip("s3fs", reason="needs pip install 'iceprobe[s3]'")
+
+
+@pytest.fixture
+def mute(monkeypatch):
+    """An endpoint on loopback that never answers; the connections it has accepted."""
+    accepted = []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                accepted.append(listening.accept()[0])
+            except OSError:
+                return
+
+    threading.Thread(target=accept, daemon=True).start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.3)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield accepted
+    s3fs.S3FileSystem.clear_instance_cache()
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    for connection in accepted:
+        connection.close()
+
+
+def test_it_is_given_up_after_the_tries_of_s3fs_in_one_line(mute):
+    with pytest.raises(IceprobeError) as told:
+        RemotePath("s3://bucket/features/manifest.json").read_bytes()
+    text = str(told.value)
+    assert text.startswith("s3://bucket/features/manifest.json: ")
+    assert text.endswith("it doesn't answer: see that it is well, then run the same again")
+    assert "\n" not in text
+    assert len(mute) == 2  # not each of them five times over by botocore
