@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -83,9 +84,41 @@ def test_boxes_follow_the_pixels(size):
     np.testing.assert_allclose(preprocessing.transform_boxes(box, size)[0], found, atol=1.0)
 
 
+@pytest.mark.parametrize("size", [(97, 64), (64, 97), (301, 40)])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.9, 224 / 256])
+def test_squash_is_timms(size, crop_pct):
+    ours = Preprocessing(32, MEAN, STD, "bicubic", crop_pct, resize="squash")
+    theirs = create_transform(
+        32, interpolation="bicubic", mean=MEAN, std=STD, crop_pct=crop_pct, crop_mode="squash"
+    )
+    assert torch.equal(ours.transform(noise(size)), theirs(noise(size)))
+
+
+def test_squash_moves_boxes_with_the_pixels():
+    # 200 x 100 -> 32 x 32 (0.16 across, 0.32 down), centre crop 28: 2 off each side.
+    squash = Preprocessing(28, MEAN, STD, crop_pct=28 / 32, resize="squash")
+    boxes = squash.transform_boxes(np.array([[100, 50, 125, 75], [0, 0, 200, 100]]), (200, 100))
+    np.testing.assert_allclose(boxes, [[14, 14, 18, 22], [0, 0, 28, 28]], atol=1e-5)
+
+
+def test_statistics_are_of_the_channels_as_they_are_seen():
+    image = Image.new("RGB", (4, 4), (255, 0, 51))
+    turned = Preprocessing(4, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0), order="BGR")
+    values = turned.transform(image)
+    torch.testing.assert_close(values[:, 0, 0], torch.tensor([0.1, -0.1, 0.175]))
+    batch = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
+    assert torch.equal(turned.normalised_pixels(batch)[0], values)
+    assert batch.dtype == torch.uint8  # left as it was
+
+
 def test_survives_json():
-    preprocessing = Preprocessing(224, MEAN, STD, "bilinear", 0.9)
-    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing
+    for changed in ({}, {"resize": "squash"}, {"order": "BGR"}):
+        preprocessing = Preprocessing(224, MEAN, STD, "bilinear", 0.9, **changed)
+        fields = json.loads(json.dumps(preprocessing.as_dict()))
+        assert Preprocessing.from_dict(fields) == preprocessing
+        # What was written before there were these two is what is written now.
+        older = {"image_size", "mean", "std", "interpolation", "crop_pct", "channels"}
+        assert set(fields) == older | set(changed)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +131,10 @@ def test_survives_json():
         ({"interpolation": "cubic"}, "interpolation='cubic'"),
         ({"channels": 4}, "a model of 4 channels.*RGB"),
         ({"channels": 13, "mean": (0.5,) * 13, "std": (1.0,) * 13}, "model of 13 channels.*wrap"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "finite"),
+        ({"std": (0.5, float("inf"), 0.5)}, "finite"),
+        ({"resize": "longest"}, "resize='longest': take one of shorter, squash"),
+        ({"order": "GBR"}, "order='GBR'"),
     ],
 )
 def test_nonsense_is_refused(change, message):

@@ -3,12 +3,16 @@
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
 from iceprobe import backbones
 from iceprobe.backbones import load_backbone, timm_models
 from iceprobe.backbones.families import family_of
 from iceprobe.errors import IceprobeError
+
+from .builders import picture
 
 VITS = {
     "class token": {},
@@ -227,3 +231,40 @@ def test_the_package_lists_sources_with_examples_that_parse():
             spec = parse_spec(example)
             assert spec.kind == name
             typed_options(spec, entry.options)
+
+
+@pytest.mark.parametrize(("mode", "said"), [("squash", True), ("border", True), ("center", False)])
+def test_a_tags_own_crop_is_told_and_can_be_taken(mode, said):
+    model = timm.create_model("test_vit", pretrained_cfg_overlay={"crop_mode": mode})
+    backbone = load_backbone(model)
+    assert len(backbone.assumed) == said
+    if mode == "squash":
+        assert "its tag squashes images: resize=squash&crop_pct=0.95 does so" in backbone.assumed[0]
+        own = create_transform(**resolve_model_data_config(model), is_training=False)
+        taken = load_backbone(model, resize="squash", crop_pct=0.95)
+        assert taken.assumed == ()
+        assert torch.equal(taken.preprocessing.transform(picture()), own(picture()))
+    if mode == "border":
+        assert "pads images, which iceprobe has no option for" in backbone.assumed[0]
+
+
+def test_images_that_arent_square_or_of_three_channels():
+    wide = timm.create_model("test_vit", img_size=(64, 96))
+    with pytest.raises(IceprobeError, match=r"images are 64 x 96 pixels .*pass image_size=64"):
+        load_backbone(wide)
+    cnn = timm.create_model("resnet10t", pretrained_cfg_overlay={"input_size": (3, 64, 96)})
+    with pytest.raises(IceprobeError, match=r"64 x 96 pixels .*pass image_size=64"):
+        load_backbone(cnn)
+    assert load_backbone(cnn, image_size=64).grid == (2, 2)
+    grey = timm.create_model("test_vit", in_chans=1)
+    with pytest.raises(IceprobeError, match=r"1 channel\(s\), mean=.* is of 3: pass mean and std"):
+        load_backbone(grey)
+    backbone = load_backbone(grey, mean=(0.4,), std=(0.3,))
+    expected = (torch.tensor(51 / 255) - 0.4) / 0.3
+    view = backbone.preprocessing.transform(Image.new("RGB", (200, 200), (51, 51, 51)))
+    torch.testing.assert_close(view, expected.expand_as(view))
+
+
+def test_a_model_of_one_size_alone_says_so():
+    with pytest.raises(IceprobeError, match=r"botnet26t_256 takes images of 256 x 256 alone: drop"):
+        load_backbone("timm:botnet26t_256?pretrained=false&image_size=224")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import iceprobe as api
+from iceprobe.checksums import SEAL, seal
 from iceprobe.datasets.registry import names_elsewhere
 from iceprobe.errors import IceprobeError
 from iceprobe.trust import elsewhere
@@ -47,9 +48,12 @@ def copy(victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def edit(file: Path, change) -> None:
+    """As an attacker does: the checksum of the content is made anew."""
     content = json.loads(file.read_text())
+    identity = {key: content.pop(key) for key in ("identity",) if key in content}
+    content.pop(SEAL, None)
     change(content)
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(identity | seal(content)))
 
 
 def set_store(document: dict, path: str) -> None:
@@ -163,7 +167,7 @@ def test_what_the_caller_has_run_himself_needs_no_other_word(iceprobe, copy, tmp
 
 @pytest.mark.parametrize("factory", ["os:getenv", "subprocess:Popen", "json:dumps"])
 def test_a_factory_is_called_only_without_arguments(factory):
-    with pytest.raises(IceprobeError, match=r"needs arguments .*name a function without any"):
+    with pytest.raises(IceprobeError, match=r"called without arguments .*takes none"):
         api.load_backbone(f"python:{factory}?image_size=8&mean=0&std=1")
 
 

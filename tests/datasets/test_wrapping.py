@@ -130,6 +130,22 @@ def test_eight_bit_arrays_and_tensors_are_images(make):
     assert dataset.splits["train"].image(0).size == (6, 4)
 
 
+def test_transparency_of_an_item_is_laid_as_that_of_a_file_is(tmp_path):
+    """Colour everywhere, shown in one half alone: a file and an item are the same picture."""
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    pixels[..., 0], pixels[:, 3:, 3] = 200, 255
+    image = Image.fromarray(pixels, "RGBA")
+    item = (
+        pair(Pairs([1, 2], [0, 1], make=lambda _: image), Pairs([3], [0])).splits["train"].image(0)
+    )
+    for name in ("train/a", "test/a"):
+        (tmp_path / name).mkdir(parents=True)
+        image.save(tmp_path / name / "0.png")
+    read = load_dataset(f"folder:{tmp_path}").splits["train"].image(0)
+    assert np.array_equal(np.asarray(item.convert("RGB")), np.asarray(read.convert("RGB")))
+    assert np.asarray(item.convert("RGB"))[0, 5].tolist() == [200, 0, 0]
+
+
 def test_fingerprints_follow_pixels_and_labels():
     def prints(*arguments) -> str:
         return pair(Pairs(*arguments), Pairs([9], [0])).splits["train"].fingerprint()

@@ -37,6 +37,7 @@ from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.memory import available_memory
+from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
 from iceprobe.torch_state import in_own_state
@@ -226,10 +227,11 @@ def _images(
     """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
     budget = (available_memory() or 0) // 4 if memory is None else memory
     made = []
+    look = FirstSeen(manifest.dataset).look
     for name in ("train", split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
-        images = Images(dataset.splits[name], rows, backbone.preprocessing)
+        images = Images(dataset.splits[name], rows, backbone.preprocessing, look)
         if images.bytes <= budget and not (name == "train" and augmentation is not None):
             budget -= images.bytes
             images.hold(partial(progress, f"decode {name}"))
@@ -336,7 +338,7 @@ def _result(
         git_commit=git_commit(),
         command=command,
         created=now(),
-        assumed=[*manifest.backbone.assumed, *manifest.dataset.assumed],
+        assumed=assumed(manifest),
         undertrained=signs_of_undertraining(
             fit.rows,
             {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -23,13 +24,21 @@ class Images:
         split: of a data set.
         rows: ``(n,)`` of the split.
         preprocessing: the backbone's.
+        look: called with each image as the split gives it, from any thread.
 
     Attributes:
         labels: ``(n,)`` int64.
         index: the rows.
     """
 
-    def __init__(self, split: Split, rows: np.ndarray, preprocessing: Preprocessing):
+    def __init__(
+        self,
+        split: Split,
+        rows: np.ndarray,
+        preprocessing: Preprocessing,
+        look: Callable[[Image.Image], None] | None = None,
+    ):
+        self._look = look
         self.split, self.index, self.preprocessing = (
             split,
             np.asarray(rows, np.int64),
@@ -104,10 +113,16 @@ class Images:
                 yield images, torch.from_numpy(self.labels[positions])
 
     def _decoded(self, position: int) -> Tensor:
-        return pil_to_tensor(self.preprocessing.crop(self.split.image(int(self.index[position]))))
+        return pil_to_tensor(self.preprocessing.crop(self._image(int(self.index[position]))))
 
     def _augmented(self, position: int, view: RandomView, seed: tuple[int, ...]) -> Tensor:
         row = int(self.index[position])
         own = np.random.SeedSequence((*seed, row)).generate_state(1, np.uint64)[0] >> 1
         generator = torch.Generator().manual_seed(int(own))
-        return pil_to_tensor(view(self.split.image(row), generator))
+        return pil_to_tensor(view(self._image(row), generator))
+
+    def _image(self, row: int) -> Image.Image:
+        image = self.split.image(row)
+        if self._look is not None:
+            self._look(image)
+        return image

@@ -94,9 +94,7 @@ class Adapted(nn.Module):
 
     def tokens(self, images: Tensor) -> Tokens:
         """Tokens of uint8 images ``(B, C, S, S)``, with gradient."""
-        mean = torch.tensor(self.preprocessing.mean, device=images.device)
-        std = torch.tensor(self.preprocessing.std, device=images.device)
-        pixels = images.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+        pixels = self.preprocessing.normalised_pixels(images)
         with FastLinear():
             return self.reader(pixels.to(self._like.dtype))
 

@@ -45,6 +45,7 @@ def load_diffusers(
     checkpoint_key: str | None = None,
     strip: str | None = None,
     ignore: Sequence[str] = (),
+    resize: str = "shorter",
 ) -> Backbone:
     """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
 
@@ -83,6 +84,7 @@ def load_diffusers(
             std=tuple(std),
             interpolation=interpolation,
             crop_pct=crop_pct,
+            resize=resize,
         ),
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,

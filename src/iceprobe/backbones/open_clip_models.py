@@ -19,7 +19,12 @@ from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.extras import one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.preprocessing import (
+    CROP_PCT,
+    Preprocessing,
+    check_image_size,
+    other_crop,
+)
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
@@ -38,6 +43,7 @@ def load_open_clip(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float = CROP_PCT,
+    resize: str | None = None,
     checkpoint: str | None = None,
     checkpoint_key: str | None = None,
     strip: str | None = None,
@@ -71,29 +77,70 @@ def load_open_clip(
     patch = getattr(tower, "patch_size", None)
     if image_size is not None and isinstance(patch, tuple):
         check_image_size(image_size, patch[0], name)
-    stated = config["interpolation"]
-    side = config["size"] if isinstance(config["size"], int) else config["size"][-1]
     # Weights of the user's own, in a file or a folder, don't say how they were trained.
     own = checkpoint is not None and pretrained is None
     own = own or name.startswith("local-dir:")
     family = family_of(f"{name}.{pretrained or ''}", "clip")
+    preprocessing, cropped = _preprocessing(
+        config,
+        spec,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        resize=resize,
+    )
     return Backbone(
         _reader(tower, layer, norm),
-        Preprocessing(
-            image_size=image_size or side,
-            mean=tuple(mean or config["mean"]),
-            std=tuple(std or config["std"]),
-            # "random" is drawn for each training image; evaluation takes bicubic.
-            interpolation=interpolation or ("bicubic" if stated == "random" else stated),
-            crop_pct=crop_pct,
-        ),
+        preprocessing,
         spec=spec,
         name=f"{name}.{pretrained}" if pretrained else name,
         paradigm="unknown" if own else family.paradigm,
         pooled_class=_pool(tower) is not None,
         settings={"architecture": f"open_clip {name}", "norm": norm, **_activation(tower)},
-        assumed=assumed,
+        assumed=[*assumed, *cropped],
     )
+
+
+def _preprocessing(
+    config: Mapping[str, Any],
+    spec: str,
+    *,
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    interpolation: str | None,
+    crop_pct: float,
+    resize: str | None,
+) -> tuple[Preprocessing, list[str]]:
+    """What the model's ``preprocess_cfg`` says, less what is given, and what was assumed."""
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if image_size is None and height != width:
+        raise IceprobeError(
+            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
+            f"square: pass image_size={min(height, width)} or another"
+        )
+    stated = config["interpolation"]
+    preprocessing = Preprocessing(
+        image_size=image_size or height,
+        mean=_each(mean or config["mean"]),
+        std=_each(std or config["std"]),
+        # "random" is drawn for each training image; evaluation takes bicubic.
+        interpolation=interpolation or ("bicubic" if stated == "random" else stated),
+        crop_pct=crop_pct,
+        resize=resize or "shorter",
+    )
+    own = {
+        "squash": "squashes images: resize=squash&crop_pct=1 does so",
+        "longest": "pads images, which iceprobe has no option for",
+    }.get(config["resize_mode"])
+    return preprocessing, [other_crop(spec, f"its own {own}")] if own and not resize else []
+
+
+def _each(value: Any) -> tuple[float, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * 3
 
 
 def _create(
@@ -125,7 +172,7 @@ def _create(
     if checkpoint is not None:
         options["load_weights"] = False
         options["force_preprocess_cfg"] = {
-            key: tag[key] for key in ("mean", "std", "interpolation") if key in tag
+            key: tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag
         }
     else:
         options["pretrained"] = pretrained

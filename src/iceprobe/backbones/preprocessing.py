@@ -1,5 +1,6 @@
 """From a decoded image to what a backbone sees: resize, centre crop, normalise."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from iceprobe.pixels import plain
 
 LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: a side of 292 times the other's at 256
 CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
+RESIZES = ("shorter", "squash")
+ORDERS = ("RGB", "BGR")
 
 
 def check_image_size(image_size: int, patch: int, model: str) -> None:
@@ -33,6 +36,11 @@ def check_image_size(image_size: int, patch: int, model: str) -> None:
         )
 
 
+def other_crop(spec: str, own: str) -> str:
+    """The line that is told where a model's own way from an image to a square is no centre crop."""
+    return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The evaluation transform of a backbone.
@@ -42,10 +50,13 @@ class Preprocessing:
 
     Attributes:
         image_size: S, pixels a side of what the backbone sees.
-        mean, std: per channel, for pixels in [0, 1].
+        mean, std: per channel as the backbone sees them, for pixels in [0, 1].
         interpolation: ``"bicubic"``, ``"bilinear"``, ``"lanczos"`` or ``"nearest"``.
-        crop_pct: side of the crop over the resized shorter side, in (0, 1].
-        channels: 3 (RGB) or 1 (grey).
+        crop_pct: side of the crop over the resized side, in (0, 1].
+        channels: 3 (colour) or 1 (grey).
+        resize: ``"shorter"`` (that side is resized, the other keeps the aspect) or ``"squash"``
+            (both are).
+        order: of three channels, ``"RGB"`` or ``"BGR"``.
     """
 
     image_size: int
@@ -54,6 +65,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = CROP_PCT
     channels: int = 3
+    resize: str = "shorter"
+    order: str = "RGB"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
@@ -72,8 +85,14 @@ class Preprocessing:
                     f"{name}={values} has {len(values)} values for {self.channels} channel(s): "
                     "give one a channel"
                 )
+            if not all(map(math.isfinite, values)):
+                raise IceprobeError(f"{name}={values}: take finite numbers")
         if min(self.std) <= 0:
             raise IceprobeError(f"std={self.std}: standard deviations are above 0")
+        if self.resize not in RESIZES:
+            raise IceprobeError(f"resize={self.resize!r}: take one of {', '.join(RESIZES)}")
+        if self.order not in ORDERS:
+            raise IceprobeError(f"order={self.order!r}: take one of {', '.join(ORDERS)}")
         if not 0 < self.crop_pct <= 1:
             raise IceprobeError(f"crop_pct={self.crop_pct}: take one in (0, 1]")
         choices = [mode.value for mode in InterpolationMode]
@@ -86,6 +105,8 @@ class Preprocessing:
         """Width and height after the resize of an image of ``size`` (width, height)."""
         width, height = size
         side = int(self.image_size / self.crop_pct)
+        if self.resize == "squash":
+            return side, side
         if width <= height:
             return side, int(side * height / width)
         return int(side * width / height), side
@@ -123,9 +144,15 @@ class Preprocessing:
 
     def normalised(self, picture: Image.Image) -> Tensor:
         """A converted picture of S x S pixels → float32 ``(C, S, S)``."""
-        pixels = F.pil_to_tensor(picture).float().div_(255)
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
+        return self.normalised_pixels(F.pil_to_tensor(picture))
+
+    def normalised_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 ``(…, C, S, S)``, channels as PIL has them → float32 of the same shape."""
+        if self.order == "BGR":
+            pixels = pixels.flip(-3)
+        mean = torch.tensor(self.mean, device=pixels.device)
+        std = torch.tensor(self.std, device=pixels.device)
+        return pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
 
     def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Boxes on the original image → boxes on the crop, clipped to it.
@@ -145,8 +172,16 @@ class Preprocessing:
         return moved.clip(0, self.image_size).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields, ready for JSON."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Its fields, ready for JSON; ``resize`` and ``order`` only where they aren't the usual.
+
+        The rest alone is what stores and exported folders had before there were these two: what
+        was written then and what is written now agree.
+        """
+        fields = asdict(self)
+        for key in ("resize", "order"):
+            if fields[key] == getattr(type(self), key):
+                del fields[key]
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":

@@ -69,6 +69,7 @@ def wrap_module(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float | None = None,
+    resize: str | None = None,
     num_prefix: int | None = None,
     has_class: bool | None = None,
     spec: str | None = None,
@@ -85,7 +86,7 @@ def wrap_module(
             Statistics may stand in its attribute ``preprocessing``, a ``Preprocessing``. Wrappers
             of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
         layer, norm: for models of timm only.
-        image_size, mean, std, interpolation, crop_pct: over what the module's own configuration
+        image_size, mean, std, interpolation, crop_pct, resize: over what the module's own configuration
             says; all of the first three where it has none.
         num_prefix, has_class: of a ``(B, N, D)`` output.
         sources: functions whose code is part of the identity besides the module's class.
@@ -102,6 +103,7 @@ def wrap_module(
         "std": std and tuple(std),
         "interpolation": interpolation,
         "crop_pct": crop_pct,
+        "resize": resize,
     }
     given = {key: value for key, value in stated.items() if value is not None}
     if isinstance(module, Backbone):
@@ -112,9 +114,9 @@ def wrap_module(
         return module
     module = unwrapped(module)
     label = type(module).__qualname__
-    preprocessing = stated_preprocessing(module, given, label)
+    preprocessing, cropped = stated_preprocessing(module, given, label)
     settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
-    told = list(assumed)
+    told = [*assumed, *cropped]
     reader: nn.Module
     if is_timm(module):
         if num_prefix is not None or has_class is not None:
@@ -187,31 +189,38 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
         raise IceprobeError(
             f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
         ) from error
+    except Exception as error:  # the user's own code raises what it likes while it is imported
+        raise IceprobeError(
+            f"{spec!r}: {path!r} can't be imported ({type(error).__name__}: {one_line(error)}): write "
+            "python:package.module:factory"
+        ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
 
 
-def stated_preprocessing(module: nn.Module, given: dict[str, Any], label: str) -> Preprocessing:
-    """What the module's own configuration says, less what is given.
+def stated_preprocessing(
+    module: nn.Module, given: dict[str, Any], label: str
+) -> tuple[Preprocessing, list[str]]:
+    """What the module's own configuration says, less what is given, and what was assumed.
 
     Raises:
         IceprobeError: if it says nothing and something is missing.
     """
     stated = getattr(module, "preprocessing", None)
     if isinstance(stated, Preprocessing):
-        return Preprocessing(**{**stated.as_dict(), **given})
+        return Preprocessing(**{**stated.as_dict(), **given}), []
     if getattr(module, "pretrained_cfg", None):
         from iceprobe.backbones.timm_models import timm_preprocessing
 
-        return timm_preprocessing(module, **given)
+        return timm_preprocessing(module, spec=label, **given)
     missing = [key for key in ("image_size", "mean", "std") if key not in given]
     if missing:
         raise IceprobeError(
             f"{label} doesn't say how its images are prepared: pass {', '.join(missing)}, or give "
             "it an attribute preprocessing = iceprobe.backbones.Preprocessing(…)"
         )
-    return Preprocessing(**{"crop_pct": CROP_PCT, "channels": len(given["mean"]), **given})
+    return Preprocessing(**{"crop_pct": CROP_PCT, "channels": len(given["mean"]), **given}), []
 
 
 def _timm_name(module: Any) -> str:

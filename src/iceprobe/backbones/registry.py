@@ -59,6 +59,7 @@ PREPROCESSING: Options = {
     "std": _numbers,
     "interpolation": str,
     "crop_pct": float,
+    "resize": str,
 }
 OUTPUT: Options = {"num_prefix": int, "has_class": boolean}
 CHECKPOINT: Options = {"checkpoint": str, "checkpoint_key": str, "strip": str, "ignore": _words}
@@ -209,8 +210,8 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             every one as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
             is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's),
             ``image_size`` (pixels a side), ``mean`` and ``std`` (per channel, for pixels in
-            [0, 1]), ``interpolation``, ``crop_pct``
-            (224/256), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
+            [0, 1]), ``interpolation``, ``crop_pct`` (224/256), ``resize`` (``shorter`` side, or
+            ``squash`` both), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
             :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``resample``
             (``patch_embed``: of a checkpoint with another patch size), ``paradigm`` (how it was

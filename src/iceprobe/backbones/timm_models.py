@@ -16,7 +16,12 @@ from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.preprocessing import (
+    CROP_PCT,
+    Preprocessing,
+    check_image_size,
+    other_crop,
+)
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.errors import IceprobeError
 
@@ -34,6 +39,7 @@ def load_timm(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float = CROP_PCT,
+    resize: str | None = None,
     checkpoint: str | None = None,
     checkpoint_key: str | None = None,
     strip: str | None = None,
@@ -92,16 +98,20 @@ def load_timm(
             )
     elif resample is not None:
         raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
+    preprocessing, cropped = timm_preprocessing(
+        model,
+        spec=spec,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        resize=resize,
+    )
+    assumed += cropped
     return Backbone(
         TimmReader(model, layer, norm),
-        timm_preprocessing(
-            model,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            interpolation=interpolation,
-            crop_pct=crop_pct,
-        ),
+        preprocessing,
         spec=spec,
         name=name,
         paradigm="random weights" if file is None and not pretrained else family.paradigm,
@@ -167,28 +177,65 @@ def _spelled(numbers: Sequence[float]) -> str:
 def timm_preprocessing(
     model: nn.Module,
     *,
+    spec: str,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float = CROP_PCT,
-) -> Preprocessing:
+    resize: str | None = None,
+) -> tuple[Preprocessing, list[str]]:
     """The evaluation transform from a model's own data configuration, less what is given.
 
     The crop is this project's (``spec/protocols.md``), not timm's: models are compared alike.
+    What of timm's is of another kind than a centre crop is told in the lines beside it.
+
+    Raises:
+        IceprobeError: for a model of images that aren't square or of one channel, unless the size
+            or statistics of one channel are given.
     """
     config = resolve_model_data_config(model)
     # A model that was made for another size than its tag's knows so itself.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    mean = tuple(mean or config["mean"])
-    return Preprocessing(
-        image_size=image_size or (made_for or config["input_size"])[-1],
+    height, width = (made_for or config["input_size"])[-2:]
+    if image_size is None and height != width:
+        raise IceprobeError(
+            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
+            f"square: pass image_size={min(height, width)} or another"
+        )
+    channels = _input_channels(model)
+    mean, std = tuple(mean or config["mean"]), tuple(std or config["std"])
+    if channels is not None and channels != len(mean):
+        raise IceprobeError(
+            f"{spec}: its images have {channels} channel(s), mean={mean} is of {len(mean)}: pass "
+            "mean and std with a number a channel"
+        )
+    stated = config["interpolation"]
+    preprocessing = Preprocessing(
+        image_size=image_size or height,
         mean=mean,
-        std=tuple(std or config["std"]),
-        interpolation=interpolation or config["interpolation"],
+        std=std,
+        # "random" is drawn for each training image; evaluation takes bicubic.
+        interpolation=interpolation or ("bicubic" if stated == "random" else stated),
         crop_pct=crop_pct,
         channels=len(mean),
+        resize=resize or "shorter",
     )
+    own = {
+        "squash": f"squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
+        "border": "pads images, which iceprobe has no option for",
+    }.get(config["crop_mode"])
+    return preprocessing, [other_crop(spec, f"its tag {own}")] if own and not resize else []
+
+
+def _input_channels(model: Any) -> int | None:
+    """Channels of the images that the model takes, where timm says which layer is the first."""
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    try:
+        layer = model.get_submodule(first) if isinstance(first, str) else None
+    except AttributeError:
+        return None
+    return getattr(layer, "in_channels", None)
 
 
 def has_pooler(model: nn.Module) -> bool:
@@ -276,7 +323,16 @@ def _same_channels(name: str, mean: Sequence[float] | None) -> None:
 
 def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
     """Tell models with position embeddings their image size; CNNs take any."""
-    if image_size is None or not hasattr(model, "set_input_size"):
+    if image_size is None:
+        return
+    if not hasattr(model, "set_input_size"):
+        config = model.pretrained_cfg
+        height, width = config["input_size"][-2:]
+        if config.get("fixed_input_size") and (height, width) != (image_size, image_size):
+            raise IceprobeError(
+                f"timm's {name} takes images of {height} x {width} alone: drop "
+                f"image_size={image_size}"
+            )
         return
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     for side in patch:

@@ -80,9 +80,10 @@ def load_torch_hub(
         )
     else:
         reader = OutputReader(module, num_prefix, has_class)
+    preprocessing_made, assumed = stated_preprocessing(module, told, label)
     return Backbone(
         reader,
-        stated_preprocessing(module, told, label),
+        preprocessing_made,
         spec=spec,
         name=str(entry),
         paradigm="random weights" if _is_random(pretrained, checkpoint) else family.paradigm,

@@ -8,7 +8,6 @@ the table, or that comes with code of its own (``trust=true``), is read by its
 """
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
@@ -26,6 +24,7 @@ from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, TimmReader, square_grid
 from iceprobe.backbones.timm_models import has_pooler, timm_preprocessing
@@ -220,6 +219,7 @@ def load_transformers(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float = CROP_PCT,
+    resize: str | None = None,
     num_prefix: int | None = None,
     has_class: bool | None = None,
     checkpoint: str | None = None,
@@ -230,7 +230,8 @@ def load_transformers(
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
 
-    Size, statistics and interpolation are those of the folder's ``preprocessor_config.json``.
+    Size, statistics and interpolation are those of the folder's ``preprocessor_config.json``
+    (:mod:`iceprobe.backbones.processors`).
     ``num_prefix`` and ``has_class`` are for model types that iceprobe doesn't know.
 
     Raises:
@@ -250,23 +251,25 @@ def load_transformers(
         )
     family = family_of(config.model_type, Path(folder).name)
     norm_told, norm = norm, family.norm if norm is None else norm
-    stated: dict[str, Any] = {
+    told: dict[str, Any] = {
         "image_size": image_size,
         "mean": mean and tuple(mean),
         "std": std and tuple(std),
         "interpolation": interpolation,
+        "resize": resize,
     }
-    given = {key: value for key, value in stated.items() if value is not None}
+    given = {key: value for key, value in told.items() if value is not None}
     reader: nn.Module
     if config.model_type == "timm_wrapper":
         model = model.timm_model
         reader = TimmReader(model, -1 if layer is None else layer, norm)
-        preprocessing = timm_preprocessing(model, crop_pct=crop_pct, **given)
+        preprocessing, assumed = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
     else:
-        preprocessing = Preprocessing(
-            **{**_stated_preprocessing(transformers, folder, spec, given), **given},
-            crop_pct=crop_pct,
-        )
+        with quiet(transformers.utils.logging):
+            stated, assumed = _stated_preprocessing(
+                transformers, folder, spec, given, model, trust and architecture is None
+            )
+        preprocessing = Preprocessing(**{**stated, **given}, crop_pct=crop_pct)
         patch = getattr(model.config, "patch_size", None)
         if isinstance(patch, int):
             check_image_size(preprocessing.image_size, patch, name)
@@ -400,48 +403,43 @@ def _first(model: Any, paths: Sequence[str]) -> Any:
 def _other_size(model: Any, images: Tensor) -> dict[str, Any]:
     """What asks a model to resize its position embeddings, where the images aren't of its size."""
     made_for = getattr(model.config, "image_size", None)
-    side = made_for[-1] if isinstance(made_for, list | tuple) else made_for
+    sides = tuple(made_for) if isinstance(made_for, list | tuple) else (made_for,) * 2
     parameters = inspect.signature(model.forward).parameters
-    if side == images.shape[-1] or "interpolate_pos_encoding" not in parameters:
+    if sides == tuple(images.shape[-2:]) or "interpolate_pos_encoding" not in parameters:
         return {}
     return {"interpolate_pos_encoding": True}
 
 
 def _stated_preprocessing(
-    transformers: Any, folder: str, spec: str, given: dict[str, Any]
-) -> dict[str, Any]:
-    """Size, statistics and interpolation from the folder's image processor."""
+    transformers: Any, folder: str, spec: str, given: dict[str, Any], model: Any, trust: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """What the folder's image processor says, and what was assumed."""
+    config = model.config
+    channels = getattr(config, "num_channels", 3)
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
+    except Exception as error:  # the library's own, whatever a wrong field leads it to
         if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
             raise IceprobeError(
-                f"{spec}: no preprocessor_config.json says how its images are prepared: pass "
-                f"{', '.join(missing)}"
+                f"{spec}: no preprocessor_config.json says how its images are prepared "
+                f"({one_line(error, 120)}): pass {', '.join(missing)}"
             ) from error
-        return {}
-    rescaled = math.isclose(getattr(processor, "rescale_factor", 1 / 255), 1 / 255)
-    if not rescaled and not {"mean", "std"} <= given.keys():
-        raise IceprobeError(
-            f"{spec}: its images are rescaled by {processor.rescale_factor}, not by 1/255: pass "
-            "mean and std for pixels in [0, 1]"
-        )
-    normalised = processor.do_normalize
-    return {
-        "image_size": _side(processor),
-        "mean": tuple(processor.image_mean) if normalised else (0.0,) * 3,
-        "std": tuple(processor.image_std) if normalised else (1.0,) * 3,
-        "interpolation": Image.Resampling(int(processor.resample)).name.lower(),
-    }
-
-
-def _side(processor: Any) -> int:
-    """Pixels a side of what the processor hands to the model."""
-    if hasattr(processor, "max_num_patches"):  # NaFlex: as many patches as it may have, squared
-        return math.isqrt(processor.max_num_patches) * processor.patch_size
-    crops = getattr(processor, "do_center_crop", False) and processor.crop_size
-    size = dict(processor.crop_size if crops else processor.size)
-    return size.get("height") or size["shortest_edge"]
+        assumed = [] if "interpolation" in given else [
+            f"{spec}: interpolation=bicubic, nothing says how its images are resized"
+        ]  # fmt: skip
+        return {"channels": len(given["mean"])}, assumed
+    side = getattr(config, "image_size", None)
+    if isinstance(side, list | tuple):
+        side = side[0] if len(set(side)) == 1 else None
+    return read_processor(
+        processor,
+        given,
+        spec,
+        channels=channels,
+        made_for=side if isinstance(side, int) else None,
+        patches=(known := ARCHITECTURES.get(config.model_type)) is not None
+        and known.inputs is _patchified,
+    )
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from iceprobe.datasets.labels import whole_labels
 from iceprobe.datasets.layout import role_of
 from iceprobe.datasets.named import by_names, negative_numbers, numbered
 from iceprobe.errors import IceprobeError
+from iceprobe.pixels import plain
 
 HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
     "or a spec string such as folder:DIR"
 )
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 LOOKED_AT = 8  # images asked for twice, to see that they are the same
 
 
@@ -187,7 +187,7 @@ def _labels(data: Any) -> list[Any]:
     """The label of each item: from its list where it has one that agrees, else by reading all."""
     inner, rows = _innermost(data), _rows(data)
     for name in ("targets", "labels", "_labels"):
-        listed = getattr(inner, name, None)
+        listed: Any = getattr(inner, name, None)
         if not isinstance(listed, Sequence | np.ndarray) and not hasattr(listed, "detach"):
             continue
         if len(listed) != len(inner):
@@ -239,12 +239,10 @@ def _pair(data: Any, row: int, shown: str) -> tuple[Any, Any]:
 def _picture(image: Any, shown: str) -> Image.Image:
     """An image of 8 bits a channel from what an item holds."""
     if isinstance(image, Image.Image):
-        if image.mode not in EIGHT_BIT:
-            raise BadImage(
-                f"image {shown!r} has pixels of mode {image.mode}: convert it to 8 bits, "
-                "or pass --on-bad-image skip"
-            )
-        return image
+        try:
+            return plain(image)
+        except IceprobeError as error:
+            raise BadImage(f"image {shown!r}: {error}") from error
     kind = type(image).__name__
     if hasattr(image, "detach"):  # a tensor: channels first
         array = image.detach().cpu().numpy()

@@ -404,15 +404,6 @@ def _digests(folder: Path, files: Files) -> dict[str, Digest]:
     return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
 
 
-def _digests(folder: Path, files: Files) -> dict[str, Digest]:
-    """Of all files of a result that are in a run folder."""
-    adapters = [folder / name for name in files.adapters]
-    names = [*files.probes, CURVES_FILE, *([files.predictions] if files.predictions else [])]
-    found = [folder / name for name in names]
-    found += sorted(file for place in adapters for file in place.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): Digest.of(file) for file in found}
-
-
 def new_run(manifest: Manifest, what: str) -> Path:
     """A readable name under ``runs/`` that isn't taken."""
     name = file_name(f"{manifest.backbone.spec}-{manifest.dataset.spec}-{what}")

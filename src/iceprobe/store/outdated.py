@@ -68,8 +68,8 @@ def _updated(path: Path, dataset: Dataset) -> list[str]:
     write_manifest(path, manifest)
     if again:
         log.warning(
-            "%s: %d shards hold images that are read by other rules now (docs/images.md), such as "
-            "%s: they are extracted again", path, len(again), again[0],
+            "%s: images of %d of its files are read by other rules now (docs/images.md): extracted "
+            "again, %s first", path, len(again), again[0],
         )  # fmt: skip
     return again
 

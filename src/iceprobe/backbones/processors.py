@@ -1,0 +1,296 @@
+"""What an image processor of transformers does to an image, found by running it.
+
+The fields of a processor don't say what its class makes of them: MobileViT never normalises,
+whatever its ``image_mean``, and turns the channels round; EfficientNet divides by ``image_std``
+twice. So the fields give the numbers, and a run on noise says which formula of them is the class's:
+
+    x_c = (p_c − m_c) / s_c      p in [0, 1], m and s made of rescale_factor, mean, std and offset
+
+Where none is, the processor is refused by name. What is taken over is the formula, the order of
+channels, the size and the interpolation. The crop is this project's (spec/protocols.md): models
+are compared alike. Where the processor's own is of another kind, that is told.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from iceprobe.backbones.extras import one_line
+from iceprobe.backbones.preprocessing import Preprocessing, other_crop
+from iceprobe.errors import IceprobeError
+
+TOLERANCE = 1e-6  # of the largest value, between the processor's pixels and ours
+LARGEST = 4096  # pixels a side: no processor is run that says it makes more
+GEOMETRY = (
+    "do_resize", "do_center_crop", "do_crop", "do_pad", "do_thumbnail", "do_align_long_axis",
+    "do_crop_margin", "do_image_splitting", "crop_to_patches", "do_pan_and_scan",
+)  # fmt: skip
+INSTEAD = (
+    "pass image_size, mean, std and interpolation, which stand in its place, or take the model as "
+    "python: in a module that makes what it needs of plain pictures"
+)
+
+
+def read_processor(
+    processor: Any,
+    given: Mapping[str, Any],
+    spec: str,
+    *,
+    channels: int = 3,
+    made_for: int | None = None,
+    patches: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a :class:`Preprocessing`, and what was assumed.
+
+    Args:
+        given: what the user says in its place: ``image_size``, ``mean``, ``std``, ….
+        channels: of the pictures that the model takes.
+        made_for: pixels a side that the model's configuration states.
+        patches: whether the model takes patches rather than pictures (NaFlex), and so does the
+            processor.
+
+    Raises:
+        IceprobeError: if it makes other pixels than any formula, or images of no one square size,
+            and what that leaves open isn't given.
+    """
+    run = _Run(processor, channels, patches)
+    fields: dict[str, Any] = {"channels": channels, "interpolation": _interpolation(run, spec)}
+    assumed: list[str] = []
+    formula, why = _formula(run)
+    if formula is not None:
+        fields |= formula
+    elif {"mean", "std", "image_size"} <= given.keys():
+        assumed.append(
+            f"{spec}: images are prepared as image_size, mean and std say; what else its "
+            f"{run.name} does is left out ({why})"
+        )
+    else:
+        raise IceprobeError(f"{spec}: its {run.name} {why}: {INSTEAD}")
+    if "image_size" not in given:
+        fields["image_size"], lines = _side(run, made_for, spec)
+        assumed += lines
+    if formula is not None and "resize" not in given and not run.too_large:
+        own = _own_crop(run, formula)
+        assumed += [other_crop(spec, f"its {run.name} {own}")] if own else []
+    return fields, assumed
+
+
+class _NoPicture(IceprobeError):
+    """What the processor makes is something else, whatever the image's size."""
+
+
+class _Run:
+    """A processor on pictures of noise and of plain colours."""
+
+    def __init__(self, processor: Any, channels: int, patches: bool):
+        self.processor, self.channels, self.patches = processor, channels, patches
+        self.name = type(processor).__name__.removesuffix("Fast").removesuffix("Pil")
+        stated = [_numbers(processor, name) for name in ("size", "crop_size", "pad_size")]
+        self.too_large = any(
+            value > LARGEST for numbers in stated for key, value in numbers.items()
+            if key in ("height", "width", "shortest_edge", "max_height", "max_width")
+        )  # fmt: skip
+
+    def picture(self, size: tuple[int, int]) -> Image.Image:
+        """Noise of width and height ``size``."""
+        shape = (size[1], size[0], 3) if self.channels == 3 else (size[1], size[0])
+        return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+    def __call__(self, picture: Image.Image, *, geometry: bool = True) -> Tensor:
+        """``(C, H, W)``.
+
+        Raises:
+            IceprobeError: a clause, if it makes no such thing of one image.
+        """
+        off = () if geometry else GEOMETRY
+        options = {key: False for key in (*off, "apply_ocr") if getattr(self.processor, key, None)}
+        try:
+            output = self.processor(images=picture, return_tensors="pt", **options)
+        except Exception as error:  # the library's own, and foreign code's
+            raise IceprobeError(f"can't be run on one image ({one_line(error, 120)})") from error
+        made = output if isinstance(output, Tensor) else output.get("pixel_values")
+        if self.patches and isinstance(made, Tensor) and made.ndim == 3:
+            return self._unfolded(made[0], output)
+        shape = tuple(made.shape) if isinstance(made, Tensor) else ()
+        if len(shape) != 4 or shape[:2] != (1, self.channels):
+            keys = ", ".join([] if isinstance(output, Tensor) else output)
+            what = f"pixel_values of the shape {shape}" if shape else f"{keys}, no pixel_values"
+            raise _NoPicture(f"makes {what} of an image, no picture (1, {self.channels}, H, W)")
+        return made[0].float()
+
+    def _unfolded(self, patches: Tensor, output: Any) -> Tensor:
+        """Rows of pixels ``(N, side·side·C)`` back in a picture, as ``spatial_shapes`` says."""
+        rows, columns = output["spatial_shapes"][0].tolist()
+        side = self.processor.patch_size
+        grid = patches[: rows * columns].reshape(rows, columns, side, side, self.channels)
+        return grid.permute(4, 0, 2, 1, 3).reshape(self.channels, rows * side, columns * side)
+
+    @cached_property
+    def made(self) -> tuple[int, int] | None:
+        """Height and width of what it makes of square images, if that is one size."""
+        if self.too_large:
+            return None
+        try:
+            first, second = (self(self.picture((side, side))) for side in (64, 100))
+        except IceprobeError:
+            return None
+        return (first.shape[1], first.shape[2]) if first.shape == second.shape else None
+
+
+def _numbers(processor: Any, name: str) -> dict[str, float]:
+    """``size`` and its like as a dictionary, whatever the version of the library has them as."""
+    value = getattr(processor, name, None)
+    if isinstance(value, int):
+        return {"height": value, "width": value}
+    try:
+        pairs = dict(value or {}).items()
+    except (TypeError, ValueError):
+        return {}
+    return {key: number for key, number in pairs if isinstance(number, int | float)}
+
+
+def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
+    """The formula that makes the processor's pixels, or ``None`` and why there is none."""
+    why = ""
+    # Some can't leave an image as large as it is: those are given one of the size they make.
+    for geometry in (False, True):
+        if geometry and run.made is None:
+            continue
+        size = max(run.made) if geometry and run.made else 32
+        picture = run.picture((size, size))
+        try:
+            made = run(picture, geometry=geometry)
+        except _NoPicture as error:
+            return None, str(error)
+        except IceprobeError as error:
+            why = why or str(error)
+            continue
+        if made.shape[1:] != (size, size):
+            why = why or f"makes {made.shape[1]} x {made.shape[2]} pixels of {size} x {size}"
+            continue
+        nearest = math.inf
+        for fields in _formulas(run.processor, run.channels):
+            try:
+                ours = Preprocessing(size, crop_pct=1.0, **fields).normalised(picture)
+            except IceprobeError:  # no formula: a deviation of 0, a mean of another length
+                continue
+            apart = (ours - made).abs().max().item() / max(made.abs().max().item(), 1.0)
+            if apart <= TOLERANCE:
+                return fields, ""
+            nearest = min(nearest, apart)
+        why = (
+            "makes other pixels than (pixel - mean) / std of what its fields say "
+            f"(up to {nearest:.2g} away)"
+        )
+    return None, why or "makes images too large to try"
+
+
+def _formulas(processor: Any, channels: int) -> Iterator[dict[str, Any]]:
+    """What classes make of the fields, the usual first."""
+    factor = getattr(processor, "rescale_factor", None) or 1 / 255
+    full = 1.0 if math.isclose(255 * factor, 1) else 255 * factor  # what a white pixel is
+    normalised = [(0.0,) * channels, (1.0,) * channels]
+    statistics = [getattr(processor, name, None) for name in ("image_mean", "image_std")]
+    stated = [_each(value, channels) for value in statistics]
+    pairs = [stated, normalised] if all(stated) else [normalised]
+    turned = [[one[::-1] for one in stated]] if all(stated) else []  # normalised, then turned
+    choices = [("RGB", pair) for pair in pairs]
+    choices += [("BGR", pair) for pair in (*pairs, *turned) if channels == 3]
+    for (order, (mean, std)), white, offset, power in itertools.product(
+        choices, (full, 255.0), (0, 1), (1, 2)
+    ):
+        yield {
+            "mean": tuple((m + offset) / white for m in mean),
+            "std": tuple(s**power / white for s in std),
+            "order": order,
+            "channels": channels,
+        }
+
+
+def _each(value: Any, channels: int) -> tuple[float, ...]:
+    """A statistic a channel: a processor may have one number for all."""
+    try:
+        if isinstance(value, int | float):
+            return (float(value),) * channels
+        return tuple(map(float, value))
+    except (TypeError, ValueError):
+        return ()
+
+
+def _interpolation(run: _Run, spec: str) -> str:
+    resample = getattr(run.processor, "resample", None)
+    if resample is None:
+        return "bilinear"  # what the library itself takes then
+    if isinstance(resample, InterpolationMode):
+        return resample.value
+    try:
+        return Image.Resampling(int(resample)).name.lower()
+    except ValueError as error:
+        raise IceprobeError(
+            f"{spec}: its {run.name} has resample={resample!r}, which is none of PIL's: take 0 "
+            "(nearest), 1 (lanczos), 2 (bilinear) or 3 (bicubic) in preprocessor_config.json"
+        ) from error
+
+
+def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
+    """Pixels a side of what the processor makes of a square image, and what was assumed of it."""
+    if run.made is None:
+        what = f"of more than {LARGEST} pixels a side" if run.too_large else "of no one size"
+        if made_for is None:
+            raise IceprobeError(f"{spec}: its {run.name} makes images {what}: pass image_size=")
+        return made_for, [
+            f"{spec}: image_size={made_for}, which the model's configuration states; its "
+            f"{run.name} makes images {what}"
+        ]
+    height, width = run.made
+    if height != width:
+        raise IceprobeError(
+            f"{spec}: its {run.name} makes images of {height} x {width} pixels (height x width), "
+            "iceprobe's are square: pass image_size= where the model takes square ones, else take "
+            "it as python: in a module that resizes its images itself"
+        )
+    return height, []
+
+
+def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
+    """The processor's own way from an image to a square, if it is no centre crop: a clause.
+
+    It is shown three colours side by side. The corners of a centre crop have the middle one.
+    """
+    colours = np.zeros((32, 160, 3), np.uint8)
+    colours[:, :32, 0] = colours[:, 32:128, 1] = colours[:, 128:, 2] = 255
+    wide = Image.fromarray(colours).convert("RGB" if run.channels == 3 else "L")
+    try:
+        made = run(wide)
+    except IceprobeError as error:
+        return f"{error}, where it is wide"
+    side = made.shape[1]
+    if made.shape[2] != side:
+        return f"makes {made.shape[2]} x {side} pixels of an image of 160 x 32"
+    plain = Preprocessing(32, crop_pct=1.0, **formula)
+    left, centre, right = (
+        plain.normalised(wide.crop((at, 0, at + 32, 32)))[:, 0, 0] for at in (0, 64, 128)
+    )
+    corners = torch.stack([made[:, row, column] for row in (0, -1) for column in (0, -1)])
+    near = 0.02 * max(1.0, corners.abs().max().item())
+    if torch.allclose(corners, torch.stack([centre] * 4), atol=near, rtol=0):
+        return ""
+    if torch.allclose(corners, torch.stack([left, right] * 2), atol=near, rtol=0):
+        resized = int(_numbers(run.processor, "size").get("height", side))
+        kept = crop_share(side, max(resized, side))
+        return f"squashes images to a square: resize=squash&crop_pct={kept} does so"
+    return f"pads images to {side} x {side}, which iceprobe has no option for"
+
+
+def crop_share(side: int, resized: int) -> str:
+    """The shortest ``crop_pct`` by which a square of ``side`` is cut of one of ``resized``."""
+    texts = (f"{side / resized:.{digits}g}" for digits in range(1, 18))
+    return next((t for t in texts if int(side / float(t)) == resized), str(side / resized))
