@@ -31,13 +31,13 @@ class Cells(nn.Module):
 
 
 WRAPPERS = {
-    "compile": torch.compile,
+    "compile": lambda model: torch.compile(model, backend="eager"),
     "DataParallel": nn.DataParallel,
     "AveragedModel": AveragedModel,
     "ModelEma": ModelEma,
     "ModelEmaV2": ModelEmaV2,
     "ModelEmaV3": ModelEmaV3,
-    "twice": lambda model: torch.compile(nn.DataParallel(model)),
+    "twice": lambda model: torch.compile(nn.DataParallel(model), backend="eager"),
 }
 
 
