@@ -364,7 +364,7 @@ def _dollars(amount: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    from iceprobe.results.tables import duration
+    from iceprobe.text import duration
 
     return duration(seconds)
 

@@ -29,6 +29,7 @@ from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
@@ -44,6 +45,7 @@ log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 
 
+@shows_progress
 @in_own_state
 def fit(
     store: Store,
@@ -70,7 +72,7 @@ def fit(
     amp: str = "float32",
     run_seed: int = 0,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
     command: str | None = None,
 ) -> list[Result]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
@@ -107,7 +109,8 @@ def fit(
         amp: dtype of the token products: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         run_seed: of the held-out split and of the order of batches.
         resume: go on from where an interrupted fit of this folder stands.
-        progress: called with ``(stage, done, total)``.
+        progress: called with ``(stage, done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -170,7 +173,7 @@ def fit(
                 fraction=fraction,
                 run_seed=run_seed,
                 folder=folder,
-                progress=progress,
+                progress=callback(progress),
                 begin=lambda: begin(folder, asked),
             )
         except IceprobeError:
@@ -201,6 +204,7 @@ def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
     return result.attach(store=store)
 
 
+@shows_progress
 @in_own_state
 def probe(
     model: Any,
@@ -223,7 +227,7 @@ def probe(
     device: str | None = None,
     amp: str = "float32",
     run_seed: int = 0,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
     **backbone_options: Any,
 ) -> list[Result]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
@@ -269,7 +273,9 @@ def probe(
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
     data = load_dataset(dataset)
-    store = extract_in_memory(model, data, limit=limit, device=device, amp=amp, progress=progress)
+    store = extract_in_memory(
+        model, data, limit=limit, device=device, amp=amp, progress=callback(progress)
+    )
     results, _ = _fit(
         store,
         request,
@@ -279,7 +285,7 @@ def probe(
         fraction=fraction,
         run_seed=run_seed,
         folder=None,
-        progress=progress,
+        progress=callback(progress),
     )
     return results
 

@@ -49,7 +49,6 @@ from iceprobe.results.sweeps import (
 )
 from iceprobe.results.tables import (
     TRAIN_LONGER,
-    duration,
     leaderboard,
     percent,
     short,
@@ -58,7 +57,7 @@ from iceprobe.results.tables import (
     tenths,
 )
 from iceprobe.results.varying import draw_of, told, varying
-from iceprobe.text import utf8
+from iceprobe.text import duration, utf8
 from iceprobe.trust import REMEDY, elsewhere
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.varying import told, varying
-from iceprobe.text import csv_text
+from iceprobe.text import csv_text, duration
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
@@ -160,16 +160,6 @@ def short(number: float) -> str:
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """``"3.2 s"``, ``"4 min 10 s"`` or ``"2 h 05 min"``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:

@@ -12,6 +12,7 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store.filling import fill
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Engine = Literal["local", "ray"]
 
 
+@shows_progress
 def extract(
     backbone: "Backbone",
     dataset: Data,
@@ -50,7 +52,7 @@ def extract(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
 
@@ -79,7 +81,8 @@ def extract(
         augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
-        progress: called with a stage's name, images done and images in all.
+        progress: called with a stage's name, images done and images in all; by default a bar in
+            a terminal or a notebook, and ``False`` shows nothing.
 
     Raises:
         IceprobeError: if the disk is too full, another process writes this store, a shard is
@@ -94,11 +97,12 @@ def extract(
         backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
         tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
         shard_images=shard_images, views=views, augmentation=augmentation, engine=engine,
-        progress=progress,
+        progress=callback(progress),
     )  # fmt: skip
     return store
 
 
+@shows_progress
 def extract_layers(
     backbone: "Backbone",
     dataset: Data,
@@ -117,7 +121,7 @@ def extract_layers(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
@@ -154,7 +158,7 @@ def extract_layers(
                     f"{here.size} processes can't extract into {place} with engine={engine}: "
                     "extract in one process, whose engine may be ray, then fit in several"
                 )
-            run(places, backbone, dataset, target, workers, on_bad_image, progress)
+            run(places, backbone, dataset, target, workers, on_bad_image, callback(progress))
         here.gather(None)  # all shards are there, and recorded
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
@@ -174,6 +178,7 @@ def extract_layers(
     return stores
 
 
+@shows_progress
 def repair(
     path: str | Path,
     backbone: "Backbone | None" = None,
@@ -183,7 +188,7 @@ def repair(
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
     trust: bool = False,
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
 
@@ -195,7 +200,8 @@ def repair(
         on_bad_image: by default ``"skip"`` where the store was made without bad images.
         trust: whether code may run, and another host be asked for images, that the store's
             manifest names.
-        progress: called with a stage's name, images done and images in all.
+        progress: called with a stage's name, images done and images in all; by default a bar in
+            a terminal or a notebook, and ``False`` shows nothing.
 
     Returns:
         File names of the shards made again, by process 0 where there are several.
@@ -210,7 +216,9 @@ def repair(
             f"{MANIFEST}, then running the same iceprobe extract again"
         )
     return first(
-        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, trust, progress)
+        lambda: _repaired(
+            folder, backbone, dataset, device, workers, on_bad_image, trust, callback(progress)
+        )
     )
 
 
