@@ -88,6 +88,16 @@ def csv_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+def duration(seconds: float) -> str:
+    """``"3.2 s"``, ``"4 min 10 s"`` or ``"2 h 05 min"``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def _line(row: Sequence[object]) -> str:
     text = io.StringIO(newline="")
     # Both characters of a line's end are quoted by name of it alone.

@@ -29,10 +29,10 @@ from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
 from iceprobe.fitting.run_folder import begin, check_folder
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
-from iceprobe.results.tables import duration
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
@@ -41,6 +41,7 @@ from iceprobe.store.memory import available_memory
 from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
+from iceprobe.text import duration
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
@@ -51,6 +52,7 @@ FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted 
 
 
 @checked
+@shows_progress
 @in_own_state
 def adapt(
     backbone: Backbone | str,
@@ -74,7 +76,7 @@ def adapt(
     amp: str = "float32",
     run_seed: int = 0,
     resume: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Told | bool | None = None,
     tell: Callable[[str], None] | None = None,
     command: str | None = None,
 ) -> list[Result]:
@@ -107,7 +109,8 @@ def adapt(
         amp: dtype of the forward pass: ``"float32"`` or ``"bfloat16"``.
         run_seed: of the held-out split and of the order of batches.
         resume: keep the trainings that an interrupted run of this folder has finished.
-        progress: called with ``(stage, done, total)``.
+        progress: called with ``(stage, done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
         tell: called with the estimate of the time it will take.
         command: to be written into the results; by default this process's own.
 
@@ -139,7 +142,7 @@ def adapt(
     folder = Path(output) if output is not None else new_run(manifest, "adapt")
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
-    told = progress or (lambda stage, done, total: None)
+    told = callback(progress) or (lambda stage, done, total: None)
     with exclusive(folder):
         request = {
             "store": manifest.identity,

@@ -27,7 +27,7 @@ from iceprobe.fitting.selection import Choice, choose
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.tables import duration
+from iceprobe.text import duration
 
 log = logging.getLogger("iceprobe")
 

@@ -34,6 +34,7 @@ from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
@@ -50,10 +51,10 @@ RECALL_AT = (1, 5, 10)
 MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
 
 Values = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 
 @checked
+@shows_progress
 def analyze(
     results: Sequence[Result],
     *,
@@ -65,7 +66,7 @@ def analyze(
     background: bool = False,
     heads: bool = False,
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
 ) -> list[Analysis]:
     """Measure where every probe with attention looks.
 
@@ -81,7 +82,8 @@ def analyze(
         heads: whether to add the backbone's own attention (`Backbone.attention`), an entry `HEADS`
             a store; needs the same.
         trust: whether code may run, and other hosts be asked, that the results' files name.
-        progress: called with ``(probe, images done, images)``.
+        progress: called with ``(probe, images done, images)``; by default a bar
+            in a terminal or a notebook, and ``False`` shows nothing.
 
     Returns:
         One entry a probe with attention, in the order of the results.
@@ -122,23 +124,22 @@ def analyze(
         for g, backbone in zip(groups, backbones, strict=True)
         if background
     ]
+    told = callback(progress)
     for walk in walks:
         for number, fit in enumerate(walk.probes):
-            count = (
-                None if progress is None else _counted(progress, walk.result, number, walk.probes)
-            )
+            count = None if told is None else _counted(told, walk.result, number, walk.probes)
             walk.over(fit, count)
     found = [walk.analysis(draws) for walk in walks]
     if background:
         for group, exchanged in zip(groups, others, strict=True):
-            _exchange(group, exchanged, progress)
+            _exchange(group, exchanged, told)
             for walk in group:
                 place = walks.index(walk)
                 found[place] = replace(found[place], shortcut=walk.shortcut(draws))
     if heads:
         for (first, *_), backbone in zip(groups, backbones, strict=True):
             walk = _Walk(first.result, first.store, where, batch_size, first.thresholds)
-            walk.over(backbone, None if progress is None else partial(progress, HEADS))
+            walk.over(backbone, None if told is None else partial(told, HEADS))
             found.append(walk.analysis(draws, heads=True))
     if not found:
         probes = ", ".join(result.label for result in results) or "nothing"
@@ -415,7 +416,7 @@ def _by_store(walks: Sequence[_Walk]) -> list[list[_Walk]]:
     return list(groups.values())
 
 
-def _exchange(walks: Sequence[_Walk], others: OtherBackgrounds, progress: Progress | None) -> None:
+def _exchange(walks: Sequence[_Walk], others: OtherBackgrounds, progress: Told | None) -> None:
     """What every fit says of the images with other backgrounds: one pass of the backbone for all."""
     first = walks[0]
     right: list[list[Values]] = [[] for _ in walks]
@@ -468,7 +469,7 @@ def _fits(result: Result, store: Store) -> list["Probe"]:
 
 
 def _counted(
-    progress: Progress, result: Result, number: int, fits: Sequence["Probe"]
+    progress: Told, result: Result, number: int, fits: Sequence["Probe"]
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
     return lambda done, of: progress(result.label, number * of + done, of * len(fits))

@@ -118,9 +118,9 @@ def wrap_module(
         return module
     module = unwrapped(module)
     label = type(module).__qualname__
-    preprocessing, cropped = stated_preprocessing(module, given, label)
+    preprocessing, crop = stated_preprocessing(module, given, label)
     settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
-    told = [*assumed, *cropped]
+    told = [*assumed, *crop]
     reader: nn.Module
     if is_timm(module):
         if num_prefix is not None or has_class is not None:

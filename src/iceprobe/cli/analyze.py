@@ -11,9 +11,8 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_file, check_writable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from iceprobe.analysis import Analysis, Estimate
+    from iceprobe.results.terminal import TerminalTable
 
 _FIGURE = "A figure for a paper"
 
@@ -108,16 +107,20 @@ def analyze(
         console.print(str(path.resolve()), markup=False, soft_wrap=True)
 
 
-def _of_predictors(one: "Analysis", rows: int) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def _of_predictors(one: "Analysis", rows: int) -> "TerminalTable":
+    from iceprobe.results.terminal import Column, TerminalTable
 
-    table = Table(title=Text(f"{one.probe}: {min(rows, len(one.predictors))} of its predictors"))
-    for name in ("seed", "predictor", "importance", "centroid in box", "in box", "in mask"):
-        table.add_column(name, justify="right")
-    table.add_column("entropy", justify="right")
-    for each in one.predictors[:rows]:
-        table.add_row(
+    columns = [
+        Column("seed"),
+        Column("predictor"),
+        Column("importance"),
+        Column("centroid in box"),
+        Column("in box", goes=2),
+        Column("in mask", goes=3),
+        Column("entropy", goes=1),
+    ]
+    shown = [
+        [
             str(each.seed),
             str(each.predictor),
             _points(each.importance),
@@ -125,41 +128,43 @@ def _of_predictors(one: "Analysis", rows: int) -> "Table":
             _percent(each.mass_in_box),
             _percent(each.mass_in_mask),
             f"{each.entropy.mean:.2f}",
-        )
-    return table
+        ]
+        for each in one.predictors[:rows]
+    ]
+    return TerminalTable(columns, shown, f"{one.probe}: {len(shown)} of its predictors")
 
 
-def _of_probes(analyses: "list[Analysis]") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def _of_probes(analyses: "list[Analysis]") -> "TerminalTable":
+    from iceprobe.results.terminal import Column, TerminalTable
 
-    table = Table(title=Text("Where probes look, and what uniform attention scores"))
-    table.add_column("probe")
-    for name in (
-        "accuracy",
-        "centroid in box",
-        "in box",
-        "in mask",
-        "entropy",
-        "complementarity cos / ∩",
-        "MaxBoxAccV2",
-        "recall@1",
-    ):
-        table.add_column(name, justify="right")
+    columns = [
+        Column("probe", numeric=False),
+        Column("accuracy"),
+        Column("centroid in box"),
+        Column("in box", goes=5),
+        Column("in mask", goes=6),
+        Column("entropy", goes=3),
+        Column("complementarity cos / ∩", goes=1),
+        Column("MaxBoxAccV2", goes=4),
+        Column("recall@1", goes=2),
+    ]
+    rows = []
     for one in analyses:
         both = [one.complementarity.get(name) for name in ("cosine", "intersection")]
-        table.add_row(
-            Text(one.probe),
-            _percent(one.accuracy),
-            _beside(one, "centroid_in_box"),
-            _beside(one, "mass_in_box"),
-            _beside(one, "mass_in_mask"),
-            f"{one.entropy.mean:.2f}",
-            " / ".join(f"{each.mean:.2f}" if each else "–" for each in both),
-            f"{100 * one.max_box_accuracy['mean']:.1f}%" if one.max_box_accuracy else "–",
-            _percent(one.recall.get("1")),
+        rows.append(
+            [
+                one.probe,
+                _percent(one.accuracy),
+                _beside(one, "centroid_in_box"),
+                _beside(one, "mass_in_box"),
+                _beside(one, "mass_in_mask"),
+                f"{one.entropy.mean:.2f}",
+                " / ".join(f"{each.mean:.2f}" if each else "–" for each in both),
+                f"{100 * one.max_box_accuracy['mean']:.1f}%" if one.max_box_accuracy else "–",
+                _percent(one.recall.get("1")),
+            ]
         )
-    return table
+    return TerminalTable(columns, rows, "Where probes look, and what uniform attention scores")
 
 
 def _percent(estimate: "Estimate | None") -> str:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
@@ -14,6 +12,7 @@ from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.results import Comparison, Result
+    from iceprobe.results.terminal import TerminalTable
 
 
 def compare(
@@ -112,21 +111,20 @@ def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
 
 def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
-) -> Table:
+) -> "TerminalTable":
     from iceprobe.results import equivalent
     from iceprobe.results.comparison import are_replicates
-    from iceprobe.results.tables import PLAIN, signed_points, span, tenths
+    from iceprobe.results.tables import signed_points, span, tenths
+    from iceprobe.results.terminal import Column, TerminalTable
     from iceprobe.results.varying import told, varying
 
-    table = Table(header_style="bold", **PLAIN)
-    table.add_column("probe", no_wrap=True)
     names = varying([one.probe for one in comparisons])
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for title in (labels[0] or "top-1", labels[1], "points", "95% interval", "p"):
-        table.add_column(Text(title), justify="right", no_wrap=title in ("95% interval", "p"))
+    columns = [Column("probe", numeric=False), *(Column(name, numeric=False) for name in names)]
+    columns += [Column(labels[0] or "top-1", goes=2), Column(labels[1], goes=3)]
+    columns += [Column("points"), Column("95% interval"), Column("p", goes=1)]
     if margin is not None:
-        table.add_column(f"same ±{margin:g}", no_wrap=True)
+        columns.append(Column(f"same ±{margin:g}", numeric=False))
+    rows = []
     for one in comparisons:
         difference = one.difference
         mark = "*" if one.undertrained else ""
@@ -150,5 +148,5 @@ def _table(
                 replicates=are_replicates(one.probe, one.against),
             )
             row.append("yes" if verdict.holds and not one.undertrained else "not shown")
-        table.add_row(*map(Text, row))
-    return table
+        rows.append(row)
+    return TerminalTable(columns, rows)

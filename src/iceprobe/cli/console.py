@@ -1,27 +1,25 @@
-"""What the terminal shows: progress bars and tables go to stdout, errors alone to stderr."""
+"""What the terminal shows: bars or lines, and tables, go to stdout, errors alone to stderr."""
 
 import logging
+import textwrap
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment
 
+from iceprobe import progress
 from iceprobe.text import visible
 
 
 class _Outlet(Console):
-    """Shows names from data as they are spelled: no control character of theirs gets through."""
+    """Shows names from data as they are spelled: no control character of theirs gets through.
+
+    Lines break between words alone: a word longer than the terminal is wide stays in one piece.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -31,6 +29,20 @@ class _Outlet(Console):
 
 
 console = _Outlet(highlight=False)
+
+
+def below(text: str) -> None:
+    """Print what belongs to the line before, set in by two."""
+    for line in text.splitlines():
+        for part in textwrap.wrap(
+            line,
+            console.width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            console.print(part, markup=False, soft_wrap=True)
 
 
 class Said(logging.Handler):
@@ -44,33 +56,8 @@ class Said(logging.Handler):
             console.print(record.getMessage(), style="yellow", markup=False, soft_wrap=True)
 
 
-class Bars:
-    """A bar per stage; the object is the ``progress(stage, done, total)`` that every stage takes."""
+class Bars(progress.Bars):
+    """Bars, or lines, of a command's stages."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        super().__init__(console)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
-from iceprobe.cli.console import console
+from iceprobe.cli.console import below, console
 from iceprobe.cli.probe_table import show_probes
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
@@ -90,7 +89,7 @@ def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
         head = Text(entry.name, style="bold")
         console.print(head.append(f"  {entry.what}" if entry.what else "", style="not bold"))
         for line in filter(None, entry.lines):
-            console.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 2)))
+            below(line)
     console.print()
 
 

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells
@@ -82,6 +80,7 @@ def plan(
     check_paper(config)
     check_features(config.features, "--features")
     from iceprobe.cli.run import Sources
+    from iceprobe.results.terminal import Column, TerminalTable
 
     sources = Sources(config)
     refused = []
@@ -92,14 +91,10 @@ def plan(
             sources.check(run)
         extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
         asked = run.data[0] if config.images is None else f"{config.images:,} images"
-        table = Table(
-            title=f"{run.backbone[0]} on {asked}", title_justify="left", show_header=False
-        )
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, text in [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]:
-            table.add_row(name, text)
-        console.print(table, markup=False)
+        told = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
+        columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
+        title = f"{run.backbone[0]} on {asked}"
+        console.print(TerminalTable(columns, told, title, heads=False))
         refused += refusals(extraction, fitting)
     if refused:
         raise IceprobeError(refused[0])
@@ -364,7 +359,7 @@ def _dollars(amount: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    from iceprobe.results.tables import duration
+    from iceprobe.text import duration
 
     return duration(seconds)
 

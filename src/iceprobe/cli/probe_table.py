@@ -1,15 +1,17 @@
 """The table behind ``iceprobe ls probes``: what each probe is, and what it costs at one size."""
 
 import re
+from collections.abc import Sequence
 
-from rich.padding import Padding
 from rich.text import Text
 
-from iceprobe.cli.console import console
+from iceprobe.cli.console import below, console
 from iceprobe.errors import IceprobeError
 from iceprobe.probes import PROBES, probe_label
 
-COLUMNS = "{:28}{:>4}{:>12}{:>13}{:>9}"
+HEADINGS = ("probe", "M", "pooling", "whole probe", "FLOPs")
+WIDTHS = (-28, 4, 12, 13, 9)  # to the left where it is negative
+GOING = ("pooling", "M", "FLOPs")  # in a narrow terminal, in this order
 
 
 def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None:
@@ -25,21 +27,23 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
         return
     size = f"D = {dim:,}, C = {num_classes:,}, N = {rows}x{columns}"
     console.print(Text(f"probes at {size}", style="bold"))
-    headings = ("probe", "M", "pooling", "whole probe", "FLOPs")
-    console.print(Text(COLUMNS.format(*headings), style="bold"))
+    console.print(Text(_line(HEADINGS), style="bold"), soft_wrap=True)
     for name in names:
         entry = PROBES[name]
         console.print()
         for spec, equation in {name: entry.equation, **entry.variants}.items():
             if entry.target is None:  # nothing is trained, and its FLOPs grow with the images
-                console.print(Text(COLUMNS.format(name, "–", 0, 0, "–"), style="bold"))
-                _below(equation)
+                line = _line((name, "–", "0", "0", "–"))
+                console.print(Text(line, style="bold"), soft_wrap=True)
+                below(equation)
             else:
                 _show(probe_label(spec), equation, dim, num_classes, (rows, columns))
-        _below(entry.source)
-        _below(f"keys: {', '.join(entry.options)}")
+        below(entry.source)
+        below(f"keys: {', '.join(entry.options)}")
     note = "pooling and whole probe: trainable parameters. FLOPs: whole probe, per image."
-    console.print(Text(f"\n{note}"))
+    console.print(f"\n{note}", markup=False)
+    if gone := _gone():
+        console.print(f"Too narrow for: {', '.join(gone)}.", markup=False)
 
 
 def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, int]) -> None:
@@ -50,22 +54,38 @@ def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, in
     try:
         counted = count(label, dim, classes, grid)
     except IceprobeError as error:
-        console.print(Text(label, style="bold"))
-        _below(str(error))
+        console.print(Text(label, style="bold"), soft_wrap=True)
+        below(str(error))
     else:
         figures = (f"{counted.pooling:,}", f"{counted.total:,}", short(counted.flops))
-        line = COLUMNS.format(label, counted.predictors or "–", *figures)
+        line = _line((label, str(counted.predictors or "–"), *figures))
         console.print(Text(line, style="bold"), soft_wrap=True)
         if counted.absorbed is not None:
             equation += (
                 f"\nabsorbed: {counted.absorbed:,} ({counted.pooling - counted.absorbed:,} fewer), "
                 f"saves {short(counted.flops_per_step)} FLOPs a step"
             )
-    _below(equation)
+    below(equation)
 
 
-def _below(text: str) -> None:
-    console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+def _line(cells: Sequence[str]) -> str:
+    """Cells under one another; a name that is longer than its column moves the others on."""
+    gone = _gone()
+    return "".join(
+        f"{cell:{abs(width)}}" if width < 0 else f"{cell:>{width}}"
+        for heading, width, cell in zip(HEADINGS, WIDTHS, cells, strict=True)
+        if heading not in gone
+    )
+
+
+def _gone() -> list[str]:
+    """Columns for which the terminal is too narrow."""
+    room, gone = console.width - sum(map(abs, WIDTHS)), list[str]()
+    for heading in GOING:
+        if room < 0:
+            gone.append(heading)
+            room += abs(WIDTHS[HEADINGS.index(heading)])
+    return gone
 
 
 def _find(word: str) -> list[str]:

@@ -16,9 +16,8 @@ from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from iceprobe.dense import Segmentation
+    from iceprobe.results.terminal import TerminalTable
     from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
@@ -125,28 +124,32 @@ def _extract(config: SegmentConfig, progress: Bars) -> "Store":
     return store
 
 
-def _table(results: "Sequence[Segmentation]") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    from iceprobe.results.tables import PLAIN, percent, short, span
+def _table(results: "Sequence[Segmentation]") -> "TerminalTable":
+    from iceprobe.results.tables import percent, short, span
+    from iceprobe.results.terminal import Column, TerminalTable
 
     first = results[0]
-    title = f"{first.backbone} on {first.dataset}, {len(first.class_names)} classes"
-    table = Table(title=Text(title), title_justify="left", header_style="bold", **PLAIN)
-    table.add_column("probe")
-    for name in ("mIoU %", "95% interval", "object IoU %", "parameters", "FLOPs"):
-        table.add_column(name, justify="right")
-    for one in sorted(results, key=lambda result: -result.miou.mean):
-        table.add_row(
+    columns = [
+        Column("probe", numeric=False),
+        Column("mIoU %"),
+        Column("95% interval"),
+        Column("object IoU %", goes=3),
+        Column("parameters", goes=2),
+        Column("FLOPs", goes=1),
+    ]
+    rows = [
+        [
             one.probe,
             percent(one.miou),
             span(one.miou.interval),
             percent(one.object_iou),
             short(one.parameters),
             short(one.flops.per_image),
-        )
-    return table
+        ]
+        for one in sorted(results, key=lambda result: -result.miou.mean)
+    ]
+    title = f"{first.backbone} on {first.dataset}, {len(first.class_names)} classes"
+    return TerminalTable(columns, rows, title)
 
 
 def _tell_differences(results: "Sequence[Segmentation]") -> None:

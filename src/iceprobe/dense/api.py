@@ -15,12 +15,13 @@ from iceprobe.arguments import checked
 from iceprobe.dense import miou
 from iceprobe.dense.files import write_segmentations
 from iceprobe.dense.probes import label
-from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
+from iceprobe.dense.protocol import Fitted, Setting, run_heldout
 from iceprobe.dense.schema import Difference, Segmentation, Selection
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 from iceprobe.fitting.checks import check_device, check_training_images
 from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
 from iceprobe.specs import unknown
@@ -34,6 +35,7 @@ MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 
 @checked
+@shows_progress
 @in_own_state
 def segment(
     store: Store,
@@ -48,7 +50,7 @@ def segment(
     memory: int | None = None,
     device: str | None = None,
     run_seed: int = 0,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
     command: str | None = None,
 ) -> list[Segmentation]:
     """Fit segmentation probes on stored patch tokens and report their mean IoU.
@@ -69,7 +71,8 @@ def segment(
         memory: budget in bytes for tokens and masks held; half of what is free by default.
         device: ``"cpu"``, ``"cuda"``; CUDA where there is one by default.
         run_seed: of the held-out images and the order of batches.
-        progress: called with ``(stage, done, total)``.
+        progress: called with ``(stage, done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -89,7 +92,7 @@ def segment(
     check_training_images(store, protocol, split, run_seed, low_shot=False)
     if output is not None:
         store.dataset()  # the picture shows its images: better refused now than after the fit
-    told = progress or (lambda stage, done, total: None)
+    told = callback(progress) or (lambda stage, done, total: None)
     setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
@@ -100,7 +103,7 @@ def segment(
             name: value
             for name, value in provenance(store, split, command).items()
             if name in Segmentation.model_fields
-        }
+        } | {"class_names": ["background", *store.classes]}
         draws = [resampled_mean(one.counts) for one in fitted]
         results = [
             _result(one, drawn, setting, origin, seconds)
@@ -182,7 +185,6 @@ def _result(
     result = Segmentation(
         **origin,
         probe=group.probe,
-        class_names=["background", *store.classes],
         side=store.manifest.backbone.preprocessing["image_size"],
         miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
         object_iou=Score.of(map(miou.object_iou, confusions)),

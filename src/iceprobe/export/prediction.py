@@ -16,9 +16,10 @@ from iceprobe.errors import IceprobeError
 from iceprobe.export.exported import ExportedProbe, best_classes
 from iceprobe.export.maps import MapWriter
 from iceprobe.export.new_folder import new_folder
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.files import write_atomically
 from iceprobe.store.noted import left_out
-from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
+from iceprobe.store.pipeline import OnBadImage, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
 from iceprobe.text import csv_text
 from iceprobe.tokens import Tokens
@@ -42,6 +43,7 @@ class Predicted:
 
 
 @checked
+@shows_progress
 def predict(
     model: ExportedProbe,
     images: str | Path,
@@ -54,7 +56,7 @@ def predict(
     amp: str | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> Predicted:
     """Classify every image below a folder.
 
@@ -75,7 +77,8 @@ def predict(
             extracted with.
         workers: processes that read images, 0: threads.
         on_bad_image: ``"fail"``, or ``"skip"`` and go on without it.
-        progress: called with ``("predict", done, total)``.
+        progress: called with ``("predict", done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
 
     Raises:
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
@@ -84,6 +87,7 @@ def predict(
     check_policy(on_bad_image)
     if top < 1:
         raise IceprobeError(f"top={top}: ask for at least 1 class")
+    told = callback(progress)
     split, where = unlabelled(images), choose_device(device)
     split.reading = model.reading
     settings = make_settings(
@@ -121,8 +125,8 @@ def predict(
                 if writer is not None:
                     crops = [model.preprocessing.crop(split.image(i)) for i in index]
                     writer.write(tokens, crops, [_posix(split, i) for i in index])
-            if progress is not None:
-                progress("predict", done, len(split))
+            if told is not None:
+                told("predict", done, len(split))
         if not rows:
             raise IceprobeError(
                 f"none of the {len(split)} images in {str(images)!r} can be read: mend them"

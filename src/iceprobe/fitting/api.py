@@ -30,6 +30,7 @@ from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
@@ -47,6 +48,7 @@ LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 
 
 @checked
+@shows_progress
 @in_own_state
 def fit(
     store: Store | str | Path,
@@ -73,7 +75,7 @@ def fit(
     amp: str = "float32",
     run_seed: int = 0,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
     command: str | None = None,
 ) -> list[Result]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
@@ -110,7 +112,8 @@ def fit(
         amp: dtype of the token products: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         run_seed: of the held-out split and of the order of batches.
         resume: go on from where an interrupted fit of this folder stands.
-        progress: called with ``(stage, done, total)``.
+        progress: called with ``(stage, done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -174,7 +177,7 @@ def fit(
                 fraction=fraction,
                 run_seed=run_seed,
                 folder=folder,
-                progress=progress,
+                progress=callback(progress),
                 begin=lambda: begin(folder, asked),
             )
         except IceprobeError:
@@ -206,6 +209,7 @@ def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
 
 
 @checked
+@shows_progress
 @in_own_state
 def probe(
     model: Any,
@@ -229,7 +233,7 @@ def probe(
     amp: str = "float32",
     tokens: str = "float16",
     run_seed: int = 0,
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
     **backbone_options: Any,
 ) -> list[Result]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
@@ -278,7 +282,13 @@ def probe(
         model = load_backbone(model, **backbone_options)
     data = load_dataset(dataset)
     store = extract_in_memory(
-        model, data, limit=limit, device=device, amp=amp, tokens=tokens, progress=progress
+        model,
+        data,
+        limit=limit,
+        device=device,
+        amp=amp,
+        tokens=tokens,
+        progress=callback(progress),
     )
     results, _ = _fit(
         store,
@@ -289,7 +299,7 @@ def probe(
         fraction=fraction,
         run_seed=run_seed,
         folder=None,
-        progress=progress,
+        progress=callback(progress),
     )
     return results
 

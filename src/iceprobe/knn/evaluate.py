@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from iceprobe.knn.search import QUERIES, nearest
 from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Parameters, Result
@@ -27,10 +27,9 @@ from iceprobe.specs import Spec, unknown
 if TYPE_CHECKING:
     from iceprobe.store import Store, StoredSplit
 
-Progress = Callable[[str, int, int], None]
-
 
 @checked
+@shows_progress
 def knn(
     store: "Store",
     probe: str | Spec = "knn",
@@ -40,7 +39,7 @@ def knn(
     seed: int = 0,
     device: torch.device | str | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Told | bool | None = None,
 ) -> Result:
     """Classify a split of ``store`` by its nearest training images.
 
@@ -60,7 +59,8 @@ def knn(
         seed: of the held-out tenth.
         device: of the products; the CPU by default.
         command: what was typed, for the result.
-        progress: told ("knn", images done, images to do).
+        progress: told ("knn", images done, images to do); by default a bar in a terminal or a
+            notebook, and ``False`` shows nothing.
 
     Raises:
         IceprobeError: for a split or class token that isn't there, or a wrong option of ``probe``.
@@ -77,7 +77,7 @@ def knn(
     labels = np.asarray(train.labels)
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
-    search = _Search(labels, classes, device or "cpu", progress)
+    search = _Search(labels, classes, device or "cpu", callback(progress))
 
     if chosen.held_out:
         rows, held = heldout_split(labels, seed, chosen.held_out)
@@ -148,7 +148,7 @@ class _Search:
         labels: np.ndarray,
         classes: int,
         device: torch.device | str,
-        progress: Progress | None,
+        progress: Told | None,
     ):
         self.labels, self.classes, self.device = torch.from_numpy(labels.copy()), classes, device
         self.progress, self.done, self.total = progress, 0, 0

@@ -49,7 +49,6 @@ from iceprobe.results.sweeps import (
 )
 from iceprobe.results.tables import (
     TRAIN_LONGER,
-    duration,
     leaderboard,
     percent,
     short,
@@ -58,7 +57,7 @@ from iceprobe.results.tables import (
     tenths,
 )
 from iceprobe.results.varying import draw_of, told, varying
-from iceprobe.text import utf8
+from iceprobe.text import duration, utf8
 from iceprobe.trust import REMEDY, elsewhere
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ def write_report(
     unasked = _unasked(results, trust)
     for place in unasked:
         log.warning(
-            "%s is on another host, which wasn't asked: the report is without its pictures and "
-            "names; %s", place, REMEDY,
+            "%s is on another host, which wasn't asked: the report is without its "
+            "pictures; %s", place, REMEDY,
         )  # fmt: skip
     write_atomically(path, utf8(render(results, title=title, images=images, trust=trust)))
     return path
@@ -148,7 +147,7 @@ def render(
     galleries, remarks = _galleries(results, images, opened) if len(groups) <= FEW else ([], [])
     if not remarks:
         remarks = [
-            f"{place} wasn't asked, {REMEDY}: pictures and names of classes are left out."
+            f"{place} wasn't asked, {REMEDY}: its pictures are left out."
             for place in _unasked(results, trust)
         ]
     palette = charts.colours(results)

@@ -1,16 +1,11 @@
 """Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from rich.box import SIMPLE
-from rich.table import Table
-from rich.text import Text
 
 from iceprobe.results.schema import Result, Score
+from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import told, varying
-from iceprobe.text import csv_text
+from iceprobe.text import csv_text, duration
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
@@ -21,15 +16,6 @@ _COLUMNS = (
 
 #: Of a fit that hadn't learned to its end.
 TRAIN_LONGER = "leave --epochs out, or raise it"
-PLAIN: dict[str, Any] = {"box": SIMPLE, "pad_edge": False, "show_edge": False}
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column of the tables that people read."""
-
-    title: str
-    numeric: bool = True
 
 
 def leaderboard(results: Sequence[Result]) -> list[Result]:
@@ -82,42 +68,27 @@ def to_markdown(results: Sequence[Result]) -> str:
     return "\n".join([*lines, *_footnotes(results)]) + "\n"
 
 
-def to_rich(results: Sequence[Result], title: str | None = None) -> Table:
+def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTable:
     """A table for the terminal."""
     headings, rows = _table(results)
-    table = Table(
-        title=Text(title) if title else None, title_justify="left", header_style="bold", **PLAIN
-    )
-    for heading in headings:
-        table.add_column(
-            heading.title,
-            justify="right" if heading.numeric else "left",
-            no_wrap=heading.numeric,
-            overflow="fold",
-        )
-    for position, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="bold" if position == 0 else None)
-    if notes := _footnotes(results):
-        table.caption, table.caption_justify = Text(" ".join(filter(None, notes))), "left"
-    return table
+    notes = list(filter(None, _footnotes(results)))
+    return TerminalTable(headings, rows, title=title, notes=notes, lead=True)
 
 
-def to_rich_matrix(results: Sequence[Result]) -> Table:
+def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
     """Top-1 of a campaign for the terminal: a row a backbone, data set and draw, a column a probe."""
     differing = varying(results)
     probes = list(dict.fromkeys(result.label for result in results))
-    rows: dict[tuple[str, ...], dict[str, Result]] = {}
+    by_key: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in results:
-        rows.setdefault(tuple(told(result, name) for name in differing), {})[result.label] = result
-    table = Table(title="Top-1 %", title_justify="left", header_style="bold", **PLAIN)
-    for name in differing:
-        table.add_column(name, overflow="fold")
-    for probe in probes:
-        table.add_column(Text(probe), justify="right", no_wrap=True)
-    for key, by_probe in rows.items():
-        scores = [percent(by_probe[p].top1) if p in by_probe else "–" for p in probes]
-        table.add_row(*map(Text, (*key, *scores)))
-    return table
+        key = tuple(told(result, name) for name in differing)
+        by_key.setdefault(key, {})[result.label] = result
+    columns = [Column(name, numeric=False) for name in differing] + [Column(p) for p in probes]
+    rows = [
+        [*key, *(percent(by_probe[p].top1) if p in by_probe else "–" for p in probes)]
+        for key, by_probe in by_key.items()
+    ]
+    return TerminalTable(columns, rows, title="Top-1 %")
 
 
 def percent(score: Score | None) -> str:
@@ -162,17 +133,7 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def duration(seconds: float) -> str:
-    """``"3.2 s"``, ``"4 min 10 s"`` or ``"2 h 05 min"``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
+def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
     """What fits a terminal; top-5 stands in the report, in CSV and in results.json."""
     ordered = leaderboard(results)
     # On a balanced test split the mean over classes is the accuracy itself.
@@ -182,10 +143,12 @@ def _table(results: Sequence[Result]) -> tuple[list[Heading], list[list[str]]]:
     )
     differing = varying(ordered)
     headline = {result.headline for result in ordered} == {"mean_per_class"}
-    headings = [Heading("probe", numeric=False), Heading("top-1 %"), Heading("95% interval")]
-    headings += [Heading("per class %, headline" if headline else "per class %")] * by_class
-    headings += [Heading("parameters"), Heading("FLOPs"), Heading("time")]
-    headings += [Heading(name, numeric=False) for name in differing]
+    headings = [Column("probe", numeric=False), Column("top-1 %"), Column("95% interval")]
+    headings += [Column("per class %, headline") if headline else Column("per class %", goes=3)][
+        :by_class
+    ]
+    headings += [Column("parameters", goes=4), Column("FLOPs", goes=2), Column("time", goes=1)]
+    headings += [Column(name, numeric=False) for name in differing]
     rows = []
     for result in ordered:
         row = [_marked(result), percent(result.top1), span(result.top1.interval)]

@@ -13,6 +13,7 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
+from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store.filling import fill
@@ -36,6 +37,7 @@ Engine = Literal["local", "ray"]
 
 
 @checked
+@shows_progress
 def extract(
     backbone: "Backbone | nn.Module | str",
     dataset: Data,
@@ -54,7 +56,7 @@ def extract(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
 
@@ -84,7 +86,8 @@ def extract(
         augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
-        progress: called with a stage's name, images done and images in all.
+        progress: called with a stage's name, images done and images in all; by default a bar in
+            a terminal or a notebook, and ``False`` shows nothing.
 
     Raises:
         IceprobeError: if the disk is too full, another process writes this store, a shard is
@@ -100,12 +103,13 @@ def extract(
         backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
         tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
         shard_images=shard_images, views=views, augmentation=augmentation, engine=engine,
-        progress=progress,
+        progress=callback(progress),
     )  # fmt: skip
     return store
 
 
 @checked
+@shows_progress
 def extract_layers(
     backbone: "Backbone | nn.Module | str",
     dataset: Data,
@@ -124,7 +128,7 @@ def extract_layers(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
@@ -161,7 +165,7 @@ def extract_layers(
                     f"{here.size} processes can't extract into {place} with engine={engine}: "
                     "extract in one process, whose engine may be ray, then fit in several"
                 )
-            run(places, backbone, dataset, target, workers, on_bad_image, progress)
+            run(places, backbone, dataset, target, workers, on_bad_image, callback(progress))
         here.gather(None)  # all shards are there, and recorded
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
@@ -181,6 +185,7 @@ def extract_layers(
     return stores
 
 
+@shows_progress
 def repair(
     path: str | Path,
     backbone: "Backbone | None" = None,
@@ -190,7 +195,7 @@ def repair(
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
     trust: bool = False,
-    progress: Progress = None,
+    progress: Told | bool | None = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
 
@@ -202,7 +207,8 @@ def repair(
         on_bad_image: by default ``"skip"`` where the store was made without bad images.
         trust: whether code may run, and another host be asked for images, that the store's
             manifest names.
-        progress: called with a stage's name, images done and images in all.
+        progress: called with a stage's name, images done and images in all; by default a bar in
+            a terminal or a notebook, and ``False`` shows nothing.
 
     Returns:
         File names of the shards made again, by process 0 where there are several.
@@ -217,7 +223,9 @@ def repair(
             f"{MANIFEST}, then running the same iceprobe extract again"
         )
     return first(
-        lambda: _repaired(folder, backbone, dataset, device, workers, on_bad_image, trust, progress)
+        lambda: _repaired(
+            folder, backbone, dataset, device, workers, on_bad_image, trust, callback(progress)
+        )
     )
 
 

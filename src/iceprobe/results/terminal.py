@@ -1,0 +1,142 @@
+"""A table for terminals of any width, in which no name and no heading is ever broken.
+
+Where it is too wide its least important columns go, and it says which; where that isn't enough it
+is turned: a block a row, a line a column.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+_BETWEEN = 3  # of rich's SIMPLE box: a space on either side of the place of a rule
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables that people read.
+
+    Attributes:
+        title: its heading.
+        numeric: whether it is set to the right.
+        goes: in which turn it goes where the table is too wide, 1 first; 0: it stays.
+        wraps: whether its text may go on below itself, between words; one column at most.
+    """
+
+    title: str
+    numeric: bool = True
+    goes: int = 0
+    wraps: bool = False
+
+
+@dataclass
+class TerminalTable:
+    """Rows under columns, as wide as there is room.
+
+    Attributes:
+        columns: from left to right; the first says what a row is of.
+        rows: a text a column.
+        title: above it, in one piece.
+        notes: below it.
+        lead: whether the first row is the best, and shown so.
+        heads: whether headings are shown; a turned table has them at any rate.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    title: str | None = None
+    notes: Sequence[str] = ()
+    lead: bool = False
+    heads: bool = True
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows)
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        if self.title:
+            yield _whole(self.title, "italic")
+        chosen = self._chosen(options.max_width)
+        if chosen is None:
+            yield from self._turned()
+        else:
+            yield self._table(chosen, options.max_width)
+            if gone := [c.title for i, c in enumerate(self.columns) if i not in chosen]:
+                left = f"Too narrow for: {', '.join(gone)}."
+                yield Text(left, style="dim italic", overflow="ignore")
+        for note in self.notes:
+            yield Text(note, style="dim italic", overflow="ignore")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+    def _chosen(self, width: int) -> list[int] | None:
+        """Columns that fit; None where those that have to stay don't."""
+        chosen = list(range(len(self.columns)))
+        going = sorted((i for i in chosen if self.columns[i].goes), key=self._turn)
+        while self._least(chosen) > width:
+            if not going:
+                return None
+            chosen.remove(going.pop(0))
+        return chosen
+
+    def _turn(self, index: int) -> int:
+        return self.columns[index].goes
+
+    def _cells(self, index: int) -> list[str]:
+        head = [self.columns[index].title] if self.heads else []
+        return [*head, *(row[index] for row in self.rows)]
+
+    def _widest(self, index: int) -> int:
+        return max(map(cell_len, self._cells(index)), default=0)
+
+    def _least(self, chosen: Sequence[int]) -> int:
+        """Characters that the columns need, with two spaces and a rule's place between them."""
+        widths = [
+            max((cell_len(word) for cell in self._cells(i) for word in cell.split()), default=0)
+            if self.columns[i].wraps
+            else self._widest(i)
+            for i in chosen
+        ]
+        return sum(widths) + _BETWEEN * (len(chosen) - 1)
+
+    def _table(self, chosen: Sequence[int], width: int) -> Table:
+        table = Table(
+            header_style="bold", box=SIMPLE, pad_edge=False, show_edge=False, show_header=self.heads
+        )
+        taken = sum(self._widest(i) for i in chosen if not self.columns[i].wraps)
+        room = width - taken - _BETWEEN * (len(chosen) - 1)
+        for i in chosen:
+            column = self.columns[i]
+            table.add_column(
+                Text(column.title),
+                justify="right" if column.numeric else "left",
+                no_wrap=not column.wraps,
+                width=min(self._widest(i), room) if column.wraps else self._widest(i),
+            )
+        for number, row in enumerate(self.rows):
+            style = "bold" if self.lead and number == 0 else None
+            table.add_row(*(Text(row[i]) for i in chosen), style=style)
+        return table
+
+    def _turned(self) -> Iterator[RenderableType]:
+        first, *others = self.columns
+        widest = max((cell_len(column.title) for column in others), default=0)
+        for number, (name, *cells) in enumerate(self.rows):
+            if number:
+                yield Text()
+            yield _whole(name if others else f"{first.title} {name}", "bold")
+            for column, cell in zip(others, cells, strict=True):
+                space = " " * (widest - cell_len(column.title) + 2)
+                yield _whole(f"  {column.title}{space}{cell}")
+
+
+def _whole(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
