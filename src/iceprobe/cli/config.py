@@ -173,6 +173,7 @@ class FitConfig(_Config):
     min_steps: Annotated[int, Field(ge=0, le=_MOST)] | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
     halving: bool = False  # settings that are clearly beaten stop early
+    long: bool = False  # a fit of more than a day may begin
     device: str | None = None
     memory: Bytes | None = None  # for tokens held in memory
     shuffle: Literal["auto", "rows", "blocks"] = "auto"  # of training images that are streamed
@@ -276,6 +277,7 @@ CIRCUMSTANCES = {
     "engine",
     "checkpointing",
     "accumulate",
+    "long",
 }
 
 

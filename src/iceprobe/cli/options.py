@@ -105,6 +105,10 @@ Halving = Annotated[
         _HOW,
     ),
 ]
+Long = Annotated[
+    bool | None,
+    _option("--long", "Begin a fit that will take more than a day, and don't ask.", _HOW),
+]
 ForwardBatchSize = Annotated[
     int | None,
     _option("--forward-batch-size", "Images a forward pass of the backbone (64).", _HOW),

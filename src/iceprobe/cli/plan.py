@@ -39,6 +39,7 @@ def plan(
     weight_decays: options.WeightDecays = None,
     min_steps: options.MinSteps = None,
     halving: options.Halving = None,
+    long: options.Long = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iceprobe.cli.config import FitConfig, RunConfig
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.distributed import first
+from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.probes import parse_probe, probe_label
@@ -73,6 +73,7 @@ def fit_run(
             store = obtain(progress)
             log.info("store %s", store.path or store.identity)
             check_fit(config, store, store.classes, store["train"].labels)
+            first(lambda: _check_length(config, store))
             folder.create()
             run_log.write_to(folder.log)
             first(lambda: _tell_length(config, len(store["train"]), len(store.classes)))
@@ -170,6 +171,44 @@ def _fit(
         progress=progress,
         command=command,
     )
+
+
+def _check_length(config: FitConfig, store: "Store") -> None:
+    """Ask before a fit of more than a day; where nobody can be asked, refuse it.
+
+    Raises:
+        IceprobeError: with the estimate, and the option that says yes.
+    """
+    if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
+        return
+    from iceprobe.fitting.duration import DAY, expected_seconds, in_days
+    from iceprobe.fitting.protocols import get_protocol
+
+    protocol = get_protocol(
+        config.protocol,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rates=config.learning_rates,
+        weight_decays=config.weight_decays,
+        min_steps=config.min_steps,
+    )
+    seconds = expected_seconds(
+        store,
+        config.probe,
+        protocol,
+        seeds=config.seeds,
+        replicates=config.replicates,
+        device=config.device,
+    )
+    if seconds <= DAY:
+        return
+    text = f"the fit of {protocol.epochs:,} epochs would take about {in_days(seconds)}"
+    if sys.stdin.isatty() and sys.stdout.isatty() and world().size == 1:
+        import typer
+
+        if typer.confirm(f"{text}. Begin it?"):
+            return
+    raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")
 
 
 def _tell_length(config: FitConfig, images: int, classes: int) -> None:

@@ -167,6 +167,7 @@ def fit(
     with contextlib.ExitStack() as locked:
         if (done := first(lambda: _lock(folder, asked, resume, locked))) is not None:
             return [reopened(one, store, Shape.of(store.manifest)) for one in done]
+        first(lambda: _tell_days(store, request, seeds, replicates))
         try:
             results, rows = _fit(
                 store,
@@ -362,6 +363,28 @@ def _fit(
         result.shots, result.fraction = shots, fraction
         result.diverged = diverged.get(result.probe, [])
     return results, rows
+
+
+def _tell_days(store: Store, request: Request, seeds: int, replicates: int | None) -> None:
+    """Warn of a fit that takes more than a day; the command line has asked."""
+    if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
+        return
+    from iceprobe.fitting.duration import DAY, expected_seconds, in_days
+
+    seconds = expected_seconds(
+        store,
+        request.labels,
+        request.protocol,
+        seeds=max(1, seeds),
+        replicates=replicates,
+        device=str(request.device),
+    )
+    if seconds > DAY:
+        log.warning(
+            "the fit of %s epochs will take about %s",
+            f"{request.protocol.epochs:,}",
+            in_days(seconds),
+        )
 
 
 def _opened(store: Any) -> Store:

@@ -1,0 +1,56 @@
+"""A fit of more than a day is asked for twice: a zero too many in ``--epochs`` asks for years."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import iceprobe as api
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.duration import in_days
+from tests.cli.conftest import Ended
+
+
+def _begins(*_: object, **__: object) -> None:
+    raise IceprobeError("the work begins")
+
+
+def test_a_fit_of_years_is_refused_with_its_estimate(
+    iceprobe: Callable[..., Ended],
+    quick: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = api.extract(quick[1], quick[3])
+    long = ["--probe", "ep2?out_dim=6", "--epochs", "1000000000", "--seeds", "1", "--output", "r"]
+    monkeypatch.setattr("iceprobe.fitting.api.repetition", _begins)
+    refused = iceprobe("fit", store.path, *long)
+    assert refused.code == 2
+    assert "error: the fit of 1,000,000,000 epochs would take about " in refused.err
+    assert re.search(r" (days|years): give fewer --epochs, or --long to begin it", refused.err)
+    assert not Path("r").exists()
+    assert "the work begins" in iceprobe("fit", store.path, *long, "--long").err
+    # A usual fit isn't held up: nothing is measured.
+    monkeypatch.setattr("iceprobe.fitting.duration.plan_fit", None)
+    short = ["--probe", "linear", "--epochs", "3", "--output", "s"]
+    assert "the work begins" in iceprobe("fit", store.path, *short).err
+
+
+def test_python_warns(
+    quick: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = api.extract(quick[1], quick[3], tmp_path / "features")
+    monkeypatch.setattr("iceprobe.fitting.api.repetition", _begins)
+    with caplog.at_level(logging.WARNING, "iceprobe"), pytest.raises(IceprobeError):
+        api.fit(store, ["ep2?out_dim=6"], epochs=10**9, seeds=1, output=tmp_path / "r")
+    assert "the fit of 1,000,000,000 epochs will take about" in caplog.text
+
+
+def test_days_are_told_in_words() -> None:
+    assert in_days(3.5 * 86_400) == "3.5 days"
+    assert in_days(1027 * 365.25 * 86_400) == "1,027 years"
