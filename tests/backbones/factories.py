@@ -23,3 +23,11 @@ def vit() -> nn.Module:
 
 def nothing() -> None:
     return None
+
+
+def of_depth(depth: int) -> nn.Module:
+    return nn.Sequential(*(nn.Identity() for _ in range(depth)))
+
+
+def fails() -> nn.Module:
+    raise ValueError("no such\nwidth")

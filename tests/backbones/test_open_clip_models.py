@@ -198,6 +198,34 @@ def test_a_checkpoint_that_doesnt_fit_names_its_keys(folder, tmp_path):
         load_backbone(f"open_clip:tiny?checkpoint={tmp_path / 'other.safetensors'}")
 
 
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+def test_its_own_crop_is_told_and_can_be_taken(mode, folder, tmp_path):
+    _, spec = folder("CLIP")
+    path = tmp_path / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["preprocess_cfg"] |= {"resize_mode": mode, "interpolation": "random", "size": SIDE}
+    path.write_text(json.dumps(content))
+    own = open_clip.transform.image_transform(
+        SIDE, is_train=False, mean=MEAN, std=STD, resize_mode=mode, interpolation="random"
+    )
+    backbone = load_backbone(spec)
+    if mode == "longest":
+        assert "pads images, which iceprobe has no option for" in backbone.assumed[0]
+        return
+    assert len(backbone.assumed) == (mode == "squash")
+    assert all("resize=squash&crop_pct=1 does so" in line for line in backbone.assumed)
+    resize = "squash" if mode == "squash" else "shorter"
+    taken = load_backbone(f"{spec}?resize={resize}&crop_pct=1")
+    assert taken.assumed == ()
+    assert torch.equal(seen(taken)[0], own(picture()))
+
+
+def test_images_that_arent_square_are_refused(folder):
+    _, spec = folder("CLIP", vision_cfg={**VIT, "image_size": [32, 64]})
+    with pytest.raises(IceprobeError, match=r"images are 32 x 64 pixels .*python: in a module"):
+        load_backbone(spec)
+
+
 @pytest.mark.parametrize("prefix", ["visual.", "", "module.visual."])
 def test_an_image_tower_alone_is_enough(folder, tmp_path, prefix):
     """As saved by a training script that drops the text tower, with ``visual.`` and without."""
@@ -231,32 +259,3 @@ def test_a_tower_of_timms_alone_and_a_resampled_table(folder, tmp_path):
     torch.save({**tower.state_dict(), "conv1.weight": torch.ones(16, 3, 4, 4)}, path)
     with pytest.raises(IceprobeError, match="16x3x4x4 in the file, 16x3x8x8 in the model"):
         load_backbone(f"open_clip:tiny?checkpoint={path}")
-
-
-@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
-def test_its_own_crop_is_told_and_can_be_taken(mode, folder, tmp_path):
-    _, spec = folder("CLIP")
-    path = tmp_path / "open_clip_config.json"
-    content = json.loads(path.read_text())
-    content["preprocess_cfg"] |= {"resize_mode": mode, "interpolation": "random", "size": SIDE}
-    path.write_text(json.dumps(content))
-    own = open_clip.transform.image_transform(
-        SIDE, is_train=False, mean=MEAN, std=STD, resize_mode=mode, interpolation="random"
-    )
-    backbone = load_backbone(spec)
-    if mode == "longest":
-        assert "pads images, which iceprobe has no option for" in backbone.assumed[0]
-        return
-    assert len(backbone.assumed) == (mode == "squash")
-    assert all("resize=squash&crop_pct=1 does so" in line for line in backbone.assumed)
-    resize = "squash" if mode == "squash" else "shorter"
-    taken = load_backbone(f"{spec}?resize={resize}&crop_pct=1")
-    assert taken.assumed == ()
-    assert torch.equal(seen(taken)[0], own(picture()))
-
-
-def test_images_that_arent_square_are_refused_and_the_remedy_works(folder):
-    _, spec = folder("CLIP", vision_cfg={**VIT, "image_size": [32, 64]})
-    with pytest.raises(IceprobeError, match=r"images are 32 x 64 pixels .*pass image_size=32"):
-        load_backbone(spec)
-    assert load_backbone(f"{spec}?image_size=32").grid == (4, 4)

@@ -216,7 +216,9 @@ def test_grey_models_see_grey_pictures(tmp_path):
 
 def test_sizes_that_arent_one_square(vit, tmp_path, caplog):
     spec = save(tmp_path / "a", vit, size={"height": SIDE, "width": 48})
-    with pytest.raises(IceprobeError, match=r"ViTImageProcessor makes images of 32 x 48 pixels"):
+    with pytest.raises(
+        IceprobeError, match=r"\(ViTImageProcessor\): its images are 32 x 48 pixels"
+    ):
         load_backbone(spec)
     assert load_backbone(spec, image_size=48).grid == (6, 6)
     caplog.set_level(logging.WARNING)

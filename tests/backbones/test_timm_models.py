@@ -250,10 +250,10 @@ def test_a_tags_own_crop_is_told_and_can_be_taken(mode, said):
 
 def test_images_that_arent_square_or_of_three_channels():
     wide = timm.create_model("test_vit", img_size=(64, 96))
-    with pytest.raises(IceprobeError, match=r"images are 64 x 96 pixels .*pass image_size=64"):
+    with pytest.raises(IceprobeError, match=r"images are 64 x 96 pixels .*pass image_size="):
         load_backbone(wide)
     cnn = timm.create_model("resnet10t", pretrained_cfg_overlay={"input_size": (3, 64, 96)})
-    with pytest.raises(IceprobeError, match=r"64 x 96 pixels .*pass image_size=64"):
+    with pytest.raises(IceprobeError, match=r"64 x 96 pixels .*pass image_size="):
         load_backbone(cnn)
     assert load_backbone(cnn, image_size=64).grid == (2, 2)
     grey = timm.create_model("test_vit", in_chans=1)

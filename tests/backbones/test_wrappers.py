@@ -31,13 +31,13 @@ class Cells(nn.Module):
 
 
 WRAPPERS = {
-    "compile": torch.compile,
+    "compile": lambda model: torch.compile(model, backend="eager"),
     "DataParallel": nn.DataParallel,
     "AveragedModel": AveragedModel,
     "ModelEma": ModelEma,
     "ModelEmaV2": ModelEmaV2,
     "ModelEmaV3": ModelEmaV3,
-    "twice": lambda model: torch.compile(nn.DataParallel(model)),
+    "twice": lambda model: torch.compile(nn.DataParallel(model), backend="eager"),
 }
 
 
@@ -107,6 +107,7 @@ class FullyShardedDataParallel(nn.Module):
         (FullyShardedDataParallel(), r"wrapped by FSDP .*full_state_dict=True"),
         ({"weight": torch.ones(1)}, "a backbone is a spec string or an nn.Module, not a dict"),
         (3, "not a int"),
+        (nn.Conv2d(3, 4, 4, device="meta"), "weight of Conv2d is on the meta device"),
     ],
 )
 def test_what_cant_be_taken_off_is_named(model, message):

@@ -286,9 +286,11 @@ def test_what_cannot_be_fitted_is_named_before_anything_is_written(
 def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
     store, tmp_path, monkeypatch
 ):
-    """4 queries × 2 rates × 2 seeds, each 4·16 + 2·8 floats an image: 5,120 bytes, and parameters."""
+    """4 queries × 2 rates × 2 seeds, each 4·16 + 2·8 floats an image: 5,120 bytes; the 16·8 numbers of
+    its tokens under way, three times in 2 bytes and twice in 4: 1,792 bytes; and parameters.
+    """
     parameters = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"]
-    for free, remedy in ((parameters + 20 * 5120, "--batch-size 20"), (parameters, "fewer probes")):
+    for free, remedy in ((parameters + 20 * 6912, "--batch-size 20"), (parameters, "fewer probes")):
         monkeypatch.setattr(selection, "available_memory", lambda free=free: free)
         with pytest.raises(IceprobeError, match=remedy):
             iceprobe.fit(store, ["ep4"], output=tmp_path / "run", memory=0, **QUICK)

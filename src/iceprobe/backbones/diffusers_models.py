@@ -41,11 +41,11 @@ def load_diffusers(
     std: Sequence[float] = (0.5, 0.5, 0.5),
     interpolation: str = "bicubic",
     crop_pct: float = CROP_PCT,
+    resize: str = "shorter",
     checkpoint: str | None = None,
     checkpoint_key: str | None = None,
     strip: str | None = None,
     ignore: Sequence[str] = (),
-    resize: str = "shorter",
 ) -> Backbone:
     """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
 

@@ -23,6 +23,7 @@ from iceprobe.backbones.preprocessing import (
     CROP_PCT,
     Preprocessing,
     check_image_size,
+    check_square,
     other_crop,
 )
 from iceprobe.backbones.readers import LayerReader, TimmReader
@@ -81,7 +82,7 @@ def load_open_clip(
     own = checkpoint is not None and pretrained is None
     own = own or name.startswith("local-dir:")
     family = family_of(f"{name}.{pretrained or ''}", "clip")
-    preprocessing, cropped = _preprocessing(
+    preprocessing, crop = _preprocessing(
         config,
         spec,
         image_size=image_size,
@@ -99,7 +100,7 @@ def load_open_clip(
         paradigm="unknown" if own else family.paradigm,
         pooled_class=_pool(tower) is not None,
         settings={"architecture": f"open_clip {name}", "norm": norm, **_activation(tower)},
-        assumed=[*assumed, *cropped],
+        assumed=[*assumed, *crop],
     )
 
 
@@ -117,11 +118,8 @@ def _preprocessing(
     """What the model's ``preprocess_cfg`` says, less what is given, and what was assumed."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    if image_size is None and height != width:
-        raise IceprobeError(
-            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
-            f"square: pass image_size={min(height, width)} or another"
-        )
+    if image_size is None:
+        check_square(spec, height, width)
     stated = config["interpolation"]
     preprocessing = Preprocessing(
         image_size=image_size or height,

@@ -36,6 +36,20 @@ def check_image_size(image_size: int, patch: int, model: str) -> None:
         )
 
 
+def check_square(spec: str, height: int, width: int) -> None:
+    """Refuse a model of images that aren't square.
+
+    Raises:
+        IceprobeError: if they aren't; not every model can be given another size.
+    """
+    if height != width:
+        raise IceprobeError(
+            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
+            "square: pass image_size= where the model takes square ones, else take it as python: "
+            "in a module that resizes its images itself"
+        )
+
+
 def other_crop(spec: str, own: str) -> str:
     """The line that is told where a model's own way from an image to a square is no centre crop."""
     return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"

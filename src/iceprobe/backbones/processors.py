@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from iceprobe.backbones.extras import one_line
-from iceprobe.backbones.preprocessing import Preprocessing, other_crop
+from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
 from iceprobe.errors import IceprobeError
 
 TOLERANCE = 1e-6  # of the largest value, between the processor's pixels and ours
@@ -251,12 +251,7 @@ def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
             f"{run.name} makes images {what}"
         ]
     height, width = run.made
-    if height != width:
-        raise IceprobeError(
-            f"{spec}: its {run.name} makes images of {height} x {width} pixels (height x width), "
-            "iceprobe's are square: pass image_size= where the model takes square ones, else take "
-            "it as python: in a module that resizes its images itself"
-        )
+    check_square(f"{spec} ({run.name})", height, width)
     return height, []
 
 

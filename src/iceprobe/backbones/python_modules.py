@@ -114,9 +114,9 @@ def wrap_module(
         return module
     module = unwrapped(module)
     label = type(module).__qualname__
-    preprocessing, cropped = stated_preprocessing(module, given, label)
+    preprocessing, crop = stated_preprocessing(module, given, label)
     settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
-    told = [*assumed, *cropped]
+    told = [*assumed, *crop]
     reader: nn.Module
     if is_timm(module):
         if num_prefix is not None or has_class is not None:
@@ -188,6 +188,11 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
     except ModuleNotFoundError as error:
         raise IceprobeError(
             f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
+        ) from error
+    except Exception as error:  # the user's own code raises what it likes while it is imported
+        raise IceprobeError(
+            f"{spec!r}: {path!r} can't be imported ({type(error).__name__}: {one_line(error)}): write "
+            "python:package.module:factory"
         ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")

@@ -20,6 +20,7 @@ from iceprobe.backbones.preprocessing import (
     CROP_PCT,
     Preprocessing,
     check_image_size,
+    check_square,
     other_crop,
 )
 from iceprobe.backbones.readers import TimmReader
@@ -98,7 +99,7 @@ def load_timm(
             )
     elif resample is not None:
         raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
-    preprocessing, cropped = timm_preprocessing(
+    preprocessing, crop = timm_preprocessing(
         model,
         spec=spec,
         image_size=image_size,
@@ -108,7 +109,6 @@ def load_timm(
         crop_pct=crop_pct,
         resize=resize,
     )
-    assumed += cropped
     return Backbone(
         TimmReader(model, layer, norm),
         preprocessing,
@@ -117,7 +117,7 @@ def load_timm(
         paradigm="random weights" if file is None and not pretrained else family.paradigm,
         pooled_class=has_pooler(model),
         settings={"architecture": _architecture(model), "norm": norm, **_overrides(family, name)},
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 
@@ -198,11 +198,8 @@ def timm_preprocessing(
     # A model that was made for another size than its tag's knows so itself.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     height, width = (made_for or config["input_size"])[-2:]
-    if image_size is None and height != width:
-        raise IceprobeError(
-            f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
-            f"square: pass image_size={min(height, width)} or another"
-        )
+    if image_size is None:
+        check_square(spec, height, width)
     channels = _input_channels(model)
     mean, std = tuple(mean or config["mean"]), tuple(std or config["std"])
     if channels is not None and channels != len(mean):

@@ -80,16 +80,16 @@ def load_torch_hub(
         )
     else:
         reader = OutputReader(module, num_prefix, has_class)
-    preprocessing_made, assumed = stated_preprocessing(module, told, label)
+    prepared, crop = stated_preprocessing(module, told, label)
     return Backbone(
         reader,
-        preprocessing_made,
+        prepared,
         spec=spec,
         name=str(entry),
         paradigm="random weights" if _is_random(pretrained, checkpoint) else family.paradigm,
         pooled_class=getattr(module, "attn_pool", None) is not None,
         settings={"architecture": entry, "code": code_of(module), "norm": reads_norm},
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 

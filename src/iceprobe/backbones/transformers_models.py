@@ -263,10 +263,10 @@ def load_transformers(
     if config.model_type == "timm_wrapper":
         model = model.timm_model
         reader = TimmReader(model, -1 if layer is None else layer, norm)
-        preprocessing, assumed = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
+        preprocessing, crop = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
     else:
         with quiet(transformers.utils.logging):
-            stated, assumed = _stated_preprocessing(
+            stated, crop = _stated_preprocessing(
                 transformers, folder, spec, given, model, trust and architecture is None
             )
         preprocessing = Preprocessing(**{**stated, **given}, crop_pct=crop_pct)
@@ -298,7 +298,7 @@ def load_transformers(
             "norm": norm,
             **({} if architecture else {"code": code_of(model)}),
         },
-        assumed=assumed,
+        assumed=[*assumed, *crop],
     )
 
 

@@ -55,6 +55,11 @@ def unwrapped(module: Any) -> nn.Module:
                 f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} lies in "
                 f"pieces over several processes: {_WHOLE}"
             )
+        if parameter.is_meta:
+            raise IceprobeError(
+                f"{name} of {type(module).__name__} is on the meta device, a shape without values: "
+                "load its weights first"
+            )
         if hasattr(parameter, "ds_id"):
             raise IceprobeError(
                 f"{type(module).__name__} is partitioned by DeepSpeed's ZeRO: build the model anew "

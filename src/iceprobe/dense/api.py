@@ -101,7 +101,7 @@ def segment(
             name: value
             for name, value in provenance(store, split, command).items()
             if name in Segmentation.model_fields
-        }
+        } | {"class_names": ["background", *store.classes]}
         draws = [resampled_mean(one.counts) for one in fitted]
         results = [
             _result(one, drawn, setting, origin, seconds)
@@ -183,7 +183,6 @@ def _result(
     result = Segmentation(
         **origin,
         probe=group.probe,
-        class_names=["background", *store.classes],
         side=store.manifest.backbone.preprocessing["image_size"],
         miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
         object_iou=Score.of(map(miou.object_iou, confusions)),

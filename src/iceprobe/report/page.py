@@ -122,8 +122,8 @@ def write_report(
     unasked = _unasked(results, trust)
     for place in unasked:
         log.warning(
-            "%s is on another host, which wasn't asked: the report is without its pictures and "
-            "names; %s", place, REMEDY,
+            "%s is on another host, which wasn't asked: the report is without its "
+            "pictures; %s", place, REMEDY,
         )  # fmt: skip
     write_atomically(path, utf8(render(results, title=title, images=images, trust=trust)))
     return path
@@ -147,7 +147,7 @@ def render(
     galleries, remarks = _galleries(results, images, opened) if len(groups) <= FEW else ([], [])
     if not remarks:
         remarks = [
-            f"{place} wasn't asked, {REMEDY}: pictures and names of classes are left out."
+            f"{place} wasn't asked, {REMEDY}: its pictures are left out."
             for place in _unasked(results, trust)
         ]
     palette = charts.colours(results)

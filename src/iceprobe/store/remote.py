@@ -21,7 +21,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from iceprobe.checksums import seal, sha256, unseal
+from iceprobe.checksums import SEAL, seal, sha256, unseal
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
@@ -60,7 +60,9 @@ def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
 def _read_record(place: RemotePath, content: bytes, manifest: Manifest, split: str) -> ShardRecord:
     remedy = f"remove {place} and run the same again: its shard is made anew"
     try:
-        entry = unseal(json.loads(content), place, remedy)
+        entry = json.loads(content)
+        sealed = {SEAL: entry.pop("content")} if "content" in entry else {}
+        unseal({"record": entry} | sealed, place, remedy)
         identity, record = entry.pop("identity"), ShardRecord.model_validate(entry)
     except (ValueError, KeyError, TypeError) as error:
         raise IceprobeError(f"{place} is damaged ({type(error).__name__}); {remedy}") from error
@@ -82,7 +84,8 @@ def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord)
     """
     views = [_put(path, folder, view) for view in shard.views]
     record = _put(path, folder, shard).model_copy(update={"views": views})
-    entry = seal({"identity": identity} | record.model_dump(mode="json"))
+    entry = {"identity": identity} | record.model_dump(mode="json")
+    entry |= {"content": seal({"record": entry})[SEAL]}  # its own sha256 is the shard's
     plain = shard.file.removesuffix(".safetensors")
     (path / f"{plain}.json").write_bytes(json.dumps(entry, indent=1).encode() + b"\n")
     _trim(keep=record.files)
