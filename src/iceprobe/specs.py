@@ -5,11 +5,17 @@
 """
 
 import difflib
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iceprobe.errors import IceprobeError
+from iceprobe.text import clipped, shown
+
+_LONGEST_WORD = 100  # that names are compared with
+_MOST = 10**9  # of anything that is counted
 
 
 @dataclass(frozen=True)
@@ -26,25 +32,49 @@ class Spec:
         return f"{head}?{tail}" if tail else head
 
 
+def check_text(text: str, what: str) -> None:
+    """See that a text from outside can be the name of a file or lead to one.
+
+    Raises:
+        IceprobeError: if it has a NUL character, or half a character, in it.
+    """
+    try:
+        clean = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        clean = False
+    if not clean:
+        raise IceprobeError(
+            f"{what}{shown(text)} has a character in it that no file name has: take it out"
+        )
+
+
 def parse_spec(text: str) -> Spec:
     """Parse ``kind:name?key=value&key=value``.
 
     Raises:
-        IceprobeError: if the name is empty, an option has no ``=``, or a key stands twice.
+        IceprobeError: if it is no text, the name is empty, an option has no ``=``, or a key stands
+            twice.
     """
+    if not isinstance(text, str):
+        raise IceprobeError(
+            f"{shown(text)} is no spec string: write one, 'kind:name?key=value&key=value'"
+        )
+    check_text(text, "spec ")
     head, _, tail = text.partition("?")
     kind, colon, name = head.partition(":")
     if not colon:
         kind, name = "", head
     if not name or (colon and not kind):
-        raise IceprobeError(f"spec {text!r} has no name: write kind:name?key=value&key=value")
+        raise IceprobeError(f"spec {shown(text)} has no name: write kind:name?key=value&key=value")
     options: dict[str, str] = {}
     for part in filter(None, tail.split("&")):
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise IceprobeError(f"option {part!r} in {text!r} is not of the form key=value")
+            raise IceprobeError(
+                f"option {shown(part)} in {shown(text)} is not of the form key=value"
+            )
         if key in options:
-            raise IceprobeError(f"option {key!r} stands twice in {text!r}: keep one")
+            raise IceprobeError(f"option {shown(key)} stands twice in {shown(text)}: keep one")
         options[key] = value
     return Spec(kind or None, name, options)
 
@@ -61,10 +91,22 @@ def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict
         if key not in types:
             raise IceprobeError(unknown(f"option of {spec.name!r}", key, types))
         try:
-            values[key] = types[key](text)
+            values[key] = _bounded(types[key](text))
         except ValueError as error:
-            raise IceprobeError(f"option {key}={text!r} of {str(spec)!r}: {error}") from error
+            raise IceprobeError(
+                f"option {key}={shown(text)} of {shown(str(spec))}: {clipped(str(error), 300)}"
+            ) from error
     return values
+
+
+def _bounded(value: Any) -> Any:
+    """A value, or values, that libraries can count with."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, int) and abs(one) > _MOST:
+            raise ValueError(f"write a whole number of at most {_MOST:,}")
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError("write a finite number")
+    return value
 
 
 def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
@@ -116,6 +158,6 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def unknown(noun: str, word: str, choices: Iterable[str]) -> str:
     """One line saying that ``word`` is no ``noun``, with the nearest right ones first."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], choices, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"unknown {noun} {word!r}.{hint} There are: {', '.join(choices) or 'none'}."
+    return f"unknown {noun} {shown(word)}.{hint} There are: {', '.join(choices) or 'none'}."

@@ -6,8 +6,10 @@ as lone surrogates). Data keep them; each outlet writes them so that they are se
 """
 
 import csv
+import hashlib
 import io
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 
 # Controls but the line break and the tab, what turns the order of letters or breaks a line unseen,
@@ -21,9 +23,45 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # spreadsheets take the w
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 
 
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 200 else f"a whole number of {x.bit_length():,} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
 def visible(text: str) -> str:
     """``text`` with control characters, and bytes that are no UTF-8, spelled as ``\\x1b``."""
     return _UNSEEN.sub(_spelled, text)
+
+
+def clipped(text: str, most: int = 2000) -> str:
+    """``text``, or its beginning and its end where it is longer: what it is of, and the remedy."""
+    if len(text) <= most:
+        return text
+    head, tail = most * 3 // 5, most * 2 // 5
+    return f"{text[:head]} … ({len(text) - head - tail:,} characters) … {text[-tail:]}"
+
+
+def short_name(name: str, most: int = 160) -> str:
+    """A file's name of at most ``most`` bytes: of a longer one both ends, and a hash of it all.
+
+    File systems take 255 bytes, and what is written beside it has its name with an ending.
+    """
+    content = name.encode("utf-8", "surrogateescape")
+    if len(content) <= most:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    half = (most - len(digest) - 2) // 2
+    head, tail = (part.decode(errors="ignore") for part in (content[:half], content[-half:]))
+    return f"{head}-{digest}-{tail}"
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value that came from outside, so long that it is known again and no longer."""
+    return clipped(_SHORT.repr(value), 200)
 
 
 def utf8(text: str) -> bytes:

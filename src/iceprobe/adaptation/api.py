@@ -16,6 +16,7 @@ from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
+from iceprobe.arguments import checked
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.backbones.base import Backbone
@@ -50,6 +51,7 @@ EPOCHS, BATCH_SIZE = 20, 64
 FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted results share
 
 
+@checked
 @shows_progress
 @in_own_state
 def adapt(

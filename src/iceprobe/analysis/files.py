@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from iceprobe.analysis.schema import Analysis, Estimate
 from iceprobe.checksums import seal, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 from iceprobe.text import csv_text, json_bytes, utf8
@@ -46,7 +47,7 @@ def read_analyses(run: str | Path) -> list[Analysis]:
     if not path.exists():
         return []
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT_VERSION:
             raise ValueError(f"it has format {document['format']}")
         document = unseal(document, path, f"run iceprobe analyze {run} again")

@@ -28,6 +28,7 @@ from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_sha
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Predictor, Shortcut
+from iceprobe.arguments import checked
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.errors import IceprobeError
@@ -52,6 +53,7 @@ MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
 Values = NDArray[np.float64]
 
 
+@checked
 @shows_progress
 def analyze(
     results: Sequence[Result],

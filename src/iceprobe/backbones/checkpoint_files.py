@@ -3,7 +3,6 @@
 import argparse
 import codecs
 import gzip
-import json
 import pickle
 import struct
 import warnings
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from iceprobe.backbones import plain_pickle
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 
 # First bytes of what is no checkpoint → what it is, and what to do.
@@ -192,7 +192,7 @@ def _folder(folder: Path) -> str:
 
 def _has_model_type(config: Path) -> bool:
     try:
-        return "model_type" in json.loads(config.read_text())
+        return "model_type" in parse_json(config.read_bytes(), ours=False)
     except (OSError, ValueError):
         return False
 

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import plain
+from iceprobe.text import shown
 
 LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: a side of 292 times the other's at 256
 CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
@@ -200,4 +201,10 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
         """The inverse of :meth:`as_dict`."""
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError) as error:
+            raise IceprobeError(
+                f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
+                "it stands in again"
+            ) from error

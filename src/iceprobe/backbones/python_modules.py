@@ -2,9 +2,12 @@
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -16,6 +19,7 @@ from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
+from iceprobe.backbones.registry import is_file_path
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.errors import IceprobeError
 
@@ -180,23 +184,50 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
 
 
 def _import(name: str, spec: str) -> Callable[[], Any]:
-    path, _, attribute = name.partition(":")
-    if not attribute:
-        raise IceprobeError(f"{spec!r} names no factory: write python:package.module:factory")
+    path, _, attribute = name.rpartition(":")
+    if not path or not attribute:
+        raise IceprobeError(
+            f"{spec!r} names no factory: write python:package.module:factory, or "
+            "python:./file.py:factory"
+        )
     try:
-        module = importlib.import_module(path)
+        if is_file_path(path):
+            module = _from_file(Path(path).expanduser(), spec)
+        else:
+            module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         raise IceprobeError(
             f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
         ) from error
-    except Exception as error:  # the user's own code raises what it likes while it is imported
+    except IceprobeError:
+        raise
+    except Exception as error:  # the user's own code raises what it likes
         raise IceprobeError(
-            f"{spec!r}: {path!r} can't be imported ({type(error).__name__}: {one_line(error)}): write "
-            "python:package.module:factory"
+            f"{spec!r} can't be imported: {type(error).__name__}: {one_line(error)} (--debug shows "
+            "where)"
         ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
+
+
+def _from_file(file: Path, spec: str) -> ModuleType:
+    """The module in a file: who names it asks for that file, and its folder isn't searched."""
+    if not file.is_file():
+        raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
+    file = file.resolve()
+    name = f"_iceprobe_{hashlib.sha256(bytes(file)).hexdigest()[:12]}_{file.stem}"
+    found = importlib.util.spec_from_file_location(name, file)
+    if found is None or found.loader is None:
+        raise IceprobeError(f"{spec!r}: {str(file)!r} is no Python file: name one that ends in .py")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickle look their classes up there
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def stated_preprocessing(

@@ -12,6 +12,7 @@ from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
 from iceprobe.specs import Spec, boolean, parse_spec, typed_options, with_options
+from iceprobe.text import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,6 +160,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
             "a function of yours that returns an nn.Module",
             (
                 "python:my_package.models:build_encoder",
+                "python:./models.py:build_encoder",
                 "python:my_package.models:build_cnn?image_size=64&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
             ),
             {
@@ -191,8 +193,15 @@ def has_run(spec: Spec) -> bool:
 def _code(spec: Spec) -> tuple[str, ...]:
     """What decides which code of a model runs, and what it is told."""
     given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
-    place = os.path.realpath(spec.name) if os.path.isdir(spec.name) else ""
+    file = spec.name.rpartition(":")[0] if spec.kind == "python" else ""
+    place = spec.name if os.path.isdir(spec.name) else file if is_file_path(file) else ""
+    place = os.path.realpath(os.path.expanduser(place)) if place else ""
     return (spec.kind or "", spec.name, place, *given)
+
+
+def is_file_path(module: str) -> bool:
+    """Whether what ``python:`` names is a file, ``./models.py``, and no module."""
+    return module.endswith(".py") or "/" in module
 
 
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
@@ -201,7 +210,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     Args:
         backbone: ``timm:NAME``, ``transformers:NAME_OR_DIR``, ``open_clip:ARCH?pretrained=TAG``,
             ``torch_hub:OWNER/REPO?entry=NAME`` (or a folder), ``diffusers:NAME_OR_DIR``,
-            ``python:package.module:factory`` or ``bundled:NAME``, with ``?key=value`` options; or
+            ``python:package.module:factory`` (or ``python:PATH.py:factory``) or ``bundled:NAME``, with ``?key=value`` options; or
             an ``nn.Module``, which is used as it is and never changed: a model of timm, one with
             a method ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` tokens or a
             ``(B, D, H, W)`` map.
@@ -224,7 +233,12 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             don't fit, and for a module without image statistics that isn't told them.
     """
     if not isinstance(backbone, str):
+        from torch import nn
+
         from iceprobe.backbones.python_modules import wrap_module
+
+        if not isinstance(backbone, nn.Module):
+            raise IceprobeError(f"backbone={shown(backbone)}: give a spec string or an nn.Module")
 
         for key, check in (("image_size", _pixels), ("paradigm", _paradigm)):
             if options.get(key) is not None:

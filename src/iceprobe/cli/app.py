@@ -35,8 +35,9 @@ from iceprobe.descriptors import raise_limit
 from iceprobe.distributed import first, join, world
 from iceprobe.errors import IceprobeError
 from iceprobe.malloc import keep_freed_memory
+from iceprobe.specs import check_text
 from iceprobe.stopping import Stopped, caught
-from iceprobe.text import visible
+from iceprobe.text import clipped, visible
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.
@@ -176,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
+        for argument in sys.argv[1:] if arguments is None else arguments:
+            check_text(argument, "argument ")
         with caught():
             code = app(arguments, standalone_mode=False)
     except IceprobeError as error:
@@ -199,6 +202,6 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     with world().parting(message) as mine:
         if mine:
-            line = visible(" ".join(message.split()))
+            line = visible(clipped(" ".join(message.split())))
             print(f"iceprobe: error: {line}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -25,12 +25,15 @@ from pydantic import (
 
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import located
-from iceprobe.specs import parse_spec, unknown
+from iceprobe.specs import check_text, parse_spec, unknown
+from iceprobe.text import short_name, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ON_PAPER = "on paper"  # in place of a data set
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Strength = Literal["paper", "light", "clip"]  # of an augmentation
+_LARGEST = 2**20  # characters of a configuration
+_MOST = 10**9  # of anything that is counted
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -55,7 +58,14 @@ def parse_bytes(text: Any) -> Any:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
     if not match:
         raise ValueError("write a size such as 8GB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    return _whole(match[1], match[2] or "")
+
+
+def _whole(number: str, unit: str) -> int:
+    value = float(number) * _UNITS[unit]
+    if value >= 2**63:
+        raise ValueError("write a number that 64 bits hold")
+    return round(value)
 
 
 def parse_numbers(value: Any) -> Any:
@@ -76,21 +86,21 @@ def parse_count(text: Any) -> Any:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)", text.strip().lower())
     if not match:
         raise ValueError("write a number such as 200k or 1.5M")
-    return round(float(match[1]) * _UNITS[match[2]])
+    return _whole(match[1], match[2])
 
 
 def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1, lt=2**63)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A folder, or a URL of object storage as pathlib keeps it (`remote.located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
 Shots = Annotated[
-    list[Annotated[int, Field(ge=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
+    list[Annotated[int, Field(ge=1, le=_MOST)]], BeforeValidator(parse_numbers), Field(min_length=1)
 ]
 Fractions = Annotated[
     list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
@@ -118,15 +128,15 @@ class ExtractConfig(_Config):
     data: str
     engine: Literal["local", "ray"] = "local"
     output: Place = Path("features")
-    batch_size: Annotated[int, Field(ge=1)] = 64  # images a forward pass
+    batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64  # images a forward pass
     device: str | None = None
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     patches: bool = True
-    views: Annotated[int, Field(ge=0)] = 0
+    views: Annotated[int, Field(ge=0, le=_MOST)] = 0
     augmentation: Strength = "paper"
-    workers: Annotated[int, Field(ge=0)] = 0
-    limit: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
@@ -136,11 +146,11 @@ class PredictConfig(_Config):
     images: Path
     output: Path = Path("predictions.csv")
     maps: Path | None = None
-    top: Annotated[int, Field(ge=1)] = 5
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    top: Annotated[int, Field(ge=1, le=_MOST)] = 5
+    batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
     device: str | None = None
     amp: Dtype | None = None  # None: the one the features were extracted with
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
@@ -152,13 +162,15 @@ class FitConfig(_Config):
     budget_flops: Count | None = None
     shots: Shots | None = None  # training images a class: a fit for each number
     fraction: Fractions | None = None  # of the training images: a fit for each
-    replicates: Annotated[int, Field(ge=1)] | None = None  # complete repetitions, not seeds
+    replicates: Annotated[int, Field(ge=1, le=_MOST)] | None = (
+        None  # complete repetitions, not seeds
+    )
     protocol: Literal["heldout", "paper"] = "heldout"
-    seeds: Annotated[int, Field(ge=1)] = 3
-    epochs: Annotated[int, Field(ge=1)] | None = None  # None: the protocol's
-    batch_size: Annotated[int, Field(ge=2)] | None = None  # images a training step
+    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
+    epochs: Annotated[int, Field(ge=1, le=_MOST)] | None = None  # None: the protocol's
+    batch_size: Annotated[int, Field(ge=2, le=_MOST)] | None = None  # images a training step
     learning_rates: Rates | None = None  # the grid
-    min_steps: Annotated[int, Field(ge=0)] | None = None  # epochs are raised to it
+    min_steps: Annotated[int, Field(ge=0, le=_MOST)] | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
     halving: bool = False  # settings that are clearly beaten stop early
     device: str | None = None
@@ -181,12 +193,12 @@ class RunConfig(FitConfig):
     layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
-    views: Annotated[int, Field(ge=0)] | None = None  # augmented, of each training image
+    views: Annotated[int, Field(ge=0, le=_MOST)] | None = None  # augmented, of each training image
     live: bool = False  # the backbone in every epoch, nothing stored
     augmentation: Strength | Literal["none"] | None = None  # of views, or of live images
-    forward_batch_size: Annotated[int, Field(ge=1)] = 64
-    workers: Annotated[int, Field(ge=0)] = 0
-    limit: Annotated[int, Field(ge=1)] | None = None
+    forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
+    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     engine: Literal["local", "ray"] = "local"
     features: Place = Path("features")
@@ -199,16 +211,16 @@ class AdaptConfig(_Config):
     data: str
     adapt: Specs = ["none", "lora"]
     probe: Specs = ["linear"]
-    seeds: Annotated[int, Field(ge=1)] = 3
-    epochs: Annotated[int, Field(ge=1)] = 20
-    batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
+    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
+    epochs: Annotated[int, Field(ge=1, le=_MOST)] = 20
+    batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
     learning_rates: Rates | None = None  # the grid
     weight_decays: Decays | None = None
     augmentation: Strength | None = None  # of training images
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
-    accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches a step
-    limit: Annotated[int, Field(ge=1)] | None = None
+    accumulate: Annotated[int, Field(ge=1, le=_MOST)] = 1  # micro-batches a step
+    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     device: str | None = None
     memory: Bytes | None = None  # for decoded images
     output: Path | None = None
@@ -220,15 +232,15 @@ class SegmentConfig(_Config):
     backbone: str
     data: str
     probe: Specs = ["linear", "ep8"]
-    seeds: Annotated[int, Field(ge=1)] = 3
-    epochs: Annotated[int, Field(ge=1)] = 10
-    batch_size: Annotated[int, Field(ge=2)] = 64  # images a training step
+    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
+    epochs: Annotated[int, Field(ge=1, le=_MOST)] = 10
+    batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
     learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
-    forward_batch_size: Annotated[int, Field(ge=1)] = 64
-    workers: Annotated[int, Field(ge=0)] = 0
-    limit: Annotated[int, Field(ge=1)] | None = None
+    forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
+    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     features: Place = Path("features")
     device: str | None = None
@@ -284,11 +296,14 @@ def resolve(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise IceprobeError(f"override {override!r} is not of the form key=value")
+            raise IceprobeError(f"override {shown(override)} is not of the form key=value")
         values[key] = _yaml_value(override, text)
-    for key in values:
+    for key, value in values.items():
         if key not in schema.model_fields:
             raise IceprobeError(unknown("key", str(key), schema.model_fields))
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | Path):
+                check_text(str(text), f"{key}=")
     try:
         config = schema(**values)
     except ValidationError as error:
@@ -310,16 +325,21 @@ def read_yaml(file: Path) -> dict[str, Any]:
         IceprobeError: if it isn't there, isn't YAML or isn't a mapping.
     """
     try:
-        content = yaml.safe_load(file.read_text())
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_LARGEST + 1)
     except OSError as error:
         raise IceprobeError(
             f"config file {str(file)!r}: {error.strerror}; name a YAML file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    except UnicodeDecodeError as error:
         raise IceprobeError(
-            f"config file {str(file)!r} is not YAML{place}: mend it there"
+            f"config file {str(file)!r} is not UTF-8 text (byte {error.start}): name a YAML file"
+        ) from error
+    try:
+        content = _parse_yaml(text)
+    except ValueError as error:
+        raise IceprobeError(
+            f"config file {str(file)!r} is not YAML{error}: mend it there"
         ) from error
     if not isinstance(content, dict):
         raise IceprobeError(f"config file {str(file)!r} has no key: value lines: write some")
@@ -343,13 +363,13 @@ def readable_name(config: Folders) -> str:
     if isinstance(config, AdaptConfig | SegmentConfig):
         what = "adapt" if isinstance(config, AdaptConfig) else "segment"
         parts = [_joined([config.backbone]), _joined([config.data]), what, digest(config)]
-        return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.")
+        return short_name(re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-."))
     if isinstance(config, RunConfig):
         parts = [_joined(config.backbone), _joined(config.data)]
     else:
         parts = [config.store.name] if isinstance(config, StoreConfig) else []
     words = "-".join([*parts, config.protocol, digest(config)])
-    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
+    return short_name(re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-."))
 
 
 def digest(config: Folders) -> str:
@@ -365,9 +385,46 @@ def _joined(specs: Sequence[str]) -> str:
 
 def _yaml_value(override: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return _parse_yaml(text)
+    except ValueError as error:
+        raise IceprobeError(
+            f"override {shown(override)}: the value is not YAML{error}: quote it, 'key=\"value\"'"
+        ) from error
+
+
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: where it isn't YAML; its text says where, and goes on " is not YAML".
+    """
+    if len(text) > _LARGEST:
+        raise ValueError(f", it has more than {_LARGEST:,} characters")
+    try:
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise IceprobeError(f"override {override!r}: the value is not YAML, quote it") from error
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) if isinstance(error, _Wrong) else None
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(place + (f", {reason}" if reason else "")) from error
+    except RecursionError:
+        raise ValueError(", it nests too deeply") from None
+
+
+class _Wrong(yaml.constructor.ConstructorError):
+    """A word that looks like a number or a date and is none."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a word that YAML's own types can't read, ``2001-99-99``, has its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shown(getattr(node, 'value', ''))} is no {kind}"
+            raise _Wrong(None, None, problem, node.start_mark) from error
 
 
 def _one_line(error: ValidationError) -> str:
@@ -377,4 +434,4 @@ def _one_line(error: ValidationError) -> str:
         option = "store=" if key == "store" else f"--{key} "  # `fit` has no option for its argument
         return f"no {key} given: say {option}VALUE, or {key}: VALUE in the file"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"--{key.replace('_', '-')} {first['input']!r}: {reason}"
+    return f"--{key.replace('_', '-')} {shown(first['input'])}: {reason}"

@@ -18,7 +18,7 @@ from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import FILE_NAME, write_atomically
-from iceprobe.text import utf8, visible
+from iceprobe.text import clipped, utf8, visible
 
 LOGGERS = ("iceprobe", "py.warnings")
 
@@ -169,7 +169,7 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            logging.getLogger("iceprobe").error("%s: %s", type(error).__name__, error)
+            logging.getLogger("iceprobe").error("%s: %s", type(error).__name__, clipped(str(error)))
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(self._waiting)
         self._waiting.close()

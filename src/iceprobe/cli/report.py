@@ -30,9 +30,8 @@ def report(
       iceprobe report runs/mae runs/dino --output comparison.html
       iceprobe report runs/demo --output table.md
     """
-    from iceprobe.results import read_results, to_csv, to_markdown
-    from iceprobe.results.files import write_atomically
-    from iceprobe.text import utf8
+    from iceprobe import report as write_report
+    from iceprobe.results import read_results
 
     if output is None and len(runs) > 1:
         raise IceprobeError(
@@ -41,13 +40,7 @@ def report(
     results = [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
     check_file(path, "--output")
-    if path.suffix == ".html":
-        from iceprobe import report as write_report
-
-        write_report(results, path, trust=trust)
-    elif path.suffix in (".md", ".csv"):
-        text = to_markdown(results) if path.suffix == ".md" else to_csv(results)
-        write_atomically(path, utf8(text))
-    else:
+    if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
+    write_report(results, path, trust=trust)
     console.print(str(path.resolve()), markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.named import negative_numbers, numbered
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Reading
 from iceprobe.remote import RemotePath, located
@@ -226,7 +227,7 @@ def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
     field = field if dot else "label"
 
     def from_json(content: bytes) -> str | int:
-        value = json.loads(content)[field]
+        value = parse_json(content, ours=False)[field]
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(f"{field!r} is {value!r}, no text and no whole number")
         return value

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iceprobe.arguments import checked
 from iceprobe.dense import miou
 from iceprobe.dense.files import write_segmentations
 from iceprobe.dense.probes import label
@@ -33,6 +34,7 @@ LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
 MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 
+@checked
 @shows_progress
 @in_own_state
 def segment(

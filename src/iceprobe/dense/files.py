@@ -16,6 +16,7 @@ from safetensors.torch import save
 from iceprobe.checksums import seal, unseal
 from iceprobe.dense.pictures import draw
 from iceprobe.dense.schema import Segmentation
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 from iceprobe.store.reader import Store
@@ -58,7 +59,7 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
     """
     path = Path(run) / JSON_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
         if document["format"] != FORMAT_VERSION:
             raise IceprobeError(
                 f"{path} has format {document['format']!r}, this iceprobe reads {FORMAT_VERSION}: "

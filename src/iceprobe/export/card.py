@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iceprobe.checksums import seal, sha256, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Fraction
 from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Name, Shape
@@ -87,7 +88,7 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / CARD
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if (version := content.get("format")) != FORMAT_VERSION:
             raise IceprobeError(
                 f"{path} has format {version!r}, this iceprobe reads {FORMAT_VERSION}: export again"

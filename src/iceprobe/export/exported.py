@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from iceprobe.arguments import checked
 from iceprobe.backbones import Backbone, Preprocessing
 from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
@@ -24,9 +25,13 @@ from iceprobe.fitting.members import Shape
 from iceprobe.pixels import Notes, Reading, Unreadable, finished
 from iceprobe.probes.probe import Probe
 from iceprobe.store.recorded import recorded_backbone
+from iceprobe.text import shown
 
 # Of the largest logit: rounding on other machines stays well below, another function doesn't.
 TOLERANCE = 0.01
+
+
+Picture = Image.Image | str | os.PathLike[str]
 
 
 class ExportedProbe(nn.Module):
@@ -83,7 +88,7 @@ class ExportedProbe(nn.Module):
     @torch.no_grad()
     def predict(
         self,
-        images: Sequence[Image.Image | str | os.PathLike[str]],
+        images: "Picture | Sequence[Picture]",
         *,
         top: int = 5,
         batch_size: int = 64,
@@ -91,13 +96,21 @@ class ExportedProbe(nn.Module):
         """The most probable classes of each picture, best first, with their probabilities.
 
         Args:
-            images: pictures or paths.
+            images: pictures or paths, or one of them.
             top: how many classes.
             batch_size: images a forward pass.
 
         Raises:
+            IceprobeError: for what is neither, or a number below 1.
             BadImage: if a file can't be read as an image.
         """
+        if isinstance(images, Image.Image | str | os.PathLike):
+            images = [images]
+        for name, number in (("top", top), ("batch_size", batch_size)):
+            if not isinstance(number, int) or number < 1:
+                raise IceprobeError(f"{name}={shown(number)}: give a whole number from 1 up")
+        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+            raise IceprobeError(f"images={shown(images)}: give pictures of PIL or paths, in a list")
         found = []
         for first in range(0, len(images), batch_size):
             pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
@@ -108,6 +121,7 @@ class ExportedProbe(nn.Module):
         return found
 
 
+@checked
 def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     """Open what :func:`iceprobe.export` wrote, on the CPU.
 
@@ -202,7 +216,7 @@ def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def opened(image: Image.Image | str | os.PathLike[str], reading: Reading) -> Image.Image:
+def opened(image: Picture, reading: Reading) -> Image.Image:
     """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
     if isinstance(image, Image.Image):
         try:
@@ -210,6 +224,11 @@ def opened(image: Image.Image | str | os.PathLike[str], reading: Reading) -> Ima
         except Unreadable as error:
             name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
             raise BadImage(f"{name} {error}") from error
+    if not isinstance(image, str | os.PathLike):
+        raise IceprobeError(
+            f"an image is a {type(image).__name__}: give a picture of PIL (Image.fromarray(…) makes "
+            "one) or a path"
+        )
     split = FileSplit("images", Path(), [os.fspath(image)], np.array([-1]))
     split.reading = reading
     return split.image(0)

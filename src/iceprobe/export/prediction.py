@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.arguments import checked
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import unlabelled
 from iceprobe.errors import IceprobeError
@@ -41,6 +42,7 @@ class Predicted:
     maps: list[str]
 
 
+@checked
 @shows_progress
 def predict(
     model: ExportedProbe,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from iceprobe.arguments import checked
 from iceprobe.checksums import sha256
 from iceprobe.errors import IceprobeError
 from iceprobe.export.card import BACKBONE, PROBE, Card, Measured, write_card
@@ -23,6 +24,7 @@ from iceprobe.store.recorded import recorded_backbone
 FORMATS = ("folder", "onnx")
 
 
+@checked
 def export(
     result: Result,
     output: str | Path,

@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from iceprobe.arguments import checked
 from iceprobe.checksums import Digest
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
@@ -40,16 +41,18 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
+from iceprobe.text import short_name, shown
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 
 
+@checked
 @shows_progress
 @in_own_state
 def fit(
-    store: Store,
+    store: Store | str | Path,
     probes: Sequence[str],
     *,
     budget: int | None = None,
@@ -79,7 +82,7 @@ def fit(
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
-        store: the tokens, with a ``train`` split and the split to report.
+        store: the tokens, with a ``train`` split and the split to report; or the store's folder.
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
         budget: parameters; the EPs of a grid of (M, D_o) that stay within it are fitted as well.
         budget_flops: the same for FLOPs of the whole probe for one image.
@@ -124,6 +127,7 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
+    store = _opened(store)
     request = Request(
         _labels(store, probes, budget, budget_flops),
         get_protocol(
@@ -205,6 +209,7 @@ def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
     return result.attach(store=store)
 
 
+@checked
 @shows_progress
 @in_own_state
 def probe(
@@ -227,6 +232,7 @@ def probe(
     limit: int | None = None,
     device: str | None = None,
     amp: str = "float32",
+    tokens: str = "float16",
     run_seed: int = 0,
     progress: Told | bool | None = None,
     **backbone_options: Any,
@@ -241,6 +247,8 @@ def probe(
         dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
             sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         limit: images of each split to look at.
+        tokens: dtype in which tokens are held: ``"bfloat16"`` or ``"float32"`` where they are too
+            large for ``"float16"``.
 
     The other arguments are those of :func:`fit`.
 
@@ -275,7 +283,13 @@ def probe(
         model = load_backbone(model, **backbone_options)
     data = load_dataset(dataset)
     store = extract_in_memory(
-        model, data, limit=limit, device=device, amp=amp, progress=callback(progress)
+        model,
+        data,
+        limit=limit,
+        device=device,
+        amp=amp,
+        tokens=tokens,
+        progress=callback(progress),
     )
     results, _ = _fit(
         store,
@@ -354,6 +368,16 @@ def _fit(
     return results, rows
 
 
+def _opened(store: Any) -> Store:
+    if isinstance(store, str | Path):
+        return Store.open(store)
+    if not isinstance(store, Store):
+        raise IceprobeError(
+            f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
+        )
+    return store
+
+
 def _labels(
     store: Store, probes: Sequence[str], budget: int | None, budget_flops: int | None
 ) -> list[str]:
@@ -415,8 +439,8 @@ def _digests(folder: Path, files: Files) -> dict[str, Digest]:
 
 
 def new_run(manifest: Manifest, what: str) -> Path:
-    """A readable name under ``runs/`` that isn't taken."""
-    name = file_name(f"{manifest.backbone.spec}-{manifest.dataset.spec}-{what}")
+    """A readable name under ``runs/`` that isn't taken, and that file systems take."""
+    name = short_name(file_name(f"{manifest.backbone.spec}-{manifest.dataset.spec}-{what}"))
     taken = (Path("runs") / f"{name}-{i}" for i in itertools.count(2))
     return next(p for p in itertools.chain([Path("runs") / name], taken) if not p.exists())
 

@@ -15,6 +15,7 @@ from iceprobe.fitting.protocols import Protocol
 from iceprobe.probes.pooling import Pooling
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
+from iceprobe.store.request import choose_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -133,17 +134,10 @@ def check_norms(poolings: Mapping[str, Pooling]) -> None:
             )
 
 
-def check_device(name: str | None) -> torch.device:
+def check_device(name: str | torch.device | None) -> torch.device:
     """The device called ``name``; CUDA where there is one by default.
 
     Raises:
         IceprobeError: if it can't be used here.
     """
-    if name is None:
-        return world().device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        device = world().device(torch.device(name))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise IceprobeError(f"device {name!r} can't be used here: take --device cpu") from error
-    return device
+    return world().device(choose_device(name))

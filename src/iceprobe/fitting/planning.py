@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from iceprobe.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.errors import IceprobeError
@@ -137,6 +138,7 @@ class FitPlan(BaseModel):
         return max(1, math.ceil(extraction_seconds / saved - 1e-9))
 
 
+@checked
 def plan_fit(
     backbone: "Backbone",
     dataset: Data | int,

@@ -13,6 +13,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import FILE_NAME as RESULTS
 from iceprobe.results.files import read_results, write_atomically
@@ -53,7 +54,7 @@ def check_folder(
     if not resume:
         raise IceprobeError(f"{folder} holds a finished run: {remedy} to begin again")
     try:
-        earlier = json.loads((folder / REQUEST).read_bytes())
+        earlier = parse_json((folder / REQUEST).read_bytes())
     except FileNotFoundError:
         raise IceprobeError(
             f"{folder} holds a finished run of an earlier iceprobe, which didn't keep its settings: "

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.arguments import checked
 from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from iceprobe.store import Store, StoredSplit
 
 
+@checked
 @shows_progress
 def knn(
     store: "Store",

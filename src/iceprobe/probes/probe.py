@@ -3,7 +3,8 @@
 probe(X) = Linear_C(BatchNorm(pooling(X)))
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +137,10 @@ class Probe(nn.Module):
         return 2 * (self.pooling.macs(num_tokens + extra) + self.classifier.weight.numel())
 
 
+_ORDINARY = 4096  # an option's number, up to which size isn't looked at first
+_MOST_PARAMETERS = 10**9  # of a pooling
+
+
 def build_pooling(
     spec: Spec | str, dim: int, grid: tuple[int, int] | None = None, **options: Any
 ) -> Pooling:
@@ -167,7 +172,21 @@ def build_pooling(
                 "grid=(rows, columns), or take a probe that works without, such as ep32"
             )
         values["grid"] = grid
-    return entry.load()(dim, **values)
+    make = functools.partial(entry.load(), dim, **values)
+    if any(isinstance(value, int) and value > _ORDINARY for value in values.values()):
+        _check_size(make, spec)
+    return make()
+
+
+def _check_size(make: Callable[[], Pooling], spec: Spec) -> None:
+    """Refuse a pooling that no memory holds, before it is asked for."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in make().parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise IceprobeError(
+            f"probe {probe_label(spec)!r} would have {parameters:,} parameters, "
+            f"{4 * parameters / 1e9:,.0f} GB for each setting and seed: take smaller numbers"
+        )
 
 
 def build(

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from iceprobe.arguments import checked
 from iceprobe.errors import IceprobeError
 from iceprobe.report.attention import Album, columns_of
 from iceprobe.report.finding import display_name
@@ -70,6 +71,7 @@ class _Picture:
     uri: str
 
 
+@checked
 def figure(
     results: Sequence[Result],
     path: str | Path,

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from iceprobe.checksums import seal, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.results.schema import Result
 from iceprobe.temporary import temporary_file
@@ -56,14 +57,14 @@ def read_results(run: str | Path) -> list[Result]:
     path = Path(run)
     path = path if path.name.endswith(".json") else path / FILE_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise IceprobeError(
             f"no results at {path}: name the folder of a finished run (iceprobe ls runs)"
         ) from None
     except OSError as error:
         raise IceprobeError(f"results {path} can't be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise IceprobeError(f"results {path} are not JSON ({error}): run again") from error
     if not isinstance(document, dict) or not isinstance(document.get("results"), list):
         raise IceprobeError(f"{path} is not a results file of iceprobe: it has no list of results")

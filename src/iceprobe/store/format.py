@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from iceprobe.checksums import seal, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
 from iceprobe.trust import plain_name
@@ -309,7 +310,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
         if (version := content.get("format_version")) != FORMAT_VERSION:
             raise IceprobeError(
                 f"{file} has format {version}, this iceprobe reads {FORMAT_VERSION}: "

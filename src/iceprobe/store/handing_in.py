@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.checksums import seal, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Manifest, ShardRecord, publish, write_manifest
 
@@ -56,7 +57,7 @@ def collect(path: Path, manifest: Manifest) -> dict[str, int]:
 def _read(file: Path) -> dict[str, Any]:
     remedy = "remove it and run the same again: its shard is made anew"
     try:
-        return unseal(json.loads(file.read_bytes()), file, remedy)
+        return unseal(parse_json(file.read_bytes()), file, remedy)
     except ValueError as error:
         raise IceprobeError(f"{file} is damaged; {remedy}") from error
 

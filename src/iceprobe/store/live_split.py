@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from iceprobe.arguments import checked
 from iceprobe.backbones.augmentation import augmentation as make_augmentation
 from iceprobe.backbones.augmentation import view_generator
 from iceprobe.datasets import load_dataset
@@ -30,7 +31,7 @@ from iceprobe.store.pipeline import (
     split_layout,
 )
 from iceprobe.store.reader import Store
-from iceprobe.store.request import choose_device, describe, make_settings
+from iceprobe.store.request import as_backbone, choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ VIEWS = 2**20  # of an image: an epoch's are new, whatever the number of epochs
 VECTORS_AT_ONCE = 1024  # images
 
 
+@checked
 def live(
-    backbone: "Backbone",
+    backbone: "Backbone | nn.Module | str",
     dataset: Data,
     *,
     augmentation: str | None = "paper",
@@ -73,7 +75,7 @@ def live(
         IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image
             that can't be read, tokens that aren't finite, or too little memory.
     """
-    dataset = load_dataset(dataset)
+    backbone, dataset = as_backbone(backbone), load_dataset(dataset)
     chosen = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,

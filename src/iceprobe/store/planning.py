@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from iceprobe.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import ArraySplit, Data, Dataset
 from iceprobe.errors import IceprobeError
@@ -97,6 +98,7 @@ class Plan(BaseModel):
         return self.memory_available is None or self.memory_bytes <= self.memory_available
 
 
+@checked
 def plan(
     backbone: "Backbone",
     dataset: Data | int,

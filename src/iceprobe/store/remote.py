@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from iceprobe.checksums import SEAL, seal, sha256, unseal
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
@@ -60,11 +61,11 @@ def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
 def _read_record(place: RemotePath, content: bytes, manifest: Manifest, split: str) -> ShardRecord:
     remedy = f"remove {place} and run the same again: its shard is made anew"
     try:
-        entry = json.loads(content)
+        entry = parse_json(content)
         sealed = {SEAL: entry.pop("content")} if "content" in entry else {}
         unseal({"record": entry} | sealed, place, remedy)
         identity, record = entry.pop("identity"), ShardRecord.model_validate(entry)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IceprobeError(f"{place} is damaged ({type(error).__name__}); {remedy}") from error
     if identity != manifest.identity:
         raise IceprobeError(f"{place} is of another store: move {place.parent} away")

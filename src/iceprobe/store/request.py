@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.datasets.base import Dataset
+from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 from iceprobe.store.format import (
@@ -23,6 +25,7 @@ from iceprobe.store.format import (
     SplitRecord,
 )
 from iceprobe.store.pipeline import DTYPES, STORED, OnBadImage
+from iceprobe.text import shown
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -73,6 +76,24 @@ def make_settings(
     )
 
 
+def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
+    """``backbone``, loaded where it is a spec string or a module that isn't one yet.
+
+    Raises:
+        IceprobeError: as :func:`iceprobe.load_backbone`, or for something else.
+    """
+    from iceprobe.backbones import Backbone, load_backbone
+
+    if isinstance(backbone, Backbone):
+        return backbone
+    if not isinstance(backbone, str | nn.Module):
+        raise IceprobeError(
+            f"backbone={shown(backbone)}: give a spec string, an nn.Module, or what "
+            "iceprobe.load_backbone(…) gives"
+        )
+    return load_backbone(backbone)
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, else the GPU where there is one.
 
@@ -83,10 +104,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise IceprobeError(f"unknown device {device!r}: take cpu, cuda or cuda:0") from error
+    except (RuntimeError, TypeError, OverflowError, ValueError) as error:
+        raise IceprobeError(f"unknown device {shown(device)}: take cpu, cuda or cuda:0") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise IceprobeError(f"device {device!r}: no GPU is visible to torch here, take cpu")
+        raise IceprobeError(f"device {shown(device)}: no GPU is visible to torch here, take cpu")
+    try:
+        torch.zeros(
+            1, device=world().device(chosen)
+        ).cpu()  # a device without memory (meta) can't give it back
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise IceprobeError(f"device {shown(device)} can't be used here: take cpu") from error
     return chosen
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from iceprobe.checksums import sha256, tell_once
 from iceprobe.descriptors import opened
+from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import FileRecord, publish
 
@@ -219,7 +220,7 @@ class Shard:
             raise self._damaged(self.path, "its header is damaged")
         self._start = 8 + len(text)
         try:
-            header = json.loads(text)
+            header = parse_json(text)
             return dict(header)
         except (ValueError, TypeError) as error:
             raise self._damaged(self.path, "its header is damaged") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from iceprobe.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.distributed import first, world
@@ -25,17 +26,20 @@ from iceprobe.store.pipeline import OnBadImage, Progress
 from iceprobe.store.places import Place, check_origin, find_places
 from iceprobe.store.reader import Store, corrupt_shards
 from iceprobe.store.recorded_data import recorded_dataset
-from iceprobe.store.request import check_policy, choose_device, describe, make_settings
+from iceprobe.store.request import as_backbone, check_policy, choose_device, describe, make_settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from iceprobe.backbones.base import Backbone
 
 Engine = Literal["local", "ray"]
 
 
+@checked
 @shows_progress
 def extract(
-    backbone: "Backbone",
+    backbone: "Backbone | nn.Module | str",
     dataset: Data,
     root: str | Path = "features/",
     *,
@@ -61,7 +65,8 @@ def extract(
     it as you like: the store ends with the same bytes.
 
     Args:
-        backbone: frozen; moved to ``device``.
+        backbone: frozen, moved to ``device``; a spec string or a module is loaded
+            (:func:`iceprobe.load_backbone`).
         dataset: labelled images: a :class:`Dataset`, a spec string or ``{"train": …, "test": …}``
             (:func:`iceprobe.load_dataset`).
         root: folder of stores, or a URL of one on object storage.
@@ -88,6 +93,7 @@ def extract(
         IceprobeError: if the disk is too full, another process writes this store, a shard is
             corrupt, an image can't be read, or tokens are not finite; what was complete stays.
     """
+    backbone = as_backbone(backbone)
     if len(backbone.layers) > 1:
         raise IceprobeError(
             f"backbone {backbone.spec!r} reads {len(backbone.layers)} layers and a store holds one: "
@@ -102,9 +108,10 @@ def extract(
     return store
 
 
+@checked
 @shows_progress
 def extract_layers(
-    backbone: "Backbone",
+    backbone: "Backbone | nn.Module | str",
     dataset: Data,
     root: str | Path = "features/",
     *,
@@ -130,7 +137,7 @@ def extract_layers(
     processes as it is then given: they share the shards, and process 0 alone writes manifests.
     """
     check_policy(on_bad_image)
-    dataset = load_dataset(dataset)
+    backbone, dataset = as_backbone(backbone), load_dataset(dataset)
     run = _filler(engine)
     place = located(root)
     here = world()
