@@ -55,3 +55,26 @@ def test_no_word_is_broken(shown, command, monkeypatch):
         assert len(set(text.split())) >= 0.8 * len(wide) or gone
         if not gone:
             assert set(text.split()) == wide
+
+
+def test_compare_names_images_that_one_probe_reads_and_the_other_does_not(shown, images):
+    """The names are of the test split's files, and the mistakes those of the predictions."""
+    from iceprobe.results import read_results
+
+    results = {one.label: one for one in read_results("a-run-with-a-long-name")}
+    files = sorted(str(file.relative_to(images / "test")) for file in images.glob("test/*/*.png"))
+    found = results["knn"].predictions()
+    assert found is not None
+    assert [name.split("test/")[-1] for name in found.names] == files
+    text = shown("compare", "a-run-with-a-long-name", "--mistakes", "1").out
+    for line in filter(lambda line: " reads and " in line, text.splitlines()):
+        right, rest = line.split(" reads and ")
+        wrong, rest = rest.split(" doesn't: ")
+        name, true, _, _, read = rest.replace("(", "").rstrip(")").split(" ")
+        row = list(found.names).index(name)
+        names = results[right].class_names
+        ours, theirs = (results[label].predictions().predicted[0, row] for label in (right, wrong))
+        assert [names[ours], names[theirs]] == [true, read]
+        assert names[found.labels[row]] == true
+    assert " reads and " in text
+    assert " reads and " not in shown("compare", "a-run-with-a-long-name", "--mistakes", "0").out

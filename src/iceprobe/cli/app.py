@@ -25,6 +25,7 @@ from iceprobe.cli import (
     ls,
     plan,
     predict,
+    prune,
     report,
     run,
     segment,
@@ -114,7 +115,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "analyze": analyze.analyze,
     },
     "Use a probe": {"export": export.export, "predict": predict.predict},
-    "Look around": {"ls": ls.ls},
+    "Look around": {"ls": ls.ls, "prune": prune.prune},
 }
 TOGETHER = ("demo", "run", "extract", "fit", "knn")  # what several processes share the work of
 

@@ -33,6 +33,12 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    mistakes: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Images named for each pair that one reads and the other doesn't."
+        ),
+    ] = 2,
 ) -> None:
     """Compare probes image by image: difference, 95% interval, p-value, and equivalence.
 
@@ -65,6 +71,8 @@ def compare(
     for line in _undertrained(comparisons):
         console.print(line, markup=False, soft_wrap=True)
     console.print(_table(comparisons, margin, labels))
+    for line in _mistakes(comparisons, mistakes):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _cells(results: Sequence["Result"]) -> list[list["Result"]]:
@@ -107,6 +115,26 @@ def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
         f"{one.label}{f' on {one.backbone}' if several else ''}: {undertrained_note(one)}"
         for one in found.values()
     ]
+
+
+def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
+    """A line for each side of each pair that reads images which the other doesn't."""
+    from iceprobe.results.disagreement import told_by_name
+
+    lines = []
+    for one in comparisons if count else []:
+        for right, wrong in ((one.probe, one.against), (one.against, one.probe)):
+            ours, theirs = right.predictions(), wrong.predictions()
+            assert ours, "compare_pair() has read them"
+            assert theirs, "compare_pair() has read them"
+            if told := told_by_name(ours, theirs, right.class_names, count):
+                same = right.label == wrong.label
+                of = [
+                    f"{each.label} on {each.backbone}" if same else each.label
+                    for each in (right, wrong)
+                ]
+                lines.append(f"{of[0]} reads and {of[1]} doesn't: {', '.join(told)}")
+    return lines
 
 
 def _table(

@@ -40,7 +40,7 @@ def ls(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, datasets, probes, adaptations, protocols or runs; all if left out."
+            help="backbones, datasets, probes, adaptations, protocols, runs or stores; all if left out."
         ),
     ] = None,
     word: Annotated[str | None, typer.Argument(help="Show only what has this word in it.")] = None,
@@ -48,8 +48,9 @@ def ls(
     classes: Annotated[int, typer.Option(min=1, help="probes: number of classes, C.")] = 1000,
     grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
 ) -> None:
-    """List backbones, data sets, probes, adaptations, protocols or runs.
+    """List backbones, data sets, probes, adaptations, protocols, runs or feature stores.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -59,6 +60,7 @@ def ls(
       iceprobe ls probes ep --dim 1024 --classes 100 --grid 16x16
       iceprobe ls backbones timm
       iceprobe ls runs
+      iceprobe ls stores
     """
     listings: dict[str, Callable[[], list[Entry]]] = {
         "backbones": _backbones,
@@ -67,6 +69,7 @@ def ls(
         "adaptations": _adaptations,
         "protocols": _protocols,
         "runs": lambda: _runs(runs),
+        "stores": lambda: _stores(features, runs),
     }
     if what is not None and what not in listings:
         raise IceprobeError(unknown("list", what, listings))
@@ -199,3 +202,23 @@ def _segmentation(run: Path) -> Entry:
     best = max(read_segmentations(run), key=lambda one: one.miou.mean)
     line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.miou)}% mIoU"
     return Entry(run.name, lines=(line,))
+
+
+def _stores(features: Path, runs: Path) -> list[Entry]:
+    from rich.filesize import decimal
+
+    from iceprobe.cli.stores import stores_in
+    from iceprobe.store.format import Manifest
+
+    entries = []
+    for one in stores_in(features, [runs]):
+        lines = []
+        if isinstance(one.manifest, Manifest):
+            lines.append(f"{one.manifest.backbone.spec} on {one.manifest.dataset.spec}")
+            lines.append(f"images: {one.images}; {one.tokens}")
+        readers = ", ".join(map(str, one.readers))
+        lines.append(
+            f"read by {readers}" if readers else f"read by no run in {runs}: iceprobe prune"
+        )
+        entries.append(Entry(str(one.path), f"{decimal(one.bytes)}, {one.state}", lines))
+    return entries

@@ -5,6 +5,7 @@ data set in memory and leaves nothing, for a look every few epochs of pre-traini
 """
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import re
@@ -359,7 +360,10 @@ def _fit(
     results = [
         found[0] if replicates is None else merged(found) for found in by_probe.values() if found
     ]
+    names = store.names_at_hand(request.split)
     for result in results:
+        if (predictions := result.predictions()) is not None:
+            result.attach(predictions=dataclasses.replace(predictions, names=names))
         result.shots, result.fraction = shots, fraction
         result.diverged = diverged.get(result.probe, [])
     return results, rows

@@ -5,6 +5,7 @@
 which is what two seeds drawn at random disagree on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,24 @@ class Disagreement:
     neither: float
     for_a: NDArray[np.int64]
     for_b: NDArray[np.int64]
+
+
+def told_by_name(
+    right: Predictions, wrong: Predictions, classes: Sequence[str], count: int
+) -> list[str]:
+    """Images that ``right`` reads and ``wrong`` doesn't: ``"a.png (cat read as dog)"``.
+
+    The rows and the seed are those of :func:`disagreement`; empty where no names were kept.
+    """
+    names = wrong.names or right.names
+    if names is None:
+        return []
+    told = []
+    for row in disagreement(right, wrong, count).for_a:
+        true, read = int(wrong.labels[row]), int(wrong.predicted[0, row])
+        what = [classes[i] if i < len(classes) else f"class {i}" for i in (true, read)]
+        told.append(f"{names[row]} ({what[0]} read as {what[1]})")
+    return told
 
 
 def disagreement(a: Predictions, b: Predictions, count: int) -> Disagreement:

@@ -2,11 +2,13 @@
 
 The file holds ``labels (n)`` int64 once, and for each probe ``LABEL/predicted (S, n)`` int32 and,
 with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five
-with the highest scores. Images stand in the order of the store's split. Statistics that pair two
+with the highest scores. Images stand in the order of the store's split; ``names`` (bytes of a JSON
+list, uint8) has theirs where the data set was at hand, and is absent from older files. Statistics that pair two
 probes, and the report's pictures, read it.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from iceprobe.results.statistics import (
     bootstrap_mean_per_class,
     mean_per_class,
 )
+from iceprobe.text import json_bytes
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Predictions:
         labels: ``(n,)`` int64, the true classes.
         predicted: ``(S, n)`` int32.
         top5: ``(S, n)`` bool, or None with five classes or fewer.
+        names: n of the images, or None where they aren't known.
     """
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int32]
     top5: NDArray[np.bool_] | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -47,6 +52,8 @@ class Predictions:
             raise ValueError(f"predicted {self.predicted.shape} doesn't fit {n} labels")
         if self.top5 is not None and self.top5.shape != self.predicted.shape:
             raise ValueError(f"top5 {self.top5.shape} and predicted {self.predicted.shape} differ")
+        if self.names is not None and len(self.names) != n:
+            raise ValueError(f"{len(self.names)} names don't fit {n} labels")
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -87,6 +94,9 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
         tensors[f"{probe}/predicted"] = np.ascontiguousarray(one.predicted, dtype=np.int32)
         if one.top5 is not None:
             tensors[f"{probe}/top5"] = np.ascontiguousarray(one.top5, dtype=np.bool_)
+        if one.names is not None:
+            text = json_bytes(json.dumps(list(one.names), ensure_ascii=False))
+            tensors["names"] = np.frombuffer(text, dtype=np.uint8)
     write_atomically(Path(path), save(tensors))
 
 
@@ -108,8 +118,9 @@ def read_predictions(path: str | Path, probe: str, digest: Digest | None = None)
                 raise IceprobeError(f"{path} holds no predictions of {probe!r}: fit it again")
             top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
             labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
+            names = json.loads(file.get_tensor("names").tobytes()) if "names" in keys else None
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    return Predictions(labels, predicted, top5)
+    return Predictions(labels, predicted, top5, names)

@@ -24,6 +24,7 @@ def merged(results: Sequence[Result]) -> Result:
         known[0].labels,
         np.concatenate([part.predicted for part in known]),
         np.concatenate(top5) if top5 else None,
+        known[0].names,
     )
     last = [result.last_epoch for result in results if result.last_epoch is not None]
     spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]

@@ -189,6 +189,10 @@ class Store:
         source = self.dataset().splits[split]
         return [source.names[index] for index in self[split].index[np.asarray(rows)]]
 
+    def names_at_hand(self, split: str) -> list[str] | None:
+        """Names of all images of a split, without loading the data set for it."""
+        return None if self._dataset is None else self.names(split, range(len(self[split])))
+
     def images(self, split: str, rows: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """What the backbone saw: the crop of each image, before normalisation."""
         from iceprobe.backbones.preprocessing import Preprocessing

@@ -1,0 +1,108 @@
+"""The feature stores of a folder, and which runs read them: for ``ls stores`` and ``prune``."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from iceprobe.errors import IceprobeError
+from iceprobe.remote import is_remote
+from iceprobe.store.format import MANIFEST, Manifest, read_manifest
+
+# What says of a run which store it reads: finished, under way, or of segmentation.
+_SAID_IN = ("results.json", "request.json", "dense.json")
+_DEPTH = 3  # of a campaign's cell below the folder of runs: NAME/cells/CELL
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store that lies in a folder.
+
+    Attributes:
+        path: of the store.
+        manifest: what it says of itself, or why that can't be read.
+        readers: folders of the runs that refer to it.
+    """
+
+    path: Path
+    manifest: Manifest | IceprobeError
+    readers: Sequence[Path]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of its files, those included that a stopped writer left."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def state(self) -> str:
+        """``"finished"``, or how far it has come."""
+        if isinstance(self.manifest, IceprobeError):
+            return str(self.manifest)
+        if self.manifest.finished:
+            return "finished"
+        missing = sum(len(self.manifest.missing(name)) for name in self.manifest.splits)
+        done = sum(len(split.shards) for split in self.manifest.splits.values())
+        return f"unfinished: {done} of {done + missing} shards; the same command goes on from here"
+
+    @property
+    def tokens(self) -> str:
+        """``"196 patch tokens and 1 prefix token of width 768 in float16"``."""
+        assert isinstance(self.manifest, Manifest)
+        shape, settings = self.manifest.shape, self.manifest.settings
+        kept = f"{shape.num_tokens} patch tokens" if settings.patches else "mean of the patches"
+        if shape.num_prefix:
+            kept += f" and {shape.num_prefix} prefix token{'s' * (shape.num_prefix > 1)}"
+        views = f", {settings.views - 1} augmented views" if settings.views > 1 else ""
+        return f"{kept} of width {shape.dim} in {settings.tokens}{views}"
+
+    @property
+    def images(self) -> str:
+        """``"train 320, test 80"``."""
+        assert isinstance(self.manifest, Manifest)
+        return ", ".join(f"{name} {one.images:,}" for name, one in self.manifest.splits.items())
+
+
+def stores_in(features: Path, runs: Sequence[Path]) -> list[Stored]:
+    """The stores directly in ``features``, by name, with the runs below ``runs`` that read them.
+
+    Raises:
+        IceprobeError: for object storage, which isn't listed.
+    """
+    if is_remote(features):
+        raise IceprobeError(
+            f"--features {str(features)!r}: stores on object storage aren't listed here; use its "
+            "own tools"
+        )
+    if not features.is_dir():
+        return []
+    said = list(_said(runs))
+    paths = [path for path in features.iterdir() if not path.name.startswith(".")]
+    return [
+        stored(path, said)
+        for path in sorted(paths)
+        if path.is_dir() and not path.is_symlink() and (path / MANIFEST).is_file()
+    ]
+
+
+def stored(path: Path, said: Sequence[tuple[Path, str]]) -> Stored:
+    """The store at ``path``; a run reads it if its files have the store's identity in them.
+
+    Of a store whose manifest can't be read, the folder's name has the start of its identity.
+    """
+    manifest: Manifest | IceprobeError
+    try:
+        manifest = read_manifest(path)
+        identity = manifest.identity
+    except IceprobeError as error:
+        manifest, identity = error, path.name.rpartition("-")[2]
+    readers = [run for run, text in said if identity and f'"{identity}' in text]
+    return Stored(path, manifest, list(dict.fromkeys(readers)))
+
+
+def _said(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each run folder with the text of a file that says what it reads."""
+    for root in runs:
+        for depth in range(_DEPTH + 1):
+            for name in _SAID_IN:
+                for file in sorted(root.glob("*/" * depth + name)):
+                    yield file.parent, file.read_text(errors="replace")
