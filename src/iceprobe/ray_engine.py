@@ -45,7 +45,7 @@ def connect() -> Any:
     one on this machine.
 
     Raises:
-        IceprobeError: if Ray isn't installed.
+        IceprobeError: if Ray isn't installed, or RAY_ADDRESS names no cluster that lets us in.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -58,15 +58,17 @@ def connect() -> Any:
     if ray.is_initialized():
         return ray
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address := os.environ.get("RAY_ADDRESS"):
+        _knock(address)
     try:
-        if address := os.environ.get("RAY_ADDRESS"):
-            _knock(address)
         ray.init(address=address or "auto", **quiet)
         where = "the cluster at " + ray.get_runtime_context().gcs_address
     except OSError as error:  # ConnectionError is one
-        if address:
+        if address:  # somebody answers there
             raise IceprobeError(
-                f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
+                f"the Ray cluster at RAY_ADDRESS={address} doesn't let this process in: if it was "
+                "started with a token, set RAY_AUTH_MODE=token (and RAY_AUTH_TOKEN, where "
+                "~/.ray/auth_token isn't the cluster's)"
             ) from error
         _begin_here(ray, quiet)
         where = "a cluster of this machine alone (ray start --head found none)"
@@ -107,11 +109,17 @@ def _knock(address: str) -> None:
     """See that somebody listens at ``host:port``: Ray itself asks for minutes.
 
     Raises:
-        OSError: if not.
+        IceprobeError: if not.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
+    if not colon or not port.isdigit():
+        return
+    try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise IceprobeError(
+            f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
+        ) from error
 
 
 @dataclass

@@ -37,6 +37,8 @@ class Node:
             "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Where this account has a token (an earlier cluster made it), `ray start` asks for it.
+            "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),
         }
         ray = Path(sys.executable).with_name("ray")
         command = [ray, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000"]

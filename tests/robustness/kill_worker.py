@@ -195,6 +195,8 @@ def tried(name: str, root: Path, count: int | None, every: int = 1) -> dict[str,
             left.append([number, points[number], surplus])
         if code != 0 or differ:
             otherwise.append([number, points[number], code, *said, differ])
+        wrong = (code != 0 or differ) and otherwise[-1], surplus and left[-1]
+        print(name, number, points[number], *filter(None, wrong), file=sys.stderr, flush=True)
         shutil.rmtree(work)
     return {"command": name, "points": len(points), "tried": len(numbers),
             "otherwise": otherwise, "left": left}  # fmt: skip
