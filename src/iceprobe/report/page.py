@@ -167,7 +167,7 @@ def render(
     first = ordered[0]
     page = _environment().get_template("page.html.j2").render(
         headed=_headed(ordered),
-        title=title or f"{first.backbone} on {first.dataset}",
+        title=title or _across(ordered),
         first=first,
         ordered=ordered,
         groups=groups,
@@ -432,6 +432,19 @@ def _engine() -> str:
 
 def _asset(name: str) -> str:
     return (files("iceprobe.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _across(results: Sequence[Result]) -> str:
+    """All backbones on all data sets; of more than three the number."""
+
+    def together(names: Sequence[str], noun: str) -> str:
+        return " · ".join(names) if len(names) <= FEW else f"{len(names)} {noun}"
+
+    backbones, datasets = (
+        list(dict.fromkeys(getattr(result, name) for result in results))
+        for name in ("backbone", "dataset")
+    )
+    return f"{together(backbones, 'backbones')} on {together(datasets, 'data sets')}"
 
 
 @cache

@@ -29,6 +29,18 @@
     });
   }
 
+  // Paper can't be unfolded: what is closed opens for the print, and closes again.
+  let opened = [];
+  const unfold = () => {
+    opened = [...opened, ...document.querySelectorAll("details.maps:not([open])")];
+    for (const one of opened) one.open = true;
+  };
+  window.addEventListener("beforeprint", unfold);
+  window.addEventListener("afterprint", () => {
+    for (const one of opened) one.open = false;
+    opened = [];
+  });
+
   for (const place of document.querySelectorAll(".chart")) {
     const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
     const actions = { export: { svg: true, png: true }, source: false, compiled: false, editor: false };
