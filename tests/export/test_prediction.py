@@ -12,6 +12,7 @@ import iceprobe
 from iceprobe.errors import IceprobeError
 from iceprobe.export import ExportedProbe, predict
 from iceprobe.export.maps import MapWriter
+from iceprobe.text import csv_cell
 from iceprobe.tokens import Tokens
 from tests.export.conftest import BRIGHT, untrained
 
@@ -88,7 +89,7 @@ def test_table_has_every_image_and_its_best_classes(model, images, tmp_path):
     for row, exponentials in zip(rows, logits.exp(), strict=True):
         order = sorted(range(6), key=lambda c: -exponentials[c])
         for place, suffix in enumerate(["", "_2", "_3"]):
-            assert row[f"class{suffix}"] == CLASSES[order[place]]
+            assert csv_cell(row[f"class{suffix}"]) == CLASSES[order[place]]
             probability = float(exponentials[order[place]] / exponentials.sum())
             assert float(row[f"probability{suffix}"]) == pytest.approx(probability, rel=1e-4)
     assert (done.images, done.skipped, done.maps) == (5, [], [])

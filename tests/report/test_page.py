@@ -216,7 +216,10 @@ def test_results_read_from_a_folder_without_store_or_probes_still_make_a_page(tm
     make_run(tmp_path, store, chosen={"linear": 0.5, "ep4": 0.7})
     results = read_results(tmp_path)
     page = report(results, tmp_path / "r.html").read_text()
-    assert "EP4: no maps, its features were held in memory only." in page
+    assert (
+        "EP4: no maps, the features of ep4 were held in memory only: run again and keep them"
+        in page
+    )
     results = [one.attach(store=store) for one in read_results(tmp_path)]
     (tmp_path / results[1].files.probes[0]).write_bytes(b"nonsense")
     page = report(results, tmp_path / "r.html").read_text()

@@ -12,7 +12,6 @@ from iceprobe.backbones.layers import parse_layers
 from iceprobe.errors import IceprobeError
 from iceprobe.registry import Entry, Registry
 from iceprobe.specs import Spec, boolean, parse_spec, typed_options, with_options
-from iceprobe.text import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -233,12 +232,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             don't fit, and for a module without image statistics that isn't told them.
     """
     if not isinstance(backbone, str):
-        from torch import nn
-
         from iceprobe.backbones.python_modules import wrap_module
-
-        if not isinstance(backbone, nn.Module):
-            raise IceprobeError(f"backbone={shown(backbone)}: give a spec string or an nn.Module")
 
         for key, check in (("image_size", _pixels), ("paradigm", _paradigm)):
             if options.get(key) is not None:

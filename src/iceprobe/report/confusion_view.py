@@ -63,6 +63,8 @@ def class_names(result: Result, trust: bool = False) -> list[str]:
     """
     if result.class_names:
         return result.class_names
+    if result.open_store is not None:
+        return list(result.open_store.classes)
     # Moved or deleted, or another host's: the numbers are worth a page all the same.
     with contextlib.suppress(IceprobeError):
         return list(manifest_of(result, trust=trust).dataset.classes)
