@@ -85,11 +85,11 @@ def test_refuses_what_extract_refuses(tmp_path, backbone, dataset):
 
 
 def test_on_paper_by_hand(tmp_path, backbone):
-    """N = 16 and P = 2 tokens of D = 8 at two bytes, a float32 mean, label and index."""
+    """N = 16 and P = 2 tokens of D = 8 at two bytes, a float32 mean, label, index and checks."""
     planned = plan(backbone, 100_000, tmp_path / "no" / "such", images_per_second=250, **SMALL)
     assert planned.images == {"train": 100_000}
     assert planned.patch_bytes == {"train": 100_000 * 16 * 8 * 2}
-    tensors = 100_000 * ((16 + 2) * 8 * 2 + 8 * 4 + 8 + 8)
+    tensors = 100_000 * ((16 + 2) * 8 * 2 + 8 * 4 + 8 + 8 + 8)
     assert planned.store_bytes == tensors + 10_000 * 4096  # 10,000 shards, a padded header each
     assert (planned.seconds, planned.images_per_second) == (400, 250)
     assert planned.flops == 100_000 * 2 * 16 * 16 * 8
