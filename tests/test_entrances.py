@@ -143,6 +143,10 @@ def test_yaml(base: Path, data: st.DataObject) -> None:
         (b"x" * 30_000_000, "is not YAML, it has more than 1,048,576 characters"),
         (b"seeds: 2001-99-99", "is not YAML at line 1, column 8, '2001-99-99' is no timestamp"),
         (b"seeds: 0x_", "is not YAML at line 1, column 8, '0x_' is no int"),
+        (
+            b"probe: [knn, ep12?out_dim=48]",
+            'needs quotes within [ ] and { } (["ep12?value=identity"])',
+        ),
         (b"\xff\xfe\x00", "is not UTF-8 text (byte 0): name a YAML file"),
         (b"? [a, b]\n: 1", "is not YAML at line 1, column 3"),
         (b"backbone: " + b"a" * 100_000, "doesn't say where from"),
