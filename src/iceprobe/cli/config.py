@@ -408,7 +408,8 @@ def _parse_yaml(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) if isinstance(error, _Wrong) else None
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        if mark and not reason and "?" in text.splitlines()[mark.line].lstrip()[1:]:
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
+        if not reason and "?" in line.lstrip()[1:]:
             reason = 'what has a "?" needs quotes within [ ] and { } (["ep12?value=identity"])'
         raise ValueError(place + (f", {reason}" if reason else "")) from error
     except RecursionError:
