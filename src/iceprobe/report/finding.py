@@ -102,7 +102,8 @@ def find(results: Sequence[Result]) -> Finding:
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
     if weak := [one for one in (subject, baseline) if one.undertrained]:
-        who = _listed([name if one is subject else other for one in weak])
+        known = other.replace("a linear", "the linear")  # it has been named
+        who = _listed([name if one is subject else known for one in weak])
         verb = "is" if len(weak) == 1 else "are"
         return Finding(
             f"{name} reads {ours} and {other} {theirs}, but {who} {verb} undertrained: that shows "
