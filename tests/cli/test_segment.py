@@ -19,13 +19,39 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert str(Path("runs/s/segmentation.png").resolve()) in ended.out
     found = {path.name for path in Path("runs/s").iterdir()}
     assert found == {
-        "config.yaml", "dense.csv", "dense.json", "log.txt", "probes", "segmentation.png",
+        "config.yaml", "dense.csv", "dense.json", "log.txt", "probes", "report.html", "segmentation.png",
     }  # fmt: skip
     linear, ep = json.loads(Path("runs/s/dense.json").read_text())["segmentations"]
     assert (linear["parameters"], ep["parameters"]) == (2123, 20555)
     assert f"{100 * ep['miou']['mean']:.1f}" in ended.out
     assert ep["command"].startswith("iceprobe segment --backbone bundled:mae-tiny")
     assert ep["miou"]["mean"] > 0.02  # more than one of eleven classes has a right pixel
+
+    page = Path("runs/s/report.html").read_text()
+    for one in (linear, ep):
+        assert f'data-value="{one["miou"]["mean"]}"' in page
+    assert str(Path("runs/s/report.html").resolve()) in ended.out
+    again = iceprobe("report", "runs/s", "--output", "again.html")
+    assert again.code == 0, again.err
+    assert Path("again.html").read_text() == page
+    told = (
+        "runs/s is a run of `iceprobe segment`: it has no top-1 to compare, advise on or tabulate; "
+        "`iceprobe report runs/s`, of that run alone, shows its probes and their paired differences"
+    )
+    for command in (
+        ["compare", "runs/s"],
+        ["compare", "runs/s", "runs/s"],
+        ["advise", "runs/s"],
+        ["report", "runs/s", "runs/s", "--output", "both.html"],
+    ):
+        refused = iceprobe(*command)
+        assert refused.code == 2, command
+        assert told in refused.err
+        assert refused.err.count("\n") == 1
+    table = iceprobe("report", "runs/s", "--output", "table.md")
+    assert table.code == 2
+    assert "ends in .html; its table is dense.csv in the run folder" in table.err
+    assert not Path("both.html").exists()
 
     listed = iceprobe("ls", "runs").out
     assert "mIoU" in listed

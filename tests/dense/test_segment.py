@@ -1,7 +1,10 @@
 """From a store with masks to numbers, files and a picture."""
 
+import base64
 import csv
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,10 +14,17 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
 import iceprobe
-from iceprobe.dense import build, read_segmentations, upsample
+from iceprobe.dense import (
+    Segmentation,
+    build,
+    read_segmentations,
+    upsample,
+    write_segmentations,
+)
 from iceprobe.dense.pictures import SIDE as SHOWN
 from iceprobe.dense.pictures import colour
 from iceprobe.errors import IceprobeError
+from iceprobe.report.segment_page import write_segment_report
 from iceprobe.store import extract, extract_in_memory
 from tests.dense.conftest import planted
 from tests.store.conftest import make_backbone
@@ -68,6 +78,50 @@ def test_numbers_are_those_of_the_fitted_probes(fitted, store):
         assert result.all_background == pytest.approx(background / 4)
     again, first = read_segmentations(folder), results
     assert [one.model_dump() for one in again] == [one.model_dump() for one in first]
+
+
+def test_the_page_says_what_the_results_say(fitted, tmp_path):
+    results, folder = fitted
+    page = write_segment_report(folder, tmp_path / "report.html").read_text()
+    for one in results:
+        low, high = one.miou.interval
+        assert (
+            f'data-value="{one.miou.mean}">{100 * one.miou.mean:.1f} ± {100 * one.miou.sd:.1f}<'
+            in page
+        )
+        assert f"<td>{100 * low:.1f} to {100 * high:.1f}</td>" in page
+        for iou in one.iou:
+            assert f'data-value="{iou}">{100 * iou:.1f}</td>' in page
+    linear, ep = results
+    sign = "+" if ep.beside.mean > 0 else "−"
+    assert f"<td>{sign}{abs(100 * ep.beside.mean):.1f} (" in page
+    assert "&lt;b&gt;grey&lt;/b&gt;" in page  # a class's name is text
+    assert "<b>grey" not in page
+    picture = base64.b64encode((folder / "segmentation.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{picture}"' in page
+    assert f"<pre>{html.escape(linear.command)}</pre>" in page.replace("&#39;", "&#x27;")
+    assert "http" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL).replace(
+        "http-equiv", ""
+    )
+    assert "Assumed." not in page
+
+
+def test_what_was_assumed_is_in_results_and_on_the_page(fitted, store, tmp_path):
+    results, folder = fitted
+    manifest = store.manifest
+    assert results[0].assumed == [*manifest.backbone.assumed, *manifest.dataset.assumed]
+    told = [one.model_copy(update={"assumed": ["mean & std of <ImageNet>"]}) for one in results]
+    for one, source in zip(told, results, strict=True):
+        one._probes = source.probes
+    write_segmentations(tmp_path, told, type(store).open(store.path, dataset=planted()))
+    (tmp_path / "segmentation.png").unlink()
+    page = write_segment_report(tmp_path, tmp_path / "report.html").read_text()
+    assert page.count("<b>Assumed.</b> mean &amp; std of &lt;ImageNet&gt;.") == 1
+    assert "Not shown: segmentation.png is no longer in the run folder." in page
+    # A file written before there was such a list reads as one without.
+    earlier = json.loads((folder / "dense.json").read_text())["segmentations"][0]
+    earlier.pop("assumed")
+    assert Segmentation.model_validate(earlier).assumed == []
 
 
 def test_files_say_the_same(fitted):

@@ -239,6 +239,59 @@ def test_several_backbones_are_kept_apart(tmp_path, store):
     assert "timm:other" in page
 
 
+def test_a_page_on_several_backbones_names_them_all_and_says_a_command_once():
+    def page(*backbones: str, command: str) -> str:
+        results = []
+        for number, name in enumerate(backbones):
+            one, predictions = make_result("linear", 0.5 + 0.1 * number, seed=number)
+            one.backbone, one.command = name, command.replace("BACKBONE", name)
+            results.append(one.attach(predictions=predictions))
+        return render(results, images=0)
+
+    def title(text: str) -> str:
+        return text.split("<title>")[1].split("</title>")[0]
+
+    def settings(text: str) -> str:
+        return text.split("<h3>Settings chosen</h3>")[1].split("</table>")[0]
+
+    def commands(text: str) -> list[str]:
+        return re.findall(r"<h3>The command</h3><pre>(.*?)</pre>", text)
+
+    one = page("timm:a", command="iceprobe run all.yaml")
+    assert title(one) == "iceprobe: timm:a on bundled:fashion-clutter"
+    assert ">Backbone</button>" not in settings(one)
+    two = page("timm:a", "timm:b", command="iceprobe run --backbone BACKBONE")
+    assert title(two) == "iceprobe: timm:b · timm:a on bundled:fashion-clutter"
+    assert ">Backbone</button>" in settings(two)
+    named = re.findall(r'<td class="name">([^<]*)</td>', settings(two))
+    assert named == ["timm:b", "timm:a"]  # the better first, as in the title
+    assert commands(two) == [f"iceprobe run --backbone timm:{letter}" for letter in "ab"]
+    four = page("timm:a", "timm:b", "timm:c", "timm:d", command="iceprobe run all.yaml")
+    assert title(four) == "iceprobe: 4 backbones on bundled:fashion-clutter"
+    assert commands(four) == ["iceprobe run all.yaml"]
+
+
+def test_print_neither_scrolls_nor_clips_nor_folds():
+    one, predictions = make_result("linear", 0.5)
+    text = render([one.attach(predictions=predictions)], images=0)
+    style = text[text.index("<style>") : text.index("</style>")]
+    printed = style[style.index("@media print") :]
+    assert style.count("@media print") == 1
+    for rule in (
+        ".scroll, .chart { overflow: visible; }",
+        "th, td, .n, .whisker { white-space: normal; }",
+        ".chart svg, td svg { max-width: 100%; height: auto; }",
+        "details.maps::details-content { content-visibility: visible;",
+    ):
+        assert rule in printed
+    # Later rules win: nothing after them scrolls or hides again.
+    assert not re.search(r"overflow(-x)?: *(auto|scroll|hidden)", printed)
+    # What scrolls on a screen is named in the rule that lets it not on paper.
+    scrolling = re.findall(r"([^{}]+)\{[^}]*overflow-x: auto", style)
+    assert {name.strip() for name in scrolling} == {".scroll", ".chart"}
+    assert 'addEventListener("beforeprint", unfold)' in text
+
+
 def test_an_undertrained_probe_is_said_and_coloured_by_no_verdict(tmp_path, store):
     results = make_run(tmp_path, store, chosen={"linear": 0.7, "ep4": 0.3})
     told = render(results, images=0)

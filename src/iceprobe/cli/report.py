@@ -29,18 +29,27 @@ def report(
       iceprobe report runs/demo
       iceprobe report runs/mae runs/dino --output comparison.html
       iceprobe report runs/demo --output table.md
+      iceprobe report runs/segment
     """
     from iceprobe import report as write_report
     from iceprobe.results import read_results
+    from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
 
     if output is None and len(runs) > 1:
         raise IceprobeError(
             f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
         )
-    results = [result for run in runs for result in read_results(run)]
+    segmented = len(runs) == 1 and (runs[0] / SEGMENTATIONS).exists()
+    segmented = segmented and not (runs[0] / FILE_NAME).exists()
+    results = [] if segmented else [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
     check_file(path, "--output")
     if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
-    write_report(results, path, trust=trust)
+    if segmented:
+        from iceprobe.report.segment_page import write_segment_report
+
+        write_segment_report(runs[0], path)
+    else:
+        write_report(results, path, trust=trust)
     console.print(str(path.resolve()), markup=False, soft_wrap=True)

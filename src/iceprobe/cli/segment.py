@@ -47,8 +47,8 @@ def segment(
 
     For data sets with masks: pixels on an image's mask have its class, the others are background.
     Learning rate and epoch are selected by mean IoU on a tenth of train, the probes are fitted
-    again on all of it, the test split is read once. Ends with a table, dense.json, dense.csv and
-    segmentation.png in the run folder. Detection is out of scope.
+    again on all of it, the test split is read once. Ends with a table, dense.json, dense.csv,
+    segmentation.png and report.html in the run folder. Detection is out of scope.
 
     \b
     Examples:
@@ -66,6 +66,7 @@ def execute(config: SegmentConfig) -> None:
     import iceprobe
     from iceprobe.dense.api import check_probes
     from iceprobe.dense.files import PICTURE_NAME, write_segmentations
+    from iceprobe.report.segment_page import write_segment_report
 
     check_probes(config.probe)
     assert config.output is not None  # resolve() has set it
@@ -91,9 +92,11 @@ def execute(config: SegmentConfig) -> None:
         run_log.write_to(folder / "log.txt")
         (folder / "config.yaml").write_text(to_yaml(config))
         write_segmentations(folder, results, store)
+        write_segment_report(folder, folder / "report.html")
     console.print(_table(results))
     _tell_differences(results)
-    console.print(str((config.output / PICTURE_NAME).resolve()), markup=False, soft_wrap=True)
+    for name in (PICTURE_NAME, "report.html"):
+        console.print(str((config.output / name).resolve()), markup=False, soft_wrap=True)
 
 
 def _extract(config: SegmentConfig, progress: Bars) -> "Store":

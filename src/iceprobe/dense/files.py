@@ -18,12 +18,12 @@ from iceprobe.dense.pictures import draw
 from iceprobe.dense.schema import Segmentation
 from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
-from iceprobe.results.files import write_atomically
+from iceprobe.results.files import SEGMENTATIONS, write_atomically
 from iceprobe.store.reader import Store
 from iceprobe.text import csv_text, json_bytes, utf8
 
 FORMAT_VERSION = 1
-JSON_NAME, CSV_NAME, PICTURE_NAME = "dense.json", "dense.csv", "segmentation.png"
+JSON_NAME, CSV_NAME, PICTURE_NAME = SEGMENTATIONS, "dense.csv", "segmentation.png"
 
 
 def write_segmentations(folder: str | Path, results: Sequence[Segmentation], store: Store) -> None:

@@ -61,6 +61,7 @@ class Segmentation(BaseModel):
         seeds: of the initialisation.
         seconds: wall time of the whole fit, of all its probes together.
         files: fitted probes, one a seed, relative to the run folder.
+        assumed: what was taken for granted about backbone and images, a line each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -96,6 +97,7 @@ class Segmentation(BaseModel):
     command: str
     created: str
     files: list[InnerPath] = []
+    assumed: list[str] = []  # of earlier runs none
 
     _probes: list[Any] = PrivateAttr(default_factory=list)
 

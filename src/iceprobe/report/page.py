@@ -163,9 +163,9 @@ def render(
     analyses = [_analysis(group, palette, images, i, opened) for i, group in enumerate(shown)]
     analyses = [one for one in analyses if one.probes]
     figures += [chart for one in analyses for chart in one.charts]
-    scripts = [_engine(), _asset("page.js")] if figures else [_asset("page.js")]
+    scripts = [_engine(), asset("page.js")] if figures else [asset("page.js")]
     first = ordered[0]
-    page = _environment().get_template("page.html.j2").render(
+    page = environment().get_template("page.html.j2").render(
         headed=_headed(ordered),
         title=title or _across(ordered),
         first=first,
@@ -187,9 +187,9 @@ def render(
         undisputed=undisputed,
         analyses=analyses,
         runs=sorted({str(one.run) for one in results if one.run is not None}),
-        style=Markup(_asset("page.css")),
+        style=Markup(asset("page.css")),
         scripts=[Markup(script) for script in scripts],
-        policy=_policy(scripts),
+        policy=policy(scripts),
     )  # fmt: skip
     if len(utf8(page)) > MAX_BYTES:
         raise IceprobeError(
@@ -408,7 +408,7 @@ def _inert_json(value: object) -> Markup:
     return Markup(text)
 
 
-def _policy(scripts: Sequence[str]) -> str:
+def policy(scripts: Sequence[str]) -> str:
     """A content security policy under which only our scripts run and nothing is fetched.
 
     ``unsafe-eval`` because Vega compiles its expressions; they come from our charts, in which
@@ -430,7 +430,7 @@ def _engine() -> str:
     return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]  # its stub forgets a default
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (files("iceprobe.report") / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -448,18 +448,18 @@ def _across(results: Sequence[Result]) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"told": told, "remedy": TRAIN_LONGER}
-    environment.tests["match_start"] = str.startswith
-    environment.filters.update(
+    made.globals |= {"told": told, "remedy": TRAIN_LONGER}
+    made.tests["match_start"] = str.startswith
+    made.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,
-        points=signed_points, tenths=tenths,
+        points=signed_points, tenths=tenths, signed=partial(span, signed=True),
     )  # fmt: skip
-    return environment
+    return made

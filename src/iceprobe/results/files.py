@@ -6,6 +6,7 @@ follows it in :mod:`iceprobe.checksums`.
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
+SEGMENTATIONS = "dense.json"  # what `iceprobe segment` writes in its place
 EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 
 
@@ -59,6 +61,12 @@ def read_results(run: str | Path) -> list[Result]:
     try:
         document = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
+        if (path.parent / SEGMENTATIONS).exists():
+            raise IceprobeError(
+                f"{path.parent} is a run of `iceprobe segment`: it has no top-1 to compare, advise on "
+                f"or tabulate; `iceprobe report {shlex.quote(str(path.parent))}`, of that run alone, "
+                "shows its probes and their paired differences"
+            ) from None
         raise IceprobeError(
             f"no results at {path}: name the folder of a finished run (iceprobe ls runs)"
         ) from None
