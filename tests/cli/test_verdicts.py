@@ -5,6 +5,7 @@ import shutil
 import torch
 
 from iceprobe.results import read_results
+from iceprobe.specs import parse_spec
 from tests.cli.conftest import BACKBONE
 from tests.cli.tiny import build
 
@@ -29,7 +30,7 @@ def test_a_run_has_the_names_that_it_was_asked_for_and_is_exported_from_them(
     assert len(list((tmp_path / "features").iterdir())) == 1
     for name, (backbone, data) in asked.items():
         for one in read_results(tmp_path / name):
-            assert (one.backbone, one.dataset) == (backbone, data)
+            assert (one.backbone, one.dataset) == (str(parse_spec(backbone)), data)
         page = (tmp_path / name / "report.html").read_text()
         other = {"first": "second", "second": "first"}[name]
         assert f"{name}.pth" in page
