@@ -42,6 +42,10 @@ def selections():
     yield "runs over a border", np.array([7, 8, 9, 10, 11, 30, 31, 3])
 
 
+# Descriptors are the same for all, and each of these tests starts processes.
+of_one_dtype = pytest.mark.parametrize("store", ["float16"], indirect=True, scope="module")
+
+
 @pytest.mark.parametrize("rows", [pytest.param(rows, id=name) for name, rows in selections()])
 @pytest.mark.parametrize("held", [False, True])
 def test_rows(store, everything, rows, held):
@@ -143,12 +147,14 @@ def with_few_files(store: Store, free: int, limit: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@of_one_dtype
 def test_more_shards_than_open_files(store, everything):
     """15 maps of shards, and room for 2 files."""
     done = with_few_files(store, 2, "hard")
     assert done.stdout.split() == [str(everything.double().sum().item())] * 3, done.stderr
 
 
+@of_one_dtype
 def test_no_file_can_be_opened(store, everything):
     """The limit is lifted where it may be; else it is named, and no shard is called corrupt."""
     assert len(with_few_files(store, 0, "soft").stdout.split()) == 3
