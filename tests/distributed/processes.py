@@ -22,5 +22,5 @@ def torchrun(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(paths)} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # against a hang; two imports of torch beside two test processes take a minute
     )
