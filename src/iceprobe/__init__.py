@@ -4,12 +4,14 @@ The public names; each is imported when it is first used, so that ``import icepr
 ``iceprobe --help``) doesn't wait for torch.
 """
 
+import logging
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.errors import IceprobeError
 from iceprobe.lazy import lazy
+from iceprobe.text import spelled
 
 if TYPE_CHECKING:
     from iceprobe import probes
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from iceprobe.tokens import Tokens
 
 __version__ = "0.1.0"
+
+logging.getLogger("iceprobe").addFilter(spelled)
 
 _HOME = {
     "Backbone": "backbones",

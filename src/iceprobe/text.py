@@ -8,6 +8,7 @@ as lone surrogates). Data keep them; each outlet writes them so that they are se
 import csv
 import hashlib
 import io
+import logging
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,12 @@ _SHORT.maxstring = _SHORT.maxother = 120
 def visible(text: str) -> str:
     """``text`` with control characters, and bytes that are no UTF-8, spelled as ``\\x1b``."""
     return _UNSEEN.sub(_spelled, text)
+
+
+def spelled(record: logging.LogRecord) -> bool:
+    """A filter of a logger: whoever's handler takes a record can print and encode its message."""
+    record.msg, record.args = visible(record.getMessage()), None
+    return True
 
 
 def clipped(text: str, most: int = 2000) -> str:

@@ -58,7 +58,7 @@ def test_hostile_names_from_images_to_predictions(iceprobe, hostile, tmp_path):
     assert all(0 <= float(row[2]) <= 1 for row in rows)
 
 
-def test_a_data_folder_that_is_no_utf8(iceprobe, images, tmp_path):
+def test_a_data_folder_that_is_no_utf8(iceprobe, images, tmp_path, caplog):
     """Its name is in config.yaml, results.json, the log and the page's title, and is read back."""
     shutil.copytree(images, tmp_path / BYTES)
     data = f"folder:{tmp_path / BYTES}"
@@ -70,6 +70,8 @@ def test_a_data_folder_that_is_no_utf8(iceprobe, images, tmp_path):
     assert result.dataset == data
     assert r"caf\xe9" in (tmp_path / "r/log.txt").read_text(encoding="utf-8")
     assert "complete already" in iceprobe(*run).out
+    assert r"caf\xe9" in caplog.text  # the caller's own handlers get what they can encode
+    caplog.text.encode()
 
 
 def test_no_escape_sequence_reaches_the_terminal(iceprobe, tmp_path):
