@@ -31,7 +31,7 @@ from iceprobe.store.pipeline import (
     split_layout,
 )
 from iceprobe.store.reader import Store
-from iceprobe.store.request import as_backbone, choose_device, describe, make_settings
+from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
 from iceprobe.store.split import StoredSplit
 
 if TYPE_CHECKING:
@@ -77,16 +77,13 @@ def live(
     """
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
     chosen = choose_device(device)
-    settings = make_settings(
+    settings = live_settings(
         batch_size=batch_size,
-        device=chosen,
+        device=chosen.type,
         amp=amp,
         tokens=tokens,
-        patches=True,
-        shard_images=batch_size,
-        views=0 if augmentation is None else 1,
-        augmentation=augmentation or "paper",
-    ).model_copy(update={"live": True, "views": 1})
+        augmentation=augmentation,
+    )
     manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
     maker = _Maker(backbone.to(chosen), dataset, manifest, chosen)
     found: dict[str, StoredSplit] = {}

@@ -64,7 +64,7 @@ def extract_in_memory(
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
-        device=target,
+        device=target.type,
         amp=amp,
         tokens=tokens,
         patches=patches,

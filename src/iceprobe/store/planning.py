@@ -141,7 +141,7 @@ def plan(
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
-        device=target,
+        device=target.type,
         amp=amp,
         tokens=tokens,
         patches=patches,
@@ -211,14 +211,7 @@ def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest
     if images < 1:
         raise IceprobeError(f"images={images}: take a number of images above 0")
     return Manifest(
-        backbone=BackboneRecord(
-            spec=backbone.spec,
-            name=backbone.name,
-            paradigm=backbone.paradigm,
-            pooled_class=backbone.pooled_class,
-            identity={},
-            preprocessing=backbone.preprocessing.as_dict(),
-        ),
+        backbone=BackboneRecord.of(backbone, identity={}),
         dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
         settings=settings,
         shape=Shape.of(backbone),
