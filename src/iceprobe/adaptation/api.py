@@ -36,10 +36,10 @@ from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreRefer
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.layout import chosen_rows
 from iceprobe.store.lock import exclusive
-from iceprobe.store.memory import available_memory
 from iceprobe.store.noted import FirstSeen, assumed
-from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
 from iceprobe.text import duration
 from iceprobe.torch_state import in_own_state

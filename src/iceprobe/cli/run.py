@@ -221,7 +221,7 @@ class Sources:
         """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
         import numpy as np
 
-        from iceprobe.store.pipeline import chosen_rows
+        from iceprobe.store.layout import chosen_rows
 
         dataset = self.dataset(run)
         labels = dataset.splits["train"].labels if "train" in dataset.splits else np.empty(0, int)

@@ -22,14 +22,9 @@ from iceprobe.backbones.augmentation import view_generator
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.pipeline import (
-    check_finite,
-    chosen_rows,
-    decode_threads,
-    forward,
-    split_layout,
-)
+from iceprobe.store.pipeline import check_finite, decode_threads, forward
 from iceprobe.store.reader import Store
 from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
 from iceprobe.store.split import StoredSplit
