@@ -24,7 +24,7 @@ import numpy as np
 import iceprobe
 from iceprobe.results import Result, compare_pair
 from iceprobe.results.curves import FILE_NAME, read_curves
-from iceprobe.results.undertrained import signs_of_undertraining
+from iceprobe.results.undertrained import FEW_STEPS, signs_of_undertraining
 
 LONGER = 4
 CLEAR = 0.03  # of top-1, where the interval alone doesn't say so
@@ -52,14 +52,17 @@ class Case:
 
 CHOSEN = (
     Case("mae-tiny", "fashion", 200, 256, (1, 2, 4, 8, 16, 32, 64)),
-    Case("mae-tiny", "fashion-clutter", 2000, 64, (1, 4, 2, 8, 5, 20), LIGHT, seeds=1),
+    Case("mae-tiny", "fashion-clutter", 2000, 64, (1, 2, 4, 5, 8, 20), LIGHT, seeds=1),
+    Case("dino-tiny", "fashion-clutter", 500, 256, (2, 8, 32), seeds=1),
+    Case("supervised-tiny", "fashion", 200, 256, (2, 8, 32), seeds=1),
 )
 CHECKED = (
-    Case("supervised-tiny", "fashion", 1000, 64, (1, 4, 2, 8, 32), SLOW, seeds=1),
-    Case("mae-tiny", "fashion-clutter", 6000, 256, (5, 20), LIGHT[:2], seeds=1),
-    Case("dino-tiny", "fashion-clutter", 500, 256, (2, 8, 32), seeds=1),
+    Case("supervised-tiny", "fashion", 1000, 64, (1, 2, 4, 8, 32), SLOW, seeds=1),
+    Case("mae-tiny", "fashion-clutter", 6000, 256, (2, 5, 8, 20), LIGHT[:2], seeds=1),
+    Case("mae-tiny", "fashion", 600, 128, (1, 4, 16), seeds=1),
+    Case("dino-tiny", "fashion-clutter", 100, 256, (3, 6, 12, 24), seeds=1),
+    Case("dino-tiny", "fashion-clutter", 1000, 256, (1, 2, 4, 8), seeds=1),
 )
-CASES = (*CHOSEN, *CHECKED)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,14 @@ def judged(case: Case, short: Iterable[Result], long: Iterable[Result]) -> Itera
             learning_rates=one.training["learning_rates"],
         )
         yield Judged(
-            case, one.probe, epochs, steps, one.top1.mean, difference.mean, difference.interval, signs
+            case,
+            one.probe,
+            epochs,
+            steps,
+            one.top1.mean,
+            difference.mean,
+            difference.interval,
+            signs,
         )
 
 
@@ -138,29 +148,24 @@ def orders(short: Iterable[Result], long: Iterable[Result]) -> Iterator[str]:
         before, after = compare_pair(*now).difference, compare_pair(*later).difference
         if before.clear and after.clear and before.mean * after.mean < 0:
             yield (
-                f"{now[0].probe} − {now[1].probe}: {100 * before.mean:+.1f} and then "
-                f"{100 * after.mean:+.1f}"
+                f"  order of {now[0].probe} and {now[1].probe}: {100 * before.mean:+.1f} points, "
+                f"then {100 * after.mean:+.1f}"
             )
 
 
 def tell(cases: Iterable[Case], folder: Path) -> None:
     """Fit, judge and print."""
-    counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    counted: Counter[tuple[bool, str]] = Counter()
     for case in cases:
         found = dict(fits(case, folder))
         for epochs, short in found.items():
             if (long := found.get(LONGER * epochs)) is None:
                 continue
             rows = list(judged(case, short, long))
-            print(*rows, sep="\n")
-            signs = {row.probe: row.signs for row in rows}
-            for order in orders(short, long):
-                print(f"  order: {order}")
-            for row in rows:
-                counted[row.steps >= 100][row.outcome] += 1
-    for many, counts in counted.items():
-        print(f"{'100 steps and more' if many else 'fewer than 100 steps'}: ", end="")
-        print(", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items())))
+            print(*rows, *orders(short, long), sep="\n")
+            counted += Counter((row.steps >= FEW_STEPS, row.outcome) for row in rows)
+    for (many, outcome), count in sorted(counted.items()):
+        print(f"{FEW_STEPS} steps {'or more' if many else 'not reached'}: {outcome} {count}")
 
 
 def main() -> None:
