@@ -65,8 +65,8 @@ def execute(config: SegmentConfig) -> None:
     """Extract what isn't stored yet, fit, write the run folder, show the table."""
     import iceprobe
     from iceprobe.dense.api import check_probes
-    from iceprobe.dense.files import PICTURE_NAME, write_segmentations
-    from iceprobe.report.segment_page import write_segment_report
+    from iceprobe.dense.files import PICTURE_NAME, read_segmentations, write_segmentations
+    from iceprobe.report.segment_page import headline
 
     check_probes(config.probe)
     assert config.output is not None  # resolve() has set it
@@ -92,8 +92,11 @@ def execute(config: SegmentConfig) -> None:
         run_log.write_to(folder / "log.txt")
         (folder / "config.yaml").write_text(to_yaml(config))
         write_segmentations(folder, results, store)
-        write_segment_report(folder, folder / "report.html")
+        iceprobe.report(read_segmentations(folder), folder / "report.html")
     console.print(_table(results))
+    if any(one.undertrained for one in results):
+        said = headline(results)
+        console.print(f"{said.sentence} {said.detail}", markup=False, soft_wrap=True)
     _tell_differences(results)
     for name in (PICTURE_NAME, "report.html"):
         console.print(str((config.output / name).resolve()), markup=False, soft_wrap=True)

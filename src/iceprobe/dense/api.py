@@ -24,6 +24,7 @@ from iceprobe.fitting.protocols import get_protocol, images_per_step
 from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
 from iceprobe.torch_state import in_own_state
@@ -112,6 +113,9 @@ def segment(
         _lay_beside(results, draws)
         if folder is not None:
             write_segmentations(folder, results, store)
+    if output is not None:
+        for result in results:
+            result._run = Path(output)
     return results
 
 
@@ -210,6 +214,14 @@ def _result(
             "run_seed": setting.run_seed,
             "device": setting.device.type,
         },
+        undertrained=signs_of_undertraining(
+            fitted.rows,
+            {"learning_rate": choice.learning_rate, "epoch": choice.epoch},
+            classes=_even_classes(truth),
+            epochs=setting.protocol.epochs,
+            steps=fitted.steps,
+            learning_rates=setting.protocol.learning_rates,
+        ),
         parameters=sum(p.numel() for p in probes[0].parameters()),
         flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
         seeds=[member.seed for member in group.members],
@@ -217,6 +229,15 @@ def _result(
     )
     result._probes = probes
     return result
+
+
+def _even_classes(pixels: NDArray[np.int64]) -> float:
+    """How many classes of equal share are as hard to guess: e to the entropy of the pixels' classes.
+
+    Most pixels are background, so a loss is far below log C before anything is learned.
+    """
+    share = pixels[pixels > 0] / max(1, pixels.sum())
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
