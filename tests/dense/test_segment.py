@@ -27,6 +27,8 @@ from iceprobe.errors import IceprobeError
 from iceprobe.report.segment_page import headline
 from iceprobe.store import extract, extract_in_memory
 from tests.dense.conftest import planted
+from tests.report.test_layout import measured
+from tests.report.test_page import browser
 from tests.store.conftest import make_backbone
 
 QUICK = dict(seeds=2, epochs=12, batch_size=8, learning_rates=[1e-2, 1e-1])
@@ -170,6 +172,24 @@ def test_a_short_fit_is_undertrained_and_a_long_one_is_not(store):
     assert headline([short]).sentence.endswith("but it is undertrained.")
     (long,) = iceprobe.segment(store, ["linear"], epochs=20, **options)
     assert long.undertrained == []
+
+
+@browser
+def test_in_a_browser_a_narrow_page_scrolls_its_picture_alone(fitted, tmp_path):
+    linear, ep = fitted[0]
+    names = ["background", "Boeing_" + "7" * 60, "a name of many words that goes on and on", "c"]
+    many = [
+        one.model_copy(update={"class_names": names, "probe": probe})
+        for one, probe in ((linear, "linear"), *((ep, f"ep{n}") for n in (2, 8, 16, 128)))
+    ]
+    for one in many:
+        one._run = linear.run
+    page = iceprobe.report(many, tmp_path / "report.html").read_text()
+    seen = measured(page, tmp_path, 500)
+    assert seen["page"] <= seen["width"] <= 500
+    assert [name for _, name, *_ in seen["wide"]] == ["scroll"]
+    bare = iceprobe.report(many, tmp_path / "bare.html", images=0).read_text()
+    assert measured(bare, tmp_path, 500)["wide"] == []
 
 
 def test_segmentations_of_two_runs_or_with_results_are_refused(fitted, tmp_path):
