@@ -163,9 +163,9 @@ def test_the_surest_mistakes_of_the_best_probe_are_listed_by_name():
     table = page(names).split("Mistakes by name")[1].split("</details>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
     assert [[html.unescape(cell) for cell in row] for row in rows[1:]] == [
-        ["<b>c</b>\\x1b.png", CLASSES[1], CLASSES[2], "3 of 3", "2 of 2"],
-        ["b.png", CLASSES[0], CLASSES[1], "3 of 3", "1 of 2"],
-        ["e.png", CLASSES[2], CLASSES[0], "1 of 3", "2 of 2"],
+        ["<b>c</b>\\x1b.png", CLASSES[1], CLASSES[2], "3 of 3", "1 of 1"],
+        ["b.png", CLASSES[0], CLASSES[1], "3 of 3", "0 of 1"],
+        ["e.png", CLASSES[2], CLASSES[0], "1 of 3", "1 of 1"],
     ]
     assert "<b>c" not in table
     assert "EP4 is surest to read wrongly" in table

@@ -42,7 +42,7 @@ class ConfusionView:
         chart: the matrix, or None where there are too many classes.
         named: images that it is surest to read wrongly, with their names; none where those weren't
             kept.
-        probes: how many probes ``named`` tells of.
+        others: how many other probes ``named`` tells of.
     """
 
     result: Result
@@ -52,7 +52,7 @@ class ConfusionView:
     share: float
     chart: Spec | None
     named: list[tuple[str, Misread]]
-    probes: int
+    others: int
 
 
 def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionView | None:
@@ -61,9 +61,9 @@ def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionV
     best = next((one for one in leaderboard(results) if one.label in kept), None)
     if best is None:
         return None
-    predictions, everyone = kept[best.label], list(kept.values())
-    image_names = next((found.names for found in everyone if found.names), None)
-    wrong = misread(predictions, everyone, IMAGES) if image_names else []
+    image_names = next((found.names for found in kept.values() if found.names), None)
+    predictions = kept.pop(best.label)
+    wrong = misread(predictions, list(kept.values()), IMAGES) if image_names else []
     named = [(visible(image_names[one.row]), one) for one in wrong] if image_names else []
     counted = confusions(predictions, best.classes)
     names = class_names(best, trust)
@@ -71,9 +71,7 @@ def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionV
     everything = sum(one.images for one in counted.mistakes)
     chart = matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None
     share = sum(one.images for one in mistakes) / everything if everything else 0.0
-    return ConfusionView(
-        best, names, counted.worst(ROWS), mistakes, share, chart, named, len(everyone)
-    )
+    return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart, named, len(kept))
 
 
 def class_names(result: Result, trust: bool = False) -> list[str]:

@@ -30,15 +30,15 @@ class Misread:
     Attributes:
         row: in the order of the split.
         true, read: classes; what most of the seeds that are wrong say.
-        seeds: share of the probe's seeds that say so.
-        probes: share of all probes on these images that say so, of each its first seed.
+        seeds: how many of the probe's seeds say so.
+        probes: how many of the other probes on these images say so, of each its first seed.
     """
 
     row: int
     true: int
     read: int
-    seeds: float
-    probes: float
+    seeds: int
+    probes: int
 
 
 @dataclass(frozen=True)
@@ -111,21 +111,21 @@ def confusions(predictions: Predictions, classes: int) -> Confusions:
 def misread(predictions: Predictions, others: Sequence[Predictions], count: int) -> list[Misread]:
     """The images that a probe is surest to read wrongly: those where most seeds say the same.
 
-    Of these first the ones that most probes take for the same wrong class, which is where a label
+    Of these first the ones that most other probes take for the same wrong class, which is where a label
     may be wrong; then in the order of the split.
 
     Args:
         predictions: of the probe.
-        others: of all probes on these images, itself among them.
+        others: of the other probes on these images.
         count: at most.
     """
     labels, predicted = predictions.labels, predictions.predicted
-    firsts = np.stack([one.predicted[0] for one in others])
+    firsts = np.array([one.predicted[0] for one in others]).reshape(len(others), len(labels))
     found = []
     for row in np.flatnonzero((predicted != labels).any(0)):
         wrong = predicted[:, row][predicted[:, row] != labels[row]]
         read = int(np.bincount(wrong).argmax())
-        seeds = float(np.mean(predicted[:, row] == read))
-        probes = float(np.mean(firsts[:, row] == read))
+        seeds = int(np.sum(predicted[:, row] == read))
+        probes = int(np.sum(firsts[:, row] == read))
         found.append(Misread(int(row), int(labels[row]), read, seeds, probes))
     return sorted(found, key=lambda one: (-one.seeds, -one.probes, one.row))[:count]
