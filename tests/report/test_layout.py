@@ -17,7 +17,7 @@ SIZE = (478, 330)
 BACKBONES = {
     "bundled:mae-tiny": 0.0,
     "timm:vit_base_patch14_reg4_dinov2.lvd142m": 0.06,
-    "transformers:facebook/dinov2-with-registers-base?layer=11": 0.061,
+    "transformers:facebook/dinov2-with-registers-base?layer=11": 0.06,
 }
 #: Of equal accuracy: EP4, EP32 and AIM4; of equal cost: the linear probes.
 PROBES = {
@@ -74,6 +74,19 @@ def test_a_spec_breaks_behind_its_separators_and_is_escaped():
     assert str(parted("timm:vit_b16.mae?a=<b>")) == (
         "timm:<wbr>vit_<wbr>b16.<wbr>mae?<wbr>a=&lt;b&gt;"
     )
+
+
+def test_backbones_of_equal_rank_stand_side_by_side_with_one_number(text):
+    spec = json.loads(text.split('id="chart-rank-0">')[1].split("</script>")[0])
+    rows = spec["data"]["values"]
+    places: dict[tuple[str, int], list[dict]] = {}
+    for row in rows:
+        places.setdefault((row["probe"], row["rank"]), []).append(row)
+    assert sum(len(equal) > 1 for equal in places.values()) == len(PROBES)
+    for equal in places.values():
+        assert len({row["at"] for row in equal}) == len(equal)
+        assert sum(bool(row["short"]) for row in equal) == 1
+        assert {row["at"] // 1 for row in equal} == {equal[0]["rank"]}
 
 
 MEASURE = """<script>
