@@ -9,8 +9,8 @@ import pytest
 
 from iceprobe.report.labels import Box, place_labels, text_width
 from iceprobe.report.page import parted, render
-from iceprobe.results import Result
-from tests.report.conftest import make_result
+from iceprobe.results import Result, write_curves
+from tests.report.conftest import _curves, make_result
 from tests.report.test_page import Page, browser, shown
 
 SIZE = (478, 330)
@@ -28,15 +28,18 @@ CLASSES = ["Boeing_" + "7" * 60, "a name of many words that goes on and on", *"c
 
 
 @pytest.fixture(scope="module")
-def text() -> str:
+def text(tmp_path_factory) -> str:
     """Three backbones under eight probes, two of them equal throughout."""
     results: list[Result] = []
+    run = tmp_path_factory.mktemp("run")
+    curves = [_curves(label, accuracy, "heldout") for label, accuracy in PROBES.items()]
+    write_curves(run, [row for rows in curves for row in rows])
     for label, accuracy in PROBES.items():
         for backbone, more in BACKBONES.items():
             one, predictions = make_result(label, accuracy + more)
             one.backbone, one.class_names = backbone, CLASSES
             one.store.identity = f"{len(backbone):016d}"
-            results.append(one.attach(predictions=predictions))
+            results.append(one.attach(predictions=predictions, run=run))
     return render(results, images=0)
 
 
@@ -93,7 +96,7 @@ MEASURE = """<script>
   setTimeout(() => {
     const box = (one) => { const b = one.getBoundingClientRect();
       return [one.textContent, b.left, b.top, b.right, b.bottom, b.width]; };
-    const wide = [...document.querySelectorAll(".scroll, main, body, table")]
+    const wide = [...document.querySelectorAll(".scroll, .chart, main, body, table")]
       .filter((one) => one.scrollWidth > one.clientWidth + 1)
       .map((one) => [one.tagName, one.className, one.scrollWidth, one.clientWidth]);
     document.body.dataset.seen = JSON.stringify({
@@ -122,8 +125,10 @@ def measured(text: str, tmp_path: Path, width: int) -> dict:
 
 @browser
 def test_in_a_browser_no_two_texts_of_a_chart_overlap(text, tmp_path):
-    charts = measured(text, tmp_path, 1400)["charts"]
-    assert len(charts) == 1 + 2 + 3  # ranks, costs, confusions
+    seen = measured(text, tmp_path, 1400)
+    assert seen["wide"] == []
+    charts = seen["charts"]
+    assert len(charts) == 1 + 2 + 3 + 2  # ranks, costs, confusions, curves and rates
     for texts in charts:
         # A text over its own white edge is one text.
         distinct = {(words, *map(round, box)): box for words, *box in texts}

@@ -363,7 +363,10 @@ def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
         labelColor=_GREY, titleColor=_INK, labelFontSize=12, titleFontSize=13, titleFontWeight=600,
         titlePadding=10, gridColor=_FAINT, domainColor="#c3ccd5", tickColor="#c3ccd5",
     ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
-    return chart.to_dict()
+    spec = chart.to_dict()
+    # Two legends stand one below the other; Altair's schema has no word for it.
+    spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}
+    return spec
 
 
 def places_of(results: Sequence[Result]) -> list[str]:
