@@ -105,6 +105,7 @@ def adapt(
         split: the one to report.
         output: run folder; by default a new one under ``runs/``.
         memory: budget in bytes for decoded images; beyond it they are decoded at every pass.
+            Training, and the tokens of a frozen encoder, come on top.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
         amp: dtype of the forward pass: ``"float32"`` or ``"bfloat16"``.
         run_seed: of the held-out split and of the order of batches.

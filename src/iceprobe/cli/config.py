@@ -175,7 +175,7 @@ class FitConfig(_Config):
     halving: bool = False  # settings that are clearly beaten stop early
     long: bool = False  # a fit of more than a day may begin
     device: str | None = None
-    memory: Bytes | None = None  # for tokens held in memory
+    memory: Bytes | None = None  # of a fit: tokens and what is computed from them
     shuffle: Literal["auto", "rows", "blocks"] = "auto"  # of training images that are streamed
     output: Path | None = None
 

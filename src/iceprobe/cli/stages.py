@@ -14,6 +14,7 @@ from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.run_folder import tidy, untidy
+from iceprobe.malloc import give_back_freed_memory
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 from iceprobe.store.lock import exclusive
@@ -147,6 +148,8 @@ def _fit(
 ) -> list["Result"]:
     from iceprobe import fit
 
+    if config.memory is not None:
+        give_back_freed_memory()
     return fit(
         store,
         config.probe,

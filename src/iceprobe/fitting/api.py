@@ -103,8 +103,10 @@ def fit(
             half of the epochs of selection; the results say which. Not under ``"paper"``.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
-        memory: budget in bytes for tokens held in memory, by default half of what is free; they
-            are streamed beyond it.
+        memory: budget in bytes for the tokens that trained probes hold and all that they compute
+            from them, by default half of what is free. Tokens are streamed beyond it; where one
+            training step takes more, as under ``0``, no more than that is taken and a line says
+            how much.
         shuffle: order of training images whose tokens are streamed: ``"rows"`` at random,
             ``"blocks"`` of neighbours at random, mixed in a buffer of half the budget; ``"auto"``
             takes blocks where the page cache can't hold the tokens. It's ``"rows"`` where
