@@ -20,7 +20,7 @@ from iceprobe.fitting.protocols import images_per_step
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
-from iceprobe.store.memory import available_memory
+from iceprobe.store.free_memory import available_memory
 from iceprobe.store.split import LOAD_BYTES
 
 WIDE = 4  # bytes of a float32
