@@ -289,7 +289,7 @@ def plan_fit(
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
-        needed = step.bytes + read * ((1 + views) * images + looked_at)
+        needed = step.least + read * ((1 + views) * images + looked_at)
         held = _held(needed, memory, here)
     if held is not False:
         bytes_per_second = None

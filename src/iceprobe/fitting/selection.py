@@ -101,7 +101,7 @@ def run_protocol(
         memory,
         shuffle,
         batch_size=images_per_step(protocol, images),
-        beside=step.bytes,
+        beside=step.least,
         looks=protocol.held_out == 0,
         before=saved.shuffle if saved is not None else None,
     )

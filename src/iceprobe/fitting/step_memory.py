@@ -45,7 +45,13 @@ class StepMemory:
 
     @property
     def bytes(self) -> int:
-        return max(self.before, self.fixed + self.images * self.per_image)
+        """Of a step."""
+        return self.fixed + self.images * self.per_image
+
+    @property
+    def least(self) -> int:
+        """That a fit takes with nothing held."""
+        return max(self.before, self.bytes)
 
 
 def step_memory(
@@ -71,8 +77,14 @@ def step_memory(
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
     dim = setting.shape.dim
-    computed = sum(counts[one] * kept(probe, num_tokens, dim) for one, probe in built.items())
-    computed += max((passing(probe, num_tokens, dim) for probe in built.values()), default=0)
+    sizes = {
+        one: (num_tokens, dim)
+        if probe.input.endswith("patches")
+        else (1, setting.shape.vectors.get(probe.input, dim))
+        for one, probe in built.items()
+    }
+    computed = sum(counts[one] * kept(probe, *sizes[one]) for one, probe in built.items())
+    computed += max((passing(probe, *sizes[one]) for one, probe in built.items()), default=0)
     return StepMemory(
         fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
         per_image=WIDE * computed
@@ -127,7 +139,6 @@ def kept(probe: Probe, num_tokens: int, dim: int) -> int:
     Of each query the scores and weights of the tokens, what it pools, and the gradients of these;
     of poolings that share no attention what autograd keeps of a pass; descriptors and logits.
     """
-    num_tokens = num_tokens if probe.input.endswith("patches") else 1
     after = 4 * (probe.pooling.out_dim + probe.classifier.out_features)
     if not isinstance(probe.pooling, QueryPooling):
         return kept_for_backward(probe.pooling, num_tokens, dim) + after
@@ -137,7 +148,7 @@ def kept(probe: Probe, num_tokens: int, dim: int) -> int:
 
 def passing(probe: Probe, num_tokens: int, dim: int) -> int:
     """Numbers an image of one member's backward pass at a time, where it shares no attention."""
-    if isinstance(probe.pooling, QueryPooling) or not probe.input.endswith("patches"):
+    if isinstance(probe.pooling, QueryPooling):
         return 0
     return kept_for_backward(probe.pooling, num_tokens, dim) + 2 * num_tokens * dim
 
