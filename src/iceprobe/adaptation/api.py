@@ -41,7 +41,7 @@ from iceprobe.store.layout import chosen_rows
 from iceprobe.store.lock import exclusive
 from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.request import describe, make_settings
-from iceprobe.text import duration
+from iceprobe.text import DAY, duration
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
@@ -77,7 +77,7 @@ def adapt(
     run_seed: int = 0,
     resume: bool = True,
     progress: Told | bool | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Result]:
     """Adapt a backbone in several ways, each under several probes, and write a run folder.
@@ -112,7 +112,7 @@ def adapt(
         resume: keep the trainings that an interrupted run of this folder has finished.
         progress: called with ``(stage, done, total)``; by default a bar in a
             terminal or a notebook, and ``False`` shows nothing.
-        tell: called with the estimate of the time it will take.
+        tell: called with the seconds that training will take, about, before it begins.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -256,16 +256,16 @@ def _check_classes(train: Images, dataset: Dataset) -> None:
 
 
 def _rehearse(
-    contest: Contest, asked: Sequence[tuple[str, str]], tell: Callable[[str], None] | None
+    contest: Contest, asked: Sequence[tuple[str, str]], tell: Callable[[float], None] | None
 ) -> None:
     """Build every pair and take two steps of it: what can't work ends here, and time is known."""
     seconds = sum(contest.rehearse(pair) for pair in asked)
     if not asked:
         return
-    text = f"about {duration(seconds)} of training, by one step of each"
-    log.info("%s", text)
+    level = logging.WARNING if seconds > DAY else logging.INFO
+    log.log(level, "about %s of training, by one step of each", duration(seconds))
     if tell is not None:
-        tell(text)
+        tell(seconds)
 
 
 def _frozen(

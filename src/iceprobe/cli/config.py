@@ -221,6 +221,7 @@ class AdaptConfig(_Config):
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     accumulate: Annotated[int, Field(ge=1, le=_MOST)] = 1  # micro-batches a step
+    long: bool = False  # a training of more than a day may begin
     limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     device: str | None = None
     memory: Bytes | None = None  # for decoded images

@@ -107,7 +107,7 @@ Halving = Annotated[
 ]
 Long = Annotated[
     bool | None,
-    _option("--long", "Begin a fit that will take more than a day, and don't ask.", _HOW),
+    _option("--long", "Begin what will take more than a day, and don't ask.", _HOW),
 ]
 ForwardBatchSize = Annotated[
     int | None,

@@ -41,7 +41,7 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
-from iceprobe.text import short_name, shown
+from iceprobe.text import DAY, in_days, short_name, shown
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
@@ -375,7 +375,7 @@ def _tell_days(store: Store, request: Request, seeds: int, replicates: int | Non
     """Warn of a fit that takes more than a day; the command line has asked."""
     if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
         return
-    from iceprobe.fitting.duration import DAY, expected_seconds, in_days
+    from iceprobe.fitting.duration import expected_seconds
 
     seconds = expected_seconds(
         store,
