@@ -53,6 +53,17 @@ def test_a_training_of_years_is_refused_by_one_step_of_it(
         assert "the work begins" in iceprobe("adapt", *quick[:4], *asked, *words).err
 
 
+def test_a_segmentation_of_years_is_refused_by_its_first_steps(
+    iceprobe: Callable[..., Ended],
+) -> None:
+    asked = ["--backbone", "bundled:mae-tiny", "--data", "bundled:fashion-clutter", "--limit", "60"]
+    asked += ["--probe", "linear", "--seeds", "1", "--learning-rates", "1e-1", "--output", "s"]
+    refused = iceprobe("segment", *asked, "--epochs", "1000000000")
+    assert refused.code == 2
+    assert "error: the training of 1,000,000,000 epochs would take about " in refused.err
+    assert not Path("s").exists()
+
+
 def test_python_warns(
     quick: list[str],
     tmp_path: Path,

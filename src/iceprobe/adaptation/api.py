@@ -263,7 +263,7 @@ def _rehearse(
     if not asked:
         return
     level = logging.WARNING if seconds > DAY else logging.INFO
-    log.log(level, "about %s of training, by one step of each", duration(seconds))
+    log.log(level, "about %s of training, by its first steps", duration(seconds))
     if tell is not None:
         tell(seconds)
 

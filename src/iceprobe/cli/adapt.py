@@ -10,11 +10,10 @@ from iceprobe.adaptation.registry import pairs
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, split_arguments
 from iceprobe.cli.config import AdaptConfig, resolve
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.stages import begin_or_refuse, show, show_finished, write_report
+from iceprobe.cli.stages import show, show_finished, tell_length, write_report
 from iceprobe.errors import IceprobeError
-from iceprobe.text import duration
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
@@ -94,7 +93,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
                     config.probe,
                     resume=resume,
                     progress=progress,
-                    tell=partial(_tell, config),
+                    tell=partial(tell_length, config),
                     command=command,
                     **given,
                 )
@@ -105,12 +104,6 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
             write_report(results, folder, progress)
             log.info("report %s", folder.report)
     return results
-
-
-def _tell(config: AdaptConfig, seconds: float) -> None:
-    console.print(f"about {duration(seconds)} of training, by one step of each", markup=False)
-    if not config.long:
-        begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
 
 
 def _identity(config: AdaptConfig) -> str:

@@ -238,6 +238,7 @@ class SegmentConfig(_Config):
     epochs: Annotated[int, Field(ge=1, le=_MOST)] = 10
     batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
     learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
+    long: bool = False  # a training of more than a day may begin
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
@@ -12,6 +13,7 @@ from iceprobe.cli.config import SegmentConfig, resolve, to_yaml
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunLog
 from iceprobe.cli.paths import check_features, check_writable
+from iceprobe.cli.stages import tell_length
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
@@ -33,6 +35,7 @@ def segment(
     epochs: options.SegmentEpochs = None,
     batch_size: options.SegmentBatchSize = None,
     learning_rates: options.SegmentLearningRates = None,
+    long: options.Long = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
@@ -87,6 +90,7 @@ def execute(config: SegmentConfig) -> None:
                 memory=config.memory,
                 device=config.device,
                 progress=progress,
+                tell=partial(tell_length, config),
                 command=command,
             )
         run_log.write_to(folder / "log.txt")

@@ -18,7 +18,7 @@ from iceprobe.malloc import give_back_freed_memory
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 from iceprobe.store.lock import exclusive
-from iceprobe.text import DAY, in_days
+from iceprobe.text import DAY, duration, in_days
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,6 +201,17 @@ def _check_length(config: FitConfig, store: "Store") -> None:
         device=config.device,
     )
     begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
+
+
+def tell_length(config: Any, seconds: float) -> None:
+    """Say how long a training of ``config.epochs`` will take; one of more than a day is asked for.
+
+    Raises:
+        IceprobeError: as :func:`begin_or_refuse`.
+    """
+    console.print(f"about {duration(seconds)} of training, by its first steps", markup=False)
+    if not config.long:
+        begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
 
 
 def begin_or_refuse(what: str, seconds: float) -> None:

@@ -1,9 +1,10 @@
 """Segmentation probes on a feature store with masks: the public function."""
 
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from iceprobe.arguments import checked
 from iceprobe.dense import miou
 from iceprobe.dense.files import write_segmentations
 from iceprobe.dense.probes import label
-from iceprobe.dense.protocol import Fitted, Setting, run_heldout
+from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
 from iceprobe.dense.schema import Difference, Segmentation, Selection
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
@@ -27,7 +28,10 @@ from iceprobe.results.schema import Flops, Score
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
+from iceprobe.text import DAY, duration
 from iceprobe.torch_state import in_own_state
+
+log = logging.getLogger("iceprobe")
 
 PROBES = ("linear", "ep8")
 EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
@@ -52,6 +56,7 @@ def segment(
     device: str | None = None,
     run_seed: int = 0,
     progress: Told | bool | None = None,
+    tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Segmentation]:
     """Fit segmentation probes on stored patch tokens and report their mean IoU.
@@ -75,6 +80,7 @@ def segment(
         run_seed: of the held-out images and the order of batches.
         progress: called with ``(stage, done, total)``; by default a bar in a
             terminal or a notebook, and ``False`` shows nothing.
+        tell: called with the seconds that training will take, about, after its first steps.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -94,7 +100,7 @@ def segment(
     check_training_images(store, protocol, split, run_seed, low_shot=False)
     if output is not None:
         store.dataset()  # the picture shows its images: better refused now than after the fit
-    told = callback(progress) or (lambda stage, done, total: None)
+    told = _timed(callback(progress) or (lambda stage, done, total: None), tell)
     setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
@@ -118,6 +124,25 @@ def segment(
         for result in results:
             result._run = Path(output)
     return results
+
+
+def _timed(progress: Progress, tell: Callable[[float], None] | None) -> Progress:
+    """``progress`` that tells as well, once, how long it goes on, by the second and third step."""
+    first = 0.0
+
+    def stepped(stage: str, done: int, total: int) -> None:
+        nonlocal first
+        progress(stage, done, total)
+        if stage == "select" and done == 1:
+            first = time.perf_counter()
+        elif stage == "select" and done == 3:
+            seconds = (time.perf_counter() - first) / 2 * total
+            level = logging.WARNING if seconds > DAY else logging.INFO
+            log.log(level, "about %s of training, by its first steps", duration(seconds))
+            if tell is not None:
+                tell(seconds)
+
+    return stepped
 
 
 def check_probes(probes: Sequence[str]) -> list[str]:
