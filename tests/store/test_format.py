@@ -28,7 +28,7 @@ def manifest(
     return describe(
         backbone or make_backbone(),
         dataset or make_dataset(),
-        make_settings(device=torch.device(device), **settings),
+        make_settings(device=device, **settings),
         splits=splits,
         limit=limit,
     )

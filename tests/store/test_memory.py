@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iceprobe.store.control_groups import free_in, groups_of
-from iceprobe.store.memory import available_memory
+from iceprobe.store.free_memory import available_memory, free_in, groups_of
 
 MB = 10**6
 

@@ -6,7 +6,7 @@ import pytest
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store import extract, plan
-from iceprobe.store.planning import READ_BYTES, read_speed
+from iceprobe.store.disk_speed import READ_BYTES, read_speed
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 

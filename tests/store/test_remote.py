@@ -212,6 +212,50 @@ def test_what_is_corrupt_is_named(s3, tmp_path, monkeypatch):
     Store.open(str(store.path), verify=True)
 
 
+def test_no_changed_object_changes_what_is_read(s3, tmp_path, monkeypatch):
+    """A flipped bit, zeros, a cut or another object's bytes: each is named, on a cold cache."""
+    store = extract(make_backbone(), make_dataset(), ROOT, **SMALL)
+    key, place = f"features/{store.path.name}", str(store.path)
+
+    def read(number: int) -> dict[str, bytes]:
+        monkeypatch.setenv("ICEPROBE_CACHE", str(tmp_path / f"cold{number}"))
+        opened = Store.open(place)
+        found = {"manifest": opened.manifest.model_dump_json().encode()}
+        for name in ("train", "test"):
+            split = opened[name]
+            rows = range(len(split))
+            found |= {f"{name} mean": split.mean.numpy().tobytes()}
+            found |= {f"{name} labels": split.labels.tobytes()}
+            found |= {f"{name} patches": split.patches(rows).numpy().tobytes()}
+        return found
+
+    whole, there, number = read(0), objects(key), 0
+    random = np.random.default_rng(0)
+    shards = sorted(name for name in there if name.endswith(".safetensors"))
+    silent, told = [], []
+    for name, good in there.items():
+        if name.endswith(".json") and name != "manifest.json":
+            continue  # a shard's record: read by a writer that goes on, not by a reader
+        at = random.integers(0, len(good), 4)
+        bad = [
+            good[:i] + bytes([good[i] ^ 1 << int(random.integers(8))]) + good[i + 1 :] for i in at
+        ]
+        bad += [good[: len(good) // 2], good[:-64] + bytes(64)]
+        bad += [there[other] for other in shards if other != name][:1]
+        for body in bad:
+            number += 1
+            s3.put_object(Bucket=BUCKET, Key=f"{key}/{name}", Body=body)
+            try:
+                silent += [(name, number)] if read(number) != whole else []
+            except IceprobeError as error:
+                told.append((name, str(error)))
+        s3.put_object(Bucket=BUCKET, Key=f"{key}/{name}", Body=good)
+    assert silent == []
+    assert [line for name, line in told if name not in line or "\n" in line] == []
+    assert len(told) > 0.9 * number
+    assert read(number + 1) == whole
+
+
 def test_a_finished_store_serves_again_and_in_plans(s3):
     store = extract(make_backbone(), make_dataset(), ROOT, **SMALL)
     again = make_backbone()

@@ -18,8 +18,8 @@ from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.arguments import checked
 from iceprobe.backbones import load_backbone
-from iceprobe.backbones.augmentation import STRENGTHS
 from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.strengths import STRENGTHS
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.errors import IceprobeError
@@ -36,10 +36,10 @@ from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreRefer
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.layout import chosen_rows
 from iceprobe.store.lock import exclusive
-from iceprobe.store.memory import available_memory
 from iceprobe.store.noted import FirstSeen, assumed
-from iceprobe.store.pipeline import chosen_rows
 from iceprobe.store.request import describe, make_settings
 from iceprobe.text import duration
 from iceprobe.torch_state import in_own_state
@@ -211,7 +211,7 @@ def manifest_of(
 ) -> Manifest:
     """Of the store that probes on the frozen backbone read: adapted results carry its identity."""
     settings = make_settings(
-        batch_size=FORWARD_IMAGES, device=device, amp=amp, tokens="float16", patches=True,
+        batch_size=FORWARD_IMAGES, device=device.type, amp=amp, tokens="float16", patches=True,
         shard_images=SHARD_IMAGES,
     )  # fmt: skip
     for name in ("train", split):

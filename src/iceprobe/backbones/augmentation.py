@@ -18,7 +18,6 @@ generator, which threads share; these take a generator of their own.
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,32 +27,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.backbones.strengths import STRENGTHS, Strength
 from iceprobe.errors import IceprobeError
 from iceprobe.specs import unknown
 
-
-@dataclass(frozen=True)
-class Strength:
-    """A kind of random view.
-
-    Attributes:
-        scale: least and largest part of the image's area that a crop is asked to take.
-        clamped: whether a crop that doesn't fit is cut off, and not redrawn.
-        mirrored: whether every other view is mirrored.
-        source: where it is from.
-    """
-
-    scale: tuple[float, float]
-    clamped: bool
-    mirrored: bool
-    source: str
-
-
-STRENGTHS = {
-    "paper": Strength((0.08, 1.0), True, True, "the publication, as masked autoencoders' code"),
-    "light": Strength((0.5, 1.0), False, True, "this project"),
-    "clip": Strength((0.9, 1.0), False, False, "the publication's vision–language encoders"),
-}
 RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 TRIES = 10  # for a crop that lies within the image, as torchvision has it
 

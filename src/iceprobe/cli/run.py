@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from iceprobe.assumptions import tell
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells, run_campaign
@@ -11,6 +12,7 @@ from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.plan import print_estimate
+from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
 from iceprobe.cli.stages import (
     check_fit,
     extraction_options,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
     from iceprobe.store import Store
+    from iceprobe.store.format import BackboneRecord, Shape
 
 
 def run(
@@ -121,6 +124,7 @@ def execute(config: RunConfig, resume: bool = True) -> None:
             resume=resume,
             ahead=ahead,
         )
+    first(sources.keep)
 
 
 def _on_ray(sources: "Sources", runs: Sequence[RunConfig], resume: bool) -> None:
@@ -147,6 +151,8 @@ class Sources:
         self._datasets: dict[str, Dataset] = {}
         self._stores: dict[tuple[str, str], Store] = {}
         self._identities: dict[tuple[str, str], set[str]] = {}
+        self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
+        self._seen = SourcesSeen.read(config.output) if config.output else SourcesSeen()
 
     def single_layers(self) -> RunConfig:
         """The same with each backbone taken apart into backbones of one layer."""
@@ -156,7 +162,8 @@ class Sources:
             if self.config.layers is not None:
                 spec = with_options(parse_spec(text), {"layer": self.config.layers})
                 asked = str(spec)
-            if "layer" not in parse_spec(asked).options:
+            layer = parse_spec(asked).options.get("layer", "-1")
+            if layer != "all" and "," not in layer:
                 self._origin[text] = text
                 specs.append(text)
                 continue
@@ -189,8 +196,10 @@ class Sources:
             self.check(run)
             first(lambda: print_estimate(single, dataset, run))
             if run.live:
-                self._stores[asked, data] = iceprobe.live(single, dataset, **live_options(run))
-                return self._stores[asked, data]
+                live = iceprobe.live(single, dataset, **live_options(run))
+                self._remember(asked, live.manifest.backbone, live.manifest.shape)
+                self._stores[asked, data] = live
+                return live
             first(lambda: check_features(run.features, "--features"))
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
@@ -203,14 +212,16 @@ class Sources:
             )
             whole.to("cpu")  # a campaign's next backbone may need the device's memory
             for one, store in zip(whole.per_layer(), made, strict=True):
-                self._stores[one.spec if len(made) > 1 else asked, data] = store
+                spec = one.spec if len(made) > 1 else asked
+                self._remember(spec, store.manifest.backbone, store.manifest.shape)
+                self._stores[spec, data] = store
         return self._stores[asked, data]
 
     def check(self, run: RunConfig) -> None:
         """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
         import numpy as np
 
-        from iceprobe.store.pipeline import chosen_rows
+        from iceprobe.store.layout import chosen_rows
 
         dataset = self.dataset(run)
         labels = dataset.splits["train"].labels if "train" in dataset.splits else np.empty(0, int)
@@ -229,39 +240,57 @@ class Sources:
         return self._identities[key]
 
     def _identify(self, run: RunConfig) -> set[str]:
-        import torch
+        from iceprobe.store.format import SHARD_IMAGES, BackboneRecord, Shape
+        from iceprobe.store.request import describe_as, live_settings, make_settings
 
-        import iceprobe
-        from iceprobe.store.format import SHARD_IMAGES
-        from iceprobe.store.request import describe, make_settings
-
+        (asked,) = run.backbone
+        if asked in self._seen.backbones:
+            seen = self._seen.backbones[asked]
+            backbone, shape = seen.backbone, seen.shape
+            tell(backbone.assumed)
+        else:
+            single = self.backbone(run)
+            backbone, shape = BackboneRecord.of(single), Shape.of(single)
+            self._remember(asked, backbone, shape)
+        device = run.device or "cpu"
         if run.live:
-            store = iceprobe.live(self.backbone(run), self.dataset(run), **live_options(run))
-            return {store.identity}
-        asked = torch.device(run.device or "cpu")
-        settings = make_settings(
-            batch_size=run.forward_batch_size,
-            device=asked,
-            amp=run.amp,
-            tokens=run.tokens,
-            patches=needs_patches(run),
-            shard_images=SHARD_IMAGES,
-            views=run.views or 0,
-            augmentation=run.augmentation or "paper",
-        )
-        wanted = describe(
-            self.backbone(run), self.dataset(run), settings, splits=None, limit=run.limit
+            settings = live_settings(**{**live_options(run), "device": device})
+        else:
+            settings = make_settings(
+                batch_size=run.forward_batch_size,
+                device=device,
+                amp=run.amp,
+                tokens=run.tokens,
+                patches=needs_patches(run),
+                shard_images=SHARD_IMAGES,
+                views=run.views or 0,
+                augmentation=run.augmentation or "paper",
+            )
+        wanted = describe_as(
+            backbone, shape, self.dataset(run), settings, splits=None, limit=run.limit
         )
         serving = [
-            settings.model_copy(update={"patches": patches, "device": device})
+            settings.model_copy(update={"patches": patches, "device": kind})
             for patches in {settings.patches, True}
-            for device in ([asked.type] if run.device else ["cpu", "cuda"])
+            for kind in ([settings.device] if run.device else ["cpu", "cuda"])
         ]
         return {wanted.model_copy(update={"settings": one}).identity for one in serving}
+
+    def keep(self) -> None:
+        """Note in the run folder what its backbones were made from (`cli/sources_seen.py`)."""
+        if self.config.output is not None and any(self._files.values()):
+            self._seen.write(self.config.output)
+
+    def _remember(self, asked: str, backbone: "BackboneRecord", shape: "Shape") -> None:
+        """A backbone that was loaded in this process, if its files are all there is to it."""
+        files = self._files.get(self._origin[asked])
+        if files is not None:
+            self._seen.backbones[asked] = Seen(files=files, backbone=backbone, shape=shape)
 
     def _backbone(self, asked: str) -> "Backbone":
         import iceprobe
 
         if asked not in self._backbones:
+            self._files[asked] = state_of(asked)
             self._backbones[asked] = iceprobe.load_backbone(asked)
         return self._backbones[asked]

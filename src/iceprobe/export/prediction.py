@@ -92,7 +92,7 @@ def predict(
     split.reading = model.reading
     settings = make_settings(
         batch_size=batch_size,
-        device=where,
+        device=where.type,
         amp=amp or model.amp,
         tokens="float32",
         patches=True,

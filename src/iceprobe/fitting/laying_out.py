@@ -7,7 +7,7 @@ from collections.abc import Collection
 from iceprobe.distributed import first, world
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
-from iceprobe.store.memory import available_memory
+from iceprobe.store.free_memory import available_memory
 from iceprobe.store.split import StoredSplit
 
 log = logging.getLogger("iceprobe")

@@ -34,11 +34,11 @@ from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.specs import unknown
+from iceprobe.store.disk_speed import read_speed
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
-from iceprobe.store.memory import available_memory
-from iceprobe.store.pipeline import STORED, image_bytes, patch_bytes, token_layout
-from iceprobe.store.planning import read_speed
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.layout import STORED, image_bytes, patch_bytes, token_layout
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone

@@ -24,7 +24,7 @@ from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.registry import VECTORS
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
-from iceprobe.store.pipeline import token_layout
+from iceprobe.store.layout import token_layout
 from iceprobe.store.split import StoredSplit, memory_split
 
 FEW_IMAGES = 16

@@ -23,7 +23,7 @@ from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
-from iceprobe.store.memory import available_memory
+from iceprobe.store.free_memory import available_memory
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 

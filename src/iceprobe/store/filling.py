@@ -22,15 +22,9 @@ from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Seen
 from iceprobe.store.format import Manifest, ShardRecord, shard_file
 from iceprobe.store.handing_in import collect
+from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import noted
-from iceprobe.store.pipeline import (
-    Extracted,
-    OnBadImage,
-    Progress,
-    chosen_rows,
-    extracted_batches,
-    plan_work,
-)
+from iceprobe.store.pipeline import Extracted, OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.places import Place
 from iceprobe.store.shards import ShardWriter
 

@@ -98,6 +98,19 @@ class BackboneRecord(_Record):
     preprocessing: dict[str, Any]
     assumed: list[str] = []  # what was taken for granted; no part of the identity
 
+    @classmethod
+    def of(cls, backbone: "Backbone", identity: dict[str, Any] | None = None) -> Self:
+        """``identity``: where it isn't asked of the backbone, which hashes all weights."""
+        return cls(
+            spec=backbone.spec,
+            name=backbone.name,
+            paradigm=backbone.paradigm,
+            pooled_class=backbone.pooled_class,
+            identity=dict(backbone.identity()) if identity is None else identity,
+            preprocessing=backbone.preprocessing.as_dict(),
+            assumed=list(backbone.assumed),
+        )
+
 
 class DatasetRecord(_Record):
     """The data set, and the accuracy that is reported on it by convention."""

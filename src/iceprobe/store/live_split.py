@@ -22,16 +22,11 @@ from iceprobe.backbones.augmentation import view_generator
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.pipeline import (
-    check_finite,
-    chosen_rows,
-    decode_threads,
-    forward,
-    split_layout,
-)
+from iceprobe.store.pipeline import check_finite, decode_threads, forward
 from iceprobe.store.reader import Store
-from iceprobe.store.request import as_backbone, choose_device, describe, make_settings
+from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
 from iceprobe.store.split import StoredSplit
 
 if TYPE_CHECKING:
@@ -77,16 +72,13 @@ def live(
     """
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
     chosen = choose_device(device)
-    settings = make_settings(
+    settings = live_settings(
         batch_size=batch_size,
-        device=chosen,
+        device=chosen.type,
         amp=amp,
         tokens=tokens,
-        patches=True,
-        shard_images=batch_size,
-        views=0 if augmentation is None else 1,
-        augmentation=augmentation or "paper",
-    ).model_copy(update={"live": True, "views": 1})
+        augmentation=augmentation,
+    )
     manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
     maker = _Maker(backbone.to(chosen), dataset, manifest, chosen)
     found: dict[str, StoredSplit] = {}

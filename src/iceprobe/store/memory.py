@@ -1,7 +1,6 @@
 """Tokens kept in memory: for a look during pre-training, nothing is written."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,20 +8,13 @@ from torch import Tensor
 
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
-from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Seen
-from iceprobe.store.control_groups import free_in, groups_of
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import noted, tell_of_files
-from iceprobe.store.pipeline import (
-    OnBadImage,
-    Progress,
-    chosen_rows,
-    extracted_batches,
-    plan_work,
-    split_layout,
-)
+from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.reader import Store
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
@@ -64,7 +56,7 @@ def extract_in_memory(
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
-        device=target,
+        device=target.type,
         amp=amp,
         tokens=tokens,
         patches=patches,
@@ -82,23 +74,6 @@ def extract_in_memory(
     }
     tell_of_files(manifest)
     return Store(manifest, held, dataset=dataset)
-
-
-def available_memory(groups: Sequence[Path] | None = None) -> int | None:
-    """Bytes of memory free for this process, within its control groups; None: unknown.
-
-    Processes that work together on this machine get equal shares.
-
-    Args:
-        groups: folders of control groups, by default of those that this process is in.
-    """
-    try:
-        fields = Path("/proc/meminfo").read_text().split("\n")
-        free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
-    except (OSError, StopIteration):
-        return None
-    limited = free_in(groups_of() if groups is None else groups)
-    return (free if limited is None else min(free, limited)) // world().local_size
 
 
 def bytes_held(manifest: Manifest) -> int:

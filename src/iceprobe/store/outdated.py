@@ -16,8 +16,9 @@ from iceprobe.datasets.decoding import is_ordinary
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest, write_manifest
+from iceprobe.store.layout import chosen_rows
 from iceprobe.store.lock import exclusive
-from iceprobe.store.pipeline import chosen_rows, decode_threads
+from iceprobe.store.pipeline import decode_threads
 
 log = logging.getLogger("iceprobe")
 

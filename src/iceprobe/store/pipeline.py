@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,10 +28,10 @@ from iceprobe.datasets.decoding import one_line
 from iceprobe.errors import IceprobeError
 from iceprobe.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, looking_at
-from iceprobe.store.format import Manifest, Settings, Shape, ShardRecord
+from iceprobe.store.format import Settings, Shape
+from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.noted import NAMED
 from iceprobe.store.quantisation import quantise
-from iceprobe.store.shards import shard_bytes
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -40,14 +40,8 @@ if TYPE_CHECKING:
 
 OnBadImage = Literal["fail", "skip"]
 Progress = Callable[[str, int, int], None] | None
-Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
 log = logging.getLogger("iceprobe")
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What is stored of patch tokens and of prefix tokens, by the name of `tokens`.
-STORED = {name: (dtype, dtype) for name, dtype in DTYPES.items()}
-STORED["int8"] = (torch.int8, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -112,74 +106,6 @@ def plan_work(split: str, rows: np.ndarray, number: int, settings: Settings) -> 
         Work(split, number, rows[first : first + size], last=first == firsts[-1], views=views)
         for first in firsts
     ]
-
-
-def chosen_rows(listed: int, images: int) -> np.ndarray:
-    """The first ``images`` of a seeded permutation of ``listed`` rows, in listing order."""
-    return np.sort(np.random.Generator(np.random.PCG64(0)).permutation(listed)[:images])
-
-
-def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
-    """Dtype and shape of every tensor stored of one image of a split, in the order of the file.
-
-    Boxes and masks are those of the evaluation view (0).
-    """
-    record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
-    layout["label"] = (torch.int64, ())
-    layout["index"] = (torch.int64, ())
-    if record.boxes and not view:
-        layout["box"] = (torch.float32, (4,))
-    if record.masks and not view:
-        side = manifest.backbone.preprocessing["image_size"]
-        layout["mask"] = (torch.uint8, (side, side))
-    return layout
-
-
-def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
-    """In what a shard's record contradicts the manifest that it is in; ``None`` where it fits.
-
-    Everything that is read and allocated follows from these numbers.
-    """
-    size = manifest.settings.shard_images
-    rows = min(manifest.splits[name].images - shard.start, size)
-    if shard.start % size or rows < 1 or shard.stop != shard.start + rows:
-        return f"rows {shard.start} to {shard.stop} are no shard of {name}"
-    if shard.images + len(shard.skipped) != rows:
-        return f"{shard.images} images and {len(shard.skipped)} skipped are not {rows}"
-    if len(shard.files) != manifest.settings.views_of(name):
-        return f"it has {len(shard.files)} files, a view each"
-    for view, file in enumerate(shard.files):
-        layout = split_layout(manifest, name, view)
-        if file.bytes != shard_bytes(shard.images, layout, checked=bool(file.parts)):
-            return f"{file.file}: its length doesn't fit {shard.images} images of {name}"
-    return None
-
-
-def token_layout(shape: Shape, settings: Settings) -> Layout:
-    """Dtype and shape of what a forward pass gives of one image."""
-    of_patches, of_prefix = STORED[settings.tokens]
-    layout: Layout = {}
-    if settings.patches:
-        layout["patches"] = (of_patches, (shape.num_tokens, shape.dim))
-        if of_patches is torch.int8:
-            layout["scales"] = (torch.float32, (shape.num_tokens,))
-    layout["prefix"] = (of_prefix, (shape.num_prefix, shape.dim))
-    layout["mean"] = (torch.float32, (shape.dim,))
-    return layout | {name: (torch.float32, (width,)) for name, width in shape.vectors.items()}
-
-
-def patch_bytes(layout: Layout) -> int:
-    """Bytes of one image's patch tokens, their scales with them; 0 where none are stored."""
-    return image_bytes(layout, ("patches", "scales"))
-
-
-def image_bytes(layout: Layout, names: Collection[str]) -> int:
-    """Bytes of one image in the tensors of these names, as far as they are stored."""
-    return sum(
-        dtype.itemsize * torch.Size(shape).numel()
-        for name, (dtype, shape) in layout.items()
-        if name in names
-    )
 
 
 def extracted_batches(

@@ -26,8 +26,8 @@ from iceprobe.store.format import (
     write_manifest,
 )
 from iceprobe.store.handing_in import collect, hand_in
+from iceprobe.store.layout import split_layout
 from iceprobe.store.lock import exclusive
-from iceprobe.store.pipeline import split_layout
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
 from iceprobe.store.shards import shard_bytes

@@ -7,8 +7,6 @@ a data set or a machine that isn't there, a number of images and a speed stand i
 
 import contextlib
 import math
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from iceprobe.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import ArraySplit, Data, Dataset
 from iceprobe.errors import IceprobeError
-from iceprobe.remote import cache_folder, is_remote, located
+from iceprobe.remote import located
 from iceprobe.store.filling import WAITING
 from iceprobe.store.format import (
     MANIFEST,
@@ -35,16 +33,9 @@ from iceprobe.store.format import (
     SplitRecord,
     read_manifest,
 )
-from iceprobe.store.memory import available_memory
-from iceprobe.store.pipeline import (
-    chosen_rows,
-    decode_threads,
-    extracted_batches,
-    patch_bytes,
-    plan_work,
-    split_layout,
-    token_layout,
-)
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.layout import chosen_rows, patch_bytes, split_layout, token_layout
+from iceprobe.store.pipeline import decode_threads, extracted_batches, plan_work
 from iceprobe.store.places import bytes_missing, find_finished, free_bytes
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.shards import shard_bytes
@@ -53,7 +44,6 @@ if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 CPU_BATCH = 8  # images a measured pass on a processor, where speed hardly depends on it
-READ_BYTES = 2**26  # written and read again to measure a disk
 
 
 class Plan(BaseModel):
@@ -141,7 +131,7 @@ def plan(
     target = choose_device(device)
     settings = make_settings(
         batch_size=batch_size,
-        device=target,
+        device=target.type,
         amp=amp,
         tokens=tokens,
         patches=patches,
@@ -180,45 +170,12 @@ def plan(
     )
 
 
-def read_speed(folder: Path) -> float:
-    """Bytes a second that come from the disk of ``folder``, past the system's cache.
-
-    Of a folder on object storage the disk is meant that holds the copies of its shards.
-
-    A nameless file is written, read once and gone. Where the system can't be told to forget it
-    (`posix_fadvise`), the cache's speed is what is found.
-    """
-    if is_remote(folder):
-        folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
-    block = os.urandom(2**20)
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        for _ in range(READ_BYTES // len(block)):
-            file.write(block)
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.seek(0)
-        began = time.perf_counter()
-        while file.read(len(block)):
-            pass
-        return READ_BYTES / max(time.perf_counter() - began, 1e-9)
-
-
 def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest:
     """The manifest of a store of so many training images of which nothing else is known."""
     if images < 1:
         raise IceprobeError(f"images={images}: take a number of images above 0")
     return Manifest(
-        backbone=BackboneRecord(
-            spec=backbone.spec,
-            name=backbone.name,
-            paradigm=backbone.paradigm,
-            pooled_class=backbone.pooled_class,
-            identity={},
-            preprocessing=backbone.preprocessing.as_dict(),
-        ),
+        backbone=BackboneRecord.of(backbone, identity={}),
         dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
         settings=settings,
         shape=Shape.of(backbone),

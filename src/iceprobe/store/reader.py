@@ -17,7 +17,7 @@ from iceprobe.remote import RemotePath, located
 from iceprobe.specs import unknown
 from iceprobe.store import remote
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
-from iceprobe.store.pipeline import Layout, misfit, split_layout
+from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit

@@ -26,7 +26,7 @@ from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
-from iceprobe.store.pipeline import Layout, image_bytes, misfit
+from iceprobe.store.layout import Layout, image_bytes, misfit
 from iceprobe.store.shards import HEADER_BYTES, HEADER_PART, Shard
 
 OPEN_SHARDS = 256  # of a split at a time, where the cache has a size

@@ -1,16 +1,17 @@
-"""From what was asked for to the manifest of the store that answers it, with no shards yet."""
+"""From what was asked for to the manifest of the store that answers it, with no shards yet.
+
+Importing this doesn't import torch: a finished run is looked up without it.
+"""
 
 import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import torch
-from torch import nn
 
-from iceprobe.backbones.augmentation import STRENGTHS
+from iceprobe.backbones.strengths import STRENGTHS
 from iceprobe.datasets.base import Dataset
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
@@ -19,22 +20,27 @@ from iceprobe.store.format import (
     TRAIN,
     BackboneRecord,
     DatasetRecord,
+    Dtype,
     Manifest,
     Settings,
     Shape,
     SplitRecord,
+    TokenDtype,
 )
-from iceprobe.store.pipeline import DTYPES, STORED, OnBadImage
 from iceprobe.text import shown
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from iceprobe.backbones.base import Backbone
+    from iceprobe.store.pipeline import OnBadImage
 
 
 def make_settings(
     *,
     batch_size: int,
-    device: torch.device,
+    device: str,
     amp: str,
     tokens: str,
     patches: bool,
@@ -42,13 +48,16 @@ def make_settings(
     views: int = 0,
     augmentation: str = "paper",
 ) -> Settings:
-    """Checked settings.
+    """Checked settings; of ``cuda:1`` the type is what counts.
 
     Raises:
         IceprobeError: for a dtype or an augmentation there isn't, a size below 1, a negative
             number of views, or an augmentation of none.
     """
-    for name, value, dtypes in (("amp", amp, DTYPES), ("tokens", tokens, STORED)):
+    for name, value, dtypes in (
+        ("amp", amp, get_args(Dtype)),
+        ("tokens", tokens, get_args(TokenDtype)),
+    ):
         if value not in dtypes:
             raise IceprobeError(unknown(f"dtype for {name}", value, dtypes))
     for name, size in (("batch_size", batch_size), ("shard_images", shard_images)):
@@ -69,11 +78,28 @@ def make_settings(
         batch_size=batch_size,
         # A shard below one batch would cut batches short; beyond that the two are independent.
         shard_images=max(shard_images, batch_size),
-        device=device.type,
+        device=device.partition(":")[0],
         views=1 + views,
         augmentation=augmentation if views else None,  # type: ignore[arg-type]
         crop="clamped" if views and STRENGTHS[augmentation].clamped else None,
     )
+
+
+def live_settings(
+    *, batch_size: int, device: str, amp: str, tokens: str, augmentation: str | None
+) -> Settings:
+    """The same of tokens that nothing stores; ``augmentation=None`` is the evaluation view."""
+    settings = make_settings(
+        batch_size=batch_size,
+        device=device,
+        amp=amp,
+        tokens=tokens,
+        patches=True,
+        shard_images=batch_size,
+        views=0 if augmentation is None else 1,
+        augmentation=augmentation or "paper",
+    )
+    return settings.model_copy(update={"live": True, "views": 1})
 
 
 def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
@@ -82,6 +108,8 @@ def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
     Raises:
         IceprobeError: as :func:`iceprobe.load_backbone`, or for something else.
     """
+    from torch import nn
+
     from iceprobe.backbones import Backbone, load_backbone
 
     if isinstance(backbone, Backbone):
@@ -94,12 +122,14 @@ def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
     return load_backbone(backbone)
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: "str | torch.device | None") -> "torch.device":
     """The device asked for, else the GPU where there is one.
 
     Raises:
         IceprobeError: if there is no such device.
     """
+    import torch
+
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -117,7 +147,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def check_policy(on_bad_image: OnBadImage) -> None:
+def check_policy(on_bad_image: "OnBadImage") -> None:
     if on_bad_image not in ("fail", "skip"):
         raise IceprobeError(unknown("on_bad_image", on_bad_image, ("fail", "skip")))
 
@@ -142,6 +172,20 @@ def describe(
         IceprobeError: if a split isn't there or is empty, the limit is below 1, or views are asked
             for and there is no training split.
     """
+    record, shape = BackboneRecord.of(backbone), Shape.of(backbone)
+    return describe_as(record, shape, dataset, settings, splits=splits, limit=limit)
+
+
+def describe_as(
+    backbone: BackboneRecord,
+    shape: Shape,
+    dataset: Dataset,
+    settings: Settings,
+    *,
+    splits: Sequence[str] | None,
+    limit: int | None,
+) -> Manifest:
+    """As :func:`describe`, of a backbone that isn't loaded."""
     if limit is not None and limit < 1:
         raise IceprobeError(f"limit={limit}: take a number of images above 0")
     names = list(dataset.splits if splits is None else splits)
@@ -151,15 +195,7 @@ def describe(
             f"without it ({', '.join(names)}): take views=0"
         )
     return Manifest(
-        backbone=BackboneRecord(
-            spec=backbone.spec,
-            name=backbone.name,
-            paradigm=backbone.paradigm,
-            pooled_class=backbone.pooled_class,
-            identity=dict(backbone.identity()),
-            preprocessing=backbone.preprocessing.as_dict(),
-            assumed=list(backbone.assumed),
-        ),
+        backbone=backbone,
         dataset=DatasetRecord(
             spec=dataset.spec,
             name=dataset.name,
@@ -169,7 +205,7 @@ def describe(
             reading=next((r.said() for s in dataset.splits.values() if (r := s.reading)), {}),
         ),
         settings=settings,
-        shape=Shape.of(backbone),
+        shape=shape,
         splits={name: _describe_split(dataset, name, limit) for name in names},
         versions={"python": platform.python_version(), "torch": version("torch")},
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iceprobe.errors import IceprobeError
 from iceprobe.store.format import Shape
-from iceprobe.store.pipeline import Layout, image_bytes, patch_bytes
+from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import fresh
 

@@ -144,7 +144,7 @@ def extract_layers(
     target = here.device(choose_device(device))
     settings = make_settings(
         batch_size=batch_size,
-        device=target,
+        device=target.type,
         amp=amp,
         tokens=tokens,
         patches=patches,

@@ -1,6 +1,6 @@
-"""How much memory the control groups of this process leave it: versions 1 and 2, and their ancestors.
+"""How much memory this process may still take: the machine's, and that of its control groups.
 
-A container, a job of a scheduler or a systemd unit is a group with a limit, and so may be any group
+Groups of versions 1 and 2 count, and their ancestors. A container, a job of a scheduler or a systemd unit is a group with a limit, and so may be any group
 above it; the tightest counts. Beyond ``memory.high`` a process isn't killed but slowed to a crawl,
 so it is a limit as well.
 """
@@ -9,10 +9,29 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from iceprobe.distributed import world
+
 _LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 _USED = ("memory.current", "memory.usage_in_bytes")
 # Files that the group has read give way. Version 1 counts those of groups below under "total_".
 _GIVE_WAY = ("active_file", "inactive_file")
+
+
+def available_memory(groups: Sequence[Path] | None = None) -> int | None:
+    """Bytes of memory free for this process, within its control groups; None: unknown.
+
+    Processes that work together on this machine get equal shares.
+
+    Args:
+        groups: folders of control groups, by default of those that this process is in.
+    """
+    try:
+        fields = Path("/proc/meminfo").read_text().split("\n")
+        free = next(int(line.split()[1]) * 1024 for line in fields if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return None
+    limited = free_in(groups_of() if groups is None else groups)
+    return (free if limited is None else min(free, limited)) // world().local_size
 
 
 def groups_of(process: Path = Path("/proc/self"), root: Path = Path("/")) -> list[Path]:

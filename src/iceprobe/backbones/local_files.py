@@ -1,0 +1,76 @@
+"""The files that a backbone is loaded from: as long as they stay, so does what its spec gives.
+
+A spec of which this can't be said isn't listed: one that runs code of somebody else's, or asks a
+server.
+"""
+
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+
+from iceprobe.specs import Spec
+
+
+def local_files(spec: Spec) -> list[Path] | None:
+    """Every file that has a say in what loading ``spec`` gives, beside libraries' own.
+
+    Returns:
+        ``None`` where something else has a say too, or where the files aren't here yet.
+    """
+    if spec.options.get("trust", "").lower() == "true" or spec.kind not in _FILES:
+        return None
+    files = _FILES[spec.kind](spec)
+    checkpoint = spec.options.get("checkpoint")
+    if files is None or checkpoint is None:
+        return files
+    return [*files, Path(checkpoint).expanduser()]
+
+
+def _bundled(spec: Spec) -> list[Path]:
+    folder = Path(str(resources.files("iceprobe.backbones"))) / "bundled"
+    return [folder / f"{spec.name}{ending}" for ending in (".json", ".safetensors")]
+
+
+def _timm(spec: Spec) -> list[Path] | None:
+    if "checkpoint" in spec.options or spec.options.get("pretrained", "").lower() == "false":
+        return []  # what else it takes is in the library
+    import timm
+
+    config = timm.get_pretrained_cfg(spec.name)
+    return _of_hub(config.hf_hub_id) if config is not None and config.hf_hub_id else None
+
+
+def _folder(spec: Spec) -> list[Path] | None:
+    folder = Path(spec.name.removeprefix("local-dir:")).expanduser()
+    return _within(folder) if folder.is_dir() else None
+
+
+def _folder_or_hub(spec: Spec) -> list[Path] | None:
+    return _folder(spec) or _of_hub(spec.name)
+
+
+def _of_hub(repository: str) -> list[Path] | None:
+    """Of the revision in the hub's cache, and what says that it is the one that is read."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    reference = folder / "refs/main"
+    if not reference.is_file():
+        return None
+    files = _within(folder / "snapshots" / reference.read_text(encoding="utf-8").strip())
+    return [reference, *files] if files else None
+
+
+def _within(folder: Path) -> list[Path]:
+    files: Iterable[Path] = folder.rglob("*")
+    return sorted(file for file in files if file.is_file())
+
+
+_FILES: dict[str, Callable[[Spec], list[Path] | None]] = {
+    "bundled": _bundled,
+    "timm": _timm,
+    "transformers": _folder_or_hub,
+    "diffusers": _folder_or_hub,
+    "open_clip": _folder,
+}
