@@ -41,12 +41,12 @@ def test_an_extraction_killed_anywhere(tmp_path, store):
 
 @pytest.mark.slow
 def test_a_command_killed_and_given_again(tmp_path):
-    """A sample of the points of every command; `python -m tests.robustness.kill_worker DIR --all`."""
+    """A sample of the points; all: `python -m tests.robustness.kill_worker DIR --all` (and ONNX)."""
     names = [
-        "extract", "run", "fit", "knn", "adapt", "campaign", "cells", "predict", "export", "onnx",
+        "extract", "run", "fit", "knn", "adapt", "campaign", "cells", "predict", "export",
         "segment", "dense", "analyze", "report", "prune",
     ]  # fmt: skip
-    told = killed(tmp_path, "--points", "2", *names)
+    told = killed(tmp_path, "--kill", "--points", "2", *names)
     assert list(told) == names
     for one in told.values():
         assert one["points"] > 5, one
