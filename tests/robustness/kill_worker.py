@@ -184,15 +184,15 @@ def ended(
         os.kill(child, stop[0])  # which is there until it is waited for
     with os.fdopen(read) as pipe:
         told = pipe.read()
-    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     seconds = time.monotonic() - begin
-    passed, modules = json.loads(told) if told else ([], [])
+    passed, modules = json.loads(told) if code == 0 else ([], [])
     for name in modules:  # imported here once, they are there in every fork from now on
         if name not in sys.modules and not name.startswith("onnxruntime"):  # it starts a thread
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     said = (folder.parent / "err").read_text().strip()
-    return Ended(os.waitstatus_to_exitcode(status), said, passed, seconds)
+    return Ended(code, said, passed, seconds)
 
 
 def _child(folder: Path, call: Callable[[], None], points: Points, write: int) -> None:
