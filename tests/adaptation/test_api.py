@@ -52,7 +52,7 @@ def test_frozen_and_adapted_results_stand_side_by_side(run):
         assert one.images == frozen.images
         assert one.store.identity == frozen.store.identity
         assert one.seeds == [0, 1]
-    assert "by one step of each" in told[0]
+    assert 0 < told[0] < 60  # seconds of training, by one step of each
     assert not (folder / "trainings").exists()
 
 

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.adaptation.registry import pairs
@@ -11,8 +12,9 @@ from iceprobe.cli.arguments import Arguments, split_arguments
 from iceprobe.cli.config import AdaptConfig, resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.stages import show, show_finished, write_report
+from iceprobe.cli.stages import begin_or_refuse, show, show_finished, write_report
 from iceprobe.errors import IceprobeError
+from iceprobe.text import duration
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
@@ -34,6 +36,7 @@ def adapt(
     weight_decays: options.AdaptWeightDecays = None,
     augmentation: options.AdaptAugmentation = None,
     amp: options.AdaptAmp = None,
+    long: options.Long = None,
     checkpointing: options.Checkpointing = None,
     accumulate: options.Accumulate = None,
     output: options.Output = None,
@@ -82,7 +85,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
             dataset = iceprobe.load_dataset(config.data)
             folder.create()
             run_log.write_to(folder.log)
-            given = config.model_dump(exclude={"backbone", "data", "adapt", "probe"})
+            given = config.model_dump(exclude={"backbone", "data", "adapt", "probe", "long"})
             try:
                 results = iceprobe.adapt(
                     backbone,
@@ -91,7 +94,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
                     config.probe,
                     resume=resume,
                     progress=progress,
-                    tell=lambda text: console.print(text, markup=False),
+                    tell=partial(_tell, config),
                     command=command,
                     **given,
                 )
@@ -102,6 +105,12 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
             write_report(results, folder, progress)
             log.info("report %s", folder.report)
     return results
+
+
+def _tell(config: AdaptConfig, seconds: float) -> None:
+    console.print(f"about {duration(seconds)} of training, by one step of each", markup=False)
+    if not config.long:
+        begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
 
 
 def _identity(config: AdaptConfig) -> str:

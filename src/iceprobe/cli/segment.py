@@ -40,7 +40,7 @@ def segment(
     output: options.Output = None,
     features: options.Features = None,
     device: options.Device = None,
-    memory: options.Memory = None,
+    memory: options.SegmentMemory = None,
     workers: options.Workers = None,
 ) -> None:
     """Fit segmentation probes on patch tokens: which class does every pixel belong to?

@@ -69,6 +69,7 @@ def segment(
         output: a new folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the fitted
             probes; nothing is written by default.
         memory: budget in bytes for tokens and masks held; half of what is free by default.
+            Training steps come on top.
         device: ``"cpu"``, ``"cuda"``; CUDA where there is one by default.
         run_seed: of the held-out images and the order of batches.
         progress: called with ``(stage, done, total)``; by default a bar in a

@@ -84,6 +84,7 @@ def run_heldout(
         memory,
         "auto",
         batch_size=images_per_step(protocol, len(whole)),
+        beside=0,
         looks=False,
         before=None,
     )
