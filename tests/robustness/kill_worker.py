@@ -274,6 +274,10 @@ def tried(name: str, root: Path, given: argparse.Namespace) -> dict[str, object]
     gc.freeze()  # a collection in a fork would copy every page that it looks at
     expected = content(work)
     shutil.move(work, root / "whole")
+    if given.signals:  # how long it takes when nothing is left to import
+        shutil.copytree(base, work)
+        whole = ended(work, scenario.command)
+        shutil.rmtree(work)
     stops, otherwise, left = [], [], []
     kept = {int(path.name): path for path in (aside.iterdir() if aside else ())}
     for what, how in chosen(name, whole, kept, given):
