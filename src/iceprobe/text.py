@@ -13,6 +13,8 @@ import re
 import reprlib
 from collections.abc import Iterable, Sequence
 
+DAY = 86_400  # seconds
+
 # Controls but the line break and the tab, what turns the order of letters or breaks a line unseen,
 # and bytes that are no UTF-8.
 _UNSEEN = re.compile(
@@ -103,6 +105,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def in_days(seconds: float) -> str:
+    """``"3.5 days"``, ``"1,027 years"``."""
+    days = seconds / DAY
+    return f"{days:,.1f} days" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
 def _line(row: Sequence[object]) -> str:

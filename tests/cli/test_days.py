@@ -9,7 +9,7 @@ import pytest
 
 import iceprobe as api
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.duration import in_days
+from iceprobe.text import in_days
 from tests.cli.conftest import Ended
 
 
@@ -36,6 +36,32 @@ def test_a_fit_of_years_is_refused_with_its_estimate(
     monkeypatch.setattr("iceprobe.fitting.duration.plan_fit", None)
     short = ["--probe", "linear", "--epochs", "3", "--output", "s"]
     assert "the work begins" in iceprobe("fit", store.path, *short).err
+
+
+def test_a_training_of_years_is_refused_by_one_step_of_it(
+    iceprobe: Callable[..., Ended], quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is real; that it is one of a billion passes makes it years."""
+    monkeypatch.setattr("iceprobe.adaptation.protocol.Contest.run", _begins)
+    asked = ["--adapt", "full?layer_decay=1", "--probe", "linear", "--seeds", "1", "--output", "r"]
+    refused = iceprobe("adapt", *quick[:4], *asked, "--epochs", "1000000000")
+    assert refused.code == 2
+    assert "error: the training of 1,000,000,000 epochs would take about " in refused.err
+    assert re.search(r" (days|years): give fewer --epochs, or --long to begin it", refused.err)
+    assert not Path("r").exists()
+    for words in (["--epochs", "1000000000", "--long"], ["--epochs", "2"]):
+        assert "the work begins" in iceprobe("adapt", *quick[:4], *asked, *words).err
+
+
+def test_a_segmentation_of_years_is_refused_by_its_first_steps(
+    iceprobe: Callable[..., Ended],
+) -> None:
+    asked = ["--backbone", "bundled:mae-tiny", "--data", "bundled:fashion-clutter", "--limit", "60"]
+    asked += ["--probe", "linear", "--seeds", "1", "--learning-rates", "1e-1", "--output", "s"]
+    refused = iceprobe("segment", *asked, "--epochs", "1000000000")
+    assert refused.code == 2
+    assert "error: the training of 1,000,000,000 epochs would take about " in refused.err
+    assert not Path("s").exists()
 
 
 def test_python_warns(

@@ -345,8 +345,12 @@ def test_a_probe_that_diverges_whole_is_told_after_the_others_are_shown(iceprobe
     assert "ep4, learning rate 1e+38, weight decay 0, seed 0 diverged in epoch" in log
 
 
-def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path):
-    """The results say how, and another order is another run."""
+def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path, monkeypatch):
+    """The results say how, and another order is another run. Freed memory is given back."""
+    given_back: list[bool] = []
+    monkeypatch.setattr(
+        "iceprobe.cli.stages.give_back_freed_memory", lambda: given_back.append(True)
+    )
     streamed = [*quick, "--probe", "ep2", "--memory", 1, "--batch-size", 8]
     for shuffle, buffer in (("blocks", 32), ("rows", None)):
         output = tmp_path / shuffle
@@ -356,6 +360,7 @@ def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path):
         (result,) = read_results(output)
         assert result.training["shuffle"] == shuffle
         assert result.training.get("buffer_images") == buffer
+    assert len(given_back) == 2
     other = iceprobe("run", *streamed, "--shuffle", "blocks", "--output", output)
     assert (other.code, "shuffle" in other.err) == (2, True)
     assert iceprobe("plan", *quick, "--probe", "ep2", "--shuffle", "blocks").code == 0

@@ -7,7 +7,7 @@ import pytest
 
 from iceprobe.cli.config import SegmentConfig, read_yaml
 
-TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "2", "--seeds", "1"]
+TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "1", "--seeds", "1"]
 CLUTTER = ["--data", "bundled:fashion-clutter", "--learning-rates", "1e-1"]
 
 
@@ -35,19 +35,28 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert again.code == 0, again.err
     assert Path("again.html").read_text() == page
     told = (
-        "runs/s is a run of `iceprobe segment`: it has no top-1 to compare, advise on or tabulate; "
+        "runs/s is a run of `iceprobe segment`: it has no top-1 to compare or tabulate; "
         "`iceprobe report runs/s`, of that run alone, shows its probes and their paired differences"
     )
     for command in (
         ["compare", "runs/s"],
         ["compare", "runs/s", "runs/s"],
-        ["advise", "runs/s"],
+        ["advise", "runs/s", "runs/s"],
         ["report", "runs/s", "runs/s", "--output", "both.html"],
     ):
         refused = iceprobe(*command)
         assert refused.code == 2, command
         assert told in refused.err
         assert refused.err.count("\n") == 1
+    # One step of training: said by the result, the terminal, the page and advise alike.
+    advice = iceprobe("advise", "runs/s")
+    assert advice.code == 0, advice.err
+    said = " ".join(advice.out.split())
+    for text in (said, " ".join(ended.out.split()), page):
+        assert " are undertrained: that shows no order." in text
+        assert "EP8: 1 training step, its best epoch is the last" in text
+        assert "To compare them leave --epochs out, or raise it" in text
+    assert [one["undertrained"][0] for one in (linear, ep)] == ["1 training step"] * 2
     table = iceprobe("report", "runs/s", "--output", "table.md")
     assert table.code == 2
     assert "ends in .html; its table is dense.csv in the run folder" in table.err

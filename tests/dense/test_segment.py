@@ -24,9 +24,11 @@ from iceprobe.dense import (
 from iceprobe.dense.pictures import SIDE as SHOWN
 from iceprobe.dense.pictures import colour
 from iceprobe.errors import IceprobeError
-from iceprobe.report.segment_page import write_segment_report
+from iceprobe.report.segment_page import headline
 from iceprobe.store import extract, extract_in_memory
 from tests.dense.conftest import planted
+from tests.report.test_layout import measured
+from tests.report.test_page import browser
 from tests.store.conftest import make_backbone
 
 QUICK = dict(seeds=2, epochs=12, batch_size=8, learning_rates=[1e-2, 1e-1])
@@ -82,19 +84,24 @@ def test_numbers_are_those_of_the_fitted_probes(fitted, store):
 
 def test_the_page_says_what_the_results_say(fitted, tmp_path):
     results, folder = fitted
-    page = write_segment_report(folder, tmp_path / "report.html").read_text()
+    page = iceprobe.report(read_segmentations(folder), tmp_path / "report.html").read_text()
     for one in results:
         low, high = one.miou.interval
         assert (
             f'data-value="{one.miou.mean}">{100 * one.miou.mean:.1f} ± {100 * one.miou.sd:.1f}<'
             in page
         )
-        assert f"<td>{100 * low:.1f} to {100 * high:.1f}</td>" in page
+        assert f'<td class="n">{100 * low:.1f} to {100 * high:.1f}</td>' in page
         for iou in one.iou:
             assert f'data-value="{iou}">{100 * iou:.1f}</td>' in page
     linear, ep = results
     sign = "+" if ep.beside.mean > 0 else "−"
-    assert f"<td>{sign}{abs(100 * ep.beside.mean):.1f} (" in page
+    assert f'<td class="n">{sign}{abs(100 * ep.beside.mean):.1f} <span' in page
+    assert f"<h1>{html.escape(headline(results).sentence)}</h1>" in page
+    assert iceprobe.report(results, tmp_path / "fresh.html").read_text() == page
+    bare = iceprobe.report(results, tmp_path / "bare.html", title="<t>", images=0).read_text()
+    assert "<title>iceprobe: &lt;t&gt;</title>" in bare
+    assert "data:image" not in bare
     assert "&lt;b&gt;grey&lt;/b&gt;" in page  # a class's name is text
     assert "<b>grey" not in page
     picture = base64.b64encode((folder / "segmentation.png").read_bytes()).decode()
@@ -115,13 +122,86 @@ def test_what_was_assumed_is_in_results_and_on_the_page(fitted, store, tmp_path)
         one._probes = source.probes
     write_segmentations(tmp_path, told, type(store).open(store.path, dataset=planted()))
     (tmp_path / "segmentation.png").unlink()
-    page = write_segment_report(tmp_path, tmp_path / "report.html").read_text()
+    page = iceprobe.report(read_segmentations(tmp_path), tmp_path / "report.html").read_text()
     assert page.count("<b>Assumed.</b> mean &amp; std of &lt;ImageNet&gt;.") == 1
     assert "Not shown: segmentation.png is no longer in the run folder." in page
     # A file written before there was such a list reads as one without.
     earlier = json.loads((folder / "dense.json").read_text())["segmentations"][0]
-    earlier.pop("assumed")
-    assert Segmentation.model_validate(earlier).assumed == []
+    for field in ("assumed", "undertrained"):
+        earlier.pop(field)
+    first = Segmentation.model_validate(earlier)
+    assert (first.assumed, first.undertrained) == ([], [])
+
+
+def test_the_headline_claims_what_the_interval_shows(fitted):
+    linear, ep = (one.model_copy(deep=True) for one in fitted[0])
+    linear.miou.mean, ep.miou.mean, ep.all_background = 0.30, 0.34, 0.08
+    linear.undertrained = ep.undertrained = []
+    ep.beside.mean, ep.beside.interval = 0.04, (0.01, 0.07)
+    said = headline([linear, ep])
+    assert said.sentence == "EP2 reads 34.0% mean IoU where linear reads 30.0%."
+    assert said.strong == "+4.0 points"
+    assert said.detail == (
+        "95% interval +1.0 to +7.0 (paired bootstrap over the test images); "
+        "calling every pixel background reads 8.0%"
+    )
+    ep.beside.interval = (-0.01, 0.09)
+    assert headline([linear, ep]).sentence == (
+        "EP2 reads 34.0% mean IoU and linear 30.0%: no clear difference."
+    )
+    # The first is the best: the same difference, with its sign turned.
+    ep.miou.mean, ep.beside.mean, ep.beside.interval = 0.25, -0.05, (-0.08, -0.02)
+    said = headline([linear, ep])
+    assert said.sentence == "Linear reads 30.0% mean IoU where EP2 reads 25.0%."
+    assert said.detail.startswith("95% interval +2.0 to +8.0")
+    ep.undertrained = ["9 training steps"]
+    said = headline([linear, ep])
+    assert said.sentence == (
+        "Linear reads 30.0% mean IoU and EP2 25.0%, but EP2 is undertrained: that shows no order."
+    )
+    assert said.strong is None
+    assert said.detail == "EP2: 9 training steps. To compare them leave --epochs out, or raise it"
+    assert headline([ep]).sentence == "EP2 reads 25.0% mean IoU, but it is undertrained."
+
+
+def test_a_short_fit_is_undertrained_and_a_long_one_is_not(store):
+    """One epoch against twenty: the rule of classification, with chance as pixels have it."""
+    options = dict(seeds=1, batch_size=8, learning_rates=[1e-2, 1e-1], progress=False)
+    (short,) = iceprobe.segment(store, ["linear"], epochs=1, **options)
+    assert short.undertrained[0] == "11 training steps"
+    assert headline([short]).sentence.endswith("but it is undertrained.")
+    (long,) = iceprobe.segment(store, ["linear"], epochs=20, **options)
+    assert long.undertrained == []
+
+
+@browser
+def test_in_a_browser_a_narrow_page_scrolls_its_picture_alone(fitted, tmp_path):
+    linear, ep = fitted[0]
+    names = ["background", "Boeing_" + "7" * 60, "a name of many words that goes on and on", "c"]
+    many = [
+        one.model_copy(update={"class_names": names, "probe": probe})
+        for one, probe in ((linear, "linear"), *((ep, f"ep{n}") for n in (2, 8, 16, 128)))
+    ]
+    for one in many:
+        one._run = linear.run
+    page = iceprobe.report(many, tmp_path / "report.html").read_text()
+    seen = measured(page, tmp_path, 500)
+    assert seen["page"] <= seen["width"] <= 500
+    assert [name for _, name, *_ in seen["wide"]] == ["scroll"]
+    bare = iceprobe.report(many, tmp_path / "bare.html", images=0).read_text()
+    assert measured(bare, tmp_path, 500)["wide"] == []
+
+
+def test_segmentations_of_two_runs_or_with_results_are_refused(fitted, tmp_path):
+    results, _ = fitted
+    other = results[0].model_copy(update={"created": "2001-01-01T00:00:00+00:00"})
+    with pytest.raises(IceprobeError, match="segmentations of several runs in one report"):
+        iceprobe.report([results[0], other], tmp_path / "r.html")
+    with pytest.raises(IceprobeError, match=r"read_segmentations\(RUN\)"):
+        iceprobe.report([results[0], "linear"], tmp_path / "r.html")
+    with pytest.raises(IceprobeError, match=r"ends in \.html; its table is dense\.csv"):
+        iceprobe.report(results, tmp_path / "r.md")
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_files_say_the_same(fitted):

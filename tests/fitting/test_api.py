@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.fitting import phases, selection
+from iceprobe.fitting import phases, step_memory
 from iceprobe.fitting.engine import forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, Shape, make_groups
@@ -286,12 +286,14 @@ def test_what_cannot_be_fitted_is_named_before_anything_is_written(
 def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
     store, tmp_path, monkeypatch
 ):
-    """4 queries × 2 rates × 2 seeds, each 4·16 + 2·8 floats an image: 5,120 bytes; the 16·8 numbers of
-    its tokens under way, three times in 2 bytes and twice in 4: 1,792 bytes; and parameters.
+    """Two members a rate and seed, each of 4 queries with 3·18 + 2·8 floats an image and four times
+    8 channels and 3 classes: 5,184 bytes; the 18·8 numbers of its tokens under way, once in 2 bytes
+    and twice in 4: 1,408 bytes; parameters, and what is read at once.
     """
-    parameters = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"]
-    for free, remedy in ((parameters + 20 * 6912, "--batch-size 20"), (parameters, "fewer probes")):
-        monkeypatch.setattr(selection, "available_memory", lambda free=free: free)
+    fixed = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"] + 2**22
+    each = 4 * 4 * (4 * (3 * 18 + 2 * 8) + 4 * (8 + 3)) + (16 * 8 * 2 + 2 * 18 * 8 * 4)
+    for free, remedy in ((fixed + 20 * each, "--batch-size 20"), (fixed, "fewer probes")):
+        monkeypatch.setattr(step_memory, "available_memory", lambda free=free: free)
         with pytest.raises(IceprobeError, match=remedy):
             iceprobe.fit(store, ["ep4"], output=tmp_path / "run", memory=0, **QUICK)
     assert not (tmp_path / "run").exists()
@@ -299,12 +301,12 @@ def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
 
 def test_what_a_block_keeps_for_the_backward_pass_is_counted(store, tmp_path, monkeypatch):
     """Two norms, q, k, v, what they mix, two of the MLP's width 4: 14 tokens a token or more."""
-    kept = selection.kept_for_backward(build_pooling("block", 64), num_tokens=9, dim=64)
+    kept = step_memory.kept_for_backward(build_pooling("block", 64), num_tokens=9, dim=64)
     assert 14 * 9 * 64 <= kept <= 20 * 9 * 64
-    assert selection.kept_for_backward(build_pooling("linear", 64), num_tokens=9, dim=64) == 0
-    scorer = selection.kept_for_backward(build_pooling("abmilp", 64), num_tokens=9, dim=64)
+    assert step_memory.kept_for_backward(build_pooling("linear", 64), num_tokens=9, dim=64) == 0
+    scorer = step_memory.kept_for_backward(build_pooling("abmilp", 64), num_tokens=9, dim=64)
     assert 9 * 64 + 9 <= scorer <= 9 * 64 + 2 * 9  # tanh's output, weights
-    monkeypatch.setattr(selection, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(step_memory, "available_memory", lambda: 5_000_000)
     with pytest.raises(IceprobeError, match="--batch-size"):
         iceprobe.fit(store, ["block"], output=tmp_path / "run", memory=0, **QUICK)
 

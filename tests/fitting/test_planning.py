@@ -7,6 +7,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.fitting import planning
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.rehearsal import Rehearsed, Step, line, rehearse
+from iceprobe.fitting.step_memory import StepMemory
 from tests.store.conftest import make_backbone, make_dataset
 
 
@@ -136,7 +137,7 @@ def test_flops_by_hand():
 
 
 def test_memory_that_does_not_suffice_is_told_and_nothing_is_run(monkeypatch):
-    monkeypatch.setattr("iceprobe.fitting.selection.available_memory", lambda: 1000)
+    monkeypatch.setattr("iceprobe.fitting.step_memory.available_memory", lambda: 1000)
     plan = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], num_classes=4, epochs=1)
     assert "of memory" in plan.refusal
     assert plan.seconds == 0
@@ -167,10 +168,15 @@ def test_wrong_arguments(change, message):
         iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **{"num_classes": 4, **change})
 
 
-def test_int8_tokens_are_counted_with_their_scales(given):
-    """Of 50 images, N = 16 tokens of D = 8: 9,600 bytes of codes and scales, 12,800 in float16."""
+def test_int8_tokens_are_counted_with_their_scales(given, monkeypatch):
+    """Of 50 images, N = 16 tokens of D = 8: 9,600 bytes of codes and scales, 12,800 in float16.
+
+    Beside them a step, as the fit counts it.
+    """
+    step = StepMemory(fixed=100, per_image=10, images=50)
+    monkeypatch.setattr(planning, "step_memory", lambda *arguments: step)
     for tokens, needed in (("int8", 50 * 16 * (8 + 4)), ("float16", 50 * 16 * 8 * 2)):
-        for memory, held in ((needed, True), (needed - 1, False)):
+        for memory, held in ((needed + 600, True), (needed + 599, False)):
             found = iceprobe.plan_fit(
                 make_backbone(), make_dataset(), ["ep4"], tokens=tokens, memory=memory,
                 bytes_per_second=1e6,

@@ -9,9 +9,10 @@ import torch
 
 import iceprobe
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting import phases
+from iceprobe.fitting import phases, selection
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order, choose_shuffle
+from iceprobe.fitting.step_memory import StepMemory
 from iceprobe.store import Store, reader
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
 from tests.store.conftest import make_backbone
@@ -166,7 +167,13 @@ def store(tmp_path_factory):
 PROBES = ["ep4", "linear?input=mean"]
 
 
-def test_a_fit_out_of_blocks_learns_and_says_so(store, tmp_path, caplog):
+@pytest.fixture
+def free_steps(monkeypatch):
+    """Steps that take nothing, so that a few kilobytes of budget hold tokens."""
+    monkeypatch.setattr(selection, "step_memory", lambda *arguments: StepMemory(0, 0, 16))
+
+
+def test_a_fit_out_of_blocks_learns_and_says_so(store, tmp_path, caplog, free_steps):
     options = QUICK | dict(batch_size=16)
     memory = 160 * 256 + 240 * 8 * 4  # of 160 images' tokens, beside all means
     with caplog.at_level(logging.INFO, logger="iceprobe"):
@@ -183,7 +190,7 @@ def test_a_fit_out_of_blocks_learns_and_says_so(store, tmp_path, caplog):
     assert abs(ep.top1.mean - by_rows[0].top1.mean) < 0.1
 
 
-def test_what_is_streamed_at_random_is_learnt_as_what_is_held(store, tmp_path):
+def test_what_is_streamed_at_random_is_learnt_as_what_is_held(store, tmp_path, free_steps):
     """Also where part of a batch is in memory; means beyond the budget are read from disk."""
     held = iceprobe.fit(store, PROBES, output=tmp_path / "held", **QUICK)
     for memory in (1, 1000, 20_000):
@@ -193,7 +200,9 @@ def test_what_is_streamed_at_random_is_learnt_as_what_is_held(store, tmp_path):
         assert content(some) == content(held)
 
 
-def test_an_interrupted_fit_keeps_its_order_whatever_memory_there_is(store, tmp_path, monkeypatch):
+def test_an_interrupted_fit_keeps_its_order_whatever_memory_there_is(
+    store, tmp_path, monkeypatch, free_steps
+):
     options = QUICK | dict(batch_size=16, shuffle="blocks")
     whole = iceprobe.fit(store, PROBES, memory=40_000, output=tmp_path / "whole", **options)
     monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)

@@ -51,7 +51,9 @@ def text(path: Path) -> str:
     return path.read_text()
 
 
-def shown(text: str, tmp_path: Path, *, budget_ms: int = 6000) -> tuple[str, str]:
+def shown(
+    text: str, tmp_path: Path, *, budget_ms: int = 6000, width: int = 1400
+) -> tuple[str, str]:
     """Open a page in headless Chromium: the document afterwards, and the browser's log."""
     assert CHROMIUM is not None
     page = tmp_path / "page.html"
@@ -60,7 +62,7 @@ def shown(text: str, tmp_path: Path, *, budget_ms: int = 6000) -> tuple[str, str
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3000",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000",
             f"--virtual-time-budget={budget_ms}", "--enable-logging=stderr", "--v=0",
             "--dump-dom", page.as_uri(),
         ],
@@ -113,7 +115,7 @@ def test_attention_is_shown_for_every_probe_that_has_some(text: str):
 def test_charts_hold_the_results(run, text: str):
     spec = json.loads(text.split('id="chart-parameters">')[1].split("</script>")[0])
     names = {
-        row["name"] for layer in spec["layer"] for row in _values(spec, layer) if "name" in row
+        row["probe"] for layer in spec["layer"] for row in _values(spec, layer) if "probe" in row
     }
     assert len(names) == len(PROBES)  # k-NN as a line, the rest as points
     assert 'id="chart-flops"' in text
@@ -141,6 +143,33 @@ def test_the_confusion_matrix_is_that_of_the_best_probe(run, text: str):
     assert accuracies == sorted(accuracies)
     assert len(accuracies) == len(CLASSES)
     assert html.escape(CLASSES[1]) in table
+
+
+def test_the_surest_mistakes_of_the_best_probe_are_listed_by_name():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    best = np.array([[0, 1, 2, 1, 0, 2], [0, 1, 2, 1, 2, 2], [0, 1, 2, 1, 2, 2]])
+    other = np.array([[0, 0, 2, 0, 0, 0]] * 3)
+    names = ["a.png", "b.png", "<b>c</b>\x1b.png", "d.png", "e.png", "f.png"]
+
+    def page(names) -> str:
+        results = []
+        for label, predicted in (("ep4", best), ("linear?input=mean", other)):
+            one, _ = make_result(label, 0.5)
+            found = Predictions(labels, predicted.astype(np.int32), None, names)
+            one.top1, one.class_names = found.top1_score(), CLASSES
+            results.append(one.attach(predictions=found))
+        return section(render(results, images=0), "confusion")
+
+    table = page(names).split("Mistakes by name")[1].split("</details>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
+    assert [[html.unescape(cell) for cell in row] for row in rows[1:]] == [
+        ["<b>c</b>\\x1b.png", CLASSES[1], CLASSES[2], "3 of 3", "1 of 1"],
+        ["b.png", CLASSES[0], CLASSES[1], "3 of 3", "0 of 1"],
+        ["e.png", CLASSES[2], CLASSES[0], "1 of 3", "1 of 1"],
+    ]
+    assert "<b>c" not in table
+    assert "EP4 is surest to read wrongly" in table
+    assert "Mistakes by name" not in page(None)  # of results from before names were kept
 
 
 def test_many_classes_are_tables_without_a_matrix(tmp_path, store):
@@ -263,8 +292,8 @@ def test_a_page_on_several_backbones_names_them_all_and_says_a_command_once():
     two = page("timm:a", "timm:b", command="iceprobe run --backbone BACKBONE")
     assert title(two) == "iceprobe: timm:b · timm:a on bundled:fashion-clutter"
     assert ">Backbone</button>" in settings(two)
-    named = re.findall(r'<td class="name">([^<]*)</td>', settings(two))
-    assert named == ["timm:b", "timm:a"]  # the better first, as in the title
+    named = re.findall(r'<td class="spec">(.*?)</td>', settings(two))
+    assert named == ["timm:<wbr>b", "timm:<wbr>a"]  # the better first, as in the title
     assert commands(two) == [f"iceprobe run --backbone timm:{letter}" for letter in "ab"]
     four = page("timm:a", "timm:b", "timm:c", "timm:d", command="iceprobe run all.yaml")
     assert title(four) == "iceprobe: 4 backbones on bundled:fashion-clutter"
@@ -274,7 +303,7 @@ def test_a_page_on_several_backbones_names_them_all_and_says_a_command_once():
 def test_print_neither_scrolls_nor_clips_nor_folds():
     one, predictions = make_result("linear", 0.5)
     text = render([one.attach(predictions=predictions)], images=0)
-    style = text[text.index("<style>") : text.index("</style>")]
+    style = re.sub(r"/\*.*?\*/", "", text[text.index("<style>") : text.index("</style>")])
     printed = style[style.index("@media print") :]
     assert style.count("@media print") == 1
     for rule in (

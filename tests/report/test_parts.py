@@ -11,7 +11,6 @@ from PIL import Image
 from iceprobe.report.attention import columns_of, spherical_kmeans, spread_over_classes
 from iceprobe.report.charts import colours, pareto
 from iceprobe.report.finding import display_name, find
-from iceprobe.report.labels import Box, place_labels
 from iceprobe.report.pictures import colour, image_uri, map_uri
 from iceprobe.results import compare_pair, paired_bootstrap
 from iceprobe.results.tables import signed_points, span
@@ -115,20 +114,6 @@ def test_every_probe_has_its_own_colour_and_keeps_it():
                    ("ep32", 0.7), ("aim4", 0.7), ("knn", 0.3))  # fmt: skip
     palette = colours(results)
     assert len(set(palette.values())) == len(results)
-
-
-def test_labels_cover_neither_each_other_nor_the_marks():
-    rng = np.random.default_rng(0)
-    points = [tuple(point) for point in rng.uniform(30, 300, (9, 2))]
-    bars = [Box(x - 2, y - 20, x + 2, y + 20) for x, y in points]
-    texts = ["EP12 (without Wv)"] * 9
-    centres = place_labels(points, texts, bars, (478, 330))
-    half = 6.3 * len(texts[0]) / 2
-    boxes = [Box(x - half, y - 6.5, x + half, y + 6.5) for x, y in filter(None, centres)]
-    assert len(boxes) >= 7
-    for i, box in enumerate(boxes):
-        assert box.within(478, 330)
-        assert not any(box.overlaps(other) for other in [*boxes[:i], *bars])
 
 
 def test_images_are_spread_over_classes_in_the_order_of_the_split():

@@ -1,82 +1,127 @@
 """A process that dies at the n-th write, rename, unlink, fsync, mkdir, rmdir or open for writing.
 
 `Points.install` puts itself between this process and the functions by which Python changes a disk.
-Death is SIGKILL: no handler, no ``finally``, nothing flushed. A write is a point three times: before
-it, in its middle (half of it has reached the file) and, as the next operation, behind it.
+Death is SIGKILL: no handler, no ``finally``, nothing flushed. A write is a point twice: before it,
+and in its middle, when half of it has reached the file.
+
+SIGKILL leaves the files as they are and nothing else. So two points that find the same files are
+one (an fsync, and what waits in a buffer, change nothing), and a process that lives on can put
+aside what a death at each of its points would have left.
 """
 
 import builtins
+import contextlib
+import hashlib
 import io
 import os
+import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-CALLS = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync", "link", "symlink")
+truncate = os.truncate  # this one is no point
+CALLS = (
+    "replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync", "link", "symlink", "write",
+    "truncate", "ftruncate",
+)  # fmt: skip
 
 
 class Points:
-    """Counts the operations on files below ``root`` and dies at one of them.
+    """Counts the operations on files below ``root``, one at a time, and dies at one of them.
+
+    Args:
+        root: the folder.
+        fatal: number of the operation, from 0.
+        keep: a folder that gets a copy of ``root`` under the number of every operation before
+            which its files were as never before.
 
     Attributes:
         passed: what was done so far, in words.
     """
 
-    def __init__(self, root: Path, fatal: int | None):
-        self.root, self.fatal = os.path.realpath(root), fatal
+    def __init__(self, root: Path, fatal: int | None = None, keep: Path | None = None):
+        self.root, self.fatal, self.keep = os.path.realpath(root), fatal, keep
         self.passed: list[str] = []
-        self._lock = threading.Lock()  # a store is written by a thread of its own
+        self._found: set[str] = set()
+        self._lock = threading.RLock()  # a store is written by a thread of its own
 
-    def at(self, what: str, before_death: Callable[[], Any] | None = None) -> None:
+    @contextlib.contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        """Around an operation."""
         with self._lock:
             if len(self.passed) == self.fatal:
-                if before_death is not None:
-                    before_death()
                 os.kill(os.getpid(), signal.SIGKILL)
+            number = len(self.passed)
             self.passed.append(what)
+            if self.keep is not None and (found := self._files()) not in self._found:
+                self._found.add(found)
+                shutil.copytree(self.root, self.keep / str(number), symlinks=True)
+            yield
 
     def install(self) -> None:
         for name in CALLS:
             setattr(os, name, self._around(name, getattr(os, name)))
-        write = safetensors.torch.serialize_file  # by a library that isn't Python
-        safetensors.torch.serialize_file = self._serializing(write)
+        os.open = self._creating(os.open)  # type: ignore[assignment]
+        # By a library that isn't Python:
+        safetensors.torch.serialize_file = self._serializing(safetensors.torch.serialize_file)
         opened = io.open
         builtins.open = io.open = self._opening(opened)  # type: ignore[assignment]
 
     def _around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            if self._ours(arguments[0], options.get("dir_fd")):
-                self.at(f"{name} {self._named(arguments[0])}")
-            return function(*arguments, **options)
+            if not self._ours(arguments[0], options.get("dir_fd")):
+                return function(*arguments, **options)
+            with self.at(f"{name} {self._named(arguments[0])}"):
+                return function(*arguments, **options)
+
+        return wrapped
+
+    def _creating(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(file: Any, flags: int, *arguments: Any, **options: Any) -> Any:
+            if not (flags & os.O_CREAT and self._ours(file, options.get("dir_fd"))):
+                return function(file, flags, *arguments, **options)
+            with self.at(f"create {self._named(file)}"):
+                return function(file, flags, *arguments, **options)
 
         return wrapped
 
     def _opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            writes = bool(set(mode) & set("wax+")) and self._ours(file, None)
-            if writes:
-                self.at(f"open {self._named(file)}")
-            opened = function(file, mode, *arguments, **options)
-            return _File(opened, self, self._named(file)) if writes else opened
+            if not (set(mode) & set("wax+") and self._ours(file, None)):
+                return function(file, mode, *arguments, **options)
+            with self.at(f"open {self._named(file)}"):
+                opened = function(file, mode, *arguments, **options)
+            return _File(opened, self, self._named(file))
 
         return wrapped
 
     def _serializing(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(tensors: Any, file: Any, *arguments: Any, **options: Any) -> Any:
-            def half() -> None:
+            if not self._ours(file, None):
+                return function(tensors, file, *arguments, **options)
+            with self.at(f"save {self._named(file)}"):
                 function(tensors, file, *arguments, **options)
-                os.truncate(file, os.path.getsize(file) // 2)
-
-            if self._ours(file, None):
-                self.at(f"save {self._named(file)}")
-                self.at(f"half of save {self._named(file)}", half)
-            return function(tensors, file, *arguments, **options)
+                truncate(file, os.path.getsize(file) // 2)
+            with self.at(f"half of save {self._named(file)}"):
+                return function(tensors, file, *arguments, **options)
 
         return wrapped
+
+    def _files(self) -> str:
+        """A digest of every name and content; of a log its name, nothing reads its lines again."""
+        digest = hashlib.sha256()
+        for folder, folders, names in os.walk(self.root):
+            folders.sort()
+            digest.update(repr((folder, folders, sorted(names))).encode())
+            for name in sorted(names):
+                if name != "log.txt":
+                    content = Path(folder, name).read_bytes()
+                    digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
     def _ours(self, file: Any, folder: int | None) -> bool:
         if folder is not None:
@@ -98,15 +143,13 @@ class _File:
         self._file, self._points, self._name = file, points, name
 
     def write(self, content: Any) -> Any:
-        self._points.at(f"write {self._name}")
-
-        def half() -> None:
-            part = content if isinstance(content, str) else bytes(memoryview(content))
-            self._file.write(part[: len(part) // 2])
+        whole = content if isinstance(content, str) else bytes(memoryview(content))
+        half = len(whole) // 2
+        with self._points.at(f"write {self._name}"):
+            written = self._file.write(whole[:half])
             self._file.flush()
-
-        self._points.at(f"half of write {self._name}", half)
-        return self._file.write(content)
+        with self._points.at(f"half of write {self._name}"):
+            return written + self._file.write(whole[half:])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

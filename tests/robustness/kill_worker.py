@@ -1,16 +1,24 @@
-"""Kill every command at its n-th change to the disk, give it again, compare with the undisturbed end.
+"""Stop every command at its n-th change to the disk, give it again, compare with the undisturbed end.
 
 Run by ``test_kill_points.py`` as a process of its own: it imports everything once and forks before
-torch has started a thread, so a point costs a command or two and no imports. Every point, by hand:
+torch has started a thread, so a point costs a command and no imports. By hand, every point of every
+command, or fifty signals at random moments:
 
-    python -m tests.robustness.kill_worker FOLDER --all [--every K] [COMMAND …]
+    python -m tests.robustness.kill_worker FOLDER --all [--kill] [--from N] [--every K] [COMMAND …]
+    python -m tests.robustness.kill_worker FOLDER --signals 50 [COMMAND …]
 
-Prints one JSON object a command: how many points it has, at which the same command given again ended
-otherwise, and after which something was left that an undisturbed command doesn't leave.
+A kill leaves what was on the disk. One undisturbed process puts that aside at each of its points,
+so that a point costs the second command alone; --kill kills a process of its own at each.
+
+Prints one JSON object a command: how many points it has, at how many the files differ from those of
+every earlier point, which were tried, at which the same command given again ended otherwise, and
+after which something was left that an undisturbed command doesn't leave.
 """
 
 import argparse
 import contextlib
+import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -19,8 +27,9 @@ import re
 import shutil
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +38,17 @@ import torch
 import iceprobe
 from iceprobe.cli import main as command_line
 from iceprobe.cli import run
+from iceprobe.fitting.protocols import PROTOCOLS
 from iceprobe.report import page
 from tests.cli.conftest import BACKBONE, write_images
 from tests.robustness.kill_points import Points
+from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 FIT = ["--seeds", "1", "--epochs", "1", "--learning-rates", "1e-2,1e-1", "--device", "cpu"]
 DATA = ["--data", "folder:images"]
 RUN = ["run", "--backbone", BACKBONE, *DATA, *FIT, "--probe", "knn", "--probe", "ep4"]
 VIT = BACKBONE.replace(":build?", ":build_vit?")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def commanded(*words: str) -> Callable[[], None]:
@@ -58,10 +70,19 @@ def fitted() -> None:
 
 def segmented() -> None:
     from tests.dense.conftest import planted
-    from tests.store.conftest import make_backbone
 
     store = iceprobe.extract(make_backbone(), planted(), "features", batch_size=16)
     iceprobe.segment(store, seeds=1, epochs=1, learning_rates=[0.1], output="runs/dense")
+
+
+def extracted(train: int, **settings: object) -> Callable[[], None]:
+    """Shards of three batches of train, then of one batch, and one of one of test."""
+
+    def call() -> None:
+        data = make_dataset(train=train, test=3)
+        iceprobe.extract(make_backbone(), data, "features", **(SMALL | settings))
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,18 @@ class Scenario:
 
 EXTRACT = commanded("extract", "--backbone", BACKBONE, *DATA, "--device", "cpu")
 MINE = commanded(*RUN, "--output", "runs/mine")
-EXPORT = commanded("export", "runs/mine", "--probe", "ep4", "--output", "model", "--trust")
+EXPORT = ["export", "runs/mine", "--probe", "ep4", "--output", "model", "--trust"]
 PREDICT = ["predict", "model", "--images", "images/test", "--output", "p.csv", "--trust"]
+CELLS = f"""
+backbone: ["{BACKBONE}", "{VIT}"]
+data: [folder:images]
+probe: [linear]
+seeds: 1
+epochs: 1
+learning_rates: [1.0e-2]
+device: cpu
+output: runs/cells
+"""
 SCENARIOS = {
     "extract": Scenario(EXTRACT),
     "run": Scenario(MINE),
@@ -89,12 +120,32 @@ SCENARIOS = {
         )
     ),
     "campaign": Scenario(commanded(*RUN, "--shots", "2,4", "--replicates", "1", "--output", "all")),
-    "predict": Scenario(commanded(*PREDICT, "--maps", "maps", "--device", "cpu"), (MINE, EXPORT)),
-    "export": Scenario(EXPORT, (MINE,)),
-    "segment": Scenario(segmented),
+    "cells": Scenario(
+        commanded("run", "cells.yaml"), (lambda: _written("cells.yaml", CELLS),)
+    ),
+    "predict": Scenario(
+        commanded(*PREDICT, "--maps", "maps", "--device", "cpu"), (MINE, commanded(*EXPORT))
+    ),
+    "export": Scenario(commanded(*EXPORT), (MINE,)),
+    "onnx": Scenario(commanded(*EXPORT, "--format", "onnx"), (MINE,)),
+    "segment": Scenario(
+        commanded(
+            "segment", "--backbone", BACKBONE, "--data", "bundled:fashion-clutter", "--limit", "40",
+            "--probe", "linear", "--probe", "ep4", "--seeds", "1", "--epochs", "1",
+            "--learning-rates", "0.1", "--device", "cpu", "--output", "runs/segmented",
+        )
+    ),
+    "dense": Scenario(segmented),
     "analyze": Scenario(commanded("analyze", "runs/mine", "--device", "cpu"), (MINE,)),
     "report": Scenario(commanded("report", "runs/mine", "--output", "report.html"), (MINE,)),
+    "prune": Scenario(commanded("prune", "--yes"), (EXTRACT,)),
+    "store": Scenario(extracted(14)),
+    "store-int8-views": Scenario(extracted(10, tokens="int8", views=1)),
 }  # fmt: skip
+
+
+def _written(name: str, text: str) -> None:
+    Path(name).write_text(text)
 
 
 def _store() -> str:
@@ -102,46 +153,71 @@ def _store() -> str:
     return str(store)
 
 
-def ended(folder: Path, call: Callable[[], None], fatal: int | None = None, *, watch: bool = False):
-    """Call in a fork with ``folder`` as the working folder: exit code or −signal, and the points."""
+@dataclass
+class Ended:
+    """How a command in a fork ended: its exit code, or −signal; what it said; its points."""
+
+    code: int
+    said: str
+    points: list[str]
+    seconds: float
+
+
+def ended(
+    folder: Path,
+    call: Callable[[], None],
+    *,
+    fatal: int | None = None,
+    keep: Path | None = None,
+    stop: tuple[signal.Signals, float] | None = None,
+) -> Ended:
+    """Call in a fork, with ``folder`` as the working folder."""
     read, write = os.pipe()
+    begin = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(read)
-        code = 70
-        try:
-            os.chdir(folder)
-            os.environ["ICEPROBE_CACHE"] = str(folder / "cache")
-            for number, name in ((1, "out"), (2, "err")):
-                os.dup2(
-                    os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number
-                )
-            points = Points(folder, fatal)
-            if watch or fatal is not None:
-                points.install()
-            try:
-                call()
-                code = 0
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            sys.stdout.flush()
-            with os.fdopen(write, "w") as pipe:
-                pipe.write(json.dumps([points.passed, list(sys.modules)]))
-        except Exception:  # noqa: BLE001 (the parent tells what it said)
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        _child(folder, call, Points(folder, fatal, keep), write)
     os.close(write)
+    if stop is not None:
+        time.sleep(stop[1])
+        os.kill(child, stop[0])  # which is there until it is waited for
     with os.fdopen(read) as pipe:
-        passed = pipe.read()
-    _, status = os.waitpid(child, 0)
-    points, modules = json.loads(passed) if passed else ([], [])
+        told = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seconds = time.monotonic() - begin
+    passed, modules = json.loads(told) if code == 0 else ([], [])
     for name in modules:  # imported here once, they are there in every fork from now on
-        if name not in sys.modules:
+        if name not in sys.modules and not name.startswith("onnxruntime"):  # it starts a thread
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    return os.waitstatus_to_exitcode(status), points
+    said = (folder.parent / "err").read_text().strip()
+    return Ended(code, said, passed, seconds)
+
+
+def _child(folder: Path, call: Callable[[], None], points: Points, write: int) -> None:
+    code = 70
+    try:
+        os.chdir(folder)
+        os.environ["ICEPROBE_CACHE"] = str(folder / "cache")
+        for number, name in ((1, "out"), (2, "err")):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(folder.parent / name, flags), number)
+        if points.fatal is not None or points.keep is not None:
+            points.install()
+        try:
+            call()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        sys.stdout.flush()
+        with os.fdopen(write, "w") as pipe:
+            pipe.write(json.dumps([points.passed, list(sys.modules)]))
+    except BaseException:  # noqa: BLE001 (the parent tells what it said)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -161,45 +237,75 @@ def _told(path: Path) -> object:
     if path.suffix == ".json":
         text = re.sub(r'"(created|seconds)": .*', "", path.read_text())
         return re.sub(r'^  "sha256": .*$', "", text, flags=re.M)  # over the whole, times included
+    if path.suffix == ".html":
+        return re.sub(r"\d{4}-\d\d-\d\dT[\d:]{8}", "", path.read_text())
     return path.read_bytes()
 
 
-def tried(name: str, root: Path, count: int | None, every: int = 1) -> dict[str, object]:
-    scenario, base = SCENARIOS[name], root / name / "base"
+def chosen(
+    name: str, whole: Ended, kept: dict[int, Path], given: argparse.Namespace
+) -> Iterator[tuple[str, dict]]:
+    """The interruptions, in words, with the files that one left or how `ended` makes it."""
+    chance = random.Random(None if given.signals else f"{name} 1")
+    for n in range(given.signals):
+        stop = SIGNALS[n % len(SIGNALS)], chance.uniform(0, whole.seconds)
+        yield f"{stop[0].name} after {stop[1]:.3f} s", {"stop": stop}
+    if given.signals:
+        return
+    numbers = [n for n in sorted(kept) if n >= given.first][:: given.every]
+    if not given.all and given.points < len(numbers):
+        numbers = sorted(chance.sample(numbers, given.points))
+    for n in numbers:
+        yield f"{n} {whole.points[n]}", {"fatal": n} if given.kill else {"left": kept[n]}
+
+
+def tried(name: str, root: Path, given: argparse.Namespace) -> dict[str, object]:
+    scenario, base = SCENARIOS[name], root / "base"
     base.mkdir(parents=True)
     write_images(base / "images", {"train": 6, "test": 3}, ("dark", "light"))
     for call in scenario.before:
-        code, _ = ended(base, call)
-        assert code == 0, (root / name / "err").read_text()
-    work = root / name / "work"  # always here: results name their store by its path
+        before = ended(base, call)
+        assert before.code == 0, before.said
+    work = root / "work"  # always here: results name their store by its path
     shutil.copytree(base, work)
-    code, points = ended(work, scenario.command, watch=True)
-    assert code == 0, (root / name / "err").read_text()
+    aside = None if given.signals else root / "kept"
+    whole = ended(work, scenario.command, keep=aside)
+    assert whole.code == 0, whole.said
+    gc.freeze()  # a collection in a fork would copy every page that it looks at
     expected = content(work)
-    shutil.move(work, root / name / "whole")
-    numbers = list(range(0, len(points), every))
-    if count is not None and count < len(numbers):
-        numbers = sorted(random.Random(f"{name} 1").sample(numbers, count))
-    otherwise, left = [], []
-    for number in numbers:
+    shutil.move(work, root / "whole")
+    if given.signals:  # how long it takes when nothing is left to import
         shutil.copytree(base, work)
-        code, _ = ended(work, scenario.command, number)
-        said = (root / name / "err").read_text().strip().splitlines()[-1:]
-        if code in (-signal.SIGKILL, 0):  # 0: a run that had fewer points this time
-            code, _ = ended(work, scenario.command)
-            said = (root / name / "err").read_text().strip().splitlines()[-1:]
+        whole = ended(work, scenario.command)
+        shutil.rmtree(work)
+    stops, otherwise, left = [], [], []
+    kept = {int(path.name): path for path in (aside.iterdir() if aside else ())}
+    for what, how in chosen(name, whole, kept, given):
+        code = -signal.SIGKILL
+        if "left" in how:
+            shutil.move(how["left"], work)
+        else:
+            shutil.copytree(base, work)
+            code = ended(work, scenario.command, **how).code
+        again = ended(work, scenario.command)
         found = content(work)
         surplus = sorted(found.keys() - expected.keys())
         differ = sorted(k for k in expected if found.get(k) != expected[k])
+        wrong = []
         if surplus:
-            left.append([number, points[number], surplus])
-        if code != 0 or differ:
-            otherwise.append([number, points[number], code, *said, differ])
-        wrong = (code != 0 or differ) and otherwise[-1], surplus and left[-1]
-        print(name, number, points[number], *filter(None, wrong), file=sys.stderr, flush=True)
-        shutil.rmtree(work)
-    return {"command": name, "points": len(points), "tried": len(numbers),
-            "otherwise": otherwise, "left": left}  # fmt: skip
+            left.append([what, code, surplus])
+            wrong.append(surplus)
+        if again.code != 0 or differ:
+            otherwise.append([what, code, again.code, again.said[-300:], differ])
+            wrong.append(otherwise[-1][2:])
+        print(name, what, code, *wrong, file=sys.stderr, flush=True)
+        if wrong:
+            shutil.move(work, root / f"wrong-{len(stops)}")
+        else:
+            shutil.rmtree(work)
+        stops.append(what)
+    return {"command": name, "points": len(whole.points), "distinct": len(kept),
+            "tried": stops, "otherwise": otherwise, "left": left}  # fmt: skip
 
 
 def main() -> None:
@@ -207,17 +313,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("commands", nargs="*")
     parser.add_argument("--all", action="store_true", help="every point, not a sample")
-    parser.add_argument("--every", type=int, default=1, help="with --all: every so many-th point")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first point")
+    parser.add_argument("--every", type=int, default=1, help="every so many-th point")
     parser.add_argument("--points", type=int, default=6, help="tried of each command")
+    parser.add_argument("--kill", action="store_true", help="kill at a point: not only its files")
+    parser.add_argument("--signals", type=int, default=0, help="at random moments, not at points")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
-    # What writes nothing and takes seconds: the page's charts, and the estimate before a run.
+    # What writes nothing and takes seconds: charts, the estimate before a run, 400 steps at least.
     page.render = lambda results, **_: "\n".join(f"{r.label} {r.top1.values}" for r in results)
     run.print_estimate = lambda *_: None
+    PROTOCOLS["heldout"] = dataclasses.replace(PROTOCOLS["heldout"], min_steps=0)
     for name in given.commands or SCENARIOS:
-        count = None if given.all else given.points
-        told = tried(name, given.folder.resolve(), count, given.every if given.all else 1)
-        print(json.dumps(told), flush=True)
+        print(json.dumps(tried(name, given.folder.resolve() / name, given)), flush=True)
 
 
 if __name__ == "__main__":

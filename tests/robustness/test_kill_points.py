@@ -8,23 +8,46 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
-def test_killed_and_given_again(tmp_path):
-    """A sample of the points of every command; `python -m tests.robustness.kill_worker DIR --all`."""
+def killed(folder: Path, *arguments: str) -> dict[str, dict]:
+    """What `tests.robustness.kill_worker` tells, by command; it ran as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.robustness.kill_worker", tmp_path, "--points", "2"],
+        [sys.executable, "-m", "tests.robustness.kill_worker", folder, *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["command"] for one in told] == [
-        "extract", "run", "fit", "knn", "adapt", "campaign", "predict", "export", "segment",
-        "analyze", "report",
-    ]  # fmt: skip
-    for one in told:
-        assert one["points"] > 5, one
-        assert one["tried"] == 2, one
+    told = {one["command"]: one for one in map(json.loads, done.stdout.splitlines())}
+    for one in told.values():
         assert (one["otherwise"], one["left"]) == ([], []), one
+    return told
+
+
+@pytest.mark.parametrize(
+    "store", ["store", pytest.param("store-int8-views", marks=pytest.mark.slow)]
+)
+def test_an_extraction_killed_anywhere(tmp_path, store):
+    """Every point, from nothing written over half-written shards to everything done."""
+    one = killed(tmp_path, "--all", store)[store]
+    assert len(one["tried"]) == one["distinct"] > 40
+    files = {point.rpartition(" ")[2] for point in one["tried"]}
+    assert {
+        "train-00000.safetensors.tmp",
+        "test-00000.safetensors.tmp",
+        "manifest.json.tmp",
+    } <= files
+
+
+@pytest.mark.slow
+def test_a_command_killed_and_given_again(tmp_path):
+    """A sample of the points; all: `python -m tests.robustness.kill_worker DIR --all` (and ONNX)."""
+    names = [
+        "extract", "run", "fit", "knn", "adapt", "campaign", "cells", "predict", "export",
+        "segment", "dense", "analyze", "report", "prune",
+    ]  # fmt: skip
+    told = killed(tmp_path, "--kill", "--points", "2", *names)
+    assert list(told) == names
+    for one in told.values():
+        assert one["points"] > 5, one
+        assert len(one["tried"]) == 2, one

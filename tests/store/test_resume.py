@@ -1,9 +1,9 @@
-"""Stopped anywhere, in any way, an extraction goes on and ends with the same bytes."""
+"""Stopped anywhere, in any way, an extraction goes on and ends with the same bytes.
+
+Killed at any change to the disk: ``tests/robustness/test_kill_points.py``.
+"""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,35 +11,6 @@ from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract
 from iceprobe.store.lock import exclusive
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
-
-
-@pytest.mark.parametrize(
-    ("tokens", "views"),
-    [
-        ("float16", "0"),
-        pytest.param("int8", "0", marks=pytest.mark.slow),
-        pytest.param("float16", "1", marks=pytest.mark.slow),
-    ],
-)
-def test_kill_at_every_point(tmp_path, tokens, views):
-    """kill -9 before, after and between all writes, syncs and renames (real processes)."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.store.kill_worker", tmp_path, tokens, views],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    *lines, last = done.stdout.splitlines()
-    assert last == f"points {len(lines)}"
-    assert len(lines) > 40
-    for line in lines:
-        assert line.split()[1:4] == ["killed", "True", "True"], line
-    # The points reach from nothing written to everything done, through half-written shards.
-    assert any(".safetensors.tmp" in line for line in lines)
-    assert any("manifest.json.tmp" in line for line in lines)
 
 
 def test_stopped_from_outside_at_any_image(tmp_path):

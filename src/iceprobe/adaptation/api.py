@@ -41,7 +41,7 @@ from iceprobe.store.layout import chosen_rows
 from iceprobe.store.lock import exclusive
 from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.request import describe, make_settings
-from iceprobe.text import duration
+from iceprobe.text import DAY, duration
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
@@ -77,7 +77,7 @@ def adapt(
     run_seed: int = 0,
     resume: bool = True,
     progress: Told | bool | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Result]:
     """Adapt a backbone in several ways, each under several probes, and write a run folder.
@@ -105,13 +105,14 @@ def adapt(
         split: the one to report.
         output: run folder; by default a new one under ``runs/``.
         memory: budget in bytes for decoded images; beyond it they are decoded at every pass.
+            Training, and the tokens of a frozen encoder, come on top.
         device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
         amp: dtype of the forward pass: ``"float32"`` or ``"bfloat16"``.
         run_seed: of the held-out split and of the order of batches.
         resume: keep the trainings that an interrupted run of this folder has finished.
         progress: called with ``(stage, done, total)``; by default a bar in a
             terminal or a notebook, and ``False`` shows nothing.
-        tell: called with the estimate of the time it will take.
+        tell: called with the seconds that training will take, about, before it begins.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -255,16 +256,16 @@ def _check_classes(train: Images, dataset: Dataset) -> None:
 
 
 def _rehearse(
-    contest: Contest, asked: Sequence[tuple[str, str]], tell: Callable[[str], None] | None
+    contest: Contest, asked: Sequence[tuple[str, str]], tell: Callable[[float], None] | None
 ) -> None:
     """Build every pair and take two steps of it: what can't work ends here, and time is known."""
     seconds = sum(contest.rehearse(pair) for pair in asked)
     if not asked:
         return
-    text = f"about {duration(seconds)} of training, by one step of each"
-    log.info("%s", text)
+    level = logging.WARNING if seconds > DAY else logging.INFO
+    log.log(level, "about %s of training, by its first steps", duration(seconds))
     if tell is not None:
-        tell(text)
+        tell(seconds)
 
 
 def _frozen(

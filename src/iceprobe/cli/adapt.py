@@ -3,15 +3,16 @@
 import logging
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.adaptation.registry import pairs
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, split_arguments
 from iceprobe.cli.config import AdaptConfig, resolve
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.stages import show, show_finished, write_report
+from iceprobe.cli.stages import show, show_finished, tell_length, write_report
 from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def adapt(
     weight_decays: options.AdaptWeightDecays = None,
     augmentation: options.AdaptAugmentation = None,
     amp: options.AdaptAmp = None,
+    long: options.Long = None,
     checkpointing: options.Checkpointing = None,
     accumulate: options.Accumulate = None,
     output: options.Output = None,
@@ -82,7 +84,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
             dataset = iceprobe.load_dataset(config.data)
             folder.create()
             run_log.write_to(folder.log)
-            given = config.model_dump(exclude={"backbone", "data", "adapt", "probe"})
+            given = config.model_dump(exclude={"backbone", "data", "adapt", "probe", "long"})
             try:
                 results = iceprobe.adapt(
                     backbone,
@@ -91,7 +93,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
                     config.probe,
                     resume=resume,
                     progress=progress,
-                    tell=lambda text: console.print(text, markup=False),
+                    tell=partial(tell_length, config),
                     command=command,
                     **given,
                 )

@@ -19,7 +19,8 @@ def advise(
 
     To report is the cheapest probe (fewest parameters) within the error bar of the best: the paired
     95% interval of what it loses reaches down to the margin. Of several backbones or layers the
-    ranking under linear probing stands beside that under EP, with Kendall's τ.
+    ranking under linear probing stands beside that under EP, with Kendall's τ. Of a run of segment
+    its best probe is laid beside the first.
 
     \b
     Examples:
@@ -28,8 +29,16 @@ def advise(
       iceprobe advise runs/mae runs/dino
     """
     from iceprobe.results import advise, read_results
+    from iceprobe.results.files import is_segmented
 
     if not margin >= 0:
         raise IceprobeError(f"--margin {margin:g}: give a number of points from 0 up, such as 0.5")
+    if len(runs) == 1 and is_segmented(runs[0]):
+        from iceprobe.dense import read_segmentations
+        from iceprobe.report.segment_page import headline
+
+        said = headline(read_segmentations(runs[0]))
+        console.print(f"{said.sentence} {said.detail}.", markup=False)
+        return
     results = [result for run in runs for result in read_results(run)]
     console.print(str(advise(results, margin / 100)), markup=False)

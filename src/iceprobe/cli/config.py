@@ -175,7 +175,7 @@ class FitConfig(_Config):
     halving: bool = False  # settings that are clearly beaten stop early
     long: bool = False  # a fit of more than a day may begin
     device: str | None = None
-    memory: Bytes | None = None  # for tokens held in memory
+    memory: Bytes | None = None  # of a fit: tokens and what is computed from them
     shuffle: Literal["auto", "rows", "blocks"] = "auto"  # of training images that are streamed
     output: Path | None = None
 
@@ -221,6 +221,7 @@ class AdaptConfig(_Config):
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     accumulate: Annotated[int, Field(ge=1, le=_MOST)] = 1  # micro-batches a step
+    long: bool = False  # a training of more than a day may begin
     limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     device: str | None = None
     memory: Bytes | None = None  # for decoded images
@@ -237,6 +238,7 @@ class SegmentConfig(_Config):
     epochs: Annotated[int, Field(ge=1, le=_MOST)] = 10
     batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
     learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
+    long: bool = False  # a training of more than a day may begin
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64

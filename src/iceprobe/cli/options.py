@@ -107,7 +107,7 @@ Halving = Annotated[
 ]
 Long = Annotated[
     bool | None,
-    _option("--long", "Begin a fit that will take more than a day, and don't ask.", _HOW),
+    _option("--long", "Begin what will take more than a day, and don't ask.", _HOW),
 ]
 ForwardBatchSize = Annotated[
     int | None,
@@ -162,7 +162,12 @@ Device = Annotated[
     str | None, _option("--device", "cpu, cuda, cuda:1 … (cuda where there is one).", _WHERE)
 ]
 Memory = Annotated[
-    str | None, _option("--memory", "Budget for tokens held in memory: 8GB, 500MB …", _WHERE)
+    str | None,
+    _option(
+        "--memory",
+        "Budget of a fit for tokens and what is computed from them: 8GB, 500MB …",
+        _WHERE,
+    ),
 ]
 Shuffle = Annotated[
     str | None,
@@ -242,9 +247,15 @@ AdaptAugmentation = Annotated[
 AdaptAmp = Annotated[
     str | None, _option("--amp", "Dtype of the forward pass: float32 (default), bfloat16.", _HOW)
 ]
+SegmentMemory = Annotated[
+    str | None,
+    _option("--memory", "Budget for tokens and masks held; training steps come on top.", _WHERE),
+]
 AdaptMemory = Annotated[
     str | None,
-    _option("--memory", "Budget for decoded images; read anew at each pass beyond it.", _WHERE),
+    _option(
+        "--memory", "Budget for decoded images, read anew beyond it; training comes on top.", _WHERE
+    ),
 ]
 Checkpointing = Annotated[
     bool | None,

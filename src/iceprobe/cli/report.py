@@ -33,23 +33,21 @@ def report(
     """
     from iceprobe import report as write_report
     from iceprobe.results import read_results
-    from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
+    from iceprobe.results.files import is_segmented
 
     if output is None and len(runs) > 1:
         raise IceprobeError(
             f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
         )
-    segmented = len(runs) == 1 and (runs[0] / SEGMENTATIONS).exists()
-    segmented = segmented and not (runs[0] / FILE_NAME).exists()
-    results = [] if segmented else [result for run in runs for result in read_results(run)]
+    if len(runs) == 1 and is_segmented(runs[0]):
+        from iceprobe.dense import read_segmentations
+
+        results = read_segmentations(runs[0])
+    else:
+        results = [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
     check_file(path, "--output")
     if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
-    if segmented:
-        from iceprobe.report.segment_page import write_segment_report
-
-        write_segment_report(runs[0], path)
-    else:
-        write_report(results, path, trust=trust)
+    write_report(results, path, trust=trust)
     console.print(str(path.resolve()), markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
@@ -12,6 +13,7 @@ from iceprobe.cli.config import SegmentConfig, resolve, to_yaml
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunLog
 from iceprobe.cli.paths import check_features, check_writable
+from iceprobe.cli.stages import tell_length
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
@@ -33,6 +35,7 @@ def segment(
     epochs: options.SegmentEpochs = None,
     batch_size: options.SegmentBatchSize = None,
     learning_rates: options.SegmentLearningRates = None,
+    long: options.Long = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
     tokens: options.Tokens = None,
@@ -40,7 +43,7 @@ def segment(
     output: options.Output = None,
     features: options.Features = None,
     device: options.Device = None,
-    memory: options.Memory = None,
+    memory: options.SegmentMemory = None,
     workers: options.Workers = None,
 ) -> None:
     """Fit segmentation probes on patch tokens: which class does every pixel belong to?
@@ -65,8 +68,8 @@ def execute(config: SegmentConfig) -> None:
     """Extract what isn't stored yet, fit, write the run folder, show the table."""
     import iceprobe
     from iceprobe.dense.api import check_probes
-    from iceprobe.dense.files import PICTURE_NAME, write_segmentations
-    from iceprobe.report.segment_page import write_segment_report
+    from iceprobe.dense.files import PICTURE_NAME, read_segmentations, write_segmentations
+    from iceprobe.report.segment_page import headline
 
     check_probes(config.probe)
     assert config.output is not None  # resolve() has set it
@@ -87,13 +90,17 @@ def execute(config: SegmentConfig) -> None:
                 memory=config.memory,
                 device=config.device,
                 progress=progress,
+                tell=partial(tell_length, config),
                 command=command,
             )
         run_log.write_to(folder / "log.txt")
         (folder / "config.yaml").write_text(to_yaml(config))
         write_segmentations(folder, results, store)
-        write_segment_report(folder, folder / "report.html")
+        iceprobe.report(read_segmentations(folder), folder / "report.html")
     console.print(_table(results))
+    if any(one.undertrained for one in results):
+        said = headline(results)
+        console.print(f"{said.sentence} {said.detail}", markup=False, soft_wrap=True)
     _tell_differences(results)
     for name in (PICTURE_NAME, "report.html"):
         console.print(str((config.output / name).resolve()), markup=False, soft_wrap=True)

@@ -14,9 +14,11 @@ from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.run_folder import tidy, untidy
+from iceprobe.malloc import give_back_freed_memory
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 from iceprobe.store.lock import exclusive
+from iceprobe.text import DAY, duration, in_days
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +149,8 @@ def _fit(
 ) -> list["Result"]:
     from iceprobe import fit
 
+    if config.memory is not None:
+        give_back_freed_memory()
     return fit(
         store,
         config.probe,
@@ -174,14 +178,10 @@ def _fit(
 
 
 def _check_length(config: FitConfig, store: "Store") -> None:
-    """Ask before a fit of more than a day; where nobody can be asked, refuse it.
-
-    Raises:
-        IceprobeError: with the estimate, and the option that says yes.
-    """
+    """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
         return
-    from iceprobe.fitting.duration import DAY, expected_seconds, in_days
+    from iceprobe.fitting.duration import expected_seconds
     from iceprobe.fitting.protocols import get_protocol
 
     protocol = get_protocol(
@@ -200,9 +200,29 @@ def _check_length(config: FitConfig, store: "Store") -> None:
         replicates=config.replicates,
         device=config.device,
     )
+    begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
+
+
+def tell_length(config: Any, seconds: float) -> None:
+    """Say how long a training of ``config.epochs`` will take; one of more than a day is asked for.
+
+    Raises:
+        IceprobeError: as :func:`begin_or_refuse`.
+    """
+    console.print(f"about {duration(seconds)} of training, by its first steps", markup=False)
+    if not config.long:
+        begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
+
+
+def begin_or_refuse(what: str, seconds: float) -> None:
+    """Ask before ``what`` takes more than a day; where nobody can be asked, refuse it.
+
+    Raises:
+        IceprobeError: with the estimate, and the option that says yes.
+    """
     if seconds <= DAY:
         return
-    text = f"the fit of {protocol.epochs:,} epochs would take about {in_days(seconds)}"
+    text = f"{what} would take about {in_days(seconds)}"
     if sys.stdin.isatty() and sys.stdout.isatty() and world().size == 1:
         import typer
 

@@ -1,9 +1,10 @@
 """Segmentation probes on a feature store with masks: the public function."""
 
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from iceprobe.arguments import checked
 from iceprobe.dense import miou
 from iceprobe.dense.files import write_segmentations
 from iceprobe.dense.probes import label
-from iceprobe.dense.protocol import Fitted, Setting, run_heldout
+from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
 from iceprobe.dense.schema import Difference, Segmentation, Selection
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
@@ -24,9 +25,13 @@ from iceprobe.fitting.protocols import get_protocol, images_per_step
 from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
+from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
+from iceprobe.text import DAY, duration
 from iceprobe.torch_state import in_own_state
+
+log = logging.getLogger("iceprobe")
 
 PROBES = ("linear", "ep8")
 EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
@@ -51,6 +56,7 @@ def segment(
     device: str | None = None,
     run_seed: int = 0,
     progress: Told | bool | None = None,
+    tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Segmentation]:
     """Fit segmentation probes on stored patch tokens and report their mean IoU.
@@ -69,10 +75,12 @@ def segment(
         output: a new folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the fitted
             probes; nothing is written by default.
         memory: budget in bytes for tokens and masks held; half of what is free by default.
+            Training steps come on top.
         device: ``"cpu"``, ``"cuda"``; CUDA where there is one by default.
         run_seed: of the held-out images and the order of batches.
         progress: called with ``(stage, done, total)``; by default a bar in a
             terminal or a notebook, and ``False`` shows nothing.
+        tell: called with the seconds that training will take, about, after its first steps.
         command: to be written into the results; by default this process's own.
 
     Returns:
@@ -92,7 +100,7 @@ def segment(
     check_training_images(store, protocol, split, run_seed, low_shot=False)
     if output is not None:
         store.dataset()  # the picture shows its images: better refused now than after the fit
-    told = callback(progress) or (lambda stage, done, total: None)
+    told = _timed(callback(progress) or (lambda stage, done, total: None), tell)
     setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
@@ -112,7 +120,29 @@ def segment(
         _lay_beside(results, draws)
         if folder is not None:
             write_segmentations(folder, results, store)
+    if output is not None:
+        for result in results:
+            result._run = Path(output)
     return results
+
+
+def _timed(progress: Progress, tell: Callable[[float], None] | None) -> Progress:
+    """``progress`` that tells as well, once, how long it goes on, by the second and third step."""
+    first = 0.0
+
+    def stepped(stage: str, done: int, total: int) -> None:
+        nonlocal first
+        progress(stage, done, total)
+        if stage == "select" and done == 1:
+            first = time.perf_counter()
+        elif stage == "select" and done == 3:
+            seconds = (time.perf_counter() - first) / 2 * total
+            level = logging.WARNING if seconds > DAY else logging.INFO
+            log.log(level, "about %s of training, by its first steps", duration(seconds))
+            if tell is not None:
+                tell(seconds)
+
+    return stepped
 
 
 def check_probes(probes: Sequence[str]) -> list[str]:
@@ -210,6 +240,14 @@ def _result(
             "run_seed": setting.run_seed,
             "device": setting.device.type,
         },
+        undertrained=signs_of_undertraining(
+            fitted.rows,
+            {"learning_rate": choice.learning_rate, "epoch": choice.epoch},
+            classes=_even_classes(truth),
+            epochs=setting.protocol.epochs,
+            steps=fitted.steps,
+            learning_rates=setting.protocol.learning_rates,
+        ),
         parameters=sum(p.numel() for p in probes[0].parameters()),
         flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
         seeds=[member.seed for member in group.members],
@@ -217,6 +255,15 @@ def _result(
     )
     result._probes = probes
     return result
+
+
+def _even_classes(pixels: NDArray[np.int64]) -> float:
+    """How many classes of equal share are as hard to guess: e to the entropy of the pixels' classes.
+
+    Most pixels are background, so a loss is far below log C before anything is learned.
+    """
+    share = pixels[pixels > 0] / max(1, pixels.sum())
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:

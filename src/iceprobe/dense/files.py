@@ -66,7 +66,7 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
                 "use the version that wrote it, or run again"
             )
         document = unseal(document, path, "put it back as it was, or run again")
-        return [Segmentation.model_validate(entry) for entry in document["segmentations"]]
+        results = [Segmentation.model_validate(entry) for entry in document["segmentations"]]
     except OSError as error:
         raise IceprobeError(
             f"no segmentations at {path} ({error.strerror}): name a folder that `iceprobe segment` "
@@ -74,6 +74,9 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
         ) from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise IceprobeError(f"{path} is damaged ({type(error).__name__}): run again") from error
+    for result in results:
+        result._run = path.parent
+    return results
 
 
 def _table(results: Sequence[Segmentation]) -> str:

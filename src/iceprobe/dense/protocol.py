@@ -19,7 +19,7 @@ from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member
-from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.fitting.protocols import Protocol, images_per_step, total_steps
 from iceprobe.fitting.selection import Choice, choose
 from iceprobe.fitting.whitening import whitening
 from iceprobe.results.curves import CurveRow
@@ -33,12 +33,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """One probe after the protocol: its members, one a seed, their counts and what was chosen."""
+    """One probe after the protocol: its members, one a seed, their counts and what was chosen.
+
+    ``rows`` are its selection's, of all members and epochs, and ``steps`` how many that took.
+    """
 
     members: Members
     counts: list[Counts]
     choice: Choice
     held_out: int
+    rows: list[CurveRow]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def run_heldout(
         memory,
         "auto",
         batch_size=images_per_step(protocol, len(whole)),
+        beside=0,
         looks=False,
         before=None,
     )
@@ -93,7 +99,8 @@ def run_heldout(
 
     fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
     rows = _select(setting, labels, feed(train, fit_rows), feed(train, held_rows))
-    choices = {one: choose([row for row in rows if row.probe == one]) for one in labels}
+    curves = {one: [row for row in rows if row.probe == one] for one in labels}
+    choices = {one: choose(of_probe) for one, of_probe in curves.items()}
     found = {one: choice for one, choice in choices.items() if choice is not None}
     _check(labels, found)
 
@@ -106,8 +113,9 @@ def run_heldout(
     _check(labels, [group.probe for group in groups if all(group.finite())])
     reported = feed(test, np.arange(len(test)))
     counts = evaluate(groups, _told(setting, split, reported))
+    steps = total_steps(protocol, len(fit_rows))
     return [
-        Fitted(group, each, found[group.probe], len(held_rows))
+        Fitted(group, each, found[group.probe], len(held_rows), curves[group.probe], steps)
         for group, each in zip(groups, counts, strict=True)
     ]
 

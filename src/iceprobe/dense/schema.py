@@ -1,5 +1,6 @@
 """What a segmentation probe's result says: the entries of ``dense.json``. Shares are fractions."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -62,6 +63,7 @@ class Segmentation(BaseModel):
         seconds: wall time of the whole fit, of all its probes together.
         files: fitted probes, one a seed, relative to the run folder.
         assumed: what was taken for granted about backbone and images, a line each.
+        undertrained: what shows that it hadn't learned to its end, nothing where it had.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -98,10 +100,17 @@ class Segmentation(BaseModel):
     created: str
     files: list[InnerPath] = []
     assumed: list[str] = []  # of earlier runs none
+    undertrained: list[str] = []  # of earlier runs unknown
 
     _probes: list[Any] = PrivateAttr(default_factory=list)
+    _run: Path | None = PrivateAttr(None)
 
     @property
     def probes(self) -> list[Any]:
         """The fitted modules, one a seed: (B, N, D) → logits (B, N, C). Empty once read from a file."""
         return self._probes
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that it was written to or read from."""
+        return self._run

@@ -41,7 +41,7 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
-from iceprobe.text import short_name, shown
+from iceprobe.text import DAY, in_days, short_name, shown
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
@@ -103,8 +103,10 @@ def fit(
             half of the epochs of selection; the results say which. Not under ``"paper"``.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
-        memory: budget in bytes for tokens held in memory, by default half of what is free; they
-            are streamed beyond it.
+        memory: budget in bytes for the tokens that trained probes hold and all that they compute
+            from them, by default half of what is free. Tokens are streamed beyond it; where one
+            training step takes more, as under ``0``, no more than that is taken and a line says
+            how much.
         shuffle: order of training images whose tokens are streamed: ``"rows"`` at random,
             ``"blocks"`` of neighbours at random, mixed in a buffer of half the budget; ``"auto"``
             takes blocks where the page cache can't hold the tokens. It's ``"rows"`` where
@@ -373,7 +375,7 @@ def _tell_days(store: Store, request: Request, seeds: int, replicates: int | Non
     """Warn of a fit that takes more than a day; the command line has asked."""
     if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
         return
-    from iceprobe.fitting.duration import DAY, expected_seconds, in_days
+    from iceprobe.fitting.duration import expected_seconds
 
     seconds = expected_seconds(
         store,

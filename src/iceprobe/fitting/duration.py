@@ -11,7 +11,6 @@ from iceprobe.fitting.planning import plan_fit
 from iceprobe.fitting.protocols import Protocol, for_images, total_steps
 from iceprobe.store.reader import Store
 
-DAY = 86_400  # seconds
 MANY_STEPS = 2000  # below it nothing is measured: a step takes far less than a minute
 _MOMENT = 0.3  # seconds of rehearsal
 
@@ -51,9 +50,3 @@ def expected_seconds(
         measure_seconds=_MOMENT,
         here=False,
     ).seconds
-
-
-def in_days(seconds: float) -> str:
-    """``"3.5 days"``, ``"1,027 years"``."""
-    days = seconds / DAY
-    return f"{days:,.1f} days" if days < 730 else f"{days / 365.25:,.0f} years"

@@ -237,10 +237,10 @@ def predict(groups: list[Group], batches: Iterable[Batch], top: int) -> list[Ten
 
 
 def predict_all(groups: list[Group], feed: Feed, batch_size: int, top: int) -> list[Tensor]:
-    """As :func:`predict`, of every image of ``feed``; several processes share the images."""
+    """As :func:`predict`, of every image of ``feed``; several processes share images and batches."""
     mine, place = feed.part(), world().part(len(feed))
     if len(mine):
-        tops = predict(groups, mine.in_order(batch_size), top)
+        tops = predict(groups, mine.in_order(-(-batch_size // world().size)), top)
     else:
         tops = [torch.empty(len(group), 0, top, dtype=torch.int32) for group in groups]
     return [world().assembled(t, place, len(feed), dim=1) for t in tops]

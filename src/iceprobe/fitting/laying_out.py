@@ -7,6 +7,7 @@ from collections.abc import Collection
 from iceprobe.distributed import first, world
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
+from iceprobe.fitting.step_memory import size
 from iceprobe.store.free_memory import available_memory
 from iceprobe.store.split import StoredSplit
 
@@ -21,6 +22,7 @@ def lay_out(
     shuffle: str,
     *,
     batch_size: int,
+    beside: int,
     looks: bool,
     before: Shuffle | None,
 ) -> tuple[StoredSplit, StoredSplit, Shuffle]:
@@ -32,28 +34,38 @@ def lay_out(
     Args:
         train, test: to learn from and to report.
         inputs: names of the inputs that some probe reads.
-        memory: the budget in bytes, of all processes on this machine together; ``None`` takes
-            half of what is free.
+        memory: the budget in bytes for what is held and ``beside``, of all processes on this
+            machine together; ``None`` takes half of what is free. Where it is less than the fit
+            can do with, that is taken, and the log says how much it is.
         shuffle: as asked for.
         batch_size: images of a step.
+        beside: bytes that this process takes beside what is held.
         looks: whether the reported split is read after every epoch.
         before: of the fit that this one goes on with, whose order it keeps.
     """
     names = tensors_read(set(inputs))
     free, processes = first(available_memory), world().local_size  # one order for all of them
-    memory = (free or 0) // 2 if memory is None else memory // processes
+    budget = (free or 0) // 2 if memory is None else memory // processes
     if train.live:
         log.info("training tokens are made by the backbone in every epoch")
         return train, test, ROWS
+    room = max(0, budget - beside)
     learnt = train if train.views is None else train.views  # what is read in every epoch
-    learnt = learnt.hold(memory, [name for name in names if name != "patches"])
-    left = memory - learnt.bytes_held
+    learnt = learnt.hold(room, [name for name in names if name != "patches"])
+    left = room - learnt.bytes_held
     chosen, each = ROWS, learnt.patch_bytes // len(learnt)
     if "patches" in names and not learnt.held:
-        cache = None if free is None else free - memory
+        cache = None if free is None else free - budget
         chosen = before or choose_shuffle(shuffle, len(learnt), each, left, cache, batch_size)
         learnt = learnt.hold(each * chosen.held if chosen.by == "blocks" else left)
-    left = memory - learnt.bytes_held - each * chosen.buffer
+    left = room - learnt.bytes_held - each * chosen.buffer
+    least = beside + learnt.bytes_held + each * chosen.buffer  # where it is more than the budget
+    if memory is not None and budget < least:
+        log.warning(
+            "memory=%s is less than this fit can do with: it takes %s, the least for steps of %s "
+            "images; a smaller --batch-size or fewer probes take less",
+            size(memory), size(processes * least), f"{batch_size:,}",
+        )  # fmt: skip
     if train.views is None:
         train = learnt
     else:

@@ -28,7 +28,7 @@ from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import Protocol, for_images, get_protocol, images_per_step
 from iceprobe.fitting.rehearsal import TOKENS_AT_ONCE, Rehearsed, Step, Steps, rehearse
-from iceprobe.fitting.selection import check_memory
+from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
 from iceprobe.knn.planning import SearchPlan, plan_search
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
@@ -275,10 +275,22 @@ def plan_fit(
     layout = token_layout(stored, settings)
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
+    members = dict.fromkeys(trained, seeds * _grid(asked))
+    setting = Setting(
+        asked,
+        shape,
+        run_seed=0,
+        device=check_device(device if flops_per_second is None else "cpu"),
+        amp=DTYPES[amp],
+        checkpoint=Checkpoint(None, ""),
+        progress=lambda stage, done, total: None,
+    )
+    step = step_memory(members, setting, stored.num_tokens + stored.num_prefix, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
-        held = _held(read * ((1 + views) * images + looked_at), memory, here)
+        needed = step.least + read * ((1 + views) * images + looked_at)
+        held = _held(needed, memory, here)
     if held is not False:
         bytes_per_second = None
     elif bytes_per_second is None and here:
@@ -299,10 +311,10 @@ def plan_fit(
             shape=shape,
             stored=stored,
             settings=settings,
-            device=check_device(device),
-            amp=DTYPES[amp],
+            device=setting.device,
+            amp=setting.amp,
         )
-        refusal = _refusal(run, images) if here else None
+        refusal = _refusal(step, sum(members.values()), setting) if here else None
         if refusal is None:
             most = max(2, TOKENS_AT_ONCE // (4 * stored.num_tokens * stored.dim))
             steps = rehearse(run, _grid(asked), batch, most, measure_seconds)
@@ -372,7 +384,7 @@ def _learnt_from(images: int, num_classes: int, shots: int | None, fraction: flo
 
 
 def _held(needed: int, memory: int | None, here: bool) -> bool:
-    """Whether so many bytes of tokens are held, as the fit decides it.
+    """Whether so many bytes, tokens and a step, are held, as the fit decides it.
 
     Of another machine only a budget that was given tells; without one tokens are streamed.
     """
@@ -381,20 +393,10 @@ def _held(needed: int, memory: int | None, here: bool) -> bool:
     return needed <= memory
 
 
-def _refusal(run: Steps, images: int) -> str | None:
+def _refusal(step: StepMemory, members: int, setting: Setting) -> str | None:
     """What the fit itself would say against a step that memory doesn't hold."""
-    setting = Setting(
-        run.protocol,
-        run.shape,
-        run_seed=0,
-        device=run.device,
-        amp=run.amp,
-        checkpoint=Checkpoint(None, ""),
-        progress=lambda stage, done, total: None,
-    )
-    members = run.members(_grid(run.protocol))
     try:
-        check_memory(members, setting, run.stored.num_tokens, images)
+        check_memory(step, members, setting.device)
     except IceprobeError as error:
         return str(error)
     return None

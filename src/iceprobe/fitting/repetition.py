@@ -35,7 +35,7 @@ class Request:
         labels: canonical spec strings of the probes.
         protocol: with what the caller sets in place of its own values.
         split: the split to report.
-        memory: budget in bytes for tokens held in memory.
+        memory: budget in bytes for tokens and what is computed from them.
         shuffle: how streamed training images are ordered.
         device: where to fit.
         amp: name of the dtype of the token products.

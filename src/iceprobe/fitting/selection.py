@@ -1,15 +1,10 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.halving import RULE, rungs
@@ -18,17 +13,13 @@ from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Group, Member
 from iceprobe.fitting.phases import Best, Phase, Saved, Setting, describe, recall, run_phase
 from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
-from iceprobe.probes.pooling import Pooling, QueryPooling
+from iceprobe.fitting.step_memory import check_memory, step_memory
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
-from iceprobe.store.free_memory import available_memory
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
-
-_STORED_BYTES = 2  # a number of a stored token: float16, mostly
-log = logging.getLogger("iceprobe")
 
 
 @dataclass(frozen=True)
@@ -91,30 +82,34 @@ def run_protocol(
         members that have diverged.
     """
     inputs = {setting.shape.build(label).input for label in labels}
+    protocol, images = setting.protocol, len(store["train"])
+    grid = [
+        Member(label, peak_rate(protocol, rate, images), decay, seed)
+        for label in labels
+        for rate in protocol.learning_rates
+        for decay in protocol.weight_decays
+        for seed in seeds
+    ]
+    num_tokens, stored = store.num_tokens + store.num_prefix, store["train"].patch_bytes // images
+    counts = dict.fromkeys(labels, len(grid) // len(labels))
+    step = step_memory(counts, setting, num_tokens, images, stored)
+    check_memory(step, len(grid), setting.device)
     train, test, setting.shuffle = lay_out(
         store["train"],
         store[split],
         inputs,
         memory,
         shuffle,
-        batch_size=images_per_step(setting.protocol, len(store["train"])),
-        looks=setting.protocol.held_out == 0,
+        batch_size=images_per_step(protocol, images),
+        beside=step.least,
+        looks=protocol.held_out == 0,
         before=saved.shuffle if saved is not None else None,
     )
 
     def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
         return Feed(of, rows, inputs, setting.device, setting.amp, setting.shuffle, views)
 
-    protocol, everything = setting.protocol, np.arange(len(train))
-    grid = [
-        Member(label, peak_rate(protocol, rate, len(train)), decay, seed)
-        for label in labels
-        for rate in protocol.learning_rates
-        for decay in protocol.weight_decays
-        for seed in seeds
-    ]
-    check_memory(grid, setting, store.num_tokens, len(train))
-    tell_memory(memory, step_memory(grid, setting, store.num_tokens, len(train)))
+    everything = np.arange(len(train))
     reported = feed(test, np.arange(len(test)))
     share = _shares(setting, labels, store.num_tokens)
     if protocol.held_out == 0:
@@ -228,107 +223,6 @@ def _early_stopping(label: str, select: Phase, protocol: Protocol) -> EarlyStopp
             for (rate, decay, epoch), seeds in stopped.items()
         ],
     )
-
-
-@dataclass(frozen=True)
-class StepMemory:
-    """What the steps of a fit take beside the tokens that are held, in bytes.
-
-    Attributes:
-        fixed: parameters with gradients and moments, 16 bytes a parameter.
-        per_image: of each query its scores, weights and their gradients over the tokens, and what
-            it pools with its gradient; of poolings that share no attention what they keep for the
-            backward pass; and patch tokens under way: of the batch in use and of the one that is
-            read meanwhile, as they are stored and as numbers of the step.
-        images: of a step, in this process.
-    """
-
-    fixed: int
-    per_image: int
-    images: int
-
-    @property
-    def bytes(self) -> int:
-        return self.fixed + self.images * self.per_image
-
-
-def step_memory(
-    members: Sequence[Member], setting: Setting, num_tokens: int, num_images: int
-) -> StepMemory:
-    """What a step of ``members`` takes."""
-    parameters = numbers = 0
-    patches = False
-    for label in {member.probe for member in members}:
-        probe, count = setting.shape.build(label), sum(m.probe == label for m in members)
-        parameters += count * probe.num_parameters()["total"]
-        patches = patches or probe.input.endswith("patches")
-        if isinstance(probe.pooling, QueryPooling):
-            maps = 8 if probe.regularisation else 4  # with logarithms, cosines, their gradients
-            each = probe.pooling.num_predictors * (maps * num_tokens + 2 * setting.shape.dim)
-        else:
-            each = kept_for_backward(probe.pooling, num_tokens, setting.shape.dim)
-        numbers += count * each
-    under_way = num_tokens * setting.shape.dim * (3 * _STORED_BYTES + 2 * setting.amp.itemsize)
-    images = -(-images_per_step(setting.protocol, num_images) // world().size)
-    per_image = numbers * setting.amp.itemsize + patches * under_way
-    return StepMemory(16 * parameters, per_image, images)
-
-
-def check_memory(
-    members: Sequence[Member], setting: Setting, num_tokens: int, num_images: int
-) -> None:
-    """Refuse a fit whose step doesn't fit into the memory that is free.
-
-    Raises:
-        IceprobeError: with the images per step that would do.
-    """
-    available = available_memory()
-    if setting.device.type != "cpu" or available is None:
-        return
-    step = step_memory(members, setting, num_tokens, num_images)
-    if step.bytes <= available:
-        return
-    fitting = (available - step.fixed) // max(step.per_image, 1)
-    remedy = (
-        f"take --batch-size {fitting * world().size}"
-        if fitting >= 2
-        else "name fewer probes or seeds"
-    )
-    raise IceprobeError(
-        f"a step of {len(members)} members on {step.images} images takes "
-        f"{step.bytes / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: {remedy}"
-    )
-
-
-def tell_memory(memory: int | None, step: StepMemory) -> None:
-    """Say what a fit takes beside a budget that is smaller than its steps."""
-    if memory is not None and memory < world().local_size * step.bytes:
-        log.warning(
-            "memory=%s bounds the tokens that are held; each step of %s images takes about %s "
-            "beside them: at least %s in all, less with a smaller --batch-size or fewer probes",
-            _size(memory), f"{step.images:,}", _size(step.bytes), _size(memory + step.bytes),
-        )  # fmt: skip
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
-
-
-def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
-    """Numbers per image that autograd keeps of a training pass over cached tokens, measured."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # views of one tensor are kept once
-        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
-        return tensor
-
-    tokens = torch.zeros(2, num_tokens, dim)  # two images: batch norm refuses one of one token
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        descriptors = pooling(tokens)  # held, so that no storage takes the place of another
-    for own in (tokens, descriptors, *pooling.parameters(), *pooling.buffers()):
-        kept.pop(own.untyped_storage().data_ptr(), None)
-    return sum(kept.values()) // 2
 
 
 def choose(rows: Sequence[CurveRow]) -> Choice | None:

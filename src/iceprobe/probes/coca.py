@@ -57,7 +57,10 @@ class CoCa(FoldedKeys, QueryPooling):
         return self.folded_queries()
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
-        return self.proj((pooled @ self.kv.weight[-HEAD_WIDTH:].mT).flatten(-2))
+        # One product for all images and heads: by image, each would get its copy of the weights
+        # where members learn side by side.
+        heads = pooled.flatten(0, -2) @ self.kv.weight[-HEAD_WIDTH:].mT
+        return self.proj(heads.view(*pooled.shape[:-2], -1))
 
     def macs(self, num_tokens: int) -> int:
         heads = self.num_predictors * self.out_dim

@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 
 from iceprobe.report.finding import display_name
-from iceprobe.report.labels import Box, place_labels
+from iceprobe.report.labels import Box, place_labels, text_width
 from iceprobe.results.comparison import probe_name
 from iceprobe.results.curves import CurveRow, seed_means
 from iceprobe.results.schema import Result
@@ -27,6 +27,8 @@ _FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
 _INK, _GREY, _FAINT = "#1c2733", "#5d6b7a", "#e4e9ee"
 _LINEARS, _KNN = ("#5f6d7a", "#94a0ac", "#3c4751"), "#a9b3bd"
 OTHERS = ("#d9822b", "#2a9d8f", "#8e5bb5", "#c8445b", "#7d8b2f", "#3f7cac", "#a0643c", "#d16ba5")
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+_DASHES = ([1, 0], [6, 3], [2, 3], [9, 3, 2, 3])
 _EPS = ("#0b6fcf", "#5aa9ee", "#083f78", "#8fc7f5", "#2f86a6", "#1fb5d6")
 
 Spec = dict[str, Any]
@@ -43,64 +45,66 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
     return found
 
 
-def scatter(
-    results: Sequence[Result], names: Sequence[str], cost: str, palette: dict[str, str]
-) -> Spec | None:
+def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Spec | None:
     """Accuracy against ``cost`` ("parameters" or "flops") with error bars and the Pareto front.
 
     Args:
-        results: the points.
-        names: what each point is called.
+        results: the points; each is called by its probe, its shape says what else differs.
         cost: the horizontal axis, logarithmic; probes that cost nothing become a dashed line.
         palette: colour by probe label.
 
     Returns:
         A Vega-Lite specification, or None where no probe has a cost.
     """
-    rows = [_row(result, name, cost, palette) for result, name in zip(results, names, strict=True)]
+    places = places_of(results)
+    rows = [_row(*one, cost, palette) for one in zip(results, places, strict=True)]
     points = sorted((row for row in rows if row["cost"] > 0), key=lambda row: -row["top1"])
     free = [row for row in rows if row["cost"] == 0]
     if not points:
         return None
     x_domain, y_domain = _domains(points, rows)
-    front = _front(points, free, x_domain)
-    _place(points, front, x_domain, y_domain)
+    for row in free:
+        row.update(cost=x_domain[0], end=x_domain[1])
+    front = _front([*free, *points], x_domain)
+    _place([*points, *free], len(free), front, x_domain, y_domain)
     title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
     y = alt.Y("top1:Q", title="Top-1 accuracy, %").scale(domain=y_domain, nice=False, zero=False)
     tooltip = [
-        alt.Tooltip("name:N", title="probe"),
+        *_named(places),
         alt.Tooltip("shown:N", title="top-1 %"),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
         alt.Tooltip("flops:N", title="FLOPs per image"),
     ]
     colour = alt.Color("colour:N", scale=None)
-    base = alt.Chart(alt.Data(values=points)).encode(x=x, y=y)
+    base = alt.Chart(alt.Data(values=[*points, *free])).encode(x=x, y=y)
     layers: list[alt.Chart] = [
         alt.Chart(alt.Data(values=front))
         .mark_line(interpolate="step-after", color="#9db8d2", strokeWidth=1.6, strokeDash=[5, 3])
         .encode(x=x, y=y, order="cost:Q")
     ]
     if free:
-        layers += _free_lines(free, x_domain, y)
+        lines = alt.Chart(alt.Data(values=free))
+        dashed = lines.mark_rule(strokeDash=[2, 3], color=_KNN, strokeWidth=1.4)
+        layers.append(dashed.encode(x=x, x2="end:Q", y=y))
+    named = [row for row in (*points, *free) if "label_x" in row]
     layers += [
         base.mark_rule(strokeWidth=1.8, opacity=0.75).encode(y="low:Q", y2="high:Q", color=colour),
-        base.mark_circle(size=95, opacity=1, stroke="white", strokeWidth=1.2).encode(
-            color=colour, tooltip=tooltip
+        base.mark_point(filled=True, size=95, opacity=1, stroke="white", strokeWidth=1.2).encode(
+            color=colour, shape=by_place(places), tooltip=tooltip
         ),
-        alt.Chart(alt.Data(values=[row for row in points if "label_x" in row]))
+        alt.Chart(alt.Data(values=named))
         .mark_text(fontSize=12, font=_FONT, fontWeight=600)
-        .encode(x="label_x:Q", y="label_y:Q", text="name:N", color=colour),
+        .encode(x="label_x:Q", y="label_y:Q", text="label:N", color=colour),
     ]
     return finish(alt.layer(*layers))
 
 
 def learning_curves(
     results: Sequence[Result],
-    names: Sequence[str],
     curves: Sequence[Sequence[CurveRow]],
     palette: dict[str, str],
 ) -> Spec | None:
@@ -111,13 +115,14 @@ def learning_curves(
     """
     rows: list[dict[str, Any]] = []
     chosen: list[dict[str, Any]] = []
-    for result, name, table in zip(results, names, curves, strict=True):
+    places = places_of(results)
+    for result, place, table in zip(results, places, curves, strict=True):
         epochs: dict[int, list[float]] = defaultdict(list)
         for row in table:
             if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
                 epochs[row.epoch].append(100 * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
-            point = {"probe": name, "colour": palette[result.label], "epoch": epoch}
+            point = {**_series(result, place, palette), "epoch": epoch}
             rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
             if epoch == result.selected.get("epoch"):
                 chosen.append(rows[-1])
@@ -130,14 +135,16 @@ def learning_curves(
     last = max(row["epoch"] for row in rows)
     x = alt.X("epoch:Q", title="Epoch").axis(grid=False, tickMinStep=1).scale(domain=[1, last])
     tooltip = [
-        alt.Tooltip("probe:N"),
+        *_named(places),
         alt.Tooltip("epoch:Q"),
         alt.Tooltip("mean:Q", title="accuracy, %", format=".2f"),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour, detail="place:N")
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q")
     line = base.mark_line(strokeWidth=2.2).encode(
-        y=alt.Y("mean:Q", title=f"Accuracy on {on}, %").scale(zero=False), opacity=fade
+        y=alt.Y("mean:Q", title=f"Accuracy on {on}, %").scale(zero=False),
+        opacity=fade,
+        strokeDash=by_place(places, _DASHES),
     )
     dots = base.mark_point(filled=True, size=40, opacity=0).encode(y="mean:Q", tooltip=tooltip)
     layers = [band, line, dots.add_params(focus)]
@@ -151,7 +158,6 @@ def learning_curves(
 
 def learning_rates(
     results: Sequence[Result],
-    names: Sequence[str],
     curves: Sequence[Sequence[CurveRow]],
     palette: dict[str, str],
 ) -> Spec | None:
@@ -161,7 +167,8 @@ def learning_rates(
     """
     rows: list[dict[str, Any]] = []
     chosen: list[dict[str, Any]] = []
-    for result, name, table in zip(results, names, curves, strict=True):
+    places = places_of(results)
+    for result, place, table in zip(results, places, curves, strict=True):
         best: dict[float, float] = defaultdict(float)
         looked_at = [row for row in table if row.probe == result.label and row.phase != "refit"]
         for (rate, _), means in seed_means(looked_at).items():
@@ -169,7 +176,7 @@ def learning_rates(
         if len(best) < 2:
             continue
         for rate, value in sorted(best.items()):
-            point = {"probe": name, "colour": palette[result.label], "rate": rate}
+            point = {**_series(result, place, palette), "rate": rate}
             rows.append({**point, "accuracy": 100 * value})
             if _same(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
@@ -179,10 +186,14 @@ def learning_rates(
     rates = sorted({row["rate"] for row in rows})
     x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
     y = alt.Y("accuracy:Q", title="Best accuracy when selecting, %").scale(zero=False)
-    tooltip = [alt.Tooltip("probe:N"), alt.Tooltip("rate:Q", format="~g", title="learning rate")]
-    tooltip.append(alt.Tooltip("accuracy:Q", format=".2f"))
+    tooltip = [
+        *_named(places),
+        alt.Tooltip("rate:Q", format="~g", title="learning rate"),
+        alt.Tooltip("accuracy:Q", format=".2f"),
+    ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
-    layers = [base.mark_line(strokeWidth=1.8), base.mark_circle(size=28, opacity=1)]
+    line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_place(places, _DASHES))
+    layers = [line, base.mark_circle(size=28, opacity=1)]
     if chosen:
         ring = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=120, stroke="white", strokeWidth=1.6, opacity=1
@@ -205,11 +216,19 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _row(result: Result, name: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
+def _named(places: Sequence[str]) -> list[alt.Tooltip]:
+    return [alt.Tooltip("probe:N"), *([alt.Tooltip("place:N", title="on")] if any(places) else [])]
+
+
+def _series(result: Result, place: str, palette: dict[str, str]) -> dict[str, Any]:
+    return {"probe": display_name(result.label), "place": place, "colour": palette[result.label]}
+
+
+def _row(result: Result, place: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
     low, high = result.top1.interval or (result.top1.mean, result.top1.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
-        "name": name,
+        **_series(result, place, palette),
         "cost": parameters if cost == "parameters" else flops,
         "top1": 100 * result.top1.mean,
         "low": 100 * low,
@@ -218,7 +237,6 @@ def _row(result: Result, name: str, cost: str, palette: dict[str, str]) -> dict[
         "span": span(result.top1.interval),
         "parameters": short(parameters),
         "flops": short(flops),
-        "colour": palette[result.label],
     }
 
 
@@ -241,9 +259,25 @@ def _ticks(domain: Sequence[float]) -> list[float]:
 
 
 def _place(
-    points: list[dict], front: list[dict], x_domain: Sequence[float], y_domain: Sequence[float]
+    points: list[dict],
+    free: int,
+    front: list[dict],
+    x_domain: Sequence[float],
+    y_domain: Sequence[float],
 ) -> None:
-    """Add ``label_x``, ``label_y`` (in data units) to the points whose name finds a place."""
+    """Add ``label`` and, in data units, ``label_x`` and ``label_y`` where a name finds a place.
+
+    The best point of each probe comes first: where there is no room for all, colour says the rest.
+
+    Args:
+        points: best first; the last ``free`` of them cost nothing, and their lines go across.
+    """
+    for number, row in enumerate(points):
+        untrained = number >= len(points) - free
+        row["label"] = f"{row['probe']}, nothing trained" if untrained else row["probe"]
+    lines = points[len(points) - free :]
+    best = {row["probe"]: row for row in reversed(points)}
+    points = sorted(points, key=lambda row: row is not best[row["probe"]])
     left, right = map(math.log10, x_domain)
     bottom, top = y_domain
 
@@ -261,40 +295,48 @@ def _place(
     stairs = [(across(step["cost"]), down(step["top1"])) for step in front]
     for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
         bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
-    centres = place_labels(marks, [row["name"] for row in points], bars, (WIDTH, HEIGHT))
+    bars += [Box(0, down(row["top1"]) - 1, WIDTH, down(row["top1"]) + 1) for row in lines]
+    centres = place_labels(marks, [row["label"] for row in points], bars, (WIDTH, HEIGHT))
     for row, centre in zip(points, centres, strict=True):
         if centre is not None:
             row["label_x"] = 10 ** (left + centre[0] / WIDTH * (right - left))
             row["label_y"] = top - centre[1] / HEIGHT * (top - bottom)
 
 
-def _front(points: Sequence[dict], free: Sequence[dict], x_domain: Sequence[float]) -> list[dict]:
+def _front(points: Sequence[dict], x_domain: Sequence[float]) -> list[dict]:
     """The Pareto front as a staircase; probes that cost nothing start it at the left edge."""
-    start = [{"cost": x_domain[0], "top1": row["top1"]} for row in free]
     steps = [{"cost": row["cost"], "top1": row["top1"]} for row in points]
-    everything = start + steps
-    front = [everything[i] for i in pareto([(s["cost"], s["top1"]) for s in everything])]
+    front = [steps[i] for i in pareto([(s["cost"], s["top1"]) for s in steps])]
     return [*front, {"cost": x_domain[1], "top1": front[-1]["top1"]}]
-
-
-def _free_lines(free: Sequence[dict], x_domain: Sequence[float], y: alt.Y) -> list[alt.Chart]:
-    rows = [{**row, "end": x_domain[1], "text": f"{row['name']}, nothing trained"} for row in free]
-    lines = alt.Chart(alt.Data(values=rows))
-    rule = lines.mark_rule(strokeDash=[2, 3], color=_KNN, strokeWidth=1.4).encode(y=y)
-    text = lines.mark_text(
-        align="right", baseline="bottom", dx=-4, dy=-4, fontSize=12, font=_FONT, color=_GREY
-    ).encode(x="end:Q", y=y, text="text:N")
-    return [rule, text]
 
 
 def by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
     """Colour by ``probe``, each in its row's ``colour``, with a legend below the chart."""
     shades = {row["probe"]: row["colour"] for row in rows}
+    columns = max(1, min(4, int(WIDTH / (40 + max(map(text_width, shades))))))
     legend = alt.Legend(
-        title=None, orient="bottom", columns=4, symbolType="stroke", symbolOpacity=1, labelLimit=220
+        title=None,
+        orient="bottom",
+        columns=columns,
+        symbolType="stroke",
+        symbolOpacity=1,
+        labelLimit=WIDTH,
     )
     scale = alt.Scale(domain=list(shades), range=list(shades.values()))
     return alt.Color("probe:N", scale=scale, legend=legend)
+
+
+def by_place(places: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any:
+    """Shape, or dashes of a line, by ``place``, with a legend below where there are several."""
+    names = list(dict.fromkeys(places))
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=1, labelLimit=WIDTH,
+        symbolFillColor=_GREY, symbolStrokeColor=_GREY,
+    )  # fmt: skip
+    made = dashes or _SHAPES
+    scale = alt.Scale(domain=names, range=[made[i % len(made)] for i in range(len(names))])
+    channel = alt.StrokeDash if dashes else alt.Shape
+    return channel("place:N", scale=scale, legend=legend if len(names) > 1 else None)
 
 
 def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
@@ -312,7 +354,7 @@ def _same(a: float, b: object) -> bool:
     return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
-def finish(chart: Any, height: int = HEIGHT, width: int = WIDTH) -> Spec:
+def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
     """The specification in the report's size, colours and type."""
     chart = chart.properties(width=width, height=height).configure(
         background="transparent", font=_FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
@@ -321,13 +363,13 @@ def finish(chart: Any, height: int = HEIGHT, width: int = WIDTH) -> Spec:
         labelColor=_GREY, titleColor=_INK, labelFontSize=12, titleFontSize=13, titleFontWeight=600,
         titlePadding=10, gridColor=_FAINT, domainColor="#c3ccd5", tickColor="#c3ccd5",
     ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
-    return chart.to_dict()
+    spec = chart.to_dict()
+    # Two legends stand one below the other; Altair's schema has no word for it.
+    spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}
+    return spec
 
 
-def names_of(results: Sequence[Result]) -> list[str]:
-    """What each result is called in a chart: its probe, and whatever else differs among them."""
+def places_of(results: Sequence[Result]) -> list[str]:
+    """Of each result what differs among them besides the probe: backbone, data, draw, protocol."""
     differing = varying(results)
-    return [
-        " · ".join([display_name(result.label), *(told(result, name) for name in differing)])
-        for result in results
-    ]
+    return [" · ".join(told(result, name) for name in differing) for result in results]

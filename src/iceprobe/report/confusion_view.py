@@ -10,13 +10,22 @@ import numpy as np
 
 from iceprobe.errors import IceprobeError
 from iceprobe.report.charts import Spec, finish
-from iceprobe.results.confusion import ClassScore, Confusions, Mistake, confusions
+from iceprobe.results.confusion import (
+    ClassScore,
+    Confusions,
+    Misread,
+    Mistake,
+    confusions,
+    misread,
+)
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard
+from iceprobe.text import visible
 
 MOST_CLASSES = 40  # of a matrix that can still be read
 ROWS = 10  # of each table
+IMAGES = 20  # that are named
 _RIGHT, _WRONG = (11, 111, 207), (179, 54, 47)
 
 
@@ -31,6 +40,9 @@ class ConfusionView:
         mistakes: the most frequent ones.
         share: of all mistakes, what those shown make up.
         chart: the matrix, or None where there are too many classes.
+        named: images that it is surest to read wrongly, with their names; none where those weren't
+            kept.
+        others: how many other probes ``named`` tells of.
     """
 
     result: Result
@@ -39,21 +51,27 @@ class ConfusionView:
     mistakes: list[Mistake]
     share: float
     chart: Spec | None
+    named: list[tuple[str, Misread]]
+    others: int
 
 
 def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionView | None:
     """Of the most accurate of ``results`` whose predictions were kept, if there is one."""
-    best = next((one for one in leaderboard(results) if one.predictions() is not None), None)
-    predictions = best.predictions() if best is not None else None
-    if best is None or predictions is None:
+    kept = {one.label: found for one in leaderboard(results) if (found := one.predictions())}
+    best = next((one for one in leaderboard(results) if one.label in kept), None)
+    if best is None:
         return None
+    image_names = next((found.names for found in kept.values() if found.names), None)
+    predictions = kept.pop(best.label)
+    wrong = misread(predictions, list(kept.values()), IMAGES) if image_names else []
+    named = [(visible(image_names[one.row]), one) for one in wrong] if image_names else []
     counted = confusions(predictions, best.classes)
     names = class_names(best, trust)
     mistakes = list(counted.mistakes[:ROWS])
     everything = sum(one.images for one in counted.mistakes)
     chart = matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None
     share = sum(one.images for one in mistakes) / everything if everything else 0.0
-    return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart)
+    return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart, named, len(kept))
 
 
 def class_names(result: Result, trust: bool = False) -> list[str]:

@@ -103,7 +103,7 @@ def find(results: Sequence[Result]) -> Finding:
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
     if weak := [one for one in (subject, baseline) if one.undertrained]:
         known = other.replace("a linear", "the linear")  # it has been named
-        who = _listed([name if one is subject else known for one in weak])
+        who = listed([name if one is subject else known for one in weak])
         verb = "is" if len(weak) == 1 else "are"
         return Finding(
             f"{name} reads {ours} and {other} {theirs}, but {who} {verb} undertrained: that shows "
@@ -170,14 +170,14 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
         any_ = every.replace("every", "any")
         sentence = f"No clear difference: none of {count} backbones leads under {any_}."
     elif none:
-        some = [f"{leader} leads under {_listed(probes)}" for leader, probes in leads.items()]
+        some = [f"{leader} leads under {listed(probes)}" for leader, probes in leads.items()]
         sentence = (
-            f"Of {count} backbones {', '.join(some)}; none leads clearly under {_listed(none)}."
+            f"Of {count} backbones {', '.join(some)}; none leads clearly under {listed(none)}."
         )
     elif len(leads) == 1:
         sentence = f"{next(iter(leads))} leads {count} backbones under {every}."
     else:
-        under = [f"{leader} under {_listed(probes)}" for leader, probes in leads.items()]
+        under = [f"{leader} under {listed(probes)}" for leader, probes in leads.items()]
         sentence = f"Which of {count} backbones leads depends on the probe: {', '.join(under)}."
     below = len(ranking.probes) * (count - 1)
     clear = sum(not cell.tied for cell in ranking.cells.values()) - len(ranking.probes)
@@ -188,7 +188,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
     )
     weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
     if weak:
-        told = _listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
+        told = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
         detail += f"; undertrained, so without an order: {told}"
     return Finding(sentence, None, detail, None)
 
@@ -203,7 +203,7 @@ def _of_layers(results: Sequence[Result]) -> str:
     name, (best, *alike) = display_name(results[0].label), leaders(results)
     if not alike:
         return f"{name} reads most at layer {best.layer} ({_percent(best)})"
-    layers = _listed([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
+    layers = listed([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
     return f"{name}: no clear difference between layers {layers} ({_percent(best)} at {best.layer})"
 
 
@@ -215,7 +215,7 @@ def _percent(result: Result) -> str:
     return f"{tenths(result.top1.mean)}%"
 
 
-def _listed(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
     """``"a, b and c"``."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 

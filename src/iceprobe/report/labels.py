@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_CHARACTER, _LINE, _MARK = 6.3, 13.0, 6.0  # pixels at 12 px type
+_LINE, _MARK = 14.0, 6.0  # pixels at 12 px type
+_NEAR = (10.0, 18.0)  # pixels from a mark to its label
+_GAPS = (*_NEAR, 28.0, 40.0, 54.0)
+# Letters of bold 12 px type in DejaVu Sans, the widest font that a page is shown in: at most so wide.
+_NARROW, _WIDE = frozenset(" .,:;|!'`ijlIft()[]/\\-"), frozenset("mwMW%@")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Box:
         return self.left >= 0 and self.top >= 0 and self.right <= width and self.bottom <= height
 
 
+def text_width(text: str) -> float:
+    """Pixels that ``text`` takes in bold 12 px type, at most."""
+    return sum(map(_advance, text))
+
+
 def place_labels(
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
@@ -34,6 +43,8 @@ def place_labels(
     size: tuple[float, float],
 ) -> list[tuple[float, float] | None]:
     """Centres of the labels, greedily: near places first, best-ranked point first.
+
+    A name that is there already is only written again close to its mark.
 
     Args:
         points: marks in pixels, the most important first.
@@ -47,25 +58,36 @@ def place_labels(
     marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
     taken = [*marks, *obstacles]
     centres: list[tuple[float, float] | None] = []
+    written: set[str] = set()
     for (x, y), text in zip(points, texts, strict=True):
-        half = len(text) * _CHARACTER / 2
+        half = text_width(text) / 2
         chosen = None
-        for dx, dy in _candidates(half):
+        for dx, dy in _candidates(half, _NEAR if text in written else _GAPS):
             box = Box(x + dx - half, y + dy - _LINE / 2, x + dx + half, y + dy + _LINE / 2)
             if box.within(*size) and not any(box.overlaps(other) for other in taken):
                 chosen = (x + dx, y + dy)
                 taken.append(box)
+                written.add(text)
                 break
         centres.append(chosen)
     return centres
 
 
-def _candidates(half: float) -> list[tuple[float, float]]:
+def _candidates(half: float, gaps: Sequence[float]) -> list[tuple[float, float]]:
     """Offsets of a label's centre from its mark: sides first, then corners, then further off."""
     places = []
-    for gap in (10.0, 18.0, 28.0, 40.0):
+    for gap in gaps:
         side, lift = half + gap, gap + _LINE / 2
         places += [(side, 0), (-side, 0), (side, -lift / 2), (side, lift / 2)]
         places += [(-side, -lift / 2), (-side, lift / 2), (0, -lift), (0, lift)]
         places += [(side, -lift), (-side, -lift), (side, lift), (-side, lift)]
+        places += [(-half, -lift), (-half, lift), (half, -lift), (half, lift)]
     return places
+
+
+def _advance(letter: str) -> float:
+    if letter in _NARROW:
+        return 5.8
+    if letter in _WIDE or not letter.isascii():
+        return 13.3
+    return 8.7 if letter.islower() or letter.isdigit() else 10.3

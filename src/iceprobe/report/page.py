@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -252,7 +253,6 @@ def _tiles(group: Group) -> list[Result]:
 
 
 def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
-    names = charts.names_of(ordered)
     tables: dict[Path | None, list[CurveRow]] = {None: []}
     for result in ordered:
         if result.run is not None and result.run not in tables:
@@ -264,13 +264,13 @@ def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
     grid = "Best epoch, mean over seeds; the large dot is the rate chosen."
     made = [
         ("parameters", "Accuracy against parameters", front,
-         charts.scatter(ordered, names, "parameters", palette)),
+         charts.scatter(ordered, "parameters", palette)),
         ("flops", "Accuracy against FLOPs", front,
-         charts.scatter(ordered, names, "flops", palette)),
+         charts.scatter(ordered, "flops", palette)),
         ("accuracy", "Learning curves", chosen,
-         charts.learning_curves(ordered, names, curves, palette)),
+         charts.learning_curves(ordered, curves, palette)),
         ("rates", "Learning rates tried", grid,
-         charts.learning_rates(ordered, names, curves, palette)),
+         charts.learning_rates(ordered, curves, palette)),
     ]  # fmt: skip
     return [Chart(key, title, remark, spec) for key, title, remark, spec in made if spec]
 
@@ -430,6 +430,11 @@ def _engine() -> str:
     return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]  # its stub forgets a default
 
 
+def parted(spec: str) -> Markup:
+    """A spec that may be broken behind its separators, and is copied whole."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:/?&._-])(?=[^:/?&._-])", spec))
+
+
 def asset(name: str) -> str:
     return (files("iceprobe.report") / "assets" / name).read_text(encoding="utf-8")
 
@@ -460,6 +465,6 @@ def environment() -> jinja2.Environment:
     made.tests["match_start"] = str.startswith
     made.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,
-        points=signed_points, tenths=tenths, signed=partial(span, signed=True),
+        points=signed_points, tenths=tenths, signed=partial(span, signed=True), parted=parted,
     )  # fmt: skip
     return made

@@ -1,9 +1,10 @@
 """Charts across several backbones, layers or numbers of training images.
 
-A ranking is drawn as lines of rank from probe to probe: where they cross, the choice of probe
+A ranking is drawn as lines of rank from probe to probe, downwards: where they cross, the choice of probe
 decides which backbone looks better.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,34 +12,54 @@ import altair as alt
 
 from iceprobe.report.charts import HEIGHT, OTHERS, WIDTH, Spec, by_probe, finish
 from iceprobe.report.finding import display_name
+from iceprobe.report.labels import text_width
 from iceprobe.results.sweeps import Ranking, Sweep
 from iceprobe.results.tables import percent, span, tenths
 
+_RANK = 72  # pixels from one rank to the next, at least: a mark and its accuracy
+_BESIDE = 0.16  # of that between marks of equal rank
+
 
 def rank_lines(ranking: Ranking) -> Spec:
-    """Rank of each backbone under each probe, its accuracy written beside the mark."""
+    """Rank of each backbone under each probe, its accuracy written beside the mark.
+
+    Probes stand below each other, so that any number of them has room for its name. Backbones of
+    equal rank stand side by side, with their accuracy written once.
+    """
     rows: list[dict[str, Any]] = []
-    for place, backbone in enumerate(ranking.backbones):
-        for probe in ranking.probes:
+    for turn, probe in enumerate(ranking.probes):
+        tied: dict[int, list[bool]] = defaultdict(list)
+        for backbone in ranking.backbones:
             cell = ranking.cells[backbone, probe]
+            tied[cell.rank].append(cell.tied)
+        before: Counter[int] = Counter()
+        for number, backbone in enumerate(ranking.backbones):
+            cell = ranking.cells[backbone, probe]
+            place = before[cell.rank]
+            before[cell.rank] += 1
+            written = before[cell.rank] == len(tied[cell.rank])
+            # Of equals only the first is compared with a better one; the rest with each other.
+            accuracy = tenths(cell.result.top1.mean) + ("≈" if all(tied[cell.rank]) else "")
             rows.append(
                 {
                     "backbone": backbone,
-                    "colour": OTHERS[place % len(OTHERS)],
+                    "colour": OTHERS[number % len(OTHERS)],
                     "probe": display_name(probe),
+                    "turn": turn,
                     "rank": cell.rank,
+                    "at": cell.rank + _BESIDE * place,
                     "shown": percent(cell.result.top1),
-                    "short": tenths(cell.result.top1.mean) + ("≈" if cell.tied else ""),
+                    "short": accuracy if written else "",
                     "span": span(cell.result.top1.interval),
                 }
             )
     probes = [display_name(probe) for probe in ranking.probes]
-    x = alt.X("probe:N", sort=probes, title=None).axis(
-        labelAngle=0, grid=False, orient="top", labelFontWeight=600
-    )
     last = len(ranking.backbones)
-    y = alt.Y("rank:Q", title="Rank").scale(domain=[last + 0.4, 0.4], nice=False)
-    y = y.axis(values=list(range(1, last + 1)), format="d", grid=False)
+    x = alt.X("at:Q", title="Rank").scale(domain=[0.7, last + 0.9], nice=False)
+    x = x.axis(values=list(range(1, last + 1)), format="d", grid=False, orient="top")
+    y = alt.Y("probe:N", sort=probes, title=None).axis(
+        grid=False, ticks=False, domain=False, labelFontWeight=600, labelPadding=8, labelLimit=0
+    )
     shades = {row["backbone"]: row["colour"] for row in rows}
     legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=WIDTH)
     colour = alt.Color(
@@ -49,16 +70,21 @@ def rank_lines(ranking: Ranking) -> Spec:
     tooltip = [
         alt.Tooltip("backbone:N"),
         alt.Tooltip("probe:N"),
+        alt.Tooltip("rank:Q"),
         alt.Tooltip("shown:N", title="top-1 %"),
         alt.Tooltip("span:N", title="95% interval"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    text = base.mark_text(dx=13, align="left", fontSize=12, fontWeight=600).encode(text="short:N")
     layers = [
-        base.mark_line(strokeWidth=2.6, opacity=0.55),
-        base.mark_circle(size=210, opacity=1, stroke="white", strokeWidth=1.6),
-        base.mark_text(dy=-18, fontSize=12, fontWeight=600).encode(text="short:N"),
+        base.mark_line(strokeWidth=2.6, opacity=0.55).encode(order="turn:Q"),
+        base.mark_circle(size=170, opacity=1, stroke="white", strokeWidth=1.6),
+        text.encode(color=alt.value("white"), stroke=alt.value("white"), strokeWidth=alt.value(4)),
+        text,
     ]
-    return finish(alt.layer(*layers), height=max(150, 64 * last))
+    names = max(map(text_width, probes))
+    width = max(WIDTH - names, _RANK * last)
+    return finish(alt.layer(*layers), height=44 * len(probes), width=width)
 
 
 def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool) -> Spec:

@@ -24,6 +24,24 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Misread:
+    """One image that a probe reads wrongly.
+
+    Attributes:
+        row: in the order of the split.
+        true, read: classes; what most of the seeds that are wrong say.
+        seeds: how many of the probe's seeds say so.
+        probes: how many of the other probes on these images say so, of each its first seed.
+    """
+
+    row: int
+    true: int
+    read: int
+    seeds: int
+    probes: int
+
+
+@dataclass(frozen=True)
 class ClassScore:
     """One class: its images, the share read rightly, and what it is mostly taken for."""
 
@@ -88,3 +106,26 @@ def confusions(predictions: Predictions, classes: int) -> Confusions:
     order = wrong[np.argsort(-shares[wrong], kind="stable")]
     mistakes = [Mistake(int(true[i]), int(read[i]), float(shares[i])) for i in order]
     return Confusions(np.bincount(labels, minlength=classes), right, mistakes)
+
+
+def misread(predictions: Predictions, others: Sequence[Predictions], count: int) -> list[Misread]:
+    """The images that a probe is surest to read wrongly: those where most seeds say the same.
+
+    Of these first the ones that most other probes take for the same wrong class, which is where a label
+    may be wrong; then in the order of the split.
+
+    Args:
+        predictions: of the probe.
+        others: of the other probes on these images.
+        count: at most.
+    """
+    labels, predicted = predictions.labels, predictions.predicted
+    firsts = np.array([one.predicted[0] for one in others]).reshape(len(others), len(labels))
+    found = []
+    for row in np.flatnonzero((predicted != labels).any(0)):
+        wrong = predicted[:, row][predicted[:, row] != labels[row]]
+        read = int(np.bincount(wrong).argmax())
+        seeds = int(np.sum(predicted[:, row] == read))
+        probes = int(np.sum(firsts[:, row] == read))
+        found.append(Misread(int(row), int(labels[row]), read, seeds, probes))
+    return sorted(found, key=lambda one: (-one.seeds, -one.probes, one.row))[:count]

@@ -63,9 +63,10 @@ def read_results(run: str | Path) -> list[Result]:
     except (FileNotFoundError, NotADirectoryError):
         if (path.parent / SEGMENTATIONS).exists():
             raise IceprobeError(
-                f"{path.parent} is a run of `iceprobe segment`: it has no top-1 to compare, advise on "
-                f"or tabulate; `iceprobe report {shlex.quote(str(path.parent))}`, of that run alone, "
-                "shows its probes and their paired differences"
+                f"{path.parent} is a run of `iceprobe segment`: it has no top-1 to compare or "
+                f"tabulate; `iceprobe report {shlex.quote(str(path.parent))}`, of that run alone, "
+                "shows its probes and their paired differences (in Python "
+                "iceprobe.dense.read_segmentations reads it)"
             ) from None
         raise IceprobeError(
             f"no results at {path}: name the folder of a finished run (iceprobe ls runs)"
@@ -91,6 +92,11 @@ def read_results(run: str | Path) -> list[Result]:
             f"results {path} don't fit the schema: {field}: {first['msg']}; run again"
         ) from error
     return [result.attach(run=path.parent) for result in results]
+
+
+def is_segmented(run: Path) -> bool:
+    """Whether a run folder is one of ``iceprobe segment``."""
+    return (run / SEGMENTATIONS).exists() and not (run / FILE_NAME).exists()
 
 
 def check_replaceable(path: Path, option: str = "output") -> None:

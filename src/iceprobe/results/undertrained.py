@@ -31,7 +31,7 @@ def signs_of_undertraining(
     rows: Iterable[CurveRow],
     selected: Mapping[str, Any],
     *,
-    classes: int,
+    classes: float,
     epochs: int,
     steps: int,
     learning_rates: Iterable[float],
@@ -41,7 +41,7 @@ def signs_of_undertraining(
     Args:
         rows: of this probe, of all phases.
         selected: its ``learning_rate``, ``weight_decay`` and ``epoch``.
-        classes: C.
+        classes: C; where they aren't of equal share, how many of equal share are as hard to guess.
         epochs: E, the horizon of the schedule.
         steps: of all epochs together.
         learning_rates: the grid.

@@ -15,7 +15,7 @@ from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import fresh
 
 SCALES = {"patches": ("scales",)}  # what is read along with a tensor
-LOAD_BYTES = 2**24  # read at once into a buffer, by way of memory of their own
+LOAD_BYTES = 2**22  # read at once into a buffer, by way of memory of their own: a block
 
 
 class StoredSplit:

@@ -1,0 +1,188 @@
+"""What a fit takes beside the tokens that it holds: the least that its budget can be.
+
+    step = parameters + images · (tokens under way + what the probes make of them)
+
+A fit can't do with less: batches keep their size, and all probes learn from one pass over them,
+whose shared products round by their width. So no number depends on the budget.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iceprobe.distributed import world
+from iceprobe.errors import IceprobeError
+from iceprobe.fitting.phases import Setting
+from iceprobe.fitting.protocols import images_per_step
+from iceprobe.probes.pooling import Pooling, QueryPooling
+from iceprobe.probes.probe import Probe
+from iceprobe.probes.registry import VECTORS
+from iceprobe.store.free_memory import available_memory
+from iceprobe.store.split import LOAD_BYTES
+
+WIDE = 4  # bytes of a float32
+FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """In bytes, of one process.
+
+    Attributes:
+        fixed: of the members' parameters, gradients and moments, and what is read at once.
+        per_image: of what is under way and computed in a step.
+        images: of a step.
+        before: of measuring the vectors that probes are whitened by, before the first step.
+    """
+
+    fixed: int
+    per_image: int
+    images: int
+    before: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of a step."""
+        return self.fixed + self.images * self.per_image
+
+    @property
+    def least(self) -> int:
+        """That a fit takes with nothing held."""
+        return max(self.before, self.bytes)
+
+
+def step_memory(
+    counts: Mapping[str, int],
+    setting: Setting,
+    num_tokens: int,
+    num_images: int,
+    stored_bytes: int,
+) -> StepMemory:
+    """What a step takes.
+
+    Args:
+        counts: members of each probe that learn together.
+        setting: of the fit.
+        num_tokens: N, prefix tokens included.
+        num_images: to learn from.
+        stored_bytes: of an image's patch tokens as they are stored.
+    """
+    built = {label: setting.shape.build(label) for label in counts}
+    inputs = {probe.input for probe in built.values()}
+    images = -(-images_per_step(setting.protocol, num_images) // world().size)
+    if setting.device.type != "cpu":  # which computes with memory of its own
+        return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
+    parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
+    dim = setting.shape.dim
+    sizes = {
+        one: (num_tokens, dim)
+        if probe.input.endswith("patches")
+        else (1, setting.shape.vectors.get(probe.input, dim))
+        for one, probe in built.items()
+    }
+    computed = sum(counts[one] * kept(probe, *sizes[one]) for one, probe in built.items())
+    computed += max((passing(probe, *sizes[one]) for one, probe in built.items()), default=0)
+    return StepMemory(
+        fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
+        per_image=WIDE * computed
+        + under_way(inputs, num_tokens * dim, stored_bytes, setting.amp.itemsize),
+        images=images,
+        before=_before(inputs, setting, images),
+    )
+
+
+def check_memory(step: StepMemory, members: int, device: torch.device) -> None:
+    """Refuse a fit whose step doesn't fit into the memory that is free.
+
+    Raises:
+        IceprobeError: with the images per step that would do.
+    """
+    available = available_memory()
+    if device.type != "cpu" or available is None or step.bytes <= available:
+        return
+    fitting = (available - step.fixed) // max(step.per_image, 1)
+    remedy = (
+        f"take --batch-size {fitting * world().size}"
+        if fitting >= 2
+        else "name fewer probes or seeds"
+    )
+    raise IceprobeError(
+        f"a step of {members} members on {step.images} images takes "
+        f"{step.bytes / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: {remedy}"
+    )
+
+
+def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: int) -> int:
+    """Bytes of an image's patch tokens in the batch in use and in the one that is read meanwhile.
+
+    Args:
+        inputs: that probes read; each is a tensor of its own.
+        numbers: N · D.
+        stored_bytes: of an image as it is stored.
+        width: bytes of a number that probes compute with.
+    """
+    if not _read(inputs):
+        return 0
+    joined = any("+" in name for name in inputs)  # prefix tokens before a copy of the patches
+    narrow = width < WIDE  # products of which, and sums of codes, are made in float32
+    wide = WIDE * (1 + _read(inputs)) if narrow else 0
+    converted = max(stored_bytes, (2 * _read(inputs) - 1 + joined) * width * numbers)
+    return stored_bytes + converted + (width + wide) * numbers
+
+
+def kept(probe: Probe, num_tokens: int, dim: int) -> int:
+    """Numbers an image that a member keeps of a step for its backward pass, with their gradients.
+
+    Of each query the scores and weights of the tokens, what it pools, and the gradients of these;
+    of poolings that share no attention what autograd keeps of a pass; descriptors and logits.
+    """
+    after = 4 * (probe.pooling.out_dim + probe.classifier.out_features)
+    if not isinstance(probe.pooling, QueryPooling):
+        return kept_for_backward(probe.pooling, num_tokens, dim) + after
+    maps = 8 if probe.regularisation else 3  # with logarithms, cosines, their gradients
+    return probe.pooling.num_predictors * (maps * num_tokens + 2 * dim) + after
+
+
+def passing(probe: Probe, num_tokens: int, dim: int) -> int:
+    """Numbers an image of one member's backward pass at a time, where it shares no attention."""
+    if isinstance(probe.pooling, QueryPooling):
+        return 0
+    return kept_for_backward(probe.pooling, num_tokens, dim) + 2 * num_tokens * dim
+
+
+def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
+    """Numbers per image that autograd keeps of a training pass over cached tokens, measured."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # views of one tensor are kept once
+        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    tokens = torch.zeros(2, num_tokens, dim)  # two images: batch norm refuses one of one token
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        descriptors = pooling(tokens)  # held, so that no storage takes the place of another
+    for own in (tokens, descriptors, *pooling.parameters(), *pooling.buffers()):
+        kept.pop(own.untyped_storage().data_ptr(), None)
+    return sum(kept.values()) // 2
+
+
+def size(count: int) -> str:
+    """Bytes for a person, rounded up: what is promised suffices."""
+    return f"{-(-count // 10**6):,} MB" if count < 1e9 else f"{math.ceil(count / 1e8) / 10:,} GB"
+
+
+def _read(inputs: Collection[str]) -> int:
+    """How many of ``inputs`` hold patch tokens."""
+    return sum(name.endswith("patches") for name in inputs)
+
+
+def _before(inputs: Collection[str], setting: Setting, images: int) -> int:
+    """Seven matrices (D, D) and three batches in float64 (`fitting/whitening.py`)."""
+    if setting.protocol.whitening is None:
+        return 0
+    widths = [setting.shape.vectors.get(n, setting.shape.dim) for n in inputs if n in VECTORS]
+    return max((8 * (7 * width + 3 * images) * width for width in widths), default=0)

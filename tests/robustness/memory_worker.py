@@ -1,0 +1,105 @@
+"""Fits under budgets, in a process of their own: what was promised, and the anonymous memory taken.
+
+    python -m tests.robustness.memory_worker FOLDER < cases > taken
+
+Cases are JSON, ``[[probes, options of iceprobe.fit], …]``; what is taken is ``[[promised, taken], …]``.
+"""
+
+import json
+import logging
+import re
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import iceprobe
+from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.datasets.base import ArraySplit, Dataset
+from iceprobe.malloc import give_back_freed_memory, keep_freed_memory
+from iceprobe.store import Store
+from iceprobe.tokens import Tokens
+
+IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
+SMALL = {"seeds": 1, "epochs": 1, "learning_rates": [1e-2], "device": "cpu", "progress": False}
+
+
+class Noise(nn.Module):
+    """Tokens that cost nothing to make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("patches", torch.randn(GRID[0] * GRID[1], DIM))
+
+    def forward(self, images: Tensor) -> Tokens:
+        patches = self.patches * images.mean((1, 2, 3))[:, None, None]
+        return Tokens(patches, patches[:, :1], GRID, has_class=True)
+
+
+def make_store(root: Path) -> Store:
+    def split(name: str, count: int) -> ArraySplit:
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 4, 4), dtype=np.uint8)
+        return ArraySplit(name, pixels, np.arange(count) % 4, [f"{i}" for i in range(count)])
+
+    splits = {"train": split("train", IMAGES), "test": split("test", 64)}
+    preprocessing = Preprocessing(4, (0.0,), (1.0,), crop_pct=1.0, channels=1)
+    backbone = Backbone(Noise(), preprocessing, spec="test:noise", name="noise")
+    return iceprobe.extract(backbone, Dataset("test:noise", "noise", list("abcd"), splits), root)
+
+
+class Said(logging.Handler):
+    """Keeps the bytes that a fit says it takes."""
+
+    least: int | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.search(r"it takes ([\d,]+) MB", record.getMessage()):
+            self.least = int(found[1].replace(",", "")) * 10**6
+
+
+def anonymous() -> int:
+    """Bytes of this process that are of no file: mapped pages of the page cache don't count."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def taken(store: Store, output: Path, probes: list[str], options: dict) -> tuple[int, int]:
+    said, stop, base = Said(), threading.Event(), anonymous()
+    peak = base
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.004):
+            peak = max(peak, anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    logging.getLogger("iceprobe").addHandler(said)
+    try:
+        iceprobe.fit(store, probes, output=output, **{**SMALL, **options})
+    finally:
+        logging.getLogger("iceprobe").removeHandler(said)
+        stop.set()
+        watcher.join()
+    return said.least or options["memory"], peak - base
+
+
+def main() -> None:
+    keep_freed_memory()  # as the command line does, and then under --memory
+    give_back_freed_memory()
+    root, cases = Path(sys.argv[1]), json.load(sys.stdin)
+    store = make_store(root / "features")
+    few = store.take("train", np.arange(64))
+    for i, (probes, options) in enumerate(cases):  # what torch takes the first time isn't a fit's
+        first = {**SMALL, **options, "memory": 0, "batch_size": 16}
+        iceprobe.fit(few, probes, output=root / f"first{i}", **first)
+    found = [taken(store, root / f"{i}", *case) for i, case in enumerate(cases)]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
