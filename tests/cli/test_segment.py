@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from iceprobe.checksums import seal
 from iceprobe.cli.config import SegmentConfig, read_yaml
 
 TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "1", "--seeds", "1"]
@@ -66,9 +67,23 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert "mIoU" in listed
     assert "unfinished" not in listed
 
+    before = {p: p.read_bytes() for p in Path("runs/s").iterdir() if p.is_file()}
     once_more = iceprobe("segment", *TINY, *CLUTTER, "--output", "runs/s")
-    assert once_more.code == 2
-    assert "'runs/s' is not empty: name a new folder" in once_more.err
+    assert once_more.code == 0, once_more.err
+    assert "runs/s is complete already: nothing to do." in once_more.out
+    assert f"{100 * ep['miou']['mean']:.1f}" in once_more.out
+    assert {path: path.read_bytes() for path in before} == before
+    other = iceprobe("segment", *TINY, *CLUTTER, "--seeds", "2", "--output", "runs/s")
+    assert other.code == 2
+    assert "holds a run of another configuration (seeds 1 → 2)" in other.err
+    (store,) = {one["store"]["identity"] for one in (linear, ep)}
+    changed = Path("runs/s/dense.json").read_text().replace(store, store[::-1])
+    document = json.loads(changed)
+    document.pop("sha256")
+    Path("runs/s/dense.json").write_text(json.dumps(seal(document)))
+    other = iceprobe("segment", *TINY, *CLUTTER, "--output", "runs/s")
+    assert other.code == 2
+    assert "its features have changed since" in other.err
 
     saved = read_yaml(Path("runs/s/config.yaml"))
     assert saved["learning_rates"] == [0.1]

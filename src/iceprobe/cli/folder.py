@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from iceprobe.cli.config import Folders, differences, read_yaml, to_yaml
+from iceprobe.cli.config import Folders, SegmentConfig, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.distributed import first, world
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.run_folder import REQUEST
-from iceprobe.results.files import FILE_NAME, write_atomically
+from iceprobe.results.files import FILE_NAME, SEGMENTATIONS, write_atomically
 from iceprobe.text import clipped, utf8, visible
 
 LOGGERS = ("iceprobe", "py.warnings")
@@ -63,7 +63,8 @@ class RunFolder:
                 f"output {str(self.path)!r} holds a run of another configuration ({what}): "
                 "choose another --output"
             )
-        return "finished" if (self.path / FILE_NAME).exists() else "unfinished"
+        results = SEGMENTATIONS if isinstance(self.config, SegmentConfig) else FILE_NAME
+        return "finished" if (self.path / results).exists() else "unfinished"
 
     @property
     def report(self) -> Path:

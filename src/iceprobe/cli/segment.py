@@ -5,15 +5,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, split_arguments
-from iceprobe.cli.config import SegmentConfig, resolve, to_yaml
+from iceprobe.cli.config import RunConfig, SegmentConfig, resolve, to_yaml
 from iceprobe.cli.console import Bars, console
-from iceprobe.cli.folder import RunLog
-from iceprobe.cli.paths import check_features, check_writable
-from iceprobe.cli.stages import tell_length
+from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.cli.paths import check_features
+from iceprobe.cli.stages import check_features_of, tell_complete, tell_length
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
@@ -65,18 +66,31 @@ def segment(
 
 
 def execute(config: SegmentConfig) -> None:
-    """Extract what isn't stored yet, fit, write the run folder, show the table."""
-    import iceprobe
+    """Extract what isn't stored yet, fit, write the run folder, show the table.
+
+    A finished run is shown, not run again.
+    """
     from iceprobe.dense.api import check_probes
-    from iceprobe.dense.files import PICTURE_NAME, read_segmentations, write_segmentations
-    from iceprobe.report.segment_page import headline
+    from iceprobe.dense.files import read_segmentations
 
     check_probes(config.probe)
-    assert config.output is not None  # resolve() has set it
-    check_writable(config.output, "--output")
+    folder = RunFolder(config)
+    if folder.state == "finished":
+        results = read_segmentations(folder.path)
+        check_features_of(results, folder, _identities(config))
+        tell_complete(folder)
+    else:
+        results = _run(config, folder.path)
+    _show(results, folder)
+
+
+def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
+    import iceprobe
+    from iceprobe.dense.files import read_segmentations, write_segmentations
+
     check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
-    with RunLog() as run_log, new_folder(config.output, "--output") as folder:
+    with RunLog() as run_log, new_folder(output, "--output") as folder:
         log.info("%s", command)
         with Bars() as progress:
             store = _extract(config, progress)
@@ -97,13 +111,33 @@ def execute(config: SegmentConfig) -> None:
         (folder / "config.yaml").write_text(to_yaml(config))
         write_segmentations(folder, results, store)
         iceprobe.report(read_segmentations(folder), folder / "report.html")
+    return results
+
+
+def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
+    from iceprobe.dense.files import PICTURE_NAME
+    from iceprobe.report.segment_page import headline
+
     console.print(_table(results))
     if any(one.undertrained for one in results):
         said = headline(results)
         console.print(f"{said.sentence} {said.detail}", markup=False, soft_wrap=True)
     _tell_differences(results)
-    for name in (PICTURE_NAME, "report.html"):
-        console.print(str((config.output / name).resolve()), markup=False, soft_wrap=True)
+    for file in (folder.path / PICTURE_NAME, folder.report):
+        console.print(str(file.resolve()), markup=False, soft_wrap=True)
+
+
+def _identities(config: SegmentConfig) -> set[str]:
+    """Of the stores that would be read now."""
+    from iceprobe.cli.run import Sources
+
+    shared = ["limit", "amp", "tokens", "forward_batch_size", "device", "output"]
+    same = {name: getattr(config, name) for name in shared}
+    run = RunConfig(backbone=[config.backbone], data=[config.data], probe=["ep1"], **same)
+    sources = Sources(run)
+    found = sources.identities(sources.single_layers())
+    sources.keep()
+    return found
 
 
 def _extract(config: SegmentConfig, progress: Bars) -> "Store":

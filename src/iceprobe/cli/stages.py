@@ -23,6 +23,7 @@ from iceprobe.text import DAY, duration, in_days
 if TYPE_CHECKING:
     import numpy as np
 
+    from iceprobe.dense import Segmentation
     from iceprobe.results import Result
     from iceprobe.store import Store
 
@@ -270,9 +271,7 @@ def show_finished(
         )
     results = check_finished(folder, identities())
     finish_off(folder, results)
-    console.print(
-        f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
-    )
+    tell_complete(folder)
     show(results, folder)
 
 
@@ -296,12 +295,25 @@ def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Resu
     from iceprobe.results import read_results
 
     results = read_results(folder.path)
+    check_features_of(results, folder, identities)
+    return results
+
+
+def check_features_of(
+    results: "Sequence[Result | Segmentation]", folder: RunFolder, identities: Collection[str]
+) -> None:
+    """Refuse the results of a finished run that read other features than would be read now."""
     if not {result.store.identity for result in results} <= set(identities):
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run, and its features have changed "
             "since (backbone or images): choose another --output to run again"
         )
-    return results
+
+
+def tell_complete(folder: RunFolder) -> None:
+    console.print(
+        f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
+    )
 
 
 def show(results: Sequence["Result"], folder: RunFolder) -> None:
