@@ -168,7 +168,7 @@ def test_campaigns_are_compared_cell_by_cell(iceprobe, images):
     assert iceprobe("run", *asked, "--shots", "4,2", "--output", "b").code == 0
     ended = iceprobe("compare", "a", "b")
     assert ended.code == 0
-    rows = [line.split() for line in ended.out.splitlines() if line.startswith(("knn", "ep4"))]
+    rows = [line.split() for line in ended.out.splitlines() if line.startswith(("knn ", "ep4* "))]
     assert len(rows) == 4
     assert all("0.0" in row for row in rows)  # the same draws, the same numbers
     alone = iceprobe("compare", "a", "--against", "ep4").out

@@ -373,7 +373,7 @@ def garbled(root: Path) -> None:
 
 class Harmful:
     def __reduce__(self):
-        return print, ("this must not be printed",)
+        return eval, ("1 / 0",)
 
 
 def harmful(root: Path) -> None:
@@ -396,7 +396,7 @@ VARIANTS = "fgvc-aircraft-2013b/data/images_variant_"
         ("cub200", replaced("CUB_200_2011/bounding_boxes.txt", "60.0 27.0", "60.0"), "cub200 at .* can't be read"),
         ("food101", replaced("food-101/meta/test.json", "{", ""), "food101 at .* can't be read .JSONDecodeError"),
         ("flowers102", garbled, "flowers102 at .* can't be read"),
-        ("cifar100", harmful, "asks for __builtin__.print"),
+        ("cifar100", harmful, "asks for __builtin__.eval"),
         ("imagenet1k", stray_synset, "'backup' .* is no synset"),
         ("imagenet1k", flat_val, "no folders of synsets such as n01440764"),
         ("imagenet1k", without_synset, "class 'goldfish.* missing from train"),

@@ -28,12 +28,12 @@ N, D, CLASSES, BATCH = 196, 192, 10, 256
 NUMBERS = N * D
 
 
-def step_of(*labels: str, amp: torch.dtype = torch.float32):
+def step_of(*labels: str, amp: torch.dtype = torch.float32, prefix: int = 1):
     setting = Setting(
         get_protocol("heldout", batch_size=BATCH), Shape(D, CLASSES, (14, 14), True), 0,
         torch.device("cpu"), amp, Checkpoint(None, ""), lambda *_: None,
     )  # fmt: skip
-    return step_memory(dict.fromkeys(labels, 3), setting, N, 3000, 2 * NUMBERS)
+    return step_memory(dict.fromkeys(labels, 3), setting, N, prefix, 3000, 2 * NUMBERS)
 
 
 def test_a_step_of_three_members_by_hand():
@@ -46,6 +46,15 @@ def test_a_step_of_three_members_by_hand():
     pooled = step_of("linear")  # reads no patches, and measures the vectors before it learns
     assert pooled.per_image == (3 * 4 * (D + CLASSES) + 2 * D) * 4
     assert pooled.least == pooled.before == 8 * D * (7 * D + 3 * BATCH) > pooled.bytes
+
+
+def test_a_probe_is_measured_on_the_tokens_that_it_reads():
+    """``cbam`` has the grid of the patches built in: a token more would be an error."""
+    step = step_of("cbam", prefix=5)
+    assert step == step_of("cbam", prefix=0)
+    joined = step_of("ep4?input=prefix+patches", prefix=5)
+    queries = 3 * (4 * (3 * (N + 5) + 2 * D) + 4 * (D + CLASSES)) * 4
+    assert joined.per_image == 2 * NUMBERS + 12 * (N + 5) * D + queries
 
 
 def test_tokens_under_way_by_hand():

@@ -132,10 +132,10 @@ from iceprobe.store import Store
 store = Store.open(sys.argv[1])
 splits = [Store.open(sys.argv[1])["train"] for _ in range(3)]  # as of three backbones
 splits[0].patches([0])  # what is imported late is imported
+rows = np.random.default_rng(1).permutation(48)
 free = int(sys.argv[2]) + len(__import__("os").listdir("/proc/self/fd")) - 1
 hard = free if sys.argv[3] == "hard" else resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-rows = np.random.default_rng(1).permutation(48)
 for split in splits:
     split.mean
     print(split.patches(rows).double().sum().item())

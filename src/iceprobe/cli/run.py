@@ -254,7 +254,9 @@ class Sources:
             self._remember(asked, backbone, shape)
         device = run.device or "cpu"
         if run.live:
-            settings = live_settings(**{**live_options(run), "device": device})
+            how = {**live_options(run), "device": device, "tokens": "float32"}
+            del how["limit"]
+            settings = live_settings(**how)
         else:
             settings = make_settings(
                 batch_size=run.forward_batch_size,

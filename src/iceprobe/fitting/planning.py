@@ -285,7 +285,7 @@ def plan_fit(
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
-    step = step_memory(members, setting, stored.num_tokens + stored.num_prefix, images, each)
+    step = step_memory(members, setting, stored.num_tokens, stored.num_prefix, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch

@@ -90,9 +90,9 @@ def run_protocol(
         for decay in protocol.weight_decays
         for seed in seeds
     ]
-    num_tokens, stored = store.num_tokens + store.num_prefix, store["train"].patch_bytes // images
+    stored = store["train"].patch_bytes // images
     counts = dict.fromkeys(labels, len(grid) // len(labels))
-    step = step_memory(counts, setting, num_tokens, images, stored)
+    step = step_memory(counts, setting, store.num_tokens, store.num_prefix, images, stored)
     check_memory(step, len(grid), setting.device)
     train, test, setting.shuffle = lay_out(
         store["train"],

@@ -58,6 +58,7 @@ def step_memory(
     counts: Mapping[str, int],
     setting: Setting,
     num_tokens: int,
+    num_prefix: int,
     num_images: int,
     stored_bytes: int,
 ) -> StepMemory:
@@ -66,7 +67,8 @@ def step_memory(
     Args:
         counts: members of each probe that learn together.
         setting: of the fit.
-        num_tokens: N, prefix tokens included.
+        num_tokens: N, patch tokens.
+        num_prefix: P.
         num_images: to learn from.
         stored_bytes: of an image's patch tokens as they are stored.
     """
@@ -78,17 +80,17 @@ def step_memory(
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
     dim = setting.shape.dim
     sizes = {
-        one: (num_tokens, dim)
+        one: (probe.tokens_read(num_tokens, num_prefix), dim)
         if probe.input.endswith("patches")
         else (1, setting.shape.vectors.get(probe.input, dim))
         for one, probe in built.items()
     }
+    widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim
     computed = sum(counts[one] * kept(probe, *sizes[one]) for one, probe in built.items())
     computed += max((passing(probe, *sizes[one]) for one, probe in built.items()), default=0)
     return StepMemory(
         fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
-        per_image=WIDE * computed
-        + under_way(inputs, num_tokens * dim, stored_bytes, setting.amp.itemsize),
+        per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, setting.amp.itemsize),
         images=images,
         before=_before(inputs, setting, images),
     )

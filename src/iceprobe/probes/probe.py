@@ -133,8 +133,12 @@ class Probe(nn.Module):
             num_tokens: N, patch tokens.
             num_prefix: P, prefix tokens of the backbone.
         """
-        extra = {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
-        return 2 * (self.pooling.macs(num_tokens + extra) + self.classifier.weight.numel())
+        macs = self.pooling.macs(self.tokens_read(num_tokens, num_prefix))
+        return 2 * (macs + self.classifier.weight.numel())
+
+    def tokens_read(self, num_tokens: int, num_prefix: int) -> int:
+        """Of an image's patch and prefix tokens, how many a pooling of patches reads."""
+        return num_tokens + {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
 
 
 _ORDINARY = 4096  # an option's number, up to which size isn't looked at first
