@@ -245,7 +245,8 @@ def test_bundled_backbones_know_what_their_training_taught():
             part = dataset.splits[split]
             chosen = [backbone.preprocessing.transform(part.image(i)) for i in range(0, 2000, 4)]
             with torch.inference_mode():
-                tokens[split] = backbone(torch.stack(chosen)).prefix[:, 0].double().numpy()
+                batches = torch.stack(chosen).split(50)
+                tokens[split] = torch.cat([backbone(one).prefix[:, 0] for one in batches]).double()
         labels = {split: part.labels[:2000:4] for split, part in dataset.splits.items()}
         neighbours = KNeighborsClassifier(20, metric="cosine").fit(tokens["train"], labels["train"])
         found.append(neighbours.score(tokens["test"], labels["test"]))
