@@ -286,12 +286,12 @@ def test_what_cannot_be_fitted_is_named_before_anything_is_written(
 def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
     store, tmp_path, monkeypatch
 ):
-    """Two members a rate and seed, each of 4 queries with 3·18 + 2·8 floats an image and four times
-    8 channels and 3 classes: 5,184 bytes; the 18·8 numbers of its tokens under way, once in 2 bytes
-    and twice in 4: 1,408 bytes; parameters, and what is read at once.
+    """Two members a rate and seed, each of 4 queries with 3·16 + 2·8 floats an image and four times
+    8 channels and 3 classes: 4,800 bytes; the 16·8 numbers of its patches under way, once in 2 bytes
+    and twice in 4: 1,280 bytes; parameters, and what is read at once.
     """
     fixed = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"] + 2**22
-    each = 4 * 4 * (4 * (3 * 18 + 2 * 8) + 4 * (8 + 3)) + (16 * 8 * 2 + 2 * 18 * 8 * 4)
+    each = 4 * 4 * (4 * (3 * 16 + 2 * 8) + 4 * (8 + 3)) + (16 * 8 * 2 + 2 * 16 * 8 * 4)
     for free, remedy in ((fixed + 20 * each, "--batch-size 20"), (fixed, "fewer probes")):
         monkeypatch.setattr(step_memory, "available_memory", lambda free=free: free)
         with pytest.raises(IceprobeError, match=remedy):
