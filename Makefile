@@ -5,12 +5,16 @@ STAMP := .venv/.installed
 # One thread per test process: a test's small tensors gain nothing from more, and processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint format docs guide bench accuracy claims wheel clean
+.PHONY: demo test test-all lint format docs guide bench accuracy claims wheel clean
 
 demo: $(STAMP)
 	$(BIN)/iceprobe demo
 
+# Without the long ones, which continuous integration runs as well.
 test: $(STAMP)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(STAMP)
