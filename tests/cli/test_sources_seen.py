@@ -1,6 +1,7 @@
 """A finished run is looked up without its backbone, as long as the files of that are as they were."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,8 @@ def test_a_finished_run_loads_no_backbone(iceprobe, run, loads, weights, tmp_pat
     assert "complete already" in again.out
     assert len(loads) == 1
     (seen,) = json.loads((tmp_path / "r" / FILE_NAME).read_text())["backbones"].values()
-    assert seen["files"] == {str(weights): [weights.stat().st_size, weights.stat().st_mtime_ns]}
+    now = weights.stat()
+    assert seen["files"] == {str(weights): [now.st_size, now.st_mtime_ns, now.st_ctime_ns]}
     assert seen["backbone"]["identity"]["weights"] == load_backbone(run[2]).identity()["weights"]
 
 
@@ -61,9 +63,11 @@ def test_other_weights_in_the_same_file_are_seen(iceprobe, run, loads, weights):
     assert len(loads) == 2
     assert iceprobe(*run, "--output", "r").code == 0
     assert len(loads) == 2
-    state = torch.load(weights)
+    state, before = torch.load(weights), weights.stat()
     state["norm.bias"] += 1
     torch.save(state, weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` leaves it
+    assert weights.stat().st_size == before.st_size
     ended = iceprobe(*run, "--output", "r")
     assert ended.code == 2
     assert "features have changed" in ended.err

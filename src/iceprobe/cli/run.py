@@ -254,9 +254,13 @@ class Sources:
             self._remember(asked, backbone, shape)
         device = run.device or "cpu"
         if run.live:
-            how = {**live_options(run), "device": device, "tokens": "float32"}
-            del how["limit"]
-            settings = live_settings(**how)
+            settings = live_settings(
+                batch_size=run.forward_batch_size,
+                device=device,
+                amp=run.amp,
+                tokens="float32",
+                augmentation=live_options(run)["augmentation"],
+            )
         else:
             settings = make_settings(
                 batch_size=run.forward_batch_size,
@@ -280,7 +284,7 @@ class Sources:
 
     def keep(self) -> None:
         """Note in the run folder what its backbones were made from (`cli/sources_seen.py`)."""
-        if self.config.output is not None and any(self._files.values()):
+        if self.config.output is not None and self._files:
             self._seen.write(self.config.output)
 
     def _remember(self, asked: str, backbone: "BackboneRecord", shape: "Shape") -> None:

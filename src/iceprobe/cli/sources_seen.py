@@ -23,7 +23,7 @@ from iceprobe.store.format import BackboneRecord, Shape
 FILE_NAME = "sources.json"
 _LIBRARIES = ("iceprobe", "torch", "timm", "transformers", "diffusers", "open_clip_torch")
 
-State = dict[str, tuple[int, int]]  # file → bytes, time of change (ns)
+State = dict[str, tuple[int, int, int]]  # file → bytes, times of content and of change (ns)
 
 
 def _versions() -> dict[str, str]:
@@ -79,12 +79,15 @@ def state_of(spec: str) -> State | None:
 
 
 def state(files: Iterable[str]) -> State | None:
-    """Size and time of change of each; ``None`` where one isn't there."""
+    """Size and times of each; ``None`` where one isn't there.
+
+    A copy that keeps the time of its content (``cp -p``) still changes the other.
+    """
     found = {}
     for file in files:
         try:
             status = Path(file).stat()
         except OSError:
             return None
-        found[file] = (status.st_size, status.st_mtime_ns)
+        found[file] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return found
