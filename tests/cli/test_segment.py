@@ -73,6 +73,9 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert "runs/s is complete already: nothing to do." in once_more.out
     assert f"{100 * ep['miou']['mean']:.1f}" in once_more.out
     assert {path: path.read_bytes() for path in before} == before
+    Path("runs/s/report.html").unlink()  # as an earlier iceprobe left it
+    assert iceprobe("segment", *TINY, *CLUTTER, "--output", "runs/s").code == 0
+    assert Path("runs/s/report.html").read_text() == page
     other = iceprobe("segment", *TINY, *CLUTTER, "--seeds", "2", "--output", "runs/s")
     assert other.code == 2
     assert "holds a run of another configuration (seeds 1 → 2)" in other.err

@@ -12,7 +12,7 @@ from iceprobe.cli.arguments import Arguments, split_arguments
 from iceprobe.cli.config import AdaptConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.stages import show, show_finished, tell_length, write_report
+from iceprobe.cli.stages import show, show_finished, tell_duration, write_report
 from iceprobe.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
                     config.probe,
                     resume=resume,
                     progress=progress,
-                    tell=partial(tell_length, config),
+                    tell=partial(tell_duration, config),
                     command=command,
                     **given,
                 )

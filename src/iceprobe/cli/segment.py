@@ -14,7 +14,7 @@ from iceprobe.cli.config import RunConfig, SegmentConfig, resolve, to_yaml
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
-from iceprobe.cli.stages import check_features_of, tell_complete, tell_length
+from iceprobe.cli.stages import check_features_of, tell_complete, tell_duration
 from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 
@@ -70,6 +70,7 @@ def execute(config: SegmentConfig) -> None:
 
     A finished run is shown, not run again.
     """
+    import iceprobe
     from iceprobe.dense.api import check_probes
     from iceprobe.dense.files import read_segmentations
 
@@ -78,6 +79,8 @@ def execute(config: SegmentConfig) -> None:
     if folder.state == "finished":
         results = read_segmentations(folder.path)
         check_features_of(results, folder, _identities(config))
+        if not folder.report.exists():  # of an earlier iceprobe
+            iceprobe.report(results, folder.report)
         tell_complete(folder)
     else:
         results = _run(config, folder.path)
@@ -104,7 +107,7 @@ def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
                 memory=config.memory,
                 device=config.device,
                 progress=progress,
-                tell=partial(tell_length, config),
+                tell=partial(tell_duration, config),
                 command=command,
             )
         run_log.write_to(folder / "log.txt")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from iceprobe.dense import Segmentation
+    from iceprobe.fitting.protocols import Protocol
     from iceprobe.results import Result
     from iceprobe.store import Store
 
@@ -76,10 +77,10 @@ def fit_run(
             store = obtain(progress)
             log.info("store %s", store.path or store.identity)
             check_fit(config, store, store.classes, store["train"].labels)
-            first(lambda: _check_length(config, store))
+            first(lambda: _check_duration(config, store))
             folder.create()
             run_log.write_to(folder.log)
-            first(lambda: _tell_length(config, len(store["train"]), len(store.classes)))
+            first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
             try:
                 results = _fit(store, config, command, resume, progress)
             except IceprobeError:
@@ -178,21 +179,13 @@ def _fit(
     )
 
 
-def _check_length(config: FitConfig, store: "Store") -> None:
+def _check_duration(config: FitConfig, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
         return
     from iceprobe.fitting.duration import expected_seconds
-    from iceprobe.fitting.protocols import get_protocol
 
-    protocol = get_protocol(
-        config.protocol,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rates=config.learning_rates,
-        weight_decays=config.weight_decays,
-        min_steps=config.min_steps,
-    )
+    protocol = _protocol(config)
     seconds = expected_seconds(
         store,
         config.probe,
@@ -204,7 +197,7 @@ def _check_length(config: FitConfig, store: "Store") -> None:
     begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
 
 
-def tell_length(config: Any, seconds: float) -> None:
+def tell_duration(config: Any, seconds: float) -> None:
     """Say how long a training of ``config.epochs`` will take; one of more than a day is asked for.
 
     Raises:
@@ -232,9 +225,9 @@ def begin_or_refuse(what: str, seconds: float) -> None:
     raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")
 
 
-def _tell_length(config: FitConfig, images: int, classes: int) -> None:
+def _tell_steps(config: FitConfig, images: int, classes: int) -> None:
     """How many steps the fit takes, and why they aren't the protocol's epochs."""
-    from iceprobe.fitting.protocols import get_protocol, launch_line
+    from iceprobe.fitting.protocols import launch_line
 
     if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
         return
@@ -242,15 +235,22 @@ def _tell_length(config: FitConfig, images: int, classes: int) -> None:
         images = min(images, config.shots[0] * classes)
     elif config.fraction:
         images = max(1, round(images * config.fraction[0]))
-    protocol = get_protocol(
+    text = f"fit: {launch_line(_protocol(config), images)}"
+    log.info("%s", text)
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _protocol(config: FitConfig) -> "Protocol":
+    from iceprobe.fitting.protocols import get_protocol
+
+    return get_protocol(
         config.protocol,
         epochs=config.epochs,
         batch_size=config.batch_size,
+        learning_rates=config.learning_rates,
+        weight_decays=config.weight_decays,
         min_steps=config.min_steps,
     )
-    text = f"fit: {launch_line(protocol, images)}"
-    log.info("%s", text)
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
