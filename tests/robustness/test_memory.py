@@ -20,7 +20,7 @@ from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.shuffling import ROWS
-from iceprobe.fitting.step_memory import kept, passing, step_memory, under_way
+from iceprobe.fitting.step_memory import kept, step_memory, under_way
 from iceprobe.probes.registry import PROBES
 from iceprobe.store.split import LOAD_BYTES, memory_split
 
@@ -112,7 +112,8 @@ def test_a_step_of_any_probe_takes_what_is_said(label):
         crowd.train_step(batch)
     learnt = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
     rows = wide if probe.input.endswith("patches") else 1
-    said = 4 * images * (members * kept(probe, rows, D) + passing(probe, rows, D))
+    each, passing = kept(probe, rows, D)
+    said = 4 * images * (members * each + passing)
     assert learnt <= live.peak <= learnt + said
 
 

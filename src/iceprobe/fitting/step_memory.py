@@ -86,8 +86,9 @@ def step_memory(
         for one, probe in built.items()
     }
     widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim
-    computed = sum(counts[one] * kept(probe, *sizes[one]) for one, probe in built.items())
-    computed += max((passing(probe, *sizes[one]) for one, probe in built.items()), default=0)
+    parts = {one: kept(probe, *sizes[one]) for one, probe in built.items()}
+    computed = sum(counts[one] * each for one, (each, _) in parts.items())
+    computed += max((passing for _, passing in parts.values()), default=0)
     return StepMemory(
         fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
         per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, setting.amp.itemsize),
@@ -135,24 +136,19 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
     return stored_bytes + converted + (width + wide) * numbers
 
 
-def kept(probe: Probe, num_tokens: int, dim: int) -> int:
-    """Numbers an image that a member keeps of a step for its backward pass, with their gradients.
+def kept(probe: Probe, num_tokens: int, dim: int) -> tuple[int, int]:
+    """Numbers an image that each member keeps of a step, and that one at a time takes going back.
 
     Of each query the scores and weights of the tokens, what it pools, and the gradients of these;
-    of poolings that share no attention what autograd keeps of a pass; descriptors and logits.
+    of poolings that share no attention what autograd keeps of a pass, and its gradients; descriptors
+    and logits.
     """
     after = 4 * (probe.pooling.out_dim + probe.classifier.out_features)
-    if not isinstance(probe.pooling, QueryPooling):
-        return kept_for_backward(probe.pooling, num_tokens, dim) + after
-    maps = 8 if probe.regularisation else 3  # with logarithms, cosines, their gradients
-    return probe.pooling.num_predictors * (maps * num_tokens + 2 * dim) + after
-
-
-def passing(probe: Probe, num_tokens: int, dim: int) -> int:
-    """Numbers an image of one member's backward pass at a time, where it shares no attention."""
     if isinstance(probe.pooling, QueryPooling):
-        return 0
-    return kept_for_backward(probe.pooling, num_tokens, dim) + 2 * num_tokens * dim
+        maps = 8 if probe.regularisation else 3  # with logarithms, cosines, their gradients
+        return probe.pooling.num_predictors * (maps * num_tokens + 2 * dim) + after, 0
+    own = kept_for_backward(probe.pooling, num_tokens, dim)
+    return own + after, own + 2 * num_tokens * dim
 
 
 def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
