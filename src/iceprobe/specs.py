@@ -15,7 +15,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.text import clipped, shown
 
 _LONGEST_WORD = 100  # that names are compared with
-_MOST = 10**9  # of anything that is counted
+MOST = 10**9  # of anything that is counted
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict
 def _bounded(value: Any) -> Any:
     """A value, or values, that libraries can count with."""
     for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, int) and abs(one) > _MOST:
-            raise ValueError(f"write a whole number of at most {_MOST:,}")
+        if isinstance(one, int) and abs(one) > MOST:
+            raise ValueError(f"write a whole number of at most {MOST:,}")
         if isinstance(one, float) and not math.isfinite(one):
             raise ValueError("write a finite number")
     return value

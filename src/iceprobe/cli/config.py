@@ -25,7 +25,7 @@ from pydantic import (
 
 from iceprobe.errors import IceprobeError
 from iceprobe.remote import located
-from iceprobe.specs import check_text, parse_spec, unknown
+from iceprobe.specs import MOST, check_text, parse_spec, unknown
 from iceprobe.text import short_name, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -33,7 +33,6 @@ ON_PAPER = "on paper"  # in place of a data set
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Strength = Literal["paper", "light", "clip"]  # of an augmentation
 _LARGEST = 2**20  # characters of a configuration
-_MOST = 10**9  # of anything that is counted
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -95,13 +94,15 @@ def _one_or_several(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1, lt=2**63)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, lt=2**63)]
+# Whole numbers from so many on, up to what is counted at all.
+From0 = Annotated[int, Field(ge=0, le=MOST)]
+From1 = Annotated[int, Field(ge=1, le=MOST)]
+From2 = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A folder, or a URL of object storage as pathlib keeps it (`remote.located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
-Shots = Annotated[
-    list[Annotated[int, Field(ge=1, le=_MOST)]], BeforeValidator(parse_numbers), Field(min_length=1)
-]
+Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=1)]
 Fractions = Annotated[
     list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(parse_numbers), Field(min_length=1)
 ]
@@ -128,15 +129,15 @@ class ExtractConfig(_Config):
     data: str
     engine: Literal["local", "ray"] = "local"
     output: Place = Path("features")
-    batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64  # images a forward pass
+    batch_size: From1 = 64  # images a forward pass
     device: str | None = None
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
     patches: bool = True
-    views: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    views: From0 = 0
     augmentation: Strength = "paper"
-    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    workers: From0 = 0
+    limit: From1 | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
@@ -146,11 +147,11 @@ class PredictConfig(_Config):
     images: Path
     output: Path = Path("predictions.csv")
     maps: Path | None = None
-    top: Annotated[int, Field(ge=1, le=_MOST)] = 5
-    batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
+    top: From1 = 5
+    batch_size: From1 = 64
     device: str | None = None
     amp: Dtype | None = None  # None: the one the features were extracted with
-    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    workers: From0 = 0
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
@@ -162,15 +163,13 @@ class FitConfig(_Config):
     budget_flops: Count | None = None
     shots: Shots | None = None  # training images a class: a fit for each number
     fraction: Fractions | None = None  # of the training images: a fit for each
-    replicates: Annotated[int, Field(ge=1, le=_MOST)] | None = (
-        None  # complete repetitions, not seeds
-    )
+    replicates: From1 | None = None  # complete repetitions, not seeds
     protocol: Literal["heldout", "paper"] = "heldout"
-    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
-    epochs: Annotated[int, Field(ge=1, le=_MOST)] | None = None  # None: the protocol's
-    batch_size: Annotated[int, Field(ge=2, le=_MOST)] | None = None  # images a training step
+    seeds: From1 = 3
+    epochs: From1 | None = None  # None: the protocol's
+    batch_size: From2 | None = None  # images a training step
     learning_rates: Rates | None = None  # the grid
-    min_steps: Annotated[int, Field(ge=0, le=_MOST)] | None = None  # epochs are raised to it
+    min_steps: From0 | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
     halving: bool = False  # settings that are clearly beaten stop early
     long: bool = False  # a fit of more than a day may begin
@@ -194,12 +193,12 @@ class RunConfig(FitConfig):
     layers: str | None = None  # of every backbone: 0,5,11 or all
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
-    views: Annotated[int, Field(ge=0, le=_MOST)] | None = None  # augmented, of each training image
+    views: From0 | None = None  # augmented, of each training image
     live: bool = False  # the backbone in every epoch, nothing stored
     augmentation: Strength | Literal["none"] | None = None  # of views, or of live images
-    forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
-    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    forward_batch_size: From1 = 64
+    workers: From0 = 0
+    limit: From1 | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     engine: Literal["local", "ray"] = "local"
     features: Place = Path("features")
@@ -212,17 +211,17 @@ class AdaptConfig(_Config):
     data: str
     adapt: Specs = ["none", "lora"]
     probe: Specs = ["linear"]
-    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
-    epochs: Annotated[int, Field(ge=1, le=_MOST)] = 20
-    batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
+    seeds: From1 = 3
+    epochs: From1 = 20
+    batch_size: From2 = 64  # images a training step
     learning_rates: Rates | None = None  # the grid
     weight_decays: Decays | None = None
     augmentation: Strength | None = None  # of training images
     amp: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
-    accumulate: Annotated[int, Field(ge=1, le=_MOST)] = 1  # micro-batches a step
+    accumulate: From1 = 1  # micro-batches a step
     long: bool = False  # a training of more than a day may begin
-    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    limit: From1 | None = None
     device: str | None = None
     memory: Bytes | None = None  # for decoded images
     output: Path | None = None
@@ -234,16 +233,16 @@ class SegmentConfig(_Config):
     backbone: str
     data: str
     probe: Specs = ["linear", "ep8"]
-    seeds: Annotated[int, Field(ge=1, le=_MOST)] = 3
-    epochs: Annotated[int, Field(ge=1, le=_MOST)] = 10
-    batch_size: Annotated[int, Field(ge=2, le=_MOST)] = 64  # images a training step
+    seeds: From1 = 3
+    epochs: From1 = 10
+    batch_size: From2 = 64  # images a training step
     learning_rates: Rates = [1e-2, 3e-2, 1e-1, 3e-1]  # the grid
     long: bool = False  # a training of more than a day may begin
     amp: Dtype = "float32"
     tokens: TokenDtype = "float16"
-    forward_batch_size: Annotated[int, Field(ge=1, le=_MOST)] = 64
-    workers: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    limit: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    forward_batch_size: From1 = 64
+    workers: From0 = 0
+    limit: From1 | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     features: Place = Path("features")
     device: str | None = None
