@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,9 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.malloc import give_back_freed_memory, keep_freed_memory
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from measuring import anonymous_peak
 
 IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
 SMALL = {"seeds": 1, "epochs": 1, "learning_rates": [1e-2], "device": "cpu", "progress": False}
@@ -61,30 +63,13 @@ class Said(logging.Handler):
             self.least = int(found[1].replace(",", "")) * 10**6
 
 
-def anonymous() -> int:
-    """Bytes of this process that are of no file: mapped pages of the page cache don't count."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
 def taken(store: Store, output: Path, probes: list[str], options: dict) -> tuple[int, int]:
-    said, stop, base = Said(), threading.Event(), anonymous()
-    peak = base
-
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.004):
-            peak = max(peak, anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    said = Said()
     logging.getLogger("iceprobe").addHandler(said)
-    try:
-        iceprobe.fit(store, probes, output=output, **{**SMALL, **options})
-    finally:
-        logging.getLogger("iceprobe").removeHandler(said)
-        stop.set()
-        watcher.join()
+    base, peak = anonymous_peak(
+        lambda: iceprobe.fit(store, probes, output=output, **{**SMALL, **options})
+    )
+    logging.getLogger("iceprobe").removeHandler(said)
     return said.least or options["memory"], peak - base
 
 
