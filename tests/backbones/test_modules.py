@@ -243,13 +243,12 @@ def test_bundled_backbones_know_what_their_training_taught():
         tokens = {}
         for split in ("train", "test"):
             part = dataset.splits[split]
-            chosen = [backbone.preprocessing.transform(part.image(i)) for i in range(0, 2000, 4)]
+            chosen = [backbone.preprocessing.transform(part.image(i)) for i in range(0, 2000, 2)]
             with torch.inference_mode():
                 batches = torch.stack(chosen).split(50)
                 tokens[split] = torch.cat([backbone(one).prefix[:, 0] for one in batches]).double()
-        labels = {split: part.labels[:2000:4] for split, part in dataset.splits.items()}
+        labels = {split: part.labels[:2000:2] for split, part in dataset.splits.items()}
         neighbours = KNeighborsClassifier(20, metric="cosine").fit(tokens["train"], labels["train"])
         found.append(neighbours.score(tokens["test"], labels["test"]))
     supervised, dino, mae = found
-    print(found)
     assert supervised > dino + 0.05 > mae + 0.1 > 0.25
