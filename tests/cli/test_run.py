@@ -264,9 +264,14 @@ def test_bad_images_can_be_skipped_and_are_counted(iceprobe, quick, tmp_path):
     folder = write_images(tmp_path / "images", {"train": 6, "test": 2})
     (folder / "train" / "grey" / "00.png").write_bytes(b"no image")
     options = [*quick[:2], "--data", f"folder:{folder}", *quick[4:], "--probe", "knn"]
-    assert iceprobe("run", *options).code == 2
+    refused = iceprobe("run", *options)
+    assert refused.code == 2
+    assert refused.err.count("--on-bad-image skip") == 1
+    assert "skipped: " not in refused.out + refused.err  # nothing was: it is refused
     assert not Path("runs").exists()
-    assert iceprobe("run", *options, "--on-bad-image", "skip").code == 0
+    ended = iceprobe("run", *options, "--on-bad-image", "skip")
+    assert ended.code == 0
+    assert (ended.out + ended.err).count("skipped: image") == 1  # and not by the estimate as well
     (result,) = read_results(the_run(tmp_path))
     assert (result.skipped_images, result.train_images) == (1, 17)
 

@@ -117,8 +117,12 @@ def extracted_batches(
     device: torch.device,
     workers: int,
     on_bad_image: OnBadImage,
+    tell: bool = True,
 ) -> Generator[Extracted, None, None]:
     """Run ``work`` in order.
+
+    Args:
+        tell: whether the first images that are left out are said.
 
     Raises:
         BadImage: if an image can't be read and ``on_bad_image`` is ``"fail"``.
@@ -133,10 +137,10 @@ def extracted_batches(
     with contextlib.closing(_decoded(decode, work, workers, gpu)) as decoded:
         for todo, batch in zip(work, decoded, strict=True):
             if on_bad_image == "skip":
-                told = _tell_skipped(batch.bad, told)
+                told = _tell_skipped(batch.bad, told) if tell else 0
             elif batch.bad:
                 raise BadImage(
-                    f"{batch.bad[0][1]} (leave such images out with on_bad_image=skip, "
+                    f"{_reason(batch.bad[0][1])} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
                 )
             views = [nothing] * todo.views
@@ -153,8 +157,13 @@ def extracted_batches(
 def _tell_skipped(bad: list[tuple[int, str]], told: int) -> int:
     """Say why images are left out, the first few; how many were said by then."""
     for _, message in bad[: max(0, NAMED - told)]:
-        log.warning("skipped: %s", message.removesuffix(", or pass --on-bad-image skip"))
+        log.warning("skipped: %s", _reason(message))
     return told + len(bad)
+
+
+def _reason(message: str) -> str:
+    """What is wrong with an image, without the remedy that all such messages share."""
+    return message.removesuffix(", or pass --on-bad-image skip")
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

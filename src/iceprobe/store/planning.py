@@ -254,6 +254,7 @@ def _measure(
         device=device,
         workers=workers,
         on_bad_image="skip",
+        tell=False,
     )
     images, started = 0, 0.0
     with contextlib.closing(batches):
