@@ -146,7 +146,7 @@ def test_the_step_goes_first_and_the_rest_of_the_budget_holds_tokens(caplog):
 
 def test_the_least_is_said_where_the_budget_is_less(caplog):
     assert held_by(None, 10**15, caplog) == (0, ROWS, [])
-    for memory, text in ((0, "0 MB"), (30_000_000, "30 MB")):
+    for memory, text in ((0, "0 bytes"), (1000, "1.0 kB"), (30_000_000, "30.0 MB")):
         held, _, said = held_by(memory, 105_200_000, caplog)
         assert (held, len(said)) == (0, 1)
         assert said[0] == (

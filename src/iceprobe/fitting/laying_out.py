@@ -4,6 +4,8 @@ import copy
 import logging
 from collections.abc import Collection
 
+from rich.filesize import decimal
+
 from iceprobe.distributed import first, world
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
@@ -64,7 +66,7 @@ def lay_out(
         log.warning(
             "memory=%s is less than this fit can do with: it takes %s, the least for steps of %s "
             "images; a smaller --batch-size or fewer probes take less",
-            size(memory), size(processes * least), f"{batch_size:,}",
+            decimal(memory), size(processes * least), f"{batch_size:,}",
         )  # fmt: skip
     if train.views is None:
         train = learnt
