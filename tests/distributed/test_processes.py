@@ -133,13 +133,16 @@ def strip(node, folder: Path):
 
 @pytest.mark.slow
 def test_an_error_of_one_is_told_once_and_ends_all(images, tmp_path):  # noqa: F811
-    """The image that can't be read is in test, whose only shard is process 1's."""
+    """The image that can't be read is in test, whose only shard is process 1's.
+
+    Process 0 takes a second to end, in which torchrun sees that process 1 has.
+    """
     data = tmp_path / "data"
     shutil.copytree(images, data)
     bad = data / "test" / "grey" / "02.png"
     bad.write_bytes(bad.read_bytes()[:60])
     asked = ["extract", "--backbone", BACKBONE, "--data", f"folder:{data}"]
-    ended = torchrun(tmp_path, "-m", "iceprobe", *asked)
+    ended = torchrun(tmp_path, "-m", "tests.distributed.slow_end", *asked)
     assert ended.returncode != 0
     said, _, summary = ended.stderr.partition("ChildFailedError")  # torchrun's own
     lines = [line for line in said.splitlines() if line.startswith("iceprobe: error")]

@@ -13,6 +13,8 @@ imported only where there are other processes.
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -179,9 +181,15 @@ class World:
         return True
 
     def _wait_for_the_others(self) -> None:
-        """So that whoever started them sees each end by itself, and stops none."""
+        """So that whoever started them sees each end by itself.
+
+        torchrun stops the others at the first end that it sees, within a tenth of a second: shorter
+        than an interpreter takes to end. This process is about to, so it no longer listens.
+        """
         import torch.distributed as dist
 
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with contextlib.suppress(dist.DistError):  # a process that died won't come
             if self._store.add(_ENDED, 1) == self.size:
                 self._store.set(_ENDED + " all", "")
