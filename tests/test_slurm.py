@@ -75,7 +75,7 @@ def test_a_job_that_is_stopped_goes_on_in_the_next(cluster, tmp_path):
         time.sleep(0.05)
     time.sleep(1)  # into the fit
     job.send_signal(signal.SIGTERM)  # to the batch script alone, as --signal=B: does
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     assert "scontrol requeue 4711" in calls.read_text()
     assert not (fitting.parent / "results.json").exists()
@@ -95,7 +95,7 @@ def test_a_job_that_is_stopped_goes_on_in_the_next(cluster, tmp_path):
 
 def test_an_error_ends_the_job_and_is_not_tried_again(cluster, tmp_path):
     job = submit(cluster, tmp_path, "--probe", "no-such-probe")
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=240)
     assert job.returncode == 2
     assert "no-such-probe" in said
     assert "requeue" not in (tmp_path / "calls").read_text()
@@ -105,7 +105,7 @@ def test_several_processes_go_through_torchrun(cluster, tmp_path):
     (tmp_path / "bin" / "torchrun").write_text("#!/bin/bash\nexit 0\n")
     (tmp_path / "bin" / "torchrun").chmod(0o755)
     job = submit(cluster | {"PROCESSES": "4", "SLURM_NNODES": "2"}, tmp_path)
-    job.communicate(timeout=60)
+    job.communicate(timeout=240)
     assert job.returncode == 0
     (line,) = [c for c in (tmp_path / "calls").read_text().splitlines() if c.startswith("srun")]
     assert "torchrun --nnodes 2 --nproc-per-node 4" in line
