@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import iceprobe as library
 from iceprobe.checksums import seal
 from iceprobe.cli.config import SegmentConfig, read_yaml
 
@@ -20,13 +21,19 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert str(Path("runs/s/segmentation.png").resolve()) in ended.out
     found = {path.name for path in Path("runs/s").iterdir()}
     assert found == {
-        "config.yaml", "dense.csv", "dense.json", "log.txt", "probes", "report.html", "segmentation.png",
+        "config.yaml", "dense.csv", "dense.json", "log.txt", "probes", "report.html", "request.json",
+        "segmentation.png",
     }  # fmt: skip
     linear, ep = json.loads(Path("runs/s/dense.json").read_text())["segmentations"]
     assert (linear["parameters"], ep["parameters"]) == (2123, 20555)
     assert f"{100 * ep['miou']['mean']:.1f}" in ended.out
     assert ep["command"].startswith("iceprobe segment --backbone bundled:mae-tiny")
     assert ep["miou"]["mean"] > 0.02  # more than one of eleven classes has a right pixel
+    (store,) = Path("features").iterdir()
+    shown = library.segment(
+        library.Store.open(store), epochs=1, seeds=1, learning_rates=[0.1], output="runs/s"
+    )
+    assert shown[0].created == linear["created"]
 
     page = Path("runs/s/report.html").read_text()
     for one in (linear, ep):

@@ -5,6 +5,7 @@ import csv
 import html
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ def test_segmentations_of_two_runs_or_with_results_are_refused(fitted, tmp_path)
 def test_files_say_the_same(fitted):
     results, folder = fitted
     assert {path.name for path in folder.iterdir()} == {
-        "dense.json", "dense.csv", "segmentation.png", "probes",
+        "dense.json", "dense.csv", "request.json", "segmentation.png", "probes",
     }  # fmt: skip
     with (folder / "dense.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -239,6 +240,37 @@ def test_the_same_again_is_the_same(fitted, store):
     for one, other in zip(results, again, strict=True):
         assert one.miou == other.miou
         assert one.confusion == other.confusion
+
+
+def test_a_finished_run_is_shown_again(fitted, store, tmp_path, monkeypatch):
+    """As `fit` does: read from its folder, probes and all, if it is the run that is asked for."""
+    results, folder = fitted
+    with monkeypatch.context() as patch:
+        patch.setattr("iceprobe.dense.api.run_heldout", None)  # nothing is fitted
+        again = iceprobe.segment(store, ["linear", "ep2"], output=folder, **QUICK)
+    assert [one.model_dump() for one in again] == [one.model_dump() for one in results]
+    tokens = store["test"].patches(range(3), dtype=torch.float32)
+    for one, first in zip(again, results, strict=True):
+        for probe, fresh in zip(one.probes, first.probes, strict=True):
+            assert torch.equal(probe(tokens), fresh(tokens))
+    with pytest.raises(
+        IceprobeError, match=r"other settings \(seeds 2 → 3\): give another --output"
+    ):
+        iceprobe.segment(store, ["linear", "ep2"], output=folder, **QUICK | {"seeds": 3})
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    file = damaged / results[1].files[1]
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(IceprobeError, match=r"ep2-seed1.* isn't what was written"):
+        iceprobe.segment(store, ["linear", "ep2"], output=damaged, **QUICK)
+    file.unlink()
+    with pytest.raises(IceprobeError, match=r"ep2-seed1.* can't be read"):
+        iceprobe.segment(store, ["linear", "ep2"], output=damaged, **QUICK)
+    (damaged / "request.json").unlink()
+    with pytest.raises(IceprobeError, match="of an earlier iceprobe"):
+        iceprobe.segment(store, ["linear", "ep2"], output=damaged, **QUICK)
 
 
 def test_views_and_memory_do_not_change_what_masks_belong_to(fitted):

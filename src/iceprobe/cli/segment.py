@@ -89,7 +89,6 @@ def execute(config: SegmentConfig) -> None:
 
 def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
     import iceprobe
-    from iceprobe.dense.files import read_segmentations, write_segmentations
 
     check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
@@ -104,6 +103,7 @@ def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
                 epochs=config.epochs,
                 batch_size=config.batch_size,
                 learning_rates=config.learning_rates,
+                output=folder,
                 memory=config.memory,
                 device=config.device,
                 progress=progress,
@@ -112,8 +112,7 @@ def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
             )
         run_log.write_to(folder / "log.txt")
         (folder / "config.yaml").write_text(to_yaml(config))
-        write_segmentations(folder, results, store)
-        iceprobe.report(read_segmentations(folder), folder / "report.html")
+        iceprobe.report(results, folder / "report.html")
     return results
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from iceprobe.arguments import checked
 from iceprobe.dense import miou
-from iceprobe.dense.files import write_segmentations
+from iceprobe.dense.files import JSON_NAME, read_segmentations, reopened, write_segmentations
 from iceprobe.dense.probes import label
 from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
 from iceprobe.dense.schema import Difference, Segmentation, Selection
@@ -22,6 +22,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 from iceprobe.fitting.checks import check_device, check_training_images
 from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.run_folder import begin, check_same
 from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
@@ -72,8 +73,8 @@ def segment(
         batch_size: images a step.
         learning_rates: the grid.
         split: the one to report.
-        output: a new folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the fitted
-            probes; nothing is written by default.
+        output: a folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the fitted
+            probes, new or with this very run; nothing is written by default.
         memory: budget in bytes for tokens and masks held; half of what is free by default.
             Training steps come on top.
         device: ``"cpu"``, ``"cuda"``; CUDA where there is one by default.
@@ -84,11 +85,12 @@ def segment(
         command: to be written into the results; by default this process's own.
 
     Returns:
-        One result a probe, in the order asked for, with the fitted modules.
+        One result a probe, in the order asked for, with the fitted modules. Where ``output`` holds
+        this very run, finished, they are read from there.
 
     Raises:
         IceprobeError: for a store without masks, patch tokens or a grid, for probes that don't
-            segment, and for settings that mean nothing.
+            segment, for settings that mean nothing, and for an ``output`` with something else.
     """
     labels = check_probes(probes)
     check_store(store, split)
@@ -98,10 +100,22 @@ def segment(
         "heldout", epochs=epochs, batch_size=batch_size, learning_rates=learning_rates
     )
     check_training_images(store, protocol, split, run_seed, low_shot=False)
-    if output is not None:
-        store.dataset()  # the picture shows its images: better refused now than after the fit
     told = _timed(callback(progress) or (lambda stage, done, total: None), tell)
     setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
+    request = {
+        "store": store.identity,
+        "probes": labels,
+        "protocol": protocol,
+        "seeds": seeds,
+        "split": split,
+        "run_seed": run_seed,
+        "device": setting.device.type,
+    }
+    if output is not None and (Path(output) / JSON_NAME).exists():
+        check_same(Path(output), request)
+        return [reopened(one, store) for one in read_segmentations(output)]
+    if output is not None:
+        store.dataset()  # the picture shows its images: better refused now than after the fit
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
         began = time.perf_counter()
@@ -119,6 +133,7 @@ def segment(
         ]
         _lay_beside(results, draws)
         if folder is not None:
+            begin(folder, request)
             write_segmentations(folder, results, store)
     if output is not None:
         for result in results:

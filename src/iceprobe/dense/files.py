@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
-from iceprobe.checksums import seal, unseal
+from iceprobe.checksums import SEAL, check_tensors, seal, tensors_digest, unseal
 from iceprobe.dense.pictures import draw
+from iceprobe.dense.probes import build
 from iceprobe.dense.schema import Segmentation
 from iceprobe.documents import parse_json
 from iceprobe.errors import IceprobeError
@@ -38,8 +40,9 @@ def write_segmentations(folder: str | Path, results: Sequence[Segmentation], sto
     for result in results:
         names = [f"probes/{result.probe}-seed{seed}.safetensors" for seed in result.seeds]
         for name, probe in zip(names, result.probes, strict=True):
-            content = save(probe.state_dict(), metadata={"probe": result.probe})
-            write_atomically(folder / name, content)
+            state = probe.state_dict()
+            sealed = {SEAL: tensors_digest(state, result.probe)}
+            write_atomically(folder / name, save(state, metadata={"probe": result.probe} | sealed))
         result.files = names
     picture = io.BytesIO()
     draw(results, store).save(picture, "PNG", optimize=True)
@@ -77,6 +80,30 @@ def read_segmentations(run: str | Path) -> list[Segmentation]:
     for result in results:
         result._run = path.parent
     return results
+
+
+def reopened(result: Segmentation, store: Store) -> Segmentation:
+    """A result that was read from its folder, with the fitted modules as a fresh one has them.
+
+    Raises:
+        IceprobeError: naming a file that is missing or isn't as it was written.
+    """
+    assert result.run is not None
+    remedy = "put it back as it was, or fit the run again into another folder"
+    for name in result.files:
+        path = result.run / name
+        probe = build(result.probe, store.dim, len(result.class_names))
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+            state = load_file(path)
+            check_tensors(path, state, metadata, "probe", remedy)
+            probe.load_state_dict(state)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise IceprobeError(f"fitted probe {path} can't be read ({first}): {remedy}") from error
+        result._probes.append(probe)
+    return result
 
 
 def _table(results: Sequence[Segmentation]) -> str:

@@ -25,6 +25,7 @@ TRAININGS = "trainings"  # of an adaptation, those that are finished
 _WORKING = ("state-*.safetensors", "state-*.tmp", TRAININGS)  # there while the run isn't finished
 _SIGNS = {"config.yaml", "log.txt", "adapters", TRAININGS, REQUEST}  # of a run that was stopped
 _MOST = 3  # differences that are told
+_REMEDY = "give another --output, or remove the folder"
 
 
 def check_folder(
@@ -50,18 +51,28 @@ def check_folder(
         if found and not found & (_SIGNS | states):
             raise IceprobeError(f"{folder} holds something that is no run: give another --output")
         return None
-    remedy = "give another --output, or remove the folder"
     if not resume:
-        raise IceprobeError(f"{folder} holds a finished run: {remedy} to begin again")
+        raise IceprobeError(f"{folder} holds a finished run: {_REMEDY} to begin again")
+    check_same(folder, request)
+    tidy(folder)
+    return read_results(folder)
+
+
+def check_same(folder: Path, request: Mapping[str, Any]) -> None:
+    """See that a finished run is the one that ``request`` asks for.
+
+    Raises:
+        IceprobeError: naming what differs, or that it isn't known.
+    """
     try:
         earlier = parse_json((folder / REQUEST).read_bytes())
     except FileNotFoundError:
         raise IceprobeError(
             f"{folder} holds a finished run of an earlier iceprobe, which didn't keep its settings: "
-            f"{remedy}"
+            f"{_REMEDY}"
         ) from None
     except (OSError, ValueError) as error:
-        raise IceprobeError(f"{folder / REQUEST} can't be read ({error}): {remedy}") from error
+        raise IceprobeError(f"{folder / REQUEST} can't be read ({error}): {_REMEDY}") from error
     before, now = _flat(earlier), _flat(_plain(request))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
@@ -69,9 +80,9 @@ def check_folder(
             f"{k} {_short(before.get(k))} → {_short(now.get(k))}" for k in changed[:_MOST]
         )
         what += f" and {len(changed) - _MOST} more" if len(changed) > _MOST else ""
-        raise IceprobeError(f"{folder} holds a finished run with other settings ({what}): {remedy}")
-    tidy(folder)
-    return read_results(folder)
+        raise IceprobeError(
+            f"{folder} holds a finished run with other settings ({what}): {_REMEDY}"
+        )
 
 
 def begin(folder: Path, request: Mapping[str, Any]) -> None:
