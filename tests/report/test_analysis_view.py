@@ -12,9 +12,11 @@ from PIL import Image
 from iceprobe.analysis import Analysis, Correlation, Estimate, Predictor, Shortcut
 from iceprobe.analysis.files import read_analyses, write_analyses
 from iceprobe.analysis.schema import HEADS
+from iceprobe.cli.analyze import _of_probes, _points
 from iceprobe.errors import IceprobeError
 from iceprobe.report import report
 from iceprobe.report.pictures import SIDE, part_uris
+from iceprobe.results.tables import tenths
 from tests.report.conftest import FakeStore, make_run
 from tests.report.test_page import Page, browser, section, shown
 from tests.report.test_parts import opened
@@ -109,6 +111,30 @@ def test_probes_stand_side_by_side_with_what_uniform_attention_scores(text):
         assert f">{number}</td>" in table
     assert ">+13.0</td>" in table
     assert 'title="95% interval 29.0 to 32.0"' in table
+
+
+def test_a_share_is_rounded_alike_in_every_table(store, tmp_path):
+    """1,513 of 2,000 is 75.65%, whose product with 100 is a hair below: the leaderboard's 75.7."""
+    share = 0.7565
+    assert (f"{100 * share:.1f}", tenths(share)) == ("75.6", "75.7")
+    one = made(
+        "ep32", 32, [0, 1, 2],
+        accuracy=estimate(share), mass_in_box=estimate(share), recall={"1": estimate(share)},
+        max_box_accuracy={"mean": share}, uniform={"mass_in_box": share, "centroid_in_box": 0.4},
+    )  # fmt: skip
+    told = "75.7% (75.7%)"
+    assert _of_probes([one]).rows[0][1:] == [
+        "75.7%", "60.0% (40.0%)", told, "–", "0.55", "0.61 / 0.72", "75.7%", "75.7%",
+    ]  # fmt: skip
+    assert _points(estimate(-share)) == "−75.7 [−76.7, −73.7]"
+    results = make_run(tmp_path, store, chosen=LABELS)
+    for each in results:
+        each.attach(run=tmp_path)
+    write_analyses(tmp_path, [one])
+    page = report(results, tmp_path / "r.html").read_text()
+    row = section(page, "analysis").split("</table>")[0]
+    assert row.count("75.7") == 4
+    assert "75.6" not in row
 
 
 def test_predictors_are_sorted_by_importance_with_example_maps(text):

@@ -135,6 +135,7 @@ def _of_predictors(one: "Analysis", rows: int) -> "TerminalTable":
 
 
 def _of_probes(analyses: "list[Analysis]") -> "TerminalTable":
+    from iceprobe.results.tables import tenths
     from iceprobe.results.terminal import Column, TerminalTable
 
     columns = [
@@ -160,7 +161,7 @@ def _of_probes(analyses: "list[Analysis]") -> "TerminalTable":
                 _beside(one, "mass_in_mask"),
                 f"{one.entropy.mean:.2f}",
                 " / ".join(f"{each.mean:.2f}" if each else "–" for each in both),
-                f"{100 * one.max_box_accuracy['mean']:.1f}%" if one.max_box_accuracy else "–",
+                f"{tenths(one.max_box_accuracy['mean'])}%" if one.max_box_accuracy else "–",
                 _percent(one.recall.get("1")),
             ]
         )
@@ -168,17 +169,23 @@ def _of_probes(analyses: "list[Analysis]") -> "TerminalTable":
 
 
 def _percent(estimate: "Estimate | None") -> str:
-    return "–" if estimate is None else f"{100 * estimate.mean:.1f}%"
+    from iceprobe.results.tables import tenths
+
+    return "–" if estimate is None else f"{tenths(estimate.mean)}%"
 
 
 def _points(estimate: "Estimate | None") -> str:
+    from iceprobe.results.tables import signed_points
+
     if estimate is None:
         return "–"
-    low, high = (100 * end for end in estimate.interval)
-    return f"{100 * estimate.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    low, high = map(signed_points, estimate.interval)
+    return f"{signed_points(estimate.mean)} [{low}, {high}]"
 
 
 def _beside(one: "Analysis", measure: str) -> str:
     """``"62.1% (28.0%)"``: the probe, and uniform attention."""
+    from iceprobe.results.tables import tenths
+
     ours = getattr(one, measure)
-    return "–" if ours is None else f"{_percent(ours)} ({100 * one.uniform[measure]:.1f}%)"
+    return "–" if ours is None else f"{_percent(ours)} ({tenths(one.uniform[measure])}%)"

@@ -199,7 +199,7 @@ def _table(results: "Sequence[Segmentation]") -> "TerminalTable":
 
 
 def _tell_differences(results: "Sequence[Segmentation]") -> None:
-    from iceprobe.results.tables import signed_points, span
+    from iceprobe.results.tables import signed_points, span, tenths
 
     for one in results:
         if one.beside is not None:
@@ -210,5 +210,5 @@ def _tell_differences(results: "Sequence[Segmentation]") -> None:
                 markup=False,
                 soft_wrap=True,
             )
-    everything = 100 * results[0].all_background
-    console.print(f"all background: {everything:.1f}% mIoU", markup=False, soft_wrap=True)
+    everything = tenths(results[0].all_background)
+    console.print(f"all background: {everything}% mIoU", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from iceprobe.dense.miou import IGNORE
 from iceprobe.dense.probes import upsample
 from iceprobe.dense.schema import Segmentation
 from iceprobe.dense.training import truth_of_masks
+from iceprobe.results.tables import tenths
 from iceprobe.store.reader import Store
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow lacks FreeType
@@ -44,7 +45,7 @@ def draw(results: Sequence[Segmentation], store: Store, images: int = IMAGES) ->
         with torch.no_grad():
             pixels = upsample(probe(tokens), first.grid, first.side)
         maps[result.probe] = pixels.argmax(1).cpu().numpy()
-    scores = {result.probe: f"mIoU {100 * result.miou.mean:.1f}%" for result in results}
+    scores = {result.probe: f"mIoU {tenths(result.miou.mean)}%" for result in results}
     pictures = store.images(first.split, rows)
     seen = sorted({int(c) for of in maps.values() for c in np.unique(of)} - {0, IGNORE})
     width = MARGIN * 2 + LABELS + len(rows) * (SIDE + GAP) - GAP

@@ -13,6 +13,7 @@ from iceprobe.report.charts import OTHERS, Spec, finish
 from iceprobe.report.finding import display_name
 from iceprobe.results.comparison import reference_ep
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import span
 
 if TYPE_CHECKING:
     from iceprobe.report.attention import Album
@@ -144,14 +145,13 @@ def importance_charts(
 def _point(one: Analysed, each: Predictor, measure: str, palette: dict[str, str]) -> dict[str, Any]:
     assert one.result is not None
     assert each.importance is not None
-    low, high = (100 * end for end in each.importance.interval)
     return {
         "probe": one.name,
         "colour": palette[one.result.label],
         "predictor": f"{each.predictor} of seed {each.seed}",
         "x": 100 * getattr(each, measure).mean,
         "y": 100 * each.importance.mean,
-        "interval": f"{low:+.1f} to {high:+.1f}",
+        "interval": span(each.importance.interval, signed=True),
     }
 
 

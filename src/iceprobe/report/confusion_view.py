@@ -20,7 +20,7 @@ from iceprobe.results.confusion import (
 )
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import manifest_of
-from iceprobe.results.tables import leaderboard
+from iceprobe.results.tables import leaderboard, tenths
 from iceprobe.text import visible
 
 MOST_CLASSES = 40  # of a matrix that can still be read
@@ -112,7 +112,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
                 "colour": _shade(_RIGHT if i == j else _WRONG, strength),
                 "ink": "#ffffff" if strength > 0.55 else "#1c2733",
                 "text": f"{100 * share:.0f}" if few and 100 * share >= 0.5 else "",
-                "share": f"{100 * share:.1f}%",
+                "share": f"{tenths(share)}%",
                 "images": f"{matrix[i, j]:.4g} of {counted.images[i]}",
             }
         )
