@@ -247,7 +247,9 @@ def test_a_finished_run_is_shown_again(fitted, store, tmp_path, monkeypatch):
     results, folder = fitted
     with monkeypatch.context() as patch:
         patch.setattr("iceprobe.dense.api.run_heldout", None)  # nothing is fitted
-        again = iceprobe.segment(store, ["linear", "ep2"], output=folder, **QUICK)
+        patch.setenv("HOME", str(folder.parent))
+        again = iceprobe.segment(store, ["linear", "ep2"], output=f"~/{folder.name}", **QUICK)
+    assert {one.run for one in again} == {folder}
     assert [one.model_dump() for one in again] == [one.model_dump() for one in results]
     tokens = store["test"].patches(range(3), dtype=torch.float32)
     for one, first in zip(again, results, strict=True):

@@ -111,10 +111,11 @@ def segment(
         "run_seed": run_seed,
         "device": setting.device.type,
     }
-    if output is not None and (Path(output) / JSON_NAME).exists():
-        check_same(Path(output), request)
-        return [reopened(one, store) for one in read_segmentations(output)]
     if output is not None:
+        output = Path(output).expanduser()
+        if (output / JSON_NAME).exists():
+            check_same(output, request)
+            return [reopened(one, store) for one in read_segmentations(output)]
         store.dataset()  # the picture shows its images: better refused now than after the fit
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
@@ -137,7 +138,7 @@ def segment(
             write_segmentations(folder, results, store)
     if output is not None:
         for result in results:
-            result._run = Path(output)
+            result._run = output
     return results
 
 
