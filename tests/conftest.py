@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from dataclasses import replace
 
 import pytest
 
@@ -33,3 +34,11 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"skipped under --require-chromium: {reason}"
     return report
+
+
+@pytest.fixture
+def one_part(monkeypatch):
+    """A tenth selects, as of many images, where there are few."""
+    from iceprobe.fitting.protocols import PROTOCOLS
+
+    monkeypatch.setitem(PROTOCOLS, "heldout", replace(PROTOCOLS["heldout"], folds_below=0))

@@ -22,10 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import iceprobe
 from benchmarks.claims.rules import Rule
+from benchmarks.study_cases import images
 from iceprobe.adaptation.registry import ON, pairs
 from iceprobe.analysis import Analysis
 from iceprobe.backbones.bundled_models import NAMES
 from iceprobe.cli.config import AdaptConfig, resolve
+from iceprobe.datasets.base import Dataset
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.results import Result, read_results
 from iceprobe.results.files import FILE_NAME
@@ -34,6 +36,7 @@ from iceprobe.specs import parse_spec
 FOLDER = Path(__file__).parent / "experiments"
 ROOT = Path(__file__).parents[2]
 FEATURES = Path("features")
+OTHER_CLUTTER = "clutter:"  # and a seed
 OWN = "backbone"  # in place of a probe: the attention of its last block's class token
 
 Progress = Callable[[str, int, int], None]
@@ -46,9 +49,9 @@ class _Strict(BaseModel):
 class Settings(_Strict):
     """Of a fit, as in ``iceprobe run``; replicates have their own held-out part each."""
 
-    replicates: int = Field(3, ge=1)
+    replicates: int = Field(5, ge=1)
     epochs: int = Field(ge=1)
-    learning_rates: list[float] = Field(min_length=1)
+    learning_rates: list[float] | None = Field(None, min_length=1)  # None: each kind's own
     limit: int | None = None
 
 
@@ -79,17 +82,26 @@ class Test(_Strict):
 
 
 class Claim(_Strict):
-    """One file of ``benchmarks/claims/experiments``."""
+    """One file of ``benchmarks/claims/experiments``.
+
+    Attributes:
+        data: as for ``iceprobe run``, or ``clutter:S``: the bundled items in clutter from seed S.
+        settings: None where nothing is fitted for it, or ``config`` says how.
+        config: of ``iceprobe adapt``, where the backbone is trained.
+        caveat: what stands beside the verdict wherever it is told.
+        reason: of a verdict other than "holds", as far as it is known.
+    """
 
     number: int
     claim: str
     source: str
     data: str
     backbone: list[str] = Field(min_length=1)
-    settings: Settings | None = None  # None: nothing is fitted for it, or `config` says how
-    config: Path | None = None  # of `iceprobe adapt`, where the backbone is trained
+    settings: Settings | None = None
+    config: Path | None = None
     tests: list[Test] = Field(min_length=1)
-    reason: str = ""  # of a verdict other than "holds", as far as it is known
+    caveat: str = ""
+    reason: str = ""
 
     @field_validator("backbone", mode="before")
     @classmethod
@@ -250,7 +262,7 @@ class Runs:
         if key not in self._stores:
             began = time.monotonic()
             whole = load(asked)
-            data = iceprobe.load_dataset(claim.data)
+            data = load_data(claim.data)
             self._stores[key] = iceprobe.extract_layers(
                 whole, data, FEATURES, limit=limit, progress=self.progress
             )
@@ -272,6 +284,13 @@ def load(backbone: str) -> iceprobe.Backbone:
     """
     _check_bundled(backbone)
     return iceprobe.load_backbone(backbone)
+
+
+def load_data(name: str) -> Dataset:
+    """The images of ``Claim.data``."""
+    if name.startswith(OTHER_CLUTTER):
+        return images("clutter", seed=int(name.removeprefix(OTHER_CLUTTER)))
+    return iceprobe.load_dataset(name)
 
 
 def _check_bundled(backbone: str) -> None:

@@ -1,7 +1,9 @@
 """Statistics by name: a test of a claim → its numbers with intervals, and verdicts by its rule.
 
-Accuracies are compared image by image: replicates (own initialisation, order of batches and
-held-out part each) and test images are resampled together, in points of top-1.
+Accuracies are compared image by image, in points of top-1. Test images and replicates (own
+initialisation, order of batches and held-out part each) are both taken for draws from many
+(:mod:`iceprobe.results.crossed`). Of a number that a replicate has as a whole, such as a correlation
+over its predictors, the replicates are the sample: mean ± t_{R−1} s/√R.
 """
 
 import itertools
@@ -9,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 import iceprobe
 from benchmarks.claims import looking
@@ -17,10 +20,13 @@ from benchmarks.claims.rules import Finding, Interval, Rule, Verdict
 from iceprobe.adaptation.registry import ON, pairs
 from iceprobe.analysis import Analysis
 from iceprobe.analysis import shortcut as background_shortcut
+from iceprobe.analysis.schema import Predictor
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.counts import count
-from iceprobe.results import Result, paired_bootstrap
+from iceprobe.results import Result, paired_difference
 from iceprobe.results.agreement import agreement
+from iceprobe.results.crossed import spread_of_difference
+from iceprobe.results.statistics import accuracy_interval, holm, together
 
 DRAWS = 2_000  # of rankings and correlations
 
@@ -83,40 +89,36 @@ def ratio(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
 
 
 def entropy(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
-    """Of each probe's maps, 1 where they are uniform."""
+    """Of each probe's maps, 1 where they are uniform: the mean over its predictors, by replicate."""
     found = []
     for one in _analyses(claim, test, runs):
-        low_high = one.entropy.interval
-        verdict = test.rule.decide(low_high, low_high) if test.rule else Verdict.TOLD
-        what = f"{one.probe}: entropy of its maps"
+        rows = [np.mean([p.entropy.mean for p in fit]) for fit in _by_replicate(one)]
         found.append(
-            Finding(what, one.entropy.mean, low_high, "of 1", str(test.rule or ""), verdict)
+            over_replicates(f"{one.probe}: entropy of its maps", rows, test.rule, unit="of 1")
         )
     return found
 
 
 def importance(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
-    """Spearman's ρ over predictors of all replicates: importance and where a predictor looks."""
+    """Spearman's ρ over the predictors of a fit: importance and where a predictor looks."""
     found = []
     for one in _analyses(claim, test, runs):
         what = f"{one.probe}: importance and {test.quantity.replace('_', ' ')}"
-        known = one.correlation.get(test.quantity)
-        if known is None:
+        pairs = [
+            [(p.importance, getattr(p, test.quantity)) for p in fit] for fit in _by_replicate(one)
+        ]
+        if any(value is None for fit in pairs for pair in fit for value in pair):
             found.append(_not_run(what, test, "; ".join(one.notes)))
             continue
-        found.append(
-            Finding(
-                what,
-                known.rho,
-                known.interval,
-                "ρ",
-                str(test.rule or ""),
-                # One interval serves both levels: the rule isn't of the kind `within`.
-                test.rule.decide(known.interval, known.interval) if test.rule else Verdict.TOLD,
-                f"{known.predictors} predictors",
-            )
-        )
+        rows = [stats.spearmanr([[a.mean, b.mean] for a, b in fit]).statistic for fit in pairs]
+        note = f"{len(pairs[0])} predictors in each of {len(pairs)} replicates"
+        found.append(over_replicates(what, rows, test.rule, unit="ρ", note=note))
     return found
+
+
+def _by_replicate(one: Analysis) -> list[list[Predictor]]:
+    """The predictors of each fit."""
+    return [[p for p in one.predictors if p.seed == seed] for seed in one.seeds]
 
 
 def _analyses(claim: Claim, test: Test, runs: Runs) -> list[Analysis]:
@@ -171,10 +173,11 @@ def shortcut(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
 
 
 def reversals(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
-    """Pairs of backbones that one reader puts in one order and another clearly in the other.
+    """Pairs of backbones and of readers that put them in opposite orders.
 
-    The interval of the count runs from reversals in which both differences leave out zero to all
-    in which the means alone disagree.
+    Which of two backbones is better by a reader is known where Holm's p is below 5% in the family of
+    all pairs and readers, so that all that are known are right in 95% of such studies. The interval of
+    the count runs from reversals of which both orders are known to all but those known to agree.
     """
     readers, right, missing = _labels(test.of), {}, []
     for backbone in runs.backbones(claim):
@@ -192,21 +195,33 @@ def reversals(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
         )
         for reader in readers
     ]
-    clear = apparent = 0
+    orders = {
+        (a, b, r): paired_difference(*_rows(right[a][r], right[b][r]), replicates=True)
+        for a, b in itertools.combinations(right, 2)
+        for r in readers
+    }
+    pairs = [((a, r), (b, r)) for a, b, r in orders]
+    corrected = holm([one.p for one in together(list(orders.values()), pairs)])
+    known = {key: p < 0.05 for key, p in zip(orders, corrected, strict=True)}
+    apparent = low = agreeing = 0
     seen = []
-    for a, b in itertools.combinations(right, 2):
-        by = {r: paired_bootstrap(right[a][r], right[b][r], replicates=True) for r in readers}
-        for one, two in itertools.combinations(readers, 2):
-            if by[one].mean * by[two].mean < 0:
-                apparent += 1
-                if by[one].clear and by[two].clear:
-                    clear += 1
-                    seen.append(f"{a} and {b} by {one} and {two}")
-    interval = (float(clear), float(apparent))
-    what = f"clear reversals among {len(right)} backbones and layers, {len(readers)} readers"
-    note = "; ".join([*seen[:3], *missing])
+    pairs = list(itertools.combinations(right, 2))
+    for (a, b), (one, two) in itertools.product(pairs, list(itertools.combinations(readers, 2))):
+        opposite = orders[a, b, one].mean * orders[a, b, two].mean < 0
+        sure = known[a, b, one] and known[a, b, two]
+        apparent += opposite
+        agreeing += sure and not opposite
+        if sure and opposite:
+            low += 1
+            seen.append(f"{a} and {b} by {one} and {two}")
+    total = len(pairs) * len(readers) * (len(readers) - 1) // 2
+    interval = (float(low), float(total - agreeing))
+    what = f"reversals among {len(right)} backbones and layers, {len(readers)} readers"
+    note = "; ".join([f"of {total}", *seen[:3], *missing])
     verdict = test.rule.decide(interval, interval) if test.rule else Verdict.TOLD
-    found.append(Finding(what, clear, interval, "pairs", str(test.rule or ""), verdict, note))
+    found.append(
+        Finding(what, float(apparent), interval, "pairs", str(test.rule or ""), verdict, note)
+    )
     found += _rank_correlations(right, readers)
     return found
 
@@ -228,9 +243,12 @@ def _rank_correlations(
 
 
 def stability(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
-    """Verdicts on accuracy of other claims from each replicate alone, against those from all."""
-    same = contradicted = total = 0
-    cases = []
+    """How often a verdict on accuracy is the same from one replicate as from all others.
+
+    Of claims with more replicates than another the first ones are read. Rows are replicates, columns
+    verdicts: both are draws.
+    """
+    compared = []
     for number in test.claims:
         other = runs.claim(number)
         results = runs.results(other, runs.backbones(other)[0])
@@ -238,24 +256,37 @@ def stability(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
             if one.statistic != "difference" or one.rule is None:
                 continue
             for a, b in itertools.product(_labels(one.of), _labels(one.against)):
-                right = _correct(results[a]), _correct(results[b])
-                all_of_them = paired("", *right, one.rule).verdict
-                for ours, theirs in zip(*right, strict=True):
-                    alone = paired("", ours[None], theirs[None], one.rule).verdict
-                    total += 1
-                    same += alone is all_of_them
-                    if {alone, all_of_them} == {Verdict.HOLDS, Verdict.FAILS}:
-                        contradicted += 1
-                        cases.append(f"{number}: {a} − {b}")
+                right = _rows(_correct(results[a]), _correct(results[b]))
+                compared.append((f"{number}: {a} − {b}", right, one.rule))
+    fewest = min(len(ours) for _, (ours, _), _ in compared)
+    same = np.zeros((fewest, len(compared)))
+    contradicted = []
+    for column, (what, (ours, theirs), rule) in enumerate(compared):
+        for row in range(fewest):
+            rest = [r for r in range(fewest) if r != row]
+            alone = paired("", ours[[row]], theirs[[row]], rule).verdict
+            others = paired("", ours[rest], theirs[rest], rule).verdict
+            same[row, column] = alone is others
+            if {alone, others} == {Verdict.HOLDS, Verdict.FAILS}:
+                contradicted.append(what)
+    interval = _scaled(accuracy_interval(same), 100)
     return [
-        exact(
-            f"of {total} verdicts from one replicate alone, contradicted by all together",
-            contradicted,
-            test.rule,
-            unit="",
-            note="; ".join(dict.fromkeys(cases)),
+        Finding(
+            f"verdicts of one replicate that are those of the {fewest - 1} others",
+            100 * float(same.mean()),
+            interval,
+            "%",
+            str(test.rule or ""),
+            test.rule.decide(interval, interval) if test.rule else Verdict.TOLD,
+            f"{len(compared)} verdicts, {fewest} replicates",
         ),
-        Finding("the same verdict", 100 * same / total, unit="%"),
+        exact(
+            f"of {same.size} verdicts of one replicate, contradicted by the others",
+            len(contradicted),
+            None,
+            unit="",
+            note="; ".join(dict.fromkeys(contradicted)),
+        ),
     ]
 
 
@@ -302,16 +333,45 @@ def paired(
     unit: str = "points",
     note: str = "",
 ) -> Finding:
-    """The mean of a − b over ``(S, n)`` with its paired bootstrap interval, and the verdict."""
+    """The mean of a − b over ``(S, n)`` with its paired interval, and the verdict."""
+    a, b = _rows(ours, theirs)
+    mean, (interval, ninety) = _intervals(a, b, paired=replicates and len(a) > 1)
+    verdict = (
+        rule.decide(_scaled(interval, scale), _scaled(ninety, scale)) if rule else Verdict.TOLD
+    )
+    return Finding(
+        what, scale * mean, _scaled(interval, scale), unit, str(rule or ""), verdict, note
+    )
+
+
+def over_replicates(
+    what: str, rows: ArrayLike, rule: Rule | None, *, unit: str, note: str = ""
+) -> Finding:
+    """The mean of a number that each replicate has, mean ± t_{R−1} s/√R."""
+    values = np.asarray(rows, np.float64)
+    error = values.std(ddof=1) / len(values) ** 0.5
+    ends = {}
+    for level in (0.95, 0.90):
+        half = stats.t.ppf((1 + level) / 2, len(values) - 1) * error
+        ends[level] = (float(values.mean() - half), float(values.mean() + half))
+    verdict = rule.decide(ends[0.95], ends[0.90]) if rule else Verdict.TOLD
+    return Finding(what, float(values.mean()), ends[0.95], unit, str(rule or ""), verdict, note)
+
+
+def _rows(ours: ArrayLike, theirs: ArrayLike) -> tuple[Values, Values]:
+    """Replicates of both, ``(R, n)``; one row without any chance in it stands beside each."""
     a, b = np.atleast_2d(ours), np.atleast_2d(theirs)
-    if len(a) != len(b):  # one row without any chance in it, beside replicates
-        a, b = np.broadcast_arrays(a, b)
-    several = replicates and len(a) > 1
-    at = paired_bootstrap(a, b, replicates=several)
-    ninety = paired_bootstrap(a, b, replicates=several, confidence=0.90).interval
-    interval = _scaled(at.interval, scale)
-    verdict = rule.decide(interval, _scaled(ninety, scale)) if rule else Verdict.TOLD
-    return Finding(what, scale * at.mean, interval, unit, str(rule or ""), verdict, note)
+    return (a, b) if len(a) == len(b) else tuple(np.broadcast_arrays(a, b))
+
+
+def _intervals(a: Values, b: Values, *, paired: bool) -> tuple[float, list[Interval]]:
+    """The mean of a − b, its 95% and its 90% interval; mean ± q·√Var of what is no share."""
+    if min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1:
+        difference = paired_difference(a, b, replicates=paired)
+        return difference.mean, [difference.within(level) for level in (0.95, 0.90)]
+    found = spread_of_difference(a, b, paired=paired)
+    halves = [found.quantile(level) * found.variance**0.5 for level in (0.95, 0.90)]
+    return found.mean, [(found.mean - half, found.mean + half) for half in halves]
 
 
 def exact(what: str, value: float, rule: Rule | None, *, unit: str, note: str = "") -> Finding:

@@ -23,22 +23,25 @@ WORDS = {"holds": "holds", "fails": "**fails**", "undecided": "undecided", "not 
 
 
 def refreshed(text: str, entries: list[Json], claims: Sequence[Claim]) -> str:
-    """The page with its place filled: from the results, and from the files why and what lacks."""
-    reasons = {claim.number: claim.reason for claim in claims}
-    each = [details(entry, reasons[entry["number"]]) for entry in entries]
-    found = {entry["number"] for entry in entries}
-    if lacking := [f"{c.number} ({c.claim})" for c in claims if c.number not in found]:
-        each.append(f"Not run yet: claim {'; '.join(lacking)}")
-    body = "\n\n".join([*([summary(entries)] if entries else []), *each])
+    """The page with its place filled: from the results, and from the files caveats, why and what lacks."""
+    found = {entry["number"]: entry for entry in entries}
+    each = [
+        details(found[one.number], one)
+        if one.number in found
+        else f"## Claim {one.number}\n\n{one.claim} **Not run yet.**"
+        for one in claims
+    ]
+    body = "\n\n".join([*([summary(entries, claims)] if entries else []), *each])
     return PLACE.sub(lambda _: f"<!-- claims -->\n\n{body}\n\n<!-- end -->", text)
 
 
-def summary(entries: list[Json]) -> str:
+def summary(entries: list[Json], claims: Sequence[Claim]) -> str:
     """The table of all claims."""
+    caveats = {claim.number: claim.caveat for claim in claims}
     rows = [
         [
             f"[{e['number']}](#claim-{e['number']})",
-            e["claim"],
+            f"{e['claim']} *{caveats[e['number']]}*" if caveats[e["number"]] else e["claim"],
             WORDS[e["verdict"]],
             headline(e),
             seconds(e),
@@ -57,12 +60,13 @@ def summary(entries: list[Json]) -> str:
     return f"{markdown(head, rows)}\n\n{told}"
 
 
-def details(entry: Json, reason: str) -> str:
+def details(entry: Json, claim: Claim) -> str:
     """One claim: where from, every number with its rule, and the reason where it is known."""
     backbones = ", ".join(f"`{name}`" for name in entry["backbone"])
     lines = [
         f"## Claim {entry['number']}",
         f"{entry['claim']} **Here: {entry['verdict']}.**",
+        *([claim.caveat] if claim.caveat else []),
         f"Source: {entry['source']}. {backbones} on `{entry['data']}`; `{entry['command']}`.",
     ]
     head = ["", "measured", "95% interval", "rule", ""]
@@ -71,8 +75,8 @@ def details(entry: Json, reason: str) -> str:
         for f in entry["findings"]
     ]
     lines.append(markdown(head, rows))
-    if reason and entry["verdict"] != "holds":
-        lines.append(f"Why: {' '.join(reason.split())}")
+    if claim.reason and entry["verdict"] != "holds":
+        lines.append(f"Why: {' '.join(claim.reason.split())}")
     return "\n\n".join(lines)
 
 

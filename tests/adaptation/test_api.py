@@ -51,7 +51,8 @@ def test_frozen_and_adapted_results_stand_side_by_side(run):
     for one in results:
         assert one.images == frozen.images
         assert one.store.identity == frozen.store.identity
-        assert one.seeds == [0, 1]
+        # A frozen linear probe is at its optimum, which is the same for every seed.
+        assert one.seeds == ([0] if one is frozen and one.probe.startswith("linear") else [0, 1])
     assert 0 < told[0] < 60  # seconds of training, by one step of each
     assert not (folder / "trainings").exists()
 

@@ -18,6 +18,7 @@ from benchmarks.claims.claim import (
     Runs,
     Settings,
     load,
+    load_data,
     look,
     read_claims,
 )
@@ -101,8 +102,16 @@ def test_every_file_names_what_exists(claim):
         known = {measures._pair(" + ".join(pair)) for pair in pairs(config.adapt, config.probe)}
         named = [text for test in claim.tests for text in [*test.of, *test.against]]
         assert {measures._pair(text) for text in named} <= known
-    assert claim.data == "bundled:fashion-clutter"
+    assert set(load_data(claim.data).splits) == {"train", "test"}
     assert OWN not in claim.probes
+
+
+def test_other_clutter_lies_around_the_same_items():
+    bundled, other = load_data("bundled:fashion-clutter"), load_data("clutter:200")
+    for split in ("train", "test"):
+        a, b = bundled.splits[split], other.splits[split]
+        assert a.labels.tolist() == b.labels.tolist()
+        assert not any(a.image(i) == b.image(i) for i in range(20))
 
 
 def test_numbers_are_those_of_the_files():
@@ -165,7 +174,7 @@ def test_gains_are_over_the_best_of_the_others_and_missing_backbones_are_said():
     assert (low, high) == pytest.approx((15 - 1.96 * error, 15 + 1.96 * error), abs=0.4)
 
 
-def test_a_reversal_needs_both_orders_to_be_clear():
+def test_a_reversal_needs_both_orders_to_be_known():
     test = dict(statistic="reversals", of=["knn", "ep2"], rule={"above": 0})
     asked = claim(test, backbone=["bundled:a", "bundled:b"])
 
@@ -185,26 +194,92 @@ def test_a_reversal_needs_both_orders_to_be_clear():
     assert tau.value == -1
     shuffled = np.random.default_rng(0).permuted(right(49.9), axis=1)
     *_, counted, tau = found((right(60), shuffled), (right(40), right(50)))
-    assert (counted.interval, counted.verdict) == ((0, 1), UNDECIDED)
+    assert (counted.value, counted.interval, counted.verdict) == (1, (0, 1), UNDECIDED)
     *_, counted, tau = found((right(60), right(70)), (right(40), right(50)))
     assert (counted.interval, counted.verdict, tau.value) == ((0, 0), FAILS, 1)
+    # Same order by the means, but one of the two not known: it may be a reversal.
+    *_, counted, tau = found((right(60), right(50)), (right(40), shuffled))
+    assert (counted.value, counted.interval) == (0, (0, 1))
 
 
-def test_one_replicate_that_says_the_opposite_is_a_contradiction():
+def test_orders_are_known_by_holm_over_all_of_them():
+    """7 images differ, all one way: McNemar's p is 1/64 alone, and 6/64 as the least of six."""
+    test = dict(statistic="reversals", of=["knn", "ep2"], rule={"above": 0})
+    few = [right(percent, rows=1) for percent in (50, 50.7)]
+    two = {"bundled:a": {"knn": few[0], "ep2": few[1]}, "bundled:b": {"knn": few[1], "ep2": few[0]}}
+    asked = claim(test, backbone=[*two])
+    *_, counted, _ = measures.reversals(asked, asked.tests[0], Planted(two))
+    assert counted.interval == (1, 1)  # 2/64 of two
+    three = two | {"bundled:c": {"knn": few[1], "ep2": few[1]}}
+    asked = claim(test, backbone=[*three])
+    *_, counted, _ = measures.reversals(asked, asked.tests[0], Planted(three))
+    assert (counted.value, counted.interval) == (1, (0, 3))
+
+
+def test_a_verdict_of_one_replicate_is_held_against_the_others():
     one = claim(dict(statistic="difference", of="ep2", against="linear", rule={"above": 0}))
-    asked = claim(dict(statistic="stability", claims=[1], rule={"below": 1}), number=2)
+    rule = {"above": 75}
+    asked = claim(dict(statistic="stability", claims=[1], rule=rule), number=2)
 
     def found(ours):
         theirs = right(50, rows=len(ours))
         runs = Planted({"bundled:a": {"ep2": ours, "linear": theirs}}, [one])
         return measures.stability(asked, asked.tests[0], runs)
 
-    counted, same = found(right(60))
-    assert (counted.value, counted.verdict, same.value) == (0, HOLDS, 100)
-    counted, same = found(np.concatenate([right(90, rows=20), right(40, rows=1)]))
-    assert (counted.value, counted.verdict) == (1, FAILS)
-    assert same.value == pytest.approx(100 * 20 / 21)
-    assert counted.note == "1: ep2 − linear"
+    same, contradicted = found(right(60))
+    assert (same.value, contradicted.value) == (100, 0)
+    assert same.verdict is UNDECIDED  # one verdict says little
+    same, contradicted = found(np.concatenate([right(90, rows=20), right(40, rows=1)]))
+    assert (same.value, contradicted.value) == (pytest.approx(100 * 20 / 21), 1)
+    assert contradicted.note == "1: ep2 − linear"
+    # Half of the replicates say the one, half the other: each is undecided by the rest together.
+    same, _ = found(np.concatenate([right(60, rows=3), right(40, rows=3)]))
+    assert (same.value, same.verdict) == (0, UNDECIDED)
+
+
+def test_many_verdicts_from_replicates_that_agree_hold_and_from_ones_that_do_not_fail():
+    rng = np.random.default_rng(0)
+    probes = [f"ep{m}" for m in range(2, 42)]
+    one = claim(dict(statistic="difference", of=probes, against="linear", rule={"above": 0}))
+    asked = claim(dict(statistic="stability", claims=[1], rule={"above": 75}), number=2)
+
+    def found(accuracies):
+        results = {p: rng.random((5, 500)) < accuracies[p] for p in probes}
+        runs = Planted({"bundled:a": {"linear": right(50, 500, 5)} | results}, [one])
+        return measures.stability(asked, asked.tests[0], runs)[0]
+
+    assert found(dict.fromkeys(probes, 0.7)).verdict is HOLDS
+    luck = {p: rng.choice([0.3, 0.7], (5, 1)) for p in probes}
+    assert found(luck).verdict is FAILS
+
+
+def test_where_predictors_look_is_correlated_in_each_replicate(monkeypatch):
+    def predictor(seed, importance, mass, entropy):
+        means = [SimpleNamespace(mean=value) for value in (importance, mass, entropy)]
+        return SimpleNamespace(
+            seed=seed, importance=means[0], mass_in_box=means[1], entropy=means[2]
+        )
+
+    fits = {0: [1, 2, 3, 4], 1: [1, 2, 4, 3], 2: [2, 1, 4, 3]}  # ρ = 1, 0.8, 0.6
+    predictors = [
+        predictor(seed, rank, ranked, 0.5 + 0.1 * seed)
+        for seed, ranks in fits.items()
+        for rank, ranked in enumerate(ranks)
+    ]
+    one = SimpleNamespace(probe="ep4", seeds=[0, 1, 2], predictors=predictors[::-1], notes=["none"])
+    monkeypatch.setattr(measures, "_analyses", lambda *_: [one])
+    test = dict(statistic="importance", of="ep4", quantity="mass_in_box", rule={"above": 0})
+    asked = claim(test)
+    (found,) = measures.importance(asked, asked.tests[0], None)
+    half = 4.302653 * 0.2 / 3**0.5  # t of two degrees of freedom
+    assert (found.value, *found.interval) == pytest.approx((0.8, 0.8 - half, 0.8 + half))
+    assert (found.verdict, found.note) == (HOLDS, "4 predictors in each of 3 replicates")
+    (found,) = measures.entropy(asked, asked.tests[0].model_copy(update={"rule": None}), None)
+    half = 4.302653 * 0.1 / 3**0.5
+    assert (found.value, *found.interval) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+    predictors[0].mass_in_box = None
+    (found,) = measures.importance(asked, asked.tests[0], None)
+    assert (found.verdict, found.note) == (NOT_RUN, "none")
 
 
 def test_ratios_are_counted_at_the_size_that_is_given():
@@ -236,7 +311,7 @@ def tiny(tmp_path, monkeypatch):
         backbone=["bundled:mae-tiny"],
     )
     few = Settings(replicates=2, epochs=1, learning_rates=[1e-2], limit=60)
-    return look(asked).model_copy(update={"settings": few, "reason": "so it is"})
+    return look(asked).model_copy(update={"settings": few, "reason": "so it is", "caveat": "twins"})
 
 
 def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
@@ -253,10 +328,11 @@ def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
     text = page.refreshed(
         "a\n<!-- claims -->\nyesterday\n<!-- end -->\nb", [entry], [tiny, CLAIMS[6]]
     )
-    assert "| [1](#claim-1) | c | **fails** |" in text
+    assert "| [1](#claim-1) | c *twins* | **fails** |" in text
     assert "yesterday" not in text
     assert "Why: so it is" in text
-    assert "Not run yet: claim 7 (LoRA" in text
+    assert "## Claim 7\n\nLoRA and EP are" in text
+    assert text.count("**Not run yet.**") == 1
     assert page.told(entry).startswith("  fails, ")
 
     monkeypatch.setattr(iceprobe, "fit", None)  # nothing is fitted a second time

@@ -106,7 +106,7 @@ def test_python_shows_a_bar_in_a_terminal_unless_told_not_to(tmp_path, monkeypat
         store, ["linear"], output=tmp_path / "c", progress=lambda *at: told.append(at), **QUICK
     )
     assert shown() == ""
-    assert told[-1][0] == "refit"
+    assert told[-1][0].startswith("refit")  # a linear one comes last
     assert told[-1][1] == told[-1][2]
     library.fit(store, ["linear"], output=tmp_path / "d", progress=True, **QUICK)
     assert "refit" in shown()

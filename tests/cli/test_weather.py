@@ -14,6 +14,7 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.store.lock import exclusive
 from tests.cli.test_run import contents, numbers, the_run
 
+pytestmark = pytest.mark.usefixtures("one_part")
 PROBES = ["--probe", "linear", "--probe", "ep4", "--batch-size", "8"]
 
 

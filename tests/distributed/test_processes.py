@@ -107,7 +107,7 @@ def test_a_run_from_images_to_report(images, tmp_path, iceprobe):  # noqa: F811
     assert content(two / "features") == content(one / "features")
     assert content(two / "run").keys() == content(one / "run").keys()
     files = sorted((one / "run" / "probes").iterdir())
-    assert len(files) == 6
+    assert len(files) == 5  # linear's is the same for both seeds
     for file in files:
         expected, got = load_file(file), load_file(two / "run" / "probes" / file.name)
         for name, tensor in expected.items():

@@ -57,9 +57,10 @@ def test_logits_are_those_of_the_fitted_probe(
     images = pixels(clutter)
     with torch.no_grad():
         tokens = iceprobe.load_backbone("bundled:mae-tiny")(images)
-        expected = results[probe].probes[1].eval()(tokens)
+        expected = results[probe].probes[-1].eval()(tokens)
     assert torch.equal(model(images), expected)
-    assert not torch.equal(expected, results[probe].probes[0].eval()(tokens))
+    if len(results[probe].seeds) > 1:  # a linear probe is the same for every seed
+        assert not torch.equal(expected, results[probe].probes[0].eval()(tokens))
     assert model.classes == list(clutter.classes)
     assert model.preprocessing == iceprobe.load_backbone("bundled:mae-tiny").preprocessing
 

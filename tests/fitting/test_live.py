@@ -1,6 +1,7 @@
 """A live fit: the same as a cached one where nothing is augmented, and new images every epoch."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from iceprobe.datasets.base import BadImage
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import phases
 from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.protocols import PROTOCOLS
 from iceprobe.store import extract_in_memory, live
 from iceprobe.store.format import Manifest
 from iceprobe.tokens import Tokens
@@ -25,12 +27,17 @@ PROBES = ["knn", "linear", "linear?input=mean", "ep2", "simpool"]
 
 
 @pytest.mark.parametrize("protocol", ["heldout", "paper"])
-def test_without_augmentation_it_equals_a_cached_fit(protocol, tmp_path):
+def test_without_augmentation_it_equals_a_cached_fit(protocol, tmp_path, monkeypatch):
+    """Of linear probes where stored tokens are trained on as well, not solved for."""
+    trained = replace(PROTOCOLS[protocol], solves_linear=False)
     cached = extract_in_memory(make_backbone(), planted_dataset(), batch_size=16, tokens="float32")
     made = live(make_backbone(), planted_dataset(), augmentation=None, batch_size=7)
     assert made.identity != cached.identity
+    monkeypatch.setitem(PROTOCOLS, protocol, trained)
     there = iceprobe.fit(cached, PROBES, protocol=protocol, output=tmp_path / "a", **QUICK)
+    monkeypatch.undo()
     here = iceprobe.fit(made, PROBES, protocol=protocol, output=tmp_path / "b", **QUICK)
+    assert {one.training["optimizer"] for one in here[1:]} == {trained.optimizer}
     for one, other in zip(there, here, strict=True):
         assert one.selected == other.selected
         assert np.array_equal(one.predictions().predicted, other.predictions().predicted)

@@ -7,6 +7,7 @@ import iceprobe
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting import phases
 from iceprobe.fitting.lowshot import draw
+from iceprobe.fitting.repeats import repeated
 from iceprobe.results import read_results
 from iceprobe.store import extract_in_memory
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
@@ -98,3 +99,32 @@ def test_killed_replicates_end_as_ones_that_were_not(store, tmp_path, monkeypatc
     resumed = iceprobe.fit(store, output=tmp_path / "killed", **ask)
     assert content(resumed) == content(whole)
     assert not list((tmp_path / "killed").glob("state*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "held_out", "low_shot", "expected"),
+    [
+        ((None, None), 2, 0.1, False, (3, 5)),  # compared: replicates
+        ((None, None), 1, 0.1, False, (3, None)),  # alone
+        ((None, None), 2, 0, False, (3, None)),  # paper
+        ((1, None), 4, 0.1, False, (1, None)),  # who names seeds gets seeds
+        ((None, 2), 1, 0.1, False, (3, 2)),
+        ((4, 2), 3, 0.1, False, (4, 2)),
+        ((None, None), 1, 0, True, (3, 5)),  # other images in each
+        ((1, None), 1, 0.1, True, (1, 5)),
+        ((None, 2), 2, 0.1, True, (3, 2)),
+    ],
+)
+def test_what_is_compared_is_repeated_whole(asked, trained, held_out, low_shot, expected):
+    found = repeated(*asked, trained=trained, held_out=held_out, low_shot=low_shot)
+    assert found == expected
+
+
+def test_fit_and_plan_repeat_what_is_compared(store, tmp_path):
+    quick = {name: value for name, value in QUICK.items() if name != "seeds"}
+    results = iceprobe.fit(store, ["knn", "linear", "ep2"], output=tmp_path / "two", **quick)
+    assert [(len(one.seeds), one.variance) for one in results] == [(5, "replicates")] * 3
+    (alone,) = iceprobe.fit(store, ["ep2"], output=tmp_path / "one", **quick)
+    assert (alone.seeds, alone.variance) == ([0, 1, 2], "initialisation")
+    (quickly, _) = iceprobe.probe(make_backbone(), planted_dataset(), ["linear", "ep2"], **quick)
+    assert quickly.seeds == [0]  # during pre-training: once

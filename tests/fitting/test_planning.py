@@ -65,26 +65,32 @@ def test_a_line_never_falls():
 
 def test_phases_of_heldout_and_paper():
     heldout = get_protocol("heldout", epochs=7, learning_rates=[1, 2, 3], weight_decays=[0, 1])
-    select, refit, report = planning.phases_of(heldout, 2, 3, 1000, 250, num_classes=10)
-    assert (select.members, select.epochs, select.learnt, select.looked_at) == (36, 7, 900, 100)
-    assert (refit.members, refit.epochs, refit.learnt, refit.looked_at) == (6, 7, 1000, 0)
+    select, refit, report = planning.phases_of(heldout, [6, 6], 3, 2000, 250, num_classes=10)
+    assert (select.members, select.epochs, select.learnt, select.looked_at) == (36, 7, 1800, 200)
+    assert (refit.members, refit.epochs, refit.learnt, refit.looked_at) == (6, 7, 2000, 0)
     assert (report.members, report.epochs, report.learnt, report.looked_at) == (6, 1, 0, 250)
-    assert [phase.images for phase in (select, refit, report)] == [7000, 7000, 250]
-    (paper,) = planning.phases_of(get_protocol("paper"), 1, 3, 5000, 100, num_classes=10)
+    assert [phase.images for phase in (select, refit, report)] == [14000, 14000, 250]
+    (paper,) = planning.phases_of(get_protocol("paper"), [1], 3, 5000, 100, num_classes=10)
     assert (paper.members, paper.epochs, paper.learnt, paper.looked_at) == (3, 90, 5000, 100)
+    # Of few images five folds select, a seed each.
+    select, refit, _ = planning.phases_of(heldout, [6, 6], 3, 500, 250, num_classes=10)
+    assert (select.times, select.members, select.learnt, select.looked_at) == (5, 12, 400, 100)
+    assert select.images == 5 * 7 * 500
+    assert (refit.times, refit.members, refit.learnt) == (1, 6, 500)
     # One image a class: none can be held out, and the middle of the grid is taken.
-    names = [phase.name for phase in planning.phases_of(heldout, 1, 1, 10, 5, num_classes=10)]
+    names = [phase.name for phase in planning.phases_of(heldout, [6], 1, 10, 5, num_classes=10)]
     assert names == ["refit", "report"]
 
 
+@pytest.mark.usefixtures("one_part")
 def test_seconds_of_a_fit_by_hand(given):
-    """1,000 images of 10 classes in batches of 256, 5 rates, 2 seeds."""
+    """1,000 images of 10 classes in batches of 256, 3 rates of each kind, 2 seeds."""
     plan = iceprobe.plan_fit(
-        make_backbone(), 1000, ["knn", "linear", "ep2"], num_classes=10, seeds=2, epochs=3
+        make_backbone(), 1000, ["knn", "ep2", "aim2"], num_classes=10, seeds=2, epochs=3
     )
     select = 3 * (900 * 4.0 + 100 * 0.4) / 256
     refit = 3 * 1000 * 1.0 / 256
-    assert (plan.members, plan.epochs, plan.held) == (20, 6, True)
+    assert (plan.members, plan.epochs, plan.held) == (12, 6, True)
     assert plan.epoch_seconds == pytest.approx(select / 3)
     assert plan.seconds == pytest.approx(select + refit)
     # 500 images a second of the backbone: 2 s more an epoch of either phase.
@@ -94,6 +100,7 @@ def test_seconds_of_a_fit_by_hand(given):
     assert [plan.pays_from(x, 500) for x in (0, 2, 2.1, 5)] == [1, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("one_part")
 def test_tokens_beyond_memory_are_read_while_members_learn(given, tmp_path):
     """N = 16, D = 8, float16: 256 bytes an image; an epoch of 1,000 reads 256,000."""
     options = dict(num_classes=10, epochs=3, memory=100, root=tmp_path, seeds=1)
@@ -109,6 +116,7 @@ def test_tokens_beyond_memory_are_read_while_members_learn(given, tmp_path):
     assert (vectors.held, vectors.bytes_per_second) == (None, None)
 
 
+@pytest.mark.usefixtures("one_part")
 def test_draws_are_repeated(given):
     """5 draws of 4 images of each of 10 classes: 40 a step, none of 256; one seed each."""
     plan = iceprobe.plan_fit(
@@ -120,6 +128,7 @@ def test_draws_are_repeated(given):
     assert plan.seconds == pytest.approx(5 * once)
 
 
+@pytest.mark.usefixtures("one_part")
 def test_flops_by_hand():
     """EP's queries meet tokens in two products forward and two backward; the rest takes three."""
     speed = 1e6
@@ -184,3 +193,19 @@ def test_int8_tokens_are_counted_with_their_scales(given, monkeypatch):
             assert found.held is held
     with pytest.raises(IceprobeError, match="dtype for tokens 'int4'"):
         iceprobe.plan_fit(make_backbone(), make_dataset(), ["ep4"], tokens="int4")
+
+
+def test_linear_probes_are_passes_over_their_vectors():
+    """12 decays on five folds and a refit, 40 looks each of three products; an epoch has no part in it."""
+    speed = 1e9
+    plan = iceprobe.plan_fit(
+        make_backbone(), 100, ["linear"], num_classes=4, flops_per_second=speed
+    )
+    assert plan.flops == (5 * 12 + 1) * 40 * 6 * 100 * 8 * 4
+    assert plan.seconds == plan.solving == pytest.approx(plan.flops / speed)
+    assert plan.phases == []
+    once = dict(num_classes=4, flops_per_second=speed, replicates=1)
+    beside = iceprobe.plan_fit(make_backbone(), 100, ["linear", "ep2"], **once)
+    alone = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **once)
+    assert beside.seconds == pytest.approx(alone.seconds + plan.seconds)
+    assert beside.members == alone.members + 1

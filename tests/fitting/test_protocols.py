@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from iceprobe import IceprobeError
+from iceprobe.fitting.choosing import best_at_last_epoch
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.protocols import PROTOCOLS, for_images, get_protocol, images_per_step
-from iceprobe.fitting.selection import choose, peak_rate
+from iceprobe.fitting.tuning import peak_rate
 from iceprobe.results.curves import CurveRow
 
 
@@ -78,24 +79,24 @@ def row(rate: float, seed: int, epoch: int, accuracy: float | None) -> CurveRow:
 
 
 def test_choice_is_by_the_mean_over_seeds():
-    """Rate 1 has the best single seed, rate 2 the best mean, at its second epoch."""
+    """Rate 1 has the best single seed and rate 3 the best epoch, rate 2 the best mean at the end."""
     table = {
         (1, 0): [0.2, 0.9],
         (1, 1): [0.2, 0.3],
         (2, 0): [0.5, 0.7],
         (2, 1): [0.5, 0.7],
-        (3, 0): [0.1, 0.1],
-        (3, 1): [0.1, 0.1],
+        (3, 0): [0.9, 0.1],
+        (3, 1): [0.9, 0.1],
     }
     rows = [row(r, s, e, a) for (r, s), values in table.items() for e, a in enumerate(values, 1)]
-    choice = choose(rows)
+    choice = best_at_last_epoch(rows)
     assert (choice.learning_rate, choice.epoch, choice.tried) == (2, 2, 3)
     assert choice.best_minus_median == pytest.approx(0.7 - 0.6)
 
 
-def test_of_equals_the_earliest_epoch_and_smallest_rate():
+def test_of_equals_the_smallest_rate():
     rows = [row(r, 0, e, 0.5) for r in (3, 1, 2) for e in (1, 2)]
-    assert (choose(rows).learning_rate, choose(rows).epoch) == (1, 1)
+    assert (best_at_last_epoch(rows).learning_rate, best_at_last_epoch(rows).epoch) == (1, 2)
 
 
 def test_few_images_are_seen_often_enough():

@@ -92,7 +92,8 @@ ELSEWHERE = (
 )  # fmt: skip
 
 #: Python blocks whose numbers differ from machine to machine, or with fewer images, by page and what
-#: they hold: lines are counted. Of the others every character has to be printed.
+#: they hold: lines are counted, and of prose the beginning is compared. Of the others every character
+#: has to be printed.
 VARYING = (("tour.md", ""), ("probes.md", "iceprobe.probe("))
 
 #: Pages that take more than five seconds.

@@ -9,7 +9,7 @@ from torch import nn
 import iceprobe
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.heldout import cross_validation, heldout_split
 from iceprobe.knn import settings
 from iceprobe.tokens import Tokens
 
@@ -70,6 +70,27 @@ def accuracy_of_scikit_learn(
     return float((predicted == labels).mean()), predicted
 
 
+def test_heldout_chooses_on_five_folds_where_images_are_few(store):
+    bank, labels = store["train"].class_token.double().numpy(), store["train"].labels
+    folds = cross_validation(labels, 3, 5)
+    tried = {}
+    for setting in settings(min(len(fold.learn) for fold in folds)):
+        right = 0
+        for fold in folds:
+            learn, held = fold.learn, fold.held
+            _, predicted = accuracy_of_scikit_learn(
+                bank[learn], labels[learn], bank[held], labels[held], setting
+            )
+            right += int((predicted == labels[held]).sum())
+        tried[setting] = right / len(labels)  # each is held out once
+    best = max(tried, key=lambda setting: tried[setting])
+    result = iceprobe.knn(store, seed=3)
+    assert result.selected == {"k": best[0], "temperature": best[1]}
+    assert result.best_minus_median == pytest.approx(tried[best] - np.median(list(tried.values())))
+    assert result.selected_on == "5-fold cross-validation of train"
+
+
+@pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("source", ["class", "mean"])
 def test_heldout_chooses_on_the_held_out_tenth_and_refits_on_all(store, source):
     def features(split):
@@ -152,7 +173,7 @@ def test_one_image_a_class_leaves_none_to_hold_out():
 def test_progress_covers_selection_and_test(store):
     told = []
     iceprobe.knn(store, progress=lambda *at: told.append(at))
-    assert told[-1] == ("knn", 14 + 63, 14 + 63)
+    assert told[-1] == ("knn", 140 + 63, 140 + 63)  # each image is held out once
 
 
 def test_wrong_option_is_answered_with_the_right_ones(store):

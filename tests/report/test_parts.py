@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from iceprobe.report.attention import columns_of, spherical_kmeans, spread_over_classes
-from iceprobe.report.charts import colours, pareto
+from iceprobe.report.charts import colours, learning_rates, pareto
 from iceprobe.report.finding import display_name, find
 from iceprobe.report.pictures import colour, image_uri, map_uri
-from iceprobe.results import compare_pair, paired_bootstrap
+from iceprobe.results import CurveRow, compare_pair, paired_difference
 from iceprobe.results.tables import signed_points, span
 from tests.report.conftest import make_result
 
@@ -48,7 +48,7 @@ def test_the_finding_tells_the_numbers_it_has():
     expected = f"EP4 reads {100 * ep.top1.mean:.1f}% where a linear probe reads "
     assert found.sentence == f"{expected}{100 * linear.top1.mean:.1f}%."
     assert found.strong == f"+{100 * (ep.top1.mean - linear.top1.mean):.1f} points"
-    paired = paired_bootstrap(ep.predictions().correct, linear.predictions().correct)
+    paired = paired_difference(ep.predictions().correct, linear.predictions().correct)
     assert f"+{100 * paired.interval[0]:.1f} to +{100 * paired.interval[1]:.1f}" in found.detail
 
 
@@ -181,3 +181,21 @@ def test_the_box_is_drawn_in_the_pixels_of_the_crop():
 def test_the_ramp_gets_lighter_all_the_way():
     luminance = colour(np.linspace(0, 1, 50)) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "drawn"), [("heldout", [60.0, 50.0]), ("paper", [60.0, 90.0])]
+)
+def test_rates_are_drawn_by_the_epoch_that_chose(protocol, drawn):
+    """Rate 2 was better once, in the middle: what `paper` takes, and `heldout` doesn't look at."""
+    one = make_result("ep8", 0.5)[0].model_copy(update={"protocol": protocol})
+    table = [
+        CurveRow(
+            probe="ep8", seed=0, learning_rate=rate, weight_decay=0, epoch=epoch, train_loss=1,
+            phase="select", eval_accuracy=accuracy,
+        )
+        for rate, looks in ((1, [0.3, 0.4, 0.6]), (2, [0.3, 0.9, 0.5]))
+        for epoch, accuracy in enumerate(looks, 1)
+    ]  # fmt: skip
+    spec = learning_rates([one], [table], colours([one]))
+    assert [row["accuracy"] for row in spec["data"]["values"]] == pytest.approx(drawn)

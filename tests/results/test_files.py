@@ -214,7 +214,8 @@ def test_tables():
     assert markdown[2].startswith(
         "| ep12 | 74.0 ± 1.4 | 65.0 to 85.0 | 75.0 ± 0.0 | 120 | 1.38 M |"
     )
-    assert "selected on the reported split" in markdown[-1]
+    assert "selected on the reported split" in markdown[-2]
+    assert markdown[-1].startswith("Two seeds, or two or three replicates, say hardly")
     varied = to_markdown([result("ep12"), result("ep8", dataset="folder:/c")])
     assert "folder:/data/a\\|b" in varied
     assert to_rich(results).row_count == 3

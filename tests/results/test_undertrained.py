@@ -6,7 +6,8 @@ import pytest
 
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.replicates import merged
-from iceprobe.results.undertrained import signs_of_undertraining
+from iceprobe.results.schema import SelectedScore
+from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from tests.results.test_advice import result
 
 CHANCE = math.log(10)
@@ -95,3 +96,54 @@ def test_replicates_are_undertrained_where_most_of_them_are():
     )
     assert merged([one, one, other]).undertrained == ["3 steps"]
     assert merged([one, other]).undertrained == []
+
+
+def warnings(curves, *, epochs, steps=400, edge=None):
+    selected = {"learning_rate": 0.01, "weight_decay": 0.0, "epoch": epochs}
+    return training_warnings(curves, selected, classes=10, epochs=epochs, steps=steps, edge=edge)
+
+
+def test_warnings_are_an_edge_few_steps_and_a_loss_that_falls_at_the_end():
+    flat = rows([1.0, 0.5, 0.2, 0.2])
+    assert warnings(flat, epochs=4) == []
+    assert warnings(flat, epochs=4, steps=199) == ["199 training steps, fewer than 200"]
+    assert warnings(flat, epochs=4, edge="lowest") == [
+        "its learning rate, 0.01, is the lowest tried"
+    ]
+    falling = rows([1.0, 0.5, 0.3, 0.24])
+    assert warnings(falling, epochs=4) == [
+        "its loss still falls (0.69 to 0.55 over the last quarter)"
+    ]
+    assert warnings(rows([1.0, 0.5, 0.3, 0.251]), epochs=4) == []  # 0.049 log C
+    assert warnings(rows([1.0, 0.2]), epochs=2) == []  # no quarter to see it in
+
+
+def test_a_score_far_below_the_held_out_one_is_told():
+    held = SelectedScore(mean=0.9, images=100, error=0.03)
+    assert far_below(0.9 - 3 * 0.05, 0.04, held) == []  # √(0.03² + 0.04²) = 0.05
+    (said,) = far_below(0.9 - 3.1 * 0.05, 0.04, held)
+    assert said.startswith(
+        "it reads 74.5% on test and 90.0% on the 100 images held out of train, 3.1 standard errors"
+    )
+    assert far_below(1.0, 0.04, held) == []
+    assert far_below(0.1, 0.04, None) == []
+    assert far_below(0.1, math.inf, held) == []  # one image
+
+
+def test_replicates_have_the_warnings_of_most_and_the_mean_held_out_score():
+    parts = [result("ep4", seed) for seed in (0, 1, 2)]
+    for part, mean in zip(parts, (0.5, 0.6, 0.7), strict=True):
+        part.selected_score = SelectedScore(mean=mean, images=10, error=0.1)
+    parts[0].warnings = ["an edge"]
+    assert merged(parts).warnings == []
+    parts[2].warnings = ["another"]
+    found = merged(parts)
+    assert found.warnings == ["an edge"]
+    assert found.selected_score.mean == pytest.approx(0.6)
+
+
+def test_a_rounding_is_no_gap():
+    """Where nothing is wrong on either side both errors are rounding, and so is what they differ by."""
+    held = SelectedScore(mean=1.0, images=240, error=2e-17)
+    assert far_below(1 - 1.1e-16, 3e-17, held) == []
+    assert far_below(0.99, 3e-17, held) != []

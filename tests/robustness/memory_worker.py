@@ -3,6 +3,7 @@
     python -m tests.robustness.memory_worker FOLDER < cases > taken
 
 Cases are JSON, ``[[probes, options of iceprobe.fit], …]``; what is taken is ``[[promised, taken], …]``.
+The peak is sampled and short, and a busy machine misses it: the most of ``RUNS`` fits is taken.
 """
 
 import json
@@ -26,6 +27,7 @@ from iceprobe.tokens import Tokens
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from measuring import anonymous_peak
 
+RUNS = 3
 IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
 SMALL = {"seeds": 1, "epochs": 1, "learning_rates": [1e-2], "device": "cpu", "progress": False}
 
@@ -64,13 +66,15 @@ class Said(logging.Handler):
 
 
 def taken(store: Store, output: Path, probes: list[str], options: dict) -> tuple[int, int]:
-    said = Said()
+    said, most = Said(), 0
     logging.getLogger("iceprobe").addHandler(said)
-    base, peak = anonymous_peak(
-        lambda: iceprobe.fit(store, probes, output=output, **{**SMALL, **options})
-    )
+    for run in range(RUNS):
+        base, peak = anonymous_peak(
+            lambda to=output / f"{run}": iceprobe.fit(store, probes, output=to, **SMALL | options)
+        )
+        most = max(most, peak - base)
     logging.getLogger("iceprobe").removeHandler(said)
-    return said.least or options["memory"], peak - base
+    return said.least or options["memory"], most
 
 
 def main() -> None:

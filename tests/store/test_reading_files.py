@@ -35,9 +35,11 @@ def pixels(low: int, high: int, dtype=np.uint8) -> np.ndarray:
 def mixed(tmp_path):
     """Two classes: one ordinary, one whose files need every rule."""
     images = tmp_path / "images"
-    save(images / "plain", Image.fromarray(pixels(0, 256)))
-    odd = images / "odd"
+    plain, odd = images / "plain", images / "odd"
+    plain.mkdir(parents=True)
     odd.mkdir()
+    for number in range(4):  # one image in both splits would be told as well
+        Image.fromarray(pixels(0, 256)).save(plain / f"{number}.png")
     deep = pixels(0, 3000, np.uint16)
     deep[0, 0] = 3012
     Image.fromarray(deep).save(odd / "0.png")

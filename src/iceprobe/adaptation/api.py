@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from iceprobe.adaptation.coordinates import measured
 from iceprobe.adaptation.finished import Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
@@ -28,6 +29,7 @@ from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
+from iceprobe.fitting.reported import refuse_train
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.curves import CurveRow
@@ -124,7 +126,8 @@ def adapt(
     """
     asked = pairs(adaptations, probes)
     protocol = get_protocol(
-        "heldout", epochs=epochs, batch_size=batch_size, weight_decays=weight_decays,
+        "heldout", epochs=epochs, batch_size=batch_size,
+        weight_decays=(0.0,) if weight_decays is None else weight_decays,
         learning_rates=LEARNING_RATES if learning_rates is None else learning_rates,
     )  # fmt: skip
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
@@ -171,6 +174,13 @@ def adapt(
             checkpointing,
             -(-images_per_step(protocol, len(train)) // accumulate),
             augmentation,
+            measured(
+                backbone,
+                train,
+                Shape.of(manifest),
+                [probe for adaptation, probe in asked if adaptation != FROZEN],
+                run_seed,
+            ),
         )
         trainings = Trainings(folder, _common(manifest, setting, train, reported), resume)
         contest = Contest(
@@ -215,6 +225,7 @@ def manifest_of(
         batch_size=FORWARD_IMAGES, device=device.type, amp=amp, tokens="float16", patches=True,
         shard_images=SHARD_IMAGES,
     )  # fmt: skip
+    refuse_train(split, list(dataset.splits))
     for name in ("train", split):
         if name not in dataset.splits:
             raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
@@ -321,7 +332,7 @@ def _result(
         },
         training={
             **_training_record(setting, train),
-            "learning_rates": list(setting.protocol.learning_rates),
+            "learning_rates": list(setting.protocol.learning_rates or ()),
         },
         training_images=(
             f"live, {setting.augmentation} augmentation"
@@ -352,7 +363,7 @@ def _result(
             classes=setting.shape.num_classes,
             epochs=setting.protocol.epochs,
             steps=total_steps(setting.protocol, len(train)),
-            learning_rates=setting.protocol.learning_rates,
+            learning_rates=setting.protocol.learning_rates or (),
         ),
         files=Files(adapters=fit.adapters),
     )
@@ -366,7 +377,7 @@ def _training_record(setting: Setting, train: Images) -> dict[str, Any]:
         "epochs": protocol.epochs,
         "images_per_step": images_per_step(protocol, len(train)),
         "warmup_epochs": protocol.warmup_epochs,
-        "weight_decays": list(protocol.weight_decays),
+        "weight_decays": list(protocol.weight_decays or ()),
         "augmentation": setting.augmentation,
         "run_seed": setting.run_seed,
         "device": setting.device.type,

@@ -1,9 +1,9 @@
 """`heldout` for what costs a pass through the backbone at every step.
 
-As for frozen probes, a stratified tenth of train selects learning rate, weight decay and epoch,
-the chosen setting is trained again on all of train, and the test split is read once. But the first
-seed alone selects, for all of them; and a grid of one setting is trained to its last epoch with
-nothing held out, since there is nothing to choose.
+As for frozen probes, a stratified tenth of train selects learning rate and weight decay by their
+last epoch, the chosen setting is trained again on all of train, and the test split is read once. But
+the first seed alone selects, for all of them; and with a grid of one setting nothing is held out,
+since there is nothing to choose.
 """
 
 import logging
@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.steps import MicroBatch
 from iceprobe.adaptation.training import Setting, Task, predict, rehearse, train
 from iceprobe.errors import IceprobeError
 from iceprobe.fitting.api import file_name
+from iceprobe.fitting.choosing import Choice, best_at_last_epoch
 from iceprobe.fitting.heldout import heldout_split
-from iceprobe.fitting.selection import Choice, choose
 from iceprobe.probes.probe import Probe
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
@@ -89,8 +90,8 @@ class Contest:
         """
         protocol = self.setting.protocol
         tasks = [
-            Task(adaptation, probe, rate, decay, self.seeds[0], "select", protocol.epochs)
-            for rate, decay in product(protocol.learning_rates, protocol.weight_decays)
+            Task(adaptation, probe, rate, decay, self.seeds[0], "select")
+            for rate, decay in product(protocol.learning_rates or (), protocol.weight_decays or ())
         ]
         if len(tasks) > 1 and not len(self._held):
             raise IceprobeError(
@@ -136,7 +137,6 @@ class Contest:
                 weight_decay=choice.weight_decay,
                 seed=seed,
                 phase="refit",
-                stop=choice.epoch,
             )
             for seed in self.seeds
         ]
@@ -145,7 +145,7 @@ class Contest:
         only, epochs = grid[0], self.setting.protocol.epochs
         if len(grid) == 1:
             return Choice(only.learning_rate, only.weight_decay, epochs, 1, None)
-        choice = choose(rows)
+        choice = best_at_last_epoch(rows)
         if choice is None:
             raise IceprobeError(
                 f"{only.label} diverged at every learning rate: give smaller --learning-rates"
@@ -208,7 +208,7 @@ class Contest:
         if not selecting:
             top = min(5, self.setting.shape.num_classes)
             tensors = {"top": predict(model, self.reported, top, self.setting, micro).int()}
-            tensors |= {f"probe.{name}": t for name, t in model.probe.state_dict().items()}
+            tensors |= {f"probe.{name}": t for name, t in published(model.probe).items()}
             self._keep(model.save, self.folder / self._adapter(task))
         stepped(whole - seen)  # what an early end left out
         done = Finished(rows, time.monotonic() - began, model.num_parameters(), tensors)

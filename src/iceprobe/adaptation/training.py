@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.adaptation.coordinates import enter
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
@@ -19,6 +20,7 @@ from iceprobe.fitting.feed import split_batches
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
 from iceprobe.fitting.protocols import Protocol, images_per_step
+from iceprobe.probes.coordinates import Coordinates
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.pipeline import autocast
 
@@ -28,7 +30,6 @@ class Task:
     """One training.
 
     Attributes:
-        stop: the epoch to stop after; the schedule keeps its full horizon.
         phase: ``"select"`` (on nine tenths of train) or ``"refit"`` (on all of it).
     """
 
@@ -38,7 +39,6 @@ class Task:
     weight_decay: float
     seed: int
     phase: str
-    stop: int
 
     @property
     def label(self) -> str:
@@ -58,13 +58,14 @@ class Setting:
     checkpointing: bool
     micro_batch: int
     augmentation: str | None
+    coordinates: Mapping[str, Coordinates]
 
     def model(self, task: Task) -> Adapted:
         """Initialised by the task's seed alone."""
         return Adapted(
             self.backbone,
             task.adaptation,
-            self.shape.build(task.probe, task.seed),
+            enter(self.shape.build(task.probe, task.seed), self.coordinates),
             seed=task.seed,
             checkpointing=self.checkpointing,
         )
@@ -102,7 +103,7 @@ def train(
     warmup = round(min(protocol.warmup_epochs, protocol.epochs / 2) * steps_an_epoch)
     optimizer = build_optimizer("adamw", model.parameter_groups(task.weight_decay))
     step = 0
-    for epoch in range(1, task.stop + 1):
+    for epoch in range(1, protocol.epochs + 1):
         order = np.random.default_rng((setting.run_seed, epoch - 1)).permutation(len(images))
         batches = split_batches(order, batch_size)
         views = (setting.run_seed, task.seed, epoch)

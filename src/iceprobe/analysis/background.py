@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from iceprobe.errors import IceprobeError
-from iceprobe.results.statistics import Difference, paired_bootstrap
+from iceprobe.results.statistics import Difference, paired_difference
 from iceprobe.store.pipeline import autocast
 from iceprobe.tokens import Tokens
 
@@ -46,14 +46,14 @@ def replace_background(images: Tensor, boxes: Tensor, background: Tensor) -> Ten
     return torch.where(inside[:, None], images, background)
 
 
-def shortcut(correct: ArrayLike, replaced: ArrayLike, *, seed: int = 0) -> Difference:
-    """The drop in accuracy with its 95% interval, paired over images.
+def shortcut(correct: ArrayLike, replaced: ArrayLike) -> Difference:
+    """The drop in accuracy with its 95% interval, paired over images and over the probe's seeds.
 
     Args:
         correct: ``(S, n)`` or ``(n,)``, right on the images as they are.
         replaced: the same of images with another background.
     """
-    return paired_bootstrap(correct, replaced, seed=seed)
+    return paired_difference(correct, replaced, replicates=True)
 
 
 class OtherBackgrounds:

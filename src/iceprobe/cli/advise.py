@@ -12,13 +12,14 @@ from iceprobe.errors import IceprobeError
 def advise(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     margin: Annotated[
-        float, typer.Option(help="Points of top-1 that a cheaper probe may lose.")
-    ] = 0.0,
+        float, typer.Option(help="Points of accuracy that a cheaper probe may lose.")
+    ] = 1.0,
 ) -> None:
     """Say which probe to report: what aggregation is worth, and what linear probing would have said.
 
-    To report is the cheapest probe (fewest parameters) within the error bar of the best: the paired
-    95% interval of what it loses reaches down to the margin. Of several backbones or layers the
+    To report is the cheapest probe (fewest parameters) that is shown to lose less than the margin to
+    the best. Of a cheaper one that may do, it says how many test images, or replicates, would show it.
+    Of several backbones or layers the
     ranking under linear probing stands beside that under EP, with Kendall's τ. Of a run of segment
     its best probe is laid beside the first.
 

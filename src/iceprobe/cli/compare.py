@@ -1,4 +1,4 @@
-"""``iceprobe compare``: which probe is better, by paired bootstrap over the same test images."""
+"""``iceprobe compare``: which probe is better, image by image and replicate by replicate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +42,8 @@ def compare(
 ) -> None:
     """Compare probes image by image: difference, 95% interval, p-value, and equivalence.
 
+    p, and whether a difference is clear, are Holm's for all comparisons with one reference.
+
     \b
     Examples:
       iceprobe compare runs/demo
@@ -50,6 +52,7 @@ def compare(
     """
     from iceprobe.results import compare as compare_runs
     from iceprobe.results import compare_pair, read_results
+    from iceprobe.results.comparison import corrected
 
     if margin is not None and margin <= 0:
         raise IceprobeError(f"--margin {margin}: give a number of points above 0, such as 1.5")
@@ -64,9 +67,9 @@ def compare(
         for cell in _cells(results[0]) if len(runs) == 1 else results[:1]:
             reference = _reference(cell if len(runs) == 1 else results[-1], against)
             references.append(reference.label)
-            comparisons += [
-                compare_pair(result, reference) for result in cell if result is not reference
-            ]
+            comparisons += corrected(
+                [compare_pair(result, reference) for result in cell if result is not reference]
+            )
         labels = ["", " or ".join(dict.fromkeys(references))]
     for line in _undertrained(comparisons):
         console.print(line, markup=False, soft_wrap=True)
@@ -140,41 +143,52 @@ def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
 def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> "TerminalTable":
-    from iceprobe.results import equivalent
-    from iceprobe.results.comparison import are_replicates
+    from iceprobe.results.headline import NAMES
+    from iceprobe.results.statistics import same_within
     from iceprobe.results.tables import signed_points, span, tenths
     from iceprobe.results.terminal import Column, TerminalTable
     from iceprobe.results.varying import told, varying
 
     names = varying([one.probe for one in comparisons])
     columns = [Column("probe", numeric=False), *(Column(name, numeric=False) for name in names)]
-    columns += [Column(labels[0] or "top-1", goes=2), Column(labels[1], goes=3)]
+    metric = " or ".join(dict.fromkeys(NAMES[one.headline] for one in comparisons))
+    columns += [Column(labels[0] or metric, goes=2), Column(labels[1], goes=3)]
     columns += [Column("points"), Column("95% interval"), Column("p", goes=1)]
+    columns += [Column("clear", numeric=False, goes=4)]
     if margin is not None:
         columns.append(Column(f"same ±{margin:g}", numeric=False))
     rows = []
     for one in comparisons:
         difference = one.difference
-        mark = "*" if one.undertrained else ""
+        mark = ("*" if one.undertrained else "") + ("†" if one.probe.lost_seeds else "")
         row = [
             f"{_name(one)}{mark}",
             *(told(one.probe, name) for name in names),
-            tenths(one.probe.top1.mean),
-            tenths(one.against.top1.mean),
+            tenths(one.probe.score.mean),
+            tenths(one.against.score.mean),
             signed_points(difference.mean),
             span(difference.interval, signed=True),
-            f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001",
+            f"{one.p:.3f}" if one.p >= 0.001 else "<.001",
+            "yes" if one.clear else "no",
         ]
         if margin is not None:
-            ours, theirs = one.probe.predictions(), one.against.predictions()
-            assert ours, "compare_pair() has read them"
-            assert theirs, "compare_pair() has read them"
-            verdict = equivalent(
-                ours.correct,
-                theirs.correct,
-                margin / 100,
-                replicates=are_replicates(one.probe, one.against),
-            )
-            row.append("yes" if verdict.holds and not one.undertrained else "not shown")
+            holds = same_within(difference, margin / 100).holds
+            row.append("yes" if holds and not one.undertrained else "not shown")
         rows.append(row)
-    return TerminalTable(columns, rows)
+    return TerminalTable(columns, rows, notes=_notes(comparisons))
+
+
+def _notes(comparisons: Sequence["Comparison"]) -> list[str]:
+    """What the intervals are over, what p is corrected for, and what was lost."""
+    from iceprobe.results.caveats import covered, few_rows, lost_note
+
+    if not comparisons:
+        return []
+    over = dict.fromkeys(covered(one.probe, one.against) for one in comparisons)
+    most = max(one.among for one in comparisons)
+    notes = [f"Intervals: each comparison's own, over {'; '.join(over)}."]
+    if most > 1:
+        notes.append(f"p and clear: corrected for {most} comparisons (Holm).")
+    sides = {id(one): one for pair in comparisons for one in (pair.against, pair.probe)}
+    notes += [f"† {one.label}: {said}." for one in sides.values() if (said := lost_note(one))]
+    return [*notes, *filter(None, [few_rows(list(sides.values()))])]

@@ -165,13 +165,14 @@ class FitConfig(_Config):
     fraction: Fractions | None = None  # of the training images: a fit for each
     replicates: From1 | None = None  # complete repetitions, not seeds
     protocol: Literal["heldout", "paper"] = "heldout"
-    seeds: From1 = 3
+    seeds: From1 | None = None  # None, and no replicates: 5 of these where probes are compared
     epochs: From1 | None = None  # None: the protocol's
     batch_size: From2 | None = None  # images a training step
     learning_rates: Rates | None = None  # the grid
     min_steps: From0 | None = None  # epochs are raised to it
     weight_decays: Decays | None = None
     halving: bool = False  # settings that are clearly beaten stop early
+    coordinates: str | None = None  # in which probes learn: standardised or raw
     long: bool = False  # a fit of more than a day may begin
     device: str | None = None
     memory: Bytes | None = None  # of a fit: tokens and what is computed from them

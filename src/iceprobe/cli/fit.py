@@ -34,6 +34,7 @@ def fit(
     weight_decays: options.WeightDecays = None,
     min_steps: options.MinSteps = None,
     halving: options.Halving = None,
+    coordinates: options.Coordinates = None,
     long: options.Long = None,
     live: options.Live = None,
     augmentation: options.Augmentation = None,

@@ -73,9 +73,11 @@ Fraction = Annotated[
 ]
 Replicates = Annotated[
     int | None,
-    _option("--replicates", "Complete repetitions in place of seeds (low-shot: 5).", _HOW),
+    _option(
+        "--replicates", "Complete repetitions, not seeds (5 of two or more trained probes).", _HOW
+    ),
 ]
-Seeds = Annotated[int | None, _option("--seeds", "Seeds of the initialisation (3).", _HOW)]
+Seeds = Annotated[int | None, _option("--seeds", "Seeds of the initialisation alone (3).", _HOW)]
 Epochs = Annotated[
     int | None, _option("--epochs", "Passes over the training images (the protocol's).", _HOW)
 ]
@@ -84,10 +86,19 @@ BatchSize = Annotated[
 ]
 LearningRates = Annotated[
     str | None,
-    _option("--learning-rates", "The grid, such as 1e-3,1e-2 (the protocol's).", _HOW),
+    _option(
+        "--learning-rates",
+        "The grid of every probe, such as 1e-3,1e-2 (each kind's own, which grows).",
+        _HOW,
+    ),
 ]
 WeightDecays = Annotated[
-    str | None, _option("--weight-decays", "The grid, such as 0,1e-4 (the protocol's).", _HOW)
+    str | None,
+    _option(
+        "--weight-decays",
+        "The grid, such as 0,1e-4 (0; large probes 0.1 too; λ of linear ones).",
+        _HOW,
+    ),
 ]
 MinSteps = Annotated[
     int | None,
@@ -102,6 +113,14 @@ Halving = Annotated[
     _option(
         "--halving/--no-halving",
         "Stop settings early that held-out images show clearly beaten (off).",
+        _HOW,
+    ),
+]
+Coordinates = Annotated[
+    str | None,
+    _option(
+        "--coordinates",
+        "In which probes learn: standardised, or raw tokens as they are (the protocol's).",
         _HOW,
     ),
 ]

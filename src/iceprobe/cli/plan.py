@@ -39,6 +39,7 @@ def plan(
     weight_decays: options.WeightDecays = None,
     min_steps: options.MinSteps = None,
     halving: options.Halving = None,
+    coordinates: options.Coordinates = None,
     long: options.Long = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,
@@ -171,6 +172,7 @@ def estimate(
         weight_decays=config.weight_decays,
         min_steps=config.min_steps,
         halving=config.halving,
+        coordinates=config.coordinates,
         memory=config.memory,
         device=config.device,
         limit=config.limit,
@@ -250,14 +252,19 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
         found.insert(1, ("feature store", str(extraction.store)))
     if fitting.search:
         found.append(("time, k-NN", _searching(fitting.search)))
+    if fitting.solving:
+        alone = _about(fitting.repetitions * fitting.solving)
+        found.append(("time, linear", f"{alone}, solved for its optimum; in the fit's"))
     if fitting.refusal or not fitting.phases:
-        return [*found, ("time, fit", "no probe is trained" if not fitting.refusal else "not run")]
+        none = _about(fitting.seconds) if fitting.solving else "no probe is trained"
+        return [*found, ("time, fit", "not run" if fitting.refusal else none)]
     found.append(("time, an epoch cached", f"{_about(fitting.epoch_seconds)}, {_reading(fitting)}"))
     if rate:
         live = fitting.live_epoch_seconds(rate)
         found.append(("time, an epoch live", f"{_about(live)}, the backbone in every epoch"))
     epochs = ", ".join(
-        f"{phase.name} {phase.epochs} × {phase.members:,} members"
+        f"{phase.name} {f'{phase.times} × ' if phase.times > 1 else ''}{phase.epochs} × "
+        f"{phase.members:,} members"
         for phase in fitting.phases
         if phase.learnt
     )

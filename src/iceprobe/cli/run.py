@@ -52,6 +52,7 @@ def run(
     weight_decays: options.WeightDecays = None,
     min_steps: options.MinSteps = None,
     halving: options.Halving = None,
+    coordinates: options.Coordinates = None,
     long: options.Long = None,
     forward_batch_size: options.ForwardBatchSize = None,
     amp: options.Amp = None,

@@ -169,6 +169,7 @@ def _fit(
         weight_decays=config.weight_decays,
         min_steps=config.min_steps,
         halving=config.halving,
+        coordinates=config.coordinates,
         output=config.output,
         memory=config.memory,
         shuffle=config.shuffle,

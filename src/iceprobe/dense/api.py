@@ -22,6 +22,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.export.new_folder import new_folder
 from iceprobe.fitting.checks import check_device, check_training_images
 from iceprobe.fitting.protocols import get_protocol, images_per_step
+from iceprobe.fitting.reported import refuse_train
 from iceprobe.fitting.run_folder import begin, check_same
 from iceprobe.progress import Told, callback, shows_progress
 from iceprobe.results.provenance import provenance
@@ -195,6 +196,7 @@ def check_store(store: Store, split: str) -> None:
         IceprobeError: naming what is missing.
     """
     name = store.path or store.manifest.dataset.spec
+    refuse_train(split, store.splits)
     for one in ("train", split):
         if one not in store.splits:
             raise IceprobeError(unknown(f"split of {name}", one, store.splits))
@@ -244,7 +246,7 @@ def _result(
         selection=Selection(
             learning_rate=choice.learning_rate,
             epoch=choice.epoch,
-            tried=list(setting.protocol.learning_rates),
+            tried=list(setting.protocol.learning_rates or ()),
             images=fitted.held_out,
             best_minus_median=choice.best_minus_median or 0.0,
         ),
@@ -262,7 +264,7 @@ def _result(
             classes=_even_classes(truth),
             epochs=setting.protocol.epochs,
             steps=fitted.steps,
-            learning_rates=setting.protocol.learning_rates,
+            learning_rates=setting.protocol.learning_rates or (),
         ),
         parameters=sum(p.numel() for p in probes[0].parameters()),
         flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),

@@ -1,7 +1,7 @@
 """`heldout` for segmentation: select by mean IoU on held-out images, fit again on all, read test once.
 
-Learning rate and epoch are those with the best mean IoU, mean over seeds, on a tenth of the training
-images; the chosen setting learns from all of them up to that epoch, on the same schedule.
+The learning rate is the one with the best mean IoU after the last epoch, mean over seeds, on a tenth of
+the training images; with it a probe learns from all of them, on the same schedule.
 """
 
 import copy
@@ -15,12 +15,12 @@ import torch
 from iceprobe.dense.miou import Counts, mean_iou
 from iceprobe.dense.training import Members, evaluate, schedule, tokens_of, train_epoch
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.choosing import Choice, best_at_last_epoch
 from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.protocols import Protocol, images_per_step, total_steps
-from iceprobe.fitting.selection import Choice, choose
 from iceprobe.fitting.whitening import whitening
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.reader import Store
@@ -100,15 +100,14 @@ def run_heldout(
     fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
     rows = _select(setting, labels, feed(train, fit_rows), feed(train, held_rows))
     curves = {one: [row for row in rows if row.probe == one] for one in labels}
-    choices = {one: choose(of_probe) for one, of_probe in curves.items()}
+    choices = {one: best_at_last_epoch(of_probe) for one, of_probe in curves.items()}
     found = {one: choice for one, choice in choices.items() if choice is not None}
     _check(labels, found)
 
     rates = {one: [choice.learning_rate] for one, choice in found.items()}
     everything = feed(train, np.arange(len(train)))
     groups = _groups(setting, rates, everything)
-    stops = {one: choice.epoch for one, choice in found.items()}
-    for _ in _epochs(setting, "refit", groups, everything, stops):
+    for _ in _epochs(setting, "refit", groups, everything):
         pass
     _check(labels, [group.probe for group in groups if all(group.finite())])
     reported = feed(test, np.arange(len(test)))
@@ -122,12 +121,12 @@ def run_heldout(
 
 def _select(setting: Setting, labels: Sequence[str], feed: Feed, held: Feed) -> list[CurveRow]:
     """A row a member and epoch, until it has diverged; its accuracy is the held-out mean IoU."""
-    rates = dict.fromkeys(labels, setting.protocol.learning_rates)
+    rates = dict.fromkeys(labels, setting.protocol.learning_rates or ())
     groups = _groups(setting, rates, feed)
     rows: list[CurveRow] = []
     lost: set[Member] = set()
     size = images_per_step(setting.protocol, len(held))
-    for epoch, losses in _epochs(setting, "select", groups, feed, {}):
+    for epoch, losses in _epochs(setting, "select", groups, feed):
         counted = evaluate(groups, held.in_order(size))
         for group, each, of_group in zip(groups, losses, counted, strict=True):
             finite = group.finite()
@@ -175,24 +174,22 @@ def _groups(setting: Setting, rates: Mapping[str, Sequence[float]], feed: Feed) 
 
 
 def _epochs(
-    setting: Setting, stage: str, groups: list[Members], feed: Feed, stops: Mapping[str, int]
+    setting: Setting, stage: str, groups: list[Members], feed: Feed
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Train; after each epoch its number and the members' losses, ``(G,)`` a probe that learnt."""
+    """Train; after each epoch its number and the members' losses, ``(G,)`` a probe."""
     protocol, size = setting.protocol, images_per_step(setting.protocol, len(feed))
     steps = len(split_batches(np.arange(len(feed)), size))
     factors = schedule(protocol.epochs * steps, round(protocol.warmup_epochs * steps))
-    last = max(stops.values(), default=protocol.epochs)
     done = 0
 
     def stepped() -> None:
         nonlocal done
         done += 1
-        setting.progress(stage, done, last * steps)
+        setting.progress(stage, done, protocol.epochs * steps)
 
-    for epoch in range(1, last + 1):
-        active = [group for group in groups if epoch <= stops.get(group.probe, last)]
+    for epoch in range(1, protocol.epochs + 1):
         batches = feed.shuffled(size, setting.run_seed, epoch)
-        yield epoch, train_epoch(active, batches, factors, stepped)
+        yield epoch, train_epoch(groups, batches, factors, stepped)
 
 
 def _told(setting: Setting, stage: str, feed: Feed) -> Iterator[Batch]:

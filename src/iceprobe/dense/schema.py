@@ -12,7 +12,8 @@ class Selection(BaseModel):
     """What held-out training images chose.
 
     Attributes:
-        learning_rate, epoch: chosen, by mean IoU over seeds.
+        learning_rate: chosen, by mean IoU over seeds after the last epoch.
+        epoch: up to which it was trained.
         tried: learning rates.
         images: held out.
         best_minus_median: how far the best learning rate lay above the median one, each at its best

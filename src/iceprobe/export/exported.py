@@ -83,7 +83,7 @@ class ExportedProbe(nn.Module):
         Raises:
             IceprobeError: if the probe has no attention.
         """
-        return self.probe.pooling.attention(self.probe.select(self.backbone(images)))
+        return self.probe.attention(self.backbone(images))
 
     @torch.no_grad()
     def predict(

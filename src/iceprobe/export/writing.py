@@ -137,7 +137,7 @@ def _card(
         backbone=manifest.backbone,
         amp=manifest.settings.amp,
         measured=Measured(
-            top1=result.top1.values[result.seeds.index(seed)],
+            top1=result.top1.values[result.seeds.index(seed) if seed in result.seeds else 0],
             mean=result.top1.mean,
             dataset=result.dataset,
             split=result.split,

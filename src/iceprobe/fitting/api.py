@@ -27,6 +27,7 @@ from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.protocols import get_protocol
+from iceprobe.fitting.repeats import repeated
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
@@ -36,6 +37,7 @@ from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_atomically, write_results
 from iceprobe.results.predictions import write_predictions
+from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
@@ -45,7 +47,6 @@ from iceprobe.text import DAY, in_days, short_name, shown
 from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
-LOW_SHOT_REPLICATES = 5  # draws of the images, where the caller names no number
 
 
 @checked
@@ -58,7 +59,7 @@ def fit(
     budget: int | None = None,
     budget_flops: int | None = None,
     protocol: str = "heldout",
-    seeds: int = 3,
+    seeds: int | None = None,
     replicates: int | None = None,
     shots: int | None = None,
     fraction: float | None = None,
@@ -68,6 +69,7 @@ def fit(
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
     halving: bool = False,
+    coordinates: str | None = None,
     output: str | Path | None = None,
     split: str = "test",
     memory: int | None = None,
@@ -90,17 +92,21 @@ def fit(
         seeds: initialisations of every setting: 0, 1, … seeds − 1.
         replicates: in place of seeds, this many complete repetitions: each with its own
             initialisation, order of batches, held-out part and, low-shot, draw of images. The
-            results' deviation is then over all of these.
+            results' deviation is then over all of these. Where neither is given it is 5 replicates of
+            two or more trained probes under ``"heldout"``, and 3 seeds otherwise.
         shots: learn from this many images a class, a seeded draw a replicate (5 by default).
         fraction: learn from this part of each class, likewise.
         epochs: passes over the training images, in place of the protocol's own.
         batch_size: images a training step, likewise.
-        learning_rates: the grid, likewise.
-        weight_decays: the grid, likewise.
+        learning_rates: the grid of every probe, in place of each kind's own, and not grown.
+        weight_decays: the grid, likewise; of linear probes the λ of their penalty.
         min_steps: steps that a fit takes at least, the epochs are raised to it; by default the
             protocol's, and 0 where ``epochs`` is given.
         halving: stop settings that are clearly beaten on the held-out images after a quarter or a
             half of the epochs of selection; the results say which. Not under ``"paper"``.
+        coordinates: ``"standardised"``, in which no number hangs on the units of the tokens, or
+            ``"raw"``; by default the protocol's, which ``"paper"`` has raw. Either way what is
+            fitted is the published probe on raw tokens.
         output: run folder; by default a new one under ``runs/``.
         split: the split to report.
         memory: budget in bytes for the tokens that trained probes hold and all that they compute
@@ -140,6 +146,7 @@ def fit(
             weight_decays=weight_decays,
             min_steps=min_steps,
             halving=halving,
+            coordinates=coordinates,
         ),
         split=split,
         memory=memory,
@@ -150,6 +157,7 @@ def fit(
         resume=resume,
         command=command if command is not None else shlex.join(sys.argv),
     )
+    seeds, replicates = _repeated(request, seeds, replicates)
     asked = {
         "store": store.identity,
         "probes": request.labels,
@@ -231,6 +239,7 @@ def probe(
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
     halving: bool = False,
+    coordinates: str | None = None,
     split: str = "test",
     limit: int | None = None,
     device: str | None = None,
@@ -272,6 +281,7 @@ def probe(
             weight_decays=weight_decays,
             min_steps=min_steps,
             halving=halving,
+            coordinates=coordinates,
         ),
         split=split,
         memory=None,
@@ -294,6 +304,7 @@ def probe(
         tokens=tokens,
         progress=callback(progress),
     )
+    seeds, replicates = _repeated(request, seeds, replicates)
     results, _ = _fit(
         store,
         request,
@@ -306,6 +317,18 @@ def probe(
         progress=callback(progress),
     )
     return results
+
+
+def _repeated(
+    request: Request, seeds: int | None, replicates: int | None
+) -> tuple[int, int | None]:
+    return repeated(
+        seeds,
+        replicates,
+        trained=sum(parse_probe(label).name != "knn" for label in request.labels),
+        held_out=request.protocol.held_out,
+        low_shot=request.low_shot,
+    )
 
 
 def _fit(
@@ -325,7 +348,6 @@ def _fit(
 
     ``begin`` is called when all is checked.
     """
-    replicates = LOW_SHOT_REPLICATES if request.low_shot and replicates is None else replicates
     if replicates is not None and replicates < 1:
         raise IceprobeError(f"replicates={replicates}: give at least 1")
     initialisations = [range(seeds)] if replicates is None else [[r] for r in range(replicates)]
@@ -362,6 +384,8 @@ def _fit(
     results = [
         found[0] if replicates is None else merged(found) for found in by_probe.values() if found
     ]
+    if line := identical_line(store, request.split):  # test images are read when all is fitted
+        log.warning("assumed: %s", line)
     names = store.names_at_hand(request.split)
     for result in results:
         if (predictions := result.predictions()) is not None:

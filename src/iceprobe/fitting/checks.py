@@ -12,6 +12,7 @@ from iceprobe.errors import IceprobeError
 from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.protocols import Protocol
+from iceprobe.fitting.reported import refuse_train
 from iceprobe.probes.pooling import Pooling
 from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
@@ -48,6 +49,7 @@ def check_request(
         raise IceprobeError(f"run_seed={run_seed}: give a number from 0 up")
     if amp not in DTYPES:
         raise IceprobeError(unknown("amp dtype", amp, DTYPES))
+    refuse_train(split, store.splits)
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(

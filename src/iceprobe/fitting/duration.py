@@ -20,7 +20,7 @@ def expected_seconds(
     probes: Sequence[str],
     protocol: Protocol,
     *,
-    seeds: int,
+    seeds: int | None,
     replicates: int | None,
     device: str | None,
 ) -> float:

@@ -165,6 +165,8 @@ def _forward(
     groups: list[Group], batch: Batch, training: bool
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Logits ``(G, B, C)`` of every group and, of those that have some, penalties ``(G,)``."""
+    for group in groups:
+        group.fold()
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
     for name, tokens in sorted(batch.inputs.items()):  # processes that share it keep in step
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens

@@ -28,6 +28,9 @@ STORED_AS = {
 }
 
 
+SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``.
@@ -102,6 +105,26 @@ class Feed:
         rows = (views + self.rows).reshape(-1)
         batches = split_batches(np.arange(len(rows)), batch_size)
         yield from self._ahead(self._gather(rows[positions], positions) for positions in batches)
+
+    def sample(self, name: str, seed: int) -> Tensor:
+        """Some tokens of the input ``name``, drawn at random: ``(k, D)`` float32, k ≤ `SAMPLED`.
+
+        A few of each of many images; all of all where that is no more.
+        """
+        rng = np.random.default_rng((seed, 2))
+        alone = Feed(self.split, self.rows, {name}, self.device, torch.float32, views=self.views)
+        most = SAMPLED_LIVE if self.source.live else SAMPLED_IMAGES
+        drawn = np.sort(rng.permutation(len(self))[:most])
+        found, done = torch.empty(0, device=self.device), 0
+        for positions in split_batches(drawn, SAMPLED_AT_ONCE):
+            tokens = alone._gather(self.rows[positions], positions).inputs[name]
+            places = np.sort(rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))])
+            if not done:  # whole, so that parts don't lie beside what they are joined to
+                found = tokens.new_empty(len(drawn) * len(places), tokens.shape[2])
+            part = tokens[:, torch.from_numpy(places).to(tokens.device)].flatten(0, 1)
+            found[done : done + len(part)] = part
+            done += len(part)
+        return found
 
     def part(self) -> "Feed":
         """This process's share of the rows, in order; the shares of all are all rows."""

@@ -22,6 +22,8 @@ def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
         IceprobeError: if there is no such seed, if no weights were kept, or if their file is
             missing or doesn't fit.
     """
+    if result.training.get("optimizer") == "lbfgs" and len(result.seeds) == 1:
+        seed = None  # at its optimum, the same for every seed
     if seed is not None and seed not in result.seeds:
         raise IceprobeError(
             f"{result.probe} was not fitted with seed {seed}: "

@@ -3,9 +3,10 @@
 At a rung, of K settings of a probe the ⌈K/2⌉ best on the held-out images go on; of the others
 setting k stops if it lies clearly behind the best one, ℓ::
 
-    d_i = right(ℓ, i) − right(k, i),    mean(d) > 2 · sd(d) / √n
+    d_i = right(ℓ, i) − right(k, i),    Σ w_i d_i > 2 · SE(d)
 
-where right(k, i) is the fraction of k's seeds that are right on image i of n. Plain successive
+where right(k, i) is the fraction of k's seeds that are right on image i of n, which counts w_i in the
+headline; with w_i = 1/n the standard error SE is sd(d)/√n. Plain successive
 halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization") stops the worse half however near it is, a race (Maron and Moore 1994, "Hoeffding
 races") whatever is clearly behind. Early in a schedule the first stops too much where few images
@@ -16,6 +17,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+
+from iceprobe.fitting.choosing import standard_error
 
 RUNGS = (0.25, 0.5)  # of the epochs of selection
 ERRORS = 2.0
@@ -31,11 +34,14 @@ def rungs(epochs: int) -> list[int]:
     return sorted({math.ceil(part * epochs) for part in RUNGS} - {epochs})
 
 
-def clearly_beaten(right: NDArray[np.float64]) -> NDArray[np.bool_]:
+def clearly_beaten(
+    right: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
     """Which settings stop at a rung.
 
     Args:
         right: ``(K, n)``: the fraction of each setting's seeds that are right on each image.
+        weights: ``(n,)`` what an image counts; the same by default.
 
     Returns:
         ``(K,)``; never the better half.
@@ -43,8 +49,9 @@ def clearly_beaten(right: NDArray[np.float64]) -> NDArray[np.bool_]:
     settings, images = right.shape
     if images < 2:
         return np.zeros(settings, bool)
-    order = np.argsort(-right.mean(1), kind="stable")
+    counted = np.full(images, 1 / images) if weights is None else weights
+    order = np.argsort(-(right @ counted), kind="stable")
     behind = right[order[0]] - right
-    stops = behind.mean(1) > ERRORS * behind.std(1, ddof=1) / math.sqrt(images)
+    stops = np.array([d @ counted > ERRORS * standard_error(d, counted) for d in behind])
     stops[order[: math.ceil(settings / 2)]] = False
     return stops

@@ -17,6 +17,8 @@ from torch.func import functional_call, vmap
 from iceprobe.distributed.batches import part_of_batch
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes import build, parse_probe
+from iceprobe.probes.aim import NormalisedTokens
+from iceprobe.probes.coordinates import Coordinates, published
 from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
@@ -88,8 +90,12 @@ class Group:
         fixed_statistics: whether the running ones are those of all training images already, and
             serve in training too.
         views: the members one by one, as views of the stacked tensors, for the optimiser.
+        weights: the parameters as the published probe has them, ``(G, …)``, by `fold`: functions
+            of those that are learned, in coordinates of their own.
+        coordinates: those of the tokens, where it learns in them (`probes/coordinates.py`).
         whitened: the name of a weight that is learned in whitened coordinates, and the matrix
             that its parameter is multiplied by (see `fitting/whitening.py`).
+        scale: s, by which it reads the tokens.
     """
 
     def __init__(
@@ -98,10 +104,12 @@ class Group:
         shape: Shape,
         device: torch.device,
         whitening: Whitening | None = None,
+        coordinates: Coordinates | None = None,
     ):
         self.members = members
         probes = [shape.build(member.probe, member.seed).to(device) for member in members]
         self.template = probes[0]
+        self.norm = self.template.norm if isinstance(self.template.norm, nn.BatchNorm1d) else None
         before = whitening.before(self.template) if whitening is not None else None
         self.whitened = (before[0], before[1].to(device)) if before is not None else None
         stacked: dict[str, Tensor] = {}
@@ -111,14 +119,20 @@ class Group:
             name, matrix = self.whitened
             inverse = torch.linalg.inv(matrix.double()).to(stacked[name].dtype)
             stacked[name] = stacked[name] @ inverse
+        if coordinates is not None:  # the published start, of tokens in standardised coordinates
+            for name, unit in self.template.pooling.units.items():
+                stacked[f"pooling.{name}"] /= unit
         self.parameters = {name: t.requires_grad_() for name, t in stacked.items()}
+        self.weights = self.parameters
+        self._enter(coordinates, whitening, device)
+        if isinstance(self.template.pooling, NormalisedTokens) and self.coordinates is not None:
+            self.template.pooling.enter_coordinates(self.coordinates)
         self.buffers = {
             name: buffer
             if self.shares_attention
             else torch.stack([p.pooling.get_buffer(name) for p in probes])
             for name, buffer in self.template.pooling.named_buffers()
         }
-        self.norm = self.template.norm if isinstance(self.template.norm, nn.BatchNorm1d) else None
         size = (len(members), self.template.pooling.out_dim)
         self.running_mean = torch.zeros(size, device=device)
         self.running_var = torch.ones(size, device=device)
@@ -130,6 +144,8 @@ class Group:
         if whitening is not None and self.fixed_statistics:
             self.running_mean += whitening.mean.to(device)
             self.running_var *= whitening.std.to(device).square()
+        elif self.coordinates is not None and self.template.pooling.own_values:
+            self.running_var *= self.coordinates.std.square()
         self.views = self._views()
 
     def __len__(self) -> int:
@@ -146,21 +162,36 @@ class Group:
 
     @property
     def layer_norm(self) -> float | None:
-        """ε of the LayerNorm through which it reads the tokens, if there is one."""
+        """ε of the LayerNorm through which it reads the tokens, if there is one.
+
+        LN of s x with ε is LN of x with ε/s².
+        """
         pooling = self.template.pooling
-        return pooling.layer_norm if isinstance(pooling, QueryPooling) else None
+        if not isinstance(pooling, QueryPooling) or pooling.layer_norm is None:
+            return None
+        return pooling.layer_norm / self.scale**2
 
     @property
     def regularised(self) -> bool:
         """Whether its loss reads the attention as well as the logits."""
         return bool(self.template.regularisation)
 
-    def weight(self, name: str) -> Tensor:
-        """The parameter ``name`` of all members as the probe uses it, ``(G, …)``."""
-        parameter = self.parameters[name]
-        if self.whitened is None or self.whitened[0] != name:
-            return parameter
-        return parameter @ self.whitened[1].to(parameter.dtype)
+    def fold(self) -> None:
+        """Make `weights` of the learned parameters, with their gradients."""
+        self.weights = self.parameters
+        if self.coordinates is not None:
+            pooling = "pooling."
+            learned = {
+                name.removeprefix(pooling): t
+                for name, t in self.parameters.items()
+                if name.startswith(pooling)
+            }
+            folded = published(self.template.pooling, learned, self.coordinates)
+            self.weights = self.parameters | {pooling + n: t for n, t in folded.items()}
+        if self.whitened is not None:
+            name, matrix = self.whitened
+            weight = self.parameters[name]
+            self.weights = self.parameters | {name: weight @ matrix.to(weight.dtype)}
 
     def queries(self, stats: Any) -> Tensor:
         """Folded queries of all members, ``(G·M, D)``."""
@@ -179,10 +210,10 @@ class Group:
     def pool(self, tokens: Tensor) -> Tensor:
         """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""
         call = _Call(self.template.pooling, "forward")
-        stacked = {n: t for n, t in self.parameters.items() if n.startswith("pooling.")}
-        if not stacked:
+        tokens = tokens * self.scale if self.scale != 1 else tokens
+        weights = {n: t for n, t in self.weights.items() if n.startswith("pooling.")}
+        if not weights:
             return call(tokens)[None].expand(len(self), -1, -1)
-        weights = {name: self.weight(name) for name in stacked}
         weights |= {f"pooling.{n}": buffer for n, buffer in self.buffers.items()}
         return torch.stack(
             [
@@ -193,8 +224,8 @@ class Group:
 
     def classify(self, descriptors: Tensor, training: bool) -> Tensor:
         """Batch norm without affine, then each member's linear classifier: ``(G, B, C)``."""
-        weight, bias = self.weight("classifier.weight"), self.parameters["classifier.bias"]
-        y = descriptors.to(weight.dtype)
+        weight, bias = self.weights["classifier.weight"], self.weights["classifier.bias"]
+        y = descriptors.to(weight.dtype) - self._offset()
         training = training and not self.fixed_statistics
         if self.norm is not None:
             mean = y.mean(1) if training else self.running_mean
@@ -207,7 +238,7 @@ class Group:
                     mean, var = part.moments(own, var)
                     y = y + (own - mean)[:, None]
                 self._track(mean, var, images)
-            y = y * torch.rsqrt(var[:, None] + self.norm.eps)
+            y = y * torch.rsqrt(var[:, None] + self._epsilon)
         return linears(y, weight) + bias[:, None]
 
     def hand_gradients(self) -> None:
@@ -244,15 +275,61 @@ class Group:
         """Member ``g`` as an ordinary module, a copy."""
         probe = copy.deepcopy(self.template)
         with torch.no_grad():
-            for name in self.parameters:
-                probe.get_parameter(name).copy_(self.weight(name)[g])
+            self.fold()
+            for name, weights in self.weights.items():
+                probe.get_parameter(name).copy_(weights[g])
+            offset = self._offset().expand(len(self), 1, self.template.pooling.out_dim)[g, 0]
             for name, buffer in self.buffers.items():
                 own = buffer if self.shares_attention else buffer[g]
                 probe.pooling.get_buffer(name).copy_(own)
             if isinstance(probe.norm, nn.BatchNorm1d):
-                probe.norm.running_mean.copy_(self.running_mean[g])  # type: ignore[union-attr]
+                probe.norm.running_mean.copy_(self.running_mean[g] + offset)  # type: ignore[union-attr]
                 probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
+                # What was divided by √(v + ετ²) is divided by √(v + ε) from here on.
+                variance = self.running_var[g]
+                ratio = (variance + probe.norm.eps) / (variance + self._epsilon)
+                probe.classifier.weight.mul_(ratio.sqrt())
+            else:
+                probe.classifier.bias.sub_(probe.classifier.weight @ offset)
+            if isinstance(probe.pooling, NormalisedTokens):
+                probe.pooling.leave_coordinates()
+            if self.scale != 1:
+                probe.scale = torch.tensor(self.scale, device=self.running_mean.device)
         return probe.eval()
+
+    def _enter(
+        self, coordinates: Coordinates | None, whitening: Whitening | None, device: torch.device
+    ) -> None:
+        """Learn in ``coordinates`` of the tokens, or of the pooled vectors that are whitened."""
+        pooling, self.scale = self.template.pooling, 1.0
+        unit = None if whitening is None or not pooling.own_values else whitening.std.to(device)
+        self.coordinates = None if coordinates is None else coordinates.to(device)
+        if self.coordinates is not None:
+            if not pooling.linear_in_tokens:
+                self.scale = self.coordinates.scale
+                self.coordinates = self.coordinates.scaled()
+            if pooling.own_values:
+                unit = self.coordinates.std
+        eps = 0.0 if self.norm is None else self.norm.eps
+        # The batch norm's ε is for descriptors of deviation about 1.
+        self._epsilon = eps if unit is None else eps * unit.square()
+
+    def _offset(self) -> Tensor:
+        """What the mean token μ adds to its descriptors whatever the image, ``(G, 1, D_o)`` or 0.
+
+        Standardised tokens have none. A map with a bias takes it off by that, and a norm in front
+        by itself; of the others it is taken off here.
+        """
+        pooling, at = self.template.pooling, self.coordinates
+        if at is None:
+            return self.running_mean.new_zeros(())
+        if pooling.own_values:
+            return at.mean
+        maps = [f"pooling.{name}" for name in pooling.token_maps]
+        biased = any(f"{name}.bias" in self.weights for name in maps)
+        if not maps or biased or not isinstance(pooling, QueryPooling):
+            return self.running_mean.new_zeros(())
+        return self.values(at.mean.expand(1, len(self) * pooling.num_predictors, -1), None)
 
     def state(self) -> dict[str, Tensor]:
         """All that training changes, by name; the tensors themselves, not copies."""
@@ -270,7 +347,7 @@ class Group:
     def _each(self, method: str, in_dims: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """``pooling.method`` over the member axis of the parameters."""
         call = _Call(self.template.pooling, method)
-        mine = {n: t for n, t in self.parameters.items() if n.startswith("pooling.")}
+        mine = {n: t for n, t in self.weights.items() if n.startswith("pooling.")}
 
         def one(parameters: dict[str, Tensor], *inputs: Any) -> Tensor:
             return functional_call(call, parameters, inputs)
@@ -301,13 +378,18 @@ def make_groups(
     shape: Shape,
     device: torch.device,
     whitenings: Mapping[str, Whitening] | None = None,
+    coordinates: Mapping[str, Coordinates] | None = None,
 ) -> list[Group]:
-    """One group a probe, in the order in which probes first appear; ``whitenings`` by input."""
+    """One group a probe, in the order in which probes first appear.
+
+    ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input.
+    """
     by_probe: dict[str, list[Member]] = {}
     for member in members:
         by_probe.setdefault(member.probe, []).append(member)
-    known = whitenings or {}
-    return [
-        Group(group, shape, device, known.get(shape.build(probe).input))
-        for probe, group in by_probe.items()
-    ]
+    groups = []
+    for probe, alike in by_probe.items():
+        read = shape.build(probe).input
+        of_vectors, of_tokens = (whitenings or {}).get(read), (coordinates or {}).get(read)
+        groups.append(Group(alike, shape, device, of_vectors, of_tokens))
+    return groups

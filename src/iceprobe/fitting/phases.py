@@ -1,13 +1,15 @@
 """The phases of a protocol: train a crowd for some epochs, look at it after each, keep the best.
 
-`heldout` has two (``select`` on nine tenths of the training split, ``refit`` on all of it) and one
-look at the test split; `paper` has one, and looks at the reported split after every epoch.
+`heldout` selects in one phase for each held-out part of the training split, and again where a grid
+grows, refits on all of it, and looks at the test split once; `paper` has one phase, and looks at the
+reported split after every epoch.
 """
 
 import itertools
 import logging
 import math
 import time
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iceprobe.distributed import world
@@ -27,10 +30,13 @@ from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import whitening
+from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.headline import Headline, headline_accuracy, weights
 from iceprobe.stopping import asked, saving_first, stop_if_asked
+from iceprobe.store.quantisation import check_rounding, rounding
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -48,6 +54,7 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
+    headline: Headline = "top1"  # by which is selected
     shuffle: Shuffle = ROWS  # decided when the tokens are at hand
 
 
@@ -81,18 +88,24 @@ class Phase:
     """One phase, as far as it has come; all of it goes into the checkpoint.
 
     Attributes:
-        name: ``"select"``, ``"refit"`` or ``"paper"``.
+        name: its own among those of a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
+            word stands in the rows.
         members: to train.
+        fold: number of the held-out part that it selects on, from 0.
         stops: probe → epoch at which its members stop; the schedule keeps its full horizon.
         rows: one a member and epoch.
         seconds: of training and evaluation, over all sessions.
         dropped: members that ended before their stop; the groups go on without them.
         groups: of the members that go on; a probe with none has no group.
         best: of each group, where it is kept.
+        looks: epochs after which it looks at images; after every one if ``None``.
+        right: by look and member which images it was right on, ``(L, G, ⌈n/8⌉)`` as bits, zeros
+            where it was gone; ``None`` where no record is kept.
     """
 
     name: str
     members: list[Member]
+    fold: int = 0
     stops: dict[str, int] = field(default_factory=dict)
     epoch: int = 0
     rows: list[CurveRow] = field(default_factory=list)
@@ -100,12 +113,44 @@ class Phase:
     dropped: list[Dropped] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     best: list[Best] = field(default_factory=list)
+    looks: list[int] | None = None
+    right: NDArray[np.uint8] | None = None
+
+    @property
+    def stage(self) -> str:
+        """``"select"``, ``"refit"`` or ``"paper"``."""
+        return self.name.split()[0]
 
     @property
     def going(self) -> list[Member]:
         """The members that weren't dropped."""
         gone = {dropped.member for dropped in self.dropped}
         return [member for member in self.members if member not in gone]
+
+
+class Course:
+    """The phases of a fit in their order; those that a checkpoint holds aren't trained again.
+
+    Args:
+        setting: that they share.
+        saved: what :meth:`Checkpoint.load` gave.
+    """
+
+    def __init__(self, setting: Setting, saved: Saved | None):
+        self.setting, self.saved = setting, saved
+        self.done: list[Phase] = []
+
+    def run(self, phase: Phase, train: Feed, evaluate_on: Feed | None, **how: Any) -> Phase:
+        """``phase`` at its end; ``how`` as for :func:`run_phase`."""
+        before, saved = len(self.done), self.saved
+        if saved is not None and before < len(saved.before):
+            _remember(phase, saved.before[before])
+            phase.right = _recorded(saved.tensors, before)
+        else:
+            mine = saved if saved is not None and before == len(saved.before) else None
+            run_phase(phase, self.setting, train, evaluate_on, before=self.done, saved=mine, **how)
+        self.done.append(phase)
+        return phase
 
 
 @saving_first()
@@ -117,7 +162,7 @@ def run_phase(
     *,
     keep_best: bool = False,
     rungs: Collection[int] = (),
-    before: list[dict[str, Any]] | None = None,
+    before: Sequence[Phase] = (),
     saved: Saved | None = None,
 ) -> None:
     """Train ``phase`` to its end, from ``saved`` where it holds a part of it.
@@ -132,8 +177,8 @@ def run_phase(
         evaluate_on: the images to look at after each epoch.
         keep_best: keep each member as it was after its best epoch there.
         rungs: epochs after which settings that are clearly beaten there stop.
-        before: finished phases, as :func:`describe` gives them, for the checkpoint.
-        saved: what :meth:`Checkpoint.load` gave.
+        before: finished phases, for the checkpoint.
+        saved: what :meth:`Checkpoint.load` gave, if it holds a part of this phase.
     """
     protocol = setting.protocol
     batch_size = images_per_step(protocol, len(train))
@@ -146,12 +191,19 @@ def run_phase(
         for name in train.inputs
         if name in VECTORS and shrinkage is not None
     }
-    resumed = saved if saved is not None and saved.phase["name"] == phase.name else None
+    resumed = saved
     if resumed is not None:
         _remember(phase, resumed.phase)
+        phase.right = _recorded(resumed.tensors, len(before))
     if not phase.going:
         return
-    phase.groups = make_groups(phase.going, setting.shape, setting.device, whitenings)
+    if evaluate_on is not None and not keep_best and phase.right is None:
+        looks = protocol.epochs if phase.looks is None else len(phase.looks)
+        size = -(-len(evaluate_on) // 8)
+        phase.right = np.zeros((looks, len(phase.members), size), np.uint8)
+    counted = weights(setting.headline, evaluate_on.labels.cpu()) if evaluate_on else np.ones(0)
+    coordinates = _coordinates(train, setting)
+    phase.groups = make_groups(phase.going, setting.shape, setting.device, whitenings, coordinates)
     stops = [phase.stops.get(g.members[0].probe, protocol.epochs) for g in phase.groups]
     crowd = Crowd(
         phase.groups,
@@ -166,7 +218,11 @@ def run_phase(
     def save(sums: Sequence[Tensor] = ()) -> None:
         tensors = crowd.state() | _best_state(phase)
         tensors |= {f"losses.{i}": running for i, running in enumerate(sums)}
-        setting.checkpoint.save(Saved(tensors, describe(phase), before or [], setting.shuffle))
+        for i, one in enumerate([*before, phase]):
+            if one.right is not None:
+                tensors[f"right.{i}"] = torch.from_numpy(one.right)
+        finished = [describe(one) for one in before]
+        setting.checkpoint.save(Saved(tensors, describe(phase), finished, setting.shuffle))
 
     total = max(phase.stops.get(m.probe, protocol.epochs) for m in phase.members) * steps_an_epoch
     began = last_saved = time.monotonic()
@@ -193,9 +249,11 @@ def run_phase(
         }
         _drop_diverged(phase, crowd, active, losses)
         looked_at = [group for group in active if group in crowd.groups]
-        right = _look(phase, setting, looked_at, losses, evaluate_on, batch_size, keep_best)
+        looks = phase.looks is None or phase.epoch in phase.looks
+        feed = evaluate_on if looks else None
+        right = _look(phase, setting, looked_at, losses, feed, batch_size, keep_best)
         if phase.epoch in rungs:
-            _drop_beaten(phase, crowd, right)
+            _drop_beaten(phase, crowd, right, counted)
 
         now = time.monotonic()
         phase.seconds, began = phase.seconds + now - began, now
@@ -203,6 +261,27 @@ def run_phase(
             save()
             last_saved = time.monotonic()
         stop_if_asked()
+
+
+def _coordinates(train: Feed, setting: Setting) -> dict[str, Coordinates]:
+    """Of the tokens of each input, and whether the dtype of their products can hold them.
+
+    Raises:
+        IceprobeError: if it can't.
+    """
+    found: dict[str, Coordinates] = {}
+    narrow, standardised = setting.amp.itemsize < 4, setting.protocol.coordinates == "standardised"
+    if not (narrow or standardised):
+        return found
+    for name in sorted(train.inputs.difference(VECTORS)):
+        tokens = train.sample(name, setting.run_seed)
+        if narrow:
+            dtype = str(setting.amp).removeprefix("torch.")
+            share = float(rounding(tokens[None], tokens[None].to(setting.amp)))
+            check_rounding(share, f"amp={dtype}", "take amp=float32")
+        if standardised:
+            found[name] = Coordinates.of(tokens)
+    return found
 
 
 def _vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
@@ -226,26 +305,34 @@ def _look(
         Which images each member is right on, ``(n,)``.
     """
     right: dict[Member, np.ndarray] = {}
+    accuracy: dict[Member, float] = {}
     if feed is not None and groups:
         top = min(5, setting.shape.num_classes) if keep_best else 1
         tops = predict_all(groups, feed, batch_size, top)
         labels = feed.labels.cpu()
         for group, t in zip(groups, tops, strict=True):
-            right |= zip(group.members, (t[..., 0] == labels).numpy(), strict=True)
+            hits = (t[..., 0] == labels).numpy()
+            right |= zip(group.members, hits, strict=True)
+            means = headline_accuracy(setting.headline, hits, labels).tolist()
+            accuracy |= zip(group.members, means, strict=True)
         if keep_best:
-            accuracies = [np.array([right[m].mean() for m in g.members]) for g in groups]
+            accuracies = [np.array([accuracy[m] for m in g.members]) for g in groups]
             _keep_best(phase, groups, accuracies, tops)
+    place = phase.epoch - 1 if phase.looks is None else bisect(phase.looks, phase.epoch) - 1
+    numbers = {member: g for g, member in enumerate(phase.members)}
     for group in groups:
         for member in group.members:
-            accuracy = float(right[member].mean()) if member in right else None
-            phase.rows.append(_row(phase, member, losses[member], accuracy))
+            if phase.right is not None and member in right:
+                phase.right[place, numbers[member]] = np.packbits(right[member])
+            phase.rows.append(_row(phase, member, losses[member], accuracy.get(member)))
     return right
 
 
 def _row(phase: Phase, member: Member, loss: float, accuracy: float | None) -> CurveRow:
     return CurveRow(
         **asdict(member),
-        phase=phase.name,
+        phase=phase.stage,
+        fold=phase.fold,
         epoch=phase.epoch,
         train_loss=loss,
         eval_accuracy=accuracy,
@@ -274,7 +361,12 @@ def _drop_diverged(
     _drop(phase, crowd, diverged, "diverged")
 
 
-def _drop_beaten(phase: Phase, crowd: Crowd, right: Mapping[Member, np.ndarray]) -> None:
+def _drop_beaten(
+    phase: Phase,
+    crowd: Crowd,
+    right: Mapping[Member, np.ndarray],
+    counted: NDArray[np.float64],
+) -> None:
     """Go on without the settings that another of their probe clearly beats.
 
     A seed that has diverged is right nowhere.
@@ -287,7 +379,7 @@ def _drop_beaten(phase: Phase, crowd: Crowd, right: Mapping[Member, np.ndarray])
                 settings.setdefault(point, []).append(member)
         running = [seeds for seeds in settings.values() if any(m in right for m in seeds)]
         means = [sum(right[m] for m in seeds if m in right) / len(seeds) for seeds in running]
-        lost = clearly_beaten(np.stack(means))
+        lost = clearly_beaten(np.stack(means), counted)
         beaten = [m for seeds, out in zip(running, lost, strict=True) if out for m in seeds]
         _drop(phase, crowd, [m for m in beaten if m in right], "beaten")
 
@@ -331,11 +423,10 @@ def describe(phase: Phase) -> dict[str, Any]:
     }
 
 
-def recall(description: dict[str, Any], members: list[Member]) -> Phase:
-    """A finished phase from :func:`describe`'s JSON, without its tensors."""
-    phase = Phase(description["name"], members)
-    _remember(phase, description)
-    return phase
+def _recorded(tensors: Mapping[str, Tensor], number: int) -> NDArray[np.uint8] | None:
+    """Which images the members of a saved phase were right on."""
+    found = tensors.get(f"right.{number}")
+    return None if found is None else found.numpy().copy()
 
 
 def _remember(phase: Phase, description: dict[str, Any]) -> None:

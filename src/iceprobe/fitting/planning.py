@@ -1,33 +1,38 @@
 """What a fit will cost, before it is begun, and whether a feature store pays for itself.
 
-    seconds = Σ_phases epochs · max(learnt / B · train + looked at / B · look, read / disk)
+    seconds = Σ_phases epochs · max(learnt / B · train + looked at / B · look, read / disk) + solving
 
 A phase has its members: all of the grid to select, one setting to refit. Its batches of B images
-cost a training step or a look; tokens beyond the memory are read while the members learn. Live,
+cost a training step or a look; tokens beyond the memory are read while the members learn. Linear probes
+are solved for (`linear.py`): passes over the vectors, at the speed of a matrix product. Live,
 without a store, every image read is a forward pass of the backbone on the same device instead:
 
     cached = extraction + seconds        live = Σ_phases (steps + images / images per second)
 """
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import BaseModel
 
 from iceprobe.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.api import LOW_SHOT_REPLICATES
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_device
 from iceprobe.fitting.feed import tensors_read
+from iceprobe.fitting.grids import grid_of
+from iceprobe.fitting.linear import DECAYS, given_decays
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import Protocol, for_images, get_protocol, images_per_step
 from iceprobe.fitting.rehearsal import TOKENS_AT_ONCE, Rehearsed, Step, Steps, rehearse
+from iceprobe.fitting.repeats import repeated
 from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
 from iceprobe.knn.planning import SearchPlan, plan_search
 from iceprobe.probes import parse_probe, probe_label, within_budget
@@ -43,6 +48,9 @@ from iceprobe.store.layout import STORED, image_bytes, patch_bytes, token_layout
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
+LOOKS = 40  # at all rows, of a search for an optimum: on the bundled sets 12 to 110 iterations
+PRODUCT = ((2048, 192), (192, 16))
+
 
 class Phase(BaseModel):
     """A phase of the protocol, in one repetition.
@@ -50,9 +58,11 @@ class Phase(BaseModel):
     Attributes:
         name: ``"select"``, ``"refit"``, ``"paper"`` or, the last look, ``"report"``.
         members: that learn together.
-        settings: of the grid among them, of each probe.
+        settings: of the grid among them, of the probe that has most.
+        each: members of each probe, in their order.
         epochs: at most; a refit stops at the epoch that was selected.
         learnt, looked_at: images of an epoch, to train on and to evaluate on.
+        times: that it is run, once for each held-out part.
         step_seconds: of its epochs, tokens at hand.
         seconds: of its epochs, with reading where that takes longer.
     """
@@ -60,16 +70,23 @@ class Phase(BaseModel):
     name: str
     members: int
     settings: int
+    each: list[int]
     epochs: int
     learnt: int
     looked_at: int
+    times: int = 1
     step_seconds: float = 0.0
     seconds: float = 0.0
 
     @property
     def images(self) -> int:
         """Images read in all its epochs."""
-        return self.epochs * (self.learnt + self.looked_at)
+        return self.all_epochs * (self.learnt + self.looked_at)
+
+    @property
+    def all_epochs(self) -> int:
+        """Of all times."""
+        return self.times * self.epochs
 
 
 class FitPlan(BaseModel):
@@ -84,6 +101,7 @@ class FitPlan(BaseModel):
         held: whether patch tokens are held in memory; ``None`` where no probe reads them.
         bytes_per_second: of the disk they are streamed from; ``None`` where they aren't, or it
             isn't known, and reading is not counted.
+        solving: seconds for linear probes at their optimum, of one repetition; ``seconds`` counts them.
         search: k-NN's part, all repetitions, which ``seconds`` and ``flops`` don't count; ``None``
             where it isn't asked for.
         basis: where a step's seconds come from, in words.
@@ -97,6 +115,7 @@ class FitPlan(BaseModel):
     flops: float
     held: bool | None
     bytes_per_second: float | None
+    solving: float = 0.0
     search: SearchPlan | None = None
     basis: str
     refusal: str | None = None
@@ -104,24 +123,24 @@ class FitPlan(BaseModel):
     @property
     def seconds(self) -> float:
         """Of the whole fit on stored tokens."""
-        return self.repetitions * sum(phase.seconds for phase in self.phases)
+        return self.repetitions * (sum(phase.seconds for phase in self.phases) + self.solving)
 
     @property
     def epochs(self) -> int:
         """That members learn for, all phases and repetitions."""
-        return self.repetitions * sum(phase.epochs for phase in self.phases if phase.learnt)
+        return self.repetitions * sum(phase.all_epochs for phase in self.phases if phase.learnt)
 
     @property
     def epoch_seconds(self) -> float:
         """Of an epoch of all members, its look included, on stored tokens."""
-        return self.phases[0].seconds / self.phases[0].epochs if self.phases else 0.0
+        return self.phases[0].seconds / self.phases[0].all_epochs if self.phases else 0.0
 
     def live_epoch_seconds(self, images_per_second: float) -> float:
         """The same with a forward pass of the backbone for each image, and no store."""
         if not self.phases:
             return 0.0
         first = self.phases[0]
-        return (first.step_seconds + first.images / images_per_second) / first.epochs
+        return (first.step_seconds + first.images / images_per_second) / first.all_epochs
 
     def live_seconds(self, images_per_second: float) -> float:
         """Of the whole fit without a store."""
@@ -148,7 +167,7 @@ def plan_fit(
     budget: int | None = None,
     budget_flops: int | None = None,
     protocol: str = "heldout",
-    seeds: int = 3,
+    seeds: int | None = None,
     replicates: int | None = None,
     shots: int | None = None,
     fraction: float | None = None,
@@ -158,6 +177,7 @@ def plan_fit(
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
     halving: bool = False,
+    coordinates: str | None = None,
     split: str = "test",
     memory: int | None = None,
     device: str | None = None,
@@ -174,7 +194,7 @@ def plan_fit(
     """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
 
     k-NN learns nothing and is told apart, in ``search``; settings that ``halving`` would stop are counted
-    to their end. Classes are taken to be of equal size.
+    to their end, and those that a grid grows by not at all. Classes are taken to be of equal size.
 
     Args:
         backbone: whose tokens they are; only their shape counts.
@@ -220,8 +240,6 @@ def plan_fit(
     images = _learnt_from(sizes.get("train", 0), num_classes, shots, fraction)
     reported = sizes.get(split, 0)
     low_shot = shots is not None or fraction is not None
-    replicates = LOW_SHOT_REPLICATES if low_shot and replicates is None else replicates
-    seeds = seeds if replicates is None else 1
     asked = get_protocol(
         protocol,
         epochs=epochs,
@@ -230,6 +248,7 @@ def plan_fit(
         weight_decays=weight_decays,
         min_steps=min_steps,
         halving=halving,
+        coordinates=coordinates,
     )
     asked = for_images(asked, max(1, images))
 
@@ -240,6 +259,10 @@ def plan_fit(
         )
     labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
     trained = [label for label in labels if parse_probe(label).name != "knn"]
+    seeds, replicates = repeated(
+        seeds, replicates, trained=len(trained), held_out=asked.held_out, low_shot=low_shot
+    )
+    seeds = seeds if replicates is None else 1
     widths = [
         backbone.vectors.get(parse_probe(label).options.get("input", ""), backbone.dim)
         for label in labels
@@ -254,12 +277,6 @@ def plan_fit(
             flops_per_second=flops_per_second,
             measure_seconds=min(measure_seconds, 1.0),
         )
-    if not trained or not images:
-        return FitPlan(
-            members=0, repetitions=replicates or 1, images=images, phases=[], flops=0, held=None,
-            bytes_per_second=None, search=search, basis="nothing is trained",
-        )  # fmt: skip
-
     shape = Shape(
         backbone.dim,
         num_classes,
@@ -268,14 +285,35 @@ def plan_fit(
         backbone.pooled_class,
         backbone.vectors,
     )
+    solved = [
+        one
+        for one in trained
+        if asked.solves_linear and parse_probe(one).name == "linear" and images
+    ]
+    solving = sum(_solving_flops(asked, shape, label, images) for label in solved)
+    solving_seconds = solving / (flops_per_second or product_speed(check_device(device)))
+    trained = [one for one in trained if one not in solved]
+    if not trained or not images:
+        return FitPlan(
+            members=len(solved), repetitions=replicates or 1, images=images, phases=[],
+            flops=(replicates or 1) * solving, held=None, bytes_per_second=None,
+            solving=solving_seconds, search=search,
+            basis="linear probes are solved for" if solved else "nothing is trained",
+        )  # fmt: skip
+
     built = [shape.build(label) for label in trained]
-    phases = phases_of(asked, len(trained), seeds, images, reported, num_classes)
+    grids = {
+        label: grid_of(asked, label, probe.num_parameters()["total"])
+        for label, probe in zip(trained, built, strict=True)
+    }
+    points = [len(grid.points) for grid in grids.values()]
+    phases = phases_of(asked, points, seeds, images, reported, num_classes)
     stored = StoredShape.of(backbone)
     settings = Settings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
     layout = token_layout(stored, settings)
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
-    members = dict.fromkeys(trained, seeds * _grid(asked))
+    members = {label: seeds * count for label, count in zip(trained, points, strict=True)}
     setting = Setting(
         asked,
         shape,
@@ -299,13 +337,13 @@ def plan_fit(
     batch, refusal = images_per_step(asked, images), None
     if flops_per_second is not None:
         one, grid = (
-            _step(built, seeds * points, batch, backbone, flops_per_second)
-            for points in (1, _grid(asked))
+            _step(built, [seeds * count for count in counts], batch, backbone, flops_per_second)
+            for counts in ([1] * len(built), points)
         )
         steps, basis = Rehearsed(one, grid, 0, 0), f"at {flops_per_second / 1e12:g} TFLOP/s"
     else:
         run = Steps(
-            trained,
+            grids,
             seeds,
             asked,
             shape=shape,
@@ -317,21 +355,25 @@ def plan_fit(
         refusal = _refusal(step, sum(members.values()), setting) if here else None
         if refusal is None:
             most = max(2, TOKENS_AT_ONCE // (4 * stored.num_tokens * stored.dim))
-            steps = rehearse(run, _grid(asked), batch, most, measure_seconds)
-            basis = _told(steps, _grid(asked), batch, here)
+            steps = rehearse(run, max(points), batch, most, measure_seconds)
+            basis = _told(steps, max(points), batch, here)
         else:
             steps, basis = Rehearsed(Step(0, 0), Step(0, 0), 0, 0), "not run"
+    if any(grid.grows for grid in grids.values()):
+        basis += "; a grid whose best rate lies at its edge grows, which isn't counted"
     if asked.halving:
         basis += "; at most: settings that stop early are counted to their end"
     phases = [_costed(phase, steps, batch, each, bytes_per_second) for phase in phases]
     return FitPlan(
-        members=phases[0].members,
+        members=phases[0].members + len(solved),
         repetitions=replicates or 1,
         images=images,
         phases=phases,
-        flops=(replicates or 1) * sum(_flops(phase, built, backbone) for phase in phases),
+        flops=(replicates or 1)
+        * (sum(_flops(phase, built, backbone) for phase in phases) + solving),
         held=held,
         bytes_per_second=bytes_per_second,
+        solving=solving_seconds,
         search=search,
         basis=basis,
         refusal=refusal,
@@ -339,15 +381,34 @@ def plan_fit(
 
 
 def phases_of(
-    protocol: Protocol, probes: int, seeds: int, images: int, reported: int, num_classes: int
+    protocol: Protocol,
+    points: Sequence[int],
+    seeds: int,
+    images: int,
+    reported: int,
+    num_classes: int,
 ) -> list[Phase]:
-    """The phases of a protocol on ``images`` of classes of equal size, without their seconds."""
+    """The phases of a protocol on ``images`` of classes of equal size, without their seconds.
 
-    def phase(name: str, settings: int, epochs: int, learnt: int, looked_at: int) -> Phase:
+    Args:
+        points: settings of each probe's grid.
+    """
+
+    def phase(
+        name: str,
+        settings: Sequence[int],
+        epochs: int,
+        learnt: int,
+        looked_at: int,
+        seeds: int = seeds,
+        times: int = 1,
+    ) -> Phase:
         return Phase(
             name=name,
-            members=probes * settings * seeds,
-            settings=settings,
+            members=seeds * sum(settings),
+            settings=max(settings),
+            each=[seeds * count for count in settings],
+            times=times,
             epochs=epochs,
             learnt=learnt,
             looked_at=looked_at,
@@ -355,25 +416,45 @@ def phases_of(
 
     epochs = protocol.epochs
     if protocol.held_out == 0:
-        return [phase("paper", _grid(protocol), epochs, images, reported)]
+        return [phase("paper", points, epochs, images, reported)]
     each = images // num_classes
-    held = num_classes * max(1, round(protocol.held_out * images / num_classes)) if each > 1 else 0
-    select = [phase("select", _grid(protocol), epochs, images - held, held)] if held else []
-    return [*select, phase("refit", 1, epochs, images, 0), phase("report", 1, 1, 0, reported)]
+    if each < 2:
+        select = []
+    elif images < protocol.folds_below:
+        held, times = images // protocol.folds, protocol.folds * protocol.repeats
+        select = [phase("select", points, epochs, images - held, held, seeds=1, times=times)]
+    else:
+        held = num_classes * max(1, round(protocol.held_out * images / num_classes))
+        select = [phase("select", points, epochs, images - held, held)]
+    one = [1] * len(points)
+    return [*select, phase("refit", one, epochs, images, 0), phase("report", one, 1, 0, reported)]
+
+
+def _solving_flops(protocol: Protocol, shape: Shape, label: str, images: int) -> float:
+    """Of a linear probe's path of decays on every part, and of its refit: three products a look."""
+    width = shape.vectors.get(shape.build(label).input, shape.dim)
+    parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
+    decays = len(given_decays(protocol) or DECAYS)
+    return (parts * decays + 1) * LOOKS * 6.0 * images * width * shape.num_classes
+
+
+def product_speed(device: torch.device, seconds: float = 0.05) -> float:
+    """FLOPs a second of a product as the search for an optimum makes them, in float64."""
+    left, right = (torch.ones(*size, dtype=torch.float64, device=device) for size in PRODUCT)
+    done, began = 0, time.perf_counter()
+    while done < 2 or time.perf_counter() - began < seconds:
+        float((left @ right)[0, 0])
+        done += 1
+    return done * 2.0 * left.numel() * right.shape[1] / (time.perf_counter() - began)
 
 
 def _searched(
     protocol: Protocol, images: int, reported: int, num_classes: int
 ) -> list[tuple[int, int]]:
     """k-NN's (bank, queries): a search to select on held-out images, and one to report."""
-    phases = phases_of(protocol, 1, 1, images, reported, num_classes)
-    select = [(p.learnt, p.looked_at) for p in phases if p.name == "select"]
+    phases = phases_of(protocol, [1], 1, images, reported, num_classes)
+    select = [(p.learnt, p.looked_at) for p in phases if p.name == "select" for _ in range(p.times)]
     return [*select, (images, reported)] if reported else select
-
-
-def _grid(protocol: Protocol) -> int:
-    """Settings of a probe's grid."""
-    return len(protocol.learning_rates) * len(protocol.weight_decays)
 
 
 def _learnt_from(images: int, num_classes: int, shots: int | None, fraction: float | None) -> int:
@@ -411,27 +492,29 @@ def _costed(
     read = (phase.learnt + phase.looked_at) * image_bytes
     epoch = max(at_hand, read / bytes_per_second) if bytes_per_second else at_hand
     return phase.model_copy(
-        update={"step_seconds": phase.epochs * at_hand, "seconds": phase.epochs * epoch}
+        update={
+            "step_seconds": phase.all_epochs * at_hand,
+            "seconds": phase.all_epochs * epoch,
+        }
     )
 
 
 def _step(
-    probes: Sequence[Probe], each: int, batch: int, backbone: "Backbone", speed: float
+    probes: Sequence[Probe], each: Sequence[int], batch: int, backbone: "Backbone", speed: float
 ) -> Step:
-    """Seconds of a step of ``each`` members of every probe, by their FLOPs."""
+    """Seconds of a step of so many members of every probe, by their FLOPs."""
     train, look = (
-        each * batch * sum(f(probe, backbone) for probe in probes) / speed
+        batch * sum(n * f(probe, backbone) for n, probe in zip(each, probes, strict=True)) / speed
         for f in (_training_flops, _forward_flops)
     )
     return Step(train, look)
 
 
 def _flops(phase: Phase, probes: Sequence[Probe], backbone: "Backbone") -> float:
-    each = phase.members // len(probes) * phase.epochs
-    return each * sum(
-        phase.learnt * _training_flops(probe, backbone)
-        + phase.looked_at * _forward_flops(probe, backbone)
-        for probe in probes
+    return phase.all_epochs * sum(
+        members * phase.learnt * _training_flops(probe, backbone)
+        + members * phase.looked_at * _forward_flops(probe, backbone)
+        for members, probe in zip(phase.each, probes, strict=True)
     )
 
 

@@ -22,16 +22,26 @@ class Protocol:
         epochs: passes over the training images; the schedule's horizon.
         batch_size: images per step.
         warmup_epochs: of linear warm-up, before the half-cosine to 0.
-        learning_rates: the grid. For LARS the values are per 256 images and are multiplied by
-            ``batch_size / 256``.
-        weight_decays: the grid.
+        learning_rates: the grid of every probe; ``None`` for each kind's own (`grids.py`). For LARS
+            the values are per 256 images and are multiplied by ``batch_size / 256``.
+        weight_decays: likewise.
         held_out: fraction of the training split that selects the setting and the epoch; 0 means
             that the reported split does (and every number says so).
-        selected_on: what results say of it.
+        selected_on: what results say of it, where it isn't said by what was held out.
+        folds_below: training images below which folds select in place of one held-out part.
+        folds, repeats: of that cross-validation.
+        errors: standard errors by which an earlier epoch is better than the last, to be chosen
+            (`choosing.py`).
+        looks: at the held-out images in a schedule, at most.
+        growths: how often a grid grows on either side (`grids.py`).
         min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
         whitening: λ of the whitened coordinates in which probes on pooled vectors learn
             (`fitting/whitening.py`); ``None`` trains them as they are.
+        solves_linear: whether linear probes on stored vectors are learned to their optimum
+            (`linear.py`) in place of being trained.
         halving: whether settings that are clearly beaten stop early (`fitting/halving.py`).
+        coordinates: ``"standardised"``, in which no number hangs on the units of the features
+            (`probes/coordinates.py`), or ``"raw"``, in which pooled vectors aren't whitened either.
     """
 
     name: str
@@ -40,35 +50,48 @@ class Protocol:
     epochs: int
     batch_size: int
     warmup_epochs: float
-    learning_rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]
+    learning_rates: tuple[float, ...] | None
+    weight_decays: tuple[float, ...] | None
     held_out: float
     selected_on: str
+    folds_below: int = 0
+    folds: int = 5
+    repeats: int = 1
+    errors: float = 2.0
+    looks: int = 50
+    growths: int = 2
     min_steps: int = 0
     whitening: float | None = None
+    solves_linear: bool = False
     halving: bool = False
+    coordinates: str = "raw"
 
 
+COORDINATES = ("standardised", "raw")
 PROTOCOLS = {
     "heldout": Protocol(
         name="heldout",
-        summary="10% of train selects learning rate and epoch, refit on all of train, test read "
-        "once",
+        summary="10% of train (five folds below 1,200 images) selects the setting, refit on all of "
+        "train, test read once",
         optimizer="adamw",
         epochs=20,
         batch_size=256,
         warmup_epochs=1,
-        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        weight_decays=(0.0,),
+        learning_rates=None,
+        weight_decays=None,
         held_out=0.1,
         selected_on="held-out 10% of train",
+        folds_below=1200,
         min_steps=400,
         whitening=0.01,
+        coordinates="standardised",
+        solves_linear=True,
     ),
     "paper": Protocol(
         name="paper",
         summary="the publication's: LARS, 90 epochs, 4,096 images a step, best epoch on the "
-        "reported split; here on cached features, without augmentation or over stored views",
+        "reported split; here on cached features, without augmentation or over stored views; tokens "
+        "in their own units",
         optimizer="lars",
         epochs=90,
         batch_size=4096,
@@ -93,6 +116,7 @@ def get_protocol(
     weight_decays: Sequence[float] | None = None,
     min_steps: int | None = None,
     halving: bool = False,
+    coordinates: str | None = None,
 ) -> Protocol:
     """The protocol of that name with what the caller sets in place of its own values.
 
@@ -111,8 +135,13 @@ def get_protocol(
         "weight_decays": None if weight_decays is None else tuple(weight_decays),
         "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
         "halving": halving,
+        "coordinates": coordinates,
     }
+    if coordinates is not None and coordinates not in COORDINATES:
+        raise IceprobeError(unknown("coordinates", coordinates, COORDINATES))
     protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    if protocol.coordinates == "raw":
+        protocol = replace(protocol, whitening=None)
     if halving and not protocol.held_out:
         raise IceprobeError(
             f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
@@ -124,14 +153,14 @@ def get_protocol(
         raise IceprobeError(f"min_steps={protocol.min_steps}: give a number from 0 up")
     if protocol.batch_size < 2:
         raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
-    if not protocol.learning_rates or min(protocol.learning_rates) <= 0:
-        raise IceprobeError(f"learning_rates={protocol.learning_rates}: give positive numbers")
-    for key in ("learning_rates", "weight_decays"):
-        values = getattr(protocol, key)
-        if len(set(values)) < len(values):
+    rates, decays = protocol.learning_rates, protocol.weight_decays
+    if rates is not None and (not rates or min(rates) <= 0):
+        raise IceprobeError(f"learning_rates={rates}: give positive numbers")
+    if decays is not None and (not decays or min(decays) < 0):
+        raise IceprobeError(f"weight_decays={decays}: give numbers from 0 up")
+    for key, values in (("learning_rates", rates), ("weight_decays", decays)):
+        if values is not None and len(set(values)) < len(values):
             raise IceprobeError(f"{key}={values}: give each value once")
-    if not protocol.weight_decays or min(protocol.weight_decays) < 0:
-        raise IceprobeError(f"weight_decays={protocol.weight_decays}: give numbers from 0 up")
     return protocol
 
 
@@ -149,6 +178,12 @@ def steps_an_epoch(protocol: Protocol, num_images: int) -> int:
 def total_steps(protocol: Protocol, num_images: int) -> int:
     """Training steps of all epochs."""
     return protocol.epochs * steps_an_epoch(protocol, num_images)
+
+
+def look_epochs(protocol: Protocol) -> list[int]:
+    """The epochs of selection after which held-out images are looked at, the last among them."""
+    apart = -(-protocol.epochs // protocol.looks)
+    return sorted(range(protocol.epochs, 0, -apart))
 
 
 def launch_line(protocol: Protocol, num_images: int) -> str:

@@ -8,9 +8,8 @@ images are run, and a straight line through two sizes gives the rest: a step cos
 itself (optimiser, launching), and then in proportion to its members and its images.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,11 @@ import torch
 
 from iceprobe.fitting.engine import Crowd, predict
 from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.grids import Grid
 from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.protocols import Protocol
 from iceprobe.fitting.whitening import Whitening
+from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.registry import VECTORS
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
@@ -110,7 +111,7 @@ class Steps:
     """Runs real steps of a fit on random tokens: a :data:`Runner`.
 
     Args:
-        labels: of the probes.
+        grids: of each probe.
         seeds: of each setting.
         protocol: of the fit.
         shape, stored: of the probes and of the tokens.
@@ -120,7 +121,7 @@ class Steps:
 
     def __init__(
         self,
-        labels: Sequence[str],
+        grids: Mapping[str, Grid],
         seeds: int,
         protocol: Protocol,
         *,
@@ -130,25 +131,29 @@ class Steps:
         device: torch.device,
         amp: torch.dtype,
     ):
-        self.labels, self.seeds, self.protocol = labels, seeds, protocol
+        self.grids, self.seeds, self.protocol = grids, seeds, protocol
         self.shape, self.stored, self.device, self.amp = shape, stored, device, amp
-        self.inputs = {shape.build(label).input for label in labels}
+        self.inputs = {shape.build(label).input for label in grids}
         patches = any(name.endswith("patches") for name in self.inputs)
         self.split = noise(stored, settings.model_copy(update={"patches": patches}))
 
     def members(self, settings: int) -> list[Member]:
-        """Of the first ``settings`` of the grid."""
-        protocol = self.protocol
-        grid = list(itertools.product(protocol.learning_rates, protocol.weight_decays))
+        """Of the first ``settings`` of each grid."""
         return [
             Member(label, rate, decay, seed)
-            for label in self.labels
-            for rate, decay in grid[:settings]
+            for label, grid in self.grids.items()
+            for rate, decay in grid.points[:settings]
             for seed in range(self.seeds)
         ]
 
     def __call__(self, settings: int, images: int, seconds: float) -> Step:
-        groups = make_groups(self.members(settings), self.shape, self.device, self._whitenings())
+        groups = make_groups(
+            self.members(settings),
+            self.shape,
+            self.device,
+            self._whitenings(),
+            self._coordinates(),
+        )
         crowd = Crowd(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
         rows = np.resize(np.arange(len(self.split)), BATCHES * images)
         feed = Feed(self.split, rows, self.inputs, self.device, self.amp)
@@ -181,6 +186,14 @@ class Steps:
             for name, width in widths.items()
             if name in VECTORS
         }
+
+    def _coordinates(self) -> dict[str, Coordinates]:
+        """Likewise."""
+        if self.protocol.coordinates == "raw":
+            return {}
+        zero, one = torch.zeros(self.shape.dim), torch.ones(self.shape.dim)
+        neutral = Coordinates(zero, one, 1.0, zero, one)
+        return {name: neutral for name in self.inputs if name not in VECTORS}
 
     def _now(self) -> float:
         if self.device.type == "cuda":

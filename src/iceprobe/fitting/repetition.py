@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,24 @@ import torch
 from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
+from iceprobe.fitting.choosing import standard_error
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.protocols import Protocol, for_images, images_per_step, total_steps
-from iceprobe.fitting.selection import Fitted, peak_rate, run_protocol
+from iceprobe.fitting.selection import Fitted, run_protocol
+from iceprobe.fitting.tuning import grids_of
 from iceprobe.knn import knn
 from iceprobe.probes import parse_probe
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.headline import weights
+from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Diverged, Flops, Parameters, Result
-from iceprobe.results.undertrained import signs_of_undertraining
+from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.store.reader import Store
 
-FIT_VERSION = 3  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+log = logging.getLogger("iceprobe")
+FIT_VERSION = 5  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
 
 
 @dataclass(frozen=True)
@@ -118,19 +124,7 @@ def repetition(
     diverged: dict[str, list[Diverged]] = {}
     if trained := _trained(request.labels):
         protocol = for_images(request.protocol, len(store["train"]))
-        fingerprint = _fingerprint(
-            store,
-            probes=trained,
-            protocol=protocol,
-            seeds=list(seeds),
-            split=request.split,
-            amp=request.amp,
-            run_seed=run_seed,
-            shuffle=request.shuffle,
-            device=str(request.device).partition(":")[0],
-            torch=torch.__version__,
-        )
-        checkpoint = Checkpoint(state, fingerprint)
+        checkpoint = Checkpoint(state, "")
         setting = Setting(
             protocol,
             Shape.of(store.manifest),
@@ -139,6 +133,20 @@ def repetition(
             DTYPES[request.amp],
             checkpoint,
             progress,
+            headline=store.manifest.dataset.headline,
+        )
+        checkpoint.fingerprint = _fingerprint(
+            store,
+            probes=trained,
+            protocol=protocol,
+            grids=grids_of(setting, trained, len(store["train"])),
+            seeds=list(seeds),
+            split=request.split,
+            amp=request.amp,
+            run_seed=run_seed,
+            shuffle=request.shuffle,
+            device=str(request.device).partition(":")[0],
+            torch=torch.__version__,
         )
         fitted, rows, diverged = run_protocol(
             store,
@@ -159,6 +167,14 @@ def _result(
 ) -> Result:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
+    at_optimum, rates = fitted.solution is not None, fitted.grid.learning_rates
+    course: dict[str, Any] = {
+        "rows": [row for row in rows if row.probe == fitted.label],
+        "selected": fitted.selected,
+        "classes": len(store.classes),
+        "epochs": setting.protocol.epochs,
+        "steps": total_steps(setting.protocol, len(store["train"])),
+    }
     result = Result(
         probe=fitted.label,
         method="trained",
@@ -169,6 +185,7 @@ def _result(
         last_epoch=fitted.last_epoch,
         selected=fitted.selected,
         selected_on=fitted.selected_on,
+        selected_score=fitted.selected_score,
         settings_tried=fitted.settings_tried,
         best_minus_median=fitted.best_minus_median,
         early_stopping=fitted.early_stopping,
@@ -179,15 +196,9 @@ def _result(
         ),
         seconds=fitted.seconds,
         seeds=fitted.seeds,
-        training=_training_record(setting, len(store["train"])),
-        undertrained=signs_of_undertraining(
-            [row for row in rows if row.probe == fitted.label],
-            fitted.selected,
-            classes=len(store.classes),
-            epochs=setting.protocol.epochs,
-            steps=total_steps(setting.protocol, len(store["train"])),
-            learning_rates=_rates(setting.protocol, len(store["train"])),
-        ),
+        training=_training_record(setting, fitted, len(store["train"])),
+        undertrained=[] if at_optimum else signs_of_undertraining(learning_rates=rates, **course),
+        warnings=_warnings(fitted, store, setting, predictions, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
@@ -195,28 +206,62 @@ def _result(
     return result.attach(predictions=predictions, probes=fitted.probes, store=store)
 
 
-def _training_record(setting: Setting, num_images: int) -> dict[str, Any]:
+def _warnings(
+    fitted: Fitted,
+    store: Store,
+    setting: Setting,
+    predictions: Predictions,
+    split: str,
+    course: Mapping[str, Any],
+) -> list[str]:
+    """What a result says of its training, and of its held-out score, in the log as well."""
+    solution = fitted.solution
+    if solution is None:
+        found = training_warnings(edge=fitted.edge, **course)
+    else:
+        found = (
+            [] if solution.converged else [f"not at its optimum (gradient {solution.gradient:.0e})"]
+        )
+        if fitted.edge is not None:
+            found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
+    right = (predictions.predicted == predictions.labels).mean(0)
+    counted = weights(setting.headline, predictions.labels)
+    score, error = float(counted @ right), standard_error(right, counted)
+    found += far_below(score, error, fitted.selected_score, split)
+    for warning in found:
+        log.info("%s: %s", fitted.label, warning)
+    return found
+
+
+def _training_record(setting: Setting, fitted: Fitted, num_images: int) -> dict[str, Any]:
     """How a probe was trained, as far as its own selection doesn't say."""
-    protocol = setting.protocol
+    protocol, grid = setting.protocol, fitted.grid
+    where = {
+        "run_seed": setting.run_seed,
+        "device": setting.device.type,
+        **({"processes": world().size} if world().size > 1 else {}),
+    }
+    if fitted.solution is not None:
+        return {
+            "optimizer": "lbfgs",
+            "converged": fitted.solution.converged,
+            "weight_decays": list(grid.weight_decays),
+            **where,
+        }
     return {
         "optimizer": protocol.optimizer,
         "epochs": protocol.epochs,
         "images_per_step": images_per_step(protocol, num_images),
         "warmup_epochs": protocol.warmup_epochs,
-        "learning_rates": _rates(protocol, num_images),
-        "weight_decays": list(protocol.weight_decays),
+        "learning_rates": list(grid.learning_rates),
+        "weight_decays": list(grid.weight_decays),
+        "coordinates": protocol.coordinates,
         "whitening": protocol.whitening,
-        "run_seed": setting.run_seed,
         "shuffle": setting.shuffle.by,
         **({"buffer_images": setting.shuffle.buffer} if setting.shuffle.buffer else {}),
-        "device": setting.device.type,
         "dtype": str(setting.amp).removeprefix("torch."),
-        **({"processes": world().size} if world().size > 1 else {}),
+        **where,
     }
-
-
-def _rates(protocol: Protocol, num_images: int) -> list[float]:
-    return [peak_rate(protocol, rate, num_images) for rate in protocol.learning_rates]
 
 
 def _trained(labels: list[str]) -> list[str]:

@@ -1,23 +1,30 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from iceprobe.fitting.choosing import Choice
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.grids import Grid, at_edge
 from iceprobe.fitting.halving import RULE, rungs
-from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.heldout import Parts, parts_of
 from iceprobe.fitting.laying_out import lay_out
+from iceprobe.fitting.linear import LinearFit, fit_linear, is_solved, solver_bytes
+from iceprobe.fitting.logistic import Solution
 from iceprobe.fitting.members import Group, Member
-from iceprobe.fitting.phases import Best, Phase, Saved, Setting, describe, recall, run_phase
+from iceprobe.fitting.phases import Best, Course, Phase, Saved, Setting
 from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
 from iceprobe.fitting.step_memory import check_memory, step_memory
+from iceprobe.fitting.tuning import grids_of, tune
 from iceprobe.probes.probe import Probe
-from iceprobe.results.curves import CurveRow, seed_means
+from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.schema import Diverged, EarlyStopping, Score, Stopped
+from iceprobe.results.schema import Diverged, EarlyStopping, Score, SelectedScore, Stopped
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 
@@ -33,11 +40,15 @@ class Fitted:
         predictions: on the reported split, one row a seed.
         selected: learning rate, weight decay and epoch.
         selected_on: what they were chosen on.
+        grid: what was tried.
         settings_tried: combinations of learning rate and weight decay.
         best_minus_median: how far the best setting lies above the median one where it was chosen.
         last_epoch: top-1 at the last epoch, where another was chosen.
         seconds: this probe's share of the fit's wall time, by its members' multiply–adds.
         early_stopping: which settings stopped early, if some might.
+        solution: the optimum, of a linear probe that was solved for.
+        selected_score: held-out accuracy that the choice was made by.
+        edge: where the chosen rate, or decay of an optimum, is the lowest or highest tried.
     """
 
     label: str
@@ -46,22 +57,15 @@ class Fitted:
     predictions: Predictions
     selected: dict[str, float | int | str]
     selected_on: str
+    grid: Grid
     settings_tried: int
     best_minus_median: float | None
     last_epoch: Score | None
     seconds: float
     early_stopping: EarlyStopping | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A point of the grid and how it stood among the others."""
-
-    learning_rate: float
-    weight_decay: float
-    epoch: int
-    tried: int
-    best_minus_median: float | None
+    solution: Solution | None = None
+    selected_score: SelectedScore | None = None
+    edge: str | None = None
 
 
 def run_protocol(
@@ -81,66 +85,58 @@ def run_protocol(
         The probes of which a member got to the end, a row a member and epoch, and by probe the
         members that have diverged.
     """
-    inputs = {setting.shape.build(label).input for label in labels}
+    inputs = {label: setting.shape.build(label).input for label in labels}
     protocol, images = setting.protocol, len(store["train"])
+    solved = [label for label in labels if is_solved(label, protocol, store["train"])]
+    labels = [label for label in labels if label not in solved]
+    grids = grids_of(setting, labels, images)
     grid = [
-        Member(label, peak_rate(protocol, rate, images), decay, seed)
+        Member(label, rate, decay, seed)
         for label in labels
-        for rate in protocol.learning_rates
-        for decay in protocol.weight_decays
+        for rate, decay in grids[label].points
         for seed in seeds
     ]
     stored = store["train"].patch_bytes // images
-    counts = dict.fromkeys(labels, len(grid) // len(labels))
+    counts = {label: len(grids[label].points) * len(seeds) for label in labels}
     step = step_memory(counts, setting, store.num_tokens, store.num_prefix, images, stored)
     check_memory(step, len(grid), setting.device)
     train, test, setting.shuffle = lay_out(
         store["train"],
         store[split],
-        inputs,
+        set(inputs.values()),
         memory,
         shuffle,
         batch_size=images_per_step(protocol, images),
-        beside=step.least,
+        beside=max([step.least, *(solver_bytes(label, setting, images) for label in solved)]),
         looks=protocol.held_out == 0,
         before=saved.shuffle if saved is not None else None,
     )
 
-    def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
-        return Feed(of, rows, inputs, setting.device, setting.amp, setting.shuffle, views)
+    def feed(
+        of: StoredSplit,
+        rows: np.ndarray,
+        views: StoredSplit | None = None,
+        only: Iterable[str] = labels,
+    ) -> Feed:
+        mine = {inputs[label] for label in only}
+        return Feed(of, rows, mine, setting.device, setting.amp, setting.shuffle, views)
 
     everything = np.arange(len(train))
-    reported = feed(test, np.arange(len(test)))
+    reported = feed(test, np.arange(len(test)), only=inputs)
     share = _shares(setting, labels, store.num_tokens)
+    course = Course(setting, saved)
     if protocol.held_out == 0:
         phase = Phase("paper", grid)
-        learnt = feed(train, everything, train.views)
-        run_phase(phase, setting, learnt, reported, keep_best=True, saved=saved)
+        course.run(phase, feed(train, everything, train.views), reported, keep_best=True)
         best = [
-            _best_epoch(phase, group, best, setting, reported, share)
+            _best_epoch(phase, group, best, setting, reported, grids, share)
             for group, best in zip(phase.groups, phase.best, strict=True)
         ]
         return best, phase.rows, _diverged(labels, [phase])
 
-    fit_rows, held_rows = heldout_split(train.labels, setting.run_seed, protocol.held_out)
-    if not len(held_rows):
-        select = Phase("select", [])
-        choices = dict.fromkeys(labels, middle(protocol))
-    elif saved is not None and saved.before:
-        select = recall(saved.before[0], grid)
-    else:
-        select = Phase("select", grid)
-        run_phase(
-            select,
-            setting,
-            feed(train, fit_rows, train.views),
-            feed(train, held_rows),
-            rungs=rungs(protocol.epochs) if protocol.halving else (),
-            saved=saved,
-        )
-    if len(held_rows):
-        made = {label: choose([r for r in select.rows if r.probe == label]) for label in labels}
-        choices = {label: choice for label, choice in made.items() if choice is not None}
+    parts = parts_of(train.labels, setting.run_seed, protocol)
+    pairs = [(feed(train, p.learn, train.views), feed(train, p.held)) for p in parts.parts]
+    choices, grids = tune(course, grids, seeds, train.labels, parts, pairs) if labels else ({}, {})
     refit = Phase(
         "refit",
         [
@@ -150,19 +146,25 @@ def run_protocol(
         ],
         stops={label: choice.epoch for label, choice in choices.items()},
     )
-    learnt = feed(train, everything, train.views)
-    run_phase(refit, setting, learnt, None, before=[describe(select)], saved=saved)
-    diverged = _diverged(labels, [select, refit])
-    if not refit.groups:
-        return [], select.rows + refit.rows, diverged
+    course.run(refit, feed(train, everything, train.views), None)
+    rows = [row for phase in course.done for row in phase.rows]
+    seconds = sum(phase.seconds for phase in course.done)
+    diverged = _diverged([*labels, *solved], course.done)
+    linear = [
+        fit_linear(label, setting, seeds[0], partial(feed, only=[label]), train, parts)
+        for label in solved
+    ]
+    groups = [*refit.groups, *(one.group for one in linear)]
+    if not groups:
+        return [], rows, diverged
     tops = predict_all(
-        refit.groups,
+        groups,
         reported,
         images_per_step(protocol, len(train)),
         min(5, setting.shape.num_classes),
     )
     fitted = []
-    for group, top in zip(refit.groups, tops, strict=True):
+    for group, top in zip(refit.groups, tops, strict=False):
         label = group.members[0].probe
         choice = choices[label]
         fitted.append(
@@ -176,15 +178,56 @@ def run_protocol(
                     "weight_decay": choice.weight_decay,
                     "epoch": choice.epoch,
                 },
-                protocol.selected_on if len(held_rows) else UNSELECTED,
+                parts.told if pairs else UNSELECTED,
+                grids[label],
                 choice.tried,
                 choice.best_minus_median,
                 None,
-                share[label] * (select.seconds + refit.seconds),
-                _early_stopping(label, select, protocol) if len(held_rows) else None,
+                share[label] * seconds,
+                _early_stopping(label, course.done, protocol) if pairs else None,
+                selected_score=_selected_score(choice),
+                edge=_edge(choice, grids[label].learning_rates, choice.learning_rate),
             )
         )
-    return fitted, select.rows + refit.rows, diverged
+    for one, top in zip(linear, tops[len(refit.groups) :], strict=True):
+        rows += one.rows
+        fitted.append(_at_optimum(one, top.numpy(), reported, setting, parts))
+    return fitted, rows, diverged
+
+
+def _at_optimum(
+    one: LinearFit, top: np.ndarray, reported: Feed, setting: Setting, parts: Parts
+) -> Fitted:
+    """A linear probe, which is the same for every seed."""
+    (member,) = one.group.members
+    choice = one.choice
+    return Fitted(
+        member.probe,
+        [member.seed],
+        [one.group.probe(0)],
+        _predictions(top, reported, setting.shape.num_classes),
+        {"weight_decay": member.weight_decay, "iterations": one.solution.iterations},
+        parts.told if choice else UNSELECTED,
+        Grid((), tuple(sorted(one.decays)), grows=False),
+        choice.tried if choice else 1,
+        choice.best_minus_median if choice else None,
+        None,
+        one.seconds,
+        solution=one.solution,
+        selected_score=_selected_score(choice) if choice else None,
+        edge=_edge(choice, one.decays, choice.weight_decay) if choice else None,
+    )
+
+
+def _selected_score(choice: Choice) -> SelectedScore | None:
+    if choice.score is None or choice.error is None or not math.isfinite(choice.error):
+        return None
+    return SelectedScore(mean=min(1.0, choice.score), images=choice.images, error=choice.error)
+
+
+def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:
+    """Where the chosen value lies at an edge; of settings equally good none points beyond it."""
+    return at_edge(tried, chosen) if choice.alone else None
 
 
 def _diverged(labels: Sequence[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
@@ -199,19 +242,21 @@ def _diverged(labels: Sequence[str], phases: Iterable[Phase]) -> dict[str, list[
                         learning_rate=m.learning_rate,
                         weight_decay=m.weight_decay,
                         seed=m.seed,
-                        phase=phase.name,
+                        phase=phase.stage,
                         epoch=one.epoch,
                     )
                 )
     return found
 
 
-def _early_stopping(label: str, select: Phase, protocol: Protocol) -> EarlyStopping | None:
+def _early_stopping(
+    label: str, phases: Iterable[Phase], protocol: Protocol
+) -> EarlyStopping | None:
     """The rule under which settings of a probe stopped, and those that did."""
     if not protocol.halving:
         return None
     stopped: dict[tuple[float, float, int], list[int]] = {}
-    for one in select.dropped:
+    for one in (dropped for phase in phases for dropped in phase.dropped):
         if one.member.probe == label and one.why == "beaten":
             point = (one.member.learning_rate, one.member.weight_decay, one.epoch)
             stopped.setdefault(point, []).append(one.member.seed)
@@ -225,53 +270,13 @@ def _early_stopping(label: str, select: Phase, protocol: Protocol) -> EarlyStopp
     )
 
 
-def choose(rows: Sequence[CurveRow]) -> Choice | None:
-    """The setting and epoch with the best held-out accuracy, mean over seeds.
-
-    Of equals the earliest epoch, then the smallest learning rate and weight decay. A setting of
-    which a seed has diverged is chosen only where that befell all of them, and none where no
-    member is left.
-    """
-    seeds: dict[tuple[float, float], set[int]] = {}
-    lost: dict[tuple[float, float], set[int]] = {}
-    for row in rows:
-        point = (row.learning_rate, row.weight_decay)
-        seeds.setdefault(point, set()).add(row.seed)
-        lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
-    best: dict[tuple[float, float], tuple[float, int]] = {}
-    for point, means in seed_means(rows).items():
-        epoch = max(means, key=lambda e: (means[e], -e))
-        best[point] = (means[epoch], epoch)
-    left = [point for point in best if lost[point] < seeds[point]]
-    eligible = [point for point in left if not lost[point]] or left
-    if not eligible:
-        return None
-    rate, decay = max(eligible, key=lambda s: (best[s][0], -best[s][1], -s[0], -s[1]))
-    accuracy, epoch = best[rate, decay]
-    spread = accuracy - float(np.median([a for a, _ in best.values()]))
-    return Choice(rate, decay, epoch, len(best), spread)
-
-
-def middle(protocol: Protocol) -> Choice:
-    """The middle of the grid and the last epoch, where no image can be held out to choose by."""
-    rates, decays = sorted(protocol.learning_rates), sorted(protocol.weight_decays)
-    rate, decay = rates[len(rates) // 2], decays[len(decays) // 2]
-    return Choice(rate, decay, protocol.epochs, tried=1, best_minus_median=None)
-
-
-def peak_rate(protocol: Protocol, rate: float, num_images: int) -> float:
-    """Peak learning rate: of LARS's grid, per 256 images and so scaled by the images per step."""
-    if protocol.optimizer == "lars":
-        return rate * images_per_step(protocol, num_images) / 256
-    return rate
-
-
 def _best_epoch(
     phase: Phase,
     group: Group,
     best: Best,
     setting: Setting,
     reported: Feed,
+    grids: dict[str, Grid],
     share: dict[str, float],
 ) -> Fitted:
     """`paper`: each seed at its best epoch on the reported split, the last epoch beside it.
@@ -308,10 +313,12 @@ def _best_epoch(
             "epoch": epochs[0] if len(set(epochs)) == 1 else ", ".join(map(str, epochs)),
         },
         setting.protocol.selected_on,
+        grids[label],
         len(means),
         means[chosen] - float(np.median(list(means.values()))),
         Score.of(last[seed] for seed in kept),
         share[label] * phase.seconds,
+        edge=at_edge(grids[label].learning_rates, chosen[0]),
     )
 
 

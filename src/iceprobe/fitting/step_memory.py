@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting.feed import SAMPLED
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.protocols import images_per_step
 from iceprobe.probes.pooling import Pooling, QueryPooling
@@ -179,8 +180,15 @@ def _read(inputs: Collection[str]) -> int:
 
 
 def _before(inputs: Collection[str], setting: Setting, images: int) -> int:
-    """Seven matrices (D, D) and three batches in float64 (`fitting/whitening.py`)."""
-    if setting.protocol.whitening is None:
-        return 0
+    """Of whitening seven matrices (D, D) and three batches in float64 (`fitting/whitening.py`).
+
+    Of the coordinates of tokens three arrays of those that are drawn (`probes/coordinates.py`): they, what
+    they are read by, and what is computed of a few columns at a time.
+    """
     widths = [setting.shape.vectors.get(n, setting.shape.dim) for n in inputs if n in VECTORS]
-    return max((8 * (7 * width + 3 * images) * width for width in widths), default=0)
+    protocol, sampled = setting.protocol, WIDE * SAMPLED * setting.shape.dim
+    whitened = [8 * (7 * width + 3 * images) * width for width in widths]
+    return max(
+        0 if protocol.whitening is None else max(whitened, default=0),
+        0 if protocol.coordinates == "raw" or not _read(inputs) else 3 * sampled + LOAD_BYTES,
+    )

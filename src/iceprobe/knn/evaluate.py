@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +13,15 @@ from iceprobe.arguments import checked
 from iceprobe.datasets.labels import check_stored
 from iceprobe.distributed import world
 from iceprobe.errors import IceprobeError
-from iceprobe.fitting.heldout import heldout_split
+from iceprobe.fitting.heldout import parts_of
 from iceprobe.fitting.protocols import UNSELECTED, get_protocol
+from iceprobe.fitting.reported import refuse_train
 from iceprobe.knn.search import QUERIES, nearest
 from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.progress import Told, callback, shows_progress
+from iceprobe.results.headline import Headline, headline_accuracy
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Parameters, Result
@@ -43,9 +46,10 @@ def knn(
 ) -> Result:
     """Classify a split of ``store`` by its nearest training images.
 
-    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it, then
-    all of train is the bank for the reported split. Under ``paper`` (k, T) is chosen on the
-    reported split itself, and the result says so. Among equal accuracies the smaller k, then the smaller
+    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
+    folds of a cross-validation where images are few), then all of train is the bank for the
+    reported split. Under ``paper`` (k, T) is chosen on the
+    reported split itself, and the result says so. Among equals by the data set's headline the smaller k, then the smaller
     T, is taken; where no image can be held out, the first of the grid, and the result says so.
 
     Several processes share the queries, and each reads all of the bank.
@@ -56,7 +60,7 @@ def knn(
             is read, or the mean of the patch tokens where there is none.
         protocol: ``"heldout"`` or ``"paper"``.
         split: the split to report.
-        seed: of the held-out tenth.
+        seed: of the held-out images.
         device: of the products; the CPU by default.
         command: what was typed, for the result.
         progress: told ("knn", images done, images to do); by default a bar in a terminal or a
@@ -72,26 +76,28 @@ def knn(
         if name not in store.splits:
             raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
         check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
+    refuse_train(split, store.splits)
     train, test = store["train"], store[split]
-    classes = len(store.classes)
+    classes, headline = len(store.classes), store.manifest.dataset.headline
     labels = np.asarray(train.labels)
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
     search = _Search(labels, classes, device or "cpu", callback(progress))
 
     if chosen.held_out:
-        rows, held = heldout_split(labels, seed, chosen.held_out)
-        search.total = len(held) + len(queries)
+        parts = parts_of(labels, seed, chosen)
+        search.total = sum(len(part.held) for part in parts.parts) + len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
         accuracies: dict[Setting, float] = {}
-        selected_on = chosen.selected_on if len(held) else UNSELECTED
-        if len(held):
-            selection = search(features[held], features, rows)
-            accuracies = _accuracies(selection, classes, labels[held])
+        selected_on = parts.told if parts.parts else UNSELECTED
+        looks = [(search(features[p.held], features, p.learn), p.held) for p in parts.parts]
+        if looks:
+            accuracies = _accuracies(looks, classes, labels, headline)
     else:
         search.total = len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
-        accuracies = _accuracies(neighbours, classes, np.asarray(test.labels))
+        everything = [(neighbours, np.arange(len(queries)))]
+        accuracies = _accuracies(everything, classes, np.asarray(test.labels), headline)
         selected_on = f"the reported split ({split})"
     best = max(accuracies, key=lambda s: accuracies[s]) if accuracies else settings(len(labels))[0]
     spread = accuracies[best] - statistics.median(accuracies.values()) if accuracies else None
@@ -176,13 +182,28 @@ class _Search:
 
 
 def _accuracies(
-    neighbours: tuple[Tensor, Tensor], classes: int, truth: np.ndarray
+    looks: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    classes: int,
+    truth: np.ndarray,
+    headline: Headline,
 ) -> dict[Setting, float]:
-    """Accuracy of every setting of the grid, in the grid's order."""
-    similarity, labels = neighbours
-    return {
-        setting: float(
-            (classify(similarity, labels, classes, setting)[:, 0].numpy() == truth).mean()
-        )
-        for setting in settings(similarity.shape[1])
-    }
+    """Accuracy of every setting of the grid, in the grid's order.
+
+    Args:
+        looks: neighbours of some images, and which rows of ``truth`` those are; an image may be
+            looked at in several.
+        classes: C.
+        truth: ``(n,)`` the right classes.
+        headline: the accuracy.
+    """
+    held = np.unique(np.concatenate([rows for _, rows in looks]))
+    seen = np.bincount(np.concatenate([rows for _, rows in looks]), minlength=len(truth))
+    most = min(similarity.shape[1] for (similarity, _), _ in looks)
+    found = {}
+    for setting in settings(most):
+        right = np.zeros(len(truth))
+        for (similarity, labels), rows in looks:
+            guesses = classify(similarity, labels, classes, setting)[:, 0].numpy()
+            right[rows] += guesses == truth[rows]
+        found[setting] = float(headline_accuracy(headline, right[held] / seen[held], truth[held]))
+    return found

@@ -91,4 +91,4 @@ def _seconds_each(
         nearest(asked, train, k, device=device)  # its answer comes to the host: it has finished
         searches += 1
         if (taken := time.perf_counter() - began) >= seconds:
-            return taken / (searches * bank * queries)
+            return taken / (searches * max(1, bank * queries))

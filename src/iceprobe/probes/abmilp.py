@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
+TANH_UNIT = 0.1  # with 1, tokens of deviation 1 bring the tanh out of where it is linear (docs/coordinates.md)
+
 
 def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
     """ABMILP; with a linear scorer on the tokens themselves its one query joins the shared product.
@@ -34,6 +36,8 @@ class LinearABMILP(QueryPooling):
 
     num_predictors = 1
     refusal = "its scorer is a free query already"
+    linear_in_tokens = own_values = True
+    token_maps = ("scorer",)
 
     def __init__(self, dim: int):
         super().__init__()
@@ -57,6 +61,7 @@ class ABMILP(AttentivePooling):
 
     num_predictors = 1
     refusal = "its values are the tokens and its scorer is no query over keys"
+    linear_in_tokens = True
 
     def __init__(self, dim: int, depth: int = 2, self_attention: bool = False):
         super().__init__()
@@ -64,6 +69,11 @@ class ABMILP(AttentivePooling):
         self.mix = SelfAttention(dim) if self_attention else None
         self.hidden = nn.Linear(dim, dim) if depth == 2 else None
         self.scorer = nn.Linear(dim, 1)
+        first = "scorer" if self.hidden is None else "hidden"
+        self.token_maps = (first,) if self.mix is None else ("mix.qkv",)
+        self.own_values = self.mix is None
+        if self.token_maps == ("hidden",):
+            self.units = {"hidden.weight": TANH_UNIT}
 
     def prepare(self, tokens: Tensor) -> Tensor:
         tokens = super().prepare(tokens)

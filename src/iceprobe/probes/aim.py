@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.distributed.batches import part_of_batch
+from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
 
@@ -29,6 +30,7 @@ class NormalisedTokens(QueryPooling):
         heads: M; divides D.
     """
 
+    linear_in_tokens = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -38,11 +40,16 @@ class NormalisedTokens(QueryPooling):
         self.out_dim = dim
         self.num_predictors = heads
         self.value = nn.Linear(dim, dim, bias=False)
+        self.epsilon: Tensor | float = EPSILON  # of training in other coordinates, their own
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_var", torch.ones(dim))
 
     def normalised_queries(self) -> Tensor:
         """u_j, ``(M, D)``, scale included, for normalised tokens."""
+        raise NotImplementedError
+
+    def read_by(self) -> list[Tensor]:
+        """What normalised tokens are multiplied by, ``(…, D)`` each."""
         raise NotImplementedError
 
     def token_stats(self, tokens: Tensor) -> TokenStats:
@@ -54,7 +61,7 @@ class NormalisedTokens(QueryPooling):
         if part is not None:
             mean, variance = part.moments(mean, variance)
             num_tokens = part.count(num_tokens)
-        return TokenStats(mean, variance, (variance + EPSILON).rsqrt(), num_tokens)
+        return TokenStats(mean, variance, (variance + self.epsilon).rsqrt(), num_tokens)
 
     @torch.no_grad()
     def update_stats(self, stats: TokenStats) -> None:
@@ -69,8 +76,24 @@ class NormalisedTokens(QueryPooling):
         stats = stats or self._running_stats()
         return slice_values(self.value.weight, (pooled - stats.mean) * stats.rstd)
 
+    @torch.no_grad()
+    def enter_coordinates(self, at: Coordinates) -> None:
+        """Normalise as if the tokens were in ``at``: their ε, and where running statistics start."""
+        self.epsilon = EPSILON * at.std.square()
+        self.running_mean.copy_(at.mean)
+        self.running_var.copy_(at.std.square())
+
+    @torch.no_grad()
+    def leave_coordinates(self) -> None:
+        """The same in evaluation with the published ε: what it changes goes into the maps."""
+        ratio = self._running_stats().rstd
+        self.epsilon = EPSILON
+        ratio = ratio / self._running_stats().rstd
+        for weight in self.read_by():
+            weight.mul_(ratio)
+
     def _running_stats(self) -> TokenStats:
-        rstd = (self.running_var + EPSILON).rsqrt()
+        rstd = (self.running_var + self.epsilon).rsqrt()
         return TokenStats(self.running_mean, self.running_var, rstd, 0)
 
     def macs(self, num_tokens: int) -> int:
@@ -88,6 +111,9 @@ class AIM(NormalisedTokens):
 
     def normalised_queries(self) -> Tensor:
         return fold_keys(self.query, self.key.weight, self.num_predictors)
+
+    def read_by(self) -> list[Tensor]:
+        return [self.key.weight, self.value.weight]
 
     def macs_per_step(self) -> int:
         return self.key.weight.numel()
@@ -113,6 +139,9 @@ class AbsorbedAIM(NormalisedTokens):
 
     def normalised_queries(self) -> Tensor:
         return self.query
+
+    def read_by(self) -> list[Tensor]:
+        return [self.query, self.value.weight]
 
 
 def batch_statistics(tokens: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class CAE(FoldedKeys, QueryPooling):
     """
 
     layer_norm = 1e-5
+    token_norms = ("norm_k", "norm_v")
 
     def __init__(self, dim: int, heads: int = 8):
         super().__init__()

@@ -33,6 +33,8 @@ class CaiT(FoldedKeys):
         IceprobeError: if it doesn't.
     """
 
+    token_norms = ("norm1",)
+
     def __init__(self, dim: int, heads: int = 4):
         super().__init__()
         check_divides("cait", heads, dim=dim)

@@ -31,6 +31,9 @@ class CAPI(FoldedKeys, QueryPooling):
         IceprobeError: if M doesn't divide D, or isn't given and 64 doesn't.
     """
 
+    linear_in_tokens = True
+    token_maps = ("kv",)
+
     def __init__(self, dim: int, heads: int | None = None):
         super().__init__()
         if heads is None and dim % HEAD_WIDTH:

@@ -30,6 +30,9 @@ class CoCa(FoldedKeys, QueryPooling):
         queries: kept, of which the first is read.
     """
 
+    linear_in_tokens = True
+    token_maps = ("kv",)
+
     def __init__(self, dim: int, heads: int = 8, queries: int = 1):
         super().__init__()
         width = heads * HEAD_WIDTH

@@ -25,6 +25,8 @@ class DELF(Pooling):
     """
 
     num_predictors = 1
+    linear_in_tokens = True
+    token_maps = ("conv",)
     normalised = False
     norms_whole = True
     refusal = "its scores come from a ReLU of every token, not from a query over keys"

@@ -12,6 +12,8 @@ from iceprobe.probes.pooling import Pooling
 class Linear(Pooling):
     """Mean over the tokens it is given; a single class token is its own mean."""
 
+    linear_in_tokens = own_values = True
+
     def __init__(self, dim: int):
         super().__init__()
         self.out_dim = dim

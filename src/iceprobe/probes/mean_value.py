@@ -15,6 +15,9 @@ from iceprobe.probes.pooling import Pooling
 class MeanValue(Pooling):
     """Mean of the tokens through W_V: ``(D_o, D)``, no bias."""
 
+    linear_in_tokens = True
+    token_maps = ("value",)
+
     def __init__(self, dim: int, out_dim: int | None = None):
         super().__init__()
         self.out_dim = out_dim or dim

@@ -27,6 +27,9 @@ class MultiHeadCrossAttention(QueryPooling):
         IceprobeError: if M doesn't divide D_a and D_o.
     """
 
+    linear_in_tokens = True
+    token_maps = ("key", "value")
+
     def __init__(
         self, dim: int, heads: int = 12, attn_dim: int | None = None, out_dim: int | None = None
     ):

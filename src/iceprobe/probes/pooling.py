@@ -10,6 +10,7 @@ of them, so a fit can lay the queries of many members side by side.
 """
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -48,9 +49,19 @@ class Pooling(nn.Module):
         normalised: whether each predictor's weights sum to 1 over its keys.
         norms_whole: whether BatchNorms of its own are called through `batch_norm`, which takes
             the whole batch where several processes share one.
+        linear_in_tokens: whether it does nothing to the tokens but what `token_maps` do, attention apart.
+        token_maps: names of the linear maps, modules or parameters, that meet the tokens.
+        token_norms: names of the LayerNorms with affine that meet them.
+        units: name of a weight that meets them → how much of it one unit of what is learned is.
+        own_values: whether its descriptors are in the tokens' own coordinates.
     """
 
     norms_whole: ClassVar[bool] = False
+    linear_in_tokens: bool = False
+    token_maps: tuple[str, ...] = ()
+    token_norms: tuple[str, ...] = ()
+    units: Mapping[str, float] = {}
+    own_values: bool = False
     out_dim: int
     num_predictors: int = 0
     normalised: bool = True

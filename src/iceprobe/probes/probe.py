@@ -55,6 +55,8 @@ class Probe(nn.Module):
     ):
         super().__init__()
         self.input = input
+        self.scale: Tensor | None
+        self.register_buffer("scale", None)
         self.regularisation = regularisation or Regularisation()
         _check_terms(pooling, self.regularisation)
         self.pooling = pooling
@@ -62,11 +64,22 @@ class Probe(nn.Module):
             nn.BatchNorm1d(pooling.out_dim, affine=False, eps=1e-6) if batch_norm else nn.Identity()
         )
         self.classifier = nn.Linear(pooling.out_dim, num_classes)
+        self.register_load_state_dict_pre_hook(_take_scale)
 
     def forward(self, tokens: Tokens | Tensor) -> Tensor:
         """`Tokens`, or a tensor as `select` takes it → logits ``(B, C)``."""
         descriptor = self.pooling(self.select(tokens)).to(self.classifier.weight.dtype)
         return self.classifier(self.norm(descriptor))
+
+    def attention(self, tokens: Tokens | Tensor) -> Tensor:
+        """Weights ``(B, M, N')`` of what the pooling reads.
+
+        (`pooling.attention` takes what :meth:`select` gives.)
+
+        Raises:
+            IceprobeError: where the pooling has no learned attention.
+        """
+        return self.pooling.attention(self.select(tokens))
 
     def penalty(self, tokens: Tokens | Tensor) -> Tensor:
         """What `regularisation` adds to the loss of these tokens, a mean over images; ``()``.
@@ -87,8 +100,10 @@ class Probe(nn.Module):
         Raises:
             IceprobeError: if the tokens lack what ``input`` names.
         """
-        if isinstance(tokens, Tokens):
-            return self._select(tokens)
+        selected = self._select(tokens) if isinstance(tokens, Tokens) else self._as_selected(tokens)
+        return selected if self.scale is None else selected * self.scale.to(selected.dtype)
+
+    def _as_selected(self, tokens: Tensor) -> Tensor:
         if tokens.ndim == 2 and self.input in VECTORS:
             return tokens[:, None]
         if tokens.ndim == 3 and self.input == "mean":
@@ -139,6 +154,12 @@ class Probe(nn.Module):
     def tokens_read(self, num_tokens: int, num_prefix: int) -> int:
         """Of an image's patch and prefix tokens, how many a pooling of patches reads."""
         return num_tokens + {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
+
+
+def _take_scale(probe: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state dict says whether there is a scale, those of earlier versions that there is none."""
+    scale = state.get(f"{prefix}scale")
+    probe.scale = None if scale is None else torch.empty_like(scale)
 
 
 _ORDINARY = 4096  # an option's number, up to which size isn't looked at first

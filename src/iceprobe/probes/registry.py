@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -15,6 +15,10 @@ from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown
 # its learned pooler, and the class token in the space shared with text.
 MODEL_VECTORS = ("pooled", "class_projected")
 VECTORS = ("class", "mean", *MODEL_VECTORS)
+# Learning rates that a kind is tried with, around its best one by measurement (docs/selection.md).
+RATES = (1e-3, 3e-3, 1e-2)
+# Weight decays of a probe above 10⁶ parameters; a smaller one is tried without.
+DECAYS = (0.0, 0.1)
 # Weights of terms of the training loss that read the attention (`probes/regularisation.py`).
 TERMS = ("complementarity", "entropy")
 
@@ -47,6 +51,8 @@ class ProbeEntry(Entry):
         needs_grid: whether its constructor takes the ``grid`` of the patches.
         variants: spec strings of it whose counts or definition differ → their equations, for
             ``iceprobe ls probes``.
+        learning_rates: that it is tried with under ``heldout``, where the user gives none.
+        weight_decays: likewise, where it has more than 10⁶ parameters.
     """
 
     equation: str
@@ -56,6 +62,8 @@ class ProbeEntry(Entry):
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_grid: bool = False
     variants: Mapping[str, str] = field(default_factory=dict)
+    learning_rates: tuple[float, ...] = RATES
+    weight_decays: tuple[float, ...] = DECAYS
 
 
 def no_vector(name: str, vectors: Iterable[str]) -> str:
@@ -132,6 +140,7 @@ def register(
     equation: str = "",
     source: str = "",
     number: str | None = None,
+    learning_rates: Sequence[float] = RATES,
 ) -> None:
     """Register a probe of your own: the arguments of ``target`` become the keys of its spec string.
 
@@ -144,11 +153,17 @@ def register(
         equation: the definition in one line.
         source: the publication it is from.
         number: the argument that the number behind the name sets.
+        learning_rates: that it is tried with under ``heldout``, where a fit is given none; the
+            grid grows beyond them while its best value lies on the edge.
 
     Raises:
-        IceprobeError: if the name is taken or holds more than letters and underscores, or an
-            argument is of another type.
+        IceprobeError: if the name is taken or holds more than letters and underscores, an
+            argument is of another type, or a learning rate isn't above 0.
     """
+    if not learning_rates or min(learning_rates) <= 0:
+        raise IceprobeError(
+            f"probe {name!r}: learning_rates={tuple(learning_rates)}: give positive numbers"
+        )
     if not re.fullmatch(r"[^\W\d]+", name):
         raise IceprobeError(f"{name!r} isn't a name for a probe: take letters and underscores only")
     arguments = dict(list(inspect.signature(target, eval_str=True).parameters.items())[1:])
@@ -171,6 +186,7 @@ def register(
         default_number=arguments[number].default if number else None,
         options={**own, **(_SPATIAL if needs_grid else _ATTENTIVE)},
         needs_grid=needs_grid,
+        learning_rates=tuple(learning_rates),
     )
     PROBES.register(name, entry)
 
@@ -258,6 +274,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "mean of patches through W_V: efficient probing without attention",
             equation="y = W_V mean_N(X)",
             source="Psomas et al., Attention, Please! (ablation)",
+            learning_rates=(1e-3, 3e-3, 1e-2),
             options={
                 "out_dim": _OUT_DIM,
                 "input": Option(_one_of("mean"), "mean"),
@@ -269,6 +286,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "efficient probing: M learned queries over raw tokens, one value slice each",
             equation="a_j = softmax_N(X u_j/√D), y_j = W_Vj X a_j",
             source="Psomas et al., Attention, Please! Revisiting Attentive Probing",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="queries",
             default_number=32,
             options={
@@ -289,6 +307,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "multi-head cross-attention with one learned query",
             equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D_a)), y_j = W_Vj X a_j",
             source="Psomas et al., Attention, Please! (reference of the equivalence)",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="heads",
             default_number=12,
             options={"heads": _NUMBER, "attn_dim": _OUT_DIM, "out_dim": _OUT_DIM, **_REGULARISED},
@@ -298,6 +317,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "cross-attention on batch-normalised tokens",
             equation="X̂ = BatchNorm(X), a_j = softmax_N(X̂ W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X̂ a_j",
             source="El-Nouby et al., Scalable Pre-training of Large Autoregressive Image Models",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="heads",
             default_number=12,
             options={"heads": _NUMBER, **_REGULARISED},
@@ -307,6 +327,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "attention-based multiple-instance learning: a small network scores each token",
             equation="a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
             source="Przewięźlikowski et al., Beyond [cls]",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             options={
                 "depth": Option(_depth, "2"),
                 "self_attention": Option(boolean, "false"),
@@ -323,6 +344,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "one transformer block over all tokens, then their mean",
             equation="Z = X + MHSA(LN X), y = mean_N(Z + MLP(LN Z))",
             source="Dosovitskiy et al., An Image is Worth 16x16 Words",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="heads",
             default_number=8,
             options={"heads": _NUMBER, **_ATTENTIVE},
@@ -350,6 +372,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             equation="w = softmax_M(k W_q LN(s_j)/√D) ÷ Σ_N, s_j ← GRU(Σ_n w_jn v_n, s_j), "
             "s_j ← s_j + MLP(LN s_j); T times, then y = mean_M s",
             source="Locatello et al., Object-Centric Learning with Slot Attention",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="queries",
             default_number=8,
             options={"queries": _NUMBER, "iterations": Option(_positive, "3"), **_ATTENTIVE},
@@ -386,6 +409,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "SigLIP's head: attention by one latent query, then an MLP",
             equation="x = W_O·MHA(l, X), y = x + MLP(x)",
             source="Zhai et al., Sigmoid Loss for Language Image Pre-Training",
+            learning_rates=(1e-4, 3e-4, 1e-3),
             number="heads",
             default_number=8,
             options={"heads": _NUMBER, **_REGULARISED},
@@ -395,6 +419,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "V-JEPA's probe: a cross-attention block with one learned query",
             equation="z = q + W_O·MHA(q, LN X), y = z + MLP(LN z)",
             source="Bardes et al., Revisiting Feature Prediction",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="heads",
             default_number=16,
             options={"heads": _NUMBER, "proj": Option(boolean, "true"), **_REGULARISED},
@@ -408,6 +433,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CaiT's class attention: a learned class token attends to itself and to the patches",
             equation="z = c + γ₁ W_O·MHA(c, LN[c; X]), y = LN(z + γ₂ MLP(LN z))",
             source="Touvron et al., Going deeper with Image Transformers",
+            learning_rates=(3e-5, 1e-4, 3e-4),
             number="heads",
             default_number=4,
             options={"heads": _NUMBER, **_ATTENTIVE},
@@ -417,6 +443,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CAE's probe: cross-attention, a LayerNorm each for query, keys and values",
             equation="y = W_O·MHA(LN q, LN X, LN X)",
             source="Chen et al., Context Autoencoder for Self-Supervised Representation Learning",
+            learning_rates=(3e-5, 1e-4, 3e-4),
             number="heads",
             default_number=8,
             options={"heads": _NUMBER, **_REGULARISED},
@@ -426,6 +453,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CoCa's pooler: query heads of 64 over one shared key and value head",
             equation="a_j = softmax_N(X W_Kᵀ q_j/8), y_j = W_V X a_j, y = W_O[y_1 … y_M]",
             source="Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models",
+            learning_rates=(3e-5, 1e-4, 3e-4),
             number="heads",
             default_number=8,
             options={"heads": _NUMBER, "queries": Option(_positive, "1"), **_REGULARISED},
@@ -439,6 +467,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CAPI's probe: one learned query, D/64 heads unless said",
             equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X a_j + b_Vj",
             source="Darcet et al., Cluster and Predict Latent Patches",
+            learning_rates=(3e-4, 1e-3, 3e-3),
             number="heads",
             options={"heads": _NUMBER, **_REGULARISED},
         ),

@@ -29,6 +29,9 @@ class SigLIP(FoldedKeys, QueryPooling):
         IceprobeError: if it doesn't.
     """
 
+    linear_in_tokens = True
+    token_maps = ("kv",)
+
     def __init__(self, dim: int, heads: int = 8):
         super().__init__()
         check_divides("siglip", heads, dim=dim)

@@ -41,6 +41,9 @@ class SimPool(Pooling):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.q = nn.Linear(dim, dim, bias=False) if linear else None
         self.k = nn.Linear(dim, dim, bias=False) if linear else None
+        # W_Q has no bias to take μ/σ off the mean token, so it meets that in the tokens' own coordinates.
+        self.token_norms = ("norm",) if linear else ()
+        self.own_values = not linear
 
     def forward(self, tokens: Tensor) -> Tensor:
         rstd = token_rstd(tokens, self.norm.eps)

@@ -31,6 +31,8 @@ class SlotAttention(Pooling):
 
     refusal = "its queries are the slots, which every image changes in every iteration"
 
+    token_norms = ("token_norm",)
+
     def __init__(self, dim: int, queries: int = 8, iterations: int = 3):
         super().__init__()
         self.out_dim, self.num_predictors, self.iterations = dim, queries, iterations

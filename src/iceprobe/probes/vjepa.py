@@ -33,6 +33,7 @@ class VJEPA(FoldedKeys, QueryPooling):
     """
 
     layer_norm = 1e-5
+    token_norms = ("norm1",)
 
     def __init__(self, dim: int, heads: int = 16, proj: bool = True):
         super().__init__()

@@ -18,6 +18,7 @@ from iceprobe.report.finding import display_name
 from iceprobe.report.labels import Box, place_labels, text_width
 from iceprobe.results.comparison import probe_name
 from iceprobe.results.curves import CurveRow, seed_means
+from iceprobe.results.headline import NAMES
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import percent, short, span
 from iceprobe.results.varying import told, varying
@@ -71,10 +72,12 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
-    y = alt.Y("top1:Q", title="Top-1 accuracy, %").scale(domain=y_domain, nice=False, zero=False)
+    y = alt.Y("top1:Q", title=accuracy_title(results)).scale(
+        domain=y_domain, nice=False, zero=False
+    )
     tooltip = [
         *_named(places),
-        alt.Tooltip("shown:N", title="top-1 %"),
+        alt.Tooltip("shown:N", title=f"{metric_of(results)} %"),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
         alt.Tooltip("flops:N", title="FLOPs per image"),
@@ -161,7 +164,8 @@ def learning_rates(
     curves: Sequence[Sequence[CurveRow]],
     palette: dict[str, str],
 ) -> Spec | None:
-    """Best accuracy over epochs (mean over seeds) for every learning rate tried.
+    """Accuracy when selecting (mean over seeds) for every learning rate tried: after the last epoch,
+    or at the best one where the reported split selected. Of weight decays the best.
 
     None where a single one was tried. A best rate at an end of the grid shows at a glance.
     """
@@ -172,7 +176,8 @@ def learning_rates(
         best: dict[float, float] = defaultdict(float)
         looked_at = [row for row in table if row.probe == result.label and row.phase != "refit"]
         for (rate, _), means in seed_means(looked_at).items():
-            best[rate] = max(best[rate], *means.values())
+            looks = means.values() if result.selected_on_reported else [means[max(means)]]
+            best[rate] = max(best[rate], *looks)
         if len(best) < 2:
             continue
         for rate, value in sorted(best.items()):
@@ -185,7 +190,7 @@ def learning_rates(
     x = alt.X("rate:Q", title="Learning rate (log scale)").scale(type="log", nice=False, padding=12)
     rates = sorted({row["rate"] for row in rows})
     x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
-    y = alt.Y("accuracy:Q", title="Best accuracy when selecting, %").scale(zero=False)
+    y = alt.Y("accuracy:Q", title="Accuracy when selecting, %").scale(zero=False)
     tooltip = [
         *_named(places),
         alt.Tooltip("rate:Q", format="~g", title="learning rate"),
@@ -225,16 +230,17 @@ def _series(result: Result, place: str, palette: dict[str, str]) -> dict[str, An
 
 
 def _row(result: Result, place: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
-    low, high = result.top1.interval or (result.top1.mean, result.top1.mean)
+    leads = result.score
+    low, high = leads.interval or (leads.mean, leads.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
         **_series(result, place, palette),
         "cost": parameters if cost == "parameters" else flops,
-        "top1": 100 * result.top1.mean,
+        "top1": 100 * leads.mean,
         "low": 100 * low,
         "high": 100 * high,
-        "shown": percent(result.top1),
-        "span": span(result.top1.interval),
+        "shown": percent(leads),
+        "span": span(leads.interval),
         "parameters": short(parameters),
         "flops": short(flops),
     }
@@ -367,6 +373,17 @@ def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
     # Two legends stand one below the other; Altair's schema has no word for it.
     spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}
     return spec
+
+
+def metric_of(results: Sequence[Result]) -> str:
+    """The accuracy that leads on the data sets of ``results``, in words."""
+    return " or ".join(dict.fromkeys(NAMES[one.headline] for one in results))
+
+
+def accuracy_title(results: Sequence[Result]) -> str:
+    """The title of an axis of it."""
+    metric = metric_of(results)
+    return f"{metric[0].upper()}{metric[1:]} accuracy, %"
 
 
 def places_of(results: Sequence[Result]) -> list[str]:

@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iceprobe.errors import IceprobeError
+from iceprobe.results.caveats import covered, kept
 from iceprobe.results.comparison import (
     BASELINES,
     Comparison,
     best_baseline,
-    compare_pair,
+    doubts,
     efficient,
+    family,
+    level,
     probe_name,
     reference_ep,
+    warned,
 )
+from iceprobe.results.headline import NAMES
 from iceprobe.results.schema import Result
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
 from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
@@ -90,7 +95,9 @@ def find(results: Sequence[Result]) -> Finding:
 
     The best EP against the best linear probe, or against k-NN where nothing linear was run; without
     an EP the best other probe takes its place; without either, the best number is told alone. An
-    order is claimed where the paired interval shows it, and never of an undertrained fit.
+    order is claimed where the paired difference shows it, and never of an undertrained fit. Where one
+    of several EPs, or of several linear probes, was picked by these very images, it is corrected for
+    all pairs that might have been (Holm).
     """
     linear = [result for result in results if probe_name(result) == "linear"]
     baseline = best_baseline(linear or results)
@@ -101,7 +108,7 @@ def find(results: Sequence[Result]) -> Finding:
     ours, theirs = _percent(subject), _percent(baseline)
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
-    if weak := [one for one in (subject, baseline) if one.undertrained]:
+    if weak := [one for one in (subject, baseline) if doubts(one)]:
         known = other.replace("a linear", "the linear")  # it has been named
         who = listed([name if one is subject else known for one in weak])
         verb = "is" if len(weak) == 1 else "are"
@@ -113,25 +120,40 @@ def find(results: Sequence[Result]) -> Finding:
             None,
         )
     try:
-        comparison = compare_pair(subject, baseline)
+        among = (efficient(results) or others, linear or [baseline])
+        comparison = _picked(subject, baseline, among)
     except IceprobeError:
         sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
         return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
     low, high = comparison.difference.interval
     strong = f"{signed_points(comparison.difference.mean)} points"
+    but = warned(subject, baseline)
     if comparison.clear:
-        sentence = f"{name} reads {ours} where {other} reads {theirs}."
+        sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
     else:
-        sentence = f"{name} reads {ours} and {other} {theirs}: no clear difference."
+        sentence = f"{name} reads {ours} and {other} {theirs}{but}: no clear difference."
     rival = display_name(baseline.label)
-    over = f" over {rival}, the best of its kind here" if len(linear) > 1 else ""
+    over = f" over {rival}, the best of {len(linear)} linear probes" if len(linear) > 1 else ""
     if (eps := len(efficient(results))) > 1 and probe_name(subject) == "ep":
         over += f", {name} being the best of {eps} EPs on these images"
+    holm = f"; order by Holm among {comparison.among} pairs" if comparison.among > 1 else ""
     detail = (
         f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
-        f"(paired bootstrap over the {subject.split} images)"
+        f"(paired, over {covered(subject, baseline)}{holm})"
     )
     return Finding(sentence, strong, detail, comparison)
+
+
+def _picked(
+    subject: Result, baseline: Result, among: tuple[Sequence[Result], Sequence[Result]]
+) -> Comparison:
+    """The two of them in the family of all pairs that they were picked from.
+
+    Raises:
+        IceprobeError: if predictions weren't kept.
+    """
+    pairs = family(*among, picked=(subject, baseline))
+    return next(one for one in pairs if one.probe is subject and one.against is baseline)
 
 
 def find_across(
@@ -150,7 +172,7 @@ def find_across(
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
             f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
             for probe, points in sorted(
-                draws[0].lines.items(), key=lambda line: -_best(line[1]).top1.mean
+                draws[0].lines.items(), key=lambda line: -_best(line[1]).score.mean
             )
         ]
         return Finding(f"{told[0]}.", None, f"{'; '.join(told[1:])} · {draws[0].title}", None)
@@ -184,9 +206,9 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
     more = f"; {of - 1} more ranking{'s' if of > 2 else ''} below" if of > 1 else ""
     detail = (
         f"{ranking.title}: {clear} of {below} differences between neighbours in rank are "
-        f"clear (paired bootstrap, 95%){more}"
+        f"clear (all pairs, Holm, 5%){more}"
     )
-    weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
+    weak = [cell.result for cell in ranking.cells.values() if doubts(cell.result)]
     if weak:
         told = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
         detail += f"; undertrained, so without an order: {told}"
@@ -195,7 +217,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
 
 def signs(result: Result) -> str:
     """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
-    return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
+    return f"{display_name(result.label)}: {', '.join(doubts(result))}"
 
 
 def _of_layers(results: Sequence[Result]) -> str:
@@ -208,11 +230,13 @@ def _of_layers(results: Sequence[Result]) -> str:
 
 
 def _best(points: Sequence[tuple[float, Result]]) -> Result:
-    return max((result for _, result in points), key=lambda result: result.top1.mean)
+    return max((result for _, result in points), key=level)
 
 
 def _percent(result: Result) -> str:
-    return f"{tenths(result.top1.mean)}%"
+    by_class = f" {NAMES[result.headline]}" if result.headline != "top1" else ""
+    lost = f" ({kept(result)})" if result.lost_seeds else ""
+    return f"{tenths(result.score.mean)}%{by_class}{lost}"
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -223,7 +247,7 @@ def listed(texts: Sequence[str]) -> str:
 def _alone(best: Result) -> Finding:
     sentence = f"{display_name(best.label)} reads {_percent(best)}."
     detail = "Nothing to compare it with in this report."
-    if best.undertrained:
+    if doubts(best):
         sentence = f"{sentence[:-1]}, but it is undertrained."
         detail = f"{signs(best)}. To trust the number {TRAIN_LONGER}"
     return Finding(sentence, None, detail, None)

@@ -29,10 +29,13 @@ from iceprobe.report.analysis_view import (
 from iceprobe.report.confusion_view import ConfusionView, confusion_view
 from iceprobe.report.disagreement_view import DisagreementView, disagreement_view
 from iceprobe.report.finding import Finding, display_name, find, find_across
+from iceprobe.results.caveats import covered, few_rows, kept, lost_note
 from iceprobe.results.comparison import (
     Comparison,
     best_baseline,
     compare_pair,
+    corrected,
+    doubts,
     probe_name,
     reference_ep,
 )
@@ -171,6 +174,7 @@ def render(
         title=title or _across(ordered),
         first=first,
         ordered=ordered,
+        weak=[one for one in ordered if doubts(one)],
         groups=groups,
         headline=across or groups[0].finding,
         tiles=[] if across else _tiles(groups[0]),
@@ -223,11 +227,13 @@ def _contests(results: Sequence[Result]) -> list[Contest]:
     for opponent in opponents:
         if opponent is None or opponent.predictions() is None:
             continue
-        rows = [
-            compare_pair(result, opponent)
-            for result in leaderboard(results)
-            if result is not opponent and result.predictions() is not None
-        ]
+        rows = corrected(
+            [
+                compare_pair(result, opponent)
+                for result in leaderboard(results)
+                if result is not opponent and result.predictions() is not None
+            ]
+        )
         if rows:
             ends = [abs(end) for row in rows for end in row.difference.interval]
             contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
@@ -259,9 +265,10 @@ def _figures(ordered: Sequence[Result], palette: dict[str, str]) -> list[Chart]:
             digest = result.files.digests.get(CURVES_FILE)
             tables[result.run] = read_curves(result.run, digest)
     curves = [tables[result.run] for result in ordered]
-    front = "Bars: 95% intervals over test images. Dashed: the Pareto front."
+    front = "Bars: 95% intervals. Dashed: the Pareto front."
     chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."
-    grid = "Best epoch, mean over seeds; the large dot is the rate chosen."
+    look = "Best" if any(one.selected_on_reported for one in ordered) else "Last"
+    grid = f"{look} epoch, mean over seeds; the large dot is the rate chosen."
     made = [
         ("parameters", "Accuracy against parameters", front,
          charts.scatter(ordered, "parameters", palette)),
@@ -286,7 +293,7 @@ def _sweeps(
         Chart(
             f"rank-{i}",
             one.title,
-            "≈: not clearly different from the one a rank better (paired bootstrap, 95%).",
+            "≈: not clearly different from the one a rank better (all pairs, Holm, 5%).",
             sweep_charts.rank_lines(one),
         )
         for i, one in enumerate(ranked)
@@ -395,7 +402,7 @@ def _galleries(
 
 def _scale(ordered: Sequence[Result]) -> tuple[float, float]:
     """Left and right end of the leaderboard's drawing, as fractions."""
-    ends = [end for one in ordered for end in (one.top1.interval or (one.top1.mean,) * 2)]
+    ends = [end for one in ordered for end in (one.score.interval or (one.score.mean,) * 2)]
     margin = max(0.04 * (max(ends) - min(ends)), 0.002)
     return max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
 
@@ -461,7 +468,10 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"told": told, "remedy": TRAIN_LONGER}
+    made.globals |= {
+        "told": told, "remedy": TRAIN_LONGER, "metric_of": charts.metric_of, "doubts": doubts,
+        "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
+    }  # fmt: skip
     made.tests["match_start"] = str.startswith
     made.filters.update(
         display=display_name, percent=percent, span=span, short=short, duration=duration,

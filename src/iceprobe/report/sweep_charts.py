@@ -10,7 +10,16 @@ from typing import Any
 
 import altair as alt
 
-from iceprobe.report.charts import HEIGHT, OTHERS, WIDTH, Spec, by_probe, finish
+from iceprobe.report.charts import (
+    HEIGHT,
+    OTHERS,
+    WIDTH,
+    Spec,
+    accuracy_title,
+    by_probe,
+    finish,
+    metric_of,
+)
 from iceprobe.report.finding import display_name
 from iceprobe.report.labels import text_width
 from iceprobe.results.sweeps import Ranking, Sweep
@@ -27,6 +36,7 @@ def rank_lines(ranking: Ranking) -> Spec:
     equal rank stand side by side, with their accuracy written once.
     """
     rows: list[dict[str, Any]] = []
+    metric = metric_of([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
         tied: dict[int, list[bool]] = defaultdict(list)
         for backbone in ranking.backbones:
@@ -39,7 +49,7 @@ def rank_lines(ranking: Ranking) -> Spec:
             before[cell.rank] += 1
             written = before[cell.rank] == len(tied[cell.rank])
             # Of equals only the first is compared with a better one; the rest with each other.
-            accuracy = tenths(cell.result.top1.mean) + ("≈" if all(tied[cell.rank]) else "")
+            accuracy = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
             rows.append(
                 {
                     "backbone": backbone,
@@ -48,9 +58,9 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "turn": turn,
                     "rank": cell.rank,
                     "at": cell.rank + _BESIDE * place,
-                    "shown": percent(cell.result.top1),
+                    "shown": percent(cell.result.score),
                     "short": accuracy if written else "",
-                    "span": span(cell.result.top1.interval),
+                    "span": span(cell.result.score.interval),
                 }
             )
     probes = [display_name(probe) for probe in ranking.probes]
@@ -71,7 +81,7 @@ def rank_lines(ranking: Ranking) -> Spec:
         alt.Tooltip("backbone:N"),
         alt.Tooltip("probe:N"),
         alt.Tooltip("rank:Q"),
-        alt.Tooltip("shown:N", title="top-1 %"),
+        alt.Tooltip("shown:N", title=f"{metric} %"),
         alt.Tooltip("span:N", title="95% interval"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=colour, tooltip=tooltip)
@@ -90,10 +100,11 @@ def rank_lines(ranking: Ranking) -> Spec:
 def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool) -> Spec:
     """Accuracy along an axis, a line a probe; bars are one standard deviation either way."""
     rows: list[dict[str, Any]] = []
+    results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
         for x, result in points:
-            sd = 100 * (result.top1.sd or 0.0)
-            mean = 100 * result.top1.mean
+            sd = 100 * (result.score.sd or 0.0)
+            mean = 100 * result.score.mean
             rows.append(
                 {
                     "probe": display_name(probe),
@@ -102,7 +113,7 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "top1": mean,
                     "low": mean - sd,
                     "high": mean + sd,
-                    "shown": percent(result.top1),
+                    "shown": percent(result.score),
                 }
             )
     places: Sequence[float] = sorted({row["x"] for row in rows})
@@ -114,11 +125,11 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
         if log
         else axis.scale(nice=False, padding=14)
     )
-    y = alt.Y("top1:Q", title="Top-1 accuracy, %").scale(zero=False)
+    y = alt.Y("top1:Q", title=accuracy_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),
         alt.Tooltip("x:Q", title=title),
-        alt.Tooltip("shown:N", title="top-1 %"),
+        alt.Tooltip("shown:N", title=f"{metric_of(results)} %"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=axis, color=by_probe(rows))
     layers = [

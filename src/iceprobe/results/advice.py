@@ -1,12 +1,9 @@
 """Which probe to report, from the results: one paragraph for each set of test images.
 
-    within(best) = { p : low end of the paired 95% interval of best − p  ≤  margin }
-
-The best probe is the one with the highest top-1 accuracy. Another is *within its error bar* when
-the paired bootstrap over the test images doesn't rule out that it loses no more than ``margin``
-(0 unless said), and the cheapest of those is the one to report: fewest trainable parameters, of
-equals fewest FLOPs. The best is picked on the images that are reported, which flatters it a little;
-intervals aren't corrected for that, so the rule is kind to what was picked and strict on the rest.
+The one to report is the cheapest (fewest trainable parameters, of equals fewest FLOPs) of those that are
+shown to lose less than a margin, one point of the headline unless said, to every other
+(`results/choice.py`). Where none is shown nothing is reported: the paragraph says between which it is
+undecided, and how many test images, or replicates, would probably decide.
 
 A probe that is undertrained (`results/undertrained.py`) is in none of these comparisons: it is named,
 and while there is one nothing is said of which probe to report.
@@ -19,12 +16,26 @@ import numpy as np
 
 from iceprobe.errors import IceprobeError
 from iceprobe.results.agreement import Agreement, agreement
-from iceprobe.results.comparison import Comparison, compare_pair, efficient, probe_name
+from iceprobe.results.caveats import few_rows, kept, lost_note
+from iceprobe.results.choice import Choice, Undecided, choose, cost
+from iceprobe.results.comparison import (
+    Comparison,
+    compare_pair,
+    doubts,
+    efficient,
+    family,
+    level,
+    probe_name,
+    shared_headline,
+    warned,
+)
+from iceprobe.results.headline import NAMES, weights
 from iceprobe.results.schema import Result
 from iceprobe.results.sweeps import Ranked, clear_order, rank, same_images, split_by
 from iceprobe.results.tables import TRAIN_LONGER, short, signed_points, span, tenths
 
 LINEAR = "linear"
+MARGIN = 0.01  # of the headline: what a cheaper probe may lose
 #: Probes without learned aggregation.
 PLAIN = ("knn", LINEAR, "mean_value")
 #: What is missing → the spec to add.
@@ -38,8 +49,12 @@ class Encoder:
     Attributes:
         backbone: its spec.
         best: the most accurate probe.
-        cheapest: of those within the error bar of the best, that with the fewest parameters.
+        cheapest: of those that may be reported, that with the fewest parameters; ``best`` where
+            nothing may.
         leanest: that with the fewest FLOPs.
+        shown: whether they are shown to lose less than the margin to every other probe.
+        undecided: probes that may be reported if more images show it, cheaper than ``cheapest``
+            where that is shown.
         loss: ``cheapest`` minus ``best``, paired; ``None`` where they are one.
         attentive: the best probe with learned aggregation, of ``attentive_of``.
         gains: ``attentive`` minus each linear probe, paired, the best linear probe first.
@@ -47,6 +62,7 @@ class Encoder:
         paired: whether predictions of all probes were kept. Where they weren't there are no
             ``gains``, and ``cheapest`` is ``best``, nothing being known of error bars.
         undertrained: probes that are in none of the above, unless nothing else was run.
+        of: probes that ``best`` is the best of.
     """
 
     backbone: str
@@ -61,12 +77,22 @@ class Encoder:
     knn: list[Result]
     paired: bool = True
     undertrained: list[Result] = field(default_factory=list)
+    shown: bool = True
+    undecided: list[Undecided] = field(default_factory=list)
+    of: int = 1
+
+    @property
+    def ran(self) -> list[Result]:
+        """What is named of it."""
+        shown = [self.best, self.cheapest, *filter(None, [self.attentive]), *self.linear, *self.knn]
+        undecided = [one.comparison.probe for one in self.undecided]
+        every = [*shown, *undecided, *self.undertrained]
+        return list({id(one): one for one in every}.values())
 
     @property
     def missing(self) -> list[str]:
         """Which keys of ``REMEDIES`` weren't run on it."""
-        ran = [self.best, *self.linear, *self.knn, *self.undertrained]
-        names = [probe_name(one) for one in ran]
+        names = [probe_name(one) for one in self.ran]
         attentive = self.attentive or any(name not in PLAIN for name in names)
         there = (LINEAR in names, "knn" in names, attentive)
         return [name for name, found in zip(REMEDIES, there, strict=True) if not found]
@@ -116,7 +142,7 @@ class Advice:
         return "\n\n".join(filter(None, [*(q.paragraph for q in self.questions), self.remark]))
 
 
-def advise(results: Sequence[Result], margin: float = 0.0) -> Advice:
+def advise(results: Sequence[Result], margin: float = MARGIN) -> Advice:
     """Which probe to report, how much aggregation matters, and what linear probing would have said.
 
     Everything is computed from the results and the predictions kept with them; the rule stands at
@@ -124,7 +150,7 @@ def advise(results: Sequence[Result], margin: float = 0.0) -> Advice:
 
     Args:
         results: of a run, a campaign, or several runs on frozen backbones.
-        margin: top-1 that a cheaper probe may lose, a fraction: 0.005 is half a point.
+        margin: accuracy that a cheaper probe may lose, a fraction: 0.005 is half a point.
 
     Raises:
         IceprobeError: for a negative margin, without a result on a frozen backbone, or where a
@@ -166,30 +192,40 @@ def _question(title: str, results: Sequence[Result], margin: float) -> Question:
 
 
 def _encoder(backbone: str, everything: Sequence[Result], margin: float) -> Encoder:
-    weak = [one for one in everything if one.undertrained]
-    results = [one for one in everything if not one.undertrained] or everything
-    best = min(results, key=lambda one: (-one.top1.mean, *_cost(one)))
+    weak = [one for one in everything if doubts(one)]
+    results = [one for one in everything if not doubts(one)] or everything
+    best = min(results, key=lambda one: (-level(one), *cost(one)))
     attending = _best_first([one for one in results if probe_name(one) not in PLAIN])
     linear = _best_first([one for one in results if probe_name(one) == LINEAR])
     attentive = next(iter(attending), None)
     paired = all(one.predictions() is not None for one in results)
-    losses = {one.label: compare_pair(one, best) for one in results if paired and one is not best}
-    # The low end of best − p is minus the high one of p − best.
-    within = [c.probe for c in losses.values() if -c.difference.interval[1] <= margin]
-    cheapest = min([best, *within], key=_cost)
+    choice = choose(results, margin) if paired else Choice([], [])
+    may = choice.shown or [best]
+    cheapest = min(may, key=cost)
     return Encoder(
         backbone=backbone,
         best=best,
         cheapest=cheapest,
-        leanest=min([best, *within], key=lambda one: _cost(one)[::-1]),
-        loss=losses.get(cheapest.label),
+        leanest=min(may, key=lambda one: cost(one)[::-1]),
+        loss=compare_pair(cheapest, best) if cheapest is not best else None,
         attentive=attentive,
         attentive_of=len(attending),
-        gains=[compare_pair(attentive, one) for one in linear] if attentive and paired else [],
+        gains=[
+            one
+            for one in (family(attending, linear) if paired and not doubts(best) else [])
+            if one.probe is attentive
+        ],
         linear=linear,
         knn=_best_first([one for one in results if probe_name(one) == "knn"]),
         paired=paired,
         undertrained=weak,
+        shown=bool(choice.shown),
+        undecided=[
+            one
+            for one in choice.undecided
+            if not choice.shown or cost(one.comparison.probe) < cost(cheapest)
+        ],
+        of=len(results),
     )
 
 
@@ -207,7 +243,7 @@ def _orders(by_backbone: Sequence[Sequence[Result]]) -> list[Order]:
 
     def over_all(one: Result) -> tuple[bool, float]:
         every = under(one.label)
-        trained = not any(one.undertrained for one in every)
+        trained = not any(doubts(one) for one in every)
         return trained, round(sum(one.score.mean for one in every), 9)
 
     subject = max(efficient(attending) or attending, key=over_all)
@@ -218,7 +254,11 @@ def _order(linear: Sequence[Result], attentive: Sequence[Result]) -> Order:
     kept = [[one.predictions() for one in results] for results in (linear, attentive)]
     found = None
     if all(one is not None for of_probe in kept for one in of_probe):
-        x, y = ([one.correct.mean(0) for one in of_probe if one] for of_probe in kept)
+        headline = shared_headline(*linear, *attentive)
+        x, y = (
+            [one.correct.mean(0) * weights(headline, one.labels) for one in of_probe if one]
+            for of_probe in kept
+        )
         found = agreement(np.stack(x), np.stack(y))
     x_pairs, y_pairs = clear_order(linear), clear_order(attentive)
     every = len(linear) * (len(linear) - 1) // 2
@@ -232,11 +272,7 @@ def _order(linear: Sequence[Result], attentive: Sequence[Result]) -> Order:
 
 
 def _best_first(results: Sequence[Result]) -> list[Result]:
-    return sorted(results, key=lambda one: -one.top1.mean)
-
-
-def _cost(one: Result) -> tuple[int, int]:
-    return one.parameters.total, one.flops.per_image
+    return sorted(results, key=lambda one: -level(one))
 
 
 def _head(title: str, results: Sequence[Result], margin: float) -> str:
@@ -251,15 +287,18 @@ def _head(title: str, results: Sequence[Result], margin: float) -> str:
         if flattered
         else ""
     )
-    allowed = f" Up to {100 * margin:g} points may be lost." if margin else ""
+    plural = "" if margin == 0.01 else "s"
+    allowed = f" A cheaper probe may lose less than {100 * margin:g} point{plural}."
     seeds = {len(one.seeds) for one in results if one.seeds}
-    many = f", {max(seeds)} seed{'s' if max(seeds) > 1 else ''}" if seeds else ""
-    return f"{subject} on {title}{images}{many}; accuracies are top-1.{selected}{allowed}"
+    noun = "replicate" if any(one.variance == "replicates" for one in results) else "seed"
+    many = f", {max(seeds)} {noun}{'s' if max(seeds) > 1 else ''}" if seeds else ""
+    metric = NAMES[shared_headline(*results)]
+    return f"{subject} on {title}{images}{many}; accuracies are {metric}.{selected}{allowed}"
 
 
 def _single(encoder: Encoder) -> str:
     """How much aggregation matters, what to report, and how other probes would have read it."""
-    if encoder.best.undertrained:
+    if doubts(encoder.best):
         return ""
     others = [*encoder.linear, *encoder.knn]
     read = ", ".join(f"{_percent(one)} under {one.label}" for one in others)
@@ -276,13 +315,12 @@ def _aggregation(encoder: Encoder) -> str:
         return ""
     if not encoder.paired:
         ours, theirs = encoder.attentive, encoder.linear[0]
-        gap = signed_points(ours.top1.mean - theirs.top1.mean)
+        gap = signed_points(ours.score.mean - theirs.score.mean)
         return f"{ours.label} reads {_percent(ours)} and {theirs.label} {_percent(theirs)}, {gap} points."
     first, *rest = encoder.gains
-    difference = first.difference
     verdict = (
-        ("Aggregation matters" if difference.mean > 0 else "Learned aggregation loses")
-        if difference.clear
+        ("Aggregation matters" if first.difference.mean > 0 else "Learned aggregation loses")
+        if first.clear
         else "Aggregation makes no clear difference"
     )
     of = (
@@ -290,7 +328,7 @@ def _aggregation(encoder: Encoder) -> str:
         if encoder.attentive_of > 1
         else ""
     )
-    interval = encoder.attentive.top1.interval
+    interval = encoder.attentive.score.interval
     own = f" (95% interval {span(interval)})" if interval else ""
     more = "".join(
         f"; over {gain.against.label} ({_percent(gain.against)}) it is {_points(gain)}"
@@ -298,7 +336,8 @@ def _aggregation(encoder: Encoder) -> str:
     )
     return (
         f"{verdict}: {encoder.attentive.label}{of} reads {_percent(encoder.attentive)}{own} and "
-        f"{first.against.label} {_percent(first.against)}, {_points(first)}{more}."
+        f"{first.against.label} {_percent(first.against)}, {_points(first)}{more}"
+        f"{warned(encoder.attentive, *encoder.linear)}."
     )
 
 
@@ -311,20 +350,47 @@ def _report(encoder: Encoder) -> str:
             f"The highest number is that of {best.label} ({_percent(best)}, {_costs(best)}); no "
             "interval tells it apart."
         )
-    if encoder.loss is None:
+    several = f"less than the margin to each of the {encoder.of - 1} others"
+    if not encoder.shown:
         said = (
-            f"Report {best.label} ({_percent(best)}, {_costs(best)}): it is the best, and no probe "
-            "with fewer parameters is within its error bar."
+            f"No probe is shown to lose {several}, so none is reported; the highest figure, of "
+            f"{encoder.of} picked by these images, is that of {best.label} ({_percent(best)}, "
+            f"{_costs(best)}){warned(best)}."
+        )
+        return " ".join([said, *map(_undecided, encoder.undecided)])
+    if encoder.of == 1:
+        said = f"Report {best.label} ({_percent(best)}, {_costs(best)}){warned(best)}: there is no other."
+    elif encoder.loss is None:
+        said = (
+            f"Report {best.label} ({_percent(best)}, {_costs(best)}){warned(best)}: the best of "
+            f"{encoder.of} by these images, and none with fewer parameters is shown to lose {several}."
         )
     else:
         said = (
-            f"Report {cheapest.label} ({_percent(cheapest)}, {_costs(cheapest)}): the cheapest "
-            f"within the error bar of the best, {best.label} ({_percent(best)}, {_costs(best)}), "
-            f"at {_points(encoder.loss)}."
+            f"Report {cheapest.label} ({_percent(cheapest)}, {_costs(cheapest)}): the cheapest that is "
+            f"shown to lose {several}; to the best of these by its figure, {best.label} "
+            f"({_percent(best)}, {_costs(best)}), it is {_points(encoder.loss)}"
+            f"{warned(cheapest, best)}."
         )
     if leanest is not cheapest:
         said += f" With the fewest FLOPs it is {leanest.label} ({_percent(leanest)}, {_costs(leanest)})."
-    return said
+    return " ".join([said, *map(_undecided, encoder.undecided)])
+
+
+def _undecided(one: Undecided) -> str:
+    """A probe that may do, and what it would take to know."""
+    probe, other = one.comparison.probe, one.comparison.against
+    spread = one.comparison.difference.spread
+    known = probe.test_images or round(spread.size)
+    takes = "neither more test images nor more replicates alone would show it"
+    if one.images is not None:
+        takes = f"about {one.images:,} test images in place of {known:,} would show it"
+    elif one.replicates is not None:
+        takes = f"about {one.replicates} replicates in place of {spread.rows} would show it"
+    return (
+        f"Undecided: {probe.label} ({_percent(probe)}, {_costs(probe)}) is {_points(one.comparison)} "
+        f"to {other.label}{warned(probe, other)}; {takes}."
+    )
 
 
 def _each(encoder: Encoder) -> str:
@@ -334,10 +400,25 @@ def _each(encoder: Encoder) -> str:
     gain = next(iter(encoder.gains), None)
     told = [
         f"{gain.probe.label} over {gain.against.label} is {_points(gain)}" if gain else "",
-        f"{'report' if encoder.paired else 'the highest number is that of'} {encoder.cheapest.label} ({_percent(encoder.cheapest)}, {_costs(encoder.cheapest)})",
+        f"{_may_be_reported(encoder)} {encoder.cheapest.label} ({_percent(encoder.cheapest)}, {_costs(encoder.cheapest)}){warned(encoder.cheapest)}",
         f"the best, {encoder.best.label}, reads {_percent(encoder.best)}" if encoder.loss else "",
     ]
-    return f"{encoder.backbone}: {'; '.join(filter(None, told))}."
+    return " ".join(
+        [
+            f"{encoder.backbone}: {'; '.join(filter(None, told))}.",
+            *map(_undecided, encoder.undecided[:1]),
+        ]
+    )
+
+
+def _may_be_reported(encoder: Encoder) -> str:
+    if encoder.paired and encoder.shown:
+        return "report"
+    return (
+        "the highest number, and none that may be reported, is that of"
+        if encoder.paired
+        else "the highest number is that of"
+    )
 
 
 def _ordered(orders: Sequence[Order]) -> str:
@@ -381,7 +462,7 @@ def _untrained(encoders: Sequence[Encoder]) -> list[str]:
     """Which probes hadn't learned to their end, before any comparison."""
     said = [
         f"{_named(one, encoders)} reads {_percent(one)} and is undertrained: "
-        f"{', '.join(one.undertrained)}."
+        f"{', '.join(doubts(one))}."
         for encoder in encoders
         for one in encoder.undertrained
     ]
@@ -404,10 +485,12 @@ def _caveats(encoders: Sequence[Encoder]) -> list[str]:
     ]
     if not all(one.paired for one in encoders):
         said.append(
-            "Predictions weren't kept, so there is no paired interval and no error bar to be within: "
-            "fit again."
+            "Predictions weren't kept, so there is no paired interval and no probe is shown to stand "
+            "in for another: fit again."
         )
-    return said
+    ran = [one for encoder in encoders for one in encoder.ran]
+    said += [f"{_named(one, encoders)}: {note}." for one in ran if (note := lost_note(one))]
+    return [*said, *filter(None, [few_rows(ran)])]
 
 
 def _names(names: Sequence[str]) -> str:
@@ -419,7 +502,7 @@ def _named(one: Result, encoders: Sequence[Encoder]) -> str:
 
 
 def _percent(one: Result) -> str:
-    return f"{tenths(one.top1.mean)}%"
+    return f"{tenths(one.score.mean)}%" + (f" of {kept(one)}" if one.lost_seeds else "")
 
 
 def _costs(one: Result) -> str:
@@ -428,7 +511,9 @@ def _costs(one: Result) -> str:
 
 def _points(one: Comparison) -> str:
     difference = one.difference
+    alone = difference.clear and not one.clear and one.among > 1
+    but = f"; among {one.among} comparisons not clear, by Holm" if alone else ""
     return (
         f"{signed_points(difference.mean)} points "
-        f"(paired 95% interval {span(difference.interval, signed=True)})"
+        f"(paired 95% interval {span(difference.interval, signed=True)}{but})"
     )

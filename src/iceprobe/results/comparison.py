@@ -1,42 +1,80 @@
-"""Which of two probes is better, image by image."""
+"""Which of two probes is better, image by image; and of many, with what is said of all of them.
+
+Of one pair the 95% interval leaves out zero. Of a family of m pairs those are clear whose p is below 5%
+by Holm's correction for m, so that in 95% of families nothing false is called clear (Holm 1979, "A simple
+sequentially rejective multiple test procedure"). Where the results themselves say whom to compare (the
+best with the rest, neighbours in rank) the family is all K(K−1)/2 pairs, whichever are looked at.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
 from iceprobe.errors import IceprobeError
+from iceprobe.results.headline import Headline
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Result
-from iceprobe.results.statistics import Difference, paired_bootstrap
+from iceprobe.results.statistics import Difference, holm, paired_difference, together
 from iceprobe.results.varying import told, varying
 from iceprobe.specs import parse_spec
 
 BASELINES = ("knn", "linear")  # what a probe with attention has to beat
 EFFICIENT = "ep"
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``probe`` minus ``against``, on the same test images."""
+    """``probe`` minus ``against``, on the same test images.
+
+    Attributes:
+        difference: of the accuracy that is the headline.
+        p: two-sided, corrected for the family of ``among`` comparisons.
+        among: comparisons that are told together.
+    """
 
     probe: Result
     against: Result
     difference: Difference
+    p: float
+    among: int = 1
 
     @property
     def undertrained(self) -> list[Result]:
         """Which of the two hadn't learned to its end: no order can be read from the pair."""
-        return [one for one in (self.probe, self.against) if one.undertrained]
+        return [one for one in (self.probe, self.against) if doubts(one)]
 
     @property
     def clear(self) -> bool:
-        """Whether an order may be claimed: the interval leaves out zero, both were trained."""
-        return self.difference.clear and not self.undertrained
+        """Whether an order may be claimed: nothing but chance is ruled out, both were trained."""
+        return self.difference.clear and self.p < LEVEL and not self.undertrained
+
+    @property
+    def headline(self) -> Headline:
+        return shared_headline(self.probe, self.against)
 
 
-def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
-    """Paired bootstrap of a − b in top-1 accuracy.
+def doubts(result: Result) -> list[str]:
+    """Why no order may be read from a result's numbers, in words; empty where one may."""
+    return result.undertrained
+
+
+def warned(*results: Result) -> str:
+    """``" (ep12: its learning rate is the highest tried)"``: for the sentence of a comparison."""
+    said = [f"{one.label}: {', '.join(one.warnings)}" for one in results if one.warnings]
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def shared_headline(*results: Result) -> Headline:
+    """The accuracy that leads for all of them; top-1 where they differ."""
+    found = {one.headline for one in results}
+    return found.pop() if len(found) == 1 else "top1"
+
+
+def compare_pair(a: Result, b: Result) -> Comparison:
+    """a − b in the accuracy that is the headline, paired over images (and over replicates).
 
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
@@ -48,10 +86,70 @@ def compare_pair(a: Result, b: Result, *, seed: int = 0) -> Comparison:
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
-    difference = paired_bootstrap(
-        predicted_a.correct, predicted_b.correct, replicates=are_replicates(a, b), seed=seed
+    by_class = shared_headline(a, b) == "mean_per_class"
+    difference = paired_difference(
+        predicted_a.correct,
+        predicted_b.correct,
+        predicted_a.labels if by_class else None,
+        replicates=are_replicates(a, b),
     )
-    return Comparison(a, b, difference)
+    return Comparison(a, b, difference, difference.p)
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same as one family: with Holm's p, and what replicates add told from all of them."""
+    differences = in_family(comparisons)
+    ps = holm([one.p for one in differences])
+    return [
+        replace(one, difference=difference, p=p, among=len(comparisons))
+        for one, difference, p in zip(comparisons, differences, ps, strict=True)
+    ]
+
+
+def in_family(comparisons: Sequence[Comparison]) -> list[Difference]:
+    """Their differences, as one family."""
+    pairs = [(id(one.probe), id(one.against)) for one in comparisons]
+    return together([one.difference for one in comparisons], pairs)
+
+
+def family(
+    ours: Sequence[Result], theirs: Sequence[Result], *, picked: Sequence[Result] = ()
+) -> list[Comparison]:
+    """Each of ``ours`` with each of ``theirs``, as one family.
+
+    Pairs that none can be read from are left out, but of two that are both ``picked``.
+
+    Raises:
+        IceprobeError: as :func:`compare_pair`.
+    """
+
+    def readable(one: Result) -> bool:
+        return not doubts(one) and one.predictions() is not None
+
+    wanted = {id(one) for one in picked}
+    return corrected(
+        [
+            compare_pair(a, b)
+            for a in ours
+            for b in theirs
+            if a is not b and (wanted >= {id(a), id(b)} or (readable(a) and readable(b)))
+        ]
+    )
+
+
+def clear_pairs(results: Sequence[Result]) -> set[tuple[int, int]]:
+    """Places (better, worse) of results on the same images that are clearly in this order.
+
+    The family is all pairs of those with predictions and without doubts; the others are in none.
+    """
+    fine = [i for i, one in enumerate(results) if not doubts(one) and one.predictions() is not None]
+    pairs = list(combinations(fine, 2))
+    family = corrected([compare_pair(results[i], results[j]) for i, j in pairs])
+    return {
+        (i, j) if one.difference.mean > 0 else (j, i)
+        for (i, j), one in zip(pairs, family, strict=True)
+        if one.clear
+    }
 
 
 def are_replicates(a: Result, b: Result) -> bool:
@@ -82,25 +180,27 @@ def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Co
         ours = ", ".join(result.label for result in results_a) or "none"
         theirs = ", ".join(result.label for result in results_b) or "none"
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
-    return [compare_pair(result, second[place(result)]) for result in shared]
+    return corrected([compare_pair(result, second[place(result)]) for result in shared])
 
 
 def _adapted_and_frozen(
     results_a: Sequence[Result], results_b: Sequence[Result]
 ) -> list[Comparison]:
     """A probe on the frozen backbone of one run and on the adapted one of the other."""
-    return [
-        compare_pair(a, b)
-        for a in results_a
-        for b in results_b
-        if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
-    ]
+    return corrected(
+        [
+            compare_pair(a, b)
+            for a in results_a
+            for b in results_b
+            if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
+        ]
+    )
 
 
 def best_baseline(results: Sequence[Result]) -> Result | None:
     """The best of k-NN and linear probes, which makes every gain over it a cautious one."""
     baselines = [result for result in results if probe_name(result) in BASELINES]
-    return max(baselines, key=lambda result: result.top1.mean, default=None)
+    return max(baselines, key=level, default=None)
 
 
 def reference_ep(results: Sequence[Result]) -> Result | None:
@@ -109,20 +209,17 @@ def reference_ep(results: Sequence[Result]) -> Result | None:
     The test split picks it, which flatters it where there are several: who quotes it says of how
     many it is the best.
     """
-    return max(efficient(results), key=lambda result: round(result.score.mean, 9), default=None)
+    return max(efficient(results), key=level, default=None)
+
+
+def level(one: Result) -> float:
+    """The accuracy that is the headline; the same fraction reached by two roundings is a tie."""
+    return round(one.score.mean, 9)
 
 
 def efficient(results: Sequence[Result]) -> list[Result]:
     """All Efficient Probes among the results."""
     return [result for result in results if probe_name(result) == EFFICIENT]
-
-
-def clearly_above(a: Result, b: Result) -> bool:
-    """Whether a is above b by an interval; never without predictions, nor undertrained."""
-    if a.predictions() is None or b.predictions() is None:
-        return False
-    comparison = compare_pair(a, b)
-    return comparison.clear and comparison.difference.mean > 0
 
 
 def probe_name(result: Result) -> str:

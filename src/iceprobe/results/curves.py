@@ -25,10 +25,11 @@ class CurveRow(BaseModel):
     seed: int
     learning_rate: float
     weight_decay: float
-    phase: str  # "select" (on nine tenths of train) | "refit" (on all of it) | "paper"
+    phase: str  # "select" (on what isn't held out) | "refit" (on all of train) | "paper"
     epoch: int  # 1 after the first pass over the data
     train_loss: float  # mean over the epoch, a probe's own terms in it; not finite: it diverged
-    eval_accuracy: float | None = None  # fraction, on the phase's own evaluation images
+    eval_accuracy: float | None = None  # the headline on the phase's own evaluation images
+    fold: int = 0  # number of the held-out part, of a cross-validation
 
     @property
     def diverged(self) -> bool:
@@ -37,13 +38,15 @@ class CurveRow(BaseModel):
 
 
 def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, float]]:
-    """Accuracy of each setting (learning rate, weight decay) of one probe by epoch, mean over seeds.
+    """Accuracy of each setting (learning rate, weight decay) of one probe by epoch, mean over seeds and folds.
 
-    A seed that has diverged counts 0 from then on.
+    A member that has diverged counts 0 from then on. Epochs after which nobody looked are left out.
     """
     values: dict[tuple[float, float], dict[int, list[float]]] = {}
     ended: dict[tuple[float, float], list[int]] = {}
     for row in rows:
+        if row.eval_accuracy is None and not row.diverged:
+            continue
         setting = (row.learning_rate, row.weight_decay)
         epochs = values.setdefault(setting, {})
         epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)

@@ -21,12 +21,7 @@ from iceprobe.checksums import Digest, check_file
 from iceprobe.errors import IceprobeError
 from iceprobe.results.files import write_atomically
 from iceprobe.results.schema import Score
-from iceprobe.results.statistics import (
-    accuracy,
-    bootstrap_interval,
-    bootstrap_mean_per_class,
-    mean_per_class,
-)
+from iceprobe.results.statistics import accuracy, accuracy_interval, mean_per_class
 from iceprobe.text import json_bytes
 
 
@@ -60,20 +55,19 @@ class Predictions:
         """``(S, n)``: whether each seed was right on each image."""
         return self.predicted == self.labels
 
-    def top1_score(self, replicates: bool = False) -> Score:
-        """Top-1 accuracy over seeds, or replicates, with its bootstrap interval."""
-        interval = bootstrap_interval(self.correct, replicates=replicates)
-        return Score.of(accuracy(self.predicted, self.labels), interval)
+    def top1_score(self) -> Score:
+        """Top-1 accuracy over seeds, or replicates, with its interval."""
+        return Score.of(accuracy(self.predicted, self.labels), accuracy_interval(self.correct))
 
-    def top5_score(self, replicates: bool = False) -> Score | None:
+    def top5_score(self) -> Score | None:
         """Top-5 accuracy, or None where it wasn't kept."""
         if self.top5 is None:
             return None
-        return Score.of(self.top5.mean(1), bootstrap_interval(self.top5, replicates=replicates))
+        return Score.of(self.top5.mean(1), accuracy_interval(self.top5))
 
     def mean_per_class_score(self) -> Score:
-        """Mean-per-class accuracy over seeds with its bootstrap interval."""
-        interval = bootstrap_mean_per_class(self.correct, self.labels)
+        """Mean-per-class accuracy over seeds, or replicates, with its interval."""
+        interval = accuracy_interval(self.correct, self.labels)
         return Score.of(mean_per_class(self.predicted, self.labels), interval)
 
 

@@ -89,9 +89,28 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
         "git_commit": git_commit(),
         "command": command,
         "created": now(),
-        "assumed": assumed(manifest),
+        "assumed": [*assumed(manifest), *filter(None, [identical_line(store, split)])],
+        "identical_images": len(store.identical(split)),
         "skipped_images": len(manifest.skipped),
     }
+
+
+def identical_line(store: Any, split: str) -> str:
+    """That images of a split are training images too, with the first of them; ``""`` without any.
+
+    Told, not refused: an encoder that has collapsed makes nearly the same of all images.
+    """
+    rows = store.identical(split)
+    if not len(rows):
+        return ""
+    names = store.names_at_hand(split)
+    first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
+    many = len(rows) > 1
+    return (
+        f"{len(rows):,} of {len(store[split]):,} {split} images {'are' if many else 'is'} identical to "
+        f"{'training images' if many else 'a training image'} (by {'their' if many else 'its'} pooled "
+        f"tokens{first}): what was learnt by heart counts as read"
+    )
 
 
 def now() -> str:

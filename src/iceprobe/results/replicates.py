@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.schema import EarlyStopping, Result, Score
+from iceprobe.results.schema import EarlyStopping, Result, Score, SelectedScore
 
 
 def merged(results: Sequence[Result]) -> Result:
@@ -30,8 +30,8 @@ def merged(results: Sequence[Result]) -> Result:
     spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
     result = first.model_copy(
         update={
-            "top1": predictions.top1_score(replicates=True),
-            "top5": predictions.top5_score(replicates=True),
+            "top1": predictions.top1_score(),
+            "top5": predictions.top5_score(),
             "mean_per_class": predictions.mean_per_class_score(),
             "last_epoch": Score.of([v for score in last for v in score.values]) if last else None,
             "selected": {key: _side_by_side(key, results) for key in first.selected},
@@ -39,7 +39,9 @@ def merged(results: Sequence[Result]) -> Result:
             "seconds": sum(result.seconds for result in results),
             "seeds": [s for result in results for s in result.seeds] or list(range(len(results))),
             "early_stopping": _stopped_in_any(results),
-            "undertrained": _undertrained_in_most(results),
+            "undertrained": _in_most(results, "undertrained"),
+            "warnings": _in_most(results, "warnings"),
+            "selected_score": _held_out(results),
             "variance": "replicates",
         }
     )
@@ -54,10 +56,19 @@ def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
     return known[0].model_copy(update={"stopped": stopped}) if known else None
 
 
-def _undertrained_in_most(results: Sequence[Result]) -> list[str]:
+def _in_most(results: Sequence[Result], name: str) -> list[str]:
     """The signs of the first of them where more than half show some."""
-    found = [result.undertrained for result in results if result.undertrained]
+    found: list[list[str]] = [signs for result in results if (signs := getattr(result, name))]
     return found[0] if 2 * len(found) > len(results) else []
+
+
+def _held_out(results: Sequence[Result]) -> SelectedScore | None:
+    """The mean of what selected; the error is that of one, whose images are drawn from the same."""
+    found = [result.selected_score for result in results if result.selected_score is not None]
+    if not found:
+        return None
+    mean = float(np.mean([one.mean for one in found]))
+    return found[0].model_copy(update={"mean": mean})
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

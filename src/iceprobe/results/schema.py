@@ -41,7 +41,8 @@ class Score(_Model):
         mean: over seeds.
         sd: sample standard deviation over seeds (n − 1); ``None`` for a single value.
         values: one a seed, in the order of `Result.seeds`.
-        interval: 95% percentile bootstrap over test images.
+        interval: 95%, over test images and seeds (docs/protocols.md); in files of earlier
+            versions a percentile bootstrap over test images.
     """
 
     mean: Fraction
@@ -171,6 +172,20 @@ class EarlyStopping(_Model):
     stopped: list[Stopped] = []
 
 
+class SelectedScore(_Model):
+    """The headline on the held-out images, by which the setting was chosen.
+
+    Attributes:
+        mean: over seeds, or over the folds that held an image out.
+        images: held out.
+        error: standard error over them.
+    """
+
+    mean: Fraction
+    images: Count
+    error: Annotated[float, Field(ge=0)]
+
+
 class Result(_Model):
     """One probe on one store after selection, over its seeds.
 
@@ -198,13 +213,18 @@ class Result(_Model):
         top1: top-1 accuracy.
         top5: top-5 accuracy; ``None`` where there are five classes or fewer.
         mean_per_class: mean of each class's accuracy.
-        last_epoch: top-1 at the last epoch, where another was selected.
+        last_epoch: the headline at the last epoch, where another was selected.
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
         training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
         undertrained: signs that it hadn't learned to its end (`results/undertrained.py`); empty
             where there are none, and of results from before they were looked for.
-        selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``.
+        warnings: what casts doubt on its training without taking it out of comparisons, in words
+            (a learning rate at the grid's edge, …): said in the sentence of each of them.
+        selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``,
+            or how many folds.
+        selected_score: what it read there, at the chosen setting and epoch; ``None`` where the
+            reported split selected, or nothing.
         settings_tried: settings that were selected from.
         best_minus_median: accuracy on ``selected_on``: best setting − median one.
         early_stopping: ``None``: every setting ran to its end.
@@ -220,6 +240,8 @@ class Result(_Model):
         command: what was typed, quoted for a shell.
         created: ISO 8601 with the zone.
         assumed: what was taken for granted about backbone and images, a line each.
+        identical_images: of the reported split that are training images too, by their pooled tokens;
+            0 as well where they weren't looked for (adapted backbones, live tokens, older results).
         skipped_images: left out by ``--on-bad-image skip``.
         files: what of it is in the run folder.
     """
@@ -254,7 +276,9 @@ class Result(_Model):
     training: dict[str, Any] = {}
     training_images: str = EVALUATION_VIEW
     undertrained: list[str] = []
+    warnings: list[str] = []
     selected_on: str
+    selected_score: SelectedScore | None = None
     settings_tried: Count = 1
     best_minus_median: float | None = None
     early_stopping: EarlyStopping | None = None
@@ -272,6 +296,7 @@ class Result(_Model):
     command: str = ""
     created: str = ""
     assumed: list[str] = []
+    identical_images: Count = 0
     skipped_images: Count = 0
     files: Files = Files()
 

@@ -1,23 +1,21 @@
-"""Accuracies, bootstrap intervals and paired comparisons, in numpy.
+"""Accuracies, their intervals and paired comparisons, in numpy.
 
-Everything starts from ``correct``: ``(S, n)`` booleans (or fractions), seed by test image. Images
-are resampled; seeds are averaged first, so an interval says how the accuracy of the mean seed
-would move with other test images, and the standard deviation over seeds is told beside it.
-
-Resampling n images with replacement and averaging depends only on how often each distinct
-per-image value is drawn, and those counts are multinomial. With S seeds there are S + 1 distinct
-values, so ten thousand draws over 50,000 images take a millisecond and are exactly the ordinary
-percentile bootstrap.
+Everything starts from ``correct``: ``(R, n)`` booleans (or fractions), replicate or seed by test image.
+Both are taken for draws from many: an interval says how the mean would move with other images *and* with
+other replicates (`results/crossed.py`), as a score interval (`results/scores.py`): Wilson's of an
+accuracy, Tango's of a paired difference. Images are taken for independent of each other.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DRAWS = 10_000
-_CHUNK_CELLS = 4_000_000  # counts held at once: 32 MB
+from iceprobe.results.crossed import Spread, pooled, spread, spread_of_difference
+from iceprobe.results.headline import headline_accuracy, weights
+from iceprobe.results.scores import FEW, departure, mcnemar, tango, wilson
 
 
 @dataclass(frozen=True)
@@ -25,19 +23,91 @@ class Difference:
     """Accuracy of a minus accuracy of b on the same images, as fractions.
 
     Attributes:
-        mean: the observed difference.
-        interval: percentile bootstrap interval of it over test images.
-        p: two-sided bootstrap p-value of "no difference".
+        gained: share of the images that only a reads, mean over replicates.
+        lost: share that only b reads.
+        spread: how the mean would move.
+        family: the same with what replicates add estimated over all pairs of a family
+            (:func:`together`); None without one, and of a single row.
     """
 
-    mean: float
-    interval: tuple[float, float]
-    p: float
+    gained: float
+    lost: float
+    spread: Spread
+    family: Spread | None = None
+
+    @property
+    def mean(self) -> float:
+        """The observed difference."""
+        return self.spread.mean
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
+        return self.within(0.95)
+
+    def __neg__(self) -> "Difference":
+        """b − a."""
+        turned = [replace(one, mean=0.0 - one.mean) for one in self.spreads]
+        return Difference(self.lost, self.gained, *turned)
+
+    def within(self, confidence: float) -> tuple[float, float]:
+        """The interval of another confidence.
+
+        Where few images of a single row differ it reaches to zero unless McNemar's exact test leaves
+        that out.
+        """
+        size = self.size(self.spread)
+        low, high = tango(self.gained, self.lost, size, self.spread.quantile(confidence))
+        if (exact := self._exact) is not None and exact >= 1 - confidence:
+            low, high = min(low, 0.0), max(high, 0.0)
+        return low, high
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p of "no difference"; McNemar's exact one where few images of a row differ.
+
+        In a family the larger of that by the pair's own spread and by the family's.
+        """
+        if self._exact is not None:
+            return self._exact
+        return max(min(1.0, one.p(self.departure(one, 0.0))) for one in self.spreads)
+
+    def p_above(self, delta: float) -> float:
+        """One-sided p of "a − b is ``delta`` or less": small where it is shown to be more."""
+        found = []
+        for one in self.spreads:
+            off = self.departure(one, delta)
+            half = min(1.0, one.p(off)) / 2
+            found.append(half if off > 0 else 1 - half)
+        return max(found)
 
     @property
     def clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
+
+    @property
+    def spreads(self) -> list[Spread]:
+        """Its own, and its family's."""
+        return [one for one in (self.spread, self.family) if one is not None]
+
+    def size(self, spread: Spread) -> float:
+        """How many independent images the mean is worth by one of its spreads."""
+        return spread.effective(self.gained + self.lost - self.mean**2)
+
+    def departure(self, spread: Spread, delta: float) -> float:
+        """Standard errors of one of its spreads by which a − b lies above ``delta`` (a score test's)."""
+        return departure(self.gained, self.lost, self.size(spread), delta)
+
+    @cached_property
+    def _exact(self) -> float | None:
+        if not self.spread.plain:
+            return None
+        only = [self.spread.size * share for share in (self.gained, self.lost)]
+        whole = all(abs(count - round(count)) < 1e-6 for count in only)
+        if not whole or sum(only) >= FEW:
+            return None
+        return mcnemar(*map(round, only))
 
 
 @dataclass(frozen=True)
@@ -72,131 +142,111 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
     array([0.5])
     """
     predicted, labels = _predictions(predicted, labels)
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    correct = (predicted == labels).astype(np.float64)
-    hits = np.stack([np.bincount(codes, row, minlength=len(counts)) for row in correct])
-    return (hits / counts).mean(1)
+    return headline_accuracy("mean_per_class", predicted == labels, labels)
 
 
-def bootstrap_interval(
-    correct: ArrayLike,
-    *,
-    replicates: bool = False,
-    draws: int = DRAWS,
-    confidence: float = 0.95,
-    seed: int = 0,
+def accuracy_interval(
+    correct: ArrayLike, classes: ArrayLike | None = None, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval over images of the seed-mean correctness.
+    """Interval of the mean correctness, over images and replicates.
 
     Args:
-        correct: ``(S, n)`` or ``(n,)``.
-        replicates: whether the S rows are complete repetitions (other draws of training images,
-            orders, held-out parts): they are resampled as well, since others would have come out
-            otherwise.
-        draws: resamples of the n images.
-        confidence: probability mass of the interval.
-        seed: of the resampling.
+        correct: ``(R, n)`` or ``(n,)``.
+        classes: ``(n,)``, where the mean of each class's accuracy is meant; None for top-1.
+        confidence: how often such intervals hold what many images and replicates would give.
 
     Returns:
         Lower and upper end, as fractions.
     """
-    if replicates:
-        return _percentiles(_resampled_twice(_rows(correct), draws, seed), confidence)
-    return _percentiles(_resampled_means(_seed_mean(correct), draws, seed), confidence)
+    found = spread(correct, classes)
+    share = min(1.0, max(0.0, found.mean))  # sums of weights may pass 1 by their rounding
+    size = found.effective(share * (1 - share))
+    return wilson(share, size, found.quantile(confidence), confidence)
 
 
-def bootstrap_mean_per_class(
-    correct: ArrayLike,
-    labels: ArrayLike,
-    *,
-    draws: int = 2_000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """As :func:`bootstrap_interval`, for the mean over classes of the accuracy inside a class.
-
-    Images are resampled from the whole split, so class counts vary from draw to draw; a class
-    that a draw leaves empty is left out of that draw's mean. Fewer draws than elsewhere: with
-    1,000 classes a draw costs 1,000 times as much (2,000 take a second).
-    """
-    values, labels = _seed_mean(correct), np.asarray(labels)
-    if values.shape != labels.shape:
-        raise ValueError(f"{len(values)} images are scored but {len(labels)} are labelled")
-    keys = np.stack([labels, values.round(12)], 1)
-    _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
-    _, starts = np.unique(labels[first], return_index=True)
-    means = []
-    for drawn in _multinomial(counts, draws, seed):
-        images = np.add.reduceat(drawn, starts, axis=1)
-        hits = np.add.reduceat(drawn * values[first], starts, axis=1)
-        present = images > 0
-        inside = np.divide(hits, images, out=np.zeros_like(hits), where=present)
-        means.append(inside.sum(1) / present.sum(1))
-    return _percentiles(np.concatenate(means), confidence)
-
-
-def paired_bootstrap(
+def paired_difference(
     correct_a: ArrayLike,
     correct_b: ArrayLike,
+    classes: ArrayLike | None = None,
     *,
     replicates: bool = False,
-    draws: int = DRAWS,
-    confidence: float = 0.95,
-    seed: int = 0,
 ) -> Difference:
-    """Bootstrap of the difference a − b, resampling the images that both were tested on.
+    """a − b on the images that both were tested on.
 
-    It is antisymmetric: b − a has the same draws, so exactly the negated mean, the mirrored
-    interval and the same p, whichever of two probes is named first.
+    It is antisymmetric: b − a has exactly the negated mean, the mirrored interval and the same p,
+    whichever of two probes is named first.
 
     Args:
-        correct_a: ``(S, n)`` or ``(n,)``.
-        correct_b: ``(S', n)`` or ``(n,)``; the seeds of the two need not match.
-        replicates: whether row s of both is the same complete repetition (the same draw of
-            training images): pairs of rows are resampled as well.
+        correct_a: ``(R, n)`` or ``(n,)``.
+        correct_b: ``(R', n)`` or ``(n,)``; the seeds of the two need not match in number.
+        classes: ``(n,)``, where means of each class's accuracy are compared.
+        replicates: whether row r of both is the same complete repetition (the same draw of
+            training images): their differences are taken row by row.
 
     Raises:
         ValueError: if the two weren't tested on equally many images, or of replicates there
             aren't equally many.
     """
-    a, b = _seed_mean(correct_a), _seed_mean(correct_b)
-    if a.shape != b.shape:
-        raise ValueError(f"a paired bootstrap needs the same images: {len(a)} against {len(b)}")
-    each = _rows(correct_a) - _rows(correct_b) if replicates else (a - b)[None]
-    turn = _orientation(each)
-    resample = (
-        _resampled_twice(turn * each, draws, seed)
-        if replicates
-        else _resampled_means(turn * each[0], draws, seed)
+    a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
+    found = spread_of_difference(a, b, classes, paired=replicates)
+    counted = 1 / a.shape[1] if classes is None else weights("mean_per_class", classes)
+    rows = (a, b) if replicates else (a.mean(0), b.mean(0))
+    gained, lost = (
+        float((one * (1 - other) * counted).sum()) / (len(a) if replicates else 1)
+        for one, other in (rows, rows[::-1])
     )
-    low, high = _percentiles(resample, confidence)
-    interval = (low, high) if turn > 0 else (0.0 - high, 0.0 - low)
-    # + 1: the observed sample counts as one draw, so p is never 0 (Davison & Hinkley 1997, 4.2).
-    below, above = (np.sum(resample <= 0) + 1, np.sum(resample >= 0) + 1)
-    p = min(1.0, 2 * min(below, above) / (draws + 1))
-    return Difference(float((a - b).mean()), interval, float(p))
+    return Difference(gained, lost, found)
+
+
+def together(
+    differences: Sequence[Difference], pairs: Sequence[tuple[Hashable, Hashable]]
+) -> list[Difference]:
+    """The same as one family: what replicates add is told from all pairs as well (`results/crossed.py`).
+
+    Args:
+        differences: that are told together.
+        pairs: what each is the difference of.
+    """
+    beside = pooled([one.spread for one in differences], pairs)
+    return [replace(one, family=family) for one, family in zip(differences, beside, strict=True)]
 
 
 def equivalent(
     correct_a: ArrayLike,
     correct_b: ArrayLike,
     margin: float,
+    classes: ArrayLike | None = None,
     *,
     replicates: bool = False,
-    draws: int = DRAWS,
-    seed: int = 0,
 ) -> Equivalence:
     """Whether a and b are the same within ``±margin`` (a fraction), at 5%.
 
     Raises:
         ValueError: for a margin that isn't positive, or different numbers of images.
     """
+    difference = paired_difference(correct_a, correct_b, classes, replicates=replicates)
+    return same_within(difference, margin)
+
+
+def same_within(difference: Difference, margin: float) -> Equivalence:
+    """:func:`equivalent` of a difference that is known."""
     if not margin > 0:
         raise ValueError(f"the margin of an equivalence test is positive, not {margin}")
-    ninety = paired_bootstrap(
-        correct_a, correct_b, replicates=replicates, draws=draws, confidence=0.90, seed=seed
-    )
-    return Equivalence(ninety.mean, ninety.interval, margin)
+    return Equivalence(difference.mean, difference.within(0.90), margin)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's corrected p of each of several tests: below 5% none of them errs in 95% of families.
+
+    >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
+    [0.06, 0.03, 0.06]
+    """
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    corrected, so_far = [1.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = so_far
+    return corrected
 
 
 def _predictions(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
@@ -204,57 +254,3 @@ def _predictions(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDAr
     if labels.ndim != 1 or predicted.shape[1:] != labels.shape or not len(labels):
         raise ValueError(f"predictions {predicted.shape} don't fit labels {labels.shape}")
     return predicted, labels
-
-
-def _rows(correct: ArrayLike) -> NDArray[np.float64]:
-    return np.atleast_2d(np.asarray(correct, dtype=np.float64))
-
-
-def _seed_mean(correct: ArrayLike) -> NDArray[np.float64]:
-    values = _rows(correct).mean(0)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"correct is (seeds, images) with at least one image, not {values.shape}")
-    return values
-
-
-def _orientation(difference: NDArray[np.float64]) -> int:
-    """1 or −1, and the other of the two for the negated difference: draws are made of one sign.
-
-    The sign of the mean; of a mean of zero that of the first image that differs.
-    """
-    rounded = difference.round(12)
-    total = round(float(difference.mean()), 12)
-    if total == 0:
-        total = float(rounded.ravel()[np.argmax(rounded.ravel() != 0)])
-    return -1 if total < 0 else 1
-
-
-def _resampled_means(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
-    """Means of ``draws`` resamples of ``values (n,)``: ``(draws,)``."""
-    # The same fraction reached by two roundings is one value, hence the 12 digits.
-    _, first, counts = np.unique(values.round(12), return_index=True, return_counts=True)
-    sums = [drawn @ values[first] for drawn in _multinomial(counts, draws, seed)]
-    return np.concatenate(sums) / len(values)
-
-
-def _resampled_twice(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
-    """Means of ``draws`` resamples of both the rows and the images of ``values (S, n)``."""
-    patterns, counts = np.unique(values.round(12), axis=1, return_counts=True)
-    by_row = [drawn @ patterns.T for drawn in _multinomial(counts, draws, seed)]
-    rows = len(values)
-    picked = np.random.default_rng((seed, 1)).multinomial(rows, [1 / rows] * rows, size=draws)
-    return (np.concatenate(by_row) / values.shape[1] * picked).sum(1) / rows
-
-
-def _multinomial(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """How often each of the distinct values is drawn: chunks of ``(draws, len(counts))``."""
-    rng, n = np.random.default_rng(seed), int(counts.sum())
-    step = max(1, _CHUNK_CELLS // len(counts))
-    for start in range(0, draws, step):
-        yield rng.multinomial(n, counts / n, size=min(step, draws - start))
-
-
-def _percentiles(resampled: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, permutations
+from itertools import pairwise
 
-from iceprobe.results.comparison import clearly_above
+from iceprobe.results.comparison import clear_pairs, level
 from iceprobe.results.schema import Result
 from iceprobe.results.varying import draw_of
 from iceprobe.specs import parse_spec
@@ -18,8 +18,9 @@ class Ranked:
     Attributes:
         result: its numbers.
         rank: 1 for the best backbone under this probe; equal accuracies have one rank.
-        tied: whether nothing shows that the backbone before it is better: the paired 95% interval
-            holds zero, or there is none, or one of the two is undertrained; never for the first.
+        tied: whether nothing shows that the backbone before it is better: their difference isn't
+            clear among all pairs (Holm), or there are no predictions, or one of the two is
+            undertrained; never for the first.
     """
 
     result: Result
@@ -102,33 +103,26 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
 
 def rank(results: Sequence[Result]) -> list[Ranked]:
     """Results of one probe on the same images, best first."""
-    ordered = sorted(results, key=lambda one: -_level(one))
+    ordered = sorted(results, key=lambda one: -level(one))
+    clear = clear_pairs(ordered)
     ranked = [Ranked(ordered[0], 1, tied=False)]
     for place, (better, one) in enumerate(pairwise(ordered), 2):
-        equal = _level(better) == _level(one)
-        tied = not clearly_above(better, one)
+        equal = level(better) == level(one)
+        tied = (place - 2, place - 1) not in clear
         ranked.append(Ranked(one, ranked[-1].rank if equal else place, tied))
     return ranked
 
 
 def leaders(results: Sequence[Result]) -> list[Result]:
-    """The best of results on the same images, and all that it isn't clearly above."""
-    best, *others = sorted(results, key=lambda one: -_level(one))
-    return [best, *(one for one in others if not clearly_above(best, one))]
+    """The best of results on the same images, and all that it isn't clearly above (Holm)."""
+    ordered = sorted(results, key=lambda one: -level(one))
+    clear = clear_pairs(ordered)
+    return [one for place, one in enumerate(ordered) if (0, place) not in clear]
 
 
 def clear_order(results: Sequence[Result]) -> set[tuple[str, str]]:
     """Backbones of one probe in pairs (better, worse), those that are clearly in this order."""
-    return {
-        (a.backbone, b.backbone)
-        for a, b in permutations(results, 2)
-        if _level(a) > _level(b) and clearly_above(a, b)
-    }
-
-
-def _level(one: Result) -> float:
-    """Top-1; the same fraction reached by two roundings is a tie."""
-    return round(one.top1.mean, 9)
+    return {(results[i].backbone, results[j].backbone) for i, j in clear_pairs(results)}
 
 
 def by_layer(results: Sequence[Result]) -> list[Sweep]:

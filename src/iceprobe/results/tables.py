@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from iceprobe.results.caveats import few_rows, lost_note
+from iceprobe.results.comparison import doubts, shared_headline
+from iceprobe.results.headline import NAMES
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import told, varying
@@ -11,6 +14,7 @@ _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
     "seconds", "adaptation", "backbone", "layer", "dataset", "headline", "shots", "fraction",
     "train_images", "protocol", "split", "selected_on", "training_images", "undertrained",
+    "per_class_low", "per_class_high", "seeds", "lost_seeds",
 )  # fmt: skip
 
 
@@ -31,6 +35,7 @@ def to_csv(results: Sequence[Result]) -> str:
     rows: list[list[object]] = [list(_COLUMNS)]
     for result in leaderboard(results):
         low, high = result.top1.interval or (None, None)
+        class_low, class_high = result.mean_per_class.interval or (None, None)
         cells: dict[str, object] = {
             "probe": result.probe,
             "top1": result.top1.mean,
@@ -51,7 +56,11 @@ def to_csv(results: Sequence[Result]) -> str:
             "protocol": result.protocol,
             "selected_on": result.selected_on,
             "training_images": result.training_images,
-            "undertrained": "; ".join(result.undertrained),
+            "undertrained": "; ".join(doubts(result)),
+            "per_class_low": class_low,
+            "per_class_high": class_high,
+            "seeds": len(result.seeds),
+            "lost_seeds": len(result.lost_seeds),
         }
         rows.append([cells[name] for name in _COLUMNS])
     return csv_text(rows)
@@ -76,7 +85,10 @@ def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTabl
 
 
 def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
-    """Top-1 of a campaign for the terminal: a row a backbone, data set and draw, a column a probe."""
+    """A campaign for the terminal: a row a backbone, data set and draw, a column a probe.
+
+    A number is the accuracy that is the headline of its data set.
+    """
     differing = varying(results)
     probes = list(dict.fromkeys(result.label for result in results))
     by_key: dict[tuple[str, ...], dict[str, Result]] = {}
@@ -85,10 +97,21 @@ def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
         by_key.setdefault(key, {})[result.label] = result
     columns = [Column(name, numeric=False) for name in differing] + [Column(p) for p in probes]
     rows = [
-        [*key, *(percent(by_probe[p].top1) if p in by_probe else "–" for p in probes)]
+        [*key, *(_cell(by_probe[p]) if p in by_probe else "–" for p in probes)]
         for key, by_probe in by_key.items()
     ]
-    return TerminalTable(columns, rows, title="Top-1 %")
+    metric = dict.fromkeys(NAMES[result.headline] for result in results)
+    title = f"{' or '.join(metric)} %"
+    notes = [
+        f"† {one.label} on {' · '.join(told(one, name) for name in differing)}: {said}."
+        for one in results
+        if (said := lost_note(one))
+    ]
+    return TerminalTable(columns, rows, title=title[0].upper() + title[1:], notes=notes)
+
+
+def _cell(result: Result) -> str:
+    return percent(result.score) + ("†" if result.lost_seeds else "")
 
 
 def percent(score: Score | None) -> str:
@@ -142,17 +165,20 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
         for r in ordered
     )
     differing = varying(ordered)
-    headline = {result.headline for result in ordered} == {"mean_per_class"}
-    headings = [Column("probe", numeric=False), Column("top-1 %"), Column("95% interval")]
-    headings += [Column("per class %, headline") if headline else Column("per class %", goes=3)][
-        :by_class
-    ]
+    first, second = Column("top-1 %"), Column("per class %", goes=3)
+    if led_by_class := shared_headline(*ordered) == "mean_per_class":
+        first, second = Column("per class %, headline"), Column("top-1 %", goes=3)
+    headings = [Column("probe", numeric=False), first, Column("95% interval")]
+    headings += [second] * by_class
     headings += [Column("parameters", goes=4), Column("FLOPs", goes=2), Column("time", goes=1)]
     headings += [Column(name, numeric=False) for name in differing]
     rows = []
     for result in ordered:
-        row = [_marked(result), percent(result.top1), span(result.top1.interval)]
-        row += [percent(result.mean_per_class)] * by_class
+        leads, other = result.top1, result.mean_per_class
+        if led_by_class:
+            leads, other = other, leads
+        row = [_marked(result), percent(leads), span(leads.interval)]
+        row += [percent(other)] * by_class
         row += [short(result.parameters.total), short(result.flops.per_image)]
         row += [duration(result.seconds)]
         rows.append(row + [told(result, name) for name in differing])
@@ -161,11 +187,12 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
 
 def undertrained_note(result: Result) -> str:
     """Why it counts as undertrained, and the remedy."""
-    return f"undertrained ({', '.join(result.undertrained)}), so no comparison with it holds: {TRAIN_LONGER}"
+    return f"undertrained ({', '.join(doubts(result))}), so no comparison with it holds: {TRAIN_LONGER}"
 
 
 def _marked(result: Result) -> str:
-    return f"{result.label} *" if result.selected_on_reported else result.label
+    marks = ("*" if result.selected_on_reported else "") + ("†" if result.lost_seeds else "")
+    return f"{result.label} {marks}" if marks else result.label
 
 
 def _footnotes(results: Sequence[Result]) -> list[str]:
@@ -178,13 +205,13 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             f"* settings and epoch selected on the reported split (protocol `paper`){features}."
         )
     for result in leaderboard(results):
-        if result.undertrained:
+        if doubts(result):
             notes.append(f"{result.label}: {undertrained_note(result)}.")
-        if lost := result.lost_seeds:
-            seeds = f"seed{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"
-            notes.append(
-                f"{result.label}: {seeds} diverged and {'are' if len(lost) > 1 else 'is'} left out."
-            )
+        if result.warnings:
+            notes.append(f"{result.label}: {'; '.join(result.warnings)}.")
+        if said := lost_note(result):
+            notes.append(f"† {result.label}: {said}.")
+    notes += filter(None, [few_rows(results)])
     return ["", *notes] if notes else []
 
 

@@ -13,6 +13,8 @@ by going on. One epoch shows no fall, and neither do a few steps, an epoch's los
 its steps and the first of them warm-up: there the steps alone decide.
 
 benchmarks/undertrained.py holds the rule against longer fits; docs/choosing.md has what it found.
+
+Lesser doubts take a probe out of no comparison and are said beside it (`training_warnings`).
 """
 
 import math
@@ -21,10 +23,14 @@ from statistics import fmean
 from typing import Any
 
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.schema import SelectedScore
 
 TOO_FEW_STEPS = 8
 FEW_STEPS = 100
 STILL_FALLING = 0.05  # of log C, over the second half of the epochs
+ENOUGH_STEPS = 200  # fewer are told
+ROUNDING = 1e-9  # of a mean: where nothing is wrong, both errors are zero
+FAR_BELOW = 3.0  # standard errors that the reported score lies below the held-out one
 
 
 def signs_of_undertraining(
@@ -68,6 +74,64 @@ def signs_of_undertraining(
     if len(rates) > 1 and _same(selected.get("learning_rate"), rates[-1]):
         found.append("its learning rate is the highest tried")
     return found
+
+
+def training_warnings(
+    rows: Iterable[CurveRow],
+    selected: Mapping[str, Any],
+    *,
+    classes: float,
+    epochs: int,
+    steps: int,
+    edge: str | None,
+) -> list[str]:
+    """What casts doubt on a trained probe's number without showing that it is wrong.
+
+    The loss counts as falling if it does so by `STILL_FALLING` over the last quarter of the epochs,
+    in which a cosine leaves the learning rate 15% of its peak and less: what still falls there would
+    have fallen further.
+
+    Args:
+        rows, selected, classes, epochs, steps: as for :func:`signs_of_undertraining`.
+        edge: ``"lowest"`` or ``"highest"``, where the chosen learning rate is that of those tried.
+    """
+    found = []
+    if edge is not None:
+        found.append(f"its learning rate, {selected.get('learning_rate'):g}, is the {edge} tried")
+    losses = _losses(rows, selected, epochs)
+    late, end = losses.get(epochs - epochs // 4), losses.get(epochs)
+    if (
+        late is not None
+        and end is not None
+        and late - end >= STILL_FALLING * math.log(max(classes, 2))
+    ):
+        found.append(f"its loss still falls ({late:.2f} to {end:.2f} over the last quarter)")
+    if steps < ENOUGH_STEPS:
+        found.append(f"{steps} training step{'s' * (steps > 1)}, fewer than {ENOUGH_STEPS}")
+    return found
+
+
+def far_below(
+    score: float, error: float, held: SelectedScore | None, split: str = "test"
+) -> list[str]:
+    """Whether the reported score lies far below the held-out one that selected the setting.
+
+    Args:
+        score, error: reported, and its standard error over examples.
+        held: the held-out one.
+        split: that is reported.
+    """
+    if held is None or not math.isfinite(error):
+        return []
+    both = math.hypot(error, held.error)
+    gap = held.mean - score
+    if gap <= FAR_BELOW * both + ROUNDING:
+        return []
+    return [
+        f"it reads {100 * score:.1f}% on {split} and {100 * held.mean:.1f}% on the {held.images:,} "
+        f"images held out of train, {gap / both:.1f} standard errors more: do the two hold the same "
+        "kind of images?"
+    ]
 
 
 def _losses(rows: Iterable[CurveRow], selected: Mapping[str, Any], epochs: int) -> dict[int, float]:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from iceprobe.datasets.base import Dataset
 from iceprobe.distributed import world
@@ -85,9 +84,9 @@ def fill(
         with contextlib.closing(batches), _Background() as writing:
             for batch in batches:
                 here.check()
-                for recorder, views in zip(recorders, batch.layers, strict=True):
+                for layer, recorder in enumerate(recorders):
                     if recorder is not None:
-                        writing.submit(partial(recorder.add, batch, views))
+                        writing.submit(partial(recorder.add, batch, layer))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 tell(name)
@@ -154,8 +153,9 @@ class _Recorder:
         self._writers: list[ShardWriter] = []  # of the shard under way, one a view
         self._skipped: list[str] = []
         self._seen: list[Seen] = []
+        self._rounding = 0.0
 
-    def add(self, batch: Extracted, views: list[dict[str, Tensor]]) -> None:
+    def add(self, batch: Extracted, layer: int) -> None:
         work = batch.work
         if work.number not in self._missing[work.split]:
             return
@@ -163,8 +163,9 @@ class _Recorder:
         if not self._writers:
             names = [shard_file(work.split, work.number, view) for view in range(work.views)]
             self._writers = [ShardWriter(self.place.folder / name) for name in names]
-        for writer, tensors in zip(self._writers, views, strict=True):
+        for writer, tensors in zip(self._writers, batch.layers[layer], strict=True):
             writer.write(tensors)
+        self._rounding = max(self._rounding, batch.rounding[layer])
         self._skipped += batch.skipped
         self._seen += batch.seen
         if not work.last:
@@ -180,9 +181,10 @@ class _Recorder:
             skipped=self._skipped,
             **noted(self._seen),
             views=augmented,
+            rounding=self._rounding,
         )
         self.place.note(work.split, self.place.put(shard))
-        self._writers, self._skipped, self._seen = [], [], []
+        self._writers, self._skipped, self._seen, self._rounding = [], [], [], 0.0
         if world().size > 1 and world().main:
             self.collect()
 

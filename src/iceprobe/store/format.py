@@ -173,6 +173,8 @@ class ShardRecord(FileRecord):
         read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
             many; ``None`` in stores from before this was noted.
         largest: the largest value in files of more than 8 bits.
+        rounding: which share of the tokens' variance is the error of storing them; ``None`` in
+            stores from before it was measured.
     """
 
     start: Annotated[int, Field(ge=0)]
@@ -180,6 +182,7 @@ class ShardRecord(FileRecord):
     images: Annotated[int, Field(ge=0)]
     skipped: list[str] = []
     views: list[FileRecord] = []
+    rounding: float | None = None
     read: dict[str, int] | None = None
     largest: float | None = None
 

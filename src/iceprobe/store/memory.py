@@ -123,6 +123,7 @@ def _extract_split(
     ]
     images, done, skipped = 0, 0, []
     seen: list[Seen] = []
+    share = 0.0
     for batch in extracted_batches(
         backbone,
         dataset.splits,
@@ -141,6 +142,7 @@ def _extract_split(
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
         seen += batch.seen
+        share = max(share, *batch.rounding)
         if progress is not None:
             progress(f"extract {name}", done, record.images)
     whole = ShardRecord(
@@ -152,6 +154,7 @@ def _extract_split(
         sha256="",
         skipped=skipped,
         **noted(seen),
+        rounding=share,
     )
     record.shards = [whole]
     shape, behind = manifest.shape, None

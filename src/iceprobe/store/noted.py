@@ -14,6 +14,7 @@ from iceprobe.pixels import BAND_LEFT_OUT, DEEP, FIRST_FRAME, FULL, ON_WHITE, TU
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
 
+ROUNDED = 0.01  # share of the tokens' variance from which on their rounding is told
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
@@ -39,6 +40,18 @@ def assumed(manifest: "Manifest") -> list[str]:
     return [*manifest.backbone.assumed, *manifest.dataset.assumed, *assumed_of_files(manifest)]
 
 
+def rounded(manifest: "Manifest") -> list[str]:
+    """A line where storing the tokens has taken more than a little from them."""
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    share = max((s.rounding for s in shards if s.rounding is not None), default=0.0)
+    if share <= ROUNDED:
+        return []
+    return [
+        f"tokens stored as {manifest.settings.tokens} are rounded by {share:.1%} of their variance; "
+        "tokens=float32 keeps them"
+    ]
+
+
 def assumed_of_files(manifest: "Manifest") -> list[str]:
     """What was taken for granted about the image files of a store, a line for each kind."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
@@ -57,7 +70,7 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
             f"{counts[DEEP]:,} of {total:,} images of 16 bits, in which {FULL:,} is white; the "
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
-    return lines
+    return lines + rounded(manifest)
 
 
 class FirstSeen:

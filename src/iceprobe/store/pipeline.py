@@ -31,7 +31,7 @@ from iceprobe.store.decoding import decoded_in_order, looking_at
 from iceprobe.store.format import Settings, Shape
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.noted import NAMED
-from iceprobe.store.quantisation import quantise
+from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class Decoded:
         return replace(self, images=self.images.pin_memory())
 
 
+_FLAGS = ("finite", "fits", "rounding")  # of `forward`, which aren't stored
+
+
 @dataclass(frozen=True)
 class Extracted:
     """What one forward pass gave.
@@ -82,12 +85,14 @@ class Extracted:
             ``mask (b, S, S)`` uint8 where there are masks, on the host.
         skipped: names of the images that couldn't be read.
         seen: what was done to each of the others on the way from its file.
+        rounding: for each layer the share of rounding in the variance of its tokens.
     """
 
     work: Work
     layers: list[list[dict[str, Tensor]]]
     skipped: list[str]
     seen: list[Seen]
+    rounding: list[float]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -194,23 +199,31 @@ def _as_stored(tokens: Tokens, settings: Settings) -> dict[str, Tensor]:
     finite = _finite(mean) & _finite(tokens.prefix)
     fits = _finite(prefix)
     tensors = {"prefix": prefix, "mean": mean}
+    share = mean.new_zeros((), dtype=torch.float32)
     if settings.patches and of_patches is torch.int8:  # whose scales hold whatever is finite
         patches, scales = quantise(tokens.patches)
+        share = rounding(tokens.patches, dequantise(patches, scales, torch.float32))
         tensors = {"patches": patches, "scales": scales, **tensors}
     elif settings.patches:
         patches = tokens.patches.to(of_patches)
         fits &= _finite(patches)
+        if of_patches.itemsize < tokens.patches.dtype.itemsize:
+            share = rounding(tokens.patches, patches)
         tensors = {"patches": patches, **tensors}
     for name, vector in tokens.vectors.items():
         tensors[name] = vector.float()
         finite &= _finite(vector)
-    return tensors | {"finite": finite, "fits": fits}
+    return tensors | {"finite": finite, "fits": fits, "rounding": share.expand(len(mean)).float()}
 
 
 def _nothing(backbone: "Backbone", settings: Settings) -> dict[str, Tensor]:
     """What a batch gives of which no image could be read."""
     layout = token_layout(Shape.of(backbone), settings)
-    flags: Layout = {"finite": (torch.bool, ()), "fits": (torch.bool, ())}
+    flags: Layout = {
+        "finite": (torch.bool, ()),
+        "fits": (torch.bool, ()),
+        "rounding": (torch.float32, ()),
+    }
     return {
         name: torch.empty(0, *size, dtype=dtype) for name, (dtype, size) in (layout | flags).items()
     }
@@ -274,18 +287,27 @@ def _finish(
         placed["mask"] = torch.from_numpy(batch.masks)
     made = [
         [
-            {name: tensor for name, tensor in one.items() if name not in ("finite", "fits")}
+            {name: tensor for name, tensor in one.items() if name not in _FLAGS}
             | known
             | ({} if view else placed)
             for view, one in enumerate(views_of_one)
         ]
         for views_of_one in zip(*views, strict=True)
     ]
-    return Extracted(work, made, [split.names[row] for row, _ in batch.bad], batch.seen)
+    shares = [max(map(_share, views_of_one)) for views_of_one in zip(*views, strict=True)]
+    bad = [split.names[row] for row, _ in batch.bad]
+    return Extracted(work, made, bad, batch.seen, shares)
+
+
+def _share(tensors: dict[str, Tensor]) -> float:
+    """Of `forward`'s batch, to three digits."""
+    return float(f"{float(tensors['rounding'].amax()):.3g}") if len(tensors["rounding"]) else 0.0
 
 
 def check_finite(tensors: dict[str, Tensor], names: Sequence[str], settings: Settings) -> None:
     """Refuse what `forward` gave of an image whose tokens aren't finite, or too large to store.
+
+    And a batch of which storing would leave too little.
 
     Raises:
         IceprobeError: naming the first of them.
@@ -294,6 +316,11 @@ def check_finite(tensors: dict[str, Tensor], names: Sequence[str], settings: Set
         if not tensors[flag].all():
             name = names[int(tensors[flag].logical_not().nonzero()[0])]
             raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
+    check_rounding(
+        _share(tensors),
+        f"tokens={settings.tokens}",
+        f"store them with tokens={'float16' if settings.tokens == 'int8' else 'float32'}",
+    )
 
 
 def _not_finite(name: str, settings: Settings, overflow: bool) -> str:

@@ -11,9 +11,12 @@ stored, where a float16 scale would round by 2⁻¹¹ more, and loses its digits
 import torch
 from torch import Tensor
 
+from iceprobe.errors import IceprobeError
 from iceprobe.store.shards import fresh
 
 LARGEST = 127
+LOOKED_AT = 4  # every so manieth token is looked at for its rounding
+REFUSED = 0.25  # share of rounding in the variance; told from 0.01 on (`noted.py`)
 
 
 def quantise(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,3 +37,35 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     # Not codes * scales: a product of two dtypes runs 70 times slower on a processor.
     wide = codes.float() if codes.is_cuda else fresh(len(codes), codes.shape[1:], torch.float32)
     return wide.copy_(codes).mul_(scales[..., None]).to(dtype)
+
+
+def rounding(tokens: Tensor, stored: Tensor) -> Tensor:
+    """Which share of the tokens' variance is the error of storing them, ``()`` in [0, 1].
+
+        share = mean_d min(1, var(x̃_d − x_d) / var(x_d))
+
+    Each dimension counts alike, since probes learn in standardised coordinates: one that lies far
+    from zero, or is much longer than the others, takes the digits of all in a token of one scale.
+
+    Args:
+        tokens: ``(b, N, D)`` as they were made.
+        stored: the same as they are read back.
+    """
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    looked = tokens.flatten(0, 1)[::LOOKED_AT].to(wide)
+    error = stored.flatten(0, 1)[::LOOKED_AT].to(wide) - looked
+    share = error.var(0, correction=0) / looked.var(0, correction=0)
+    return share.nan_to_num(0.0, 1.0).clamp(0, 1).mean()
+
+
+def check_rounding(share: float, what: str, remedy: str) -> None:
+    """Refuse rounding that leaves too little of the tokens.
+
+    Raises:
+        IceprobeError: saying how much it is.
+    """
+    if share > REFUSED:
+        raise IceprobeError(
+            f"{what} rounds the tokens by {share:.0%} of their variance (a dimension's mean over "
+            f"all): some are far larger than others. {remedy}"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class Store:
     ):
         self.manifest, self.path = manifest, path
         self._splits, self._dataset, self._trust = dict(splits), dataset, trust
+        self._identical: dict[str, NDArray[np.int64]] = {}
 
     @classmethod
     def open(
@@ -192,6 +194,14 @@ class Store:
     def names_at_hand(self, split: str) -> list[str] | None:
         """Names of all images of a split, without loading the data set for it."""
         return None if self._dataset is None else self.names(split, range(len(self[split])))
+
+    def identical(self, split: str) -> NDArray[np.int64]:
+        """Rows of ``split`` whose image is a training image too, by their pooled tokens; looked for once."""
+        if split not in self._identical:
+            from iceprobe.store.identical import identical_rows
+
+            self._identical[split] = identical_rows(self["train"], self[split])
+        return self._identical[split]
 
     def images(self, split: str, rows: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """What the backbone saw: the crop of each image, before normalisation."""

@@ -1,0 +1,92 @@
+"""The probe of an adapted backbone learns in the coordinates of the frozen one's tokens.
+
+    W = W' κ/σ      W' = W₀/κ at the start
+
+with W₀ the published initialisation, σ the deviation of each dimension and κ the unit of a query
+(`probes/coordinates.py`), as parametrisations of torch. So an adapted probe and a frozen one start
+and step alike, whatever the units of the tokens. Tokens move while the backbone learns: that takes
+nothing from what the probe can be, since σ only chooses its coordinates.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from iceprobe.adaptation.images import Images
+from iceprobe.backbones.base import Backbone
+from iceprobe.fitting.feed import split_batches
+from iceprobe.fitting.members import Shape
+from iceprobe.probes.coordinates import Coordinates, factors
+from iceprobe.probes.probe import Probe
+
+SAMPLED, AT_ONCE = 256, 32  # images that are looked at
+
+
+class _Folded(nn.Module):
+    """Learned parameter → published one."""
+
+    factor: Tensor
+
+    def __init__(self, unit: float, factor: Tensor):
+        super().__init__()
+        self.unit = unit
+        self.register_buffer("factor", factor)
+
+    def forward(self, learned: Tensor) -> Tensor:
+        return learned * self.factor
+
+    def right_inverse(self, start: Tensor) -> Tensor:
+        """Of the published initialisation, which is for standardised tokens."""
+        return start / self.unit
+
+
+def measured(
+    backbone: Backbone, images: Images, shape: Shape, probes: list[str], seed: int
+) -> dict[str, Coordinates]:
+    """Coordinates of the frozen backbone's tokens by the input that a probe reads.
+
+    Args:
+        backbone: frozen.
+        images: to learn from; some are looked at.
+        shape: of its tokens.
+        probes: labels.
+        seed: of the draw.
+    """
+    readers = {probe.input: probe for probe in map(shape.build, probes)}
+    drawn = np.random.default_rng((seed, 2)).permutation(len(images))[:SAMPLED]
+    some = images.take(np.sort(drawn))
+    parts: dict[str, list[Tensor]] = {name: [] for name in readers}
+    for pixels, _ in some.batches(split_batches(np.arange(len(some)), AT_ONCE)):
+        tokens = backbone(backbone.preprocessing.normalised_pixels(pixels.to(backbone.device)))
+        for name, probe in readers.items():
+            parts[name].append(probe.select(tokens).flatten(0, 1).float().cpu())
+    return {name: Coordinates.of(torch.cat(found)) for name, found in parts.items()}
+
+
+def enter(probe: Probe, coordinates: Mapping[str, Coordinates]) -> Probe:
+    """``probe``, its maps of the tokens learned in their coordinates from here on."""
+    at, pooling = coordinates[probe.input], probe.pooling
+    if not pooling.linear_in_tokens or pooling.own_values:  # whose batch norm has an ε
+        probe.scale, at = torch.tensor(at.scale), at.scaled()
+    for path, factor in factors(pooling, at).items():
+        owner, _, last = path.rpartition(".")
+        folded = _Folded(pooling.units.get(path, 1.0), factor)
+        parametrize.register_parametrization(pooling.get_submodule(owner), last, folded)
+    return probe
+
+
+def published(probe: Probe) -> dict[str, Tensor]:
+    """The state of the published probe."""
+    state = {}
+    for name, tensor in probe.state_dict().items():
+        owner, is_folded, rest = name.partition("parametrizations.")
+        if not is_folded:
+            state[name] = tensor
+        elif rest.endswith(".original"):
+            parameter = rest.removesuffix(".original")
+            module = probe.get_submodule(owner.removesuffix("."))
+            state[owner + parameter] = getattr(module, parameter).detach()
+    return state

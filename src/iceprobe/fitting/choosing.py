@@ -1,0 +1,165 @@
+"""The rule by which a setting and an epoch are chosen on held-out examples.
+
+Of the K settings of a probe, r(k, e, i) is the fraction of k's members that are right on example i
+after epoch e (members: seeds, and of repeated folds those that didn't learn from i), w_i what the
+example counts in the headline, a(k, e) = Σ_i w_i r(k, e, i), and E the schedule's last epoch::
+
+    k* = argmax_k a(k, E)
+    (k', e') = argmax_{k, e} a(k, e)
+    d_i = r(k', e', i) − r(k*, E, i)      chosen: (k', e') if Σ w_i d_i > z · SE(d), else (k*, E)
+
+So schedules run whole, and an earlier epoch is taken only where it is better by more than z standard
+errors of the paired difference. The maximum over rate × epoch would be the luckiest of hundreds of
+looks at few examples (docs/selection.md). Of equals the smaller learning rate, then the larger weight
+decay, then the latest epoch: of two images a class most decays of a linear probe are equally good, and
+the strongest reads half a point more on test than the weakest.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iceprobe.results.curves import CurveRow, seed_means
+
+Floats = NDArray[np.float64]
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Record:
+    """One setting on the held-out examples.
+
+    Attributes:
+        learning_rate, weight_decay: the setting.
+        epochs: after which it was looked at, the schedule's last one last if it got there.
+        right: ``(E, n)``: the fraction of its members that are right on each example.
+        lost: whether a member has diverged.
+        gone: whether all have.
+        ended: whether it stopped before the schedule's end, clearly beaten.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    epochs: Sequence[int]
+    right: NDArray[np.float32]
+    lost: bool = False
+    gone: bool = False
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A point of the grid and how it stood among the others.
+
+    Attributes:
+        learning_rate, weight_decay, epoch: the point.
+        tried: settings.
+        best_minus_median: its accuracy minus that of the median setting.
+        score, error: held-out accuracy and its standard error over examples, where they are known.
+        images: held-out examples behind it.
+        alone: whether no other setting is as good at its last look.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    epoch: int
+    tried: int
+    best_minus_median: float | None
+    score: float | None = None
+    error: float | None = None
+    images: int = 0
+    alone: bool = False
+
+
+def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice | None:
+    """The choice by the rule above, among settings none of whose members has diverged.
+
+    One that has lost a member is chosen only where all have; ``None`` where no member is left.
+
+    Args:
+        records: of one probe, a setting each.
+        weights: ``(n,)`` what an example counts; their sum is 1.
+        errors: z, standard errors that an earlier epoch is better by.
+    """
+    scores = [_scores(record, weights) for record in records]
+    left = [k for k, record in enumerate(records) if not record.gone]
+    eligible = [k for k in left if not records[k].lost] or left
+    if not eligible:
+        return None
+    eligible = [k for k in eligible if not records[k].ended] or eligible
+
+    def order(k: int, look: int) -> tuple[float, ...]:
+        record = records[k]
+        rank = (-record.learning_rate, record.weight_decay, record.epochs[look])
+        return (round(float(scores[k][look]), 12), *rank)
+
+    best = max((order(k, -1), k, len(scores[k]) - 1) for k in eligible)[1:]
+    luckiest = max((order(k, e), k, e) for k in eligible for e in range(len(scores[k])))[1:]
+    if luckiest != best:
+        difference = _right(records, luckiest) - _right(records, best)
+        # One image gained is one standard error exactly, which rounding may put on either side.
+        if float(weights @ difference) > errors * standard_error(difference, weights) + ROUNDING:
+            best = luckiest
+    k, look = best
+    record, score = records[k], float(scores[k][look])
+    return Choice(
+        record.learning_rate,
+        record.weight_decay,
+        record.epochs[look],
+        tried=len(records),
+        best_minus_median=score - float(np.median([each[-1] for each in scores])),
+        score=score,
+        error=standard_error(_right(records, best), weights),
+        images=len(weights),
+        alone=all(each[-1] < score - 1e-12 for i, each in enumerate(scores) if i != k),
+    )
+
+
+def standard_error(values: Floats, weights: Floats) -> float:
+    """Of the weighted mean of independent ``values (n,)``; infinite of fewer than two.
+
+    With equal weights it is sd/√n.
+    """
+    n = len(values)
+    if n < 2:
+        return math.inf
+    centred = weights * (values - weights @ values)
+    return math.sqrt(float(centred @ centred) * n / (n - 1))
+
+
+def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
+    """The setting with the best held-out accuracy at its last epoch, mean over seeds.
+
+    For fits that keep no record of single examples (adaptation, segmentation), so that nothing can
+    show an earlier epoch to be better. Of equals the smaller learning rate, then the larger weight
+    decay. A setting of which a seed has diverged is chosen only where that befell all of them, and
+    none where no member is left.
+    """
+    seeds: dict[tuple[float, float], set[int]] = {}
+    lost: dict[tuple[float, float], set[int]] = {}
+    for row in rows:
+        point = (row.learning_rate, row.weight_decay)
+        seeds.setdefault(point, set()).add(row.seed)
+        lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
+    best: dict[tuple[float, float], tuple[float, int]] = {}
+    for point, means in seed_means(rows).items():
+        best[point] = (means[max(means)], max(means))
+    left = [point for point in best if lost[point] < seeds[point]]
+    eligible = [point for point in left if not lost[point]] or left
+    if not eligible:
+        return None
+    rate, decay = max(eligible, key=lambda s: (best[s][0], -s[0], s[1]))
+    accuracy, epoch = best[rate, decay]
+    spread = accuracy - float(np.median([a for a, _ in best.values()]))
+    return Choice(rate, decay, epoch, len(best), spread)
+
+
+def _scores(record: Record, weights: Floats) -> Floats:
+    return np.asarray([float(weights @ look) for look in record.right])
+
+
+def _right(records: Sequence[Record], place: Sequence[int]) -> Floats:
+    return records[place[0]].right[place[1]].astype(np.float64)

@@ -1,0 +1,257 @@
+"""Linear probes at their optimum: `logistic.py` on stored vectors, its decay selected like a rate.
+
+Nothing about it is random but what is held out: one fit serves all seeds. Decays are searched from
+strong to weak on every held-out part, and the grid grows where the best one lies at its edge. The
+module is the ordinary `linear`: standardisation is folded into its BatchNorm, or without one into
+weight and bias.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.distributed import world
+from iceprobe.fitting.choosing import Choice, Record, choose
+from iceprobe.fitting.engine import predict_all
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.grids import beyond
+from iceprobe.fitting.heldout import Part, Parts
+from iceprobe.fitting.logistic import DOUBLE, Problem, Solution, memory_bytes
+from iceprobe.fitting.members import Group, Member, make_groups
+from iceprobe.fitting.phases import Setting
+from iceprobe.fitting.protocols import Protocol
+from iceprobe.probes import parse_probe
+from iceprobe.results.curves import CurveRow
+from iceprobe.results.headline import headline_accuracy, weights
+from iceprobe.store.split import StoredSplit
+
+# λ; half decades. Of 500 to 6,000 images the bundled encoders want 1e-5 to 0.3: a class token whose
+# directions differ by orders of magnitude is read at 46% at 1e-5 and at 42% at 1e-3. They grow.
+DECAYS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+LEAST, MOST = 1e-8, 1e3
+GROWTHS = 6  # half decades on either side
+SELECTING = (
+    1e-4  # tolerance there: predictions at it and at the optimum differ by 0.1 points at most
+)
+BATCH = 4096  # rows read at once
+TINY = 1e-12  # a decay of 0 has a logarithm too
+
+log = logging.getLogger("iceprobe")
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear probe at its optimum.
+
+    Attributes:
+        group: of one member, which predicts and gives the module.
+        choice: its decay; ``None`` where nothing could be held out.
+        decays: that were tried.
+        solution: on all training rows.
+        rows: one a part and decay, and one of the refit.
+        seconds: that it took.
+    """
+
+    group: Group
+    choice: Choice | None
+    decays: list[float]
+    solution: Solution
+    rows: list[CurveRow]
+    seconds: float
+
+
+def is_solved(label: str, protocol: Protocol, train: StoredSplit) -> bool:
+    """Whether a probe is learned to its optimum: a linear one, on tokens that are stored.
+
+    Its search reads them many times, which live would be passes of the backbone.
+    """
+    return protocol.solves_linear and not train.live and parse_probe(label).name == "linear"
+
+
+def given_decays(protocol: Protocol) -> list[float] | None:
+    """The λ that the caller gives; 0, of which separable images have no optimum, is none."""
+    return [decay for decay in protocol.weight_decays or () if decay > 0] or None
+
+
+def solver_bytes(label: str, setting: Setting, images: int) -> int:
+    """Memory that the search takes beside what is held of the store."""
+    name = setting.shape.build(label).input
+    width = setting.shape.vectors.get(name, setting.shape.dim)
+    return memory_bytes(images, width, setting.shape.num_classes)
+
+
+def fit_linear(
+    label: str,
+    setting: Setting,
+    seed: int,
+    feed: Callable[..., Feed],
+    train: StoredSplit,
+    parts: Parts,
+) -> LinearFit:
+    """Select a decay on ``parts`` and fit all of ``train`` at it.
+
+    Args:
+        label: of the probe.
+        setting: of the fit.
+        seed: that the member is named by.
+        feed: ``(split, rows[, views])`` → batches of this probe's input.
+        train: the training split.
+        parts: to select on.
+    """
+    began = time.monotonic()
+    given = given_decays(setting.protocol)
+    tried = list(DECAYS if given is None else given)
+    looks = [_Look(label, setting, seed, feed, train, part) for part in parts.parts]
+    choice, following = None, list(tried)
+    while looks and following:
+        for number, look in enumerate(looks, 1):
+            look.solve(following)
+            setting.progress(f"select {label}", number, len(looks))
+        choice = _choose(looks, train.labels, setting)
+        grows = given is None and choice is not None and choice.alone
+        edge = beyond(tried, choice.weight_decay, LEAST, MOST) if choice and grows else None
+        following = [edge] if edge is not None and len(tried) < len(DECAYS) + GROWTHS else []
+        tried += following
+    decay = sorted(tried)[len(tried) // 2] if choice is None else choice.weight_decay
+    curves = [row for number, look in enumerate(looks) for row in look.rows(number)]
+    del looks  # and what they keep of the rows
+    problem = _problem(label, setting, feed(train, np.arange(len(train)), train.views))
+    solution = problem.solve(decay)
+    if not solution.converged:
+        log.warning(
+            "%s: L-BFGS stopped after %d iterations before its optimum (gradient %.1e)",
+            label, solution.iterations, solution.gradient,
+        )  # fmt: skip
+    setting.progress(f"refit {label}", 1, 1)
+    return LinearFit(
+        _group(label, setting, seed, problem, [solution]),
+        choice,
+        tried,
+        solution,
+        [*curves, _row(label, seed, solution, "refit")],
+        time.monotonic() - began,
+    )
+
+
+class _Look:
+    """The path of decays on one part, and which of its held-out images each gets right."""
+
+    def __init__(
+        self,
+        label: str,
+        setting: Setting,
+        seed: int,
+        feed: Callable[..., Feed],
+        train: StoredSplit,
+        part: Part,
+    ):
+        self.label, self.setting, self.seed, self.part = label, setting, seed, part
+        self.problem = _problem(label, setting, feed(train, part.learn, train.views))
+        self.held = feed(train, part.held)
+        self.solutions: dict[float, Solution] = {}
+        self.right: dict[float, np.ndarray] = {}
+
+    def solve(self, decays: Sequence[float]) -> None:
+        """Of each decay, from the strongest on; the search begins at the nearest that is known."""
+        for decay in sorted(decays, reverse=True):
+            known = sorted(
+                self.solutions, key=lambda one: abs(math.log((one + TINY) / (decay + TINY)))
+            )
+            start = self.solutions[known[0]] if known else None
+            self.solutions[decay] = self.problem.solve(decay, start, SELECTING)
+        group = _group(
+            self.label, self.setting, self.seed, self.problem, [self.solutions[d] for d in decays]
+        )
+        (tops,) = predict_all([group], self.held, BATCH, top=1)
+        right = (tops[..., 0] == self.held.labels.cpu()).numpy()
+        self.right |= zip(decays, right, strict=True)
+
+    def rows(self, fold: int) -> list[CurveRow]:
+        headline, labels = self.setting.headline, self.held.labels.cpu()
+        return [
+            _row(
+                self.label,
+                self.seed,
+                solution,
+                "select",
+                fold,
+                float(headline_accuracy(headline, self.right[decay], labels)),
+            )
+            for decay, solution in self.solutions.items()
+        ]
+
+
+def _choose(looks: Sequence[_Look], labels: np.ndarray, setting: Setting) -> Choice | None:
+    """The rule of `choosing.py`, each decay looked at once: at its optimum."""
+    held = np.unique(np.concatenate([look.part.held for look in looks]))
+    counts = np.zeros(len(held), np.float32)
+    sums = {decay: np.zeros(len(held), np.float32) for decay in looks[0].right}
+    for look in looks:
+        places = np.searchsorted(held, look.part.held)
+        counts[places] += 1
+        for decay, right in look.right.items():
+            sums[decay][places] += right
+    records = [Record(0.0, decay, [1], (right / counts)[None]) for decay, right in sums.items()]
+    return choose(records, weights(setting.headline, labels[held]), setting.protocol.errors)
+
+
+def _problem(label: str, setting: Setting, feed: Feed) -> Problem:
+    """The rows of ``feed`` in all stored views; where they are many the processes share them."""
+    (name,) = feed.inputs
+    count, width = len(feed) * feed.measured, setting.shape.vectors.get(name, setting.shape.dim)
+    shared = world().size > 1 and count * width > DOUBLE
+    mine = feed.part() if shared else feed
+
+    def rows() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in mine.in_order(BATCH) if len(mine) else ():
+            yield batch.inputs[name], batch.labels
+
+    return Problem(rows, count, width, setting.shape.num_classes, setting.device, shared)
+
+
+def _group(
+    label: str, setting: Setting, seed: int, problem: Problem, solutions: Sequence[Solution]
+) -> Group:
+    """Solutions as members of an ordinary group: W x̂ + b folded into what the probe computes."""
+    members = [Member(label, 0.0, one.decay, seed) for one in solutions]
+    (group,) = make_groups(members, setting.shape, setting.device)
+    if group.norm is not None:
+        scale = (problem.variance + group.norm.eps).sqrt() * problem.inverse
+        biases = [one.bias for one in solutions]
+    else:
+        scale = problem.inverse
+        biases = [one.bias - (one.weight * scale) @ problem.mean for one in solutions]
+    with torch.no_grad():
+        weight, bias = group.parameters["classifier.weight"], group.parameters["classifier.bias"]
+        weight.copy_(torch.stack([one.weight * scale for one in solutions]))
+        bias.copy_(torch.stack(biases))
+        group.running_mean.copy_(problem.mean.expand_as(group.running_mean))
+        group.running_var.copy_(problem.variance.expand_as(group.running_var))
+    return group
+
+
+def _row(
+    label: str,
+    seed: int,
+    solution: Solution,
+    phase: str,
+    fold: int = 0,
+    accuracy: float | None = None,
+) -> CurveRow:
+    return CurveRow(
+        probe=label,
+        seed=seed,
+        learning_rate=0.0,
+        weight_decay=solution.decay,
+        phase=phase,
+        epoch=1,
+        train_loss=solution.loss,
+        eval_accuracy=accuracy,
+        fold=fold,
+    )

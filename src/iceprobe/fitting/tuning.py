@@ -1,0 +1,193 @@
+"""The search for each probe's setting: its grid on every held-out part, grown where it has to be."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from iceprobe.fitting.choosing import Choice, Record, choose
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.grids import Grid, beyond, grid_of
+from iceprobe.fitting.halving import rungs
+from iceprobe.fitting.heldout import Parts
+from iceprobe.fitting.members import Member
+from iceprobe.fitting.phases import Course, Phase, Setting
+from iceprobe.fitting.protocols import Protocol, images_per_step, look_epochs
+from iceprobe.results.headline import weights
+
+log = logging.getLogger("iceprobe")
+
+
+def tune(
+    course: Course,
+    grids: Mapping[str, Grid],
+    seeds: Sequence[int],
+    labels: np.ndarray,
+    parts: Parts,
+    feeds: Sequence[tuple[Feed, Feed]],
+) -> tuple[dict[str, Choice], dict[str, Grid]]:
+    """Choose a setting of every probe on what is held out, and grow the grids that want it.
+
+    Each part is a phase of its own. Of one part every seed is a member of each setting; of several
+    they take turns, a seed a part: what folds vary is more than what seeds do.
+
+    Args:
+        course: of the fit; the phases are added.
+        grids: of each probe.
+        seeds: initialisations.
+        labels: ``(n,)`` classes of the training images.
+        parts: to select on.
+        feeds: images to learn from and held-out ones, of each part.
+
+    Returns:
+        The choice of each probe that has a member left, and what was tried of each probe.
+    """
+    setting, protocol = course.setting, course.setting.protocol
+    tried = dict(grids)
+    if not feeds:
+        return {label: middle(grid, protocol.epochs) for label, grid in grids.items()}, tried
+    asked = {label: grid.points for label, grid in grids.items()}
+    phases: list[Phase] = []
+    for growth in range(2 * protocol.growths + 1):
+        for number, (learn, held) in enumerate(feeds):
+            turn = seeds if len(feeds) == 1 else [seeds[number % len(seeds)]]
+            members = [
+                Member(label, rate, decay, seed)
+                for label, points in asked.items()
+                for rate, decay in points
+                for seed in turn
+            ]
+            name = "select" + (f" {number + 1}/{len(feeds)}" if len(feeds) > 1 else "")
+            stops = rungs(protocol.epochs) if protocol.halving and not growth else []
+            phase = Phase(
+                name + (f" +{growth}" if growth else ""),
+                members,
+                fold=number,
+                looks=sorted({*look_epochs(protocol), *stops}),
+            )
+            phases.append(course.run(phase, learn, held, rungs=stops))
+        choices = _choices(phases, tried, labels, parts, setting)
+        asked = {}
+        for label, choice in choices.items():
+            rate = _following(grids[label], tried[label], choice, protocol.growths)
+            if rate is None:
+                continue
+            log.info(
+                "%s: the best learning rate, %g, lies at the edge of what was tried (%s): %g as well",
+                label, choice.learning_rate,
+                ", ".join(f"{one:g}" for one in sorted(tried[label].learning_rates)), rate,
+            )  # fmt: skip
+            rates = (*tried[label].learning_rates, rate)
+            tried[label] = replace(tried[label], learning_rates=rates)
+            asked[label] = [(rate, choice.weight_decay)]
+        if not asked:
+            break
+    return choices, tried
+
+
+def _following(first: Grid, tried: Grid, choice: Choice, most: int) -> float | None:
+    """The rate to be tried beyond the chosen one, if that lies at the edge and the grid may grow.
+
+    Of settings that are equally good none says where a better one lies.
+    """
+    if not (first.grows and choice.alone):
+        return None
+    rate = beyond(tried.learning_rates, choice.learning_rate)
+    if rate is None:
+        return None
+    up = rate > max(first.learning_rates)
+    grown = [
+        one
+        for one in tried.learning_rates
+        if (one > max(first.learning_rates) if up else one < min(first.learning_rates))
+    ]
+    return rate if len(grown) < most else None
+
+
+def _choices(
+    phases: Sequence[Phase],
+    tried: Mapping[str, Grid],
+    labels: np.ndarray,
+    parts: Parts,
+    setting: Setting,
+) -> dict[str, Choice]:
+    """The rule of `choosing.py` for every probe that has a member left."""
+    held = np.unique(np.concatenate([part.held for part in parts.parts]))
+    counted = weights(setting.headline, labels[held])
+    found = {
+        label: choose(records(label, phases, parts, held), counted, setting.protocol.errors)
+        for label in tried
+    }
+    return {label: choice for label, choice in found.items() if choice is not None}
+
+
+def records(label: str, phases: Sequence[Phase], parts: Parts, held: np.ndarray) -> list[Record]:
+    """How each setting of a probe stood on the held-out images, of all parts together.
+
+    Args:
+        label: of the probe.
+        phases: of selection.
+        parts: that they were selected on, by the number of a phase's fold.
+        held: ``(n,)`` the rows held out in some part, sorted.
+    """
+    sums: dict[tuple[float, float], np.ndarray] = {}
+    counts: dict[tuple[float, float], np.ndarray] = {}
+    lost: dict[tuple[float, float], list[bool]] = {}
+    last: dict[tuple[float, float], int] = {}
+    for phase in phases:
+        rows = parts.parts[phase.fold].held
+        places = np.searchsorted(held, rows)
+        ends = {one.member: one for one in phase.dropped}
+        for number, member in enumerate(phase.members):
+            if member.probe != label or phase.right is None or phase.looks is None:
+                continue
+            point = (member.learning_rate, member.weight_decay)
+            right = np.unpackbits(phase.right[:, number], axis=-1, count=len(rows))
+            if point not in sums:
+                sums[point] = np.zeros((len(phase.looks), len(held)), np.float32)
+                counts[point] = np.zeros(len(held), np.float32)
+                lost[point], last[point] = [], phase.looks[-1]
+            sums[point][:, places] += right
+            counts[point][places] += 1
+            end = ends.get(member)
+            lost[point].append(end is not None and end.why == "diverged")
+            if end is not None and end.why == "beaten":
+                last[point] = min(last[point], end.epoch)
+    looks = phases[0].looks or []
+    return [
+        Record(
+            *point,
+            epochs=[epoch for epoch in looks if epoch <= last[point]],
+            right=(sums[point] / counts[point])[: sum(epoch <= last[point] for epoch in looks)],
+            lost=any(lost[point]),
+            gone=all(lost[point]),
+            ended=last[point] < looks[-1],
+        )
+        for point in sums
+    ]
+
+
+def middle(grid: Grid, epochs: int) -> Choice:
+    """The middle of the grid and the last epoch, where no image can be held out to choose by."""
+    rates, decays = sorted(grid.learning_rates), sorted(grid.weight_decays)
+    rate, decay = rates[len(rates) // 2], decays[len(decays) // 2]
+    return Choice(rate, decay, epochs, tried=1, best_minus_median=None)
+
+
+def grids_of(setting: Setting, labels: Sequence[str], num_images: int) -> dict[str, Grid]:
+    """The grid of each probe, with the peak rates that its members train at."""
+    grids = {}
+    for label in labels:
+        parameters = setting.shape.build(label).num_parameters()["total"]
+        grid = grid_of(setting.protocol, label, parameters)
+        peaks = [peak_rate(setting.protocol, rate, num_images) for rate in grid.learning_rates]
+        grids[label] = replace(grid, learning_rates=tuple(peaks))
+    return grids
+
+
+def peak_rate(protocol: Protocol, rate: float, num_images: int) -> float:
+    """Peak learning rate: of LARS's grid, per 256 images and so scaled by the images per step."""
+    if protocol.optimizer == "lars":
+        return rate * images_per_step(protocol, num_images) / 256
+    return rate

@@ -1,0 +1,136 @@
+"""Standardised coordinates: probes learn in them, and are folded back into the published form.
+
+    x̂ = (x − μ)/σ        W x̂ + b  =  (W/σ) x + (b − (W/σ) μ)
+
+Queries start at 0.02 and AdamW's steps are as large for a dimension of deviation 1000 as for one of
+0.001. So what a probe learns would hang on the units of the features. μ and σ are of the training
+tokens, each dimension's own. A pooling names the maps that meet the tokens (`Pooling.token_maps`),
+and their weights W are learned for x̂. What is run, counted, drawn and exported is W/σ on x. Without
+a bias the shift is left in: it drops out of every softmax, and the batch norm takes it off the values.
+
+A LayerNorm in front isn't linear, but what follows it is: its affine is learned for the normalised
+tokens in standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and whatever
+else isn't linear, is made for tokens of deviation about 1: such poolings read s x, with one number s
+that goes with the probe (`Probe.scale`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from iceprobe.probes.pooling import Pooling
+
+NEAR = 5.0  # deviations from the median, by the mean absolute one, within which values count
+MOST_LEFT_OUT = 0.1  # of the values of a dimension; more are no outliers
+COLUMNS = 16  # at once; all at once would take several times the memory of the tokens
+DEVIATION = 1.2533  # √(π/2): a normal variable's deviation over its mean absolute one
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Of tokens x ∈ R^D.
+
+    Attributes:
+        mean: μ, ``(D,)``.
+        std: σ, ``(D,)``, 1 where a dimension is constant.
+        scale: s, one over the median token's deviation over its channels.
+        normed_mean, normed_std: μ̃ and σ̃, ``(D,)``, of LN(x) without its affine.
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: float
+    normed_mean: Tensor
+    normed_std: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """Of training tokens ``(n, D)``, in float32; outliers don't count (`robust_moments`)."""
+        tokens = tokens.float()
+        mean, std = robust_moments(tokens)
+        own_std, own_mean = torch.std_mean(tokens, -1, correction=0, keepdim=True)
+        spread = float(own_std.median())
+        # A token that is the same everywhere is normed to 0.
+        length = torch.where(own_std > 0, own_std, 1.0)
+        normed = robust_moments(tokens, lambda columns: (columns - own_mean) / length)
+        return cls(mean, std, 1 / spread if spread else 1.0, *normed)
+
+    def scaled(self) -> Self:
+        """Of s x."""
+        return replace(self, mean=self.mean * self.scale, std=self.std * self.scale, scale=1.0)
+
+    def to(self, device: torch.device) -> Self:
+        moved = {
+            key: getattr(self, key).to(device)
+            for key in ("mean", "std", "normed_mean", "normed_std")
+        }
+        return replace(self, **moved)
+
+
+def robust_moments(
+    values: Tensor, of: Callable[[Tensor], Tensor] = lambda columns: columns
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column of ``(n, D)``, each ``(D,)``, outliers left out.
+
+    With ``of`` it is the columns of ``of(values)``, which is computed for a few of them at a time.
+
+    Artefact tokens are a few in a hundred and many times as long as the others: by the ordinary
+    deviation they would set the scale for all. Left out is what lies beyond `NEAR` deviations of
+    the median, measured by the mean absolute one; nothing where that would be more than a tenth,
+    or all that differs (a dimension that is hardly ever active).
+    """
+    parts = [_robust_moments(of(columns)) for columns in values.split(COLUMNS, 1)]
+    return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
+
+
+def _robust_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    centre = values.median(0).values
+    away = (values - centre).abs()
+    near = away <= NEAR * DEVIATION * away.mean(0)
+    near |= near.float().mean(0) < 1 - MOST_LEFT_OUT
+    near |= torch.where(near, away, 0.0).amax(0) == 0
+    count = near.sum(0)
+    offset = torch.where(near, values - centre, 0.0)  # so that nothing cancels far from 0
+    mean = offset.sum(0) / count
+    std = (torch.where(near, offset - mean, 0.0).square().sum(0) / count).sqrt()
+    return centre + mean, torch.where(std > 0, std, 1.0)
+
+
+def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
+    """Name of each weight that meets the tokens → what the learned one is multiplied by.
+
+    κ/σ, with κ the unit of the map (`Pooling.units`).
+    """
+    found, parameters = {}, dict(pooling.named_parameters())
+    for name in pooling.token_maps:
+        weight = name if name in parameters else f"{name}.weight"
+        inputs = parameters[weight].shape[-1]  # fewer than D where each row sees a slice
+        std = at.std if inputs == len(at.std) else at.std.view(-1, inputs)
+        found[weight] = pooling.units.get(weight, 1.0) / std
+    return found
+
+
+def published(
+    pooling: Pooling, learned: Mapping[str, Tensor], at: Coordinates
+) -> dict[str, Tensor]:
+    """The published parameters of ``pooling`` from those learned in the coordinates ``at``.
+
+    Args:
+        pooling: says which parameters meet the tokens.
+        learned: its parameters by name, with leading axes or without.
+        at: of the tokens as the pooling reads them.
+    """
+    found = dict(learned)
+    for weight, factor in factors(pooling, at).items():
+        found[weight] = learned[weight] * factor
+        bias = f"{weight.removesuffix('.weight')}.bias"
+        if bias in learned:
+            found[bias] = learned[bias] - found[weight] @ at.mean
+    for name in pooling.token_norms:
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        found[weight] = learned[weight] / at.normed_std
+        found[bias] = learned[bias] - found[weight] * at.normed_mean
+    return found

@@ -1,0 +1,301 @@
+"""The variance of a mean over test examples × replicates, both of them drawn from many.
+
+    y_ri = μ + a_r + b_i + e_ri        r of R replicates (or seeds), i of n examples
+    mean = Σ_i w_i ȳ_·i                w_i of :mod:`iceprobe.results.headline`, Σ_i w_i = 1
+
+    V_rows  = Var_r(Σ_i w_i y_ri) / R                        = MS_rows  / (R n) where w_i = 1/n
+    V_cols  = Σ_c n_c/(n_c − 1) Σ_{i∈c} (w_i ȳ_·i − m_c)²    = MS_cols  / (R n)
+    V_error = the same of the residuals of both, / (R (R−1)) = MS_error / (R n)
+
+    Var(mean) = V_cols + G,        G = max(0, V_rows − 0.6 V_error)
+    half² = z² V_cols + t²_{R−1} G
+
+For two crossed random factors Var(mean) is (MS_rows + MS_cols − MS_error) / (R n) (Cornfield and Tukey
+1956; Searle, Casella and McCulloch 1992, "Variance components", 4.6). V_rows has R − 1 degrees of freedom
+and falls below V_error by chance more often than not, so what replicates add is never below 0, and two
+fifths of V_error stay in it. Each part has its own quantile (Howe 1974, "Approximate confidence limits on
+the mean of X + Y"): one t at Satterthwaite's degrees of freedom is far too wide where replicates don't
+differ and too narrow where they do. The 0.6 is by simulation: benchmarks/verdicts.py, docs/verdicts.md.
+
+One of many comparisons is called clear at a p far below 5%, and there the chance that R − 1 degrees of
+freedom show no V_rows at all is no longer small beside p. So a family also has
+
+    Ḡ = max(0, mean over its pairs of V_rows − V_error)        t at the degrees of freedom of all
+
+and a pair's p is the larger of the two: its own G guards a pair whose replicates differ more than the
+others' do, Ḡ one whose own don't show it.
+
+A mean per class has its classes c as strata, whose examples are drawn and whose number is not; m_c is a
+mean inside one, and V_cols has Satterthwaite's degrees of freedom in place of z.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from iceprobe.results.headline import weights
+
+KEPT = 0.4  # of V_error in what replicates add
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean and how it would move with other examples and other replicates.
+
+    Attributes:
+        mean: over both.
+        examples: variance of the mean that other examples bring, seeds' disagreement included.
+        replicates: variance G that other replicates bring on top of it.
+        unbiased: the same as V_rows − V_error, which may fall below 0; 0 where neither has several rows.
+        df_examples: degrees of freedom; infinite for a plain mean.
+        df_replicates: R − 1, of two sets of rows by Satterthwaite.
+        size: n where all examples count alike, 1/Σ w_i² otherwise.
+        rows: R; the smaller of two sets.
+        plain: whether this is one row whose examples all count alike.
+    """
+
+    mean: float
+    examples: float
+    replicates: float
+    unbiased: float
+    df_examples: float
+    df_replicates: float
+    size: float
+    rows: int
+    plain: bool
+
+    @property
+    def variance(self) -> float:
+        return self.examples + self.replicates
+
+    def quantile(self, confidence: float) -> float:
+        """Half an interval's width in standard errors √variance."""
+        of_examples = _quantile(confidence, self.df_examples)
+        if not self.replicates:
+            return of_examples
+        of_replicates = _quantile(confidence, self.df_replicates)
+        squares = of_examples**2 * self.examples + of_replicates**2 * self.replicates
+        return math.sqrt(squares / self.variance)
+
+    def p(self, departure: float) -> float:
+        """Two-sided p of a mean that lies ``departure`` standard errors off."""
+        distance = abs(departure)
+        if not self.replicates:
+            return 2 * _tail(distance, self.df_examples)
+        # quantile() falls as p grows, between those of its two parts.
+        low, high = sorted(2 * _tail(distance, df) for df in (self.df_examples, self.df_replicates))
+        for _ in range(60):
+            middle = math.sqrt(low * high) if low > 0 else high / 2
+            if self.quantile(1 - middle) > distance:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def effective(self, single: float) -> float:
+        """As many examples, each of variance ``single``, as would spread the mean as much.
+
+        As many as there are where none of them differ, and never more than R n.
+        """
+        if self.plain or not single > 0:
+            return self.size
+        most = self.rows * self.size
+        return min(most, single / self.variance) if self.variance else most
+
+
+def pooled(
+    spreads: Sequence[Spread], pairs: Sequence[tuple[Hashable, Hashable]]
+) -> list[Spread | None]:
+    """Each pair's spread with Ḡ and its degrees of freedom in place of its own; None of single rows.
+
+    V_rows of K pairs of m probes is the mean of K squares that share their probes. If the replicates of all
+    probes are alike it is worth
+
+        (R − 1) (2K)² / (2K + Σ d²)
+
+    degrees of freedom, d being in how many pairs a probe is (the trace of AAᵀ squared over that of its
+    square, A being the K × m incidence matrix): (R − 1)(m − 1) for all pairs, up to 4 (R − 1) where one
+    reference is in all.
+
+    Args:
+        spreads: of differences.
+        pairs: what each is the difference of; no pair twice.
+    """
+    several = [k for k, one in enumerate(spreads) if one.unbiased]  # seeds against one row as well
+    if not several:
+        return [None] * len(spreads)
+    together = max(0.0, float(np.mean([spreads[k].unbiased for k in several])))
+    degrees = Counter(probe for k in several for probe in pairs[k])
+    twice = 2 * len(several)
+    worth = twice**2 / (twice + sum(d * d for d in degrees.values()))
+    df = worth * float(np.mean([spreads[k].df_replicates for k in several]))
+    return [
+        replace(one, replicates=together, df_replicates=df) if one.unbiased else None
+        for one in spreads
+    ]
+
+
+def spread(y: ArrayLike, classes: ArrayLike | None = None) -> Spread:
+    """Mean and variance of ``y (R, n)``.
+
+    Args:
+        y: what each replicate (or seed) scores on each example, or a paired difference of it.
+        classes: ``(n,)``; for the mean of each class's mean. None for the plain mean.
+
+    Raises:
+        ValueError: without an example.
+    """
+    values = _distinct(_rows(y))
+    counted, strata = _examples(values.shape[1], classes)
+    rows, columns, error = _parts(values * counted, strata)
+    mean = float((values @ counted).mean())
+    return _summed(columns, [(rows, error)], mean, counted, [len(values)])
+
+
+def spread_of_difference(
+    a: ArrayLike, b: ArrayLike, classes: ArrayLike | None = None, *, paired: bool
+) -> Spread:
+    """Mean and variance of a − b on the same examples.
+
+    Args:
+        a: ``(R, n)``.
+        b: ``(R', n)``.
+        classes: as of :func:`spread`.
+        paired: whether row r of both is the same replicate; R = R' then. Seeds aren't: the first
+            of two probes have nothing in common, and each brings a variance of its own.
+
+    Raises:
+        ValueError: for other numbers of examples, or of replicates that are paired.
+    """
+    a, b = _rows(a), _rows(b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"a paired difference needs the same images: {a.shape[1]} against {b.shape[1]}"
+        )
+    if paired:
+        if len(a) != len(b):
+            raise ValueError(f"replicates pair by number: {len(a)} against {len(b)}")
+        return spread(a - b, classes)
+    a, b = _distinct(a), _distinct(b)
+    counted, strata = _examples(a.shape[1], classes)
+    between = [_parts(one * counted, strata) for one in (a, b)]
+    columns = _parts((a.mean(0) - b.mean(0))[None] * counted, strata)[1]
+    mean = float((a @ counted).mean() - (b @ counted).mean())
+    rows = [(rows, error) for rows, _, error in between]
+    return _summed(columns, rows, mean, counted, [len(a), len(b)])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An estimated variance of the mean and its degrees of freedom."""
+
+    variance: float
+    df: float
+
+
+def _summed(
+    columns: _Part,
+    rows: list[tuple[_Part, _Part]],
+    mean: float,
+    counted: NDArray[np.float64],
+    numbers: list[int],
+) -> Spread:
+    variances = np.array([row.variance for row, _ in rows])
+    errors = sum(error.variance for _, error in rows)
+    several = max(numbers) > 1
+    return Spread(
+        mean=mean,
+        examples=columns.variance,
+        replicates=max(0.0, float(variances.sum()) - (1 - KEPT) * errors),
+        unbiased=float(variances.sum()) - errors,
+        df_examples=columns.df,
+        df_replicates=_df(variances, np.array([row.df for row, _ in rows])),
+        size=float(len(counted)) if math.isinf(columns.df) else 1 / float(counted @ counted),
+        rows=min(numbers),
+        plain=not several and math.isinf(columns.df),
+    )
+
+
+def _parts(u: NDArray[np.float64], strata: NDArray[np.int64]) -> tuple[_Part, _Part, _Part]:
+    """V_rows, V_cols and V_error of ``u (R, n)``, examples times their weights."""
+    rows = len(u)
+    counts = np.bincount(strata).astype(np.float64)
+    columns = u.mean(0)
+    inside = _squares(columns[None], strata, counts)
+    enlarged = counts / np.maximum(counts - 1, 1)  # a single example shows no variance
+    of_class = enlarged * inside
+    cols = _Part(float(of_class.sum()), _df(of_class, counts - 1) if len(counts) > 1 else math.inf)
+    if rows == 1:
+        return _Part(0.0, 1.0), cols, _Part(0.0, 1.0)
+    residual = np.maximum(_squares(u, strata, counts) - rows * inside, 0)
+    of_class = enlarged * residual / (rows * (rows - 1))
+    error = _Part(float(of_class.sum()), (rows - 1) * _df(of_class, counts - 1))
+    return _Part(float(u.sum(1).var(ddof=1)) / rows, rows - 1.0), cols, error
+
+
+def _squares(
+    u: NDArray[np.float64], strata: NDArray[np.int64], counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """By stratum, Σ over rows and examples of the squared distance from the row's mean there."""
+    total = np.zeros(len(counts))
+    for row in u:
+        mean = np.bincount(strata, row) / counts
+        total += np.bincount(strata, (row - mean[strata]) ** 2)
+    return total
+
+
+def _df(parts: NDArray[np.float64], dfs: NDArray[np.float64]) -> float:
+    """Satterthwaite's degrees of freedom of a sum."""
+    noise = float(np.divide(parts**2, dfs, out=np.zeros_like(parts), where=dfs > 0).sum())
+    return float(parts.sum()) ** 2 / noise if noise else float(dfs.sum())
+
+
+def _examples(n: int, classes: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Weight and stratum of each example: ``(n,)``, ``(n,)``; a stratum has two examples at least.
+
+    Classes of one example make a stratum together; a single one joins the smallest class.
+    """
+    if classes is None:
+        return np.full(n, 1 / n), np.zeros(n, np.int64)
+    labels = np.asarray(classes)
+    if labels.shape != (n,):
+        raise ValueError(f"{n} images are scored but {len(labels)} are labelled")
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    merged = np.arange(len(counts))
+    alone = np.flatnonzero(counts == 1)
+    if len(alone) == 1 and len(counts) > 1:
+        alone = np.argsort(counts, kind="stable")[:2]
+    merged[alone] = alone[0] if len(alone) else 0
+    _, codes = np.unique(merged[codes], return_inverse=True)
+    return weights("mean_per_class", labels), codes
+
+
+def _distinct(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One row of rows that are all the same: seeds of what has no chance in it."""
+    return values[:1] if (values == values[0]).all() else values
+
+
+def _rows(y: ArrayLike) -> NDArray[np.float64]:
+    values = np.atleast_2d(np.asarray(y, dtype=np.float64))
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"correct is (seeds, images) with at least one image, not {values.shape}")
+    return values
+
+
+def _quantile(confidence: float, df: float) -> float:
+    """Two-sided, of t or of the normal law."""
+    tail = (1 - confidence) / 2
+    from scipy.special import ndtri, stdtrit  # `iceprobe ls` does without
+
+    return -float(ndtri(tail) if math.isinf(df) else stdtrit(df, tail))
+
+
+def _tail(departure: float, df: float) -> float:
+    """The probability of more than ``departure``, of t or of the normal law."""
+    from scipy.special import stdtr
+
+    return float(stdtr(1e300 if math.isinf(df) else df, -departure))

@@ -1,0 +1,56 @@
+"""Images of one split that are in another as well, by the pooled tokens that are stored anyway.
+
+Two rows are one image where their mean tokens differ by less than a thousandth of what images differ by:
+the same pixels in other batches differ by rounding, other images by a thousand times as much. Candidates
+are each row's nearest neighbour in eight random directions (Johnson and Lindenstrauss), so that it takes
+one pass over the pooled vectors of either split, and no memory to speak of.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from iceprobe.store.split import StoredSplit
+
+DIRECTIONS = 8
+SAME = 1e-3  # of the standard distance between an image and the mean of all
+_ROWS = 8192  # read at once
+
+
+def identical_rows(train: "StoredSplit", other: "StoredSplit") -> NDArray[np.int64]:
+    """Rows of ``other`` whose image is in ``train`` too, sorted.
+
+    None where the tokens are made anew in each pass (`live`), where no two images can be told apart,
+    or where either is empty.
+    """
+    none = np.zeros(0, np.int64)
+    if train.live or other.live or not len(train) or not len(other):
+        return none
+    directions = np.random.default_rng(0).standard_normal((train.shape.dim, DIRECTIONS))
+    bank, queries = _projected(train, directions), _projected(other, directions)
+    distance = float(
+        np.sqrt(((bank - bank.mean(0)) ** 2).sum(1).mean())
+    )  # √8 times that of vectors
+    if not distance > 1e-4 * float(np.abs(bank).max()):
+        return none
+    _, nearest = cKDTree(bank).query(queries, distance_upper_bound=SAME * distance)
+    rows = np.flatnonzero(nearest < len(bank))
+    if not len(rows):
+        return none
+    ours, theirs = (
+        split.rows("mean", wanted).numpy().astype(np.float64)
+        for split, wanted in ((other, rows), (train, nearest[rows]))
+    )
+    apart = np.sqrt(((ours - theirs) ** 2).sum(1) * DIRECTIONS)
+    return rows[apart < SAME * distance]
+
+
+def _projected(split: "StoredSplit", directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    out = np.empty((len(split), directions.shape[1]))
+    for start in range(0, len(split), _ROWS):
+        part = np.arange(start, min(start + _ROWS, len(split)))
+        out[part] = split.rows("mean", part).numpy() @ directions
+    return out
