@@ -2,6 +2,8 @@
 
 import logging
 import threading
+import weakref
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import iceprobe
 from iceprobe.errors import IceprobeError
+from iceprobe.fitting import feed as feeds
 from iceprobe.fitting import phases, selection
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order, choose_shuffle
@@ -242,6 +245,43 @@ def test_the_next_batch_is_read_while_this_one_is_in_use(train, monkeypatch, shu
     assert second.wait(30)
     assert len(read) == 2  # and not more: memory holds two batches
     assert len(list(batches)) == 5
+
+
+class AtOnce:
+    """A reader that has always read before its batch is asked for."""
+
+    def __init__(self, _threads):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_a_fit_never_has_three_batches_however_fast_they_are_read(store, tmp_path, monkeypatch):
+    """The one in use has been let go before the next but one is read."""
+    monkeypatch.setattr(feeds, "ThreadPoolExecutor", AtOnce)
+    alive, most, gather = weakref.WeakSet(), [], Feed._gather
+
+    def watched(self, *arguments):
+        batch = gather(self, *arguments)
+        patches = batch.inputs.get("patches")
+        if patches is not None:
+            alive.add(patches)
+            most.append(len(alive))
+        return batch
+
+    monkeypatch.setattr(Feed, "_gather", watched)
+    iceprobe.fit(store, ["ep2", "abmilp"], output=tmp_path / "r", **QUICK)
+    assert len(most) > 2 * 4 * 8
+    assert max(most) == 2
 
 
 class Untouched:

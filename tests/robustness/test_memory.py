@@ -1,5 +1,6 @@
 """A fit keeps to its budget, or says the least that it takes and keeps to that."""
 
+import ctypes
 import json
 import logging
 import subprocess
@@ -167,12 +168,14 @@ CASES = [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no count of anonymous memory")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc's count of bytes"
+)
 def test_a_fit_takes_no_more_than_its_budget_or_than_it_says(tmp_path):
-    """Above a first small fit in the same process, whose own growth is torch's, not a fit's.
+    """Above a first fit of the same in the same process, whose own growth is torch's, not a fit's.
 
-    2 MB for what isn't tensors: the reader's thread, small objects, results. Measured were 0.45 to
-    0.99 of what was promised; a batch more is 6 MB at least.
+    2 MB for what isn't tensors: the reader's thread, small objects, results. Measured were 0.50 and 0.51
+    of what was promised, on an idle machine as on a busy one.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.robustness.memory_worker", str(tmp_path)],

@@ -159,6 +159,7 @@ def train_epoch(
         truth, factor = truth_of_masks(batch.inputs["mask"], batch.labels), next(factors)
         for group, total in zip(groups, sums, strict=True):
             total += group.step(batch.inputs["patches"], truth, factor).cpu()
+        del batch
         steps += 1
         stepped()
     return [total / max(1, steps) for total in sums]
@@ -181,6 +182,7 @@ def evaluate(groups: list[Members], batches: Iterable[Batch]) -> list[list[Count
                 wanted, all_called = truth[images].cpu().numpy(), called.cpu().numpy()
                 for part, one in zip(parts, all_called, strict=True):
                     part.append(count(wanted, one, group.classes))
+        del batch
     return [[Counts.joined(part) for part in parts] for parts in found]
 
 

@@ -235,6 +235,7 @@ def predict(groups: list[Group], batches: Iterable[Batch], top: int) -> list[Ten
             best = logits.topk(top, dim=-1).indices
             finite = logits.isfinite().all(-1, keepdim=True)
             found_here.append(torch.where(finite, best, -1).to("cpu", torch.int32))
+        del batch
     return [torch.cat(parts, 1) for parts in found]
 
 

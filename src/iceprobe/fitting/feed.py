@@ -166,7 +166,10 @@ class Feed:
         return self.source.buffer(self.shuffle.buffer)
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Each batch is made in a thread while the one before it is in use."""
+        """Each batch is made in a thread while the one before it is in use.
+
+        Who lets go of a batch (``del batch``) before asking for the next never has a third beside them.
+        """
         copies = Copies(self.device) if self.device.type == "cuda" else None
         batches = batches if copies is None else copies.made(batches)
         with ThreadPoolExecutor(1) as reader:

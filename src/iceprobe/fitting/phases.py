@@ -235,6 +235,7 @@ def run_phase(
         for batch in itertools.islice(batches, taken, None):
             for running, here in zip(sums, crowd.train_step(batch), strict=True):
                 running += here * batch.images
+            del batch
             setting.progress(phase.name, crowd.step, total)
             if asked() and crowd.step % steps_an_epoch:
                 phase.seconds += time.monotonic() - began
