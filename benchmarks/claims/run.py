@@ -2,7 +2,7 @@
 
     python -m benchmarks.claims.run               # all, offline, on bundled data
     python -m benchmarks.claims.run --only 3      # that claim; the others stay as they were
-    python -m benchmarks.claims.run --without 7   # all but the one that takes two hours
+    python -m benchmarks.claims.run --without 7   # all but the one that trains the backbone
     python -m benchmarks.claims.run --fast        # a look with few images: does it run?
 
 Each file of ``experiments/`` says data, backbones, settings, statistics and the rule of the verdict,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 import iceprobe
@@ -104,6 +105,16 @@ def test_every_file_names_what_exists(claim):
         assert {measures._pair(text) for text in named} <= known
     assert set(load_data(claim.data).splits) == {"train", "test"}
     assert OWN not in claim.probes
+
+
+def test_claim_7_trains_as_the_example_does():
+    def read(file):
+        return yaml.safe_load((ROOT / file).read_text())
+
+    ours, example = read("benchmarks/claims/adaptation.yaml"), read("examples/adaptation.yaml")
+    assert set(ours.pop("adapt")) < set(example.pop("adapt"))
+    assert ours.pop("output") != example.pop("output")
+    assert ours == example
 
 
 def test_other_clutter_lies_around_the_same_items():
