@@ -49,15 +49,25 @@ def summary(entries: list[Json], claims: Sequence[Claim]) -> str:
         for e in entries
     ]
     head = ["", "claim", "here", "effect, 95% interval", "took"]
-    about = entries[-1]["environment"]
-    machine = f"{about['processor']}, {about['platform']}, torch {about['torch']}"
-    commits = ", ".join(sorted({e["commit"] for e in entries}))
     loads = [e["load"] for e in entries]
     told = (
-        f"{machine}; iceprobe at {commits}; load average {min(loads)} to {max(loads)}. Fits that "
-        "several claims share are counted for each."
+        f"{'; '.join(where(entries))}. Load average {min(loads)} to {max(loads)}. Fits that several "
+        "claims share are counted for each."
     )
     return f"{markdown(head, rows)}\n\n{told}"
+
+
+def where(entries: list[Json]) -> list[str]:
+    """Machine, libraries and commit of each claim, those of one kind together."""
+    alike: dict[str, list[str]] = {}
+    for entry in entries:
+        about = entry["environment"]
+        machine = f"{about['processor']}, {about['platform']}, torch {about['torch']}"
+        told = f"{machine}, iceprobe at {entry['commit']}"
+        alike.setdefault(told, []).append(str(entry["number"]))
+    if len(alike) == 1:
+        return list(alike)
+    return [f"{', '.join(numbers)}: {told}" for told, numbers in alike.items()]
 
 
 def details(entry: Json, claim: Claim) -> str:

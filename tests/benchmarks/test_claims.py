@@ -364,6 +364,17 @@ def test_the_page_shows_what_was_found():
         assert together(Verdict(f.verdict) for f in findings) == entry["verdict"]
 
 
+def test_the_page_says_where_each_claim_was_run():
+    def entry(number, processor, commit="abc"):
+        environment = {"processor": processor, "platform": "Linux", "torch": "2.15"}
+        return {"number": number, "commit": commit, "environment": environment}
+
+    one, two = entry(1, "Xeon"), entry(2, "EPYC")
+    assert page.where([one]) == ["Xeon, Linux, torch 2.15, iceprobe at abc"]
+    found = page.where([one, two, entry(3, "Xeon"), entry(4, "Xeon", "def")])
+    assert [told.split(", Linux")[0] for told in found] == ["1, 3: Xeon", "2: EPYC", "4: Xeon"]
+
+
 def test_numbers_that_there_are_not_are_refused():
     assert [c.number for c in run.chosen(CLAIMS, [3, 1], [])] == [1, 3]
     assert 7 not in [c.number for c in run.chosen(CLAIMS, [], [7])]
