@@ -39,7 +39,8 @@ CHANGES = ("as made", "× 0.001", "× 1,000", "+ a constant", "× a diagonal", "
            "one token × 50, any direction", "one token × 50, one direction")  # fmt: skip
 #: Backbone, and the patches that are averaged on either side; lite0 is a CNN with published weights.
 ENCODERS = {"mae-tiny": 2, "dino-tiny": 2, "supervised-tiny": 2, "lite0": 1}
-COMPARED = ("ep12", "aim12", "mhca12", "abmilp", "simpool")
+#: With a head for each of 12 parts of the tokens, or of 10 where 12 doesn't divide them.
+COMPARED = ("ep{}", "aim{}", "mhca{}", "abmilp", "simpool")
 log = logging.getLogger("iceprobe.benchmarks")
 
 
@@ -129,8 +130,9 @@ def synthetic(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
 def encoder(name: str, features: Path, quick: bool) -> dict[str, list[float]]:
     """By probe: raw, standardised, their difference and its interval, in points."""
     case = tokens("clutter", name, features, ENCODERS[name])
+    labels = [label.format(10 if case.shape.dim % 12 else 12) for label in COMPARED]
     raw, ours = (
-        fitted(case, COMPARED[: 1 if quick else None], way, seeds=1 if quick else 3)
+        fitted(case, labels[: 1 if quick else None], way, seeds=1 if quick else 3)
         for way in ("raw", "standardised")
     )
     table = {}

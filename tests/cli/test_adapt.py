@@ -1,6 +1,7 @@
 """``iceprobe adapt``: from images to a report, again, and what a user can get wrong."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -54,6 +55,9 @@ def test_runs_of_their_own_are_compared_with_a_frozen_one(iceprobe, quick, image
     ended = iceprobe("compare", "frozen", "mine")
     assert (ended.code, ended.err) == (0, "")
     assert "bitfit + linear" in ended.out
+    ended = iceprobe("compare", "frozen", "mine", "--against", "bitfit + linear")
+    assert ended.code == 0, ended.err
+    assert re.search(r"^linear\*? +\d", ended.out, re.MULTILINE), ended.out
     assert iceprobe("report", "frozen", "mine", "--output", "both.html").code == 0
 
 

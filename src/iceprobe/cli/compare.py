@@ -102,10 +102,9 @@ def _reference(results: Sequence["Result"], against: str | None) -> "Result":
     return named_result(results, against)
 
 
-def _name(one: "Comparison") -> str:
-    """The probe compared; where one of the two is on an adapted backbone, that one's."""
-    adapted = one.against if one.probe.adaptation is None else one.probe
-    return adapted.label if adapted.probe == one.probe.probe else one.probe.label
+def _name(one: "Comparison", in_both: bool) -> str:
+    """The probe compared; of one in both runs, frozen in one and adapted in the other, the adapted one."""
+    return one.against.label if in_both and one.probe.adaptation is None else one.probe.label
 
 
 def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
@@ -162,7 +161,7 @@ def _table(
         difference = one.difference
         mark = ("*" if one.undertrained else "") + ("†" if one.probe.lost_seeds else "")
         row = [
-            f"{_name(one)}{mark}",
+            f"{_name(one, bool(labels[0]))}{mark}",
             *(told(one.probe, name) for name in names),
             tenths(one.probe.score.mean),
             tenths(one.against.score.mean),
