@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from measuring import Figure, anonymous_peak, interleaved, run_alone, synchronise
+from measuring import Figure, anonymous_bytes, interleaved, run_alone, sampled_peak, synchronise
 
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
@@ -138,7 +138,7 @@ def memory_of(images: int) -> None:
         with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
             extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
 
-    print(json.dumps([number / 1e6 for number in anonymous_peak(work)]))
+    print(json.dumps([number / 1e6 for number in sampled_peak(anonymous_bytes, work)]))
 
 
 if __name__ == "__main__":

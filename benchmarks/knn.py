@@ -18,7 +18,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from machine import yardsticks
-from measuring import Figure, anonymous_peak, interleaved, run_alone, timed
+from measuring import Figure, anonymous_bytes, interleaved, run_alone, sampled_peak, timed
 from plan import off
 
 from iceprobe.knn import nearest, plan_search
@@ -105,7 +105,7 @@ def memory_of(bank: int) -> None:
     """In a process of its own: print the bytes that a search adds at most."""
     train, queries = torch.randn(bank, D), torch.randn(2 * QUERIES, D)
     queries @ queries.T  # what the first product sets up isn't the search's
-    before, peak = anonymous_peak(lambda: nearest(queries, train, K))
+    before, peak = sampled_peak(anonymous_bytes, lambda: nearest(queries, train, K))
     print(peak - before)
 
 

@@ -133,16 +133,15 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def anonymous_peak(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes of anonymous memory (RssAnon: page cache doesn't count) before ``work`` and at its
-    peak, sampled every 5 ms."""
-    before = peak = anonymous_bytes()
+def sampled_peak(count: Callable[[], int], work: Callable[[], object]) -> tuple[int, int]:
+    """What ``count`` says before ``work`` and at its peak, sampled every 2 ms."""
+    before = peak = count()
     stop = threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not stop.wait(0.005):
-            peak = max(peak, anonymous_bytes())
+        while not stop.wait(0.002):
+            peak = max(peak, count())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -155,6 +154,7 @@ def anonymous_peak(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def anonymous_bytes() -> int:
+    """Anonymous memory of this process (RssAnon: page cache doesn't count)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import Figure, anonymous_peak, quartiles, run_alone
+from measuring import Figure, anonymous_bytes, quartiles, run_alone, sampled_peak
 from torch import Tensor, nn
 
 import iceprobe
@@ -126,6 +126,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--fit"]:
         keep_freed_memory()
         _, path, memory = sys.argv[1:]
-        print(json.dumps(anonymous_peak(lambda: fit(Path(path), int(memory)))))
+        print(json.dumps(sampled_peak(anonymous_bytes, lambda: fit(Path(path), int(memory)))))
     else:
         run_alone(measure, __doc__)

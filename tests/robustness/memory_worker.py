@@ -14,8 +14,6 @@ import json
 import logging
 import re
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,9 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.malloc import give_back_freed_memory, keep_freed_memory
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from measuring import sampled_peak
 
 RUNS = 3
 IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
@@ -75,40 +76,22 @@ class MallInfo2(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
 
 
-def in_use(libc: ctypes.CDLL) -> int:
+def in_use() -> int:
+    libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = MallInfo2
     found = libc.mallinfo2()
     return found.uordblks + found.hblkhd
-
-
-def peak_above(work: Callable[[], object]) -> int:
-    """Bytes in use at most while ``work`` is done, over those before it; sampled every 2 ms."""
-    libc, stop = ctypes.CDLL(None), threading.Event()
-    before = peak = in_use(libc)
-
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.002):
-            peak = max(peak, in_use(libc))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        work()
-    finally:
-        stop.set()
-        watcher.join()
-    return peak - before
 
 
 def taken(store: Store, output: Path, probes: list[str], options: dict) -> tuple[int, int]:
     said, most = Said(), 0
     logging.getLogger("iceprobe").addHandler(said)
     for run in range(1 + RUNS):
-        above = peak_above(
-            lambda to=output / f"{run}": iceprobe.fit(store, probes, output=to, **SMALL | options)
+        before, peak = sampled_peak(
+            in_use,
+            lambda to=output / f"{run}": iceprobe.fit(store, probes, output=to, **SMALL | options),
         )
-        most = max(most, above) if run else 0
+        most = max(most, peak - before) if run else 0
     logging.getLogger("iceprobe").removeHandler(said)
     return said.least or options["memory"], most
 

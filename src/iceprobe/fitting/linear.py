@@ -36,9 +36,8 @@ from iceprobe.store.split import StoredSplit
 DECAYS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 LEAST, MOST = 1e-8, 1e3
 GROWTHS = 6  # half decades on either side
-SELECTING = (
-    1e-4  # tolerance there: predictions at it and at the optimum differ by 0.1 points at most
-)
+# Tolerance while decays are selected: predictions there and at the optimum differ by 0.1 points at most.
+SELECTING = 1e-4
 BATCH = 4096  # rows read at once
 TINY = 1e-12  # a decay of 0 has a logarithm too
 

@@ -31,9 +31,8 @@ def identical_rows(train: "StoredSplit", other: "StoredSplit") -> NDArray[np.int
         return none
     directions = np.random.default_rng(0).standard_normal((train.shape.dim, DIRECTIONS))
     bank, queries = _projected(train, directions), _projected(other, directions)
-    distance = float(
-        np.sqrt(((bank - bank.mean(0)) ** 2).sum(1).mean())
-    )  # √8 times that of vectors
+    # √8 times that of vectors
+    distance = float(np.sqrt(((bank - bank.mean(0)) ** 2).sum(1).mean()))
     if not distance > 1e-4 * float(np.abs(bank).max()):
         return none
     _, nearest = cKDTree(bank).query(queries, distance_upper_bound=SAME * distance)
