@@ -9,7 +9,6 @@ from iceprobe.results.comparison import (
     BASELINES,
     Comparison,
     best_baseline,
-    doubts,
     efficient,
     family,
     level,
@@ -108,7 +107,7 @@ def find(results: Sequence[Result]) -> Finding:
     ours, theirs = _percent(subject), _percent(baseline)
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
-    if weak := [one for one in (subject, baseline) if doubts(one)]:
+    if weak := [one for one in (subject, baseline) if one.undertrained]:
         known = other.replace("a linear", "the linear")  # it has been named
         who = listed([name if one is subject else known for one in weak])
         verb = "is" if len(weak) == 1 else "are"
@@ -208,7 +207,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
         f"{ranking.title}: {clear} of {below} differences between neighbours in rank are "
         f"clear (all pairs, Holm, 5%){more}"
     )
-    weak = [cell.result for cell in ranking.cells.values() if doubts(cell.result)]
+    weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
     if weak:
         told = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
         detail += f"; undertrained, so without an order: {told}"
@@ -217,7 +216,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
 
 def signs(result: Result) -> str:
     """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
-    return f"{display_name(result.label)}: {', '.join(doubts(result))}"
+    return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
 
 
 def _of_layers(results: Sequence[Result]) -> str:
@@ -247,7 +246,7 @@ def listed(texts: Sequence[str]) -> str:
 def _alone(best: Result) -> Finding:
     sentence = f"{display_name(best.label)} reads {_percent(best)}."
     detail = "Nothing to compare it with in this report."
-    if doubts(best):
+    if best.undertrained:
         sentence = f"{sentence[:-1]}, but it is undertrained."
         detail = f"{signs(best)}. To trust the number {TRAIN_LONGER}"
     return Finding(sentence, None, detail, None)

@@ -35,7 +35,6 @@ from iceprobe.results.comparison import (
     best_baseline,
     compare_pair,
     corrected,
-    doubts,
     probe_name,
     reference_ep,
 )
@@ -174,7 +173,7 @@ def render(
         title=title or _across(ordered),
         first=first,
         ordered=ordered,
-        weak=[one for one in ordered if doubts(one)],
+        weak=[one for one in ordered if one.undertrained],
         groups=groups,
         headline=across or groups[0].finding,
         tiles=[] if across else _tiles(groups[0]),
@@ -469,7 +468,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals |= {
-        "told": told, "remedy": TRAIN_LONGER, "metric_of": charts.metric_of, "doubts": doubts,
+        "told": told, "remedy": TRAIN_LONGER, "metric_of": charts.metric_of,
         "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
     }  # fmt: skip
     made.tests["match_start"] = str.startswith

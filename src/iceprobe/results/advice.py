@@ -21,7 +21,6 @@ from iceprobe.results.choice import Choice, Undecided, choose, cost
 from iceprobe.results.comparison import (
     Comparison,
     compare_pair,
-    doubts,
     efficient,
     family,
     level,
@@ -192,8 +191,8 @@ def _question(title: str, results: Sequence[Result], margin: float) -> Question:
 
 
 def _encoder(backbone: str, everything: Sequence[Result], margin: float) -> Encoder:
-    weak = [one for one in everything if doubts(one)]
-    results = [one for one in everything if not doubts(one)] or everything
+    weak = [one for one in everything if one.undertrained]
+    results = [one for one in everything if not one.undertrained] or everything
     best = min(results, key=lambda one: (-level(one), *cost(one)))
     attending = _best_first([one for one in results if probe_name(one) not in PLAIN])
     linear = _best_first([one for one in results if probe_name(one) == LINEAR])
@@ -212,7 +211,7 @@ def _encoder(backbone: str, everything: Sequence[Result], margin: float) -> Enco
         attentive_of=len(attending),
         gains=[
             one
-            for one in (family(attending, linear) if paired and not doubts(best) else [])
+            for one in (family(attending, linear) if paired and not best.undertrained else [])
             if one.probe is attentive
         ],
         linear=linear,
@@ -243,7 +242,7 @@ def _orders(by_backbone: Sequence[Sequence[Result]]) -> list[Order]:
 
     def over_all(one: Result) -> tuple[bool, float]:
         every = under(one.label)
-        trained = not any(doubts(one) for one in every)
+        trained = not any(one.undertrained for one in every)
         return trained, round(sum(one.score.mean for one in every), 9)
 
     subject = max(efficient(attending) or attending, key=over_all)
@@ -298,7 +297,7 @@ def _head(title: str, results: Sequence[Result], margin: float) -> str:
 
 def _single(encoder: Encoder) -> str:
     """How much aggregation matters, what to report, and how other probes would have read it."""
-    if doubts(encoder.best):
+    if encoder.best.undertrained:
         return ""
     others = [*encoder.linear, *encoder.knn]
     read = ", ".join(f"{_percent(one)} under {one.label}" for one in others)
@@ -462,7 +461,7 @@ def _untrained(encoders: Sequence[Encoder]) -> list[str]:
     """Which probes hadn't learned to their end, before any comparison."""
     said = [
         f"{_named(one, encoders)} reads {_percent(one)} and is undertrained: "
-        f"{', '.join(doubts(one))}."
+        f"{', '.join(one.undertrained)}."
         for encoder in encoders
         for one in encoder.undertrained
     ]

@@ -44,7 +44,7 @@ class Comparison:
     @property
     def undertrained(self) -> list[Result]:
         """Which of the two hadn't learned to its end: no order can be read from the pair."""
-        return [one for one in (self.probe, self.against) if doubts(one)]
+        return [one for one in (self.probe, self.against) if one.undertrained]
 
     @property
     def clear(self) -> bool:
@@ -54,11 +54,6 @@ class Comparison:
     @property
     def headline(self) -> Headline:
         return shared_headline(self.probe, self.against)
-
-
-def doubts(result: Result) -> list[str]:
-    """Why no order may be read from a result's numbers, in words; empty where one may."""
-    return result.undertrained
 
 
 def warned(*results: Result) -> str:
@@ -124,7 +119,7 @@ def family(
     """
 
     def readable(one: Result) -> bool:
-        return not doubts(one) and one.predictions() is not None
+        return not one.undertrained and one.predictions() is not None
 
     wanted = {id(one) for one in picked}
     return corrected(
@@ -140,9 +135,11 @@ def family(
 def clear_pairs(results: Sequence[Result]) -> set[tuple[int, int]]:
     """Places (better, worse) of results on the same images that are clearly in this order.
 
-    The family is all pairs of those with predictions and without doubts; the others are in none.
+    The family is all pairs of those with predictions and that are not undertrained; the others are in none.
     """
-    fine = [i for i, one in enumerate(results) if not doubts(one) and one.predictions() is not None]
+    fine = [
+        i for i, one in enumerate(results) if not one.undertrained and one.predictions() is not None
+    ]
     pairs = list(combinations(fine, 2))
     family = corrected([compare_pair(results[i], results[j]) for i, j in pairs])
     return {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from iceprobe.results.caveats import few_rows, lost_note
-from iceprobe.results.comparison import doubts, shared_headline
+from iceprobe.results.comparison import shared_headline
 from iceprobe.results.headline import NAMES
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
@@ -56,7 +56,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "protocol": result.protocol,
             "selected_on": result.selected_on,
             "training_images": result.training_images,
-            "undertrained": "; ".join(doubts(result)),
+            "undertrained": "; ".join(result.undertrained),
             "per_class_low": class_low,
             "per_class_high": class_high,
             "seeds": len(result.seeds),
@@ -187,7 +187,7 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
 
 def undertrained_note(result: Result) -> str:
     """Why it counts as undertrained, and the remedy."""
-    return f"undertrained ({', '.join(doubts(result))}), so no comparison with it holds: {TRAIN_LONGER}"
+    return f"undertrained ({', '.join(result.undertrained)}), so no comparison with it holds: {TRAIN_LONGER}"
 
 
 def _marked(result: Result) -> str:
@@ -205,7 +205,7 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             f"* settings and epoch selected on the reported split (protocol `paper`){features}."
         )
     for result in leaderboard(results):
-        if doubts(result):
+        if result.undertrained:
             notes.append(f"{result.label}: {undertrained_note(result)}.")
         if result.warnings:
             notes.append(f"{result.label}: {'; '.join(result.warnings)}.")
