@@ -235,6 +235,9 @@ def test_runs_are_listed_compared_and_reported(iceprobe, quick, tmp_path):
     assert own.code == 0
     assert "linear" in own.out
     assert "same ±1.5" in own.out
+    assert "corrected for 2 comparisons (Holm); same: each comparison's own." in " ".join(
+        own.out.split()
+    )
     both = iceprobe("compare", "runs/a", "runs/b")
     assert "runs/a" in both.out
     assert "runs/b" in both.out

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import sem
 
-from iceprobe.fitting.choosing import Record, choose, standard_error
+from iceprobe.fitting.choosing import Record, choose
+from iceprobe.results.headline import standard_error
 
 N = 100
 
@@ -77,10 +78,13 @@ def test_what_an_image_counts_counts():
 
 def test_score_error_and_spread():
     found = choose([record(0.1, 40, 70), record(0.3, 50, 60), record(1.0, 10, 20)], weights(), 9)
-    assert (found.tried, found.images) == (3, N)
-    assert found.score == pytest.approx(0.7)
+    assert (found.tried, found.held.images, found.held.size) == (3, N, pytest.approx(N))
+    assert found.held.mean == pytest.approx(0.7)
     assert found.best_minus_median == pytest.approx(0.7 - 0.6)
-    assert found.error == pytest.approx(sem(np.arange(N) < 70))
+    assert found.held.error == pytest.approx(sem(np.arange(N) < 70))
+    # Of weights 1/2, 1/4 and 1/4 the size is 1/(1/4 + 1/16 + 1/16).
+    three = [Record(0.1, 0.0, [10], np.array([[1, 1, 0]], np.float32))]
+    assert choose(three, np.array([0.5, 0.25, 0.25]), 1).held.size == pytest.approx(8 / 3)
 
 
 def test_the_standard_error_of_a_weighted_mean():
@@ -103,3 +107,22 @@ def test_the_standard_error_of_a_weighted_mean():
 def test_the_chosen_setting_is_alone_where_no_other_is_as_good():
     assert choose([record(0.1, 60), record(0.3, 50)], weights(), 1.0).alone
     assert not choose([record(0.1, 60), record(0.3, 60)], weights(), 1.0).alone
+
+
+def test_weight_decays_that_tie_leave_a_rate_alone():
+    """Large probes try 0 and 0.1, which small rates can't tell apart."""
+    both = [record(rate, right, decay=d) for rate, right in ((1, 50), (3, 60)) for d in (0, 0.1)]
+    assert choose(both, weights(), 1.0).alone
+    assert not choose([*both, record(9, 60)], weights(), 1.0).alone
+    decays = [record(0.0, 60, decay=1e-3), record(0.0, 60, decay=1e-2)]  # of a solved probe
+    assert not choose(decays, weights(), 1.0).alone
+    assert choose([decays[0], record(0.0, 50, decay=1e-2)], weights(), 1.0).alone
+
+
+def test_at_an_earlier_epoch_the_others_are_looked_at_there_as_well():
+    equal = [record(rate, 40, 25) for rate in (0.1, 0.3, 1.0)]
+    found = choose(equal, weights(), 1.0)
+    assert (found.epoch, found.alone, found.best_minus_median) == (10, False, 0)
+    found = choose([record(0.1, 50, 25), record(0.3, 30, 25), record(1, 20)], weights(), 1.0)
+    assert (found.epoch, found.alone) == (10, True)
+    assert found.best_minus_median == pytest.approx(0.5 - 0.3)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import iceprobe
-from iceprobe.fitting import phases
+from iceprobe.fitting import phases, tuning
+from iceprobe.fitting.choosing import choose
 from iceprobe.fitting.heldout import Part, Parts, cross_validation, parts_of
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Dropped, Phase
@@ -78,6 +79,8 @@ def test_what_is_held_out_is_said():
     assert parts_of(many, 0, heldout).told == "held-out 10% of train"
     halves = parts_of(np.arange(2000) // 2, 0, heldout)  # two images a class
     assert halves.told == "held-out 50% of train"
+    four = parts_of(np.arange(4) // 2, 0, heldout)  # fewer images than folds
+    assert (len(four.parts), four.told) == (4, "4-fold cross-validation of train")
     nothing = parts_of(np.arange(20), 0, heldout)  # one image a class
     assert list(nothing.parts) == []
 
@@ -153,6 +156,32 @@ def test_a_grid_grows_until_its_best_is_inside_or_the_bound_is_reached(
     tried = {(row.probe, row.learning_rate) for row in rows}
     assert ("ep4", 3e-3) in tried
     assert ("aim4", 3e-3) not in tried  # for that probe alone
+
+
+def test_halved_and_grown_settings_are_looked_at_after_the_same_epochs(
+    store, tmp_path, rates, monkeypatch
+):
+    """Of 60 epochs every second is looked at, and 15, a rung: so are those of a rate that came later."""
+    monkeypatch.setitem(PROTOCOLS, "heldout", replace(PROTOCOLS["heldout"], folds_below=0))
+    rates("ep", 1e-5, 3e-5)
+    seen = []
+
+    def told(found, *rest):
+        for one in found:
+            assert len(one.epochs) == len(one.right)
+        seen.append({tuple(one.epochs) for one in found if not one.ended})
+        return choose(found, *rest)
+
+    monkeypatch.setattr(tuning, "choose", told)
+    (result,) = iceprobe.fit(
+        store, ["ep4"], output=tmp_path / "run", halving=True, **FIT | dict(epochs=60, seeds=1)
+    )
+    assert result.settings_tried > 2
+    assert seen[-1] == {tuple(sorted({*range(2, 61, 2), 15}))}
+    rows = [row for row in read_curves(tmp_path / "run") if row.phase == "select"]
+    grown = max(row.learning_rate for row in rows)
+    looked = {row.epoch for row in rows if row.learning_rate == grown and row.eval_accuracy}
+    assert looked == {*range(2, 61, 2), 15}
 
 
 def test_a_users_own_grid_stays(store, tmp_path, caplog):

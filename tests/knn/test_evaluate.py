@@ -88,6 +88,8 @@ def test_heldout_chooses_on_five_folds_where_images_are_few(store):
     assert result.selected == {"k": best[0], "temperature": best[1]}
     assert result.best_minus_median == pytest.approx(tried[best] - np.median(list(tried.values())))
     assert result.selected_on == "5-fold cross-validation of train"
+    assert result.selected_score.mean == pytest.approx(tried[best])
+    assert (result.selected_score.images, result.warnings) == (len(labels), [])
 
 
 @pytest.mark.usefixtures("one_part")
@@ -134,6 +136,7 @@ def test_paper_chooses_on_the_reported_split_and_says_so(store):
     assert result.top1.mean == pytest.approx(max(tried))
     assert "reported split" in result.selected_on
     assert result.selected_on_reported
+    assert result.selected_score is None
 
 
 def test_without_input_the_class_token_is_read(store):

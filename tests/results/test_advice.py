@@ -1,5 +1,7 @@
 """Which probe to report, on predictions made by hand."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,11 @@ import iceprobe
 from iceprobe.errors import IceprobeError
 from iceprobe.results import Flops, Parameters, compare_pair, paired_difference
 from iceprobe.results.advice import advise
+from iceprobe.results.caveats import covered
+from iceprobe.results.choice import choose
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged
+from iceprobe.results.statistics import holm, together
 from tests.results.test_files import result as made
 
 N = 400
@@ -367,3 +372,47 @@ def test_a_probe_that_loses_five_points_on_few_images_is_hardly_ever_reported():
         encoder = advise(results).questions[0].encoders[0]
         reported += encoder.shown and encoder.cheapest.label == "ep4"
     assert reported <= 3
+
+
+def replicates(probe: str, right: np.ndarray, parameters: int, seeds):
+    """Over complete repetitions, right on ``(R, n)``."""
+    labels = np.zeros(right.shape[1], np.int64)
+    predictions = Predictions(labels, np.where(right, 0, 1).astype(np.int32))
+    one = result(
+        probe, 0, parameters, seeds=list(seeds), variance="replicates", test_images=len(labels),
+        top1=predictions.top1_score(), mean_per_class=predictions.mean_per_class_score(),
+    )  # fmt: skip
+    return one.attach(predictions=predictions)
+
+
+def test_what_replicates_add_is_told_from_all_pairs():
+    """Three probes × three replicates of which one pair's happen to agree: alone it would be shown."""
+    rng = np.random.default_rng(33)
+    hard, results = rng.standard_normal(1000), []
+    for parameters in (100, 200, 300):
+        noise = 0.3 * rng.standard_normal((3, 1000)) + 0.05 * rng.standard_normal((3, 1))
+        results.append(replicates(f"ep{parameters}", hard + noise > -1, parameters, range(3)))
+
+    def shown(difference) -> set[str]:
+        """By the rule of `choice.py`, from the difference of each ordered pair."""
+        largest = [
+            max(difference(a, b).p_above(-0.04) for b in results if b is not a) for a in results
+        ]
+        return {one.label for one, p in zip(results, holm(largest), strict=True) if p < 0.05}
+
+    ordered = list(permutations(results, 2))
+    differences = [compare_pair(a, b).difference for a, b in ordered]
+    pairs = [(id(a), id(b)) for a, b in ordered]
+    family = dict(zip(pairs, together(differences, pairs), strict=True))
+    assert shown(lambda a, b: compare_pair(a, b).difference) == {"ep100", "ep200"}
+    assert shown(lambda a, b: family[id(a), id(b)]) == {"ep200"}
+    assert [one.label for one in choose(results, 0.04).shown] == ["ep200"]
+
+
+def test_replicates_that_are_not_the_same_ones_are_said_to_be_unpaired():
+    right = np.arange(N) < 300
+    five = replicates("ep4", np.stack([right] * 5), 10, range(5))
+    four = replicates("aim4", np.stack([right] * 4), 10, [0, 1, 3, 4])
+    assert covered(five, five) == "400 test images and 5 replicates"
+    assert covered(five, four) == "400 test images and 5 replicates or 4 replicates, unpaired"
+    assert covered(five, result("knn", 300, seeds=[])) == "400 test images and 5 replicates"

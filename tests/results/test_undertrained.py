@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
+from scipy.stats import binom
 
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.headline import weights
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
@@ -118,32 +121,92 @@ def test_warnings_are_an_edge_few_steps_and_a_loss_that_falls_at_the_end():
     assert warnings(rows([1.0, 0.2]), epochs=2) == []  # no quarter to see it in
 
 
+def score(mean: float, images: int, error: float | None = None) -> SelectedScore:
+    """Of so many images of equal weight; the standard error of rights and wrongs unless given."""
+    if error is None:
+        error = math.sqrt(mean * (1 - mean) / (images - 1))
+    return SelectedScore(mean=mean, images=images, error=error, size=images)
+
+
 def test_a_score_far_below_the_held_out_one_is_told():
-    held = SelectedScore(mean=0.9, images=100, error=0.03)
-    assert far_below(0.9 - 3 * 0.05, 0.04, held) == []  # √(0.03² + 0.04²) = 0.05
-    (said,) = far_below(0.9 - 3.1 * 0.05, 0.04, held)
+    held = score(0.9, 100, 0.03)
+    assert far_below(score(0.9 - 3 * 0.05, 200, 0.04), held) == []  # √(0.03² + 0.04²) = 0.05
+    (said,) = far_below(score(0.9 - 3.1 * 0.05, 200, 0.04), held)
     assert said.startswith(
         "it reads 74.5% on test and 90.0% on the 100 images held out of train, 3.1 standard errors"
     )
-    assert far_below(1.0, 0.04, held) == []
-    assert far_below(0.1, 0.04, None) == []
-    assert far_below(0.1, math.inf, held) == []  # one image
+    assert far_below(score(1.0, 200), held) == []
+    assert far_below(score(0.1, 200), None) == []
+    assert far_below(None, held) == []  # one image
 
 
-def test_replicates_have_the_warnings_of_most_and_the_mean_held_out_score():
-    parts = [result("ep4", seed) for seed in (0, 1, 2)]
-    for part, mean in zip(parts, (0.5, 0.6, 0.7), strict=True):
+def test_a_few_images_that_are_all_right_are_no_certainty():
+    """p = (2000·0.93 + 20)/2020; of 20 images 0.93²⁰ = 23% are all right."""
+    perfect = score(1.0, 20)
+    assert far_below(score(0.93, 2000), perfect) == []
+    p = 0.5  # all right against all wrong: (50 + 0)/100, 10 standard errors
+    (said,) = far_below(score(0.0, 50), score(1.0, 50))
+    assert f"{1 / math.sqrt(p * (1 - p) * 2 / 50):.1f} standard errors more" in said
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "m"), [(20, 0.9, 2000), (40, 0.97, 2000), (100, 0.99, 10_000), (200, 0.75, 2000)]
+)
+def test_the_same_probe_is_told_to_lie_far_below_in_few_draws(n, p, m):
+    """Summed over both binomials: three standard errors of a normal are 0.13%."""
+    test = np.arange(m + 1)
+    likely = test[binom.pmf(test, m, p) > 1e-7]
+    alarms = sum(
+        binom.pmf(k, n, p) * binom.pmf(j, m, p)
+        for k in range(n + 1)
+        for j in likely[:: max(1, len(likely) // 60)]
+        if far_below(score(j / m, m), score(k / n, n))
+    ) * max(1, len(likely) // 60)
+    assert alarms < 0.005
+
+
+def test_a_rare_class_counts_as_few_images():
+    """Two images of a class that weighs a half: both right says little."""
+    labels = np.repeat([0, 1], [1000, 2])
+    held = SelectedScore.of(np.ones(1002), weights("mean_per_class", labels))
+    assert held.size == pytest.approx(1 / (1 / 4000 + 1 / 8))
+    assert far_below(score(0.85, 2000), held) == []
+    held = SelectedScore.of(np.ones(1002), weights("top1", labels))
+    assert far_below(score(0.85, 2000), held) != []
+
+
+def test_replicates_tell_the_warnings_of_each_and_the_mean_held_out_score():
+    parts = [result("ep4", seed) for seed in range(5)]
+    for part, mean in zip(parts, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
         part.selected_score = SelectedScore(mean=mean, images=10, error=0.1)
-    parts[0].warnings = ["an edge"]
-    assert merged(parts).warnings == []
-    parts[2].warnings = ["another"]
+        part.warnings = ["not at its optimum"]
+    parts[1].warnings = ["not at its optimum", "its rate, 0.1, is the highest tried"]
+    parts[3].warnings = ["its rate, 3e-05, is the highest tried", "not at its optimum"]
+    parts[4].warnings = ["not at its optimum", "its rate, 3e-05, is the lowest tried"]
     found = merged(parts)
-    assert found.warnings == ["an edge"]
-    assert found.selected_score.mean == pytest.approx(0.6)
+    assert found.warnings == [
+        "not at its optimum",
+        "in 2 of 5 replicates, numbers of the first: its rate, 0.1, is the highest tried",
+        "in 1 of 5 replicates: its rate, 3e-05, is the lowest tried",
+    ]
+    assert found.selected_score.mean == pytest.approx(0.7)
+    for part, losses in zip(parts, (0.6, 0.5, 0.4, 0.3, 0.2), strict=True):
+        part.warnings = [f"its loss still falls ({losses})"]
+    assert merged(parts).warnings == [
+        "in all 5 replicates, numbers of the first: its loss still falls (0.6)"
+    ]
+
+
+def test_undertraining_of_too_few_replicates_is_a_warning():
+    parts = [result("ep4", seed) for seed in range(5)]
+    parts[0].undertrained = ["6 training steps"]
+    parts[2].undertrained = ["6 training steps"]
+    assert merged(parts).undertrained == []
+    assert merged(parts).warnings == ["in 2 of 5 replicates: undertrained: 6 training steps"]
+    parts[3].undertrained = ["6 training steps"]
+    assert (merged(parts).undertrained, merged(parts).warnings) == (["6 training steps"], [])
 
 
 def test_a_rounding_is_no_gap():
     """Where nothing is wrong on either side both errors are rounding, and so is what they differ by."""
-    held = SelectedScore(mean=1.0, images=240, error=2e-17)
-    assert far_below(1 - 1.1e-16, 3e-17, held) == []
-    assert far_below(0.99, 3e-17, held) != []
+    assert far_below(score(1 - 1.1e-16, 500, 3e-17), score(1.0, 240, 2e-17)) == []

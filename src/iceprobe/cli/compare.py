@@ -174,10 +174,10 @@ def _table(
             holds = same_within(difference, margin / 100).holds
             row.append("yes" if holds and not one.undertrained else "not shown")
         rows.append(row)
-    return TerminalTable(columns, rows, notes=_notes(comparisons))
+    return TerminalTable(columns, rows, notes=_notes(comparisons, margin))
 
 
-def _notes(comparisons: Sequence["Comparison"]) -> list[str]:
+def _notes(comparisons: Sequence["Comparison"], margin: float | None) -> list[str]:
     """What the intervals are over, what p is corrected for, and what was lost."""
     from iceprobe.results.caveats import covered, few_rows, lost_note
 
@@ -187,7 +187,8 @@ def _notes(comparisons: Sequence["Comparison"]) -> list[str]:
     most = max(one.among for one in comparisons)
     notes = [f"Intervals: each comparison's own, over {'; '.join(over)}."]
     if most > 1:
-        notes.append(f"p and clear: corrected for {most} comparisons (Holm).")
+        same = "; same: each comparison's own" if margin is not None else ""
+        notes.append(f"p and clear: corrected for {most} comparisons (Holm){same}.")
     sides = {id(one): one for pair in comparisons for one in (pair.against, pair.probe)}
     notes += [f"† {one.label}: {said}." for one in sides.values() if (said := lost_note(one))]
     return [*notes, *filter(None, [few_rows(list(sides.values()))])]

@@ -15,7 +15,6 @@ decay, then the latest epoch: of two images a class most decays of a linear prob
 the strongest reads half a point more on test than the weakest.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.results.curves import CurveRow, seed_means
+from iceprobe.results.headline import standard_error
+from iceprobe.results.schema import SelectedScore
 
 Floats = NDArray[np.float64]
 ROUNDING = 1e-9
@@ -57,10 +58,10 @@ class Choice:
     Attributes:
         learning_rate, weight_decay, epoch: the point.
         tried: settings.
-        best_minus_median: its accuracy minus that of the median setting.
-        score, error: held-out accuracy and its standard error over examples, where they are known.
-        images: held-out examples behind it.
-        alone: whether no other setting is as good at its last look.
+        best_minus_median: its accuracy minus that of the median setting at the same epoch.
+        held: its accuracy on the held-out examples, where they are known one by one.
+        alone: whether no other learning rate (of settings without one: no other weight decay) is as
+            good at that epoch.
     """
 
     learning_rate: float
@@ -68,9 +69,7 @@ class Choice:
     epoch: int
     tried: int
     best_minus_median: float | None
-    score: float | None = None
-    error: float | None = None
-    images: int = 0
+    held: SelectedScore | None = None
     alone: bool = False
 
 
@@ -105,29 +104,22 @@ def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice 
             best = luckiest
     k, look = best
     record, score = records[k], float(scores[k][look])
+    then = [float(each[min(look, len(each) - 1)]) for each in scores]  # beaten ones ended before
+    axis = "learning_rate" if len({one.learning_rate for one in records}) > 1 else "weight_decay"
+    along = [getattr(one, axis) for one in records]
     return Choice(
         record.learning_rate,
         record.weight_decay,
         record.epochs[look],
         tried=len(records),
-        best_minus_median=score - float(np.median([each[-1] for each in scores])),
-        score=score,
-        error=standard_error(_right(records, best), weights),
-        images=len(weights),
-        alone=all(each[-1] < score - 1e-12 for i, each in enumerate(scores) if i != k),
+        best_minus_median=score - float(np.median(then)),
+        held=SelectedScore.of(_right(records, best), weights),
+        alone=all(
+            other < score - 1e-12
+            for other, value in zip(then, along, strict=True)
+            if value != along[k]
+        ),
     )
-
-
-def standard_error(values: Floats, weights: Floats) -> float:
-    """Of the weighted mean of independent ``values (n,)``; infinite of fewer than two.
-
-    With equal weights it is sd/√n.
-    """
-    n = len(values)
-    if n < 2:
-        return math.inf
-    centred = weights * (values - weights @ values)
-    return math.sqrt(float(centred @ centred) * n / (n - 1))
 
 
 def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:

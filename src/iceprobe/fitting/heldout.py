@@ -47,7 +47,8 @@ def parts_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Parts:
             for part in cross_validation(labels, seed, protocol.folds, repeat)
         ]
         times = f", {protocol.repeats} times" if protocol.repeats > 1 else ""
-        return Parts(folds, f"{protocol.folds}-fold cross-validation of train{times}")
+        each = len(folds) // protocol.repeats  # fewer than asked for where images are too few
+        return Parts(folds, f"{each}-fold cross-validation of train{times}")
     learn, held = heldout_split(labels, seed, protocol.held_out)
     share = f"{100 * len(held) / max(1, len(labels)):.0f}%"
     return Parts([Part(learn, held)] if len(held) else [], f"held-out {share} of train")

@@ -13,7 +13,6 @@ import torch
 from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
-from iceprobe.fitting.choosing import standard_error
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.protocols import Protocol, for_images, images_per_step, total_steps
@@ -25,7 +24,7 @@ from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import weights
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Diverged, Flops, Parameters, Result
+from iceprobe.results.schema import Diverged, Flops, Parameters, Result, SelectedScore
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.store.reader import Store
 
@@ -225,9 +224,8 @@ def _warnings(
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
     right = (predictions.predicted == predictions.labels).mean(0)
-    counted = weights(setting.headline, predictions.labels)
-    score, error = float(counted @ right), standard_error(right, counted)
-    found += far_below(score, error, fitted.selected_score, split)
+    reported = SelectedScore.of(right, weights(setting.headline, predictions.labels))
+    found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)
     return found

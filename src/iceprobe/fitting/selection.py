@@ -1,6 +1,5 @@
 """The two protocols as sequences of phases, and how each chooses what it reports."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -185,7 +184,7 @@ def run_protocol(
                 None,
                 share[label] * seconds,
                 _early_stopping(label, course.done, protocol) if pairs else None,
-                selected_score=_selected_score(choice),
+                selected_score=choice.held,
                 edge=_edge(choice, grids[label].learning_rates, choice.learning_rate),
             )
         )
@@ -214,15 +213,9 @@ def _at_optimum(
         None,
         one.seconds,
         solution=one.solution,
-        selected_score=_selected_score(choice) if choice else None,
+        selected_score=choice.held if choice else None,
         edge=_edge(choice, one.decays, choice.weight_decay) if choice else None,
     )
-
-
-def _selected_score(choice: Choice) -> SelectedScore | None:
-    if choice.score is None or choice.error is None or not math.isfinite(choice.error):
-        return None
-    return SelectedScore(mean=min(1.0, choice.score), images=choice.images, error=choice.error)
 
 
 def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:

@@ -59,14 +59,14 @@ def tune(
                 for seed in turn
             ]
             name = "select" + (f" {number + 1}/{len(feeds)}" if len(feeds) > 1 else "")
-            stops = rungs(protocol.epochs) if protocol.halving and not growth else []
+            stops = rungs(protocol.epochs) if protocol.halving else []
             phase = Phase(
                 name + (f" +{growth}" if growth else ""),
                 members,
                 fold=number,
                 looks=sorted({*look_epochs(protocol), *stops}),
             )
-            phases.append(course.run(phase, learn, held, rungs=stops))
+            phases.append(course.run(phase, learn, held, rungs=[] if growth else stops))
         choices = _choices(phases, tried, labels, parts, setting)
         asked = {}
         for label, choice in choices.items():

@@ -21,10 +21,11 @@ from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.progress import Told, callback, shows_progress
-from iceprobe.results.headline import Headline, headline_accuracy
+from iceprobe.results.headline import headline_accuracy, weights
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.results.schema import Flops, Parameters, Result, SelectedScore
+from iceprobe.results.undertrained import far_below
 from iceprobe.specs import Spec, unknown
 
 if TYPE_CHECKING:
@@ -88,24 +89,30 @@ def knn(
         parts = parts_of(labels, seed, chosen)
         search.total = sum(len(part.held) for part in parts.parts) + len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
-        accuracies: dict[Setting, float] = {}
-        selected_on = parts.told if parts.parts else UNSELECTED
         looks = [(search(features[p.held], features, p.learn), p.held) for p in parts.parts]
-        if looks:
-            accuracies = _accuracies(looks, classes, labels, headline)
+        known, selected_on = labels, parts.told if looks else UNSELECTED
     else:
         search.total = len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
-        everything = [(neighbours, np.arange(len(queries)))]
-        accuracies = _accuracies(everything, classes, np.asarray(test.labels), headline)
-        selected_on = f"the reported split ({split})"
-    best = max(accuracies, key=lambda s: accuracies[s]) if accuracies else settings(len(labels))[0]
-    spread = accuracies[best] - statistics.median(accuracies.values()) if accuracies else None
+        looks = [(neighbours, np.arange(len(queries)))]
+        known, selected_on = np.asarray(test.labels), f"the reported split ({split})"
+    rows, tried = _tried(looks, classes, known) if looks else (np.arange(0), {})
+    known = known[rows]
+    accuracies = {
+        one: float(headline_accuracy(headline, right, known)) for one, right in tried.items()
+    }
+    best = max(accuracies, key=lambda s: accuracies[s]) if tried else settings(len(labels))[0]
+    spread = accuracies[best] - statistics.median(accuracies.values()) if tried else None
+    held = None
+    if tried and chosen.held_out:
+        held = SelectedScore.of(tried[best], weights(headline, known))
 
     truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
     predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
+    right = (guesses[:, 0] == truth).astype(np.float64)
+    reported = SelectedScore.of(right, weights(headline, truth))
     result = Result(
         probe=probe_label(spec),
         method="knn",
@@ -115,12 +122,14 @@ def knn(
         mean_per_class=predictions.mean_per_class_score(),
         selected={"k": best[0], "temperature": best[1]},
         selected_on=selected_on,
+        selected_score=held,
         settings_tried=max(1, len(accuracies)),
         best_minus_median=spread,
         parameters=Parameters(pooling=0, classifier=0, total=0),
         flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
+        warnings=far_below(reported, held, split),
         **provenance(store, split, command),
     )
     return result.attach(predictions=predictions, store=store)
@@ -181,20 +190,22 @@ class _Search:
         return similarity, self.labels[rows][index]
 
 
-def _accuracies(
+def _tried(
     looks: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
     classes: int,
     truth: np.ndarray,
-    headline: Headline,
-) -> dict[Setting, float]:
-    """Accuracy of every setting of the grid, in the grid's order.
+) -> tuple[np.ndarray, dict[Setting, np.ndarray]]:
+    """How every setting of the grid, in the grid's order, does on each image looked at.
 
     Args:
         looks: neighbours of some images, and which rows of ``truth`` those are; an image may be
             looked at in several.
         classes: C.
         truth: ``(n,)`` the right classes.
-        headline: the accuracy.
+
+    Returns:
+        The rows that were looked at, ``(m,)``, and by setting in which part of its looks each is
+        right, ``(m,)``.
     """
     held = np.unique(np.concatenate([rows for _, rows in looks]))
     seen = np.bincount(np.concatenate([rows for _, rows in looks]), minlength=len(truth))
@@ -205,5 +216,5 @@ def _accuracies(
         for (similarity, labels), rows in looks:
             guesses = classify(similarity, labels, classes, setting)[:, 0].numpy()
             right[rows] += guesses == truth[rows]
-        found[setting] = float(headline_accuracy(headline, right[held] / seen[held], truth[held]))
-    return found
+        found[setting] = right[held] / seen[held]
+    return held, found

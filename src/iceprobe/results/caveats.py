@@ -28,7 +28,10 @@ def lost_note(result: Result) -> str:
 
 
 def covered(*results: Result) -> str:
-    """What an interval of these is over: ``"2,000 test images and 3 seeds"``."""
+    """What an interval of these is over: ``"2,000 test images and 3 seeds"``.
+
+    Of two probes whose replicates aren't the same ones it says that they aren't paired.
+    """
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
     over = f"{images}{results[0].split} images"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
@@ -36,7 +39,8 @@ def covered(*results: Result) -> str:
         return over
     if all(len(one.seeds) == 1 for one in results if one.seeds):
         return f"{over} alone, of one seed"
-    return f"{over} and {' or '.join(rows)}"
+    sets = {tuple(one.seeds) for one in results if one.variance == "replicates"}
+    return f"{over} and {' or '.join(rows)}{', unpaired' if len(sets) > 1 else ''}"
 
 
 def few_rows(results: Sequence[Result]) -> str:

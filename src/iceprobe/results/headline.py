@@ -7,6 +7,7 @@ C counts the classes that have an example, n_c the examples of class c. Both are
 selection, comparison and intervals need to know no more of a headline than its weights.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,18 @@ def weights(headline: Headline, labels: ArrayLike) -> NDArray[np.float64]:
         return np.full(len(labels), 1 / len(labels))
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return 1 / (len(counts) * counts[codes])
+
+
+def standard_error(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Of the weighted mean of independent ``values (n,)``; infinite of fewer than two.
+
+    With equal weights it is sd/√n.
+    """
+    n = len(values)
+    if n < 2:
+        return math.inf
+    centred = weights * (values - weights @ values)
+    return math.sqrt(float(centred @ centred) * n / (n - 1))
 
 
 def headline_accuracy(

@@ -1,5 +1,6 @@
 """Complete repetitions of a fit → one result whose deviation is over all that chance decides."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ def merged(results: Sequence[Result]) -> Result:
             "seconds": sum(result.seconds for result in results),
             "seeds": [s for result in results for s in result.seeds] or list(range(len(results))),
             "early_stopping": _stopped_in_any(results),
-            "undertrained": _in_most(results, "undertrained"),
-            "warnings": _in_most(results, "warnings"),
+            "undertrained": _undertrained(results),
+            "warnings": _warnings(results),
             "selected_score": _held_out(results),
             "variance": "replicates",
         }
@@ -56,10 +57,31 @@ def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
     return known[0].model_copy(update={"stopped": stopped}) if known else None
 
 
-def _in_most(results: Sequence[Result], name: str) -> list[str]:
+def _undertrained(results: Sequence[Result]) -> list[str]:
     """The signs of the first of them where more than half show some."""
-    found: list[list[str]] = [signs for result in results if (signs := getattr(result, name))]
+    found = [result.undertrained for result in results if result.undertrained]
     return found[0] if 2 * len(found) > len(results) else []
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    """What casts doubt on any of them, and on how many; warnings that differ in numbers are one.
+
+    So does undertraining where it is that of too few to take the probe out of comparisons.
+    """
+    found: dict[str, list[str]] = {}
+    told_apart = bool(_undertrained(results))
+    for result in results:
+        signs = [] if told_apart else result.undertrained
+        said = [f"undertrained: {', '.join(signs)}"] if signs else []
+        for warning in [*said, *result.warnings]:
+            found.setdefault(re.sub(r"\d[\d.,e+-]*", "#", warning), []).append(warning)
+    told = []
+    for same in found.values():
+        of = "" if len(same) == len(results) else f"in {len(same)} of {len(results)} replicates"
+        if len(set(same)) > 1:
+            of = f"{of or f'in all {len(same)} replicates'}, numbers of the first"
+        told.append(f"{of}: {same[0]}" if of else same[0])
+    return told
 
 
 def _held_out(results: Sequence[Result]) -> SelectedScore | None:

@@ -8,7 +8,7 @@ d̂ = b − c, c̃ the likeliest c if the difference is Δ; m is the *effective*
 single row, and q the spread's quantile (:mod:`iceprobe.results.crossed`). Unlike mean ± q·√Var both stay
 inside their range, and have a width where no error or no disagreement was seen (Wilson 1927; Tango 1998,
 "Equivalence test and confidence interval for the difference in proportions for the paired-sample
-design"; effective sizes: Korn and Graubard 1998). Of one to three errors Wilson's end next to 0 lies too
+design"; effective sizes: Korn and Graubard 1998). Of a few errors Wilson's end next to 0 lies too
 far from it (Brown, Cai and DasGupta 2001, "Interval estimation for a binomial proportion", 4.1.1): the
 exact one-sided bound takes its place where it lies nearer.
 """

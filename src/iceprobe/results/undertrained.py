@@ -112,24 +112,32 @@ def training_warnings(
 
 
 def far_below(
-    score: float, error: float, held: SelectedScore | None, split: str = "test"
+    reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
 ) -> list[str]:
     """Whether the reported score lies far below the held-out one that selected the setting.
 
+    Of n examples that are all right the standard error over them is 0 and means nothing, so it is at
+    least what it would be if both scores were one::
+
+        p = (n s + m h)/(n + m)        SE² = p (1 − p) (1/n + 1/m)
+
     Args:
-        score, error: reported, and its standard error over examples.
-        held: the held-out one.
+        reported: s, of n examples.
+        held: h, of m.
         split: that is reported.
     """
-    if held is None or not math.isfinite(error):
+    if reported is None or held is None:
         return []
-    both = math.hypot(error, held.error)
-    gap = held.mean - score
-    if gap <= FAR_BELOW * both + ROUNDING:
+    n, m = (one.size or one.images for one in (reported, held))
+    p = (n * reported.mean + m * held.mean) / (n + m)
+    alike = math.sqrt(max(0.0, p * (1 - p)) * (1 / n + 1 / m))
+    error = max(math.hypot(reported.error, held.error), alike)
+    gap = held.mean - reported.mean
+    if gap <= FAR_BELOW * error + ROUNDING:
         return []
     return [
-        f"it reads {100 * score:.1f}% on {split} and {100 * held.mean:.1f}% on the {held.images:,} "
-        f"images held out of train, {gap / both:.1f} standard errors more: do the two hold the same "
+        f"it reads {100 * reported.mean:.1f}% on {split} and {100 * held.mean:.1f}% on the {held.images:,} "
+        f"images held out of train, {gap / error:.1f} standard errors more: do the two hold the same "
         "kind of images?"
     ]
 
