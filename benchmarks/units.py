@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from study_cases import Tokens, _split, tokens
 from torch import Tensor
 
-from benchmarks.study_cases import Tokens, _split, tokens
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
