@@ -34,6 +34,7 @@ STAND_INS = (
     # Fewer of everything.
     ('"image_size": 224', '"image_size": 32'),
     ("--shots 1,5,20,100", "--shots 1,2"),
+    ("--shots 20 ", "--shots 2 "),
     ("--layers all", "--layers 0,-1"),
     ("--views 4", "--views 1"),
     (

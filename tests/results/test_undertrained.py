@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import weights
+from iceprobe.results.headline import selected_score, weights
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
@@ -168,10 +168,10 @@ def test_the_same_probe_is_told_to_lie_far_below_in_few_draws(n, p, m):
 def test_a_rare_class_counts_as_few_images():
     """Two images of a class that weighs a half: both right says little."""
     labels = np.repeat([0, 1], [1000, 2])
-    held = SelectedScore.of(np.ones(1002), weights("mean_per_class", labels))
+    held = selected_score(np.ones(1002), weights("mean_per_class", labels))
     assert held.size == pytest.approx(1 / (1 / 4000 + 1 / 8))
     assert far_below(score(0.85, 2000), held) == []
-    held = SelectedScore.of(np.ones(1002), weights("top1", labels))
+    held = selected_score(np.ones(1002), weights("top1", labels))
     assert far_below(score(0.85, 2000), held) != []
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.results.curves import CurveRow, seed_means
-from iceprobe.results.headline import standard_error
+from iceprobe.results.headline import selected_score, standard_error
 from iceprobe.results.schema import SelectedScore
 
 Floats = NDArray[np.float64]
@@ -113,7 +113,7 @@ def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice 
         record.epochs[look],
         tried=len(records),
         best_minus_median=score - float(np.median(then)),
-        held=SelectedScore.of(_right(records, best), weights),
+        held=selected_score(_right(records, best), weights),
         alone=all(
             other < score - 1e-12
             for other, value in zip(then, along, strict=True)

@@ -21,10 +21,10 @@ from iceprobe.fitting.tuning import grids_of
 from iceprobe.knn import knn
 from iceprobe.probes import parse_probe
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import weights
+from iceprobe.results.headline import selected_score, weights
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Diverged, Flops, Parameters, Result, SelectedScore
+from iceprobe.results.schema import Diverged, Flops, Parameters, Result
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.store.reader import Store
 
@@ -224,7 +224,7 @@ def _warnings(
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
     right = (predictions.predicted == predictions.labels).mean(0)
-    reported = SelectedScore.of(right, weights(setting.headline, predictions.labels))
+    reported = selected_score(right, weights(setting.headline, predictions.labels))
     found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

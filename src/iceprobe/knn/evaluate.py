@@ -21,10 +21,10 @@ from iceprobe.knn.voting import Setting, classify, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.progress import Told, callback, shows_progress
-from iceprobe.results.headline import headline_accuracy, weights
+from iceprobe.results.headline import headline_accuracy, selected_score, weights
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters, Result, SelectedScore
+from iceprobe.results.schema import Flops, Parameters, Result
 from iceprobe.results.undertrained import far_below
 from iceprobe.specs import Spec, unknown
 
@@ -105,14 +105,14 @@ def knn(
     spread = accuracies[best] - statistics.median(accuracies.values()) if tried else None
     held = None
     if tried and chosen.held_out:
-        held = SelectedScore.of(tried[best], weights(headline, known))
+        held = selected_score(tried[best], weights(headline, known))
 
     truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
     predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
     right = (guesses[:, 0] == truth).astype(np.float64)
-    reported = SelectedScore.of(right, weights(headline, truth))
+    reported = selected_score(right, weights(headline, truth))
     result = Result(
         probe=probe_label(spec),
         method="knn",

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iceprobe.results.schema import SelectedScore
+
 Headline = Literal["top1", "mean_per_class"]
 NAMES: dict[Headline, str] = {"top1": "top-1", "mean_per_class": "mean per class"}
 
@@ -40,6 +42,20 @@ def standard_error(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
         return math.inf
     centred = weights * (values - weights @ values)
     return math.sqrt(float(centred @ centred) * n / (n - 1))
+
+
+def selected_score(
+    right: NDArray[np.float64], weights: NDArray[np.float64]
+) -> SelectedScore | None:
+    """From how far each example is right ``(n,)`` and what it counts ``(n,)``; None of fewer than two."""
+    if len(right) < 2:
+        return None
+    return SelectedScore(
+        mean=min(1.0, float(weights @ right)),  # sums of weights may pass 1 by their rounding
+        images=len(right),
+        error=standard_error(right, weights),
+        size=1 / float(weights @ weights),
+    )
 
 
 def headline_accuracy(

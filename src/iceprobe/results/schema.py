@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,7 +19,6 @@ from pydantic import (
 )
 
 from iceprobe.checksums import Digest
-from iceprobe.results.headline import standard_error
 from iceprobe.store.format import EVALUATION_VIEW
 from iceprobe.trust import inner_path
 
@@ -189,18 +186,6 @@ class SelectedScore(_Model):
     images: Count
     error: Annotated[float, Field(ge=0)]
     size: Annotated[float, Field(gt=0)] | None = None
-
-    @classmethod
-    def of(cls, right: NDArray[np.float64], weights: NDArray[np.float64]) -> Self | None:
-        """From how far each held-out example is right ``(n,)`` and what it counts; of one None."""
-        if len(right) < 2:
-            return None
-        return cls(
-            mean=min(1.0, float(weights @ right)),  # sums of weights may pass 1 by their rounding
-            images=len(right),
-            error=standard_error(right, weights),
-            size=1 / float(weights @ weights),
-        )
 
 
 class Result(_Model):
