@@ -1,6 +1,6 @@
 """What the units of the features do to each probe: raw tokens against standardised coordinates.
 
-    python benchmarks/units.py [--features DIR] [--only synthetic mae-tiny …] [--quick]
+    python benchmarks/units.py [--features DIR] [--only synthetic mae-tiny …] [--seeds 3] [--quick]
 
 Synthetic tokens whose truth is known (`study_cases.py`) are taken × 0.001 and × 1,000, with a constant
 added, with another scale for each dimension, with one dimension × 1,000, and with one token of each image
@@ -127,13 +127,15 @@ def synthetic(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
     return table
 
 
-def encoder(name: str, features: Path, quick: bool) -> Iterator[tuple[str, list[float]]]:
+def encoder(
+    name: str, features: Path, seeds: int, quick: bool
+) -> Iterator[tuple[str, list[float]]]:
     """Probe by probe: raw, standardised, their difference and its interval, in points."""
     case = tokens("clutter", name, features, ENCODERS[name])
     for template in COMPARED[: 1 if quick else None]:
         label = template.format(10 if case.shape.dim % 12 else 12)
         raw, ours = (
-            fitted(case, [label], way, seeds=1 if quick else 3)[label]
+            fitted(case, [label], way, 1 if quick else seeds)[label]
             for way in ("raw", "standardised")
         )
         gain = paired_difference(ours, raw)
@@ -176,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--features", type=Path, default=Path("features/study"))
     parser.add_argument("--only", nargs="+", choices=("synthetic", *ENCODERS), default=None)
+    parser.add_argument("--seeds", type=int, default=3, help="of encoders; lite0 was run with 1")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -185,7 +188,7 @@ def main() -> None:
             results[name] = synthetic(given.quick)
         else:
             results[name] = {}
-            for label, row in encoder(name, given.features, given.quick):
+            for label, row in encoder(name, given.features, given.seeds, given.quick):
                 results[name][label] = row
                 save(results, given.quick)
         save(results, given.quick)

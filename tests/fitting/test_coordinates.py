@@ -10,7 +10,7 @@ from iceprobe.fitting.engine import Crowd, forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
 from iceprobe.probes import build
-from iceprobe.probes.coordinates import Coordinates, published, robust_moments
+from iceprobe.probes.coordinates import Coordinates, moments, published, usual
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit, planted
 
 ZOO = [
@@ -159,7 +159,7 @@ def test_an_affine_in_standardised_coordinates_gives_standardised_tokens(label):
     for name in pooling.token_norms:
         weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
         out = F.layer_norm(tokens, (DIM,), weight, bias, 0.0)
-        mean, std = robust_moments(out.flatten(0, 1))
+        mean, std = moments(out.flatten(0, 1))
         torch.testing.assert_close(mean, torch.zeros(DIM), atol=0.01, rtol=0)
         torch.testing.assert_close(std, torch.ones(DIM), atol=0.01, rtol=0)
 
@@ -170,26 +170,45 @@ def test_artefact_tokens_dont_set_the_scale():
     tokens = torch.randn(5000, 3, generator=generator) * torch.tensor([1.0, 10.0, 0.1]) + 4
     plain = tokens.clone()
     tokens[::100] = (tokens[::100] - 4) * 100 + 4
-    mean, std = robust_moments(tokens)
+    mean, std = moments(usual(tokens))
     kept = np.delete(plain.numpy(), np.s_[::100], axis=0)
     np.testing.assert_allclose(mean, kept.mean(0), atol=0.02 * kept.std(0).max())
     np.testing.assert_allclose(std, kept.std(0), rtol=0.05)
     assert tokens.std(0)[0] > 5  # or there is nothing to show
 
 
-@pytest.mark.parametrize("active", [0.003, 0.3, 1.0])
+def test_artefacts_are_the_same_tokens_in_all_units():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(5000, 8, generator=generator)
+    tokens[::100] *= 30
+    kept = usual(tokens)
+    assert len(kept) == 4950
+    factors = torch.tensor([1.0, 1e4, 1e-4, 3, 1, 1, 1, 1])
+    torch.testing.assert_close(usual(tokens * factors + 5) - 5, kept * factors, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("active", [0.003, 0.03, 0.3, 1.0])
 def test_dimensions_that_are_rarely_active_keep_their_deviation(active):
-    """As behind a ReLU: nothing is left out where that would be all that differs."""
+    """As behind a ReLU: their few large values are what they say, and small ones beside them are few."""
     generator = torch.Generator().manual_seed(1)
-    values = torch.rand(20_000, 1, generator=generator) + 1
-    values *= torch.rand(20_000, 1, generator=generator) < active
-    mean, std = robust_moments(values)
+    values = torch.rand(20_000, 40, generator=generator) + 1
+    values *= torch.rand(values.shape, generator=generator) < active
+    values += 0.01 * torch.rand(values.shape, generator=generator) * (values == 0)
+    kept = usual(values)
+    assert len(kept) > 0.99 * len(values)
+    mean, std = moments(kept)
     np.testing.assert_allclose(mean, values.mean(0), rtol=0.05)
     np.testing.assert_allclose(std, values.std(0), rtol=0.05)
 
 
+def test_what_would_be_more_than_a_tenth_is_no_artefact():
+    tokens = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
+    tokens[:150] *= 100
+    assert len(usual(tokens)) == 1000
+
+
 def test_constant_dimensions_are_left_alone():
-    mean, std = robust_moments(torch.full((50, 2), 3.0))
+    mean, std = moments(usual(torch.full((50, 2), 3.0)))
     assert mean.tolist() == [3, 3]
     assert std.tolist() == [1, 1]
 

@@ -23,10 +23,9 @@ from torch import Tensor
 
 from iceprobe.probes.pooling import Pooling
 
-NEAR = 5.0  # deviations from the median, by the mean absolute one, within which values count
-MOST_LEFT_OUT = 0.1  # of the values of a dimension; more are no outliers
+NEAR = 10.0  # median lengths, beyond which a token is an artefact
+MOST_LEFT_OUT = 0.1  # of the tokens; more are no artefacts
 COLUMNS = 16  # at once; all at once would take several times the memory of the tokens
-DEVIATION = 1.2533  # √(π/2): a normal variable's deviation over its mean absolute one
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ class Coordinates:
 
     @classmethod
     def of(cls, tokens: Tensor) -> Self:
-        """Of training tokens ``(n, D)``, in float32; outliers don't count (`robust_moments`)."""
-        tokens = tokens.float()
-        mean, std = robust_moments(tokens)
+        """Of training tokens ``(n, D)``, in float32; artefacts don't count (:func:`usual`)."""
+        tokens = usual(tokens.float())
+        mean, std = moments(tokens)
         own_std, own_mean = torch.std_mean(tokens, -1, correction=0, keepdim=True)
         spread = float(own_std.median())
         # A token that is the same everywhere is normed to 0.
         length = torch.where(own_std > 0, own_std, 1.0)
-        normed = robust_moments(tokens, lambda columns: (columns - own_mean) / length)
+        normed = moments(tokens, lambda columns: (columns - own_mean) / length)
         return cls(mean, std, 1 / spread if spread else 1.0, *normed)
 
     def scaled(self) -> Self:
@@ -70,33 +69,38 @@ class Coordinates:
         return replace(self, **moved)
 
 
-def robust_moments(
+def usual(tokens: Tensor) -> Tensor:
+    """The tokens ``(m, D)`` of ``(n, D)`` that are no artefacts: not many times as long as the others.
+
+    A token's length is its mean absolute distance from the median, each dimension in units of its root
+    mean square one, so that it hangs on no dimension's unit and on no single dimension. Left out is what is longer than `NEAR` median
+    lengths; nothing where that would be more than a tenth. (Values aren't left out one by one: of a
+    dimension that is seldom active they would be all that it says.)
+    """
+    length = tokens.new_zeros(len(tokens))
+    for columns in tokens.split(COLUMNS, 1):
+        away = (columns - columns.median(0).values).abs()
+        unit = away.square().mean(0).sqrt()
+        length += (away / torch.where(unit > 0, unit, 1.0)).sum(1)
+    near = length <= NEAR * length.median()
+    return tokens if near.float().mean() < 1 - MOST_LEFT_OUT else tokens[near]
+
+
+def moments(
     values: Tensor, of: Callable[[Tensor], Tensor] = lambda columns: columns
 ) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column of ``(n, D)``, each ``(D,)``, outliers left out.
+    """Mean and deviation of each column of ``of(values)``, ``(n, D)`` → each ``(D,)``.
 
-    With ``of`` it is the columns of ``of(values)``, which is computed for a few of them at a time.
-
-    Artefact tokens are a few in a hundred and many times as long as the others: by the ordinary
-    deviation they would set the scale for all. Left out is what lies beyond `NEAR` deviations of
-    the median, measured by the mean absolute one; nothing where that would be more than a tenth,
-    or all that differs (a dimension that is hardly ever active).
+    ``of`` is computed for a few columns at a time. The deviation is 1 where a column is constant.
     """
-    parts = [_robust_moments(of(columns)) for columns in values.split(COLUMNS, 1)]
-    return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
-
-
-def _robust_moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    centre = values.median(0).values
-    away = (values - centre).abs()
-    near = away <= NEAR * DEVIATION * away.mean(0)
-    near |= near.float().mean(0) < 1 - MOST_LEFT_OUT
-    near |= torch.where(near, away, 0.0).amax(0) == 0
-    count = near.sum(0)
-    offset = torch.where(near, values - centre, 0.0)  # so that nothing cancels far from 0
-    mean = offset.sum(0) / count
-    std = (torch.where(near, offset - mean, 0.0).square().sum(0) / count).sqrt()
-    return centre + mean, torch.where(std > 0, std, 1.0)
+    means, stds = [], []
+    for columns in values.split(COLUMNS, 1):
+        found = of(columns)
+        centre = found.median(0).values  # so that nothing cancels far from 0
+        std, mean = torch.std_mean(found - centre, 0, correction=0)
+        means.append(centre + mean)
+        stds.append(torch.where(std > 0, std, 1.0))
+    return torch.cat(means), torch.cat(stds)
 
 
 def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
