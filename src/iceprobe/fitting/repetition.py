@@ -223,8 +223,8 @@ def _warnings(
         )
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
-    right = (predictions.predicted == predictions.labels).mean(0)
-    reported = selected_score(right, weights(setting.headline, predictions.labels))
+    counted = weights(setting.headline, predictions.labels)
+    reported = selected_score(predictions.correct.mean(0), counted)
     found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

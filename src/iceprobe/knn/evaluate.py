@@ -111,8 +111,7 @@ def knn(
     guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
     predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
-    right = (guesses[:, 0] == truth).astype(np.float64)
-    reported = selected_score(right, weights(headline, truth))
+    reported = selected_score(predictions.correct.mean(0), weights(headline, truth))
     result = Result(
         probe=probe_label(spec),
         method="knn",

@@ -96,7 +96,7 @@ def moments(
     means, stds = [], []
     for columns in values.split(COLUMNS, 1):
         found = of(columns)
-        centre = found.median(0).values  # so that nothing cancels far from 0
+        centre = found.median(0).values  # nothing cancels far from 0, and a constant is 0
         std, mean = torch.std_mean(found - centre, 0, correction=0)
         means.append(centre + mean)
         stds.append(torch.where(std > 0, std, 1.0))

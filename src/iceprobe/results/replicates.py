@@ -69,9 +69,9 @@ def _warnings(results: Sequence[Result]) -> list[str]:
     So does undertraining where it is that of too few to take the probe out of comparisons.
     """
     found: dict[str, list[str]] = {}
-    told_apart = bool(_undertrained(results))
+    left_out = bool(_undertrained(results))
     for result in results:
-        signs = [] if told_apart else result.undertrained
+        signs = [] if left_out else result.undertrained
         said = [f"undertrained: {', '.join(signs)}"] if signs else []
         for warning in [*said, *result.warnings]:
             found.setdefault(re.sub(r"\d[\d.,e+-]*", "#", warning), []).append(warning)
