@@ -90,12 +90,12 @@ def test_knn_of_imagenet_on_paper(iceprobe):
     """A tenth is held out of 1.28e6 and looked for among the rest; nothing to report on.
 
     128,000 · 1,152,000 = 1.475e11 comparisons of 768 numbers, 226.5 TFLOP: 5.66 s at 40 TFLOP/s.
-    The answer is 128,000 · 200 · 12 B = 307.2 MB, the tiles 2 · 4 · 8192 · (512 + 768) = 83.9 MB.
+    The answer is 128,000 · 200 · 16 B = 409.6 MB, the tiles 8192 · (8 · 512 + 20 · 768) = 159.4 MB.
     """
     backbone = ["--backbone", "timm:vit_base_patch16_224?pretrained=false", "--probe", "knn"]
     rows = table(iceprobe("plan", *backbone, *PAPER, *DEVICE).out)
     assert rows["time, k-NN"] == (
-        "about 5.7 s, 147,456,000,000 comparisons, 226 TFLOP, 391.1 MB beside the vectors"
+        "about 5.7 s, 147,456,000,000 comparisons, 226 TFLOP, 569.0 MB beside the vectors"
     )
     assert rows["time, fit"] == "no probe is trained"
 

@@ -60,15 +60,35 @@ def test_float32_agrees_with_float64_to_rounding():
     queries, _ = blobs(100, 5, seed=1)
     exact, _ = nearest(queries, bank, 10)
     rounded, _ = nearest(queries.float(), bank.float(), 10)
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded.double(), exact, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=1e-6)
 
 
 def test_half_precision_features_are_compared_in_float32():
     bank, _ = blobs(50, 5, seed=0, dtype=torch.float16)
     similarity, _ = nearest(bank, bank, 1)
-    assert similarity.dtype == torch.float32
-    torch.testing.assert_close(similarity[:, 0], torch.ones(50), rtol=0, atol=1e-6)
+    torch.testing.assert_close(similarity[:, 0], torch.ones(50).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("common", [0.0, 120.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_vectors_that_point_one_way_are_told_apart_as_in_float64(dtype, common):
+    """Cosines of 0.9997, as the class tokens of a masked autoencoder have (`common` = 120)."""
+    direction = torch.randn(192, generator=torch.Generator().manual_seed(5)).double()
+    bank, labels = blobs(2000, 10, seed=0, dim=192)
+    queries, _ = blobs(400, 10, seed=1, dim=192)
+    bank, queries = ((rows + common * direction).to(dtype) for rows in (bank, queries))
+    reference = KNeighborsClassifier(
+        50, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+    )
+    reference.fit(bank.double().numpy(), labels.numpy())
+    distance, _ = reference.kneighbors(queries.double().numpy())
+
+    similarity, index = nearest(queries, bank, 50)
+    found = classify(similarity, labels[index], 10, (50, 0.07))[:, 0]
+
+    np.testing.assert_allclose(1 - similarity.numpy(), distance, rtol=1e-5 if common else 1e-6)
+    expected = reference.predict(queries.double().numpy())
+    assert (found.numpy() != expected).sum() == 0
 
 
 def test_a_vector_of_zeros_is_similar_to_nothing():

@@ -14,8 +14,8 @@ def test_searches_add_up_and_the_largest_answer_is_held():
     assert plan.comparisons == 1000 * 10 + 100 * 20
     assert plan.flops == 2 * 64 * plan.comparisons
     assert plan.seconds == pytest.approx(plan.flops / 1e6)
-    # 10 answers of 200, and twice 4 bytes of 10 × 1000 similarities and of 1000 × 64 vectors
-    assert plan.memory_bytes == 10 * 200 * 12 + 2 * 4 * 1000 * (10 + 64)
+    # 10 answers of 200; twice 10 × 1000 similarities of 4 bytes; 1000 × 64 vectors in 20
+    assert plan.memory_bytes == 10 * 200 * 16 + 2 * 4 * 1000 * 10 + 20 * 1000 * 64
 
 
 @pytest.mark.parametrize("larger", [1, 5])

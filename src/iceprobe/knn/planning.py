@@ -62,9 +62,10 @@ def plan_search(
         seconds = comparisons * measured[_sample(bank, queries, dim)]
         if flops_per_second is not None:
             seconds = flops / flops_per_second
-        answer = queries * min(k, bank) * (4 + 8)
-        # Similarities and a tile of the bank, each as it is and once more while it is worked on.
-        tiles = 2 * 4 * min(bank, BANK) * (min(queries, QUERIES) + dim)
+        answer = queries * min(k, bank) * (8 + 8)
+        # Similarities as they are and once more while they are worked on; a tile of the bank in
+        # float64, its unit vectors, and these in float32.
+        tiles = min(bank, BANK) * (2 * 4 * min(queries, QUERIES) + (2 * 8 + 4) * dim)
         plans.append((comparisons, flops, answer + tiles, seconds))
     return SearchPlan(
         comparisons=sum(plan[0] for plan in plans),

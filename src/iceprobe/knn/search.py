@@ -3,6 +3,15 @@
 Queries and bank are cut into tiles of a fixed size, so that memory beside the answer doesn't grow
 with either and the answer doesn't depend on how much there is. Among equal similarities the lower
 row of the bank comes first, as in one stable sort of everything.
+
+Vectors x of some encoders all point one way: the class tokens of a masked autoencoder have cosines of
+0.9997 on average. float32 keeps seven digits of those, of which four are the same for all. With m, the
+mean of the bank's unit vectors,
+
+    cos(x, y) = (⟨x, y/|y| − m⟩ + ⟨x, m⟩)/|x|
+
+and the second product, one number a query, changes no order: the first alone is made in float32, where
+its error goes with |y/|y| − m| in place of 1.
 """
 
 from collections.abc import Callable
@@ -34,23 +43,29 @@ def nearest(
         progress: told (queries done, n); a query compared with half of the bank is half done.
 
     Returns:
-        Cosine similarities ``(n, min(k, m))``, float64 for float64 input and float32 for any
-        other, and rows of the bank ``(n, min(k, m))`` int64, both on the CPU.
+        Cosine similarities ``(n, min(k, m))`` float64, of products made in float64 for a bank of
+        float64 and in float32 for any other, and rows of the bank ``(n, min(k, m))`` int64, both
+        on the CPU.
     """
     n, m, k = len(queries), len(bank), min(k, len(bank))
-    best = torch.empty(n, k, dtype=_dtype(bank), device=device)
+    made_in = torch.float64 if bank.dtype == torch.float64 else torch.float32
+    common = torch.zeros(bank.shape[1], dtype=torch.float64, device=device)
+    if made_in == torch.float32:
+        common = _common(_unit(bank[:BANK].to(device)))
+    best = torch.empty(n, k, dtype=torch.float64, device=device)
     where = torch.empty(n, k, dtype=torch.int64, device=device)
     tiles = [slice(start, start + QUERIES) for start in range(0, n, QUERIES)]
     compared = 0
     for first in range(0, m, BANK):  # outside: a tile of the bank is moved and normalised once
-        unit = F.normalize(bank[first : first + BANK].to(device, best.dtype), dim=1)
+        unit = _unit(bank[first : first + BANK].to(device)).sub_(common).to(made_in)
         known = min(first, k)
         for rows in tiles:
             # A query's own length changes no order: it is divided out at the end.
-            tile = rows_by_rows(queries[rows].to(device, best.dtype), unit)
+            tile = rows_by_rows(queries[rows].to(device, made_in), unit)
             columns = _top(tile, k)
             # What was found before stands first and has lower rows: ties stay in the bank's order.
-            values = torch.cat([best[rows, :known], tile.gather(1, columns)], 1)
+            kept = best[rows, :known].to(made_in)  # as it was made: nothing is rounded
+            values = torch.cat([kept, tile.gather(1, columns)], 1)
             numbers = torch.cat([where[rows, :known], columns + first], 1)
             columns = _top(values, k, numbers)
             best[rows, : columns.shape[1]] = values.gather(1, columns)
@@ -61,8 +76,24 @@ def nearest(
     for rows in tiles:
         order = _in_order(best[rows], where[rows])
         best[rows], where[rows] = best[rows].gather(1, order), where[rows].gather(1, order)
-        best[rows] /= queries[rows].to(device, best.dtype).norm(dim=1, keepdim=True).clamp(1e-12)
+        asked = queries[rows].to(device).double()
+        best[rows] += (asked @ common)[:, None]
+        best[rows] /= asked.norm(dim=1, keepdim=True).clamp(1e-12)
     return best.cpu(), where.cpu()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.double(), dim=1)
+
+
+def _common(unit: Tensor) -> Tensor:
+    """What unit vectors ``(n, D)`` share, their mean; nothing where that is less than half of them.
+
+    There float32 would gain less than half a bit, and equal similarities of unlike vectors would
+    no longer be equal.
+    """
+    mean = unit.mean(0)
+    return mean if mean.square().sum() > 0.5 else torch.zeros_like(mean)
 
 
 def _top(values: Tensor, k: int, numbers: Tensor | None = None) -> Tensor:
@@ -89,7 +120,3 @@ def _in_order(values: Tensor, numbers: Tensor | None = None) -> Tensor:
     columns = numbers.argsort(1)
     order = values.gather(1, columns).argsort(dim=1, descending=True, stable=True)
     return columns.gather(1, order)
-
-
-def _dtype(rows: Tensor) -> torch.dtype:
-    return torch.float64 if rows.dtype == torch.float64 else torch.float32
