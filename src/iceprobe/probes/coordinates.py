@@ -4,7 +4,9 @@
 
 Queries start at 0.02 and AdamW's steps are as large for a dimension of deviation 1000 as for one of
 0.001. So what a probe learns would hang on the units of the features. μ and σ are of the training
-tokens, each dimension's own. A pooling names the maps that meet the tokens (`Pooling.token_maps`),
+tokens, each dimension's own: mean and deviation, but σ is no less than a tenth of the way from μ to the
+farthest value. (One step of AdamW moves W x̂ by the rate times x̂: of a dimension that is seldom active,
+whose values lie hundreds of deviations off, a single step would settle what is read.) A pooling names the maps that meet the tokens (`Pooling.token_maps`),
 and their weights W are learned for x̂. What is run, counted, drawn and exported is W/σ on x. Without
 a bias the shift is left in: it drops out of every softmax, and the batch norm takes it off the values.
 
@@ -25,6 +27,7 @@ from iceprobe.probes.pooling import Pooling
 
 NEAR = 10.0  # median lengths, beyond which a token is an artefact
 MOST_LEFT_OUT = 0.1  # of the tokens; more are no artefacts
+FARTHEST = 10.0  # |x̂| of the tokens that σ is of
 COLUMNS = 16  # at once; all at once would take several times the memory of the tokens
 
 
@@ -34,7 +37,7 @@ class Coordinates:
 
     Attributes:
         mean: μ, ``(D,)``.
-        std: σ, ``(D,)``, 1 where a dimension is constant.
+        std: σ, ``(D,)``, for which no |x̂| is beyond `FARTHEST`; 1 where a dimension is constant.
         scale: s, one over the median token's deviation over its channels.
         normed_mean, normed_std: μ̃ and σ̃, ``(D,)``, of LN(x) without its affine.
     """
@@ -49,12 +52,12 @@ class Coordinates:
     def of(cls, tokens: Tensor) -> Self:
         """Of training tokens ``(n, D)``, in float32; artefacts don't count (:func:`usual`)."""
         tokens = usual(tokens.float())
-        mean, std = moments(tokens)
+        mean, std = location_and_scale(tokens)
         own_std, own_mean = torch.std_mean(tokens, -1, correction=0, keepdim=True)
         spread = float(own_std.median())
         # A token that is the same everywhere is normed to 0.
         length = torch.where(own_std > 0, own_std, 1.0)
-        normed = moments(tokens, lambda columns: (columns - own_mean) / length)
+        normed = location_and_scale(tokens, lambda columns: (columns - own_mean) / length)
         return cls(mean, std, 1 / spread if spread else 1.0, *normed)
 
     def scaled(self) -> Self:
@@ -86,21 +89,24 @@ def usual(tokens: Tensor) -> Tensor:
     return tokens if near.float().mean() < 1 - MOST_LEFT_OUT else tokens[near]
 
 
-def moments(
+def location_and_scale(
     values: Tensor, of: Callable[[Tensor], Tensor] = lambda columns: columns
 ) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column of ``of(values)``, ``(n, D)`` → each ``(D,)``.
+    """μ and σ of each column of ``of(values)``, ``(n, D)`` → each ``(D,)``.
 
-    ``of`` is computed for a few columns at a time. The deviation is 1 where a column is constant.
+    ``of`` is computed for a few columns at a time. σ is the deviation, or a `FARTHEST`-th of the
+    farthest value's distance from μ where that is more; 1 where a column is constant.
     """
-    means, stds = [], []
+    means, scales = [], []
     for columns in values.split(COLUMNS, 1):
         found = of(columns)
         centre = found.median(0).values  # nothing cancels far from 0, and a constant is 0
-        std, mean = torch.std_mean(found - centre, 0, correction=0)
+        away = found - centre
+        std, mean = torch.std_mean(away, 0, correction=0)
+        scale = torch.maximum(std, (away - mean).abs().amax(0) / FARTHEST)
         means.append(centre + mean)
-        stds.append(torch.where(std > 0, std, 1.0))
-    return torch.cat(means), torch.cat(stds)
+        scales.append(torch.where(std > 0, scale, 1.0))
+    return torch.cat(means), torch.cat(scales)
 
 
 def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
