@@ -29,7 +29,7 @@ from iceprobe.results.undertrained import far_below, signs_of_undertraining, tra
 from iceprobe.store.reader import Store
 
 log = logging.getLogger("iceprobe")
-FIT_VERSION = 5  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ Queries start at 0.02 and AdamW's steps are as large for a dimension of deviatio
 0.001. So what a probe learns would hang on the units of the features. μ and σ are of the training
 tokens, each dimension's own: mean and deviation, but σ is no less than a tenth of the way from μ to the
 farthest value. (One step of AdamW moves W x̂ by the rate times x̂: of a dimension that is seldom active,
-whose values lie hundreds of deviations off, a single step would settle what is read.) A pooling names the maps that meet the tokens (`Pooling.token_maps`),
-and their weights W are learned for x̂. What is run, counted, drawn and exported is W/σ on x. Without
-a bias the shift is left in: it drops out of every softmax, and the batch norm takes it off the values.
+whose values lie hundreds of deviations off, a single step would settle what is read.)
+
+A pooling names the maps that meet the tokens (`Pooling.token_maps`), and their weights W are learned for
+x̂. What is run, counted, drawn and exported is W/σ on x. Without a bias the shift is left in: it drops out
+of every softmax, and the batch norm takes it off the values.
 
 A LayerNorm in front isn't linear, but what follows it is: its affine is learned for the normalised
 tokens in standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and whatever
@@ -94,8 +96,8 @@ def location_and_scale(
 ) -> tuple[Tensor, Tensor]:
     """μ and σ of each column of ``of(values)``, ``(n, D)`` → each ``(D,)``.
 
-    ``of`` is computed for a few columns at a time. σ is the deviation, or a `FARTHEST`-th of the
-    farthest value's distance from μ where that is more; 1 where a column is constant.
+    ``of`` is computed for a few columns at a time. σ is the deviation, or the farthest
+    value's distance from μ over `FARTHEST` where that is more; 1 where a column is constant.
     """
     means, scales = [], []
     for columns in values.split(COLUMNS, 1):
