@@ -21,7 +21,7 @@ from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.files import write_atomically
 
-VERSION = 2  # raise it when the same task trains otherwise
+VERSION = 3  # raise it when the same task trains otherwise
 
 
 @dataclass(frozen=True)
