@@ -21,8 +21,8 @@ from machine import yardsticks
 from measuring import Figure, anonymous_bytes, interleaved, run_alone, sampled_peak, timed
 from plan import off
 
-from iceprobe.knn import nearest, plan_search
-from iceprobe.knn.search import BANK, QUERIES
+from iceprobe.neighbours import nearest, plan_search
+from iceprobe.neighbours.search import BANK, QUERIES
 
 TRAIN, TEST, D, K = 60_000, 5_000, 768, 200
 IMAGENET, VALIDATION = 1_280_000, 50_000

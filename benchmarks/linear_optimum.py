@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import iceprobe
-from iceprobe.fitting.lowshot import draw
+from iceprobe.protocols.lowshot import draw
 from iceprobe.store.reader import Store
 
 SHOTS = (2, 5, 20, 50, 100)

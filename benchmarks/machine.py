@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iceprobe.products import rows_by_rows
+from iceprobe.machine.products import rows_by_rows
 from iceprobe.results.provenance import environment
 
 ARRAY_BYTES = 2**28  # eight times a last-level cache of 32 MiB
@@ -44,7 +44,7 @@ def yardsticks(device: torch.device, dtype: torch.dtype = torch.float32) -> dict
 
 
 def square(device: torch.device, dtype: torch.dtype) -> Work:
-    """A square matrix product, by the library that is fast on the machine (`iceprobe.products`)."""
+    """A square matrix product, by the library that is fast on the machine (`iceprobe.machine.products`)."""
     matrix = torch.randn(SQUARE, SQUARE, device=device).to(dtype)
     return Work(lambda: rows_by_rows(matrix, matrix), product_flops(matrix, matrix))
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from iceprobe.malloc import keep_freed_memory
+from iceprobe.machine.allocator import keep_freed_memory
 
 #: Runs the figures of one file: device, rounds (``None``: the file's own number) → figures.
 Measure = Callable[[torch.device, int | None], "list[Figure]"]

@@ -8,7 +8,7 @@ pool-first without W_K.
 
 What bounds pool-first: its FLOPs at the rate of a square product, or reading the tokens twice,
 whichever takes longer. Beside it stand torch's products in its own shapes, and project-first with its
-linear layers by the library that is fast on the machine (`iceprobe.products`): the publications' code
+linear layers by the library that is fast on the machine (`iceprobe.machine.products`): the publications' code
 has torch's.
 """
 
@@ -21,9 +21,9 @@ from machine import product, yardsticks
 from measuring import Figure, interleaved, run_alone
 from torch import Tensor
 
+from iceprobe.machine.products import FastLinear
 from iceprobe.probes import absorb, build_pooling
 from iceprobe.probes.pooling import Pooling
-from iceprobe.products import FastLinear
 
 B, N, D = 64, 196, 768
 ROUNDS = 15

@@ -32,12 +32,12 @@ from study_cases import Tokens, tokens
 
 from iceprobe.fitting.engine import Crowd, forward
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.heldout import heldout_split
-from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.members import Group, Member, make_groups
-from iceprobe.fitting.protocols import for_images, get_protocol, images_per_step, steps_an_epoch
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.protocols.heldout import heldout_split
+from iceprobe.protocols.lowshot import draw
+from iceprobe.protocols.protocol import for_images, get_protocol, images_per_step, steps_an_epoch
 from iceprobe.store.split import StoredSplit
 
 CPU = torch.device("cpu")

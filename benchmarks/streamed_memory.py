@@ -23,7 +23,7 @@ import iceprobe
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.malloc import keep_freed_memory
+from iceprobe.machine.allocator import keep_freed_memory
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import iceprobe
-from iceprobe.checksums import listed
+from iceprobe.core.checksums import listed
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.datasets.clutter import compose
 from iceprobe.fitting.members import Shape

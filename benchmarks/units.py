@@ -28,7 +28,7 @@ from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Phase, Setting, run_phase
-from iceprobe.fitting.protocols import PROTOCOLS, for_images
+from iceprobe.protocols.protocol import PROTOCOLS, for_images
 from iceprobe.results.statistics import paired_difference
 
 RESULTS = Path(__file__).parent / "units.json"

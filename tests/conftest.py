@@ -39,6 +39,6 @@ def pytest_runtest_makereport(
 @pytest.fixture
 def one_part(monkeypatch):
     """A tenth selects, as of many images, where there are few."""
-    from iceprobe.fitting.protocols import PROTOCOLS
+    from iceprobe.protocols.protocol import PROTOCOLS
 
     monkeypatch.setitem(PROTOCOLS, "heldout", replace(PROTOCOLS["heldout"], folds_below=0))

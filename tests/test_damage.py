@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe import checksums
 from iceprobe.analysis.files import read_analyses, write_analyses
 from iceprobe.analysis.schema import Analysis, Estimate
 from iceprobe.backbones import bundled_models
+from iceprobe.core import checksums
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import bundled_images
-from iceprobe.errors import IceprobeError
-from iceprobe.export.card import read_card
+from iceprobe.exporting.card import read_card
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape

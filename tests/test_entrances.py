@@ -21,14 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import iceprobe
-from iceprobe.checksums import seal
 from iceprobe.cli import main
 from iceprobe.cli.app import app
 from iceprobe.cli.config import AdaptConfig, PlanConfig, RunConfig, SegmentConfig, StoreConfig
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import parse_spec
-from iceprobe.text import shown
+from iceprobe.core.checksums import seal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
+from iceprobe.core.text import shown
 from tests.cli.conftest import BACKBONE, write_images
 
 MOST = 2600  # characters of an error
@@ -63,11 +63,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for place in (
             "iceprobe.fitting.api.repetition",
             "iceprobe.store.writer.fill",
-            "iceprobe.cli.run.print_estimate",
+            "iceprobe.cli.sources.print_estimate",
             "iceprobe.cli.plan.estimate",
             "iceprobe.adaptation.api.check_device",
-            "iceprobe.report.page.write_report",
-            "iceprobe.export.prediction.extracted_batches",
+            "iceprobe.reporting.page.write_report",
+            "iceprobe.exporting.prediction.extracted_batches",
             "iceprobe.analysis.running.choose_device",
         ):
             module, _, name = place.rpartition(".")  # `iceprobe.report` is the function

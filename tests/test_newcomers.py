@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import iceprobe
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import short_name
 from iceprobe.fitting.api import file_name, new_run
-from iceprobe.text import short_name
 from tests.cli.conftest import BACKBONE, write_images
 
 
@@ -106,7 +106,7 @@ def test_a_path_in_a_file_is_trusted_only_as_the_same_file(
 ) -> None:
     """``./models.py`` in another working folder is another file."""
     from iceprobe.backbones.registry import has_run
-    from iceprobe.specs import parse_spec
+    from iceprobe.core.specs import parse_spec
 
     spec = "python:./mine.py:cnn?image_size=16&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"
     for folder in ("a", "b"):

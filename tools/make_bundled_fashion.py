@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from fashion_idx import DEBIAN, read_idx
 
-from iceprobe.checksums import list_files
+from iceprobe.core.checksums import list_files
 
 PER_CLASS = {"train": ("train", 600), "test": ("t10k", 200)}  # split: (IDX part, images a class)
 CLASSES = [

@@ -24,7 +24,7 @@ from timm.layers import build_sincos2d_pos_embed, set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from iceprobe.checksums import list_files
+from iceprobe.core.checksums import list_files
 from iceprobe.datasets.clutter import PIECES, compose
 
 MEAN, STD = 0.18, 0.31  # of composed training images, pixels in [0, 1], rounded

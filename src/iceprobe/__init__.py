@@ -5,27 +5,26 @@ The public names; each is imported when it is first used, so that ``import icepr
 """
 
 import logging
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from iceprobe.errors import IceprobeError
-from iceprobe.lazy import lazy
-from iceprobe.text import spelled
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.lazy import lazy
+from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
     from iceprobe import probes
     from iceprobe.adaptation import adapt
     from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
+    from iceprobe.cost import plan, plan_fit
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.dense import segment
-    from iceprobe.export import export, load_probe
-    from iceprobe.fitting import fit, plan_fit, probe
-    from iceprobe.knn import knn
-    from iceprobe.report import report
+    from iceprobe.exporting import export, load_probe
+    from iceprobe.fitting import fit, probe
+    from iceprobe.neighbours import knn
+    from iceprobe.reporting import report
     from iceprobe.results import Result, advise, read_results
-    from iceprobe.store import Store, extract, extract_layers, plan
+    from iceprobe.store import Store, extract, extract_layers
     from iceprobe.tokens import Tokens
 
 __version__ = "0.1.0"
@@ -41,22 +40,22 @@ _HOME = {
     "adapt": "adaptation",
     "advise": "results",
     "analyze": "analysis",
-    "export": "export",
+    "export": "exporting",
     "extract": "store",
     "extract_layers": "store",
-    "figure": "report",
+    "figure": "reporting",
     "fit": "fitting",
-    "knn": "knn",
+    "knn": "neighbours",
     "live": "store",
     "load_backbone": "backbones",
     "load_dataset": "datasets",
-    "load_probe": "export",
-    "plan": "store",
-    "plan_fit": "fitting",
+    "load_probe": "exporting",
+    "plan": "cost",
+    "plan_fit": "cost",
     "probe": "fitting",
     "probes": "",
     "read_results": "results",
-    "report": "report",
+    "report": "reporting",
     "segment": "dense",
 }
 
@@ -91,20 +90,6 @@ __all__ = [
 
 
 __getattr__ = lazy(__name__, _HOME)
-
-
-class _Package(ModuleType):
-    """Keeps ``iceprobe.export``, ``iceprobe.knn`` and ``iceprobe.report`` the functions.
-
-    Folders of these names exist, and importing one would put the module in the function's place.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -11,8 +11,8 @@ from iceprobe import IceprobeError
 from iceprobe.adaptation import protocol, split_qkv, training
 from iceprobe.adaptation.images import Images
 from iceprobe.backbones.augmentation import augmentation
-from iceprobe.fitting.heldout import heldout_split
-from iceprobe.report import charts
+from iceprobe.protocols.heldout import heldout_split
+from iceprobe.reporting import charts
 from iceprobe.results import compare, compare_pair, read_curves, read_results
 from iceprobe.store.format import EVALUATION_VIEW
 from tests.fitting.test_api import planted_dataset

@@ -8,7 +8,7 @@ from scipy import stats
 from iceprobe import probes
 from iceprobe.analysis import correlate, patch_maps, replaced_logits, spearman
 from iceprobe.analysis.association import mean_intervals
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 from tests.reference import analysis as reference
 

@@ -14,7 +14,7 @@ from iceprobe.analysis import (
     shortcut,
 )
 from iceprobe.analysis.box_accuracy import component_boxes
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from tests.reference import analysis as reference
 
 

@@ -12,7 +12,7 @@ import iceprobe
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.files import read_analyses
 from iceprobe.cli import main
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.store import extract_in_memory

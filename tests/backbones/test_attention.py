@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import iceprobe
 from iceprobe.backbones import load_backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from tests.backbones.builders import MEAN, STD, perturbed
 
 SHAPE = dict(img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=0)

@@ -16,7 +16,7 @@ from iceprobe.backbones.augmentation import (
     view_generator,
 )
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from tests.reference.augmentation import MaskedAutoencodersCrop
 
 PREPROCESSING = Preprocessing(16, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), interpolation="bilinear")

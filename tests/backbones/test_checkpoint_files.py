@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from iceprobe.backbones.checkpoints import load_checkpoint
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 WEIGHTS = {"0.weight": torch.arange(12.0).reshape(4, 3), "0.bias": torch.arange(4.0)}
 

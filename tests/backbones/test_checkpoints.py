@@ -12,7 +12,7 @@ from torch import nn
 
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.checkpoints import load_checkpoint
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def network() -> nn.Module:

@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from iceprobe.backbones import load_backbone, timm_models
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 SHAPE = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from iceprobe.backbones import extras, load_backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import perturbed, pixels, seen
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from iceprobe.backbones import BACKBONES, load_backbone, timm_models
 from iceprobe.backbones.families import FAMILIES, PARADIGMS, family_of
-from iceprobe.specs import parse_spec, typed_options
+from iceprobe.core.specs import parse_spec, typed_options
 
 from .builders import perturbed, pixels, seen
 

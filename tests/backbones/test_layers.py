@@ -6,7 +6,7 @@ from torch import nn
 
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.layers import parse_layers, resolve_layers
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
 BUNDLED = "bundled:mae-tiny"

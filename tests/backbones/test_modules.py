@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from iceprobe.backbones import Backbone, Preprocessing, load_backbone
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
-from iceprobe.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
 TOLD = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}

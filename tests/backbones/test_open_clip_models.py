@@ -9,7 +9,7 @@ from open_clip.factory import _MODEL_CONFIGS
 from safetensors.torch import load_file, save_file
 
 from iceprobe.backbones import load_backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import MEAN, STD, perturbed, picture, pixels, seen
 

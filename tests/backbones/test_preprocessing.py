@@ -11,7 +11,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from iceprobe.backbones import Preprocessing
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

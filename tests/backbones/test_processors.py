@@ -14,7 +14,7 @@ from transformers.models.auto import image_processing_auto as auto
 
 from iceprobe.backbones import Preprocessing, load_backbone
 from iceprobe.backbones.processors import GEOMETRY, crop_share, read_processor
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import MEAN, STD, picture, seen
 from .test_transformers_models import SIDE, VIT, build, save

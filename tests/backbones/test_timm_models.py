@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from iceprobe import backbones
 from iceprobe.backbones import load_backbone, timm_models
 from iceprobe.backbones.families import family_of
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import picture
 
@@ -223,7 +223,7 @@ def test_a_failed_download_says_the_same(monkeypatch):
 
 
 def test_the_package_lists_sources_with_examples_that_parse():
-    from iceprobe.specs import parse_spec, typed_options
+    from iceprobe.core.specs import parse_spec, typed_options
 
     for name in backbones.BACKBONES:
         entry = backbones.BACKBONES[name]

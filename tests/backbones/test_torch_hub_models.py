@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iceprobe.backbones import load_backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import MEAN, STD, pixels, seen
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from iceprobe.backbones import load_backbone, timm_models
 from iceprobe.backbones.families import FAMILIES, family_of, family_of_file
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import perturbed
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from iceprobe.backbones import extras, load_backbone
 from iceprobe.backbones.families import family_of
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 from .builders import MEAN, STD, perturbed, picture, pixels, seen
 

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 import iceprobe
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.wrappers import unwrapped
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 TOLD = {"image_size": 160, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 

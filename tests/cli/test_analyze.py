@@ -3,7 +3,7 @@
 import pytest
 
 from iceprobe import analyze, figure, read_results
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from tests.cli.conftest import BACKBONE
 
 QUICK = ["--epochs", "1", "--seeds", "1", "--learning-rates", "1e-2", "--batch-size", "16"]

@@ -14,7 +14,7 @@ from iceprobe.cli.config import (
     resolve,
     to_yaml,
 )
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 GIVEN = {"backbone": "timm:vit_tiny_patch16_224?layer=-2", "data": "folder:/data/my birds"}
 

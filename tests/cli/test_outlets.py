@@ -19,12 +19,12 @@ from PIL import Image
 import iceprobe as api
 from iceprobe.cli.config import RunConfig
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.errors import IceprobeError
-from iceprobe.export.new_folder import new_folder
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_cell, csv_text, json_bytes, visible
+from iceprobe.machine.files import write_atomically
+from iceprobe.machine.new_folder import new_folder
 from iceprobe.results import read_results
-from iceprobe.results.files import write_atomically
 from iceprobe.store import handing_in
-from iceprobe.text import csv_cell, csv_text, json_bytes, visible
 from tests.cli.conftest import BACKBONE, write_images
 
 ESCAPE = "\x1b[31m\x1b]0;owned\x07"

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import iceprobe as library
-from iceprobe import progress
+from iceprobe.machine import progress
 from tests.fitting.test_api import planted_dataset
 from tests.store.conftest import make_backbone
 

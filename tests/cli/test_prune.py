@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from iceprobe.cli import prune
-from iceprobe.store.lock import exclusive
+from iceprobe.machine.folder_lock import exclusive
 from tests.cli.conftest import BACKBONE
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import iceprobe as library
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results import read_results
 from tests.cli.conftest import BACKBONE
 from tests.store.conftest import content
@@ -168,7 +168,7 @@ def test_without_a_cluster(tmp_path, monkeypatch):
 
 LISTENERS = """
 import ipaddress, psutil
-from iceprobe.ray_engine import connect
+from iceprobe.store.ray_shards import connect
 
 ray = connect()
 assert ray.get(ray.remote(lambda: 1).remote()) == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import iceprobe as library
-from iceprobe.checksums import seal
 from iceprobe.cli.config import SegmentConfig, read_yaml
+from iceprobe.core.checksums import seal
 
 TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "1", "--seeds", "1"]
 CLUTTER = ["--data", "bundled:fashion-clutter", "--learning-rates", "1e-1"]

@@ -13,7 +13,7 @@ import torch
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.local_files import local_files
 from iceprobe.cli.sources_seen import FILE_NAME
-from iceprobe.specs import parse_spec
+from iceprobe.core.specs import parse_spec
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import iceprobe as api
-from iceprobe.checksums import SEAL, seal
+from iceprobe.core.checksums import SEAL, seal
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import elsewhere
 from iceprobe.datasets.registry import names_elsewhere
-from iceprobe.errors import IceprobeError
-from iceprobe.trust import elsewhere
 
 MARK = "import os, pathlib; pathlib.Path(os.environ['TRUST_MARK']).touch()\n"
 

@@ -4,8 +4,8 @@ import shutil
 
 import torch
 
+from iceprobe.core.specs import parse_spec
 from iceprobe.results import read_results
-from iceprobe.specs import parse_spec
 from tests.cli.conftest import BACKBONE
 from tests.cli.tiny import build
 

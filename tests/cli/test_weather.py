@@ -11,7 +11,7 @@ import pytest
 from iceprobe.cli.console import Bars
 from iceprobe.fitting import api
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.store.lock import exclusive
+from iceprobe.machine.folder_lock import exclusive
 from tests.cli.test_run import contents, numbers, the_run
 
 pytestmark = pytest.mark.usefixtures("one_part")

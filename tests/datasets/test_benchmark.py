@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import CATALOGUE, Dataset, load_dataset
-from iceprobe.errors import IceprobeError
 from iceprobe.store import extract_in_memory
 from tests.datasets import layouts
 from tests.datasets.layouts import number_of

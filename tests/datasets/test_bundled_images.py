@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from iceprobe import datasets
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.clutter import CANVAS, PIECE, compose
-from iceprobe.errors import IceprobeError
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = resources.files("iceprobe.datasets") / "bundled"

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import pil_loader
 from iceprobe.backbones import Preprocessing
 from iceprobe.datasets import BadImage, load_dataset
 from iceprobe.datasets.decoding import FORMATS, decode
-from iceprobe.pixels import Reading, seen, turned, upright_boxes
+from iceprobe.datasets.pixels import Reading, seen, turned, upright_boxes
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (6, 9, 3), np.uint8)
@@ -376,7 +376,7 @@ def test_options_are_part_of_a_file_sources_fingerprint_and_of_nothing_else(tmp_
     ],
 )
 def test_wrong_options_are_said(tmp_path, spec, message):
-    from iceprobe.errors import IceprobeError
+    from iceprobe.core.errors import IceprobeError
 
     (tmp_path / "a").mkdir()
     with pytest.raises(IceprobeError, match=message):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import BadImage, load_dataset
-from iceprobe.errors import IceprobeError
 
 
 def save(path: Path, value: int = 0, size: tuple[int, int] = (6, 4)) -> Path:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import BadImage, load_dataset
-from iceprobe.errors import IceprobeError
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [huggingface]")
 

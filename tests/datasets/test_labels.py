@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.errors import IceprobeError
 
 
 def split(name: str, labels, images: int | None = None, names: int | None = None, boxes=None):

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.folder import unlabelled
 from iceprobe.datasets.layout import role_of
-from iceprobe.errors import IceprobeError
 from tests.datasets.test_folder import save
 
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import iceprobe
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, located
+from iceprobe.machine.object_storage import RemotePath, located
 from tests.cli.conftest import write_images
 from tests.remote import BUCKET, client, put_folder, s3_server
 

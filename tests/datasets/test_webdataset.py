@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import BadImage, load_dataset
-from iceprobe.errors import IceprobeError
 
 
 def picture(number: int) -> bytes:

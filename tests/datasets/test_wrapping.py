@@ -14,8 +14,8 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 
 import iceprobe
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import BadImage, load_dataset
-from iceprobe.errors import IceprobeError
 from tests.datasets.test_layout import lay, reds
 from tests.store.conftest import make_backbone
 

@@ -6,8 +6,8 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.dense import build, upsample
-from iceprobe.errors import IceprobeError
 from tests.reference import segmentation as plain
 
 B, N, D, C = 3, 12, 7, 4

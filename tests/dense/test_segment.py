@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
 import iceprobe
+from iceprobe.core.errors import IceprobeError
 from iceprobe.dense import (
     Segmentation,
     build,
@@ -24,12 +25,11 @@ from iceprobe.dense import (
 )
 from iceprobe.dense.pictures import SIDE as SHOWN
 from iceprobe.dense.pictures import colour
-from iceprobe.errors import IceprobeError
-from iceprobe.report.segment_page import headline
+from iceprobe.reporting.segment_page import headline
 from iceprobe.store import extract, extract_in_memory
 from tests.dense.conftest import planted
-from tests.report.test_layout import measured
-from tests.report.test_page import browser
+from tests.reporting.test_layout import measured
+from tests.reporting.test_page import browser
 from tests.store.conftest import make_backbone
 
 QUICK = dict(seeds=2, epochs=12, batch_size=8, learning_rates=[1e-2, 1e-1])

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from iceprobe.distributed import join, world
 from iceprobe.fitting.engine import Crowd, predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, Shape, make_groups
-from iceprobe.knn import knn
-from iceprobe.knn.search import QUERIES
+from iceprobe.machine.processes import join, world
+from iceprobe.neighbours import knn
+from iceprobe.neighbours.search import QUERIES
 from iceprobe.store import extract
 from tests.fitting.conftest import CLASSES, DIM, GRID, planted
-from tests.knn.test_evaluate import make_store
+from tests.neighbours.test_evaluate import make_store
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 PROBES = ["ep4", "aim4", "abmilp", "simpool", "delf", "cbam", "mhca4", "slot2",

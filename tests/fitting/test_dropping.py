@@ -12,12 +12,12 @@ from scipy.stats import ttest_rel
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.fitting import phases
-from iceprobe.fitting.choosing import best_at_last_epoch
 from iceprobe.fitting.engine import Crowd
-from iceprobe.fitting.halving import clearly_beaten, rungs
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.whitening import whitening
-from iceprobe.report import report
+from iceprobe.protocols.choosing import best_at_last_epoch
+from iceprobe.protocols.halving import clearly_beaten, rungs
+from iceprobe.reporting import report
 from iceprobe.results import advise, compare_pair, read_curves, read_results, to_markdown
 from iceprobe.results.curves import CurveRow, seed_means
 from tests.fitting.conftest import PlantedSplit

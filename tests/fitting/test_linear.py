@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 import iceprobe
 from iceprobe.fitting import linear, logistic
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.heldout import cross_validation
 from iceprobe.fitting.members import Shape
 from iceprobe.probes import build
+from iceprobe.protocols.heldout import cross_validation
 from iceprobe.results import read_curves, read_results
 from iceprobe.store import live
 from iceprobe.tokens import Tokens

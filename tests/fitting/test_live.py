@@ -11,11 +11,11 @@ from torch import nn
 import iceprobe
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.backbones.base import Backbone
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage
-from iceprobe.errors import IceprobeError
 from iceprobe.fitting import phases
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.protocols import PROTOCOLS
+from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.store import extract_in_memory, live
 from iceprobe.store.format import Manifest
 from iceprobe.tokens import Tokens

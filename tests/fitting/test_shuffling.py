@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting import feed as feeds
 from iceprobe.fitting import phases, selection
 from iceprobe.fitting.feed import Feed, split_batches

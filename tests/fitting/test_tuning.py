@@ -8,13 +8,13 @@ import pytest
 
 import iceprobe
 from iceprobe.fitting import phases, tuning
-from iceprobe.fitting.choosing import choose
-from iceprobe.fitting.heldout import Part, Parts, cross_validation, parts_of
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Dropped, Phase
-from iceprobe.fitting.protocols import PROTOCOLS, get_protocol, look_epochs
 from iceprobe.fitting.tuning import records
 from iceprobe.probes.registry import PROBES
+from iceprobe.protocols.choosing import choose
+from iceprobe.protocols.heldout import Part, Parts, cross_validation, parts_of
+from iceprobe.protocols.protocol import PROTOCOLS, get_protocol, look_epochs
 from iceprobe.results import read_curves
 from tests.fitting.test_api import Killed, assert_same_run, kill_after, planted_dataset
 from tests.store.conftest import make_backbone

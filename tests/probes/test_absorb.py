@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import absorb, build, build_pooling
 from iceprobe.probes.counts import count
 from iceprobe.probes.ep import EfficientProbing

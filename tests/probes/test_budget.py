@@ -2,7 +2,7 @@
 
 import pytest
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import build, within_budget
 
 

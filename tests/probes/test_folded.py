@@ -9,7 +9,7 @@ from timm.models.cait import LayerScaleBlockClassAttn
 from torch import nn
 from torch.nn import functional as F
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.optimisers import LARS
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
 from iceprobe.probes.attend import attend, attention_weights, image_scores, image_sums

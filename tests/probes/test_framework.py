@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import (
     PROBES,
     ComposedPooling,

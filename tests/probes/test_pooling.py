@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.attend import attend, attention_weights
 from iceprobe.probes.pooling import check_divides, slice_values
 from tests.reference.probes import softmax

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import Spec
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
-from iceprobe.specs import Spec
 from iceprobe.tokens import Tokens
 
 B, N, P, D, C = 3, 10, 2, 24, 5

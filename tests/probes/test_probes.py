@@ -7,7 +7,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import PROBES, build, build_pooling, parse_probe, probe_label
 from iceprobe.probes.attend import attend
 from iceprobe.probes.pooling import QueryPooling

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import build, parse_probe, probe_label
 from iceprobe.probes.framework import ComposedPooling, Queries
 from iceprobe.probes.probe import Probe

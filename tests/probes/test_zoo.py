@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import nn
 from torch.nn import functional as F
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import absorb, build, build_pooling
 from iceprobe.probes import slot as slot_module
 from tests.reference import zoo

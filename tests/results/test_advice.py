@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import iceprobe
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results import Flops, Parameters, compare_pair, paired_difference
 from iceprobe.results.advice import advise
 from iceprobe.results.caveats import covered

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.disagreement import told_by_name
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from iceprobe.report.finding import find_across
+from iceprobe.reporting.finding import find_across
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.sweeps import (
     by_layer,

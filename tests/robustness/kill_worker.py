@@ -38,8 +38,8 @@ import torch
 import iceprobe
 from iceprobe.cli import main as command_line
 from iceprobe.cli import run
-from iceprobe.fitting.protocols import PROTOCOLS
-from iceprobe.report import page
+from iceprobe.protocols.protocol import PROTOCOLS
+from iceprobe.reporting import page
 from tests.cli.conftest import BACKBONE, write_images
 from tests.robustness.kill_points import Points
 from tests.store.conftest import SMALL, make_backbone, make_dataset

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.object_storage import RemotePath
 
 fsspec = pytest.importorskip("fsspec", reason="needs pip install 'iceprobe[s3]'")
 s3fs = pytest.importorskip("s3fs", reason="needs pip install 'iceprobe[s3]'")

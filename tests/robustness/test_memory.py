@@ -19,10 +19,10 @@ from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member, Shape, make_groups
 from iceprobe.fitting.phases import Setting
-from iceprobe.fitting.protocols import get_protocol
 from iceprobe.fitting.shuffling import ROWS
 from iceprobe.fitting.step_memory import kept, step_memory, under_way
 from iceprobe.probes.registry import PROBES
+from iceprobe.protocols.protocol import get_protocol
 from iceprobe.store.split import LOAD_BYTES, memory_split
 
 N, D, CLASSES, BATCH = 196, 192, 10, 256

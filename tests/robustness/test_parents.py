@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iceprobe import parentage
+from iceprobe.machine import parentage
+from iceprobe.machine.folder_lock import exclusive
 from iceprobe.store import decoding
 from iceprobe.store.decoding import decoded_in_order
-from iceprobe.store.lock import exclusive
-from iceprobe.store.pipeline import Work
+from iceprobe.store.work import Work
 
 
 class Hanging:
@@ -114,7 +114,7 @@ def test_a_child_that_outlives_the_owner_of_a_lock_does_not_hold_it(tmp_path):
 
 
 def test_a_child_does_not_release_the_lock_of_its_parent(tmp_path):
-    from iceprobe.errors import IceprobeError
+    from iceprobe.core.errors import IceprobeError
 
     with exclusive(tmp_path):
         os.waitpid(forked(lambda: None), 0)

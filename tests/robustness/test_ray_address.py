@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from iceprobe.errors import IceprobeError
-from iceprobe.ray_engine import connect
+from iceprobe.core.errors import IceprobeError
+from iceprobe.store.ray_shards import connect
 
 
 @pytest.fixture

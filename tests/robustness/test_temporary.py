@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from iceprobe.errors import IceprobeError
-from iceprobe.export.new_folder import new_folder
-from iceprobe.results.files import write_atomically
-from iceprobe.temporary import temporary_file, temporary_folder
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.files import write_atomically
+from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.temporary import temporary_file, temporary_folder
 
 
 def writer(path: Path, *, folder: bool = False) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
-from iceprobe.errors import IceprobeError
 from iceprobe.store import decoding, extract
 from tests.store.conftest import SMALL, Images, content, make_backbone, make_dataset
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage
-from iceprobe.errors import IceprobeError
 from iceprobe.store import Store, extract, extract_in_memory
 from tests.store.conftest import GRID, PREPROCESSING, SMALL, content, make_backbone, make_dataset
 

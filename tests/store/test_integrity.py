@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store import Store, extract, repair
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store import extract, extract_in_memory, extract_layers
 from iceprobe.tokens import Tokens
 from tests.store.conftest import GRID, PREPROCESSING, Reader, content, make_dataset

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.cost import plan
 from iceprobe.datasets.base import BadImage
-from iceprobe.errors import IceprobeError
-from iceprobe.store import Store, extract, extract_in_memory, plan
+from iceprobe.store import Store, extract, extract_in_memory
 from iceprobe.store.format import read_manifest, write_manifest
 from tests.store.conftest import PREPROCESSING, SIDE, SMALL, make_backbone, make_dataset
 

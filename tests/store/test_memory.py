@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iceprobe.store.free_memory import available_memory, free_in, groups_of
+from iceprobe.machine.free_memory import available_memory, free_in, groups_of
 
 MB = 10**6
 

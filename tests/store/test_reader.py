@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store import Store, extract, reader
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 

@@ -157,7 +157,9 @@ def test_of_a_store_from_before_only_shards_of_other_images_are_made_again(
         return iceprobe.extract(make_backbone(), dataset, tmp_path / "features", **SMALL)
 
     with monkeypatch.context() as before:
-        before.setattr("iceprobe.pixels._flat", lambda image, alpha, notes: image.convert("L"))
+        before.setattr(
+            "iceprobe.datasets.pixels._flat", lambda image, alpha, notes: image.convert("L")
+        )
         old = extracted()
     wrong = old["test"].mean.clone()
     as_before(old)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import cache_folder
-from iceprobe.store import Store, extract, extract_layers, plan, repair
+from iceprobe.core.errors import IceprobeError
+from iceprobe.cost import plan
+from iceprobe.machine.object_storage import cache_folder
+from iceprobe.store import Store, extract, extract_layers, repair
 from tests.remote import BUCKET, client, objects, s3_server
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 

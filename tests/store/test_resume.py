@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.folder_lock import exclusive
 from iceprobe.store import Store, extract
-from iceprobe.store.lock import exclusive
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
 
 

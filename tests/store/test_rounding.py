@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe import load_backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store import Store, extract, extract_in_memory
 from iceprobe.store.quantisation import dequantise, quantise, rounding
 

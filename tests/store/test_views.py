@@ -10,9 +10,10 @@ import torch
 from torchvision import transforms
 
 from iceprobe.backbones.augmentation import view_generator
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.cost import plan
 from iceprobe.fitting.laying_out import lay_out
-from iceprobe.store import Store, extract, extract_in_memory, plan, repair
+from iceprobe.store import Store, extract, extract_in_memory, repair
 from iceprobe.store.format import Settings
 from iceprobe.store.memory import bytes_held
 from tests.reference.augmentation import MaskedAutoencodersCrop

@@ -1,7 +1,7 @@
 """What changes the backbone: LoRA, BitFit, LayerNorm tuning, full fine-tuning."""
 
 from iceprobe.adaptation.registry import ADAPTATIONS, adaptation_label, parse_adaptation
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 __all__ = [
     "ADAPTATIONS",

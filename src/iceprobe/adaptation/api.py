@@ -17,34 +17,34 @@ from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptedFit, Contest
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
-from iceprobe.arguments import checked
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.strengths import STRENGTHS
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
-from iceprobe.errors import IceprobeError
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.protocols import get_protocol, images_per_step, total_steps
-from iceprobe.fitting.reported import refuse_train
 from iceprobe.fitting.run_folder import begin, check_folder
-from iceprobe.progress import Told, callback, shows_progress
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.free_memory import available_memory
+from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.torch_state import in_own_state
+from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
+from iceprobe.protocols.reported import refuse_train
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.undertrained import signs_of_undertraining
-from iceprobe.specs import unknown
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
-from iceprobe.store.free_memory import available_memory
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.lock import exclusive
 from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.request import describe, make_settings
-from iceprobe.text import DAY, duration
-from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from iceprobe.adaptation.training import Task
-from iceprobe.checksums import check_tensors, tensors_digest
+from iceprobe.core.checksums import check_tensors, tensors_digest
 from iceprobe.fitting.run_folder import TRAININGS, tidy
+from iceprobe.machine.files import write_atomically
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.files import write_atomically
 
 VERSION = 3  # raise it when the same task trains otherwise
 

@@ -20,8 +20,8 @@ from iceprobe.adaptation.reach import block_names, root
 from iceprobe.backbones.block_reader import BlockReader
 from iceprobe.backbones.extras import require
 from iceprobe.backbones.layers import Layers, resolve_layers
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 
 #: What the projections of attention are called: timm, transformers, CLIP-like, diffusers.
 PROJECTIONS = {

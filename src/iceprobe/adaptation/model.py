@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from iceprobe.adaptation.reach import block_names, depths, root
 from iceprobe.adaptation.registry import ADAPTATIONS, adaptation_options, parse_adaptation
 from iceprobe.backbones.base import Backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.products import FastLinear
 from iceprobe.probes.probe import Probe
-from iceprobe.products import FastLinear
 from iceprobe.tokens import Tokens
 
 

@@ -21,14 +21,14 @@ from iceprobe.adaptation.finished import Finished, Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.steps import MicroBatch
 from iceprobe.adaptation.training import Setting, Task, predict, rehearse, train
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import duration
 from iceprobe.fitting.api import file_name
-from iceprobe.fitting.choosing import Choice, best_at_last_epoch
-from iceprobe.fitting.heldout import heldout_split
 from iceprobe.probes.probe import Probe
+from iceprobe.protocols.choosing import Choice, best_at_last_epoch
+from iceprobe.protocols.heldout import heldout_split
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
-from iceprobe.text import duration
 
 log = logging.getLogger("iceprobe")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iceprobe.backbones.layers import parse_layers
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.registry import Entry, Registry
+from iceprobe.core.specs import Spec, parse_spec, typed_options
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.registry import Entry, Registry
-from iceprobe.specs import Spec, parse_spec, typed_options
 
 FROZEN = "none"
 ON = " + "  # between an adaptation and the probe on top of it

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iceprobe.adaptation.model import Adapted
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe
 from iceprobe.store.pipeline import autocast
 from iceprobe.tokens import Tokens

@@ -15,12 +15,12 @@ from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
 from iceprobe.adaptation.steps import MicroBatch, backward
 from iceprobe.backbones.base import Backbone
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import split_batches
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
-from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.pipeline import autocast
 

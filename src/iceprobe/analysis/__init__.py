@@ -4,7 +4,7 @@ Every measure is a pure function on tensors, one file each; `analyze` takes them
 reported images of a run.
 """
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
     "analyze": "running",

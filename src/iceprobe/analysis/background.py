@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.statistics import Difference, paired_difference
 from iceprobe.store.pipeline import autocast
 from iceprobe.tokens import Tokens

@@ -12,11 +12,11 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from iceprobe.analysis.schema import Analysis, Estimate
-from iceprobe.checksums import seal, unseal
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.results.files import write_atomically
-from iceprobe.text import csv_text, json_bytes, utf8
+from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_text, json_bytes, utf8
+from iceprobe.machine.files import write_atomically
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME = "analysis.json", "analysis.csv"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.pooling import AttentivePooling
 from iceprobe.tokens import Tokens
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def recall_at(

@@ -28,13 +28,13 @@ from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_sha
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Predictor, Shortcut
-from iceprobe.arguments import checked
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.errors import IceprobeError
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
-from iceprobe.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store

@@ -1,7 +1,7 @@
 """Backbones: a spec string → a frozen module, images → tokens."""
 
 from iceprobe.backbones.registry import BACKBONES, load_backbone
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 __all__ = ["BACKBONES", "Backbone", "Preprocessing", "load_backbone"]
 __getattr__ = lazy(__name__, {"Backbone": "base", "Preprocessing": "preprocessing"})

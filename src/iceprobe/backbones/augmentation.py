@@ -28,8 +28,8 @@ from torchvision.transforms.v2 import functional as F
 
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.strengths import STRENGTHS, Strength
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 
 RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 TRIES = 10  # for a crop that lies within the image, as torchvision has it

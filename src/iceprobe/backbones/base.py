@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from iceprobe.backbones.attention import CaughtAttention
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import LayerReader, TimmReader
-from iceprobe.errors import IceprobeError
-from iceprobe.products import FastLinear
-from iceprobe.specs import parse_spec
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
+from iceprobe.machine.products import FastLinear
 from iceprobe.tokens import Tokens
 
 

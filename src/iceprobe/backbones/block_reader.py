@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.backbones.readers import LayerReader, square_grid, tokens_of_map
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
 

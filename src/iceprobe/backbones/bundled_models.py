@@ -15,9 +15,9 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import TimmReader
-from iceprobe.checksums import listed
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.checksums import listed
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 
 NAMES = ("mae-tiny", "supervised-tiny", "dino-tiny")
 

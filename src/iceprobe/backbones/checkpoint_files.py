@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from iceprobe.backbones import plain_pickle
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
 
 # First bytes of what is no checkpoint → what it is, and what to do.
 _COMPRESSED = "is compressed: unpack it first"

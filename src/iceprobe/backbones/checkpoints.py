@@ -11,7 +11,7 @@ from torch import strided as dense
 
 from iceprobe.backbones.checkpoint_files import read_checkpoint
 from iceprobe.backbones.plain_pickle import Plain
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 Weights = Mapping[str, Tensor]
 Convert = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]

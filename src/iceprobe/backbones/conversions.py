@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iceprobe.backbones.checkpoints import Convert
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 PATCH_EMBED = "patch_embed"  # what ``resample=`` may name
 _RESAMPLED = "resample_patch_embed"

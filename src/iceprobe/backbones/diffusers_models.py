@@ -22,7 +22,7 @@ from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 TRANSFORMER = "DiTTransformer2DModel"
 _FETCH = (

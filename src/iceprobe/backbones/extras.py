@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def require(module: str, extra: str, source: str) -> Any:

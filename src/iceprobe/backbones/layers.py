@@ -7,7 +7,7 @@ stages (CNNs, Swin, Hiera) count their stages as their library does.
 from collections.abc import Sequence
 from typing import Literal
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 Layers = int | Sequence[int] | Literal["all"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 
-from iceprobe.specs import Spec
+from iceprobe.core.specs import Spec
 
 
 def local_files(spec: Spec) -> list[Path] | None:
@@ -24,6 +24,11 @@ def local_files(spec: Spec) -> list[Path] | None:
     if files is None or checkpoint is None:
         return files
     return [*files, Path(checkpoint).expanduser()]
+
+
+def is_file_path(module: str) -> bool:
+    """Whether what ``python:`` names is a file, ``./models.py``, and no module."""
+    return module.endswith(".py") or "/" in module
 
 
 def _bundled(spec: Spec) -> list[Path]:

@@ -27,8 +27,8 @@ from iceprobe.backbones.preprocessing import (
     other_crop,
 )
 from iceprobe.backbones.readers import LayerReader, TimmReader
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.tokens import Tokens
 
 

@@ -13,9 +13,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import plain
-from iceprobe.text import shown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import shown
+from iceprobe.datasets.pixels import plain
 
 LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: a side of 292 times the other's at 256
 CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use

@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode
 
 from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 TOLERANCE = 1e-6  # of the largest value, between the processor's pixels and ours
 LARGEST = 4096  # pixels a side: no processor is run that says it makes more

@@ -17,11 +17,11 @@ from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
-from iceprobe.backbones.registry import is_file_path
 from iceprobe.backbones.wrappers import unwrapped
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def load_python(

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from iceprobe.backbones.layers import Layers, resolve_layers
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
 

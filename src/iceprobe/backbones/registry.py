@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from iceprobe.assumptions import tell
 from iceprobe.backbones.families import PARADIGMS
 from iceprobe.backbones.layers import parse_layers
-from iceprobe.errors import IceprobeError
-from iceprobe.registry import Entry, Registry
-from iceprobe.specs import Spec, boolean, parse_spec, typed_options, with_options
+from iceprobe.backbones.local_files import is_file_path
+from iceprobe.core.assumptions import tell
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.registry import Entry, Registry
+from iceprobe.core.specs import Spec, boolean, parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,11 +199,6 @@ def _code(spec: Spec) -> tuple[str, ...]:
     return (spec.kind or "", spec.name, place, *given)
 
 
-def is_file_path(module: str) -> bool:
-    """Whether what ``python:`` names is a file, ``./models.py``, and no module."""
-    return module.endswith(".py") or "/" in module
-
-
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     """Load a frozen backbone by its spec string, or wrap a module.
 
@@ -245,7 +241,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         loaded.paradigm = paradigm or loaded.paradigm
         tell(loaded.assumed)
         return loaded
-    from iceprobe.torch_state import own_state
+    from iceprobe.machine.torch_state import own_state
 
     parsed = parse_spec(backbone)
     if parsed.kind is None:

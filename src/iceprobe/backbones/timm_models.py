@@ -24,7 +24,7 @@ from iceprobe.backbones.preprocessing import (
     other_crop,
 )
 from iceprobe.backbones.readers import TimmReader
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
 

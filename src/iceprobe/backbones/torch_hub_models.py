@@ -22,7 +22,7 @@ from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
 from iceprobe.backbones.wrappers import unwrapped
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 REGISTERS = ("num_register_tokens", "n_storage_tokens")  # DINOv2 and Franca, DINOv3
 

@@ -28,7 +28,7 @@ from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, TimmReader, square_grid
 from iceprobe.backbones.timm_models import has_pooler, timm_preprocessing
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 Prefix = Callable[[Any], int]  # of a configuration
 

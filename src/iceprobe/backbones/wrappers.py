@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 # Class, wherever it is from → the attribute that holds the module.
 _INSIDE = {

@@ -13,7 +13,7 @@ from iceprobe.cli.config import AdaptConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.stages import show, show_finished, tell_duration, write_report
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.results import Result

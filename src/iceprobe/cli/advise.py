@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iceprobe.cli.console import console
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def advise(
@@ -36,7 +36,7 @@ def advise(
         raise IceprobeError(f"--margin {margin:g}: give a number of points from 0 up, such as 0.5")
     if len(runs) == 1 and is_segmented(runs[0]):
         from iceprobe.dense import read_segmentations
-        from iceprobe.report.segment_page import headline
+        from iceprobe.reporting.segment_page import headline
 
         said = headline(read_segmentations(runs[0]))
         console.print(f"{said.sentence} {said.detail}.", markup=False)

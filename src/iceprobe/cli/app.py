@@ -31,13 +31,13 @@ from iceprobe.cli import (
     segment,
 )
 from iceprobe.cli.console import Said, console
-from iceprobe.descriptors import raise_limit
-from iceprobe.distributed import first, join, world
-from iceprobe.errors import IceprobeError
-from iceprobe.malloc import keep_freed_memory
-from iceprobe.specs import check_text
-from iceprobe.stopping import Stopped, caught
-from iceprobe.text import clipped, visible
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import check_text
+from iceprobe.core.text import clipped, visible
+from iceprobe.machine.allocator import keep_freed_memory
+from iceprobe.machine.open_files import raise_limit
+from iceprobe.machine.processes import first, join, world
+from iceprobe.machine.signals import Stopped, caught
 
 # Typer carries its own copy of click in newer versions and imports click in older ones; either
 # way the base of its public BadParameter is every error of usage.

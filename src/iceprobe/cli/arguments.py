@@ -8,9 +8,9 @@ import typer
 
 from iceprobe.adaptation import adaptation_label
 from iceprobe.cli.config import RunConfig
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
     from iceprobe.results import Result

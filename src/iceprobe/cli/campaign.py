@@ -16,9 +16,9 @@ from iceprobe.cli.config import FitConfig, RunConfig, digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.stages import check_finished, finish_off, fit_run, show, show_finished
-from iceprobe.distributed import first
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import parse_spec
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
+from iceprobe.machine.processes import first
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
@@ -84,7 +84,7 @@ def run_campaign(
         check(run)
     _check_distinct(runs, identities)
     folder.create()
-    from iceprobe.store.lock import exclusive
+    from iceprobe.machine.folder_lock import exclusive
 
     with contextlib.ExitStack() as locked:
 

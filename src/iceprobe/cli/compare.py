@@ -8,7 +8,7 @@ import typer
 
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.results import Comparison, Result

@@ -23,10 +23,10 @@ from pydantic import (
     ValidationError,
 )
 
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import located
-from iceprobe.specs import MOST, check_text, parse_spec, unknown
-from iceprobe.text import short_name, shown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import MOST, check_text, parse_spec, unknown
+from iceprobe.core.text import short_name, shown
+from iceprobe.machine.object_storage import located
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ON_PAPER = "on paper"  # in place of a data set

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from iceprobe import progress
-from iceprobe.text import visible
+from iceprobe.core.text import visible
+from iceprobe.machine import progress
 
 
 class _Outlet(Console):

@@ -9,7 +9,7 @@ from iceprobe.cli import options
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_writable
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.results import Result

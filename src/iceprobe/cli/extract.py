@@ -9,9 +9,9 @@ from iceprobe.cli import options
 from iceprobe.cli.config import ExtractConfig, resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_features
-from iceprobe.distributed import first
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, located
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.object_storage import RemotePath, located
+from iceprobe.machine.processes import first
 
 
 def extract(

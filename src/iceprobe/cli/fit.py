@@ -9,7 +9,7 @@ from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import RunConfig, StoreConfig, resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.stages import check_fit, run_stages
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
     from iceprobe.store import Store

@@ -14,11 +14,12 @@ from typing import Literal, Self
 
 from iceprobe.cli.config import Folders, SegmentConfig, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
-from iceprobe.distributed import first, world
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import clipped, utf8, visible
 from iceprobe.fitting.run_folder import REQUEST
-from iceprobe.results.files import FILE_NAME, SEGMENTATIONS, write_atomically
-from iceprobe.text import clipped, utf8, visible
+from iceprobe.machine.files import write_atomically
+from iceprobe.machine.processes import first, world
+from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
 
 LOGGERS = ("iceprobe", "py.warnings")
 
@@ -89,7 +90,7 @@ class RunFolder:
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         if self.state == "new":
-            from iceprobe.store.lock import exclusive
+            from iceprobe.machine.folder_lock import exclusive
 
             with exclusive(self.path):
                 if self._find_state() == "new":  # as it was, now that nobody else writes it

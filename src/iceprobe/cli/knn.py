@@ -8,9 +8,9 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.config import StoreConfig, resolve
 from iceprobe.cli.fit import execute
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.probes.registry import VECTORS
-from iceprobe.specs import unknown
 
 
 def knn(

@@ -10,12 +10,12 @@ from rich.text import Text
 
 from iceprobe.cli.console import below, console
 from iceprobe.cli.probe_table import show_probes
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 
 if TYPE_CHECKING:
     from iceprobe.adaptation.registry import AdaptationOption
-    from iceprobe.fitting.protocols import Protocol
+    from iceprobe.protocols.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _spelled(options: "Mapping[str, AdaptationOption]") -> list[str]:
 
 
 def _protocols() -> list[Entry]:
-    from iceprobe.fitting.protocols import PROTOCOLS
+    from iceprobe.protocols.protocol import PROTOCOLS
 
     def settings(p: "Protocol") -> str:
         least = f", at least {p.min_steps} steps" if p.min_steps else ""

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import is_remote
-from iceprobe.results.files import check_replaceable
-from iceprobe.trust import name_hosts
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import name_hosts
+from iceprobe.machine.files import check_replaceable
+from iceprobe.machine.object_storage import is_remote
 
 
 def check_place(path: Path, option: str) -> Path:

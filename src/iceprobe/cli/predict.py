@@ -58,8 +58,8 @@ def predict(
     check_file(config.output, "--output")
     if config.maps is not None:
         check_writable(config.maps, "--maps")
-    from iceprobe.export import load_probe
-    from iceprobe.export import predict as classify
+    from iceprobe.exporting import load_probe
+    from iceprobe.exporting import predict as classify
 
     settings = config.model_dump(exclude={"images", "output"})
     with Bars() as progress:

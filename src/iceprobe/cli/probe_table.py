@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from iceprobe.cli.console import below, console
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import PROBES, probe_label
 
 HEADINGS = ("probe", "M", "pooling", "whole probe", "FLOPs")

@@ -12,12 +12,14 @@ import typer
 
 from iceprobe.cli.console import console
 from iceprobe.cli.stores import Stored, stores_in
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
-from iceprobe.store.lock import exclusive
-from iceprobe.temporary import remove_unless_locked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.temporary import remove_unless_locked
 
-_REMAINS = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `iceprobe.temporary` names what isn't whole
+_REMAINS = re.compile(
+    r"\..+\.[0-9a-f]{8}\.tmp"
+)  # as `iceprobe.machine.temporary` names what isn't whole
 
 
 def prune(

@@ -8,7 +8,7 @@ import typer
 from iceprobe.cli import options
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_file
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def report(

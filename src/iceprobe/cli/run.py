@@ -4,32 +4,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from iceprobe.assumptions import tell
 from iceprobe.cli import options
 from iceprobe.cli.arguments import Arguments, given, split_arguments
 from iceprobe.cli.campaign import cells, run_campaign
 from iceprobe.cli.config import RunConfig, resolve
 from iceprobe.cli.console import Bars
-from iceprobe.cli.paths import check_features
-from iceprobe.cli.plan import print_estimate
-from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
-from iceprobe.cli.stages import (
-    check_fit,
-    extraction_options,
-    live_options,
-    needs_patches,
-    run_stages,
-)
-from iceprobe.distributed import first
-from iceprobe.errors import IceprobeError
+from iceprobe.cli.sources import Sources, run_single
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
-from iceprobe.specs import parse_spec, with_options
 
 if TYPE_CHECKING:
-    from iceprobe.backbones import Backbone
-    from iceprobe.datasets import Dataset
-    from iceprobe.store import Store
-    from iceprobe.store.format import BackboneRecord, Shape
+    pass
 
 
 def run(
@@ -106,12 +92,7 @@ def execute(config: RunConfig, resume: bool = True) -> None:
     runs = cells(sources.single_layers())
     if len(runs) == 1:
         (run,) = runs
-        run_stages(
-            run,
-            lambda bars: sources.store(run, bars),
-            lambda: sources.identities(run),
-            resume=resume,
-        )
+        run_single(sources, run, resume=resume)
     else:
         ahead = None
         if config.engine == "ray":
@@ -130,174 +111,9 @@ def execute(config: RunConfig, resume: bool = True) -> None:
 
 def _on_ray(sources: "Sources", runs: Sequence[RunConfig], resume: bool) -> None:
     """Extract what ``runs`` read, a shard a task; then run them, each a task."""
-    from iceprobe.ray_engine import run_cells
+    from iceprobe.cli.ray_cells import run_cells
 
     for run in runs:
         with Bars() as progress:
             sources.store(run, progress)
     run_cells(runs, resume)
-
-
-class Sources:
-    """Backbones, data sets and stores of a run or campaign, each loaded or extracted once.
-
-    Args:
-        config: as it was asked for; a backbone may read several layers.
-    """
-
-    def __init__(self, config: RunConfig):
-        self.config = config
-        self._origin: dict[str, str] = {}  # spec of one layer → of the backbone it was asked in
-        self._backbones: dict[str, Backbone] = {}
-        self._datasets: dict[str, Dataset] = {}
-        self._stores: dict[tuple[str, str], Store] = {}
-        self._identities: dict[tuple[str, str], set[str]] = {}
-        self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
-        self._seen = SourcesSeen.read(config.output) if config.output else SourcesSeen()
-
-    def single_layers(self) -> RunConfig:
-        """The same with each backbone taken apart into backbones of one layer."""
-        specs: list[str] = []
-        for text in self.config.backbone:
-            asked = text
-            if self.config.layers is not None:
-                spec = with_options(parse_spec(text), {"layer": self.config.layers})
-                asked = str(spec)
-            layer = parse_spec(asked).options.get("layer", "-1")
-            if layer != "all" and "," not in layer:
-                self._origin[text] = text
-                specs.append(text)
-                continue
-            for one in self._backbone(asked).per_layer():
-                self._origin[one.spec] = asked
-                specs.append(one.spec)
-        return self.config.model_copy(update={"backbone": specs})
-
-    def backbone(self, run: RunConfig) -> "Backbone":
-        """That of a run of one layer."""
-        (asked,) = run.backbone
-        singles = self._backbone(self._origin[asked]).per_layer()
-        return next(one for one in singles if len(singles) == 1 or one.spec == asked)
-
-    def dataset(self, run: RunConfig) -> "Dataset":
-        import iceprobe
-
-        (asked,) = run.data
-        if asked not in self._datasets:
-            self._datasets[asked] = iceprobe.load_dataset(asked)
-        return self._datasets[asked]
-
-    def store(self, run: RunConfig, progress: Bars) -> "Store":
-        """The store of a run; all layers asked for beside its own are written in the same pass."""
-        import iceprobe
-
-        (asked,), (data,) = run.backbone, run.data
-        if (asked, data) not in self._stores:
-            dataset, single = self.dataset(run), self.backbone(run)
-            self.check(run)
-            first(lambda: print_estimate(single, dataset, run))
-            if run.live:
-                live = iceprobe.live(single, dataset, **live_options(run))
-                self._remember(asked, live.manifest.backbone, live.manifest.shape)
-                self._stores[asked, data] = live
-                return live
-            first(lambda: check_features(run.features, "--features"))
-            whole = self._backbone(self._origin[asked])
-            made = iceprobe.extract_layers(
-                whole,
-                dataset,
-                run.features,
-                progress=progress,
-                engine=run.engine,
-                **extraction_options(run),
-            )
-            whole.to("cpu")  # a campaign's next backbone may need the device's memory
-            for one, store in zip(whole.per_layer(), made, strict=True):
-                spec = one.spec if len(made) > 1 else asked
-                self._remember(spec, store.manifest.backbone, store.manifest.shape)
-                self._stores[spec, data] = store
-        return self._stores[asked, data]
-
-    def check(self, run: RunConfig) -> None:
-        """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
-        import numpy as np
-
-        from iceprobe.store.layout import chosen_rows
-
-        dataset = self.dataset(run)
-        labels = dataset.splits["train"].labels if "train" in dataset.splits else np.empty(0, int)
-        rows = chosen_rows(len(labels), min(run.limit or len(labels), len(labels)))
-        check_fit(run, self.backbone(run), dataset.classes, labels[rows])
-
-    def identities(self, run: RunConfig) -> set[str]:
-        """Of the stores that ``run`` would read or make now; nothing is extracted.
-
-        A store with patches serves probes that read none. Where no device is asked for, tokens
-        that another machine's made stay good.
-        """
-        key = (run.backbone[0], run.data[0])
-        if key not in self._identities:  # hashing weights takes a second a gigabyte
-            self._identities[key] = self._identify(run)
-        return self._identities[key]
-
-    def _identify(self, run: RunConfig) -> set[str]:
-        from iceprobe.store.format import SHARD_IMAGES, BackboneRecord, Shape
-        from iceprobe.store.request import describe_as, live_settings, make_settings
-
-        (asked,) = run.backbone
-        if asked in self._seen.backbones:
-            seen = self._seen.backbones[asked]
-            backbone, shape = seen.backbone, seen.shape
-            tell(backbone.assumed)
-        else:
-            single = self.backbone(run)
-            backbone, shape = BackboneRecord.of(single), Shape.of(single)
-            self._remember(asked, backbone, shape)
-        device = run.device or "cpu"
-        if run.live:
-            settings = live_settings(
-                batch_size=run.forward_batch_size,
-                device=device,
-                amp=run.amp,
-                tokens="float32",
-                augmentation=live_options(run)["augmentation"],
-            )
-        else:
-            settings = make_settings(
-                batch_size=run.forward_batch_size,
-                device=device,
-                amp=run.amp,
-                tokens=run.tokens,
-                patches=needs_patches(run),
-                shard_images=SHARD_IMAGES,
-                views=run.views or 0,
-                augmentation=run.augmentation or "paper",
-            )
-        wanted = describe_as(
-            backbone, shape, self.dataset(run), settings, splits=None, limit=run.limit
-        )
-        serving = [
-            settings.model_copy(update={"patches": patches, "device": kind})
-            for patches in {settings.patches, True}
-            for kind in ([settings.device] if run.device else ["cpu", "cuda"])
-        ]
-        return {wanted.model_copy(update={"settings": one}).identity for one in serving}
-
-    def keep(self) -> None:
-        """Note in the run folder what its backbones were made from (`cli/sources_seen.py`)."""
-        if self.config.output is not None and self._files:
-            self._seen.write(self.config.output)
-
-    def _remember(self, asked: str, backbone: "BackboneRecord", shape: "Shape") -> None:
-        """A backbone that was loaded in this process, if its files are all there is to it."""
-        files = self._files.get(self._origin[asked])
-        if files is not None:
-            self._seen.backbones[asked] = Seen(files=files, backbone=backbone, shape=shape)
-
-    def _backbone(self, asked: str) -> "Backbone":
-        import iceprobe
-
-        if asked not in self._backbones:
-            self._files[asked] = state_of(asked)
-            self._backbones[asked] = iceprobe.load_backbone(asked)
-        return self._backbones[asked]

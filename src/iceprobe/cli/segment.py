@@ -15,8 +15,8 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.stages import check_features_of, tell_complete, tell_duration
-from iceprobe.errors import IceprobeError
-from iceprobe.export.new_folder import new_folder
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.new_folder import new_folder
 
 if TYPE_CHECKING:
     from iceprobe.dense import Segmentation
@@ -118,7 +118,7 @@ def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
 
 def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
     from iceprobe.dense.files import PICTURE_NAME
-    from iceprobe.report.segment_page import headline
+    from iceprobe.reporting.segment_page import headline
 
     console.print(_table(results))
     if any(one.undertrained for one in results):
@@ -131,7 +131,7 @@ def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
 
 def _identities(config: SegmentConfig) -> set[str]:
     """Of the stores that would be read now."""
-    from iceprobe.cli.run import Sources
+    from iceprobe.cli.sources import Sources
 
     shared = ["limit", "amp", "tokens", "forward_batch_size", "device", "output"]
     same = {name: getattr(config, name) for name in shared}

@@ -15,9 +15,9 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from iceprobe.backbones.local_files import local_files
-from iceprobe.documents import parse_json
-from iceprobe.results.files import write_atomically
-from iceprobe.specs import parse_spec
+from iceprobe.core.documents import parse_json
+from iceprobe.core.specs import parse_spec
+from iceprobe.machine.files import write_atomically
 from iceprobe.store.format import BackboneRecord, Shape
 
 FILE_NAME = "sources.json"

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from iceprobe.cli.config import FitConfig, RunConfig
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.distributed import first, world
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import DAY, duration, in_days
 from iceprobe.fitting.run_folder import tidy, untidy
-from iceprobe.malloc import give_back_freed_memory
+from iceprobe.machine.allocator import give_back_freed_memory
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
-from iceprobe.store.lock import exclusive
-from iceprobe.text import DAY, duration, in_days
 
 if TYPE_CHECKING:
     import numpy as np
 
     from iceprobe.dense import Segmentation
-    from iceprobe.fitting.protocols import Protocol
+    from iceprobe.protocols.protocol import Protocol
     from iceprobe.results import Result
     from iceprobe.store import Store
 
@@ -108,7 +108,7 @@ def check_fit(
         IceprobeError: naming what doesn't fit.
     """
     from iceprobe import probes
-    from iceprobe.fitting.lowshot import draw
+    from iceprobe.protocols.lowshot import draw
 
     if has_budget(config):
         probes.within_budget(
@@ -184,7 +184,7 @@ def _check_duration(config: FitConfig, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
         return
-    from iceprobe.fitting.duration import expected_seconds
+    from iceprobe.cost.duration import expected_seconds
 
     protocol = _protocol(config)
     seconds = expected_seconds(
@@ -228,7 +228,7 @@ def begin_or_refuse(what: str, seconds: float) -> None:
 
 def _tell_steps(config: FitConfig, images: int, classes: int) -> None:
     """How many steps the fit takes, and why they aren't the protocol's epochs."""
-    from iceprobe.fitting.protocols import launch_line
+    from iceprobe.protocols.protocol import launch_line
 
     if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
         return
@@ -242,7 +242,7 @@ def _tell_steps(config: FitConfig, images: int, classes: int) -> None:
 
 
 def _protocol(config: FitConfig) -> "Protocol":
-    from iceprobe.fitting.protocols import get_protocol
+    from iceprobe.protocols.protocol import get_protocol
 
     return get_protocol(
         config.protocol,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import is_remote
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.object_storage import is_remote
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest
 
 # What says of a run which store it reads: finished, under way, or of segmentation.

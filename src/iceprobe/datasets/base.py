@@ -10,9 +10,9 @@ from typing import IO, Any, Literal, Union
 import numpy as np
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.labels import check_count, check_labels, whole_labels
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Reading
+from iceprobe.datasets.pixels import Reading
 
 Headline = Literal["top1", "mean_per_class"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.catalogue import Benchmark
 from iceprobe.datasets.files import one_line
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
 
 # What readers (ours, torchvision's, SciPy's) raise on files that aren't what they should be.
 _BROKEN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, SyntaxError)

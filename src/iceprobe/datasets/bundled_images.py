@@ -11,11 +11,11 @@ from importlib import resources
 
 import numpy as np
 
-from iceprobe.checksums import listed
+from iceprobe.core.checksums import listed
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.datasets.clutter import compose
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
 
 NAMES = ("fashion", "fashion-clutter")
 CLUTTER_SEEDS = {"train": 0, "test": 1}  # fixed: another seed would be another data set

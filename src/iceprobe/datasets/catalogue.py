@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from iceprobe.registry import Entry, Registry
-from iceprobe.specs import boolean
+from iceprobe.core.registry import Entry, Registry
+from iceprobe.core.specs import boolean
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Headline

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from iceprobe.datasets.base import BadImage
-from iceprobe.pixels import (
+from iceprobe.datasets.pixels import (
     BAND_LEFT_OUT,
     DEEP,
     FIRST_FRAME,
@@ -45,7 +45,7 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
 
     Returns:
         In 8 bits a channel (or a palette), upright, without transparency; of several frames the
-        first. :func:`iceprobe.pixels.seen` tells what was done.
+        first. :func:`iceprobe.datasets.pixels.seen` tells what was done.
 
     Raises:
         BadImage: if it can't be read, has more pixels than Pillow's limit, or would be lost.

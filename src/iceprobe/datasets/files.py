@@ -10,11 +10,11 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import decode, one_line
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Reading
-from iceprobe.remote import RemotePath, stream
+from iceprobe.datasets.pixels import Reading
+from iceprobe.machine.object_storage import RemotePath, stream
 
 
 class FileSplit(Split):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from iceprobe.assumptions import tell
+from iceprobe.core.assumptions import tell
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.layout import (
@@ -33,8 +34,7 @@ from iceprobe.datasets.walking import (
     left_out,
     some,
 )
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, located
+from iceprobe.machine.object_storage import RemotePath, located
 
 
 def load_folder(

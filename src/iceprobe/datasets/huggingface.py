@@ -15,14 +15,14 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.label_names import in_files
 from iceprobe.datasets.named import by_names, negative_numbers, numbered
+from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.walking import see_all
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Reading
-from iceprobe.specs import unknown
 
 if TYPE_CHECKING:
     import datasets

@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import listing
 from iceprobe.datasets.walking import folders_in
-from iceprobe.errors import IceprobeError
 
 
 def read_imagenet(

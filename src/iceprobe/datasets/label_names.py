@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.files import one_line
-from iceprobe.errors import IceprobeError
 
 _WITH_SCHEMA = (".parquet", ".arrow")
 

@@ -1,14 +1,22 @@
 """What a label can be: the index of a class, one an image. Whatever holds labels is checked here."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
-if TYPE_CHECKING:
-    from iceprobe.datasets.base import Split
+
+class Labelled(Protocol):
+    """What has labels, and a name for each (`datasets.base.Split`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def names(self) -> Sequence[str]: ...
 
 
 def whole_labels(labels: Any, split: str) -> np.ndarray:
@@ -75,7 +83,7 @@ def check_stored(labels: np.ndarray, classes: Sequence[str], split: str, store: 
         )
 
 
-def check_labels(data: str, classes: Sequence[str], splits: Sequence["Split"]) -> None:
+def check_labels(data: str, classes: Sequence[str], splits: Sequence[Labelled]) -> None:
     """See that every label is the index of a class, and that train has every class of the others.
 
     Raises:

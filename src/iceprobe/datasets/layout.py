@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.walking import Place, folders_in, some
-from iceprobe.errors import IceprobeError
 
 # The first of each is the name by which iceprobe calls it.
 WORDS = {

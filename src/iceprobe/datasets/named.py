@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 
 def numbered(

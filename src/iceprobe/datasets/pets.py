@@ -16,8 +16,8 @@ from torchvision.datasets import OxfordIIITPet
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.decoding import decode, turn_of
 from iceprobe.datasets.files import FileSplit, below, listing_digest
-from iceprobe.pixels import Reading, turned
-from iceprobe.remote import stream
+from iceprobe.datasets.pixels import Reading, turned
+from iceprobe.machine.object_storage import stream
 
 BACKGROUND = 2
 _AS_STORED = Reading(alpha="drop", orientation="ignore")

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from iceprobe.assumptions import tell
-from iceprobe.datasets.catalogue import CATALOGUE
-from iceprobe.errors import IceprobeError
-from iceprobe.registry import Entry, Registry
-from iceprobe.specs import (
+from iceprobe.core.assumptions import tell
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.registry import Entry, Registry
+from iceprobe.core.specs import (
     Spec,
     above_zero,
     boolean,
@@ -20,7 +19,8 @@ from iceprobe.specs import (
     unknown,
     with_options,
 )
-from iceprobe.trust import elsewhere, name_hosts
+from iceprobe.core.trust import elsewhere, name_hosts
+from iceprobe.datasets.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -41,7 +41,7 @@ class SourceEntry(Entry):
     fetches: bool = False
 
 
-#: How image files are read, options of every source that has some (`iceprobe.pixels.Reading`).
+#: How image files are read, options of every source that has some (`iceprobe.datasets.pixels.Reading`).
 READING: Mapping[str, Callable[[str], Any]] = {
     "scale": above_zero,
     "alpha": one_of("white", "black", "drop"),
@@ -191,7 +191,7 @@ def _read_by(dataset: "Dataset", options: dict[str, Any]) -> None:
     """
     if not options:
         return
-    from iceprobe.pixels import Reading
+    from iceprobe.datasets.pixels import Reading
 
     for split in dataset.splits.values():
         if split.reading is None:

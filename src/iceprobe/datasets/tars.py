@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 64 * BLOCK

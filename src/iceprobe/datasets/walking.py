@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.files import one_line
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
+from iceprobe.machine.object_storage import RemotePath
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

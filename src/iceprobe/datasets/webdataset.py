@@ -23,15 +23,15 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line
 from iceprobe.datasets.named import negative_numbers, numbered
+from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Reading
-from iceprobe.remote import RemotePath, located
+from iceprobe.machine.object_storage import RemotePath, located
 
 IMAGE_KEYS = "jpg;jpeg;png;webp"
 

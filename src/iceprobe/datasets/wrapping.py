@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import FileSplit, one_line
 from iceprobe.datasets.labels import whole_labels
 from iceprobe.datasets.layout import role_of
 from iceprobe.datasets.named import by_names, negative_numbers, numbered
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import plain
+from iceprobe.datasets.pixels import plain
 
 HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '

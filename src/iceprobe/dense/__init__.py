@@ -1,6 +1,6 @@
 """Dense tokens: what single patches say. Segmentation probes on stored patch tokens and masks."""
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
     "segment": "api",

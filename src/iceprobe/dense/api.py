@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iceprobe.arguments import checked
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.core.text import DAY, duration
 from iceprobe.dense import miou
 from iceprobe.dense.files import JSON_NAME, read_segmentations, reopened, write_segmentations
 from iceprobe.dense.probes import label
 from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
 from iceprobe.dense.schema import Difference, Segmentation, Selection
-from iceprobe.errors import IceprobeError
-from iceprobe.export.new_folder import new_folder
 from iceprobe.fitting.checks import check_device, check_training_images
-from iceprobe.fitting.protocols import get_protocol, images_per_step
-from iceprobe.fitting.reported import refuse_train
 from iceprobe.fitting.run_folder import begin, check_same
-from iceprobe.progress import Told, callback, shows_progress
+from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.torch_state import in_own_state
+from iceprobe.protocols.protocol import get_protocol, images_per_step
+from iceprobe.protocols.reported import refuse_train
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
 from iceprobe.results.undertrained import signs_of_undertraining
-from iceprobe.specs import unknown
 from iceprobe.store.reader import Store
-from iceprobe.text import DAY, duration
-from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 

@@ -14,15 +14,16 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from iceprobe.checksums import SEAL, check_tensors, seal, tensors_digest, unseal
+from iceprobe.core.checksums import SEAL, check_tensors, seal, tensors_digest, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_text, json_bytes, utf8
 from iceprobe.dense.pictures import draw
 from iceprobe.dense.probes import build
 from iceprobe.dense.schema import Segmentation
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.results.files import SEGMENTATIONS, write_atomically
+from iceprobe.machine.files import write_atomically
+from iceprobe.results.files import SEGMENTATIONS
 from iceprobe.store.reader import Store
-from iceprobe.text import csv_text, json_bytes, utf8
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME, PICTURE_NAME = SEGMENTATIONS, "dense.csv", "segmentation.png"

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import Spec
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.specs import Spec
 
 Grid = tuple[int, int]
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.dense.miou import Counts, mean_iou
 from iceprobe.dense.training import Members, evaluate, schedule, tokens_of, train_epoch
-from iceprobe.errors import IceprobeError
-from iceprobe.fitting.choosing import Choice, best_at_last_epoch
 from iceprobe.fitting.feed import Batch, Feed, split_batches
-from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member
-from iceprobe.fitting.protocols import Protocol, images_per_step, total_steps
 from iceprobe.fitting.whitening import whitening
+from iceprobe.protocols.choosing import Choice, best_at_last_epoch
+from iceprobe.protocols.heldout import heldout_split
+from iceprobe.protocols.protocol import Protocol, images_per_step, total_steps
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit

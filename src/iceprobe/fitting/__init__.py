@@ -1,12 +1,9 @@
-"""Fitting: members, protocols, optimisers, and the engine that trains all of them in one pass."""
+"""Fitting: members, optimisers, and the engine that trains all of them in one pass."""
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
-    "FitPlan": "planning",
-    "PROTOCOLS": "protocols",
     "fit": "api",
-    "plan_fit": "planning",
     "probe": "api",
 }
 __all__ = sorted(_HOME)

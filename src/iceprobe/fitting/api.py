@@ -17,34 +17,35 @@ from typing import Any
 
 from safetensors.torch import save
 
-from iceprobe.arguments import checked
-from iceprobe.checksums import Digest
-from iceprobe.distributed import first, world
-from iceprobe.errors import IceprobeError
+from iceprobe.core.arguments import checked
+from iceprobe.core.checksums import Digest
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged, check_device
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.lowshot import draw
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
-from iceprobe.fitting.protocols import get_protocol
-from iceprobe.fitting.repeats import repeated
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
+from iceprobe.machine.files import write_atomically
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.processes import first, world
+from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
-from iceprobe.progress import Told, callback, shows_progress
+from iceprobe.protocols.lowshot import draw
+from iceprobe.protocols.protocol import get_protocol
+from iceprobe.protocols.repeats import repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
-from iceprobe.results.files import write_atomically, write_results
+from iceprobe.results.files import write_results
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
-from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import Store
-from iceprobe.text import DAY, in_days, short_name, shown
-from iceprobe.torch_state import in_own_state
 
 log = logging.getLogger("iceprobe")
 
@@ -399,7 +400,7 @@ def _tell_days(store: Store, request: Request, seeds: int, replicates: int | Non
     """Warn of a fit that takes more than a day; the command line has asked."""
     if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
         return
-    from iceprobe.fitting.duration import expected_seconds
+    from iceprobe.cost.duration import expected_seconds
 
     seconds = expected_seconds(
         store,

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iceprobe.checksums import check_tensors, tensors_digest
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
+from iceprobe.core.checksums import check_tensors, tensors_digest
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.shuffling import ROWS, Shuffle
+from iceprobe.machine.processes import world
 
 
 @dataclass(frozen=True)

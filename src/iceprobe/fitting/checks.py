@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import check_stored
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
-from iceprobe.fitting.heldout import heldout_split
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.protocols import Protocol
-from iceprobe.fitting.reported import refuse_train
+from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
-from iceprobe.specs import unknown
+from iceprobe.protocols.heldout import heldout_split
+from iceprobe.protocols.protocol import Protocol
+from iceprobe.protocols.reported import refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 

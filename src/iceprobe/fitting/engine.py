@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from iceprobe.distributed import world
-from iceprobe.distributed.batches import learning_from, sum_gradients
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
+from iceprobe.machine.processes import world
+from iceprobe.machine.shared_batches import learning_from, sum_gradients
 from iceprobe.probes.attend import attend_together, image_sums, log_attention
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.distributed import world
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
+from iceprobe.machine.processes import world
 from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.split import Buffer, StoredSplit
 

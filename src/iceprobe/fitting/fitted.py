@@ -3,8 +3,8 @@
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from iceprobe.checksums import check_file
-from iceprobe.errors import IceprobeError
+from iceprobe.core.checksums import check_file
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.members import Shape
 from iceprobe.probes.probe import Probe
 from iceprobe.results.schema import Result

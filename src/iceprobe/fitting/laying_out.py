@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 from rich.filesize import decimal
 
-from iceprobe.distributed import first, world
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.fitting.step_memory import size
-from iceprobe.store.free_memory import available_memory
+from iceprobe.machine.free_memory import available_memory
+from iceprobe.machine.processes import first, world
 from iceprobe.store.split import StoredSplit
 
 log = logging.getLogger("iceprobe")

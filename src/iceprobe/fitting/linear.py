@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.distributed import world
-from iceprobe.fitting.choosing import Choice, Record, choose
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.grids import beyond
-from iceprobe.fitting.heldout import Part, Parts
 from iceprobe.fitting.logistic import DOUBLE, Problem, Solution, memory_bytes
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.phases import Setting
-from iceprobe.fitting.protocols import Protocol
+from iceprobe.machine.processes import world
 from iceprobe.probes import parse_probe
+from iceprobe.protocols.choosing import Choice, Record, choose
+from iceprobe.protocols.grids import beyond
+from iceprobe.protocols.heldout import Part, Parts
+from iceprobe.protocols.protocol import Protocol
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import headline_accuracy, weights
 from iceprobe.store.split import StoredSplit

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from iceprobe.distributed import world
+from iceprobe.machine.processes import world
 
 DOUBLE = 2**25  # numbers up to which features are kept and multiplied in float64
 HELD = 2**28  # numbers up to which they are kept, in float32; beyond it they are read every time

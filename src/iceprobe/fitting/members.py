@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from iceprobe.distributed.batches import part_of_batch
 from iceprobe.fitting.whitening import Whitening
+from iceprobe.machine.products import linears
+from iceprobe.machine.shared_batches import part_of_batch
 from iceprobe.probes import build, parse_probe
 from iceprobe.probes.aim import NormalisedTokens
 from iceprobe.probes.coordinates import Coordinates, published
 from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
-from iceprobe.products import linears
 from iceprobe.store.format import Manifest
 
 

@@ -20,22 +20,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.checks import check_parts
 from iceprobe.fitting.engine import Crowd, predict_all
 from iceprobe.fitting.feed import Feed, split_batches
-from iceprobe.fitting.halving import clearly_beaten
 from iceprobe.fitting.members import Group, Member, Shape, make_groups
-from iceprobe.fitting.protocols import Protocol, images_per_step
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import whitening
+from iceprobe.machine.processes import world
+from iceprobe.machine.signals import asked, saving_first, stop_if_asked
 from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
+from iceprobe.protocols.halving import clearly_beaten
+from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import Headline, headline_accuracy, weights
-from iceprobe.stopping import asked, saving_first, stop_if_asked
 from iceprobe.store.quantisation import check_rounding, rounding
 
 Progress = Callable[[str, int, int], None]

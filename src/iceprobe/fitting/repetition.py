@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from iceprobe.distributed import world
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
-from iceprobe.fitting.protocols import Protocol, for_images, images_per_step, total_steps
 from iceprobe.fitting.selection import Fitted, run_protocol
 from iceprobe.fitting.tuning import grids_of
-from iceprobe.knn import knn
+from iceprobe.machine.processes import world
+from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
+from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, total_steps
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import selected_score, weights
 from iceprobe.results.predictions import Predictions

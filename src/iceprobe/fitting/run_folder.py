@@ -13,10 +13,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.files import write_atomically
 from iceprobe.results.files import FILE_NAME as RESULTS
-from iceprobe.results.files import read_results, write_atomically
+from iceprobe.results.files import read_results
 from iceprobe.results.schema import Result
 
 REQUEST = "request.json"

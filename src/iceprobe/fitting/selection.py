@@ -6,21 +6,21 @@ from functools import partial
 
 import numpy as np
 
-from iceprobe.fitting.choosing import Choice
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.grids import Grid, at_edge
-from iceprobe.fitting.halving import RULE, rungs
-from iceprobe.fitting.heldout import Parts, parts_of
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.linear import LinearFit, fit_linear, is_solved, solver_bytes
 from iceprobe.fitting.logistic import Solution
 from iceprobe.fitting.members import Group, Member
 from iceprobe.fitting.phases import Best, Course, Phase, Saved, Setting
-from iceprobe.fitting.protocols import UNSELECTED, Protocol, images_per_step
 from iceprobe.fitting.step_memory import check_memory, step_memory
 from iceprobe.fitting.tuning import grids_of, tune
 from iceprobe.probes.probe import Probe
+from iceprobe.protocols.choosing import Choice
+from iceprobe.protocols.grids import Grid, at_edge
+from iceprobe.protocols.halving import RULE, rungs
+from iceprobe.protocols.heldout import Parts, parts_of
+from iceprobe.protocols.protocol import UNSELECTED, Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, SelectedScore, Stopped

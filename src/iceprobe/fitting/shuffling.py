@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 
 BLOCK_BYTES = 2**22  # of a block at most: a disk's seek is short beside its reading
 BLOCKS = 64  # in a full buffer at least: of how many classes a batch is, where they lie sorted

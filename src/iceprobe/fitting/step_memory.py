@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import SAMPLED
 from iceprobe.fitting.phases import Setting
-from iceprobe.fitting.protocols import images_per_step
+from iceprobe.machine.free_memory import available_memory
+from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
-from iceprobe.store.free_memory import available_memory
+from iceprobe.protocols.protocol import images_per_step
 from iceprobe.store.split import LOAD_BYTES
 
 WIDE = 4  # bytes of a float32

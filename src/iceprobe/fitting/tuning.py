@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from iceprobe.fitting.choosing import Choice, Record, choose
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.grids import Grid, beyond, grid_of
-from iceprobe.fitting.halving import rungs
-from iceprobe.fitting.heldout import Parts
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.phases import Course, Phase, Setting
-from iceprobe.fitting.protocols import Protocol, images_per_step, look_epochs
+from iceprobe.protocols.choosing import Choice, Record, choose
+from iceprobe.protocols.grids import Grid, beyond, grid_of
+from iceprobe.protocols.halving import rungs
+from iceprobe.protocols.heldout import Parts
+from iceprobe.protocols.protocol import Protocol, images_per_step, look_epochs
 from iceprobe.results.headline import weights
 
 log = logging.getLogger("iceprobe")

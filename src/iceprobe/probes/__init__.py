@@ -1,6 +1,6 @@
 """Probes: the mathematics of reading frozen tokens, as torch modules."""
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
     "ComposedPooling": "framework",

@@ -14,7 +14,7 @@ X̂ᵀ a_j = (Xᵀ a_j − μ) ⊙ r since a_j sums to 1.
 import torch
 from torch import Tensor, nn
 
-from iceprobe.distributed.batches import part_of_batch
+from iceprobe.machine.shared_batches import part_of_batch
 from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values

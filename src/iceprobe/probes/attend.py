@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from iceprobe import products
+from iceprobe.machine import products
 
 # The Triton kernels of `kernels.py` have run in Triton's interpreter only, never on a GPU: a fit must
 # not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and

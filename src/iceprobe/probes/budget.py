@@ -6,7 +6,7 @@ More queries cost M·D parameters and most of the FLOPs, a narrower output D_o s
 the value map and in the classifier at once. Psomas et al., "Attention, Please!".
 """
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 
 QUERIES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 NARROWING = (1, 2, 4, 8, 16)  # D / D_o

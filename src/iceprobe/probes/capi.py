@@ -12,7 +12,7 @@ Keys are folded into the query in every forward; their bias drops out of the sof
 import torch
 from torch import Tensor, nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.folding import FoldedKeys, truncated_normal_, value_rows
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values

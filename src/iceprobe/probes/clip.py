@@ -16,7 +16,7 @@ its own: no other query, no key and no value of a patch is formed, and neither i
 import torch
 from torch import Tensor, nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
 from iceprobe.probes.pooling import Pooling, check_divides, slice_values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.pooling import Pooling, absorb
 from iceprobe.probes.probe import build
 

@@ -12,7 +12,7 @@ Two ablations: ``value="identity"`` leaves W_V out, y_j being the j-th of M slic
 import torch
 from torch import Tensor, nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.pooling import (
     QueryPooling,
     TokenStats,

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.probes.pooling import (
     AttentivePooling,
     Pooling,
@@ -30,7 +31,6 @@ from iceprobe.probes.pooling import (
     slice_values,
     take_slices,
 )
-from iceprobe.specs import unknown
 
 Piece = Callable[[Tensor], Tensor]
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iceprobe.distributed.batches import Part, part_of_batch
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.products import linears
+from iceprobe.machine.shared_batches import Part, part_of_batch
 from iceprobe.probes.attend import attend, log_attention
 from iceprobe.probes.layer_norm import token_rstd
-from iceprobe.products import linears
 
 
 class TokenStats(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import Spec, parse_spec
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.registry import (
@@ -25,7 +26,6 @@ from iceprobe.probes.registry import (
     probe_options,
 )
 from iceprobe.probes.regularisation import Regularisation
-from iceprobe.specs import Spec, parse_spec
 from iceprobe.tokens import Tokens
 
 

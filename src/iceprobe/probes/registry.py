@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from iceprobe.errors import IceprobeError
-from iceprobe.registry import Entry, Registry
-from iceprobe.specs import Spec, boolean, parse_spec, typed_options, unknown
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.registry import Entry, Registry
+from iceprobe.core.specs import Spec, boolean, parse_spec, typed_options, unknown
 
 # Inputs of one vector an image; the last two are the model's own, where it has them: the output of
 # its learned pooler, and the class token in the space shared with text.

@@ -1,6 +1,6 @@
 """What a probe scored: schema, files, statistics and tables. Nothing here imports torch."""
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
     "Score": "schema",

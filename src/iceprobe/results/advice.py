@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.agreement import Agreement, agreement
 from iceprobe.results.caveats import few_rows, kept, lost_note
 from iceprobe.results.choice import Choice, Undecided, choose, cost

@@ -12,13 +12,13 @@ from itertools import combinations
 
 import numpy as np
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
 from iceprobe.results.headline import Headline
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, holm, paired_difference, together
 from iceprobe.results.varying import told, varying
-from iceprobe.specs import parse_spec
 
 BASELINES = ("knn", "linear")  # what a probe with attention has to beat
 EFFICIENT = "ep"

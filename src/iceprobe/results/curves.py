@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from iceprobe.checksums import Digest, check_file
-from iceprobe.errors import IceprobeError
-from iceprobe.results.files import write_atomically
-from iceprobe.text import csv_cell, csv_text, utf8
+from iceprobe.core.checksums import Digest, check_file
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_cell, csv_text, utf8
+from iceprobe.machine.files import write_atomically
 
 FILE_NAME = "curves.csv"
 REMEDY = "put the file back as it was, or fit the run again into another folder"

@@ -2,7 +2,7 @@
 
 ``{"sha256": …, "format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked
 for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
-follows it in :mod:`iceprobe.checksums`.
+follows it in :mod:`iceprobe.core.checksums`.
 """
 
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from iceprobe.checksums import seal, unseal
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
+from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import json_bytes
+from iceprobe.machine.files import write_atomically
 from iceprobe.results.schema import Result
-from iceprobe.temporary import temporary_file
-from iceprobe.text import json_bytes
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -97,34 +97,3 @@ def read_results(run: str | Path) -> list[Result]:
 def is_segmented(run: Path) -> bool:
     """Whether a run folder is one of ``iceprobe segment``."""
     return (run / SEGMENTATIONS).exists() and not (run / FILE_NAME).exists()
-
-
-def check_replaceable(path: Path, option: str = "output") -> None:
-    """See that nothing is at ``path``, or a file that may be replaced.
-
-    A rename would put a file in the place of a device, which for root is everybody's.
-
-    Raises:
-        IceprobeError: if a folder, a device, a pipe or a socket is there.
-    """
-    if path.exists() and not path.is_file():
-        what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
-        raise IceprobeError(f"{option} {str(path)!r} is {what}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
-
-    Raises:
-        IceprobeError: if something is there that is no file, such as a device.
-        OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
-    """
-    check_replaceable(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        if error.errno is not None:
-            error.filename, error.filename2 = str(path), None
-        raise

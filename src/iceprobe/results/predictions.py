@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from iceprobe.checksums import Digest, check_file
-from iceprobe.errors import IceprobeError
-from iceprobe.results.files import write_atomically
+from iceprobe.core.checksums import Digest, check_file
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import json_bytes
+from iceprobe.machine.files import write_atomically
 from iceprobe.results.schema import Score
 from iceprobe.results.statistics import accuracy, accuracy_interval, mean_per_class
-from iceprobe.text import json_bytes
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from iceprobe.checksums import Digest
+from iceprobe.core.checksums import Digest
+from iceprobe.core.trust import inner_path
 from iceprobe.store.format import EVALUATION_VIEW
-from iceprobe.trust import inner_path
 
 if TYPE_CHECKING:
     from iceprobe.results.predictions import Predictions

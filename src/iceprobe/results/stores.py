@@ -7,12 +7,12 @@ it, and not otherwise.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import refuse_elsewhere
 from iceprobe.results.schema import Result
-from iceprobe.trust import refuse_elsewhere
 
 if TYPE_CHECKING:
-    from iceprobe.remote import RemotePath
+    from iceprobe.machine.object_storage import RemotePath
     from iceprobe.store import Store
     from iceprobe.store.format import Manifest
 
@@ -49,7 +49,7 @@ def manifest_of(result: Result, *, trust: bool = False) -> "Manifest":
 
 def place_of(result: Result, *, trust: bool = False) -> "Path | RemotePath":
     """Where the store is. Raises as :func:`store_of`."""
-    from iceprobe.remote import located
+    from iceprobe.machine.object_storage import located
 
     if result.store.path is None:
         raise IceprobeError(

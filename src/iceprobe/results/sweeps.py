@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from iceprobe.core.specs import parse_spec
 from iceprobe.results.comparison import clear_pairs, level
 from iceprobe.results.schema import Result
 from iceprobe.results.varying import draw_of
-from iceprobe.specs import parse_spec
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
 from iceprobe.results.comparison import shared_headline
 from iceprobe.results.headline import NAMES
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import told, varying
-from iceprobe.text import csv_text, duration
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",

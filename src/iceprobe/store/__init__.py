@@ -1,18 +1,16 @@
 """The feature store: tokens of one frozen backbone on one data set, written once, read often."""
 
-from iceprobe.lazy import lazy
+from iceprobe.core.lazy import lazy
 
 _HOME = {
     "Manifest": "format",
     "Settings": "format",
-    "Plan": "planning",
     "Store": "reader",
     "StoredSplit": "split",
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",
     "live": "live_split",
-    "plan": "planning",
     "repair": "writer",
 }
 

@@ -20,17 +20,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawValue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import multiprocessing
 
-from iceprobe.errors import IceprobeError
-from iceprobe.parentage import end_with
-
-if TYPE_CHECKING:
-    from iceprobe.store.pipeline import Decoded, Work
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.parentage import end_with
+from iceprobe.store.work import Decoded, Work
 
 SECONDS_AN_IMAGE = 120.0  # Pillow's largest image takes a few, from a slow disk some more
 TICK = 0.5  # seconds; counted, not read from a clock, so a machine that slept is no hang
@@ -47,7 +45,7 @@ log = logging.getLogger("iceprobe")
 class Decode(Protocol):
     """Rows of a split → images; calls :func:`looking_at` before each."""
 
-    def __getitem__(self, work: "Work", /) -> "Decoded": ...
+    def __getitem__(self, work: Work, /) -> Decoded: ...
 
 
 def looking_at(row: int) -> None:
@@ -58,14 +56,14 @@ def looking_at(row: int) -> None:
 
 def decoded_in_order(
     decode: Decode,
-    work: Sequence["Work"],
-    names: Callable[["Work", int], str],
+    work: Sequence[Work],
+    names: Callable[[Work, int], str],
     *,
     readers: int,
     ahead: int,
     processes: bool = False,
     pin: bool = False,
-) -> Generator["Decoded", None, None]:
+) -> Generator[Decoded, None, None]:
     """Decode every item of ``work``.
 
     Args:
@@ -107,7 +105,7 @@ class _Dismissed(Exception):
 @dataclass(order=True)
 class _Job:
     number: int  # the oldest is taken first
-    work: "Work | None" = field(compare=False)
+    work: Work | None = field(compare=False)
     future: "Future[Decoded]" = field(default_factory=Future, compare=False)
     reader: "_Reader | None" = field(default=None, compare=False)
 
@@ -118,7 +116,7 @@ class _Crew:
     def __init__(
         self,
         decode: Decode,
-        names: Callable[["Work", int], str],
+        names: Callable[[Work, int], str],
         readers: int,
         processes: bool,
         pin: bool,
@@ -128,12 +126,12 @@ class _Crew:
         self._names = names
         self._readers = [self._start() for _ in range(readers)]
 
-    def submit(self, number: int, work: "Work") -> _Job:
+    def submit(self, number: int, work: Work) -> _Job:
         job = _Job(number, work)
         self._jobs.put(job)
         return job
 
-    def finish(self, job: _Job) -> "Decoded":
+    def finish(self, job: _Job) -> Decoded:
         """The images of ``job``; those at which two readers were lost are bad ones."""
         work, once, lost = job.work, set(), dict[int, str]()
         assert work is not None
@@ -175,7 +173,7 @@ class _Crew:
             reader.thread.join(timeout=5)  # one that hangs is left behind
 
 
-def _awaited(job: _Job) -> "Decoded":
+def _awaited(job: _Job) -> Decoded:
     """Wait for ``job``.
 
     Raises:
@@ -236,7 +234,7 @@ class _Reader:
             raise _Dismissed
         self.at.value = row
 
-    def _asked(self, work: "Work") -> "Decoded":
+    def _asked(self, work: Work) -> Decoded:
         """What the process makes of ``work``."""
         try:
             self._pipe.send(work)

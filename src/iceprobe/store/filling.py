@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Seen
+from iceprobe.datasets.pixels import Seen
+from iceprobe.machine.processes import world
 from iceprobe.store.format import Manifest, ShardRecord, shard_file
 from iceprobe.store.handing_in import collect
 from iceprobe.store.layout import chosen_rows

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from iceprobe.checksums import seal, unseal
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
-from iceprobe.trust import plain_name
+from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import plain_name
+from iceprobe.machine.object_storage import RemotePath
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -170,7 +170,7 @@ class ShardRecord(FileRecord):
     images: they are complete together or not at all.
 
     Attributes:
-        read: what was done to images on the way from their files (`iceprobe.pixels`), and to how
+        read: what was done to images on the way from their files (`iceprobe.datasets.pixels`), and to how
             many; ``None`` in stores from before this was noted.
         largest: the largest value in files of more than 8 bits.
         rounding: which share of the tokens' variance is the error of storing them; ``None`` in

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from iceprobe.checksums import seal, unseal
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
+from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store.format import Manifest, ShardRecord, publish, write_manifest
 
 FOLDER = "handed-in"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Seen
+from iceprobe.datasets.pixels import Seen
+from iceprobe.machine.free_memory import available_memory
 from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
-from iceprobe.store.free_memory import available_memory
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from iceprobe import assumptions
-from iceprobe.pixels import BAND_LEFT_OUT, DEEP, FIRST_FRAME, FULL, ON_WHITE, TURNED, Seen, seen
+from iceprobe.core import assumptions
+from iceprobe.datasets.pixels import (
+    BAND_LEFT_OUT,
+    DEEP,
+    FIRST_FRAME,
+    FULL,
+    ON_WHITE,
+    TURNED,
+    Seen,
+    seen,
+)
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.decoding import is_ordinary
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest, write_manifest
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.lock import exclusive
 from iceprobe.store.pipeline import decode_threads
 
 log = logging.getLogger("iceprobe")

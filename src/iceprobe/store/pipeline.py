@@ -14,7 +14,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,15 +23,16 @@ from PIL import Image
 from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
-from iceprobe.errors import IceprobeError
-from iceprobe.pixels import Seen, seen, upright_boxes
+from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, looking_at
 from iceprobe.store.format import Settings, Shape
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.noted import NAMED
 from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
+from iceprobe.store.work import Decoded, Work
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -42,32 +43,6 @@ OnBadImage = Literal["fail", "skip"]
 Progress = Callable[[str, int, int], None] | None
 
 log = logging.getLogger("iceprobe")
-
-
-@dataclass(frozen=True)
-class Work:
-    """One forward pass to make: ``rows (b,)`` of a split, which belong to shard ``number``."""
-
-    split: str
-    number: int
-    rows: np.ndarray
-    last: bool  # of its shard
-    views: int = 1  # to make of each image, the evaluation view first
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Images as the backbone sees them, and which of the rows asked for they are."""
-
-    images: Tensor  # (V, b, C, S, S) float32, the evaluation view first
-    rows: np.ndarray  # (b,)
-    boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
-    masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
-    bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
-    seen: list[Seen] = field(default_factory=list)  # what was done to each that could
-
-    def pin_memory(self) -> "Decoded":
-        return replace(self, images=self.images.pin_memory())
 
 
 _FLAGS = ("finite", "fits", "rounding")  # of `forward`, which aren't stored

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import name_hosts
 from iceprobe.datasets.base import Dataset
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, scratch_folder
+from iceprobe.machine.folder_lock import exclusive
+from iceprobe.machine.object_storage import RemotePath, scratch_folder
+from iceprobe.machine.processes import world
 from iceprobe.store import remote
 from iceprobe.store.format import (
     MANIFEST,
@@ -27,11 +29,9 @@ from iceprobe.store.format import (
 )
 from iceprobe.store.handing_in import collect, hand_in
 from iceprobe.store.layout import split_layout
-from iceprobe.store.lock import exclusive
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
 from iceprobe.store.shards import shard_bytes
-from iceprobe.trust import name_hosts
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone

@@ -11,7 +11,7 @@ stored, where a float16 scale would round by 2⁻¹¹ more, and loses its digits
 import torch
 from torch import Tensor
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store.shards import fresh
 
 LARGEST = 127

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from iceprobe.checksums import sha256
+from iceprobe.core.checksums import sha256
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.core.trust import name_hosts
 from iceprobe.datasets.base import Dataset
-from iceprobe.descriptors import TOO_MANY
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, located
-from iceprobe.specs import unknown
+from iceprobe.machine.object_storage import RemotePath, located
+from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit
-from iceprobe.trust import name_hosts
 
 
 class Store:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from iceprobe.backbones import BACKBONES, Backbone, load_backbone
 from iceprobe.backbones.registry import has_run
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
-from iceprobe.specs import parse_spec
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
+from iceprobe.core.trust import REMEDY
+from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
-from iceprobe.trust import REMEDY
 
 Place = Path | RemotePath | None
 

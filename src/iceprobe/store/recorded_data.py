@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.trust import REMEDY
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.registry import load_dataset, names_elsewhere
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath
-from iceprobe.trust import REMEDY
+from iceprobe.machine.object_storage import RemotePath
 
 
 def recorded_dataset(spec: str, file: Path | RemotePath | None, *, trust: bool = False) -> Dataset:

@@ -7,7 +7,7 @@ whole, whoever wrote it: two writers of one store put the same objects where the
 the same bytes, and where they don't each has its own, of which the last record is the store's. An
 extraction that was killed lists the records and goes on with the shards that have none.
 
-Reading copies shards into a local folder by checksum (:func:`iceprobe.remote.cache_folder`): what
+Reading copies shards into a local folder by checksum (:func:`iceprobe.machine.object_storage.cache_folder`): what
 was copied once is not copied again, whatever store asks, and what is read of a copy is compared as it is in a local store. Everything but patch tokens is at the end
 of a shard and comes by itself, so a probe that reads no patches moves few bytes.
 """
@@ -21,10 +21,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from iceprobe.checksums import SEAL, seal, sha256, unseal
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
-from iceprobe.remote import RemotePath, cache_bytes, cache_folder, scratch_folder
+from iceprobe.core.checksums import SEAL, seal, sha256, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.object_storage import RemotePath, cache_bytes, cache_folder, scratch_folder
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
 from iceprobe.store.layout import Layout, image_bytes, misfit
 from iceprobe.store.shards import HEADER_BYTES, HEADER_PART, Shard

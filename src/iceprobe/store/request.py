@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from iceprobe.backbones.strengths import STRENGTHS
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.core.text import shown
 from iceprobe.datasets.base import Dataset
-from iceprobe.distributed import world
-from iceprobe.errors import IceprobeError
-from iceprobe.specs import unknown
+from iceprobe.machine.processes import world
 from iceprobe.store.format import (
     TRAIN,
     BackboneRecord,
@@ -27,7 +28,6 @@ from iceprobe.store.format import (
     SplitRecord,
     TokenDtype,
 )
-from iceprobe.text import shown
 
 if TYPE_CHECKING:
     import torch

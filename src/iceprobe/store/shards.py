@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.checksums import sha256, tell_once
-from iceprobe.descriptors import opened
-from iceprobe.documents import parse_json
-from iceprobe.errors import IceprobeError
+from iceprobe.core.checksums import sha256, tell_once
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.open_files import opened
 from iceprobe.store.format import FileRecord, publish
 
 CHECKS = "checks"  # tensor (n, CHECK_BYTES) uint8: the start of each image's sha256 of its patches

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.errors import IceprobeError
+from iceprobe.core.errors import IceprobeError
 from iceprobe.store.format import Shape
 from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise

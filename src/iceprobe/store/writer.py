@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from iceprobe.arguments import checked
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
-from iceprobe.distributed import first, world
-from iceprobe.errors import IceprobeError
-from iceprobe.progress import Told, callback, shows_progress
-from iceprobe.remote import RemotePath, located
-from iceprobe.specs import unknown
+from iceprobe.machine.folder_lock import exclusive, sweep
+from iceprobe.machine.object_storage import RemotePath, located
+from iceprobe.machine.processes import first, world
+from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
-from iceprobe.store.lock import exclusive, sweep
 from iceprobe.store.noted import tell_of_files
 from iceprobe.store.outdated import bring_up_to_date
 from iceprobe.store.pipeline import OnBadImage, Progress
@@ -282,7 +282,7 @@ def _filler(engine: str) -> Callable[..., None]:
         return fill
     if engine != "ray":
         raise IceprobeError(unknown("engine", engine, ("local", "ray")))
-    from iceprobe.ray_engine import fill_on_ray
+    from iceprobe.store.ray_shards import fill_on_ray
 
     return fill_on_ray
 

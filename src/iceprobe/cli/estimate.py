@@ -1,0 +1,267 @@
+"""What a run would cost, measured and in words: a line before it, a table of `plan`."""
+
+from typing import TYPE_CHECKING
+
+from iceprobe.cli.config import PlanConfig, RunConfig
+from iceprobe.cli.console import console
+from iceprobe.cli.stages import check_fit, extraction_options
+from iceprobe.core.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from iceprobe.backbones import Backbone
+    from iceprobe.cost import FitPlan, Plan
+    from iceprobe.cost.search import SearchPlan
+    from iceprobe.datasets import Dataset
+
+
+def estimate(
+    backbone: "Backbone", dataset: "Dataset | int", config: RunConfig, measure_seconds: float
+) -> tuple["Plan", "FitPlan"]:
+    """The cost of extraction and of the fit, each measured for about ``measure_seconds``.
+
+    Raises:
+        IceprobeError: for what ``extract`` or ``fit`` would refuse.
+    """
+    import numpy as np
+
+    import iceprobe
+
+    paper = config if isinstance(config, PlanConfig) else None
+    classes = (paper and paper.classes) or 0
+    if isinstance(dataset, int):
+        # Labels are looked at by draws alone, and 10⁹ of them take 8 GB.
+        labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
+        check_fit(config, backbone, [str(c) for c in range(classes)], labels)
+    rate = paper.device_images_per_second if paper else None
+    speed = paper.device_tflops if paper else None
+    disk = paper.disk_gb_per_second if paper else None
+    settings = extraction_options(config)
+    del settings["on_bad_image"]
+    extraction = iceprobe.plan(
+        backbone,
+        dataset,
+        None if config.live else config.features,
+        measure_seconds=measure_seconds,
+        images_per_second=rate,
+        **settings,
+    )
+    fitting = iceprobe.plan_fit(
+        backbone,
+        dataset,
+        config.probe,
+        num_classes=classes or None,
+        budget=config.budget,
+        budget_flops=config.budget_flops,
+        protocol=config.protocol,
+        seeds=config.seeds,
+        replicates=config.replicates,
+        shots=config.shots[0] if config.shots else None,
+        fraction=config.fraction[0] if config.fraction else None,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rates=config.learning_rates,
+        weight_decays=config.weight_decays,
+        min_steps=config.min_steps,
+        halving=config.halving,
+        coordinates=config.coordinates,
+        memory=config.memory,
+        device=config.device,
+        limit=config.limit,
+        tokens=config.tokens,
+        views=config.views or 0,
+        root=config.features,
+        measure_seconds=measure_seconds,
+        here=rate is None and speed is None,
+        bytes_per_second=disk and disk * 1e9,
+        flops_per_second=speed and speed * 1e12,
+    )
+    return extraction, fitting
+
+
+def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) -> None:
+    """One line before a run begins.
+
+    Raises:
+        IceprobeError: for a fit that memory doesn't hold.
+    """
+    extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
+    if fitting.refusal:
+        raise IceprobeError(fitting.refusal)
+    if config.live:
+        seconds = fitting.live_seconds(extraction.images_per_second)
+        console.print(
+            f"plan: {sum(extraction.images.values()):,} images, fit of {fitting.members:,} members "
+            f"live, {_about(seconds)}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return
+    views = f"those of train in {1 + config.views} views, " if config.views else ""
+    console.print(
+        f"plan: {sum(extraction.images.values()):,} images, {views}"
+        f"{_bytes(extraction.bytes_to_write)} to write, "
+        f"extraction {_about(extraction.seconds)}, "
+        f"fit of {fitting.members:,} members {_about(fitting.seconds)}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tuple[str, str]]:
+    """The table: what is estimated, and the number with its circumstances."""
+    rate = extraction.images_per_second
+    views = {"train": f" in {1 + config.views} views"} if config.views else {}
+    counts = extraction.images.items()
+    images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
+    disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
+    memory = _bytes(extraction.memory_bytes)
+    here = extraction.free_bytes is not None or extraction.memory_available is not None
+    if extraction.free_bytes is not None:
+        free = extraction.memory_available
+        disk += f", {_bytes(extraction.free_bytes)} free"
+        memory += f", {_bytes(free)} free" if free is not None else ", free memory unknown"
+    held = _bytes(sum(extraction.patch_bytes.values()))
+    budget = f", budget {_bytes(config.memory)}" if config.memory else ""
+    found = [
+        ("images", images),
+        ("disk", disk),
+        ("memory, extraction", memory),
+        ("memory, to hold all patch tokens", f"{held}{budget}, streamed beyond it"),
+        (
+            "FLOPs, extraction",
+            f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} an image",
+        ),
+        ("FLOPs, fit", f"{_flops(fitting.flops)}, {fitting.members:,} members"),
+        (
+            "time, extraction",
+            f"{_about(extraction.seconds)} at {rate:,.4g} images/s"
+            if rate
+            else "nothing to extract",
+        ),
+    ]
+    if here:
+        found.insert(1, ("feature store", str(extraction.store)))
+    if fitting.search:
+        found.append(("time, k-NN", _searching(fitting.search)))
+    if fitting.solving:
+        alone = _about(fitting.repetitions * fitting.solving)
+        found.append(("time, linear", f"{alone}, solved for its optimum; in the fit's"))
+    if fitting.refusal or not fitting.phases:
+        none = _about(fitting.seconds) if fitting.solving else "no probe is trained"
+        return [*found, ("time, fit", "not run" if fitting.refusal else none)]
+    found.append(("time, an epoch cached", f"{_about(fitting.epoch_seconds)}, {_reading(fitting)}"))
+    if rate:
+        live = fitting.live_epoch_seconds(rate)
+        found.append(("time, an epoch live", f"{_about(live)}, the backbone in every epoch"))
+    epochs = ", ".join(
+        f"{phase.name} {f'{phase.times} × ' if phase.times > 1 else ''}{phase.epochs} × "
+        f"{phase.members:,} members"
+        for phase in fitting.phases
+        if phase.learnt
+    )
+    times = f"{fitting.repetitions} × " if fitting.repetitions > 1 else ""
+    found.append(
+        ("time, fit", f"{_about(fitting.seconds)}, {times}{epochs}; steps {fitting.basis}")
+    )
+    if rate:
+        found.append(("cheaper", verdict(extraction.seconds, fitting, rate)))
+    return found
+
+
+def costs(extraction: "Plan", fitting: "FitPlan", config: PlanConfig) -> list[tuple[str, str]]:
+    """The same in money, at prices that the user gives."""
+    found = []
+    if (hourly := config.dollars_per_hour) is not None:
+        stages = {"extraction": extraction.seconds, "fit": fitting.seconds}
+        if fitting.search:
+            stages["k-NN"] = fitting.search.seconds
+        for name, seconds in stages.items():
+            found.append(
+                (f"cost, {name}", f"{_dollars(seconds / 3600 * hourly)} at ${hourly:g} an hour")
+            )
+    if (monthly := config.dollars_per_tb_month) is not None:
+        price = _dollars(extraction.store_bytes / 1e12 * monthly)
+        found.append(("cost, store", f"{price} a month at ${monthly:g} a terabyte"))
+    return found
+
+
+def verdict(extraction_seconds: float, fitting: "FitPlan", images_per_second: float) -> str:
+    """Which way is cheaper over the whole fit and why, in one sentence."""
+    cached = extraction_seconds + fitting.seconds
+    live = fitting.live_seconds(images_per_second)
+    ways = [
+        (cached, f"cached ({_time(extraction_seconds)} once, then {_time(fitting.epoch_seconds)}"),
+        (live, f"live ({_time(fitting.live_epoch_seconds(images_per_second))}"),
+    ]
+    (_, better), (_, worse) = sorted(ways, key=lambda way: way[0])
+    least, most = sorted((cached, live))
+    first = fitting.pays_from(extraction_seconds, images_per_second)
+    pays = (
+        f"the store pays for itself from epoch {first:,} of {fitting.epochs:,} on"
+        if first is not None and first <= fitting.epochs
+        else f"the store would pay for itself from epoch {first:,} on and there are {fitting.epochs:,}"
+        if first is not None
+        else "reading the store takes longer than the backbone, so it never pays for itself"
+    )
+    return f"{better} an epoch) takes {_time(least)}, {worse} an epoch) {_time(most)}: {pays}"
+
+
+def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
+    """What this machine lacks."""
+    found = []
+    if extraction.free_bytes is not None and not extraction.fits_disk:
+        found.append(
+            f"the disk of {extraction.store.parent} lacks "
+            f"{_bytes(extraction.bytes_to_write - extraction.free_bytes)}: take another "
+            "--features folder, a --limit, or probes that read no patches"
+        )
+    if not extraction.fits_memory:
+        lacking = extraction.memory_bytes - (extraction.memory_available or 0)
+        found.append(
+            f"memory lacks {_bytes(lacking)} for extraction: lower --forward-batch-size or "
+            "--workers"
+        )
+    return [*found, *filter(None, [fitting.refusal])]
+
+
+def _searching(search: "SearchPlan") -> str:
+    return (
+        f"{_about(search.seconds)}, {search.comparisons:,} comparisons, {_flops(search.flops)}, "
+        f"{_bytes(search.memory_bytes)} beside the vectors"
+    )
+
+
+def _reading(fitting: "FitPlan") -> str:
+    if fitting.held is None:
+        return "no patch tokens are read"
+    if fitting.held:
+        return "tokens held in memory"
+    if fitting.bytes_per_second is None:
+        return "reading not counted: give --disk-gb-per-second"
+    return f"tokens streamed at {_bytes(round(fitting.bytes_per_second))}/s"
+
+
+def _bytes(number: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(number)
+
+
+def _flops(number: float) -> str:
+    from iceprobe.results.tables import short
+
+    return f"{short(number)}FLOP"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 100 else f"${amount:.2g}"
+
+
+def _time(seconds: float) -> str:
+    from iceprobe.core.text import duration
+
+    return duration(seconds)
+
+
+def _about(seconds: float) -> str:
+    return f"about {_time(seconds)}" if seconds >= 1 else "under a second"

@@ -1,0 +1,106 @@
+"""What Python callers pass: one check of all plain arguments of a public function, by their hints.
+
+A text where a number is wanted, a NaN, a number that no library counts with: one line that names the
+argument, its value and what it takes, before anything is done. What an argument means is the
+function's own to check.
+"""
+
+import functools
+import inspect
+import math
+import numbers
+import os
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import check_text
+from iceprobe.core.text import shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+    Path: "a path",
+    None: "None",
+    types.NoneType: "None",
+}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, with arguments of the plain types of :data:`_WORDS` and lists of them checked.
+
+    Raises:
+        IceprobeError: for one that doesn't fit its hint.
+    """
+    signature = inspect.signature(function)
+    hints = {name: _choices(each.annotation) for name, each in signature.parameters.items()}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            choices = hints[name]
+            if choices is not None and not any(_fits(value, one) for one in choices):
+                takes = " or ".join(dict.fromkeys(map(_words, choices)))
+                raise IceprobeError(f"{function.__name__}({name}={shown(value)}): give {takes}")
+            if isinstance(value, str | Path):
+                check_text(str(value), f"{function.__name__}: {name}=")
+            if choices is not None and int in choices and isinstance(value, float):
+                given.arguments[name] = int(value)  # 1e6 is one
+        return function(*given.args, **given.kwargs)
+
+    return call
+
+
+def _choices(hint: Any) -> list[Any] | None:
+    """The types that an argument may have, or ``None`` where not all of them are plain."""
+    found = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+    return found if all(_plain(one) for one in found) else None
+
+
+def _plain(hint: Any) -> bool:
+    if get_origin(hint) is Sequence:
+        return all(one in (int, float, str) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return all(isinstance(one, str) for one in get_args(hint))
+    return isinstance(hint, type | None) and hint in _WORDS
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Sequence:
+        (of,) = get_args(hint)
+        try:
+            return not isinstance(value, str | bytes) and all(_fits(one, of) for one in value)
+        except TypeError:  # it has no parts
+            return False
+    if get_origin(hint) is Literal:
+        return isinstance(value, str)  # which one is the function's own to say
+    if hint in (int, float):
+        try:
+            number = float(value) if isinstance(value, numbers.Real) else math.nan
+        except OverflowError:
+            return False
+        return math.isfinite(number) and (hint is float or _whole(number))
+    if hint is bool:
+        return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # of numpy
+    if hint is Path:
+        return isinstance(value, os.PathLike)
+    return isinstance(value, type(None) if hint is None else hint)
+
+
+def _whole(number: float) -> bool:
+    return number.is_integer() and abs(number) < 2**63
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Sequence:
+        (of,) = get_args(hint)
+        return f"a list of {'texts' if of is str else 'numbers'}"
+    return "a text" if get_origin(hint) is Literal else _WORDS[hint]

@@ -1,0 +1,186 @@
+"""Whether a file is as it was written: digests beside it, or in it.
+
+- A file that another one names is compared with the bytes and sha256 recorded there (`Digest`).
+- A JSON document carries the sha256 of its own content (`seal`, `unseal`): a changed digit is found
+  as well as a changed file, and so is an edit by hand.
+- Tensors that no document names yet (a fit under way) carry theirs in the header of their file
+  (`tensors_digest`).
+- Files that come with the package stand in a list beside them, ``SHA256SUMS``, as ``sha256sum``
+  writes and checks it (`listed`).
+
+What an earlier version wrote carries none of these. It opens, and `unverified` says so, once.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from iceprobe.core.assumptions import tell
+from iceprobe.core.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEAL = "sha256"  # of a document's other content
+SUMS = "SHA256SUMS"
+
+
+class Digest(BaseModel):
+    """Length and sha256 of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int = Field(ge=0)
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        return cls(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: Path, expected: Digest | None, remedy: str) -> None:
+    """See that a file is as it was written; one that has no digest is taken as it is, and told.
+
+    A file is read for this once a process, as long as its size and time stay the same.
+
+    Raises:
+        IceprobeError: naming the file and the remedy, if it isn't.
+        OSError: if it can't be read.
+    """
+    if expected is None:
+        return unverified(path)
+    stat = path.stat()
+    if stat.st_size != expected.bytes:
+        reason = f"it has {stat.st_size:,} bytes instead of {expected.bytes:,}"
+    else:
+        found = _sha256_once(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if found == expected.sha256:
+            return
+        reason = f"its checksum is {found[:12]}, not {expected.sha256[:12]}"
+    raise IceprobeError(f"{path} isn't what was written: {reason}; {remedy}")
+
+
+@functools.lru_cache(4096)
+def _sha256_once(path: Path, *state: int) -> str:
+    return sha256(path)
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """``document``, ready for JSON, with the digest of its content."""
+    return {SEAL: _content_digest(document)} | dict(document)
+
+
+def unseal(document: Mapping[str, Any], path: object, remedy: str) -> dict[str, Any]:
+    """``document`` as it was before it was sealed.
+
+    Args:
+        path: where it was read, for the error.
+        remedy: what to do.
+
+    Raises:
+        IceprobeError: if its content isn't what was sealed.
+    """
+    content = dict(document)
+    sealed = content.pop(SEAL, None)
+    if sealed is None:
+        unverified(path)
+    elif sealed != _content_digest(content):
+        raise IceprobeError(
+            f"{path} is damaged or was changed by hand: its checksum is not that of its content; "
+            f"{remedy}"
+        )
+    return content
+
+
+def _content_digest(document: Mapping[str, Any]) -> str:
+    read_again = json.loads(json.dumps(document))  # keys that are numbers become text, and sort so
+    text = json.dumps(read_again, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, "Tensor"], description: str) -> str:
+    """Sha256 over tensors with their names, dtypes and shapes, and the text that goes with them."""
+    import torch
+
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, "Tensor"],
+    metadata: Mapping[str, str] | None,
+    described: str,
+    remedy: str,
+) -> None:
+    """See that a file's tensors, and the text called ``described`` in its header, are as written.
+
+    Raises:
+        IceprobeError: naming the file and the remedy, if they aren't.
+    """
+    found = metadata or {}
+    if SEAL not in found and described in found:
+        return unverified(path)
+    if found.get(SEAL) != tensors_digest(tensors, found.get(described, "")):
+        raise IceprobeError(f"{path} isn't what was written, its checksum is another: {remedy}")
+
+
+def listed(folder: Traversable, name: str) -> bytes:
+    """A file of the package, as its list in the same folder has it.
+
+    Raises:
+        IceprobeError: if it is missing, or isn't the one that was shipped.
+    """
+    file = folder / name
+    try:
+        content = file.read_bytes()
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise IceprobeError(f"{file} or its checksum is missing: install iceprobe again") from error
+    if f"{hashlib.sha256(content).hexdigest()}  {name}" not in lines:
+        raise IceprobeError(
+            f"{file} isn't what comes with iceprobe (its checksum isn't the one in {SUMS}): "
+            "install iceprobe again"
+        )
+    return content
+
+
+def list_files(folder: Path) -> None:
+    """Write ``SHA256SUMS`` of all other files of a folder."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != SUMS)
+    lines = [f"{sha256(file)}  {file.name}\n" for file in files]
+    (folder / SUMS).write_text("".join(lines), encoding="ascii")
+
+
+def unverified(path: object) -> None:
+    """Say, of the first such file of a process, that it is taken as it is."""
+    tell_once(
+        "file",
+        f"{path} is as it was written, and so are other files that carry no checksum (an earlier "
+        "iceprobe wrote none)",
+    )
+
+
+def tell_once(kind: str, line: str) -> None:
+    """Tell what is assumed of many files for the first of them alone."""
+    if kind not in _told:
+        _told.add(kind)
+        tell([line])
+
+
+_told: set[str] = set()

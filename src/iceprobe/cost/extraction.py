@@ -1,0 +1,276 @@
+"""What an extraction will cost, before it is begun: bytes, memory, FLOPs, seconds.
+
+Sizes are exact. Seconds come from running the real pipeline (decoding and forward pass) on images
+of the data set for a few seconds; they hold for the machine as loaded at that moment. On paper, for
+a data set or a machine that isn't there, a number of images and a speed stand in their place.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.base import ArraySplit, Data, Dataset
+from iceprobe.machine.free_memory import available_memory
+from iceprobe.machine.object_storage import located
+from iceprobe.store.filling import WAITING
+from iceprobe.store.format import (
+    MANIFEST,
+    SHARD_IMAGES,
+    BackboneRecord,
+    DatasetRecord,
+    Manifest,
+    Settings,
+    Shape,
+    SplitRecord,
+    read_manifest,
+)
+from iceprobe.store.layout import chosen_rows, patch_bytes, split_layout, token_layout
+from iceprobe.store.pipeline import decode_threads, extracted_batches, plan_work
+from iceprobe.store.places import bytes_missing, find_finished, free_bytes
+from iceprobe.store.request import choose_device, describe, make_settings
+from iceprobe.store.shards import shard_bytes
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+CPU_BATCH = 8  # images a measured pass on a processor, where speed hardly depends on it
+
+
+class Plan(BaseModel):
+    """What an extraction will cost.
+
+    Attributes:
+        store: folder that the store has or will have, a URL on object storage.
+        images: images of each split, whatever the number of their views.
+        store_bytes: of the finished store.
+        bytes_to_write: of its shards that are still missing; 0 where it is finished.
+        free_bytes: free on that disk; ``None`` for another machine's, and on object storage.
+        patch_bytes: of each split's patch tokens in all views: the memory that holds them for fitting.
+        memory_bytes: of the host that extraction takes: weights and batches in flight.
+        memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
+            another machine.
+        flops: of all forward passes, 2 × multiply-accumulates.
+        flops_per_image: of one.
+        images_per_second: measured or given, views counted one by one; ``None`` where nothing is
+            left to extract.
+        seconds: that the missing shards will take.
+    """
+
+    store: Path | str
+    images: dict[str, int]
+    store_bytes: int
+    bytes_to_write: int
+    free_bytes: int | None
+    patch_bytes: dict[str, int]
+    memory_bytes: int
+    memory_available: int | None
+    flops: int
+    flops_per_image: int
+    images_per_second: float | None
+    seconds: float
+
+    @property
+    def fits_disk(self) -> bool:
+        return self.free_bytes is None or self.bytes_to_write <= self.free_bytes
+
+    @property
+    def fits_memory(self) -> bool:
+        return self.memory_available is None or self.memory_bytes <= self.memory_available
+
+
+@checked
+def plan(
+    backbone: "Backbone",
+    dataset: Data | int,
+    root: str | Path | None = "features/",
+    *,
+    splits: Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    amp: str = "float32",
+    tokens: str = "float16",
+    patches: bool = True,
+    workers: int = 0,
+    limit: int | None = None,
+    shard_images: int = SHARD_IMAGES,
+    views: int = 0,
+    augmentation: str = "paper",
+    measure_seconds: float = 3.0,
+    images_per_second: float | None = None,
+) -> Plan:
+    """What ``extract`` with the same arguments would cost; writes nothing.
+
+    Args:
+        dataset: or, on paper, only its number of training images: they aren't decoded, and boxes
+            and masks aren't counted.
+        root: where a store that is there already is looked for; ``None`` looks for none, as of a
+            live fit.
+        measure_seconds: how long to run the pipeline for; with 0 only one batch after the first.
+        images_per_second: of another machine. Nothing is measured then, and the free disk and
+            memory of this one aren't looked at.
+            The rest as for ``extract``.
+
+    Raises:
+        IceprobeError: for arguments that ``extract`` would refuse, a number of images below 1, or
+            a speed that isn't positive.
+    """
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
+        raise IceprobeError(f"images_per_second={images_per_second}: give a number above 0")
+    if not isinstance(dataset, int):
+        dataset = load_dataset(dataset)
+    target = choose_device(device)
+    settings = make_settings(
+        batch_size=batch_size,
+        device=target.type,
+        amp=amp,
+        tokens=tokens,
+        patches=patches,
+        shard_images=shard_images,
+        views=views,
+        augmentation=augmentation,
+    )
+    here = images_per_second is None
+    if isinstance(dataset, int):
+        images = dataset if limit is None else min(limit, dataset)
+        manifest = _on_paper(backbone, images, settings)
+        path = located(root or ".") / manifest.folder
+    else:
+        wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
+        place = located(root or ".")
+        path = (root and find_finished(place, wanted)) or place / wanted.folder
+        manifest = read_manifest(path) if root and (path / MANIFEST).exists() else wanted
+    left = _images_left(manifest)
+    flops = 2 * (backbone.to(target) if here else backbone).macs()
+    rate = images_per_second if left else None
+    if left and here:
+        rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds)
+    return Plan(
+        store=path if isinstance(path, Path) else str(path),
+        images={name: split.images for name, split in manifest.splits.items()},
+        store_bytes=_store_bytes(manifest),
+        bytes_to_write=bytes_missing(manifest),
+        free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
+        patch_bytes=_patch_bytes(manifest),
+        memory_bytes=_memory_bytes(backbone, manifest, target, workers),
+        memory_available=available_memory() if here else None,
+        flops=flops * left,
+        flops_per_image=flops,
+        images_per_second=rate,
+        seconds=left / rate if rate else 0.0,
+    )
+
+
+def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest:
+    """The manifest of a store of so many training images of which nothing else is known."""
+    if images < 1:
+        raise IceprobeError(f"images={images}: take a number of images above 0")
+    return Manifest(
+        backbone=BackboneRecord.of(backbone, identity={}),
+        dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
+        settings=settings,
+        shape=Shape.of(backbone),
+        splits={"train": SplitRecord(images=images, listed=images, content={}, boxes=False)},
+        versions={},
+    )
+
+
+def _images_left(manifest: Manifest) -> int:
+    """Forward passes to make: an image counts once for each of its views."""
+    return sum(
+        manifest.settings.views_of(name) * manifest.rows_missing(name) for name in manifest.splits
+    )
+
+
+def _store_bytes(manifest: Manifest) -> int:
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    return sum(file.bytes for shard in shards for file in shard.files) + bytes_missing(manifest)
+
+
+def _patch_bytes(manifest: Manifest) -> dict[str, int]:
+    layout = token_layout(manifest.shape, manifest.settings)
+    each = patch_bytes(layout)
+    views_of = manifest.settings.views_of
+    return {name: views_of(name) * split.images * each for name, split in manifest.splits.items()}
+
+
+def _memory_bytes(
+    backbone: "Backbone", manifest: Manifest, device: torch.device, workers: int
+) -> int:
+    """Weights (where they are on the host), images decoded ahead, batches of tokens in flight.
+
+    An image stands for as many as it has views. Masks are kept until their shard is written.
+    """
+    settings, preprocessing = manifest.settings, backbone.preprocessing
+    image = 4 * preprocessing.channels * preprocessing.image_size**2
+    decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
+    stored = shard_bytes(
+        1, max((split_layout(manifest, name) for name in manifest.splits), key=len)
+    )
+    made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
+    weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
+    views = max(map(settings.views_of, manifest.splits))
+    in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made
+    masked = [settings.shard_images for record in manifest.splits.values() if record.masks]
+    masks = 2 * max(masked, default=0) * preprocessing.image_size**2  # the parts, then the whole
+    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + masks
+
+
+def _measure(
+    backbone: "Backbone",
+    dataset: Dataset | int,
+    manifest: Manifest,
+    device: torch.device,
+    workers: int,
+    seconds: float,
+) -> float:
+    """Images a second of decoding and forward pass, after a first batch that isn't counted."""
+    settings = manifest.settings
+    if device.type == "cpu":
+        settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
+    if isinstance(dataset, int):
+        dataset = _noise(settings.batch_size, backbone.preprocessing.image_size)
+        manifest = _on_paper(backbone, settings.batch_size, settings)
+    name = max(manifest.splits, key=lambda split: manifest.splits[split].images)
+    record = manifest.splits[name]
+    rows = chosen_rows(record.listed, record.images)
+    rows = np.resize(rows, max(len(rows), 2 * settings.batch_size))  # at least two batches
+    shards = range(-(-len(rows) // settings.shard_images))
+    work = [item for number in shards for item in plan_work(name, rows, number, settings)]
+    batches = extracted_batches(
+        backbone,
+        dataset.splits,
+        work,
+        settings=settings,
+        device=device,
+        workers=workers,
+        on_bad_image="skip",
+        tell=False,
+    )
+    images, started = 0, 0.0
+    with contextlib.closing(batches):
+        for number, batch in enumerate(batches):
+            if number == 0:
+                started = time.perf_counter()
+                continue
+            images += batch.work.views * len(batch.work.rows)
+            if (elapsed := time.perf_counter() - started) > seconds:
+                break
+    return images / max(elapsed, 1e-9)
+
+
+def _noise(images: int, side: int) -> Dataset:
+    """Decoded grey images of the size that the backbone takes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (images, side, side), dtype=np.uint8)
+    names = [f"{row}" for row in range(images)]
+    split = ArraySplit("train", pixels, np.zeros(images), names)
+    return Dataset("", "noise", ["noise"], {"train": split})

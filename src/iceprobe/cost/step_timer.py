@@ -1,0 +1,215 @@
+"""Seconds of a training step on this machine, from running a few real ones on random tokens.
+
+    seconds(members) ≈ seconds(few) + (members − few) · slope
+
+The groups, the batches and the thread that gathers them ahead are those of a fit; only the tokens
+are noise. Where whole steps don't fit into the time given, fewer settings of the grid or fewer
+images are run, and a straight line through two sizes gives the rest: a step costs something by
+itself (optimiser, launching), and then in proportion to its members and its images.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iceprobe.fitting.engine import Crowd, predict
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.whitening import Whitening
+from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.registry import VECTORS
+from iceprobe.protocols.grids import Grid
+from iceprobe.protocols.protocol import Protocol
+from iceprobe.store.format import Settings
+from iceprobe.store.format import Shape as StoredShape
+from iceprobe.store.layout import token_layout
+from iceprobe.store.split import StoredSplit, memory_split
+
+FEW_IMAGES = 16
+TOKENS_AT_ONCE = 2**30  # bytes of a measured batch in float32, at most
+POOL_BYTES = 2**26  # of the noise that batches are gathered from: more than a cache holds
+MOST_ROWS = 4096
+BATCHES = 8  # an epoch of the rehearsal
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one batch: a training step, and a look without learning."""
+
+    train: float
+    look: float
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """Steps of a fit.
+
+    Attributes:
+        one: with one setting of the grid, all seeds.
+        grid: with all settings.
+        settings: how many of them were run.
+        images: of a batch that was run.
+    """
+
+    one: Step
+    grid: Step
+    settings: int
+    images: int
+
+
+#: Settings of the grid, images of a batch, seconds to spend → their step.
+Runner = Callable[[int, int, float], Step]
+
+
+def rehearse(run: Runner, settings: int, images: int, most: int, seconds: float) -> Rehearsed:
+    """Steps of ``images`` with one and with all ``settings``, in about ``seconds``.
+
+    Args:
+        run: runs steps of a size; see :data:`Runner`.
+        settings: of the grid.
+        images: of a batch.
+        most: images that a batch of the rehearsal may have.
+        seconds: to spend; a step to warm up, one that counts and a look are taken in any case.
+    """
+    few = min(FEW_IMAGES, images, most)
+    least = run(1, few, seconds / 10)
+    rounds = 2 * least.train + least.look  # what a run takes at least
+    room = int(few * 0.3 * seconds / rounds)  # images, were every step's seconds its images'
+    size = min(images, most, max(few, room))
+    one = least if size == few else run(1, size, 0.2 * seconds)
+    rounds = 2 * one.train + one.look
+    count = min(settings, max(1, int(0.6 * seconds / rounds)))
+    some = one if count == 1 else run(count, size, 0.6 * seconds)
+    grid = line((1, one), (count, some), settings)
+    if size < images:  # the grid's step grows with the images as that of one setting does
+        larger = line((few, least), (size, one), images)
+        grid = Step(
+            grid.train * larger.train / one.train,
+            grid.look * larger.look / one.look,
+        )
+        one = larger
+    return Rehearsed(one, grid, count, size)
+
+
+def line(a: tuple[int, Step], b: tuple[int, Step], at: int) -> Step:
+    """The step at size ``at`` on the line through ``a`` and ``b``, which isn't let fall.
+
+    Of one size alone seconds are taken to be in proportion to it.
+    """
+    (x, first), (y, second) = a, b
+
+    def seconds(f: float, s: float) -> float:
+        return s * at / y if x == y else s + max(0.0, s - f) * (at - y) / (y - x)
+
+    return Step(seconds(first.train, second.train), seconds(first.look, second.look))
+
+
+class Steps:
+    """Runs real steps of a fit on random tokens: a :data:`Runner`.
+
+    Args:
+        grids: of each probe.
+        seeds: of each setting.
+        protocol: of the fit.
+        shape, stored: of the probes and of the tokens.
+        settings: of the store.
+        device, amp: where and in which dtype the fit runs.
+    """
+
+    def __init__(
+        self,
+        grids: Mapping[str, Grid],
+        seeds: int,
+        protocol: Protocol,
+        *,
+        shape: Shape,
+        stored: StoredShape,
+        settings: Settings,
+        device: torch.device,
+        amp: torch.dtype,
+    ):
+        self.grids, self.seeds, self.protocol = grids, seeds, protocol
+        self.shape, self.stored, self.device, self.amp = shape, stored, device, amp
+        self.inputs = {shape.build(label).input for label in grids}
+        patches = any(name.endswith("patches") for name in self.inputs)
+        self.split = noise(stored, settings.model_copy(update={"patches": patches}))
+
+    def members(self, settings: int) -> list[Member]:
+        """Of the first ``settings`` of each grid."""
+        return [
+            Member(label, rate, decay, seed)
+            for label, grid in self.grids.items()
+            for rate, decay in grid.points[:settings]
+            for seed in range(self.seeds)
+        ]
+
+    def __call__(self, settings: int, images: int, seconds: float) -> Step:
+        groups = make_groups(
+            self.members(settings),
+            self.shape,
+            self.device,
+            self._whitenings(),
+            self._coordinates(),
+        )
+        crowd = Crowd(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
+        rows = np.resize(np.arange(len(self.split)), BATCHES * images)
+        feed = Feed(self.split, rows, self.inputs, self.device, self.amp)
+        train = self._train(crowd, feed, images, seconds)
+        batches = [next(feed.in_order(images))]
+        began = self._now()
+        predict(groups, batches, 1)
+        return Step(train, self._now() - began)
+
+    def _train(self, crowd: Crowd, feed: Feed, images: int, seconds: float) -> float:
+        """Mean seconds of a step after a first one."""
+        steps, began = -1, 0.0
+        while True:
+            for batch in feed.shuffled(images, 0, steps + 1):
+                crowd.train_step(batch)
+                steps += 1
+                now = self._now()
+                if steps == 0:
+                    began = now
+                elif now - began >= seconds:
+                    return (now - began) / steps
+
+    def _whitenings(self) -> dict[str, Whitening]:
+        """Whitening that changes nothing and costs what another does."""
+        if self.protocol.whitening is None:
+            return {}
+        widths = {name: self.shape.vectors.get(name, self.shape.dim) for name in self.inputs}
+        return {
+            name: Whitening(torch.zeros(width), torch.ones(width), torch.eye(width))
+            for name, width in widths.items()
+            if name in VECTORS
+        }
+
+    def _coordinates(self) -> dict[str, Coordinates]:
+        """Likewise."""
+        if self.protocol.coordinates == "raw":
+            return {}
+        zero, one = torch.zeros(self.shape.dim), torch.ones(self.shape.dim)
+        neutral = Coordinates(zero, one, 1.0, zero, one)
+        return {name: neutral for name in self.inputs if name not in VECTORS}
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def noise(shape: StoredShape, settings: Settings) -> StoredSplit:
+    """A split of random tokens in memory, with as many images as `POOL_BYTES` hold."""
+    layout = token_layout(shape, settings)
+    each = sum(dtype.itemsize * torch.Size(size).numel() for dtype, size in layout.values())
+    images = max(2, min(MOST_ROWS, POOL_BYTES // each))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(1, *size, generator=generator).to(dtype).repeat(images, *[1] * len(size))
+        for name, (dtype, size) in layout.items()
+    }
+    number = torch.arange(images)
+    return memory_split({**tensors, "label": torch.zeros_like(number), "index": number}, shape)

@@ -1,0 +1,299 @@
+"""From what an image file holds to 8 bits a channel: one rule each for depth, transparency and turn.
+
+The rules are those of docs/images.md. What a file doesn't say (which value is white, what lies
+behind transparent pixels) is said by a :class:`Reading`, or refused where a picture would be lost.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from json import dumps
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.core.errors import IceprobeError
+
+FULL = 65535  # of 16 bits
+ALPHA = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
+ORIENTATION = 0x0112  # the EXIF tag, whose values say how to turn what is stored
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SEEN = "iceprobe"  # key of an image's info
+
+# What is noted of an image, and counted in the store's manifest.
+TURNED = "turned upright"
+ON_WHITE = "laid on white"
+FIRST_FRAME = "first frame of several"
+DEEP = "16 bits to 8"
+BAND_LEFT_OUT = "band beyond RGB left out"
+
+
+class Unreadable(Exception):
+    """A picture that would be lost: what is wrong with it and what to do, without its name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What isn't in the files themselves; ``None`` is the rule, and refuses what it would lose.
+
+    Attributes:
+        scale: the value that stands for white in files of more than 8 bits; 65535 in 16 bits where
+            nothing is said.
+        alpha: what transparent pixels are laid on, ``"white"`` (the rule) or ``"black"``;
+            ``"drop"`` takes the colours that are stored under them.
+        orientation: ``"upright"`` (the rule): turned as the EXIF tag says; ``"ignore"``: as stored.
+    """
+
+    scale: float | None = None
+    alpha: str | None = None
+    orientation: str | None = None
+
+    def said(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def mark(self, fingerprint: str) -> str:
+        """A split's fingerprint, another one where options were given: they change pixels."""
+        if not (said := self.said()):
+            return fingerprint
+        return sha256(f"{fingerprint} {dumps(said, sort_keys=True)}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was done to an image beyond decoding it.
+
+    Attributes:
+        done: of the words above, and the colours that were converted.
+        largest: the largest value of a file of more than 8 bits.
+        turn: the EXIF tag by which it was turned, 1 if it wasn't.
+    """
+
+    done: tuple[str, ...] = ()
+    largest: float | None = None
+    turn: int = 1
+
+
+@dataclass
+class Notes:
+    """What is noted on the way from a file to a picture."""
+
+    done: list[str] = field(default_factory=list)
+    largest: float | None = None
+    turn: int = 1
+
+
+def seen(image: Image.Image) -> Seen:
+    """What :func:`finished` did to an image; nothing where it was made in another way."""
+    return image.info.get(_SEEN, Seen())
+
+
+def finished(
+    image: Image.Image, reading: Reading, notes: Notes, known_scale: float | None = None
+) -> Image.Image:
+    """A decoded image in 8 bits a channel without transparency, upright.
+
+    Args:
+        image: as Pillow has it after ``load()``.
+        reading: what the file doesn't say.
+        notes: taken over into what :func:`seen` tells of the result.
+        known_scale: white, where the file says it.
+
+    Raises:
+        Unreadable: if the picture would be lost.
+    """
+    tag = 1 if reading.orientation == "ignore" else orientation(image)
+    image = _flat(_eight_bit(image, reading, notes, known_scale), reading.alpha, notes)
+    if image.mode in ("CMYK", "YCbCr", "LAB"):
+        notes.done.append(f"{image.mode} to RGB")
+    if image.mode == "LAB":  # which Pillow doesn't turn to grey
+        image = image.convert("RGB")
+    if tag in TURNS:
+        image = turned(image, tag)
+        image.info = {}  # the tag with them: whoever reads it again would turn again
+        notes.turn = tag
+        notes.done.append(TURNED)
+    if notes.done:
+        image.info[_SEEN] = Seen(tuple(notes.done), notes.largest, notes.turn)
+    return image
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """A picture given in Python, in 8 bits a channel without transparency; it is not turned.
+
+    Raises:
+        IceprobeError: if it would be lost.
+    """
+    try:
+        return _flat(_eight_bit(image, Reading(), Notes(), None), None, Notes())
+    except Unreadable as error:
+        raise IceprobeError(
+            f"a picture of mode {image.mode} {error} (or give it in 8 bits, mode RGB or L)"
+        ) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF tag; 1 (as stored) where there is none."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 (a block of metadata that can't be parsed says nothing)
+        return 1
+
+
+def turned(image: Image.Image, tag: int) -> Image.Image:
+    """The image as stored → as its EXIF tag wants it shown."""
+    return image.transpose(TURNS[tag]) if tag in TURNS else image
+
+
+def upright_boxes(boxes: np.ndarray, turn: int, size: tuple[int, int]) -> np.ndarray:
+    """Boxes on the pixels as stored → boxes on the image as turned.
+
+    Args:
+        boxes: ``(k, 4)`` as x0, y0, x1, y1.
+        turn: the EXIF tag.
+        size: width and height of the turned image.
+    """
+    if turn not in TURNS:
+        return boxes
+    width, height = size
+    x0, y0, x1, y1 = np.asarray(boxes).T
+    if turn >= 5:  # rows became columns
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if turn in (2, 3, 6, 7):
+        x0, x1 = width - x1, width - x0
+    if turn in (3, 4, 7, 8):
+        y0, y1 = height - y1, height - y0
+    return np.stack([x0, y0, x1, y1], 1)
+
+
+def joined(high: Image.Image, low: Image.Image) -> np.ndarray:
+    """Upper and lower bytes of a colour image of 16 bits → its values ``(H, W, C)``."""
+    return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+
+
+def eight_bit_colours(
+    values: np.ndarray, reading: Reading, notes: Notes, has_alpha: bool
+) -> Image.Image:
+    """Values ``(H, W, C)`` of 16 bits → 8 bits."""
+    colours, alpha = (
+        (values[..., :-1], values[..., -1:]) if has_alpha else (values, values[..., :0])
+    )
+    bands = [_scaled(colours, reading.scale, notes)]
+    if has_alpha:  # opaque is the full range, unless that is the colours' own
+        own = reading.scale if reading.scale and alpha.max() <= reading.scale else FULL
+        bands.append(_scaled(alpha, own, Notes()))
+    return Image.fromarray(np.concatenate(bands, -1))
+
+
+def raw_mode(tile: Any) -> str:
+    """How a file's pixels are laid out, as Pillow's decoder is told."""
+    args = tile.args
+    return str((args[0] if args else "") if isinstance(args, tuple) else args)
+
+
+def low_bytes(tile: Any) -> Any | None:
+    """The tile from which Pillow reads the lower bytes where this one gives the upper; or ``None``."""
+    mode = raw_mode(tile)
+    bands, _, order = mode.partition(";16")
+    if bands not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
+        return None
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    other = f"{bands};16{'B' if order == 'L' else 'L'}"
+    args = (other, *tile.args[1:]) if isinstance(tile.args, tuple) else other
+    return tile._replace(args=args)
+
+
+def _eight_bit(
+    image: Image.Image, reading: Reading, notes: Notes, known_scale: float | None
+) -> Image.Image:
+    deep = image.mode.startswith("I;16")
+    if known_scale is not None and (deep or image.mode == "I"):
+        notes.done.append(DEEP)
+        return Image.fromarray(_scaled(np.asarray(image), known_scale, Notes()))
+    if deep:
+        return Image.fromarray(_scaled(np.asarray(image), reading.scale, notes))
+    if image.mode in ("I", "F"):
+        if reading.scale is None:
+            raise Unreadable(
+                "has 32-bit pixels of unknown range: say which value is white with scale= "
+                "(scale=1.0 for floats from 0 to 1), or convert it to 8 bits"
+            )
+        return Image.fromarray(_scaled(np.asarray(image), reading.scale, notes))
+    return image
+
+
+def _scaled(values: np.ndarray, scale: float | None, notes: Notes) -> np.ndarray:
+    """Values of more than 8 bits → uint8; of d bits the upper eight.
+
+    Raises:
+        Unreadable: for values that ``scale`` doesn't reach, and where all become black.
+    """
+    low, high = float(values.min()), float(values.max())
+    notes.largest = high
+    notes.done.append(DEEP)
+    white = FULL if scale is None else scale
+    if not (low >= 0 and high <= white):
+        raise Unreadable(
+            f"has values from {low:g} to {high:g} where white is {white:g}: pass another scale="
+        )
+    if scale is None and 0 < high <= 255:
+        raise Unreadable(
+            f"has 16 bits and no value above {high:g}, so it would be black: pass scale=255 if "
+            "its values have 8 bits, scale=65535 if it is that dark"
+        )
+    if not np.issubdtype(values.dtype, np.integer) or white != int(white):
+        return np.rint(values * (255 / white)).astype(np.uint8)
+    if white == FULL:
+        return (values // 256).astype(np.uint8)
+    return (values.astype(np.int64) * 256 // (int(white) + 1)).astype(np.uint8)
+
+
+def _flat(image: Image.Image, alpha: str | None, notes: Notes) -> Image.Image:
+    """The image without transparency."""
+    if not image.has_transparency_data:
+        return image
+    full = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+    stored = _without_alpha(image)
+    if full.getchannel("A").getextrema() == (255, 255):
+        return stored
+    if alpha == "drop":
+        notes.done.append("transparency dropped")
+        return stored
+    colour = alpha or "white"
+    notes.done.append(f"laid on {colour}")
+    ground = Image.new("RGBA", image.size, ALPHA[colour])
+    ground.alpha_composite(full)
+    made = ground.convert("RGB")
+    if alpha is None and _is_blank(made) and not _is_blank(full):
+        raise Unreadable(
+            "is all white when its transparent pixels are laid on white: pass alpha=black, or "
+            "alpha=drop for the colours stored under them"
+        )
+    return made
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """What is stored beside the transparency, as Pillow's own conversion to RGB takes it."""
+    if image.mode in ("LA", "La"):
+        return image.convert("LA").getchannel("L")
+    if image.mode in ("P", "L", "RGB", "1"):
+        made = image.copy()
+        made.info.pop("transparency", None)
+        if made.mode == "P" and made.has_transparency_data:  # a palette with alpha of its own
+            made = made.convert("RGBA").convert("RGB")
+        return made
+    return image.convert("RGBA").convert("RGB")
+
+
+def _is_blank(image: Image.Image) -> bool:
+    return all(low == high for low, high in image.getextrema())  # type: ignore[misc]

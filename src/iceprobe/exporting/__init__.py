@@ -1,0 +1,15 @@
+"""Export: a fitted probe with its backbone as one folder, images → logits, and what runs it."""
+
+from iceprobe.core.lazy import lazy
+
+_HOME = {
+    "Card": "card",
+    "ExportedProbe": "exported",
+    "Predicted": "prediction",
+    "export": "writing",
+    "load_probe": "exported",
+    "predict": "prediction",
+}
+
+__all__ = list(_HOME)
+__getattr__ = lazy(__name__, _HOME)

@@ -1,0 +1,113 @@
+"""``model.json``: what an exported folder holds, where it comes from, and how it is put together."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from iceprobe.core.checksums import seal, sha256, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import json_bytes
+from iceprobe.core.trust import refuse_leading_out
+from iceprobe.results.schema import Fraction
+from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Name, Shape
+
+FORMAT_VERSION = 1
+CARD = "model.json"
+PROBE, BACKBONE, ONNX = "probe.safetensors", "backbone.safetensors", "model.onnx"
+
+
+class Measured(BaseModel):
+    """What the probe scored in its run."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    top1: Fraction  # of the exported seed
+    mean: Fraction  # over all seeds of the run
+    dataset: str  # spec
+    split: str
+    images: int | None
+    protocol: str
+    selected_on: str
+    training_images: str = EVALUATION_VIEW
+
+
+class Card(BaseModel):
+    """The content of ``model.json``.
+
+    Attributes:
+        kind: ``"folder"`` (weights, opened by :func:`iceprobe.load_probe`) or ``"onnx"``.
+        probe: canonical label, ``"ep12"``.
+        input: which tokens it reads.
+        seed: of the initialisation, which one of the run's fits it is.
+        num_classes, classes: C names; a logit's place is an index into them.
+        shape: of the tokens of one image.
+        backbone: its spec, its preprocessing, and its identity with the hash of the weights.
+        amp: dtype of the forward pass that made the tokens it was fitted on.
+        measured: its accuracy.
+        store: identity of the feature store that it was fitted on.
+        check: logits ``(C,)`` of the picture of :func:`iceprobe.exporting.exported.check_image`.
+        versions: of the program and its libraries when it was exported.
+        files: name → sha256 of every other file of the folder.
+        reading: options of how its images' files were read (`iceprobe.datasets.pixels.Reading`).
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format: int = FORMAT_VERSION
+    kind: Literal["folder", "onnx"]
+    probe: str
+    input: str
+    seed: int
+    num_classes: int
+    classes: list[str]
+    shape: Shape
+    backbone: BackboneRecord
+    amp: Dtype
+    measured: Measured
+    store: str
+    check: list[float]
+    versions: dict[str, str]
+    files: dict[Name, str]
+    reading: dict[str, Any] = {}
+
+
+def write_card(folder: Path, card: Card) -> None:
+    text = json.dumps(seal(card.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    (folder / CARD).write_bytes(json_bytes(text))
+
+
+def read_card(folder: Path) -> Card:
+    """The card of the exported folder, after every file that it names was compared with its hash.
+
+    Raises:
+        IceprobeError: if it is no such folder, its card can't be read, or a file is missing or
+            damaged.
+    """
+    path = folder / CARD
+    try:
+        content = parse_json(path.read_bytes())
+        if (version := content.get("format")) != FORMAT_VERSION:
+            raise IceprobeError(
+                f"{path} has format {version!r}, this iceprobe reads {FORMAT_VERSION}: export again"
+            )
+        content = unseal(content, path, "put it back as it was, or export again")
+        card = Card.model_validate(content)
+    except (FileNotFoundError, NotADirectoryError):
+        raise IceprobeError(
+            f"no exported probe at {str(folder)!r} (no {CARD}): iceprobe export makes one"
+        ) from None
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise IceprobeError(f"{path} is damaged ({type(error).__name__}): export again") from error
+    for name, expected in card.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise IceprobeError(f"{file} is missing: export again, or copy the whole folder")
+        refuse_leading_out(folder, file)
+        if sha256(file) != expected:
+            raise IceprobeError(
+                f"{file} is damaged, its checksum isn't the one in {CARD}: export again"
+            )
+    return card

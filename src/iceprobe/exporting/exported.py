@@ -1,0 +1,234 @@
+"""An exported probe: images → logits.
+
+logits = probe(backbone(images))
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from iceprobe.backbones import Backbone, Preprocessing
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import shown
+from iceprobe.datasets.base import BadImage
+from iceprobe.datasets.files import FileSplit
+from iceprobe.datasets.pixels import Notes, Reading, Unreadable, finished
+from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
+from iceprobe.exporting.rebuilding import rebuilt_backbone
+from iceprobe.fitting.members import Shape
+from iceprobe.probes.probe import Probe
+from iceprobe.store.recorded import recorded_backbone
+
+# Of the largest logit: rounding on other machines stays well below, another function doesn't.
+TOLERANCE = 0.01
+
+
+Picture = Image.Image | str | os.PathLike[str]
+
+
+class ExportedProbe(nn.Module):
+    """A frozen backbone with a fitted probe, in evaluation mode.
+
+    Attributes:
+        backbone: images → tokens.
+        probe: tokens → logits.
+        classes: C names.
+        amp: dtype of the forward pass that the probe was fitted on the tokens of.
+        reading: how image files are read, as those were that it was fitted on.
+        card: ``model.json``, where it was loaded from a folder.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        probe: Probe,
+        classes: Sequence[str],
+        *,
+        amp: str = "float32",
+        reading: Reading = Reading(),
+        card: Card | None = None,
+    ):
+        super().__init__()
+        self.backbone, self.probe = backbone, probe
+        self.classes, self.amp, self.card = list(classes), amp, card
+        self.reading = reading
+        self.eval().requires_grad_(False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Image → what ``forward`` takes: ``preprocessing.transform(image)``, ``(C, S, S)``."""
+        return self.backbone.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images ``(B, C, S, S)`` → logits ``(B, C)``."""
+        return self.probe(self.backbone(images))
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """Weights ``(B, M, N)`` that each predictor gives the tokens which the probe reads.
+
+        Prefix tokens, where it reads them, stand before the patches.
+
+        Args:
+            images: normalised, ``(B, C, S, S)``.
+
+        Raises:
+            IceprobeError: if the probe has no attention.
+        """
+        return self.probe.attention(self.backbone(images))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: "Picture | Sequence[Picture]",
+        *,
+        top: int = 5,
+        batch_size: int = 64,
+    ) -> list[list[tuple[str, float]]]:
+        """The most probable classes of each picture, best first, with their probabilities.
+
+        Args:
+            images: pictures or paths, or one of them.
+            top: how many classes.
+            batch_size: images a forward pass.
+
+        Raises:
+            IceprobeError: for what is neither, or a number below 1.
+            BadImage: if a file can't be read as an image.
+        """
+        if isinstance(images, Image.Image | str | os.PathLike):
+            images = [images]
+        for name, number in (("top", top), ("batch_size", batch_size)):
+            if not isinstance(number, int) or number < 1:
+                raise IceprobeError(f"{name}={shown(number)}: give a whole number from 1 up")
+        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+            raise IceprobeError(f"images={shown(images)}: give pictures of PIL or paths, in a list")
+        found = []
+        for first in range(0, len(images), batch_size):
+            pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
+            pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
+            probabilities, classes = best_classes(self(pixels.to(self.backbone.device)), top)
+            for row, places in zip(probabilities.tolist(), classes.tolist(), strict=True):
+                found.append([(self.classes[c], p) for c, p in zip(places, row, strict=True)])
+        return found
+
+
+@checked
+def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
+    """Open what :func:`iceprobe.export` wrote, on the CPU.
+
+    Where the folder holds the backbone's weights nothing else is read but its architecture, from
+    the library that defines it; otherwise the backbone is loaded by its spec.
+
+    Args:
+        folder: what was exported.
+        trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
+            repository, a model of transformers that brings its own.
+
+    Raises:
+        IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
+            or can't be built, or if the folder gives other logits than when it was exported.
+    """
+    folder = Path(folder).expanduser()
+    card = read_card(folder)
+    if card.kind == "onnx":
+        raise IceprobeError(
+            f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
+            "--format folder"
+        )
+    if BACKBONE in card.files:
+        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
+    else:
+        backbone = recorded_backbone(card.backbone, folder, trust=trust)
+    tokens = card.shape
+    shape = Shape(
+        tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class,
+        tokens.vectors,
+    )  # fmt: skip
+    probe = shape.build(card.probe)
+    try:
+        probe.load_state_dict(load_file(folder / PROBE))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IceprobeError(
+            f"{folder / PROBE} doesn't fit {card.probe!r} ({reason}): "
+            f"install iceprobe {card.versions.get('iceprobe')}"
+        ) from error
+    try:
+        reading = Reading(**card.reading)
+    except TypeError as error:
+        raise IceprobeError(
+            f"{folder}: unknown way of reading images ({error}): export again"
+        ) from error
+    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, reading=reading, card=card)
+    check_logits(model, card, folder)
+    return model
+
+
+def check_logits(model: ExportedProbe, card: Card, folder: Path) -> None:
+    """See that the model is the function that was exported, whatever versions are installed now.
+
+    Raises:
+        IceprobeError: if its logits on one picture differ by more than rounding.
+    """
+    if same_logits(check_of(model), torch.tensor(card.check)):
+        return
+    was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))
+    raise IceprobeError(
+        f"{str(folder)!r} gives other logits than when it was exported: the code of its backbone "
+        f"{card.backbone.spec!r} has changed; put it back, or install {was}"
+    )
+
+
+def same_logits(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits differ by rounding at most."""
+    if found.shape != expected.shape:
+        return False
+    largest = max(float(expected.abs().max()), 1.0)
+    return float((found - expected).abs().max()) <= TOLERANCE * largest
+
+
+def check_of(model: ExportedProbe) -> Tensor:
+    """Logits ``(C,)`` of :func:`check_image`."""
+    with torch.no_grad():
+        return model(check_image(model.preprocessing).to(model.backbone.device))[0].float().cpu()
+
+
+def check_image(preprocessing: Preprocessing) -> Tensor:
+    """A picture that is the same everywhere: a rising wave, ``(1, C, S, S)``."""
+    side, channels = preprocessing.image_size, preprocessing.channels
+    wave = torch.linspace(0, 50, channels * side * side, dtype=torch.float64).sin()
+    return wave.float().view(1, channels, side, side)
+
+
+def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and classes ``(B, K)`` of the K = ``top`` most probable classes, best first."""
+    probabilities = logits.float().softmax(1)
+    best = probabilities.topk(min(top, probabilities.shape[1]), 1)
+    return best.values, best.indices
+
+
+def opened(image: Picture, reading: Reading) -> Image.Image:
+    """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
+    if isinstance(image, Image.Image):
+        try:
+            return finished(image, reading, Notes())
+        except Unreadable as error:
+            name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
+            raise BadImage(f"{name} {error}") from error
+    if not isinstance(image, str | os.PathLike):
+        raise IceprobeError(
+            f"an image is a {type(image).__name__}: give a picture of PIL (Image.fromarray(…) makes "
+            "one) or a path"
+        )
+    split = FileSplit("images", Path(), [os.fspath(image)], np.array([-1]))
+    split.reading = reading
+    return split.image(0)

@@ -1,0 +1,65 @@
+"""Attention overlays as pictures: each image beside its maps, one tile a predictor."""
+
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.exporting.exported import ExportedProbe
+from iceprobe.reporting.attention import group_predictors, mean_of_groups, patch_attention
+from iceprobe.reporting.pictures import enlarged, map_picture
+from iceprobe.tokens import Tokens
+
+_GAP = 4  # pixels between tiles
+
+
+class MapWriter:
+    """Writes ``NAME.png`` for each image: the crop that the backbone saw, then its maps.
+
+    More than eight predictors are grouped by what they do on the first batch of images, so a
+    tile's place means the same in every picture.
+
+    Attributes:
+        titles: what the maps are, left to right, once there was a batch.
+
+    Raises:
+        IceprobeError: if the probe has no attention, or its tokens no grid.
+    """
+
+    def __init__(self, model: ExportedProbe, folder: Path):
+        probe, self.grid = model.probe, model.backbone.grid
+        if not probe.pooling.num_predictors or self.grid is None:
+            lack = "the tokens have no grid" if self.grid is None else "the probe has no attention"
+            raise IceprobeError(f"there are no maps to draw, {lack}: leave --maps out")
+        self.probe, self.folder = probe, folder
+        self.titles: list[str] = []
+        self._groups: list[Tensor] = []
+
+    def write(self, tokens: Tokens, crops: list[Image.Image], names: list[str]) -> None:
+        """Draw a batch.
+
+        Args:
+            tokens: of B images, where the probe is.
+            crops: B pictures, as the backbone sees them.
+            names: B paths below the folder, without ``.png``.
+        """
+        weights = patch_attention(self.probe, tokens)
+        if not self._groups:
+            self._groups, self.titles = group_predictors(weights)
+        maps = mean_of_groups(weights, self._groups).unflatten(2, self.grid).numpy()
+        for crop, grids, name in zip(crops, maps, names, strict=True):
+            path = self.folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            side_by_side([enlarged(crop), *(map_picture(crop, grid) for grid in grids)]).save(path)
+
+
+def side_by_side(tiles: list[Image.Image]) -> Image.Image:
+    """Pictures of one height in a row on white."""
+    width = sum(tile.width for tile in tiles) + _GAP * (len(tiles) - 1)
+    row = Image.new("RGB", (width, tiles[0].height), "white")
+    left = 0
+    for tile in tiles:
+        row.paste(tile, (left, 0))
+        left += tile.width + _GAP
+    return row

@@ -1,0 +1,173 @@
+"""An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_text
+from iceprobe.datasets.files import FileSplit
+from iceprobe.datasets.folder import unlabelled
+from iceprobe.exporting.exported import ExportedProbe, best_classes
+from iceprobe.exporting.maps import MapWriter
+from iceprobe.machine.files import write_atomically
+from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.store.noted import left_out
+from iceprobe.store.pipeline import OnBadImage, extracted_batches, plan_work
+from iceprobe.store.request import check_policy, choose_device, make_settings
+from iceprobe.tokens import Tokens
+
+log = logging.getLogger("iceprobe")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What :func:`predict` did.
+
+    Attributes:
+        images: rows of the table.
+        skipped: names of the images that couldn't be read.
+        maps: what the tiles beside each image are, left to right; empty without maps.
+    """
+
+    images: int
+    skipped: list[str]
+    maps: list[str]
+
+
+@checked
+@shows_progress
+def predict(
+    model: ExportedProbe,
+    images: str | Path,
+    output: str | Path,
+    *,
+    maps: str | Path | None = None,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str | None = None,
+    amp: str | None = None,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "fail",
+    progress: Told | bool | None = None,
+) -> Predicted:
+    """Classify every image below a folder.
+
+    The table is CSV in UTF-8, one row an image in the order of their paths: ``file`` (relative to
+    the folder), ``class`` and ``probability``, then ``class_2``, ``probability_2`` and so on. It
+    is written at the end, whole; a table that is there is replaced.
+
+    Args:
+        model: what :func:`iceprobe.load_probe` opened.
+        images: the folder, with images at any depth.
+        output: the table.
+        maps: a folder for ``NAME.png``, each image beside its attention maps; a new one, or one that
+            holds such pictures of these images and nothing else.
+        top: classes a row.
+        batch_size: images a forward pass.
+        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
+        amp: dtype of the backbone's forward pass; by default the one the features were
+            extracted with.
+        workers: processes that read images, 0: threads.
+        on_bad_image: ``"fail"``, or ``"skip"`` and go on without it.
+        progress: called with ``("predict", done, total)``; by default a bar in a
+            terminal or a notebook, and ``False`` shows nothing.
+
+    Raises:
+        IceprobeError: if there are no images, one can't be read, an option is wrong, or the
+            probe has no maps.
+    """
+    check_policy(on_bad_image)
+    if top < 1:
+        raise IceprobeError(f"top={top}: ask for at least 1 class")
+    told = callback(progress)
+    split, where = unlabelled(images), choose_device(device)
+    split.reading = model.reading
+    settings = make_settings(
+        batch_size=batch_size,
+        device=where.type,
+        amp=amp or model.amp,
+        tokens="float32",
+        patches=True,
+        shard_images=len(split),  # nothing is stored: one piece of work
+    )
+    model.to(where)
+    rows: list[list[str]] = []
+    skipped: list[str] = []
+    done = 0
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if maps is not None:
+            pictures = {f"{_posix(split, row)}.png" for row in range(len(split))}
+            folder = stack.enter_context(new_folder(maps, "--maps", pictures))
+            writer = MapWriter(model, folder)
+        for batch in extracted_batches(
+            model.backbone,
+            {"images": split},
+            plan_work("images", np.arange(len(split)), 0, settings),
+            settings=settings,
+            device=where,
+            workers=workers,
+            on_bad_image=on_bad_image,
+        ):
+            done += len(batch.work.rows)
+            skipped += batch.skipped
+            if len(index := batch.tensors["index"].tolist()):
+                tokens = _tokens(model, batch.tensors, where)
+                rows += _rows(model, tokens, [_posix(split, i) for i in index], top)
+                if writer is not None:
+                    crops = [model.preprocessing.crop(split.image(i)) for i in index]
+                    writer.write(tokens, crops, [_posix(split, i) for i in index])
+            if told is not None:
+                told("predict", done, len(split))
+        if not rows:
+            raise IceprobeError(
+                f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
+            )
+    # Behind the maps' folder: where another process has made that first, its table stays as well.
+    write_atomically(Path(output), _csv(rows))
+    if skipped:
+        log.warning("%s", left_out(skipped))
+    return Predicted(len(rows), skipped, writer.titles if writer else [])
+
+
+def _rows(model: ExportedProbe, tokens: Tokens, names: list[str], top: int) -> list[list[str]]:
+    with torch.no_grad():
+        probabilities, classes = best_classes(model.probe(tokens), top)
+    table = []
+    for name, best, places in zip(names, probabilities.tolist(), classes.tolist(), strict=True):
+        cells = [name]
+        for probability, place in zip(best, places, strict=True):
+            cells += [model.classes[place], f"{probability:.6g}"]
+        table.append(cells)
+    return table
+
+
+def _csv(rows: list[list[str]]) -> bytes:
+    """The table; bytes of a file name that are no UTF-8 are written as ``\\udcXX``."""
+    heading = ["file", "class", "probability"]
+    for place in range(2, len(rows[0]) // 2 + 1):
+        heading += [f"class_{place}", f"probability_{place}"]
+    return csv_text([heading, *rows]).encode("utf-8", "backslashreplace")
+
+
+def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:
+    backbone = model.backbone
+    return Tokens(
+        tensors["patches"].to(device),
+        tensors["prefix"].to(device),
+        backbone.grid,
+        backbone.has_class,
+        {name: tensors[name].to(device) for name in backbone.vectors},
+    )
+
+
+def _posix(split: FileSplit, row: int) -> str:
+    return Path(split.names[row]).as_posix()

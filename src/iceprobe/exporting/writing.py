@@ -1,0 +1,154 @@
+"""A fitted probe with its backbone → one folder that works by itself."""
+
+from pathlib import Path
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.checksums import sha256
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.datasets.pixels import Reading
+from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
+from iceprobe.exporting.exported import ExportedProbe, check_of
+from iceprobe.exporting.onnx_format import require_onnx, write_onnx
+from iceprobe.exporting.rebuilding import save_weights
+from iceprobe.fitting.fitted import load_fitted
+from iceprobe.fitting.members import Shape
+from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.object_storage import located
+from iceprobe.results.provenance import environment
+from iceprobe.results.schema import Result
+from iceprobe.results.stores import manifest_of
+from iceprobe.store.format import Manifest
+from iceprobe.store.recorded import recorded_backbone
+
+FORMATS = ("folder", "onnx")
+
+
+@checked
+def export(
+    result: Result,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    format: str = "folder",
+    backbone_weights: bool = True,
+    trust: bool = False,
+) -> Path:
+    """Write a fitted probe with its backbone.
+
+    ``format="folder"`` writes ``probe.safetensors``, ``backbone.safetensors`` and ``model.json``,
+    which :func:`iceprobe.load_probe` opens; ``"onnx"`` writes ``model.onnx``, normalised images
+    ``(B, C, S, S)`` → logits, with ``model.json`` beside it.
+
+    Args:
+        result: of a trained probe; its run folder and its store's manifest must be there.
+        output: a folder that isn't there yet, or is empty.
+        seed: which of the result's fits.
+        format: ``"folder"`` or ``"onnx"``.
+        backbone_weights: whether the folder holds them; without, it names the backbone by its
+            spec alone.
+        trust: whether code may run, and another host be asked, that the result's files name.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        IceprobeError: if the probe is k-NN, has no such seed or no weights, if the store is gone,
+            if the backbone can't be loaded by its spec or has changed, or if something is at
+            ``output``.
+    """
+    if result.method == "knn":
+        raise IceprobeError(
+            f"{result.probe} has no weights to export, it is all the training images themselves: "
+            "export a trained probe such as linear or ep32"
+        )
+    if result.adaptation is not None:
+        raise IceprobeError(
+            f"{result.label} changes its backbone: take {', '.join(result.files.adapters)} of the "
+            "run, or export a probe on the frozen backbone"
+        )
+    if format not in FORMATS:
+        raise IceprobeError(unknown("format", format, FORMATS))
+    if format == "onnx":
+        require_onnx()
+        if not backbone_weights:
+            raise IceprobeError(
+                "an ONNX file holds its backbone: take format=folder to leave the weights out"
+            )
+    with new_folder(output, "--output") as folder:
+        manifest = _manifest(result, trust)
+        model = _model(result, manifest, seed, trust)
+        if format == "onnx":
+            write_onnx(model, folder)
+        else:
+            save_weights(model.probe, folder / PROBE)
+            if backbone_weights:
+                save_weights(model.backbone.reader, folder / BACKBONE)
+        write_card(folder, _card(result, manifest, model, seed, format, folder))
+    return Path(output)
+
+
+def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
+    record, classes, shape = manifest.backbone, manifest.dataset.classes, Shape.of(manifest)
+    fitted = load_fitted(result, shape, seed)
+    probe = shape.build(result.probe)  # the fitted one may be in use, on a device
+    probe.load_state_dict(fitted.state_dict())
+    place = None if result.store.path is None else located(result.store.path)
+    return ExportedProbe(
+        recorded_backbone(record, place, trust=trust),
+        probe,
+        classes,
+        amp=manifest.settings.amp,
+        reading=Reading(**manifest.dataset.reading),
+    )
+
+
+def _manifest(result: Result, trust: bool) -> Manifest:
+    """Of the store that was probed; its shards needn't be there.
+
+    Raises:
+        IceprobeError: if it is gone, on another host that isn't trusted, or another store now.
+    """
+    if result.open_store is None and result.store.path is None:
+        raise IceprobeError(
+            f"{result.probe} was fitted on features in memory only: export it in the process that "
+            "fitted it, or fit on a feature store"
+        )
+    manifest = manifest_of(result, trust=trust)
+    if manifest.identity != result.store.identity:
+        raise IceprobeError(
+            f"store {result.store.path} isn't the one that {result.probe} was fitted on "
+            f"({manifest.identity[:12]}, not {result.store.identity[:12]}): run again"
+        )
+    return manifest
+
+
+def _card(
+    result: Result, manifest: Manifest, model: ExportedProbe, seed: int, kind: str, folder: Path
+) -> Card:
+    return Card(
+        kind=kind,  # type: ignore[arg-type]  # one of FORMATS
+        probe=result.probe,
+        input=model.probe.input,
+        seed=seed,
+        num_classes=len(model.classes),
+        classes=model.classes,
+        shape=manifest.shape,
+        backbone=manifest.backbone,
+        amp=manifest.settings.amp,
+        measured=Measured(
+            top1=result.top1.values[result.seeds.index(seed) if seed in result.seeds else 0],
+            mean=result.top1.mean,
+            dataset=result.dataset,
+            split=result.split,
+            images=result.test_images,
+            protocol=result.protocol,
+            selected_on=result.selected_on,
+            training_images=result.training_images,
+        ),
+        store=manifest.identity,
+        reading=manifest.dataset.reading,
+        check=check_of(model).tolist(),
+        versions=environment(),
+        files={file.name: sha256(file) for file in sorted(folder.iterdir())},
+    )

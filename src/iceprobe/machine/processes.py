@@ -1,0 +1,309 @@
+"""The processes of one command: which of them this is, and how they agree.
+
+    torchrun --nproc-per-node N -m iceprobe …      RANK, WORLD_SIZE, LOCAL_RANK ─▶ world()
+
+`torchrun`, `accelerate launch` and schedulers that do alike set the same environment variables. The
+command line joins the others by them; a library call does so only within :func:`join`, so a script
+that pre-trains on many GPUs can have one of its processes look at the features alone.
+
+An error in one process is an error of all: whoever fails leaves its message where the others find
+it and closes its connections, which wakes those that wait for it; process 0 prints it. torch is
+imported only where there are other processes.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from iceprobe.core.errors import IceprobeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+
+STEP = timedelta(minutes=10)  # of a sum within a step: all are there, or one has died
+WAIT = timedelta(hours=12)  # for what process 0 does alone, or the slowest one's last shard
+PARTING = timedelta(seconds=30)  # for the error to be printed, and for the others to end
+
+_FAILED, _TOLD, _ENDED = "failed", "told", "ended"  # keys of the store that all share
+
+
+@dataclass(eq=False)
+class World:
+    """One of ``size`` processes.
+
+    Attributes:
+        rank: which, from 0.
+        size: of them.
+        local_rank, local_size: the same among those on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    _store: Any = None
+    _steps: Any = None  # the group that sums within a step; the default group waits
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes what is written once."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """This process's share of ``count`` things in a row; all shares together are all of them."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def check(self) -> None:
+        """Notice between two pieces of work that another process has failed.
+
+        Raises:
+            IceprobeError: its message.
+        """
+        if self.size > 1 and self._store.check([_FAILED]):
+            raise IceprobeError(self._store.get(_FAILED).decode())
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gives, in their order; all wait for all."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        with self._waking():
+            dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, value: object, what: str) -> None:
+        """See that ``value`` is the same in every process.
+
+        Raises:
+            IceprobeError: naming ``what`` and the first process in which it isn't.
+        """
+        values = self.gather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise IceprobeError(
+                    f"process {rank} of {self.size} has other {what} than process 0: give all of "
+                    "them the same files and, where weights are random, the same seed"
+                )
+
+    def sum_(self, tensor: "Tensor") -> "Tensor":
+        """Put the sum over all processes in the place of a contiguous ``tensor``."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            with self._waking():
+                dist.all_reduce(tensor, group=self._steps)
+        return tensor
+
+    def assembled(self, mine: "Tensor", place: slice, count: int, dim: int = 0) -> "Tensor":
+        """The whole of which every process has a part.
+
+        Args:
+            mine: this process's part.
+            place: where it lies along ``dim``; the places of all cover it once.
+            count: length of the whole along ``dim``.
+        """
+        if self.size == 1:
+            return mine
+        whole = mine.new_zeros(*mine.shape[:dim], count, *mine.shape[dim + 1 :])
+        whole.narrow(dim, place.start, place.stop - place.start).copy_(mine)
+        return self.sum_(whole)
+
+    def align(self, tensors: "Sequence[Tensor]") -> None:
+        """Put process 0's values into ``tensors``, which are equal up to rounding."""
+        if self.size == 1 or not tensors:
+            return
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        with self._waking():
+            dist.broadcast(flat, 0, group=self._steps)
+        with torch.no_grad():
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def device(self, device: "torch.device") -> "torch.device":
+        """``device``, and of several GPUs this process's own where none is named."""
+        import torch
+
+        if self.size == 1 or device.type != "cuda" or device.index is not None:
+            return device
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
+    @contextlib.contextmanager
+    def parting(self, message: str) -> Iterator[bool]:
+        """Within: whether this process is to print ``message``, with which it ends.
+
+        Process 0 prints what befell any of them; the others wait until it has. It prints nothing
+        where it is gone or doesn't listen.
+        """
+        if self.size == 1:
+            yield True
+            return
+        self._fail(message)
+        if self.main:
+            yield True
+            self._store.set(_TOLD, "")
+        else:
+            yield not self._told()
+        self._wait_for_the_others()
+
+    def _fail(self, message: str) -> None:
+        """Leave ``message`` for the others, and wake those that wait for this process."""
+        self._store.compare_set(_FAILED, "", message)
+        self._close()
+
+    def _close(self) -> None:
+        import torch.distributed as dist
+
+        self._steps = None  # the last reference: with it go its connections
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _told(self) -> bool:
+        import torch.distributed as dist
+
+        try:
+            self._store.wait([_TOLD], PARTING)
+        except dist.DistError:
+            return False
+        return True
+
+    def _wait_for_the_others(self) -> None:
+        """So that whoever started them sees each end by itself.
+
+        torchrun stops the others at the first end that it sees, within a tenth of a second: shorter
+        than an interpreter takes to end. This process is about to, so it no longer listens.
+        """
+        import torch.distributed as dist
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with contextlib.suppress(dist.DistError):  # a process that died won't come
+            if self._store.add(_ENDED, 1) == self.size:
+                self._store.set(_ENDED + " all", "")
+            self._store.wait([_ENDED + " all"], PARTING)
+
+    @contextlib.contextmanager
+    def _waking(self) -> Iterator[None]:
+        """Say why a process that is waited for won't come."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's, and NCCL's DistBackendError is one
+            self.check()
+            raise IceprobeError(
+                f"process {self.rank} of {self.size} has lost the others, one of which was killed "
+                "or didn't answer: see what they said; the same command goes on from here"
+            ) from error
+
+
+_current = World()
+
+
+def world() -> World:
+    """The processes that this one works with now; by itself it is a world of one."""
+    return _current
+
+
+def first(call: Callable[[], T]) -> T:
+    """What ``call`` gives in process 0; the others wait for it and don't call it.
+
+    Raises:
+        IceprobeError: in every process, if ``call`` does.
+    """
+    here = world()
+    if here.size == 1:
+        return call()
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]
+    failed: IceprobeError | None = None
+    if here.main:
+        with _alone(here):
+            try:
+                outcome[0] = call()
+            except IceprobeError as error:
+                outcome[1], failed = str(error), error
+    with here._waking():
+        dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise failed or IceprobeError(outcome[1])
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def join() -> Iterator[World]:
+    """Work together with the processes that were started with this one, if there are any.
+
+    Raises:
+        IceprobeError: if the environment names only some of what it takes.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size <= 1:
+        yield world()
+        return
+    with _as(_connect(size)) as joined:
+        try:
+            yield joined
+        except Exception as error:
+            told = str(error) if isinstance(error, IceprobeError) else repr(error)
+            joined._fail(f"process {joined.rank} of {size} ended: {told}")
+            raise
+        joined._close()
+
+
+def _connect(size: int) -> World:
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise IceprobeError(
+            f"WORLD_SIZE={size} and no {missing[0]}: start the processes by torchrun, or unset "
+            "WORLD_SIZE to work in one"
+        )
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(iter(rendezvous("env://", timeout=STEP)))
+    local_rank, local_size = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1)
+    # The default group, of sockets, is for waiting; sums of GPU tensors go between the GPUs
+    # themselves, unless processes share one, which NCCL refuses.
+    dist.init_process_group(
+        "gloo", store=dist.PrefixStore("wait", store), rank=rank, world_size=size, timeout=WAIT
+    )
+    direct = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
+    steps = dist.new_group(backend="cpu:gloo,cuda:nccl" if direct else "gloo", timeout=STEP)
+    told = dist.PrefixStore(f"iceprobe {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return World(rank, size, local_rank, local_size, told, steps)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdigit():
+        raise IceprobeError(f"{name}={text!r} is no number: unset it, or start by torchrun")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _as(there: World) -> Iterator[World]:
+    global _current
+    before, _current = _current, there
+    try:
+        yield there
+    finally:
+        _current = before
+
+
+def _alone(here: World) -> contextlib.AbstractContextManager[World]:
+    """A world of one for what process 0 does by itself; the machine is still shared."""
+    return _as(World(local_rank=here.local_rank, local_size=here.local_size))

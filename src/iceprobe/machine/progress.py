@@ -1,0 +1,228 @@
+"""What is seen of a stage while it lasts: a bar where it can move, else a line now and then.
+
+Every stage takes ``progress(stage, done, total)``. The command line hands its own `Bars` in. A call
+from Python that gives no ``progress`` gets a bar in a terminal or a notebook, and ``False`` none.
+Lines go to the log wherever the stages are followed.
+"""
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from iceprobe.core.text import duration
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Told = Callable[[str, int, int], None]
+
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_ESTIMATE = 2.0  # into a stage; one that is shorter has a single line, at its end
+log = logging.getLogger("iceprobe")
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+
+
+@dataclass
+class _Stage:
+    """Where a stage began and where it is; times are of the monotonic clock."""
+
+    name: str
+    began: float
+    first: tuple[float, int]
+    last: tuple[float, int]
+    total: int
+    estimated: bool = False
+
+    def line(self) -> str:
+        return f"{self.name}: {self.last[1]:,}/{self.total:,}"
+
+    def left(self) -> float | None:
+        """Seconds, at the pace since the first call; None before there is one."""
+        steps = self.last[1] - self.first[1]
+        if steps <= 0:
+            return None
+        return (self.total - self.last[1]) * (self.last[0] - self.first[0]) / steps
+
+    def wants_estimate(self) -> bool:
+        """Whether it has gone on for long enough to have one, and none was told."""
+        long_enough = self.last[0] - self.began >= SECONDS_TO_ESTIMATE
+        return not self.estimated and long_enough and self.left() is not None
+
+
+class Lines:
+    """A line a stage with an estimate, one every 30 s, and one at its end with the time it took.
+
+    Args:
+        say: takes each line.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._stages: dict[str, _Stage] = {}
+        self._now: _Stage | None = None
+        self._ended: set[str] = set()
+        self._before = "preparing"
+        self._began = self._said = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if stage in self._ended:
+                if done >= total:
+                    return
+                self._ended.remove(stage)  # begun again
+                self._stages.pop(stage)
+            found = self._stages.get(stage)
+            if found is None:
+                since = self._began if self._now is None else now
+                found = self._stages[stage] = _Stage(stage, since, (now, done), (now, done), total)
+            self._now = found
+            found.last, found.total = (now, done), total
+            if done >= total:
+                self._put(f"{found.line()} in {duration(now - found.began)}", now)
+                self._ended.add(stage)
+                self._now, self._before, self._began = None, f"after {stage}", now
+            elif found.wants_estimate() or now - self._said >= SECONDS_BETWEEN_LINES:
+                self._tell(found, now)
+
+    def tick(self) -> None:
+        """Say where it is if nothing was said for 30 s; to be called now and then."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._said < SECONDS_BETWEEN_LINES:
+                return
+            if self._now is not None:
+                self._tell(self._now, now)
+            else:
+                self._put(f"{self._before}: at work for {duration(now - self._began)}", now)
+
+    def _tell(self, stage: _Stage, now: float) -> None:
+        left = stage.left()
+        stage.estimated = stage.estimated or left is not None
+        self._put(
+            stage.line() + (f", about {duration(left)} left" if left is not None else ""), now
+        )
+
+    def _put(self, text: str, now: float) -> None:
+        self._said = now
+        self._say(text)
+
+
+class Bars:
+    """A bar per stage where ``console`` is a terminal or a notebook, lines elsewhere.
+
+    Args:
+        console: to show them on.
+        transient: whether bars go when all is done.
+    """
+
+    def __init__(self, console: Console, *, transient: bool = False) -> None:
+        self._console, self._moving = console, can_move(console)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=transient,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._lines = Lines(self._say)
+        self._end = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        self._lines(stage, done, total)
+
+    def _say(self, line: str) -> None:
+        log.info("%s", line)
+        if not self._moving:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def _tick(self) -> None:
+        while not self._end.wait(1.0):
+            self._lines.tick()
+
+    def __enter__(self) -> Self:
+        if self._moving:
+            self._progress.start()
+        self._ticker.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._ticker.join()
+        if self._moving:
+            self._progress.stop()
+
+
+def can_move(console: Console) -> bool:
+    """Whether a bar can be drawn over again there."""
+    return bool(console.is_interactive or console.is_jupyter)
+
+
+def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose ``progress`` may also be left out or be a bool.
+
+    Left out, a bar is shown in a terminal or a notebook, by process 0, and goes at the end; ``True``
+    shows it anywhere, as lines where it can't move; ``False`` shows nothing. Calls within the
+    function show none of their own.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _shown(kwargs.get("progress")) as told:
+            return function(*args, **{**kwargs, "progress": told})  # type: ignore[arg-type]
+
+    return run
+
+
+def callback(progress: Told | bool | None) -> Told | None:
+    """``progress`` inside a function that `shows_progress`, where no choice is left to be made."""
+    return None if isinstance(progress, bool) else progress
+
+
+@contextlib.contextmanager
+def _shown(progress: Any) -> Iterator[Told | None]:
+    shown: contextlib.AbstractContextManager[Told | None]
+    if (progress is None and not _inside.get()) or progress is True:
+        from iceprobe.machine.processes import world
+
+        console = Console(stderr=True)
+        wanted = world().main and (progress or can_move(console))
+        shown = Bars(console, transient=True) if wanted else contextlib.nullcontext(None)
+    else:
+        shown = contextlib.nullcontext(progress or None)
+    with shown as told:
+        token = _inside.set(True)
+        try:
+            yield told
+        finally:
+            _inside.reset(token)

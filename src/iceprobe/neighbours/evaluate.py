@@ -1,0 +1,219 @@
+"""k-NN on a feature store: choose (k, T), then classify the test split."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import Spec, unknown
+from iceprobe.datasets.labels import check_stored
+from iceprobe.machine.processes import world
+from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.neighbours.search import QUERIES, nearest
+from iceprobe.neighbours.voting import Setting, classify, settings
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes.registry import MODEL_VECTORS, no_vector
+from iceprobe.protocols.heldout import parts_of
+from iceprobe.protocols.protocol import UNSELECTED, get_protocol
+from iceprobe.protocols.reported import refuse_train
+from iceprobe.results.headline import headline_accuracy, selected_score, weights
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.provenance import provenance
+from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.results.undertrained import far_below
+
+if TYPE_CHECKING:
+    from iceprobe.store import Store, StoredSplit
+
+
+@checked
+@shows_progress
+def knn(
+    store: "Store",
+    probe: str | Spec = "knn",
+    *,
+    protocol: str = "heldout",
+    split: str = "test",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    command: str = "",
+    progress: Told | bool | None = None,
+) -> Result:
+    """Classify a split of ``store`` by its nearest training images.
+
+    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
+    folds of a cross-validation where images are few), then all of train is the bank for the
+    reported split. Under ``paper`` (k, T) is chosen on the
+    reported split itself, and the result says so. Among equals by the data set's headline the smaller k, then the smaller
+    T, is taken; where no image can be held out, the first of the grid, and the result says so.
+
+    Several processes share the queries, and each reads all of the bank.
+
+    Args:
+        store: features, with a ``train`` split and the split to report.
+        probe: ``knn``, or ``knn?input=class`` / ``knn?input=mean``. Without it the class token
+            is read, or the mean of the patch tokens where there is none.
+        protocol: ``"heldout"`` or ``"paper"``.
+        split: the split to report.
+        seed: of the held-out images.
+        device: of the products; the CPU by default.
+        command: what was typed, for the result.
+        progress: told ("knn", images done, images to do); by default a bar in a terminal or a
+            notebook, and ``False`` shows nothing.
+
+    Raises:
+        IceprobeError: for a split or class token that isn't there, or a wrong option of ``probe``.
+    """
+    started = time.monotonic()
+    chosen = get_protocol(protocol)
+    spec = parse_probe(str(probe))
+    for name in ("train", split):
+        if name not in store.splits:
+            raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
+        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
+    refuse_train(split, store.splits)
+    train, test = store["train"], store[split]
+    classes, headline = len(store.classes), store.manifest.dataset.headline
+    labels = np.asarray(train.labels)
+    pooled = store.pooled_class
+    features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
+    search = _Search(labels, classes, device or "cpu", callback(progress))
+
+    if chosen.held_out:
+        parts = parts_of(labels, seed, chosen)
+        search.total = sum(len(part.held) for part in parts.parts) + len(queries)
+        neighbours = search(queries, features, np.arange(len(labels)))
+        looks = [(search(features[p.held], features, p.learn), p.held) for p in parts.parts]
+        known, selected_on = labels, parts.told if looks else UNSELECTED
+    else:
+        search.total = len(queries)
+        neighbours = search(queries, features, np.arange(len(labels)))
+        looks = [(neighbours, np.arange(len(queries)))]
+        known, selected_on = np.asarray(test.labels), f"the reported split ({split})"
+    rows, tried = _tried(looks, classes, known) if looks else (np.arange(0), {})
+    known = known[rows]
+    accuracies = {
+        one: float(headline_accuracy(headline, right, known)) for one, right in tried.items()
+    }
+    best = max(accuracies, key=lambda s: accuracies[s]) if tried else settings(len(labels))[0]
+    spread = accuracies[best] - statistics.median(accuracies.values()) if tried else None
+    held = None
+    if tried and chosen.held_out:
+        held = selected_score(tried[best], weights(headline, known))
+
+    truth = np.asarray(test.labels, dtype=np.int64)
+    guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
+    top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
+    predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
+    reported = selected_score(predictions.correct.mean(0), weights(headline, truth))
+    result = Result(
+        probe=probe_label(spec),
+        method="knn",
+        protocol=protocol,
+        top1=predictions.top1_score(),
+        top5=predictions.top5_score(),
+        mean_per_class=predictions.mean_per_class_score(),
+        selected={"k": best[0], "temperature": best[1]},
+        selected_on=selected_on,
+        selected_score=held,
+        settings_tried=max(1, len(accuracies)),
+        best_minus_median=spread,
+        parameters=Parameters(pooling=0, classifier=0, total=0),
+        flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
+        seconds=time.monotonic() - started,
+        variance="none",
+        warnings=far_below(reported, held, split),
+        **provenance(store, split, command),
+    )
+    return result.attach(predictions=predictions, store=store)
+
+
+def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:
+    """The vectors ``(n, D)`` that ``spec`` asks for: class token, or mean of the patch tokens.
+
+    Raises:
+        IceprobeError: if the class token is asked for and there is none.
+    """
+    wanted = spec.options.get("input")
+    if wanted == "class" and split.class_token is None:
+        raise IceprobeError(f"{str(spec)!r}: this backbone has no class token, write input=mean")
+    if wanted in MODEL_VECTORS:
+        if wanted not in split.shape.vectors:
+            raise IceprobeError(f"{str(spec)!r}: {no_vector(str(wanted), split.shape.vectors)}")
+        return split.vector(str(wanted))
+    by_class = split.class_token is not None and not pooled_class
+    if wanted == "class" or (wanted is None and by_class):
+        assert split.class_token is not None
+        return split.class_token
+    return split.mean
+
+
+class _Search:
+    """Neighbours with the labels they bring, reported to one progress bar."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        classes: int,
+        device: torch.device | str,
+        progress: Told | None,
+    ):
+        self.labels, self.classes, self.device = torch.from_numpy(labels.copy()), classes, device
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def __call__(
+        self, queries: Tensor, features: Tensor, bank: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Similarities and classes ``(n, K)`` of the neighbours among the rows ``bank``."""
+
+        def advance(done: int, _: int) -> None:
+            if self.progress:
+                self.progress("knn", self.done + done, self.total)
+
+        rows = torch.from_numpy(bank)
+        most = settings(len(bank))[-1][0]
+        # Of several processes each takes whole tiles of queries: the products are the same.
+        tiles = world().part(-(-len(queries) // QUERIES))
+        mine = slice(
+            min(tiles.start * QUERIES, len(queries)), min(tiles.stop * QUERIES, len(queries))
+        )
+        found = nearest(queries[mine], features[rows], most, device=self.device, progress=advance)
+        similarity, index = (world().assembled(part, mine, len(queries)) for part in found)
+        self.done += len(queries)
+        return similarity, self.labels[rows][index]
+
+
+def _tried(
+    looks: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    classes: int,
+    truth: np.ndarray,
+) -> tuple[np.ndarray, dict[Setting, np.ndarray]]:
+    """How every setting of the grid, in the grid's order, does on each image looked at.
+
+    Args:
+        looks: neighbours of some images, and which rows of ``truth`` those are; an image may be
+            looked at in several.
+        classes: C.
+        truth: ``(n,)`` the right classes.
+
+    Returns:
+        The rows that were looked at, ``(m,)``, and by setting in which part of its looks each is
+        right, ``(m,)``.
+    """
+    held = np.unique(np.concatenate([rows for _, rows in looks]))
+    seen = np.bincount(np.concatenate([rows for _, rows in looks]), minlength=len(truth))
+    most = min(similarity.shape[1] for (similarity, _), _ in looks)
+    found = {}
+    for setting in settings(most):
+        right = np.zeros(len(truth))
+        for (similarity, labels), rows in looks:
+            guesses = classify(similarity, labels, classes, setting)[:, 0].numpy()
+            right[rows] += guesses == truth[rows]
+        found[setting] = right[held] / seen[held]
+    return held, found

@@ -1,0 +1,212 @@
+"""How probes are trained, selected and reported: `heldout` and `paper` (spec of the project).
+
+A protocol is data; `fit.py` reads it. No torch here: `iceprobe ls protocols` shows this table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settings of a fit.
+
+    Attributes:
+        name: as `--protocol` spells it.
+        summary: one line for `iceprobe ls protocols`.
+        optimizer: ``"adamw"`` or ``"lars"``.
+        epochs: passes over the training images; the schedule's horizon.
+        batch_size: images per step.
+        warmup_epochs: of linear warm-up, before the half-cosine to 0.
+        learning_rates: the grid of every probe; ``None`` for each kind's own (`grids.py`). For LARS
+            the values are per 256 images and are multiplied by ``batch_size / 256``.
+        weight_decays: likewise.
+        held_out: fraction of the training split that selects the setting and the epoch; 0 means
+            that the reported split does (and every number says so).
+        selected_on: what results say of it, where it isn't said by what was held out.
+        folds_below: training images below which folds select in place of one held-out part.
+        folds, repeats: of that cross-validation.
+        errors: standard errors by which an earlier epoch is better than the last, to be chosen
+            (`choosing.py`).
+        looks: at the held-out images in a schedule, at most.
+        growths: how often a grid grows on either side (`grids.py`).
+        min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
+        whitening: λ of the whitened coordinates in which probes on pooled vectors learn
+            (`fitting/whitening.py`); ``None`` trains them as they are.
+        solves_linear: whether linear probes on stored vectors are learned to their optimum
+            (`linear.py`) in place of being trained.
+        halving: whether settings that are clearly beaten stop early (`protocols/halving.py`).
+        coordinates: ``"standardised"``, in which no number hangs on the units of the features
+            (`probes/coordinates.py`), or ``"raw"``, in which pooled vectors aren't whitened either.
+    """
+
+    name: str
+    summary: str
+    optimizer: str
+    epochs: int
+    batch_size: int
+    warmup_epochs: float
+    learning_rates: tuple[float, ...] | None
+    weight_decays: tuple[float, ...] | None
+    held_out: float
+    selected_on: str
+    folds_below: int = 0
+    folds: int = 5
+    repeats: int = 1
+    errors: float = 2.0
+    looks: int = 50
+    growths: int = 2
+    min_steps: int = 0
+    whitening: float | None = None
+    solves_linear: bool = False
+    halving: bool = False
+    coordinates: str = "raw"
+
+
+COORDINATES = ("standardised", "raw")
+PROTOCOLS = {
+    "heldout": Protocol(
+        name="heldout",
+        summary="10% of train (five folds below 1,200 images) selects the setting, refit on all of "
+        "train, test read once",
+        optimizer="adamw",
+        epochs=20,
+        batch_size=256,
+        warmup_epochs=1,
+        learning_rates=None,
+        weight_decays=None,
+        held_out=0.1,
+        selected_on="held-out 10% of train",
+        folds_below=1200,
+        min_steps=400,
+        whitening=0.01,
+        coordinates="standardised",
+        solves_linear=True,
+    ),
+    "paper": Protocol(
+        name="paper",
+        summary="the publication's: LARS, 90 epochs, 4,096 images a step, best epoch on the "
+        "reported split; here on cached features, without augmentation or over stored views; tokens "
+        "in their own units",
+        optimizer="lars",
+        epochs=90,
+        batch_size=4096,
+        warmup_epochs=10,
+        learning_rates=(0.1,),
+        weight_decays=(0.0,),
+        held_out=0.0,
+        selected_on="the reported split (best epoch)",
+    ),
+}
+
+UNSELECTED = "nothing: one image a class leaves none to hold out; a fixed setting"
+MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
+
+
+def get_protocol(
+    name: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rates: Sequence[float] | None = None,
+    weight_decays: Sequence[float] | None = None,
+    min_steps: int | None = None,
+    halving: bool = False,
+    coordinates: str | None = None,
+) -> Protocol:
+    """The protocol of that name with what the caller sets in place of its own values.
+
+    ``epochs`` without ``min_steps`` holds however few images there are.
+
+    Raises:
+        IceprobeError: for an unknown name, a value that is not positive, or halving where settings
+            aren't selected on held-out images.
+    """
+    if name not in PROTOCOLS:
+        raise IceprobeError(unknown("protocol", name, PROTOCOLS))
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rates": None if learning_rates is None else tuple(learning_rates),
+        "weight_decays": None if weight_decays is None else tuple(weight_decays),
+        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
+        "halving": halving,
+        "coordinates": coordinates,
+    }
+    if coordinates is not None and coordinates not in COORDINATES:
+        raise IceprobeError(unknown("coordinates", coordinates, COORDINATES))
+    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    if protocol.coordinates == "raw":
+        protocol = replace(protocol, whitening=None)
+    if halving and not protocol.held_out:
+        raise IceprobeError(
+            f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
+            "--protocol heldout, or leave halving off"
+        )
+    if protocol.epochs < 1:
+        raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
+    if protocol.min_steps < 0:
+        raise IceprobeError(f"min_steps={protocol.min_steps}: give a number from 0 up")
+    if protocol.batch_size < 2:
+        raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
+    rates, decays = protocol.learning_rates, protocol.weight_decays
+    if rates is not None and (not rates or min(rates) <= 0):
+        raise IceprobeError(f"learning_rates={rates}: give positive numbers")
+    if decays is not None and (not decays or min(decays) < 0):
+        raise IceprobeError(f"weight_decays={decays}: give numbers from 0 up")
+    for key, values in (("learning_rates", rates), ("weight_decays", decays)):
+        if values is not None and len(set(values)) < len(values):
+            raise IceprobeError(f"{key}={values}: give each value once")
+    return protocol
+
+
+def for_images(protocol: Protocol, num_images: int) -> Protocol:
+    """The protocol on a training split of this size: as many epochs as `min_steps` need."""
+    epochs = -(-protocol.min_steps // steps_an_epoch(protocol, num_images))
+    return replace(protocol, epochs=max(protocol.epochs, epochs))
+
+
+def steps_an_epoch(protocol: Protocol, num_images: int) -> int:
+    """Training steps of one pass over ``num_images``."""
+    return -(-num_images // images_per_step(protocol, num_images))
+
+
+def total_steps(protocol: Protocol, num_images: int) -> int:
+    """Training steps of all epochs."""
+    return protocol.epochs * steps_an_epoch(protocol, num_images)
+
+
+def look_epochs(protocol: Protocol) -> list[int]:
+    """The epochs of selection after which held-out images are looked at, the last among them."""
+    apart = -(-protocol.epochs // protocol.looks)
+    return sorted(range(protocol.epochs, 0, -apart))
+
+
+def launch_line(protocol: Protocol, num_images: int) -> str:
+    """How long a fit on ``num_images`` will train, and why that isn't the protocol's epochs."""
+    run = for_images(protocol, num_images)
+    text = (
+        f"{run.epochs} epochs of {steps_an_epoch(run, num_images)} steps "
+        f"({images_per_step(run, num_images)} images each): {total_steps(run, num_images):,} steps"
+    )
+    if run.epochs > protocol.epochs:
+        text += (
+            f"; {protocol.epochs} epochs of {num_images:,} images would be "
+            f"{total_steps(protocol, num_images):,}, and a fit takes at least --min-steps "
+            f"{protocol.min_steps}"
+        )
+    return text
+
+
+def images_per_step(protocol: Protocol, num_images: int) -> int:
+    """Images per step on a split of ``num_images``.
+
+    `paper` lowers them until an epoch has 16 steps; `heldout` never takes more than there are.
+    """
+    if protocol.name == "paper":
+        return max(2, min(protocol.batch_size, num_images // MIN_STEPS))
+    return max(2, min(protocol.batch_size, num_images))

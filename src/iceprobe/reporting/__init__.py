@@ -1,0 +1,79 @@
+"""Results → one self-contained HTML file, and figures for a paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.lazy import lazy
+from iceprobe.core.text import shown, utf8
+from iceprobe.machine.files import write_atomically
+from iceprobe.results.schema import Result
+from iceprobe.results.tables import to_csv, to_markdown
+
+if TYPE_CHECKING:
+    from iceprobe.dense.schema import Segmentation
+
+TABLES = (".md", ".csv")
+
+__all__ = ["figure", "report"]
+__getattr__ = lazy(__name__, {"figure": "paper_figure"})
+
+
+@checked
+def report(
+    results: "Sequence[Result] | Sequence[Segmentation]",
+    path: str | Path,
+    *,
+    title: str | None = None,
+    images: int = 8,
+    trust: bool = False,
+) -> Path:
+    """Write the report of ``results`` as one HTML file that works offline, or as a table.
+
+    Args:
+        results: of one run or several; attention maps are drawn for those whose fitted probes,
+            store and images can be found, and the report says why where they can't. Or the
+            segmentations of one run, of :func:`iceprobe.segment` or
+            `iceprobe.dense.read_segmentations`; their page shows the run's picture.
+        path: where the file goes, replaced atomically if it is there. Its ending says what it is:
+            ``.md`` and ``.csv`` are tables, ``.html`` (or none) the report.
+        title: shown in the browser's tab; names the backbone and data by default.
+        images: test images on the attention page; 0 leaves the page out.
+        trust: whether other hosts may be asked for stores and images that the results' files name.
+
+    Returns:
+        The path written.
+
+    Raises:
+        IceprobeError: if there are no results, or for another ending.
+    """
+    from iceprobe.dense.schema import Segmentation
+
+    given = [results] if isinstance(results, Result | Segmentation) else results
+    listed = list(given) if isinstance(given, Sequence) else []
+    plain = [one for one in listed if isinstance(one, Result)]
+    segmented = [one for one in listed if isinstance(one, Segmentation)]
+    if not isinstance(given, Sequence) or len(listed) not in (len(plain), len(segmented)):
+        raise IceprobeError(
+            f"report(results={shown(results)}): give a list of results, of iceprobe.fit(…) or "
+            "iceprobe.read_results(RUN), or of iceprobe.segment(…) or "
+            "iceprobe.dense.read_segmentations(RUN)"
+        )
+    path = Path(path)
+    if segmented:
+        from iceprobe.reporting.segment_page import write_segment_report
+
+        return write_segment_report(segmented, path, title=title, images=images > 0)
+    if path.suffix in TABLES:
+        if not plain:
+            raise IceprobeError("no results to report")
+        table = to_markdown(plain) if path.suffix == ".md" else to_csv(plain)
+        write_atomically(path, utf8(table))
+        return path
+    if path.suffix not in ("", ".html", ".htm"):
+        raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
+    from iceprobe.reporting.page import write_report
+
+    return write_report(plain, path, title=title, images=images, trust=trust)

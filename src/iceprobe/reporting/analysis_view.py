@@ -1,0 +1,290 @@
+"""What ``iceprobe analyze`` found, as the page shows it: probes, predictors, parts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from iceprobe.analysis.files import read_analyses
+from iceprobe.analysis.schema import HEADS, Analysis, Predictor
+from iceprobe.core.errors import IceprobeError
+from iceprobe.reporting.charts import OTHERS, Spec, finish
+from iceprobe.reporting.finding import display_name
+from iceprobe.results.comparison import reference_ep
+from iceprobe.results.schema import Result
+from iceprobe.results.tables import span
+
+if TYPE_CHECKING:
+    from iceprobe.reporting.attention import Album
+    from iceprobe.store import Store
+
+DETAILED = 4  # probes whose predictors are shown one by one
+BEST, LEAST = 10, 3  # predictors of a table, from its top and from its end
+EXAMPLES = 6  # images beside a predictor
+PARTS = 6  # colours
+PART_IMAGES = 27  # three rows of the page
+_MEASURES = {
+    "mass_in_mask": "Attention on the object’s mask, %",
+    "mass_in_box": "Attention in the object’s box, %",
+    "centroid_in_box": "Images with the centroid in the box, %",
+    "entropy": "Entropy of the map, % of uniform",
+}
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """An analysis and the result it is of; None for the backbone's own heads."""
+
+    result: Result | None
+    analysis: Analysis
+
+    @property
+    def name(self) -> str:
+        if self.result is None:
+            return "backbone’s heads"
+        return display_name(self.result.label)
+
+
+@dataclass(frozen=True)
+class PredictorRow:
+    """A predictor with its example maps."""
+
+    predictor: Predictor
+    maps: list[str]
+
+
+@dataclass(frozen=True)
+class PredictorTable:
+    """The predictors of one probe, by importance.
+
+    Attributes:
+        of: whose.
+        images: the example images.
+        names: of the images.
+        top, bottom: the first ones and the last ones.
+        left_out: how many stand between them.
+    """
+
+    of: Analysed
+    images: list[str]
+    names: list[str]
+    top: list[PredictorRow]
+    bottom: list[PredictorRow]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class PartsView:
+    """A grid of images in the colours of a probe's parts.
+
+    Attributes:
+        result: whose first seed.
+        pictures: data URIs, with the names of their images.
+        legend: a colour and the predictors of its part.
+    """
+
+    result: Result
+    pictures: list[tuple[str, str]]
+    legend: list[tuple[str, list[int]]]
+
+
+def analysed(results: Sequence[Result]) -> list[Analysed]:
+    """Analyses of the results of one group, the reference EP's first; without those that are stale.
+
+    Raises:
+        IceprobeError: if a run's analysis is there and can't be read.
+    """
+    found: list[Analysed] = []
+    for run in dict.fromkeys(one.run for one in results if one.run is not None):
+        here = {(r.label, r.store.identity, r.split): r for r in results if r.run == run}
+        stores = {r.store.identity for r in here.values()}
+        for one in read_analyses(run):
+            result = here.get((one.probe, one.store, one.split))
+            if result is not None and result.seeds == one.seeds:
+                found.append(Analysed(result, one))
+            elif one.probe == HEADS and one.store in stores:
+                found.append(Analysed(None, one))
+    first = reference_ep([one.result for one in found if one.result is not None])
+    found.sort(key=lambda one: (one.result is None, one.result is not first))
+    return found
+
+
+def importance_charts(
+    shown: Sequence[Analysed], palette: dict[str, str]
+) -> list[tuple[str, str, Spec]]:
+    """Importance against where predictors look, a point a predictor: title, remark, chart.
+
+    At most two measures: attention on the object and the centroid where there is ground truth,
+    entropy where there is none.
+    """
+    told = [
+        one
+        for one in shown
+        if one.result is not None and one.analysis.predictors[0].importance is not None
+    ][:DETAILED]
+    if not told:
+        return []
+    known = [
+        name for name in _MEASURES if getattr(told[0].analysis.predictors[0], name) is not None
+    ]
+    object_first = [name for name in known if name != "entropy"] or known
+    if "mass_in_mask" in object_first:
+        object_first.remove("mass_in_box")
+    made = []
+    for name in object_first[:2]:
+        rows = [
+            _point(one, each, name, palette) for one in told for each in one.analysis.predictors
+        ]
+        remark = "; ".join(_correlation(one, name) for one in told)
+        title = f"Importance against {name.replace('_', ' ')}"
+        made.append((title, f"Spearman: {remark}.", _importance_chart(rows, told[0], name)))
+    return made
+
+
+def _point(one: Analysed, each: Predictor, measure: str, palette: dict[str, str]) -> dict[str, Any]:
+    assert one.result is not None
+    assert each.importance is not None
+    return {
+        "probe": one.name,
+        "colour": palette[one.result.label],
+        "predictor": f"{each.predictor} of seed {each.seed}",
+        "x": 100 * getattr(each, measure).mean,
+        "y": 100 * each.importance.mean,
+        "interval": span(each.importance.interval, signed=True),
+    }
+
+
+def _correlation(one: Analysed, measure: str) -> str:
+    found = one.analysis.correlation.get(measure)
+    if found is None:
+        return f"{one.name} – ({len(one.analysis.predictors)} predictors are too few or all alike)"
+    low, high = found.interval
+    text = f"{one.name} {found.rho:+.2f} [{low:+.2f}, {high:+.2f}] over {found.predictors}"
+    return text.replace("-", "−")
+
+
+def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str) -> Spec:
+    shades = {row["probe"]: row["colour"] for row in rows}
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("x:Q", title=_MEASURES[measure]).scale(zero=False, padding=10).axis(grid=False),
+        y=alt.Y("y:Q", title="Importance, points of accuracy").scale(padding=10),
+    )
+    points = base.mark_circle(size=64, opacity=0.75, stroke="white", strokeWidth=0.8).encode(
+        color=alt.Color(
+            "probe:N",
+            scale=alt.Scale(domain=list(shades), range=list(shades.values())),
+            legend=alt.Legend(title=None, orient="bottom", columns=4, labelLimit=220),
+        ),
+        tooltip=[
+            alt.Tooltip("probe:N"),
+            alt.Tooltip("predictor:N"),
+            alt.Tooltip("y:Q", title="importance, points", format="+.2f"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("x:Q", title=measure.replace("_", " ") + ", %", format=".1f"),
+        ],
+    )
+    layers = [points]
+    if (uniform := first.analysis.uniform.get(measure)) is not None:
+        mark = alt.Chart(alt.Data(values=[{"x": 100 * uniform, "text": "uniform attention"}]))
+        layers = [
+            mark.mark_rule(color="#a9b3bd", strokeDash=[3, 3]).encode(x="x:Q"),
+            mark.mark_text(
+                align="left", baseline="top", dx=5, dy=2, y=0, fontSize=12, color="#5d6b7a"
+            ).encode(x="x:Q", text="text:N"),
+            points,
+        ]
+    return finish(alt.layer(*layers))
+
+
+def predictor_tables(
+    shown: Sequence[Analysed], opened: Callable[[Result], "Store"], images: int
+) -> tuple[list[PredictorTable], list[str]]:
+    """The predictors of the first few probes, with example maps where they can be drawn.
+
+    Returns:
+        The tables, and why maps are missing where they are.
+    """
+    tables: list[PredictorTable] = []
+    remarks: list[str] = []
+    albums: dict[str, Album] = {}
+    for one in [one for one in shown if one.result is not None][:DETAILED]:
+        assert one.result is not None
+        everyone = one.analysis.predictors
+        cut = len(everyone) if len(everyone) <= BEST + LEAST else BEST
+        top, bottom = everyone[:cut], everyone[cut:][-LEAST:]
+        maps: dict[tuple[int, int], list[str]] = {}
+        album = None
+        try:
+            if images:
+                album = _album(one.result, albums, opened, min(images, EXAMPLES))
+                maps = _example_maps(one.result, album, [*top, *bottom])
+        except IceprobeError as error:
+            remarks.append(f"{one.name}: no maps, {error}.")
+
+        def with_maps(
+            some: Sequence[Predictor], maps: dict[tuple[int, int], list[str]] = maps
+        ) -> list[PredictorRow]:
+            return [PredictorRow(e, maps.get((e.seed, e.predictor), [])) for e in some]
+
+        pictures = album.pictures if album is not None and maps else []
+        names = album.names if album is not None and maps else []
+        left_out = len(everyone) - len(top) - len(bottom)
+        tables.append(
+            PredictorTable(one, pictures, names, with_maps(top), with_maps(bottom), left_out)
+        )
+    return tables, remarks
+
+
+def _album(
+    result: Result, albums: dict[str, "Album"], opened: Callable[[Result], "Store"], count: int
+) -> "Album":
+    from iceprobe.reporting.attention import Album  # torch: only where maps are drawn
+
+    key = f"{result.store.identity} {result.split}"
+    if key not in albums:
+        albums[key] = Album.spread(opened(result), result.split, count)
+    return albums[key]
+
+
+def _example_maps(
+    result: Result, album: "Album", wanted: Sequence[Predictor]
+) -> dict[tuple[int, int], list[str]]:
+    """By seed and predictor, its map on each image of the album."""
+    made: dict[tuple[int, int], list[str]] = {}
+    for seed in dict.fromkeys(each.seed for each in wanted):
+        found = album.maps(result, seed)
+        if found is None:
+            continue
+        mine = [each.predictor for each in wanted if each.seed == seed]
+        overlays = album.overlays(found[1][:, [j - 1 for j in mine]])
+        for place, j in enumerate(mine):
+            made[seed, j] = [each[place] for each in overlays]
+    return made
+
+
+def parts_view(shown: Sequence[Analysed], opened: Callable[[Result], "Store"]) -> PartsView | None:
+    """Parts of the first probe that has several predictors.
+
+    Raises:
+        IceprobeError: if the store, its images or the fitted probe can't be found.
+    """
+    from iceprobe.analysis.parts import part_maps
+    from iceprobe.reporting.pictures import part_uris
+
+    for one in shown:
+        if one.result is None or len(one.analysis.predictors) <= max(1, len(one.analysis.seeds)):
+            continue
+        album = _album(one.result, {}, opened, PART_IMAGES)
+        found = album.maps(one.result)
+        if found is None:
+            continue
+        parts, assigned = part_maps(found[1], PARTS)
+        uris = part_uris(album.images, parts.unflatten(2, album.tokens.grid or (0, 0)), OTHERS)
+        members = [
+            (OTHERS[k], [j + 1 for j, of in enumerate(assigned.tolist()) if of == k])
+            for k in range(parts.shape[1])
+        ]
+        members.sort(key=lambda part: -len(part[1]))
+        return PartsView(one.result, list(zip(uris, album.names, strict=True)), members)
+    return None

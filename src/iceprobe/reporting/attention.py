@@ -1,0 +1,212 @@
+"""Where each probe looks: fitted probes on test images, one map a predictor.
+
+With more than eight predictors the maps are grouped by spherical k-means over their
+concatenation on the images shown, and a group's mean map is drawn, so a column means the same
+part in every row.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from iceprobe.analysis.maps import patch_maps
+from iceprobe.analysis.parts import spherical_kmeans
+from iceprobe.core.errors import IceprobeError
+from iceprobe.fitting.fitted import load_fitted
+from iceprobe.fitting.members import Shape
+from iceprobe.reporting.pictures import image_uri, map_uri
+from iceprobe.results.schema import Result
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.probes.probe import Probe
+    from iceprobe.store import Store
+
+MAX_COLUMNS = 8  # maps beside an image; more predictors are grouped
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image and its maps, as data URIs."""
+
+    name: str
+    label: str
+    predicted: str
+    correct: bool
+    image: str
+    maps: list[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The attention of one probe on the images shown."""
+
+    result: Result
+    predictors: int
+    columns: list[str]
+    rows: list[Row]
+    boxes: bool
+    seed: int | None
+
+
+class Album:
+    """Some test images of a store, with their tokens.
+
+    Args:
+        store: an open store with patch tokens.
+        split: the reported split.
+        rows: of that split.
+
+    Raises:
+        IceprobeError: if the store has no patch grid, or its images can't be found.
+    """
+
+    def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
+        if store.grid is None or not store.has_patches:
+            raise IceprobeError("its store has no patch tokens on a grid")
+        part = store[split]
+        self.store, self.split, self.rows = store, split, rows
+        self.images: list[Image.Image] = list(store.images(split, self.rows))
+        self.boxes = None if part.boxes is None else np.asarray(part.boxes)[self.rows]
+        self.labels = np.asarray(part.labels)[self.rows]
+        self.names = store.names(split, self.rows)
+        self.pictures = [
+            image_uri(image, None if self.boxes is None else self.boxes[i])
+            for i, image in enumerate(self.images)
+        ]
+        self.tokens = Tokens(
+            patches=part.patches(torch.from_numpy(self.rows)).float(),
+            prefix=part.prefix[torch.from_numpy(self.rows)].float(),
+            grid=store.grid,
+            has_class=store.has_class,
+        )
+
+    @classmethod
+    def spread(cls, store: "Store", split: str, count: int) -> Self:
+        """``count`` images, one of each class first, in the order of the split.
+
+        What probes made of them has no say.
+        """
+        return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
+
+    def maps(self, result: Result, seed: int | None = None) -> tuple["Probe", Tensor] | None:
+        """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
+
+        Raises:
+            IceprobeError: if the fitted probe is missing or doesn't fit its description.
+        """
+        if result.method == "knn":
+            return None
+        store = self.store
+        shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
+        probe = load_fitted(result, shape, seed)
+        if not getattr(probe.pooling, "num_predictors", 0):
+            return None
+        return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
+
+    def overlays(self, maps: Tensor) -> list[list[str]]:
+        """Maps ``(B, K, N)`` over the images, K pictures an image."""
+        grids = maps.unflatten(2, self.tokens.grid or (0, 0)).numpy()
+        return [
+            [map_uri(image, grid) for grid in each]
+            for image, each in zip(self.images, grids, strict=True)
+        ]
+
+    def tokens_on(self, device: torch.device) -> Tokens:
+        """The tokens of the images, where a probe is."""
+        patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
+        return replace(self.tokens, patches=patches, prefix=prefix)
+
+
+def draw_gallery(result: Result, album: Album) -> Gallery | None:
+    """Maps of the first seed of a fitted probe; None where it has no attention of its own.
+
+    Raises:
+        IceprobeError: if the fitted probe is missing or doesn't fit its description.
+    """
+    found = album.maps(result)
+    if found is None:
+        return None
+    probe, weights = found
+    with torch.no_grad():
+        tokens = album.tokens_on(next(probe.parameters()).device)
+        predicted: list[int] = probe(tokens).argmax(1).tolist()
+    maps, columns = columns_of(weights)
+    classes = list(album.store.classes)
+    rows = []
+    for i, overlays in enumerate(album.overlays(maps)):
+        label = int(album.labels[i])
+        rows.append(
+            Row(
+                name=album.names[i],
+                label=classes[label],
+                predicted=classes[predicted[i]],
+                correct=predicted[i] == label,
+                image=album.pictures[i],
+                maps=overlays,
+            )
+        )
+    seed = result.seeds[0] if result.seeds else None
+    return Gallery(result, weights.shape[1], columns, rows, album.boxes is not None, seed)
+
+
+def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """``count`` rows: the first image of each class, then the second of each, in class order.
+
+    With more classes than rows, classes are taken at even distances.
+    """
+    classes = np.unique(labels)
+    if len(classes) > count > 0:
+        classes = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    queues = [np.flatnonzero(labels == one) for one in classes]
+    longest = max((len(queue) for queue in queues), default=0)
+    rows = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+    return np.array(rows[:count], dtype=np.int64)
+
+
+def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
+    """Where each predictor of an attentive probe looks: ``(B, M, N)`` over the patches, sum 1."""
+    return patch_maps(probe, tokens)[0].cpu()
+
+
+def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
+    """At most :data:`MAX_COLUMNS` maps an image, and what to call them.
+
+    Args:
+        weights: ``(B, M, N)``.
+
+    Returns:
+        ``(B, K, N)`` and K titles.
+    """
+    groups, titles = group_predictors(weights)
+    return mean_of_groups(weights, groups), titles
+
+
+def mean_of_groups(weights: Tensor, groups: list[Tensor]) -> Tensor:
+    """The mean map of each group of predictors: ``(B, M, N)`` → ``(B, K, N)``."""
+    return torch.stack([weights[:, group].mean(1) for group in groups], 1)
+
+
+def group_predictors(weights: Tensor) -> tuple[list[Tensor], list[str]]:
+    """The predictors of each of at most :data:`MAX_COLUMNS` maps, and what to call the maps.
+
+    Args:
+        weights: ``(B, M, N)`` of the images to group them by.
+
+    Returns:
+        K index tensors and K titles.
+    """
+    predictors = weights.shape[1]
+    if predictors <= MAX_COLUMNS:
+        alone = list(torch.arange(predictors).split(1))
+        titles = [f"predictor {j + 1}" for j in range(predictors)]
+        return alone, titles if predictors > 1 else ["attention"]
+    assigned = spherical_kmeans(weights.transpose(0, 1).flatten(1), MAX_COLUMNS)
+    groups = [torch.nonzero(assigned == k).flatten() for k in range(MAX_COLUMNS)]
+    kept = sorted((group for group in groups if len(group)), key=len, reverse=True)
+    return kept, [f"group {i + 1}: {len(g)} of {predictors}" for i, g in enumerate(kept)]

@@ -1,0 +1,159 @@
+"""What the best probe takes for what: a matrix of few classes, tables of many."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import visible
+from iceprobe.reporting.charts import Spec, finish
+from iceprobe.results.confusion import (
+    ClassScore,
+    Confusions,
+    Misread,
+    Mistake,
+    confusions,
+    misread,
+)
+from iceprobe.results.schema import Result
+from iceprobe.results.stores import manifest_of
+from iceprobe.results.tables import leaderboard, tenths
+
+MOST_CLASSES = 40  # of a matrix that can still be read
+ROWS = 10  # of each table
+IMAGES = 20  # that are named
+_RIGHT, _WRONG = (11, 111, 207), (179, 54, 47)
+
+
+@dataclass(frozen=True)
+class ConfusionView:
+    """What the page shows of one probe's answers.
+
+    Attributes:
+        result: whose.
+        names: of the classes, in their order.
+        worst: the classes with the lowest accuracy.
+        mistakes: the most frequent ones.
+        share: of all mistakes, what those shown make up.
+        chart: the matrix, or None where there are too many classes.
+        named: images that it is surest to read wrongly, with their names; none where those weren't
+            kept.
+        others: how many other probes ``named`` tells of.
+    """
+
+    result: Result
+    names: list[str]
+    worst: list[ClassScore]
+    mistakes: list[Mistake]
+    share: float
+    chart: Spec | None
+    named: list[tuple[str, Misread]]
+    others: int
+
+
+def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionView | None:
+    """Of the most accurate of ``results`` whose predictions were kept, if there is one."""
+    kept = {one.label: found for one in leaderboard(results) if (found := one.predictions())}
+    best = next((one for one in leaderboard(results) if one.label in kept), None)
+    if best is None:
+        return None
+    image_names = next((found.names for found in kept.values() if found.names), None)
+    predictions = kept.pop(best.label)
+    wrong = misread(predictions, list(kept.values()), IMAGES) if image_names else []
+    named = [(visible(image_names[one.row]), one) for one in wrong] if image_names else []
+    counted = confusions(predictions, best.classes)
+    names = class_names(best, trust)
+    mistakes = list(counted.mistakes[:ROWS])
+    everything = sum(one.images for one in counted.mistakes)
+    chart = matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None
+    share = sum(one.images for one in mistakes) / everything if everything else 0.0
+    return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart, named, len(kept))
+
+
+def class_names(result: Result, trust: bool = False) -> list[str]:
+    """Names of the classes; of results from before they were kept those of the store.
+
+    ``"class 7"`` where it can't be found or opened.
+    """
+    if result.class_names:
+        return result.class_names
+    if result.open_store is not None:
+        return list(result.open_store.classes)
+    # Moved or deleted, or another host's: the numbers are worth a page all the same.
+    with contextlib.suppress(IceprobeError):
+        return list(manifest_of(result, trust=trust).dataset.classes)
+    return [f"class {number}" for number in range(result.classes)]
+
+
+def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
+    """Rows: true classes; columns: what they were read as; a cell is its share of the row.
+
+    Right answers are blue and mistakes red, each on a scale of its own, so that the mistakes of a
+    good probe can be seen.
+    """
+    shown = _told_apart(names)
+    matrix = counted.matrix()
+    shares = matrix / np.maximum(counted.images, 1)[:, None]
+    wrong = shares - np.diag(np.diag(shares))
+    largest = max(float(wrong.max()), 1e-9)
+    few = len(names) <= 15
+    rows: list[dict[str, Any]] = []
+    for i, j in zip(*np.nonzero(matrix), strict=True):
+        share = float(shares[i, j])
+        strength = share if i == j else share / largest
+        rows.append(
+            {
+                "true": shown[i],
+                "read": shown[j],
+                "colour": _shade(_RIGHT if i == j else _WRONG, strength),
+                "ink": "#ffffff" if strength > 0.55 else "#1c2733",
+                "text": f"{100 * share:.0f}" if few and 100 * share >= 0.5 else "",
+                "share": f"{tenths(share)}%",
+                "images": f"{matrix[i, j]:.4g} of {counted.images[i]}",
+            }
+        )
+    side = min(44, max(15, 430 // len(names)))
+    axis: dict[str, Any] = dict(
+        grid=False, ticks=False, domain=False, labelLimit=150, labelPadding=6
+    )
+    x = alt.X("read:N", sort=None, title="read as").scale(domain=shown)
+    y = alt.Y("true:N", sort=None, title="true class").scale(domain=shown)
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=x.axis(labelAngle=-45, **axis),
+        y=y.axis(**axis),
+        tooltip=[
+            alt.Tooltip("true:N", title="true class"),
+            alt.Tooltip("read:N", title="read as"),
+            alt.Tooltip("share:N", title="share of the class"),
+            alt.Tooltip("images:N", title="images, mean over seeds"),
+        ],
+    )
+    cells = base.mark_rect(stroke="white", strokeWidth=1).encode(
+        color=alt.Color("colour:N", scale=None)
+    )
+    text = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
+    return finish(
+        alt.layer(cells, text) if few else alt.layer(cells),
+        width=side * len(names),
+        height=side * len(names),
+    )
+
+
+def _shade(full: tuple[int, int, int], strength: float) -> str:
+    """From nearly white at 0 to ``full`` at 1."""
+    mixed = (round(246 + (end - 246) * min(strength, 1.0) ** 0.8) for end in full)
+    return "#" + "".join(f"{value:02x}" for value in mixed)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names as categories of an axis: one that is there before gets its number."""
+    seen: set[str] = set()
+    found = []
+    for number, name in enumerate(names):
+        found.append(name if name not in seen else f"{name} ({number})")
+        seen.add(found[-1])
+    return found

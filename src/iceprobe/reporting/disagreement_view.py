@@ -1,0 +1,138 @@
+"""The images two probes disagree on, with both maps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.results.comparison import BASELINES, EFFICIENT, probe_name, reference_ep
+from iceprobe.results.disagreement import Disagreement, disagreement
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.schema import Result
+from iceprobe.results.tables import leaderboard
+
+if TYPE_CHECKING:
+    from iceprobe.reporting.attention import Album
+    from iceprobe.store import Store
+
+COUNT = 4  # images on each side
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """One image and the answers of both; a map is None where a probe has none."""
+
+    name: str
+    label: str
+    read: tuple[str, str]
+    image: str
+    maps: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class DisagreementView:
+    """What the page shows of a pair of probes.
+
+    Attributes:
+        pair: the two results.
+        rule: how the second was chosen, as the end of a sentence.
+        counted: how often they disagree.
+        sides: images that the first alone is right on, then the second alone.
+    """
+
+    pair: tuple[Result, Result]
+    rule: str
+    counted: Disagreement
+    sides: tuple[list[Disputed], list[Disputed]]
+
+
+def chosen_pair(results: Sequence[Result]) -> tuple[Result, Result, str] | None:
+    """The two probes to be compared, and by what rule.
+
+    EP (the best one, as in the headline; the most accurate attentive probe where there
+    is none) against the most accurate attentive probe of another kind, else against the most
+    accurate other EP, else against the most accurate linear probe.
+    """
+    asked = [one for one in results if _usable(one)]
+    usable = leaderboard(asked)
+    attentive = [one for one in usable if probe_name(one) not in BASELINES]
+    first = reference_ep(asked) or next(iter(attentive), None)
+    if first is None:
+        return None
+    others = [one for one in attentive if one is not first]
+    kind = probe_name(first)
+    no_kin = "that is no EP" if kind == EFFICIENT else "of another kind"
+    candidates = {
+        f"the most accurate attentive probe {no_kin}": [
+            one for one in others if probe_name(one) != kind
+        ],
+        "the most accurate other probe of its kind": others,
+        "the most accurate linear probe": [one for one in usable if probe_name(one) == "linear"],
+    }
+    for rule, found in candidates.items():
+        if found:
+            return first, found[0], rule
+    return None
+
+
+def disagreement_view(
+    results: Sequence[Result], opened: Callable[[Result], "Store"]
+) -> DisagreementView | None:
+    """The images of one group of results, or None where no two probes can be compared so.
+
+    Args:
+        results: on the same images.
+        opened: result → its store.
+
+    Raises:
+        IceprobeError: if the store, its images or the fitted probes can't be found.
+    """
+    chosen = chosen_pair(results)
+    if chosen is None:
+        return None
+    first, second, rule = chosen
+    a, b = (_predictions(one) for one in (first, second))
+    counted = disagreement(a, b, COUNT)
+    rows = np.concatenate([counted.for_a, counted.for_b])
+    if not len(rows):
+        return None
+    from iceprobe.reporting.attention import Album  # torch: only where maps are drawn
+
+    album = Album(opened(first), first.split, rows)
+    maps = [_mean_maps(one, album) for one in (first, second)]
+    classes = list(album.store.classes)
+    disputed = [
+        Disputed(
+            name=album.names[i],
+            label=classes[int(album.labels[i])],
+            read=(classes[int(a.predicted[0, row])], classes[int(b.predicted[0, row])]),
+            image=album.pictures[i],
+            maps=(maps[0][i], maps[1][i]),
+        )
+        for i, row in enumerate(rows)
+    ]
+    cut = len(counted.for_a)
+    return DisagreementView((first, second), rule, counted, (disputed[:cut], disputed[cut:]))
+
+
+def _mean_maps(result: Result, album: "Album") -> list[str | None]:
+    """Each image's mean map over the predictors of the first seed."""
+    found = album.maps(result)
+    if found is None:
+        return [None] * len(album.rows)
+    _, weights = found
+    return [overlays[0] for overlays in album.overlays(weights.mean(1, keepdim=True))]
+
+
+def _usable(result: Result) -> bool:
+    trained = result.method == "trained" and result.adaptation is None
+    return trained and result.predictions() is not None
+
+
+def _predictions(result: Result) -> Predictions:
+    found = result.predictions()
+    if found is None:
+        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
+    return found

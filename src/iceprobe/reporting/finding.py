@@ -1,0 +1,252 @@
+"""What the numbers say, in one sentence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import parse_spec
+from iceprobe.results.caveats import covered, kept
+from iceprobe.results.comparison import (
+    BASELINES,
+    Comparison,
+    best_baseline,
+    efficient,
+    family,
+    level,
+    probe_name,
+    reference_ep,
+    warned,
+)
+from iceprobe.results.headline import NAMES
+from iceprobe.results.schema import Result
+from iceprobe.results.sweeps import Ranking, Sweep, leaders
+from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
+
+_NAMES = {
+    "knn": "k-NN",
+    "linear": "linear",
+    "ep": "EP",
+    "mhca": "MHCA",
+    "aim": "AIM",
+    "abmilp": "AbMILP",
+    "cbam": "CBAM",
+    "delf": "DELF",
+    "mean_value": "mean + Wᵥ",
+    "simpool": "SimPool",
+    "clip": "CLIP",
+    "siglip": "SigLIP",
+    "vjepa": "V-JEPA",
+    "cait": "CaiT",
+    "cae": "CAE",
+    "coca": "CoCa",
+    "capi": "CAPI",
+    "slot": "slots",
+    "lora": "LoRA",
+    "bitfit": "BitFit",
+    "layernorm": "LayerNorm",
+    "full": "fine-tuned",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The headline.
+
+    Attributes:
+        sentence: a full sentence with its numbers.
+        strong: the difference alone, ``"+9.9 points"``, or None where nothing is compared.
+        detail: what is uncertain about it, a short second sentence.
+        comparison: the two results compared, where there are two.
+    """
+
+    sentence: str
+    strong: str | None
+    detail: str
+    comparison: Comparison | None
+
+
+def display_name(probe: str) -> str:
+    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)".
+
+    With an adaptation before it: "LoRA (rank=16) + EP12".
+    """
+    adaptation, plus, on_top = probe.partition(" + ")
+    if plus:
+        return f"{display_name(adaptation)} + {display_name(on_top)}"
+    spec = parse_spec(probe)
+    name = spec.name.rstrip("0123456789")
+    number = spec.name[len(name) :]
+    shown = _NAMES.get(name, name) + number
+    options = dict(spec.options)
+    remarks = [options.pop("input")] if "input" in options else []
+    if options.get("value") == "identity":
+        del options["value"]
+        remarks.append("without Wᵥ")
+    if options.get("query") == "sliced":
+        del options["query"]
+        remarks.append("sliced queries")
+    remarks += [f"{key}={value}" for key, value in sorted(options.items())]
+    return f"{shown} ({', '.join(remarks)})" if remarks else shown
+
+
+def find(results: Sequence[Result]) -> Finding:
+    """The headline of results on one backbone and one data set.
+
+    The best EP against the best linear probe, or against k-NN where nothing linear was run; without
+    an EP the best other probe takes its place; without either, the best number is told alone. An
+    order is claimed where the paired difference shows it, and never of an undertrained fit. Where one
+    of several EPs, or of several linear probes, was picked by these very images, it is corrected for
+    all pairs that might have been (Holm).
+    """
+    linear = [result for result in results if probe_name(result) == "linear"]
+    baseline = best_baseline(linear or results)
+    others = [result for result in leaderboard(results) if probe_name(result) not in BASELINES]
+    subject = reference_ep(results) or next(iter(others), None)
+    if subject is None or baseline is None:
+        return _alone(leaderboard(results)[0])
+    ours, theirs = _percent(subject), _percent(baseline)
+    name = display_name(subject.label)
+    other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
+    if weak := [one for one in (subject, baseline) if one.undertrained]:
+        known = other.replace("a linear", "the linear")  # it has been named
+        who = listed([name if one is subject else known for one in weak])
+        verb = "is" if len(weak) == 1 else "are"
+        return Finding(
+            f"{name} reads {ours} and {other} {theirs}, but {who} {verb} undertrained: that shows "
+            "no order.",
+            None,
+            f"{'; '.join(signs(one) for one in weak)}. To compare them {TRAIN_LONGER}",
+            None,
+        )
+    try:
+        among = (efficient(results) or others, linear or [baseline])
+        comparison = _picked(subject, baseline, among)
+    except IceprobeError:
+        sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
+        return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
+    low, high = comparison.difference.interval
+    strong = f"{signed_points(comparison.difference.mean)} points"
+    but = warned(subject, baseline)
+    if comparison.clear:
+        sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
+    else:
+        sentence = f"{name} reads {ours} and {other} {theirs}{but}: no clear difference."
+    rival = display_name(baseline.label)
+    over = f" over {rival}, the best of {len(linear)} linear probes" if len(linear) > 1 else ""
+    if (eps := len(efficient(results))) > 1 and probe_name(subject) == "ep":
+        over += f", {name} being the best of {eps} EPs on these images"
+    holm = f"; order by Holm among {comparison.among} pairs" if comparison.among > 1 else ""
+    detail = (
+        f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
+        f"(paired, over {covered(subject, baseline)}{holm})"
+    )
+    return Finding(sentence, strong, detail, comparison)
+
+
+def _picked(
+    subject: Result, baseline: Result, among: tuple[Sequence[Result], Sequence[Result]]
+) -> Comparison:
+    """The two of them in the family of all pairs that they were picked from.
+
+    Raises:
+        IceprobeError: if predictions weren't kept.
+    """
+    pairs = family(*among, picked=(subject, baseline))
+    return next(one for one in pairs if one.probe is subject and one.against is baseline)
+
+
+def find_across(
+    ranked: Sequence[Ranking], layers: Sequence[Sweep], draws: Sequence[Sweep]
+) -> Finding | None:
+    """The headline over several backbones, layers or numbers of training images, if there are."""
+    if ranked:
+        return _of_ranking(ranked[0], len(ranked))
+    if layers:
+        lines = [[one for _, one in points] for points in layers[0].lines.values()]
+        told = [_of_layers(results) for results in lines]
+        detail = f"Layers of each probe, compared on the {lines[0][0].split} split itself"
+        return Finding(f"{'; '.join(told)}.", None, f"{detail} · {layers[0].title}", None)
+    if draws:
+        told = [
+            f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
+            f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
+            for probe, points in sorted(
+                draws[0].lines.items(), key=lambda line: -_best(line[1]).score.mean
+            )
+        ]
+        return Finding(f"{told[0]}.", None, f"{'; '.join(told[1:])} · {draws[0].title}", None)
+    return None
+
+
+def _of_ranking(ranking: Ranking, of: int) -> Finding:
+    leads: dict[str, list[str]] = {}
+    none: list[str] = []
+    for probe in ranking.probes:
+        best, *alike = leaders(ranking.under(probe))
+        names = none if alike else leads.setdefault(best.backbone, [])
+        names.append(display_name(probe))
+    count = len(ranking.backbones)
+    every = "every probe" if len(ranking.probes) > 1 else display_name(ranking.probes[0])
+    if not leads:
+        any_ = every.replace("every", "any")
+        sentence = f"No clear difference: none of {count} backbones leads under {any_}."
+    elif none:
+        some = [f"{leader} leads under {listed(probes)}" for leader, probes in leads.items()]
+        sentence = (
+            f"Of {count} backbones {', '.join(some)}; none leads clearly under {listed(none)}."
+        )
+    elif len(leads) == 1:
+        sentence = f"{next(iter(leads))} leads {count} backbones under {every}."
+    else:
+        under = [f"{leader} under {listed(probes)}" for leader, probes in leads.items()]
+        sentence = f"Which of {count} backbones leads depends on the probe: {', '.join(under)}."
+    below = len(ranking.probes) * (count - 1)
+    clear = sum(not cell.tied for cell in ranking.cells.values()) - len(ranking.probes)
+    more = f"; {of - 1} more ranking{'s' if of > 2 else ''} below" if of > 1 else ""
+    detail = (
+        f"{ranking.title}: {clear} of {below} differences between neighbours in rank are "
+        f"clear (all pairs, Holm, 5%){more}"
+    )
+    weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
+    if weak:
+        told = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
+        detail += f"; undertrained, so without an order: {told}"
+    return Finding(sentence, None, detail, None)
+
+
+def signs(result: Result) -> str:
+    """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
+    return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
+
+
+def _of_layers(results: Sequence[Result]) -> str:
+    """Where one probe reads most, if an interval shows it."""
+    name, (best, *alike) = display_name(results[0].label), leaders(results)
+    if not alike:
+        return f"{name} reads most at layer {best.layer} ({_percent(best)})"
+    layers = listed([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
+    return f"{name}: no clear difference between layers {layers} ({_percent(best)} at {best.layer})"
+
+
+def _best(points: Sequence[tuple[float, Result]]) -> Result:
+    return max((result for _, result in points), key=level)
+
+
+def _percent(result: Result) -> str:
+    by_class = f" {NAMES[result.headline]}" if result.headline != "top1" else ""
+    lost = f" ({kept(result)})" if result.lost_seeds else ""
+    return f"{tenths(result.score.mean)}%{by_class}{lost}"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+
+
+def _alone(best: Result) -> Finding:
+    sentence = f"{display_name(best.label)} reads {_percent(best)}."
+    detail = "Nothing to compare it with in this report."
+    if best.undertrained:
+        sentence = f"{sentence[:-1]}, but it is undertrained."
+        detail = f"{signs(best)}. To trust the number {TRAIN_LONGER}"
+    return Finding(sentence, None, detail, None)

@@ -1,0 +1,238 @@
+"""Attention maps of several probes over several images in one figure, ready for a paper.
+
+Rows are images, columns the image and then probes, or the predictors of a single one. Text and
+layout are vectors and fonts are embedded in a PDF; an image and the map over it are two pictures,
+one above the other, so that the map's transparency can be changed in a drawing program.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from iceprobe.core.arguments import checked
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.files import write_atomically
+from iceprobe.reporting.attention import Album, columns_of
+from iceprobe.reporting.finding import display_name
+from iceprobe.reporting.pictures import colour
+from iceprobe.results.schema import Result
+from iceprobe.results.stores import store_of
+
+WIDTH = 504  # points: 7 inches, both columns of a paper
+COLUMN = 244  # points: one column of it
+LARGEST = 88  # points of a picture
+MOST_COLUMNS = 12  # pictures a row that can still be seen
+PIXELS = 320  # of a picture: 300 dots an inch where it is largest
+FORMATS = (".pdf", ".svg", ".png")
+_GAP, _LABELS, _LINE, _LETTER = 3, 58, 8.5, 3.6
+_FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
+
+# Coordinates are points.
+_SVG = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" \
+width="{{ width }}{{ unit }}" height="{{ height }}{{ unit }}" viewBox="0 0 {{ width }} {{ height }}" \
+font-family="{{ font }}" font-size="7.5" fill="#111111">
+<rect width="100%" height="100%" fill="#ffffff"/>
+{% for title in titles %}{% for line in title.lines %}\
+<text x="{{ title.x }}" y="{{ title.y + step * loop.index0 }}" text-anchor="middle">{{ line }}</text>
+{% endfor %}{% endfor %}\
+{% for label in labels %}{% for line in label.lines %}\
+<text x="{{ label.x }}" y="{{ label.y + step * loop.index0 }}" text-anchor="end">{{ line }}</text>
+{% endfor %}{% endfor %}\
+{% for picture in pictures %}\
+<image x="{{ picture.x }}" y="{{ picture.y }}" width="{{ side }}" height="{{ side }}" \
+preserveAspectRatio="xMidYMid slice" xlink:href="{{ picture.uri }}"/>
+{% endfor %}</svg>
+"""
+)
+
+
+@dataclass(frozen=True)
+class _Text:
+    x: float
+    y: float
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    x: float
+    y: float
+    uri: str
+
+
+@checked
+def figure(
+    results: Sequence[Result],
+    path: str | Path,
+    *,
+    images: int = 6,
+    column: bool = False,
+    trust: bool = False,
+) -> Path:
+    """Write the maps of probes over test images as one figure.
+
+    Of several probes a column is the mean over the predictors of one; of a single probe a column
+    is a predictor, or with more than eight a group of predictors that look alike.
+
+    Args:
+        results: of one run: probes with attention on one store, with its images at hand.
+        path: ends in ``.pdf``, ``.svg`` or ``.png``; replaced atomically if it is there.
+        images: rows: test images, one of each class first, whatever the probes made of them.
+        column: as wide as one column of a paper, 3.4 inches, in place of two, 7 inches.
+        trust: whether other hosts may be asked for a store and images that the results' files name.
+
+    Returns:
+        The path written.
+
+    Raises:
+        IceprobeError: for another format, no images or no probe with attention, several stores,
+            or if the store, its images or the fitted probes can't be found.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise IceprobeError(f"figure {str(path)!r}: it ends in {', '.join(FORMATS)}")
+    if images < 1:
+        raise IceprobeError(f"images={images}: a figure needs at least 1")
+    attentive = [one for one in results if one.method == "trained" and one.adaptation is None]
+    if not attentive:
+        raise _without_attention(results)
+    if len({(one.store.identity, one.split) for one in attentive}) > 1:
+        raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
+    album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
+    found = [
+        (one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None
+    ]  # linear probes have none
+    if not found:
+        raise _without_attention(results)
+    if len(found) == 1:
+        weights, titles = columns_of(found[0][1])
+    else:
+        weights = torch.stack([maps.mean(1) for _, maps in found], 1)
+        titles = [display_name(one.label) for one, _ in found]
+    if len(titles) > MOST_COLUMNS:
+        raise IceprobeError(
+            f"{len(titles)} probes side by side can't be seen: choose at most {MOST_COLUMNS}"
+        )
+    unit = "pt" if path.suffix == ".svg" else ""  # which the converter takes for points
+    svg = _drawn(album, weights, titles, COLUMN if column else WIDTH, unit)
+    write_atomically(path, _converted(svg, path.suffix))
+    return path
+
+
+def _without_attention(results: Sequence[Result]) -> IceprobeError:
+    probes = ", ".join(result.label for result in results) or "nothing"
+    return IceprobeError(f"no probe with attention among {probes}: run one, such as --probe ep12")
+
+
+def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:
+    """The figure as SVG: maps ``(B, K, N)`` beside their images."""
+    columns = len(titles) + 1
+    side = min(LARGEST, (width - _LABELS - _GAP * columns) / columns)
+    heads = [wrapped(title, side / _LETTER, 2) for title in ["image", *titles]]
+    head = 3 + _LINE * max(map(len, heads))
+    across = [_LABELS + _GAP + c * (side + _GAP) for c in range(columns)]
+    down = [head + r * (side + _GAP) for r in range(len(album.images))]
+    above = [
+        _Text(x + side / 2, head - 3.5 - _LINE * (len(lines) - 1), lines)
+        for x, lines in zip(across, heads, strict=True)
+    ]
+    labels = []
+    for y, label in zip(down, album.labels.tolist(), strict=True):
+        lines = wrapped(album.store.classes[label], _LABELS / _LETTER, max(1, int(side / _LINE)))
+        labels.append(_Text(_LABELS, y + side / 2 + 2.6 - _LINE * (len(lines) - 1) / 2, lines))
+    grid = album.tokens.grid or (0, 0)
+    pictures = []
+    for y, image, maps in zip(down, album.images, weights.unflatten(2, grid), strict=True):
+        seen, grey = _image_uri(image), _image_uri(_dimmed(image))
+        pictures.append(_Picture(across[0], y, seen))
+        for x, map_ in zip(across[1:], maps, strict=True):
+            pictures += [_Picture(x, y, grey), _Picture(x, y, _uri(overlay(map_), "PNG"))]
+    return _SVG.render(
+        width=round(across[-1] + side, 2),
+        height=round(down[-1] + side, 2),
+        unit=unit,
+        font=_FONT,
+        step=_LINE,
+        side=round(side, 3),
+        titles=above,
+        labels=labels,
+        pictures=pictures,
+    )
+
+
+def overlay(weights: Tensor) -> Image.Image:
+    """A map ``(H, W)`` that sums to 1 as a transparent picture, smooth between cell centres.
+
+    Colour starts at uniform attention and is full at the map's maximum, or at four times uniform
+    where that is more: the scale of the report's pictures.
+    """
+    uniform = 1 / weights.numel()
+    span = max(float(weights.max()), 4 * uniform) - uniform
+    heat = F.interpolate(
+        ((weights - uniform) / span)[None, None], (PIXELS, PIXELS), mode="bicubic"
+    )[0, 0].clamp(0, 1)
+    values: NDArray = heat.numpy().astype(np.float64)
+    opacity = np.clip(1.25 * np.sqrt(values), 0, 0.82)[..., None]
+    pixels = np.concatenate([colour(values), 255 * opacity], -1)
+    return Image.fromarray(pixels.round().astype(np.uint8), "RGBA")
+
+
+def wrapped(text: str, width: float, lines: int) -> list[str]:
+    """``text`` in at most ``lines`` of ``width`` letters; longer words and texts get an ellipsis.
+
+    Broken after a colon, which is left out, and at spaces.
+    """
+    letters = max(3, int(width))
+    found: list[str] = []
+    printable = "".join(
+        letter if letter.isprintable() else " " for letter in text
+    )  # XML has no others
+    for part in printable.split(": "):
+        line = ""
+        for word in part.split():
+            if line and len(line) + 1 + len(word) > letters:
+                found.append(line)
+                line = ""
+            line = f"{line} {word}".lstrip()
+        found.append(line)
+    if len(found) > lines:
+        found[lines - 1 :] = [" ".join(found[lines - 1 :])]
+    return [one if len(one) <= letters else f"{one[: letters - 1]}…" for one in found]
+
+
+def _dimmed(image: Image.Image) -> Image.Image:
+    """The greyed image that maps are laid over."""
+    grey = np.asarray(image.convert("L"), np.float64)
+    return Image.fromarray((0.62 * grey + 12).astype(np.uint8))
+
+
+def _image_uri(image: Image.Image) -> str:
+    size = (PIXELS, round(PIXELS * image.height / image.width))
+    return _uri(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), "JPEG")
+
+
+def _uri(picture: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=92, optimize=True)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _converted(svg: str, suffix: str) -> bytes:
+    import vl_convert
+
+    if suffix == ".svg":
+        return svg.encode()
+    if suffix == ".pdf":
+        return vl_convert.svg_to_pdf(svg)
+    return vl_convert.svg_to_png(svg, ppi=300)

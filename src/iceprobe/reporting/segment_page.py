@@ -1,0 +1,122 @@
+"""The page of a run of ``iceprobe segment``: what its results say, and its picture."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import utf8
+from iceprobe.dense.files import CSV_NAME, PICTURE_NAME
+from iceprobe.dense.schema import Segmentation
+from iceprobe.machine.files import write_atomically
+from iceprobe.reporting.finding import Finding, display_name, listed
+from iceprobe.reporting.page import asset, environment, policy
+from iceprobe.results.tables import TRAIN_LONGER, signed_points, span, tenths
+
+
+def write_segment_report(
+    results: Sequence[Segmentation], path: Path, *, title: str | None = None, images: bool = True
+) -> Path:
+    """Write the page of one run as one HTML file that works offline.
+
+    Args:
+        results: of one run.
+        path: of the file.
+        title: in the browser's tab; names the backbone and data by default.
+        images: whether the run's picture is shown.
+
+    Raises:
+        IceprobeError: for results of several runs, or for another ending.
+    """
+    if path.suffix not in ("", ".html", ".htm"):
+        raise IceprobeError(
+            f"output {str(path)!r}: the report of a run of `iceprobe segment` ends in .html; its "
+            f"table is {CSV_NAME} in the run folder"
+        )
+    first = results[0]
+    if any((one.run, one.created) != (first.run, first.created) for one in results):
+        raise IceprobeError(
+            "segmentations of several runs in one report: give those of one run, as "
+            "iceprobe.segment(…) returns them"
+        )
+    scripts = [asset("page.js")]
+    page = environment().get_template("segment.html.j2").render(
+        title=title or f"{first.backbone} on {first.dataset}, segmentation",
+        first=first,
+        headline=headline(results),
+        ordered=_best_first(results),
+        classes=list(enumerate(first.class_names)),
+        picture=_picture(first.run) if images else None,
+        pictured=images,
+        style=Markup(asset("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=policy(scripts),
+    )  # fmt: skip
+    write_atomically(path, utf8(page))
+    return path
+
+
+def headline(results: Sequence[Segmentation]) -> Finding:
+    """The best probe beside the first one, or beside the second best where it is the first itself.
+
+    An order is claimed where the paired interval shows it, and never of an undertrained fit.
+    """
+    best, *others = _best_first(results)
+    name = display_name(best.probe)
+    reads = f"{name[0].upper()}{name[1:]} reads {tenths(best.miou.mean)}% mean IoU"
+    floor = f"calling every pixel background reads {tenths(best.all_background)}%"
+    if not others:
+        sentence, detail = f"{reads}.", f"95% interval {span(best.miou.interval)}; {floor}"
+        if best.undertrained:
+            sentence = f"{reads}, but it is undertrained."
+            detail = f"{_signs(best)}. To trust the number {TRAIN_LONGER}"
+        return Finding(sentence, None, detail, None)
+    other = others[0] if best is results[0] else results[0]
+    beside = f"{display_name(other.probe)} {tenths(other.miou.mean)}%"
+    if weak := [one for one in (best, other) if one.undertrained]:
+        who = listed([display_name(one.probe) for one in weak])
+        return Finding(
+            f"{reads} and {beside}, but {who} {'is' if len(weak) == 1 else 'are'} undertrained: "
+            "that shows no order.",
+            None,
+            f"{'; '.join(map(_signs, weak))}. To compare them {TRAIN_LONGER}",
+            None,
+        )
+    mean, (low, high) = _difference(best, other)
+    clear = low > 0 or high < 0
+    return Finding(
+        f"{reads} where {display_name(other.probe)} reads {tenths(other.miou.mean)}%."
+        if clear
+        else f"{reads} and {beside}: no clear difference.",
+        f"{signed_points(mean)} points",
+        f"95% interval {signed_points(low)} to {signed_points(high)} (paired bootstrap over the "
+        f"{best.split} images); {floor}",
+        None,
+    )
+
+
+def _difference(one: Segmentation, other: Segmentation) -> tuple[float, tuple[float, float]]:
+    """``one`` less ``other``, of which one is the first of its run, and the interval."""
+    if one.beside is not None:
+        return one.beside.mean, one.beside.interval
+    assert other.beside is not None
+    low, high = other.beside.interval
+    return -other.beside.mean, (-high, -low)
+
+
+def _signs(one: Segmentation) -> str:
+    return f"{display_name(one.probe)}: {', '.join(one.undertrained)}"
+
+
+def _best_first(results: Sequence[Segmentation]) -> list[Segmentation]:
+    return sorted(results, key=lambda one: -one.miou.mean)
+
+
+def _picture(run: Path | None) -> str | None:
+    """As a data URI; None where no run folder was written, or it isn't in there any more."""
+    path = run / PICTURE_NAME if run is not None else None
+    if path is None or not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,142 @@
+"""Charts across several backbones, layers or numbers of training images.
+
+A ranking is drawn as lines of rank from probe to probe, downwards: where they cross, the choice of probe
+decides which backbone looks better.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from iceprobe.reporting.charts import (
+    HEIGHT,
+    OTHERS,
+    WIDTH,
+    Spec,
+    accuracy_title,
+    by_probe,
+    finish,
+    metric_of,
+)
+from iceprobe.reporting.finding import display_name
+from iceprobe.reporting.labels import text_width
+from iceprobe.results.sweeps import Ranking, Sweep
+from iceprobe.results.tables import percent, span, tenths
+
+_RANK = 72  # pixels from one rank to the next, at least: a mark and its accuracy
+_BESIDE = 0.16  # of that between marks of equal rank
+
+
+def rank_lines(ranking: Ranking) -> Spec:
+    """Rank of each backbone under each probe, its accuracy written beside the mark.
+
+    Probes stand below each other, so that any number of them has room for its name. Backbones of
+    equal rank stand side by side, with their accuracy written once.
+    """
+    rows: list[dict[str, Any]] = []
+    metric = metric_of([cell.result for cell in ranking.cells.values()])
+    for turn, probe in enumerate(ranking.probes):
+        tied: dict[int, list[bool]] = defaultdict(list)
+        for backbone in ranking.backbones:
+            cell = ranking.cells[backbone, probe]
+            tied[cell.rank].append(cell.tied)
+        before: Counter[int] = Counter()
+        for number, backbone in enumerate(ranking.backbones):
+            cell = ranking.cells[backbone, probe]
+            place = before[cell.rank]
+            before[cell.rank] += 1
+            written = before[cell.rank] == len(tied[cell.rank])
+            # Of equals only the first is compared with a better one; the rest with each other.
+            accuracy = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "colour": OTHERS[number % len(OTHERS)],
+                    "probe": display_name(probe),
+                    "turn": turn,
+                    "rank": cell.rank,
+                    "at": cell.rank + _BESIDE * place,
+                    "shown": percent(cell.result.score),
+                    "short": accuracy if written else "",
+                    "span": span(cell.result.score.interval),
+                }
+            )
+    probes = [display_name(probe) for probe in ranking.probes]
+    last = len(ranking.backbones)
+    x = alt.X("at:Q", title="Rank").scale(domain=[0.7, last + 0.9], nice=False)
+    x = x.axis(values=list(range(1, last + 1)), format="d", grid=False, orient="top")
+    y = alt.Y("probe:N", sort=probes, title=None).axis(
+        grid=False, ticks=False, domain=False, labelFontWeight=600, labelPadding=8, labelLimit=0
+    )
+    shades = {row["backbone"]: row["colour"] for row in rows}
+    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=WIDTH)
+    colour = alt.Color(
+        "backbone:N",
+        scale=alt.Scale(domain=list(shades), range=list(shades.values())),
+        legend=legend,
+    )
+    tooltip = [
+        alt.Tooltip("backbone:N"),
+        alt.Tooltip("probe:N"),
+        alt.Tooltip("rank:Q"),
+        alt.Tooltip("shown:N", title=f"{metric} %"),
+        alt.Tooltip("span:N", title="95% interval"),
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    text = base.mark_text(dx=13, align="left", fontSize=12, fontWeight=600).encode(text="short:N")
+    layers = [
+        base.mark_line(strokeWidth=2.6, opacity=0.55).encode(order="turn:Q"),
+        base.mark_circle(size=170, opacity=1, stroke="white", strokeWidth=1.6),
+        text.encode(color=alt.value("white"), stroke=alt.value("white"), strokeWidth=alt.value(4)),
+        text,
+    ]
+    names = max(map(text_width, probes))
+    width = max(WIDTH - names, _RANK * last)
+    return finish(alt.layer(*layers), height=44 * len(probes), width=width)
+
+
+def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool) -> Spec:
+    """Accuracy along an axis, a line a probe; bars are one standard deviation either way."""
+    rows: list[dict[str, Any]] = []
+    results = [result for points in sweep.lines.values() for _, result in points]
+    for probe, points in sweep.lines.items():
+        for x, result in points:
+            sd = 100 * (result.score.sd or 0.0)
+            mean = 100 * result.score.mean
+            rows.append(
+                {
+                    "probe": display_name(probe),
+                    "colour": palette[probe],
+                    "x": x,
+                    "top1": mean,
+                    "low": mean - sd,
+                    "high": mean + sd,
+                    "shown": percent(result.score),
+                }
+            )
+    places: Sequence[float] = sorted({row["x"] for row in rows})
+    axis = alt.X("x:Q", title=title).axis(
+        grid=False, values=list(places), format="~s", labelOverlap=True
+    )
+    axis = (
+        axis.scale(type="log", nice=False, padding=14)
+        if log
+        else axis.scale(nice=False, padding=14)
+    )
+    y = alt.Y("top1:Q", title=accuracy_title(results)).scale(zero=False)
+    tooltip = [
+        alt.Tooltip("probe:N"),
+        alt.Tooltip("x:Q", title=title),
+        alt.Tooltip("shown:N", title=f"{metric_of(results)} %"),
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(x=axis, color=by_probe(rows))
+    layers = [
+        base.mark_rule(strokeWidth=1.6, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(strokeWidth=2.2).encode(y=y),
+        base.mark_circle(size=70, opacity=1, stroke="white", strokeWidth=1.2).encode(
+            y=y, tooltip=tooltip
+        ),
+    ]
+    return finish(alt.layer(*layers), height=HEIGHT)

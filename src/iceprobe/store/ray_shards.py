@@ -1,0 +1,283 @@
+"""Extraction as Ray tasks, a shard each.
+
+A task leaves nothing but whole files under final names, and the driver alone writes the manifest,
+so a task that runs twice does no harm: Ray runs it again where its worker or node died, and what a
+dead worker costs is its shard, or its cell since the cell's last checkpoint. The nodes see the
+driver's working folder, images and features under the same paths (a shared file system, or object
+storage), and iceprobe is installed on each.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.machine.object_storage import RemotePath, located, scratch_folder
+from iceprobe.store import remote
+from iceprobe.store.filling import fill, missing_shards, rows_done
+from iceprobe.store.format import Manifest, ShardRecord, publish
+from iceprobe.store.places import Place, check_origin
+
+if TYPE_CHECKING:
+    import torch
+
+    from iceprobe.backbones.base import Backbone
+    from iceprobe.datasets.base import Dataset
+    from iceprobe.store.pipeline import OnBadImage, Progress
+
+RETRIES = 5  # of a task whose worker or node dies
+AHEAD = 4  # tasks submitted a processor of the cluster
+
+log = logging.getLogger("iceprobe")
+
+
+def connect() -> Any:
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` or ``ray start`` tells of, else to a new
+    one on this machine.
+
+    Raises:
+        IceprobeError: if Ray isn't installed, or RAY_ADDRESS names no cluster that lets us in.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise IceprobeError(
+            "engine ray needs the package ray: pip install 'iceprobe[ray]'"
+        ) from error
+    if ray.is_initialized():
+        return ray
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address := os.environ.get("RAY_ADDRESS"):
+        _knock(address)
+    try:
+        ray.init(address=address or "auto", **quiet)
+        where = "the cluster at " + ray.get_runtime_context().gcs_address
+    except OSError as error:  # ConnectionError is one
+        if address:  # somebody answers there
+            raise IceprobeError(
+                f"the Ray cluster at RAY_ADDRESS={address} doesn't let this process in: if it was "
+                "started with a token, set RAY_AUTH_MODE=token (and RAY_AUTH_TOKEN, where "
+                "~/.ray/auth_token isn't the cluster's)"
+            ) from error
+        _begin_here(ray, quiet)
+        where = "a cluster of this machine alone (ray start --head found none)"
+    found = ray.cluster_resources()
+    log.info(
+        "ray: %s, %d nodes, %g processors, %g GPUs",
+        where, len(ray.nodes()), found.get("CPU", 0), found.get("GPU", 0),
+    )  # fmt: skip
+    return ray
+
+
+def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
+    """Begin a cluster of this machine alone, which listens on loopback and no other interface.
+
+    Whoever reaches a cluster's port runs code on it. Ray has this behaviour for systems without
+    clusters, and no argument that asks for it.
+
+    Raises:
+        IceprobeError: if this version of Ray listens to others all the same.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    if not ray.get_runtime_context().gcs_address.startswith("127."):
+        ray.shutdown()
+        raise IceprobeError(
+            f"ray {ray.__version__} would listen on all interfaces of this machine: start a cluster "
+            "where nobody else can reach it with ray start --head, then give the same again"
+        )
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at ``host:port``: Ray itself asks for minutes.
+
+    Raises:
+        IceprobeError: if not.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise IceprobeError(
+            f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
+        ) from error
+
+
+@dataclass
+class Part(Place):
+    """Shards of one task: made in a folder of its own, moved to ``path`` when whole.
+
+    Attributes:
+        records: of what was made, for the driver.
+    """
+
+    path: Path | RemotePath
+    records: list[ShardRecord] = field(default_factory=list)
+
+    def put(self, shard: ShardRecord) -> ShardRecord:
+        if isinstance(self.path, RemotePath):
+            return remote.put_shard(self.path, self.folder, self.manifest.identity, shard)
+        for file in shard.files:
+            publish(self.folder / file.file, self.path / file.file)
+        return shard
+
+    def note(self, split: str, shard: ShardRecord) -> None:
+        self.records.append(shard)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the tasks of one extraction share.
+
+    Attributes:
+        backbone, data: spec strings.
+        layers: of each, manifest and place of its store, ``None`` where it is finished.
+        folder: the driver's working folder.
+    """
+
+    backbone: str
+    data: str
+    layers: list[tuple[Manifest, str] | None]
+    folder: str
+    device: str
+    workers: int
+    on_bad_image: "OnBadImage"
+
+
+def fill_on_ray(
+    places: Sequence[Place | None],
+    backbone: "Backbone",
+    dataset: "Dataset",
+    device: "torch.device",
+    workers: int,
+    on_bad_image: "OnBadImage",
+    progress: "Progress",
+) -> None:
+    """As ``store.filling.fill``, each shard a task.
+
+    Raises:
+        IceprobeError: as there, and where a node has other weights or images than the driver.
+    """
+    ray = connect()
+    layers = [
+        None if p is None else (p.manifest.model_copy(deep=True), str(p.target)) for p in places
+    ]
+    open_places = [place for place in places if place is not None]
+    first = open_places[0].manifest
+    job = ray.put(
+        Job(backbone.spec, dataset.spec, layers, os.getcwd(), device.type, workers, on_bad_image)
+    )
+    task = ray.remote(
+        num_cpus=max(1, workers), num_gpus=int(device.type == "cuda"), max_retries=RETRIES
+    )(extract_shard)
+    shards = missing_shards(open_places)
+    done = rows_done(first, shards)
+    for (name, number), made in results_of(ray, task, job, iter(shards)):
+        for place, record in zip(places, made, strict=True):
+            if place is not None and record is not None:
+                place.note(name, record)
+        done[name] += first.rows(name, number)
+        if progress is not None:
+            progress(f"extract {name}", done[name], first.splits[name].images)
+    for place in open_places:
+        for left in place.folder.glob(".part-*"):  # of workers that were killed
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]:
+    """Make one shard of each layer that lacks it; what was made, a layer each."""
+    enter(job.folder)
+    import torch
+
+    backbone, dataset = _loaded(job.backbone, job.data)
+    parts: list[Part | None] = []
+    with scratch_folder() as spare:
+        for layer in job.layers:
+            if layer is None or number not in layer[0].missing(split):
+                parts.append(None)
+                continue
+            manifest, target = layer[0], located(layer[1])
+            # Beside its place, since a rename doesn't reach over file systems.
+            folder = spare if isinstance(target, RemotePath) else target
+            scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+            parts.append(Part(scratch, manifest, target))
+        singles = backbone.per_layer()
+        try:
+            for single, part in zip(singles, parts, strict=True):
+                if part is not None:
+                    origin = part.path, part.manifest, single, dataset
+                    check_origin(*origin, torch.device(job.device))
+            fill(
+                parts, backbone, dataset, torch.device(job.device), job.workers,
+                job.on_bad_image, None, only=(split, number),
+            )  # fmt: skip
+        finally:
+            for part in parts:
+                if part is not None:  # empty, unless an error is on its way to the driver
+                    shutil.rmtree(part.folder, ignore_errors=True)
+    return [part.records[0] if part is not None else None for part in parts]
+
+
+def results_of(
+    ray: Any, task: Any, shared: Any, arguments: Iterator[tuple[Any, Any]]
+) -> Iterator[tuple[tuple[Any, Any], Any]]:
+    """Arguments and result of each task, as they end; a bounded number is submitted at a time."""
+    waiting: dict[Any, tuple[Any, Any]] = {}
+    while True:
+        room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(waiting)
+        for given in islice(arguments, max(0, room)):
+            waiting[task.remote(shared, *given)] = given
+        if not waiting:
+            return
+        (ended, *_), _ = ray.wait(list(waiting))
+        yield waiting.pop(ended), _result(ray, ended)
+
+
+def _result(ray: Any, task: Any) -> Any:
+    """A task's result; its own error as it was raised, a lost worker in one line."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        raise IceprobeError(
+            f"a Ray task lost its worker {RETRIES + 1} times ({type(error).__name__}): look at the "
+            "memory of the nodes, then run the same again, it goes on"
+        ) from error
+
+
+def enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise IceprobeError(
+            f"the driver's folder {folder!r} can't be entered on {os.uname().nodename} "
+            f"({error.strerror}): start from a folder that all nodes share"
+        ) from error
+
+
+@lru_cache(1)
+def _loaded(backbone: str, data: str) -> tuple["Backbone", "Dataset"]:
+    """Loaded once a worker process, which runs many tasks."""
+    from iceprobe.backbones import load_backbone
+    from iceprobe.datasets import load_dataset
+
+    return load_backbone(backbone), load_dataset(data)

@@ -1,0 +1,211 @@
+"""Plans by hand: phases, steps and reading multiplied out, with the measurement given."""
+
+import pytest
+
+import iceprobe
+from iceprobe.core.errors import IceprobeError
+from iceprobe.cost import fit as planning
+from iceprobe.cost.step_timer import Rehearsed, Step, line, rehearse
+from iceprobe.fitting.step_memory import StepMemory
+from iceprobe.protocols.protocol import get_protocol
+from tests.store.conftest import make_backbone, make_dataset
+
+
+class Machine:
+    """Whose step takes 0.1 s by itself, 0.01 s a setting and 0.002 s a setting and image."""
+
+    def __init__(self, speed: float = 1.0):
+        self.speed, self.runs = speed, []
+
+    def step(self, settings: int, images: int) -> Step:
+        train = (0.1 + 0.01 * settings + 0.002 * settings * images) / self.speed
+        return Step(train, train / 4)
+
+    def __call__(self, settings: int, images: int, seconds: float) -> Step:
+        self.runs.append((settings, images))
+        return self.step(settings, images)
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Steps as if measured: 1 s of one setting and 4 s of all, looks a tenth of that."""
+    steps = Rehearsed(Step(1.0, 0.1), Step(4.0, 0.4), settings=5, images=256)
+    monkeypatch.setattr(planning, "rehearse", lambda *arguments: steps)
+
+
+def test_what_there_is_time_for_is_run_whole():
+    machine = Machine(speed=100)
+    found = rehearse(machine, settings=5, images=256, most=10_000, seconds=10)
+    assert machine.runs == [(1, 16), (1, 256), (5, 256)]
+    assert (found.settings, found.images) == (5, 256)
+    assert found.one == machine.step(1, 256)
+    assert found.grid == machine.step(5, 256)
+
+
+def test_the_rest_is_on_a_line_through_two_sizes():
+    """In settings it is exact; of the images, one setting's is."""
+    machine = Machine()
+    found = rehearse(machine, settings=40, images=64, most=10_000, seconds=30)
+    # 18 s for it; two steps and a look of one setting take 2 × 0.238 + 0.0595 s.
+    assert (found.settings, found.images) == (33, 64)
+    assert found.grid.train == pytest.approx(machine.step(40, 64).train)
+    assert found.grid.look == pytest.approx(machine.step(40, 64).look)
+
+    short = rehearse(machine, settings=1, images=4096, most=100, seconds=30)
+    assert short.images == 100
+    assert short.one.train == pytest.approx(0.11 + 0.002 * 4096)
+    assert short.grid == short.one
+
+
+def test_a_line_never_falls():
+    """A larger step that was measured as faster is noise."""
+    assert line((1, Step(3, 3)), (2, Step(2, 1)), 10) == Step(2, 1)
+    assert line((4, Step(3, 1)), (4, Step(3, 1)), 8) == Step(6, 2)
+
+
+def test_phases_of_heldout_and_paper():
+    heldout = get_protocol("heldout", epochs=7, learning_rates=[1, 2, 3], weight_decays=[0, 1])
+    select, refit, report = planning.phases_of(heldout, [6, 6], 3, 2000, 250, num_classes=10)
+    assert (select.members, select.epochs, select.learnt, select.looked_at) == (36, 7, 1800, 200)
+    assert (refit.members, refit.epochs, refit.learnt, refit.looked_at) == (6, 7, 2000, 0)
+    assert (report.members, report.epochs, report.learnt, report.looked_at) == (6, 1, 0, 250)
+    assert [phase.images for phase in (select, refit, report)] == [14000, 14000, 250]
+    (paper,) = planning.phases_of(get_protocol("paper"), [1], 3, 5000, 100, num_classes=10)
+    assert (paper.members, paper.epochs, paper.learnt, paper.looked_at) == (3, 90, 5000, 100)
+    # Of few images five folds select, a seed each.
+    select, refit, _ = planning.phases_of(heldout, [6, 6], 3, 500, 250, num_classes=10)
+    assert (select.times, select.members, select.learnt, select.looked_at) == (5, 12, 400, 100)
+    assert select.images == 5 * 7 * 500
+    assert (refit.times, refit.members, refit.learnt) == (1, 6, 500)
+    # One image a class: none can be held out, and the middle of the grid is taken.
+    names = [phase.name for phase in planning.phases_of(heldout, [6], 1, 10, 5, num_classes=10)]
+    assert names == ["refit", "report"]
+
+
+@pytest.mark.usefixtures("one_part")
+def test_seconds_of_a_fit_by_hand(given):
+    """1,000 images of 10 classes in batches of 256, 3 rates of each kind, 2 seeds."""
+    plan = iceprobe.plan_fit(
+        make_backbone(), 1000, ["knn", "ep2", "aim2"], num_classes=10, seeds=2, epochs=3
+    )
+    select = 3 * (900 * 4.0 + 100 * 0.4) / 256
+    refit = 3 * 1000 * 1.0 / 256
+    assert (plan.members, plan.epochs, plan.held) == (12, 6, True)
+    assert plan.epoch_seconds == pytest.approx(select / 3)
+    assert plan.seconds == pytest.approx(select + refit)
+    # 500 images a second of the backbone: 2 s more an epoch of either phase.
+    assert plan.live_epoch_seconds(500) == pytest.approx(select / 3 + 2)
+    assert plan.live_seconds(500) == pytest.approx(select + refit + 12)
+    # An epoch saves 2 s: 2 s of extraction are won back by the first, 5 s by the third.
+    assert [plan.pays_from(x, 500) for x in (0, 2, 2.1, 5)] == [1, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("one_part")
+def test_tokens_beyond_memory_are_read_while_members_learn(given, tmp_path):
+    """N = 16, D = 8, float16: 256 bytes an image; an epoch of 1,000 reads 256,000."""
+    options = dict(num_classes=10, epochs=3, memory=100, root=tmp_path, seeds=1)
+    backbone = make_backbone()
+    slow = iceprobe.plan_fit(backbone, 1000, ["ep2"], bytes_per_second=1000, **options)
+    assert slow.held is False
+    assert slow.epoch_seconds == pytest.approx(256)
+    assert slow.seconds == pytest.approx(2 * 3 * 256)
+    assert slow.pays_from(10, 100) is None  # live reads nothing and takes 10 s of the backbone
+    fast = iceprobe.plan_fit(backbone, 1000, ["ep2"], bytes_per_second=1e6, **options)
+    assert fast.epoch_seconds == pytest.approx((900 * 4.0 + 100 * 0.4) / 256)
+    vectors = iceprobe.plan_fit(backbone, 1000, ["linear"], bytes_per_second=1000, **options)
+    assert (vectors.held, vectors.bytes_per_second) == (None, None)
+
+
+@pytest.mark.usefixtures("one_part")
+def test_draws_are_repeated(given):
+    """5 draws of 4 images of each of 10 classes: 40 a step, none of 256; one seed each."""
+    plan = iceprobe.plan_fit(
+        make_backbone(), 1000, ["ep2"], num_classes=10, shots=4, epochs=2, learning_rates=[1, 2]
+    )
+    assert (plan.repetitions, plan.images, plan.members) == (5, 40, 2)
+    # Of 4 images a class one is held out; a step is of 40 images.
+    once = 2 * (30 * 4.0 + 10 * 0.4) / 40 + 2 * 40 * 1.0 / 40
+    assert plan.seconds == pytest.approx(5 * once)
+
+
+@pytest.mark.usefixtures("one_part")
+def test_flops_by_hand():
+    """EP's queries meet tokens in two products forward and two backward; the rest takes three."""
+    speed = 1e6
+    plan = iceprobe.plan_fit(
+        make_backbone(), 100, ["ep2"], num_classes=4, seeds=1, epochs=1, learning_rates=[1, 2, 3],
+        flops_per_second=speed,
+    )  # fmt: skip
+    meeting, rest = 2 * (2 * 16 * 2 * 8), 2 * (8 * 8 + 8 * 4)  # N = 16, D = 8, M = 2, C = 4
+    train, look = 2 * meeting + 3 * rest, meeting + rest
+    held = 4 * round(0.1 * 100 / 4)
+    expected = 3 * ((100 - held) * train + held * look) + 100 * train
+    assert plan.flops == expected
+    assert plan.seconds == pytest.approx(expected / speed)
+    assert "TFLOP/s" in plan.basis
+
+
+def test_memory_that_does_not_suffice_is_told_and_nothing_is_run(monkeypatch):
+    monkeypatch.setattr("iceprobe.fitting.step_memory.available_memory", lambda: 1000)
+    plan = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], num_classes=4, epochs=1)
+    assert "of memory" in plan.refusal
+    assert plan.seconds == 0
+
+
+def test_a_real_rehearsal_of_every_kind_of_input():
+    """Vectors, patches, and both together; a grid; whatever is measured is finite and positive."""
+    probes = ["linear?input=class", "linear?input=mean", "ep2", "aim2", "ep2?input=prefix+patches"]
+    plan = iceprobe.plan_fit(
+        make_backbone(), make_dataset(), probes, epochs=1, seeds=1, measure_seconds=0
+    )
+    assert plan.images == 50
+    assert 0 < plan.epoch_seconds < plan.seconds < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": None}, "give num_classes"),
+        ({"bytes_per_second": 0.0}, "bytes_per_second=0.0"),
+        ({"flops_per_second": float("inf")}, "flops_per_second=inf"),
+        ({"tokens": "int4"}, "dtype for tokens .int4."),
+        ({"seeds": 0}, "seeds=0"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    with pytest.raises(IceprobeError, match=message):
+        iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **{"num_classes": 4, **change})
+
+
+def test_int8_tokens_are_counted_with_their_scales(given, monkeypatch):
+    """Of 50 images, N = 16 tokens of D = 8: 9,600 bytes of codes and scales, 12,800 in float16.
+
+    Beside them a step, as the fit counts it.
+    """
+    step = StepMemory(fixed=100, per_image=10, images=50)
+    monkeypatch.setattr(planning, "step_memory", lambda *arguments: step)
+    for tokens, needed in (("int8", 50 * 16 * (8 + 4)), ("float16", 50 * 16 * 8 * 2)):
+        for memory, held in ((needed + 600, True), (needed + 599, False)):
+            found = iceprobe.plan_fit(
+                make_backbone(), make_dataset(), ["ep4"], tokens=tokens, memory=memory,
+                bytes_per_second=1e6,
+            )  # fmt: skip
+            assert found.held is held
+    with pytest.raises(IceprobeError, match="dtype for tokens 'int4'"):
+        iceprobe.plan_fit(make_backbone(), make_dataset(), ["ep4"], tokens="int4")
+
+
+def test_linear_probes_are_passes_over_their_vectors():
+    """12 decays on five folds and a refit, 40 looks each of three products; an epoch has no part in it."""
+    speed = 1e9
+    plan = iceprobe.plan_fit(
+        make_backbone(), 100, ["linear"], num_classes=4, flops_per_second=speed
+    )
+    assert plan.flops == (5 * 12 + 1) * 40 * 6 * 100 * 8 * 4
+    assert plan.seconds == plan.solving == pytest.approx(plan.flops / speed)
+    assert plan.phases == []
+    once = dict(num_classes=4, flops_per_second=speed, replicates=1)
+    beside = iceprobe.plan_fit(make_backbone(), 100, ["linear", "ep2"], **once)
+    alone = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **once)
+    assert beside.seconds == pytest.approx(alone.seconds + plan.seconds)
+    assert beside.members == alone.members + 1
