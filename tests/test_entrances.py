@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 import iceprobe
 from iceprobe.cli import main
 from iceprobe.cli.app import app
-from iceprobe.cli.config import AdaptConfig, PlanConfig, RunConfig, SegmentConfig, StoreConfig
 from iceprobe.core.checksums import seal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.core.text import shown
+from iceprobe.settings import AdaptRun, Planning, Run, SegmentRun, StoreRun
 from tests.cli.conftest import BACKBONE, write_images
 
 MOST = 2600  # characters of an error
@@ -109,11 +109,11 @@ WORDS = [
 ]  # fmt: skip
 ANY = st.sampled_from(WORDS) | st.text(max_size=12)
 CONFIGS = {
-    "run": RunConfig,
-    "fit": StoreConfig,
-    "plan": PlanConfig,
-    "adapt": AdaptConfig,
-    "segment": SegmentConfig,
+    "run": Run,
+    "fit": StoreRun,
+    "plan": Planning,
+    "adapt": AdaptRun,
+    "segment": SegmentRun,
 }
 
 
@@ -370,7 +370,7 @@ def test_python_arguments(base: Path, data: st.DataObject) -> None:
         ({"learning_rates": 0.1}, "fit(learning_rates=0.1): give a list of numbers or None"),
         ({"learning_rates": [float("nan")]}, "fit(learning_rates=[nan]): give a list of numbers"),
         ({"seeds": 10**30}, "give a whole number"),
-        ({"run_seed": -1}, "run_seed=-1: give a number from 0 up"),
+        ({"run_seed": -1}, "fit(run_seed=-1): give a number from 0 up"),
         ({"device": "meta"}, "device 'meta' can't be used here: take cpu"),
         ({"device": "xpu"}, "device 'xpu' can't be used here: take cpu"),
         ({"device": "cuda:99999999999999999999"}, "unknown device"),

@@ -9,9 +9,10 @@ import pytest
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import pairs
 from iceprobe.backbones import load_backbone
-from iceprobe.cli.config import AdaptConfig, RunConfig, read_yaml, resolve
+from iceprobe.cli.config import read_yaml, resolve
 from iceprobe.fitting.members import Shape
 from iceprobe.probes import parse_probe
+from iceprobe.settings import AdaptRun, Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,17 +20,17 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.name)
 def test_configurations_name_what_exists(file):
     if "adapt" in read_yaml(file):
-        adapted = resolve(AdaptConfig, {}, file, [])
+        adapted = resolve(AdaptRun, {}, file, [])
         assert pairs(adapted.adapt, adapted.probe)
         return
-    config = resolve(RunConfig, {}, file, [])
+    config = resolve(Run, {}, file, [])
     labels = [parse_probe(text) for text in config.probe]
     assert len(set(map(str, labels))) == len(labels)
 
 
 def test_lora_with_ep_has_no_more_parameters_than_either_alone():
     """As the example says: counted, not typed."""
-    config = resolve(AdaptConfig, {}, ROOT / "examples" / "adaptation.yaml", [])
+    config = resolve(AdaptRun, {}, ROOT / "examples" / "adaptation.yaml", [])
     backbone = load_backbone(config.backbone)
     shape = Shape(192, 10, backbone.grid, backbone.has_class)
 

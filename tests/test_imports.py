@@ -38,7 +38,7 @@ ROOMS = (
     "cli",
 )
 # Files that know everything: the public names, and `python -m iceprobe`.
-DOORS = ("__init__", "__main__")
+DOORS = ("__init__", "__main__", "signatures")
 
 
 def modules() -> dict[str, Path]:

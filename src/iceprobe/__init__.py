@@ -12,19 +12,27 @@ from iceprobe.core.lazy import lazy
 from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
-    from iceprobe import probes
-    from iceprobe.adaptation import adapt
+    from iceprobe import probes, settings
     from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
-    from iceprobe.cost import plan, plan_fit
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.dense import segment
     from iceprobe.exporting import export, load_probe
-    from iceprobe.fitting import fit, probe
     from iceprobe.neighbours import knn
-    from iceprobe.reporting import report
+    from iceprobe.reporting import figure, report
     from iceprobe.results import Result, advise, read_results
-    from iceprobe.store import Store, extract, extract_layers
+    from iceprobe.settings import Adaptation, Extraction, Fitting
+    from iceprobe.signatures import (
+        adapt,
+        extract,
+        extract_layers,
+        fit,
+        live,
+        plan,
+        plan_fit,
+        probe,
+    )
+    from iceprobe.store import Store
     from iceprobe.tokens import Tokens
 
 __version__ = "0.1.0"
@@ -32,6 +40,10 @@ __version__ = "0.1.0"
 logging.getLogger("iceprobe").addFilter(spelled)
 
 _HOME = {
+    "Adaptation": "settings",
+    "Extraction": "settings",
+    "Fitting": "settings",
+    "settings": "",
     "Backbone": "backbones",
     "Dataset": "datasets",
     "Result": "results",
@@ -60,8 +72,11 @@ _HOME = {
 }
 
 __all__ = [
+    "Adaptation",
     "Backbone",
     "Dataset",
+    "Extraction",
+    "Fitting",
     "IceprobeError",
     "Result",
     "Store",
@@ -86,6 +101,7 @@ __all__ = [
     "read_results",
     "report",
     "segment",
+    "settings",
 ]
 
 

@@ -275,12 +275,12 @@ def test_a_training_that_diverges_loses_the_selection_and_a_refit_says_so(datase
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (dict(amp="float16"), "amp dtype"),
+        (dict(amp="float16"), "unknown forward_dtype"),
         (dict(seeds=0), "at least 1"),
         (dict(accumulate=0), "at least 1"),
         (dict(limit=2), "no training image of class"),
         (dict(split="val"), "split"),
-        (dict(epochs=0), "at least 1 epoch"),
+        (dict(epochs=0), "epochs=0.: give at least 1"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(dataset, tmp_path, options, said):

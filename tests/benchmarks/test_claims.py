@@ -25,8 +25,9 @@ from benchmarks.claims.claim import (
 )
 from benchmarks.claims.rules import Finding, Rule, Verdict, together
 from iceprobe.adaptation.registry import pairs
-from iceprobe.cli.config import AdaptConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.fitting.members import Shape
+from iceprobe.settings import AdaptRun
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN, TOLD = Verdict
 CLAIMS = read_claims()
@@ -99,7 +100,7 @@ def test_every_file_names_what_exists(claim):
         if probe != "knn":
             shape.build(probe)
     if claim.config is not None:
-        config = resolve(AdaptConfig, {}, ROOT / claim.config)
+        config = resolve(AdaptRun, {}, ROOT / claim.config)
         known = {measures._pair(" + ".join(pair)) for pair in pairs(config.adapt, config.probe)}
         named = [text for test in claim.tests for text in [*test.of, *test.against]]
         assert {measures._pair(text) for text in named} <= known

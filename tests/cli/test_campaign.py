@@ -6,8 +6,9 @@ import re
 import pytest
 
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.config import RunConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.results import read_results
+from iceprobe.settings import Run
 from tests.cli.conftest import BACKBONE, write_images
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--probe", "ep4", "--epochs", "2", "--seeds", "1"]
@@ -119,7 +120,7 @@ def test_cells_of_one_short_name_are_told_apart(tmp_path):
     """Two checkpoints of one file name in different folders."""
     spec = "timm:vit_tiny_patch16_224?checkpoint=/{}/last.pth"
     config = resolve(
-        RunConfig, {"backbone": [spec.format("a"), spec.format("b")], "data": "bundled:fashion"}
+        Run, {"backbone": [spec.format("a"), spec.format("b")], "data": "bundled:fashion"}
     )
     names = [cell.output.name for cell in cells(config)]
     assert len(set(names)) == 2

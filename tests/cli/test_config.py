@@ -5,16 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iceprobe.cli.config import (
-    RunConfig,
-    StoreConfig,
-    differences,
-    parse_bytes,
-    readable_name,
-    resolve,
-    to_yaml,
-)
+from iceprobe.cli.config import differences, readable_name, resolve, to_yaml
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.quantities import parse_bytes
+from iceprobe.settings import Run, StoreRun
 
 GIVEN = {"backbone": "timm:vit_tiny_patch16_224?layer=-2", "data": "folder:/data/my birds"}
 
@@ -41,9 +35,9 @@ def test_what_is_no_size(text):
 
 
 def test_a_saved_configuration_reads_back_equal(tmp_path):
-    config = resolve(RunConfig, GIVEN, overrides=["learning_rates=[0.1, 0.01]", "memory=2GB"])
+    config = resolve(Run, GIVEN, overrides=["learning_rates=[0.1, 0.01]", "memory=2GB"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    again = resolve(RunConfig, {}, tmp_path / "config.yaml")
+    again = resolve(Run, {}, tmp_path / "config.yaml")
     assert again == config
     assert differences(again, yaml.safe_load(to_yaml(config))) == []
 
@@ -51,25 +45,25 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
 @pytest.mark.parametrize("given", ["1e-3,1e-2", "[1e-3, 1e-2]", "[0.001, 0.01]"])
 def test_grids_are_written_with_commas_or_as_lists(given):
     # YAML takes 1e-3, which has no point, for a word.
-    config = resolve(RunConfig, GIVEN, overrides=[f"learning_rates={given}", "weight_decays=0"])
+    config = resolve(Run, GIVEN, overrides=[f"learning_rates={given}", "weight_decays=0"])
     assert config.learning_rates == [1e-3, 1e-2]
     assert config.weight_decays == [0.0]
-    assert resolve(RunConfig, GIVEN | {"weight_decays": "0, 1e-4"}).weight_decays == [0.0, 1e-4]
+    assert resolve(Run, GIVEN | {"weight_decays": "0, 1e-4"}).weight_decays == [0.0, 1e-4]
 
 
 def test_names_are_readable_and_tell_requests_apart():
-    config = resolve(RunConfig, GIVEN)
+    config = resolve(Run, GIVEN)
     assert config.output is not None
     assert config.output.parent == Path("runs")
     assert config.output.name.startswith("vit_tiny_patch16_224-my-birds-heldout-")
-    assert resolve(RunConfig, GIVEN).output == config.output
-    assert resolve(RunConfig, GIVEN | {"seeds": 5}).output != config.output
+    assert resolve(Run, GIVEN).output == config.output
+    assert resolve(Run, GIVEN | {"seeds": 5}).output != config.output
     # Circumstances are no part of it.
     assert readable_name(config) == readable_name(config.model_copy(update={"workers": 4}))
 
 
 def test_one_probe_may_be_written_without_a_list():
-    assert resolve(RunConfig, GIVEN, overrides=["probe=ep8?out_dim=96"]).probe == ["ep8?out_dim=96"]
+    assert resolve(Run, GIVEN, overrides=["probe=ep8?out_dim=96"]).probe == ["ep8?out_dim=96"]
 
 
 @pytest.mark.parametrize(
@@ -85,10 +79,10 @@ def test_one_probe_may_be_written_without_a_list():
 )
 def test_wrong_values_are_named(override, words):
     with pytest.raises(IceprobeError, match=words):
-        resolve(RunConfig, GIVEN, overrides=[override])
+        resolve(Run, GIVEN, overrides=[override])
 
 
 def test_a_fit_on_a_store_is_named_after_it():
-    config = resolve(StoreConfig, {"store": Path("features/tiny--birds-0123"), "probe": ["knn"]})
+    config = resolve(StoreRun, {"store": Path("features/tiny--birds-0123"), "probe": ["knn"]})
     assert config.output is not None
     assert config.output.name.startswith("tiny-birds-0123-heldout-")

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import iceprobe as api
-from iceprobe.cli.config import RunConfig
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import csv_cell, csv_text, json_bytes, visible
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.results import read_results
+from iceprobe.settings import Run
 from iceprobe.store import handing_in
 from tests.cli.conftest import BACKBONE, write_images
 
@@ -212,7 +212,7 @@ def test_a_finished_store_on_a_read_only_disk_is_used(iceprobe, quick, monkeypat
 
 def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):
     """The second begins while the first is about to put its config.yaml in place."""
-    config = RunConfig(backbone=["b"], data=["d"], probe=["knn"], output=tmp_path / "run")
+    config = Run(backbone=["b"], data=["d"], probe=["knn"], output=tmp_path / "run")
     one, two = RunFolder(config), RunFolder(config)
     assert (one.state, two.state) == ("new", "new")
     replace, told = os.replace, []

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import iceprobe as library
-from iceprobe.cli.config import SegmentConfig, read_yaml
+from iceprobe.cli.config import read_yaml
 from iceprobe.core.checksums import seal
+from iceprobe.settings import SegmentRun
 
 TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "1", "--seeds", "1"]
 CLUTTER = ["--data", "bundled:fashion-clutter", "--learning-rates", "1e-1"]
@@ -138,7 +139,7 @@ def test_tokens_without_a_grid_are_refused_before_they_are_extracted(iceprobe, m
 def test_defaults_are_those_of_the_python_function():
     from iceprobe.dense import api
 
-    config = SegmentConfig(backbone="b", data="d")
+    config = SegmentRun(backbone="b", data="d")
     assert tuple(config.probe) == api.PROBES
     assert (config.epochs, config.batch_size) == (api.EPOCHS, api.BATCH_SIZE)
     assert tuple(config.learning_rates) == api.LEARNING_RATES

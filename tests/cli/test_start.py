@@ -48,8 +48,8 @@ def test_importing_the_package_imports_nothing_heavy_and_names_all_it_promises()
         f"assert not [name for name in {HEAVY!r} if name in sys.modules]\n"
         "for name in iceprobe.__all__:\n"
         "    getattr(iceprobe, name)\n"
-        # Folders of the same name don't take the functions' places, whatever is imported.
-        "import iceprobe.neighbours.search, iceprobe.report\n"
+        # No folder has a function's name, so that importing one takes none's place.
+        "import iceprobe.neighbours.search, iceprobe.reporting.page\n"
         "assert iceprobe.knn.__name__ == 'knn' and iceprobe.report.__name__ == 'report'\n"
         "assert 'load_backbone' in dir(iceprobe)\n"
     )

@@ -165,8 +165,11 @@ WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
     "override": (lambda d: [*d.yaml("seeds: 1"), "epochs"], ["epochs", "key=value"]),
     "override key": (lambda d: [*d.yaml("seeds: 1"), "epoch=3"], ["epoch", "epochs"]),
     "no backbone": (lambda d: d.yaml(yaml.safe_dump({"data": "x"})), ["backbone", "--backbone"]),
-    "amp": (flag("--amp", "float8"), ["--amp", "float8", "bfloat16"]),
-    "amp, as tokens are stored": (flag("--amp", "int8"), ["--amp", "int8", "float16"]),
+    "forward dtype": (flag("--amp", "float8"), ["--forward-dtype", "float8", "bfloat16"]),
+    "forward dtype, as tokens are stored": (
+        flag("--forward-dtype", "int8"),
+        ["--forward-dtype", "int8", "float16"],
+    ),
     "stored dtype": (flag("--tokens", "int4"), ["--tokens", "int4", "int8"]),
     "protocol": (flag("--protocol", "papr"), ["--protocol", "papr", "paper"]),
     "seeds": (flag("--seeds", "-1"), ["--seeds", "-1", "greater than or equal to 1"]),
@@ -204,12 +207,12 @@ WRONG: dict[str, tuple[Callable[[Desk], list[str]], list[str]]] = {
         below_a_file("--features", "file"),
         ["--features", "file", "choose another"],
     ),
-    "extract's output is a file": (
+    "extract's place is a file": (
         lambda d: [
-            *below_a_file("extract", "--output", "file")(d),
+            *below_a_file("extract", "--features", "file")(d),
             *d.run()[1:5],
         ],
-        ["--output", "file", "choose another"],
+        ["--features", "file", "choose another"],
     ),
     "report is a folder": (
         below_a_file("report", "run", "--output", "folder.html"),

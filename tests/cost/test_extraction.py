@@ -81,7 +81,7 @@ def test_bad_images_do_not_stop_a_plan(tmp_path, backbone):
 
 
 def test_refuses_what_extract_refuses(tmp_path, backbone, dataset):
-    with pytest.raises(IceprobeError, match="unknown dtype"):
+    with pytest.raises(IceprobeError, match="unknown tokens 'int4'"):
         plan(backbone, dataset, tmp_path, tokens="int4")
 
 

@@ -168,7 +168,7 @@ def test_a_real_rehearsal_of_every_kind_of_input():
         ({"num_classes": None}, "give num_classes"),
         ({"bytes_per_second": 0.0}, "bytes_per_second=0.0"),
         ({"flops_per_second": float("inf")}, "flops_per_second=inf"),
-        ({"tokens": "int4"}, "dtype for tokens .int4."),
+        ({"tokens": "int4"}, "unknown tokens 'int4'"),
         ({"seeds": 0}, "seeds=0"),
     ],
 )
@@ -191,7 +191,7 @@ def test_int8_tokens_are_counted_with_their_scales(given, monkeypatch):
                 bytes_per_second=1e6,
             )  # fmt: skip
             assert found.held is held
-    with pytest.raises(IceprobeError, match="dtype for tokens 'int4'"):
+    with pytest.raises(IceprobeError, match="unknown tokens 'int4'"):
         iceprobe.plan_fit(make_backbone(), make_dataset(), ["ep4"], tokens="int4")
 
 

@@ -261,9 +261,9 @@ def test_memory_that_does_not_suffice(backbone, dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(amp="fp16"), "unknown dtype for amp 'fp16'"),
-        (dict(amp="int8"), "unknown dtype for amp"),
-        (dict(tokens="int4"), "unknown dtype for tokens"),
+        (dict(amp="fp16"), "unknown forward_dtype 'fp16'"),
+        (dict(forward_dtype="int8"), "unknown forward_dtype"),
+        (dict(tokens="int4"), "unknown tokens 'int4'"),
         (dict(batch_size=0), "batch_size=0"),
         (dict(limit=0), "limit=0"),
         (dict(splits=["val"]), "unknown split of images 'val'"),

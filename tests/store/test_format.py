@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iceprobe.backbones.base import Backbone
+from iceprobe.settings import Extraction
 from iceprobe.store import format as store_format
 from iceprobe.store.format import Manifest, read_manifest, write_manifest
 from iceprobe.store.request import describe, make_settings
@@ -22,13 +23,11 @@ def manifest(
     device="cpu",
     **changed,
 ) -> Manifest:
-    settings = (
-        dict(batch_size=4, amp="float32", tokens="float16", patches=True, shard_images=10) | changed
-    )
+    settings = Extraction(**dict(forward_batch_size=4, shard_images=10) | changed)
     return describe(
         backbone or make_backbone(),
         dataset or make_dataset(),
-        make_settings(device=device, **settings),
+        make_settings(settings, device),
         splits=splits,
         limit=limit,
     )
@@ -87,11 +86,11 @@ INGREDIENTS = {
     "image size": lambda: manifest(with_preprocessing(image_size=20)),
     "interpolation": lambda: manifest(with_preprocessing(interpolation="bilinear")),
     "crop": lambda: manifest(with_preprocessing(crop_pct=0.9)),
-    "amp": lambda: manifest(amp="bfloat16"),
+    "amp": lambda: manifest(forward_dtype="bfloat16"),
     "tokens": lambda: manifest(tokens="bfloat16"),
     "tokens in int8": lambda: manifest(tokens="int8"),
     "patches": lambda: manifest(patches=False),
-    "batch size": lambda: manifest(batch_size=5),
+    "batch size": lambda: manifest(forward_batch_size=5),
     "shard size": lambda: manifest(shard_images=12),
     "device type": lambda: manifest(device="cuda"),
     "an image": lambda: manifest(dataset=repainted()),

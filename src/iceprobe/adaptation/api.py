@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import Setting
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.strengths import STRENGTHS
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
@@ -33,7 +31,7 @@ from iceprobe.fitting.members import Shape
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
 from iceprobe.protocols.reported import refuse_train
@@ -41,20 +39,17 @@ from iceprobe.results.curves import CurveRow
 from iceprobe.results.provenance import environment, git_commit, images_hash, now
 from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
 from iceprobe.results.undertrained import signs_of_undertraining
-from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
+from iceprobe.settings import Adaptation, AdaptCall, Extraction
+from iceprobe.store.format import EVALUATION_VIEW, Manifest
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen, assumed
 from iceprobe.store.request import describe, make_settings
 
 log = logging.getLogger("iceprobe")
 
-DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
-EPOCHS, BATCH_SIZE = 20, 64
-FORWARD_IMAGES = 64  # of extraction, whose store's identity frozen and adapted results share
 
-
-@checked
 @shows_progress
+@takes(AdaptCall)
 @in_own_state
 def adapt(
     backbone: Backbone | str,
@@ -62,25 +57,7 @@ def adapt(
     adaptations: Sequence[str] = (FROZEN, "lora"),
     probes: Sequence[str] = ("linear",),
     *,
-    seeds: int = 3,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-    learning_rates: Sequence[float] | None = None,
-    weight_decays: Sequence[float] | None = None,
-    checkpointing: bool = False,
-    accumulate: int = 1,
-    augmentation: str | None = None,
-    limit: int | None = None,
-    split: str = "test",
-    output: str | Path | None = None,
-    memory: int | None = None,
-    device: str | None = None,
-    amp: str = "float32",
-    run_seed: int = 0,
-    resume: bool = True,
-    progress: Told | bool | None = None,
-    tell: Callable[[float], None] | None = None,
-    command: str | None = None,
+    call: AdaptCall,
 ) -> list[Result]:
     """Adapt a backbone in several ways, each under several probes, and write a run folder.
 
@@ -93,29 +70,9 @@ def adapt(
         dataset: as :func:`iceprobe.extract` takes it; with splits ``train`` and the one to report.
         adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` brings its own probe.
         probes: for those that don't.
-        seeds: initialisations of adapter and probe: 0, 1, … seeds − 1.
-        epochs: passes over the training images; the schedule's horizon.
-        batch_size: images a step.
-        learning_rates: the grid, of the probe (the backbone's is ``lr_scale`` times it); one alone
-            is trained without selection.
-        weight_decays: the grid, ``(0,)`` by default; vectors get none.
-        checkpointing: see :class:`iceprobe.adaptation.model.Adapted`.
-        accumulate: micro-batches a step; see :mod:`iceprobe.adaptation.steps`.
-        augmentation: of training images, ``"paper"``, ``"light"`` or ``"clip"``
-            (`iceprobe.backbones.augmentation`); the evaluation view by default.
-        limit: images of each split.
-        split: the one to report.
-        output: run folder; by default a new one under ``runs/``.
-        memory: budget in bytes for decoded images; beyond it they are decoded at every pass.
-            Training, and the tokens of a frozen encoder, come on top.
-        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
-        amp: dtype of the forward pass: ``"float32"`` or ``"bfloat16"``.
-        run_seed: of the held-out split and of the order of batches.
-        resume: keep the trainings that an interrupted run of this folder has finished.
-        progress: called with ``(stage, done, total)``; by default a bar in a
-            terminal or a notebook, and ``False`` shows nothing.
-        tell: called with the seconds that training will take, about, before it begins.
-        command: to be written into the results; by default this process's own.
+        call: an :class:`iceprobe.settings.Adaptation` as ``settings``, its options as keywords, or both;
+            with ``output``, ``resume``, ``progress``, ``command``, and ``tell``, called with the seconds
+            that training will take, about, before it begins.
 
     Returns:
         One result an adaptation and probe, in the order asked for; written to ``output`` as well.
@@ -126,73 +83,65 @@ def adapt(
     """
     asked = pairs(adaptations, probes)
     protocol = get_protocol(
-        "heldout", epochs=epochs, batch_size=batch_size,
-        weight_decays=(0.0,) if weight_decays is None else weight_decays,
-        learning_rates=LEARNING_RATES if learning_rates is None else learning_rates,
+        "heldout", epochs=call.epochs, batch_size=call.batch_size,
+        weight_decays=(0.0,) if call.weight_decays is None else call.weight_decays,
+        learning_rates=LEARNING_RATES if call.learning_rates is None else call.learning_rates,
     )  # fmt: skip
     protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
-    if amp not in DTYPES:
-        raise IceprobeError(unknown("amp dtype of adapt", amp, DTYPES))
-    if augmentation is not None and augmentation not in STRENGTHS:
-        raise IceprobeError(unknown("augmentation", augmentation, STRENGTHS))
-    for name, number in (("seeds", seeds), ("accumulate", accumulate)):
-        if number < 1:
-            raise IceprobeError(f"{name}={number}: give at least 1")
-    target = check_device(device)
+    target = check_device(call.device)
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
     dataset = load_dataset(dataset)
-    manifest = manifest_of(backbone, dataset, split=split, limit=limit, device=target, amp=amp)
-    command = command if command is not None else shlex.join(sys.argv)
-    folder = Path(output) if output is not None else new_run(manifest, "adapt")
+    manifest = manifest_of(backbone, dataset, call, target)
+    command = call.command if call.command is not None else shlex.join(sys.argv)
+    folder = call.output if call.output is not None else new_run(manifest, "adapt")
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
-    told = callback(progress) or (lambda stage, done, total: None)
+    told = callback(call.progress) or (lambda stage, done, total: None)
     with exclusive(folder):
         request = {
             "store": manifest.identity,
             "pairs": asked,
             "protocol": protocol,
-            "seeds": seeds,
-            "split": split,
-            "run_seed": run_seed,
-            "amp": amp,
-            "augmentation": augmentation,
+            "seeds": call.seeds,
+            "split": call.split,
+            "run_seed": call.run_seed,
+            "amp": call.forward_dtype,
+            "augmentation": call.augmentation,
             "device": target.type,
         }
-        if (finished := check_folder(folder, request, resume=resume)) is not None:
+        if (finished := check_folder(folder, request, resume=call.resume)) is not None:
             return [reopened(one, None, Shape.of(manifest)) for one in finished]
         backbone.to(target)
-        train, reported = _images(backbone, dataset, manifest, split, memory, augmentation, told)
+        train, reported = _images(backbone, dataset, manifest, call, told)
         _check_classes(train, dataset)
         setting = Setting(
             backbone,
             Shape.of(manifest),
             protocol,
-            run_seed,
+            call.run_seed,
             target,
-            amp,
-            checkpointing,
-            -(-images_per_step(protocol, len(train)) // accumulate),
-            augmentation,
+            call.forward_dtype,
+            call.checkpointing,
+            -(-images_per_step(protocol, len(train)) // call.accumulate),
+            call.augmentation,
             measured(
                 backbone,
                 train,
                 Shape.of(manifest),
                 [probe for adaptation, probe in asked if adaptation != FROZEN],
-                run_seed,
+                call.run_seed,
             ),
         )
-        trainings = Trainings(folder, _common(manifest, setting, train, reported), resume)
+        trainings = Trainings(folder, _common(manifest, setting, train, reported), call.resume)
         contest = Contest(
-            setting, train, reported, seeds=range(seeds), trainings=trainings, folder=folder,
+            setting, train, reported, seeds=range(call.seeds), trainings=trainings, folder=folder,
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
-        _rehearse(contest, adapted, tell)
+        _rehearse(contest, adapted, call.tell)
         begin(folder, request)
         results, rows = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
-            seeds=seeds, split=split, limit=limit, device=target, amp=amp, run_seed=run_seed,
-            progress=told, command=command,
+            call, device=target, progress=told, command=command,
         )  # fmt: skip
         done, total = 0, sum(map(contest.steps, adapted))
 
@@ -204,7 +153,9 @@ def adapt(
         for pair in adapted:
             fit = contest.run(pair, stepped)
             rows += fit.rows
-            results[pair] = _result(fit, setting, manifest, train, reported, range(seeds), command)
+            results[pair] = _result(
+                fit, setting, manifest, train, reported, range(call.seeds), command
+            )
         ordered = [results[pair] for pair in asked]
         write_run(folder, ordered, rows)
         trainings.remove()
@@ -212,44 +163,34 @@ def adapt(
 
 
 def manifest_of(
-    backbone: Backbone,
-    dataset: Dataset,
-    *,
-    split: str,
-    limit: int | None,
-    device: torch.device,
-    amp: str,
+    backbone: Backbone, dataset: Dataset, asked: Adaptation, device: torch.device
 ) -> Manifest:
     """Of the store that probes on the frozen backbone read: adapted results carry its identity."""
-    settings = make_settings(
-        batch_size=FORWARD_IMAGES, device=device.type, amp=amp, tokens="float16", patches=True,
-        shard_images=SHARD_IMAGES,
-    )  # fmt: skip
+    settings = make_settings(Extraction(forward_dtype=asked.forward_dtype), device.type)
+    split = asked.split
     refuse_train(split, list(dataset.splits))
     for name in ("train", split):
         if name not in dataset.splits:
             raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
-    return describe(backbone, dataset, settings, splits=None, limit=limit)
+    return describe(backbone, dataset, settings, splits=None, limit=asked.limit)
 
 
 def _images(
     backbone: Backbone,
     dataset: Dataset,
     manifest: Manifest,
-    split: str,
-    memory: int | None,
-    augmentation: str | None,
+    asked: Adaptation,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Images, Images]:
     """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
-    budget = (available_memory() or 0) // 4 if memory is None else memory
+    budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
     made = []
     look = FirstSeen(manifest.dataset).look
-    for name in ("train", split):
+    for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
         images = Images(dataset.splits[name], rows, backbone.preprocessing, look)
-        if images.bytes <= budget and not (name == "train" and augmentation is not None):
+        if images.bytes <= budget and not (name == "train" and asked.augmentation is not None):
             budget -= images.bytes
             images.hold(partial(progress, f"decode {name}"))
         log.info("images of %s: %s", name, "in memory" if images.held else "decoded at every pass")
@@ -280,15 +221,23 @@ def _rehearse(
 
 
 def _frozen(
-    backbone: Backbone, dataset: Dataset, probes: Sequence[str], *, seeds: int, command: str,
-    device: torch.device, **options: Any,
-) -> tuple[dict[tuple[str, str], Result], list[CurveRow]]:  # fmt: skip
+    backbone: Backbone,
+    dataset: Dataset,
+    probes: Sequence[str],
+    asked: Adaptation,
+    *,
+    device: torch.device,
+    progress: Callable[[str, int, int], None],
+    command: str,
+) -> tuple[dict[tuple[str, str], Result], list[CurveRow]]:
     """The probes of the adaptation ``none``, by the ordinary engine."""
     if not probes:
         return {}, []
-    found = probe_in_memory(backbone, dataset, probes, seeds=seeds, device=str(device), **options)
-    for result in found:
-        result.command = command
+    found = probe_in_memory(
+        backbone, dataset, probes, seeds=asked.seeds, split=asked.split, limit=asked.limit,
+        forward_dtype=asked.forward_dtype, fit_dtype=asked.forward_dtype, run_seed=asked.run_seed,
+        device=str(device), progress=progress, command=command,
+    )  # fmt: skip
     return {(FROZEN, result.probe): result for result in found}, []
 
 

@@ -7,13 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from iceprobe.adaptation.registry import pairs
-from iceprobe.cli import options
-from iceprobe.cli.arguments import Arguments, split_arguments
-from iceprobe.cli.config import AdaptConfig, resolve
+from iceprobe.cli.arguments import split_arguments
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.stages import show, show_finished, tell_duration, write_report
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import part_of
+from iceprobe.settings import Adaptation, AdaptRun
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
@@ -21,28 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("iceprobe")
 
 
-def adapt(
-    arguments: Arguments = None,
-    backbone: options.Backbone = None,
-    data: options.Data = None,
-    adapt: options.Adapt = None,
-    probe: options.AdaptProbe = None,
-    limit: options.Limit = None,
-    seeds: options.Seeds = None,
-    epochs: options.AdaptEpochs = None,
-    batch_size: options.AdaptBatchSize = None,
-    learning_rates: options.AdaptLearningRates = None,
-    weight_decays: options.AdaptWeightDecays = None,
-    augmentation: options.AdaptAugmentation = None,
-    amp: options.AdaptAmp = None,
-    long: options.Long = None,
-    checkpointing: options.Checkpointing = None,
-    accumulate: options.Accumulate = None,
-    output: options.Output = None,
-    device: options.Device = None,
-    memory: options.AdaptMemory = None,
-    resume: options.Resume = True,
-) -> None:
+@options(AdaptRun)
+def adapt(given: Given, arguments: Arguments = None, resume: Resume = True) -> None:
     """Adapt the backbone itself (LoRA, BitFit, LayerNorm, full), under any probe, and report.
 
     Every --adapt is trained with every --probe, each a training of its own through the backbone;
@@ -58,12 +40,11 @@ def adapt(
       iceprobe adapt … --adapt "lora?rank=4 + ep12?out_dim=48" --checkpointing --accumulate 4
       iceprobe adapt examples/adaptation.yaml seeds=1 output=runs/one-seed
     """
-    values = {key: value for key, value in locals().items() if key in AdaptConfig.model_fields}
     file, overrides = split_arguments(arguments or [])
-    execute(resolve(AdaptConfig, values, file, overrides), resume)
+    execute(resolve(AdaptRun, given, file, overrides), resume)
 
 
-def execute(config: AdaptConfig, resume: bool = True) -> None:
+def execute(config: AdaptRun, resume: bool = True) -> None:
     """Train what isn't trained yet of ``config``, then show the table and the report's path."""
     pairs(config.adapt, config.probe)  # a wrong name needn't wait for torch
     folder = RunFolder(config)
@@ -73,7 +54,7 @@ def execute(config: AdaptConfig, resume: bool = True) -> None:
         show(_run(config, folder, resume), folder)
 
 
-def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]:
+def _run(config: AdaptRun, folder: RunFolder, resume: bool) -> list["Result"]:
     import iceprobe
 
     command = shlex.join(["iceprobe", *sys.argv[1:]])
@@ -84,18 +65,18 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
             dataset = iceprobe.load_dataset(config.data)
             folder.create()
             run_log.write_to(folder.log)
-            given = config.model_dump(exclude={"backbone", "data", "adapt", "probe", "long"})
             try:
                 results = iceprobe.adapt(
                     backbone,
                     dataset,
                     config.adapt,
                     config.probe,
+                    part_of(config, Adaptation),
+                    output=config.output,
                     resume=resume,
                     progress=progress,
                     tell=partial(tell_duration, config),
                     command=command,
-                    **given,
                 )
             except IceprobeError:
                 folder.abandon()
@@ -106,7 +87,7 @@ def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]
     return results
 
 
-def _identity(config: AdaptConfig) -> str:
+def _identity(config: AdaptRun) -> str:
     """Of the store that the frozen backbone would make now: which images, which weights."""
     import iceprobe
     from iceprobe.adaptation.api import manifest_of
@@ -115,8 +96,6 @@ def _identity(config: AdaptConfig) -> str:
     return manifest_of(
         iceprobe.load_backbone(config.backbone),
         iceprobe.load_dataset(config.data),
-        split="test",
-        limit=config.limit,
-        device=check_device(config.device),
-        amp=config.amp,
+        config,
+        check_device(config.device),
     ).identity

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iceprobe.cli import options
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_file, check_writable
+from iceprobe.cli.signature import Device, Trust
 
 if TYPE_CHECKING:
     from iceprobe.analysis import Analysis, Estimate
@@ -31,8 +31,8 @@ def analyze(
         bool, typer.Option(help="Test what is lost when all but the object is exchanged.")
     ] = False,
     heads: Annotated[bool, typer.Option(help="Add the backbone's own attention heads.")] = False,
-    device: options.Device = None,
-    trust: options.Trust = False,
+    device: Device = None,
+    trust: Trust = False,
     figure: Annotated[
         Path | None,
         typer.Option(

@@ -99,7 +99,7 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
 app = typer.Typer(
     name="iceprobe",
     rich_markup_mode="rich",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 

@@ -1,39 +1,16 @@
 """What commands make of their arguments: a file or a store, and keys that override."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from iceprobe.adaptation import adaptation_label
-from iceprobe.cli.config import RunConfig
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.probes import parse_probe, probe_label
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="CONFIG.YAML KEY=VALUE...", help="A file, and keys that override what it says."
-    ),
-]
-StoreArguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="STORE|CONFIG.YAML KEY=VALUE...",
-        help="A feature store that `iceprobe extract` made, or a file that names one as its "
-        "store; then keys that override.",
-    ),
-]
-
-
-def given(values: Mapping[str, Any], schema: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """Of a command's local variables, those that are keys of the configuration."""
-    return {key: value for key, value in values.items() if key in schema.model_fields}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:

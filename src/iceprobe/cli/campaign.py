@@ -12,19 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from iceprobe.cli.config import FitConfig, RunConfig, digest
+from iceprobe.cli.config import digest
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.stages import check_finished, finish_off, fit_run, show, show_finished
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.processes import first
+from iceprobe.settings import FitRun, Run
 
 if TYPE_CHECKING:
     from iceprobe.results import Result
     from iceprobe.store import Store
 
-C = TypeVar("C", bound=FitConfig)
+C = TypeVar("C", bound=FitRun)
 
 
 def cells(config: C) -> list[C]:
@@ -52,7 +53,7 @@ def cells(config: C) -> list[C]:
 
 
 def run_campaign(
-    config: FitConfig,
+    config: FitRun,
     runs: Sequence[C],
     obtain: Callable[[C, Bars], "Store"],
     identities: Callable[[C], Collection[str]],
@@ -100,7 +101,7 @@ def run_campaign(
 
 
 def _run_cells(
-    config: FitConfig,
+    config: FitRun,
     runs: Sequence[C],
     folder: RunFolder,
     obtain: Callable[[C, Bars], "Store"],
@@ -123,7 +124,7 @@ def _run_cells(
     return results
 
 
-def _report(config: FitConfig, folder: RunFolder, results: list["Result"]) -> None:
+def _report(config: FitRun, folder: RunFolder, results: list["Result"]) -> None:
     """Write the campaign's own results and the report across its cells."""
     from iceprobe import report
     from iceprobe.results import write_results
@@ -155,12 +156,12 @@ def _check_distinct(runs: Sequence[C], identities: Callable[[C], Collection[str]
         seen[key] = run
 
 
-def _changes(config: FitConfig) -> Iterator[dict[str, Any]]:
+def _changes(config: FitRun) -> Iterator[dict[str, Any]]:
     draws: list[dict[str, Any]] = [{"shots": [k], "fraction": None} for k in config.shots or []]
     draws += [{"fraction": [f], "shots": None} for f in config.fraction or []]
     whole = [{"shots": None, "fraction": None}]
     for draw in draws or whole:
-        if not isinstance(config, RunConfig):
+        if not isinstance(config, Run):
             yield draw
             continue
         for backbone in config.backbone:
@@ -168,10 +169,10 @@ def _changes(config: FitConfig) -> Iterator[dict[str, Any]]:
                 yield {"backbone": [backbone], "data": [data], "layers": None, **draw}
 
 
-def _name(cell: FitConfig, whole: FitConfig) -> str:
+def _name(cell: FitRun, whole: FitRun) -> str:
     """``mae-tiny-layer-3--fashion--5-shots``: what tells the cell from the others."""
     parts = []
-    if isinstance(cell, RunConfig) and isinstance(whole, RunConfig):
+    if isinstance(cell, Run) and isinstance(whole, Run):
         parts += [_short(cell.backbone[0])] * (len(whole.backbone) > 1)
         parts += [_short(cell.data[0])] * (len(whole.data) > 1)
     parts += [f"{k}-shots" for k in cell.shots or []]
@@ -198,7 +199,7 @@ def _read(run: Path, campaign: Path) -> list["Result"]:
     return results
 
 
-def _title(config: FitConfig) -> str | None:
-    if not isinstance(config, RunConfig):
+def _title(config: FitRun) -> str | None:
+    if not isinstance(config, Run):
         return None
     return f"{' · '.join(config.backbone)} on {' · '.join(config.data)}"

@@ -1,8 +1,9 @@
 """``iceprobe demo``: the main job on what ships with the package, without a network."""
 
-from iceprobe.cli import options
-from iceprobe.cli.config import RunConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.run import execute
+from iceprobe.cli.signature import Given, Resume, options
+from iceprobe.settings import Run
 
 # k-NN and both linear probes, EP and AIM, and what EP is without its parts; a third of the training
 # images and fewer epochs than the protocol's own, so that two cores are done in four minutes.
@@ -18,12 +19,8 @@ LIMIT, BATCH_SIZE, EPOCHS = 2000, 64, 12  # some 340 steps
 SEEDS = 3  # replicates, the default where probes are compared, take a fit each
 
 
-def demo(
-    output: options.Output = None,
-    features: options.Features = None,
-    device: options.Device = None,
-    resume: options.Resume = True,
-) -> None:
+@options(Run, only=("output", "features", "device"))
+def demo(given: Given, resume: Resume = True) -> None:
     """Probe the bundled backbone on the bundled images and write a report; needs no network.
 
     The backbone is a small masked autoencoder, the images are Fashion-MNIST items among
@@ -42,8 +39,6 @@ def demo(
         "batch_size": BATCH_SIZE,
         "epochs": EPOCHS,
         "seeds": SEEDS,
-        "output": output or "runs/demo",
-        "features": features,
-        "device": device,
+        "output": "runs/demo",
     }
-    execute(resolve(RunConfig, values), resume)
+    execute(resolve(Run, {**values, **given}), resume)

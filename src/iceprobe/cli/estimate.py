@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from iceprobe.cli.config import PlanConfig, RunConfig
 from iceprobe.cli.console import console
-from iceprobe.cli.stages import check_fit, extraction_options
+from iceprobe.cli.stages import check_fit, extraction_of, fitting_of
 from iceprobe.core.errors import IceprobeError
+from iceprobe.settings import Planning, Run
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def estimate(
-    backbone: "Backbone", dataset: "Dataset | int", config: RunConfig, measure_seconds: float
+    backbone: "Backbone", dataset: "Dataset | int", config: Run, measure_seconds: float
 ) -> tuple["Plan", "FitPlan"]:
     """The cost of extraction and of the fit, each measured for about ``measure_seconds``.
 
@@ -26,7 +26,7 @@ def estimate(
 
     import iceprobe
 
-    paper = config if isinstance(config, PlanConfig) else None
+    paper = config if isinstance(config, Planning) else None
     classes = (paper and paper.classes) or 0
     if isinstance(dataset, int):
         # Labels are looked at by draws alone, and 10⁹ of them take 8 GB.
@@ -35,41 +35,24 @@ def estimate(
     rate = paper.device_images_per_second if paper else None
     speed = paper.device_tflops if paper else None
     disk = paper.disk_gb_per_second if paper else None
-    settings = extraction_options(config)
-    del settings["on_bad_image"]
     extraction = iceprobe.plan(
         backbone,
         dataset,
         None if config.live else config.features,
+        extraction_of(config),
         measure_seconds=measure_seconds,
         images_per_second=rate,
-        **settings,
     )
     fitting = iceprobe.plan_fit(
         backbone,
         dataset,
         config.probe,
+        fitting_of(config),
         num_classes=classes or None,
-        budget=config.budget,
-        budget_flops=config.budget_flops,
-        protocol=config.protocol,
-        seeds=config.seeds,
-        replicates=config.replicates,
-        shots=config.shots[0] if config.shots else None,
-        fraction=config.fraction[0] if config.fraction else None,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rates=config.learning_rates,
-        weight_decays=config.weight_decays,
-        min_steps=config.min_steps,
-        halving=config.halving,
-        coordinates=config.coordinates,
-        memory=config.memory,
-        device=config.device,
         limit=config.limit,
         tokens=config.tokens,
-        views=config.views or 0,
-        root=config.features,
+        views=config.views,
+        features=config.features,
         measure_seconds=measure_seconds,
         here=rate is None and speed is None,
         bytes_per_second=disk and disk * 1e9,
@@ -78,7 +61,7 @@ def estimate(
     return extraction, fitting
 
 
-def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) -> None:
+def print_estimate(backbone: "Backbone", dataset: "Dataset", config: Run) -> None:
     """One line before a run begins.
 
     Raises:
@@ -107,7 +90,7 @@ def print_estimate(backbone: "Backbone", dataset: "Dataset", config: RunConfig) 
     )
 
 
-def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tuple[str, str]]:
+def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str, str]]:
     """The table: what is estimated, and the number with its circumstances."""
     rate = extraction.images_per_second
     views = {"train": f" in {1 + config.views} views"} if config.views else {}
@@ -168,7 +151,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: RunConfig) -> list[tupl
     return found
 
 
-def costs(extraction: "Plan", fitting: "FitPlan", config: PlanConfig) -> list[tuple[str, str]]:
+def costs(extraction: "Plan", fitting: "FitPlan", config: Planning) -> list[tuple[str, str]]:
     """The same in money, at prices that the user gives."""
     found = []
     if (hourly := config.dollars_per_hour) is not None:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iceprobe.cli import options
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_writable
+from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def export(
     backbone_weights: Annotated[
         bool, typer.Option(help="Put the backbone's weights in, or name it by its spec alone.")
     ] = True,
-    trust: options.Trust = False,
+    trust: Trust = False,
 ) -> None:
     """Write a fitted probe with its backbone to a folder that works by itself.
 

@@ -5,37 +5,20 @@ from typing import Annotated
 
 import typer
 
-from iceprobe.cli import options
-from iceprobe.cli.config import ExtractConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_features
+from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import part_of
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first
+from iceprobe.settings import Extraction, ExtractRun
 
 
+@options(ExtractRun)
 def extract(
-    backbone: options.Backbone = None,
-    data: options.Data = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder or s3:// URL of the feature stores (features).", show_default=False
-        ),
-    ] = None,
-    batch_size: options.ExtractBatchSize = None,
-    device: options.Device = None,
-    amp: options.Amp = None,
-    tokens: options.Tokens = None,
-    patches: Annotated[
-        bool, typer.Option(help="Store patch tokens, or only class token and mean.")
-    ] = True,
-    views: options.Views = None,
-    augmentation: options.Augmentation = None,
-    workers: options.Workers = None,
-    engine: options.Engine = None,
-    limit: options.Limit = None,
-    on_bad_image: options.OnBadImage = None,
+    given: Given,
     repair: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +26,7 @@ def extract(
             show_default=False,
         ),
     ] = None,
-    trust: options.Trust = False,
+    trust: Trust = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -65,9 +48,8 @@ def extract(
       iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
     """
-    values = {key: value for key, value in locals().items() if key in ExtractConfig.model_fields}
     for name, store in (("--repair", repair), ("--verify", verify)):
-        if store is not None and (backbone or data):
+        if store is not None and ("backbone" in given or "data" in given):
             raise IceprobeError(
                 f"{name} {str(store)!r}: the store knows its backbone and data; leave "
                 "--backbone and --data out"
@@ -78,18 +60,19 @@ def extract(
         checked = verify
         path = first(lambda: _verify(checked))
     else:
-        path = _extract(resolve(ExtractConfig, values))
+        path = _extract(resolve(ExtractRun, given))
     console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _extract(config: ExtractConfig) -> Path | RemotePath:
+def _extract(config: ExtractRun) -> Path | RemotePath:
     import iceprobe
 
-    check_features(config.output, "--output")
+    check_features(config.features, "--features")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
-    settings = config.model_dump(exclude={"backbone", "data", "output"})
     with Bars() as progress:
-        store = iceprobe.extract(*loaded, config.output, progress=progress, **settings)
+        store = iceprobe.extract(
+            *loaded, config.features, part_of(config, Extraction), progress=progress
+        )
     assert store.path is not None  # extract() writes
     return store.path
 

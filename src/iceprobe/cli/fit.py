@@ -3,49 +3,27 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iceprobe.cli import options
-from iceprobe.cli.arguments import StoreArguments, given, is_config
+from iceprobe.cli import run
+from iceprobe.cli.arguments import is_config
 from iceprobe.cli.campaign import cells, run_campaign
-from iceprobe.cli.config import RunConfig, StoreConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
+from iceprobe.cli.signature import Given, Resume, StoreArguments, options
 from iceprobe.cli.stages import check_fit, run_stages
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import options_of
+from iceprobe.settings import Run, StoreRun
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
 
 
-def fit(
-    arguments: StoreArguments = None,
-    backbone: options.Backbones = None,
-    data: options.Datasets = None,
-    probe: options.Probe = None,
-    budget: options.Budget = None,
-    budget_flops: options.BudgetFlops = None,
-    shots: options.Shots = None,
-    fraction: options.Fraction = None,
-    output: options.Output = None,
-    protocol: options.Protocol = None,
-    seeds: options.Seeds = None,
-    replicates: options.Replicates = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rates: options.LearningRates = None,
-    weight_decays: options.WeightDecays = None,
-    min_steps: options.MinSteps = None,
-    halving: options.Halving = None,
-    coordinates: options.Coordinates = None,
-    long: options.Long = None,
-    live: options.Live = None,
-    augmentation: options.Augmentation = None,
-    limit: options.Limit = None,
-    forward_batch_size: options.ForwardBatchSize = None,
-    amp: options.Amp = None,
-    device: options.Device = None,
-    memory: options.Memory = None,
-    shuffle: options.Shuffle = None,
-    resume: options.Resume = True,
-) -> None:
+# With --live in place of a store; a store has its tokens already.
+LIVE = ("backbone", "data", "live", "augmentation", "limit", "forward_batch_size", "forward_dtype")
+
+
+@options(StoreRun, Run, only=[*options_of(StoreRun), *LIVE])
+def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -> None:
     """Fit probes on a feature store and write a run folder with a report.
 
     The config.yaml that fit and knn leave in the run folder can stand in place of the store.
@@ -58,44 +36,38 @@ def fit(
       iceprobe fit runs/mine/config.yaml seeds=5 output=runs/five-seeds
       iceprobe fit --live --backbone timm:A --data folder:/data/birds --probe linear --probe ep32
     """
-    if live:
+    if given.get("live"):
         if arguments:
             raise IceprobeError(f"--live reads no store: leave {arguments[0]} out")
-        from iceprobe.cli import run
-
-        run.execute(resolve(RunConfig, given(locals()), None, []), resume)
+        run.execute(resolve(Run, given), resume)
         return
     if not arguments:
         raise IceprobeError("name a feature store, or images and a backbone with --live")
-    images: dict[str, object] = {
-        "--backbone": backbone,
-        "--data": data,
-        "--augmentation": augmentation,
-    }
-    images |= {"--limit": limit, "--forward-batch-size": forward_batch_size, "--amp": amp}
-    for name, value in images.items():
-        if value is not None:
-            raise IceprobeError(f"{name} {value} is for --live: a store has its tokens already")
-    values = {key: value for key, value in locals().items() if key in StoreConfig.model_fields}
+    for name in LIVE:
+        if name != "live" and name in given:
+            value = given[name]
+            raise IceprobeError(
+                f"--{name.replace('_', '-')} {value} is for --live: a store has its tokens already"
+            )
     first, *overrides = arguments
     file = Path(first) if is_config(first) else None
-    if file is None:
-        values["store"] = first
-    execute(resolve(StoreConfig, values, file, overrides), resume)
+    asked = {key: value for key, value in given.items() if key != "live"}
+    store = {} if file else {"store": first}
+    execute(resolve(StoreRun, asked | store, file, overrides), resume)
 
 
-def execute(config: StoreConfig, resume: bool = True) -> None:
+def execute(config: StoreRun, resume: bool = True) -> None:
     """Fit on the store of ``config``, once or once a number of training images."""
 
-    def obtain(config: StoreConfig, _: Bars | None = None) -> "Store":
+    def obtain(config: StoreRun, _: Bars | None = None) -> "Store":
         from iceprobe.store import Store
 
         return Store.open(config.store)
 
-    def identities(config: StoreConfig) -> set[str]:
+    def identities(config: StoreRun) -> set[str]:
         return {obtain(config).identity}
 
-    def check(config: StoreConfig) -> None:
+    def check(config: StoreRun) -> None:
         store = obtain(config)
         check_fit(config, store, store.classes, store["train"].labels)
 

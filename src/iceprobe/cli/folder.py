@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from iceprobe.cli.config import Folders, SegmentConfig, differences, read_yaml, to_yaml
+from iceprobe.cli.config import RunFolderSettings, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import clipped, utf8, visible
@@ -20,6 +20,7 @@ from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.processes import first, world
 from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
+from iceprobe.settings import SegmentRun
 
 LOGGERS = ("iceprobe", "py.warnings")
 
@@ -36,7 +37,7 @@ class RunFolder:
             configuration, or can't be made or written to.
     """
 
-    def __init__(self, config: Folders):
+    def __init__(self, config: RunFolderSettings):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
         self._made = False  # config.yaml is ours, and not that of another start of the same run
@@ -64,7 +65,7 @@ class RunFolder:
                 f"output {str(self.path)!r} holds a run of another configuration ({what}): "
                 "choose another --output"
             )
-        results = SEGMENTATIONS if isinstance(self.config, SegmentConfig) else FILE_NAME
+        results = SEGMENTATIONS if isinstance(self.config, SegmentRun) else FILE_NAME
         return "finished" if (self.path / results).exists() else "unfinished"
 
     @property

@@ -5,15 +5,18 @@ from typing import Annotated
 
 import typer
 
-from iceprobe.cli import options
-from iceprobe.cli.config import StoreConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.fit import execute
+from iceprobe.cli.signature import Given, options
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.probes.registry import VECTORS
+from iceprobe.settings import StoreRun
 
 
+@options(StoreRun, only=("output", "protocol", "device"))
 def knn(
+    given: Given,
     store: Annotated[Path, typer.Argument(help="A feature store that `iceprobe extract` made.")],
     input: Annotated[
         str | None,
@@ -22,9 +25,6 @@ def knn(
             show_default=False,
         ),
     ] = None,
-    output: options.Output = None,
-    protocol: options.Protocol = None,
-    device: options.Device = None,
 ) -> None:
     """Classify the test images of a feature store by their nearest training images.
 
@@ -37,11 +37,5 @@ def knn(
     """
     if input not in (None, *VECTORS):
         raise IceprobeError(unknown("--input", input, VECTORS))
-    values = {
-        "store": store,
-        "probe": ["knn" if input is None else f"knn?input={input}"],
-        "output": output,
-        "protocol": protocol,
-        "device": device,
-    }
-    execute(resolve(StoreConfig, values))
+    probe = "knn" if input is None else f"knn?input={input}"
+    execute(resolve(StoreRun, {"store": store, "probe": [probe], **given}))

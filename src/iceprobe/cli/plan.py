@@ -2,63 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from iceprobe.cli import options
-from iceprobe.cli.arguments import Arguments, given, split_arguments
+from iceprobe.cli.arguments import split_arguments
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.config import ON_PAPER, PlanConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import console
 from iceprobe.cli.estimate import costs, estimate, refusals, rows
 from iceprobe.cli.paths import check_features
+from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
+from iceprobe.settings import ON_PAPER, Planning
 
 if TYPE_CHECKING:
     pass
 
 
-def plan(
-    arguments: Arguments = None,
-    backbone: options.Backbones = None,
-    layers: options.Layers = None,
-    data: options.Datasets = None,
-    probe: options.Probe = None,
-    budget: options.Budget = None,
-    budget_flops: options.BudgetFlops = None,
-    limit: options.Limit = None,
-    shots: options.Shots = None,
-    fraction: options.Fraction = None,
-    protocol: options.Protocol = None,
-    seeds: options.Seeds = None,
-    replicates: options.Replicates = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rates: options.LearningRates = None,
-    weight_decays: options.WeightDecays = None,
-    min_steps: options.MinSteps = None,
-    halving: options.Halving = None,
-    coordinates: options.Coordinates = None,
-    long: options.Long = None,
-    forward_batch_size: options.ForwardBatchSize = None,
-    amp: options.Amp = None,
-    tokens: options.Tokens = None,
-    views: options.Views = None,
-    augmentation: options.Augmentation = None,
-    on_bad_image: options.OnBadImage = None,
-    output: options.Output = None,
-    features: options.Features = None,
-    device: options.Device = None,
-    memory: options.Memory = None,
-    shuffle: options.Shuffle = None,
-    workers: options.Workers = None,
-    engine: options.Engine = None,
-    images: options.Images = None,
-    classes: options.Classes = None,
-    device_images_per_second: options.DeviceImagesPerSecond = None,
-    device_tflops: options.DeviceTflops = None,
-    disk_gb_per_second: options.DiskGbPerSecond = None,
-    dollars_per_hour: options.DollarsPerHour = None,
-    dollars_per_tb_month: options.DollarsPerTbMonth = None,
-) -> None:
+@options(Planning)
+def plan(given: Given, arguments: Arguments = None) -> None:
     """Tell what a run would cost: disk, memory, FLOPs, time. Nothing is run or written.
 
     Takes the options of run. The backbone is measured on a few images and the probes in a few
@@ -75,7 +35,7 @@ def plan(
         --dollars-per-hour 3 --dollars-per-tb-month 20
     """
     file, overrides = split_arguments(arguments or [])
-    config = resolve(PlanConfig, given(locals(), PlanConfig), file, overrides)
+    config = resolve(Planning, given, file, overrides)
     check_paper(config)
     check_features(config.features, "--features")
     from iceprobe.results.terminal import Column, TerminalTable
@@ -98,7 +58,7 @@ def plan(
         raise IceprobeError(refused[0])
 
 
-def check_paper(config: PlanConfig) -> None:
+def check_paper(config: Planning) -> None:
     """Refuse a data set beside a number of images, and neither of them.
 
     Raises:

@@ -5,43 +5,18 @@ from typing import Annotated
 
 import typer
 
-from iceprobe.cli import options
-from iceprobe.cli.config import PredictConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_file, check_writable
+from iceprobe.cli.signature import Given, Trust, options
+from iceprobe.settings import Prediction
 
 
+@options(Prediction)
 def predict(
+    given: Given,
     folder: Annotated[Path, typer.Argument(help="What `iceprobe export` wrote.")],
-    images: Annotated[Path, typer.Option(help="A folder with images at any depth.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The table (predictions.csv).", show_default=False)
-    ] = None,
-    maps: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder for pictures of where the probe looked, one an image.",
-            show_default=False,
-        ),
-    ] = None,
-    top: Annotated[
-        int | None, typer.Option(help="Classes a row, best first (5).", show_default=False)
-    ] = None,
-    batch_size: options.ExtractBatchSize = None,
-    device: options.Device = None,
-    amp: Annotated[
-        str | None,
-        typer.Option(
-            help="Dtype of the backbone's forward pass (the features' of its run).",
-            show_default=False,
-        ),
-    ] = None,
-    workers: options.Workers = None,
-    on_bad_image: Annotated[
-        str | None,
-        typer.Option(help="fail (default), or skip and leave it out.", show_default=False),
-    ] = None,
-    trust: options.Trust = False,
+    trust: Trust = False,
 ) -> None:
     """Classify every image below a folder, and draw where the probe looked.
 
@@ -53,22 +28,26 @@ def predict(
       iceprobe predict models/birds --images /data/unsorted --output birds.csv --maps maps
       iceprobe predict models/birds --images /data/unsorted --top 1 --on-bad-image skip
     """
-    values = {key: value for key, value in locals().items() if key in PredictConfig.model_fields}
-    config = resolve(PredictConfig, values)
+    config = resolve(Prediction, given)
     check_file(config.output, "--output")
     if config.maps is not None:
         check_writable(config.maps, "--maps")
     from iceprobe.exporting import load_probe
     from iceprobe.exporting import predict as classify
 
-    settings = config.model_dump(exclude={"images", "output"})
     with Bars() as progress:
         done = classify(
             load_probe(folder, trust=trust),
             config.images,
             config.output,
+            maps=config.maps,
+            top=config.top,
+            batch_size=config.forward_batch_size,
+            device=config.device,
+            amp=config.forward_dtype,
+            workers=config.workers,
+            on_bad_image=config.on_bad_image,
             progress=progress,
-            **settings,
         )
     if config.maps is not None:
         tiles = ", ".join(["the image", *done.maps])

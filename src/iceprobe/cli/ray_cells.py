@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.config import RunConfig
 from iceprobe.cli.sources import Sources, run_single
 from iceprobe.machine.processes import first
+from iceprobe.settings import Run
 from iceprobe.store.ray_shards import RETRIES, connect, enter, results_of
 
 log = logging.getLogger("iceprobe")
 
 
-def run_cells(runs: Sequence[RunConfig], resume: bool) -> None:
+def run_cells(runs: Sequence[Run], resume: bool) -> None:
     """Run the cells of a campaign, each a task; their stores are there already.
 
     Raises:
@@ -32,7 +32,7 @@ def run_cells(runs: Sequence[RunConfig], resume: bool) -> None:
 def run_cell(folder: str, run: dict[str, Any], resume: bool) -> None:
     """One cell, as ``iceprobe run`` runs it by itself."""
     enter(folder)
-    config = RunConfig(**run | {"engine": "local"})
+    config = Run(**run | {"engine": "local"})
     sources = Sources(config)
     (single,) = cells(sources.single_layers())
     run_single(sources, single, resume=resume)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from iceprobe.cli import options
 from iceprobe.cli.console import console
 from iceprobe.cli.paths import check_file
+from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
 
 
@@ -20,7 +20,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    trust: options.Trust = False,
+    trust: Trust = False,
 ) -> None:
     """Write a report on runs that are finished.
 

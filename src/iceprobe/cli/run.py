@@ -4,58 +4,23 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from iceprobe.cli import options
-from iceprobe.cli.arguments import Arguments, given, split_arguments
+from iceprobe.cli.arguments import split_arguments
 from iceprobe.cli.campaign import cells, run_campaign
-from iceprobe.cli.config import RunConfig, resolve
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
+from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.sources import Sources, run_single
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
+from iceprobe.settings import Run
 
 if TYPE_CHECKING:
     pass
 
 
-def run(
-    arguments: Arguments = None,
-    backbone: options.Backbones = None,
-    layers: options.Layers = None,
-    data: options.Datasets = None,
-    probe: options.Probe = None,
-    budget: options.Budget = None,
-    budget_flops: options.BudgetFlops = None,
-    limit: options.Limit = None,
-    shots: options.Shots = None,
-    fraction: options.Fraction = None,
-    protocol: options.Protocol = None,
-    seeds: options.Seeds = None,
-    replicates: options.Replicates = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rates: options.LearningRates = None,
-    weight_decays: options.WeightDecays = None,
-    min_steps: options.MinSteps = None,
-    halving: options.Halving = None,
-    coordinates: options.Coordinates = None,
-    long: options.Long = None,
-    forward_batch_size: options.ForwardBatchSize = None,
-    amp: options.Amp = None,
-    tokens: options.Tokens = None,
-    views: options.Views = None,
-    live: options.Live = None,
-    augmentation: options.Augmentation = None,
-    on_bad_image: options.OnBadImage = None,
-    output: options.Output = None,
-    features: options.Features = None,
-    device: options.Device = None,
-    memory: options.Memory = None,
-    shuffle: options.Shuffle = None,
-    workers: options.Workers = None,
-    engine: options.Engine = None,
-    resume: options.Resume = True,
-) -> None:
+@options(Run)
+def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> None:
     """Extract tokens, fit probes on them, and write a report.
 
     A run that was killed goes on where it stopped when the same command is given again; a
@@ -76,11 +41,11 @@ def run(
       iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
     file, overrides = split_arguments(arguments or [])
-    config = resolve(RunConfig, given(locals()), file, overrides)
+    config = resolve(Run, given, file, overrides)
     execute(config, resume)
 
 
-def execute(config: RunConfig, resume: bool = True) -> None:
+def execute(config: Run, resume: bool = True) -> None:
     """Run what isn't done yet of ``config``, then show the table and the report's path."""
     for text in config.probe:
         parse_probe(text)  # a wrong name needn't wait for torch
@@ -109,7 +74,7 @@ def execute(config: RunConfig, resume: bool = True) -> None:
     first(sources.keep)
 
 
-def _on_ray(sources: "Sources", runs: Sequence[RunConfig], resume: bool) -> None:
+def _on_ray(sources: "Sources", runs: Sequence[Run], resume: bool) -> None:
     """Extract what ``runs`` read, a shard a task; then run them, each a task."""
     from iceprobe.cli.ray_cells import run_cells
 

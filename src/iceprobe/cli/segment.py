@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iceprobe.cli import options
-from iceprobe.cli.arguments import Arguments, split_arguments
-from iceprobe.cli.config import RunConfig, SegmentConfig, resolve, to_yaml
+from iceprobe.cli.arguments import split_arguments
+from iceprobe.cli.config import resolve, to_yaml
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
+from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.stages import check_features_of, tell_complete, tell_duration
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import part_of
 from iceprobe.machine.new_folder import new_folder
+from iceprobe.settings import Extraction, Run, SegmentRun
 
 if TYPE_CHECKING:
     from iceprobe.dense import Segmentation
@@ -26,27 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("iceprobe")
 
 
-def segment(
-    arguments: Arguments = None,
-    backbone: options.Backbone = None,
-    data: options.Data = None,
-    probe: options.SegmentProbe = None,
-    limit: options.Limit = None,
-    seeds: options.Seeds = None,
-    epochs: options.SegmentEpochs = None,
-    batch_size: options.SegmentBatchSize = None,
-    learning_rates: options.SegmentLearningRates = None,
-    long: options.Long = None,
-    forward_batch_size: options.ForwardBatchSize = None,
-    amp: options.Amp = None,
-    tokens: options.Tokens = None,
-    on_bad_image: options.OnBadImage = None,
-    output: options.Output = None,
-    features: options.Features = None,
-    device: options.Device = None,
-    memory: options.SegmentMemory = None,
-    workers: options.Workers = None,
-) -> None:
+@options(SegmentRun)
+def segment(given: Given, arguments: Arguments = None) -> None:
     """Fit segmentation probes on patch tokens: which class does every pixel belong to?
 
     For data sets with masks: pixels on an image's mask have its class, the others are background.
@@ -60,12 +43,11 @@ def segment(
       iceprobe segment --backbone timm:A --data pets?root=/data --probe linear --probe ep16
       iceprobe segment config.yaml seeds=5 output=runs/five-seeds
     """
-    values = {key: value for key, value in locals().items() if key in SegmentConfig.model_fields}
     file, overrides = split_arguments(arguments or [])
-    execute(resolve(SegmentConfig, values, file, overrides))
+    execute(resolve(SegmentRun, given, file, overrides))
 
 
-def execute(config: SegmentConfig) -> None:
+def execute(config: SegmentRun) -> None:
     """Extract what isn't stored yet, fit, write the run folder, show the table.
 
     A finished run is shown, not run again.
@@ -87,7 +69,7 @@ def execute(config: SegmentConfig) -> None:
     _show(results, folder)
 
 
-def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
+def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
     import iceprobe
 
     check_features(config.features, "--features")
@@ -129,20 +111,20 @@ def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
         console.print(str(file.resolve()), markup=False, soft_wrap=True)
 
 
-def _identities(config: SegmentConfig) -> set[str]:
+def _identities(config: SegmentRun) -> set[str]:
     """Of the stores that would be read now."""
     from iceprobe.cli.sources import Sources
 
-    shared = ["limit", "amp", "tokens", "forward_batch_size", "device", "output"]
+    shared = ["limit", "forward_dtype", "tokens", "forward_batch_size", "device", "output"]
     same = {name: getattr(config, name) for name in shared}
-    run = RunConfig(backbone=[config.backbone], data=[config.data], probe=["ep1"], **same)
+    run = Run(backbone=[config.backbone], data=[config.data], probe=["ep1"], **same)
     sources = Sources(run)
     found = sources.identities(sources.single_layers())
     sources.keep()
     return found
 
 
-def _extract(config: SegmentConfig, progress: Bars) -> "Store":
+def _extract(config: SegmentRun, progress: Bars) -> "Store":
     """The tokens, once it is seen that images and backbone have what segmentation reads."""
     import iceprobe
     from iceprobe.dense.api import no_grid, no_masks
@@ -157,13 +139,7 @@ def _extract(config: SegmentConfig, progress: Bars) -> "Store":
         backbone,
         dataset,
         config.features,
-        batch_size=config.forward_batch_size,
-        device=config.device,
-        amp=config.amp,
-        tokens=config.tokens,
-        workers=config.workers,
-        limit=config.limit,
-        on_bad_image=config.on_bad_image,
+        part_of(config, Extraction),
         progress=progress,
     )
     backbone.to("cpu")

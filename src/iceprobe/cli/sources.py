@@ -2,21 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from iceprobe.cli.config import RunConfig
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
 from iceprobe.cli.stages import (
     check_fit,
-    extraction_options,
-    live_options,
-    needs_patches,
+    extraction_of,
+    live_of,
     run_stages,
 )
 from iceprobe.core.assumptions import tell
 from iceprobe.core.specs import parse_spec, with_options
 from iceprobe.machine.processes import first
+from iceprobe.settings import Run
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from iceprobe.store.format import BackboneRecord, Shape
 
 
-def run_single(sources: "Sources", run: RunConfig, *, resume: bool) -> None:
+def run_single(sources: "Sources", run: Run, *, resume: bool) -> None:
     """A run of one backbone, layer, data set and draw, from images to report."""
     run_stages(
         run,
@@ -42,7 +41,7 @@ class Sources:
         config: as it was asked for; a backbone may read several layers.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: Run):
         self.config = config
         self._origin: dict[str, str] = {}  # spec of one layer → of the backbone it was asked in
         self._backbones: dict[str, Backbone] = {}
@@ -52,7 +51,7 @@ class Sources:
         self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
         self._seen = SourcesSeen.read(config.output) if config.output else SourcesSeen()
 
-    def single_layers(self) -> RunConfig:
+    def single_layers(self) -> Run:
         """The same with each backbone taken apart into backbones of one layer."""
         specs: list[str] = []
         for text in self.config.backbone:
@@ -70,13 +69,13 @@ class Sources:
                 specs.append(one.spec)
         return self.config.model_copy(update={"backbone": specs})
 
-    def backbone(self, run: RunConfig) -> "Backbone":
+    def backbone(self, run: Run) -> "Backbone":
         """That of a run of one layer."""
         (asked,) = run.backbone
         singles = self._backbone(self._origin[asked]).per_layer()
         return next(one for one in singles if len(singles) == 1 or one.spec == asked)
 
-    def dataset(self, run: RunConfig) -> "Dataset":
+    def dataset(self, run: Run) -> "Dataset":
         import iceprobe
 
         (asked,) = run.data
@@ -84,7 +83,7 @@ class Sources:
             self._datasets[asked] = iceprobe.load_dataset(asked)
         return self._datasets[asked]
 
-    def store(self, run: RunConfig, progress: Bars) -> "Store":
+    def store(self, run: Run, progress: Bars) -> "Store":
         """The store of a run; all layers asked for beside its own are written in the same pass."""
         import iceprobe
 
@@ -94,19 +93,14 @@ class Sources:
             self.check(run)
             first(lambda: print_estimate(single, dataset, run))
             if run.live:
-                live = iceprobe.live(single, dataset, **live_options(run))
+                live = iceprobe.live(single, dataset, live_of(run))
                 self._remember(asked, live.manifest.backbone, live.manifest.shape)
                 self._stores[asked, data] = live
                 return live
             first(lambda: check_features(run.features, "--features"))
             whole = self._backbone(self._origin[asked])
             made = iceprobe.extract_layers(
-                whole,
-                dataset,
-                run.features,
-                progress=progress,
-                engine=run.engine,
-                **extraction_options(run),
+                whole, dataset, run.features, extraction_of(run), progress=progress
             )
             whole.to("cpu")  # a campaign's next backbone may need the device's memory
             for one, store in zip(whole.per_layer(), made, strict=True):
@@ -115,7 +109,7 @@ class Sources:
                 self._stores[spec, data] = store
         return self._stores[asked, data]
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
         import numpy as np
 
@@ -126,7 +120,7 @@ class Sources:
         rows = chosen_rows(len(labels), min(run.limit or len(labels), len(labels)))
         check_fit(run, self.backbone(run), dataset.classes, labels[rows])
 
-    def identities(self, run: RunConfig) -> set[str]:
+    def identities(self, run: Run) -> set[str]:
         """Of the stores that ``run`` would read or make now; nothing is extracted.
 
         A store with patches serves probes that read none. Where no device is asked for, tokens
@@ -137,8 +131,8 @@ class Sources:
             self._identities[key] = self._identify(run)
         return self._identities[key]
 
-    def _identify(self, run: RunConfig) -> set[str]:
-        from iceprobe.store.format import SHARD_IMAGES, BackboneRecord, Shape
+    def _identify(self, run: Run) -> set[str]:
+        from iceprobe.store.format import BackboneRecord, Shape
         from iceprobe.store.request import describe_as, live_settings, make_settings
 
         (asked,) = run.backbone
@@ -152,24 +146,9 @@ class Sources:
             self._remember(asked, backbone, shape)
         device = run.device or "cpu"
         if run.live:
-            settings = live_settings(
-                batch_size=run.forward_batch_size,
-                device=device,
-                amp=run.amp,
-                tokens="float32",
-                augmentation=live_options(run)["augmentation"],
-            )
+            settings = live_settings(live_of(run), device)
         else:
-            settings = make_settings(
-                batch_size=run.forward_batch_size,
-                device=device,
-                amp=run.amp,
-                tokens=run.tokens,
-                patches=needs_patches(run),
-                shard_images=SHARD_IMAGES,
-                views=run.views or 0,
-                augmentation=run.augmentation or "paper",
-            )
+            settings = make_settings(extraction_of(run), device)
         wanted = describe_as(
             backbone, shape, self.dataset(run), settings, splits=None, limit=run.limit
         )

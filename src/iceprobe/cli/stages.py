@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iceprobe.cli.config import FitConfig, RunConfig
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
 from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.machine.allocator import give_back_freed_memory
@@ -19,12 +19,12 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
 
 if TYPE_CHECKING:
     import numpy as np
 
     from iceprobe.dense import Segmentation
-    from iceprobe.protocols.protocol import Protocol
     from iceprobe.results import Result
     from iceprobe.store import Store
 
@@ -32,7 +32,7 @@ log = logging.getLogger("iceprobe")
 
 
 def run_stages(
-    config: FitConfig,
+    config: FitRun,
     obtain: Callable[[Bars], "Store"],
     identities: Callable[[], Collection[str]],
     *,
@@ -63,7 +63,7 @@ def run_stages(
 
 
 def fit_run(
-    config: FitConfig,
+    config: FitRun,
     folder: RunFolder,
     obtain: Callable[[Bars], "Store"],
     *,
@@ -93,7 +93,7 @@ def fit_run(
 
 
 def check_fit(
-    config: FitConfig, shape: Any, classes: Sequence[str], train_labels: "np.ndarray"
+    config: FitRun, shape: Any, classes: Sequence[str], train_labels: "np.ndarray"
 ) -> None:
     """See that probes, budget and draws fit the tokens and the images, before anything long.
 
@@ -136,65 +136,48 @@ def check_fit(
             )
 
 
-def needs_patches(config: FitConfig) -> bool:
+def needs_patches(config: FitRun) -> bool:
     """Whether a probe reads patch tokens; the others do with class token and mean."""
     inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
     return has_budget(config) or any(name.endswith("patches") for name in inputs)
 
 
-def has_budget(config: FitConfig) -> bool:
+def has_budget(config: FitRun) -> bool:
     return config.budget is not None or config.budget_flops is not None
 
 
 def _fit(
-    store: "Store", config: FitConfig, command: str, resume: bool, progress: Bars
+    store: "Store", config: FitRun, command: str, resume: bool, progress: Bars
 ) -> list["Result"]:
     from iceprobe import fit
 
     if config.memory is not None:
         give_back_freed_memory()
     return fit(
-        store,
-        config.probe,
-        budget=config.budget,
-        budget_flops=config.budget_flops,
-        shots=config.shots[0] if config.shots else None,
-        fraction=config.fraction[0] if config.fraction else None,
-        replicates=config.replicates,
-        protocol=config.protocol,
-        seeds=config.seeds,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rates=config.learning_rates,
-        weight_decays=config.weight_decays,
-        min_steps=config.min_steps,
-        halving=config.halving,
-        coordinates=config.coordinates,
-        output=config.output,
-        memory=config.memory,
-        shuffle=config.shuffle,
-        device=config.device,
-        resume=resume,
-        progress=progress,
-        command=command,
-    )
+        store, config.probe, fitting_of(config), output=config.output, resume=resume,
+        progress=progress, command=command,
+    )  # fmt: skip
 
 
-def _check_duration(config: FitConfig, store: "Store") -> None:
+def fitting_of(config: FitRun) -> Fitting:
+    """The settings of one fit: the first number of training images, where there are any."""
+    one = {
+        "shots": config.shots and config.shots[0],
+        "fraction": config.fraction and config.fraction[0],
+    }
+    return part_of(config.model_copy(update=one), Fitting)
+
+
+def _check_duration(config: FitRun, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
         return
     from iceprobe.cost.duration import expected_seconds
+    from iceprobe.protocols.protocol import protocol_of
 
-    protocol = _protocol(config)
-    seconds = expected_seconds(
-        store,
-        config.probe,
-        protocol,
-        seeds=config.seeds,
-        replicates=config.replicates,
-        device=config.device,
-    )
+    settings = fitting_of(config)
+    protocol = protocol_of(settings)
+    seconds = expected_seconds(store, config.probe, settings)
     begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
 
 
@@ -226,9 +209,9 @@ def begin_or_refuse(what: str, seconds: float) -> None:
     raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")
 
 
-def _tell_steps(config: FitConfig, images: int, classes: int) -> None:
+def _tell_steps(config: FitRun, images: int, classes: int) -> None:
     """How many steps the fit takes, and why they aren't the protocol's epochs."""
-    from iceprobe.protocols.protocol import launch_line
+    from iceprobe.protocols.protocol import launch_line, protocol_of
 
     if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
         return
@@ -236,22 +219,9 @@ def _tell_steps(config: FitConfig, images: int, classes: int) -> None:
         images = min(images, config.shots[0] * classes)
     elif config.fraction:
         images = max(1, round(images * config.fraction[0]))
-    text = f"fit: {launch_line(_protocol(config), images)}"
+    text = f"fit: {launch_line(protocol_of(fitting_of(config)), images)}"
     log.info("%s", text)
     console.print(text, markup=False, soft_wrap=True)
-
-
-def _protocol(config: FitConfig) -> "Protocol":
-    from iceprobe.protocols.protocol import get_protocol
-
-    return get_protocol(
-        config.protocol,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rates=config.learning_rates,
-        weight_decays=config.weight_decays,
-        min_steps=config.min_steps,
-    )
 
 
 def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
@@ -338,29 +308,20 @@ def show(results: Sequence["Result"], folder: RunFolder) -> None:
         raise IceprobeError(all_diverged(lost))
 
 
-def live_options(config: RunConfig) -> dict[str, Any]:
-    """Keyword arguments of ``iceprobe.live`` in ``config``."""
-    asked = config.augmentation or "paper"
-    return {
-        "augmentation": None if asked == "none" else asked,
-        "batch_size": config.forward_batch_size,
-        "device": config.device,
-        "amp": config.amp,
-        "limit": config.limit,
-    }
+def live_of(config: Run) -> Live:
+    """The settings of ``iceprobe.live`` in ``config``."""
+    augmentation = None if config.augmentation == "none" else config.augmentation or "paper"
+    return Live(augmentation=augmentation, **_set_of(config, Forward))
 
 
-def extraction_options(config: RunConfig) -> dict[str, Any]:
-    """Keyword arguments of ``iceprobe.extract`` in ``config``."""
-    return {
-        "batch_size": config.forward_batch_size,
-        "device": config.device,
-        "amp": config.amp,
-        "tokens": config.tokens,
-        "views": config.views or 0,
-        "augmentation": "paper" if config.live else config.augmentation or "paper",
-        "workers": config.workers,
-        "limit": config.limit,
-        "on_bad_image": config.on_bad_image,
-        "patches": needs_patches(config),
-    }
+def extraction_of(config: Run) -> Extraction:
+    """The settings of ``iceprobe.extract`` in ``config``."""
+    values = _set_of(config, Views) | {"patches": needs_patches(config)}
+    if config.live:
+        values.pop("augmentation", None)
+    return Extraction(**values)
+
+
+def _set_of(config: Run, model: type[Settings]) -> dict[str, Any]:
+    names = config.model_fields_set & set(model.model_fields)
+    return {name: getattr(config, name) for name in names}

@@ -13,7 +13,7 @@ import os
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import check_text
@@ -40,29 +40,61 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         IceprobeError: for one that doesn't fit its hint.
     """
     signature = inspect.signature(function)
-    hints = {name: _choices(each.annotation) for name, each in signature.parameters.items()}
+    hints = {name: each.annotation for name, each in signature.parameters.items()}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
-            choices = hints[name]
-            if choices is not None and not any(_fits(value, one) for one in choices):
-                takes = " or ".join(dict.fromkeys(map(_words, choices)))
-                raise IceprobeError(f"{function.__name__}({name}={shown(value)}): give {takes}")
-            if isinstance(value, str | Path):
-                check_text(str(value), f"{function.__name__}: {name}=")
-            if choices is not None and int in choices and isinstance(value, float):
-                given.arguments[name] = int(value)  # 1e6 is one
+            given.arguments[name] = plain(function.__name__, name, value, hints[name])
         return function(*given.args, **given.kwargs)
 
     return call
 
 
+def plain(function: str, name: str, value: Any, hint: Any) -> Any:
+    """``value`` of an argument, checked by its hint; numbers of numpy and whole floats as Python's own.
+
+    Raises:
+        IceprobeError: for one that doesn't fit.
+    """
+    choices = _choices(hint)
+    if choices is not None and not any(_fits(value, one) for one in choices):
+        takes = " or ".join(dict.fromkeys(map(_words, choices)))
+        raise IceprobeError(f"{function}({name}={shown(value)}): give {takes}")
+    if isinstance(value, str | Path):
+        check_text(str(value), f"{function}: {name}=")
+    if choices is None:
+        return value
+    if int in choices and isinstance(value, float):
+        return int(value)  # 1e6 is one
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, str | None) or not _listed(choices):
+        return value
+    return [one.tolist() if type(one).__module__ == "numpy" else one for one in value]
+
+
 def _choices(hint: Any) -> list[Any] | None:
     """The types that an argument may have, or ``None`` where not all of them are plain."""
+    hint = bare(hint)
     found = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
     return found if all(_plain(one) for one in found) else None
+
+
+def bare(hint: Any) -> Any:
+    """A hint without what an ``Annotated`` says beside it; a list as any sequence."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is list:
+        return Sequence[bare(get_args(hint)[0])]  # type: ignore[misc]
+    if get_origin(hint) in (Union, types.UnionType):
+        return Union[tuple(bare(one) for one in get_args(hint))]  # noqa: UP007
+    return hint
+
+
+def _listed(choices: list[Any]) -> bool:
+    return any(get_origin(one) is Sequence for one in choices)
 
 
 def _plain(hint: Any) -> bool:
@@ -91,7 +123,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # of numpy
     if hint is Path:
-        return isinstance(value, os.PathLike)
+        return isinstance(value, str | os.PathLike)
     return isinstance(value, type(None) if hint is None else hint)
 
 

@@ -8,24 +8,17 @@ import types
 from collections.abc import Sequence
 
 from iceprobe.cost.fit import plan_fit
-from iceprobe.protocols.protocol import Protocol, for_images, total_steps
+from iceprobe.protocols.protocol import for_images, protocol_of, total_steps
+from iceprobe.settings import Fitting
 from iceprobe.store.reader import Store
 
 MANY_STEPS = 2000  # below it nothing is measured: a step takes far less than a minute
 _MOMENT = 0.3  # seconds of rehearsal
 
 
-def expected_seconds(
-    store: Store,
-    probes: Sequence[str],
-    protocol: Protocol,
-    *,
-    seeds: int | None,
-    replicates: int | None,
-    device: str | None,
-) -> float:
+def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> float:
     """Seconds that the fit takes, about; 0 where it has so few steps that nothing was measured."""
-    images = len(store["train"])
+    images, protocol = len(store["train"]), protocol_of(settings)
     if total_steps(for_images(protocol, images), images) < MANY_STEPS:
         return 0.0
     manifest = store.manifest
@@ -33,19 +26,11 @@ def expected_seconds(
         **dict(manifest.shape), pooled_class=manifest.backbone.pooled_class
     )
     return plan_fit(
-        backbone,  # type: ignore[arg-type]  # only its shape counts
+        backbone,  # only its shape counts
         images,
         probes,
+        settings.model_copy(update={"budget": None, "budget_flops": None, "memory": None}),
         num_classes=len(store.classes),
-        protocol=protocol.name,
-        seeds=seeds,
-        replicates=replicates,
-        epochs=protocol.epochs,
-        batch_size=protocol.batch_size,
-        learning_rates=protocol.learning_rates,
-        weight_decays=protocol.weight_decays,
-        min_steps=protocol.min_steps,
-        device=device,
         tokens=manifest.settings.tokens,
         measure_seconds=_MOMENT,
         here=False,

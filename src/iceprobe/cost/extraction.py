@@ -6,9 +6,7 @@ a data set or a machine that isn't there, a number of images and a speed stand i
 """
 
 import contextlib
-import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +14,16 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import ArraySplit, Data, Dataset
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.object_storage import located
+from iceprobe.settings import ExtractPlan
 from iceprobe.store.filling import WAITING
 from iceprobe.store.format import (
     MANIFEST,
-    SHARD_IMAGES,
     BackboneRecord,
     DatasetRecord,
     Manifest,
@@ -88,72 +86,48 @@ class Plan(BaseModel):
         return self.memory_available is None or self.memory_bytes <= self.memory_available
 
 
-@checked
+@takes(ExtractPlan, root="features")
 def plan(
     backbone: "Backbone",
     dataset: Data | int,
-    root: str | Path | None = "features/",
+    features: str | Path | None = "features/",
     *,
-    splits: Sequence[str] | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    amp: str = "float32",
-    tokens: str = "float16",
-    patches: bool = True,
-    workers: int = 0,
-    limit: int | None = None,
-    shard_images: int = SHARD_IMAGES,
-    views: int = 0,
-    augmentation: str = "paper",
-    measure_seconds: float = 3.0,
-    images_per_second: float | None = None,
+    call: ExtractPlan,
 ) -> Plan:
     """What ``extract`` with the same arguments would cost; writes nothing.
 
     Args:
         dataset: or, on paper, only its number of training images: they aren't decoded, and boxes
             and masks aren't counted.
-        root: where a store that is there already is looked for; ``None`` looks for none, as of a
-            live fit.
-        measure_seconds: how long to run the pipeline for; with 0 only one batch after the first.
-        images_per_second: of another machine. Nothing is measured then, and the free disk and
-            memory of this one aren't looked at.
-            The rest as for ``extract``.
+        features: where a store that is there already is looked for; ``None`` looks for none, as of
+            a live fit.
+        call: settings or options as of ``extract``, and how it is measured: ``measure_seconds`` of
+            the pipeline, with 0 only one batch after the first; or ``images_per_second`` of another
+            machine. Nothing is measured then, and the free disk and memory of this one don't count.
 
     Raises:
         IceprobeError: for arguments that ``extract`` would refuse, a number of images below 1, or
             a speed that isn't positive.
     """
-    if images_per_second is not None and not 0 < images_per_second < math.inf:
-        raise IceprobeError(f"images_per_second={images_per_second}: give a number above 0")
     if not isinstance(dataset, int):
         dataset = load_dataset(dataset)
-    target = choose_device(device)
-    settings = make_settings(
-        batch_size=batch_size,
-        device=target.type,
-        amp=amp,
-        tokens=tokens,
-        patches=patches,
-        shard_images=shard_images,
-        views=views,
-        augmentation=augmentation,
-    )
-    here = images_per_second is None
+    target = choose_device(call.device)
+    settings = make_settings(call, target.type)
+    here = call.images_per_second is None
     if isinstance(dataset, int):
-        images = dataset if limit is None else min(limit, dataset)
+        images = dataset if call.limit is None else min(call.limit, dataset)
         manifest = _on_paper(backbone, images, settings)
-        path = located(root or ".") / manifest.folder
+        path = located(features or ".") / manifest.folder
     else:
-        wanted = describe(backbone, dataset, settings, splits=splits, limit=limit)
-        place = located(root or ".")
-        path = (root and find_finished(place, wanted)) or place / wanted.folder
-        manifest = read_manifest(path) if root and (path / MANIFEST).exists() else wanted
+        wanted = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
+        place = located(features or ".")
+        path = (features and find_finished(place, wanted)) or place / wanted.folder
+        manifest = read_manifest(path) if features and (path / MANIFEST).exists() else wanted
     left = _images_left(manifest)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
-    rate = images_per_second if left else None
+    rate = call.images_per_second if left else None
     if left and here:
-        rate = _measure(backbone, dataset, manifest, target, workers, measure_seconds)
+        rate = _measure(backbone, dataset, manifest, target, call.workers, call.measure_seconds)
     return Plan(
         store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
@@ -161,7 +135,7 @@ def plan(
         bytes_to_write=bytes_missing(manifest),
         free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
         patch_bytes=_patch_bytes(manifest),
-        memory_bytes=_memory_bytes(backbone, manifest, target, workers),
+        memory_bytes=_memory_bytes(backbone, manifest, target, call.workers),
         memory_available=available_memory() if here else None,
         flops=flops * left,
         flops_per_image=flops,

@@ -13,15 +13,13 @@ without a store, every image read is a forward pass of the backbone on the same 
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
+from iceprobe.core.options import takes
 from iceprobe.cost.search import SearchPlan, plan_search
 from iceprobe.cost.step_timer import TOKENS_AT_ONCE, Rehearsed, Step, Steps, rehearse
 from iceprobe.datasets import load_dataset
@@ -39,11 +37,12 @@ from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.protocols.grids import grid_of
-from iceprobe.protocols.protocol import Protocol, for_images, get_protocol, images_per_step
+from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, protocol_of
 from iceprobe.protocols.repeats import repeated
+from iceprobe.settings import FitPlanning
 from iceprobe.store.format import Settings
 from iceprobe.store.format import Shape as StoredShape
-from iceprobe.store.layout import STORED, image_bytes, patch_bytes, token_layout
+from iceprobe.store.layout import image_bytes, patch_bytes, token_layout
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -157,39 +156,9 @@ class FitPlan(BaseModel):
         return max(1, math.ceil(extraction_seconds / saved - 1e-9))
 
 
-@checked
+@takes(FitPlanning)
 def plan_fit(
-    backbone: "Backbone",
-    dataset: Data | int,
-    probes: Sequence[str],
-    *,
-    num_classes: int | None = None,
-    budget: int | None = None,
-    budget_flops: int | None = None,
-    protocol: str = "heldout",
-    seeds: int | None = None,
-    replicates: int | None = None,
-    shots: int | None = None,
-    fraction: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rates: Sequence[float] | None = None,
-    weight_decays: Sequence[float] | None = None,
-    min_steps: int | None = None,
-    halving: bool = False,
-    coordinates: str | None = None,
-    split: str = "test",
-    memory: int | None = None,
-    device: str | None = None,
-    amp: str = "float32",
-    limit: int | None = None,
-    tokens: str = "float16",
-    views: int = 0,
-    root: str | Path = "features/",
-    measure_seconds: float = 3.0,
-    here: bool = True,
-    bytes_per_second: float | None = None,
-    flops_per_second: float | None = None,
+    backbone: "Backbone", dataset: Data | int, probes: Sequence[str], *, call: FitPlanning
 ) -> FitPlan:
     """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
 
@@ -199,68 +168,51 @@ def plan_fit(
     Args:
         backbone: whose tokens they are; only their shape counts.
         dataset: or, on paper, only its number of training images; nothing is reported then.
-        num_classes: on paper; a data set has its own.
-        limit: images of each split, as :func:`iceprobe.extract` takes them.
-        tokens: dtype in which they are stored.
-        views: augmented views stored of each training image.
-        root: folder of the feature stores.
-        measure_seconds: how long to run training steps for, about.
-        here: whether the fit is to run on this machine; its free memory is looked at only then.
-        bytes_per_second: of the disk; measured by default where tokens don't fit into memory and
-            the fit is to run here.
-        flops_per_second: that a step reaches on its device, in place of running any.
-            The rest as for :func:`iceprobe.fit`.
+        call: settings or options as of :func:`iceprobe.fit`, with ``num_classes`` on paper, where a data
+            set would have its own; ``limit``, ``tokens``, ``views`` and ``features`` of the extraction;
+            ``here``, whether the fit is to run on this machine, whose free memory is looked at only then;
+            and how it is measured: ``measure_seconds`` of training steps, about, ``bytes_per_second`` of the
+            disk (measured by default where tokens don't fit into memory), or ``flops_per_second`` that a
+            step reaches on its device, in place of running any.
 
     Raises:
         IceprobeError: for what ``fit`` would refuse, classes that aren't told, or speeds that
             aren't positive. (A step that doesn't fit into memory is told in ``refusal``.)
     """
-    for name, speed in (("bytes", bytes_per_second), ("flops", flops_per_second)):
-        if speed is not None and not 0 < speed < math.inf:
-            raise IceprobeError(f"{name}_per_second={speed}: give a number above 0")
     if isinstance(dataset, int):
-        sizes = {"train": dataset}
-        if num_classes is None:
+        sizes, num_classes = {"train": dataset}, call.num_classes or 0
+        if call.num_classes is None:
             raise IceprobeError(f"{dataset} images without a data set: give num_classes as well")
     else:
         dataset = load_dataset(dataset)
         sizes = {name: len(part) for name, part in dataset.splits.items()}
         num_classes = len(dataset.classes)
-    for name, count in (
-        ("seeds", seeds),
-        ("replicates", replicates),
-        ("images", min(sizes.values())),
-    ):
-        if count is not None and count < 1:
-            raise IceprobeError(f"{name}={count}: give at least 1")
-    for name, dtype, known in (("amp", amp, DTYPES), ("tokens", tokens, STORED)):
-        if dtype not in known:
-            raise IceprobeError(unknown(f"dtype for {name}", dtype, known))
-    sizes = {name: min(size, limit or size) for name, size in sizes.items()}
-    images = _learnt_from(sizes.get("train", 0), num_classes, shots, fraction)
-    reported = sizes.get(split, 0)
-    low_shot = shots is not None or fraction is not None
-    asked = get_protocol(
-        protocol,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rates=learning_rates,
-        weight_decays=weight_decays,
-        min_steps=min_steps,
-        halving=halving,
-        coordinates=coordinates,
-    )
+    if (images := min(sizes.values())) < 1:
+        raise IceprobeError(f"images={images}: give at least 1")
+    sizes = {name: min(size, call.limit or size) for name, size in sizes.items()}
+    images = _learnt_from(sizes.get("train", 0), num_classes, call.shots, call.fraction)
+    reported = sizes.get(call.split, 0)
+    low_shot = call.shots is not None or call.fraction is not None
+    asked = protocol_of(call)
     asked = for_images(asked, max(1, images))
 
     texts = list(probes)
-    if budget is not None or budget_flops is not None:
+    if call.budget is not None or call.budget_flops is not None:
         texts += within_budget(
-            backbone.dim, num_classes, backbone.num_tokens, parameters=budget, flops=budget_flops
+            backbone.dim,
+            num_classes,
+            backbone.num_tokens,
+            parameters=call.budget,
+            flops=call.budget_flops,
         )
     labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
     trained = [label for label in labels if parse_probe(label).name != "knn"]
     seeds, replicates = repeated(
-        seeds, replicates, trained=len(trained), held_out=asked.held_out, low_shot=low_shot
+        call.seeds,
+        call.replicates,
+        trained=len(trained),
+        held_out=asked.held_out,
+        low_shot=low_shot,
     )
     seeds = seeds if replicates is None else 1
     widths = [
@@ -273,9 +225,9 @@ def plan_fit(
     if widths and images:
         search = plan_search(
             [(bank, queries, width) for width in widths for bank, queries in banks],
-            device=check_device(device),
-            flops_per_second=flops_per_second,
-            measure_seconds=min(measure_seconds, 1.0),
+            device=check_device(call.device),
+            flops_per_second=call.flops_per_second,
+            measure_seconds=min(call.measure_seconds, 1.0),
         )
     shape = Shape(
         backbone.dim,
@@ -291,7 +243,7 @@ def plan_fit(
         if asked.solves_linear and parse_probe(one).name == "linear" and images
     ]
     solving = sum(_solving_flops(asked, shape, label, images) for label in solved)
-    solving_seconds = solving / (flops_per_second or product_speed(check_device(device)))
+    solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
     if not trained or not images:
         return FitPlan(
@@ -309,7 +261,7 @@ def plan_fit(
     points = [len(grid.points) for grid in grids.values()]
     phases = phases_of(asked, points, seeds, images, reported, num_classes)
     stored = StoredShape.of(backbone)
-    settings = Settings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
+    settings = Settings(tokens=call.tokens)
     layout = token_layout(stored, settings)
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
@@ -318,8 +270,8 @@ def plan_fit(
         asked,
         shape,
         run_seed=0,
-        device=check_device(device if flops_per_second is None else "cpu"),
-        amp=DTYPES[amp],
+        device=check_device(call.device if call.flops_per_second is None else "cpu"),
+        amp=DTYPES[call.fit_dtype],
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
@@ -327,20 +279,23 @@ def plan_fit(
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
-        needed = step.least + read * ((1 + views) * images + looked_at)
-        held = _held(needed, memory, here)
+        needed = step.least + read * ((1 + call.views) * images + looked_at)
+        held = _held(needed, call.memory, call.here)
+    bytes_per_second = call.bytes_per_second
     if held is not False:
         bytes_per_second = None
-    elif bytes_per_second is None and here:
-        bytes_per_second = read_speed(Path(root))
+    elif bytes_per_second is None and call.here:
+        bytes_per_second = read_speed(call.features)
 
     batch, refusal = images_per_step(asked, images), None
-    if flops_per_second is not None:
+    if call.flops_per_second is not None:
         one, grid = (
-            _step(built, [seeds * count for count in counts], batch, backbone, flops_per_second)
+            _step(
+                built, [seeds * count for count in counts], batch, backbone, call.flops_per_second
+            )
             for counts in ([1] * len(built), points)
         )
-        steps, basis = Rehearsed(one, grid, 0, 0), f"at {flops_per_second / 1e12:g} TFLOP/s"
+        steps, basis = Rehearsed(one, grid, 0, 0), f"at {call.flops_per_second / 1e12:g} TFLOP/s"
     else:
         run = Steps(
             grids,
@@ -352,11 +307,11 @@ def plan_fit(
             device=setting.device,
             amp=setting.amp,
         )
-        refusal = _refusal(step, sum(members.values()), setting) if here else None
+        refusal = _refusal(step, sum(members.values()), setting) if call.here else None
         if refusal is None:
             most = max(2, TOKENS_AT_ONCE // (4 * stored.num_tokens * stored.dim))
-            steps = rehearse(run, max(points), batch, most, measure_seconds)
-            basis = _told(steps, max(points), batch, here)
+            steps = rehearse(run, max(points), batch, most, call.measure_seconds)
+            basis = _told(steps, max(points), batch, call.here)
         else:
             steps, basis = Rehearsed(Step(0, 0), Step(0, 0), 0, 0), "not run"
     if any(grid.grows for grid in grids.values()):

@@ -19,6 +19,7 @@ from iceprobe.exporting.maps import MapWriter
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.settings import Extraction
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
@@ -90,14 +91,13 @@ def predict(
     told = callback(progress)
     split, where = unlabelled(images), choose_device(device)
     split.reading = model.reading
-    settings = make_settings(
-        batch_size=batch_size,
-        device=where.type,
-        amp=amp or model.amp,
+    asked = Extraction(
+        forward_batch_size=batch_size,
+        forward_dtype=amp or model.amp,  # type: ignore[arg-type]
         tokens="float32",
-        patches=True,
         shard_images=len(split),  # nothing is stored: one piece of work
     )
+    settings = make_settings(asked, where.type)
     model.to(where)
     rows: list[list[str]] = []
     skipped: list[str] = []

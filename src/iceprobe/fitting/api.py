@@ -9,33 +9,29 @@ import dataclasses
 import itertools
 import logging
 import re
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, in_days, short_name, shown
-from iceprobe.fitting.checks import all_diverged, check_device
+from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
-from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
-from iceprobe.protocols.protocol import get_protocol
 from iceprobe.protocols.repeats import repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -44,87 +40,29 @@ from iceprobe.results.predictions import write_predictions
 from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files, Result
+from iceprobe.settings import FitCall, Fitting, ProbeCall
 from iceprobe.store.format import Manifest
 from iceprobe.store.reader import Store
 
 log = logging.getLogger("iceprobe")
 
 
-@checked
 @shows_progress
+@takes(FitCall)
 @in_own_state
-def fit(
-    store: Store | str | Path,
-    probes: Sequence[str],
-    *,
-    budget: int | None = None,
-    budget_flops: int | None = None,
-    protocol: str = "heldout",
-    seeds: int | None = None,
-    replicates: int | None = None,
-    shots: int | None = None,
-    fraction: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rates: Sequence[float] | None = None,
-    weight_decays: Sequence[float] | None = None,
-    min_steps: int | None = None,
-    halving: bool = False,
-    coordinates: str | None = None,
-    output: str | Path | None = None,
-    split: str = "test",
-    memory: int | None = None,
-    shuffle: str = "auto",
-    device: str | None = None,
-    amp: str = "float32",
-    run_seed: int = 0,
-    resume: bool = True,
-    progress: Told | bool | None = None,
-    command: str | None = None,
-) -> list[Result]:
+def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> list[Result]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
         store: the tokens, with a ``train`` split and the split to report; or the store's folder.
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
-        budget: parameters; the EPs of a grid of (M, D_o) that stay within it are fitted as well.
-        budget_flops: the same for FLOPs of the whole probe for one image.
-        protocol: ``"heldout"`` (default) or ``"paper"``.
-        seeds: initialisations of every setting: 0, 1, … seeds − 1.
-        replicates: in place of seeds, this many complete repetitions: each with its own
-            initialisation, order of batches, held-out part and, low-shot, draw of images. The
-            results' deviation is then over all of these. Where neither is given it is 5 replicates of
-            two or more trained probes under ``"heldout"``, and 3 seeds otherwise.
-        shots: learn from this many images a class, a seeded draw a replicate (5 by default).
-        fraction: learn from this part of each class, likewise.
-        epochs: passes over the training images, in place of the protocol's own.
-        batch_size: images a training step, likewise.
-        learning_rates: the grid of every probe, in place of each kind's own, and not grown.
-        weight_decays: the grid, likewise; of linear probes the λ of their penalty.
-        min_steps: steps that a fit takes at least, the epochs are raised to it; by default the
-            protocol's, and 0 where ``epochs`` is given.
-        halving: stop settings that are clearly beaten on the held-out images after a quarter or a
-            half of the epochs of selection; the results say which. Not under ``"paper"``.
-        coordinates: ``"standardised"``, in which no number hangs on the units of the tokens, or
-            ``"raw"``; by default the protocol's, which ``"paper"`` has raw. Either way what is
-            fitted is the published probe on raw tokens.
-        output: run folder; by default a new one under ``runs/``.
-        split: the split to report.
-        memory: budget in bytes for the tokens that trained probes hold and all that they compute
-            from them, by default half of what is free. Tokens are streamed beyond it; where one
-            training step takes more, as under ``0``, no more than that is taken and a line says
-            how much.
-        shuffle: order of training images whose tokens are streamed: ``"rows"`` at random,
-            ``"blocks"`` of neighbours at random, mixed in a buffer of half the budget; ``"auto"``
-            takes blocks where the page cache can't hold the tokens. It's ``"rows"`` where
-            all tokens are in memory. Results say which in ``training["shuffle"]``.
-        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
-        amp: dtype of the token products: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        run_seed: of the held-out split and of the order of batches.
-        resume: go on from where an interrupted fit of this folder stands.
-        progress: called with ``(stage, done, total)``; by default a bar in a
-            terminal or a notebook, and ``False`` shows nothing.
-        command: to be written into the results; by default this process's own.
+        call: an :class:`iceprobe.settings.Fitting` as ``settings``, its options as keywords, or both,
+            where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
+            ``resume``, ``progress`` and ``command``.
+
+    Where neither seeds nor replicates are given there are 5 replicates of two or more trained probes under
+    ``"heldout"``, and 3 seeds otherwise. A replicate has its own initialisation, order of batches, held-out
+    part and, low-shot, draw of images; the results' deviation is then over all of these.
 
     Returns:
         One result a probe, in the order asked for; written to ``output`` as well. Where ``output``
@@ -137,62 +75,35 @@ def fit(
             is no result at all.
     """
     store = _opened(store)
-    request = Request(
-        _labels(store, probes, budget, budget_flops),
-        get_protocol(
-            protocol,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rates=learning_rates,
-            weight_decays=weight_decays,
-            min_steps=min_steps,
-            halving=halving,
-            coordinates=coordinates,
-        ),
-        split=split,
-        memory=memory,
-        shuffle=check_shuffle(shuffle),
-        device=check_device(device),
-        amp=amp,
-        low_shot=shots is not None or fraction is not None,
-        resume=resume,
-        command=command if command is not None else shlex.join(sys.argv),
-    )
-    seeds, replicates = _repeated(request, seeds, replicates)
+    request = Request.of(_labels(store, probes, call), call)
+    request = dataclasses.replace(request, resume=call.resume)
+    seeds, replicates = _repeated(request, call)
     asked = {
         "store": store.identity,
         "probes": request.labels,
         "protocol": request.protocol,
         "seeds": seeds,
         "replicates": replicates,
-        "shots": shots,
-        "fraction": fraction,
-        "split": split,
-        "run_seed": run_seed,
-        "amp": amp,
-        "shuffle": shuffle,
+        "shots": call.shots,
+        "fraction": call.fraction,
+        "split": call.split,
+        "run_seed": call.run_seed,
+        "amp": call.fit_dtype,
+        "shuffle": call.shuffle,
         "device": request.device.type,
     }
     folder = first(
-        lambda: Path(output) if output is not None else new_run(store.manifest, protocol)
+        lambda: call.output if call.output is not None else new_run(store.manifest, call.protocol)
     )
     with contextlib.ExitStack() as locked:
-        if (done := first(lambda: _lock(folder, asked, resume, locked))) is not None:
+        if (done := first(lambda: _lock(folder, asked, call.resume, locked))) is not None:
             return [reopened(one, store, Shape.of(store.manifest)) for one in done]
-        first(lambda: _tell_days(store, request, seeds, replicates))
+        first(lambda: _tell_days(store, request, call))
         try:
             results, rows = _fit(
-                store,
-                request,
-                seeds=seeds,
-                replicates=replicates,
-                shots=shots,
-                fraction=fraction,
-                run_seed=run_seed,
-                folder=folder,
-                progress=callback(progress),
+                store, request, call, seeds=seeds, replicates=replicates, folder=folder,
                 begin=lambda: begin(folder, asked),
-            )
+            )  # fmt: skip
         except IceprobeError:
             if world().size == 1:  # of several processes one may be alone with its error
                 abandon(folder)
@@ -221,34 +132,11 @@ def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
     return result.attach(store=store)
 
 
-@checked
 @shows_progress
+@takes(ProbeCall)
 @in_own_state
 def probe(
-    model: Any,
-    dataset: Any,
-    probes: Sequence[str],
-    *,
-    protocol: str = "heldout",
-    seeds: int = 1,
-    replicates: int | None = None,
-    shots: int | None = None,
-    fraction: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rates: Sequence[float] | None = None,
-    weight_decays: Sequence[float] | None = None,
-    min_steps: int | None = None,
-    halving: bool = False,
-    coordinates: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    device: str | None = None,
-    amp: str = "float32",
-    tokens: str = "float16",
-    run_seed: int = 0,
-    progress: Told | bool | None = None,
-    **backbone_options: Any,
+    model: Any, dataset: Any, probes: Sequence[str], *, call: ProbeCall, **backbone_options: Any
 ) -> list[Result]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
 
@@ -259,11 +147,9 @@ def probe(
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
         dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
             sets of torch or torchvision (:func:`iceprobe.load_dataset`).
-        limit: images of each split to look at.
-        tokens: dtype in which tokens are held: ``"bfloat16"`` or ``"float32"`` where they are too
-            large for ``"float16"``.
-
-    The other arguments are those of :func:`fit`.
+        call: settings or options as of :func:`fit`, with ``limit``, images of each split, and
+            ``tokens``, the dtype in which they are held: ``"bfloat16"`` or ``"float32"`` where they are
+            too large for ``"float16"``.
 
     Returns:
         One result a probe, its fitted modules and predictions attached.
@@ -272,60 +158,28 @@ def probe(
     from iceprobe.datasets import load_dataset
     from iceprobe.store import extract_in_memory
 
-    request = Request(
-        [probe_label(parse_probe(text)) for text in probes],
-        get_protocol(
-            protocol,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rates=learning_rates,
-            weight_decays=weight_decays,
-            min_steps=min_steps,
-            halving=halving,
-            coordinates=coordinates,
-        ),
-        split=split,
-        memory=None,
-        shuffle="rows",
-        device=check_device(device),
-        amp=amp,
-        low_shot=shots is not None or fraction is not None,
-        resume=False,
-        command=shlex.join(sys.argv),
-    )
+    request = Request.of([probe_label(parse_probe(text)) for text in probes], call)
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
     data = load_dataset(dataset)
     store = extract_in_memory(
         model,
         data,
-        limit=limit,
-        device=device,
-        amp=amp,
-        tokens=tokens,
-        progress=callback(progress),
+        limit=call.limit,
+        device=call.device,
+        forward_dtype=call.forward_dtype,
+        tokens=call.tokens,
+        progress=callback(call.progress),
     )
-    seeds, replicates = _repeated(request, seeds, replicates)
-    results, _ = _fit(
-        store,
-        request,
-        seeds=seeds,
-        replicates=replicates,
-        shots=shots,
-        fraction=fraction,
-        run_seed=run_seed,
-        folder=None,
-        progress=callback(progress),
-    )
+    seeds, replicates = _repeated(request, call)
+    results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
     return results
 
 
-def _repeated(
-    request: Request, seeds: int | None, replicates: int | None
-) -> tuple[int, int | None]:
+def _repeated(request: Request, settings: Fitting) -> tuple[int, int | None]:
     return repeated(
-        seeds,
-        replicates,
+        settings.seeds,
+        settings.replicates,
         trained=sum(parse_probe(label).name != "knn" for label in request.labels),
         held_out=request.protocol.held_out,
         low_shot=request.low_shot,
@@ -335,22 +189,18 @@ def _repeated(
 def _fit(
     store: Store,
     request: Request,
+    call: FitCall | ProbeCall,
     *,
     seeds: int,
     replicates: int | None,
-    shots: int | None,
-    fraction: float | None,
-    run_seed: int,
     folder: Path | None,
-    progress: Progress | None,
     begin: Callable[[], None] = lambda: None,
 ) -> tuple[list[Result], list[CurveRow]]:
     """One repetition with all seeds, or one a replicate with everything drawn anew.
 
     ``begin`` is called when all is checked.
     """
-    if replicates is not None and replicates < 1:
-        raise IceprobeError(f"replicates={replicates}: give at least 1")
+    progress, run_seed = callback(call.progress), call.run_seed
     initialisations = [range(seeds)] if replicates is None else [[r] for r in range(replicates)]
     views = [store] * len(initialisations)
     if request.low_shot and "train" in store.splits:
@@ -358,7 +208,13 @@ def _fit(
         views = [
             store.take(
                 "train",
-                draw(labels, store.classes, shots=shots, fraction=fraction, seed=run_seed + r),
+                draw(
+                    labels,
+                    store.classes,
+                    shots=call.shots,
+                    fraction=call.fraction,
+                    seed=run_seed + r,
+                ),
             )
             for r in range(len(views))
         ]
@@ -391,25 +247,18 @@ def _fit(
     for result in results:
         if (predictions := result.predictions()) is not None:
             result.attach(predictions=dataclasses.replace(predictions, names=names))
-        result.shots, result.fraction = shots, fraction
+        result.shots, result.fraction = call.shots, call.fraction
         result.diverged = diverged.get(result.probe, [])
     return results, rows
 
 
-def _tell_days(store: Store, request: Request, seeds: int, replicates: int | None) -> None:
+def _tell_days(store: Store, request: Request, call: FitCall) -> None:
     """Warn of a fit that takes more than a day; the command line has asked."""
     if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
         return
     from iceprobe.cost.duration import expected_seconds
 
-    seconds = expected_seconds(
-        store,
-        request.labels,
-        request.protocol,
-        seeds=max(1, seeds),
-        replicates=replicates,
-        device=str(request.device),
-    )
+    seconds = expected_seconds(store, request.labels, call)
     if seconds > DAY:
         log.warning(
             "the fit of %s epochs will take about %s",
@@ -428,15 +277,17 @@ def _opened(store: Any) -> Store:
     return store
 
 
-def _labels(
-    store: Store, probes: Sequence[str], budget: int | None, budget_flops: int | None
-) -> list[str]:
+def _labels(store: Store, probes: Sequence[str], settings: Fitting) -> list[str]:
     """Canonical labels of the probes named, and behind them of the EPs within a budget."""
     labels = [probe_label(parse_probe(text)) for text in probes]
-    if budget is None and budget_flops is None:
+    if settings.budget is None and settings.budget_flops is None:
         return labels
     within = within_budget(
-        store.dim, len(store.classes), store.num_tokens, parameters=budget, flops=budget_flops
+        store.dim,
+        len(store.classes),
+        store.num_tokens,
+        parameters=settings.budget,
+        flops=settings.budget_flops,
     )
     more = [probe_label(parse_probe(text)) for text in within]
     return labels + [label for label in more if label not in labels]

@@ -3,29 +3,45 @@
 import hashlib
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
+from iceprobe.fitting.checks import (
+    DTYPES,
+    check_device,
+    check_norms,
+    check_request,
+    check_training_images,
+)
 from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.selection import Fitted, run_protocol
+from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.fitting.tuning import grids_of
 from iceprobe.machine.processes import world
 from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
-from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, total_steps
+from iceprobe.protocols.protocol import (
+    Protocol,
+    for_images,
+    images_per_step,
+    protocol_of,
+    total_steps,
+)
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import selected_score, weights
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Diverged, Flops, Parameters, Result
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
+from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.reader import Store
 
 log = logging.getLogger("iceprobe")
@@ -59,6 +75,22 @@ class Request:
     low_shot: bool
     resume: bool
     command: str
+
+    @classmethod
+    def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
+        """The request of a call; nothing is resumed."""
+        return cls(
+            labels,
+            protocol_of(settings),
+            split=settings.split,
+            memory=settings.memory,
+            shuffle=check_shuffle(settings.shuffle),
+            device=check_device(settings.device),
+            amp=settings.fit_dtype,
+            low_shot=settings.shots is not None or settings.fraction is not None,
+            resume=False,
+            command=settings.command if settings.command is not None else shlex.join(sys.argv),
+        )
 
 
 def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -> None:

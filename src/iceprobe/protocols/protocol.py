@@ -9,6 +9,7 @@ from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
+from iceprobe.settings import Fitting
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,24 @@ PROTOCOLS = {
 
 UNSELECTED = "nothing: one image a class leaves none to hold out; a fixed setting"
 MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
+
+
+def protocol_of(settings: Fitting) -> Protocol:
+    """The protocol that ``settings`` name, with what they set in place of its own values.
+
+    Raises:
+        IceprobeError: as :func:`get_protocol`.
+    """
+    return get_protocol(
+        settings.protocol,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rates=settings.learning_rates,
+        weight_decays=settings.weight_decays,
+        min_steps=settings.min_steps,
+        halving=settings.halving,
+        coordinates=settings.coordinates,
+    )
 
 
 def get_protocol(

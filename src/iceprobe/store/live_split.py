@@ -8,7 +8,6 @@ more than time, or where tokens would fill the disk. The backbone stays in evalu
 no gradient.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.augmentation import augmentation as make_augmentation
 from iceprobe.backbones.augmentation import view_generator
-from iceprobe.core.arguments import checked
+from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
+from iceprobe.settings import Live
 from iceprobe.store.format import TRAIN, Manifest
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
@@ -36,19 +36,8 @@ VIEWS = 2**20  # of an image: an epoch's are new, whatever the number of epochs
 VECTORS_AT_ONCE = 1024  # images
 
 
-@checked
-def live(
-    backbone: "Backbone | nn.Module | str",
-    dataset: Data,
-    *,
-    augmentation: str | None = "paper",
-    splits: Sequence[str] | None = None,
-    limit: int | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    amp: str = "float32",
-    tokens: str = "float32",
-) -> Store:
+@takes(Live)
+def live(backbone: "Backbone | nn.Module | str", dataset: Data, *, call: Live) -> Store:
     """A store without files, whose tokens the backbone makes whenever they are read.
 
     k-NN, held-out images and the reported split see the evaluation view; an image to learn from is
@@ -57,35 +46,22 @@ def live(
     Args:
         backbone: moved to ``device``.
         dataset: whose images; all of them have to be readable.
-        augmentation: ``"paper"``, ``"light"``, ``"clip"`` (`iceprobe.backbones.augmentation`), or ``None`` for
-            the evaluation view in every epoch.
-        splits: names of those wanted; all by default.
-        limit: images of each split, a seeded choice as :func:`iceprobe.extract` makes it.
-        batch_size: images a forward pass.
-        device: of the forward pass; by default CUDA where there is one.
-        amp: dtype of the forward pass.
-        tokens: dtype in which tokens are handed on.
+        call: an :class:`iceprobe.settings.Live` as ``settings``, or its options as keywords.
 
     Raises:
         IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image
             that can't be read, tokens that aren't finite, or too little memory.
     """
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
-    chosen = choose_device(device)
-    settings = live_settings(
-        batch_size=batch_size,
-        device=chosen.type,
-        amp=amp,
-        tokens=tokens,
-        augmentation=augmentation,
-    )
-    manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    chosen = choose_device(call.device)
+    settings = live_settings(call, chosen.type)
+    manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
     maker = _Maker(backbone.to(chosen), dataset, manifest, chosen)
     found: dict[str, StoredSplit] = {}
     for name, record in manifest.splits.items():
         rows = chosen_rows(record.listed, record.images)
         split = LiveSplit(maker, name, rows)
-        if name == TRAIN and augmentation is not None:
+        if name == TRAIN and call.augmentation is not None:
             split.views = LiveSplit(maker, name, rows, copies=VIEWS)
         found[name] = split
     return Store(manifest, found, dataset=dataset)

@@ -1,74 +1,58 @@
 """Tokens kept in memory: for a look during pre-training, nothing is written."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.settings import ExtractCall
+from iceprobe.store.format import Manifest, ShardRecord
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import noted, tell_of_files
 from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
 from iceprobe.store.reader import Store
-from iceprobe.store.request import check_policy, choose_device, describe, make_settings
+from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 
-def extract_in_memory(
-    backbone: "Backbone",
-    dataset: Data,
-    *,
-    splits: Sequence[str] | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    amp: str = "float32",
-    tokens: str = "float16",
-    patches: bool = True,
-    workers: int = 0,
-    limit: int | None = None,
-    on_bad_image: OnBadImage = "fail",
-    views: int = 0,
-    augmentation: str = "paper",
-    progress: Progress = None,
-) -> Store:
+@takes(ExtractCall)
+def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall) -> Store:
     """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
 
     Args:
-        device: by default the one the backbone is on. The rest as for ``extract``.
+        call: settings or options as of ``extract``; ``device`` is by default the one the backbone is on.
 
     Raises:
         IceprobeError: if the tokens don't fit into the memory that is available, an image can't
             be read, or tokens are not finite.
     """
-    check_policy(on_bad_image)
     dataset = load_dataset(dataset)
+    device: str | torch.device | None = call.device
     if device is None:
         device = next((parameter.device for parameter in backbone.parameters()), None)
     target = choose_device(device)
-    settings = make_settings(
-        batch_size=batch_size,
-        device=target.type,
-        amp=amp,
-        tokens=tokens,
-        patches=patches,
-        shard_images=SHARD_IMAGES,
-        views=views,
-        augmentation=augmentation,
-    )
-    manifest = describe(backbone, dataset, settings, splits=splits, limit=limit)
+    settings = make_settings(call, target.type)
+    manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
     _check_memory(manifest)
     held = {
         name: _extract_split(
-            backbone, dataset, manifest, name, target, workers, on_bad_image, progress
+            backbone,
+            dataset,
+            manifest,
+            name,
+            target,
+            call.workers,
+            call.on_bad_image,
+            call.progress,
         )
         for name in manifest.splits
     }

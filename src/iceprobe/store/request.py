@@ -7,7 +7,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +17,15 @@ from iceprobe.core.specs import unknown
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Dataset
 from iceprobe.machine.processes import world
+from iceprobe.settings import Extraction, Live
 from iceprobe.store.format import (
     TRAIN,
     BackboneRecord,
     DatasetRecord,
-    Dtype,
     Manifest,
     Settings,
     Shape,
     SplitRecord,
-    TokenDtype,
 )
 
 if TYPE_CHECKING:
@@ -34,72 +33,45 @@ if TYPE_CHECKING:
     from torch import nn
 
     from iceprobe.backbones.base import Backbone
-    from iceprobe.store.pipeline import OnBadImage
 
 
-def make_settings(
-    *,
-    batch_size: int,
-    device: str,
-    amp: str,
-    tokens: str,
-    patches: bool,
-    shard_images: int,
-    views: int = 0,
-    augmentation: str = "paper",
-) -> Settings:
-    """Checked settings; of ``cuda:1`` the type is what counts.
+def make_settings(asked: Extraction, device: str) -> Settings:
+    """What of an extraction changes the bytes stored; of ``cuda:1`` the type is what counts.
 
     Raises:
-        IceprobeError: for a dtype or an augmentation there isn't, a size below 1, a negative
-            number of views, or an augmentation of none.
+        IceprobeError: for an augmentation of no views.
     """
-    for name, value, dtypes in (
-        ("amp", amp, get_args(Dtype)),
-        ("tokens", tokens, get_args(TokenDtype)),
-    ):
-        if value not in dtypes:
-            raise IceprobeError(unknown(f"dtype for {name}", value, dtypes))
-    for name, size in (("batch_size", batch_size), ("shard_images", shard_images)):
-        if size < 1:
-            raise IceprobeError(f"{name}={size}: take a number of images above 0")
-    if views < 0:
-        raise IceprobeError(f"views={views}: take a number of augmented views from 0 up")
-    if augmentation not in STRENGTHS:
-        raise IceprobeError(unknown("augmentation", augmentation, STRENGTHS))
-    if not views and augmentation != "paper":
+    augmentation = asked.augmentation or "paper"
+    if not asked.views and augmentation != "paper":
         raise IceprobeError(
             f"augmentation={augmentation} without augmented views: give views as well, --views 4"
         )
     return Settings(
-        amp=amp,  # type: ignore[arg-type]
-        tokens=tokens,  # type: ignore[arg-type]
-        patches=patches,
-        batch_size=batch_size,
+        amp=asked.forward_dtype,
+        tokens=asked.tokens,
+        patches=asked.patches,
+        batch_size=asked.forward_batch_size,
         # A shard below one batch would cut batches short; beyond that the two are independent.
-        shard_images=max(shard_images, batch_size),
+        shard_images=max(asked.shard_images, asked.forward_batch_size),
         device=device.partition(":")[0],
-        views=1 + views,
-        augmentation=augmentation if views else None,  # type: ignore[arg-type]
-        crop="clamped" if views and STRENGTHS[augmentation].clamped else None,
+        views=1 + asked.views,
+        augmentation=augmentation if asked.views else None,
+        crop="clamped" if asked.views and STRENGTHS[augmentation].clamped else None,
     )
 
 
-def live_settings(
-    *, batch_size: int, device: str, amp: str, tokens: str, augmentation: str | None
-) -> Settings:
-    """The same of tokens that nothing stores; ``augmentation=None`` is the evaluation view."""
-    settings = make_settings(
-        batch_size=batch_size,
-        device=device,
-        amp=amp,
-        tokens=tokens,
-        patches=True,
-        shard_images=batch_size,
-        views=0 if augmentation is None else 1,
-        augmentation=augmentation or "paper",
+def live_settings(asked: Live, device: str) -> Settings:
+    """The same of tokens that nothing stores; without augmentation every epoch sees the evaluation view."""
+    views = 0 if asked.augmentation is None else 1
+    stored = Extraction(
+        forward_batch_size=asked.forward_batch_size,
+        forward_dtype=asked.forward_dtype,
+        tokens=asked.tokens,
+        shard_images=asked.forward_batch_size,
+        views=views,
+        augmentation=asked.augmentation,
     )
-    return settings.model_copy(update={"live": True, "views": 1})
+    return make_settings(stored, device).model_copy(update={"live": True, "views": 1})
 
 
 def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
@@ -147,7 +119,7 @@ def choose_device(device: "str | torch.device | None") -> "torch.device":
     return chosen
 
 
-def check_policy(on_bad_image: "OnBadImage") -> None:
+def check_policy(on_bad_image: str) -> None:
     if on_bad_image not in ("fail", "skip"):
         raise IceprobeError(unknown("on_bad_image", on_bad_image, ("fail", "skip")))
 

@@ -1,24 +1,24 @@
 """Writing a feature store: resumable, the same bytes however often it was stopped."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
+from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.machine.folder_lock import exclusive, sweep
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.settings import ExtractCall
 from iceprobe.store.filling import fill
-from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
+from iceprobe.store.format import MANIFEST, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
 from iceprobe.store.noted import tell_of_files
 from iceprobe.store.outdated import bring_up_to_date
@@ -33,32 +33,17 @@ if TYPE_CHECKING:
 
     from iceprobe.backbones.base import Backbone
 
-Engine = Literal["local", "ray"]
 
-
-@checked
 @shows_progress
+@takes(ExtractCall, root="features")
 def extract(
     backbone: "Backbone | nn.Module | str",
     dataset: Data,
-    root: str | Path = "features/",
+    features: str | Path = "features/",
     *,
-    splits: Sequence[str] | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    amp: str = "float32",
-    tokens: str = "float16",
-    patches: bool = True,
-    workers: int = 0,
-    limit: int | None = None,
-    on_bad_image: OnBadImage = "fail",
-    shard_images: int = SHARD_IMAGES,
-    views: int = 0,
-    augmentation: str = "paper",
-    engine: Engine = "local",
-    progress: Told | bool | None = None,
+    call: ExtractCall,
 ) -> Store:
-    """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
+    """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``features``, once.
 
     A store that is there already is opened (one with patch tokens serves a request without them);
     one that was stopped goes on at its next shard after its shards' checksums were compared. Stop
@@ -69,25 +54,8 @@ def extract(
             (:func:`iceprobe.load_backbone`).
         dataset: labelled images: a :class:`Dataset`, a spec string or ``{"train": …, "test": …}``
             (:func:`iceprobe.load_dataset`).
-        root: folder of stores, or a URL of one on object storage.
-        splits: names of the splits to extract, by default all.
-        batch_size: images a forward pass.
-        device: by default the GPU where there is one.
-        amp: dtype of the forward pass: ``float32``, ``bfloat16`` or ``float16``.
-        tokens: dtype stored, one of the same three, or ``int8``: patch tokens in one byte a number
-            with a scale each, prefix tokens in float16.
-        patches: whether patch tokens are stored, beside prefix tokens and mean.
-        workers: processes that decode images; 0 decodes in threads.
-        limit: images a split at most, a seeded choice.
-        on_bad_image: ``"fail"`` or ``"skip"``.
-        shard_images: images a shard.
-        views: augmented views stored of each training image beside its evaluation view, for
-            probes to learn from; everything else reads the evaluation view.
-        augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
-        engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
-            there by their specs.
-        progress: called with a stage's name, images done and images in all; by default a bar in
-            a terminal or a notebook, and ``False`` shows nothing.
+        features: folder of stores, or a URL of one on object storage.
+        call: an :class:`iceprobe.settings.Extraction` as ``settings``, or its options as keywords.
 
     Raises:
         IceprobeError: if the disk is too full, another process writes this store, a shard is
@@ -99,36 +67,18 @@ def extract(
             f"backbone {backbone.spec!r} reads {len(backbone.layers)} layers and a store holds one: "
             "use iceprobe.extract_layers(…), a store each from one pass"
         )
-    (store,) = extract_layers(
-        backbone, dataset, root, splits=splits, batch_size=batch_size, device=device, amp=amp,
-        tokens=tokens, patches=patches, workers=workers, limit=limit, on_bad_image=on_bad_image,
-        shard_images=shard_images, views=views, augmentation=augmentation, engine=engine,
-        progress=callback(progress),
-    )  # fmt: skip
+    (store,) = _extract(backbone, dataset, features, call)
     return store
 
 
-@checked
 @shows_progress
+@takes(ExtractCall, root="features")
 def extract_layers(
     backbone: "Backbone | nn.Module | str",
     dataset: Data,
-    root: str | Path = "features/",
+    features: str | Path = "features/",
     *,
-    splits: Sequence[str] | None = None,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    amp: str = "float32",
-    tokens: str = "float16",
-    patches: bool = True,
-    workers: int = 0,
-    limit: int | None = None,
-    on_bad_image: OnBadImage = "fail",
-    shard_images: int = SHARD_IMAGES,
-    views: int = 0,
-    augmentation: str = "paper",
-    engine: Engine = "local",
-    progress: Told | bool | None = None,
+    call: ExtractCall,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
@@ -136,43 +86,42 @@ def extract_layers(
     alone gives. A killed extraction goes on at the first shard that any of them lacks, in as many
     processes as it is then given: they share the shards, and process 0 alone writes manifests.
     """
-    check_policy(on_bad_image)
-    backbone, dataset = as_backbone(backbone), load_dataset(dataset)
-    run = _filler(engine)
-    place = located(root)
+    return _extract(as_backbone(backbone), dataset, features, call)
+
+
+def _extract(
+    backbone: "Backbone", dataset: Data, features: str | Path, call: ExtractCall
+) -> list[Store]:
+    dataset = load_dataset(dataset)
+    run = _filler(call.engine)
+    place = located(features)
     here = world()
-    target = here.device(choose_device(device))
-    settings = make_settings(
-        batch_size=batch_size,
-        device=target.type,
-        amp=amp,
-        tokens=tokens,
-        patches=patches,
-        shard_images=shard_images,
-        views=views,
-        augmentation=augmentation,
-    )
+    target = here.device(choose_device(call.device))
+    settings = make_settings(call, target.type)
     singles = backbone.per_layer()
-    wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
+    wanted = [
+        describe(one, dataset, settings, splits=call.splits, limit=call.limit) for one in singles
+    ]
     here.agree([one.identity for one in wanted], "weights or images")
     first(lambda: bring_up_to_date(place, wanted, dataset))
     with contextlib.ExitStack() as until:
         found = first(lambda: find_places(place, wanted, until))
         places = [to_write for _, to_write in found]
         if any(places):
-            if here.size > 1 and (engine != "local" or isinstance(place, RemotePath)):
+            if here.size > 1 and (call.engine != "local" or isinstance(place, RemotePath)):
                 raise IceprobeError(
-                    f"{here.size} processes can't extract into {place} with engine={engine}: "
+                    f"{here.size} processes can't extract into {place} with engine={call.engine}: "
                     "extract in one process, whose engine may be ray, then fit in several"
                 )
-            run(places, backbone, dataset, target, workers, on_bad_image, callback(progress))
+            progress = callback(call.progress)
+            run(places, backbone, dataset, target, call.workers, call.on_bad_image, progress)
         here.gather(None)  # all shards are there, and recorded
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
         if isinstance(path, Path):
             first(partial(_tidy, path))
         store = Store.open(path, dataset=dataset)
-        if store.manifest.skipped and on_bad_image == "fail":
+        if store.manifest.skipped and call.on_bad_image == "fail":
             raise IceprobeError(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
@@ -273,15 +222,9 @@ def _repaired(
 
 
 def _filler(engine: str) -> Callable[..., None]:
-    """What makes the shards: :func:`fill` here, or its twin on a cluster.
-
-    Raises:
-        IceprobeError: for an engine that there isn't.
-    """
+    """What makes the shards: :func:`fill` here, or its twin on a cluster."""
     if engine == "local":
         return fill
-    if engine != "ray":
-        raise IceprobeError(unknown("engine", engine, ("local", "ray")))
     from iceprobe.store.ray_shards import fill_on_ray
 
     return fill_on_ray

@@ -1,0 +1,153 @@
+"""Options of the command line, made from the models of `settings.py`.
+
+A command is a function whose parameter ``given`` stands for all of them::
+
+    @options(Run)
+    def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> None: ...
+
+Typer sees an option for each field in the place of ``given``; the function gets those that were given. None has
+a default of its own: the model has it, so that file, options and overrides can be told apart.
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from pydantic import BeforeValidator
+
+from iceprobe.core.arguments import bare
+from iceprobe.core.options import Option, Settings, options_of
+from iceprobe.settings import HOW, PAPER, WHAT, WHERE
+
+Given = Mapping[str, Any]
+
+PANELS = (WHAT, HOW, WHERE, PAPER)
+FIRST = ("backbone", "layers", "data", "adapt", "probe")  # what is asked for before how
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG.YAML KEY=VALUE...", help="A file, and keys that override what it says."
+    ),
+]
+StoreArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="STORE|CONFIG.YAML KEY=VALUE...",
+        help="A feature store that `iceprobe extract` made, or a file that names one as its "
+        "store; then keys that override.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        help="Go on where a killed run stopped, or begin it again.", rich_help_panel=WHERE
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let code and other hosts that the folder's own files name be used: they are yours.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1 … (cuda where there is one).",
+        rich_help_panel=WHERE,
+        show_default=False,
+    ),
+]
+
+
+def options(
+    *models: type[Settings], only: Iterable[str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the parameter ``given`` becomes the options of ``models``.
+
+    Args:
+        models: later ones add what the earlier haven't.
+        only: names of those that the command takes; all by default.
+    """
+    fields = {
+        name: (model, option)
+        for model in reversed(models)
+        for name, option in options_of(model).items()
+    }
+    chosen = [name for name in fields if fields[name][1].panel and (only is None or name in only)]
+    chosen.sort(key=lambda name: _rank(name, fields[name][1]))
+    earlier = {
+        was: name
+        for model in models
+        for was, name in model.EARLIER.items()
+        if name in chosen and was not in fields
+    }
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            given = {name: values.pop(name) for name in chosen}
+            for was, name in earlier.items():
+                value = values.pop(was)
+                given[name] = value if given[name] is None else given[name]
+            function(given={k: v for k, v in given.items() if v not in (None, [])}, **values)
+
+        made = [_parameter(*fields[name], name) for name in chosen]
+        made += [_parameter(*fields[name], was, hidden=True) for was, name in earlier.items()]
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            parameters += (
+                made if name == "given" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+            )
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__module__ = function.__module__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def _rank(name: str, option: Option) -> tuple[int, int]:
+    assert option.panel is not None
+    return PANELS.index(option.panel), FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+def _parameter(
+    model: type[Settings], option: Option, name: str, *, hidden: bool = False
+) -> inspect.Parameter:
+    """An option as typer takes it."""
+    today = model.EARLIER.get(name, name)
+    hint = _type(model.model_fields[name if name in model.model_fields else today].annotation)
+    flag = option.flag if option.flag and not hidden else f"--{name.replace('_', '-')}"
+    if hint is bool and option.flag is None:
+        flag = f"{flag}/--no-{name.replace('_', '-')}"
+    said = typer.Option(
+        flag, help=option.help, rich_help_panel=option.panel, show_default=False, hidden=hidden
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, said]
+    )
+
+
+def _type(hint: Any) -> Any:
+    """What the command line reads: numbers, paths and switches as such, all else as text."""
+    plain = bare(hint)
+    kinds = get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
+    if Sequence[str] in kinds:
+        return list[str]
+    if not _has_a_text_of_its_own(hint):
+        for kind in (bool, int, Path):
+            if kind in kinds:
+                return kind
+    return str
+
+
+def _has_a_text_of_its_own(hint: Any) -> bool:
+    """Whether a text such as ``8GB`` or ``1,5,10`` is parsed."""
+    return any(
+        isinstance(one, BeforeValidator) or _has_a_text_of_its_own(one) for one in get_args(hint)
+    )

@@ -1,0 +1,197 @@
+"""What an option is, and how a function takes a whole model of them as keyword arguments.
+
+The models stand in `settings.py`. A function that takes one is written with a parameter ``call``::
+
+    @takes(FitCall)
+    def fit(store, probes, *, call: FitCall): …
+
+and called with a settings object, with keywords, or with both, where keywords win::
+
+    fit(store, probes, Fitting(seeds=5), output="runs/five")
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from iceprobe.core.arguments import bare, plain
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.core.text import shown
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option is beside its type and default.
+
+    Attributes:
+        help: its line of ``--help``; its unit and default stand in it.
+        panel: of the help, in which it is listed; ``None`` is for Python alone.
+        changes_numbers: whether it can change a number. The others may differ when a run is resumed.
+        flag: how the command line spells it, where that isn't ``--name``.
+        implicit: whether ``config.yaml`` and the names of runs leave it out at its default.
+    """
+
+    help: str
+    panel: str | None = "How"
+    changes_numbers: bool = True
+    flag: str | None = None
+    implicit: bool = False
+
+
+class Settings(BaseModel):
+    """A set of options; frozen.
+
+    Attributes:
+        EARLIER: spellings of earlier versions, which are still taken, and today's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    EARLIER: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """List the options in the docstring, for ``help()`` and editors."""
+        lines = [f"        {name}: {option.help}" for name, option in options_of(cls).items()]
+        head = (cls.__doc__ or "").partition("\n\n    Attributes:")[0].rstrip()
+        cls.__doc__ = "\n".join([head, "", "    Attributes:", *lines, ""])
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def options_of(model: type[Settings]) -> dict[str, Option]:
+    """The options of a model by name, in its order."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for one in field.metadata:
+            if isinstance(one, Option):
+                found[name] = one
+    return found
+
+
+def renamed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the spellings of earlier versions replaced by today's."""
+    return {model.EARLIER.get(key, key): value for key, value in values.items()}
+
+
+def part_of(settings: Settings, model: type[S]) -> S:
+    """Those options of ``settings`` that ``model`` has, as far as they are set."""
+    return model(
+        **{k: getattr(settings, k) for k in settings.model_fields_set if k in model.model_fields}
+    )
+
+
+def takes(model: type[S], **earlier: str) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: the parameter ``call`` becomes ``settings=None`` and keyword arguments.
+
+    Editors and ``help()`` show all of them.
+
+    Args:
+        model: of the options. Others go through where the function takes ``**others``.
+        earlier: spellings of earlier versions of the function's own parameters, and today's.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(function)
+        named = [
+            p for p in own.parameters.values() if p.name != "call" and p.kind is not p.VAR_KEYWORD
+        ]
+        others_too = [p for p in own.parameters.values() if p.kind is p.VAR_KEYWORD]
+        names = {one.name for one in named}
+        settings = inspect.Parameter(
+            "settings", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
+        )
+        shape = inspect.Signature([*named, settings])
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs = {earlier.get(key, key): value for key, value in kwargs.items()}
+            mine = {
+                key: kwargs.pop(key) for key in list(kwargs) if key in names or key == "settings"
+            }
+            try:
+                bound = shape.bind(*args, **mine)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}: {error}") from None
+            bound.apply_defaults()
+            *first, given = bound.args
+            first = [
+                plain(function.__name__, one.name, value, one.annotation)
+                for one, value in zip(named, first, strict=True)
+            ]
+            known = {*model.model_fields, *model.EARLIER}
+            others = {
+                key: kwargs.pop(key) for key in list(kwargs) if others_too and key not in known
+            }
+            return function(*first, call=settle(model, given, kwargs, function.__name__), **others)
+
+        keywords = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.get_default(call_default_factory=True),
+                annotation=bare(field.annotation),
+            )
+            for name, field in model.model_fields.items()
+        ]
+        call.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*named, settings, *keywords, *others_too]
+        )
+        return call
+
+    return decorate
+
+
+def settle(
+    model: type[S], settings: Settings | None, overrides: Mapping[str, Any], function: str
+) -> S:
+    """One checked ``model`` of what a settings object sets and keywords override.
+
+    Raises:
+        IceprobeError: for an option that there isn't, with the nearest ones, or a value that doesn't fit.
+    """
+    if settings is not None and not (
+        isinstance(settings, Settings)
+        and set(type(settings).model_fields) <= set(model.model_fields)
+    ):
+        wanted = next(base for base in model.__mro__[1:] if base is not Settings).__name__
+        raise IceprobeError(
+            f"{function}(settings={shown(settings)}): give iceprobe.settings.{wanted}(…), or its options as keywords"
+        )
+    values = (
+        {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
+    )
+    values |= renamed(model, overrides)
+    for name, value in values.items():
+        if name not in model.model_fields:
+            raise IceprobeError(unknown(f"option of {function}", str(name), model.model_fields))
+        values[name] = plain(function, name, value, model.model_fields[name].annotation)
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"][:1]))
+        if first["type"] == "literal_error":
+            choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            raise IceprobeError(
+                f"{function}: {unknown(name, str(first['input']), choices)}"
+            ) from error
+        wanted = f"{function}({name}={shown(values.get(name))})" if name else function
+        raise IceprobeError(f"{wanted}: {wants(first)}") from error
+
+
+def wants(error: Mapping[str, Any]) -> str:
+    """What a value that pydantic refuses should have been."""
+    bounds = error.get("ctx", {})
+    if error["type"] == "greater_than_equal":
+        least = bounds["ge"]
+        return f"give at least {least}" if least else "give a number from 0 up"
+    if error["type"] == "greater_than":
+        return f"give a number above {bounds['gt']:g}"
+    reason: str = error["msg"]
+    return reason.removeprefix("Value error, ").removeprefix("Input ")
