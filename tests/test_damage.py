@@ -24,7 +24,6 @@ from iceprobe.datasets import bundled_images
 from iceprobe.exporting.card import read_card
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.results.curves import read_curves
 from iceprobe.store import Store
 from tests.store.conftest import make_backbone, make_dataset
@@ -83,7 +82,7 @@ def read_vectors(place: Path) -> object:
 
 def read_run(place: Path) -> object:
     results = iceprobe.read_results(place / "run")
-    shape = Shape.of(Store.open(place / "store").manifest)
+    shape = Store.open(place / "store").shape
     weights = [
         hashlib.sha256(b"".join(p.numpy().tobytes() for p in state.values())).hexdigest()
         for result in results

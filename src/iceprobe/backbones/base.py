@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,30 +17,7 @@ from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.products import FastLinear
-from iceprobe.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class TokenShape:
-    """What the tokens of one image look like: N patches and P prefix tokens of width D."""
-
-    dim: int
-    num_tokens: int
-    num_prefix: int
-    grid: tuple[int, int] | None
-    has_class: bool
-    vectors: Mapping[str, int]
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> "TokenShape":
-        return cls(
-            dim=tokens.patches.shape[2],
-            num_tokens=tokens.patches.shape[1],
-            num_prefix=tokens.prefix.shape[1],
-            grid=tokens.grid,
-            has_class=tokens.has_class,
-            vectors={name: vector.shape[1] for name, vector in tokens.vectors.items()},
-        )
+from iceprobe.tokens import Tokens, TokenShape
 
 
 class Backbone(nn.Module):
@@ -65,6 +42,7 @@ class Backbone(nn.Module):
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
             that has no layers to choose from.
+        shape: of one image's tokens; ``dim``, ``num_tokens`` and so on are its fields.
         dim: D.
         grid: rows and columns of the patch tokens, ``None`` where they have no grid.
         num_tokens: N, patch tokens an image.
@@ -108,7 +86,7 @@ class Backbone(nn.Module):
         if not borrowed:
             reader.eval().requires_grad_(False)
         self.layers = reader.layers if isinstance(reader, LayerReader) else (0,)
-        self._shapes = tuple(map(TokenShape.of, self._tokens_of_blank_image()))
+        self._shapes = tuple(tokens.shape for tokens in self._tokens_of_blank_image())
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tokens:
@@ -191,6 +169,10 @@ class Backbone(nn.Module):
         single._shapes = (self._shapes[position],)
         single.spec = str(replace(spec, options={**spec.options, "layer": str(layer)}))
         return single
+
+    @property
+    def shape(self) -> TokenShape:
+        return replace(self._only_one("shape"), pooled_class=self.pooled_class)
 
     @property
     def dim(self) -> int:

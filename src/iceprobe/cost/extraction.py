@@ -30,7 +30,6 @@ from iceprobe.store.format import (
     DatasetRecord,
     Manifest,
     Settings,
-    Shape,
     SplitRecord,
     read_manifest,
 )
@@ -178,7 +177,7 @@ def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest
         backbone=BackboneRecord.of(backbone, identity={}),
         dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
         settings=settings,
-        shape=Shape.of(backbone),
+        shape=backbone.shape,
         splits={"train": SplitRecord(images=images, listed=images, content={}, boxes=False)},
         versions={},
     )

@@ -23,7 +23,6 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged, check_device
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
@@ -46,6 +45,7 @@ from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.store.format import Manifest
 from iceprobe.store.reader import Store
+from iceprobe.tokens import TokenShape
 
 log = logging.getLogger("iceprobe")
 
@@ -178,7 +178,7 @@ def fit(
     )
     with contextlib.ExitStack() as locked:
         if (done := first(lambda: _lock(folder, asked, resume, locked))) is not None:
-            return [reopened(one, store, Shape.of(store.manifest)) for one in done]
+            return [reopened(one, store, store.shape) for one in done]
         first(lambda: _tell_days(store, request, seeds, replicates))
         try:
             results, rows = _fit(
@@ -214,7 +214,7 @@ def _lock(
     return check_folder(folder, asked, resume=resume)
 
 
-def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
+def reopened(result: Result, store: Store | None, shape: TokenShape) -> Result:
     """A result that was read from its folder, with the fitted modules as a fresh one has them."""
     if result.files.probes:
         result.attach(probes=[load_fitted(result, shape, seed) for seed in result.seeds])

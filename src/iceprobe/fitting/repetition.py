@@ -12,13 +12,13 @@ import torch
 
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_norms, check_request, check_training_images
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.selection import Fitted, run_protocol
 from iceprobe.fitting.tuning import grids_of
 from iceprobe.machine.processes import world
 from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
+from iceprobe.probes.probe import build_for
 from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, total_steps
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import selected_score, weights
@@ -67,18 +67,21 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
-    trained, shape = _trained(request.labels), Shape.of(store.manifest)
+    # A wrong option of a probe ends here.
+    trained = {
+        label: build_for(store.shape, label, len(store.classes))
+        for label in _trained(request.labels)
+    }
     check_request(
         store,
         request.labels,
         trained,
-        shape,
         seeds=seeds,
         split=request.split,
         amp=request.amp,
         run_seed=run_seed,
     )
-    check_norms({label: shape.build(label).pooling for label in trained})
+    check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
 
@@ -126,7 +129,8 @@ def repetition(
         checkpoint = Checkpoint(state, "")
         setting = Setting(
             protocol,
-            Shape.of(store.manifest),
+            store.shape,
+            len(store.classes),
             run_seed,
             request.device,
             DTYPES[request.amp],

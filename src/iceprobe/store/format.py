@@ -11,16 +11,27 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    model_validator,
+)
 
 from iceprobe.core.checksums import seal, unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.trust import plain_name
 from iceprobe.machine.object_storage import RemotePath
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -123,29 +134,18 @@ class DatasetRecord(_Record):
     reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
-class Shape(_Record):
-    """Sizes of the tokens of one image: N patches on a grid, P prefix tokens, width D.
+def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
+    return {key: value for key, value in serialise(shape).items() if key != "pooled_class"}
 
-    ``vectors`` are the widths of what the model itself makes of an image (`Tokens.vectors`).
-    """
 
-    dim: int
-    num_tokens: int
-    num_prefix: int
-    grid: tuple[int, int] | None
-    has_class: bool
-    vectors: dict[str, int] = {}
+def take_pooled_class(record: Any) -> Any:
+    """Validator of a model with a ``backbone`` and a ``shape``: ``pooled_class`` is the backbone's."""
+    record.shape = replace(record.shape, pooled_class=record.backbone.pooled_class)
+    return record
 
-    @classmethod
-    def of(cls, backbone: "Backbone") -> Self:
-        return cls(
-            dim=backbone.dim,
-            num_tokens=backbone.num_tokens,
-            num_prefix=backbone.num_prefix,
-            grid=backbone.grid,
-            has_class=backbone.has_class,
-            vectors=dict(backbone.vectors),
-        )
+
+# In JSON, `pooled_class` is a field of the backbone's record and not of the shape beside it.
+StoredShape = Annotated[TokenShape, WrapSerializer(_without_pooled_class)]
 
 
 class FileRecord(_Record):
@@ -219,9 +219,11 @@ class Manifest(_Record):
     backbone: BackboneRecord
     dataset: DatasetRecord
     settings: Settings
-    shape: Shape
+    shape: StoredShape
     splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]
+
+    _complete = model_validator(mode="after")(take_pooled_class)
 
     @property
     def identity(self) -> str:

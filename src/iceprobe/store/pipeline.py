@@ -28,7 +28,7 @@ from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
 from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, looking_at
-from iceprobe.store.format import Settings, Shape
+from iceprobe.store.format import Settings
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.noted import NAMED
 from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
@@ -193,7 +193,7 @@ def _as_stored(tokens: Tokens, settings: Settings) -> dict[str, Tensor]:
 
 def _nothing(backbone: "Backbone", settings: Settings) -> dict[str, Tensor]:
     """What a batch gives of which no image could be read."""
-    layout = token_layout(Shape.of(backbone), settings)
+    layout = token_layout(backbone.shape, settings)
     flags: Layout = {
         "finite": (torch.bool, ()),
         "fits": (torch.bool, ()),

@@ -23,6 +23,7 @@ from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt, flat_bytes
 from iceprobe.store.split import StoredSplit
+from iceprobe.tokens import TokenShape
 
 
 class Store:
@@ -115,6 +116,11 @@ class Store:
         return self.manifest.dataset.classes
 
     @property
+    def shape(self) -> TokenShape:
+        """Of one image's tokens, also where only pooled vectors are stored."""
+        return self.manifest.shape
+
+    @property
     def dim(self) -> int:
         return self.manifest.shape.dim
 
@@ -143,7 +149,7 @@ class Store:
     @property
     def pooled_class(self) -> bool:
         """Whether the backbone was trained on a learned pooler's output, not the class token."""
-        return self.manifest.backbone.pooled_class
+        return self.manifest.shape.pooled_class
 
     @property
     def has_patches(self) -> bool:

@@ -24,10 +24,10 @@ from iceprobe.store.format import (
     Dtype,
     Manifest,
     Settings,
-    Shape,
     SplitRecord,
     TokenDtype,
 )
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     import torch
@@ -172,13 +172,13 @@ def describe(
         IceprobeError: if a split isn't there or is empty, the limit is below 1, or views are asked
             for and there is no training split.
     """
-    record, shape = BackboneRecord.of(backbone), Shape.of(backbone)
-    return describe_as(record, shape, dataset, settings, splits=splits, limit=limit)
+    record = BackboneRecord.of(backbone)
+    return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
 
 
 def describe_as(
     backbone: BackboneRecord,
-    shape: Shape,
+    shape: TokenShape,
     dataset: Dataset,
     settings: Settings,
     *,

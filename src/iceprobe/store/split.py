@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.format import Shape
 from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
 from iceprobe.store.shards import fresh
+from iceprobe.tokens import TokenShape
 
 SCALES = {"patches": ("scales",)}  # what is read along with a tensor
 LOAD_BYTES = 2**22  # read at once into a buffer, by way of memory of their own: a block
@@ -43,7 +43,7 @@ class StoredSplit:
         tensors: Callable[[str], Tensor],
         gather: Callable[[str, np.ndarray, Tensor], None],
         *,
-        shape: Shape,
+        shape: TokenShape,
         layout: Layout,
         resident: np.ndarray,
         in_memory: bool,
@@ -275,7 +275,7 @@ class Buffer:
 
 
 def memory_split(
-    tensors: Mapping[str, Tensor], shape: Shape, views: StoredSplit | None = None
+    tensors: Mapping[str, Tensor], shape: TokenShape, views: StoredSplit | None = None
 ) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 
