@@ -59,7 +59,6 @@ class Backbone(nn.Module):
         spec: str,
         name: str,
         paradigm: str = "unknown",
-        pooled_class: bool = False,
         settings: Mapping[str, Any] | None = None,
         borrowed: bool = False,
         assumed: Sequence[str] = (),
@@ -79,7 +78,7 @@ class Backbone(nn.Module):
         self.reader = reader
         self.preprocessing = preprocessing
         self.spec, self.name, self.paradigm = spec, name, paradigm
-        self.pooled_class = pooled_class
+        self.pooled_class: bool = getattr(reader, "pooled_class", False)
         self.assumed = tuple(assumed)
         self._settings = dict(settings or {})
         self.training = False

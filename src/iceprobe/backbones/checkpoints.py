@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch import strided as dense
 
 from iceprobe.backbones.checkpoint_files import read_checkpoint
+from iceprobe.backbones.options import CheckpointOptions
 from iceprobe.backbones.plain_pickle import Plain
 from iceprobe.core.errors import IceprobeError
 
@@ -86,6 +87,22 @@ class Checkpoint:
                 )
             weights[plain] = tensor
         return weights
+
+
+def load_saved(
+    module: nn.Module, saved: CheckpointOptions, convert: Convert | None = None
+) -> list[str]:
+    """:func:`load_checkpoint` of the file that ``saved`` names, and nothing where it names none."""
+    if saved.checkpoint is None:
+        return []
+    return load_checkpoint(
+        module,
+        saved.checkpoint,
+        key=saved.checkpoint_key,
+        strip=saved.strip,
+        ignore=saved.ignore,
+        convert=convert,
+    )
 
 
 def load_checkpoint(

@@ -51,8 +51,13 @@ def check_square(spec: str, height: int, width: int) -> None:
         )
 
 
+def fixed_interpolation(stated: str) -> str:
+    """``"random"``, drawn anew for each training image, is ``"bicubic"`` in evaluation."""
+    return "bicubic" if stated == "random" else stated
+
+
 def other_crop(spec: str, own: str) -> str:
-    """The line that is told where a model's own way from an image to a square is no centre crop."""
+    """The line that says that a model's own way from an image to a square is no centre crop."""
     return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"
 
 

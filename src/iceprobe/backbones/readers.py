@@ -26,6 +26,11 @@ def is_timm(module: nn.Module) -> bool:
     )
 
 
+def has_pooler(module: nn.Module) -> bool:
+    """Whether the module's pooled output is a learned attention pool (SigLIP, PE)."""
+    return getattr(module, "attn_pool", None) is not None
+
+
 class LayerReader(nn.Module):
     """Tokens of one or several layers of a model, from one forward pass.
 
@@ -33,12 +38,14 @@ class LayerReader(nn.Module):
         model: the model.
         layers: counted from 0, in the order of the result.
         norm: whether the model's final norm is applied.
+        pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
     def __init__(self, model: nn.Module, layers: tuple[int, ...], norm: bool):
         super().__init__()
         self.model: Any = model
         self.layers, self.norm = layers, norm
+        self.pooled_class = has_pooler(model)
 
     def forward_layers(self, images: Tensor) -> list[Tokens]:
         """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
@@ -172,14 +179,24 @@ class OutputReader(nn.Module):
 
     Attributes:
         model: the module.
-        num_prefix: prefix tokens at the start of a ``(B, N, D)`` output.
-        has_class: whether the first of them is a class token.
+        num_prefix: P, prefix tokens at the start of a ``(B, P + N, D)`` output; ``None`` where
+            nobody says, and then it can't be read.
+        has_class: whether the first of them is a class token; ``None``: where P is above 0.
+        pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
-    def __init__(self, model: nn.Module, num_prefix: int | None, has_class: bool | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        num_prefix: int | None = None,
+        has_class: bool | None = None,
+        *,
+        pooled_class: bool = False,
+    ):
         super().__init__()
         self.model: Any = model
         self.num_prefix, self.has_class = num_prefix, has_class
+        self.pooled_class = pooled_class
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images ``(B, C, S, S)``.

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import Anatomy, BlockReader, first_tensor, nothing
-from iceprobe.backbones.checkpoints import check_keys, load_checkpoint
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader, first_tensor, nothing
+from iceprobe.backbones.checkpoints import check_keys, load_saved
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
 from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
-from iceprobe.backbones.readers import OutputReader, TimmReader, square_grid
-from iceprobe.backbones.timm_models import has_pooler, timm_preprocessing
+from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, square_grid
+from iceprobe.backbones.timm_models import timm_preprocessing
 from iceprobe.core.errors import IceprobeError
 
 Prefix = Callable[[Any], int]  # of a configuration
@@ -104,7 +104,7 @@ class Architecture:
         loads: the class to load; empty for ``AutoModel``.
         prefix: prefix tokens, class token first, of a configuration.
         stages: whether the blocks are stages.
-        vectors: as in ``Anatomy``.
+        vectors: as in ``BlockPaths``.
         inputs: model and images → keyword arguments; ``None`` for ``pixel_values`` alone.
         features: model, a block's output and its position → its tokens.
         each: path from a block to what is caught of it.
@@ -122,11 +122,11 @@ class Architecture:
     each: str = ""
     pooled_class: bool = False
 
-    def anatomy(self, model: Any) -> Anatomy:
+    def paths(self, model: Any) -> BlockPaths:
         """Raises AttributeError if this version of the library has other names."""
         config, inputs, features = model.config, self.inputs, self.features
         count = self.prefix(config)
-        return Anatomy(
+        return BlockPaths(
             blocks=[
                 block.get_submodule(self.each)[-1] if self.each else block
                 for block in _first(model, self.blocks)
@@ -141,6 +141,7 @@ class Architecture:
                 **_other_size(model, images),
             },
             vectors=self.vectors,
+            pooled_class=self.pooled_class,
         )
 
 
@@ -212,20 +213,9 @@ def load_transformers(
     name: str,
     *,
     spec: str,
-    layer: Layers | None = None,
-    norm: bool | None = None,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float = CROP_PCT,
-    resize: str | None = None,
-    num_prefix: int | None = None,
-    has_class: bool | None = None,
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
+    tokens: OutputOptions,
+    images: ImageOptions,
+    saved: CheckpointOptions,
     trust: bool = False,
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
@@ -243,55 +233,50 @@ def load_transformers(
     with quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]):
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
-        model, whole = _model(transformers, folder, config, architecture, spec, trust, checkpoint)
-    assumed: list[str] = []
-    if checkpoint is not None:
-        assumed += load_checkpoint(
-            model, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
+        model, whole = _model(
+            transformers, folder, config, architecture, spec, trust, saved.checkpoint
         )
+    assumed = load_saved(model, saved)
     family = family_of(config.model_type, Path(folder).name)
-    norm_told, norm = norm, family.norm if norm is None else norm
-    told: dict[str, Any] = {
-        "image_size": image_size,
-        "mean": mean and tuple(mean),
-        "std": std and tuple(std),
-        "interpolation": interpolation,
-        "resize": resize,
-    }
-    given = {key: value for key, value in told.items() if value is not None}
+    norm = family.norm if tokens.norm is None else tokens.norm
     reader: nn.Module
     if config.model_type == "timm_wrapper":
         model = model.timm_model
-        reader = TimmReader(model, -1 if layer is None else layer, norm)
-        preprocessing, crop = timm_preprocessing(model, spec=spec, crop_pct=crop_pct, **given)
+        reader = TimmReader(model, tokens.layers, norm)
+        preprocessing, crop = timm_preprocessing(model, images, spec)
     else:
         with quiet(transformers.utils.logging):
             stated, crop = _stated_preprocessing(
-                transformers, folder, spec, given, model, trust and architecture is None
+                transformers, folder, spec, images.given, model, trust and architecture is None
             )
-        preprocessing = Preprocessing(**{**stated, **given}, crop_pct=crop_pct)
+        preprocessing = Preprocessing(**{**stated, **images.given})
         patch = getattr(model.config, "patch_size", None)
         if isinstance(patch, int):
             check_image_size(preprocessing.image_size, patch, name)
         if architecture is not None:
-            _refuse(spec, config.model_type, num_prefix=num_prefix, has_class=has_class)
-            anatomy = _anatomy(architecture, model, spec)
+            _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
+            paths = _block_paths(architecture, model, spec)
             if not whole:
-                anatomy = replace(anatomy, vectors=nothing)
-            if norm_told is None and anatomy.norm is None:
+                paths = replace(paths, vectors=nothing)
+            if tokens.norm is None and paths.norm is None:
                 norm = True  # a CNN by the name of a family of ViTs
-            reader = BlockReader(model, anatomy, -1 if layer is None else layer, norm)
+            reader = BlockReader(model, paths, tokens.layers, norm)
         else:
-            _refuse(spec, config.model_type, layer=layer, norm=norm_told)
-            reader = OutputReader(_LastHiddenState(model), num_prefix, has_class)
+            _refuse(spec, config.model_type, tokens, "layer", "norm")
+            reader = OutputReader(
+                _LastHiddenState(model),
+                tokens.num_prefix,
+                tokens.has_class,
+                pooled_class=has_pooler(model),
+            )
+    own_file = bool(saved.checkpoint) or Path(folder).is_dir()
     return Backbone(
         reader,
         preprocessing,
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
         # A folder's model type says what was built, not how it was trained.
-        paradigm="unknown" if checkpoint or Path(folder).is_dir() else family.paradigm,
-        pooled_class=has_pooler(model) or (architecture is not None and architecture.pooled_class),
+        paradigm="unknown" if own_file else family.paradigm,
         settings={
             "architecture": f"transformers {type(model).__name__}",
             "config": _settings(config),
@@ -381,9 +366,9 @@ def _model(
     return model.float(), whole
 
 
-def _anatomy(architecture: Architecture, model: Any, spec: str) -> Anatomy:
+def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPaths:
     try:
-        return architecture.anatomy(model)
+        return architecture.paths(model)
     except AttributeError as error:
         raise IceprobeError(
             f"{spec}: this version of transformers has another {type(model).__name__} than "
@@ -450,7 +435,7 @@ def _settings(config: Any) -> dict[str, Any]:
     return {key: v for key, v in fields if key not in kept and not key.startswith("_")}
 
 
-def _refuse(spec: str, model_type: str, **options: Any) -> None:
-    for key, value in options.items():
-        if value is not None:
+def _refuse(spec: str, model_type: str, tokens: OutputOptions, *options: str) -> None:
+    for key in options:
+        if getattr(tokens, key) is not None:
             raise IceprobeError(f"{spec}: {key} doesn't apply to the model type {model_type!r}")
