@@ -36,16 +36,16 @@ def extraction(folder: Path) -> None:
 
 
 def extraction_cut_short(folder: Path) -> None:
-    """Process 1 dies as SIGKILL kills when its first shard is handed in."""
-    import iceprobe.store.places as places
+    """Process 1 dies as SIGKILL kills when its first shard is recorded."""
+    from iceprobe.store import destinations
 
-    hand_in = places.hand_in
+    leave_record = destinations.leave_record
 
     def fatal(*arguments):
-        hand_in(*arguments)
+        leave_record(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    places.hand_in = fatal
+    destinations.leave_record = fatal
     extraction(folder)
 
 

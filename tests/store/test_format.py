@@ -121,7 +121,7 @@ def test_all_of_them_differ_from_each_other():
 def test_format_version_and_views_are_ingredients():
     one = manifest()
     assert one.model_copy(update={"format_version": 1}).identity != one.identity
-    views = one.settings.model_copy(update={"views": 4})
+    views = one.settings.model_copy(update={"augmented_views": 3})
     assert one.model_copy(update={"settings": views}).identity != one.identity
 
 

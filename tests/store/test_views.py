@@ -14,7 +14,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import plan
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.store import Store, extract, extract_in_memory, repair
-from iceprobe.store.format import Settings
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.memory import bytes_held
 from tests.reference.augmentation import MaskedAutoencodersCrop
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
@@ -131,7 +131,7 @@ def test_views_from_before_crops_were_clamped_are_another_store():
     today = manifest(views=2)
     settings = today.settings.model_dump(exclude_none=True)
     assert settings.pop("crop") == "clamped"
-    before = today.model_copy(update={"settings": Settings.model_validate(settings)})
+    before = today.model_copy(update={"settings": ExtractionSettings.model_validate(settings)})
     assert before.identity != today.identity
     assert before.settings.model_dump(exclude_none=True) == settings
     assert manifest(views=2, augmentation="light").settings.crop is None

@@ -22,7 +22,7 @@ from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 from iceprobe.tokens import TokenShape
 
 

@@ -37,7 +37,7 @@ from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
 from iceprobe.tokens import Tokens

@@ -40,7 +40,7 @@ from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
 from iceprobe.protocols.protocol import Protocol, for_images, get_protocol, images_per_step
 from iceprobe.protocols.repeats import repeated
-from iceprobe.store.format import Settings
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import STORED, image_bytes, patch_bytes, token_layout
 from iceprobe.tokens import TokenShape
 
@@ -300,7 +300,7 @@ def plan_fit(
     }
     points = [len(grid.points) for grid in grids.values()]
     phases = phases_of(asked, points, seeds, images, reported, num_classes)
-    settings = Settings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
+    settings = ExtractionSettings(tokens=tokens)  # type: ignore[arg-type]  # one of STORED
     layout = token_layout(shape, settings)
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])

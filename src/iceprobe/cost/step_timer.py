@@ -24,7 +24,7 @@ from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.grids import Grid
 from iceprobe.protocols.protocol import Protocol
-from iceprobe.store.format import Settings
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import token_layout
 from iceprobe.store.split import StoredSplit, memory_split
 from iceprobe.tokens import TokenShape
@@ -61,7 +61,7 @@ class Rehearsed:
     images: int
 
 
-#: Settings of the grid, images of a batch, seconds to spend → their step.
+#: ExtractionSettings of the grid, images of a batch, seconds to spend → their step.
 Runner = Callable[[int, int, float], Step]
 
 
@@ -129,7 +129,7 @@ class Steps:
         *,
         shape: TokenShape,
         num_classes: int,
-        settings: Settings,
+        settings: ExtractionSettings,
         device: torch.device,
         amp: torch.dtype,
     ):
@@ -204,7 +204,7 @@ class Steps:
         return time.perf_counter()
 
 
-def noise(shape: TokenShape, settings: Settings) -> StoredSplit:
+def noise(shape: TokenShape, settings: ExtractionSettings) -> StoredSplit:
     """A split of random tokens in memory, with as many images as `POOL_BYTES` hold."""
     layout = token_layout(shape, settings)
     each = sum(dtype.itemsize * torch.Size(size).numel() for dtype, size in layout.values())

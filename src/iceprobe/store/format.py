@@ -23,6 +23,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     WrapSerializer,
+    model_serializer,
     model_validator,
 )
 
@@ -52,7 +53,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Settings(_Record):
+class ExtractionSettings(_Record):
     """What the user chose about an extraction, as far as it changes the bytes stored.
 
     Attributes:
@@ -62,8 +63,8 @@ class Settings(_Record):
         batch_size: images a forward pass.
         shard_images: images a shard; batches don't reach over shards.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
-        views: views stored of each training image, the evaluation view first; the others are
-            augmented.
+        augmented_views: stored of each training image beside its evaluation view. In JSON it is
+            ``views``, which counts the evaluation view too.
         augmentation: of those; ``None`` where there are none.
         crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
             and in stores from before it was ``clamped``, whose crops were redrawn.
@@ -78,24 +79,39 @@ class Settings(_Record):
     batch_size: int = 64
     shard_images: int = SHARD_IMAGES
     device: str = "cpu"
-    views: Annotated[int, Field(ge=1)] = 1
+    augmented_views: Annotated[int, Field(ge=0)] = 0
     augmentation: Strength | None = None
     crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_json(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(views := fields.get("views"), int):
+            return fields
+        rest = {key: value for key, value in fields.items() if key != "views"}
+        return rest | {"augmented_views": views - 1}
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return dict(
+            ("views", 1 + value) if key == "augmented_views" else (key, value)
+            for key, value in serialise(self).items()
+        )
+
     def views_of(self, split: str) -> int:
-        """Views stored of each image of ``split``."""
-        return self.views if split == TRAIN else 1
+        """Views stored of each image of ``split``, the evaluation view among them."""
+        return 1 + (self.augmented_views if split == TRAIN else 0)
 
     @property
     def training_images(self) -> str:
         """What probes that learn from the store see of a training image, in words."""
         if self.live and self.augmentation:
             return f"live, {self.augmentation} augmentation"
-        if self.views == 1:
+        if not self.augmented_views:
             return f"live, {EVALUATION_VIEW}" if self.live else EVALUATION_VIEW
-        plural = "s" if self.views > 2 else ""
-        return f"{self.views - 1} stored view{plural}, {self.augmentation} augmentation"
+        plural = "s" if self.augmented_views > 1 else ""
+        return f"{self.augmented_views} stored view{plural}, {self.augmentation} augmentation"
 
 
 class BackboneRecord(_Record):
@@ -218,7 +234,7 @@ class Manifest(_Record):
     format_version: int = FORMAT_VERSION
     backbone: BackboneRecord
     dataset: DatasetRecord
-    settings: Settings
+    settings: ExtractionSettings
     shape: StoredShape
     splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]

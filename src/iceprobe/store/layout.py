@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from iceprobe.store.format import Manifest, Settings, ShardRecord
+from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
 from iceprobe.store.shards import shard_bytes
 from iceprobe.tokens import TokenShape
 
@@ -58,7 +58,7 @@ def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
     return None
 
 
-def token_layout(shape: TokenShape, settings: Settings) -> Layout:
+def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
     """Dtype and shape of what a forward pass gives of one image."""
     of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}

@@ -21,10 +21,11 @@ from iceprobe.backbones.augmentation import view_generator
 from iceprobe.core.arguments import checked
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
+from iceprobe.store.decoded_images import decode_threads
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.forward import check_finite, forward
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.pipeline import check_finite, decode_threads, forward
 from iceprobe.store.reader import Store
 from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
 from iceprobe.store.split import StoredSplit

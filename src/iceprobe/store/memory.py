@@ -11,13 +11,14 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.store.format import SHARD_IMAGES, Manifest, ShardRecord
+from iceprobe.store.format import SHARD_IMAGES, TRAIN, Manifest, ShardRecord
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import noted, tell_of_files
-from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
+from iceprobe.store.pipeline import Progress, extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.store.work import OnBadImage, plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -108,7 +109,7 @@ def _extract_split(
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings
     rows = chosen_rows(record.listed, record.images)
-    augmented = settings.views_of(name) - 1
+    augmented = settings.augmented_views if name == TRAIN else 0
 
     def empty(view: int, *rows: int) -> dict[str, Tensor]:
         layout = split_layout(manifest, name, view).items()

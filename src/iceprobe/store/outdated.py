@@ -16,9 +16,9 @@ from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.decoding import is_ordinary
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.object_storage import RemotePath
+from iceprobe.store.decoded_images import decode_threads
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest, write_manifest
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.pipeline import decode_threads
 
 log = logging.getLogger("iceprobe")
 

@@ -158,7 +158,7 @@ class Store:
     @property
     def views(self) -> int:
         """K, augmented views stored of each training image beside its evaluation view."""
-        return self.manifest.settings.views - 1
+        return self.manifest.settings.augmented_views
 
     def verify(self) -> None:
         """Compare every shard with its checksum.

@@ -22,8 +22,8 @@ from iceprobe.store.format import (
     BackboneRecord,
     DatasetRecord,
     Dtype,
+    ExtractionSettings,
     Manifest,
-    Settings,
     SplitRecord,
     TokenDtype,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from iceprobe.backbones.base import Backbone
-    from iceprobe.store.pipeline import OnBadImage
+    from iceprobe.store.work import OnBadImage
 
 
 def make_settings(
@@ -47,7 +47,7 @@ def make_settings(
     shard_images: int,
     views: int = 0,
     augmentation: str = "paper",
-) -> Settings:
+) -> ExtractionSettings:
     """Checked settings; of ``cuda:1`` the type is what counts.
 
     Raises:
@@ -71,7 +71,7 @@ def make_settings(
         raise IceprobeError(
             f"augmentation={augmentation} without augmented views: give views as well, --views 4"
         )
-    return Settings(
+    return ExtractionSettings(
         amp=amp,  # type: ignore[arg-type]
         tokens=tokens,  # type: ignore[arg-type]
         patches=patches,
@@ -79,7 +79,7 @@ def make_settings(
         # A shard below one batch would cut batches short; beyond that the two are independent.
         shard_images=max(shard_images, batch_size),
         device=device.partition(":")[0],
-        views=1 + views,
+        augmented_views=views,
         augmentation=augmentation if views else None,  # type: ignore[arg-type]
         crop="clamped" if views and STRENGTHS[augmentation].clamped else None,
     )
@@ -87,7 +87,7 @@ def make_settings(
 
 def live_settings(
     *, batch_size: int, device: str, amp: str, tokens: str, augmentation: str | None
-) -> Settings:
+) -> ExtractionSettings:
     """The same of tokens that nothing stores; ``augmentation=None`` is the evaluation view."""
     settings = make_settings(
         batch_size=batch_size,
@@ -99,7 +99,7 @@ def live_settings(
         views=0 if augmentation is None else 1,
         augmentation=augmentation or "paper",
     )
-    return settings.model_copy(update={"live": True, "views": 1})
+    return settings.model_copy(update={"live": True, "augmented_views": 0})
 
 
 def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
@@ -155,7 +155,7 @@ def check_policy(on_bad_image: "OnBadImage") -> None:
 def describe(
     backbone: "Backbone",
     dataset: Dataset,
-    settings: Settings,
+    settings: ExtractionSettings,
     *,
     splits: Sequence[str] | None,
     limit: int | None,
@@ -180,7 +180,7 @@ def describe_as(
     backbone: BackboneRecord,
     shape: TokenShape,
     dataset: Dataset,
-    settings: Settings,
+    settings: ExtractionSettings,
     *,
     splits: Sequence[str] | None,
     limit: int | None,
@@ -189,9 +189,9 @@ def describe_as(
     if limit is not None and limit < 1:
         raise IceprobeError(f"limit={limit}: take a number of images above 0")
     names = list(dataset.splits if splits is None else splits)
-    if settings.views > 1 and TRAIN not in names:
+    if settings.augmented_views and TRAIN not in names:
         raise IceprobeError(
-            f"views={settings.views - 1} are of the split {TRAIN!r}, and {dataset.name} is read "
+            f"views={settings.augmented_views} are of the split {TRAIN!r}, and {dataset.name} is read "
             f"without it ({', '.join(names)}): take views=0"
         )
     return Manifest(

@@ -17,16 +17,17 @@ from iceprobe.machine.folder_lock import exclusive, sweep
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.store.destinations import Destination, check_origin, find_destinations
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
-from iceprobe.store.handing_in import clear
 from iceprobe.store.noted import tell_of_files
 from iceprobe.store.outdated import bring_up_to_date
-from iceprobe.store.pipeline import OnBadImage, Progress
-from iceprobe.store.places import Place, check_origin, find_places
+from iceprobe.store.pipeline import Progress
 from iceprobe.store.reader import Store, corrupt_shards
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.request import as_backbone, check_policy, choose_device, describe, make_settings
+from iceprobe.store.shard_records import remove_folder
+from iceprobe.store.work import OnBadImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -139,7 +140,7 @@ def extract_layers(
     check_policy(on_bad_image)
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
     run = _filler(engine)
-    place = located(root)
+    folder = located(root)
     here = world()
     target = here.device(choose_device(device))
     settings = make_settings(
@@ -155,17 +156,17 @@ def extract_layers(
     singles = backbone.per_layer()
     wanted = [describe(one, dataset, settings, splits=splits, limit=limit) for one in singles]
     here.agree([one.identity for one in wanted], "weights or images")
-    first(lambda: bring_up_to_date(place, wanted, dataset))
+    first(lambda: bring_up_to_date(folder, wanted, dataset))
     with contextlib.ExitStack() as until:
-        found = first(lambda: find_places(place, wanted, until))
-        places = [to_write for _, to_write in found]
-        if any(places):
-            if here.size > 1 and (engine != "local" or isinstance(place, RemotePath)):
+        found = first(lambda: find_destinations(folder, wanted, until))
+        destinations = [to_write for _, to_write in found]
+        if any(destinations):
+            if here.size > 1 and (engine != "local" or isinstance(folder, RemotePath)):
                 raise IceprobeError(
-                    f"{here.size} processes can't extract into {place} with engine={engine}: "
+                    f"{here.size} processes can't extract into {folder} with engine={engine}: "
                     "extract in one process, whose engine may be ray, then fit in several"
                 )
-            run(places, backbone, dataset, target, workers, on_bad_image, callback(progress))
+            run(destinations, backbone, dataset, target, workers, on_bad_image, callback(progress))
         here.gather(None)  # all shards are there, and recorded
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
@@ -268,7 +269,7 @@ def _repaired(
                     again += names
             split.shards = whole
         write_manifest(path, manifest)
-        fill([Place(path, manifest)], backbone, dataset, target, workers, policy, progress)
+        fill([Destination(path, manifest)], backbone, dataset, target, workers, policy, progress)
     return again
 
 
@@ -288,5 +289,5 @@ def _filler(engine: str) -> Callable[..., None]:
 
 
 def _tidy(path: Path) -> None:
-    clear(path)
+    remove_folder(path)
     sweep(path)
