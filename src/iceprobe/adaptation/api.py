@@ -244,7 +244,7 @@ def _images(
     """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
     budget = (available_memory() or 0) // 4 if memory is None else memory
     made = []
-    look = FirstSeen(manifest.dataset).look
+    look = FirstSeen(manifest.dataset).note
     for name in ("train", split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)

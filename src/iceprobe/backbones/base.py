@@ -23,21 +23,20 @@ from iceprobe.tokens import Tokens, TokenShape
 class Backbone(nn.Module):
     """A frozen encoder: always in eval mode, never a gradient.
 
-    ``train()`` changes nothing. A module that belongs to somebody else (``borrowed``, as in a look
-    during pre-training) keeps its own training mode and ``requires_grad`` flags: it is put into
-    eval mode for the length of each forward pass and given back as it was.
+    ``train()`` changes nothing. A ``borrowed`` module, one that is still being trained, keeps its
+    training mode and ``requires_grad`` flags: it is in eval mode during each forward pass only.
 
-    One that was loaded with several layers gives all of them in one pass by :meth:`forward_layers`;
-    :meth:`per_layer` takes it apart into backbones of one layer each, which alone have the
-    attributes from ``dim`` on.
+    A backbone that was loaded with several layers gives all of them in one pass by
+    :meth:`forward_layers`. :meth:`per_layer` splits it into backbones of one layer each; only these
+    have the attributes from ``shape`` on.
 
     Attributes:
-        spec: what it was asked for by.
+        spec: the spec string that loads it.
         name: short and readable, for folders and tables.
-        paradigm: how it was trained, in words; ``"unknown"`` where its name doesn't say.
+        paradigm: how it was pre-trained, in words; ``"unknown"`` where its name doesn't say.
         preprocessing: image → what ``forward`` takes.
-        assumed: what was taken for granted about its weights or its preprocessing, a line each:
-            told when it is loaded, kept in the store and in every result (docs/assumptions.md).
+        assumed: what was assumed about its weights or its preprocessing, a line each: logged when
+            it is loaded, kept in the store and in every result (docs/assumptions.md).
         pooled_class: whether the model was trained on the output of a learned pooler rather than
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
@@ -69,7 +68,8 @@ class Backbone(nn.Module):
                 choose from.
             settings: what besides weights, preprocessing and layer decides the tokens
                 (architecture, norm, …), ready for JSON; part of the identity.
-            borrowed: whether the module is used by somebody else as well.
+            borrowed: whether the module is in use elsewhere, so that its training mode and
+                ``requires_grad`` flags are left alone.
 
         Raises:
             IceprobeError: if the reader doesn't make tokens of images of this preprocessing.
@@ -110,14 +110,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
-        """Where the class token looks in the block that is read (the last, unless ``layer`` says).
+        """Attention weights of the class token in the block that is read (by default the last).
 
         Args:
             images: normalised, ``(B, C, S, S)``, as for :meth:`forward`.
 
         Returns:
-            ``(B, heads, N)``, a map a head over the patches, float32 (float64 where the backbone
-            is); what is missing of a sum of 1 went to prefix tokens.
+            ``(B, heads, N)``, one map over the patches for each head, in float32 (float64 where the
+            backbone is). The weights of prefix tokens are left out, so a map sums to at most 1.
 
         Raises:
             IceprobeError: if the backbone reads several layers, has no class token, or isn't made
@@ -151,8 +151,8 @@ class Backbone(nn.Module):
     def per_layer(self) -> list["Backbone"]:
         """A backbone of one layer for each of ``layers``, all on the same module.
 
-        Each is what loading the model with that ``layer=`` alone gives: same tokens, same
-        identity; its spec says so.
+        Each equals the model loaded with that one ``layer=``: same tokens, same identity, same
+        spec.
         """
         if len(self.layers) == 1:
             return [self]
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, every submodule as it was."""
+    """Eval mode inside; afterwards every submodule has its former mode."""
     training = [part for part in module.modules() if part.training]
     for part in training:
         part.training = False

@@ -17,8 +17,8 @@ from iceprobe.core.errors import IceprobeError
 Weights = Mapping[str, Tensor]
 Convert = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
-# What training leaves beside the encoder; left out without a word where the module has no such
-# weights itself. ``fc_norm`` comes after pooling.
+# What training saves beside the encoder; left out silently where the module has no such weights.
+# ``fc_norm`` comes after pooling.
 NOT_THE_ENCODER = (
     "head.",
     "head_dist.",
@@ -52,7 +52,7 @@ class Checkpoint:
 
     Attributes:
         path: as the user names it.
-        content: as it stands in the file.
+        content: as the file has it.
     """
 
     path: str

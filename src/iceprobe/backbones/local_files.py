@@ -1,7 +1,7 @@
-"""The files that a backbone is loaded from: as long as they stay, so does what its spec gives.
+"""The files that a backbone is loaded from: while they don't change, its spec gives the same.
 
-A spec of which this can't be said isn't listed: one that runs code of somebody else's, or asks a
-server.
+No files are listed for a spec whose backbone depends on more: one that runs other people's code, or
+asks a server.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,10 @@ from iceprobe.core.specs import Spec
 
 
 def local_files(spec: Spec) -> list[Path] | None:
-    """Every file that has a say in what loading ``spec`` gives, beside libraries' own.
+    """Every file that ``spec`` is loaded from, beside those of libraries.
 
     Returns:
-        ``None`` where something else has a say too, or where the files aren't here yet.
+        ``None`` where it depends on something else too, or where the files aren't here yet.
     """
     if spec.options.get("trust", "").lower() == "true" or spec.kind not in _FILES:
         return None

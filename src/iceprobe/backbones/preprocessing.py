@@ -211,5 +211,5 @@ class Preprocessing:
         except (TypeError, ValueError) as error:
             raise IceprobeError(
                 f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
-                "it stands in again"
+                "it is in again"
             ) from error

@@ -67,7 +67,7 @@ def wrap_module(
     Args:
         module: a ``Backbone`` (given back as it is), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            Statistics may stand in its attribute ``preprocessing``, a ``Preprocessing``. Wrappers
+            Its attribute ``preprocessing`` may state size, mean and std, a ``Preprocessing``. Wrappers
             of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.

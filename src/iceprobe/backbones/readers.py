@@ -1,8 +1,8 @@
-"""Readers: modules that take a model's own output apart into tokens.
+"""Readers: modules that run a model and return its tokens.
 
 ``norm`` means the same in all of them: the model's final norm is applied to every layer that is
-read, as a look at what that layer would give if it were the last. Models with stages have a norm
-for their last stage only (stages differ in width): their earlier stages are read as they are.
+read, as if that layer were the last. Models with stages have a norm for their last stage only
+(stages differ in width): their earlier stages are read without it.
 """
 
 import copy
@@ -18,7 +18,7 @@ from iceprobe.tokens import Tokens
 
 
 def is_timm(module: nn.Module) -> bool:
-    """Whether ``module`` is a model of timm whose way to its tokens nobody has overridden."""
+    """Whether ``module`` is a model of timm with timm's own methods for its tokens."""
     return all(
         getattr(type(module), method, None) is not None
         and getattr(type(module), method).__module__.startswith("timm.")
@@ -70,10 +70,9 @@ class TimmReader(LayerReader):
     the last without norm, is its ``forward_intermediates``. What has a map at the end instead of
     tokens (CNNs, Swin) gives the map's cells as patch tokens and no prefix.
 
-    What the model itself makes of its last tokens is ``vectors["pooled"]``, timm's own
-    ``forward_head(pre_logits=True)``: of a learned attention pool (SigLIP, PE), and the global pooling
-    of models that end in a map, with the norm or the layers that come after it in some (ConvNeXt,
-    MobileNetV3). Its width may be another.
+    ``vectors["pooled"]`` is timm's ``forward_head(pre_logits=True)``: the output of a learned
+    attention pool (SigLIP, PE), or the global pooling of models that end in a map, with the norm or
+    the layers that follow it in some (ConvNeXt, MobileNetV3). Its width may differ from D.
     """
 
     def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):

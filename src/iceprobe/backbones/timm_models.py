@@ -54,8 +54,8 @@ def load_timm(
     _check_name(name, saved.checkpoint is not None)
     file = None if saved.checkpoint is None else Checkpoint.read(saved.checkpoint)
     assumed: list[str] = []
-    # A checkpoint's family is what the name or the file says: the tag that timm adds to a bare name
-    # is not its.
+    # A checkpoint's family is what the name or the file says, not the tag that timm adds to a bare
+    # name.
     family = family_of(name) if file is not None else UNKNOWN
     if file is not None:
         family = _family_of_file(file, name, family, tokens, images, assumed)
@@ -115,7 +115,7 @@ def _family_of_file(
     images: ImageOptions,
     assumed: list[str],
 ) -> Family:
-    """What the name says, else what the file shows; both are said where they differ."""
+    """The family by the name, else by the file; a line in ``assumed`` where they differ."""
     shown = family_of_file(file.names)
     if shown is UNKNOWN or shown is named:
         return named
@@ -209,7 +209,7 @@ def _input_channels(model: Any) -> int | None:
 
 
 def _check_name(name: str, own: bool) -> None:
-    """``own``: with a checkpoint of the user's, a tag may also be that of a family alone."""
+    """See that timm has the model; with a checkpoint (``own``) its tag may name a family alone."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
@@ -287,7 +287,7 @@ def _same_channels(name: str, mean: Sequence[float] | None) -> None:
 
 
 def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
-    """Tell models with position embeddings their image size; CNNs take any."""
+    """Set the image size of models with position embeddings; CNNs take any size."""
     if image_size is None:
         return
     if not hasattr(model, "set_input_size"):

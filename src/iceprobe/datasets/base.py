@@ -1,4 +1,4 @@
-"""Data sets: labelled images in splits, each image with a name that an error can tell."""
+"""Data sets: labelled images in splits, each image with a name for error messages."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Headline = Literal["top1", "mean_per_class"]
 
 
 class BadImage(IceprobeError):
-    """An image that can't be read: ``--on-bad-image skip`` goes on without it."""
+    """An image that can't be read: ``--on-bad-image skip`` leaves it out."""
 
 
 class Split(ABC):
@@ -157,8 +157,8 @@ class Dataset:
             them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
         headline: the accuracy that is reported on it by convention.
-        assumed: what was taken for granted about its files, a line each: told when it is loaded,
-            kept in the store and in every result (docs/assumptions.md).
+        assumed: what was assumed about its files, a line each: logged when it is loaded, kept in the
+            store and in every result (docs/assumptions.md).
 
     Raises:
         IceprobeError: if a label is no index of a class, or a class is missing from train.

@@ -1,6 +1,6 @@
 """``NAME?root=DIR``: one loader for every entry of the catalogue.
 
-It looks for the files, fetches them where it may, lets the entry's reader read the official parts,
+It searches for the files, fetches them where it may, lets the entry's reader read the official parts,
 and sees that train and test speak of the same classes.
 """
 

@@ -71,7 +71,7 @@ def in_files(
                     f"{asked[0][0]!r} and {file!r} name their classes differently, and both are of "
                     f"split {splits[role]!r}: write them with one list of names"
                 )
-    # Equal lists, none, or another kind of file: what the library took (a card's names, say) stands.
+    # Equal lists, none, or another kind of file: what the library took (a card's names, say) is kept.
     if own["train"] == own["test"] or None in own.values():
         return dict(taken), []
     return own, []

@@ -62,7 +62,7 @@ def by_names(
         if len(set(listed)) < len(listed):
             twice = next(name for name in listed if listed.count(name) > 1)
             raise IceprobeError(
-                f"class {twice!r} stands twice in the names of split {split!r} of {spec!r}: "
+                f"class {twice!r} is twice in the names of split {split!r} of {spec!r}: "
                 "give each class a name of its own"
             )
         outside = np.flatnonzero((own < 0) | (own >= len(listed)))

@@ -18,7 +18,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
 from iceprobe.datasets.pixels import Seen, seen, upright_boxes
-from iceprobe.store.decoding import decoded_in_order, looking_at
+from iceprobe.store.decoding import decoded_in_order, note_row
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.work import Decoded, Work
 
@@ -60,7 +60,7 @@ class ImageDecoder:
         bad: list[tuple[int, str]] = []
         done: list[Seen] = []
         for row in work.rows.tolist():
-            looking_at(row)
+            note_row(row)
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None

@@ -4,7 +4,7 @@ A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards
 ``SPLIT-00000.safetensors``, beside them ``train.view1-00000.safetensors`` and so on where augmented
 views of the training images were asked for. The manifest says what the tokens were made from and lists the shards
 that are complete, each with its checksum. It holds no times and no host names: an extraction that
-was killed and went on ends with the same bytes as one that wasn't.
+was killed and continued ends with the same bytes as one that wasn't.
 """
 
 import hashlib
@@ -105,7 +105,7 @@ class ExtractionSettings(_Record):
 
     @property
     def training_images(self) -> str:
-        """What probes that learn from the store see of a training image, in words."""
+        """What probes trained on the store see of a training image, in words."""
         if self.live and self.augmentation:
             return f"live, {self.augmentation} augmentation"
         if not self.augmented_views:
@@ -266,20 +266,20 @@ class Manifest(_Record):
     def asked_as(self, backbone: str, dataset: str) -> Self:
         """The same store under the specs that a run names: another path to the same weights.
 
-        A store is known by its content and serves every request for it; a run is told under the
-        specs that it was asked for, and rebuilt from them. The identity doesn't change.
+        A store serves every request for the same content; a run is reported, and rebuilt, by the
+        specs that it was asked for. The identity doesn't change.
         """
-        return self._told({"spec": backbone}, {"spec": dataset})
+        return self._with({"spec": backbone}, {"spec": dataset})
 
     def asked_by(self, wanted: Self) -> Self:
-        """The same store with all that ``wanted``, of the same content, says of itself."""
+        """The same store under the names and specs of ``wanted``, a request for the same content."""
         backbone, dataset = wanted.backbone, wanted.dataset
-        return self._told(
+        return self._with(
             {name: getattr(backbone, name) for name in ("spec", "name", "paradigm", "assumed")},
             {name: getattr(dataset, name) for name in ("spec", "name", "headline", "assumed")},
         )
 
-    def _told(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
+    def _with(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
         records = {
             "backbone": self.backbone.model_copy(update=backbone),
             "dataset": self.dataset.model_copy(update=dataset),

@@ -139,6 +139,4 @@ def _not_finite(name: str, settings: ExtractionSettings, overflow: bool) -> str:
             f"tokens of image {name!r} are not finite in a {settings.amp} forward pass: "
             "use amp=float32"
         )
-    return (
-        f"tokens of image {name!r} are not finite: look at that image and at the backbone's weights"
-    )
+    return f"tokens of image {name!r} are not finite: check that image and the backbone's weights"

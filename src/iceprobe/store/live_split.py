@@ -2,10 +2,9 @@
 
     rows ─▶ images (augmented anew in each epoch) ─▶ backbone, frozen ─▶ tokens
 
-A live store stands in the place of one on disk: `iceprobe.fit` asks it for the rows of a batch, and
-all members learn from the tokens of that one forward pass. It is the way where augmentation matters
-more than time, or where tokens would fill the disk. The backbone stays in evaluation mode and gets
-no gradient.
+A live store replaces one on disk: `iceprobe.fit` asks it for the rows of a batch, and all members are
+trained on the tokens of that one forward pass. Use it where augmentation matters more than time, or
+where tokens would fill the disk. The backbone stays in evaluation mode and gets no gradient.
 """
 
 from collections.abc import Sequence
@@ -52,8 +51,9 @@ def live(
 ) -> Store:
     """A store without files, whose tokens the backbone makes whenever they are read.
 
-    k-NN, held-out images and the reported split see the evaluation view; an image to learn from is
-    augmented anew in each epoch, by random numbers of its place in the listing and the epoch alone.
+    k-NN, held-out images and the reported split see the evaluation view. A training image is
+    augmented anew in each epoch; its random numbers depend on its place in the listing and on the
+    epoch alone.
 
     Args:
         backbone: moved to ``device``.
@@ -65,7 +65,7 @@ def live(
         batch_size: images a forward pass.
         device: of the forward pass; by default CUDA where there is one.
         amp: dtype of the forward pass.
-        tokens: dtype in which tokens are handed on.
+        tokens: dtype of the tokens.
 
     Raises:
         IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image
@@ -180,7 +180,7 @@ class _Maker:
 
         def decode(place: int, view: int) -> Tensor:
             image = source.image(place)
-            self._files.look(image)
+            self._files.note(image)
             if not view:
                 return preprocessing.transform(image)
             return self._augment(image, view_generator(place, view))

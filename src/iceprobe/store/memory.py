@@ -1,4 +1,4 @@
-"""Tokens kept in memory: for a look during pre-training, nothing is written."""
+"""Tokens kept in memory, for evaluations during pre-training: nothing is written."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.store.format import SHARD_IMAGES, TRAIN, Manifest, ShardRecord
 from iceprobe.store.layout import chosen_rows, split_layout
-from iceprobe.store.noted import noted, tell_of_files
+from iceprobe.store.noted import log_file_assumptions, noted
 from iceprobe.store.pipeline import Progress, extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import check_policy, choose_device, describe, make_settings
@@ -73,7 +73,7 @@ def extract_in_memory(
         )
         for name in manifest.splits
     }
-    tell_of_files(manifest)
+    log_file_assumptions(manifest)
     return Store(manifest, held, dataset=dataset)
 
 

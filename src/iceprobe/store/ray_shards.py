@@ -41,8 +41,8 @@ log = logging.getLogger("iceprobe")
 
 
 def connect() -> Any:
-    """Ray, connected to the cluster that ``RAY_ADDRESS`` or ``ray start`` tells of, else to a new
-    one on this machine.
+    """Ray, connected to the cluster named by ``RAY_ADDRESS`` or begun by ``ray start``, else to a
+    new one on this machine.
 
     Raises:
         IceprobeError: if Ray isn't installed, or RAY_ADDRESS names no cluster that lets us in.

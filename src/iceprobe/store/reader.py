@@ -202,7 +202,7 @@ class Store:
         return None if self._dataset is None else self.names(split, range(len(self[split])))
 
     def identical(self, split: str) -> NDArray[np.int64]:
-        """Rows of ``split`` whose image is a training image too, by their pooled tokens; looked for once."""
+        """Rows of ``split`` whose image is a training image too, by their pooled tokens; cached."""
         if split not in self._identical:
             from iceprobe.store.identical import identical_rows
 

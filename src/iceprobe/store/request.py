@@ -1,6 +1,6 @@
-"""From what was asked for to the manifest of the store that answers it, with no shards yet.
+"""A request → the manifest of the store that answers it, without shards.
 
-Importing this doesn't import torch: a finished run is looked up without it.
+Importing this doesn't import torch: whether a run is finished is found without it.
 """
 
 import hashlib

@@ -199,7 +199,10 @@ class Shard:
             if not _read_cached(descriptor, out[place : place + length], position)
         ]
         if len(slow) > 1 and hasattr(os, "posix_fadvise"):
-            for view, position in slow:  # tell the disk of all of them before waiting for the first
+            for (
+                view,
+                position,
+            ) in slow:  # announce all of them to the disk before waiting for the first
                 os.posix_fadvise(descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
         for view, position in slow:
             self._read_into(descriptor, view, position)

@@ -15,7 +15,7 @@ from iceprobe.store.shards import fresh
 from iceprobe.tokens import TokenShape
 
 SCALES = {"patches": ("scales",)}  # what is read along with a tensor
-LOAD_BYTES = 2**22  # read at once into a buffer, by way of memory of their own: a block
+LOAD_BYTES = 2**22  # read at once into a buffer, through a temporary block
 
 
 class StoredSplit:
@@ -207,8 +207,8 @@ class StoredSplit:
 
         Args:
             tensors: some rows of a tensor of the shards, by its name.
-            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; looked up when a
-                row is read.
+            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; used when a row is
+                read.
         """
         elsewhere = self._gather
 

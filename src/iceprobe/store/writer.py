@@ -20,7 +20,7 @@ from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.store.destinations import Destination, check_origin, find_destinations
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
-from iceprobe.store.noted import tell_of_files
+from iceprobe.store.noted import log_file_assumptions
 from iceprobe.store.outdated import bring_up_to_date
 from iceprobe.store.pipeline import Progress
 from iceprobe.store.reader import Store, corrupt_shards
@@ -61,9 +61,9 @@ def extract(
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
 
-    A store that is there already is opened (one with patch tokens serves a request without them);
-    one that was stopped goes on at its next shard after its shards' checksums were compared. Stop
-    it as you like: the store ends with the same bytes.
+    A store that is there already is opened (one with patch tokens serves a request without them).
+    One that was stopped continues at its next shard, after the checksums of its shards were
+    compared. It may be stopped at any time: the finished store has the same bytes.
 
     Args:
         backbone: frozen, moved to ``device``; a spec string or a module is loaded
@@ -83,7 +83,7 @@ def extract(
         on_bad_image: ``"fail"`` or ``"skip"``.
         shard_images: images a shard.
         views: augmented views stored of each training image beside its evaluation view, for
-            probes to learn from; everything else reads the evaluation view.
+            probes to train on; everything else reads the evaluation view.
         augmentation: of those: ``"paper"``, ``"light"`` or ``"clip"`` (`backbones/augmentation.py`).
         engine: ``"ray"`` makes shards as tasks on a Ray cluster; backbone and data are loaded
             there by their specs.
@@ -134,8 +134,8 @@ def extract_layers(
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
     Layers that are stored already are not written again; each store is what extracting its layer
-    alone gives. A killed extraction goes on at the first shard that any of them lacks, in as many
-    processes as it is then given: they share the shards, and process 0 alone writes manifests.
+    alone gives. A killed extraction continues at the first shard that any of them lacks. Several
+    processes share the shards, and process 0 alone writes manifests; their number may change.
     """
     check_policy(on_bad_image)
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
@@ -182,7 +182,7 @@ def extract_layers(
         store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
     if here.main:
-        tell_of_files(stores[0].manifest)
+        log_file_assumptions(stores[0].manifest)
     return stores
 
 
