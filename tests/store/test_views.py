@@ -168,9 +168,9 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, dataset, whole, 
 
 def test_killed_between_two_views_of_a_shard(tmp_path, dataset, whole, monkeypatch):
     """What was renamed and never recorded is made again."""
-    from iceprobe.store import shards
+    from iceprobe.store import shard_writer
 
-    publish = shards.publish
+    publish = shard_writer.publish
 
     def fail(temporary, final):
         if final.name == "train.view2-00001.safetensors":
@@ -178,7 +178,7 @@ def test_killed_between_two_views_of_a_shard(tmp_path, dataset, whole, monkeypat
         publish(temporary, final)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "publish", fail)
+        patch.setattr(shard_writer, "publish", fail)
         with pytest.raises(KeyboardInterrupt):
             extract(make_backbone(), dataset, tmp_path, **VIEWS)
     backbone = make_backbone()

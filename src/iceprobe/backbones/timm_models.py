@@ -12,7 +12,8 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.checkpoints import Checkpoint, load_checkpoint
+from iceprobe.backbones.checkpoint_entries import Checkpoint
+from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file

@@ -25,7 +25,7 @@ from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import noted
 from iceprobe.store.pipeline import Extracted, Progress, extracted_batches
 from iceprobe.store.shard_records import collect_records
-from iceprobe.store.shards import ShardWriter
+from iceprobe.store.shard_writer import ShardWriter
 from iceprobe.store.work import OnBadImage, plan_work
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.shards import fresh
+from iceprobe.store.buffers import fresh
 
 LARGEST = 127
 EVERY = 4  # rounding is measured on every fourth token

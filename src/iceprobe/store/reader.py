@@ -18,10 +18,11 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
+from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
-from iceprobe.store.shards import Shard, corrupt, flat_bytes
+from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import TokenShape
 

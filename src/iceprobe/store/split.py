@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.store.buffers import fresh
 from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
-from iceprobe.store.shards import fresh
 from iceprobe.tokens import TokenShape
 
 SCALES = {"patches": ("scales",)}  # what is read along with a tensor
