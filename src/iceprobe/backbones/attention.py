@@ -77,7 +77,7 @@ def first_query_weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Of one call of ``scaled_dot_product_attention``, the weights of the first query.
+    """The weights of the first query in one call of ``scaled_dot_product_attention``.
 
     Args:
         query, key: ``(B, heads, L, d)``.

@@ -210,7 +210,7 @@ class Backbone(nn.Module):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the tokens, ready for JSON; two backbones with equal identities agree.
+        """All that decides the tokens, ready for JSON: equal identities mean equal tokens.
 
         Weights are hashed by name, dtype, shape and bytes (parameters and buffers), as they are
         at the time of the call.
@@ -239,7 +239,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its images must be."""
+        """The device of its weights, where images must be."""
         return self._like.device
 
     @property

@@ -25,7 +25,7 @@ def nothing(output: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class BlockPaths:
-    """Where a model's tokens are.
+    """Where a model's tokens are: its blocks, its final norm, its prefix tokens.
 
     Attributes:
         blocks: one after another; the stages of a model with stages.
@@ -52,7 +52,7 @@ class BlockPaths:
 
 
 class BlockReader(LayerReader):
-    """Runs the whole model and takes what its blocks give on their way.
+    """Runs the whole model and catches the outputs of its blocks.
 
     Attributes:
         paths: where the tokens are.

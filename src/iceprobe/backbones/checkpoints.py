@@ -119,7 +119,7 @@ def load_checkpoint(
 def _stripped(
     weights: dict[str, Tensor], path: str, strip: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Weights with the prefix taken off, those of them that have none, and what was assumed."""
+    """Weights with the prefix taken off, those without the prefix, and what was assumed."""
     prefix = INFIX.sub("", strip or "")
     if not prefix:
         return weights, {}, []
@@ -185,7 +185,7 @@ def _load(
 
 
 def _elsewhere(weights: Weights) -> str | None:
-    """How a file is read whose architecture shows in its names, where it wasn't asked for so."""
+    """How to load weights whose names show another architecture; ``None`` where they show none."""
     for pattern, how in _ELSEWHERE.items():
         if any(re.search(pattern, name) for name in weights):
             return how

@@ -36,7 +36,7 @@ _ALIKE = 0.3  # mean cosine of neighbours from which a table shows its grid
 def conversion(
     model: nn.Module, path: str, resample: str | None, content: Any, assumed: list[str]
 ) -> Convert:
-    """What brings the weights of a file to the names and sizes of a model of timm.
+    """A function that brings the weights of a file to the names and sizes of a model of timm.
 
     Args:
         model: the model.

@@ -348,7 +348,7 @@ UNKNOWN = Family("unknown", "", "unknown")
 
 
 def family_of(*names: str) -> Family:
-    """The family of the first of ``names`` that says one; the unknown one reads the norm."""
+    """The family of the first of ``names`` that has one, else `UNKNOWN`, read with the norm."""
     for name in names:
         for family in FAMILIES:
             if re.search(family.pattern, name):

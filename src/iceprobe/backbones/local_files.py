@@ -55,7 +55,7 @@ def _folder_or_hub(spec: Spec) -> list[Path] | None:
 
 
 def _of_hub(repository: str) -> list[Path] | None:
-    """Of the revision in the hub's cache, and what says that it is the one that is read."""
+    """Files of the revision in the hub's cache, and the reference that names the revision."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 

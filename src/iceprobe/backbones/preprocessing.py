@@ -24,7 +24,7 @@ ORDERS = ("RGB", "BGR")
 
 
 def check_image_size(image_size: int, patch: int, model: str) -> None:
-    """Refuse an image that patches don't fill: models drop the rest without a word.
+    """Refuse an image that patches don't fill: models drop the rest silently.
 
     Raises:
         IceprobeError: if ``image_size`` is no multiple of ``patch``; names the nearest ones.
@@ -194,8 +194,7 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """Its fields, ready for JSON; ``resize`` and ``order`` only where they aren't the usual.
 
-        The rest alone is what stores and exported folders had before there were these two: what
-        was written then and what is written now agree.
+        So stores and exported folders from before these two fields existed keep their identity.
         """
         fields = asdict(self)
         for key in ("resize", "order"):

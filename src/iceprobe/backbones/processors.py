@@ -84,7 +84,7 @@ def read_processor(
 
 
 class _NoPicture(IceprobeError):
-    """What the processor makes is something else, whatever the image's size."""
+    """The processor makes no picture, whatever the image's size."""
 
 
 class _Run:
@@ -194,7 +194,7 @@ def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
 
 
 def _formulas(processor: Any, channels: int) -> Iterator[dict[str, Any]]:
-    """What classes make of the fields, the usual first."""
+    """The formulas that processors' classes make of their fields, the usual one first."""
     factor = getattr(processor, "rescale_factor", None) or 1 / 255
     full = 1.0 if math.isclose(255 * factor, 1) else 255 * factor  # what a white pixel is
     normalised = [(0.0,) * channels, (1.0,) * channels]

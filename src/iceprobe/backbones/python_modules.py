@@ -67,7 +67,7 @@ def wrap_module(
     Args:
         module: a ``Backbone`` (given back as it is), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            Its attribute ``preprocessing`` may state size, mean and std, a ``Preprocessing``. Wrappers
+            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std. Wrappers
             of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.
@@ -184,7 +184,7 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
 
 
 def _from_file(file: Path, spec: str) -> ModuleType:
-    """The module in a file: who names it asks for that file, and its folder isn't searched."""
+    """Import the module in a file; the file's folder isn't added to the import path."""
     if not file.is_file():
         raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
     file = file.resolve()

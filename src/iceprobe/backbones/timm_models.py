@@ -268,7 +268,7 @@ def _random(name: str, **options: Any) -> nn.Module:
 
 
 def _options(name: str, family: Family, mean: Sequence[float] | None) -> dict[str, Any]:
-    """In what the model differs from timm's: what the family has otherwise, a channel for each mean."""
+    """Arguments in which the model differs from timm's: the family's, and a channel for each mean."""
     channels = {"in_chans": len(mean)} if mean is not None and len(mean) != 3 else {}
     return {**_overrides(family, name), **channels}
 

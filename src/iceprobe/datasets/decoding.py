@@ -70,7 +70,7 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
 
 
 def is_ordinary(source: Path | IO[bytes]) -> bool:
-    """Whether the rules leave an image as Pillow reads it, by its header."""
+    """Whether an image needs none of the rules: it is read as Pillow reads it. Reads the header."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             layouts = {raw_mode(tile) for tile in image.tile}

@@ -1,7 +1,7 @@
 """The lists of class names that parquet and Arrow files of a Hugging Face data set carry themselves.
 
 ``datasets`` takes the columns of all splits from the first file that it opens. A test split whose own
-list has another order would be read by train's: each file is asked before that.
+list has another order would be read in train's order, so each file's own list is read first.
 """
 
 from collections.abc import Mapping

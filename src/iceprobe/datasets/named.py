@@ -44,12 +44,12 @@ def by_names(
     """Bring the labels of all splits into the order of train's list of names.
 
     Args:
-        labels: of each split, ``(n,)`` places in its own list.
+        labels: of each split, ``(n,)`` indices into its own list.
         names: of each split, its list.
         spec: of the data set, for the error.
 
     Returns:
-        The names that images have, the labels of each split as places in them, and what was taken
+        The names that images have, the labels of each split as indices into them, and what was taken
         for granted.
 
     Raises:

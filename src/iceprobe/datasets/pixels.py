@@ -1,7 +1,7 @@
 """Image files → 8 bits a channel: one rule each for bit depth, transparency and orientation.
 
 The rules are those of docs/images.md. What a file doesn't say (which value is white, what lies
-behind transparent pixels) is said by a :class:`Reading`, or refused where a picture would be lost.
+behind transparent pixels) is said by a :class:`Reading`, or the image is refused where the rules would spoil it.
 """
 
 import sys
@@ -38,12 +38,12 @@ BAND_LEFT_OUT = "band beyond RGB left out"
 
 
 class Unreadable(Exception):
-    """A picture that would be lost: what is wrong with it and what to do, without its name."""
+    """An image that the rules would spoil: what is wrong and what to do, without its name."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What isn't in the files themselves; ``None`` is the rule, and refuses what it would lose.
+    """How files are read where they don't say it; ``None`` follows the rules of docs/images.md.
 
     Attributes:
         scale: the value of white in files of more than 8 bits; 65535 in 16 bits where
@@ -109,7 +109,7 @@ def finished(
         known_scale: white, where the file says it.
 
     Raises:
-        Unreadable: if the picture would be lost.
+        Unreadable: if the rules would spoil the image.
     """
     tag = 1 if reading.orientation == "ignore" else orientation(image)
     image = _flat(_eight_bit(image, reading, notes, known_scale), reading.alpha, notes)

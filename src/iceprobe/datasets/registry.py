@@ -102,7 +102,7 @@ _fetched: set[str] = set()  # names on a hub, by the caller's own specs, in this
 
 
 def names_elsewhere(spec: str) -> bool:
-    """Whether loading ``spec`` would ask another host that the caller hasn't named himself."""
+    """Whether loading ``spec`` would ask another host that the caller hasn't named."""
     parsed = parse_spec(spec)
     places = (parsed.name, *parsed.options.values())
     return any(map(elsewhere, places)) or (_is_fetched(parsed) and parsed.name not in _fetched)

@@ -1,4 +1,4 @@
-"""The images below a folder, here or on object storage: none is left out without a word.
+"""The images below a folder, here or on object storage: none is left out silently.
 
 A folder that can't be read ends the listing with its name. Files that aren't read as images are
 counted by their endings, for whoever says so. Hidden files and folders are left alone.

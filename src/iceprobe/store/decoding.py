@@ -49,7 +49,7 @@ class Decode(Protocol):
 
 
 def note_row(row: int) -> None:
-    """Note the image that this reader comes to now."""
+    """Note that this reader decodes image ``row`` now."""
     if (note := getattr(_reader, "note", None)) is not None:
         note(row)
 
@@ -99,7 +99,7 @@ class _Lost(Exception):
 
 
 class _Dismissed(Exception):
-    """Ends a thread's batch that nobody waits for."""
+    """Ends the batch of a dismissed thread."""
 
 
 @dataclass(order=True)
@@ -111,7 +111,7 @@ class _Job:
 
 
 class _Crew:
-    """The readers, and what becomes of a batch at which one is lost."""
+    """The readers; a batch at which one is lost is decoded again."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ def _awaited(job: _Job) -> Decoded:
 
 
 class _Reader:
-    """A thread that decodes one batch after another, itself or by a process of its own."""
+    """A thread that decodes one batch after another, itself or by its process."""
 
     def __init__(self, decode: Decode, jobs: "queue.PriorityQueue[_Job]", process: bool, pin: bool):
         self._decode, self._jobs, self._pin = decode, jobs, pin

@@ -109,23 +109,8 @@ def fill(
                     for name in recorder.collect():
                         report(name)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            path = unfinished[0].folder
-            room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
-            raise IceprobeError(
-                f"{room} for {path} ({error.strerror}): make room and run the same again, "
-                "complete shards are kept"
-            ) from error
-        if not all(one.folder.is_dir() for one in unfinished):
-            gone = next(one.folder for one in unfinished if not one.folder.is_dir())
-            raise IceprobeError(
-                f"{gone} was removed while it was written: run the same again"
-            ) from error
-        if error.errno in (errno.EIO, errno.ESTALE):
-            raise IceprobeError(
-                f"{error.filename or unfinished[0].folder}: {error.strerror}; see that its disk "
-                "answers and run the same again, complete shards are kept"
-            ) from error
+        if (explained := _explained(error, unfinished)) is not None:
+            raise explained from error
         raise
     finally:
         for recorder in recorders:
@@ -148,6 +133,25 @@ def rows_done(manifest: Manifest, shards: Sequence[tuple[str, int]]) -> dict[str
     for name, number in shards:
         done[name] -= manifest.rows(name, number)
     return done
+
+
+def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeError | None:
+    """What an error of the disk means for whoever runs the extraction; ``None`` for any other."""
+    path = unfinished[0].folder
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
+        return IceprobeError(
+            f"{room} for {path} ({error.strerror}): make room and run the same again, "
+            "complete shards are kept"
+        )
+    if gone := [one.folder for one in unfinished if not one.folder.is_dir()]:
+        return IceprobeError(f"{gone[0]} was removed while it was written: run the same again")
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return IceprobeError(
+            f"{error.filename or path}: {error.strerror}; see that its disk answers and run the same "
+            "again, complete shards are kept"
+        )
+    return None
 
 
 class _Recorder:

@@ -127,7 +127,7 @@ class BackboneRecord(_Record):
 
     @classmethod
     def of(cls, backbone: "Backbone", identity: dict[str, Any] | None = None) -> Self:
-        """``identity``: where it isn't asked of the backbone, which hashes all weights."""
+        """``identity`` saves the backbone from hashing all its weights."""
         return cls(
             spec=backbone.spec,
             name=backbone.name,
@@ -370,7 +370,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
+    """Write ``manifest.json`` so that a reader finds the old one or the new one, never half of one."""
     content = {"identity": manifest.identity} | seal(manifest.model_dump(mode="json"))
     temporary = path / f"{MANIFEST}.tmp"
     try:
@@ -385,7 +385,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Rename a file that is on disk already, and make the rename itself last."""
+    """Rename a file that was flushed to disk, and flush the rename too."""
     os.replace(temporary, final)
     folder = os.open(final.parent, os.O_RDONLY)
     try:

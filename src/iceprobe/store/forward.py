@@ -1,4 +1,4 @@
-"""A forward pass of the frozen backbone: images → the tensors that are stored of them, checked."""
+"""One forward pass of the frozen backbone: images → the tensors that are stored, checked."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

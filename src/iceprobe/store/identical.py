@@ -1,4 +1,4 @@
-"""Images of one split that are in another as well, by the pooled tokens that are stored anyway.
+"""Images that are in two splits, found by their pooled tokens.
 
 Two rows are one image where their mean tokens differ by less than a thousandth of what images differ by:
 the same pixels in other batches differ by rounding, other images by a thousand times as much. Candidates

@@ -148,7 +148,7 @@ class LiveSplit(StoredSplit):
 
 
 class _Maker:
-    """Images of a data set → tokens on the host; the last batch is kept for whoever asks again."""
+    """Images of a data set → tokens on the host; the last batch is cached."""
 
     def __init__(
         self, backbone: "Backbone", dataset: Dataset, manifest: Manifest, device: torch.device

@@ -50,7 +50,7 @@ def assumed(manifest: "Manifest") -> list[str]:
 
 
 def rounded(manifest: "Manifest") -> list[str]:
-    """A line where storing the tokens has taken more than a little from them."""
+    """A line where rounding takes more than `ROUNDED` of the tokens' variance."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     share = max((s.rounding for s in shards if s.rounding is not None), default=0.0)
     if share <= ROUNDED:

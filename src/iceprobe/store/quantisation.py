@@ -40,7 +40,7 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rounding(tokens: Tensor, stored: Tensor) -> Tensor:
-    """Which share of the tokens' variance is the error of storing them, ``()`` in [0, 1].
+    """The share of the tokens' variance that is error of storing them, ``()`` in [0, 1].
 
         share = mean_d min(1, var(x̃_d − x_d) / var(x_d))
 
@@ -60,7 +60,7 @@ def rounding(tokens: Tensor, stored: Tensor) -> Tensor:
 
 
 def check_rounding(share: float, what: str, remedy: str) -> None:
-    """Refuse rounding that leaves too little of the tokens.
+    """Refuse rounding by more than `REFUSED` of the variance.
 
     Raises:
         IceprobeError: saying how much it is.

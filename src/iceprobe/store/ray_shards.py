@@ -106,7 +106,7 @@ def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at ``host:port``: Ray itself asks for minutes.
+    """See that somebody listens at ``host:port``: Ray itself tries for minutes.
 
     Raises:
         IceprobeError: if not.
@@ -173,7 +173,7 @@ def fill_on_ray(
     on_bad_image: "OnBadImage",
     progress: "Progress",
 ) -> None:
-    """As ``store.filling.fill``, each shard a task.
+    """As :func:`iceprobe.store.filling.fill`, with a Ray task for each shard.
 
     Raises:
         IceprobeError: as there, and where a node has other weights or images than the driver.
@@ -208,7 +208,7 @@ def fill_on_ray(
 
 
 def extract_shard(job: ExtractionJob, split: str, number: int) -> list[ShardRecord | None]:
-    """Make one shard of each layer that lacks it; what was made, a layer each."""
+    """Make one shard of each layer that lacks it; return its record for each layer."""
     enter(job.folder)
     import torch
 

@@ -1,4 +1,4 @@
-"""Opening a feature store: its manifest, its splits, the files that they are read from."""
+"""Opening a feature store: its manifest, its splits and their files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -289,7 +289,7 @@ def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> Sto
 def _stored_views(
     path: Path | RemotePath, manifest: Manifest, name: str, views: range
 ) -> StoredSplit:
-    """Views of a split one behind the other, as one split."""
+    """Some views of a split, one after another, as one split."""
     shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
     files = [shard.files[view] for shard, view in shards]
     images = [shard.images for shard, _ in shards]

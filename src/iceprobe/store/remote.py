@@ -1,4 +1,4 @@
-"""A feature store on object storage: shards go up when they are whole, and come down when read.
+"""A feature store on object storage: finished shards are uploaded, and downloaded when read.
 
 Nothing is renamed or locked there. The files of a shard, one a view, are written to a local folder,
 closed, and put under names that hold their checksums, ``train-00000-9f86d081884c.safetensors``; then

@@ -48,7 +48,7 @@ def make_settings(
     views: int = 0,
     augmentation: str = "paper",
 ) -> ExtractionSettings:
-    """Checked settings; of ``cuda:1`` the type is what counts.
+    """Checked settings; ``device="cuda:1"`` counts as ``cuda``.
 
     Raises:
         IceprobeError: for a dtype or an augmentation there isn't, a size below 1, a negative
@@ -88,7 +88,7 @@ def make_settings(
 def live_settings(
     *, batch_size: int, device: str, amp: str, tokens: str, augmentation: str | None
 ) -> ExtractionSettings:
-    """The same of tokens that nothing stores; ``augmentation=None`` is the evaluation view."""
+    """The same for a live store; ``augmentation=None`` is the evaluation view in every epoch."""
     settings = make_settings(
         batch_size=batch_size,
         device=device,

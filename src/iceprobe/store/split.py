@@ -74,7 +74,7 @@ class StoredSplit:
         return self._tensors("mean")
 
     def vector(self, name: str) -> Tensor:
-        """One vector an image as the model itself makes it, ``(n, D')`` float32; see `Tokens.vectors`."""
+        """One of the model's own vectors of each image, ``(n, D')`` float32; see `Tokens.vectors`."""
         if name not in self._vectors:
             self._vectors[name] = self._tensors(name)
         return self._vectors[name]
@@ -203,7 +203,7 @@ class StoredSplit:
         return split
 
     def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
-        """This split, reading what is in memory from there.
+        """This split, reading the rows that are in ``tensors`` from there.
 
         Args:
             tensors: some rows of a tensor of the shards, by its name.

@@ -41,7 +41,7 @@ class Decoded:
 def plan_work(
     split: str, rows: np.ndarray, number: int, settings: ExtractionSettings
 ) -> list[Work]:
-    """Cut shard ``number`` of ``rows`` into batches: the same ones whoever makes them, and when."""
+    """Cut shard ``number`` of ``rows`` into batches, the same in every process and every run."""
     start = number * settings.shard_images
     rows = rows[start : start + settings.shard_images]
     size, views = settings.batch_size, settings.views_of(split)

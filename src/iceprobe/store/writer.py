@@ -274,7 +274,7 @@ def _repaired(
 
 
 def _filler(engine: str) -> Callable[..., None]:
-    """What makes the shards: :func:`fill` here, or its twin on a cluster.
+    """The function that makes the shards: :func:`fill` here, or its counterpart on a cluster.
 
     Raises:
         IceprobeError: for an engine that there isn't.
