@@ -28,7 +28,7 @@ from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.store import extract
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 
 #: Side of an image, images of a round, images of a batch, rounds.
 BACKBONES = {"mae-tiny": (56, 512, 64, 5), "ViT-B/16": (224, 32, 16, 3)}

@@ -20,7 +20,8 @@ from measuring import Figure, Times, interleaved, run_alone
 
 from iceprobe.fitting.engine import Crowd
 from iceprobe.fitting.feed import Batch
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
+from iceprobe.tokens import TokenShape
 
 B, N, D = 64, 196, 768
 QUERIES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -75,10 +76,10 @@ def one(
     dtype: torch.dtype, classes: int, optimizer: str, device: torch.device, rounds: int
 ) -> list[Figure]:
     """The step against its bound; with AdamW, one after another against together as well."""
-    shape = Shape(D, classes, (14, 14), has_class=True)
+    shape = TokenShape(D, N, 1, (14, 14), has_class=True)
 
     def crowd(members: list[Member]) -> Crowd:
-        return Crowd(make_groups(members, shape, device), optimizer, 10_000, 1)
+        return Crowd(make_groups(members, shape, classes, device), optimizer, 10_000, 1)
 
     tokens = torch.randn(B, N, D).to(device, dtype)
     batch = Batch({"patches": tokens}, torch.randint(classes, (B,), device=device))

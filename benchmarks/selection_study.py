@@ -35,6 +35,7 @@ from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.probe import build_for
 from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.lowshot import draw
 from iceprobe.protocols.protocol import for_images, get_protocol, images_per_step, steps_an_epoch
@@ -190,7 +191,7 @@ def train(
     """As a phase of `heldout` trains, with a look at every image after (some) epochs."""
     protocol = for_images(get_protocol("heldout", min_steps=steps), len(rows))
     batch, each = images_per_step(protocol, len(rows)), steps_an_epoch(protocol, len(rows))
-    inputs = {data.shape.build(member.probe).input for member in members}
+    inputs = {build_for(data.shape, m.probe, data.num_classes).input for m in members}
     feed = Feed(data.train, rows, inputs, CPU, torch.float32)
     looked = Feed(of, seen, inputs, CPU, torch.float32)
     means = Feed(data.train, rows, {"mean"}, CPU, torch.float32)
@@ -200,7 +201,9 @@ def train(
     coordinates = (
         {"patches": Coordinates.of(feed.sample("patches", seed))} if "patches" in inputs else {}
     )
-    groups = make_groups(members, data.shape, CPU, {"mean": measured}, coordinates)
+    groups = make_groups(
+        members, data.shape, data.num_classes, CPU, {"mean": measured}, coordinates
+    )
     crowd = Crowd(groups, "adamw", protocol.epochs * each, round(protocol.warmup_epochs * each))
     at = set(np.unique(np.linspace(protocol.epochs, 1, looks).round().astype(int)).tolist())
     late = [epoch for epoch in at if epoch > (1 - AVERAGED) * protocol.epochs]

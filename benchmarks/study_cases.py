@@ -20,9 +20,8 @@ import iceprobe
 from iceprobe.core.checksums import listed
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.datasets.clutter import compose
-from iceprobe.fitting.members import Shape
-from iceprobe.store.format import Shape as TokenShape
 from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.tokens import TokenShape
 
 SEED = 100  # of the training clutter, one more of the test clutter; the bundled set has 0 and 1
 TEST = 2000
@@ -40,11 +39,15 @@ SPECS = {"lite0": f"{LITE0}?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"}
 
 @dataclass(frozen=True)
 class Tokens:
-    """A training and a test split in memory, and the shape of probes on them."""
+    """A training and a test split in memory, and the number of their classes."""
 
     train: StoredSplit
     test: StoredSplit
-    shape: Shape
+    num_classes: int
+
+    @property
+    def shape(self) -> TokenShape:
+        return self.train.shape
 
 
 def images(name: str, fewer: tuple[int, int] | None = None, *, seed: int = SEED) -> Dataset:
@@ -103,8 +106,7 @@ def tokens(data: str, backbone: str, root: Path, pooled: int = 2) -> Tokens:
         found[split] = _split(
             cells.mean((2, 4)).flatten(1, 2), stored.labels, stored.prefix.float()
         )
-    shape = Shape(store.dim, len(store.classes), (side, side), store.has_class)
-    return Tokens(found["train"], found["test"], shape)
+    return Tokens(found["train"], found["test"], len(store.classes))
 
 
 def _synthetic(classes: int = 5, dim: int = 48, count: int = 16, signal: float = 2.6) -> Tokens:
@@ -121,7 +123,7 @@ def _synthetic(classes: int = 5, dim: int = 48, count: int = 16, signal: float =
         x[np.arange(n), rng.integers(0, count, n)] += signal * (basis[labels] + 1.5 * basis[-1])
         patches = torch.from_numpy(x).float()
         found[split] = _split(patches, labels, patches.mean(1, keepdim=True))
-    return Tokens(found["train"], found["test"], Shape(dim, classes, (4, 4), True))
+    return Tokens(found["train"], found["test"], classes)
 
 
 def _split(patches: Tensor, labels: np.ndarray, prefix: Tensor) -> StoredSplit:
@@ -139,6 +141,6 @@ def _split(patches: Tensor, labels: np.ndarray, prefix: Tensor) -> StoredSplit:
         num_tokens=count,
         num_prefix=prefix.shape[1],
         grid=(side, side),
-        has_class=True,
+        has_class=prefix.shape[1] > 0,
     )
     return memory_split(tensors, shape)

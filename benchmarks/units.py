@@ -82,9 +82,16 @@ def fitted(
     protocol = for_images(protocol, len(case.train))
     device = torch.device("cpu")
     setting = Setting(
-        protocol, case.shape, 0, device, torch.float32, Checkpoint(None, ""), lambda *_: None
+        protocol,
+        case.shape,
+        case.num_classes,
+        0,
+        device,
+        torch.float32,
+        Checkpoint(None, ""),
+        lambda *_: None,
     )
-    inputs = {case.shape.build(label).input for label in labels}
+    inputs = {setting.build(label).input for label in labels}
     members = [
         Member(label, rate, 0.0, seed)
         for label in labels
@@ -119,7 +126,7 @@ def synthetic(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
                    split.rows("prefix", np.arange(len(split))))
             for name, split in (("train", made.train), ("test", made.test))
         ]  # fmt: skip
-        case = Tokens(*splits, made.shape)
+        case = Tokens(*splits, made.num_classes)
         for coordinates, rows in table.items():
             right = fitted(case, labels, coordinates, seeds=1)
             rows[change] = {label: 100 * float(r.mean()) for label, r in right.items()}

@@ -18,13 +18,13 @@ import iceprobe
 from iceprobe.analysis.files import read_analyses, write_analyses
 from iceprobe.analysis.schema import Analysis, Estimate
 from iceprobe.backbones import bundled_models
+from iceprobe.backbones.options import TokenOptions
 from iceprobe.core import checksums
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import bundled_images
 from iceprobe.exporting.card import read_card
 from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.results.curves import read_curves
 from iceprobe.store import Store
 from tests.store.conftest import make_backbone, make_dataset
@@ -83,7 +83,7 @@ def read_vectors(place: Path) -> object:
 
 def read_run(place: Path) -> object:
     results = iceprobe.read_results(place / "run")
-    shape = Shape.of(Store.open(place / "store").manifest)
+    shape = Store.open(place / "store").shape
     weights = [
         hashlib.sha256(b"".join(p.numpy().tobytes() for p in state.values())).hexdigest()
         for result in results
@@ -185,24 +185,26 @@ def test_no_damage_changes_what_is_read(made, kind):
 
 
 @pytest.mark.parametrize(
-    ("module", "load", "name"),
+    ("module", "load", "name", "options"),
     [
-        (bundled_models, "mae-tiny", "mae-tiny.safetensors"),
-        (bundled_models, "mae-tiny", "mae-tiny.json"),
-        (bundled_images, "fashion", "fashion.npz"),
-        (bundled_images, "fashion", "fashion.json"),
+        (bundled_models, "mae-tiny", "mae-tiny.safetensors", {"tokens": TokenOptions()}),
+        (bundled_models, "mae-tiny", "mae-tiny.json", {"tokens": TokenOptions()}),
+        (bundled_images, "fashion", "fashion.npz", {}),
+        (bundled_images, "fashion", "fashion.json", {}),
     ],
 )
-def test_bundled_files_are_those_that_were_shipped(tmp_path, monkeypatch, module, load, name):
+def test_bundled_files_are_those_that_were_shipped(
+    tmp_path, monkeypatch, module, load, name, options
+):
     package = Path(module.__file__).parent
     shutil.copytree(package / "bundled", tmp_path / "bundled")
     monkeypatch.setattr(module.resources, "files", lambda _: tmp_path)
-    module.load_bundled(load, spec=f"bundled:{load}")
+    module.load_bundled(load, spec=f"bundled:{load}", **options)
     content = bytearray((tmp_path / "bundled" / name).read_bytes())
     content[len(content) // 2] ^= 4
     (tmp_path / "bundled" / name).write_bytes(content)
     with pytest.raises(IceprobeError, match=rf"{name} isn't what comes with iceprobe.*install"):
-        module.load_bundled(load, spec=f"bundled:{load}")
+        module.load_bundled(load, spec=f"bundled:{load}", **options)
 
 
 def test_what_an_earlier_version_wrote_opens_and_that_is_said_once(made, tmp_path, caplog):

@@ -10,8 +10,8 @@ from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import pairs
 from iceprobe.backbones import load_backbone
 from iceprobe.cli.config import read_yaml, resolve
-from iceprobe.fitting.members import Shape
 from iceprobe.probes import parse_probe
+from iceprobe.probes.probe import build_for
 from iceprobe.settings import AdaptRun, Run
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +32,9 @@ def test_lora_with_ep_has_no_more_parameters_than_either_alone():
     """As the example says: counted, not typed."""
     config = resolve(AdaptRun, {}, ROOT / "examples" / "adaptation.yaml", [])
     backbone = load_backbone(config.backbone)
-    shape = Shape(192, 10, backbone.grid, backbone.has_class)
 
     def total(adaptation, probe):
-        made = shape.build(probe)
+        made = build_for(backbone.shape, probe, 10)
         if adaptation == "none":
             return made.num_parameters()["total"]
         return Adapted(backbone, adaptation, made).num_parameters()["total"]

@@ -13,7 +13,6 @@ from torch import Tensor
 import iceprobe
 from iceprobe.analysis import cosine_complementarity, patch_maps, replace_background
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.probes.probe import Probe
 from iceprobe.results import Result
 from iceprobe.tokens import Tokens
@@ -83,8 +82,7 @@ def _black(backbone: iceprobe.Backbone):  # type: ignore[no-untyped-def]
 
 
 def _fits(result: Result, store: iceprobe.Store) -> list[Probe]:
-    shape = Shape.of(store.manifest)
-    return [load_fitted(result, shape, seed).cpu() for seed in result.seeds]
+    return [load_fitted(result, store.shape, seed).cpu() for seed in result.seeds]
 
 
 def _stored(result: Result, store: iceprobe.Store) -> Iterator[tuple[Tokens, Tensor]]:

@@ -26,6 +26,7 @@ from iceprobe.settings import (
     Live,
 )
 from iceprobe.store import Store
+from iceprobe.tokens import TokenShape
 
 P = ParamSpec("P")
 Model: TypeAlias = Backbone | nn.Module | str
@@ -76,7 +77,7 @@ class PlanExtraction(Protocol[P]):
 
 class PlanFit(Protocol[P]):
     def __call__(
-        self, backbone: Backbone, dataset: Data | int, probes: Sequence[str],
+        self, backbone: Backbone | TokenShape, dataset: Data | int, probes: Sequence[str],
         settings: Fitting | None = None, *args: P.args, **options: P.kwargs,
     ) -> FitPlan: ...  # fmt: skip
 

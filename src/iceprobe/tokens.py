@@ -1,9 +1,35 @@
-"""Tokens: what a frozen backbone makes of a batch of images."""
+"""Tokens: what a frozen backbone makes of a batch of images, and the shape of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenShape:
+    """What the tokens of one image look like: all that backbone, store and probe agree on.
+
+    Attributes:
+        dim: D, width of the tokens.
+        num_tokens: N, patch tokens.
+        num_prefix: P, prefix tokens.
+        grid: rows and columns ``(H, W)`` of the patch tokens; ``None`` where they have no grid.
+        has_class: whether the first prefix token is a class token.
+        vectors: width of each of ``Tokens.vectors``, by name.
+        pooled_class: whether the backbone was trained on the output of a learned pooler rather
+            than on its tokens, so that k-NN and linear probes read the mean of the patches.
+    """
+
+    dim: int
+    num_tokens: int
+    num_prefix: int
+    grid: tuple[int, int] | None
+    has_class: bool
+    vectors: Mapping[str, int] = field(default_factory=dict)
+    pooled_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -18,18 +44,21 @@ class Tokens:
         grid: rows and columns ``(H, W)`` of the patches, N = H·W; ``None`` where they have no
             grid.
         has_class: whether ``prefix[:, 0]`` is a class token.
-        vectors: what the model makes of its tokens at its very end, by name, each ``(B, D')``
-            with a width of its own. ``pooled`` is the output of its learned attention pool
-            (SigLIP, SigLIP2, PE), or of its global pooling where it ends in a map (CNNs, Swin);
-            ``class_projected`` the class token in the space shared with text, not yet divided by
-            its length (CLIP). Empty where the model has none and for layers before the last.
+        vectors: what the model itself computes of its last tokens, by name, each ``(B, D')`` of
+            any width D'. ``pooled`` is the output of its learned attention pool (SigLIP, SigLIP2,
+            PE), or of its global pooling where it ends in a map (CNNs, Swin);
+            ``class_projected`` is the class token in the space shared with text, not normalised
+            (CLIP). Empty where the model has none, and for layers before the last.
+
+    Raises:
+        ValueError: if the shapes contradict one another.
     """
 
-    patches: Tensor
-    prefix: Tensor
+    patches: "Tensor"
+    prefix: "Tensor"
     grid: tuple[int, int] | None = None
     has_class: bool = False
-    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: "Mapping[str, Tensor]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (b, n, d), (pb, p, pd) = self.patches.shape, self.prefix.shape
@@ -44,11 +73,23 @@ class Tokens:
                 raise ValueError(f"vector {name!r} {tuple(vector.shape)} is not of shape ({b}, D')")
 
     @property
-    def class_token(self) -> Tensor | None:
+    def shape(self) -> TokenShape:
+        """Of one image's tokens."""
+        return TokenShape(
+            dim=self.patches.shape[2],
+            num_tokens=self.patches.shape[1],
+            num_prefix=self.prefix.shape[1],
+            grid=self.grid,
+            has_class=self.has_class,
+            vectors={name: vector.shape[1] for name, vector in self.vectors.items()},
+        )
+
+    @property
+    def class_token(self) -> "Tensor | None":
         """``(B, D)``, or ``None`` where the backbone has none."""
         return self.prefix[:, 0] if self.has_class else None
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> "Tensor":
         """Mean of the patch tokens in float32, ``(B, D)``."""
         return self.patches.float().mean(1)

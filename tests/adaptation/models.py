@@ -7,8 +7,7 @@ from torch import nn
 import iceprobe
 from iceprobe.adaptation.model import Adapted
 from iceprobe.backbones import Backbone, Preprocessing
-from iceprobe.fitting.members import Shape
-from iceprobe.store.format import Shape as StoredShape
+from iceprobe.probes.probe import build_for
 from tests.backbones.builders import perturbed
 
 SIDE, DIM, DEPTH, CLASSES = 16, 24, 3, 3
@@ -31,14 +30,11 @@ def backbone(model: nn.Module | None = None, **options) -> Backbone:
     return iceprobe.load_backbone(model or vit(), **options)
 
 
-def shape(of: Backbone) -> Shape:
-    stored = StoredShape.of(of)
-    return Shape(stored.dim, CLASSES, stored.grid, stored.has_class, False, stored.vectors)
-
-
 def adapted(adaptation: str, of: Backbone | None = None, probe: str = "linear", **options):
     of = of or backbone()
-    return Adapted(of, adaptation, shape(of).build(probe, seed=0).to(dtype(of)), **options)
+    return Adapted(
+        of, adaptation, build_for(of.shape, probe, CLASSES, seed=0).to(dtype(of)), **options
+    )
 
 
 def dtype(of: Backbone) -> torch.dtype:

@@ -5,11 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from iceprobe.adaptation.coordinates import enter, published
-from iceprobe.fitting.members import Shape
 from iceprobe.probes import build
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.probe import build_for
+from iceprobe.tokens import TokenShape
 
-SHAPE = Shape(24, 3, (3, 4), has_class=False)
+SHAPE = TokenShape(24, 12, 0, (3, 4), has_class=False)
 
 
 def trained(label: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +18,9 @@ def trained(label: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = scale * torch.randn(40, 12, 24, generator=generator)
     labels = torch.arange(40) % 3
-    probe = enter(SHAPE.build(label, seed=1), {"patches": Coordinates.of(tokens.flatten(0, 1))})
+    probe = enter(
+        build_for(SHAPE, label, 3, seed=1), {"patches": Coordinates.of(tokens.flatten(0, 1))}
+    )
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=0)
     for _ in range(10):
         optimizer.zero_grad()

@@ -23,7 +23,7 @@ def test_a_turned_image_is_told_once_and_adapted_as_it_is_shown(tmp_path, caplog
     split = load_dataset(f"folder:{tmp_path}").splits["train"]
     record = DatasetRecord(spec="x", name="x", classes=["a", "b"])
     preprocessing = Preprocessing(8, (0.0,), (1.0,), crop_pct=1.0, channels=1)
-    images = Images(split, np.arange(len(split)), preprocessing, FirstSeen(record).look)
+    images = Images(split, np.arange(len(split)), preprocessing, FirstSeen(record).note)
     images.hold(lambda *_: None)
     ((batch, _),) = images.batches([np.arange(2)])
     assert np.array_equal(batch[0, 0].numpy(), pixels[::-1, ::-1])

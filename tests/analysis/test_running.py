@@ -14,7 +14,6 @@ from iceprobe.analysis.files import read_analyses
 from iceprobe.cli import main
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.store import extract_in_memory
 from iceprobe.tokens import Tokens
 from tests.reference import analysis as reference
@@ -59,7 +58,7 @@ def test_every_number_of_a_predictor_is_that_of_loops_over_images(results, analy
     rows = torch.arange(len(part))
     tokens = Tokens(part.patches(rows).float(), part.prefix.float(), grid, store.has_class)
     each = max(ep.predictors, key=lambda one: (one.seed, one.predictor))
-    j, probe = each.predictor - 1, load_fitted(results[EP], Shape.of(store.manifest), each.seed)
+    j, probe = each.predictor - 1, load_fitted(results[EP], store.shape, each.seed)
     with torch.no_grad():
         maps, logits = probe.pooling.attention(tokens.patches)[:, j].double(), probe(tokens)
     maps = [(a / a.sum()).tolist() for a in maps]
@@ -98,7 +97,7 @@ def share_of_the_mean_token(result):
     tokens = part.patches(np.arange(len(part))).float()
     found = []
     for seed in result.seeds:
-        probe = load_fitted(result, Shape.of(store.manifest), seed)
+        probe = load_fitted(result, store.shape, seed)
         with torch.no_grad():
             found.append(probe.pooling.prefix_attention(probe.select(tokens)))
     return float(torch.stack(found).mean())
@@ -222,7 +221,7 @@ def test_backgrounds_and_heads_go_from_the_command_to_the_page(composed, capsys)
     images = torch.stack(pictures)
     torch.testing.assert_close(others.images(rows), images)
     for seed in result.seeds:
-        probe = load_fitted(result, Shape.of(store.manifest), seed)
+        probe = load_fitted(result, store.shape, seed)
         with torch.no_grad():
             right.append(probe(backbone(images)).argmax(1).numpy() == part.labels)
     found = ep.shortcut

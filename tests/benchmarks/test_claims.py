@@ -26,8 +26,9 @@ from benchmarks.claims.claim import (
 from benchmarks.claims.rules import Finding, Rule, Verdict, together
 from iceprobe.adaptation.registry import pairs
 from iceprobe.cli.config import resolve
-from iceprobe.fitting.members import Shape
+from iceprobe.probes.probe import build_for
 from iceprobe.settings import AdaptRun
+from iceprobe.tokens import TokenShape
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN, TOLD = Verdict
 CLAIMS = read_claims()
@@ -91,14 +92,14 @@ def test_a_claim_is_its_parts_together(parts, verdict):
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.number))
 def test_every_file_names_what_exists(claim):
-    shape = Shape(192, 10, (14, 14), True)
+    shape = TokenShape(192, 196, 1, (14, 14), True)
     for test in claim.tests:
         assert test.statistic in measures.STATISTICS
         assert set(test.claims) <= {other.number for other in CLAIMS}
         assert test.rule is None or test.statistic != "importance" or test.rule.kind != "within"
     for probe in claim.probes:
         if probe != "knn":
-            shape.build(probe)
+            build_for(shape, probe, 10)
     if claim.config is not None:
         config = resolve(AdaptRun, {}, ROOT / claim.config)
         known = {measures._pair(" + ".join(pair)) for pair in pairs(config.adapt, config.probe)}

@@ -24,7 +24,7 @@ from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.results import read_results
 from iceprobe.settings import Run
-from iceprobe.store import handing_in
+from iceprobe.store import shard_records
 from tests.cli.conftest import BACKBONE, write_images
 
 ESCAPE = "\x1b[31m\x1b]0;owned\x07"
@@ -207,7 +207,7 @@ def test_a_finished_store_on_a_read_only_disk_is_used(iceprobe, quick, monkeypat
     assert (ended.code, ended.err) == (0, "")
     first, second = (read_results(tmp_path / name)[0] for name in ("one", "two"))
     assert first.top1 == second.top1
-    assert handing_in.FOLDER not in os.listdir(store)
+    assert shard_records.FOLDER not in os.listdir(store)
 
 
 def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from iceprobe.fitting.engine import Crowd, predict_all
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.machine.processes import join, world
 from iceprobe.neighbours import knn
 from iceprobe.neighbours.search import QUERIES
 from iceprobe.store import extract
+from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, planted
 from tests.neighbours.test_evaluate import make_store
 from tests.store.conftest import SMALL, make_backbone, make_dataset
@@ -35,16 +36,16 @@ def extraction(folder: Path) -> None:
 
 
 def extraction_cut_short(folder: Path) -> None:
-    """Process 1 dies as SIGKILL kills when its first shard is handed in."""
-    import iceprobe.store.places as places
+    """Process 1 dies as SIGKILL kills when its first shard is recorded."""
+    from iceprobe.store import destinations
 
-    hand_in = places.hand_in
+    leave_record = destinations.leave_record
 
     def fatal(*arguments):
-        hand_in(*arguments)
+        leave_record(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    places.hand_in = fatal
+    destinations.leave_record = fatal
     extraction(folder)
 
 
@@ -61,7 +62,8 @@ def training(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     members = [Member(probe, 3e-3, 0.01, seed) for probe in PROBES for seed in (0, 1)]
     device = torch.device("cpu")
-    groups = make_groups(members, Shape(DIM, CLASSES, GRID, has_class=True), device)
+    shape = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
+    groups = make_groups(members, shape, CLASSES, device)
     inputs = {"patches", "class", "mean"}
     split, dtype = planted(IMAGES, seed=0), torch.float64
     feed = Feed(split, np.arange(len(split)), inputs, device, dtype)

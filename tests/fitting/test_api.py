@@ -16,7 +16,7 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.fitting import phases, step_memory
 from iceprobe.fitting.engine import forward
 from iceprobe.fitting.feed import Batch, Feed
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.probes import build_pooling
 from iceprobe.results import compare_pair, read_curves, read_results
 from iceprobe.store import extract_in_memory
@@ -364,11 +364,10 @@ def test_a_look_during_training_leaves_random_numbers_alone(monkeypatch):
 
 
 def test_narrow_tokens_leave_classifiers_and_losses_wide(store):
-    shape = Shape(store.dim, 3, store.grid, store.has_class)
     labels = ("ep4", "aim2", "abmilp", "linear", "block", "delf", "cbam", "slot2")
     for amp in (torch.bfloat16, torch.float16):
         members = [Member(label, 1e-2, 0.0, 0) for label in labels]
-        groups = make_groups(members, shape, torch.device("cpu"))
+        groups = make_groups(members, store.shape, 3, torch.device("cpu"))
         feed = Feed(store["train"], np.arange(32), {"patches", "class"}, torch.device("cpu"), amp)
         (batch,) = feed.in_order(32)
         assert batch.inputs["patches"].dtype == amp

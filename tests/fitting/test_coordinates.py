@@ -1,5 +1,7 @@
 """Probes learn in standardised coordinates: no number hangs on the units of the features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ from torch.nn import functional as F
 
 from iceprobe.fitting.engine import Crowd, forward
 from iceprobe.fitting.feed import Batch, Feed
-from iceprobe.fitting.members import Group, Member, Shape, make_groups
+from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.probes import build, coordinates
 from iceprobe.probes.coordinates import Coordinates, location_and_scale, published, usual
+from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit, planted
 
 ZOO = [
@@ -39,7 +42,7 @@ ZOO = [
     "capi4",
     "slot4",
 ]
-SHAPE = Shape(DIM, CLASSES, GRID, has_class=False)
+SHAPE = TokenShape(DIM, GRID[0] * GRID[1], 0, GRID, has_class=False)
 CPU = torch.device("cpu")
 
 
@@ -66,7 +69,7 @@ def fitted(label: str, change: str, steps: int = 24) -> Group:
     split = PlantedSplit(apply(split.tokens, change), split.prefix, split.labels)
     feed = Feed(split, np.arange(150), {"patches"}, CPU, torch.float32)
     at = {"patches": Coordinates.of(feed.sample("patches", 0))}
-    (group,) = make_groups([Member(label, 1e-3, 0.0, 0)], SHAPE, CPU, None, at)
+    (group,) = make_groups([Member(label, 1e-3, 0.0, 0)], SHAPE, CLASSES, CPU, None, at)
     crowd = Crowd([group], "adamw", steps=steps, warmup=2)
     for epoch in range(steps // 3):
         for batch in feed.shuffled(50, 0, epoch):
@@ -209,12 +212,12 @@ def test_dimensions_that_are_rarely_active_keep_their_deviation(active):
 def test_dimensions_that_are_rarely_active_dont_drown_the_others(monkeypatch):
     """200 dimensions that say nothing, each active in a token of 2,000: 80% are read, 65 by deviations alone."""
     train, test = (seldom_active(n, seed) for n, seed in ((600, 0), (900, 1)))
-    shape = Shape(train.tokens.shape[-1], CLASSES, GRID, has_class=False)
+    shape = replace(SHAPE, dim=train.tokens.shape[-1])
     feed = Feed(train, np.arange(600), {"patches"}, CPU, torch.float32)
 
     def accuracy() -> float:
         at = {"patches": Coordinates.of(feed.sample("patches", 0))}
-        (group,) = make_groups([Member("mhca4", 1e-3, 0.0, 0)], shape, CPU, None, at)
+        (group,) = make_groups([Member("mhca4", 1e-3, 0.0, 0)], shape, CLASSES, CPU, None, at)
         crowd = Crowd([group], "adamw", steps=192, warmup=20)
         for epoch in range(16):
             for batch in feed.shuffled(50, 0, epoch):

@@ -22,7 +22,7 @@ from iceprobe.results import advise, compare_pair, read_curves, read_results, to
 from iceprobe.results.curves import CurveRow, seed_means
 from tests.fitting.conftest import PlantedSplit
 from tests.fitting.test_api import Killed, assert_same_run, content, kill_after, planted_dataset
-from tests.fitting.test_engine import CPU, FOLDED, PROBES, SHAPE, feed_of, float64  # noqa: F401
+from tests.fitting.test_engine import CLASSES, CPU, FOLDED, PROBES, SHAPE, feed_of, float64  # noqa: F401
 from tests.store.conftest import make_backbone
 
 pytestmark = pytest.mark.usefixtures("one_part")
@@ -45,7 +45,7 @@ def crowd_of(members: list[Member], split: PlantedSplit, optimizer: str) -> Crow
         name: type(one)(one.mean.double(), one.std.double(), one.matrix.double())
         for name, one in known.items()
     }
-    return Crowd(make_groups(members, SHAPE, CPU, known), optimizer, steps=10, warmup=2)
+    return Crowd(make_groups(members, SHAPE, CLASSES, CPU, known), optimizer, steps=10, warmup=2)
 
 
 def assert_same(group: Group, g: int, other: Group, h: int) -> None:

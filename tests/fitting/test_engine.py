@@ -7,13 +7,15 @@ from torch.nn import functional as F
 
 from iceprobe.fitting.engine import Crowd, forward, group_losses, member_losses, predict
 from iceprobe.fitting.feed import Batch, Feed, split_batches
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.optimisers import LARS, warmup_cosine
+from iceprobe.probes.probe import build_for
+from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
 from tests.reference.regularisation import penalty
 
 CPU = torch.device("cpu")
-SHAPE = Shape(DIM, CLASSES, GRID, has_class=True)
+SHAPE = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
 PROBES = ["ep4", "ep2?out_dim=12", "ep4?value=identity", "ep4?query=sliced", "aim4", "mhca4",
           "abmilp", "block4", "delf", "cbam", "slot2", "mean_value", "linear", "linear?input=mean"]  # fmt: skip
 # A bias in front of a batch norm has no gradient but rounding, which AdamW would scale up.
@@ -41,7 +43,7 @@ def feed_of(split: PlantedSplit) -> Feed:
 
 
 def train_crowd(members: list[Member], split: PlantedSplit, optimizer: str, epochs: int = 3):
-    groups = make_groups(members, SHAPE, CPU)
+    groups = make_groups(members, SHAPE, CLASSES, CPU)
     crowd = Crowd(groups, optimizer, steps=epochs * 5, warmup=2)
     for epoch in range(epochs):
         for batch in feed_of(split).shuffled(32, seed=0, epoch=epoch):
@@ -96,7 +98,9 @@ def test_a_regularised_member_ends_where_the_plain_formula_ends(train, probe, op
     complementarity, entropy = REGULARISED[probe]
     name, _, options = probe.partition("?")
     kept = [o for o in options.split("&") if not o.startswith(("complementarity", "entropy"))]
-    module = SHAPE.build("?".join(filter(None, (name, "&".join(kept)))), seed=5).train()
+    module = build_for(
+        SHAPE, "?".join(filter(None, (name, "&".join(kept)))), CLASSES, seed=5
+    ).train()
     if optimizer == "adamw":
         plain = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.0)
     else:
@@ -117,7 +121,7 @@ def test_a_regularised_member_ends_where_the_plain_formula_ends(train, probe, op
 
 def test_the_loss_that_is_told_holds_the_terms(train, float64):
     (plain, regular) = make_groups(
-        [Member(p, 0.0, 0.0, 0) for p in ("ep4", "ep4?complementarity=0.5")], SHAPE, CPU
+        [Member(p, 0.0, 0.0, 0) for p in ("ep4", "ep4?complementarity=0.5")], SHAPE, CLASSES, CPU
     )
     crowd = Crowd([plain, regular], "adamw", steps=5, warmup=1)
     (batch,) = feed_of(train).in_order(len(train))
@@ -129,7 +133,7 @@ def test_the_loss_that_is_told_holds_the_terms(train, float64):
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 def test_regularised_probes_learn_from_narrow_tokens(train, narrow):
     members = [Member("ep4?complementarity=0.5&entropy=0.5", 1e-2, 0.0, 0)]
-    (group,), (same,) = (make_groups(members, SHAPE, CPU) for _ in range(2))
+    (group,), (same,) = (make_groups(members, SHAPE, CLASSES, CPU) for _ in range(2))
     (batch,) = Feed(train, np.arange(64), {"patches"}, CPU, narrow).in_order(64)
     wide = Batch({"patches": batch.inputs["patches"].float()}, batch.labels)
     (loss,), (expected,) = group_losses([group], batch), group_losses([same], wide)
@@ -160,7 +164,7 @@ def test_attention_moves_where_the_terms_push_it(train):
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 def test_folded_probes_read_narrow_tokens(train, narrow):
     members = [Member(p.replace("?batch_norm=false", ""), 1e-2, 0.0, 0) for p in ("ep4", *FOLDED)]
-    groups = make_groups(members, SHAPE, CPU)
+    groups = make_groups(members, SHAPE, CLASSES, CPU)
     (batch,) = Feed(train, np.arange(64), {"patches"}, CPU, narrow).in_order(64)
     wide = Batch({"patches": batch.inputs["patches"].float()}, batch.labels)
     for one, other in zip(forward(groups, batch), forward(groups, wide), strict=True):
@@ -185,7 +189,7 @@ def test_a_member_ends_where_an_ordinary_training_loop_ends(train, probe, optimi
     rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
     (group,) = train_crowd([Member(probe, rate, 0.0, seed=5)], train, optimizer)
 
-    module = SHAPE.build(probe, seed=5).train()
+    module = build_for(SHAPE, probe, CLASSES, seed=5).train()
     if optimizer == "adamw":
         plain = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.0)
     else:
@@ -231,7 +235,9 @@ def test_a_diverged_member_leaves_the_others_alone_and_predicts_no_class(train, 
 
 
 def test_a_group_past_its_stop_no_longer_learns(train):
-    groups = make_groups([Member("ep4", 1e-2, 0, 0), Member("mhca4", 1e-2, 0, 0)], SHAPE, CPU)
+    groups = make_groups(
+        [Member("ep4", 1e-2, 0, 0), Member("mhca4", 1e-2, 0, 0)], SHAPE, CLASSES, CPU
+    )
     crowd = Crowd(groups, "adamw", steps=10, warmup=1, stops=[2, 10])
     snapshots = []
     for batch in feed_of(train).shuffled(32, seed=0, epoch=0):
@@ -248,13 +254,13 @@ def test_state_restores_exactly(train):
     members = [Member(p, 3e-3, 0.0, s) for p in ("ep4", "aim4", "abmilp", "delf") for s in (0, 1)]
     batches = list(feed_of(train).shuffled(32, seed=0, epoch=0))
     for optimizer in ("adamw", "lars"):
-        straight = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
-        broken = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
+        straight = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
+        broken = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
         for batch in batches[:2]:
             straight.train_step(batch)
             broken.train_step(batch)
         kept = {name: tensor.clone() for name, tensor in broken.state().items()}
-        resumed = Crowd(make_groups(members, SHAPE, CPU), optimizer, 10, 1)
+        resumed = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
         resumed.load_state(kept)
         for batch in batches[2:]:
             straight.train_step(batch)

@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 import iceprobe
 from iceprobe.fitting import linear, logistic
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.probes import build
 from iceprobe.protocols.heldout import cross_validation
 from iceprobe.results import read_curves, read_results
@@ -171,6 +170,5 @@ def test_an_optimum_that_isn_t_reached_is_told(store, tmp_path, monkeypatch, cap
 
 def test_every_seed_has_the_one_there_is(store, fitted):
     (result, *_) = read_results(fitted[1])
-    shape = Shape.of(store.manifest)
-    one, other = (load_fitted(result, shape, seed).state_dict() for seed in (0, 1))
+    one, other = (load_fitted(result, store.shape, seed).state_dict() for seed in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)

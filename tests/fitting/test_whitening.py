@@ -11,9 +11,11 @@ from sklearn.preprocessing import StandardScaler
 
 from iceprobe.fitting.engine import Crowd, forward, predict
 from iceprobe.fitting.feed import Batch, Feed
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.phases import _vectors
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
+from iceprobe.probes.probe import build_for
+from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import PlantedSplit
 
 LABELS = ["linear?input=mean", "mean_value"]
@@ -58,12 +60,12 @@ def test_few_vectors_shrink_as_scikit_learn_says(n):
 
 
 def test_training_starts_from_the_ordinary_initialisation():
-    shape = Shape(24, 3, (1, 1), has_class=False)
+    shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
     found = {"mean": whitening(lambda: [ill_conditioned(200, 0)[0]], 0.01)}
     for label in LABELS:
         member = Member(label, 1e-2, 0.0, 3)
-        (group,) = make_groups([member], shape, torch.device("cpu"), found)
-        for name, parameter in shape.build(label, seed=3).named_parameters():
+        (group,) = make_groups([member], shape, 3, torch.device("cpu"), found)
+        for name, parameter in build_for(shape, label, 3, seed=3).named_parameters():
             torch.testing.assert_close(
                 group.probe(0).get_parameter(name), parameter, rtol=1e-3, atol=1e-5
             )
@@ -73,10 +75,10 @@ def test_training_starts_from_the_ordinary_initialisation():
 def test_the_fitted_probe_is_an_ordinary_one(label):
     """Logits of the crowd and of the module that comes out of it, on tokens as they are."""
     vectors, labels = ill_conditioned(200, 0)
-    shape = Shape(24, 3, (1, 1), has_class=False)
+    shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
     found = {"mean": whitening(lambda: [vectors], 0.01)}
     groups = make_groups(
-        [Member(label, 1e-2, 0.0, s) for s in (0, 1)], shape, torch.device("cpu"), found
+        [Member(label, 1e-2, 0.0, s) for s in (0, 1)], shape, 3, torch.device("cpu"), found
     )
     batch = Batch({"mean": vectors}, labels)
     crowd = Crowd(groups, "adamw", steps=5, warmup=0)
@@ -113,9 +115,9 @@ def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
             for x, y in (train, test)
         ]
         known = {} if shrinkage is None else {"mean": whitening(lambda: [train[0]], shrinkage)}
-        shape = Shape(24, 3, (1, 1), has_class=False)
+        shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
         groups = make_groups(
-            [Member("linear?input=mean", 1e-2, 0.0, 0)], shape, torch.device("cpu"), known
+            [Member("linear?input=mean", 1e-2, 0.0, 0)], shape, 3, torch.device("cpu"), known
         )
         crowd = Crowd(groups, "adamw", steps=160, warmup=8)
         for epoch in range(20):
@@ -130,10 +132,10 @@ def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
 
 
 def test_vectors_without_batch_norm_are_learned_as_they_are():
-    shape = Shape(24, 3, (1, 1), has_class=False)
+    shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
     found = {"mean": whitening(lambda: [ill_conditioned(200, 0)[0]], 0.01)}
     for label in ("linear?batch_norm=false&input=mean", "mean_value?batch_norm=false"):
-        (group,) = make_groups([Member(label, 1e-2, 0.0, 0)], shape, torch.device("cpu"), found)
+        (group,) = make_groups([Member(label, 1e-2, 0.0, 0)], shape, 3, torch.device("cpu"), found)
         assert group.whitened is None
         assert not group.fixed_statistics
 

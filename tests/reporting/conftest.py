@@ -28,6 +28,7 @@ from iceprobe.results import (
     write_predictions,
     write_results,
 )
+from iceprobe.tokens import TokenShape
 
 GRID, PIXELS, DIM, IMAGES = (14, 14), 56, 64, 400
 CLASSES = ["coat", "<script>alert(1)</script>", "bag \"x\" & 'y'", "boot", "dress", "shirt", "hat"]
@@ -59,6 +60,7 @@ class FakeStore:
     grid, dim, num_tokens, num_prefix = GRID, DIM, 196, 1
     has_class = has_patches = True
     pooled_class = False
+    shape = TokenShape(DIM, num_tokens, num_prefix, GRID, has_class)
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)

@@ -62,9 +62,8 @@ def test_rows_are_images_and_columns_probes(results, tmp_path):
 
 def _fitted(result, store):
     from iceprobe.fitting.fitted import load_fitted
-    from iceprobe.fitting.members import Shape
 
-    return load_fitted(result, Shape(store.dim, result.classes, store.grid, store.has_class))
+    return load_fitted(result, store.shape)
 
 
 def test_of_a_single_probe_columns_are_predictors_or_groups(results, tmp_path):

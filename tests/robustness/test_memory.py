@@ -17,13 +17,15 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.engine import Crowd
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.laying_out import lay_out
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.shuffling import ROWS
 from iceprobe.fitting.step_memory import kept, step_memory, under_way
+from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.protocol import get_protocol
 from iceprobe.store.split import LOAD_BYTES, memory_split
+from iceprobe.tokens import TokenShape
 
 N, D, CLASSES, BATCH = 196, 192, 10, 256
 NUMBERS = N * D
@@ -31,7 +33,7 @@ NUMBERS = N * D
 
 def step_of(*labels: str, amp: torch.dtype = torch.float32, prefix: int = 1):
     setting = Setting(
-        get_protocol("heldout", batch_size=BATCH), Shape(D, CLASSES, (14, 14), True), 0,
+        get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, 1, (14, 14), True), CLASSES, 0,
         torch.device("cpu"), amp, Checkpoint(None, ""), lambda *_: None,
     )  # fmt: skip
     return step_memory(dict.fromkeys(labels, 3), setting, N, prefix, 3000, 2 * NUMBERS)
@@ -101,9 +103,9 @@ MORE = ["ep4?entropy=0.1", "ep32?complementarity=0.1&entropy=0.1", "block?input=
 def test_a_step_of_any_probe_takes_what_is_said(label):
     """Three members, of which none has weights an image; the tensors of a real step, counted."""
     tokens, images, members = 49, 32, 3
-    shape = Shape(D, CLASSES, (7, 7), has_class=True)
-    probe = shape.build(label)
-    groups = make_groups([Member(label, 1e-2, 0.0, s) for s in range(members)], shape, torch.device("cpu"))  # fmt: skip
+    shape = TokenShape(D, 49, 1, (7, 7), has_class=True)
+    probe = build_for(shape, label, CLASSES)
+    groups = make_groups([Member(label, 1e-2, 0.0, s) for s in range(members)], shape, CLASSES, torch.device("cpu"))  # fmt: skip
     wide = tokens + ("+" in probe.input)
     size = (images, wide, D) if probe.input.endswith("patches") else (images, D)
     batch = Batch({probe.input: torch.randn(size)}, torch.arange(images) % CLASSES)

@@ -127,8 +127,8 @@ def test_workers_killed_from_outside_while_they_rest(tmp_path, whole):
 
 
 def test_a_process_that_never_comes_to_an_image_is_no_bad_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "looking_at", lambda row: die())
-    monkeypatch.setattr("iceprobe.store.pipeline.looking_at", lambda row: die())
+    monkeypatch.setattr(decoding, "note_row", lambda row: die())
+    monkeypatch.setattr("iceprobe.store.decoded_images.note_row", lambda row: die())
     with pytest.raises(
         IceprobeError, match=r"killed by SIGKILL.* before it came to an image, twice"
     ):

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.settings import Extraction
 from iceprobe.store import format as store_format
-from iceprobe.store.format import Manifest, read_manifest, write_manifest
+from iceprobe.store.format import ExtractionSettings, Manifest, read_manifest, write_manifest
 from iceprobe.store.request import describe, make_settings
 from tests.store.conftest import DIM, PREPROCESSING, make_backbone, make_dataset
 
@@ -120,8 +121,34 @@ def test_all_of_them_differ_from_each_other():
 def test_format_version_and_views_are_ingredients():
     one = manifest()
     assert one.model_copy(update={"format_version": 1}).identity != one.identity
-    views = one.settings.model_copy(update={"views": 4})
+    views = one.settings.model_copy(update={"augmented_views": 3})
     assert one.model_copy(update={"settings": views}).identity != one.identity
+
+
+def test_json_counts_the_evaluation_view_among_the_views():
+    """As stores of earlier versions have it; in Python only augmented views are counted."""
+    settings = manifest(views=2, augmentation="light").settings
+    written = settings.model_dump(mode="json")
+    assert (settings.augmented_views, written["views"]) == (2, 3)
+    assert list(written)[5:8] == ["device", "views", "augmentation"]
+    assert ExtractionSettings.model_validate(written) == settings
+    for wrong in (0, "three", None):
+        with pytest.raises(ValidationError):
+            ExtractionSettings.model_validate(written | {"views": wrong})
+
+
+def test_the_shape_of_tokens_is_one_for_backbone_and_manifest():
+    backbone = make_backbone()
+    backbone.pooled_class = True
+    made = manifest(backbone)
+    side = backbone.preprocessing.image_size
+    tokens = backbone(torch.zeros(1, 1, side, side))
+    assert made.shape == backbone.shape == replace(tokens.shape, pooled_class=True)
+    written = made.model_dump(mode="json")
+    assert list(written["shape"]) == [
+        "dim", "num_tokens", "num_prefix", "grid", "has_class", "vectors",
+    ]  # fmt: skip
+    assert Manifest.model_validate(written).shape == backbone.shape
 
 
 def test_what_changes_no_bytes_changes_no_identity(monkeypatch):

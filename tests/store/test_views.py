@@ -14,7 +14,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import plan
 from iceprobe.fitting.laying_out import lay_out
 from iceprobe.store import Store, extract, extract_in_memory, repair
-from iceprobe.store.format import Settings
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.memory import bytes_held
 from tests.reference.augmentation import MaskedAutoencodersCrop
 from tests.store.conftest import SMALL, content, make_backbone, make_dataset
@@ -131,7 +131,7 @@ def test_views_from_before_crops_were_clamped_are_another_store():
     today = manifest(views=2)
     settings = today.settings.model_dump(exclude_none=True)
     assert settings.pop("crop") == "clamped"
-    before = today.model_copy(update={"settings": Settings.model_validate(settings)})
+    before = today.model_copy(update={"settings": ExtractionSettings.model_validate(settings)})
     assert before.identity != today.identity
     assert before.settings.model_dump(exclude_none=True) == settings
     assert manifest(views=2, augmentation="light").settings.crop is None
@@ -168,9 +168,9 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(tmp_path, dataset, whole, 
 
 def test_killed_between_two_views_of_a_shard(tmp_path, dataset, whole, monkeypatch):
     """What was renamed and never recorded is made again."""
-    from iceprobe.store import shards
+    from iceprobe.store import shard_writer
 
-    publish = shards.publish
+    publish = shard_writer.publish
 
     def fail(temporary, final):
         if final.name == "train.view2-00001.safetensors":
@@ -178,7 +178,7 @@ def test_killed_between_two_views_of_a_shard(tmp_path, dataset, whole, monkeypat
         publish(temporary, final)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "publish", fail)
+        patch.setattr(shard_writer, "publish", fail)
         with pytest.raises(KeyboardInterrupt):
             extract(make_backbone(), dataset, tmp_path, **VIEWS)
     backbone = make_backbone()

@@ -27,7 +27,6 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
@@ -110,13 +109,14 @@ def adapt(
             "device": target.type,
         }
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
-            return [reopened(one, None, Shape.of(manifest)) for one in finished]
+            return [reopened(one, None, manifest.shape) for one in finished]
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, told)
         _check_classes(train, dataset)
         setting = Setting(
             backbone,
-            Shape.of(manifest),
+            manifest.shape,
+            len(manifest.dataset.classes),
             protocol,
             call.run_seed,
             target,
@@ -127,7 +127,7 @@ def adapt(
             measured(
                 backbone,
                 train,
-                Shape.of(manifest),
+                len(manifest.dataset.classes),
                 [probe for adaptation, probe in asked if adaptation != FROZEN],
                 call.run_seed,
             ),
@@ -185,7 +185,7 @@ def _images(
     """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
     budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
     made = []
-    look = FirstSeen(manifest.dataset).look
+    look = FirstSeen(manifest.dataset).note
     for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
@@ -264,7 +264,7 @@ def _result(
         protocol=setting.protocol.name,
         split=name,
         layer=manifest.backbone.identity.get("layer"),
-        classes=setting.shape.num_classes,
+        classes=setting.num_classes,
         class_names=list(manifest.dataset.classes),
         train_images=len(train),
         test_images=len(reported),
@@ -309,7 +309,7 @@ def _result(
             fit.rows,
             {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
             | {"epoch": choice.epoch},
-            classes=setting.shape.num_classes,
+            classes=setting.num_classes,
             epochs=setting.protocol.epochs,
             steps=total_steps(setting.protocol, len(train)),
             learning_rates=setting.protocol.learning_rates or (),

@@ -18,9 +18,8 @@ from torch.nn.utils import parametrize
 from iceprobe.adaptation.images import Images
 from iceprobe.backbones.base import Backbone
 from iceprobe.fitting.feed import split_batches
-from iceprobe.fitting.members import Shape
 from iceprobe.probes.coordinates import Coordinates, factors
-from iceprobe.probes.probe import Probe
+from iceprobe.probes.probe import Probe, build_for
 
 SAMPLED, AT_ONCE = 256, 32  # images that are looked at
 
@@ -44,18 +43,19 @@ class _Folded(nn.Module):
 
 
 def measured(
-    backbone: Backbone, images: Images, shape: Shape, probes: list[str], seed: int
+    backbone: Backbone, images: Images, num_classes: int, probes: list[str], seed: int
 ) -> dict[str, Coordinates]:
     """Coordinates of the frozen backbone's tokens by the input that a probe reads.
 
     Args:
         backbone: frozen.
         images: to learn from; some are looked at.
-        shape: of its tokens.
+        num_classes: C.
         probes: labels.
         seed: of the draw.
     """
-    readers = {probe.input: probe for probe in map(shape.build, probes)}
+    built = (build_for(backbone.shape, label, num_classes) for label in probes)
+    readers = {probe.input: probe for probe in built}
     drawn = np.random.default_rng((seed, 2)).permutation(len(images))[:SAMPLED]
     some = images.take(np.sort(drawn))
     parts: dict[str, list[Tensor]] = {name: [] for name in readers}

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from iceprobe.backbones.augmentation import RandomView, random_view
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import Split
-from iceprobe.store.pipeline import decode_threads
+from iceprobe.store.decoded_images import decode_threads
 
 
 class Images:

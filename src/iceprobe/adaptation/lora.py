@@ -82,7 +82,7 @@ def attach(
 def _places(reader: nn.Module, blocks: Layers) -> list[str]:
     """Names of the blocks asked for; ``[""]``, everywhere, where not all of them are known."""
     names = block_names(reader)
-    stages = isinstance(reader, BlockReader) and reader.anatomy.stages
+    stages = isinstance(reader, BlockReader) and reader.paths.stages
     if blocks == "all" and (stages or not names):
         return [""]  # what is known of a stage is its last block
     if not names:

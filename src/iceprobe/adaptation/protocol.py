@@ -170,7 +170,7 @@ class Contest:
         fits = [self._training(task, stepped) for task in finals]
         tops = np.stack([done.tensors["top"].numpy() for done in fits])
         labels = self.reported.labels
-        wide = self.setting.shape.num_classes > 5
+        wide = self.setting.num_classes > 5
         return AdaptedFit(
             *pair,
             probes=[self._probe(task, done) for task, done in zip(finals, fits, strict=True)],
@@ -206,7 +206,7 @@ class Contest:
         rows = train(model, task, self.setting, images, looked, micro, step)
         tensors = {}
         if not selecting:
-            top = min(5, self.setting.shape.num_classes)
+            top = min(5, self.setting.num_classes)
             tensors = {"top": predict(model, self.reported, top, self.setting, micro).int()}
             tensors |= {f"probe.{name}": t for name, t in published(model.probe).items()}
             self._keep(model.save, self.folder / self._adapter(task))
@@ -224,7 +224,7 @@ class Contest:
         return self._micro.setdefault(task.label, MicroBatch(self.setting.micro_batch))
 
     def _probe(self, task: Task, done: Finished) -> Probe:
-        probe = self.setting.shape.build(task.probe)
+        probe = self.setting.build(task.probe)
         probe.load_state_dict(done.probe)
         return probe.eval()
 

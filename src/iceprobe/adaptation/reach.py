@@ -31,7 +31,7 @@ def block_names(reader: nn.Module) -> list[str]:
         names = [info["module"] for info in reader.model.feature_info]
     elif isinstance(reader, BlockReader):
         known = {id(module): name for name, module in root(reader).named_modules()}
-        names = [known[id(block)] for block in reader.anatomy.blocks]
+        names = [known[id(block)] for block in reader.paths.blocks]
     else:
         return []
     return names[: max(reader.layers) + 1]

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from iceprobe.adaptation.model import Adapted
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")

@@ -17,12 +17,13 @@ from iceprobe.adaptation.steps import MicroBatch, backward
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import split_batches
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
+from iceprobe.tokens import TokenShape
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Setting:
     """What all trainings of a run share."""
 
     backbone: Backbone
-    shape: Shape
+    shape: TokenShape
+    num_classes: int
     protocol: Protocol
     run_seed: int
     device: torch.device
@@ -60,12 +62,16 @@ class Setting:
     augmentation: str | None
     coordinates: Mapping[str, Coordinates]
 
+    def build(self, probe: str, seed: int | None = None) -> Probe:
+        """A probe of these tokens and classes; with a seed, initialised by it alone."""
+        return build_for(self.shape, probe, self.num_classes, seed)
+
     def model(self, task: Task) -> Adapted:
         """Initialised by the task's seed alone."""
         return Adapted(
             self.backbone,
             task.adaptation,
-            enter(self.shape.build(task.probe, task.seed), self.coordinates),
+            enter(self.build(task.probe, task.seed), self.coordinates),
             seed=task.seed,
             checkpointing=self.checkpointing,
         )

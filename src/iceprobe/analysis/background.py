@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results.statistics import Difference, paired_difference
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:

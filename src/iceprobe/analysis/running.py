@@ -33,12 +33,11 @@ from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
-from iceprobe.store.pipeline import autocast
+from iceprobe.store.forward import autocast
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
 from iceprobe.tokens import Tokens
@@ -463,9 +462,8 @@ def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
 
 
 def _fits(result: Result, store: Store) -> list["Probe"]:
-    shape = Shape.of(store.manifest)
     seeds: list[int | None] = [*result.seeds] or [None]
-    return [load_fitted(result, shape, seed) for seed in seeds]
+    return [load_fitted(result, store.shape, seed) for seed in seeds]
 
 
 def _counted(

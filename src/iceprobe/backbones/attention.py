@@ -1,4 +1,4 @@
-"""A backbone's own attention: where the class token of its block looks.
+"""A backbone's own attention: the weights that the class token of a block gives to all tokens.
 
     a_h = softmax(q_h Kᵀ_h s + bias)      q_h: the class token's query, s: the block's scale
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class CaughtAttention(TorchFunctionMode):
-    """While a block runs, keeps what its last fused attention gave its first token.
+    """While a block runs, keeps the weights of its first token in its last fused attention.
 
     Attributes:
         weights: ``(B, heads, keys)``, or None where the block had no fused attention.
@@ -77,12 +77,12 @@ def first_query_weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Of one call of ``scaled_dot_product_attention``, the weights of the first query.
+    """The weights of the first query in one call of ``scaled_dot_product_attention``.
 
     Args:
         query, key: ``(B, heads, L, d)``.
-        value, dropout_p, enable_gqa: don't matter here.
-        attn_mask: a bias that is added, or where to look (bool), broadcast to ``(B, heads, L, K)``.
+        value, dropout_p, enable_gqa: have no effect here.
+        attn_mask: a bias that is added, or which keys are seen (bool), broadcast to ``(B, heads, L, K)``.
         is_causal: whether the first query sees the first key alone.
         scale: of the products; 1/√d by default.
 

@@ -1,4 +1,4 @@
-"""Random views of a training image: what a probe that is trained live sees of it.
+"""Random views of a training image, for augmented and live stores.
 
     view = normalise(flip(resize(crop)))
 
@@ -39,7 +39,7 @@ RandomView = Callable[[Image.Image, torch.Generator], Image.Image]
 
 
 def random_view(preprocessing: Preprocessing, strength: str = "paper") -> RandomView:
-    """A function of an image and a generator that makes a picture of S x S pixels of it.
+    """A function of an image and a generator that returns a random view of S x S pixels.
 
     Raises:
         IceprobeError: for a strength there isn't.
@@ -50,7 +50,7 @@ def random_view(preprocessing: Preprocessing, strength: str = "paper") -> Random
 
 
 def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augmentation:
-    """The same as what the backbone is given: float32 ``(C, S, S)``.
+    """The same, normalised for the backbone: float32 ``(C, S, S)``.
 
     The same state of the generator gives the same view. It can go to another process.
 
@@ -65,7 +65,7 @@ def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augme
 
 
 def view_generator(index: int, view: int) -> torch.Generator:
-    """The random numbers of one view of one image, whoever makes it and when.
+    """The random numbers of one view of one image, the same in whatever process and order.
 
     Args:
         index: the image's place in its split's listing.

@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,54 +17,31 @@ from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.products import FastLinear
-from iceprobe.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class TokenShape:
-    """What the tokens of one image look like: N patches and P prefix tokens of width D."""
-
-    dim: int
-    num_tokens: int
-    num_prefix: int
-    grid: tuple[int, int] | None
-    has_class: bool
-    vectors: Mapping[str, int]
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> "TokenShape":
-        return cls(
-            dim=tokens.patches.shape[2],
-            num_tokens=tokens.patches.shape[1],
-            num_prefix=tokens.prefix.shape[1],
-            grid=tokens.grid,
-            has_class=tokens.has_class,
-            vectors={name: vector.shape[1] for name, vector in tokens.vectors.items()},
-        )
+from iceprobe.tokens import Tokens, TokenShape
 
 
 class Backbone(nn.Module):
     """A frozen encoder: always in eval mode, never a gradient.
 
-    ``train()`` changes nothing. A module that belongs to somebody else (``borrowed``, as in a look
-    during pre-training) keeps its own training mode and ``requires_grad`` flags: it is put into
-    eval mode for the length of each forward pass and given back as it was.
+    ``train()`` changes nothing. A ``borrowed`` module, one that is still being trained, keeps its
+    training mode and ``requires_grad`` flags: it is in eval mode during each forward pass only.
 
-    One that was loaded with several layers gives all of them in one pass by :meth:`forward_layers`;
-    :meth:`per_layer` takes it apart into backbones of one layer each, which alone have the
-    attributes from ``dim`` on.
+    A backbone that was loaded with several layers gives all of them in one pass by
+    :meth:`forward_layers`. :meth:`per_layer` splits it into backbones of one layer each; only these
+    have the attributes from ``shape`` on.
 
     Attributes:
-        spec: what it was asked for by.
+        spec: the spec string that loads it.
         name: short and readable, for folders and tables.
-        paradigm: how it was trained, in words; ``"unknown"`` where its name doesn't say.
+        paradigm: how it was pre-trained, in words; ``"unknown"`` where its name doesn't say.
         preprocessing: image → what ``forward`` takes.
-        assumed: what was taken for granted about its weights or its preprocessing, a line each:
-            told when it is loaded, kept in the store and in every result (docs/assumptions.md).
+        assumed: what was assumed about its weights or its preprocessing, a line each: logged when
+            it is loaded, kept in the store and in every result (docs/assumptions.md).
         pooled_class: whether the model was trained on the output of a learned pooler rather than
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
             that has no layers to choose from.
+        shape: of one image's tokens; ``dim``, ``num_tokens`` and so on are its fields.
         dim: D.
         grid: rows and columns of the patch tokens, ``None`` where they have no grid.
         num_tokens: N, patch tokens an image.
@@ -81,7 +58,6 @@ class Backbone(nn.Module):
         spec: str,
         name: str,
         paradigm: str = "unknown",
-        pooled_class: bool = False,
         settings: Mapping[str, Any] | None = None,
         borrowed: bool = False,
         assumed: Sequence[str] = (),
@@ -92,7 +68,8 @@ class Backbone(nn.Module):
                 choose from.
             settings: what besides weights, preprocessing and layer decides the tokens
                 (architecture, norm, …), ready for JSON; part of the identity.
-            borrowed: whether the module is used by somebody else as well.
+            borrowed: whether the module is in use elsewhere, so that its training mode and
+                ``requires_grad`` flags are left alone.
 
         Raises:
             IceprobeError: if the reader doesn't make tokens of images of this preprocessing.
@@ -101,14 +78,14 @@ class Backbone(nn.Module):
         self.reader = reader
         self.preprocessing = preprocessing
         self.spec, self.name, self.paradigm = spec, name, paradigm
-        self.pooled_class = pooled_class
+        self.pooled_class: bool = getattr(reader, "pooled_class", False)
         self.assumed = tuple(assumed)
         self._settings = dict(settings or {})
         self.training = False
         if not borrowed:
             reader.eval().requires_grad_(False)
         self.layers = reader.layers if isinstance(reader, LayerReader) else (0,)
-        self._shapes = tuple(map(TokenShape.of, self._tokens_of_blank_image()))
+        self._shapes = tuple(tokens.shape for tokens in self._tokens_of_blank_image())
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tokens:
@@ -133,14 +110,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
-        """Where the class token looks in the block that is read (the last, unless ``layer`` says).
+        """Attention weights of the class token in the block that is read (by default the last).
 
         Args:
             images: normalised, ``(B, C, S, S)``, as for :meth:`forward`.
 
         Returns:
-            ``(B, heads, N)``, a map a head over the patches, float32 (float64 where the backbone
-            is); what is missing of a sum of 1 went to prefix tokens.
+            ``(B, heads, N)``, one map over the patches for each head, in float32 (float64 where the
+            backbone is). The weights of prefix tokens are left out, so a map sums to at most 1.
 
         Raises:
             IceprobeError: if the backbone reads several layers, has no class token, or isn't made
@@ -174,8 +151,8 @@ class Backbone(nn.Module):
     def per_layer(self) -> list["Backbone"]:
         """A backbone of one layer for each of ``layers``, all on the same module.
 
-        Each is what loading the model with that ``layer=`` alone gives: same tokens, same
-        identity; its spec says so.
+        Each equals the model loaded with that one ``layer=``: same tokens, same identity, same
+        spec.
         """
         if len(self.layers) == 1:
             return [self]
@@ -191,6 +168,10 @@ class Backbone(nn.Module):
         single._shapes = (self._shapes[position],)
         single.spec = str(replace(spec, options={**spec.options, "layer": str(layer)}))
         return single
+
+    @property
+    def shape(self) -> TokenShape:
+        return replace(self._only_one("shape"), pooled_class=self.pooled_class)
 
     @property
     def dim(self) -> int:
@@ -229,7 +210,7 @@ class Backbone(nn.Module):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the tokens, ready for JSON; two backbones with equal identities agree.
+        """All that decides the tokens, ready for JSON: equal identities mean equal tokens.
 
         Weights are hashed by name, dtype, shape and bytes (parameters and buffers), as they are
         at the time of the call.
@@ -258,7 +239,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its images must be."""
+        """The device of its weights, where images must be."""
         return self._like.device
 
     @property
@@ -283,7 +264,7 @@ class Backbone(nn.Module):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, every submodule as it was."""
+    """Eval mode inside; afterwards every submodule has its former mode."""
     training = [part for part in module.modules() if part.training]
     for part in training:
         part.training = False

@@ -24,8 +24,8 @@ def nothing(output: Any) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """Where a model's tokens are.
+class BlockPaths:
+    """Where a model's tokens are: its blocks, its final norm, its prefix tokens.
 
     Attributes:
         blocks: one after another; the stages of a model with stages.
@@ -37,6 +37,7 @@ class Anatomy:
             sequences lie row by row over a square grid.
         inputs: images → keyword arguments of the model, or ``None``: it takes images alone.
         vectors: the model's output → ``Tokens.vectors`` of the last layer.
+        pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
     blocks: Sequence[nn.Module]
@@ -47,21 +48,23 @@ class Anatomy:
     features: Callable[[Any, int], Tensor] = first_tensor
     inputs: Callable[[Tensor], dict[str, Any]] | None = None
     vectors: Callable[[Any], dict[str, Tensor]] = nothing
+    pooled_class: bool = False
 
 
 class BlockReader(LayerReader):
-    """Runs the whole model and takes what its blocks give on their way.
+    """Runs the whole model and catches the outputs of its blocks.
 
     Attributes:
-        anatomy: where the tokens are.
+        paths: where the tokens are.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, layer: Layers, norm: bool):
+    def __init__(self, model: nn.Module, paths: BlockPaths, layer: Layers, norm: bool):
         name = type(model).__name__
-        super().__init__(model, resolve_layers(layer, len(anatomy.blocks), name), norm)
-        if anatomy.norm is None and not norm:
+        super().__init__(model, resolve_layers(layer, len(paths.blocks), name), norm)
+        if paths.norm is None and not norm:
             raise IceprobeError(f"{name} has no final norm: drop norm=false")
-        self.anatomy = anatomy
+        self.paths = paths
+        self.pooled_class = self.pooled_class or paths.pooled_class
 
     def forward_layers(self, images: Tensor) -> list[Tokens]:
         """Tokens of images ``(B, C, S, S)``, one for each of ``layers``.
@@ -71,11 +74,11 @@ class BlockReader(LayerReader):
         """
         found: dict[int, Tensor] = {}
         hooks = [
-            self.anatomy.blocks[layer].register_forward_hook(partial(self._catch, found, layer))
+            self.paths.blocks[layer].register_forward_hook(partial(self._catch, found, layer))
             for layer in self.layers
         ]
         try:
-            inputs = self.anatomy.inputs
+            inputs = self.paths.inputs
             output = self.model(images) if inputs is None else self.model(**inputs(images))
         finally:
             for hook in hooks:
@@ -85,24 +88,22 @@ class BlockReader(LayerReader):
     def _catch(
         self, found: dict[int, Tensor], layer: int, block: nn.Module, inputs: Any, output: Any
     ) -> None:
-        found[layer] = self.anatomy.features(output, layer)
+        found[layer] = self.paths.features(output, layer)
 
     def _tokens(self, layer: int, features: Tensor, output: Any) -> Tokens:
-        last = layer == len(self.anatomy.blocks) - 1
+        last = layer == len(self.paths.blocks) - 1
         grid = None
         if features.ndim == 4:
             cells = tokens_of_map(features)
             features, grid = cells.patches, cells.grid
-        if self.norm and self.anatomy.norm is not None and (last or not self.anatomy.stages):
-            features = self.anatomy.norm(features)
-        count = self.anatomy.num_prefix
+        if self.norm and self.paths.norm is not None and (last or not self.paths.stages):
+            features = self.paths.norm(features)
+        count = self.paths.num_prefix
         grid = grid or square_grid(features.shape[1] - count)
         if grid is None:
             raise IceprobeError(
                 f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {count} "
                 "are prefix tokens: the rest make no square grid"
             )
-        vectors: Mapping[str, Tensor] = self.anatomy.vectors(output) if last else {}
-        return Tokens(
-            features[:, count:], features[:, :count], grid, self.anatomy.has_class, vectors
-        )
+        vectors: Mapping[str, Tensor] = self.paths.vectors(output) if last else {}
+        return Tokens(features[:, count:], features[:, :count], grid, self.paths.has_class, vectors)

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.options import TokenOptions
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import TimmReader
 from iceprobe.core.checksums import listed
@@ -22,10 +22,10 @@ from iceprobe.core.specs import unknown
 NAMES = ("mae-tiny", "supervised-tiny", "dino-tiny")
 
 
-def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None = None) -> Backbone:
+def load_bundled(name: str, *, spec: str, tokens: TokenOptions) -> Backbone:
     """Load a bundled backbone in float32 (its weights ship as float16).
 
-    Without ``norm`` the model card's.
+    Without ``norm`` in ``tokens`` the model card's counts.
 
     Raises:
         IceprobeError: for a name that isn't bundled, or a file that isn't what was shipped.
@@ -36,10 +36,10 @@ def load_bundled(name: str, *, spec: str, layer: Layers = -1, norm: bool | None 
     card = json.loads(listed(folder, f"{name}.json"))
     shape = {key: value for key, value in card["architecture"].items() if key != "timm"}
     model = VisionTransformer(**shape)
-    norm = card["norm"] if norm is None else norm
+    norm = card["norm"] if tokens.norm is None else tokens.norm
     model.load_state_dict(load(listed(folder, f"{name}.safetensors")))
     return Backbone(
-        TimmReader(model, layer, norm),
+        TimmReader(model, tokens.layers, norm),
         # Images are composed at the size the model sees: nothing is cropped off.
         Preprocessing(**card["preprocessing"], crop_pct=1.0),
         spec=spec,

@@ -38,7 +38,7 @@ _WHOLE = "is the file whole?"
 def read_checkpoint(path: str) -> Any:
     """The content of a file: of safetensors, or of what ``torch.save`` wrote.
 
-    Read with ``weights_only=True``; where that refuses what stands beside the weights, by
+    Read with ``weights_only=True``; where that refuses something beside the weights, by
     :mod:`iceprobe.backbones.plain_pickle`. No code of the file is ever run.
 
     Raises:

@@ -1,23 +1,20 @@
 """Raw training checkpoints → the weights of a module, or an error that names what doesn't fit."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch import strided as dense
 
-from iceprobe.backbones.checkpoint_files import read_checkpoint
-from iceprobe.backbones.plain_pickle import Plain
+from iceprobe.backbones.checkpoint_entries import INFIX, Checkpoint, some
+from iceprobe.backbones.options import CheckpointOptions
 from iceprobe.core.errors import IceprobeError
 
 Weights = Mapping[str, Tensor]
 Convert = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
-# What training leaves beside the encoder; left out without a word where the module has no such
-# weights itself. ``fc_norm`` comes after pooling.
+# What training saves beside the encoder; left out silently where the module has no such weights.
+# ``fc_norm`` comes after pooling.
 NOT_THE_ENCODER = (
     "head.",
     "head_dist.",
@@ -29,11 +26,7 @@ NOT_THE_ENCODER = (
 )
 # Last parts of names that only training reads.
 FOR_TRAINING = ("num_batches_tracked", "mask_token")
-# What wrappers leave in the middle of names: torch.compile, FSDP, activation checkpointing.
-_INFIX = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _CHUNK = re.compile(r"(^|\.)(blocks|layers|layer)\.\d+\.(\d+)\.")
-_BESIDE = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries that hold no model
-_DEPTH = 4
 # Names of architectures that are read in another way.
 _ELSEWHERE = {
     r"(^|\.)blocks\.0\.adaLN_modulation\.": "these are weights of a DiT: name its pipeline as "
@@ -45,47 +38,20 @@ _ELSEWHERE = {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A file that has been read.
-
-    Attributes:
-        path: as the user names it.
-        content: as it stands in the file.
-    """
-
-    path: str
-    content: Any
-
-    @classmethod
-    def read(cls, path: str) -> "Checkpoint":
-        """Raises IceprobeError: as :func:`read_checkpoint`."""
-        return cls(path, read_checkpoint(path))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Its entries, and the names of all weights under them with the entry's before them."""
-        found = list(map(str, self.content)) if isinstance(self.content, Mapping) else []
-        for entry, weights in _entries_with_weights(self.content):
-            found += [f"{entry}.{name}" if entry else name for name in weights]
-        return tuple(found)
-
-    def weights(self, key: str | None = None) -> dict[str, Tensor]:
-        """The entry that holds the weights, without the infixes of wrappers.
-
-        Raises:
-            IceprobeError: if ``key`` isn't there or is needed, or the weights can't be used.
-        """
-        weights: dict[str, Tensor] = {}
-        for name, tensor in _pick(self.content, self.path, key).items():
-            plain = _INFIX.sub("", name)
-            if plain in weights:
-                raise IceprobeError(
-                    f"checkpoint {self.path!r} has {plain!r} twice, once as {name!r}: save the "
-                    "state_dict() of the module that is wrapped"
-                )
-            weights[plain] = tensor
-        return weights
+def load_saved(
+    module: nn.Module, saved: CheckpointOptions, convert: Convert | None = None
+) -> list[str]:
+    """:func:`load_checkpoint` of the file that ``saved`` names, and nothing where it names none."""
+    if saved.checkpoint is None:
+        return []
+    return load_checkpoint(
+        module,
+        saved.checkpoint,
+        key=saved.checkpoint_key,
+        strip=saved.strip,
+        ignore=saved.ignore,
+        convert=convert,
+    )
 
 
 def load_checkpoint(
@@ -144,94 +110,29 @@ def load_checkpoint(
         raise
     if taken := sorted(used & outside.keys()):
         assumed.append(
-            f"{_some(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
+            f"{some(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
             "there: taken as it stands"
         )
     return assumed
 
 
-def _pick(content: Any, path: str, key: str | None) -> dict[str, Tensor]:
-    """The entry of a checkpoint that holds the weights, its tensors alone."""
-    if key:
-        for part in [key] if _has(content, key) else key.split("."):
-            if not _has(content, part):
-                raise IceprobeError(
-                    f"checkpoint {path!r} has no checkpoint_key={key}. {_entries(content)}"
-                )
-            content = content[part]
-        if not _is_weights(content):
-            raise IceprobeError(
-                f"checkpoint_key={key} of {path!r} holds no weights. {_entries(content)}"
-            )
-        return _tensors(content)
-    found = dict(_entries_with_weights(content))
-    most = max(map(len, found.values()), default=0)
-    found = {entry: weights for entry, weights in found.items() if 4 * len(weights) > most}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        names = [name or "the top" for name in found]
-        raise IceprobeError(
-            f"checkpoint {path!r} holds weights under {' and '.join(names)}: "
-            f"choose with checkpoint_key={next(filter(None, found))}"
-        )
-    raise IceprobeError(f"checkpoint {path!r} holds no weights at its top. {_entries(content)}")
-
-
-def _has(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and key in content
-
-
-def _entries_with_weights(
-    content: Any, at: str = "", depth: int = _DEPTH
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every entry that holds weights, by its path; ``""`` is the top."""
-    if _is_module(content):
-        return
-    if _is_weights(content):
-        yield at, _tensors(content)
-    elif isinstance(content, Mapping) and depth:
-        for key, value in content.items():
-            if isinstance(key, str) and not _BESIDE.search(key) and not _is_module(value):
-                yield from _entries_with_weights(value, f"{at}.{key}" if at else key, depth - 1)
-
-
-def _is_weights(value: Any) -> bool:
-    """Tensors by name; what else there is among them is numbers, texts and settings."""
-    return (
-        isinstance(value, Mapping)
-        and all(isinstance(name, str) for name in value)
-        and any(isinstance(item, Tensor) for item in value.values())
-        and not any(_is_weights(item) and len(item) > 2 for item in value.values())
-    )
-
-
-def _is_module(value: Any) -> bool:
-    """Whether a whole module was saved, in place of its weights."""
-    return isinstance(value, Plain) and "_parameters" in value
-
-
-def _tensors(value: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: item for name, item in value.items() if isinstance(item, Tensor)}
-
-
 def _stripped(
     weights: dict[str, Tensor], path: str, strip: str | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Weights with the prefix taken off, those of them that have none, and what was assumed."""
-    prefix = _INFIX.sub("", strip or "")
+    """Weights with the prefix taken off, those without the prefix, and what was assumed."""
+    prefix = INFIX.sub("", strip or "")
     if not prefix:
         return weights, {}, []
     inside = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
     if not inside:
         raise IceprobeError(
-            f"strip={strip!r}: no weight in {path!r} begins so; they are {_some(weights)}"
+            f"strip={strip!r}: no weight in {path!r} begins so; they are {some(weights)}"
         )
     outside = {name: t for name, t in weights.items() if not name.startswith(prefix)}
     assumed = []
     if twice := sorted(inside.keys() & outside.keys()):
         assumed.append(
-            f"{_some(twice)} of {path} {'is' if len(twice) == 1 else 'are'} there with {strip} and "
+            f"{some(twice)} of {path} {'is' if len(twice) == 1 else 'are'} there with {strip} and "
             "without: the one with it is taken"
         )
     outside = {name: tensor for name, tensor in outside.items() if name not in inside}
@@ -284,7 +185,7 @@ def _load(
 
 
 def _elsewhere(weights: Weights) -> str | None:
-    """How a file is read whose architecture shows in its names, where it wasn't asked for so."""
+    """How to load weights whose names show another architecture; ``None`` where they show none."""
     for pattern, how in _ELSEWHERE.items():
         if any(re.search(pattern, name) for name in weights):
             return how
@@ -327,11 +228,11 @@ def check_keys(
     """
     problems = []
     if missing:
-        problems.append(f"{len(missing)} weights are missing: {_some(missing)}")
+        problems.append(f"{len(missing)} weights are missing: {some(missing)}")
     if reshaped:
-        problems.append(f"{len(reshaped)} have another shape: {_some(reshaped)}")
+        problems.append(f"{len(reshaped)} have another shape: {some(reshaped)}")
     if left_over:
-        problems.append(f"{len(left_over)} have no place: {_some(left_over)}")
+        problems.append(f"{len(left_over)} have no place: {some(left_over)}")
     if problems:
         raise IceprobeError(
             f"checkpoint {source!r} doesn't fit {type(module).__name__}: {'; '.join(problems)}; "
@@ -360,29 +261,7 @@ def _shapes_apart(module: nn.Module, weights: Weights) -> str:
         for name, tensor in weights.items()
         if name in own and tensor.shape != own[name].shape
     ]
-    return f"; of another shape: {_some(apart)}" if apart else ""
-
-
-def _entries(content: Any) -> str:
-    if isinstance(content, Plain) and content.of.startswith("numpy"):
-        return "There are NumPy arrays: make tensors of them with torch.from_numpy."
-    if _is_module(content):
-        return (
-            f"There is a whole {content.of}: load it where you trust it and torch.save() its "
-            "state_dict()."
-        )
-    if isinstance(content, Mapping):
-        if any(isinstance(v, Plain) and v.of.startswith("numpy") for v in content.values()):
-            return "There are NumPy arrays: make tensors of them with torch.from_numpy."
-        whole = [value for value in content.values() if _is_module(value)]
-        return _entries(whole[0]) if whole else f"There are: {_some(map(str, content))}."
-    return f"There is a {type(content).__name__}."
-
-
-def _some(names: Iterable[str], count: int = 6) -> str:
-    names = [name if len(name) <= 120 else f"{name[:120]}…" for name in names]
-    tail = f", … ({len(names)} in all)" if len(names) > count else ""
-    return ", ".join(names[:count]) + tail
+    return f"; of another shape: {some(apart)}" if apart else ""
 
 
 def _shape(tensor: Tensor) -> str:

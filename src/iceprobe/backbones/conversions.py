@@ -1,4 +1,4 @@
-"""timm's own conversions of published files, with every change of a shape told or refused.
+"""timm's own conversions of published files, with every change of a shape reported or refused.
 
 A conversion renames weights, and brings position tables and patch embeddings to the model's sizes
 without a word. Position tables may be resampled: that is said. A patch embedding may be only where
@@ -36,7 +36,7 @@ _ALIKE = 0.3  # mean cosine of neighbours from which a table shows its grid
 def conversion(
     model: nn.Module, path: str, resample: str | None, content: Any, assumed: list[str]
 ) -> Convert:
-    """What brings the weights of a file to the names and sizes of a model of timm.
+    """A function that brings the weights of a file to the names and sizes of a model of timm.
 
     Args:
         model: the model.
@@ -75,7 +75,7 @@ def _rebound(function: FunctionType, observers: Mapping[str, Callable[..., Any]]
     for name, value in function.__globals__.items():
         if isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
             names[name] = _with_globals(value, names)
-    names.update({name: told for name, told in observers.items() if name in names})
+    names.update({name: found for name, found in observers.items() if name in names})
     return _with_globals(function, names)
 
 
@@ -90,20 +90,22 @@ def _with_globals(function: FunctionType, names: dict[str, Any]) -> FunctionType
 def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str, Any]:
     import timm.layers
 
-    def told(function: Callable[..., Tensor], table: Tensor, *args: Any, **options: Any) -> Tensor:
+    def watched(
+        function: Callable[..., Tensor], table: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
         found = function(table, *args, **options)
         if found.shape != table.shape:
-            _tell(assumed, f"a position table of {path}", table, found)
+            _report(assumed, f"a position table of {path}", table, found)
         return found
 
     def squared(table: Tensor, new_size: Any, old_size: Any = None, **options: Any) -> Tensor:
         count = table.shape[1] - options.get("num_prefix_tokens", 1)
         if old_size is None and math.isqrt(max(count, 0)) ** 2 != count:
             return table  # of no square grid, or with other prefix tokens: its shape is refused
-        return told(timm.layers.resample_abs_pos_embed, table, new_size, old_size, **options)
+        return watched(timm.layers.resample_abs_pos_embed, table, new_size, old_size, **options)
 
     observers: dict[str, Any] = {
-        name: partial(told, getattr(timm.layers, name))
+        name: partial(watched, getattr(timm.layers, name))
         for name in _TABLES
         if hasattr(timm.layers, name)
     }
@@ -120,8 +122,8 @@ def _as_they_were(
     path: str,
     assumed: list[str],
 ) -> dict[str, Tensor]:
-    """What a conversion resized in a way that isn't watched is told, or put back to be refused."""
-    told = " ".join(assumed)
+    """Report what a conversion resized by other means, or put it back so that it is refused."""
+    reported = " ".join(assumed)
     for name in before.keys() & after.keys():
         old, new = before[name], after[name]
         if old.shape == new.shape:
@@ -130,15 +132,15 @@ def _as_they_were(
             if old.ndim == new.ndim:  # the same numbers under other rows and columns
                 after[name] = old
         elif resample == PATCH_EMBED and "patch_embed" in name:
-            _tell(assumed, f"{name} of {path}", old, new)
+            _report(assumed, f"{name} of {path}", old, new)
         elif not any(word in name for word in _POSITIONS):
             after[name] = old
-        elif _sizes(old, new) not in told:
-            _tell(assumed, f"{name} of {path}", old, new)
+        elif _sizes(old, new) not in reported:
+            _report(assumed, f"{name} of {path}", old, new)
     return after
 
 
-def _tell(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
+def _report(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
     line = f"{what} is resampled ({_sizes(old, new)})"
     if line not in assumed:
         assumed.append(line)

@@ -8,7 +8,6 @@ the sum of the embeddings of timestep and class, is zero (``spec/protocols.md``)
 of a block; the final norm of a DiT belongs to its prediction of noise and is never applied.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import Anatomy, BlockReader
-from iceprobe.backbones.checkpoints import check_keys, load_checkpoint
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader
+from iceprobe.backbones.checkpoints import check_keys, load_saved
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing, check_image_size
+from iceprobe.backbones.options import CheckpointOptions, ImageOptions, LayerOptions
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
 from iceprobe.core.errors import IceprobeError
 
 TRANSFORMER = "DiTTransformer2DModel"
@@ -32,20 +31,7 @@ _FETCH = (
 
 
 def load_diffusers(
-    name: str,
-    *,
-    spec: str,
-    layer: Layers = -1,
-    image_size: int | None = None,
-    mean: Sequence[float] = (0.5, 0.5, 0.5),
-    std: Sequence[float] = (0.5, 0.5, 0.5),
-    interpolation: str = "bicubic",
-    crop_pct: float = CROP_PCT,
-    resize: str = "shorter",
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
+    name: str, *, spec: str, tokens: LayerOptions, images: ImageOptions, saved: CheckpointOptions
 ) -> Backbone:
     """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
 
@@ -61,35 +47,24 @@ def load_diffusers(
     transformer = _part(diffusers, TRANSFORMER, folder, "transformer", spec)
     vae = _part(diffusers, "AutoencoderKL", folder, "vae", spec)
     model = Conditioned(vae, transformer)
-    assumed: list[str] = []
-    if checkpoint is not None:
-        assumed += load_checkpoint(
-            transformer,
-            checkpoint,
-            key=checkpoint_key,
-            strip=strip,
-            ignore=ignore,
-            convert=lambda weights: _converted(weights, transformer, str(checkpoint)),
-        )
+    assumed = load_saved(
+        transformer,
+        saved,
+        convert=lambda weights: _converted(weights, transformer, str(saved.checkpoint)),
+    )
     pixels = 2 ** (len(vae.config.block_out_channels) - 1)  # a side, of one latent
-    side = image_size or transformer.config.sample_size * pixels
+    side = images.image_size or transformer.config.sample_size * pixels
     check_image_size(side, transformer.config.patch_size * pixels, name)
     family = family_of("DiT")
-    anatomy = Anatomy(list(transformer.transformer_blocks), norm=nn.Identity())
+    paths = BlockPaths(list(transformer.transformer_blocks), norm=nn.Identity())
+    stated = {"image_size": side, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     return Backbone(
-        BlockReader(model, anatomy, layer, norm=False),
-        Preprocessing(
-            image_size=side,
-            mean=tuple(mean),
-            std=tuple(std),
-            interpolation=interpolation,
-            crop_pct=crop_pct,
-            resize=resize,
-        ),
+        BlockReader(model, paths, tokens.layers, norm=False),
+        Preprocessing(**{**stated, **images.given}),
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
         # A folder says what was built, not how it was trained.
-        paradigm="unknown" if checkpoint or Path(folder).is_dir() else family.paradigm,
+        paradigm="unknown" if saved.checkpoint or Path(folder).is_dir() else family.paradigm,
         settings={
             "architecture": f"diffusers {TRANSFORMER}",
             "config": {"transformer": _settings(transformer), "vae": _settings(vae)},

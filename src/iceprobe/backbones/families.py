@@ -2,9 +2,9 @@
 
 The published probes of plain ViTs trained by masking or contrast (MAE, SimMIM, BEiTv2, MaskFeat,
 iBOT, MoCo v3) read the last block *without* the final norm; everything else is read with it
-(``spec/protocols.md``, "What is read from a backbone"). A model's family stands in its name: in
-timm's tag, as in ``vit_base_patch16_224.mae``, in transformers' model type, as in ``vit_mae``, or
-in the entry of a hub. A tag needn't be one that timm has weights for: of a checkpoint of your own,
+(``spec/protocols.md``, "What is read from a backbone"). A model's family is read from its name:
+by timm's tag, as in ``vit_base_patch16_224.mae``, by transformers' model type, as in ``vit_mae``, or
+by the entry of a hub. A tag needn't be one that timm has weights for: of a checkpoint of your own,
 ``vit_small_patch16_224.mae`` says the family. Under a name without one, the file itself may show it,
 by names that only that publication's training script leaves there (``marks``).
 
@@ -348,7 +348,7 @@ UNKNOWN = Family("unknown", "", "unknown")
 
 
 def family_of(*names: str) -> Family:
-    """The family of the first of ``names`` that says one; the unknown one reads the norm."""
+    """The family of the first of ``names`` that has one, else `UNKNOWN`, read with the norm."""
     for name in names:
         for family in FAMILIES:
             if re.search(family.pattern, name):

@@ -1,7 +1,7 @@
-"""The files that a backbone is loaded from: as long as they stay, so does what its spec gives.
+"""The files that a backbone is loaded from: while they don't change, its spec gives the same.
 
-A spec of which this can't be said isn't listed: one that runs code of somebody else's, or asks a
-server.
+No files are listed for a spec whose backbone depends on more: one that runs other people's code, or
+asks a server.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,10 @@ from iceprobe.core.specs import Spec
 
 
 def local_files(spec: Spec) -> list[Path] | None:
-    """Every file that has a say in what loading ``spec`` gives, beside libraries' own.
+    """Every file that ``spec`` is loaded from, beside those of libraries.
 
     Returns:
-        ``None`` where something else has a say too, or where the files aren't here yet.
+        ``None`` where it depends on something else too, or where the files aren't here yet.
     """
     if spec.options.get("trust", "").lower() == "true" or spec.kind not in _FILES:
         return None
@@ -55,7 +55,7 @@ def _folder_or_hub(spec: Spec) -> list[Path] | None:
 
 
 def _of_hub(repository: str) -> list[Path] | None:
-    """Of the revision in the hub's cache, and what says that it is the one that is read."""
+    """Files of the revision in the hub's cache, and the reference that names the revision."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 

@@ -6,24 +6,25 @@ Towers with an attention pool (SigLIP, PE, the ResNets) give its output as ``poo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import Anatomy, BlockReader, nothing
-from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader, nothing
+from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.extras import one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
 from iceprobe.backbones.preprocessing import (
-    CROP_PCT,
     Preprocessing,
     check_image_size,
     check_square,
+    fixed_interpolation,
     other_crop,
 )
 from iceprobe.backbones.readers import LayerReader, TimmReader
@@ -36,19 +37,10 @@ def load_open_clip(
     name: str,
     *,
     spec: str,
+    tokens: TokenOptions,
+    images: ImageOptions,
+    saved: CheckpointOptions,
     pretrained: str | None = None,
-    layer: Layers = -1,
-    norm: bool = True,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float = CROP_PCT,
-    resize: str | None = None,
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
 ) -> Backbone:
     """Load ``open_clip:ARCH``; the options are those of :func:`iceprobe.load_backbone`.
 
@@ -61,80 +53,58 @@ def load_open_clip(
             know, weights that can't be downloaded, and a checkpoint that doesn't fit.
     """
     open_clip = require("open_clip", "open-clip", spec)
-    model = _create(open_clip, name, spec, pretrained, checkpoint, image_size)
+    model = _create(open_clip, name, spec, pretrained, saved.checkpoint, images.image_size)
     assumed: list[str] = []
-    if checkpoint is not None:
-        # Only the image tower is read, and it may be all there is.
-        assumed += load_checkpoint(
-            model.visual,
-            checkpoint,
-            key=checkpoint_key,
-            strip=strip,
-            ignore=[*ignore, *(prefix.removeprefix("visual.") for prefix in ignore)],
-            convert=lambda weights: _converted(model, weights, str(checkpoint), assumed),
-        )
+    # Only the image tower is read, and it may be all there is.
+    ignore = [*saved.ignore, *(prefix.removeprefix("visual.") for prefix in saved.ignore)]
+    assumed += load_saved(
+        model.visual,
+        replace(saved, ignore=ignore),
+        convert=lambda weights: _converted(model, weights, str(saved.checkpoint), assumed),
+    )
     tower = model.visual
     config = open_clip.get_model_preprocess_cfg(model)
     patch = getattr(tower, "patch_size", None)
-    if image_size is not None and isinstance(patch, tuple):
-        check_image_size(image_size, patch[0], name)
+    if images.image_size is not None and isinstance(patch, tuple):
+        check_image_size(images.image_size, patch[0], name)
     # Weights of the user's own, in a file or a folder, don't say how they were trained.
-    own = checkpoint is not None and pretrained is None
+    own = saved.checkpoint is not None and pretrained is None
     own = own or name.startswith("local-dir:")
     family = family_of(f"{name}.{pretrained or ''}", "clip")
-    preprocessing, crop = _preprocessing(
-        config,
-        spec,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        resize=resize,
-    )
+    preprocessing, crop = _preprocessing(config, images, spec)
+    norm = tokens.norm is not False
     return Backbone(
-        _reader(tower, layer, norm),
+        _reader(tower, tokens.layers, norm),
         preprocessing,
         spec=spec,
         name=f"{name}.{pretrained}" if pretrained else name,
         paradigm="unknown" if own else family.paradigm,
-        pooled_class=_pool(tower) is not None,
         settings={"architecture": f"open_clip {name}", "norm": norm, **_activation(tower)},
         assumed=[*assumed, *crop],
     )
 
 
 def _preprocessing(
-    config: Mapping[str, Any],
-    spec: str,
-    *,
-    image_size: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    interpolation: str | None,
-    crop_pct: float,
-    resize: str | None,
+    config: Mapping[str, Any], images: ImageOptions, spec: str
 ) -> tuple[Preprocessing, list[str]]:
-    """What the model's ``preprocess_cfg`` says, less what is given, and what was assumed."""
+    """``images``, the rest from the model's ``preprocess_cfg``, and what was assumed."""
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    if image_size is None:
+    if images.image_size is None:
         check_square(spec, height, width)
-    stated = config["interpolation"]
-    preprocessing = Preprocessing(
-        image_size=image_size or height,
-        mean=_each(mean or config["mean"]),
-        std=_each(std or config["std"]),
-        # "random" is drawn for each training image; evaluation takes bicubic.
-        interpolation=interpolation or ("bicubic" if stated == "random" else stated),
-        crop_pct=crop_pct,
-        resize=resize or "shorter",
-    )
+    stated = {
+        "image_size": height,
+        "mean": _each(config["mean"]),
+        "std": _each(config["std"]),
+        "interpolation": fixed_interpolation(config["interpolation"]),
+    }
+    preprocessing = Preprocessing(**{**stated, **images.given})
     own = {
         "squash": "squashes images: resize=squash&crop_pct=1 does so",
         "longest": "pads images, which iceprobe has no option for",
     }.get(config["resize_mode"])
-    return preprocessing, [other_crop(spec, f"its own {own}")] if own and not resize else []
+    crop = [other_crop(spec, f"its own {own}")] if own and not images.resize else []
+    return preprocessing, crop
 
 
 def _each(value: Any) -> tuple[float, ...]:
@@ -225,14 +195,20 @@ def _reader(tower: Any, layer: Layers, norm: bool) -> LayerReader:
         return TowerReader(tower, layer, norm)
     if hasattr(tower, "attnpool"):  # CLIP's ResNets
         stages = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
-        anatomy = Anatomy(stages, norm=None, stages=True, vectors=lambda output: {"pooled": output})
-        return BlockReader(tower, anatomy, layer, norm)
+        paths = BlockPaths(
+            stages,
+            norm=None,
+            stages=True,
+            vectors=lambda output: {"pooled": output},
+            pooled_class=True,
+        )
+        return BlockReader(tower, paths, layer, norm)
     tower.output_tokens = False
     pooled = tower.attn_pool is not None  # CoCa: its final norm is the pooler's
     by_class = not pooled and tower.pool_type == "tok" and tower.proj is not None
     return BlockReader(
         tower,
-        Anatomy(
+        BlockPaths(
             list(tower.transformer.resblocks),
             norm=None if pooled else tower.ln_post,
             num_prefix=1,
@@ -262,13 +238,6 @@ class TowerReader(TimmReader):
             return tokens
         projected = self.head(self.model.forward_head(features))
         return replace(tokens, vectors={**tokens.vectors, "class_projected": projected})
-
-
-def _pool(tower: Any) -> nn.Module | None:
-    """The attention pool, where there is one."""
-    pools = (getattr(tower, "attnpool", None), getattr(tower, "attn_pool", None))
-    trunk = getattr(getattr(tower, "trunk", None), "attn_pool", None)
-    return next((pool for pool in (*pools, trunk) if pool is not None), None)
 
 
 def _activation(tower: Any) -> dict[str, str]:

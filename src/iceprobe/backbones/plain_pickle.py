@@ -1,4 +1,4 @@
-"""What stands beside the weights of a checkpoint, read as data: nothing named in the file is run.
+"""The rest of a checkpoint, beside its weights, read as data: nothing named in the file is run.
 
 ``torch.load(weights_only=True)`` refuses a file for one ``yacs.CfgNode`` beside the weights. Here every
 class of other libraries, or of the user's own script, is read as a :class:`Plain`, which keeps what it

@@ -24,7 +24,7 @@ ORDERS = ("RGB", "BGR")
 
 
 def check_image_size(image_size: int, patch: int, model: str) -> None:
-    """Refuse an image that patches don't fill: models drop the rest without a word.
+    """Refuse an image that patches don't fill: models drop the rest silently.
 
     Raises:
         IceprobeError: if ``image_size`` is no multiple of ``patch``; names the nearest ones.
@@ -51,8 +51,13 @@ def check_square(spec: str, height: int, width: int) -> None:
         )
 
 
+def fixed_interpolation(stated: str) -> str:
+    """``"random"``, drawn anew for each training image, is ``"bicubic"`` in evaluation."""
+    return "bicubic" if stated == "random" else stated
+
+
 def other_crop(spec: str, own: str) -> str:
-    """The line that is told where a model's own way from an image to a square is no centre crop."""
+    """The line that says that a model's own way from an image to a square is no centre crop."""
     return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"
 
 
@@ -189,8 +194,7 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """Its fields, ready for JSON; ``resize`` and ``order`` only where they aren't the usual.
 
-        The rest alone is what stores and exported folders had before there were these two: what
-        was written then and what is written now agree.
+        So stores and exported folders from before these two fields existed keep their identity.
         """
         fields = asdict(self)
         for key in ("resize", "order"):
@@ -206,5 +210,5 @@ class Preprocessing:
         except (TypeError, ValueError) as error:
             raise IceprobeError(
                 f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
-                "it stands in again"
+                "it is in again"
             ) from error

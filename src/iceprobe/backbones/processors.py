@@ -8,7 +8,7 @@ twice. So the fields give the numbers, and a run on noise says which formula of 
 
 Where none is, the processor is refused by name. What is taken over is the formula, the order of
 channels, the size and the interpolation. The crop is this project's (spec/protocols.md): models
-are compared alike. Where the processor's own is of another kind, that is told.
+are compared alike. Where the processor's own crop is of another kind, a line says so.
 """
 
 import itertools
@@ -34,7 +34,7 @@ GEOMETRY = (
     "do_crop_margin", "do_image_splitting", "crop_to_patches", "do_pan_and_scan",
 )  # fmt: skip
 INSTEAD = (
-    "pass image_size, mean, std and interpolation, which stand in its place, or take the model as "
+    "pass image_size, mean, std and interpolation, which replace it, or take the model as "
     "python: in a module that makes what it needs of plain pictures"
 )
 
@@ -51,7 +51,7 @@ def read_processor(
     """The fields of a :class:`Preprocessing`, and what was assumed.
 
     Args:
-        given: what the user says in its place: ``image_size``, ``mean``, ``std``, ….
+        given: what the user gives in its place: ``image_size``, ``mean``, ``std``, ….
         channels: of the pictures that the model takes.
         made_for: pixels a side that the model's configuration states.
         patches: whether the model takes patches rather than pictures (NaFlex), and so does the
@@ -84,7 +84,7 @@ def read_processor(
 
 
 class _NoPicture(IceprobeError):
-    """What the processor makes is something else, whatever the image's size."""
+    """The processor makes no picture, whatever the image's size."""
 
 
 class _Run:
@@ -194,7 +194,7 @@ def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
 
 
 def _formulas(processor: Any, channels: int) -> Iterator[dict[str, Any]]:
-    """What classes make of the fields, the usual first."""
+    """The formulas that processors' classes make of their fields, the usual one first."""
     factor = getattr(processor, "rescale_factor", None) or 1 / 255
     full = 1.0 if math.isclose(255 * factor, 1) else 255 * factor  # what a white pixel is
     normalised = [(0.0,) * channels, (1.0,) * channels]
@@ -256,9 +256,9 @@ def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
 
 
 def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
-    """The processor's own way from an image to a square, if it is no centre crop: a clause.
+    """A clause that says how the processor makes an image square, if not by a centre crop.
 
-    It is shown three colours side by side. The corners of a centre crop have the middle one.
+    It is run on three colours side by side. The corners of a centre crop have the middle one.
     """
     colours = np.zeros((32, 160, 3), np.uint8)
     colours[:, :32, 0] = colours[:, 32:128, 1] = colours[:, 128:, 2] = 255

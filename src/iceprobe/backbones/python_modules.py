@@ -13,30 +13,21 @@ from typing import Any
 from torch import nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.local_files import is_file_path
-from iceprobe.backbones.preprocessing import CROP_PCT, Preprocessing
-from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
+from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
+from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 
 
 def load_python(
-    name: str,
-    *,
-    spec: str,
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
-    **options: Any,
+    name: str, *, spec: str, tokens: OutputOptions, images: ImageOptions, saved: CheckpointOptions
 ) -> Backbone:
     """Load ``python:package.module:factory``, where ``factory()`` returns an ``nn.Module``.
-
-    The options are those of :func:`wrap_module` and of a checkpoint.
 
     Raises:
         IceprobeError: if the factory isn't found or returns something else, and as
@@ -47,35 +38,24 @@ def load_python(
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec!r} returned a {type(module).__name__}: return an nn.Module")
     module = unwrapped(module)
-    assumed: list[str] = []
-    if checkpoint is not None:
-        assumed += load_checkpoint(
-            module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
-        )
+    assumed = load_saved(module, saved)
     return wrap_module(
         module,
+        tokens=tokens,
+        images=images,
         spec=spec,
         name=name,
         sources=(factory,),
         borrowed=False,
         assumed=assumed,
-        **options,
     )
 
 
 def wrap_module(
     module: nn.Module,
     *,
-    layer: Layers | None = None,
-    norm: bool | None = None,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float | None = None,
-    resize: str | None = None,
-    num_prefix: int | None = None,
-    has_class: bool | None = None,
+    tokens: OutputOptions,
+    images: ImageOptions,
     spec: str | None = None,
     name: str | None = None,
     sources: Sequence[Any] = (),
@@ -87,70 +67,62 @@ def wrap_module(
     Args:
         module: a ``Backbone`` (given back as it is), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            Statistics may stand in its attribute ``preprocessing``, a ``Preprocessing``. Wrappers
+            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std. Wrappers
             of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
-        layer, norm: for models of timm only.
-        image_size, mean, std, interpolation, crop_pct, resize: over what the module's own configuration
-            says; all of the first three where it has none.
-        num_prefix, has_class: of a ``(B, N, D)`` output.
+        tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
+            ``(B, P + N, D)`` output.
+        images: what counts in place of the module's own configuration; size, mean and std are
+            needed where it has none.
         sources: functions whose code is part of the identity besides the module's class.
         borrowed: whether the module is somebody else's and must be left as it is.
-        assumed: what was assumed before.
+        assumed: what was assumed on the way here, a line each.
 
     Raises:
-        IceprobeError: if the module has no statistics and isn't told them, if an option doesn't
+        IceprobeError: if nothing says how the module's images are normalised, if an option doesn't
             apply to it, or if it doesn't make tokens.
     """
-    stated = {
-        "image_size": image_size,
-        "mean": mean and tuple(mean),
-        "std": std and tuple(std),
-        "interpolation": interpolation,
-        "crop_pct": crop_pct,
-        "resize": resize,
-    }
-    given = {key: value for key, value in stated.items() if value is not None}
     if isinstance(module, Backbone):
-        if given or any(v is not None for v in (layer, norm, num_prefix, has_class)):
+        if images.given or tokens != OutputOptions():
             raise IceprobeError(
                 f"backbone {module.spec!r} is loaded already: options come too late"
             )
         return module
     module = unwrapped(module)
     label = type(module).__qualname__
-    preprocessing, crop = stated_preprocessing(module, given, label)
+    preprocessing, crop = stated_preprocessing(module, images, label)
     settings: dict[str, Any] = {"architecture": name or label, "code": code_of(module, *sources)}
-    told = [*assumed, *crop]
+    assumed = [*assumed, *crop]
     reader: nn.Module
     if is_timm(module):
-        if num_prefix is not None or has_class is not None:
+        if tokens.describes_output:
             raise IceprobeError(f"{label} is a model of timm: it says its prefix tokens itself")
-        # timm's tag says how such a model is read. It is there with random weights too, so that it
+        # timm's tag says how such a model is read. A model with random weights has one too, so it
         # says nothing of how this one was trained.
         family = family_of(_timm_name(module))
-        if norm is None and not family.norm:
-            told.append(
+        if tokens.norm is None and not family.norm:
+            assumed.append(
                 f"{label} is read without its final norm, as {family.name} is: its tag of timm is "
                 f"{_timm_name(module)}"
             )
-        norm = family.norm if norm is None else norm
+        norm = family.norm if tokens.norm is None else tokens.norm
         settings |= {"norm": norm}
-        reader = TimmReader(module, -1 if layer is None else layer, norm)
+        reader = TimmReader(module, tokens.layers, norm)
     else:
-        if layer is not None or norm is not None:
+        if tokens.layer is not None or tokens.norm is not None:
             raise IceprobeError(
                 f"layer and norm don't apply to {label}: choose inside its tokens(images) method"
             )
-        reader = OutputReader(module, num_prefix, has_class)
+        reader = OutputReader(
+            module, tokens.num_prefix, tokens.has_class, pooled_class=has_pooler(module)
+        )
     return Backbone(
         reader,
         preprocessing,
         spec=spec or f"module:{label}",
         name=name or label,
-        pooled_class=getattr(module, "attn_pool", None) is not None,
         settings=settings,
         borrowed=borrowed,
-        assumed=told,
+        assumed=assumed,
     )
 
 
@@ -212,7 +184,7 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
 
 
 def _from_file(file: Path, spec: str) -> ModuleType:
-    """The module in a file: who names it asks for that file, and its folder isn't searched."""
+    """Import the module in a file; the file's folder isn't added to the import path."""
     if not file.is_file():
         raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
     file = file.resolve()
@@ -231,27 +203,27 @@ def _from_file(file: Path, spec: str) -> ModuleType:
 
 
 def stated_preprocessing(
-    module: nn.Module, given: dict[str, Any], label: str
+    module: nn.Module, images: ImageOptions, label: str
 ) -> tuple[Preprocessing, list[str]]:
-    """What the module's own configuration says, less what is given, and what was assumed.
+    """``images``, the rest from the module's own configuration, and what was assumed.
 
     Raises:
         IceprobeError: if it says nothing and something is missing.
     """
-    stated = getattr(module, "preprocessing", None)
+    stated, given = getattr(module, "preprocessing", None), images.given
     if isinstance(stated, Preprocessing):
         return Preprocessing(**{**stated.as_dict(), **given}), []
     if getattr(module, "pretrained_cfg", None):
         from iceprobe.backbones.timm_models import timm_preprocessing
 
-        return timm_preprocessing(module, spec=label, **given)
+        return timm_preprocessing(module, images, label)
     missing = [key for key in ("image_size", "mean", "std") if key not in given]
     if missing:
         raise IceprobeError(
             f"{label} doesn't say how its images are prepared: pass {', '.join(missing)}, or give "
             "it an attribute preprocessing = iceprobe.backbones.Preprocessing(…)"
         )
-    return Preprocessing(**{"crop_pct": CROP_PCT, "channels": len(given["mean"]), **given}), []
+    return Preprocessing(channels=len(given["mean"]), **given), []
 
 
 def _timm_name(module: Any) -> str:

@@ -1,8 +1,8 @@
-"""Readers: modules that take a model's own output apart into tokens.
+"""Readers: modules that run a model and return its tokens.
 
 ``norm`` means the same in all of them: the model's final norm is applied to every layer that is
-read, as a look at what that layer would give if it were the last. Models with stages have a norm
-for their last stage only (stages differ in width): their earlier stages are read as they are.
+read, as if that layer were the last. Models with stages have a norm for their last stage only
+(stages differ in width): their earlier stages are read without it.
 """
 
 import copy
@@ -18,12 +18,17 @@ from iceprobe.tokens import Tokens
 
 
 def is_timm(module: nn.Module) -> bool:
-    """Whether ``module`` is a model of timm whose way to its tokens nobody has overridden."""
+    """Whether ``module`` is a model of timm with timm's own methods for its tokens."""
     return all(
         getattr(type(module), method, None) is not None
         and getattr(type(module), method).__module__.startswith("timm.")
         for method in ("forward_features", "forward_intermediates")
     )
+
+
+def has_pooler(module: nn.Module) -> bool:
+    """Whether the module's pooled output is a learned attention pool (SigLIP, PE)."""
+    return getattr(module, "attn_pool", None) is not None
 
 
 class LayerReader(nn.Module):
@@ -33,12 +38,14 @@ class LayerReader(nn.Module):
         model: the model.
         layers: counted from 0, in the order of the result.
         norm: whether the model's final norm is applied.
+        pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
     def __init__(self, model: nn.Module, layers: tuple[int, ...], norm: bool):
         super().__init__()
         self.model: Any = model
         self.layers, self.norm = layers, norm
+        self.pooled_class = has_pooler(model)
 
     def forward_layers(self, images: Tensor) -> list[Tokens]:
         """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
@@ -63,10 +70,9 @@ class TimmReader(LayerReader):
     the last without norm, is its ``forward_intermediates``. What has a map at the end instead of
     tokens (CNNs, Swin) gives the map's cells as patch tokens and no prefix.
 
-    What the model itself makes of its last tokens is ``vectors["pooled"]``, timm's own
-    ``forward_head(pre_logits=True)``: of a learned attention pool (SigLIP, PE), and the global pooling
-    of models that end in a map, with the norm or the layers that come after it in some (ConvNeXt,
-    MobileNetV3). Its width may be another.
+    ``vectors["pooled"]`` is timm's ``forward_head(pre_logits=True)``: the output of a learned
+    attention pool (SigLIP, PE), or the global pooling of models that end in a map, with the norm or
+    the layers that follow it in some (ConvNeXt, MobileNetV3). Its width may differ from D.
     """
 
     def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):
@@ -172,14 +178,24 @@ class OutputReader(nn.Module):
 
     Attributes:
         model: the module.
-        num_prefix: prefix tokens at the start of a ``(B, N, D)`` output.
-        has_class: whether the first of them is a class token.
+        num_prefix: P, prefix tokens at the start of a ``(B, P + N, D)`` output; ``None`` where
+            nobody says, and then it can't be read.
+        has_class: whether the first of them is a class token; ``None``: where P is above 0.
+        pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
-    def __init__(self, model: nn.Module, num_prefix: int | None, has_class: bool | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        num_prefix: int | None = None,
+        has_class: bool | None = None,
+        *,
+        pooled_class: bool = False,
+    ):
         super().__init__()
         self.model: Any = model
         self.num_prefix, self.has_class = num_prefix, has_class
+        self.pooled_class = pooled_class
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images ``(B, C, S, S)``.

@@ -1,14 +1,25 @@
 """The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
 
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.backbones.families import PARADIGMS
-from iceprobe.backbones.layers import parse_layers
 from iceprobe.backbones.local_files import is_file_path
+from iceprobe.backbones.options import (
+    CheckpointOptions,
+    Groups,
+    HubOptions,
+    ImageOptions,
+    LayerOptions,
+    OutputOptions,
+    Parser,
+    TokenOptions,
+    grouped,
+    parse_pixels,
+    parsers,
+)
 from iceprobe.core.assumptions import tell
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
@@ -18,20 +29,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from iceprobe.backbones.base import Backbone
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("write finite numbers")
-    return numbers
-
-
-def _pixels(text: str) -> int:
-    side = int(text)
-    if not 0 < side <= LARGEST:
-        raise ValueError(f"write a number of pixels from 1 to {LARGEST}")
-    return side
 
 
 def _resampled(text: str) -> str:
@@ -46,39 +43,31 @@ def _paradigm(text: str) -> str:
     return text
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
-
-
-Options = Mapping[str, Callable[[str], Any]]
-
-LARGEST = 2**14  # pixels a side: beyond that a blank image alone takes gigabytes
-READING: Options = {"layer": parse_layers, "norm": boolean, "paradigm": _paradigm}
-PREPROCESSING: Options = {
-    "image_size": _pixels,
-    "mean": _numbers,
-    "std": _numbers,
-    "interpolation": str,
-    "crop_pct": float,
-    "resize": str,
-}
-OUTPUT: Options = {"num_prefix": int, "has_class": boolean}
-CHECKPOINT: Options = {"checkpoint": str, "checkpoint_key": str, "strip": str, "ignore": _words}
+OF_IMAGES: Groups = {"images": ImageOptions, "saved": CheckpointOptions}
+CHECKPOINT = parsers([CheckpointOptions])
 
 
 @dataclass(frozen=True)
 class SourceEntry(Entry):
-    """A source of backbones: ``target(name, *, spec, **options) -> Backbone``.
+    """A source of backbones: ``target(name, *, spec, **arguments) -> Backbone``.
 
     Attributes:
         examples: spec strings to copy from.
-        options: every key of the source and how its text becomes a value.
-        foreign: whether its code is always somebody else's, and not a library's.
+        groups: the options that it shares with others, by the keyword of its loader that takes them.
+        own: its further options, each a keyword of the loader, and how their text becomes a value.
+        foreign: whether the code of its models is never a library's, so that loading one runs
+            somebody's code.
     """
 
     examples: tuple[str, ...] = ()
-    options: Options = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
+    own: Mapping[str, Parser] = field(default_factory=dict)
     foreign: bool = False
+
+    @property
+    def options(self) -> dict[str, Parser]:
+        """Every key of the source, and how its text becomes a value."""
+        return {**parsers(self.groups.values()), "paradigm": _paradigm, **self.own}
 
     def runs_code(self, spec: Spec) -> bool:
         """Whether code runs that comes with the model."""
@@ -96,13 +85,8 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "timm:vit_small_patch14_dinov2.lvd142m?image_size=224&layer=-2",
                 "timm:vit_base_patch16_224.mae?checkpoint=last.pth&checkpoint_key=model",
             ),
-            {
-                **READING,
-                **PREPROCESSING,
-                **CHECKPOINT,
-                "resample": _resampled,
-                "pretrained": boolean,
-            },
+            {"tokens": TokenOptions, **OF_IMAGES},
+            {"resample": _resampled, "pretrained": boolean},
         ),
         "transformers": SourceEntry(
             "iceprobe.backbones.transformers_models:load_transformers",
@@ -112,7 +96,8 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "transformers:google/siglip-base-patch16-224?layer=all",
                 "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
             ),
-            {**READING, **PREPROCESSING, **CHECKPOINT, **OUTPUT, "trust": boolean},
+            {"tokens": OutputOptions, **OF_IMAGES},
+            {"trust": boolean},
         ),
         "open_clip": SourceEntry(
             "iceprobe.backbones.open_clip_models:load_open_clip",
@@ -122,7 +107,8 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "open_clip:ViT-B-16?pretrained=openai&checkpoint=open_clip_model.safetensors",
                 "open_clip:local-dir:./my-clip",
             ),
-            {**READING, **PREPROCESSING, **CHECKPOINT, "pretrained": str},
+            {"tokens": TokenOptions, **OF_IMAGES},
+            {"pretrained": str},
         ),
         "torch_hub": SourceEntry(
             "iceprobe.backbones.torch_hub_models:load_torch_hub",
@@ -133,16 +119,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "torch_hub:./dinov3?entry=dinov3_vits16&weights=dinov3_vits16.pth&trust=true"
                 "&image_size=224&mean=0.485,0.456,0.406&std=0.229,0.224,0.225",
             ),
-            {
-                **READING,
-                **PREPROCESSING,
-                **CHECKPOINT,
-                **OUTPUT,
-                "entry": str,
-                "weights": str,
-                "pretrained": boolean,
-                "trust": boolean,
-            },
+            {"tokens": OutputOptions, **OF_IMAGES, "hub": HubOptions},
             foreign=True,
         ),
         "diffusers": SourceEntry(
@@ -153,7 +130,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "diffusers:./my-dit?layer=13",
                 "diffusers:facebook/DiT-XL-2-256?checkpoint=DiT-XL-2-256x256.pt",
             ),
-            {"layer": parse_layers, "paradigm": _paradigm, **PREPROCESSING, **CHECKPOINT},
+            {"tokens": LayerOptions, **OF_IMAGES},
         ),
         "python": SourceEntry(
             "iceprobe.backbones.python_modules:load_python",
@@ -163,22 +140,18 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "python:./models.py:build_encoder",
                 "python:my_package.models:build_cnn?image_size=64&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
             ),
-            {
-                **READING,
-                **PREPROCESSING,
-                **CHECKPOINT,
-                **OUTPUT,
-            },
+            {"tokens": OutputOptions, **OF_IMAGES},
             foreign=True,
         ),
         "bundled": SourceEntry(
             "iceprobe.backbones.bundled_models:load_bundled",
             "three small real backbones of one shape that ship with iceprobe",
             ("bundled:mae-tiny", "bundled:supervised-tiny", "bundled:dino-tiny"),
-            READING,
+            {"tokens": TokenOptions},
         ),
     },
 )
+OF_MODULES: Groups = {"tokens": OutputOptions, "images": ImageOptions}
 
 
 # What the caller's own specs have run in this process: files may name the same code again.
@@ -191,7 +164,7 @@ def has_run(spec: Spec) -> bool:
 
 
 def _code(spec: Spec) -> tuple[str, ...]:
-    """What decides which code of a model runs, and what it is told."""
+    """What decides which code of a model runs, and with which arguments."""
     given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
     file = spec.name.rpartition(":")[0] if spec.kind == "python" else ""
     place = spec.name if os.path.isdir(spec.name) else file if is_file_path(file) else ""
@@ -225,19 +198,19 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
 
     Raises:
         IceprobeError: for an unknown source, name or option, for weights that can't be had or
-            don't fit, and for a module without image statistics that isn't told them.
+            don't fit, and for a module whose image statistics aren't known.
     """
     if not isinstance(backbone, str):
         from iceprobe.backbones.python_modules import wrap_module
 
-        for key, check in (("image_size", _pixels), ("paradigm", _paradigm)):
+        for key, parse in (("image_size", parse_pixels), ("paradigm", _paradigm)):
             if options.get(key) is not None:
                 try:
-                    options[key] = check(str(options[key]))
+                    options[key] = parse(str(options[key]))
                 except ValueError as error:
                     raise IceprobeError(f"{key}={options[key]!r}: {error}") from error
         paradigm = options.pop("paradigm", None)
-        loaded = wrap_module(backbone, **options)
+        loaded = wrap_module(backbone, **grouped(OF_MODULES, options))
         loaded.paradigm = paradigm or loaded.paradigm
         tell(loaded.assumed)
         return loaded
@@ -253,7 +226,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     paradigm = values.pop("paradigm", None)
     load = entry.load()
     with own_state():
-        loaded = load(parsed.name, spec=str(parsed), **values)
+        loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, values))
     if entry.runs_code(parsed):
         _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm

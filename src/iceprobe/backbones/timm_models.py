@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -11,19 +12,20 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.checkpoints import Checkpoint, load_checkpoint
+from iceprobe.backbones.checkpoint_entries import Checkpoint
+from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
-from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
 from iceprobe.backbones.preprocessing import (
-    CROP_PCT,
     Preprocessing,
     check_image_size,
     check_square,
+    fixed_interpolation,
     other_crop,
 )
-from iceprobe.backbones.readers import TimmReader
+from iceprobe.backbones.readers import TimmReader, has_pooler
 from iceprobe.core.errors import IceprobeError
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
@@ -33,18 +35,9 @@ def load_timm(
     name: str,
     *,
     spec: str,
-    layer: Layers = -1,
-    norm: bool | None = None,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float = CROP_PCT,
-    resize: str | None = None,
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
+    tokens: TokenOptions,
+    images: ImageOptions,
+    saved: CheckpointOptions,
     resample: str | None = None,
     pretrained: bool = True,
 ) -> Backbone:
@@ -59,39 +52,43 @@ def load_timm(
         IceprobeError: for a name that timm doesn't know, weights that can't be downloaded, and a
             checkpoint that doesn't fit.
     """
-    _check_name(name, checkpoint is not None)
-    file = None if checkpoint is None else Checkpoint.read(checkpoint)
+    _check_name(name, saved.checkpoint is not None)
+    file = None if saved.checkpoint is None else Checkpoint.read(saved.checkpoint)
     assumed: list[str] = []
-    # A checkpoint's family is what the name or the file says: the tag that timm adds to a bare name
-    # is not its.
+    # A checkpoint's family is what the name or the file says, not the tag that timm adds to a bare
+    # name.
     family = family_of(name) if file is not None else UNKNOWN
     if file is not None:
-        family = _family_of_file(file, name, family, norm, mean, std, assumed)
+        family = _family_of_file(file, name, family, tokens, images, assumed)
     if file is None and pretrained:
-        _same_channels(name, mean)
+        _same_channels(name, images.mean)
         model = _published(name)
-        _set_image_size(model, image_size, name)
+        _set_image_size(model, images.image_size, name)
         family = family_of(_full_name(model))
     else:
-        model = _random(name, **_options(name, family, mean))
-        _set_image_size(model, image_size, name)
+        model = _random(name, **_options(name, family, images.mean))
+        _set_image_size(model, images.image_size, name)
         family = family if file is not None else family_of(_full_name(model))
-    norm = family.norm if norm is None else norm
+    norm = family.norm if tokens.norm is None else tokens.norm
     if file is not None:
-        for key, value in _overrides(family, name).items():
-            assumed.append(f"{key}={value}, as {family.name} trained {name}; timm's has another")
+        assumed += [
+            f"{key}={value}, as {family.name} trained {name}; timm's has another"
+            for key, value in _overrides(family, name).items()
+        ]
+        key, strip = saved.checkpoint_key, saved.strip
         assumed += load_checkpoint(
             model,
             file,
-            key=checkpoint_key or _key(file, family),
-            strip=_strip(file, checkpoint_key, family) if strip is None else strip,
-            ignore=(*ignore, *family.ignore),
+            key=key or _key(file, family),
+            strip=_strip(file, key, family) if strip is None else strip,
+            ignore=(*saved.ignore, *family.ignore),
             unneeded=_unneeded(model, norm),
             convert=conversion(model, file.path, resample, file.content, assumed),
         )
         if family.statistics and not ("." in name and timm.is_model_pretrained(name)):
-            mean, std = mean or family.statistics[0], std or family.statistics[1]
-        elif family is UNKNOWN and (mean is None or std is None):
+            mean, std = family.statistics
+            images = replace(images, mean=images.mean or mean, std=images.std or std)
+        elif family is UNKNOWN and (images.mean is None or images.std is None):
             config = resolve_model_data_config(model)
             assumed.append(
                 f"images of {file.path} are normalised by {name}'s mean={_spelled(config['mean'])} "
@@ -99,23 +96,13 @@ def load_timm(
             )
     elif resample is not None:
         raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
-    preprocessing, crop = timm_preprocessing(
-        model,
-        spec=spec,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        resize=resize,
-    )
+    preprocessing, crop = timm_preprocessing(model, images, spec)
     return Backbone(
-        TimmReader(model, layer, norm),
+        TimmReader(model, tokens.layers, norm),
         preprocessing,
         spec=spec,
         name=name,
         paradigm="random weights" if file is None and not pretrained else family.paradigm,
-        pooled_class=has_pooler(model),
         settings={"architecture": _architecture(model), "norm": norm, **_overrides(family, name)},
         assumed=[*assumed, *crop],
     )
@@ -125,12 +112,11 @@ def _family_of_file(
     file: Checkpoint,
     name: str,
     named: Family,
-    norm: bool | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    tokens: TokenOptions,
+    images: ImageOptions,
     assumed: list[str],
 ) -> Family:
-    """What the name says, else what the file shows; both are said where they differ."""
+    """The family by the name, else by the file; a line in ``assumed`` where they differ."""
     shown = family_of_file(file.names)
     if shown is UNKNOWN or shown is named:
         return named
@@ -140,11 +126,12 @@ def _family_of_file(
             f"like one of {shown.name}"
         )
         return named
-    read = f"{'with' if shown.norm else 'without'} the final norm" if norm is None else ""
-    images = "ImageNet's mean and std" if shown.statistics and not (mean and std) else ""
+    read = f"{'with' if shown.norm else 'without'} the final norm" if tokens.norm is None else ""
+    stated = images.mean and images.std
+    normalised = "ImageNet's mean and std" if shown.statistics and not stated else ""
     assumed.append(
         f"{file.path} is one of {shown.name}, by the names in it"
-        + "".join(f", {part}" for part in (read, images) if part)
+        + "".join(f", {part}" for part in (read, normalised) if part)
     )
     return shown
 
@@ -175,20 +162,14 @@ def _spelled(numbers: Sequence[float]) -> str:
 
 
 def timm_preprocessing(
-    model: nn.Module,
-    *,
-    spec: str,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float = CROP_PCT,
-    resize: str | None = None,
+    model: nn.Module, images: ImageOptions, spec: str
 ) -> tuple[Preprocessing, list[str]]:
-    """The evaluation transform from a model's own data configuration, less what is given.
+    """The evaluation transform: ``images``, and the rest from the model's own data configuration.
 
     The crop is this project's (``spec/protocols.md``), not timm's: models are compared alike.
-    What of timm's is of another kind than a centre crop is told in the lines beside it.
+
+    Returns:
+        It, and a line where timm's own crop is of another kind than a centre crop.
 
     Raises:
         IceprobeError: for a model of images that aren't square or of one channel, unless the size
@@ -198,31 +179,24 @@ def timm_preprocessing(
     # A model that was made for another size than its tag's knows so itself.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     height, width = (made_for or config["input_size"])[-2:]
-    if image_size is None:
+    if images.image_size is None:
         check_square(spec, height, width)
     channels = _input_channels(model)
-    mean, std = tuple(mean or config["mean"]), tuple(std or config["std"])
+    mean, std = tuple(images.mean or config["mean"]), tuple(images.std or config["std"])
     if channels is not None and channels != len(mean):
         raise IceprobeError(
             f"{spec}: its images have {channels} channel(s), mean={mean} is of {len(mean)}: pass "
             "mean and std with a number a channel"
         )
-    stated = config["interpolation"]
+    stated = {"image_size": height, "interpolation": fixed_interpolation(config["interpolation"])}
     preprocessing = Preprocessing(
-        image_size=image_size or height,
-        mean=mean,
-        std=std,
-        # "random" is drawn for each training image; evaluation takes bicubic.
-        interpolation=interpolation or ("bicubic" if stated == "random" else stated),
-        crop_pct=crop_pct,
-        channels=len(mean),
-        resize=resize or "shorter",
+        **{**stated, **images.given, "mean": mean, "std": std}, channels=len(mean)
     )
     own = {
         "squash": f"squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
         "border": "pads images, which iceprobe has no option for",
     }.get(config["crop_mode"])
-    return preprocessing, [other_crop(spec, f"its tag {own}")] if own and not resize else []
+    return preprocessing, [other_crop(spec, f"its tag {own}")] if own and not images.resize else []
 
 
 def _input_channels(model: Any) -> int | None:
@@ -235,13 +209,8 @@ def _input_channels(model: Any) -> int | None:
     return getattr(layer, "in_channels", None)
 
 
-def has_pooler(model: nn.Module) -> bool:
-    """Whether the model's pooled output is a learned attention pool (SigLIP, PE)."""
-    return getattr(model, "attn_pool", None) is not None
-
-
 def _check_name(name: str, own: bool) -> None:
-    """``own``: with a checkpoint of the user's, a tag may also be that of a family alone."""
+    """See that timm has the model; with a checkpoint (``own``) its tag may name a family alone."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
@@ -299,7 +268,7 @@ def _random(name: str, **options: Any) -> nn.Module:
 
 
 def _options(name: str, family: Family, mean: Sequence[float] | None) -> dict[str, Any]:
-    """In what the model differs from timm's: what the family has otherwise, a channel for each mean."""
+    """Arguments in which the model differs from timm's: the family's, and a channel for each mean."""
     channels = {"in_chans": len(mean)} if mean is not None and len(mean) != 3 else {}
     return {**_overrides(family, name), **channels}
 
@@ -319,7 +288,7 @@ def _same_channels(name: str, mean: Sequence[float] | None) -> None:
 
 
 def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
-    """Tell models with position embeddings their image size; CNNs take any."""
+    """Set the image size of models with position embeddings; CNNs take any size."""
     if image_size is None:
         return
     if not hasattr(model, "set_input_size"):

@@ -6,7 +6,6 @@ returns is read by what it has: a model of timm as such; a plain ViT, with ``blo
 with ``tokens(images)``, or whose output is tokens or a map, by that.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,18 @@ import torch
 from torch import nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import Anatomy, BlockReader
-from iceprobe.backbones.checkpoints import load_checkpoint
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader
+from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.options import (
+    CheckpointOptions,
+    HubOptions,
+    ImageOptions,
+    OutputOptions,
+)
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
-from iceprobe.backbones.readers import OutputReader, TimmReader, is_timm
+from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 
@@ -31,19 +35,10 @@ def load_torch_hub(
     name: str,
     *,
     spec: str,
-    entry: str | None = None,
-    trust: bool = False,
-    weights: str | None = None,
-    pretrained: bool | None = None,
-    layer: Layers | None = None,
-    norm: bool | None = None,
-    num_prefix: int | None = None,
-    has_class: bool | None = None,
-    checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    strip: str | None = None,
-    ignore: Sequence[str] = (),
-    **preprocessing: Any,
+    tokens: OutputOptions,
+    images: ImageOptions,
+    saved: CheckpointOptions,
+    hub: HubOptions,
 ) -> Backbone:
     """Load an entry of a repository; the options are those of :func:`iceprobe.load_backbone`.
 
@@ -54,57 +49,45 @@ def load_torch_hub(
         IceprobeError: if the code isn't trusted, the repository or the entry isn't there, the
             entry fails, or an option doesn't apply to what it returns.
     """
-    module = _load(name, spec, entry, trust, weights, pretrained)
-    assumed: list[str] = []
-    if checkpoint is not None:
-        assumed += load_checkpoint(
-            module, checkpoint, key=checkpoint_key, strip=strip, ignore=ignore
-        )
+    module = _load(name, spec, hub)
+    assumed = load_saved(module, saved)
     label = type(module).__qualname__
-    told = {key: value for key, value in preprocessing.items() if value is not None}
-    family = family_of(str(entry))
-    reads_norm = family.norm if norm is None else norm
-    at = -1 if layer is None else layer
-    told_output = num_prefix is not None or has_class is not None
-    anatomy = None if told_output else _anatomy(module)
+    family = family_of(str(hub.entry))
+    norm = family.norm if tokens.norm is None else tokens.norm
+    paths = None if tokens.describes_output else _block_paths(module)
     reader: nn.Module
-    if is_timm(module) and not told_output:
-        reader = TimmReader(module, at, reads_norm)
-    elif anatomy is not None:
-        if norm is None and anatomy.norm is None:
-            reads_norm = True  # a CNN by the name of a family of ViTs
-        reader = BlockReader(module, anatomy, at, reads_norm)
-    elif layer is not None or norm is not None:
+    if is_timm(module) and not tokens.describes_output:
+        reader = TimmReader(module, tokens.layers, norm)
+    elif paths is not None:
+        if tokens.norm is None and paths.norm is None:
+            norm = True  # a CNN by the name of a family of ViTs
+        reader = BlockReader(module, paths, tokens.layers, norm)
+    elif tokens.layer is not None or tokens.norm is not None:
         raise IceprobeError(
             f"{spec}: layer and norm don't apply to {label}, it has no blocks that iceprobe knows"
         )
     else:
-        reader = OutputReader(module, num_prefix, has_class)
-    prepared, crop = stated_preprocessing(module, told, label)
+        reader = OutputReader(
+            module, tokens.num_prefix, tokens.has_class, pooled_class=has_pooler(module)
+        )
+    preprocessing, crop = stated_preprocessing(module, images, label)
+    random = hub.pretrained is False and saved.checkpoint is None
     return Backbone(
         reader,
-        prepared,
+        preprocessing,
         spec=spec,
-        name=str(entry),
-        paradigm="random weights" if _is_random(pretrained, checkpoint) else family.paradigm,
-        pooled_class=getattr(module, "attn_pool", None) is not None,
-        settings={"architecture": entry, "code": code_of(module), "norm": reads_norm},
+        name=str(hub.entry),
+        paradigm="random weights" if random else family.paradigm,
+        settings={"architecture": hub.entry, "code": code_of(module), "norm": norm},
         assumed=[*assumed, *crop],
     )
 
 
-def _load(
-    name: str,
-    spec: str,
-    entry: str | None,
-    trust: bool,
-    weights: str | None,
-    pretrained: bool | None,
-) -> nn.Module:
+def _load(name: str, spec: str, hub: HubOptions) -> nn.Module:
     folder = Path(name).expanduser()
-    if entry is None:
+    if hub.entry is None:
         raise IceprobeError(f"{spec}: say which of its models with entry=NAME")
-    if not trust:
+    if not hub.trust:
         raise IceprobeError(
             f"{spec}: the repository's own code would run on this machine: read it, then add "
             "trust=true"
@@ -115,21 +98,21 @@ def _load(
     if not local and name.count("/") != 1:
         raise IceprobeError(f"{spec}: no folder {name!r}, and no OWNER/REPO of GitHub")
     where: dict[str, Any] = {"source": "local"} if local else {"trust_repo": True}
-    given = {"weights": weights, "pretrained": pretrained}
+    given = {"weights": hub.weights, "pretrained": hub.pretrained}
     given = {key: value for key, value in given.items() if value is not None}
     repository = str(folder.resolve()) if local else name
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            module = torch.hub.load(repository, entry, **where, verbose=False, **given)
+            module = torch.hub.load(repository, hub.entry, **where, verbose=False, **given)
     except Exception as error:  # foreign code raises what it likes, and so does its download
         remedy = (
             f"torch.hub.list({repository!r}, source='local') lists entries"
             if local
-            else f"clone it on a connected machine and pass torch_hub:DIR?entry={entry}"
+            else f"clone it on a connected machine and pass torch_hub:DIR?entry={hub.entry}"
         )
         raise IceprobeError(
-            f"{spec}: its entry {entry!r} can't be loaded ({type(error).__name__}: "
+            f"{spec}: its entry {hub.entry!r} can't be loaded ({type(error).__name__}: "
             f"{one_line(error)}): {remedy}"
         ) from error
     if not isinstance(module, nn.Module):
@@ -137,7 +120,7 @@ def _load(
     return unwrapped(module)
 
 
-def _anatomy(module: Any) -> Anatomy | None:
+def _block_paths(module: Any) -> BlockPaths | None:
     """Where the tokens of a plain ViT or a ResNet are; ``None`` for other modules."""
     if hasattr(module, "tokens"):
         return None
@@ -145,12 +128,8 @@ def _anatomy(module: Any) -> Anatomy | None:
     if isinstance(blocks, nn.ModuleList | nn.Sequential) and isinstance(norm, nn.Module):
         has_class = getattr(module, "cls_token", None) is not None
         registers = sum(int(getattr(module, name, 0) or 0) for name in REGISTERS)
-        return Anatomy(list(blocks), norm, int(has_class) + registers, has_class)
+        return BlockPaths(list(blocks), norm, int(has_class) + registers, has_class)
     stages = [getattr(module, f"layer{number}", None) for number in (1, 2, 3, 4)]
     if all(isinstance(stage, nn.Module) for stage in stages):
-        return Anatomy([s for s in stages if s is not None], norm=None, stages=True)
+        return BlockPaths([s for s in stages if s is not None], norm=None, stages=True)
     return None
-
-
-def _is_random(pretrained: bool | None, checkpoint: str | None) -> bool:
-    return pretrained is False and checkpoint is None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
     from iceprobe.store import Store
-    from iceprobe.store.format import BackboneRecord, Shape
+    from iceprobe.store.format import BackboneRecord
+    from iceprobe.tokens import TokenShape
 
 
 def run_single(sources: "Sources", run: Run, *, resume: bool) -> None:
@@ -132,7 +133,7 @@ class Sources:
         return self._identities[key]
 
     def _identify(self, run: Run) -> set[str]:
-        from iceprobe.store.format import BackboneRecord, Shape
+        from iceprobe.store.format import BackboneRecord
         from iceprobe.store.request import describe_as, live_settings, make_settings
 
         (asked,) = run.backbone
@@ -142,7 +143,7 @@ class Sources:
             tell(backbone.assumed)
         else:
             single = self.backbone(run)
-            backbone, shape = BackboneRecord.of(single), Shape.of(single)
+            backbone, shape = BackboneRecord.of(single), single.shape
             self._remember(asked, backbone, shape)
         device = run.device or "cpu"
         if run.live:
@@ -164,7 +165,7 @@ class Sources:
         if self.config.output is not None and self._files:
             self._seen.write(self.config.output)
 
-    def _remember(self, asked: str, backbone: "BackboneRecord", shape: "Shape") -> None:
+    def _remember(self, asked: str, backbone: "BackboneRecord", shape: "TokenShape") -> None:
         """A backbone that was loaded in this process, if its files are all there is to it."""
         files = self._files.get(self._origin[asked])
         if files is not None:

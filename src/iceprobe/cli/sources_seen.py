@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from iceprobe.backbones.local_files import local_files
 from iceprobe.core.documents import parse_json
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.files import write_atomically
-from iceprobe.store.format import BackboneRecord, Shape
+from iceprobe.store.format import BackboneRecord, StoredShape, take_pooled_class
 
 FILE_NAME = "sources.json"
 _LIBRARIES = ("iceprobe", "torch", "timm", "transformers", "diffusers", "open_clip_torch")
@@ -39,7 +39,9 @@ class Seen(BaseModel):
 
     files: State
     backbone: BackboneRecord
-    shape: Shape
+    shape: StoredShape
+
+    _complete = model_validator(mode="after")(take_pooled_class)
 
 
 class SourcesSeen(BaseModel):

@@ -52,7 +52,7 @@ class Stored:
         kept = f"{shape.num_tokens} patch tokens" if settings.patches else "mean of the patches"
         if shape.num_prefix:
             kept += f" and {shape.num_prefix} prefix token{'s' * (shape.num_prefix > 1)}"
-        views = f", {settings.views - 1} augmented views" if settings.views > 1 else ""
+        views = f", {count} augmented views" if (count := settings.augmented_views) else ""
         return f"{kept} of width {shape.dim} in {settings.tokens}{views}"
 
     @property

@@ -4,7 +4,6 @@ A zero too many in ``--epochs`` asks for years. A fit of many steps is rehearsed
 (`iceprobe.plan_fit`); one of few steps begins at once.
 """
 
-import types
 from collections.abc import Sequence
 
 from iceprobe.cost.fit import plan_fit
@@ -22,11 +21,8 @@ def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> 
     if total_steps(for_images(protocol, images), images) < MANY_STEPS:
         return 0.0
     manifest = store.manifest
-    backbone = types.SimpleNamespace(
-        **dict(manifest.shape), pooled_class=manifest.backbone.pooled_class
-    )
     return plan_fit(
-        backbone,  # only its shape counts
+        manifest.shape,
         images,
         probes,
         settings.model_copy(update={"budget": None, "budget_flops": None, "memory": None}),

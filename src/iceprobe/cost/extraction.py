@@ -21,22 +21,23 @@ from iceprobe.datasets.base import ArraySplit, Data, Dataset
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.object_storage import located
 from iceprobe.settings import ExtractPlan
+from iceprobe.store.decoded_images import decode_threads
+from iceprobe.store.destinations import bytes_missing, find_finished, free_bytes
 from iceprobe.store.filling import WAITING
 from iceprobe.store.format import (
     MANIFEST,
     BackboneRecord,
     DatasetRecord,
+    ExtractionSettings,
     Manifest,
-    Settings,
-    Shape,
     SplitRecord,
     read_manifest,
 )
 from iceprobe.store.layout import chosen_rows, patch_bytes, split_layout, token_layout
-from iceprobe.store.pipeline import decode_threads, extracted_batches, plan_work
-from iceprobe.store.places import bytes_missing, find_finished, free_bytes
+from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.shards import shard_bytes
+from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -144,7 +145,7 @@ def plan(
     )
 
 
-def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest:
+def _on_paper(backbone: "Backbone", images: int, settings: ExtractionSettings) -> Manifest:
     """The manifest of a store of so many training images of which nothing else is known."""
     if images < 1:
         raise IceprobeError(f"images={images}: take a number of images above 0")
@@ -152,7 +153,7 @@ def _on_paper(backbone: "Backbone", images: int, settings: Settings) -> Manifest
         backbone=BackboneRecord.of(backbone, identity={}),
         dataset=DatasetRecord(spec="", name=f"{images}-images", classes=[]),
         settings=settings,
-        shape=Shape.of(backbone),
+        shape=backbone.shape,
         splits={"train": SplitRecord(images=images, listed=images, content={}, boxes=False)},
         versions={},
     )
@@ -228,7 +229,7 @@ def _measure(
         device=device,
         workers=workers,
         on_bad_image="skip",
-        tell=False,
+        log_skipped=False,
     )
     images, started = 0, 0.0
     with contextlib.closing(batches):

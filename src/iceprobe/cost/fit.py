@@ -28,21 +28,20 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_device
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.linear import DECAYS, given_decays
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.pooling import QueryPooling
-from iceprobe.probes.probe import Probe
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
 from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, protocol_of
 from iceprobe.protocols.repeats import repeated
 from iceprobe.settings import FitPlanning
-from iceprobe.store.format import Settings
-from iceprobe.store.format import Shape as StoredShape
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import image_bytes, patch_bytes, token_layout
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -158,7 +157,11 @@ class FitPlan(BaseModel):
 
 @takes(FitPlanning)
 def plan_fit(
-    backbone: "Backbone", dataset: Data | int, probes: Sequence[str], *, call: FitPlanning
+    backbone: "Backbone | TokenShape",
+    dataset: Data | int,
+    probes: Sequence[str],
+    *,
+    call: FitPlanning,
 ) -> FitPlan:
     """What ``fit`` of ``probes`` on the tokens of ``backbone`` would cost; nothing is kept.
 
@@ -166,7 +169,7 @@ def plan_fit(
     to their end, and those that a grid grows by not at all. Classes are taken to be of equal size.
 
     Args:
-        backbone: whose tokens they are; only their shape counts.
+        backbone: whose tokens they are, or the shape of them alone.
         dataset: or, on paper, only its number of training images; nothing is reported then.
         call: settings or options as of :func:`iceprobe.fit`, with ``num_classes`` on paper, where a data
             set would have its own; ``limit``, ``tokens``, ``views`` and ``features`` of the extraction;
@@ -196,12 +199,13 @@ def plan_fit(
     asked = protocol_of(call)
     asked = for_images(asked, max(1, images))
 
+    shape = backbone if isinstance(backbone, TokenShape) else backbone.shape
     texts = list(probes)
     if call.budget is not None or call.budget_flops is not None:
         texts += within_budget(
-            backbone.dim,
+            shape.dim,
             num_classes,
-            backbone.num_tokens,
+            shape.num_tokens,
             parameters=call.budget,
             flops=call.budget_flops,
         )
@@ -216,7 +220,7 @@ def plan_fit(
     )
     seeds = seeds if replicates is None else 1
     widths = [
-        backbone.vectors.get(parse_probe(label).options.get("input", ""), backbone.dim)
+        shape.vectors.get(parse_probe(label).options.get("input", ""), shape.dim)
         for label in labels
         if label not in trained
     ]
@@ -229,20 +233,12 @@ def plan_fit(
             flops_per_second=call.flops_per_second,
             measure_seconds=min(call.measure_seconds, 1.0),
         )
-    shape = Shape(
-        backbone.dim,
-        num_classes,
-        backbone.grid,
-        backbone.has_class,
-        backbone.pooled_class,
-        backbone.vectors,
-    )
     solved = [
         one
         for one in trained
         if asked.solves_linear and parse_probe(one).name == "linear" and images
     ]
-    solving = sum(_solving_flops(asked, shape, label, images) for label in solved)
+    solving = sum(_solving_flops(asked, shape, num_classes, label, images) for label in solved)
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
     if not trained or not images:
@@ -253,29 +249,29 @@ def plan_fit(
             basis="linear probes are solved for" if solved else "nothing is trained",
         )  # fmt: skip
 
-    built = [shape.build(label) for label in trained]
+    built = [build_for(shape, label, num_classes) for label in trained]
     grids = {
         label: grid_of(asked, label, probe.num_parameters()["total"])
         for label, probe in zip(trained, built, strict=True)
     }
     points = [len(grid.points) for grid in grids.values()]
     phases = phases_of(asked, points, seeds, images, reported, num_classes)
-    stored = StoredShape.of(backbone)
-    settings = Settings(tokens=call.tokens)
-    layout = token_layout(stored, settings)
+    settings = ExtractionSettings(tokens=call.tokens)
+    layout = token_layout(shape, settings)
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
     members = {label: seeds * count for label, count in zip(trained, points, strict=True)}
     setting = Setting(
         asked,
         shape,
+        num_classes,
         run_seed=0,
         device=check_device(call.device if call.flops_per_second is None else "cpu"),
         amp=DTYPES[call.fit_dtype],
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
-    step = step_memory(members, setting, stored.num_tokens, stored.num_prefix, images, each)
+    step = step_memory(members, setting, shape.num_tokens, shape.num_prefix, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
@@ -290,9 +286,7 @@ def plan_fit(
     batch, refusal = images_per_step(asked, images), None
     if call.flops_per_second is not None:
         one, grid = (
-            _step(
-                built, [seeds * count for count in counts], batch, backbone, call.flops_per_second
-            )
+            _step(built, [seeds * count for count in counts], batch, shape, call.flops_per_second)
             for counts in ([1] * len(built), points)
         )
         steps, basis = Rehearsed(one, grid, 0, 0), f"at {call.flops_per_second / 1e12:g} TFLOP/s"
@@ -302,14 +296,14 @@ def plan_fit(
             seeds,
             asked,
             shape=shape,
-            stored=stored,
+            num_classes=num_classes,
             settings=settings,
             device=setting.device,
             amp=setting.amp,
         )
         refusal = _refusal(step, sum(members.values()), setting) if call.here else None
         if refusal is None:
-            most = max(2, TOKENS_AT_ONCE // (4 * stored.num_tokens * stored.dim))
+            most = max(2, TOKENS_AT_ONCE // (4 * shape.num_tokens * shape.dim))
             steps = rehearse(run, max(points), batch, most, call.measure_seconds)
             basis = _told(steps, max(points), batch, call.here)
         else:
@@ -324,8 +318,7 @@ def plan_fit(
         repetitions=replicates or 1,
         images=images,
         phases=phases,
-        flops=(replicates or 1)
-        * (sum(_flops(phase, built, backbone) for phase in phases) + solving),
+        flops=(replicates or 1) * (sum(_flops(phase, built, shape) for phase in phases) + solving),
         held=held,
         bytes_per_second=bytes_per_second,
         solving=solving_seconds,
@@ -385,12 +378,14 @@ def phases_of(
     return [*select, phase("refit", one, epochs, images, 0), phase("report", one, 1, 0, reported)]
 
 
-def _solving_flops(protocol: Protocol, shape: Shape, label: str, images: int) -> float:
+def _solving_flops(
+    protocol: Protocol, shape: TokenShape, num_classes: int, label: str, images: int
+) -> float:
     """Of a linear probe's path of decays on every part, and of its refit: three products a look."""
-    width = shape.vectors.get(shape.build(label).input, shape.dim)
+    width = shape.vectors.get(build_for(shape, label, num_classes).input, shape.dim)
     parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
     decays = len(given_decays(protocol) or DECAYS)
-    return (parts * decays + 1) * LOOKS * 6.0 * images * width * shape.num_classes
+    return (parts * decays + 1) * LOOKS * 6.0 * images * width * num_classes
 
 
 def product_speed(device: torch.device, seconds: float = 0.05) -> float:
@@ -455,34 +450,34 @@ def _costed(
 
 
 def _step(
-    probes: Sequence[Probe], each: Sequence[int], batch: int, backbone: "Backbone", speed: float
+    probes: Sequence[Probe], each: Sequence[int], batch: int, shape: TokenShape, speed: float
 ) -> Step:
     """Seconds of a step of so many members of every probe, by their FLOPs."""
     train, look = (
-        batch * sum(n * f(probe, backbone) for n, probe in zip(each, probes, strict=True)) / speed
+        batch * sum(n * f(probe, shape) for n, probe in zip(each, probes, strict=True)) / speed
         for f in (_training_flops, _forward_flops)
     )
     return Step(train, look)
 
 
-def _flops(phase: Phase, probes: Sequence[Probe], backbone: "Backbone") -> float:
+def _flops(phase: Phase, probes: Sequence[Probe], shape: TokenShape) -> float:
     return phase.all_epochs * sum(
-        members * phase.learnt * _training_flops(probe, backbone)
-        + members * phase.looked_at * _forward_flops(probe, backbone)
+        members * phase.learnt * _training_flops(probe, shape)
+        + members * phase.looked_at * _forward_flops(probe, shape)
         for members, probe in zip(phase.each, probes, strict=True)
     )
 
 
-def _forward_flops(probe: Probe, backbone: "Backbone") -> int:
-    return probe.flops(backbone.num_tokens, backbone.num_prefix)
+def _forward_flops(probe: Probe, shape: TokenShape) -> int:
+    return probe.flops(shape.num_tokens, shape.num_prefix)
 
 
-def _training_flops(probe: Probe, backbone: "Backbone") -> int:
+def _training_flops(probe: Probe, shape: TokenShape) -> int:
     """Of one image: forward, by weight and by input backward.
 
     Tokens are frozen: where queries meet them directly, no product by input is made.
     """
-    forward = _forward_flops(probe, backbone)
+    forward = _forward_flops(probe, shape)
     meeting = forward - probe.flops(0) if isinstance(probe.pooling, QueryPooling) else 0
     return 3 * forward - meeting
 

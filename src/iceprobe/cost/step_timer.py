@@ -17,16 +17,17 @@ import torch
 
 from iceprobe.fitting.engine import Crowd, predict
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.members import Member, Shape, make_groups
+from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.grids import Grid
 from iceprobe.protocols.protocol import Protocol
-from iceprobe.store.format import Settings
-from iceprobe.store.format import Shape as StoredShape
+from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import token_layout
 from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.tokens import TokenShape
 
 FEW_IMAGES = 16
 TOKENS_AT_ONCE = 2**30  # bytes of a measured batch in float32, at most
@@ -60,7 +61,7 @@ class Rehearsed:
     images: int
 
 
-#: Settings of the grid, images of a batch, seconds to spend → their step.
+#: ExtractionSettings of the grid, images of a batch, seconds to spend → their step.
 Runner = Callable[[int, int, float], Step]
 
 
@@ -114,7 +115,8 @@ class Steps:
         grids: of each probe.
         seeds: of each setting.
         protocol: of the fit.
-        shape, stored: of the probes and of the tokens.
+        shape: of the tokens.
+        num_classes: C.
         settings: of the store.
         device, amp: where and in which dtype the fit runs.
     """
@@ -125,17 +127,17 @@ class Steps:
         seeds: int,
         protocol: Protocol,
         *,
-        shape: Shape,
-        stored: StoredShape,
-        settings: Settings,
+        shape: TokenShape,
+        num_classes: int,
+        settings: ExtractionSettings,
         device: torch.device,
         amp: torch.dtype,
     ):
         self.grids, self.seeds, self.protocol = grids, seeds, protocol
-        self.shape, self.stored, self.device, self.amp = shape, stored, device, amp
-        self.inputs = {shape.build(label).input for label in grids}
+        self.shape, self.num_classes, self.device, self.amp = shape, num_classes, device, amp
+        self.inputs = {build_for(shape, label, num_classes).input for label in grids}
         patches = any(name.endswith("patches") for name in self.inputs)
-        self.split = noise(stored, settings.model_copy(update={"patches": patches}))
+        self.split = noise(shape, settings.model_copy(update={"patches": patches}))
 
     def members(self, settings: int) -> list[Member]:
         """Of the first ``settings`` of each grid."""
@@ -150,6 +152,7 @@ class Steps:
         groups = make_groups(
             self.members(settings),
             self.shape,
+            self.num_classes,
             self.device,
             self._whitenings(),
             self._coordinates(),
@@ -201,7 +204,7 @@ class Steps:
         return time.perf_counter()
 
 
-def noise(shape: StoredShape, settings: Settings) -> StoredSplit:
+def noise(shape: TokenShape, settings: ExtractionSettings) -> StoredSplit:
     """A split of random tokens in memory, with as many images as `POOL_BYTES` hold."""
     layout = token_layout(shape, settings)
     each = sum(dtype.itemsize * torch.Size(size).numel() for dtype, size in layout.values())

@@ -1,4 +1,4 @@
-"""Data sets: labelled images in splits, each image with a name that an error can tell."""
+"""Data sets: labelled images in splits, each image with a name for error messages."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Headline = Literal["top1", "mean_per_class"]
 
 
 class BadImage(IceprobeError):
-    """An image that can't be read: ``--on-bad-image skip`` goes on without it."""
+    """An image that can't be read: ``--on-bad-image skip`` leaves it out."""
 
 
 class Split(ABC):
@@ -70,7 +70,7 @@ class Split(ABC):
         """
 
     def source(self, index: int) -> Path | IO[bytes]:
-        """What :meth:`image` decodes: a file, or its bytes; of splits with a ``reading`` alone.
+        """The file that :meth:`image` decodes, or its bytes; only for splits with a ``reading``.
 
         Raises:
             BadImage: if it is gone.
@@ -89,9 +89,9 @@ class Split(ABC):
         return None
 
     def background(self, index: int) -> Image.Image | None:
-        """What is behind and around the object of ``image(index)``, in its size.
+        """``image(index)`` without its object, in the same size.
 
-        ``None`` where that isn't known: images that were composed know it.
+        ``None`` where that isn't known; it is known of images that were composed.
         """
         return None
 
@@ -142,7 +142,7 @@ class ArraySplit(Split):
         return digest.hexdigest()
 
 
-# What a function that wants a data set takes: one, a spec string, or two map-style data sets of torch.
+# What functions take for a data set: one, a spec string, or two map-style data sets of torch.
 Data = Union["Dataset", str, Mapping[str, Any]]
 
 
@@ -157,8 +157,8 @@ class Dataset:
             them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
         headline: the accuracy that is reported on it by convention.
-        assumed: what was taken for granted about its files, a line each: told when it is loaded,
-            kept in the store and in every result (docs/assumptions.md).
+        assumed: what was assumed about its files, a line each: logged when it is loaded, kept in the
+            store and in every result (docs/assumptions.md).
 
     Raises:
         IceprobeError: if a label is no index of a class, or a class is missing from train.

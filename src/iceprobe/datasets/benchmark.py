@@ -1,7 +1,7 @@
 """``NAME?root=DIR``: one loader for every entry of the catalogue.
 
-It looks for the files, fetches them where it may, lets the entry's reader read the official parts,
-and sees that train and test speak of the same classes.
+It searches for the files, fetches them where it may, lets the entry's reader read the official parts,
+and checks that train and test have the same classes.
 """
 
 from collections.abc import Mapping, Sequence

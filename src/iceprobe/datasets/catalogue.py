@@ -30,7 +30,7 @@ class Benchmark(Entry):
         images: of train and of test.
         licence: in a few words; the set's own page is what counts.
         where: to get it from, and what of it.
-        files: what has to be below ``root``; ``{part}`` stands for each part that is read.
+        files: what has to be below ``root``; ``{part}`` is each part that is read.
         splits: by the value of ``split=``, the default first: parts of train, parts of test.
         headline: the accuracy that is reported on it by convention.
         options: of its reader: each key and how its text becomes a value.

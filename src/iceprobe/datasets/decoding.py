@@ -45,7 +45,7 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
 
     Returns:
         In 8 bits a channel (or a palette), upright, without transparency; of several frames the
-        first. :func:`iceprobe.datasets.pixels.seen` tells what was done.
+        first. :func:`iceprobe.datasets.pixels.seen` says what was done.
 
     Raises:
         BadImage: if it can't be read, has more pixels than Pillow's limit, or would be lost.
@@ -70,7 +70,7 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
 
 
 def is_ordinary(source: Path | IO[bytes]) -> bool:
-    """Whether the rules leave an image as Pillow reads it, by its header."""
+    """Whether an image needs none of the rules: it is read as Pillow reads it. Reads the header."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             layouts = {raw_mode(tile) for tile in image.tile}
@@ -81,7 +81,7 @@ def is_ordinary(source: Path | IO[bytes]) -> bool:
                 and not _has_frames(image)
                 and orientation(image) not in TURNS
             )
-    except Exception:  # noqa: BLE001 (whatever it is, reading it will tell)
+    except Exception:  # noqa: BLE001 (reading it will raise the same)
         return False
 
 
@@ -106,7 +106,9 @@ def _decoded(source: Path | IO[bytes], reading: Reading) -> Image.Image:
             notes.turn = tag  # Pillow turns these itself
             notes.done.append(TURNED)
         image.load()
-        first = image.copy() if image.format == "GIF" else image  # looking for more moves a GIF on
+        first = (
+            image.copy() if image.format == "GIF" else image
+        )  # searching for more frames moves a GIF on
         if _has_frames(image):
             notes.done.append(FIRST_FRAME)
     layouts = {raw_mode(tile) for tile in tiles}
@@ -114,7 +116,7 @@ def _decoded(source: Path | IO[bytes], reading: Reading) -> Image.Image:
         notes.done.append(BAND_LEFT_OUT)
     if image.mode not in ("RGB", "RGBA") or not any(";16" in layout for layout in layouts):
         return finished(first, reading, notes, _white(image, layouts))
-    # Colours of 16 bits, of which Pillow keeps the upper bytes: the lower ones tell the depth.
+    # Colours of 16 bits, of which Pillow keeps the upper bytes: the lower ones show the depth.
     values = _sixteen_bit(source, image, tiles)
     if values is not None:
         deep = eight_bit_colours(values, reading, notes, image.mode == "RGBA")

@@ -57,7 +57,7 @@ class FileSplit(Split):
 def listing_digest(root: Path | RemotePath, names: Sequence[str], labels: Iterable[object]) -> str:
     """Sha256 over name, size, time of change and label of each file.
 
-    Object storage tells a version (an etag, as a rule) in place of the time, in one listing.
+    Object storage states a version (an etag, as a rule) in place of the time, in one listing.
 
     Raises:
         IceprobeError: naming a file that isn't there.

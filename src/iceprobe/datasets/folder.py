@@ -5,7 +5,7 @@ flat ``DIR/CLASS/…`` that is split here, stratified and seeded. Classes are th
 of train; images are found at any depth below them and ordered by path (``walking.py``). DIR may be a
 URL of object storage (``s3://bucket/birds``). Hidden files are left alone, as torchvision's
 ``ImageFolder`` leaves them; files that aren't read as images, and images outside class folders, are
-left out and told. How files become pictures: docs/images.md.
+left out and reported. How files become pictures: docs/images.md.
 """
 
 import os
@@ -20,13 +20,13 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.layout import (
     Layout,
+    assumed_classes,
     find_layout,
     refuse_splits_below,
-    told_as_classes,
 )
 from iceprobe.datasets.walking import (
     EXTENSIONS,
-    Place,
+    AnyPath,
     files_in,
     folders_in,
     images_below,
@@ -65,7 +65,7 @@ def load_folder(
             splits and can't be read as such, if one can't be read, if a split or a class in train
             is empty, or if the test split has a class that train has not.
     """
-    root = _place(name)
+    root = _located(name)
     if not root.is_dir():
         raise IceprobeError(f"no folder {name!r}: pass folder:DIR with an existing directory")
     if split not in (None, "test", "val"):
@@ -88,12 +88,12 @@ def load_folder(
 def unlabelled(folder: str | Path) -> FileSplit:
     """Every image at any depth below a folder, ordered by path; all labels are −1.
 
-    Files that aren't read are told.
+    Files that aren't read are reported.
 
     Raises:
         IceprobeError: if there is no such folder, one below it can't be read, or no image is in it.
     """
-    root = _place(folder)
+    root = _located(folder)
     if not root.is_dir():
         raise IceprobeError(f"no folder {str(folder)!r}: name one that holds images")
     found, others = images_below(root)
@@ -107,7 +107,7 @@ def unlabelled(folder: str | Path) -> FileSplit:
 
 
 def listing(
-    root: Place, below: str, classes: Sequence[str], others: list[str] | None = None
+    root: AnyPath, below: str, classes: Sequence[str], others: list[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
     """Names relative to ``root`` and labels ``(n,)`` of the images, by class, then by path.
 
@@ -125,12 +125,12 @@ def listing(
     return names, np.array(labels, np.int64)
 
 
-def _place(folder: str | Path) -> Place:
+def _located(folder: str | Path) -> AnyPath:
     place = located(folder)
     return place.expanduser() if isinstance(place, Path) else place
 
 
-def _with_splits(root: Place, layout: Layout, name: str, spec: str) -> Dataset:
+def _with_splits(root: AnyPath, layout: Layout, name: str, spec: str) -> Dataset:
     classes = _classes(root / layout.train)
     unseen = sorted(set(_classes(root / layout.test)) - set(classes))
     if unseen:
@@ -167,7 +167,7 @@ def _with_splits(root: Place, layout: Layout, name: str, spec: str) -> Dataset:
 
 
 def _split_flat(
-    root: Place, test_fraction: float | None, seed: int | None, name: str, spec: str, asked: bool
+    root: AnyPath, test_fraction: float | None, seed: int | None, name: str, spec: str, asked: bool
 ) -> Dataset:
     fraction = 0.2 if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
@@ -196,7 +196,7 @@ def _split_flat(
         for split, rows in (("train", ~in_test), ("test", in_test))
     }
     assumed = [
-        *([] if asked else told_as_classes(root)),
+        *([] if asked else assumed_classes(root)),
         *_one_class(root, classes),
         *_left_out(root, others, len(names)),
         *_loose(root, ["."]),
@@ -204,7 +204,7 @@ def _split_flat(
     return Dataset(spec, name, classes, splits, assumed=assumed)
 
 
-def _classes(folder: Place) -> list[str]:
+def _classes(folder: AnyPath) -> list[str]:
     classes = folders_in(folder)
     if not classes:
         loose = any(map(is_image, files_in(folder)))
@@ -218,7 +218,7 @@ def _classes(folder: Place) -> list[str]:
 
 
 def _refuse_classes_below(
-    root: Place, part: str, classes: Sequence[str], names: Sequence[str]
+    root: AnyPath, part: str, classes: Sequence[str], names: Sequence[str]
 ) -> None:
     """Refuse ``images/robin/…`` and ``images/wren/…`` as one class, "images"."""
     if len(classes) > 1:
@@ -239,17 +239,17 @@ def _refuse_classes_below(
     )
 
 
-def _one_class(folder: Place, classes: Sequence[str]) -> list[str]:
+def _one_class(folder: AnyPath, classes: Sequence[str]) -> list[str]:
     if len(classes) > 1:
         return []
     return [f"{classes[0]}/ is the one folder in {str(folder)!r}: every image is of this class"]
 
 
-def _left_out(root: Place, others: Sequence[str], images: int) -> list[str]:
+def _left_out(root: AnyPath, others: Sequence[str], images: int) -> list[str]:
     return [f"folder {str(root)!r}: {left_out(others, images)}"] if others else []
 
 
-def _loose(root: Place, parts: Sequence[str]) -> list[str]:
+def _loose(root: AnyPath, parts: Sequence[str]) -> list[str]:
     """A line where images lie outside class folders."""
     loose = [
         name if part == "." else f"{part}/{name}"
@@ -265,7 +265,7 @@ def _loose(root: Place, parts: Sequence[str]) -> list[str]:
     ]
 
 
-def _relative(paths: Sequence[str], root: Place) -> list[str]:
+def _relative(paths: Sequence[str], root: AnyPath) -> list[str]:
     if isinstance(root, RemotePath):
         return [path.removeprefix(f"{root}/") for path in paths]
     return [os.path.relpath(path, root) for path in paths]

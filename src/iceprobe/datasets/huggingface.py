@@ -127,7 +127,7 @@ def load_huggingface(
     if test not in tables:
         raise IceprobeError(f"{unknown(f'split of {name}', test, tables)} Pass test=SPLIT.")
     if not asked:
-        assumed = _told(name, train, test, tables)
+        assumed = _assumed(name, train, test, tables)
     if test == train:
         raise IceprobeError(f"train and test of {spec!r} are both {test!r}: name two splits")
     chosen = {"train": tables[train], "test": tables[test]}
@@ -137,12 +137,12 @@ def load_huggingface(
     if own["train"] == own["test"]:  # perhaps only since the library takes one for all
         own, more = in_files(name, config, revision, {"train": train, "test": test}, label, own)
         assumed += more
-    classes, labels, told = _labels(chosen, label, own, spec)
+    classes, labels, lines = _labels(chosen, label, own, spec)
     splits = {
         split: TableSplit(split, _encoded(table, image), image, labels[split])
         for split, table in chosen.items()
     }
-    return Dataset(spec, Path(name).name, classes, splits, assumed=[*assumed, *told])
+    return Dataset(spec, Path(name).name, classes, splits, assumed=[*assumed, *lines])
 
 
 def _load(name: str, config: str | None, revision: str | None) -> Any:
@@ -171,7 +171,7 @@ def _load(name: str, config: str | None, revision: str | None) -> Any:
         ) from e
 
 
-def _told(name: str, train: str, test: str, tables: Any) -> list[str]:
+def _assumed(name: str, train: str, test: str, tables: Any) -> list[str]:
     """A line where the test split has another name, or more splits are there."""
     unread = [split for split in tables if split not in (train, test)]
     if test == "test" and not unread:
@@ -278,8 +278,8 @@ def _labels(
             names["test"] = names["train"]
             values["test"] = _whole(given, "test", spec)
     places = {split: np.array(given, np.int64) for split, given in values.items()}
-    classes, labels, told = by_names(places, names, spec)
-    return classes, labels, [*assumed, *told]
+    classes, labels, lines = by_names(places, names, spec)
+    return classes, labels, [*assumed, *lines]
 
 
 def _whole(given: list[Any], split: str, spec: str) -> list[Any]:

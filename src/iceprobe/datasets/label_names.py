@@ -1,7 +1,7 @@
 """The lists of class names that parquet and Arrow files of a Hugging Face data set carry themselves.
 
 ``datasets`` takes the columns of all splits from the first file that it opens. A test split whose own
-list has another order would be read by train's: each file is asked before that.
+list has another order would be read in train's order, so each file's own list is read first.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ def in_files(
                     f"{asked[0][0]!r} and {file!r} name their classes differently, and both are of "
                     f"split {splits[role]!r}: write them with one list of names"
                 )
-    # Equal lists, none, or another kind of file: what the library took (a card's names, say) stands.
+    # Equal lists, none, or another kind of file: what the library took (a card's names, say) is kept.
     if own["train"] == own["test"] or None in own.values():
         return dict(taken), []
     return own, []

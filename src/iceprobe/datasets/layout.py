@@ -1,7 +1,7 @@
 """Which folders of ``folder:DIR`` are its splits: by their names, where names can say it.
 
 The usual words for training, validation and test, in any case, are read as splits, and what was
-chosen is said. A top level that looks like splits and can't be read as such is refused: taken for
+chosen is reported. A top level that looks like splits and can't be read as such is refused: taken for
 classes, it would make a report about nothing.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.walking import Place, folders_in, some
+from iceprobe.datasets.walking import AnyPath, folders_in, some
 
 # The first of each is the name by which iceprobe calls it.
 WORDS = {
@@ -28,9 +28,11 @@ _SPLIT_LIKE = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """Attributes:
-    train, test: the folders of the splits, relative to the data set's.
-    assumed: what was taken for granted, a line each.
+    """Which folders are the splits.
+
+    Attributes:
+        train, test: relative to the data set's folder.
+        assumed: a line for each assumption.
     """
 
     train: str
@@ -44,7 +46,7 @@ def role_of(name: str) -> str | None:
 
 
 def find_layout(
-    root: Place, *, split: str | None, train: str | None, test: str | None
+    root: AnyPath, *, split: str | None, train: str | None, test: str | None
 ) -> Layout | None:
     """The folders of the splits, or ``None`` where there is nothing like them.
 
@@ -84,8 +86,8 @@ def find_layout(
     return None
 
 
-def told_as_classes(root: Place) -> list[str]:
-    """A line where folders named like splits are read as classes, since they can be nothing else."""
+def assumed_classes(root: AnyPath) -> list[str]:
+    """A line where folders named like splits are read as classes, having no class folders."""
     alike = [name for name in folders_in(root) if _looks_like_a_split(name)]
     if not alike:
         return []
@@ -96,7 +98,7 @@ def told_as_classes(root: Place) -> list[str]:
     ]
 
 
-def refuse_splits_below(root: Place, names: Sequence[str]) -> None:
+def refuse_splits_below(root: AnyPath, names: Sequence[str]) -> None:
     """Refuse classes with folders of splits in them: ``cat/train/…``, ``birds/images/train/…``.
 
     Args:
@@ -122,7 +124,7 @@ def _looks_like_a_split(name: str) -> bool:
     return bool(_SPLIT_LIKE.fullmatch(name.casefold()))
 
 
-def _named(root: Place, name: str | None, option: str) -> str | None:
+def _named(root: AnyPath, name: str | None, option: str) -> str | None:
     """A folder that was asked for by name."""
     if name is None:
         return None
@@ -135,7 +137,7 @@ def _named(root: Place, name: str | None, option: str) -> str | None:
     return clean
 
 
-def _pick(root: Place, candidates: Sequence[str], role: str) -> str | None:
+def _pick(root: AnyPath, candidates: Sequence[str], role: str) -> str | None:
     """The folder for a role: the plain name first; of others there may be one."""
     if role in candidates or len(candidates) < 2:
         return role if role in candidates else next(iter(candidates), None)
@@ -146,14 +148,14 @@ def _pick(root: Place, candidates: Sequence[str], role: str) -> str | None:
     )
 
 
-def _test_folder(root: Place, by_role: dict[str, list[str]], split: str | None) -> str | None:
+def _test_folder(root: AnyPath, by_role: dict[str, list[str]], split: str | None) -> str | None:
     if split is not None and not by_role[split]:
         raise IceprobeError(f"folder {str(root)!r} has no {split}/: drop split={split}")
     role = split or ("test" if by_role["test"] else "val")
     return _pick(root, by_role[role], role)
 
 
-def _assumed(root: Place, train: str, test: str, folders: Sequence[str]) -> tuple[str, ...]:
+def _assumed(root: AnyPath, train: str, test: str, folders: Sequence[str]) -> tuple[str, ...]:
     """Nothing to say of ``train/`` and ``test/`` alone."""
     unread = [name for name in folders if name not in (train, test)]
     if (train, test) == ("train", "test") and not unread:
@@ -162,7 +164,7 @@ def _assumed(root: Place, train: str, test: str, folders: Sequence[str]) -> tupl
     return (f"{line}; {some(unread)} left unread" if unread else line,)
 
 
-def _refuse_what_looks_like_splits(root: Place, folders: Sequence[str]) -> None:
+def _refuse_what_looks_like_splits(root: AnyPath, folders: Sequence[str]) -> None:
     """Folders named like splits are classes only among others, and with images right in them."""
     alike = [name for name in folders if _looks_like_a_split(name)]
     nested = [name for name in alike if folders_in(root / name)]

@@ -44,12 +44,12 @@ def by_names(
     """Bring the labels of all splits into the order of train's list of names.
 
     Args:
-        labels: of each split, ``(n,)`` places in its own list.
+        labels: of each split, ``(n,)`` indices into its own list.
         names: of each split, its list.
         spec: of the data set, for the error.
 
     Returns:
-        The names that images have, the labels of each split as places in them, and what was taken
+        The names that images have, the labels of each split as indices into them, and what was taken
         for granted.
 
     Raises:
@@ -62,7 +62,7 @@ def by_names(
         if len(set(listed)) < len(listed):
             twice = next(name for name in listed if listed.count(name) > 1)
             raise IceprobeError(
-                f"class {twice!r} stands twice in the names of split {split!r} of {spec!r}: "
+                f"class {twice!r} is twice in the names of split {split!r} of {spec!r}: "
                 "give each class a name of its own"
             )
         outside = np.flatnonzero((own < 0) | (own >= len(listed)))

@@ -1,7 +1,7 @@
-"""From what an image file holds to 8 bits a channel: one rule each for depth, transparency and turn.
+"""Image files → 8 bits a channel: one rule each for bit depth, transparency and orientation.
 
 The rules are those of docs/images.md. What a file doesn't say (which value is white, what lies
-behind transparent pixels) is said by a :class:`Reading`, or refused where a picture would be lost.
+behind transparent pixels) is said by a :class:`Reading`, or the image is refused where the rules would spoil it.
 """
 
 import sys
@@ -38,15 +38,15 @@ BAND_LEFT_OUT = "band beyond RGB left out"
 
 
 class Unreadable(Exception):
-    """A picture that would be lost: what is wrong with it and what to do, without its name."""
+    """An image that the rules would spoil: what is wrong and what to do, without its name."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What isn't in the files themselves; ``None`` is the rule, and refuses what it would lose.
+    """How files are read where they don't say it; ``None`` follows the rules of docs/images.md.
 
     Attributes:
-        scale: the value that stands for white in files of more than 8 bits; 65535 in 16 bits where
+        scale: the value of white in files of more than 8 bits; 65535 in 16 bits where
             nothing is said.
         alpha: what transparent pixels are laid on, ``"white"`` (the rule) or ``"black"``;
             ``"drop"`` takes the colours that are stored under them.
@@ -105,11 +105,11 @@ def finished(
     Args:
         image: as Pillow has it after ``load()``.
         reading: what the file doesn't say.
-        notes: taken over into what :func:`seen` tells of the result.
+        notes: taken over into what :func:`seen` gives of the result.
         known_scale: white, where the file says it.
 
     Raises:
-        Unreadable: if the picture would be lost.
+        Unreadable: if the rules would spoil the image.
     """
     tag = 1 if reading.orientation == "ignore" else orientation(image)
     image = _flat(_eight_bit(image, reading, notes, known_scale), reading.alpha, notes)
@@ -195,7 +195,7 @@ def eight_bit_colours(
 
 
 def raw_mode(tile: Any) -> str:
-    """How a file's pixels are laid out, as Pillow's decoder is told."""
+    """How a file's pixels are laid out, in the words of Pillow's decoder."""
     args = tile.args
     return str((args[0] if args else "") if isinstance(args, tuple) else args)
 

@@ -1,5 +1,7 @@
-"""The sources of data sets by name, and ``load_dataset``, which knows the catalogue as well. Importing
-this imports neither images nor torch."""
+"""The sources of data sets by name, and ``load_dataset``, which knows the catalogue too.
+
+Importing this imports neither torch nor Pillow.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -100,7 +102,7 @@ _fetched: set[str] = set()  # names on a hub, by the caller's own specs, in this
 
 
 def names_elsewhere(spec: str) -> bool:
-    """Whether loading ``spec`` would ask another host that the caller hasn't named himself."""
+    """Whether loading ``spec`` would ask another host that the caller hasn't named."""
     parsed = parse_spec(spec)
     places = (parsed.name, *parsed.options.values())
     return any(map(elsewhere, places)) or (_is_fetched(parsed) and parsed.name not in _fetched)
@@ -119,10 +121,10 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         spec: ``folder:DIR``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
             ``bundled:NAME`` or a bare name of the catalogue with ``root=DIR``; with ``?key=value``
             options. Or ``{"train": data, "test": data}`` with map-style data sets of torch or
-            torchvision, whose items are ``(image, label)``. A data set is given back.
+            torchvision, whose items are ``(image, label)``. A data set is returned as it is.
         **options: the same options as keyword arguments.
 
-    Where images are files, ``scale=``, ``alpha=`` and ``orientation=`` say what these don't
+    Where images are files, ``scale=``, ``alpha=`` and ``orientation=`` say how they are read
     (docs/images.md).
 
     Raises:
@@ -149,7 +151,7 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
 
 
 def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
-    """A data set that is there already, or made of two of torch's."""
+    """``data`` if it is a data set, else one made of two map-style data sets."""
     from iceprobe.datasets.base import Dataset
     from iceprobe.datasets.wrapping import from_splits
 
@@ -178,7 +180,7 @@ def _load_from_catalogue(parsed: Spec) -> "tuple[Dataset, dict[str, Any]]":
 
 
 def _split_off(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of a source, and those of how its files are read."""
+    """Options of a source, and those that say how its files are read."""
     reading = {key: values.pop(key) for key in READING if key in values}
     return values, reading
 

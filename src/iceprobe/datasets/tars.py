@@ -1,7 +1,7 @@
-"""The members of a tar from its first byte to its last: none is dropped without a word.
+"""The members of a tar from its first byte to its last: none is dropped silently.
 
 ``tarfile`` stops at the first empty block and at the first header that it can't read, and takes the
-end of the file for the end of the archive. So what follows is looked at: an archive ends with two
+end of the file for the end of the archive. So what follows is checked: an archive ends with two
 empty blocks, one that doesn't was cut, and another may lie behind it (``cat a.tar b.tar``).
 """
 

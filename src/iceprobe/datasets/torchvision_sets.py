@@ -1,8 +1,8 @@
 """Benchmark sets as torchvision reads their official files; images stay undecoded.
 
 torchvision's classes parse the lists and know the splits. Their checksums guard downloads and are
-taken there; files that are at hand are looked for by name (``benchmark.py``), so the classes below
-that would verify them again are told that they are whole.
+taken there; files that are at hand are found by name (``benchmark.py``), so the classes below
+that would verify them again are made to skip that.
 """
 
 from collections.abc import Sequence

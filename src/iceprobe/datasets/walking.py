@@ -1,4 +1,4 @@
-"""The images below a folder, here or on object storage: none is left out without a word.
+"""The images below a folder, here or on object storage: none is left out silently.
 
 A folder that can't be read ends the listing with its name. Files that aren't read as images are
 counted by their endings, for whoever says so. Hidden files and folders are left alone.
@@ -16,10 +16,10 @@ from iceprobe.machine.object_storage import RemotePath
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-Place = Path | RemotePath
+AnyPath = Path | RemotePath
 
 
-def images_below(folder: Place) -> tuple[list[str], list[str]]:
+def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
     """Paths of the images at any depth, sorted, and of the other files.
 
     Links are followed, but not into a folder they are in.
@@ -34,7 +34,7 @@ def images_below(folder: Place) -> tuple[list[str], list[str]]:
     return sorted(images), others
 
 
-def folders_in(folder: Place) -> list[str]:
+def folders_in(folder: AnyPath) -> list[str]:
     """Names of the folders directly in it, sorted.
 
     Raises:
@@ -55,7 +55,7 @@ def folders_in(folder: Place) -> list[str]:
         raise unreadable(error, folder) from error
 
 
-def files_in(folder: Place) -> list[str]:
+def files_in(folder: AnyPath) -> list[str]:
     """Names of the files directly in it, sorted; hidden ones aside."""
     if isinstance(folder, RemotePath):
         return [name for name in folder.files() if not _is_hidden(name)]
@@ -107,7 +107,7 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _files_below(folder: Place) -> Iterable[str]:
+def _files_below(folder: AnyPath) -> Iterable[str]:
     if isinstance(folder, RemotePath):
         for name in folder.find():
             if not any(map(_is_hidden, name.split("/"))):

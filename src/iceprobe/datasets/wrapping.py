@@ -30,7 +30,7 @@ HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
     "or a spec string such as folder:DIR"
 )
-LOOKED_AT = 8  # images asked for twice, to see that they are the same
+CHECKED = 8  # images read twice, to see that they are the same
 
 
 class MapSplit(Split):
@@ -93,7 +93,8 @@ def from_splits(given: Any) -> Dataset:
     name = type(_innermost(chosen["train"])).__name__.lower()
     files = {split: _files(data) for split, data in chosen.items()}
     raw = {split: _labels(data) for split, data in chosen.items()}
-    classes, labels, told = _numbered(chosen, raw, name)
+    classes, labels, lines = _numbered(chosen, raw, name)
+    assumed += lines
     splits: dict[str, Split] = {}
     roots = [os.path.abspath(_innermost(chosen[split]).root) for split in files if files[split]]
     root = Path(os.path.commonpath(roots)) if roots else Path()
@@ -105,12 +106,12 @@ def from_splits(given: Any) -> Dataset:
             name = root.name or name
         else:
             splits[split] = MapSplit(split, data, labels[split])
-            told += _looked_at(splits[split], data)
+            assumed += _check_images(splits[split], data)
     if both := set(splits["train"].names) & set(splits["test"].names):
         raise IceprobeError(
             f"{len(both)} images are in train and in test, {min(both)!r} first: keep each in one"
         )
-    return Dataset(name, name, classes, splits, assumed=[*assumed, *told])
+    return Dataset(name, name, classes, splits, assumed=assumed)
 
 
 def _not_a_mapping(given: Any) -> str:
@@ -120,7 +121,7 @@ def _not_a_mapping(given: Any) -> str:
     if isinstance(given, Path):
         return f"{str(given)!r} is a path: pass it as 'folder:{given}'"
     if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        return f"a {kind} is one split, and probes need one to learn from and one to test on: {HOW}"
+        return f"a {kind} is one split, and probes need one to train on and one to test on: {HOW}"
     return f"a {kind} is no data set: {HOW}"
 
 
@@ -196,7 +197,7 @@ def _labels(data: Any) -> list[Any]:
         if (change := getattr(inner, "target_transform", None)) is not None:
             values = [change(value) for value in values]
         if inner is not data or not _files(data):
-            places = np.unique(np.linspace(0, len(data) - 1, LOOKED_AT).astype(int)).tolist()
+            places = np.unique(np.linspace(0, len(data) - 1, CHECKED).astype(int)).tolist()
             if not all(np.array_equal(_label(data, row), _plain(values[row])) for row in places):
                 continue
         return [_plain(value) for value in values]
@@ -264,13 +265,13 @@ def _pixels(image: Image.Image) -> bytes:
     return json.dumps([image.mode, image.size]).encode() + image.tobytes()
 
 
-def _looked_at(split: Split, data: Any) -> list[str]:
-    """See that images can be read and are the same each time; a line where they are transformed."""
-    for row in np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(int)).tolist():
+def _check_images(split: Split, data: Any) -> list[str]:
+    """Refuse images that differ from one reading to the next; a line where they are transformed."""
+    for row in np.unique(np.linspace(0, len(split) - 1, CHECKED).astype(int)).tolist():
         try:
             once, again = (_pixels(split.image(row)) for _ in range(2))
         except BadImage:
-            continue  # told, or skipped, when it is read
+            continue  # it is refused, or skipped, when it is read
         if once != again:
             raise IceprobeError(
                 f"image {split.names[row]!r} is another one each time it is read: pass the data set "
@@ -302,8 +303,8 @@ def _numbered(
     ]
     listed = {split: own or known for split, own in names.items()}
     places = {split: whole_labels(values, split) for split, values in raw.items()}
-    classes, labels, told = by_names(places, listed, spec)
-    return classes, labels, [*assumed, *told]
+    classes, labels, more = by_names(places, listed, spec)
+    return classes, labels, [*assumed, *more]
 
 
 def _class_names(data: Any) -> list[str] | None:

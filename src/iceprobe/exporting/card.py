@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from iceprobe.core.checksums import seal, sha256, unseal
 from iceprobe.core.documents import parse_json
@@ -12,7 +12,14 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.core.trust import refuse_leading_out
 from iceprobe.results.schema import Fraction
-from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Name, Shape
+from iceprobe.store.format import (
+    EVALUATION_VIEW,
+    BackboneRecord,
+    Dtype,
+    Name,
+    StoredShape,
+    take_pooled_class,
+)
 
 FORMAT_VERSION = 1
 CARD = "model.json"
@@ -63,7 +70,7 @@ class Card(BaseModel):
     seed: int
     num_classes: int
     classes: list[str]
-    shape: Shape
+    shape: StoredShape
     backbone: BackboneRecord
     amp: Dtype
     measured: Measured
@@ -72,6 +79,8 @@ class Card(BaseModel):
     versions: dict[str, str]
     files: dict[Name, str]
     reading: dict[str, Any] = {}
+
+    _complete = model_validator(mode="after")(take_pooled_class)
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -23,8 +23,7 @@ from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.pixels import Notes, Reading, Unreadable, finished
 from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.rebuilding import rebuilt_backbone
-from iceprobe.fitting.members import Shape
-from iceprobe.probes.probe import Probe
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
 
 # Of the largest logit: rounding on other machines stays well below, another function doesn't.
@@ -148,12 +147,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
         backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
     else:
         backbone = recorded_backbone(card.backbone, folder, trust=trust)
-    tokens = card.shape
-    shape = Shape(
-        tokens.dim, len(card.classes), tokens.grid, tokens.has_class, card.backbone.pooled_class,
-        tokens.vectors,
-    )  # fmt: skip
-    probe = shape.build(card.probe)
+    probe = build_for(card.shape, card.probe, len(card.classes))
     try:
         probe.load_state_dict(load_file(folder / PROBE))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -21,8 +21,9 @@ from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.settings import Extraction
 from iceprobe.store.noted import left_out
-from iceprobe.store.pipeline import OnBadImage, extracted_batches, plan_work
+from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import check_policy, choose_device, make_settings
+from iceprobe.store.work import OnBadImage, plan_work
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")

@@ -12,9 +12,9 @@ from iceprobe.exporting.exported import ExportedProbe, check_of
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.object_storage import located
+from iceprobe.probes.probe import build_for
 from iceprobe.results.provenance import environment
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import manifest_of
@@ -89,9 +89,11 @@ def export(
 
 
 def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
-    record, classes, shape = manifest.backbone, manifest.dataset.classes, Shape.of(manifest)
-    fitted = load_fitted(result, shape, seed)
-    probe = shape.build(result.probe)  # the fitted one may be in use, on a device
+    record, classes = manifest.backbone, manifest.dataset.classes
+    fitted = load_fitted(result, manifest.shape, seed)
+    probe = build_for(
+        manifest.shape, result.probe, len(classes)
+    )  # the fitted one may be in use, on a device
     probe.load_state_dict(fitted.state_dict())
     place = None if result.store.path is None else located(result.store.path)
     return ExportedProbe(

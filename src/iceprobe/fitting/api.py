@@ -21,7 +21,6 @@ from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
@@ -43,6 +42,7 @@ from iceprobe.results.schema import Diverged, Files, Result
 from iceprobe.settings import FitCall, Fitting, ProbeCall
 from iceprobe.store.format import Manifest
 from iceprobe.store.reader import Store
+from iceprobe.tokens import TokenShape
 
 log = logging.getLogger("iceprobe")
 
@@ -97,7 +97,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     )
     with contextlib.ExitStack() as locked:
         if (done := first(lambda: _lock(folder, asked, call.resume, locked))) is not None:
-            return [reopened(one, store, Shape.of(store.manifest)) for one in done]
+            return [reopened(one, store, store.shape) for one in done]
         first(lambda: _tell_days(store, request, call))
         try:
             results, rows = _fit(
@@ -125,7 +125,7 @@ def _lock(
     return check_folder(folder, asked, resume=resume)
 
 
-def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
+def reopened(result: Result, store: Store | None, shape: TokenShape) -> Result:
     """A result that was read from its folder, with the fitted modules as a fresh one has them."""
     if result.files.probes:
         result.attach(probes=[load_fitted(result, shape, seed) for seed in result.seeds])

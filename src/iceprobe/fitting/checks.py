@@ -9,9 +9,9 @@ from torch import nn
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import check_stored
-from iceprobe.fitting.members import Shape
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
+from iceprobe.probes.probe import Probe
 from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.protocols.reported import refuse_train
@@ -24,8 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def check_request(
     store: Store,
     labels: Sequence[str],
-    trained: Sequence[str],
-    shape: Shape,
+    trained: Mapping[str, Probe],
     *,
     seeds: Sequence[int],
     split: str,
@@ -37,7 +36,7 @@ def check_request(
     Raises:
         IceprobeError: naming it.
     """
-    inputs = {label: shape.build(label).input for label in trained}  # a wrong option ends here
+    inputs = {label: probe.input for label, probe in trained.items()}
     if not labels:
         raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
     for label in labels:

@@ -5,12 +5,12 @@ from safetensors.torch import load_file
 
 from iceprobe.core.checksums import check_file
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.members import Shape
-from iceprobe.probes.probe import Probe
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.results.schema import Result
+from iceprobe.tokens import TokenShape
 
 
-def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
+def load_fitted(result: Result, shape: TokenShape, seed: int | None = None) -> Probe:
     """One fitted probe of a result, in evaluation mode.
 
     Args:
@@ -36,7 +36,7 @@ def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
         raise IceprobeError(f"no fitted weights of {result.probe!r} were kept")
     name = result.files.probes[place]
     path = result.run / name
-    probe = shape.build(result.probe)
+    probe = build_for(shape, result.probe, result.classes)
     try:
         remedy = "put it back as it was, or fit the run again into another folder"
         check_file(path, result.files.digests.get(name), remedy)

@@ -80,9 +80,9 @@ def given_decays(protocol: Protocol) -> list[float] | None:
 
 def solver_bytes(label: str, setting: Setting, images: int) -> int:
     """Memory that the search takes beside what is held of the store."""
-    name = setting.shape.build(label).input
+    name = setting.build(label).input
     width = setting.shape.vectors.get(name, setting.shape.dim)
-    return memory_bytes(images, width, setting.shape.num_classes)
+    return memory_bytes(images, width, setting.num_classes)
 
 
 def fit_linear(
@@ -211,7 +211,7 @@ def _problem(label: str, setting: Setting, feed: Feed) -> Problem:
         for batch in mine.in_order(BATCH) if len(mine) else ():
             yield batch.inputs[name], batch.labels
 
-    return Problem(rows, count, width, setting.shape.num_classes, setting.device, shared)
+    return Problem(rows, count, width, setting.num_classes, setting.device, shared)
 
 
 def _group(
@@ -219,7 +219,7 @@ def _group(
 ) -> Group:
     """Solutions as members of an ordinary group: W x̂ + b folded into what the probe computes."""
     members = [Member(label, 0.0, one.decay, seed) for one in solutions]
-    (group,) = make_groups(members, setting.shape, setting.device)
+    (group,) = make_groups(members, setting.shape, setting.num_classes, setting.device)
     if group.norm is not None:
         scale = (problem.variance + group.norm.eps).sqrt() * problem.inverse
         biases = [one.bias for one in solutions]

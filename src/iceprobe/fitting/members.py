@@ -7,8 +7,8 @@ axis, so that one batched product serves them all.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,12 @@ from torch.func import functional_call, vmap
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.machine.products import linears
 from iceprobe.machine.shared_batches import part_of_batch
-from iceprobe.probes import build, parse_probe
 from iceprobe.probes.aim import NormalisedTokens
 from iceprobe.probes.coordinates import Coordinates, published
 from iceprobe.probes.linear import Linear
 from iceprobe.probes.pooling import QueryPooling
-from iceprobe.probes.probe import Probe
-from iceprobe.store.format import Manifest
+from iceprobe.probes.probe import Probe, build_for
+from iceprobe.tokens import TokenShape
 
 
 @dataclass(frozen=True)
@@ -34,45 +33,6 @@ class Member:
     learning_rate: float
     weight_decay: float
     seed: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a store decides the shapes of its probes."""
-
-    dim: int
-    num_classes: int
-    grid: tuple[int, int] | None
-    has_class: bool
-    pooled_class: bool = False
-    vectors: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        shape = manifest.shape
-        return cls(
-            shape.dim,
-            len(manifest.dataset.classes),
-            shape.grid,
-            shape.has_class,
-            manifest.backbone.pooled_class,
-            shape.vectors,
-        )
-
-    def build(self, probe: str, seed: int | None = None) -> Probe:
-        """A probe of this shape; with a seed, initialised by it alone."""
-        with torch.random.fork_rng(devices=[]):
-            if seed is not None:
-                torch.default_generator.manual_seed(seed)  # the CPU's only: others aren't forked
-            return build(
-                parse_probe(probe),
-                dim=self.dim,
-                num_classes=self.num_classes,
-                grid=self.grid,
-                has_class=self.has_class,
-                pooled_class=self.pooled_class,
-                vectors=self.vectors,
-            )
 
 
 class Group:
@@ -101,13 +61,17 @@ class Group:
     def __init__(
         self,
         members: list[Member],
-        shape: Shape,
+        shape: TokenShape,
+        num_classes: int,
         device: torch.device,
         whitening: Whitening | None = None,
         coordinates: Coordinates | None = None,
     ):
         self.members = members
-        probes = [shape.build(member.probe, member.seed).to(device) for member in members]
+        probes = [
+            build_for(shape, member.probe, num_classes, member.seed).to(device)
+            for member in members
+        ]
         self.template = probes[0]
         self.norm = self.template.norm if isinstance(self.template.norm, nn.BatchNorm1d) else None
         before = whitening.before(self.template) if whitening is not None else None
@@ -375,7 +339,8 @@ class _Call(nn.Module):
 
 def make_groups(
     members: list[Member],
-    shape: Shape,
+    shape: TokenShape,
+    num_classes: int,
     device: torch.device,
     whitenings: Mapping[str, Whitening] | None = None,
     coordinates: Mapping[str, Coordinates] | None = None,
@@ -389,7 +354,7 @@ def make_groups(
         by_probe.setdefault(member.probe, []).append(member)
     groups = []
     for probe, alike in by_probe.items():
-        read = shape.build(probe).input
+        read = build_for(shape, probe, num_classes).input
         of_vectors, of_tokens = (whitenings or {}).get(read), (coordinates or {}).get(read)
-        groups.append(Group(alike, shape, device, of_vectors, of_tokens))
+        groups.append(Group(alike, shape, num_classes, device, of_vectors, of_tokens))
     return groups

@@ -24,19 +24,20 @@ from iceprobe.fitting.checkpoint import Checkpoint, Saved
 from iceprobe.fitting.checks import check_parts
 from iceprobe.fitting.engine import Crowd, predict_all
 from iceprobe.fitting.feed import Feed, split_batches
-from iceprobe.fitting.members import Group, Member, Shape, make_groups
+from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import whitening
 from iceprobe.machine.processes import world
 from iceprobe.machine.signals import asked, saving_first, stop_if_asked
 from iceprobe.probes.coordinates import Coordinates
-from iceprobe.probes.probe import Probe
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.headline import Headline, headline_accuracy, weights
 from iceprobe.store.quantisation import check_rounding, rounding
+from iceprobe.tokens import TokenShape
 
 Progress = Callable[[str, int, int], None]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -48,7 +49,8 @@ class Setting:
     """What a phase shares with the others."""
 
     protocol: Protocol
-    shape: Shape
+    shape: TokenShape
+    num_classes: int
     run_seed: int
     device: torch.device
     amp: torch.dtype
@@ -56,6 +58,10 @@ class Setting:
     progress: Progress
     headline: Headline = "top1"  # by which is selected
     shuffle: Shuffle = ROWS  # decided when the tokens are at hand
+
+    def build(self, probe: str, seed: int | None = None) -> Probe:
+        """A probe of these tokens and classes; with a seed, initialised by it alone."""
+        return build_for(self.shape, probe, self.num_classes, seed)
 
 
 @dataclass
@@ -203,7 +209,9 @@ def run_phase(
         phase.right = np.zeros((looks, len(phase.members), size), np.uint8)
     counted = weights(setting.headline, evaluate_on.labels.cpu()) if evaluate_on else np.ones(0)
     coordinates = _coordinates(train, setting)
-    phase.groups = make_groups(phase.going, setting.shape, setting.device, whitenings, coordinates)
+    phase.groups = make_groups(
+        phase.going, setting.shape, setting.num_classes, setting.device, whitenings, coordinates
+    )
     stops = [phase.stops.get(g.members[0].probe, protocol.epochs) for g in phase.groups]
     crowd = Crowd(
         phase.groups,
@@ -308,7 +316,7 @@ def _look(
     right: dict[Member, np.ndarray] = {}
     accuracy: dict[Member, float] = {}
     if feed is not None and groups:
-        top = min(5, setting.shape.num_classes) if keep_best else 1
+        top = min(5, setting.num_classes) if keep_best else 1
         tops = predict_all(groups, feed, batch_size, top)
         labels = feed.labels.cpu()
         for group, t in zip(groups, tops, strict=True):
@@ -453,7 +461,7 @@ def _restore(phase: Phase, crowd: Crowd, setting: Setting, saved: Saved) -> None
     for i, numbers in enumerate(description["best"]):
         probes = []
         for g, member in enumerate(phase.groups[i].members):
-            probe, prefix = setting.shape.build(member.probe), f"best.{i}.{g}."
+            probe, prefix = setting.build(member.probe), f"best.{i}.{g}."
             names = [n for n in tensors if n.startswith(prefix)]
             probe.load_state_dict({n.removeprefix(prefix): tensors[n] for n in names})
             probes.append(probe.to(setting.device).eval())

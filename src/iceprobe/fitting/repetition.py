@@ -20,7 +20,6 @@ from iceprobe.fitting.checks import (
     check_request,
     check_training_images,
 )
-from iceprobe.fitting.members import Shape
 from iceprobe.fitting.phases import Progress, Setting
 from iceprobe.fitting.selection import Fitted, run_protocol
 from iceprobe.fitting.shuffling import check_shuffle
@@ -28,6 +27,7 @@ from iceprobe.fitting.tuning import grids_of
 from iceprobe.machine.processes import world
 from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
+from iceprobe.probes.probe import build_for
 from iceprobe.protocols.protocol import (
     Protocol,
     for_images,
@@ -99,18 +99,21 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
-    trained, shape = _trained(request.labels), Shape.of(store.manifest)
+    # A wrong option of a probe ends here.
+    trained = {
+        label: build_for(store.shape, label, len(store.classes))
+        for label in _trained(request.labels)
+    }
     check_request(
         store,
         request.labels,
         trained,
-        shape,
         seeds=seeds,
         split=request.split,
         amp=request.amp,
         run_seed=run_seed,
     )
-    check_norms({label: shape.build(label).pooling for label in trained})
+    check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
 
@@ -158,7 +161,8 @@ def repetition(
         checkpoint = Checkpoint(state, "")
         setting = Setting(
             protocol,
-            Shape.of(store.manifest),
+            store.shape,
+            len(store.classes),
             run_seed,
             request.device,
             DTYPES[request.amp],

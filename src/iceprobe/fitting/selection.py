@@ -84,7 +84,7 @@ def run_protocol(
         The probes of which a member got to the end, a row a member and epoch, and by probe the
         members that have diverged.
     """
-    inputs = {label: setting.shape.build(label).input for label in labels}
+    inputs = {label: setting.build(label).input for label in labels}
     protocol, images = setting.protocol, len(store["train"])
     solved = [label for label in labels if is_solved(label, protocol, store["train"])]
     labels = [label for label in labels if label not in solved]
@@ -160,7 +160,7 @@ def run_protocol(
         groups,
         reported,
         images_per_step(protocol, len(train)),
-        min(5, setting.shape.num_classes),
+        min(5, setting.num_classes),
     )
     fitted = []
     for group, top in zip(refit.groups, tops, strict=False):
@@ -171,7 +171,7 @@ def run_protocol(
                 label,
                 [member.seed for member in group.members],
                 [group.probe(g) for g in range(len(group))],
-                _predictions(top.numpy(), reported, setting.shape.num_classes),
+                _predictions(top.numpy(), reported, setting.num_classes),
                 {
                     "learning_rate": choice.learning_rate,
                     "weight_decay": choice.weight_decay,
@@ -204,7 +204,7 @@ def _at_optimum(
         member.probe,
         [member.seed],
         [one.group.probe(0)],
-        _predictions(top, reported, setting.shape.num_classes),
+        _predictions(top, reported, setting.num_classes),
         {"weight_decay": member.weight_decay, "iterations": one.solution.iterations},
         parts.told if choice else UNSELECTED,
         Grid((), tuple(sorted(one.decays)), grows=False),
@@ -299,7 +299,7 @@ def _best_epoch(
         label,
         kept,
         [best.probes[g] for g in mine],
-        _predictions(best.top[mine].numpy(), reported, setting.shape.num_classes),
+        _predictions(best.top[mine].numpy(), reported, setting.num_classes),
         {
             "learning_rate": chosen[0],
             "weight_decay": chosen[1],
@@ -324,5 +324,5 @@ def _predictions(top: np.ndarray, reported: Feed, num_classes: int) -> Predictio
 
 def _shares(setting: Setting, labels: Sequence[str], num_tokens: int) -> dict[str, float]:
     """Fraction of the fit's multiply–adds that is each probe's."""
-    flops = {label: setting.shape.build(label).flops(num_tokens) for label in labels}
+    flops = {label: setting.build(label).flops(num_tokens) for label in labels}
     return {label: value / sum(flops.values()) for label, value in flops.items()}

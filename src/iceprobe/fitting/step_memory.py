@@ -73,7 +73,7 @@ def step_memory(
         num_images: to learn from.
         stored_bytes: of an image's patch tokens as they are stored.
     """
-    built = {label: setting.shape.build(label) for label in counts}
+    built = {label: setting.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}
     images = -(-images_per_step(setting.protocol, num_images) // world().size)
     if setting.device.type != "cpu":  # which computes with memory of its own

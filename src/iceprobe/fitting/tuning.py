@@ -179,7 +179,7 @@ def grids_of(setting: Setting, labels: Sequence[str], num_images: int) -> dict[s
     """The grid of each probe, with the peak rates that its members train at."""
     grids = {}
     for label in labels:
-        parameters = setting.shape.build(label).num_parameters()["total"]
+        parameters = setting.build(label).num_parameters()["total"]
         grid = grid_of(setting.protocol, label, parameters)
         peaks = [peak_rate(setting.protocol, rate, num_images) for rate in grid.learning_rates]
         grids[label] = replace(grid, learning_rates=tuple(peaks))

@@ -9,6 +9,7 @@ _HOME = {
     "Queries": "framework",
     "absorb": "pooling",
     "build": "probe",
+    "build_for": "probe",
     "build_pooling": "probe",
     "parse_probe": "registry",
     "probe_label": "registry",

@@ -26,7 +26,7 @@ from iceprobe.probes.registry import (
     probe_options,
 )
 from iceprobe.probes.regularisation import Regularisation
-from iceprobe.tokens import Tokens
+from iceprobe.tokens import Tokens, TokenShape
 
 
 class Probe(nn.Module):
@@ -265,6 +265,28 @@ def build(
         batch_norm=values["batch_norm"],
         regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
     )
+
+
+def build_for(
+    shape: TokenShape, spec: Spec | str, num_classes: int, seed: int | None = None
+) -> Probe:
+    """A probe that reads tokens of ``shape``; with a seed, initialised by it alone.
+
+    Raises:
+        IceprobeError: as :func:`build`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # the CPU's only: others aren't forked
+        return build(
+            parse_probe(str(spec)),
+            shape.dim,
+            num_classes,
+            grid=shape.grid,
+            has_class=shape.has_class,
+            pooled_class=shape.pooled_class,
+            vectors=shape.vectors,
+        )
 
 
 def _check_terms(pooling: Pooling, terms: Regularisation) -> None:

@@ -18,7 +18,6 @@ from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.members import Shape
 from iceprobe.reporting.pictures import image_uri, map_uri
 from iceprobe.results.schema import Result
 from iceprobe.tokens import Tokens
@@ -102,9 +101,7 @@ class Album:
         """
         if result.method == "knn":
             return None
-        store = self.store
-        shape = Shape(store.dim, result.classes, store.grid, store.has_class, store.pooled_class)
-        probe = load_fitted(result, shape, seed)
+        probe = load_fitted(result, self.store.shape, seed)
         if not getattr(probe.pooling, "num_predictors", 0):
             return None
         return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))

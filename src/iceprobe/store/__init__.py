@@ -4,7 +4,7 @@ from iceprobe.core.lazy import lazy
 
 _HOME = {
     "Manifest": "format",
-    "Settings": "format",
+    "ExtractionSettings": "format",
     "Store": "reader",
     "StoredSplit": "split",
     "extract": "writer",

@@ -1,9 +1,9 @@
 """Batches decoded ahead of use and given in order, by threads or by processes with a thread each.
 
-A decoder is foreign code that meets every broken file there is: it may hang, or take its process
-with it. So each reader notes the image it is at, and the caller that waits counts how long it
-stays there. An image at which a reader hung or died is tried once more by a new reader (something
-else may have killed the first); the second time it is a bad image, by name.
+A decoder is a library's code on files of any kind: it may hang, or crash its process. So each reader
+notes which image it decodes, and the waiting caller counts the seconds. An image at which a reader
+hung or died is tried once more by a new reader, since something else may have killed the first; the
+second time it is reported as a bad image.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from iceprobe.machine.parentage import end_with
 from iceprobe.store.work import Decoded, Work
 
 SECONDS_AN_IMAGE = 120.0  # Pillow's largest image takes a few, from a slow disk some more
-TICK = 0.5  # seconds; counted, not read from a clock, so a machine that slept is no hang
+TICK = 0.5  # seconds; counted, not read from a clock: a machine may have slept
 NOWHERE = -1
 _BEFORE_ANY = "before it came to an image"
 _HINTS = {
@@ -43,13 +43,13 @@ log = logging.getLogger("iceprobe")
 
 
 class Decode(Protocol):
-    """Rows of a split → images; calls :func:`looking_at` before each."""
+    """Rows of a split → images; calls :func:`note_row` before each."""
 
     def __getitem__(self, work: Work, /) -> Decoded: ...
 
 
-def looking_at(row: int) -> None:
-    """Note the image that this reader comes to now."""
+def note_row(row: int) -> None:
+    """Note that this reader decodes image ``row`` now."""
     if (note := getattr(_reader, "note", None)) is not None:
         note(row)
 
@@ -99,7 +99,7 @@ class _Lost(Exception):
 
 
 class _Dismissed(Exception):
-    """Ends a thread's batch that nobody waits for."""
+    """Ends the batch of a dismissed thread."""
 
 
 @dataclass(order=True)
@@ -111,7 +111,7 @@ class _Job:
 
 
 class _Crew:
-    """The readers, and what becomes of a batch at which one is lost."""
+    """The readers; a batch at which one is lost is decoded again."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Crew:
             reader.dismiss()
             self._jobs.put(_Job(-1, None))
         for reader in self._readers:
-            reader.thread.join(timeout=5)  # one that hangs is left behind
+            reader.thread.join(timeout=5)  # a reader that hangs is abandoned
 
 
 def _awaited(job: _Job) -> Decoded:
@@ -190,7 +190,7 @@ def _awaited(job: _Job) -> Decoded:
 
 
 class _Reader:
-    """A thread that decodes one batch after another, itself or by a process of its own."""
+    """A thread that decodes one batch after another, itself or by its process."""
 
     def __init__(self, decode: Decode, jobs: "queue.PriorityQueue[_Job]", process: bool, pin: bool):
         self._decode, self._jobs, self._pin = decode, jobs, pin

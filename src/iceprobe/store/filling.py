@@ -1,7 +1,7 @@
 """Images → shards: one pass over what is missing, batches written while the next are made.
 
-The batches of a shard are the same whoever makes it and when, so a store that several processes
-filled, or that was stopped and gone on with, ends with the same bytes.
+The batches of a shard are the same in whatever process and order they are made. So a store that
+several processes wrote, or that was stopped and continued, ends with the same bytes.
 """
 
 import contextlib
@@ -19,23 +19,24 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.processes import world
+from iceprobe.store.destinations import Destination
 from iceprobe.store.format import Manifest, ShardRecord, shard_file
-from iceprobe.store.handing_in import collect
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import noted
-from iceprobe.store.pipeline import Extracted, OnBadImage, Progress, extracted_batches, plan_work
-from iceprobe.store.places import Place
-from iceprobe.store.shards import ShardWriter
+from iceprobe.store.pipeline import Extracted, Progress, extracted_batches
+from iceprobe.store.shard_records import collect_records
+from iceprobe.store.shard_writer import ShardWriter
+from iceprobe.store.work import OnBadImage, plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 WAITING = 2  # batches made and not yet written
-SECONDS_BETWEEN_LOOKS = 0.2  # for shards of other processes, when its own are done
+SECONDS_BETWEEN_POLLS = 0.2  # for shards of other processes, when its own are done
 
 
 def fill(
-    places: Sequence[Place | None],
+    destinations: Sequence[Destination | None],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -47,17 +48,27 @@ def fill(
 ) -> None:
     """Extract every shard that a manifest lacks, all layers in one pass.
 
-    Of several processes each takes every so manieth of these shards; process 0 records them all.
+    Process r of R takes every R-th of these shards; process 0 records them all.
 
     Args:
-        places: of each of the backbone's layers, ``None`` where a layer's store is finished.
+        destinations: of each of the backbone's layers, ``None`` where a layer's store is finished.
+        backbone: moved to ``device``.
+        dataset: whose images.
+        device: of the forward pass.
+        workers: processes that decode; 0 decodes in threads.
+        on_bad_image: ``"fail"`` or ``"skip"``.
+        progress: called with a stage's name, images done and images in all.
         only: split and number of the one shard to extract.
+
+    Raises:
+        IceprobeError: if the disk is full or gone, an image can't be read, or tokens aren't finite;
+            complete shards stay.
     """
     here = world()
-    open_places = [place for place in places if place is not None]
-    recorders = [None if place is None else _Recorder(place) for place in places]
-    manifest = open_places[0].manifest
-    shards = [one for one in missing_shards(open_places) if only in (None, one)]
+    unfinished = [one for one in destinations if one is not None]
+    recorders = [None if one is None else _Recorder(one) for one in destinations]
+    manifest = unfinished[0].manifest
+    shards = [one for one in missing_shards(unfinished) if only in (None, one)]
     listing = {name: chosen_rows(s.listed, s.images) for name, s in manifest.splits.items()}
     work = [
         item
@@ -66,7 +77,7 @@ def fill(
     ]
     done = rows_done(manifest, shards)
 
-    def tell(name: str) -> None:
+    def report(name: str) -> None:
         if progress is not None and here.main:
             others = max(r.from_others.get(name, 0) for r in recorders if r is not None)
             progress(f"extract {name}", done[name] + others, manifest.splits[name].images)
@@ -89,32 +100,17 @@ def fill(
                         writing.submit(partial(recorder.add, batch, layer))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
-                tell(name)
-        while here.size > 1 and here.main and not all(p.manifest.finished for p in open_places):
+                report(name)
+        while here.size > 1 and here.main and not all(p.manifest.finished for p in unfinished):
             here.check()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
             for recorder in recorders:
                 if recorder is not None:
                     for name in recorder.collect():
-                        tell(name)
+                        report(name)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            path = open_places[0].folder
-            room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
-            raise IceprobeError(
-                f"{room} for {path} ({error.strerror}): make room and run the same again, "
-                "complete shards are kept"
-            ) from error
-        if not all(place.folder.is_dir() for place in open_places):
-            gone = next(place.folder for place in open_places if not place.folder.is_dir())
-            raise IceprobeError(
-                f"{gone} was removed while it was written: run the same again"
-            ) from error
-        if error.errno in (errno.EIO, errno.ESTALE):
-            raise IceprobeError(
-                f"{error.filename or open_places[0].folder}: {error.strerror}; see that its disk "
-                "answers and run the same again, complete shards are kept"
-            ) from error
+        if (explained := _explained(error, unfinished)) is not None:
+            raise explained from error
         raise
     finally:
         for recorder in recorders:
@@ -122,12 +118,12 @@ def fill(
                 recorder.abandon()
 
 
-def missing_shards(places: Sequence[Place]) -> list[tuple[str, int]]:
+def missing_shards(destinations: Sequence[Destination]) -> list[tuple[str, int]]:
     """Split and number of each shard that one of these layers lacks, in order."""
     return [
         (name, number)
-        for name in places[0].manifest.splits
-        for number in sorted({n for place in places for n in place.manifest.missing(name)})
+        for name in destinations[0].manifest.splits
+        for number in sorted({n for one in destinations for n in one.manifest.missing(name)})
     ]
 
 
@@ -139,15 +135,34 @@ def rows_done(manifest: Manifest, shards: Sequence[tuple[str, int]]) -> dict[str
     return done
 
 
+def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeError | None:
+    """What an error of the disk means for whoever runs the extraction; ``None`` for any other."""
+    path = unfinished[0].folder
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
+        return IceprobeError(
+            f"{room} for {path} ({error.strerror}): make room and run the same again, "
+            "complete shards are kept"
+        )
+    if gone := [one.folder for one in unfinished if not one.folder.is_dir()]:
+        return IceprobeError(f"{gone[0]} was removed while it was written: run the same again")
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return IceprobeError(
+            f"{error.filename or path}: {error.strerror}; see that its disk answers and run the same "
+            "again, complete shards are kept"
+        )
+    return None
+
+
 class _Recorder:
-    """Batches of one layer → shards → the manifest; shards that it has already are passed over.
+    """Batches of one layer → shards → the manifest; batches of complete shards are passed over.
 
     Attributes:
-        from_others: rows of the listing whose shards were handed in, by split.
+        from_others: rows of the listing whose shards other processes made, by split.
     """
 
-    def __init__(self, place: Place):
-        self.place, manifest = place, place.manifest
+    def __init__(self, destination: Destination):
+        self.destination, manifest = destination, destination.manifest
         self.from_others: dict[str, int] = {}
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
         self._writers: list[ShardWriter] = []  # of the shard under way, one a view
@@ -159,10 +174,10 @@ class _Recorder:
         work = batch.work
         if work.number not in self._missing[work.split]:
             return
-        manifest = self.place.manifest
+        manifest = self.destination.manifest
         if not self._writers:
             names = [shard_file(work.split, work.number, view) for view in range(work.views)]
-            self._writers = [ShardWriter(self.place.folder / name) for name in names]
+            self._writers = [ShardWriter(self.destination.folder / name) for name in names]
         for writer, tensors in zip(self._writers, batch.layers[layer], strict=True):
             writer.write(tensors)
         self._rounding = max(self._rounding, batch.rounding[layer])
@@ -183,14 +198,14 @@ class _Recorder:
             views=augmented,
             rounding=self._rounding,
         )
-        self.place.note(work.split, self.place.put(shard))
+        self.destination.record(work.split, self.destination.put(shard))
         self._writers, self._skipped, self._seen, self._rounding = [], [], [], 0.0
         if world().size > 1 and world().main:
             self.collect()
 
     def collect(self) -> list[str]:
-        """Take in the shards of other processes; names of the splits that got some."""
-        rows = collect(self.place.folder, self.place.manifest)
+        """Record the shards of other processes; names of the splits that got some."""
+        rows = collect_records(self.destination.folder, self.destination.manifest)
         for split, count in rows.items():
             self.from_others[split] = self.from_others.get(split, 0) + count
         return list(rows)

@@ -4,23 +4,35 @@ A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards
 ``SPLIT-00000.safetensors``, beside them ``train.view1-00000.safetensors`` and so on where augmented
 views of the training images were asked for. The manifest says what the tokens were made from and lists the shards
 that are complete, each with its checksum. It holds no times and no host names: an extraction that
-was killed and went on ends with the same bytes as one that wasn't.
+was killed and continued ends with the same bytes as one that wasn't.
 """
 
 import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    model_serializer,
+    model_validator,
+)
 
 from iceprobe.core.checksums import seal, unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.trust import plain_name
 from iceprobe.machine.object_storage import RemotePath
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -41,7 +53,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Settings(_Record):
+class ExtractionSettings(_Record):
     """What the user chose about an extraction, as far as it changes the bytes stored.
 
     Attributes:
@@ -51,8 +63,8 @@ class Settings(_Record):
         batch_size: images a forward pass.
         shard_images: images a shard; batches don't reach over shards.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
-        views: views stored of each training image, the evaluation view first; the others are
-            augmented.
+        augmented_views: stored of each training image beside its evaluation view. In JSON it is
+            ``views``, which counts the evaluation view too.
         augmentation: of those; ``None`` where there are none.
         crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
             and in stores from before it was ``clamped``, whose crops were redrawn.
@@ -67,24 +79,39 @@ class Settings(_Record):
     batch_size: int = 64
     shard_images: int = SHARD_IMAGES
     device: str = "cpu"
-    views: Annotated[int, Field(ge=1)] = 1
+    augmented_views: Annotated[int, Field(ge=0)] = 0
     augmentation: Strength | None = None
     crop: Literal["clamped"] | None = None
     live: Literal[True] | None = None  # absent from the identity of what is stored
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_json(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(views := fields.get("views"), int):
+            return fields
+        rest = {key: value for key, value in fields.items() if key != "views"}
+        return rest | {"augmented_views": views - 1}
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return dict(
+            ("views", 1 + value) if key == "augmented_views" else (key, value)
+            for key, value in serialise(self).items()
+        )
+
     def views_of(self, split: str) -> int:
-        """Views stored of each image of ``split``."""
-        return self.views if split == TRAIN else 1
+        """Views stored of each image of ``split``, the evaluation view among them."""
+        return 1 + (self.augmented_views if split == TRAIN else 0)
 
     @property
     def training_images(self) -> str:
-        """What probes that learn from the store see of a training image, in words."""
+        """What probes trained on the store see of a training image, in words."""
         if self.live and self.augmentation:
             return f"live, {self.augmentation} augmentation"
-        if self.views == 1:
+        if not self.augmented_views:
             return f"live, {EVALUATION_VIEW}" if self.live else EVALUATION_VIEW
-        plural = "s" if self.views > 2 else ""
-        return f"{self.views - 1} stored view{plural}, {self.augmentation} augmentation"
+        plural = "s" if self.augmented_views > 1 else ""
+        return f"{self.augmented_views} stored view{plural}, {self.augmentation} augmentation"
 
 
 class BackboneRecord(_Record):
@@ -100,7 +127,7 @@ class BackboneRecord(_Record):
 
     @classmethod
     def of(cls, backbone: "Backbone", identity: dict[str, Any] | None = None) -> Self:
-        """``identity``: where it isn't asked of the backbone, which hashes all weights."""
+        """``identity`` saves the backbone from hashing all its weights."""
         return cls(
             spec=backbone.spec,
             name=backbone.name,
@@ -123,29 +150,18 @@ class DatasetRecord(_Record):
     reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
 
 
-class Shape(_Record):
-    """Sizes of the tokens of one image: N patches on a grid, P prefix tokens, width D.
+def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
+    return {key: value for key, value in serialise(shape).items() if key != "pooled_class"}
 
-    ``vectors`` are the widths of what the model itself makes of an image (`Tokens.vectors`).
-    """
 
-    dim: int
-    num_tokens: int
-    num_prefix: int
-    grid: tuple[int, int] | None
-    has_class: bool
-    vectors: dict[str, int] = {}
+def take_pooled_class(record: Any) -> Any:
+    """Validator of a model with a ``backbone`` and a ``shape``: ``pooled_class`` is the backbone's."""
+    record.shape = replace(record.shape, pooled_class=record.backbone.pooled_class)
+    return record
 
-    @classmethod
-    def of(cls, backbone: "Backbone") -> Self:
-        return cls(
-            dim=backbone.dim,
-            num_tokens=backbone.num_tokens,
-            num_prefix=backbone.num_prefix,
-            grid=backbone.grid,
-            has_class=backbone.has_class,
-            vectors=dict(backbone.vectors),
-        )
+
+# In JSON, `pooled_class` is a field of the backbone's record and not of the shape beside it.
+StoredShape = Annotated[TokenShape, WrapSerializer(_without_pooled_class)]
 
 
 class FileRecord(_Record):
@@ -218,10 +234,12 @@ class Manifest(_Record):
     format_version: int = FORMAT_VERSION
     backbone: BackboneRecord
     dataset: DatasetRecord
-    settings: Settings
-    shape: Shape
+    settings: ExtractionSettings
+    shape: StoredShape
     splits: dict[Name, SplitRecord]  # files are named after them
     versions: dict[str, str]
+
+    _complete = model_validator(mode="after")(take_pooled_class)
 
     @property
     def identity(self) -> str:
@@ -248,20 +266,20 @@ class Manifest(_Record):
     def asked_as(self, backbone: str, dataset: str) -> Self:
         """The same store under the specs that a run names: another path to the same weights.
 
-        A store is known by its content and serves every request for it; a run is told under the
-        specs that it was asked for, and rebuilt from them. The identity doesn't change.
+        A store serves every request for the same content; a run is reported, and rebuilt, by the
+        specs that it was asked for. The identity doesn't change.
         """
-        return self._told({"spec": backbone}, {"spec": dataset})
+        return self._with({"spec": backbone}, {"spec": dataset})
 
     def asked_by(self, wanted: Self) -> Self:
-        """The same store with all that ``wanted``, of the same content, says of itself."""
+        """The same store under the names and specs of ``wanted``, a request for the same content."""
         backbone, dataset = wanted.backbone, wanted.dataset
-        return self._told(
+        return self._with(
             {name: getattr(backbone, name) for name in ("spec", "name", "paradigm", "assumed")},
             {name: getattr(dataset, name) for name in ("spec", "name", "headline", "assumed")},
         )
 
-    def _told(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
+    def _with(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
         records = {
             "backbone": self.backbone.model_copy(update=backbone),
             "dataset": self.dataset.model_copy(update=dataset),
@@ -352,7 +370,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` so that a reader finds the old one or the new one, never a part."""
+    """Write ``manifest.json`` so that a reader finds the old one or the new one, never half of one."""
     content = {"identity": manifest.identity} | seal(manifest.model_dump(mode="json"))
     temporary = path / f"{MANIFEST}.tmp"
     try:
@@ -367,7 +385,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Rename a file that is on disk already, and make the rename itself last."""
+    """Rename a file that was flushed to disk, and flush the rename too."""
     os.replace(temporary, final)
     folder = os.open(final.parent, os.O_RDONLY)
     try:

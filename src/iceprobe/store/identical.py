@@ -1,4 +1,4 @@
-"""Images of one split that are in another as well, by the pooled tokens that are stored anyway.
+"""Images that are in two splits, found by their pooled tokens.
 
 Two rows are one image where their mean tokens differ by less than a thousandth of what images differ by:
 the same pixels in other batches differ by rounding, other images by a thousand times as much. Candidates
@@ -23,8 +23,8 @@ _ROWS = 8192  # read at once
 def identical_rows(train: "StoredSplit", other: "StoredSplit") -> NDArray[np.int64]:
     """Rows of ``other`` whose image is in ``train`` too, sorted.
 
-    None where the tokens are made anew in each pass (`live`), where no two images can be told apart,
-    or where either is empty.
+    No rows where the tokens are made anew in each pass (`live`), where all images have the same
+    tokens, or where either split is empty.
     """
     none = np.zeros(0, np.int64)
     if train.live or other.live or not len(train) or not len(other):

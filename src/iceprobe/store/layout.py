@@ -5,8 +5,9 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from iceprobe.store.format import Manifest, Settings, Shape, ShardRecord
+from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
 from iceprobe.store.shards import shard_bytes
+from iceprobe.tokens import TokenShape
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
@@ -57,7 +58,7 @@ def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
     return None
 
 
-def token_layout(shape: Shape, settings: Settings) -> Layout:
+def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
     """Dtype and shape of what a forward pass gives of one image."""
     of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}

@@ -2,10 +2,9 @@
 
     rows ─▶ images (augmented anew in each epoch) ─▶ backbone, frozen ─▶ tokens
 
-A live store stands in the place of one on disk: `iceprobe.fit` asks it for the rows of a batch, and
-all members learn from the tokens of that one forward pass. It is the way where augmentation matters
-more than time, or where tokens would fill the disk. The backbone stays in evaluation mode and gets
-no gradient.
+A live store replaces one on disk: `iceprobe.fit` asks it for the rows of a batch, and all members are
+trained on the tokens of that one forward pass. Use it where augmentation matters more than time, or
+where tokens would fill the disk. The backbone stays in evaluation mode and gets no gradient.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,11 @@ from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
 from iceprobe.settings import Live
+from iceprobe.store.decoded_images import decode_threads
 from iceprobe.store.format import TRAIN, Manifest
+from iceprobe.store.forward import check_finite, forward
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.pipeline import check_finite, decode_threads, forward
 from iceprobe.store.reader import Store
 from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
 from iceprobe.store.split import StoredSplit
@@ -40,8 +40,9 @@ VECTORS_AT_ONCE = 1024  # images
 def live(backbone: "Backbone | nn.Module | str", dataset: Data, *, call: Live) -> Store:
     """A store without files, whose tokens the backbone makes whenever they are read.
 
-    k-NN, held-out images and the reported split see the evaluation view; an image to learn from is
-    augmented anew in each epoch, by random numbers of its place in the listing and the epoch alone.
+    k-NN, held-out images and the reported split see the evaluation view. A training image is
+    augmented anew in each epoch; its random numbers depend on its place in the listing and on the
+    epoch alone.
 
     Args:
         backbone: moved to ``device``.
@@ -123,7 +124,7 @@ class LiveSplit(StoredSplit):
 
 
 class _Maker:
-    """Images of a data set → tokens on the host; the last batch is kept for whoever asks again."""
+    """Images of a data set → tokens on the host; the last batch is cached."""
 
     def __init__(
         self, backbone: "Backbone", dataset: Dataset, manifest: Manifest, device: torch.device
@@ -155,7 +156,7 @@ class _Maker:
 
         def decode(place: int, view: int) -> Tensor:
             image = source.image(place)
-            self._files.look(image)
+            self._files.note(image)
             if not view:
                 return preprocessing.transform(image)
             return self._augment(image, view_generator(place, view))

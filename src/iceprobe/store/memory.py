@@ -1,4 +1,4 @@
-"""Tokens kept in memory: for a look during pre-training, nothing is written."""
+"""Tokens kept in memory, for evaluations during pre-training: nothing is written."""
 
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.settings import ExtractCall
-from iceprobe.store.format import Manifest, ShardRecord
+from iceprobe.store.format import TRAIN, Manifest, ShardRecord
 from iceprobe.store.layout import chosen_rows, split_layout
-from iceprobe.store.noted import noted, tell_of_files
-from iceprobe.store.pipeline import OnBadImage, Progress, extracted_batches, plan_work
+from iceprobe.store.noted import log_file_assumptions, noted
+from iceprobe.store.pipeline import Progress, extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.store.work import OnBadImage, plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -56,7 +57,7 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
         )
         for name in manifest.splits
     }
-    tell_of_files(manifest)
+    log_file_assumptions(manifest)
     return Store(manifest, held, dataset=dataset)
 
 
@@ -92,7 +93,7 @@ def _extract_split(
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings
     rows = chosen_rows(record.listed, record.images)
-    augmented = settings.views_of(name) - 1
+    augmented = settings.augmented_views if name == TRAIN else 0
 
     def empty(view: int, *rows: int) -> dict[str, Tensor]:
         layout = split_layout(manifest, name, view).items()

@@ -1,4 +1,4 @@
-"""What reading the image files came to: counted in the manifest, told where something was assumed."""
+"""What was done to image files on reading: counted in the manifest, logged where it was assumed."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ from iceprobe.datasets.pixels import (
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
 
-ROUNDED = 0.01  # share of the tokens' variance from which on their rounding is told
+ROUNDED = 0.01  # share of the tokens' variance from which on their rounding is reported
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
@@ -45,12 +45,12 @@ def noted(images: Sequence[Seen]) -> dict[str, Any]:
 
 
 def assumed(manifest: "Manifest") -> list[str]:
-    """What was taken for granted about backbone, data set and image files, a line each."""
+    """What was assumed about backbone, data set and image files, a line each."""
     return [*manifest.backbone.assumed, *manifest.dataset.assumed, *assumed_of_files(manifest)]
 
 
 def rounded(manifest: "Manifest") -> list[str]:
-    """A line where storing the tokens has taken more than a little from them."""
+    """A line where rounding takes more than `ROUNDED` of the tokens' variance."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     share = max((s.rounding for s in shards if s.rounding is not None), default=0.0)
     if share <= ROUNDED:
@@ -62,7 +62,7 @@ def rounded(manifest: "Manifest") -> list[str]:
 
 
 def assumed_of_files(manifest: "Manifest") -> list[str]:
-    """What was taken for granted about the image files of a store, a line for each kind."""
+    """What was assumed about the image files of a store, a line for each kind."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     counts: Counter[str] = Counter()
     for shard in shards:
@@ -83,7 +83,7 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
 
 
 class FirstSeen:
-    """Tells what is assumed about files at the first of each kind, where no store counts them.
+    """Logs what is assumed about files at the first file of each kind, where no store counts them.
 
     Args:
         record: of the data set, whose ``assumed`` the lines are added to.
@@ -93,7 +93,7 @@ class FirstSeen:
         self._record = record
         self._lock = threading.Lock()
 
-    def look(self, image: Image.Image) -> None:
+    def note(self, image: Image.Image) -> None:
         """Note an image as its split gave it; from any thread."""
         found = seen(image)
         lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
@@ -115,8 +115,8 @@ def _next_depth(largest: float) -> int:
     return 2 ** max(8, int(largest).bit_length()) - 1
 
 
-def tell_of_files(manifest: "Manifest") -> None:
-    """Say what was assumed about the files, and which images were left out."""
+def log_file_assumptions(manifest: "Manifest") -> None:
+    """Log what was assumed about the files, and which images were left out."""
     assumptions.tell(assumed_of_files(manifest))
     if skipped := manifest.skipped:
         log.warning("%s", left_out(skipped))

@@ -1,8 +1,8 @@
-"""Stores from before the rules of docs/images.md: their ordinary images stay, the others are made again.
+"""Stores from before the rules of docs/images.md: shards of ordinary images stay, others are remade.
 
-A store's identity follows the files, not how they are read, so that a store of ordinary images (8
-bits, grey, RGB or a palette, one frame, as stored) is good for ever. Shards that don't say what was
-done to their images are looked at once: at the headers of the files alone.
+A store's identity depends on the files, not on how they are read, so that a store of ordinary images
+(8 bits, grey, RGB or a palette, one frame, as stored) stays valid. For shards that don't say what was
+done to their images, the headers of the image files are read once.
 """
 
 import logging
@@ -16,9 +16,9 @@ from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.decoding import is_ordinary
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.object_storage import RemotePath
+from iceprobe.store.decoded_images import decode_threads
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest, write_manifest
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.pipeline import decode_threads
 
 log = logging.getLogger("iceprobe")
 
@@ -26,7 +26,7 @@ log = logging.getLogger("iceprobe")
 def bring_up_to_date(
     root: Path | RemotePath, wanted: Sequence[Manifest], dataset: Dataset
 ) -> list[str]:
-    """Take the shards out of the manifests of these stores whose images are read otherwise now.
+    """Take shards out of the manifests of these stores whose images are read differently now.
 
     Args:
         root: of the stores; on object storage they are left as they are.
@@ -50,7 +50,7 @@ def bring_up_to_date(
                 if os.access(path, os.W_OK):
                     with exclusive(path):
                         again += _updated(path, dataset)
-                elif other := _look(read_manifest(path), dataset):
+                elif other := _drop_outdated(read_manifest(path), dataset):
                     raise IceprobeError(
                         f"{path / other[0]} holds images that are read by other rules now "
                         "(docs/images.md), and can't be written: extract into another folder"
@@ -60,12 +60,13 @@ def bring_up_to_date(
 
 
 def _unsaid(manifest: Manifest) -> bool:
+    """Whether a shard doesn't say what was done to its images."""
     return any(shard.read is None for split in manifest.splits.values() for shard in split.shards)
 
 
 def _updated(path: Path, dataset: Dataset) -> list[str]:
     manifest = read_manifest(path)
-    again = _look(manifest, dataset)
+    again = _drop_outdated(manifest, dataset)
     write_manifest(path, manifest)
     if again:
         log.warning(
@@ -75,8 +76,8 @@ def _updated(path: Path, dataset: Dataset) -> list[str]:
     return again
 
 
-def _look(manifest: Manifest, dataset: Dataset) -> list[str]:
-    """Take the shards with other than ordinary images out; their files."""
+def _drop_outdated(manifest: Manifest, dataset: Dataset) -> list[str]:
+    """Take shards with images that aren't ordinary out of ``manifest``; return their files."""
     again: list[str] = []
     for name, record in manifest.splits.items():
         rows = chosen_rows(record.listed, record.images)
@@ -95,5 +96,5 @@ def _look(manifest: Manifest, dataset: Dataset) -> list[str]:
 def _all_ordinary(split: Split, rows: Sequence[int]) -> bool:
     if split.reading is None:  # arrays
         return True
-    with ThreadPoolExecutor(decode_threads(False), "look") as pool:
+    with ThreadPoolExecutor(decode_threads(False), "headers") as pool:
         return all(pool.map(lambda row: is_ordinary(split.source(row)), rows))

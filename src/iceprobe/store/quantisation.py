@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.shards import fresh
+from iceprobe.store.buffers import fresh
 
 LARGEST = 127
-LOOKED_AT = 4  # every so manieth token is looked at for its rounding
-REFUSED = 0.25  # share of rounding in the variance; told from 0.01 on (`noted.py`)
+EVERY = 4  # rounding is measured on every fourth token
+REFUSED = 0.25  # share of rounding in the variance; reported from 0.01 on (`noted.py`)
 
 
 def quantise(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,26 +40,27 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rounding(tokens: Tensor, stored: Tensor) -> Tensor:
-    """Which share of the tokens' variance is the error of storing them, ``()`` in [0, 1].
+    """The share of the tokens' variance that is error of storing them, ``()`` in [0, 1].
 
         share = mean_d min(1, var(x̃_d − x_d) / var(x_d))
 
-    Each dimension counts alike, since probes learn in standardised coordinates: one that lies far
-    from zero, or is much longer than the others, takes the digits of all in a token of one scale.
+    Each dimension counts alike, since probes are trained in standardised coordinates. A dimension
+    far from zero, or of much larger values than the others, costs all others their digits where a
+    token has one scale.
 
     Args:
         tokens: ``(b, N, D)`` as they were made.
         stored: the same as they are read back.
     """
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    looked = tokens.flatten(0, 1)[::LOOKED_AT].to(wide)
-    error = stored.flatten(0, 1)[::LOOKED_AT].to(wide) - looked
-    share = error.var(0, correction=0) / looked.var(0, correction=0)
+    sampled = tokens.flatten(0, 1)[::EVERY].to(wide)
+    error = stored.flatten(0, 1)[::EVERY].to(wide) - sampled
+    share = error.var(0, correction=0) / sampled.var(0, correction=0)
     return share.nan_to_num(0.0, 1.0).clamp(0, 1).mean()
 
 
 def check_rounding(share: float, what: str, remedy: str) -> None:
-    """Refuse rounding that leaves too little of the tokens.
+    """Refuse rounding by more than `REFUSED` of the variance.
 
     Raises:
         IceprobeError: saying how much it is.

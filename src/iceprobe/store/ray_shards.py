@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.object_storage import RemotePath, located, scratch_folder
 from iceprobe.store import remote
+from iceprobe.store.destinations import Destination, check_origin
 from iceprobe.store.filling import fill, missing_shards, rows_done
 from iceprobe.store.format import Manifest, ShardRecord, publish
-from iceprobe.store.places import Place, check_origin
 
 if TYPE_CHECKING:
     import torch
 
     from iceprobe.backbones.base import Backbone
     from iceprobe.datasets.base import Dataset
-    from iceprobe.store.pipeline import OnBadImage, Progress
+    from iceprobe.store.pipeline import Progress
+    from iceprobe.store.work import OnBadImage
 
 RETRIES = 5  # of a task whose worker or node dies
 AHEAD = 4  # tasks submitted a processor of the cluster
@@ -40,8 +41,8 @@ log = logging.getLogger("iceprobe")
 
 
 def connect() -> Any:
-    """Ray, connected to the cluster that ``RAY_ADDRESS`` or ``ray start`` tells of, else to a new
-    one on this machine.
+    """Ray, connected to the cluster named by ``RAY_ADDRESS`` or begun by ``ray start``, else to a
+    new one on this machine.
 
     Raises:
         IceprobeError: if Ray isn't installed, or RAY_ADDRESS names no cluster that lets us in.
@@ -105,7 +106,7 @@ def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at ``host:port``: Ray itself asks for minutes.
+    """See that somebody listens at ``host:port``: Ray itself tries for minutes.
 
     Raises:
         IceprobeError: if not.
@@ -122,11 +123,12 @@ def _knock(address: str) -> None:
 
 
 @dataclass
-class Part(Place):
-    """Shards of one task: made in a folder of its own, moved to ``path`` when whole.
+class ShardJob(Destination):
+    """One layer's shard of a task: made in a temporary folder, moved to ``path`` when whole.
 
     Attributes:
-        records: of what was made, for the driver.
+        path: of the store.
+        records: of the shards made, for the driver.
     """
 
     path: Path | RemotePath
@@ -139,17 +141,17 @@ class Part(Place):
             publish(self.folder / file.file, self.path / file.file)
         return shard
 
-    def note(self, split: str, shard: ShardRecord) -> None:
+    def record(self, split: str, shard: ShardRecord) -> None:
         self.records.append(shard)
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """What the tasks of one extraction share.
 
     Attributes:
         backbone, data: spec strings.
-        layers: of each, manifest and place of its store, ``None`` where it is finished.
+        layers: of each, manifest and destination of its store, ``None`` where it is finished.
         folder: the driver's working folder.
     """
 
@@ -163,7 +165,7 @@ class Job:
 
 
 def fill_on_ray(
-    places: Sequence[Place | None],
+    destinations: Sequence[Destination | None],
     backbone: "Backbone",
     dataset: "Dataset",
     device: "torch.device",
@@ -171,69 +173,72 @@ def fill_on_ray(
     on_bad_image: "OnBadImage",
     progress: "Progress",
 ) -> None:
-    """As ``store.filling.fill``, each shard a task.
+    """As :func:`iceprobe.store.filling.fill`, with a Ray task for each shard.
 
     Raises:
         IceprobeError: as there, and where a node has other weights or images than the driver.
     """
     ray = connect()
     layers = [
-        None if p is None else (p.manifest.model_copy(deep=True), str(p.target)) for p in places
+        None if p is None else (p.manifest.model_copy(deep=True), str(p.target))
+        for p in destinations
     ]
-    open_places = [place for place in places if place is not None]
-    first = open_places[0].manifest
+    unfinished = [one for one in destinations if one is not None]
+    first = unfinished[0].manifest
     job = ray.put(
-        Job(backbone.spec, dataset.spec, layers, os.getcwd(), device.type, workers, on_bad_image)
+        ExtractionJob(
+            backbone.spec, dataset.spec, layers, os.getcwd(), device.type, workers, on_bad_image
+        )
     )
     task = ray.remote(
         num_cpus=max(1, workers), num_gpus=int(device.type == "cuda"), max_retries=RETRIES
     )(extract_shard)
-    shards = missing_shards(open_places)
+    shards = missing_shards(unfinished)
     done = rows_done(first, shards)
     for (name, number), made in results_of(ray, task, job, iter(shards)):
-        for place, record in zip(places, made, strict=True):
-            if place is not None and record is not None:
-                place.note(name, record)
+        for destination, record in zip(destinations, made, strict=True):
+            if destination is not None and record is not None:
+                destination.record(name, record)
         done[name] += first.rows(name, number)
         if progress is not None:
             progress(f"extract {name}", done[name], first.splits[name].images)
-    for place in open_places:
-        for left in place.folder.glob(".part-*"):  # of workers that were killed
+    for destination in unfinished:
+        for left in destination.folder.glob(".part-*"):  # of workers that were killed
             shutil.rmtree(left, ignore_errors=True)
 
 
-def extract_shard(job: Job, split: str, number: int) -> list[ShardRecord | None]:
-    """Make one shard of each layer that lacks it; what was made, a layer each."""
+def extract_shard(job: ExtractionJob, split: str, number: int) -> list[ShardRecord | None]:
+    """Make one shard of each layer that lacks it; return its record for each layer."""
     enter(job.folder)
     import torch
 
     backbone, dataset = _loaded(job.backbone, job.data)
-    parts: list[Part | None] = []
+    jobs: list[ShardJob | None] = []
     with scratch_folder() as spare:
         for layer in job.layers:
             if layer is None or number not in layer[0].missing(split):
-                parts.append(None)
+                jobs.append(None)
                 continue
             manifest, target = layer[0], located(layer[1])
-            # Beside its place, since a rename doesn't reach over file systems.
+            # Beside its destination, since a rename doesn't reach over file systems.
             folder = spare if isinstance(target, RemotePath) else target
             scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-            parts.append(Part(scratch, manifest, target))
+            jobs.append(ShardJob(scratch, manifest, target))
         singles = backbone.per_layer()
         try:
-            for single, part in zip(singles, parts, strict=True):
-                if part is not None:
-                    origin = part.path, part.manifest, single, dataset
+            for single, one in zip(singles, jobs, strict=True):
+                if one is not None:
+                    origin = one.path, one.manifest, single, dataset
                     check_origin(*origin, torch.device(job.device))
             fill(
-                parts, backbone, dataset, torch.device(job.device), job.workers,
+                jobs, backbone, dataset, torch.device(job.device), job.workers,
                 job.on_bad_image, None, only=(split, number),
             )  # fmt: skip
         finally:
-            for part in parts:
-                if part is not None:  # empty, unless an error is on its way to the driver
-                    shutil.rmtree(part.folder, ignore_errors=True)
-    return [part.records[0] if part is not None else None for part in parts]
+            for one in jobs:
+                if one is not None:  # empty, unless an error is on its way to the driver
+                    shutil.rmtree(one.folder, ignore_errors=True)
+    return [one.records[0] if one is not None else None for one in jobs]
 
 
 def results_of(

@@ -1,4 +1,4 @@
-"""Opening a feature store: its manifest, its splits, the files that they are read from."""
+"""Opening a feature store: its manifest, its splits and their files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -18,11 +18,13 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
+from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
-from iceprobe.store.shards import Shard, corrupt, flat_bytes
+from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
+from iceprobe.tokens import TokenShape
 
 
 class Store:
@@ -115,6 +117,11 @@ class Store:
         return self.manifest.dataset.classes
 
     @property
+    def shape(self) -> TokenShape:
+        """Of one image's tokens, also where only pooled vectors are stored."""
+        return self.manifest.shape
+
+    @property
     def dim(self) -> int:
         return self.manifest.shape.dim
 
@@ -143,7 +150,7 @@ class Store:
     @property
     def pooled_class(self) -> bool:
         """Whether the backbone was trained on a learned pooler's output, not the class token."""
-        return self.manifest.backbone.pooled_class
+        return self.manifest.shape.pooled_class
 
     @property
     def has_patches(self) -> bool:
@@ -152,7 +159,7 @@ class Store:
     @property
     def views(self) -> int:
         """K, augmented views stored of each training image beside its evaluation view."""
-        return self.manifest.settings.views - 1
+        return self.manifest.settings.augmented_views
 
     def verify(self) -> None:
         """Compare every shard with its checksum.
@@ -196,7 +203,7 @@ class Store:
         return None if self._dataset is None else self.names(split, range(len(self[split])))
 
     def identical(self, split: str) -> NDArray[np.int64]:
-        """Rows of ``split`` whose image is a training image too, by their pooled tokens; looked for once."""
+        """Rows of ``split`` whose image is a training image too, by their pooled tokens; cached."""
         if split not in self._identical:
             from iceprobe.store.identical import identical_rows
 
@@ -282,7 +289,7 @@ def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> Sto
 def _stored_views(
     path: Path | RemotePath, manifest: Manifest, name: str, views: range
 ) -> StoredSplit:
-    """Views of a split one behind the other, as one split."""
+    """Some views of a split, one after another, as one split."""
     shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
     files = [shard.files[view] for shard, view in shards]
     images = [shard.images for shard, _ in shards]

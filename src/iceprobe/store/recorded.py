@@ -1,7 +1,7 @@
 """The backbone that a file names: of a store, or of an exported folder.
 
-The file may be somebody else's, so its spec is no command: code that comes with a model runs where
-the caller trusts it, or has run it by a spec of his own in this process.
+The file may come from somebody else, so its spec is not obeyed blindly: code that comes with a model
+runs only if the caller trusts it, or has already named that code in this process.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from iceprobe.core.trust import REMEDY
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
 
-Place = Path | RemotePath | None
+Origin = Path | RemotePath | None  # where the record was read
 
 
-def recorded_backbone(record: BackboneRecord, file: Place, *, trust: bool = False) -> Backbone:
+def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = False) -> Backbone:
     """The backbone of ``record``, loaded by its spec and found to be the same.
 
     Args:
         record: of a manifest or a card.
-        file: the store or folder that it stands in, ``None`` where it was never on disk.
+        file: the store or folder that it is in, ``None`` where it was never on disk.
         trust: whether code that it names may run.
 
     Raises:
@@ -46,7 +46,7 @@ def recorded_backbone(record: BackboneRecord, file: Place, *, trust: bool = Fals
     return backbone
 
 
-def load_recorded(spec: str, record: BackboneRecord, file: Place, trust: bool) -> Backbone:
+def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> Backbone:
     """Load ``spec``, which was made of that of ``record``.
 
     Raises:
@@ -75,7 +75,7 @@ def load_recorded(spec: str, record: BackboneRecord, file: Place, trust: bool) -
 
 
 @contextlib.contextmanager
-def _path_without(file: Place) -> Iterator[None]:
+def _path_without(file: Origin) -> Iterator[None]:
     """Import nothing from the current folder, which may be a download, nor from ``file``.
 
     What PYTHONPATH names is asked for, and so is the folder of the script that runs.

@@ -14,7 +14,7 @@ def recorded_dataset(spec: str, file: Path | RemotePath | None, *, trust: bool =
 
     Args:
         spec: of the manifest.
-        file: the store that it stands in.
+        file: the store that it is in.
         trust: whether another host that it names may be asked.
 
     Raises:

@@ -1,11 +1,11 @@
-"""A feature store on object storage: shards go up when they are whole, and come down when read.
+"""A feature store on object storage: finished shards are uploaded, and downloaded when read.
 
 Nothing is renamed or locked there. The files of a shard, one a view, are written to a local folder,
 closed, and put under names that hold their checksums, ``train-00000-9f86d081884c.safetensors``; then
 the shard's record is put, ``train-00000.json``; the manifest comes last. So a record always names objects that are there and
 whole, whoever wrote it: two writers of one store put the same objects where their machines compute
 the same bytes, and where they don't each has its own, of which the last record is the store's. An
-extraction that was killed lists the records and goes on with the shards that have none.
+extraction that was killed lists the records and continues with the shards that have none.
 
 Reading copies shards into a local folder by checksum (:func:`iceprobe.machine.object_storage.cache_folder`): what
 was copied once is not copied again, whatever store asks, and what is read of a copy is compared as it is in a local store. Everything but patch tokens is at the end
@@ -36,7 +36,7 @@ F = TypeVar("F", bound=FileRecord)
 
 
 def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
-    """The manifest to go on from: ``wanted`` with the shards that are there in full length.
+    """The manifest to continue: ``wanted`` with the shards that are there in full length.
 
     Raises:
         IceprobeError: if a record is of another store.
@@ -272,7 +272,7 @@ def _cached(file: FileRecord) -> Path:
 
 @contextlib.contextmanager
 def _temporary(final: Path) -> Iterator[Path]:
-    """A name of this call's own in the file system of ``final``; nothing is left under it."""
+    """A temporary name in the file system of ``final``; nothing is left under it."""
     with scratch_folder() as scratch:
         yield scratch / final.name
 

@@ -1,6 +1,6 @@
-"""From what was asked for to the manifest of the store that answers it, with no shards yet.
+"""A request → the manifest of the store that answers it, without shards.
 
-Importing this doesn't import torch: a finished run is looked up without it.
+Importing this doesn't import torch: whether a run is finished is found without it.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from iceprobe.store.format import (
     TRAIN,
     BackboneRecord,
     DatasetRecord,
+    ExtractionSettings,
     Manifest,
-    Settings,
-    Shape,
     SplitRecord,
 )
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 
-def make_settings(asked: Extraction, device: str) -> Settings:
+def make_settings(asked: Extraction, device: str) -> ExtractionSettings:
     """What of an extraction changes the bytes stored; of ``cuda:1`` the type is what counts.
 
     Raises:
@@ -46,7 +46,7 @@ def make_settings(asked: Extraction, device: str) -> Settings:
         raise IceprobeError(
             f"augmentation={augmentation} without augmented views: give views as well, --views 4"
         )
-    return Settings(
+    return ExtractionSettings(
         amp=asked.forward_dtype,
         tokens=asked.tokens,
         patches=asked.patches,
@@ -54,13 +54,13 @@ def make_settings(asked: Extraction, device: str) -> Settings:
         # A shard below one batch would cut batches short; beyond that the two are independent.
         shard_images=max(asked.shard_images, asked.forward_batch_size),
         device=device.partition(":")[0],
-        views=1 + asked.views,
+        augmented_views=asked.views,
         augmentation=augmentation if asked.views else None,
         crop="clamped" if asked.views and STRENGTHS[augmentation].clamped else None,
     )
 
 
-def live_settings(asked: Live, device: str) -> Settings:
+def live_settings(asked: Live, device: str) -> ExtractionSettings:
     """The same of tokens that nothing stores; without augmentation every epoch sees the evaluation view."""
     views = 0 if asked.augmentation is None else 1
     stored = Extraction(
@@ -71,7 +71,7 @@ def live_settings(asked: Live, device: str) -> Settings:
         views=views,
         augmentation=asked.augmentation,
     )
-    return make_settings(stored, device).model_copy(update={"live": True, "views": 1})
+    return make_settings(stored, device).model_copy(update={"live": True, "augmented_views": 0})
 
 
 def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
@@ -127,7 +127,7 @@ def check_policy(on_bad_image: str) -> None:
 def describe(
     backbone: "Backbone",
     dataset: Dataset,
-    settings: Settings,
+    settings: ExtractionSettings,
     *,
     splits: Sequence[str] | None,
     limit: int | None,
@@ -144,15 +144,15 @@ def describe(
         IceprobeError: if a split isn't there or is empty, the limit is below 1, or views are asked
             for and there is no training split.
     """
-    record, shape = BackboneRecord.of(backbone), Shape.of(backbone)
-    return describe_as(record, shape, dataset, settings, splits=splits, limit=limit)
+    record = BackboneRecord.of(backbone)
+    return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
 
 
 def describe_as(
     backbone: BackboneRecord,
-    shape: Shape,
+    shape: TokenShape,
     dataset: Dataset,
-    settings: Settings,
+    settings: ExtractionSettings,
     *,
     splits: Sequence[str] | None,
     limit: int | None,
@@ -161,9 +161,9 @@ def describe_as(
     if limit is not None and limit < 1:
         raise IceprobeError(f"limit={limit}: take a number of images above 0")
     names = list(dataset.splits if splits is None else splits)
-    if settings.views > 1 and TRAIN not in names:
+    if settings.augmented_views and TRAIN not in names:
         raise IceprobeError(
-            f"views={settings.views - 1} are of the split {TRAIN!r}, and {dataset.name} is read "
+            f"views={settings.augmented_views} are of the split {TRAIN!r}, and {dataset.name} is read "
             f"without it ({', '.join(names)}): take views=0"
         )
     return Manifest(

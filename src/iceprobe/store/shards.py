@@ -1,20 +1,15 @@
-"""One shard: a safetensors file that is written batch by batch and read row by row.
+"""One shard, a safetensors file, read row by row.
 
-Patch tokens, nearly all of the bytes, come first and go to disk as they are made, so the memory
-that writing takes is one batch, whatever the size of a shard; the header, of a fixed length
-(safetensors allows it to be padded), follows when the number of images is known. Rows in the page
-cache are copied from a memory map, where the kernel's own copy takes 1.4 times as long (rows of 301
-KB); others are read by position, each announced before the first is waited for: from a cold disk
-that reached 0.46 GB/s with rows of 75 KB in random order, and the map (a fault and a read-around of
-128 KB at a time) 0.05. A file that was cut short is an error with a name, not a SIGBUS: beyond its
-end nothing is cached.
+Rows in the page cache are copied from a memory map; ``pread`` takes 1.4 times as long (rows of 301
+KB). Other rows are read by position, and all of them are announced to the disk before the first is
+waited for: from a cold disk that reached 0.46 GB/s with rows of 75 KB in random order, and the map (a
+fault and a read-around of 128 KB at a time) 0.05. A file that was cut short is an error with a name,
+not a SIGBUS: beyond its end nothing is cached.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +21,8 @@ from iceprobe.core.checksums import sha256, tell_once
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.open_files import opened
-from iceprobe.store.format import FileRecord, publish
+from iceprobe.store.buffers import flat_bytes
+from iceprobe.store.format import FileRecord
 
 CHECKS = "checks"  # tensor (n, CHECK_BYTES) uint8: the start of each image's sha256 of its patches
 CHECK_BYTES = 8
@@ -37,7 +33,7 @@ HEADER_BYTES = 4096  # length word included; the data starts on a page
 LARGEST_HEADER = 2**20
 STEP = 2**19  # bytes between pages that are asked for
 _UNUSED = memoryview(bytearray(1))  # what they are read into
-_CODES = {
+CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
@@ -45,67 +41,7 @@ _CODES = {
     torch.int64: "I64",
     torch.uint8: "U8",
 }
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
-
-
-class ShardWriter:
-    """Writes ``NAME.tmp`` batch by batch; ``finish`` puts it under its name, whole.
-
-    Every batch has the same keys. ``patches``, where present, is streamed to the file; the other
-    tensors are small and are kept until the end.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(path.name + ".tmp")
-        self._file = self.temporary.open("wb", buffering=0)
-        self._small: dict[str, list[Tensor]] = {}
-        self._streamed: tuple[torch.dtype, tuple[int, ...]] | None = None
-        self._streamed_rows = 0
-        self._checks: list[bytes] = []
-        self._file.seek(HEADER_BYTES)
-
-    def write(self, batch: Mapping[str, Tensor]) -> None:
-        for name, tensor in batch.items():
-            if name == "patches":
-                self._streamed = (tensor.dtype, tuple(tensor.shape[1:]))
-                self._streamed_rows += len(tensor)
-                _write_all(self._file, tensor)
-                self._checks += row_checks(flat_bytes(tensor.contiguous()), len(tensor))
-            else:
-                self._small.setdefault(name, []).append(tensor)
-
-    def __len__(self) -> int:
-        """Images written so far."""
-        return sum(map(len, self._small["label"]))
-
-    def finish(self) -> FileRecord:
-        """Write what is left, flush to the disk, rename."""
-        small = {name: torch.cat(parts) for name, parts in self._small.items()}
-        if self._streamed is not None:
-            small[CHECKS] = _as_tensor(self._checks)
-        layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        if self._streamed is not None:
-            layout["patches"] = (self._streamed[0], (self._streamed_rows, *self._streamed[1]))
-        layout |= {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()}
-        header = _header(layout)
-        parts = {HEADER_PART: hashlib.sha256(header).hexdigest()}
-        for name, tensor in small.items():
-            _write_all(self._file, tensor)
-            parts[name] = hashlib.sha256(flat_bytes(tensor.contiguous())).hexdigest()
-        size = self._file.tell()
-        self._file.seek(0)
-        self._file.write(header)
-        os.fsync(self._file.fileno())
-        self._file.close()
-        checksum = sha256(self.temporary)
-        publish(self.temporary, self.path)
-        return FileRecord(file=self.path.name, bytes=size, sha256=checksum, parts=parts)
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._file.close()
-        self.temporary.unlink(missing_ok=True)
+_DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
 class Shard:
@@ -199,7 +135,8 @@ class Shard:
             if not _read_cached(descriptor, out[place : place + length], position)
         ]
         if len(slow) > 1 and hasattr(os, "posix_fadvise"):
-            for view, position in slow:  # tell the disk of all of them before waiting for the first
+            # Announce all of them to the disk before waiting for the first.
+            for view, position in slow:
                 os.posix_fadvise(descriptor, position, len(view), os.POSIX_FADV_WILLNEED)
         for view, position in slow:
             self._read_into(descriptor, view, position)
@@ -256,7 +193,7 @@ class Shard:
         dtype, shape, _ = self._layout["patches"]
         size = int(np.prod(shape[1:])) * dtype.itemsize
         for row, place in zip(rows[new].tolist(), places[new].tolist(), strict=True):
-            found = _check(out[place * size : (place + 1) * size])
+            found = row_check(out[place * size : (place + 1) * size])
             if found != self._checks[row * CHECK_BYTES : (row + 1) * CHECK_BYTES]:
                 raise self._damaged(
                     self.path, f"the patches of image {row} aren't what was written"
@@ -346,53 +283,12 @@ def shard_bytes(
 
 
 def corrupt(path: Path, reason: str) -> IceprobeError:
+    """The error for a damaged shard of a local store."""
     return IceprobeError(
         f"corrupt shard {path}: {reason}; mend it with: iceprobe extract --repair {path.parent}"
     )
 
 
-def _header(layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
-    entries, offset = {}, 0
-    for name, (dtype, shape) in layout.items():
-        end = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode().ljust(HEADER_BYTES - 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool = False) -> Tensor:
-    """An empty ``(rows, *shape)`` tensor whose memory is numpy's, or pinned for a GPU to copy from.
-
-    numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
-    place of 19,000, which took three quarters of the time of a gather from the page cache.
-    """
-    if pinned:
-        return torch.empty(rows, *shape, dtype=dtype, pin_memory=True)
-    return torch.from_numpy(np.empty((rows, *shape), f"i{dtype.itemsize}")).view(dtype)
-
-
-def flat_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous host tensor, flat."""
-    return tensor.view(-1).view(torch.uint8).numpy().data
-
-
-def row_checks(view: memoryview, rows: int) -> list[bytes]:
-    """The check of each of ``rows`` rows of equal size."""
-    size = len(view) // max(1, rows)
-    return [_check(view[row * size : (row + 1) * size]) for row in range(rows)]
-
-
-def _check(view: memoryview) -> bytes:
+def row_check(view: memoryview) -> bytes:
+    """The check of one image's patch tokens."""
     return hashlib.sha256(view).digest()[:CHECK_BYTES]
-
-
-def _as_tensor(checks: Sequence[bytes]) -> Tensor:
-    flat = np.frombuffer(b"".join(checks), np.uint8).copy()
-    return torch.from_numpy(flat).view(-1, CHECK_BYTES)
-
-
-def _write_all(file: FileIO, tensor: Tensor) -> None:
-    view = flat_bytes(tensor.contiguous())
-    while view:
-        view = view[file.write(view) :]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.format import Shape
+from iceprobe.store.buffers import fresh
 from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
-from iceprobe.store.shards import fresh
+from iceprobe.tokens import TokenShape
 
 SCALES = {"patches": ("scales",)}  # what is read along with a tensor
-LOAD_BYTES = 2**22  # read at once into a buffer, by way of memory of their own: a block
+LOAD_BYTES = 2**22  # read at once into a buffer, through a temporary block
 
 
 class StoredSplit:
@@ -43,7 +43,7 @@ class StoredSplit:
         tensors: Callable[[str], Tensor],
         gather: Callable[[str, np.ndarray, Tensor], None],
         *,
-        shape: Shape,
+        shape: TokenShape,
         layout: Layout,
         resident: np.ndarray,
         in_memory: bool,
@@ -74,7 +74,7 @@ class StoredSplit:
         return self._tensors("mean")
 
     def vector(self, name: str) -> Tensor:
-        """One vector an image as the model itself makes it, ``(n, D')`` float32; see `Tokens.vectors`."""
+        """One of the model's own vectors of each image, ``(n, D')`` float32; see `Tokens.vectors`."""
         if name not in self._vectors:
             self._vectors[name] = self._tensors(name)
         return self._vectors[name]
@@ -203,12 +203,12 @@ class StoredSplit:
         return split
 
     def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
-        """This split, reading what is in memory from there.
+        """This split, reading the rows that are in ``tensors`` from there.
 
         Args:
             tensors: some rows of a tensor of the shards, by its name.
-            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; looked up when a
-                row is read.
+            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; used when a row is
+                read.
         """
         elsewhere = self._gather
 
@@ -275,7 +275,7 @@ class Buffer:
 
 
 def memory_split(
-    tensors: Mapping[str, Tensor], shape: Shape, views: StoredSplit | None = None
+    tensors: Mapping[str, Tensor], shape: TokenShape, views: StoredSplit | None = None
 ) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 

@@ -1,11 +1,15 @@
-"""What is decoded together: the rows of one forward pass, and the images that they became."""
+"""One forward pass: which rows of a split it takes, and the images that they became."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from iceprobe.datasets.pixels import Seen
+from iceprobe.store.format import ExtractionSettings
+
+OnBadImage = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,17 @@ class Decoded:
 
     def pin_memory(self) -> "Decoded":
         return replace(self, images=self.images.pin_memory())
+
+
+def plan_work(
+    split: str, rows: np.ndarray, number: int, settings: ExtractionSettings
+) -> list[Work]:
+    """Cut shard ``number`` of ``rows`` into batches, the same in every process and every run."""
+    start = number * settings.shard_images
+    rows = rows[start : start + settings.shard_images]
+    size, views = settings.batch_size, settings.views_of(split)
+    firsts = range(0, len(rows), size)
+    return [
+        Work(split, number, rows[first : first + size], last=first == firsts[-1], views=views)
+        for first in firsts
+    ]

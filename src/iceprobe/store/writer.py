@@ -17,16 +17,17 @@ from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import Told, callback, shows_progress
 from iceprobe.settings import ExtractCall
+from iceprobe.store.destinations import Destination, check_origin, find_destinations
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, read_manifest, write_manifest
-from iceprobe.store.handing_in import clear
-from iceprobe.store.noted import tell_of_files
+from iceprobe.store.noted import log_file_assumptions
 from iceprobe.store.outdated import bring_up_to_date
-from iceprobe.store.pipeline import OnBadImage, Progress
-from iceprobe.store.places import Place, check_origin, find_places
+from iceprobe.store.pipeline import Progress
 from iceprobe.store.reader import Store, corrupt_shards
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.request import as_backbone, check_policy, choose_device, describe, make_settings
+from iceprobe.store.shard_records import remove_folder
+from iceprobe.store.work import OnBadImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +46,9 @@ def extract(
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``features``, once.
 
-    A store that is there already is opened (one with patch tokens serves a request without them);
-    one that was stopped goes on at its next shard after its shards' checksums were compared. Stop
-    it as you like: the store ends with the same bytes.
+    A store that is there already is opened (one with patch tokens serves a request without them).
+    One that was stopped continues at its next shard, after the checksums of its shards were
+    compared. It may be stopped at any time: the finished store has the same bytes.
 
     Args:
         backbone: frozen, moved to ``device``; a spec string or a module is loaded
@@ -83,8 +84,8 @@ def extract_layers(
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
     Layers that are stored already are not written again; each store is what extracting its layer
-    alone gives. A killed extraction goes on at the first shard that any of them lacks, in as many
-    processes as it is then given: they share the shards, and process 0 alone writes manifests.
+    alone gives. A killed extraction continues at the first shard that any of them lacks. Several
+    processes share the shards, and process 0 alone writes manifests; their number may change.
     """
     return _extract(as_backbone(backbone), dataset, features, call)
 
@@ -94,7 +95,7 @@ def _extract(
 ) -> list[Store]:
     dataset = load_dataset(dataset)
     run = _filler(call.engine)
-    place = located(features)
+    folder = located(features)
     here = world()
     target = here.device(choose_device(call.device))
     settings = make_settings(call, target.type)
@@ -103,18 +104,18 @@ def _extract(
         describe(one, dataset, settings, splits=call.splits, limit=call.limit) for one in singles
     ]
     here.agree([one.identity for one in wanted], "weights or images")
-    first(lambda: bring_up_to_date(place, wanted, dataset))
+    first(lambda: bring_up_to_date(folder, wanted, dataset))
     with contextlib.ExitStack() as until:
-        found = first(lambda: find_places(place, wanted, until))
-        places = [to_write for _, to_write in found]
-        if any(places):
-            if here.size > 1 and (call.engine != "local" or isinstance(place, RemotePath)):
+        found = first(lambda: find_destinations(folder, wanted, until))
+        destinations = [to_write for _, to_write in found]
+        if any(destinations):
+            if here.size > 1 and (call.engine != "local" or isinstance(folder, RemotePath)):
                 raise IceprobeError(
-                    f"{here.size} processes can't extract into {place} with engine={call.engine}: "
+                    f"{here.size} processes can't extract into {folder} with engine={call.engine}: "
                     "extract in one process, whose engine may be ray, then fit in several"
                 )
             progress = callback(call.progress)
-            run(places, backbone, dataset, target, call.workers, call.on_bad_image, progress)
+            run(destinations, backbone, dataset, target, call.workers, call.on_bad_image, progress)
         here.gather(None)  # all shards are there, and recorded
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
@@ -130,7 +131,7 @@ def _extract(
         store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
     if here.main:
-        tell_of_files(stores[0].manifest)
+        log_file_assumptions(stores[0].manifest)
     return stores
 
 
@@ -217,12 +218,12 @@ def _repaired(
                     again += names
             split.shards = whole
         write_manifest(path, manifest)
-        fill([Place(path, manifest)], backbone, dataset, target, workers, policy, progress)
+        fill([Destination(path, manifest)], backbone, dataset, target, workers, policy, progress)
     return again
 
 
 def _filler(engine: str) -> Callable[..., None]:
-    """What makes the shards: :func:`fill` here, or its twin on a cluster."""
+    """The function that makes the shards: :func:`fill` here, or its counterpart on a cluster."""
     if engine == "local":
         return fill
     from iceprobe.store.ray_shards import fill_on_ray
@@ -231,5 +232,5 @@ def _filler(engine: str) -> Callable[..., None]:
 
 
 def _tidy(path: Path) -> None:
-    clear(path)
+    remove_folder(path)
     sweep(path)

@@ -1,7 +1,7 @@
-"""Where a store's shards are made and recorded: its folder, or object storage by way of one.
+"""Where a store's shards are written and recorded: its folder, or object storage by way of one.
 
-Before anything is extracted, a place is found for each store asked for: a finished one is left as it
-is, a stopped one is verified and gone on with, and the disk has to hold what is missing.
+Before anything is extracted, each store asked for gets a destination, unless it is finished: a
+stopped store is verified and continued, and the disk must have room for what is missing.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from iceprobe.store.format import (
     read_manifest,
     write_manifest,
 )
-from iceprobe.store.handing_in import collect, hand_in
 from iceprobe.store.layout import split_layout
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
+from iceprobe.store.shard_records import collect_records, leave_record
 from iceprobe.store.shards import shard_bytes
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Place:
-    """The folder of a store that is to be written to.
+class Destination:
+    """The folder of a store that is written.
 
     Attributes:
         folder: where its files are made.
-        manifest: to go on from; process 0 records the shards of all processes in it.
+        manifest: lists the shards that are complete; process 0 adds those of all processes.
     """
 
     folder: Path
@@ -51,24 +51,24 @@ class Place:
 
     @property
     def target(self) -> Path | RemotePath:
-        """Where the store is in the end."""
+        """Where the finished store is."""
         return self.folder
 
     def put(self, shard: ShardRecord) -> ShardRecord:
-        """Bring the files of a finished shard where they belong; the shard's record there."""
+        """Move the files of a finished shard to ``target``; return the record of the shard there."""
         return shard
 
-    def note(self, split: str, shard: ShardRecord) -> None:
-        """Count a shard as complete."""
+    def record(self, split: str, shard: ShardRecord) -> None:
+        """Record a shard as complete."""
         if world().main:
             self.manifest.record(split, shard)
             write_manifest(self.folder, self.manifest)
         else:
-            hand_in(self.folder, split, shard)
+            leave_record(self.folder, split, shard)
 
 
 @dataclass
-class RemotePlace(Place):
+class RemoteDestination(Destination):
     """A store at ``path`` on object storage, its files made in a local folder."""
 
     path: RemotePath
@@ -80,21 +80,26 @@ class RemotePlace(Place):
     def put(self, shard: ShardRecord) -> ShardRecord:
         return remote.put_shard(self.path, self.folder, self.manifest.identity, shard)
 
-    def note(self, split: str, shard: ShardRecord) -> None:
+    def record(self, split: str, shard: ShardRecord) -> None:
         self.manifest.record(split, shard)
         if self.manifest.finished:
             remote.put_manifest(self.path, self.manifest)
 
 
-def find_places(
+def find_destinations(
     root: Path | RemotePath, wanted: Sequence[Manifest], until: contextlib.ExitStack
-) -> list[tuple[Path | RemotePath, Place | None]]:
-    """Where each store is or will be, and its place to be written to, ``None`` if it is finished.
+) -> list[tuple[Path | RemotePath, Destination | None]]:
+    """Path and destination of each store asked for; no destination where it is finished.
 
     Args:
-        root: of all of them.
+        root: folder of all stores.
         wanted: manifests of the stores asked for, without shards.
-        until: holds the locks of local places, and the local folders of remote ones.
+        until: keeps the locks of local destinations, and the local folders of remote ones, until it
+            is closed.
+
+    Raises:
+        IceprobeError: if the disk is too full, another process writes one of the stores, or one
+            that was stopped is damaged.
     """
     name_hosts(str(root))
     finished = [find_finished(root, one) for one in wanted]
@@ -102,29 +107,29 @@ def find_places(
     todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
     _check_disk({path: one for path, one in todo.items() if isinstance(path, Path)})
     opened = {  # in one order, so that two processes can't wait in a ring
-        path: _open_place(path, todo[path], until) for path in sorted(todo, key=str)
+        path: _open_destination(path, todo[path], until) for path in sorted(todo, key=str)
     }
     return [(path, opened.get(path)) for path in paths]
 
 
-def _open_place(
+def _open_destination(
     path: Path | RemotePath, wanted: Manifest, until: contextlib.ExitStack
-) -> Place | None:
-    """Where to go on; ``None`` if a stopped writer left no shard to make."""
-    place: Place
+) -> Destination | None:
+    """Where to continue; ``None`` if a stopped writer left no shard to make."""
+    destination: Destination
     if isinstance(path, Path):
         until.enter_context(exclusive(path))
-        place = Place(path, _resumed(path, wanted))
+        destination = Destination(path, _resumed(path, wanted))
     else:
         scratch = until.enter_context(scratch_folder())
-        place = RemotePlace(scratch, remote.resumed(path, wanted), path)
-        if place.manifest.finished:  # killed between the last shard and the manifest
-            remote.put_manifest(path, place.manifest)
-    return None if place.manifest.finished else place
+        destination = RemoteDestination(scratch, remote.resumed(path, wanted), path)
+        if destination.manifest.finished:  # killed between the last shard and the manifest
+            remote.put_manifest(path, destination.manifest)
+    return None if destination.manifest.finished else destination
 
 
 def find_finished(root: Path | RemotePath, wanted: Manifest) -> Path | RemotePath | None:
-    """The finished store that answers the request: its own, or one that holds patches as well."""
+    """The finished store that serves the request: its own, or the same one with patches."""
     richer = wanted.model_copy(
         update={"settings": wanted.settings.model_copy(update={"patches": True})}
     )
@@ -139,7 +144,7 @@ def find_finished(root: Path | RemotePath, wanted: Manifest) -> Path | RemotePat
 
 
 def _resumed(path: Path, wanted: Manifest) -> Manifest:
-    """The manifest to go on from; its shards are verified, remains of a killed writer removed."""
+    """The manifest to continue; its shards are verified, remains of a killed writer removed."""
     for remains in path.glob("*.tmp"):
         remains.unlink()
     for task in path.glob(".part-*"):  # a Ray task's that was killed
@@ -148,7 +153,7 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
     if (path / MANIFEST).exists():
         manifest = read_manifest(path)
         _check_same(path, manifest, wanted)
-    collect(path, manifest)  # of another process that was killed with the one that records
+    collect_records(path, manifest)  # of a process that was killed together with process 0
     check_sizes(path, manifest)
     for _, error in corrupt_shards(path, manifest):
         raise error

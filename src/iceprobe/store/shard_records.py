@@ -1,8 +1,8 @@
-"""Shards of a store that several processes write: one of them alone keeps the manifest.
+"""Records of finished shards, by which several processes write one store.
 
-A shard of another process comes with a record in a folder beside it, put there by a rename when
-the shard is whole, and stays until its record is in the manifest. So a shard is never lost with
-the process that wrote it, nor with the one that keeps the manifest.
+Process 0 alone writes the manifest. Another process leaves the record of each finished shard in a
+folder beside it (written under a temporary name and renamed); process 0 takes it into the manifest
+and removes the file. So no finished shard is lost, whichever process is killed.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from iceprobe.store.format import Manifest, ShardRecord, publish, write_manifest
 FOLDER = "handed-in"
 
 
-def hand_in(path: Path, split: str, shard: ShardRecord) -> None:
-    """Leave the record of a shard of the store at ``path``, which is complete."""
+def leave_record(path: Path, split: str, shard: ShardRecord) -> None:
+    """Leave the record of a finished shard of the store at ``path`` for process 0."""
     folder = path / FOLDER
     folder.mkdir(exist_ok=True)
     final = folder / f"{shard.file}.json"
@@ -33,11 +33,14 @@ def hand_in(path: Path, split: str, shard: ShardRecord) -> None:
     publish(temporary, final)
 
 
-def collect(path: Path, manifest: Manifest) -> dict[str, int]:
-    """Take what was handed in into the manifest, in memory and on disk.
+def collect_records(path: Path, manifest: Manifest) -> dict[str, int]:
+    """Take the records that are there into the manifest, in memory and on disk.
 
     Returns:
-        Rows of the listing that this completed, by split.
+        Rows of the listing in the shards that this added, by split.
+
+    Raises:
+        IceprobeError: if a record is damaged.
     """
     files = sorted((path / FOLDER).glob("*.json"))
     rows: dict[str, int] = {}
@@ -62,8 +65,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise IceprobeError(f"{file} is damaged; {remedy}") from error
 
 
-def clear(path: Path) -> None:
-    """Remove the folder, when everything was collected, with what a killed process left of it."""
+def remove_folder(path: Path) -> None:
+    """Remove the folder of records once all were collected, with what a killed process left in it."""
     if not (path / FOLDER).is_dir():
         return  # a disk that is read only refuses even to remove what isn't there
     with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,139 @@
+"""Rows of a split → images as the backbone sees them, decoded ahead of the forward pass.
+
+An image is decoded once, whatever the number of views made of it. Decoding runs in threads
+(``workers=0``) or in processes.
+"""
+
+import os
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from iceprobe.backbones.augmentation import augmentation, view_generator
+from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.base import BadImage, Split
+from iceprobe.datasets.decoding import one_line
+from iceprobe.datasets.pixels import Seen, seen, upright_boxes
+from iceprobe.store.decoding import decoded_in_order, note_row
+from iceprobe.store.format import ExtractionSettings
+from iceprobe.store.work import Decoded, Work
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.preprocessing import Preprocessing
+
+
+class ImageDecoder:
+    """Rows of a split → images as the backbone sees them; can be sent to another process.
+
+    Args:
+        splits: by name.
+        preprocessing: of the backbone.
+        settings: of the extraction.
+        pin: whether images are pinned; from threads only, processes hand theirs over unpinned.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        preprocessing: "Preprocessing",
+        settings: ExtractionSettings,
+        pin: bool,
+    ):
+        self.splits, self.preprocessing = splits, preprocessing
+        self.augment = augmentation(preprocessing, settings.augmentation or "paper")
+        self.pin = pin
+
+    def __getitem__(self, work: Work) -> Decoded:
+        split, preprocessing = self.splits[work.split], self.preprocessing
+        side = preprocessing.image_size
+        images = torch.empty(
+            work.views, len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
+        )
+        boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
+        masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
+        pixels = images.numpy()
+        rows: list[int] = []
+        bad: list[tuple[int, str]] = []
+        done: list[Seen] = []
+        for row in work.rows.tolist():
+            note_row(row)
+            try:
+                image = split.image(row)
+                mask = _mask(split, row, image) if masks is not None else None
+                pixels[0, len(rows)] = preprocessing.transform(image).numpy()
+            except BadImage as error:
+                bad.append((row, str(error)))
+                continue
+            except (IceprobeError, MemoryError) as error:
+                size = f"{image.width} x {image.height} pixels, mode {image.mode}"
+                why = f"{size}: {one_line(error)}"
+                bad.append((row, f"image {split.names[row]!r} can't be made ready ({why})"))
+                continue
+            done.append(seen(image))
+            for view in range(1, work.views):
+                made = self.augment(image, view_generator(row, view))
+                pixels[view, len(rows)] = made.numpy()
+            if split.boxes is not None and boxes is not None:
+                box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, image.size)
+                boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
+            if masks is not None and mask is not None:
+                masks[len(rows)] = _cropped_mask(preprocessing, mask)
+            rows.append(row)
+        good = len(rows)
+        return Decoded(
+            images[:, :good],
+            np.array(rows, np.int64),
+            None if boxes is None else boxes[:good],
+            None if masks is None else masks[:good],
+            bad,
+            done,
+        )
+
+
+def decoded_images(
+    decode: ImageDecoder, work: list[Work], workers: int, gpu: bool
+) -> Generator[Decoded, None, None]:
+    """The images of each of ``work``, in order.
+
+    Args:
+        decode: decodes the rows of one forward pass.
+        work: forward passes to make.
+        workers: processes that decode; 0 decodes in threads.
+        gpu: whether the forward pass runs on a GPU.
+    """
+    readers = workers or decode_threads(gpu)
+    return decoded_in_order(
+        decode,
+        work,
+        lambda item, row: decode.splits[item.split].names[row],
+        readers=readers,
+        ahead=2 * workers if workers else readers + 1,
+        processes=workers > 0,
+        pin=gpu and workers > 0,
+    )
+
+
+def decode_threads(gpu: bool) -> int:
+    """Threads that decode: few beside a forward pass that has use for the processor itself."""
+    return min(8, os.cpu_count() or 1) if gpu else min(2, os.cpu_count() or 1)
+
+
+def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
+    """The mask of an image, which has to lie on it pixel by pixel."""
+    mask = split.mask(row)
+    if mask is not None and mask.size != image.size:
+        raise BadImage(
+            f"mask of image {split.names[row]!r} has {mask.width} x {mask.height} pixels and the "
+            f"image {image.width} x {image.height}: mend it, or pass --on-bad-image skip"
+        )
+    return mask
+
+
+def _cropped_mask(preprocessing: "Preprocessing", mask: Image.Image) -> np.ndarray:
+    """``(S, S)``, 1 on the object: through the image's own resize and crop, but no blending."""
+    nearest = replace(preprocessing, channels=1, mean=(0,), std=(1,), interpolation="nearest")
+    return np.asarray(nearest.crop(mask)) > 127

@@ -1,0 +1,142 @@
+"""One forward pass of the frozen backbone: images → the tensors that are stored, checked."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.store.format import ExtractionSettings
+from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
+from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
+
+# What `forward` says of each image beside its tokens; it isn't stored.
+FLAGS: Layout = {
+    "finite": (torch.bool, ()),
+    "fits": (torch.bool, ()),
+    "rounding": (torch.float32, ()),
+}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """Autocast to ``amp``, which ``float32`` switches off."""
+    dtype = DTYPES[amp]
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def forward(
+    backbone: "Backbone", images: Tensor, device: torch.device, settings: ExtractionSettings
+) -> list[dict[str, Tensor]]:
+    """Tensors of each layer as they are stored, by name, and `FLAGS`.
+
+    ``finite (b,)`` is whether an image's tokens are finite, ``fits (b,)`` whether the dtype stored
+    holds them, ``rounding (b,)`` the batch's share of rounding in the variance of its tokens.
+
+    Args:
+        backbone: on ``device``.
+        images: ``(b, C, S, S)``, normalised.
+        device: of the forward pass.
+        settings: of the extraction.
+
+    Raises:
+        IceprobeError: if the batch doesn't fit into the memory of the device.
+    """
+    try:
+        with torch.no_grad(), autocast(device, settings.amp):
+            layers = backbone.forward_layers(images.to(device, non_blocking=True))
+        with torch.no_grad():
+            return [_as_stored(tokens, settings) for tokens in layers]
+    except torch.OutOfMemoryError as error:
+        raise IceprobeError(
+            f"a batch of {len(images)} images doesn't fit into the memory of {device}: "
+            f"try batch_size={max(1, settings.batch_size // 2)}"
+        ) from error
+
+
+def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str, Tensor]:
+    """What :func:`forward` would give of a batch without images, for one layer."""
+    layout = token_layout(backbone.shape, settings)
+    return {
+        name: torch.empty(0, *size, dtype=dtype) for name, (dtype, size) in (layout | FLAGS).items()
+    }
+
+
+def check_finite(
+    tensors: dict[str, Tensor], names: Sequence[str], settings: ExtractionSettings
+) -> None:
+    """See that the tokens of a batch of :func:`forward` are finite and survive being stored.
+
+    Args:
+        tensors: of one layer.
+        names: of the images.
+        settings: of the extraction.
+
+    Raises:
+        IceprobeError: naming the first image whose tokens aren't finite, or too large for the
+            dtype stored; or if rounding takes too much of the batch's tokens.
+    """
+    for flag in ("finite", "fits"):
+        if not tensors[flag].all():
+            name = names[int(tensors[flag].logical_not().nonzero()[0])]
+            raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
+    check_rounding(
+        rounding_share(tensors),
+        f"tokens={settings.tokens}",
+        f"store them with tokens={'float16' if settings.tokens == 'int8' else 'float32'}",
+    )
+
+
+def rounding_share(tensors: dict[str, Tensor]) -> float:
+    """``rounding`` of a batch of :func:`forward`, to three digits."""
+    return float(f"{float(tensors['rounding'].amax()):.3g}") if len(tensors["rounding"]) else 0.0
+
+
+def _as_stored(tokens: Tokens, settings: ExtractionSettings) -> dict[str, Tensor]:
+    of_patches, of_prefix = STORED[settings.tokens]
+    mean, prefix = tokens.mean, tokens.prefix.to(of_prefix)
+    # A NaN or an infinity in any patch is one in the mean.
+    finite = _finite(mean) & _finite(tokens.prefix)
+    fits = _finite(prefix)
+    tensors = {"prefix": prefix, "mean": mean}
+    share = mean.new_zeros((), dtype=torch.float32)
+    if settings.patches and of_patches is torch.int8:  # whose scales hold whatever is finite
+        patches, scales = quantise(tokens.patches)
+        share = rounding(tokens.patches, dequantise(patches, scales, torch.float32))
+        tensors = {"patches": patches, "scales": scales, **tensors}
+    elif settings.patches:
+        patches = tokens.patches.to(of_patches)
+        fits &= _finite(patches)
+        if of_patches.itemsize < tokens.patches.dtype.itemsize:
+            share = rounding(tokens.patches, patches)
+        tensors = {"patches": patches, **tensors}
+    for name, vector in tokens.vectors.items():
+        tensors[name] = vector.float()
+        finite &= _finite(vector)
+    return tensors | {"finite": finite, "fits": fits, "rounding": share.expand(len(mean)).float()}
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """``(b,)``: whether all values of each image are finite."""
+    if tensor.numel() == 0:
+        return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+    low, high = torch.aminmax(tensor.flatten(1), dim=1)  # one pass; both are NaN if one value is
+    return low.isfinite() & high.isfinite()
+
+
+def _not_finite(name: str, settings: ExtractionSettings, overflow: bool) -> str:
+    if overflow:
+        dtype = str(STORED[settings.tokens][1]).removeprefix("torch.")
+        return (
+            f"tokens of image {name!r} are too large for {dtype}: store them with tokens=bfloat16"
+        )
+    if settings.amp != "float32":
+        return (
+            f"tokens of image {name!r} are not finite in a {settings.amp} forward pass: "
+            "use amp=float32"
+        )
+    return f"tokens of image {name!r} are not finite: check that image and the backbone's weights"
