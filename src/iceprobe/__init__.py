@@ -36,6 +36,7 @@ _HOME = {
     "Dataset": "datasets",
     "Result": "results",
     "Store": "store",
+    "dense": "",
     "Tokens": "tokens",
     "adapt": "adaptation",
     "advise": "results",

@@ -179,7 +179,7 @@ def _result(
     return built_result(
         predictions,
         probes=fitted.probes,
-        store=store,
+        open_store=store,
         probe=fitted.label,
         method="trained",
         protocol=setting.protocol.name,
