@@ -48,6 +48,7 @@ _HOME = {
     "Dataset": "datasets",
     "Result": "results",
     "Store": "store",
+    "dense": "",
     "Tokens": "tokens",
     "adapt": "adaptation",
     "advise": "results",

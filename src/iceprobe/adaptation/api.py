@@ -34,14 +34,16 @@ from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
 from iceprobe.protocols.reported import refuse_train
+from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.provenance import environment, git_commit, images_hash, now
-from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.provenance import images_hash, origin
+from iceprobe.results.schema import Files, Parameters
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.settings import Adaptation, AdaptCall, Extraction
 from iceprobe.store.format import EVALUATION_VIEW, Manifest
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.noted import FirstSeen, assumed
+from iceprobe.store.noted import FirstSeen
 from iceprobe.store.request import describe, make_settings
 
 log = logging.getLogger("iceprobe")
@@ -57,7 +59,7 @@ def adapt(
     probes: Sequence[str] = ("linear",),
     *,
     call: AdaptCall,
-) -> list[Result]:
+) -> list[FittedResult]:
     """Adapt a backbone in several ways, each under several probes, and write a run folder.
 
     Every adaptation with every probe is a training of its own, on a copy: ``backbone`` stays as it
@@ -157,9 +159,9 @@ def adapt(
                 fit, setting, manifest, train, reported, range(call.seeds), command
             )
         ordered = [results[pair] for pair in asked]
-        write_run(folder, ordered, rows)
+        files = write_run(folder, ordered, rows)
         trainings.remove()
-    return ordered
+    return [one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)]
 
 
 def manifest_of(
@@ -229,7 +231,7 @@ def _frozen(
     device: torch.device,
     progress: Callable[[str, int, int], None],
     command: str,
-) -> tuple[dict[tuple[str, str], Result], list[CurveRow]]:
+) -> tuple[dict[tuple[str, str], FittedResult], list[CurveRow]]:
     """The probes of the adaptation ``none``, by the ordinary engine."""
     if not probes:
         return {}, []
@@ -238,7 +240,7 @@ def _frozen(
         forward_dtype=asked.forward_dtype, fit_dtype=asked.forward_dtype, run_seed=asked.run_seed,
         device=str(device), progress=progress, command=command,
     )  # fmt: skip
-    return {(FROZEN, result.probe): result for result in found}, []
+    return {(FROZEN, one.probe): one for one in found}, []
 
 
 def _result(
@@ -249,36 +251,21 @@ def _result(
     reported: Images,
     seeds: Sequence[int],
     command: str,
-) -> Result:
-    probe, predictions, choice = fit.probes[0], fit.predictions, fit.choice
-    name, shape = reported.split.name, manifest.shape
-    result = Result(
+) -> FittedResult:
+    probe, choice, shape = fit.probes[0], fit.choice, manifest.shape
+    selected: dict[str, float | int | str] = {
+        "learning_rate": choice.learning_rate,
+        "weight_decay": choice.weight_decay,
+        "epoch": choice.epoch,
+    }
+    return built_result(
+        fit.predictions,
+        probes=fit.probes,
         probe=fit.probe,
         adaptation=fit.adaptation,
         method="trained",
-        backbone=manifest.backbone.spec,
-        paradigm=manifest.backbone.paradigm,
-        dataset=manifest.dataset.spec,
-        headline=manifest.dataset.headline,
-        images=images_hash(manifest, name, reported.index),
         protocol=setting.protocol.name,
-        split=name,
-        layer=manifest.backbone.identity.get("layer"),
-        classes=setting.num_classes,
-        class_names=list(manifest.dataset.classes),
-        train_images=len(train),
-        test_images=len(reported),
-        dim=shape.dim,
-        num_tokens=shape.num_tokens,
-        grid=shape.grid,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
-        selected={
-            "learning_rate": choice.learning_rate,
-            "weight_decay": choice.weight_decay,
-            "epoch": choice.epoch,
-        },
+        selected=selected,
         training={
             **_training_record(setting, train),
             "learning_rates": list(setting.protocol.learning_rates or ()),
@@ -292,31 +279,21 @@ def _result(
         settings_tried=choice.tried,
         best_minus_median=choice.best_minus_median,
         parameters=Parameters(**fit.counts),
-        flops=Flops(
-            per_image=probe.flops(shape.num_tokens, shape.num_prefix),
-            per_step=2 * probe.pooling.macs_per_step(),
-        ),
+        flops=flops_of(probe, shape.num_tokens, shape.num_prefix),
         seconds=fit.seconds,
         seeds=list(seeds),
         variance="initialisation" if len(seeds) > 1 else "none",
-        store=StoreReference(path=None, identity=manifest.identity),
-        environment=environment(),
-        git_commit=git_commit(),
-        command=command,
-        created=now(),
-        assumed=assumed(manifest),
         undertrained=signs_of_undertraining(
             fit.rows,
-            {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
-            | {"epoch": choice.epoch},
+            selected,
             classes=setting.num_classes,
             epochs=setting.protocol.epochs,
             steps=total_steps(setting.protocol, len(train)),
             learning_rates=setting.protocol.learning_rates or (),
         ),
         files=Files(adapters=fit.adapters),
+        **origin(manifest, reported.split.name, len(train), reported.index, command),
     )
-    return result.attach(predictions=predictions, probes=fit.probes)
 
 
 def _training_record(setting: Setting, train: Images) -> dict[str, Any]:

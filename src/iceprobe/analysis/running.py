@@ -34,7 +34,7 @@ from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.machine.progress import Told, callback, shows_progress
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
 from iceprobe.store.forward import autocast
@@ -55,7 +55,7 @@ Values = NDArray[np.float64]
 @checked
 @shows_progress
 def analyze(
-    results: Sequence[Result],
+    results: Sequence[FittedResult],
     *,
     output: str | Path | None = None,
     thresholds: int = 100,
@@ -156,7 +156,7 @@ class _Walk:
 
     def __init__(
         self,
-        result: Result,
+        result: FittedResult,
         store: Store,
         device: torch.device,
         batch: int,
@@ -453,7 +453,7 @@ def _estimates(values: Values, draws: int) -> list[Estimate]:
     ]
 
 
-def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
+def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Store:
     if result.open_store is not None or result.store.path is None:
         return store_of(result, trust=trust)
     if result.store.path not in stores:
@@ -461,13 +461,13 @@ def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
     return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
-def _fits(result: Result, store: Store) -> list["Probe"]:
+def _fits(result: FittedResult, store: Store) -> list["Probe"]:
     seeds: list[int | None] = [*result.seeds] or [None]
     return [load_fitted(result, store.shape, seed) for seed in seeds]
 
 
 def _counted(
-    progress: Told, result: Result, number: int, fits: Sequence["Probe"]
+    progress: Told, result: FittedResult, number: int, fits: Sequence["Probe"]
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
     return lambda done, of: progress(result.label, number * of + done, of * len(fits))

@@ -18,7 +18,7 @@ from iceprobe.core.options import part_of
 from iceprobe.settings import Adaptation, AdaptRun
 
 if TYPE_CHECKING:
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
 
 log = logging.getLogger("iceprobe")
 
@@ -54,7 +54,7 @@ def execute(config: AdaptRun, resume: bool = True) -> None:
         show(_run(config, folder, resume), folder)
 
 
-def _run(config: AdaptRun, folder: RunFolder, resume: bool) -> list["Result"]:
+def _run(config: AdaptRun, folder: RunFolder, resume: bool) -> list["FittedResult"]:
     import iceprobe
 
     command = shlex.join(["iceprobe", *sys.argv[1:]])

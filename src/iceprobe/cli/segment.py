@@ -21,7 +21,7 @@ from iceprobe.machine.new_folder import new_folder
 from iceprobe.settings import Extraction, Run, SegmentRun
 
 if TYPE_CHECKING:
-    from iceprobe.dense import Segmentation
+    from iceprobe.results.segmentation import Segmentation
     from iceprobe.results.terminal import TerminalTable
     from iceprobe.store import Store
 
@@ -54,7 +54,7 @@ def execute(config: SegmentRun) -> None:
     """
     import iceprobe
     from iceprobe.dense.api import check_probes
-    from iceprobe.dense.files import read_segmentations
+    from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
     folder = RunFolder(config)
@@ -99,8 +99,8 @@ def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
 
 
 def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
-    from iceprobe.dense.files import PICTURE_NAME
     from iceprobe.reporting.segment_page import headline
+    from iceprobe.results.segmentation_files import PICTURE_NAME
 
     console.print(_table(results))
     if any(one.undertrained for one in results):

@@ -6,11 +6,11 @@ from safetensors.torch import load_file
 from iceprobe.core.checksums import check_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe, build_for
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.tokens import TokenShape
 
 
-def load_fitted(result: Result, shape: TokenShape, seed: int | None = None) -> Probe:
+def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None) -> Probe:
     """One fitted probe of a result, in evaluation mode.
 
     Args:

@@ -28,7 +28,6 @@ from iceprobe.protocols.grids import beyond
 from iceprobe.protocols.heldout import Part, Parts
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import headline_accuracy, weights
 from iceprobe.store.split import StoredSplit
 
 # λ; half decades. Of 500 to 6,000 images the bundled encoders want 1e-5 to 0.3: a class token whose
@@ -172,7 +171,7 @@ class _Look:
         self.right |= zip(decays, right, strict=True)
 
     def rows(self, fold: int) -> list[CurveRow]:
-        headline, labels = self.setting.headline, self.held.labels.cpu()
+        metric, labels = self.setting.metric, self.held.labels.cpu()
         return [
             _row(
                 self.label,
@@ -180,7 +179,7 @@ class _Look:
                 solution,
                 "select",
                 fold,
-                float(headline_accuracy(headline, self.right[decay], labels)),
+                float(metric.mean(self.right[decay], labels)),
             )
             for decay, solution in self.solutions.items()
         ]
@@ -197,7 +196,7 @@ def _choose(looks: Sequence[_Look], labels: np.ndarray, setting: Setting) -> Cho
         for decay, right in look.right.items():
             sums[decay][places] += right
     records = [Record(0.0, decay, [1], (right / counts)[None]) for decay, right in sums.items()]
-    return choose(records, weights(setting.headline, labels[held]), setting.protocol.errors)
+    return choose(records, setting.metric.weights(labels[held]), setting.protocol.errors)
 
 
 def _problem(label: str, setting: Setting, feed: Feed) -> Problem:

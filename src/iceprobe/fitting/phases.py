@@ -35,8 +35,9 @@ from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import Headline, headline_accuracy, weights
 from iceprobe.store.quantisation import check_rounding, rounding
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import TokenShape
 
 Progress = Callable[[str, int, int], None]
@@ -56,12 +57,17 @@ class Setting:
     amp: torch.dtype
     checkpoint: Checkpoint
     progress: Progress
-    headline: Headline = "top1"  # by which is selected
+    headline: str = "top1"  # by which is selected
     shuffle: Shuffle = ROWS  # decided when the tokens are at hand
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
         """A probe of these tokens and classes; with a seed, initialised by it alone."""
         return build_for(self.shape, probe, self.num_classes, seed)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that selects."""
+        return get_task("classification").metrics[self.headline]
 
 
 @dataclass
@@ -207,7 +213,7 @@ def run_phase(
         looks = protocol.epochs if phase.looks is None else len(phase.looks)
         size = -(-len(evaluate_on) // 8)
         phase.right = np.zeros((looks, len(phase.members), size), np.uint8)
-    counted = weights(setting.headline, evaluate_on.labels.cpu()) if evaluate_on else np.ones(0)
+    counted = setting.metric.weights(evaluate_on.labels.cpu()) if evaluate_on else np.ones(0)
     coordinates = _coordinates(train, setting)
     phase.groups = make_groups(
         phase.going, setting.shape, setting.num_classes, setting.device, whitenings, coordinates
@@ -322,7 +328,7 @@ def _look(
         for group, t in zip(groups, tops, strict=True):
             hits = (t[..., 0] == labels).numpy()
             right |= zip(group.members, hits, strict=True)
-            means = headline_accuracy(setting.headline, hits, labels).tolist()
+            means = setting.metric.mean(hits, labels).tolist()
             accuracy |= zip(group.members, means, strict=True)
         if keep_best:
             accuracies = [np.array([accuracy[m] for m in g.members]) for g in groups]

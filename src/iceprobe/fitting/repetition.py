@@ -35,12 +35,14 @@ from iceprobe.protocols.protocol import (
     protocol_of,
     total_steps,
 )
+from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import selected_score, weights
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Diverged, Flops, Parameters, Result
+from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
+from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.reader import Store
 
@@ -124,7 +126,7 @@ def repetition(
     run_seed: int,
     state: Path | None,
     progress: Progress,
-) -> tuple[list[Result], list[CurveRow], dict[str, list[Diverged]]]:
+) -> tuple[list[FittedResult], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit every probe of ``request`` on ``store``.
 
     Args:
@@ -136,7 +138,7 @@ def repetition(
         progress: called with ``(stage, done, total)``.
 
     Returns:
-        Results in the order asked for, fitted modules and predictions attached, without probes
+        Results in the order asked for, with fitted modules and predictions, without probes
         all members of which have diverged; a row a member and epoch; by probe the members that
         have diverged.
     """
@@ -199,7 +201,7 @@ def repetition(
 
 def _result(
     fitted: Fitted, store: Store, setting: Setting, request: Request, rows: list[CurveRow]
-) -> Result:
+) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
     at_optimum, rates = fitted.solution is not None, fitted.grid.learning_rates
@@ -210,13 +212,13 @@ def _result(
         "epochs": setting.protocol.epochs,
         "steps": total_steps(setting.protocol, len(store["train"])),
     }
-    result = Result(
+    return built_result(
+        predictions,
+        probes=fitted.probes,
+        open_store=store,
         probe=fitted.label,
         method="trained",
         protocol=setting.protocol.name,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
         last_epoch=fitted.last_epoch,
         selected=fitted.selected,
         selected_on=fitted.selected_on,
@@ -225,10 +227,7 @@ def _result(
         best_minus_median=fitted.best_minus_median,
         early_stopping=fitted.early_stopping,
         parameters=Parameters(**probe.num_parameters()),
-        flops=Flops(
-            per_image=probe.flops(store.num_tokens, store.num_prefix),
-            per_step=2 * probe.pooling.macs_per_step(),
-        ),
+        flops=flops_of(probe, store.num_tokens, store.num_prefix),
         seconds=fitted.seconds,
         seeds=fitted.seeds,
         training=_training_record(setting, fitted, len(store["train"])),
@@ -238,7 +237,6 @@ def _result(
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
     )
-    return result.attach(predictions=predictions, probes=fitted.probes, store=store)
 
 
 def _warnings(
@@ -259,8 +257,10 @@ def _warnings(
         )
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
-    counted = weights(setting.headline, predictions.labels)
-    reported = selected_score(predictions.correct.mean(0), counted)
+    metric, labels = setting.metric, predictions.labels
+    reported = selected_score(
+        metric.needed_scores(predictions, labels).mean(0), metric.weights(labels)
+    )
     found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

@@ -14,7 +14,6 @@ from iceprobe.protocols.grids import Grid, beyond, grid_of
 from iceprobe.protocols.halving import rungs
 from iceprobe.protocols.heldout import Parts
 from iceprobe.protocols.protocol import Protocol, images_per_step, look_epochs
-from iceprobe.results.headline import weights
 
 log = logging.getLogger("iceprobe")
 
@@ -114,7 +113,7 @@ def _choices(
 ) -> dict[str, Choice]:
     """The rule of `choosing.py` for every probe that has a member left."""
     held = np.unique(np.concatenate([part.held for part in parts.parts]))
-    counted = weights(setting.headline, labels[held])
+    counted = setting.metric.weights(labels[held])
     found = {
         label: choose(records(label, phases, parts, held), counted, setting.protocol.errors)
         for label in tried

@@ -22,11 +22,14 @@ from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.protocols.heldout import parts_of
 from iceprobe.protocols.protocol import UNSELECTED, get_protocol
 from iceprobe.protocols.reported import refuse_train
-from iceprobe.results.headline import headline_accuracy, selected_score, weights
+from iceprobe.results.building import built_result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.results.schema import Flops, Parameters
 from iceprobe.results.undertrained import far_below
+from iceprobe.results.weighted import selected_score
+from iceprobe.tasks.registry import get_task
 
 if TYPE_CHECKING:
     from iceprobe.store import Store, StoredSplit
@@ -44,7 +47,7 @@ def knn(
     device: torch.device | str | None = None,
     command: str = "",
     progress: Told | bool | None = None,
-) -> Result:
+) -> FittedResult:
     """Classify a split of ``store`` by its nearest training images.
 
     Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
@@ -79,7 +82,8 @@ def knn(
         check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     refuse_train(split, store.splits)
     train, test = store["train"], store[split]
-    classes, headline = len(store.classes), store.manifest.dataset.headline
+    classes = len(store.classes)
+    metric = get_task("classification").metrics[store.manifest.dataset.headline]
     labels = np.asarray(train.labels)
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
@@ -98,27 +102,26 @@ def knn(
         known, selected_on = np.asarray(test.labels), f"the reported split ({split})"
     rows, tried = _tried(looks, classes, known) if looks else (np.arange(0), {})
     known = known[rows]
-    accuracies = {
-        one: float(headline_accuracy(headline, right, known)) for one, right in tried.items()
-    }
+    accuracies = {one: float(metric.mean(right, known)) for one, right in tried.items()}
     best = max(accuracies, key=lambda s: accuracies[s]) if tried else settings(len(labels))[0]
     spread = accuracies[best] - statistics.median(accuracies.values()) if tried else None
     held = None
     if tried and chosen.held_out:
-        held = selected_score(tried[best], weights(headline, known))
+        held = selected_score(tried[best], metric.weights(known))
 
     truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
     predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
-    reported = selected_score(predictions.correct.mean(0), weights(headline, truth))
-    result = Result(
+    reported = selected_score(
+        metric.needed_scores(predictions, truth).mean(0), metric.weights(truth)
+    )
+    return built_result(
+        predictions,
+        open_store=store,
         probe=probe_label(spec),
         method="knn",
         protocol=protocol,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
         selected={"k": best[0], "temperature": best[1]},
         selected_on=selected_on,
         selected_score=held,
@@ -131,7 +134,6 @@ def knn(
         warnings=far_below(reported, held, split),
         **provenance(store, split, command),
     )
-    return result.attach(predictions=predictions, store=store)
 
 
 def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:

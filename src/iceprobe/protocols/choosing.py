@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.results.curves import CurveRow, seed_means
-from iceprobe.results.headline import selected_score, standard_error
 from iceprobe.results.schema import SelectedScore
+from iceprobe.results.weighted import selected_score, standard_error
 
 Floats = NDArray[np.float64]
 ROUNDING = 1e-9

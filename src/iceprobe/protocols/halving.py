@@ -18,7 +18,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from iceprobe.results.headline import standard_error
+from iceprobe.results.weighted import standard_error
 
 RUNGS = (0.25, 0.5)  # of the epochs of selection
 ERRORS = 2.0

@@ -5,16 +5,16 @@ loss = −ln softmax(z)_y, mean over examples          record: z in float16, wha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from iceprobe.tasks.metrics import Metric, by_class, evenly
+from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOP = 5
 
@@ -33,14 +33,31 @@ class ClassRecord:
     best: NDArray[np.int32]
 
 
-def _right(record: ClassRecord, labels: NDArray) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = record.best[..., 0] == labels
+class Called(Protocol):
+    """What the metrics read of a record.
+
+    Attributes:
+        predicted: ``(S, n)``, the class that each seed calls an example.
+        top5: ``(S, n)`` bool, whether the true class is among the five best; None where that isn't known.
+    """
+
+    @property
+    def predicted(self) -> NDArray[np.int32]: ...
+    @property
+    def top5(self) -> NDArray[np.bool_] | None: ...
+
+
+def _right(record: Called, labels: NDArray) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = record.predicted == labels
     return found
 
 
-def _among_five(record: ClassRecord, labels: NDArray) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (record.best == labels[None, :, None]).any(-1)
-    return found
+def _among_five(record: Called, labels: NDArray) -> NDArray[np.bool_] | None:
+    return record.top5
+
+
+def _class(labels: NDArray) -> NDArray:
+    return labels
 
 
 class Classification(Task):
@@ -51,9 +68,16 @@ class Classification(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {
         metric.name: metric
         for metric in (
-            Metric("top1", "top-1", _right, evenly),
-            Metric("top5", "top-5", _among_five, evenly),
-            Metric("mean_per_class", "mean per class", _right, by_class),
+            Metric("top1", "top-1", _right, accuracy=True),
+            Metric("top5", "top-5", _among_five, accuracy=True),
+            Metric(
+                "mean_per_class",
+                "mean per class",
+                _right,
+                _class,
+                accuracy=True,
+                heading="per class",
+            ),
         )
     }
     primary: ClassVar[str] = "top1"
@@ -61,12 +85,16 @@ class Classification(Task):
     def num_outputs(self, names: Sequence[str]) -> int:
         return len(names)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+        from torch.nn import functional as F  # results read the metrics alone, without torch
+
         members, examples, _ = logits.shape
         losses = F.cross_entropy(logits.flatten(0, 1), targets.repeat(members), reduction="none")
         return losses.view(members, examples).mean(1)
 
-    def record(self, logits: Tensor) -> ClassRecord:
+    def record(self, logits: "Tensor") -> ClassRecord:
+        import torch
+
         best = logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices
         finite = logits.isfinite().all(-1, keepdim=True)
         kept = torch.where(finite, best, -1).to("cpu", torch.int32)
@@ -75,5 +103,5 @@ class Classification(Task):
     def strata(self, targets: NDArray) -> NDArray[np.int64]:
         return targets
 
-    def reading(self, logits: Tensor, names: Sequence[str]) -> str:
+    def reading(self, logits: "Tensor", names: Sequence[str]) -> str:
         return names[int(logits.argmax())]

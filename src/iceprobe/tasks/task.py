@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from iceprobe.tasks.metrics import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Task(ABC):
@@ -31,11 +33,11 @@ class Task(ABC):
         """K, what a probe's classifier gives, of so many names (of classes, tags or numbers)."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
         """What each member learns by: ``(G, B, K)``, ``(B, …)`` → ``(G,)``, a mean over examples."""
 
     @abstractmethod
-    def record(self, logits: Tensor) -> Any:
+    def record(self, logits: "Tensor") -> Any:
         """What is kept of test examples, of logits ``(G, B, K)``: enough for every metric."""
 
     @abstractmethod
@@ -43,5 +45,5 @@ class Task(ABC):
         """By what parts of the training split are stratified: targets ``(n, …)`` → ``(n,)``."""
 
     @abstractmethod
-    def reading(self, logits: Tensor, names: Sequence[str]) -> str:
+    def reading(self, logits: "Tensor", names: Sequence[str]) -> str:
         """How the prediction of one example, ``(K,)``, reads."""
