@@ -32,6 +32,39 @@ class TokenShape:
     pooled_class: bool = False
 
 
+class HasTokenShape:
+    """What has a ``shape`` has its fields as attributes too."""
+
+    @property
+    def shape(self) -> TokenShape:
+        """Of the tokens of one image."""
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        return self.shape.dim
+
+    @property
+    def num_tokens(self) -> int:
+        return self.shape.num_tokens
+
+    @property
+    def num_prefix(self) -> int:
+        return self.shape.num_prefix
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        return self.shape.grid
+
+    @property
+    def has_class(self) -> bool:
+        return self.shape.has_class
+
+    @property
+    def vectors(self) -> Mapping[str, int]:
+        return self.shape.vectors
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Tokens of a batch of images.

@@ -51,7 +51,7 @@ def dino_tiny(pretrained: bool = True) -> nn.Module:
 
 def dinov2_tiny_reg(weights: str = "") -> nn.Module:
     model = PlainViT(registers=2)
-    model.told = weights
+    model.given_weights = weights
     return model
 
 

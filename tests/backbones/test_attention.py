@@ -85,7 +85,7 @@ def test_the_bundled_backbone_has_maps_and_tokens_are_what_they_were():
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "told"),
+    ("model", "options", "reported"),
     [
         (
             lambda: VisionTransformer(**SHAPE, class_token=False, global_pool="avg"),
@@ -104,10 +104,10 @@ def test_the_bundled_backbone_has_maps_and_tokens_are_what_they_were():
         (lambda: VisionTransformer(**SHAPE), {"layer": (0, 1)}, "reads 2 layers"),
     ],
 )  # fmt: skip
-def test_what_has_no_such_attention_says_so(model, options, told):
+def test_what_has_no_such_attention_says_so(model, options, reported):
     size = 32 if "ConvNeXt" in repr(type(model())) else 16
     backbone = load_backbone(model(), image_size=size, mean=MEAN, std=STD, **options)
-    with pytest.raises(IceprobeError, match=told) as error:
+    with pytest.raises(IceprobeError, match=reported) as error:
         backbone.attention(torch.randn(1, 3, size, size))
     assert "\n" not in str(error.value)
 

@@ -167,15 +167,15 @@ def test_with_strip_the_stripped_weight_is_taken(weights, save):
     both = {f"module.{k}": v for k, v in weights.items()} | {"0.weight": torch.zeros(4, 3)}
     for content in (both, dict(reversed(both.items()))):
         module = network()
-        told = load_checkpoint(module, save(content), strip="module.")
+        reported = load_checkpoint(module, save(content), strip="module.")
         assert equal(module.state_dict(), weights)
-        assert "0.weight" in told[0]
-        assert "the one with it is taken" in told[0]
+        assert "0.weight" in reported[0]
+        assert "the one with it is taken" in reported[0]
     alone = {f"module.{k}": v for k, v in weights.items()}
     alone["1.bias"] = alone.pop("module.1.bias")
-    told = load_checkpoint(module, save(alone), strip="module.")
+    reported = load_checkpoint(module, save(alone), strip="module.")
     assert equal(module.state_dict(), weights)
-    assert told[0].startswith("1.bias of ")
+    assert reported[0].startswith("1.bias of ")
     other = {**{f"base.{k}": v for k, v in weights.items()}, "momentum.0.weight": torch.ones(1)}
     assert load_checkpoint(module, save(other), strip="base.") == []
 

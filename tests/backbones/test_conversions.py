@@ -58,9 +58,9 @@ def test_a_patch_embedding_is_resampled_only_where_that_is_asked(tiny, save, oth
     grid = 224 // side
     table = resample_abs_pos_embed(trained.pos_embed, new_size=[grid, grid])
     torch.testing.assert_close(asked.reader.model.pos_embed, table.detach())
-    told = " ".join(asked.assumed)
-    assert f"48x3x16x16 to 48x3x{side}x{side}" in told
-    assert f"1x197x48 to 1x{grid * grid + 1}x48" in told
+    reported = " ".join(asked.assumed)
+    assert f"48x3x16x16 to 48x3x{side}x{side}" in reported
+    assert f"1x197x48 to 1x{grid * grid + 1}x48" in reported
 
 
 def test_a_position_table_is_resampled_and_said(tiny, save, caplog):
@@ -152,10 +152,10 @@ def test_relative_tables_are_resized_and_said(save):
         embed_dim=8,
         num_classes=0,
     )
-    told: list[str] = []
-    load_checkpoint(other, path, convert=conversion(other, path, None, None, told))
-    assert told
-    assert all("169x" in line and "225x" in line for line in told)
+    reported: list[str] = []
+    load_checkpoint(other, path, convert=conversion(other, path, None, None, reported))
+    assert reported
+    assert all("169x" in line and "225x" in line for line in reported)
 
 
 def test_one_channel_checkpoints_and_means_of_other_lengths(tiny, save):

@@ -64,7 +64,7 @@ def test_a_model_built_without_pooling_has_none():
     assert load_backbone(model.eval(), image_size=64).vectors == {}
 
 
-def test_a_linear_probe_learns_from_those_features(images):  # noqa: F811
+def test_a_linear_probe_is_trained_on_those_features(images):  # noqa: F811
     """The store's rows are timm's features, image by image."""
     model = perturbed(timm.create_model("convnext_atto", num_classes=0, **MODELS["convnext_atto"]))
     backbone = load_backbone(model, image_size=32)

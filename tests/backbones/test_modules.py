@@ -15,7 +15,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
 from iceprobe.tokens import Tokens
 
-TOLD = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+STATED = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 EXAMPLE = "python:tests.backbones.factories"
 
 
@@ -46,7 +46,7 @@ def test_cnn_by_hand():
     model = Cnn().double()
     model.norm.running_mean.normal_()
     batch = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    tokens = load_backbone(model, **TOLD)(batch)
+    tokens = load_backbone(model, **STATED)(batch)
     expected = model.eval()(batch)
     assert tokens.grid == (4, 8)
     assert tokens.prefix.shape == (2, 0, 5)
@@ -62,10 +62,10 @@ def test_cnn_by_hand():
         (8, 1, None, None, True),
     ],
 )
-def test_sequences_are_split_as_told(count, num_prefix, has_class, grid, class_there):
+def test_sequences_are_split_as_stated(count, num_prefix, has_class, grid, class_there):
     model = Sequence(count)
     batch = torch.zeros(2, 3, 16, 16)
-    backbone = load_backbone(model, num_prefix=num_prefix, has_class=has_class, **TOLD)
+    backbone = load_backbone(model, num_prefix=num_prefix, has_class=has_class, **STATED)
     tokens = backbone(batch)
     assert torch.equal(tokens.prefix[0], model.table[:num_prefix])
     assert torch.equal(tokens.patches[1], model.table[num_prefix:])
@@ -93,7 +93,7 @@ def test_a_borrowed_module_is_given_back_as_it_was():
     model.norm.eval()
     modes = [part.training for part in model.modules()]
     mean = model.norm.running_mean.clone()
-    backbone = load_backbone(model, **TOLD)
+    backbone = load_backbone(model, **STATED)
     backbone.train()
     batch = torch.randn(2, 3, 16, 16)
     first, second = backbone(batch).patches, backbone(batch).patches
@@ -109,7 +109,7 @@ def test_a_borrowed_module_is_given_back_as_it_was():
 
 def test_a_borrowed_module_is_given_back_after_a_failure():
     model = Cnn().train()
-    backbone = load_backbone(model, **TOLD)
+    backbone = load_backbone(model, **STATED)
     with pytest.raises(RuntimeError):
         backbone(torch.randn(1, 4, 16, 16))
     assert all(part.training for part in model.modules())
@@ -125,7 +125,7 @@ def test_a_loaded_backbone_is_frozen_for_good():
 
 
 def test_images_are_brought_to_the_weights_dtype():
-    backbone = load_backbone(Cnn().to(torch.bfloat16), **TOLD)
+    backbone = load_backbone(Cnn().to(torch.bfloat16), **STATED)
     assert backbone(torch.zeros(1, 3, 16, 16)).patches.dtype == torch.bfloat16
 
 
@@ -179,7 +179,7 @@ class Returns(nn.Module):
 )
 def test_outputs_that_are_no_tokens_are_refused(value, options, message):
     with pytest.raises(IceprobeError, match=message):
-        load_backbone(Returns(value), **TOLD, **options)
+        load_backbone(Returns(value), **STATED, **options)
 
 
 def test_a_module_that_fails_on_its_images_is_reported_in_one_line():
@@ -203,7 +203,7 @@ def test_identity_follows_weights_settings_and_preprocessing():
 
 
 def test_macs_of_a_convolution_by_hand():
-    backbone = load_backbone(Cnn(), **TOLD)
+    backbone = load_backbone(Cnn(), **STATED)
     assert backbone.macs() == 5 * (4 * 8) * (3 * 3 * 3)
 
 

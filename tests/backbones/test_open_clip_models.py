@@ -199,7 +199,7 @@ def test_a_checkpoint_that_doesnt_fit_names_its_keys(folder, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
-def test_its_own_crop_is_told_and_can_be_taken(mode, folder, tmp_path):
+def test_its_own_crop_is_reported_and_can_be_taken(mode, folder, tmp_path):
     _, spec = folder("CLIP")
     path = tmp_path / "open_clip_config.json"
     content = json.loads(path.read_text())

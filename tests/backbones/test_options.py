@@ -1,4 +1,4 @@
-"""Options that sources share: typed once, and handed to a loader in groups."""
+"""Options that sources share: typed once, and given to a loader in groups."""
 
 import subprocess
 import sys

@@ -74,7 +74,7 @@ def test_each_of_them_makes_the_same_pixels_or_is_refused_by_name():
             refused.add(base)
             continue
         fields, _ = read_processor(processor, given, "transformers:DIR")
-        # Some resize whatever they are told: those see an image of the size that they make.
+        # Some resize whatever they are asked: those see an image of the size that they make.
         side = OWN_SIZE.get(base, 40)
         own = own_pixels(processor, noise(side, side), geometry=base in OWN_SIZE)
         ours = Preprocessing(image_size=side, crop_pct=1.0, **fields).transform(noise(side, side))
@@ -100,7 +100,7 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("name", list(GEOMETRIES))
-def test_its_own_crop_is_told_and_does_as_it_does(name):
+def test_its_own_crop_is_reported_and_does_as_it_does(name):
     """All of the processor, its own resize by PIL included, on an image that isn't square."""
     changed, resize, kept = GEOMETRIES[name]
     processor = auto.get_image_processor_class_from_name(f"{name}ImageProcessorPil")(**changed)
@@ -119,7 +119,7 @@ def test_its_own_crop_is_told_and_does_as_it_does(name):
     assert_same(ours, own_pixels(processor, image))
 
 
-def test_what_keeps_the_whole_image_or_pads_it_is_told():
+def test_what_keeps_the_whole_image_or_pads_it_is_reported():
     detr = {"size": {"shortest_edge": 64, "longest_edge": 128}}
     sam = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
     for name, changed, said in (
@@ -222,10 +222,10 @@ def test_sizes_that_arent_one_square(vit, tmp_path, caplog):
         load_backbone(spec)
     assert load_backbone(spec, image_size=48).grid == (6, 6)
     caplog.set_level(logging.WARNING)
-    told = load_backbone(save(tmp_path / "b", vit, do_resize=False))
-    assert told.preprocessing.image_size == SIDE
-    assert f"image_size={SIDE}, which the model's configuration states" in told.assumed[0]
-    assert f"assumed: {told.assumed[0]}" in caplog.messages
+    loaded = load_backbone(save(tmp_path / "b", vit, do_resize=False))
+    assert loaded.preprocessing.image_size == SIDE
+    assert f"image_size={SIDE}, which the model's configuration states" in loaded.assumed[0]
+    assert f"assumed: {loaded.assumed[0]}" in caplog.messages
     huge = load_backbone(save(tmp_path / "c", vit, size={"height": 10**9, "width": 10**9}))
     assert "makes images of more than 4096 pixels a side" in huge.assumed[0]
     assert huge.preprocessing.image_size == SIDE  # and nothing of that size was made
@@ -269,7 +269,7 @@ def test_what_cant_be_done_is_refused_and_the_remedy_works(fields, message, vit,
         8, MEAN, STD).normalised(noise(8, 8)))  # fmt: skip
 
 
-def test_an_interpolation_that_nothing_states_is_told(vit, tmp_path):
+def test_an_interpolation_that_nothing_states_is_reported(vit, tmp_path):
     spec = save(tmp_path, vit)
     (tmp_path / "preprocessor_config.json").unlink()
     backbone = load_backbone(spec, image_size=SIDE, mean=MEAN, std=STD)
@@ -279,7 +279,7 @@ def test_an_interpolation_that_nothing_states_is_told(vit, tmp_path):
     assert load_backbone(backbone.spec, interpolation="bilinear").assumed == ()
 
 
-def test_a_crop_that_is_asked_for_is_not_told(vit, tmp_path):
+def test_a_crop_that_is_asked_for_is_not_reported(vit, tmp_path):
     spec = save(tmp_path, vit)
     assert len(load_backbone(spec).assumed) == 1
     squashed = load_backbone(f"{spec}?resize=squash&crop_pct=1")

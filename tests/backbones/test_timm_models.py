@@ -21,7 +21,7 @@ VITS = {
     "patches alone": {"class_token": False, "global_pool": "avg"},
 }
 PREFIX = {"class token": 1, "class token and registers": 4, "registers without class token": 2}
-TOLD = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+STATED = {"image_size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 def tiny_vit(**options) -> VisionTransformer:
@@ -44,7 +44,7 @@ def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 def test_last_layer_with_norm_is_forward_features(vit):
     kind, model = vit
-    backbone = load_backbone(model, **TOLD)
+    backbone = load_backbone(model, **STATED)
     tokens = backbone(images())
     expected = model.forward_features(images())
     count = PREFIX.get(kind, 0)
@@ -60,7 +60,7 @@ def test_last_layer_with_norm_is_forward_features(vit):
 def test_layers_are_the_blocks_outputs(vit, layer, norm):
     """Layer by layer by hand: embedding, blocks one after another, the norm on top or not."""
     kind, model = vit
-    tokens = load_backbone(model, layer=layer, norm=norm, **TOLD)(images())
+    tokens = load_backbone(model, layer=layer, norm=norm, **STATED)(images())
     hidden = model.norm_pre(model._pos_embed(model.patch_embed(images())))
     for block in list(model.blocks)[: layer % 3 + 1]:
         hidden = block(hidden)
@@ -83,7 +83,7 @@ def test_patches_stand_row_by_row_over_the_grid():
 
 def test_a_layer_that_isnt_there_is_named():
     with pytest.raises(IceprobeError, match=r"layer=7 .*out of range \(0 to 2\)"):
-        load_backbone(tiny_vit(), layer=7, **TOLD)
+        load_backbone(tiny_vit(), layer=7, **STATED)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "test_efficientnet"])
@@ -234,7 +234,7 @@ def test_the_package_lists_sources_with_examples_that_parse():
 
 
 @pytest.mark.parametrize(("mode", "said"), [("squash", True), ("border", True), ("center", False)])
-def test_a_tags_own_crop_is_told_and_can_be_taken(mode, said):
+def test_a_tags_own_crop_is_reported_and_can_be_taken(mode, said):
     model = timm.create_model("test_vit", pretrained_cfg_overlay={"crop_mode": mode})
     backbone = load_backbone(model)
     assert len(backbone.assumed) == said

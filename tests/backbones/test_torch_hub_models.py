@@ -13,11 +13,11 @@ from .builders import MEAN, STD, pixels, seen
 
 SIDE = 32
 HUB = f"torch_hub:{Path(__file__).parent / 'hub'}"
-TOLD = {"image_size": SIDE, "mean": MEAN, "std": STD, "interpolation": "bilinear"}
+STATED = {"image_size": SIDE, "mean": MEAN, "std": STD, "interpolation": "bilinear"}
 
 
 def load(entry: str, **options):
-    return load_backbone(f"{HUB}?entry={entry}&trust=true", **TOLD, **options)
+    return load_backbone(f"{HUB}?entry={entry}&trust=true", **STATED, **options)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_models_of_timm_and_described_outputs():
 
 
 def test_weights_and_pretrained_go_to_the_entry():
-    assert load("dinov2_tiny_reg", weights="LVD142M").reader.model.told == "LVD142M"
+    assert load("dinov2_tiny_reg", weights="LVD142M").reader.model.given_weights == "LVD142M"
     assert load("dino_tiny", pretrained=False).paradigm == "random weights"
 
 
@@ -110,9 +110,9 @@ def test_a_raw_checkpoint(tmp_path):
     ],
 )
 def test_wrong_specs_are_answered(spec, message):
-    told = {} if "pass image_size" in message else TOLD
+    given = {} if "pass image_size" in message else STATED
     with pytest.raises(IceprobeError, match=message) as caught:
-        load_backbone(spec, **told)
+        load_backbone(spec, **given)
     assert "\n" not in str(caught.value)
 
 
@@ -122,4 +122,4 @@ def test_without_network_the_folder_to_pass_is_said(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "load", fail)
     with pytest.raises(IceprobeError, match=r"no route.*pass torch_hub:DIR\?entry=dino_vits16"):
-        load_backbone("torch_hub:facebookresearch/dino?entry=dino_vits16&trust=true", **TOLD)
+        load_backbone("torch_hub:facebookresearch/dino?entry=dino_vits16&trust=true", **STATED)

@@ -177,7 +177,7 @@ def test_the_example_of_a_family_reads_its_training_file(small, tmp_path, name):
     ],
 )
 def test_the_file_itself_shows_its_family(small, tmp_path, name, make, arch):
-    """Under a bare name, with nothing else said: entry, prefix, norm and statistics, and told."""
+    """Under a bare name, with nothing else said: entry, prefix, norm and statistics, and reported."""
     model, content = make(small)
     path = tmp_path / "c.pth"
     torch.save(content, path)
@@ -238,9 +238,9 @@ def test_a_bare_name_without_family_says_whose_statistics_are_used(small, tmp_pa
     backbone = load_backbone(spec)
     assert "mean=0.5,0.5,0.5 and std=0.5,0.5,0.5, as timm has it" in " ".join(backbone.assumed)
     assert backbone.paradigm == "unknown"
-    told = load_backbone(f"{spec}&mean=0.4,0.4,0.4&std=0.2,0.2,0.2&paradigm=generative")
-    assert not any("normalised" in line for line in told.assumed)
-    assert told.paradigm == "generative"
+    loaded = load_backbone(f"{spec}&mean=0.4,0.4,0.4&std=0.2,0.2,0.2&paradigm=generative")
+    assert not any("normalised" in line for line in loaded.assumed)
+    assert loaded.paradigm == "generative"
 
 
 def test_files_of_no_script_show_no_family():

@@ -382,8 +382,8 @@ def test_options_stand_over_the_folder_and_fill_in_for_it(tmp_path):
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(IceprobeError, match=r"no preprocessor_config\.json .*pass mean, std"):
         load_backbone(spec, image_size=SIDE)
-    told = load_backbone(spec, image_size=SIDE, mean=MEAN, std=STD, interpolation="bilinear")
-    torch.testing.assert_close(seen(told), pixels(SIDE), atol=1e-5, rtol=0)
+    loaded = load_backbone(spec, image_size=SIDE, mean=MEAN, std=STD, interpolation="bilinear")
+    torch.testing.assert_close(seen(loaded), pixels(SIDE), atol=1e-5, rtol=0)
 
 
 def test_half_precision_files_are_read_in_float32(tmp_path):

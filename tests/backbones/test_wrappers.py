@@ -13,7 +13,7 @@ from iceprobe.backbones import load_backbone
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 
-TOLD = {"image_size": 160, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+STATED = {"image_size": 160, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 def vit() -> nn.Module:
@@ -45,8 +45,8 @@ WRAPPERS = {
 def test_wrappers_are_taken_off(name):
     images = torch.randn(1, 3, 160, 160)
     for model in (vit(), Cells()):
-        plain = load_backbone(model, **TOLD)
-        wrapped = load_backbone(WRAPPERS[name](model), **TOLD)
+        plain = load_backbone(model, **STATED)
+        wrapped = load_backbone(WRAPPERS[name](model), **STATED)
         assert torch.equal(wrapped(images).patches, plain(images).patches)
         assert wrapped.identity() == plain.identity()
 
@@ -58,14 +58,14 @@ def test_ddp_and_fsdp(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=file, rank=0, world_size=1)
     try:
         model = vit()
-        plain = load_backbone(model, **TOLD)
+        plain = load_backbone(model, **STATED)
         images = torch.randn(1, 3, 160, 160)
         parallel = nn.parallel.DistributedDataParallel(model)
-        assert torch.equal(load_backbone(parallel, **TOLD)(images).patches, plain(images).patches)
+        assert torch.equal(load_backbone(parallel, **STATED)(images).patches, plain(images).patches)
         sharded = vit()
         fully_shard(sharded, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
         with pytest.raises(IceprobeError, match=r"fully_shard.*full_state_dict=True") as caught:
-            load_backbone(sharded, **TOLD)
+            load_backbone(sharded, **STATED)
         assert "\n" not in str(caught.value)
     finally:
         torch.distributed.destroy_process_group()
@@ -74,12 +74,12 @@ def test_ddp_and_fsdp(tmp_path):
 def test_peft_adapters_act_and_prompts_are_named():
     model = vit()
     images = torch.randn(1, 3, 160, 160)
-    before = load_backbone(model, **TOLD)(images).patches
+    before = load_backbone(model, **STATED)(images).patches
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"], r=2))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_()
-    backbone = load_backbone(adapted, **TOLD)
+    backbone = load_backbone(adapted, **STATED)
     with torch.no_grad():
         expected = adapted.eval().base_model.model.forward_features(images)
     torch.testing.assert_close(backbone(images).patches, expected[:, 1:])
@@ -112,7 +112,7 @@ class FullyShardedDataParallel(nn.Module):
 )
 def test_what_cant_be_taken_off_is_named(model, message):
     with pytest.raises(IceprobeError, match=message):
-        load_backbone(model, **TOLD)
+        load_backbone(model, **STATED)
 
 
 def test_a_class_of_the_users_own_with_such_a_name_is_left():
@@ -131,8 +131,8 @@ def test_pretraining_of_a_model_handed_over_isnt_guessed():
         model = timm.create_model(name, num_classes=0, depth=1, embed_dim=24, num_heads=2)
         backbone = load_backbone(model)
         assert backbone.paradigm == "unknown"
-        told = load_backbone(model, paradigm="supervised")
-        assert told.paradigm == "supervised"
+        loaded = load_backbone(model, paradigm="supervised")
+        assert loaded.paradigm == "supervised"
     assert "without its final norm, as MAE is" in backbone.assumed[0]
     with pytest.raises(IceprobeError, match="paradigm='clever': write one of masked"):
         load_backbone(model, paradigm="clever")

@@ -1,6 +1,6 @@
 """Tiny copies of the benchmark sets in the layout of their own archives, written by hand.
 
-Every image is of one colour, its number, and no two of a set have the same: a test tells by the
+Every image is of one colour, its number, and no two of a set have the same: a test knows by the
 pixels which image it holds. Numbers on disk are the sets' own: from 1 for CUB, Cars, Flowers and
 STL-10, from 0 for Places365 and CIFAR-100. Lists are in no helpful order.
 """
@@ -235,7 +235,7 @@ def imagenet1k(root: Path) -> None:
     """One training image a synset and three of val; boxes in ``annotations/``."""
     from timm.data import ImageNetInfo
 
-    # Only the set of names is taken from timm: what the order has to be stands in the test.
+    # Only the set of names is taken from timm: what the order has to be is in the test.
     stream = io.BytesIO()
     Image.new("RGB", (6, 4), (0, 0, 7)).save(stream, "PNG")
     for synset in sorted(ImageNetInfo("imagenet-1k").label_names(), reverse=True):

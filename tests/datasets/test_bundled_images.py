@@ -129,7 +129,7 @@ def test_item_is_whole_inside_its_box_in_the_clutter():
 
 
 def test_masks_are_the_pixels_that_the_items_painted():
-    """Told from the items alone: their non-zero pixels, laid where the box says."""
+    """Known from the items alone: their non-zero pixels, laid where the box says."""
     items = datasets.load_dataset("bundled:fashion")
     clutter = datasets.load_dataset("bundled:fashion-clutter")
     for name, split in clutter.splits.items():

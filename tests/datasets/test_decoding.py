@@ -333,7 +333,7 @@ def test_damaged_files_of_every_kind_are_bad_images_and_nothing_else():
         for mode in ("RGB", "L"):
             exif = {} if kind in ("BMP", "PPM", "GIF") else {"exif": b"Exif\0\0II*\0\x08\0\0\0\1\0"}
             whole.append(encoded(Image.fromarray(PHOTO).convert(mode), kind, **exif))
-    told = []
+    reported = []
     for number in range(1000):
         content = bytearray(whole[number % len(whole)].getvalue())
         for place in rng.integers(0, len(content), 4):
@@ -342,11 +342,11 @@ def test_damaged_files_of_every_kind_are_bad_images_and_nothing_else():
         try:
             decode(io.BytesIO(bytes(content[:cut])), "x").convert("RGB")
         except BadImage as error:
-            told.append(str(error))
-    assert 50 < len(told) < 950
-    assert all(line.startswith("image 'x' ") for line in told)
-    assert max(map(len, told)) < 600
-    assert not any("\n" in line for line in told)
+            reported.append(str(error))
+    assert 50 < len(reported) < 950
+    assert all(line.startswith("image 'x' ") for line in reported)
+    assert max(map(len, reported)) < 600
+    assert not any("\n" in line for line in reported)
 
 
 def test_options_are_part_of_a_file_sources_fingerprint_and_of_nothing_else(tmp_path):

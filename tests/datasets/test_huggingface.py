@@ -380,7 +380,9 @@ def test_without_network(monkeypatch):
         load_dataset("huggingface:owner/name")
 
 
-def test_names_in_files_of_the_hub_are_read_there_or_their_absence_is_told(tmp_path, monkeypatch):
+def test_names_in_files_of_the_hub_are_read_there_or_their_absence_is_reported(
+    tmp_path, monkeypatch
+):
     """The hub's files by way of fsspec, each split's first; nothing can be asked without network."""
     import fsspec
 

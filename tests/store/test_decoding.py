@@ -142,7 +142,7 @@ def test_no_reader_is_left_behind(tmp_path):
     assert threading.active_count() == before
 
 
-def test_what_a_process_raises_is_told(tmp_path):
+def test_what_a_process_raises_is_reported(tmp_path):
     def odd() -> None:
         raise ZeroDivisionError("odd image")
 

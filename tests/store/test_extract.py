@@ -1,4 +1,4 @@
-"""What is stored is what the backbone gave, and a bad image or number is told."""
+"""What is stored is what the backbone gave, and a bad image or number is reported."""
 
 import errno
 import os
@@ -187,7 +187,7 @@ def test_bad_images_are_skipped_and_counted(tmp_path, backbone, where):
     assert store["train"].boxes.shape == (len(good), 4)
 
 
-def test_skipped_images_are_told_to_who_does_not_skip(tmp_path, backbone):
+def test_skipped_images_are_named_to_who_does_not_skip(tmp_path, backbone):
     dataset = make_dataset(bad=(2,))
     extract(backbone, dataset, tmp_path, on_bad_image="skip", **SMALL)
     with pytest.raises(IceprobeError, match=r"train/00002\.png"):
@@ -224,7 +224,7 @@ def test_not_finite_names_the_image(tmp_path, backbone, dataset, tokens, value):
     assert names <= {"manifest.json", "train-00000.safetensors", "train-00001.safetensors"}
 
 
-def test_full_disk_is_told_before_the_first_byte(tmp_path, backbone, dataset, monkeypatch):
+def test_full_disk_is_reported_before_the_first_byte(tmp_path, backbone, dataset, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10_000))
     with pytest.raises(IceprobeError, match=r"needs .* GB and 0\.00 GB are free"):

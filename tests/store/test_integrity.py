@@ -45,7 +45,7 @@ def test_a_whole_store_needs_no_repair(store):
     assert backbone.reader.images == 0
 
 
-def test_cut_short_or_missing_is_told_without_reading(store, backbone, dataset):
+def test_cut_short_or_missing_is_reported_without_reading(store, backbone, dataset):
     whole = content(store.path)
     cut, missing = (store.path / f"train-0000{number}.safetensors" for number in (1, 3))
     cut.write_bytes(cut.read_bytes()[:5000])

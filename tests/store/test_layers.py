@@ -97,7 +97,7 @@ def test_a_models_own_vectors_are_stored_and_probed(tmp_path, where):
     torch.testing.assert_close(taken, expected["class_projected"][[7, 2]])
     names = ["linear?input=pooled", "linear?input=class_projected", "knn?input=pooled"]
     results = iceprobe.fit(store, names, output=tmp_path / "run", seeds=1, epochs=2)
-    # BatchNorm has nothing to learn: the classifier alone, 5·3 + 3 and 8·3 + 3.
+    # BatchNorm has no parameters: the classifier alone, 5·3 + 3 and 8·3 + 3.
     assert [one.parameters.total for one in results] == [18, 27, 0]
     probe = results[0].probes[0]
     torch.testing.assert_close(probe(backbone(images)), probe(expected["pooled"]))

@@ -38,7 +38,7 @@ def mixed(tmp_path):
     plain, odd = images / "plain", images / "odd"
     plain.mkdir(parents=True)
     odd.mkdir()
-    for number in range(4):  # one image in both splits would be told as well
+    for number in range(4):  # one image in both splits would be reported as well
         Image.fromarray(pixels(0, 256)).save(plain / f"{number}.png")
     deep = pixels(0, 3000, np.uint16)
     deep[0, 0] = 3012
@@ -63,7 +63,7 @@ LINES = [
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_was_done_is_counted_told_and_kept(mixed, tmp_path, caplog, workers):
+def test_what_was_done_is_counted_reported_and_kept(mixed, tmp_path, caplog, workers):
     caplog.set_level(logging.WARNING, "iceprobe")
     dataset = load_dataset(f"folder:{mixed}?test_fraction=0.5")
     store = iceprobe.extract(
@@ -179,7 +179,7 @@ def test_of_a_store_from_before_only_shards_of_other_images_are_made_again(
     assert "other rules" not in caplog.text
 
 
-def test_shapes_held_by_alpha_are_told_apart(tmp_path):
+def test_shapes_held_by_alpha_are_distinguished(tmp_path):
     """Black under alpha: read without it, all these images are the same."""
     for split in ("train", "test"):
         for name, rows in (("large", slice(0, 16)), ("small", slice(0, 5))):
@@ -214,7 +214,7 @@ def test_boxes_follow_an_image_that_is_turned(tmp_path):
     assert store["train"].boxes.tolist() == [
         [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     ]
-    assert columns.max() - columns.min() == 2  # it stands now
+    assert columns.max() - columns.min() == 2  # upright now
 
 
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1)])

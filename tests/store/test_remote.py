@@ -204,7 +204,7 @@ def test_what_is_corrupt_is_named(s3, tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
     with pytest.raises(IceprobeError, match="removing the corrupt shard"):
         repair(str(store.path))
-    # As the error tells: remove both, extract again.
+    # As the error says: remove both, extract again.
     for name in (record.file, "manifest.json"):
         s3.delete_object(Bucket=BUCKET, Key=f"{key}/{name}")
     again = make_backbone()
@@ -233,7 +233,7 @@ def test_no_changed_object_changes_what_is_read(s3, tmp_path, monkeypatch):
     whole, there, number = read(0), objects(key), 0
     random = np.random.default_rng(0)
     shards = sorted(name for name in there if name.endswith(".safetensors"))
-    silent, told = [], []
+    silent, reported = [], []
     for name, good in there.items():
         if name.endswith(".json") and name != "manifest.json":
             continue  # a shard's record: read by a writer that goes on, not by a reader
@@ -249,11 +249,11 @@ def test_no_changed_object_changes_what_is_read(s3, tmp_path, monkeypatch):
             try:
                 silent += [(name, number)] if read(number) != whole else []
             except IceprobeError as error:
-                told.append((name, str(error)))
+                reported.append((name, str(error)))
         s3.put_object(Bucket=BUCKET, Key=f"{key}/{name}", Body=good)
     assert silent == []
-    assert [line for name, line in told if name not in line or "\n" in line] == []
-    assert len(told) > 0.9 * number
+    assert [line for name, line in reported if name not in line or "\n" in line] == []
+    assert len(reported) > 0.9 * number
     assert read(number + 1) == whole
 
 

@@ -1,4 +1,4 @@
-"""What storing takes from the tokens is measured, told and refused."""
+"""What storing takes from the tokens is measured, reported and refused."""
 
 import logging
 
@@ -65,7 +65,7 @@ def test_int8_with_a_dimension_far_from_zero_is_refused(tmp_path):
     assert {s.rounding for split in store.manifest.splits.values() for s in split.shards} == {0.0}
 
 
-def test_rounding_that_isnt_small_is_told_and_kept(tmp_path, caplog):
+def test_rounding_that_isnt_small_is_reported_and_kept(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "iceprobe"):
         store = extract(
             backbone(10), "bundled:fashion", tmp_path / "s", limit=8, tokens="int8", progress=False

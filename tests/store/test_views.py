@@ -280,7 +280,7 @@ def test_what_is_held_within_a_budget(tmp_path, dataset):
         ({"views": 2, "splits": ["test"]}, "views=2.*'train'"),
     ],
 )
-def test_what_makes_no_sense_is_told(tmp_path, dataset, options, says):
+def test_what_makes_no_sense_is_reported(tmp_path, dataset, options, says):
     with pytest.raises(IceprobeError, match=says):
         extract(make_backbone(), dataset, tmp_path, **options)
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,10 @@ from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.products import FastLinear
-from iceprobe.tokens import Tokens, TokenShape
+from iceprobe.tokens import HasTokenShape, Tokens, TokenShape
 
 
-class Backbone(nn.Module):
+class Backbone(HasTokenShape, nn.Module):
     """A frozen encoder: always in eval mode, never a gradient.
 
     ``train()`` changes nothing. A ``borrowed`` module, one that is still being trained, keeps its
@@ -41,13 +41,8 @@ class Backbone(nn.Module):
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
             that has no layers to choose from.
-        shape: of one image's tokens; ``dim``, ``num_tokens`` and so on are its fields.
-        dim: D.
-        grid: rows and columns of the patch tokens, ``None`` where they have no grid.
-        num_tokens: N, patch tokens an image.
-        num_prefix: P, prefix tokens an image.
-        has_class: whether the first prefix token is a class token.
-        vectors: width of each of ``Tokens.vectors`` by name.
+        shape: of one image's tokens. Its fields (``dim``, ``num_tokens``, ``num_prefix``, ``grid``,
+            ``has_class``, ``vectors``) are attributes too.
     """
 
     def __init__(
@@ -172,30 +167,6 @@ class Backbone(nn.Module):
     @property
     def shape(self) -> TokenShape:
         return replace(self._only_one("shape"), pooled_class=self.pooled_class)
-
-    @property
-    def dim(self) -> int:
-        return self._only_one("dim").dim
-
-    @property
-    def num_tokens(self) -> int:
-        return self._only_one("num_tokens").num_tokens
-
-    @property
-    def num_prefix(self) -> int:
-        return self._only_one("num_prefix").num_prefix
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        return self._only_one("grid").grid
-
-    @property
-    def has_class(self) -> bool:
-        return self._only_one("has_class").has_class
-
-    @property
-    def vectors(self) -> Mapping[str, int]:
-        return self._only_one("vectors").vectors
 
     def _only_one(self, asked: str) -> TokenShape:
         if len(self._shapes) > 1:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iceprobe.results import FittedResult
     from iceprobe.results.segmentation import Segmentation
     from iceprobe.store import Store
+    from iceprobe.tokens import HasTokenShape
 
 log = logging.getLogger("iceprobe")
 
@@ -93,14 +94,16 @@ def fit_run(
 
 
 def check_fit(
-    config: FitRun, shape: Any, classes: Sequence[str], train_labels: "np.ndarray"
+    config: FitRun,
+    tokens: "HasTokenShape",
+    classes: Sequence[str],
+    train_labels: "np.ndarray",
 ) -> None:
     """See that probes, budget and draws fit the tokens and the images, before anything long.
 
     Args:
         config: of the fit.
-        shape: what has ``dim``, ``num_tokens``, ``grid``, ``has_class`` and ``vectors``: a store
-            or a backbone.
+        tokens: a store, or a backbone.
         classes: their names.
         train_labels: ``(n,)`` of the training images.
 
@@ -110,6 +113,7 @@ def check_fit(
     from iceprobe import probes
     from iceprobe.protocols.lowshot import draw
 
+    shape = tokens.shape
     if has_budget(config):
         probes.within_budget(
             shape.dim,
@@ -126,14 +130,7 @@ def check_fit(
         if spec.name == "knn" and source in MODEL_VECTORS and source not in shape.vectors:
             raise IceprobeError(f"probe {text!r}: {no_vector(source, shape.vectors)}")
         if spec.name != "knn":
-            probes.build(
-                spec,
-                shape.dim,
-                len(classes),
-                grid=shape.grid,
-                has_class=shape.has_class,
-                vectors=shape.vectors,
-            )
+            probes.build_for(shape, spec, len(classes))
 
 
 def needs_patches(config: FitRun) -> bool:

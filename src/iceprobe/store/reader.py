@@ -24,16 +24,18 @@ from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
-from iceprobe.tokens import TokenShape
+from iceprobe.tokens import HasTokenShape, TokenShape
 
 
-class Store:
+class Store(HasTokenShape):
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
         path: folder of the store, or its place on object storage; ``None`` where it is in memory.
         manifest: what the tokens were made from.
         splits: names of its splits.
+        shape: of one image's tokens, also where only pooled vectors are stored. Its fields (``dim``,
+            ``num_tokens``, ``num_prefix``, ``grid``, ``has_class``, ``vectors``) are attributes too.
     """
 
     def __init__(
@@ -118,34 +120,7 @@ class Store:
 
     @property
     def shape(self) -> TokenShape:
-        """Of one image's tokens, also where only pooled vectors are stored."""
         return self.manifest.shape
-
-    @property
-    def dim(self) -> int:
-        return self.manifest.shape.dim
-
-    @property
-    def num_tokens(self) -> int:
-        """N, patch tokens an image (also where only pooled vectors are stored)."""
-        return self.manifest.shape.num_tokens
-
-    @property
-    def num_prefix(self) -> int:
-        return self.manifest.shape.num_prefix
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        return self.manifest.shape.grid
-
-    @property
-    def has_class(self) -> bool:
-        return self.manifest.shape.has_class
-
-    @property
-    def vectors(self) -> Mapping[str, int]:
-        """Width of each vector that the model itself makes of an image, by name."""
-        return self.manifest.shape.vectors
 
     @property
     def pooled_class(self) -> bool:
