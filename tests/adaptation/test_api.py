@@ -12,7 +12,8 @@ from iceprobe.adaptation import protocol, split_qkv, training
 from iceprobe.adaptation.images import Images
 from iceprobe.backbones.augmentation import augmentation
 from iceprobe.protocols.heldout import heldout_split
-from iceprobe.reporting import charts
+from iceprobe.reporting.charts import colours
+from iceprobe.reporting.cost_chart import scatter
 from iceprobe.results import compare, compare_pair, read_curves, read_results
 from iceprobe.store.format import EVALUATION_VIEW
 from tests.fitting.test_api import planted_dataset
@@ -104,7 +105,7 @@ def test_the_report_draws_both_in_one_plane(run, tmp_path):
     page = iceprobe.report(results, tmp_path / "r.html").read_text()
     for shown in ("LoRA (rank=2) + linear (mean)", "fine-tuned + EP4", "linear (mean)"):
         assert shown in page
-    plane = charts.scatter(results, "parameters", charts.colours(results))
+    plane = scatter(results, "parameters", colours(results))
     drawn = {row["probe"]: row["cost"] for row in _rows(plane) if "parameters" in row}
     assert drawn == {
         "linear (mean)": results[0].parameters.total,

@@ -62,7 +62,7 @@ def test_single_images_are_told_in_log_result_and_report(tmp_path, caplog):
         iceprobe.fit(store, ["knn", "linear"], output=tmp_path / "run", **QUICK)
     line = (
         "3 of 90 test images are identical to training images (by their pooled tokens, such as "
-        "'test-3'): what was learnt by heart counts as read"
+        "'test-3'): what was memorised counts as read"
     )
     assert [record.getMessage() for record in caplog.records].count(f"assumed: {line}") == 1
     for result in read_results(tmp_path / "run"):

@@ -72,7 +72,7 @@ class Analysis:
     Attributes:
         probe: label in the run.
         store: identity of the tokens.
-        split: whose images were looked at.
+        split: whose images were measured.
         images: how many, ``images_with_box`` of them with a box, likewise with a mask.
         seeds: fits that were pooled.
         accuracy: top-1 on these images.

@@ -129,7 +129,7 @@ def identical_line(store: Any, split: str) -> str:
     return (
         f"{len(rows):,} of {len(store[split]):,} {split} images {'are' if many else 'is'} identical to "
         f"{'training images' if many else 'a training image'} (by {'their' if many else 'its'} pooled "
-        f"tokens{first}): what was learnt by heart counts as read"
+        f"tokens{first}): what was memorised counts as read"
     )
 
 

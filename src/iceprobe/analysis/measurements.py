@@ -1,0 +1,203 @@
+"""The raw measures of one probe, a pass over the images for each of its fits.
+
+Tokens are read once a pass, a batch at a time; what stays in memory are a few numbers for each
+predictor and image, and the descriptors for retrieval.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iceprobe.analysis.background import OtherBackgrounds
+from iceprobe.analysis.box_accuracy import box_hits
+from iceprobe.analysis.complementarity import (
+    cosine_complementarity,
+    intersection_complementarity,
+)
+from iceprobe.analysis.concentration import entropy
+from iceprobe.analysis.importance import has_importance, replaced_logits
+from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_shares, mass
+from iceprobe.analysis.maps import patch_maps
+from iceprobe.analysis.retrieval import recall_at
+from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.results.fitted import FittedResult
+from iceprobe.store import Store
+from iceprobe.store.forward import autocast
+from iceprobe.tokens import Tokens
+
+if TYPE_CHECKING:
+    from iceprobe.probes.probe import Probe
+
+RECALL_AT = (1, 5, 10)
+
+Values = NDArray[np.float64]
+
+
+class Measurements:
+    """What each fit of one probe does on the images of a split, ``(M, n)`` a measure.
+
+    Args:
+        result: of the probe.
+        store: that it was fitted on.
+        device: where to measure.
+        batch: images at a time.
+        thresholds: of MaxBoxAccV2.
+        probes: the fitted modules; none for the heads of the backbone.
+
+    Attributes:
+        fits: by measure, one a pass.
+        hits: of each pass, which boxes are found at which threshold.
+        uniform: by measure, what uniform attention scores.
+        boxed, masked: ``(n,)`` bool, which images have a box, a mask.
+        exchanged: images with other backgrounds, and which of them each fit is right on.
+    """
+
+    def __init__(
+        self,
+        result: FittedResult,
+        store: Store,
+        device: torch.device,
+        batch: int,
+        thresholds: Sequence[float],
+        probes: Sequence["Probe"] = (),
+    ):
+        self.result, self.store, self.device, self.batch = result, store, device, batch
+        self.part = store[result.split]
+        self.size = Preprocessing.from_dict(store.manifest.backbone.preprocessing).image_size
+        self.thresholds = tuple(thresholds)
+        self.grid: tuple[int, int] = store.grid or (0, 0)
+        self.labels = torch.from_numpy(np.asarray(self.part.labels))
+        boxes = self.part.boxes
+        n = len(self.part)
+        self.boxes = torch.from_numpy(np.zeros((n, 4), np.float32) if boxes is None else boxes)
+        self.boxed = ((self.boxes[:, 2:] - self.boxes[:, :2]) > 0).all(1).numpy()
+        self.masked = np.zeros(n, bool)
+        self.fits: list[dict[str, Values]] = []
+        self.hits: list[NDArray[np.bool_]] = []
+        self.uniform: dict[str, Values] = {}
+        self.probes = probes
+        self.exchanged: tuple[OtherBackgrounds, Values] | None = None
+
+    def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
+        """Add a fit, or the heads of the backbone: one pass over the images."""
+        home = next(source.parameters()).device
+        source.to(self.device)
+        columns: dict[str, list[Values]] = {}
+        uniform: dict[str, list[Values]] = {}
+        hits, descriptors = [], []
+        n = len(self.part)
+        for start in range(0, n, self.batch):
+            rows = np.arange(start, min(start + self.batch, n))
+            tokens = self._tokens(rows)
+            if isinstance(source, Backbone):
+                maps, share = self._heads(source, rows)
+            else:
+                maps, share = patch_maps(source, tokens)
+                for name, values in self._answered(source, tokens, rows).items():
+                    columns.setdefault(name, []).append(values)
+                with torch.no_grad():
+                    descriptors.append(source.pooling(source.select(tokens)).float())
+            flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
+            for name, values in self._measured(maps, rows).items():
+                columns.setdefault(name, []).append(values.T)
+            for name, values in self._localised(flat, rows).items():
+                uniform.setdefault(name, []).append(values.T)
+            columns.setdefault("prefix_share", []).append(share.double().cpu().numpy().T)
+            if (inside := self.boxed[rows]).any():
+                mean = maps.mean(1).unflatten(1, self.grid)[torch.from_numpy(inside)]
+                boxes = self.boxes[rows][torch.from_numpy(inside)]
+                hits.append(box_hits(mean, boxes, self.size, thresholds=self.thresholds))
+            if progress is not None:
+                progress(int(rows[-1]) + 1, n)
+        fit = _joined(columns)
+        if descriptors:
+            fit |= self._recalled(torch.cat(descriptors))
+        self.uniform = _joined(uniform)
+        self.fits.append(fit)
+        if hits:
+            self.hits.append(np.concatenate(hits))
+        source.to(home)
+
+    def _heads(
+        self, backbone: Backbone, rows: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :func:`patch_maps` gives them, of the backbone's own heads."""
+        pictures = self.store.images(self.result.split, rows)
+        images = torch.stack([backbone.preprocessing.normalised(one) for one in pictures])
+        with autocast(self.device, self.store.manifest.settings.amp):
+            weights = backbone.attention(images.to(self.device))
+        on_patches = weights.sum(-1)
+        return weights / on_patches[..., None], 1 - on_patches
+
+    def _tokens(self, rows: NDArray[np.int64]) -> Tokens:
+        picked, store = torch.from_numpy(rows), self.store
+        return Tokens(
+            patches=self.part.patches(picked, self.device, torch.float32),
+            prefix=self.part.prefix[picked].to(self.device).float(),
+            grid=self.grid,
+            has_class=store.has_class,
+            vectors={
+                name: self.part.vector(name)[picked].to(self.device) for name in store.vectors
+            },
+        )
+
+    def _localised(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
+        """``(b, M)`` a measure, NaN where an image has no ground truth."""
+        found: dict[str, Values] = {}
+        if self.boxed.any():
+            boxes = self.boxes[rows].to(maps.device)
+            inside = centroid_in_box(maps, boxes, self.grid, self.size)
+            on_box = mass(maps, box_shares(boxes, self.grid, self.size))
+            found["centroid_in_box"] = _where(inside, self.boxed[rows])
+            found["mass_in_box"] = _where(on_box, self.boxed[rows])
+        if self.part.has_masks:
+            masks = self.part.masks(rows).to(maps.device)
+            self.masked[rows] = masks.flatten(1).any(1).cpu().numpy()
+            on_mask = mass(maps, mask_shares(masks, self.grid))
+            found["mass_in_mask"] = _where(on_mask, self.masked[rows])
+        return found
+
+    def _measured(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
+        found = {"entropy": entropy(maps).double().cpu().numpy()} | self._localised(maps, rows)
+        if maps.shape[1] > 1:
+            for name, measure in (
+                ("cosine", cosine_complementarity),
+                ("intersection", intersection_complementarity),
+            ):
+                found[name] = measure(maps).double().cpu().numpy()[:, None]
+        return found
+
+    def _answered(
+        self, probe: "Probe", tokens: Tokens, rows: NDArray[np.int64]
+    ) -> dict[str, Values]:
+        """``correct (1, b)`` and, where predictors can be replaced, ``drops (M, b)``."""
+        labels = self.labels[rows].to(self.device)
+        if not has_importance(probe):
+            with torch.no_grad():
+                correct = (probe(tokens).argmax(1) == labels).double()
+            return {"correct": correct[None].cpu().numpy()}
+        before, after = replaced_logits(probe, tokens)
+        correct = (before.argmax(-1) == labels).double()
+        drops = correct - (after.argmax(-1) == labels).double()
+        return {"correct": correct[None].cpu().numpy(), "drops": drops.cpu().numpy()}
+
+    def _recalled(self, descriptors: torch.Tensor) -> dict[str, Values]:
+        ks = [k for k in RECALL_AT if k < len(descriptors)]
+        if not ks:
+            return {}
+        found = recall_at(descriptors, self.labels.to(self.device), ks)
+        return {f"recall {k}": hit.double()[None].cpu().numpy() for k, hit in found.items()}
+
+
+def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:
+    """Batches joined in their order, without measures that no image has the ground truth for."""
+    found = {name: np.concatenate(parts, 1) for name, parts in columns.items()}
+    return {name: values for name, values in found.items() if not np.isnan(values).all()}
+
+
+def _where(values: torch.Tensor, known: NDArray[np.bool_]) -> Values:
+    return np.where(known[:, None], values.double().cpu().numpy(), np.nan)
