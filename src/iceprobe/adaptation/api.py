@@ -33,7 +33,7 @@ from iceprobe.fitting.members import Shape
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
 from iceprobe.protocols.reported import refuse_train
@@ -78,7 +78,7 @@ def adapt(
     amp: str = "float32",
     run_seed: int = 0,
     resume: bool = True,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Result]:

@@ -34,7 +34,7 @@ from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.results.schema import Result
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
@@ -66,7 +66,7 @@ def analyze(
     background: bool = False,
     heads: bool = False,
     trust: bool = False,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> list[Analysis]:
     """Measure where every probe with attention looks.
 
@@ -416,7 +416,9 @@ def _by_store(walks: Sequence[_Walk]) -> list[list[_Walk]]:
     return list(groups.values())
 
 
-def _exchange(walks: Sequence[_Walk], others: OtherBackgrounds, progress: Told | None) -> None:
+def _exchange(
+    walks: Sequence[_Walk], others: OtherBackgrounds, progress: ProgressCallback | None
+) -> None:
     """What every fit says of the images with other backgrounds: one pass of the backbone for all."""
     first = walks[0]
     right: list[list[Values]] = [[] for _ in walks]
@@ -469,7 +471,7 @@ def _fits(result: Result, store: Store) -> list["Probe"]:
 
 
 def _counted(
-    progress: Told, result: Result, number: int, fits: Sequence["Probe"]
+    progress: ProgressCallback, result: Result, number: int, fits: Sequence["Probe"]
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
     return lambda done, of: progress(result.label, number * of + done, of * len(fits))

@@ -24,7 +24,7 @@ from iceprobe.dense.schema import Difference, Segmentation, Selection
 from iceprobe.fitting.checks import check_device, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
 from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step
 from iceprobe.protocols.reported import refuse_train
@@ -57,7 +57,7 @@ def segment(
     memory: int | None = None,
     device: str | None = None,
     run_seed: int = 0,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     tell: Callable[[float], None] | None = None,
     command: str | None = None,
 ) -> list[Segmentation]:

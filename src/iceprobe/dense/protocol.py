@@ -15,8 +15,8 @@ import torch
 from iceprobe.core.errors import IceprobeError
 from iceprobe.dense.miou import Counts, mean_iou
 from iceprobe.dense.training import Members, evaluate, schedule, tokens_of, train_epoch
+from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.feed import Batch, Feed, split_batches
-from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member
 from iceprobe.fitting.whitening import whitening
 from iceprobe.protocols.choosing import Choice, best_at_last_epoch
@@ -82,7 +82,7 @@ def run_heldout(
     """
     protocol, whole = setting.protocol, copy.copy(setting.store["train"])
     whole.views = None  # masks are those of the evaluation view
-    train, test, shuffle = lay_out(
+    train, test, shuffle = cache_tokens(
         whole,
         setting.store[split],
         INPUTS,
@@ -90,8 +90,8 @@ def run_heldout(
         "auto",
         batch_size=images_per_step(protocol, len(whole)),
         beside=0,
-        looks=False,
-        before=None,
+        evaluated=False,
+        resumed=None,
     )
 
     def feed(of: StoredSplit, rows: np.ndarray) -> Feed:

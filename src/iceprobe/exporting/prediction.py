@@ -18,7 +18,7 @@ from iceprobe.exporting.exported import ExportedProbe, best_classes
 from iceprobe.exporting.maps import MapWriter
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import OnBadImage, extracted_batches, plan_work
 from iceprobe.store.request import check_policy, choose_device, make_settings
@@ -56,7 +56,7 @@ def predict(
     amp: str | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Predicted:
     """Classify every image below a folder.
 

@@ -24,14 +24,13 @@ from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged, check_device
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
-from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
@@ -79,7 +78,7 @@ def fit(
     amp: str = "float32",
     run_seed: int = 0,
     resume: bool = True,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     command: str | None = None,
 ) -> list[Result]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
@@ -247,7 +246,7 @@ def probe(
     amp: str = "float32",
     tokens: str = "float16",
     run_seed: int = 0,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     **backbone_options: Any,
 ) -> list[Result]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
@@ -342,7 +341,7 @@ def _fit(
     fraction: float | None,
     run_seed: int,
     folder: Path | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     begin: Callable[[], None] = lambda: None,
 ) -> tuple[list[Result], list[CurveRow]]:
     """One repetition with all seeds, or one a replicate with everything drawn anew.
@@ -442,7 +441,7 @@ def _labels(
     return labels + [label for label in more if label not in labels]
 
 
-def _counted(progress: Progress | None, number: int, total: int) -> Progress:
+def _counted(progress: ProgressCallback | None, number: int, total: int) -> ProgressCallback:
     """``progress`` with the replicate's number in each stage's name, where there are several."""
     if progress is None:
         return lambda stage, done, of: None

@@ -31,7 +31,7 @@ from iceprobe.core.text import duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Told = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_ESTIMATE = 2.0  # into a stage; one that is shorter has a single line, at its end
@@ -204,14 +204,14 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def callback(progress: Told | bool | None) -> Told | None:
+def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
     """``progress`` inside a function that `shows_progress`, where no choice is left to be made."""
     return None if isinstance(progress, bool) else progress
 
 
 @contextlib.contextmanager
-def _shown(progress: Any) -> Iterator[Told | None]:
-    shown: contextlib.AbstractContextManager[Told | None]
+def _shown(progress: Any) -> Iterator[ProgressCallback | None]:
+    shown: contextlib.AbstractContextManager[ProgressCallback | None]
     if (progress is None and not _inside.get()) or progress is True:
         from iceprobe.machine.processes import world
 

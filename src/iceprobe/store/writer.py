@@ -16,7 +16,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.machine.folder_lock import exclusive, sweep
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, SHARD_IMAGES, read_manifest, write_manifest
 from iceprobe.store.handing_in import clear
@@ -56,7 +56,7 @@ def extract(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``root``, once.
 
@@ -128,7 +128,7 @@ def extract_layers(
     views: int = 0,
     augmentation: str = "paper",
     engine: Engine = "local",
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
@@ -195,7 +195,7 @@ def repair(
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
     trust: bool = False,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
 
