@@ -49,4 +49,4 @@ def test_of_a_campaign_and_of_runs_of_their_own(iceprobe, images, tmp_path):
     assert iceprobe("advise", "a", "b").out == together
     twice = iceprobe("advise", "a", "a")
     assert twice.code == 2
-    assert "stands twice" in twice.err
+    assert "appears twice" in twice.err

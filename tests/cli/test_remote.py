@@ -2,8 +2,8 @@
 
 import pytest
 
-from iceprobe.dense.files import read_segmentations
 from iceprobe.results import read_results
+from iceprobe.results.segmentation_files import read_segmentations
 from tests.cli.conftest import BACKBONE
 from tests.remote import BUCKET, objects, put_folder, s3_server
 

@@ -26,6 +26,8 @@ from iceprobe.dense import (
 from iceprobe.dense.pictures import SIDE as SHOWN
 from iceprobe.dense.pictures import colour
 from iceprobe.reporting.segment_page import headline
+from iceprobe.results import Score
+from iceprobe.results.segmentation import Difference
 from iceprobe.store import extract, extract_in_memory
 from tests.dense.conftest import planted
 from tests.reporting.test_layout import measured
@@ -118,10 +120,8 @@ def test_what_was_assumed_is_in_results_and_on_the_page(fitted, store, tmp_path)
     results, folder = fitted
     manifest = store.manifest
     assert results[0].assumed == [*manifest.backbone.assumed, *manifest.dataset.assumed]
-    told = [one.model_copy(update={"assumed": ["mean & std of <ImageNet>"]}) for one in results]
-    for one, source in zip(told, results, strict=True):
-        one._probes = source.probes
-    write_segmentations(tmp_path, told, type(store).open(store.path, dataset=planted()))
+    changed = [one.replaced(assumed=["mean & std of <ImageNet>"]) for one in results]
+    write_segmentations(tmp_path, changed, type(store).open(store.path, dataset=planted()))
     (tmp_path / "segmentation.png").unlink()
     page = iceprobe.report(read_segmentations(tmp_path), tmp_path / "report.html").read_text()
     assert page.count("<b>Assumed.</b> mean &amp; std of &lt;ImageNet&gt;.") == 1
@@ -135,10 +135,16 @@ def test_what_was_assumed_is_in_results_and_on_the_page(fitted, store, tmp_path)
 
 
 def test_the_headline_claims_what_the_interval_shows(fitted):
-    linear, ep = (one.model_copy(deep=True) for one in fitted[0])
-    linear.miou.mean, ep.miou.mean, ep.all_background = 0.30, 0.34, 0.08
-    linear.undertrained = ep.undertrained = []
-    ep.beside.mean, ep.beside.interval = 0.04, (0.01, 0.07)
+    def scored(one, mean: float, **fields):
+        miou = Score(**(dict(one.miou) | {"mean": mean}))
+        return one.replaced(**({"miou": miou, "all_background": 0.08, "undertrained": []} | fields))
+
+    def beside(mean: float, interval) -> Difference:
+        return Difference(probe="linear", mean=mean, interval=interval)
+
+    linear, ep = fitted[0]
+    linear = scored(linear, 0.30)
+    ep = scored(ep, 0.34, beside=beside(0.04, (0.01, 0.07)))
     said = headline([linear, ep])
     assert said.sentence == "EP2 reads 34.0% mean IoU where linear reads 30.0%."
     assert said.strong == "+4.0 points"
@@ -146,16 +152,16 @@ def test_the_headline_claims_what_the_interval_shows(fitted):
         "95% interval +1.0 to +7.0 (paired bootstrap over the test images); "
         "calling every pixel background reads 8.0%"
     )
-    ep.beside.interval = (-0.01, 0.09)
+    ep = ep.replaced(beside=beside(0.04, (-0.01, 0.09)))
     assert headline([linear, ep]).sentence == (
         "EP2 reads 34.0% mean IoU and linear 30.0%: no clear difference."
     )
     # The first is the best: the same difference, with its sign turned.
-    ep.miou.mean, ep.beside.mean, ep.beside.interval = 0.25, -0.05, (-0.08, -0.02)
+    ep = scored(ep, 0.25, beside=beside(-0.05, (-0.08, -0.02)))
     said = headline([linear, ep])
     assert said.sentence == "Linear reads 30.0% mean IoU where EP2 reads 25.0%."
     assert said.detail.startswith("95% interval +2.0 to +8.0")
-    ep.undertrained = ["9 training steps"]
+    ep = ep.replaced(undertrained=["9 training steps"])
     said = headline([linear, ep])
     assert said.sentence == (
         "Linear reads 30.0% mean IoU and EP2 25.0%, but EP2 is undertrained: that shows no order."
@@ -180,11 +186,9 @@ def test_in_a_browser_a_narrow_page_scrolls_its_picture_alone(fitted, tmp_path):
     linear, ep = fitted[0]
     names = ["background", "Boeing_" + "7" * 60, "a name of many words that goes on and on", "c"]
     many = [
-        one.model_copy(update={"class_names": names, "probe": probe})
+        one.replaced(class_names=names, probe=probe)
         for one, probe in ((linear, "linear"), *((ep, f"ep{n}") for n in (2, 8, 16, 128)))
     ]
-    for one in many:
-        one._run = linear.run
     page = iceprobe.report(many, tmp_path / "report.html").read_text()
     seen = measured(page, tmp_path, 500)
     assert seen["page"] <= seen["width"] <= 500
@@ -195,7 +199,7 @@ def test_in_a_browser_a_narrow_page_scrolls_its_picture_alone(fitted, tmp_path):
 
 def test_segmentations_of_two_runs_or_with_results_are_refused(fitted, tmp_path):
     results, _ = fitted
-    other = results[0].model_copy(update={"created": "2001-01-01T00:00:00+00:00"})
+    other = results[0].replaced(created="2001-01-01T00:00:00+00:00")
     with pytest.raises(IceprobeError, match="segmentations of several runs in one report"):
         iceprobe.report([results[0], other], tmp_path / "r.html")
     with pytest.raises(IceprobeError, match=r"read_segmentations\(RUN\)"):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import sem
 
 from iceprobe.protocols.choosing import Record, choose
-from iceprobe.results.headline import standard_error
+from iceprobe.results.weighted import standard_error
 
 N = 100
 

@@ -18,16 +18,17 @@ from iceprobe import probes
 from iceprobe.results import (
     CurveRow,
     Files,
+    FittedResult,
     Flops,
     Parameters,
     Predictions,
-    Result,
     StoreReference,
     environment,
     write_curves,
     write_predictions,
     write_results,
 )
+from iceprobe.results.building import scores_of
 
 GRID, PIXELS, DIM, IMAGES = (14, 14), 56, 64, 400
 CLASSES = ["coat", "<script>alert(1)</script>", "bag \"x\" & 'y'", "boot", "dress", "shirt", "hat"]
@@ -132,7 +133,7 @@ def fitted(label: str) -> torch.nn.Module:
 
 def make_result(
     label: str, accuracy: float, *, protocol: str = "heldout", seconds: float = 12.0, seed: int = 0
-) -> tuple[Result, Predictions]:
+) -> tuple[FittedResult, Predictions]:
     """A result whose predictions are right on about ``accuracy`` of the images."""
     store_labels = np.random.default_rng(0).integers(0, len(CLASSES), IMAGES)
     store_labels[:7] = np.arange(7)
@@ -152,7 +153,7 @@ def make_result(
         counts = probe.num_parameters()
         parameters, flops = Parameters(**counts), probe.flops(196)
         selected = {"learning_rate": 0.003, "weight_decay": 0.0, "epoch": 14}
-    result = Result(
+    result = FittedResult(
         probe=label,
         method="knn" if knn else "trained",
         backbone="bundled:mae-tiny",
@@ -165,9 +166,8 @@ def make_result(
         dim=DIM,
         num_tokens=196,
         grid=GRID,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
+        primary="top1",
+        metrics=scores_of(predictions, "classification"),
         selected=selected,
         selected_on="held-out 10% of train" if protocol == "heldout" else "reported split (test)",
         settings_tried=21 if knn else 5,
@@ -199,7 +199,7 @@ PROBES = {
 
 def make_run(
     folder: Path, store: FakeStore, *, protocol: str = "heldout", chosen: dict | None = None
-) -> list[Result]:
+) -> list[FittedResult]:
     """Write a whole run folder and give its results back, the store attached."""
     results, predictions, curves = [], {}, []
     for number, (label, accuracy) in enumerate((chosen or PROBES).items()):
@@ -218,7 +218,7 @@ def make_run(
     write_predictions(folder / "predictions.safetensors", predictions)
     write_curves(folder, curves)
     write_results(folder, results)
-    return [result.attach(store=store) for result in results]
+    return [result.replaced(run=folder, store=store) for result in results]
 
 
 def _curves(label: str, accuracy: float, protocol: str) -> list[CurveRow]:
@@ -251,5 +251,5 @@ def store() -> FakeStore:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, store: FakeStore) -> list[Result]:
+def run(tmp_path_factory: pytest.TempPathFactory, store: FakeStore) -> list[FittedResult]:
     return make_run(tmp_path_factory.mktemp("run"), store)

@@ -85,8 +85,6 @@ def analyses() -> list[Analysis]:
 def text(analyses, store, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("analysed")
     results = make_run(folder, store, chosen=LABELS)
-    for one in results:
-        one.attach(run=folder)
     write_analyses(folder, analyses)
     return report(results, folder / "r.html").read_text()
 
@@ -128,8 +126,6 @@ def test_a_share_is_rounded_alike_in_every_table(store, tmp_path):
     ]  # fmt: skip
     assert _points(estimate(-share)) == "−75.7 [−76.7, −73.7]"
     results = make_run(tmp_path, store, chosen=LABELS)
-    for each in results:
-        each.attach(run=tmp_path)
     write_analyses(tmp_path, [one])
     page = report(results, tmp_path / "r.html").read_text()
     row = section(page, "analysis").split("</table>")[0]
@@ -172,8 +168,6 @@ def test_parts_are_drawn_on_a_grid_of_images(text):
 def test_a_run_that_was_not_analysed_names_the_command(store, tmp_path):
     folder = tmp_path / "<b>run"
     results = make_run(folder, store, chosen={"linear": 0.5, "ep4": 0.7})
-    for one in results:
-        one.attach(run=folder)
     page = report(results, tmp_path / "r.html", images=2).read_text()
     assert f"<code>iceprobe analyze {html.escape(str(folder))}</code> adds" in page
     assert '<section id="analysis">' not in page

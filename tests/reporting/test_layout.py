@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from iceprobe.reporting.labels import Box, place_labels, text_width
-from iceprobe.reporting.page import parted, render
-from iceprobe.results import Result, write_curves
+from iceprobe.reporting.page import render
+from iceprobe.reporting.template import parted
+from iceprobe.results import FittedResult, StoreReference, write_curves
 from tests.reporting.conftest import _curves, make_result
 from tests.reporting.test_page import Page, browser, shown
 
@@ -30,16 +31,16 @@ CLASSES = ["Boeing_" + "7" * 60, "a name of many words that goes on and on", *"c
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
     """Three backbones under eight probes, two of them equal throughout."""
-    results: list[Result] = []
+    results: list[FittedResult] = []
     run = tmp_path_factory.mktemp("run")
     curves = [_curves(label, accuracy, "heldout") for label, accuracy in PROBES.items()]
     write_curves(run, [row for rows in curves for row in rows])
     for label, accuracy in PROBES.items():
         for backbone, more in BACKBONES.items():
             one, predictions = make_result(label, accuracy + more)
-            one.backbone, one.class_names = backbone, CLASSES
-            one.store.identity = f"{len(backbone):016d}"
-            results.append(one.attach(predictions=predictions, run=run))
+            store = StoreReference(path=None, identity=f"{len(backbone):016d}")
+            fields = {"backbone": backbone, "class_names": CLASSES, "store": store}
+            results.append(one.replaced(predictions=predictions, run=run, **fields))
     return render(results, images=0)
 
 

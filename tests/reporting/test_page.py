@@ -19,6 +19,7 @@ from iceprobe.reporting.confusion_view import class_names
 from iceprobe.reporting.disagreement_view import chosen_pair
 from iceprobe.reporting.page import render
 from iceprobe.results import Files, Predictions, read_results
+from iceprobe.results.building import scores_of
 from tests.reporting.conftest import CLASSES, NAME, PROBES, make_result, make_run
 
 CHROMIUM = shutil.which("chromium")
@@ -156,8 +157,9 @@ def test_the_surest_mistakes_of_the_best_probe_are_listed_by_name():
         for label, predicted in (("ep4", best), ("linear?input=mean", other)):
             one, _ = make_result(label, 0.5)
             found = Predictions(labels, predicted.astype(np.int32), None, names)
-            one.top1, one.class_names = found.top1_score(), CLASSES
-            results.append(one.attach(predictions=found))
+            metrics = one.metrics | {"top1": scores_of(found, one.task)["top1"]}
+            fields = {"metrics": metrics, "class_names": CLASSES}
+            results.append(one.replaced(predictions=found, **fields))
         return section(render(results, images=0), "confusion")
 
     table = page(names).split("Mistakes by name")[1].split("</details>")[0]
@@ -173,13 +175,13 @@ def test_the_surest_mistakes_of_the_best_probe_are_listed_by_name():
 
 
 def test_many_classes_are_tables_without_a_matrix(tmp_path, store):
-    (one,) = make_run(tmp_path, store, chosen={"linear": 0.5})
+    make_run(tmp_path, store, chosen={"linear": 0.5})
+    (one,) = read_results(tmp_path)  # without its store
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 1000, 4000)
     predicted = np.where(rng.random(4000) < 0.7, labels, rng.integers(0, 1000, 4000))[None]
-    one.classes = 1000
-    one.attach(predictions=Predictions(labels, predicted.astype(np.int32)))
-    one._store = None
+    predictions = Predictions(labels, predicted.astype(np.int32))
+    one = one.replaced(predictions=predictions, classes=1000)
     page = report([one], tmp_path / "r.html", images=0).read_text()
     assert "chart-confusion" not in page
     table = section(page, "confusion")
@@ -221,7 +223,7 @@ def test_which_two_probes_are_compared(probes, pair):
     results = []
     for number, label in enumerate(probes.split()):
         one, predictions = make_result(label, PROBES.get(label, 0.5), seed=number)
-        results.append(one.attach(predictions=predictions))
+        results.append(one.replaced(predictions=predictions))
     found = chosen_pair(results)
     assert " ".join(one.label for one in (found or ())[:2]) == pair
 
@@ -249,20 +251,18 @@ def test_results_read_from_a_folder_without_store_or_probes_still_make_a_page(tm
         "EP4: no maps, the features of ep4 were held in memory only: run again and keep them"
         in page
     )
-    results = [one.attach(store=store) for one in read_results(tmp_path)]
+    results = [one.replaced(store=store) for one in read_results(tmp_path)]
     (tmp_path / results[1].files.probes[0]).write_bytes(b"nonsense")
     page = report(results, tmp_path / "r.html").read_text()
     assert "EP4: no maps, fitted probe" in page
-    for one in results:
-        one.files = Files()
+    results = [one.replaced(files=Files()) for one in results]
     assert "no fitted weights" in report(results, tmp_path / "r.html").read_text()
 
 
 def test_several_backbones_are_kept_apart(tmp_path, store):
     first = make_run(tmp_path / "a", store, chosen={"linear": 0.5, "ep4": 0.7})
     second = make_run(tmp_path / "b", store, chosen={"linear": 0.6, "ep4": 0.8})
-    for one in second:
-        one.backbone = "timm:other"
+    second = [one.replaced(backbone="timm:other") for one in second]
     page = report([*first, *second], tmp_path / "r.html", images=0).read_text()
     assert page.count("<h3>Against linear") == 2
     assert "timm:other" in page
@@ -273,8 +273,8 @@ def test_a_page_on_several_backbones_names_them_all_and_says_a_command_once():
         results = []
         for number, name in enumerate(backbones):
             one, predictions = make_result("linear", 0.5 + 0.1 * number, seed=number)
-            one.backbone, one.command = name, command.replace("BACKBONE", name)
-            results.append(one.attach(predictions=predictions))
+            fields = {"backbone": name, "command": command.replace("BACKBONE", name)}
+            results.append(one.replaced(predictions=predictions, **fields))
         return render(results, images=0)
 
     def title(text: str) -> str:
@@ -302,7 +302,7 @@ def test_a_page_on_several_backbones_names_them_all_and_says_a_command_once():
 
 def test_print_neither_scrolls_nor_clips_nor_folds():
     one, predictions = make_result("linear", 0.5)
-    text = render([one.attach(predictions=predictions)], images=0)
+    text = render([one.replaced(predictions=predictions)], images=0)
     style = re.sub(r"/\*.*?\*/", "", text[text.index("<style>") : text.index("</style>")])
     printed = style[style.index("@media print") :]
     assert style.count("@media print") == 1
@@ -326,7 +326,7 @@ def test_an_undertrained_probe_is_said_and_coloured_by_no_verdict(tmp_path, stor
     told = render(results, images=0)
     assert "<b>Undertrained.</b>" not in told
     assert 'class="n worse"' in told
-    results[1].undertrained = ["3 training steps", "its loss still falls"]
+    results[1] = results[1].replaced(undertrained=["3 training steps", "its loss still falls"])
     told = render(results, images=0)
     assert "<b>Undertrained.</b> EP4: 3 training steps, its loss still falls." in told
     assert "leave --epochs out, or raise it" in told
@@ -341,14 +341,14 @@ def test_what_was_done_to_the_backbone_heads_it_and_its_classes_have_names(tmp_p
 
     results = make_run(tmp_path, store, chosen={"linear": 0.7, "ep4": 0.8})
     assert head(results) == "Backbone, frozen"
-    results[1].adaptation = "lora?rank=8"
+    results[1] = results[1].replaced(adaptation="lora?rank=8")
     assert head(results) == "Backbone, frozen and adapted: lora?rank=8"
     assert head(results[1:]) == "Backbone, adapted: lora?rank=8"
     # An adapted backbone has no store that knows the names.
     bare, predictions = make_result("ep4", 0.8)
-    bare.attach(predictions=predictions)
+    bare = bare.replaced(predictions=predictions)
     assert class_names(bare)[0] == "class 0"
-    bare.class_names = list(CLASSES)
+    bare = bare.replaced(class_names=list(CLASSES))
     assert class_names(bare) == CLASSES
     assert "class 0" not in render([bare], images=0)
 

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from iceprobe.reporting.attention import columns_of, spherical_kmeans, spread_over_classes
-from iceprobe.reporting.charts import colours, learning_rates, pareto
+from iceprobe.reporting.charts import colours
+from iceprobe.reporting.cost_chart import pareto
 from iceprobe.reporting.finding import display_name, find
 from iceprobe.reporting.pictures import colour, image_uri, map_uri
+from iceprobe.reporting.training_charts import learning_rates
 from iceprobe.results import CurveRow, compare_pair, paired_difference
 from iceprobe.results.tables import signed_points, span
 from tests.reporting.conftest import make_result
@@ -22,7 +24,7 @@ def made(*pairs: tuple[str, float]):
     found = []
     for number, (label, accuracy) in enumerate(pairs):
         one, predictions = make_result(label, accuracy, seed=number)
-        found.append(one.attach(predictions=predictions))
+        found.append(one.replaced(predictions=predictions))
     return found
 
 
@@ -67,7 +69,7 @@ def test_the_headline_takes_the_best_ep():
 def test_the_headline_claims_no_order_of_an_undertrained_fit():
     results = made(("linear", 0.8), ("ep16", 0.3))
     assert "where a linear probe reads" in find(results).sentence
-    results[1].undertrained = ["3 training steps", "its loss still falls"]
+    results[1] = results[1].replaced(undertrained=["3 training steps", "its loss still falls"])
     found = find(results)
     numbers = [f"{100 * one.top1.mean:.1f}%" for one in results]
     assert found.sentence == (
@@ -187,15 +189,15 @@ def test_the_ramp_gets_lighter_all_the_way():
     ("protocol", "drawn"), [("heldout", [60.0, 50.0]), ("paper", [60.0, 90.0])]
 )
 def test_rates_are_drawn_by_the_epoch_that_chose(protocol, drawn):
-    """Rate 2 was better once, in the middle: what `paper` takes, and `heldout` doesn't look at."""
-    one = make_result("ep8", 0.5)[0].model_copy(update={"protocol": protocol})
+    """Rate 2 was better once, in the middle: what `paper` takes, and `heldout` doesn't."""
+    one = make_result("ep8", 0.5)[0].replaced(protocol=protocol)
     table = [
         CurveRow(
             probe="ep8", seed=0, learning_rate=rate, weight_decay=0, epoch=epoch, train_loss=1,
             phase="select", eval_accuracy=accuracy,
         )
-        for rate, looks in ((1, [0.3, 0.4, 0.6]), (2, [0.3, 0.9, 0.5]))
-        for epoch, accuracy in enumerate(looks, 1)
+        for rate, found in ((1, [0.3, 0.4, 0.6]), (2, [0.3, 0.9, 0.5]))
+        for epoch, accuracy in enumerate(found, 1)
     ]  # fmt: skip
     spec = learning_rates([one], [table], colours([one]))
-    assert [row["accuracy"] for row in spec["data"]["values"]] == pytest.approx(drawn)
+    assert [row["score"] for row in spec["data"]["values"]] == pytest.approx(drawn)

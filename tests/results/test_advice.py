@@ -9,6 +9,7 @@ import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import Flops, Parameters, compare_pair, paired_difference
 from iceprobe.results.advice import advise
+from iceprobe.results.building import scores_of
 from iceprobe.results.caveats import covered
 from iceprobe.results.choice import choose
 from iceprobe.results.predictions import Predictions
@@ -25,16 +26,13 @@ def result(probe: str, right, parameters: int = 1000, flops: int = 1000, *, kept
     """A result that is right on ``right`` of 400 images, the first ones or those named."""
     hits = np.arange(N) < right if np.isscalar(right) else np.isin(np.arange(N), right)
     predictions = Predictions(LABELS, np.where(hits, 0, 1).astype(np.int32)[None])
-    scores = {
-        "top1": predictions.top1_score(),
-        "mean_per_class": predictions.mean_per_class_score(),
-    }
+    scores = {"metrics": scores_of(predictions, "classification")}
     counts = Parameters(pooling=parameters - 10, classifier=10, total=parameters)
     given = {"backbone": MAE, "images": "same", "seeds": [0], "test_images": N}
     one = made(
         probe, parameters=counts, flops=Flops(per_image=flops), **{**given, **scores, **fields}
     )
-    return one.attach(predictions=predictions) if kept else one
+    return one.replaced(predictions=predictions) if kept else one
 
 
 def of_one_encoder() -> list:
@@ -306,13 +304,13 @@ def test_what_can_not_be_advised_on_is_refused():
         advise([])
     with pytest.raises(IceprobeError, match=r"margin=-0.1"):
         advise(of_one_encoder(), margin=-0.1)
-    with pytest.raises(IceprobeError, match="ep4 on timm:mae stands twice"):
+    with pytest.raises(IceprobeError, match="ep4 on timm:mae appears twice"):
         advise([result("ep4", 300), result("ep4", 300)])
 
 
 def test_warnings_stand_in_the_sentence_of_each_comparison():
     results = of_one_encoder()
-    results[4].warnings = ["its learning rate is the highest tried"]
+    results[4] = results[4].replaced(warnings=["its learning rate is the highest tried"])
     text = str(advise(results, margin=0.02))
     told = "(ep12: its learning rate is the highest tried)"
     for sentence in ("Aggregation matters: ", "Report ep4 "):
@@ -323,9 +321,8 @@ def test_warnings_stand_in_the_sentence_of_each_comparison():
 
 def test_lost_seeds_are_told():
     results = of_one_encoder()
-    results[4].diverged = [
-        Diverged(learning_rate=0.1, weight_decay=0, seed=1, phase="refit", epoch=2)
-    ]
+    gone = Diverged(learning_rate=0.1, weight_decay=0, seed=1, phase="refit", epoch=2)
+    results[4] = results[4].replaced(diverged=[gone])
     assert (
         "ep12: seed 1 diverged and is left out: figure, deviation and interval are of 1 of 2 seeds."
     ) in str(advise(results))
@@ -335,17 +332,17 @@ def scored(probe: str, labels, right, parameters: int, **fields):
     """A result on images of its own."""
     predictions = Predictions(labels, np.where(right, labels, 1 - labels).astype(np.int32)[None])
     one = result(
-        probe, 0, parameters, top1=predictions.top1_score(), test_images=len(labels),
-        mean_per_class=predictions.mean_per_class_score(), **fields,
+        probe, 0, parameters, test_images=len(labels),
+        metrics=scores_of(predictions, "classification"), **fields,
     )  # fmt: skip
-    return one.attach(predictions=predictions)
+    return one.replaced(predictions=predictions)
 
 
 def per_class(probe: str, first: int, second: int, parameters: int):
     """Of 380 images of class 0 and 20 of class 1, those that are right."""
     right = np.r_[np.arange(380) < first, np.arange(20) < second]
     labels = np.repeat([0, 1], [380, 20])
-    return scored(probe, labels, right, parameters, headline="mean_per_class")
+    return scored(probe, labels, right, parameters, primary="mean_per_class")
 
 
 def test_the_headline_decides_what_is_best():
@@ -380,9 +377,9 @@ def replicates(probe: str, right: np.ndarray, parameters: int, seeds):
     predictions = Predictions(labels, np.where(right, 0, 1).astype(np.int32))
     one = result(
         probe, 0, parameters, seeds=list(seeds), variance="replicates", test_images=len(labels),
-        top1=predictions.top1_score(), mean_per_class=predictions.mean_per_class_score(),
+        metrics=scores_of(predictions, "classification"),
     )  # fmt: skip
-    return one.attach(predictions=predictions)
+    return one.replaced(predictions=predictions)
 
 
 def test_what_replicates_add_is_told_from_all_pairs():

@@ -12,10 +12,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.results import (
     CurveRow,
     Files,
+    FittedResult,
     Flops,
     Parameters,
     Predictions,
-    Result,
     Score,
     StoreReference,
     compare,
@@ -31,13 +31,18 @@ from iceprobe.results import (
     write_predictions,
     write_results,
 )
+from iceprobe.results.building import scores_of
 from iceprobe.results.comparison import best_baseline, reference_ep
 from iceprobe.results.tables import leaderboard
 
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 
 
-def result(probe: str = "ep12", accuracy: float = 0.75, **changes) -> Result:
+def scored(top1: Score, mean_per_class: float = 0.5, **more: Score) -> dict[str, Score]:
+    return {"top1": top1, **more, "mean_per_class": Score.of([mean_per_class] * len(top1.values))}
+
+
+def result(probe: str = "ep12", accuracy: float = 0.75, **changes) -> FittedResult:
     fields = {
         "probe": probe,
         "method": "knn" if probe == "knn" else "trained",
@@ -48,8 +53,10 @@ def result(probe: str = "ep12", accuracy: float = 0.75, **changes) -> Result:
         "dim": 8,
         "num_tokens": 4,
         "grid": (2, 2),
-        "top1": Score.of([accuracy, accuracy - 0.02], (accuracy - 0.1, accuracy + 0.1)),
-        "mean_per_class": Score.of([accuracy, accuracy]),
+        "primary": "top1",
+        "metrics": scored(
+            Score.of([accuracy, accuracy - 0.02], (accuracy - 0.1, accuracy + 0.1)), accuracy
+        ),
         "selected": {"learning_rate": 0.003, "epoch": 7},
         "selected_on": "10% of train",
         "parameters": Parameters(pooling=100, classifier=20, total=120),
@@ -60,7 +67,7 @@ def result(probe: str = "ep12", accuracy: float = 0.75, **changes) -> Result:
         "environment": environment(),
         "files": Files(probes=["probes/a.safetensors"], predictions="predictions.safetensors"),
     }
-    return Result(**(fields | changes))
+    return FittedResult(**(fields | changes))
 
 
 def predictions(shift: int = 0) -> Predictions:
@@ -70,11 +77,14 @@ def predictions(shift: int = 0) -> Predictions:
 
 
 def test_results_come_back_as_they_were(tmp_path: Path):
-    written = [result(), result("knn", 0.5, seeds=[], top5=Score.of([0.9]))]
+    written = [
+        result(),
+        result("knn", 0.5, seeds=[], metrics=scored(Score.of([0.5]), top5=Score.of([0.9]))),
+    ]
     path = write_results(tmp_path / "run", written)
     read = read_results(tmp_path / "run")
     assert [one.model_dump() for one in read] == [one.model_dump() for one in written]
-    assert read[0].run == written[0].run == tmp_path / "run"
+    assert read[0].run == tmp_path / "run"
     assert read_results(path)[0].grid == (2, 2)
     assert "run" not in json.loads(path.read_text())["results"][0]
 
@@ -118,6 +128,7 @@ def test_a_written_file_has_the_users_ordinary_mode(tmp_path: Path):
         (b'{"format": 99, "results": []}', "format 99"),
         (b'{"format": 1, "results": [{"probe": "ep12"}]}', "don't fit the schema"),
         (b'{"format": 1, "results": [7]}', "don't fit the schema"),
+        (b'{"format": 2, "results": [{"probe": "ep12"}]}', "don't fit the schema"),
     ],
 )
 def test_a_file_that_is_none_of_ours_is_one_line(tmp_path: Path, content, said):
@@ -131,10 +142,13 @@ def test_a_file_that_is_none_of_ours_is_one_line(tmp_path: Path, content, said):
 
 def test_what_can_not_be_true_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="2 seeds"):
-        result(top1=Score.of([0.5, 0.5, 0.5]))
-    with pytest.raises(ValueError, match="less than or equal to 1"):
-        result(top1=Score(mean=75.0, sd=None, values=[0.75]))
-    with pytest.raises(IceprobeError, match="stands twice"):
+        result(metrics=scored(Score.of([0.5, 0.5, 0.5])))
+    with pytest.raises(ValueError, match="finite"):
+        Score(mean=math.nan, sd=None, values=[0.75])
+    with pytest.raises(ValueError, match="primary 'map' is none of top1, mean_per_class"):
+        result(primary="map")
+    assert Score.of([-3.5, 75.0]).mean == 35.75  # not every metric is a share
+    with pytest.raises(IceprobeError, match="appears twice"):
         write_results(tmp_path, [result(), result()])
 
 
@@ -161,8 +175,9 @@ def test_predictions_come_back_and_score(tmp_path: Path):
     back = read_predictions(path, "ep12")
     assert back.correct.tolist() == predictions(2).correct.tolist()
     assert back.top5 is None
-    assert back.top1_score().mean == 0.75
-    assert read_predictions(path, "linear?input=mean").top5_score().mean == 1.0
+    assert scores_of(back, "classification")["top1"].mean == 0.75
+    linear = read_predictions(path, "linear?input=mean")
+    assert scores_of(linear, "classification")["top5"].mean == 1.0
     with pytest.raises(IceprobeError, match="holds no predictions of 'aim12'"):
         read_predictions(path, "aim12")
     with pytest.raises(IceprobeError, match="missing"):
@@ -176,15 +191,15 @@ def test_predictions_come_back_and_score(tmp_path: Path):
 
 
 def test_comparisons_pair_the_same_images():
-    a = result("ep12").attach(predictions=predictions())
-    b = result("linear").attach(predictions=predictions(4))
+    a = result("ep12").replaced(predictions=predictions())
+    b = result("linear").replaced(predictions=predictions(4))
     assert compare_pair(a, b).difference.mean == 0.5
     assert [one.probe.probe for one in compare([a, b], [b])] == ["linear"]
     with pytest.raises(IceprobeError, match="share no probe"):
         compare([a], [b])
     other = Predictions(LABELS[::-1].copy(), predictions().predicted)
     with pytest.raises(IceprobeError, match="different images"):
-        compare_pair(a, result("knn").attach(predictions=other))
+        compare_pair(a, result("knn").replaced(predictions=other))
     with pytest.raises(IceprobeError, match="no predictions"):
         compare_pair(a, result("knn"))
 
@@ -198,8 +213,9 @@ def test_who_is_compared_with_whom():
     assert reference_ep(results[1:]).probe == "ep32"
     tie = [result("ep8", 0.8), result("ep32", 0.8)]
     assert [reference_ep(tie).probe, reference_ep(tie[::-1]).probe] == ["ep8", "ep32"]
-    for number, one in enumerate(tie):  # by the score that is the headline
-        one.headline, one.mean_per_class = "mean_per_class", Score.of([0.5 + number / 10] * 2)
+    for number, one in enumerate(tie):  # by the primary metric
+        metrics = scored(one.top1, 0.5 + number / 10)
+        tie[number] = one.replaced(primary="mean_per_class", metrics=metrics)
     assert reference_ep(tie).probe == "ep32"
     assert best_baseline(results).probe == "linear?input=mean"
     assert best_baseline(results[:2]) is None
@@ -223,11 +239,10 @@ def test_tables():
 
 def test_the_headline_orders_the_table():
     """Pets, Flowers and Aircraft are reported by their mean over classes."""
-    by_images = result("linear", 0.8, mean_per_class=Score.of([0.5, 0.5]))
-    by_class = result("ep12", 0.7, mean_per_class=Score.of([0.6, 0.6]))
+    by_images = result("linear", metrics=scored(Score.of([0.8, 0.78]), 0.5))
+    by_class = result("ep12", metrics=scored(Score.of([0.7, 0.68]), 0.6))
     assert [one.probe for one in leaderboard([by_class, by_images])] == ["linear", "ep12"]
-    for one in (by_images, by_class):
-        one.headline = "mean_per_class"
+    by_images, by_class = (one.replaced(primary="mean_per_class") for one in (by_images, by_class))
     assert [one.probe for one in leaderboard([by_images, by_class])] == ["ep12", "linear"]
     assert by_class.score.mean == 0.6
     assert "per class %, headline" in to_markdown([by_images, by_class])

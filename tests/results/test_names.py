@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.results.disagreement import told_by_name
+from iceprobe.results.disagreement import misread_by_name
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 
 LABELS = np.array([0, 1, 2, 0])
@@ -36,9 +36,9 @@ def test_damaged_names_are_one_line(tmp_path):
 
 
 def test_mistakes_have_the_names_of_their_images():
-    told = told_by_name(RIGHT, WRONG, ["ant", "bee", "cat"], 5)
+    told = misread_by_name(RIGHT, WRONG, ["ant", "bee", "cat"], 5)
     assert told == ["b/\udcff.png (bee read as ant)", "c, d\n.png (cat read as bee)"]
-    assert told_by_name(RIGHT, WRONG, [], 1) == ["b/\udcff.png (class 1 read as class 0)"]
-    assert told_by_name(WRONG, RIGHT, ["ant", "bee", "cat"], 5) == []
+    assert misread_by_name(RIGHT, WRONG, [], 1) == ["b/\udcff.png (class 1 read as class 0)"]
+    assert misread_by_name(WRONG, RIGHT, ["ant", "bee", "cat"], 5) == []
     without = [dataclasses.replace(one, names=None) for one in (RIGHT, WRONG)]
-    assert told_by_name(*without, ["ant", "bee", "cat"], 5) == []
+    assert misread_by_name(*without, ["ant", "bee", "cat"], 5) == []

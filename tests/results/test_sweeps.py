@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iceprobe.reporting.finding import find_across
+from iceprobe.results.building import scores_of
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.sweeps import (
     by_layer,
@@ -13,7 +14,7 @@ from iceprobe.results.sweeps import (
     rankings,
     without_layer,
 )
-from iceprobe.results.varying import draw_of, told, varying
+from iceprobe.results.varying import draw_of, value_of, varying
 from tests.results.test_files import result as made
 
 LABELS = np.zeros(400, np.int64)
@@ -23,12 +24,9 @@ def result(backbone: str, probe: str, right: int, **fields):
     """A result with ``right`` of 400 test images correct, the first ones."""
     predicted = np.where(np.arange(400) < right, 0, 1).astype(np.int32)[None]
     predictions = Predictions(LABELS, predicted)
-    scores = {
-        "top1": predictions.top1_score(),
-        "mean_per_class": predictions.mean_per_class_score(),
-    }
+    scores = {"metrics": scores_of(predictions, "classification")}
     one = made(probe, backbone=backbone, seeds=[0], images="same", **scores, **fields)
-    return one.attach(predictions=predictions)
+    return one.replaced(predictions=predictions)
 
 
 def test_ranks_and_what_is_not_clear():
@@ -167,7 +165,7 @@ def test_draws_are_a_curve_over_training_images():
     (sweep,) = by_training_images(results)
     assert [x for x, _ in sweep.lines["ep4"]] == [10.0, 50.0, 5000.0]
     assert varying(results) == ["draw"]
-    assert [told(one, "draw") for one in results] == ["5 shots", "1 shot", "all of train"]
+    assert [value_of(one, "draw") for one in results] == ["5 shots", "1 shot", "all of train"]
     assert draw_of(result("timm:a", "ep4", 1, fraction=0.015)) == "1.5% of train"
 
 

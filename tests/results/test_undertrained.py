@@ -7,13 +7,16 @@ import pytest
 from scipy.stats import binom
 
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.headline import selected_score, weights
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
+from iceprobe.results.weighted import selected_score
+from iceprobe.tasks import get_task
 from tests.results.test_advice import result
 
 CHANCE = math.log(10)
+
+METRICS = get_task("classification").metrics
 
 
 def rows(losses, *, phase="select", rate=0.01, seeds=(0, 1)):
@@ -168,42 +171,48 @@ def test_the_same_probe_is_told_to_lie_far_below_in_few_draws(n, p, m):
 def test_a_rare_class_counts_as_few_images():
     """Two images of a class that weighs a half: both right says little."""
     labels = np.repeat([0, 1], [1000, 2])
-    held = selected_score(np.ones(1002), weights("mean_per_class", labels))
+    held = selected_score(np.ones(1002), METRICS["mean_per_class"].weights(labels))
     assert held.size == pytest.approx(1 / (1 / 4000 + 1 / 8))
     assert far_below(score(0.85, 2000), held) == []
-    held = selected_score(np.ones(1002), weights("top1", labels))
+    held = selected_score(np.ones(1002), METRICS["top1"].weights(labels))
     assert far_below(score(0.85, 2000), held) != []
 
 
 def test_replicates_tell_the_warnings_of_each_and_the_mean_held_out_score():
-    parts = [result("ep4", seed) for seed in range(5)]
+    parts, scored = [result("ep4", seed) for seed in range(5)], []
     for part, mean in zip(parts, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
-        part.selected_score = SelectedScore(mean=mean, images=10, error=0.1)
-        part.warnings = ["not at its optimum"]
-    parts[1].warnings = ["not at its optimum", "its rate, 0.1, is the highest tried"]
-    parts[3].warnings = ["its rate, 3e-05, is the highest tried", "not at its optimum"]
-    parts[4].warnings = ["not at its optimum", "its rate, 3e-05, is the lowest tried"]
-    found = merged(parts)
+        held = SelectedScore(mean=mean, images=10, error=0.1)
+        scored.append(part.replaced(selected_score=held, warnings=["not at its optimum"]))
+    warnings = {
+        1: ["not at its optimum", "its rate, 0.1, is the highest tried"],
+        3: ["its rate, 3e-05, is the highest tried", "not at its optimum"],
+        4: ["not at its optimum", "its rate, 3e-05, is the lowest tried"],
+    }
+    for place, said in warnings.items():
+        scored[place] = scored[place].replaced(warnings=said)
+    found = merged(scored)
     assert found.warnings == [
         "not at its optimum",
         "in 2 of 5 replicates, numbers of the first: its rate, 0.1, is the highest tried",
         "in 1 of 5 replicates: its rate, 3e-05, is the lowest tried",
     ]
     assert found.selected_score.mean == pytest.approx(0.7)
-    for part, losses in zip(parts, (0.6, 0.5, 0.4, 0.3, 0.2), strict=True):
-        part.warnings = [f"its loss still falls ({losses})"]
-    assert merged(parts).warnings == [
+    falling = [
+        part.replaced(warnings=[f"its loss still falls ({losses})"])
+        for part, losses in zip(parts, (0.6, 0.5, 0.4, 0.3, 0.2), strict=True)
+    ]
+    assert merged(falling).warnings == [
         "in all 5 replicates, numbers of the first: its loss still falls (0.6)"
     ]
 
 
 def test_undertraining_of_too_few_replicates_is_a_warning():
     parts = [result("ep4", seed) for seed in range(5)]
-    parts[0].undertrained = ["6 training steps"]
-    parts[2].undertrained = ["6 training steps"]
+    for place in (0, 2):
+        parts[place] = parts[place].replaced(undertrained=["6 training steps"])
     assert merged(parts).undertrained == []
     assert merged(parts).warnings == ["in 2 of 5 replicates: undertrained: 6 training steps"]
-    parts[3].undertrained = ["6 training steps"]
+    parts[3] = parts[3].replaced(undertrained=["6 training steps"])
     assert (merged(parts).undertrained, merged(parts).warnings) == (["6 training steps"], [])
 
 

@@ -37,13 +37,15 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
 from iceprobe.protocols.reported import refuse_train
+from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
-from iceprobe.results.provenance import environment, git_commit, images_hash, now
-from iceprobe.results.schema import Files, Flops, Parameters, Result, StoreReference
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.provenance import images_hash, origin
+from iceprobe.results.schema import Files, Parameters
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.store.format import EVALUATION_VIEW, SHARD_IMAGES, Manifest
 from iceprobe.store.layout import chosen_rows
-from iceprobe.store.noted import FirstSeen, assumed
+from iceprobe.store.noted import FirstSeen
 from iceprobe.store.request import describe, make_settings
 
 log = logging.getLogger("iceprobe")
@@ -81,7 +83,7 @@ def adapt(
     progress: ProgressCallback | bool | None = None,
     tell: Callable[[float], None] | None = None,
     command: str | None = None,
-) -> list[Result]:
+) -> list[FittedResult]:
     """Adapt a backbone in several ways, each under several probes, and write a run folder.
 
     Every adaptation with every probe is a training of its own, on a copy: ``backbone`` stays as it
@@ -206,9 +208,9 @@ def adapt(
             rows += fit.rows
             results[pair] = _result(fit, setting, manifest, train, reported, range(seeds), command)
         ordered = [results[pair] for pair in asked]
-        write_run(folder, ordered, rows)
+        files = write_run(folder, ordered, rows)
         trainings.remove()
-    return ordered
+    return [one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)]
 
 
 def manifest_of(
@@ -282,14 +284,12 @@ def _rehearse(
 def _frozen(
     backbone: Backbone, dataset: Dataset, probes: Sequence[str], *, seeds: int, command: str,
     device: torch.device, **options: Any,
-) -> tuple[dict[tuple[str, str], Result], list[CurveRow]]:  # fmt: skip
+) -> tuple[dict[tuple[str, str], FittedResult], list[CurveRow]]:  # fmt: skip
     """The probes of the adaptation ``none``, by the ordinary engine."""
     if not probes:
         return {}, []
     found = probe_in_memory(backbone, dataset, probes, seeds=seeds, device=str(device), **options)
-    for result in found:
-        result.command = command
-    return {(FROZEN, result.probe): result for result in found}, []
+    return {(FROZEN, one.probe): one.replaced(command=command) for one in found}, []
 
 
 def _result(
@@ -300,36 +300,21 @@ def _result(
     reported: Images,
     seeds: Sequence[int],
     command: str,
-) -> Result:
-    probe, predictions, choice = fit.probes[0], fit.predictions, fit.choice
-    name, shape = reported.split.name, manifest.shape
-    result = Result(
+) -> FittedResult:
+    probe, choice, shape = fit.probes[0], fit.choice, manifest.shape
+    selected: dict[str, float | int | str] = {
+        "learning_rate": choice.learning_rate,
+        "weight_decay": choice.weight_decay,
+        "epoch": choice.epoch,
+    }
+    return built_result(
+        fit.predictions,
+        probes=fit.probes,
         probe=fit.probe,
         adaptation=fit.adaptation,
         method="trained",
-        backbone=manifest.backbone.spec,
-        paradigm=manifest.backbone.paradigm,
-        dataset=manifest.dataset.spec,
-        headline=manifest.dataset.headline,
-        images=images_hash(manifest, name, reported.index),
         protocol=setting.protocol.name,
-        split=name,
-        layer=manifest.backbone.identity.get("layer"),
-        classes=setting.shape.num_classes,
-        class_names=list(manifest.dataset.classes),
-        train_images=len(train),
-        test_images=len(reported),
-        dim=shape.dim,
-        num_tokens=shape.num_tokens,
-        grid=shape.grid,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
-        selected={
-            "learning_rate": choice.learning_rate,
-            "weight_decay": choice.weight_decay,
-            "epoch": choice.epoch,
-        },
+        selected=selected,
         training={
             **_training_record(setting, train),
             "learning_rates": list(setting.protocol.learning_rates or ()),
@@ -343,31 +328,21 @@ def _result(
         settings_tried=choice.tried,
         best_minus_median=choice.best_minus_median,
         parameters=Parameters(**fit.counts),
-        flops=Flops(
-            per_image=probe.flops(shape.num_tokens, shape.num_prefix),
-            per_step=2 * probe.pooling.macs_per_step(),
-        ),
+        flops=flops_of(probe, shape.num_tokens, shape.num_prefix),
         seconds=fit.seconds,
         seeds=list(seeds),
         variance="initialisation" if len(seeds) > 1 else "none",
-        store=StoreReference(path=None, identity=manifest.identity),
-        environment=environment(),
-        git_commit=git_commit(),
-        command=command,
-        created=now(),
-        assumed=assumed(manifest),
         undertrained=signs_of_undertraining(
             fit.rows,
-            {"learning_rate": choice.learning_rate, "weight_decay": choice.weight_decay}
-            | {"epoch": choice.epoch},
+            selected,
             classes=setting.shape.num_classes,
             epochs=setting.protocol.epochs,
             steps=total_steps(setting.protocol, len(train)),
             learning_rates=setting.protocol.learning_rates or (),
         ),
         files=Files(adapters=fit.adapters),
+        **origin(manifest, reported.split.name, len(train), reported.index, command),
     )
-    return result.attach(predictions=predictions, probes=fit.probes)
 
 
 def _training_record(setting: Setting, train: Images) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
 from iceprobe.store.pipeline import autocast
@@ -56,7 +56,7 @@ Values = NDArray[np.float64]
 @checked
 @shows_progress
 def analyze(
-    results: Sequence[Result],
+    results: Sequence[FittedResult],
     *,
     output: str | Path | None = None,
     thresholds: int = 100,
@@ -157,7 +157,7 @@ class _Walk:
 
     def __init__(
         self,
-        result: Result,
+        result: FittedResult,
         store: Store,
         device: torch.device,
         batch: int,
@@ -456,7 +456,7 @@ def _estimates(values: Values, draws: int) -> list[Estimate]:
     ]
 
 
-def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
+def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Store:
     if result.open_store is not None or result.store.path is None:
         return store_of(result, trust=trust)
     if result.store.path not in stores:
@@ -464,14 +464,14 @@ def _opened(result: Result, stores: dict[str, Store], trust: bool) -> Store:
     return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
-def _fits(result: Result, store: Store) -> list["Probe"]:
+def _fits(result: FittedResult, store: Store) -> list["Probe"]:
     shape = Shape.of(store.manifest)
     seeds: list[int | None] = [*result.seeds] or [None]
     return [load_fitted(result, shape, seed) for seed in seeds]
 
 
 def _counted(
-    progress: ProgressCallback, result: Result, number: int, fits: Sequence["Probe"]
+    progress: ProgressCallback, result: FittedResult, number: int, fits: Sequence["Probe"]
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
     return lambda done, of: progress(result.label, number * of + done, of * len(fits))

@@ -16,7 +16,7 @@ from iceprobe.cli.stages import show, show_finished, tell_duration, write_report
 from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
 
 log = logging.getLogger("iceprobe")
 
@@ -73,7 +73,7 @@ def execute(config: AdaptConfig, resume: bool = True) -> None:
         show(_run(config, folder, resume), folder)
 
 
-def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["Result"]:
+def _run(config: AdaptConfig, folder: RunFolder, resume: bool) -> list["FittedResult"]:
     import iceprobe
 
     command = shlex.join(["iceprobe", *sys.argv[1:]])

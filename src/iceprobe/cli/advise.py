@@ -35,8 +35,8 @@ def advise(
     if not margin >= 0:
         raise IceprobeError(f"--margin {margin:g}: give a number of points from 0 up, such as 0.5")
     if len(runs) == 1 and is_segmented(runs[0]):
-        from iceprobe.dense import read_segmentations
         from iceprobe.reporting.segment_page import headline
+        from iceprobe.results.segmentation_files import read_segmentations
 
         said = headline(read_segmentations(runs[0]))
         console.print(f"{said.sentence} {said.detail}.", markup=False)

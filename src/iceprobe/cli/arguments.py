@@ -13,7 +13,7 @@ from iceprobe.core.specs import unknown
 from iceprobe.probes import parse_probe, probe_label
 
 if TYPE_CHECKING:
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
 
 Arguments = Annotated[
     list[str] | None,
@@ -48,7 +48,7 @@ def is_config(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml"))
 
 
-def named_result(results: Sequence["Result"], probe: str) -> "Result":
+def named_result(results: Sequence["FittedResult"], probe: str) -> "FittedResult":
     """The result of a run that ``probe`` names, however it is spelled.
 
     Raises:

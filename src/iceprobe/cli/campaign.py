@@ -21,7 +21,7 @@ from iceprobe.core.specs import parse_spec
 from iceprobe.machine.processes import first
 
 if TYPE_CHECKING:
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
     from iceprobe.store import Store
 
 C = TypeVar("C", bound=FitConfig)
@@ -106,9 +106,9 @@ def _run_cells(
     obtain: Callable[[C, Bars], "Store"],
     identities: Callable[[C], Collection[str]],
     resume: bool,
-) -> list["Result"]:
+) -> list["FittedResult"]:
     """The cells that aren't finished, then the files of the whole."""
-    results: list[Result] = []
+    results: list[FittedResult] = []
     for number, run in enumerate(runs, 1):
         cell = RunFolder(run)
         assert run.output is not None
@@ -123,7 +123,7 @@ def _run_cells(
     return results
 
 
-def _report(config: FitConfig, folder: RunFolder, results: list["Result"]) -> None:
+def _report(config: FitConfig, folder: RunFolder, results: list["FittedResult"]) -> None:
     """Write the campaign's own results and the report across its cells."""
     from iceprobe import report
     from iceprobe.results import write_results
@@ -186,16 +186,13 @@ def _short(text: str) -> str:
     return "-".join([Path(spec.name).name, *options])
 
 
-def _read(run: Path, campaign: Path) -> list["Result"]:
+def _read(run: Path, campaign: Path) -> list["FittedResult"]:
     """A cell's results, their files named relative to the campaign."""
     from iceprobe.results import read_results
 
     results = read_results(run)
     inside = run.relative_to(campaign).as_posix()
-    for result in results:
-        result.files = result.files.moved(inside)
-        result.attach(run=campaign)
-    return results
+    return [one.replaced(files=one.files.moved(inside), run=campaign) for one in results]
 
 
 def _title(config: FitConfig) -> str | None:

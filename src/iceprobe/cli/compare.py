@@ -11,7 +11,7 @@ from iceprobe.cli.console import console
 from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
-    from iceprobe.results import Comparison, Result
+    from iceprobe.results import Comparison, FittedResult
     from iceprobe.results.terminal import TerminalTable
 
 
@@ -78,18 +78,18 @@ def compare(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _cells(results: Sequence["Result"]) -> list[list["Result"]]:
+def _cells(results: Sequence["FittedResult"]) -> list[list["FittedResult"]]:
     """The results of each run of a campaign; all of them of an ordinary run."""
-    from iceprobe.results.varying import told, varying
+    from iceprobe.results.varying import value_of, varying
 
     names = varying(results)
-    cells: dict[tuple[str, ...], list[Result]] = {}
+    cells: dict[tuple[str, ...], list[FittedResult]] = {}
     for result in results:
-        cells.setdefault(tuple(told(result, name) for name in names), []).append(result)
+        cells.setdefault(tuple(value_of(result, name) for name in names), []).append(result)
     return list(cells.values())
 
 
-def _reference(results: Sequence["Result"], against: str | None) -> "Result":
+def _reference(results: Sequence["FittedResult"], against: str | None) -> "FittedResult":
     from iceprobe.results.comparison import best_baseline
 
     if against is None:
@@ -121,7 +121,7 @@ def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
 
 def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
     """A line for each side of each pair that reads images which the other doesn't."""
-    from iceprobe.results.disagreement import told_by_name
+    from iceprobe.results.disagreement import misread_by_name
 
     lines = []
     for one in comparisons if count else []:
@@ -129,28 +129,27 @@ def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
             ours, theirs = right.predictions(), wrong.predictions()
             assert ours, "compare_pair() has read them"
             assert theirs, "compare_pair() has read them"
-            if told := told_by_name(ours, theirs, right.class_names, count):
+            if misread := misread_by_name(ours, theirs, right.class_names, count):
                 same = right.label == wrong.label
                 of = [
                     f"{each.label} on {each.backbone}" if same else each.label
                     for each in (right, wrong)
                 ]
-                lines.append(f"{of[0]} reads and {of[1]} doesn't: {', '.join(told)}")
+                lines.append(f"{of[0]} reads and {of[1]} doesn't: {', '.join(misread)}")
     return lines
 
 
 def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> "TerminalTable":
-    from iceprobe.results.headline import NAMES
     from iceprobe.results.statistics import same_within
     from iceprobe.results.tables import signed_points, span, tenths
     from iceprobe.results.terminal import Column, TerminalTable
-    from iceprobe.results.varying import told, varying
+    from iceprobe.results.varying import value_of, varying
 
     names = varying([one.probe for one in comparisons])
     columns = [Column("probe", numeric=False), *(Column(name, numeric=False) for name in names)]
-    metric = " or ".join(dict.fromkeys(NAMES[one.headline] for one in comparisons))
+    metric = " or ".join(dict.fromkeys(one.metric.title for one in comparisons))
     columns += [Column(labels[0] or metric, goes=2), Column(labels[1], goes=3)]
     columns += [Column("points"), Column("95% interval"), Column("p", goes=1)]
     columns += [Column("clear", numeric=False, goes=4)]
@@ -162,7 +161,7 @@ def _table(
         mark = ("*" if one.undertrained else "") + ("†" if one.probe.lost_seeds else "")
         row = [
             f"{_name(one, bool(labels[0]))}{mark}",
-            *(told(one.probe, name) for name in names),
+            *(value_of(one.probe, name) for name in names),
             tenths(one.probe.score.mean),
             tenths(one.against.score.mean),
             signed_points(difference.mean),

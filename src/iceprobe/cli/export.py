@@ -12,7 +12,7 @@ from iceprobe.cli.paths import check_writable
 from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
 
 
 def export(
@@ -65,7 +65,7 @@ def export(
     console.print(str(place.resolve()), markup=False, soft_wrap=True)
 
 
-def _only_trained(results: "list[Result]", run: Path) -> "Result":
+def _only_trained(results: "list[FittedResult]", run: Path) -> "FittedResult":
     trained = [result for result in results if result.method == "trained"]
     if len(trained) != 1:
         names = ", ".join(result.label for result in trained) or "none that was trained"
@@ -73,7 +73,7 @@ def _only_trained(results: "list[Result]", run: Path) -> "Result":
     return trained[0]
 
 
-def _name(result: "Result", seed: int, format: str) -> str:
+def _name(result: "FittedResult", seed: int, format: str) -> str:
     """``ep12-seed0``: as its file in the run folder is called."""
     files = dict(zip(result.seeds, result.files.probes, strict=False))
     stem = Path(files.get(seed, "probe")).stem

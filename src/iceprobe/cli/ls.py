@@ -196,7 +196,7 @@ def _runs(folder: Path) -> list[Entry]:
 
 
 def _segmentation(run: Path) -> Entry:
-    from iceprobe.dense import read_segmentations
+    from iceprobe.results.segmentation_files import read_segmentations
     from iceprobe.results.tables import percent
 
     best = max(read_segmentations(run), key=lambda one: one.miou.mean)

@@ -40,7 +40,7 @@ def report(
             f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
         )
     if len(runs) == 1 and is_segmented(runs[0]):
-        from iceprobe.dense import read_segmentations
+        from iceprobe.results.segmentation_files import read_segmentations
 
         results = read_segmentations(runs[0])
     else:

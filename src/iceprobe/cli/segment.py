@@ -19,7 +19,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.new_folder import new_folder
 
 if TYPE_CHECKING:
-    from iceprobe.dense import Segmentation
+    from iceprobe.results.segmentation import Segmentation
     from iceprobe.results.terminal import TerminalTable
     from iceprobe.store import Store
 
@@ -72,7 +72,7 @@ def execute(config: SegmentConfig) -> None:
     """
     import iceprobe
     from iceprobe.dense.api import check_probes
-    from iceprobe.dense.files import read_segmentations
+    from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
     folder = RunFolder(config)
@@ -117,8 +117,8 @@ def _run(config: SegmentConfig, output: Path) -> "list[Segmentation]":
 
 
 def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
-    from iceprobe.dense.files import PICTURE_NAME
     from iceprobe.reporting.segment_page import headline
+    from iceprobe.results.segmentation_files import PICTURE_NAME
 
     console.print(_table(results))
     if any(one.undertrained for one in results):

@@ -23,9 +23,9 @@ from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 if TYPE_CHECKING:
     import numpy as np
 
-    from iceprobe.dense import Segmentation
     from iceprobe.protocols.protocol import Protocol
-    from iceprobe.results import Result
+    from iceprobe.results import FittedResult
+    from iceprobe.results.segmentation import Segmentation
     from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
@@ -68,7 +68,7 @@ def fit_run(
     obtain: Callable[[Bars], "Store"],
     *,
     resume: bool,
-) -> list["Result"]:
+) -> list["FittedResult"]:
     """Obtain the tokens, fit, write the run folder with its report."""
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log:
@@ -148,7 +148,7 @@ def has_budget(config: FitConfig) -> bool:
 
 def _fit(
     store: "Store", config: FitConfig, command: str, resume: bool, progress: Bars
-) -> list["Result"]:
+) -> list["FittedResult"]:
     from iceprobe import fit
 
     if config.memory is not None:
@@ -254,7 +254,7 @@ def _protocol(config: FitConfig) -> "Protocol":
     )
 
 
-def write_report(results: Sequence["Result"], folder: RunFolder, progress: Bars) -> None:
+def write_report(results: Sequence["FittedResult"], folder: RunFolder, progress: Bars) -> None:
     from iceprobe import report
 
     progress("report", 0, 1)
@@ -276,7 +276,7 @@ def show_finished(
     show(results, folder)
 
 
-def finish_off(folder: RunFolder, results: Sequence["Result"]) -> None:
+def finish_off(folder: RunFolder, results: Sequence["FittedResult"]) -> None:
     """What a run lacks that was killed between its last number and its end."""
     if not folder.report.exists():
         with Bars() as progress:
@@ -287,7 +287,7 @@ def finish_off(folder: RunFolder, results: Sequence["Result"]) -> None:
             tidy(folder.path)
 
 
-def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Result"]:
+def check_finished(folder: RunFolder, identities: Collection[str]) -> list["FittedResult"]:
     """The results of a finished run, if they are of the stores that would be read now.
 
     Raises:
@@ -301,7 +301,7 @@ def check_finished(folder: RunFolder, identities: Collection[str]) -> list["Resu
 
 
 def check_features_of(
-    results: "Sequence[Result | Segmentation]", folder: RunFolder, identities: Collection[str]
+    results: "Sequence[FittedResult | Segmentation]", folder: RunFolder, identities: Collection[str]
 ) -> None:
     """Refuse the results of a finished run that read other features than would be read now."""
     if not {result.store.identity for result in results} <= set(identities):
@@ -317,7 +317,7 @@ def tell_complete(folder: RunFolder) -> None:
     )
 
 
-def show(results: Sequence["Result"], folder: RunFolder) -> None:
+def show(results: Sequence["FittedResult"], folder: RunFolder) -> None:
     """The table and the report's path.
 
     Raises:

@@ -1,11 +1,11 @@
 """Dense tokens: what single patches say. Segmentation probes on stored patch tokens and masks."""
 
 from iceprobe.core.lazy import lazy
+from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.segmentation_files import read_segmentations
 
 _HOME = {
     "segment": "api",
-    "Segmentation": "schema",
-    "read_segmentations": "files",
     "write_segmentations": "files",
     "LinearSegmentation": "probes",
     "EPSegmentation": "probes",
@@ -18,5 +18,5 @@ _HOME = {
     "IGNORE": "miou",
 }
 
-__all__ = list(_HOME)
+__all__ = ["Segmentation", "read_segmentations", *_HOME]
 __getattr__ = lazy(__name__, _HOME)

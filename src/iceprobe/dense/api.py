@@ -17,10 +17,9 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.dense import miou
-from iceprobe.dense.files import JSON_NAME, read_segmentations, reopened, write_segmentations
+from iceprobe.dense.files import reopened, write_segmentations
 from iceprobe.dense.probes import label
 from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
-from iceprobe.dense.schema import Difference, Segmentation, Selection
 from iceprobe.fitting.checks import check_device, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
 from iceprobe.machine.new_folder import new_folder
@@ -30,6 +29,8 @@ from iceprobe.protocols.protocol import get_protocol, images_per_step
 from iceprobe.protocols.reported import refuse_train
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
+from iceprobe.results.segmentation import Difference, Segmentation, Selection
+from iceprobe.results.segmentation_files import JSON_NAME, read_segmentations
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.store.reader import Store
 
@@ -133,14 +134,11 @@ def segment(
             _result(one, drawn, setting, origin, seconds)
             for one, drawn in zip(fitted, draws, strict=True)
         ]
-        _lay_beside(results, draws)
+        results = _beside_the_first(results, draws)
         if folder is not None:
             begin(folder, request)
-            write_segmentations(folder, results, store)
-    if output is not None:
-        for result in results:
-            result._run = output
-    return results
+            results = write_segmentations(folder, results, store)
+    return [result.replaced(run=output) for result in results]
 
 
 def _timed(progress: Progress, tell: Callable[[float], None] | None) -> Progress:
@@ -230,7 +228,7 @@ def _result(
     by_class = np.array([miou.iou(one) for one in confusions])
     occurring = np.isfinite(by_class).any(0)
     truth = confusions[0].sum(1)
-    result = Segmentation(
+    return Segmentation(
         **origin,
         probe=group.probe,
         side=store.manifest.backbone.preprocessing["image_size"],
@@ -270,9 +268,7 @@ def _result(
         flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
         seeds=[member.seed for member in group.members],
         seconds=seconds,
-    )
-    result._probes = probes
-    return result
+    ).replaced(probes=probes)
 
 
 def _even_classes(pixels: NDArray[np.int64]) -> float:
@@ -289,11 +285,16 @@ def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
     return np.mean([miou.resampled(one) for one in counts], 0)
 
 
-def _lay_beside(results: list[Segmentation], draws: list[NDArray[np.float64]]) -> None:
-    """Tell of every probe but the first how it differs from that one, on the same resamples."""
+def _beside_the_first(
+    results: Sequence[Segmentation], draws: Sequence[NDArray[np.float64]]
+) -> list[Segmentation]:
+    """Every result but the first with its difference from that one, on the same resamples."""
+    found = [results[0]]
     for result, drawn in zip(results[1:], draws[1:], strict=True):
-        result.beside = Difference(
+        beside = Difference(
             probe=results[0].probe,
             mean=result.miou.mean - results[0].miou.mean,
             interval=miou.interval(drawn - draws[0]),
         )
+        found.append(result.replaced(beside=beside))
+    return found

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from iceprobe.dense.miou import IGNORE
 from iceprobe.dense.probes import upsample
-from iceprobe.dense.schema import Segmentation
 from iceprobe.dense.training import truth_of_masks
+from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import tenths
 from iceprobe.store.reader import Store
 

@@ -11,7 +11,6 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.core.trust import refuse_leading_out
-from iceprobe.results.schema import Fraction
 from iceprobe.store.format import EVALUATION_VIEW, BackboneRecord, Dtype, Name, Shape
 
 FORMAT_VERSION = 1
@@ -24,8 +23,8 @@ class Measured(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    top1: Fraction  # of the exported seed
-    mean: Fraction  # over all seeds of the run
+    top1: float  # of the exported seed
+    mean: float  # over all seeds of the run
     dataset: str  # spec
     split: str
     images: int | None

@@ -15,8 +15,8 @@ from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.object_storage import located
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.provenance import environment
-from iceprobe.results.schema import Result
 from iceprobe.results.stores import manifest_of
 from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
@@ -26,7 +26,7 @@ FORMATS = ("folder", "onnx")
 
 @checked
 def export(
-    result: Result,
+    result: FittedResult,
     output: str | Path,
     *,
     seed: int = 0,
@@ -88,7 +88,7 @@ def export(
     return Path(output)
 
 
-def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
+def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
     record, classes, shape = manifest.backbone, manifest.dataset.classes, Shape.of(manifest)
     fitted = load_fitted(result, shape, seed)
     probe = shape.build(result.probe)  # the fitted one may be in use, on a device
@@ -103,7 +103,7 @@ def _model(result: Result, manifest: Manifest, seed: int, trust: bool) -> Export
     )
 
 
-def _manifest(result: Result, trust: bool) -> Manifest:
+def _manifest(result: FittedResult, trust: bool) -> Manifest:
     """Of the store that was probed; its shards needn't be there.
 
     Raises:
@@ -124,7 +124,12 @@ def _manifest(result: Result, trust: bool) -> Manifest:
 
 
 def _card(
-    result: Result, manifest: Manifest, model: ExportedProbe, seed: int, kind: str, folder: Path
+    result: FittedResult,
+    manifest: Manifest,
+    model: ExportedProbe,
+    seed: int,
+    kind: str,
+    folder: Path,
 ) -> Card:
     return Card(
         kind=kind,  # type: ignore[arg-type]  # one of FORMATS

@@ -39,10 +39,11 @@ from iceprobe.protocols.repeats import repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
-from iceprobe.results.schema import Diverged, Files, Result
+from iceprobe.results.schema import Diverged, Files
 from iceprobe.store.format import Manifest
 from iceprobe.store.reader import Store
 
@@ -80,7 +81,7 @@ def fit(
     resume: bool = True,
     progress: ProgressCallback | bool | None = None,
     command: str | None = None,
-) -> list[Result]:
+) -> list[FittedResult]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
@@ -196,16 +197,14 @@ def fit(
             if world().size == 1:  # of several processes one may be alone with its error
                 abandon(folder)
             raise
-        for result in results:
-            result.files = _files(result)
         first(lambda: check_there(folder))
-        first(lambda: write_run(folder, results, rows))
-    return results
+        files = first(lambda: write_run(folder, results, rows))
+    return [one.replaced(run=folder, files=each) for one, each in zip(results, files, strict=True)]
 
 
 def _lock(
     folder: Path, asked: dict[str, Any], resume: bool, locked: contextlib.ExitStack
-) -> list[Result] | None:
+) -> list[FittedResult] | None:
     """Lock the run folder, if it is new or this run's own; its results if that is finished."""
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
@@ -213,11 +212,11 @@ def _lock(
     return check_folder(folder, asked, resume=resume)
 
 
-def reopened(result: Result, store: Store | None, shape: Shape) -> Result:
+def reopened(result: FittedResult, store: Store | None, shape: Shape) -> FittedResult:
     """A result that was read from its folder, with the fitted modules as a fresh one has them."""
-    if result.files.probes:
-        result.attach(probes=[load_fitted(result, shape, seed) for seed in result.seeds])
-    return result.attach(store=store)
+    seeds = result.seeds if result.files.probes else []
+    probes = [load_fitted(result, shape, seed) for seed in seeds] or None
+    return result.replaced(probes=probes, store=store)
 
 
 @checked
@@ -248,7 +247,7 @@ def probe(
     run_seed: int = 0,
     progress: ProgressCallback | bool | None = None,
     **backbone_options: Any,
-) -> list[Result]:
+) -> list[FittedResult]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
 
     (`load_backbone` borrows a module: evaluation mode lasts for each forward pass only.)
@@ -265,7 +264,7 @@ def probe(
     The other arguments are those of :func:`fit`.
 
     Returns:
-        One result a probe, its fitted modules and predictions attached.
+        One result a probe, with its fitted modules and predictions.
     """
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import load_dataset
@@ -343,7 +342,7 @@ def _fit(
     folder: Path | None,
     progress: ProgressCallback | None,
     begin: Callable[[], None] = lambda: None,
-) -> tuple[list[Result], list[CurveRow]]:
+) -> tuple[list[FittedResult], list[CurveRow]]:
     """One repetition with all seeds, or one a replicate with everything drawn anew.
 
     ``begin`` is called when all is checked.
@@ -364,7 +363,7 @@ def _fit(
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         check(view, request, mine, run_seed + r)
     first(begin)
-    rounds: list[Result] = []
+    rounds: list[FittedResult] = []
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
@@ -387,12 +386,14 @@ def _fit(
     if line := identical_line(store, request.split):  # test images are read when all is fitted
         log.warning("assumed: %s", line)
     names = store.names_at_hand(request.split)
+    drawn: dict[str, Any] = {"shots": shots, "fraction": fraction}
+    named = []
     for result in results:
         if (predictions := result.predictions()) is not None:
-            result.attach(predictions=dataclasses.replace(predictions, names=names))
-        result.shots, result.fraction = shots, fraction
-        result.diverged = diverged.get(result.probe, [])
-    return results, rows
+            predictions = dataclasses.replace(predictions, names=names)
+        members = diverged.get(result.probe, [])
+        named.append(result.replaced(predictions=predictions, diverged=members, **drawn))
+    return named, rows
 
 
 def _tell_days(store: Store, request: Request, seeds: int, replicates: int | None) -> None:
@@ -450,7 +451,7 @@ def _counted(progress: ProgressCallback | None, number: int, total: int) -> Prog
     return lambda stage, done, of: progress(f"{stage} {number + 1}/{total}", done, of)
 
 
-def _files(result: Result) -> Files:
+def _files(result: FittedResult) -> Files:
     """Names in the run folder of what :func:`write_run` puts there; k-NN has no modules."""
     seeds = result.seeds[: len(result.probes or [])]
     return Files(
@@ -460,11 +461,17 @@ def _files(result: Result) -> Files:
     )
 
 
-def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None:
-    """The run folder; `results.json` last, since its presence says that the run is finished."""
-    for result in results:
-        result.files = _files(result)
-        for name, probe in zip(result.files.probes, result.probes or [], strict=True):
+def write_run(
+    folder: Path, results: Sequence[FittedResult], rows: Sequence[CurveRow]
+) -> list[Files]:
+    """Write the run folder; `results.json` last, since its presence says that the run is finished.
+
+    Returns:
+        Where the files of each result are, with their digests.
+    """
+    files = [_files(result) for result in results]
+    for result, each in zip(results, files, strict=True):
+        for name, probe in zip(each.probes, result.probes or [], strict=True):
             content = save(probe.state_dict(), metadata={"probe": result.label})
             write_atomically(folder / name, content)
     write_predictions(
@@ -472,10 +479,12 @@ def write_run(folder: Path, results: list[Result], rows: list[CurveRow]) -> None
         {r.label: p for r in results if (p := r.predictions()) is not None},
     )
     write_curves(folder, rows)
-    for result in results:
-        result.files.digests = _digests(folder, result.files)
-    write_results(folder, results)
+    files = [each.with_digests(_digests(folder, each)) for each in files]
+    write_results(
+        folder, [one.replaced(files=each) for one, each in zip(results, files, strict=True)]
+    )
     tidy(folder)
+    return files
 
 
 def _digests(folder: Path, files: Files) -> dict[str, Digest]:

@@ -7,10 +7,10 @@ from iceprobe.core.checksums import check_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.members import Shape
 from iceprobe.probes.probe import Probe
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 
 
-def load_fitted(result: Result, shape: Shape, seed: int | None = None) -> Probe:
+def load_fitted(result: FittedResult, shape: Shape, seed: int | None = None) -> Probe:
     """One fitted probe of a result, in evaluation mode.
 
     Args:

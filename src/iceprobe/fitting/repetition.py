@@ -22,10 +22,12 @@ from iceprobe.machine.progress import ProgressCallback
 from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
 from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, total_steps
+from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Diverged, Flops, Parameters, Result
+from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.results.weighted import selected_score
 from iceprobe.store.reader import Store
@@ -95,7 +97,7 @@ def repetition(
     run_seed: int,
     state: Path | None,
     progress: ProgressCallback,
-) -> tuple[list[Result], list[CurveRow], dict[str, list[Diverged]]]:
+) -> tuple[list[FittedResult], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit every probe of ``request`` on ``store``.
 
     Args:
@@ -107,7 +109,7 @@ def repetition(
         progress: called with ``(stage, done, total)``.
 
     Returns:
-        Results in the order asked for, fitted modules and predictions attached, without probes
+        Results in the order asked for, with fitted modules and predictions, without probes
         all members of which have diverged; a row a member and epoch; by probe the members that
         have diverged.
     """
@@ -171,7 +173,7 @@ def repetition(
 
 def _result(
     fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
-) -> Result:
+) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
     at_optimum, rates = fitted.solution is not None, fitted.grid.learning_rates
@@ -182,13 +184,13 @@ def _result(
         "epochs": context.protocol.epochs,
         "steps": total_steps(context.protocol, len(store["train"])),
     }
-    result = Result(
+    return built_result(
+        predictions,
+        probes=fitted.probes,
+        store=store,
         probe=fitted.label,
         method="trained",
         protocol=context.protocol.name,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
         last_epoch=fitted.last_epoch,
         selected=fitted.selected,
         selected_on=fitted.selected_on,
@@ -197,10 +199,7 @@ def _result(
         best_minus_median=fitted.best_minus_median,
         early_stopping=fitted.early_stopping,
         parameters=Parameters(**probe.num_parameters()),
-        flops=Flops(
-            per_image=probe.flops(store.num_tokens, store.num_prefix),
-            per_step=2 * probe.pooling.macs_per_step(),
-        ),
+        flops=flops_of(probe, store.num_tokens, store.num_prefix),
         seconds=fitted.seconds,
         seeds=fitted.seeds,
         training=_training_record(context, fitted, len(store["train"])),
@@ -210,7 +209,6 @@ def _result(
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command),
     )
-    return result.attach(predictions=predictions, probes=fitted.probes, store=store)
 
 
 def _warnings(

@@ -18,7 +18,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.files import FILE_NAME as RESULTS
 from iceprobe.results.files import read_results
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 
 REQUEST = "request.json"
 STATE_FILE = "state-{}.safetensors"  # of each replicate
@@ -31,7 +31,7 @@ _REMEDY = "give another --output, or remove the folder"
 
 def check_folder(
     folder: Path, request: Mapping[str, Any], *, resume: bool = True
-) -> list[Result] | None:
+) -> list[FittedResult] | None:
     """What is in the folder of a run that is about to begin; nothing is written.
 
     Args:

@@ -22,9 +22,11 @@ from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.protocols.heldout import folds_of
 from iceprobe.protocols.protocol import UNSELECTED, get_protocol
 from iceprobe.protocols.reported import refuse_train
+from iceprobe.results.building import built_result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters, Result
+from iceprobe.results.schema import Flops, Parameters
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
 from iceprobe.tasks.classification import TOP, Classification
@@ -47,7 +49,7 @@ def knn(
     device: torch.device | str | None = None,
     command: str = "",
     progress: ProgressCallback | bool | None = None,
-) -> Result:
+) -> FittedResult:
     """Classify a split of ``store`` by its nearest training images.
 
     Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
@@ -130,13 +132,12 @@ def knn(
     reported = selected_score(
         metric.needed_scores(predictions, truth).mean(0), metric.weights(truth)
     )
-    result = Result(
+    return built_result(
+        predictions,
+        store=store,
         probe=probe_label(spec),
         method="knn",
         protocol=protocol,
-        top1=predictions.top1_score(),
-        top5=predictions.top5_score(),
-        mean_per_class=predictions.mean_per_class_score(),
         selected={"k": best.k, "temperature": best.temperature},
         selected_on=selected_on,
         selected_score=held_out,
@@ -149,7 +150,6 @@ def knn(
         warnings=far_below(reported, held_out, split),
         **provenance(store, split, command),
     )
-    return result.attach(predictions=predictions, store=store)
 
 
 def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:

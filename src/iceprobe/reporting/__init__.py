@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.lazy import lazy
 from iceprobe.core.text import shown, utf8
 from iceprobe.machine.files import write_atomically
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import to_csv, to_markdown
-
-if TYPE_CHECKING:
-    from iceprobe.dense.schema import Segmentation
 
 TABLES = (".md", ".csv")
 
@@ -23,7 +20,7 @@ __getattr__ = lazy(__name__, {"figure": "paper_figure"})
 
 @checked
 def report(
-    results: "Sequence[Result] | Sequence[Segmentation]",
+    results: Sequence[FittedResult] | Sequence[Segmentation],
     path: str | Path,
     *,
     title: str | None = None,
@@ -49,11 +46,9 @@ def report(
     Raises:
         IceprobeError: if there are no results, or for another ending.
     """
-    from iceprobe.dense.schema import Segmentation
-
-    given = [results] if isinstance(results, Result | Segmentation) else results
+    given = [results] if isinstance(results, FittedResult | Segmentation) else results
     listed = list(given) if isinstance(given, Sequence) else []
-    plain = [one for one in listed if isinstance(one, Result)]
+    plain = [one for one in listed if isinstance(one, FittedResult)]
     segmented = [one for one in listed if isinstance(one, Segmentation)]
     if not isinstance(given, Sequence) or len(listed) not in (len(plain), len(segmented)):
         raise IceprobeError(

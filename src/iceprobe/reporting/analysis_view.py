@@ -12,7 +12,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting.charts import OTHERS, Spec, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.comparison import reference_ep
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import span
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _MEASURES = {
 class Analysed:
     """An analysis and the result it is of; None for the backbone's own heads."""
 
-    result: Result | None
+    result: FittedResult | None
     analysis: Analysis
 
     @property
@@ -84,12 +84,12 @@ class PartsView:
         legend: a colour and the predictors of its part.
     """
 
-    result: Result
+    result: FittedResult
     pictures: list[tuple[str, str]]
     legend: list[tuple[str, list[int]]]
 
 
-def analysed(results: Sequence[Result]) -> list[Analysed]:
+def analysed(results: Sequence[FittedResult]) -> list[Analysed]:
     """Analyses of the results of one group, the reference EP's first; without those that are stale.
 
     Raises:
@@ -118,15 +118,15 @@ def importance_charts(
     At most two measures: attention on the object and the centroid where there is ground truth,
     entropy where there is none.
     """
-    told = [
+    important = [
         one
         for one in shown
         if one.result is not None and one.analysis.predictors[0].importance is not None
     ][:DETAILED]
-    if not told:
+    if not important:
         return []
     known = [
-        name for name in _MEASURES if getattr(told[0].analysis.predictors[0], name) is not None
+        name for name in _MEASURES if getattr(important[0].analysis.predictors[0], name) is not None
     ]
     object_first = [name for name in known if name != "entropy"] or known
     if "mass_in_mask" in object_first:
@@ -134,11 +134,13 @@ def importance_charts(
     made = []
     for name in object_first[:2]:
         rows = [
-            _point(one, each, name, palette) for one in told for each in one.analysis.predictors
+            _point(one, each, name, palette)
+            for one in important
+            for each in one.analysis.predictors
         ]
-        remark = "; ".join(_correlation(one, name) for one in told)
+        remark = "; ".join(_correlation(one, name) for one in important)
         title = f"Importance against {name.replace('_', ' ')}"
-        made.append((title, f"Spearman: {remark}.", _importance_chart(rows, told[0], name)))
+        made.append((title, f"Spearman: {remark}.", _importance_chart(rows, important[0], name)))
     return made
 
 
@@ -198,7 +200,7 @@ def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str)
 
 
 def predictor_tables(
-    shown: Sequence[Analysed], opened: Callable[[Result], "Store"], images: int
+    shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"], images: int
 ) -> tuple[list[PredictorTable], list[str]]:
     """The predictors of the first few probes, with example maps where they can be drawn.
 
@@ -237,7 +239,10 @@ def predictor_tables(
 
 
 def _album(
-    result: Result, albums: dict[str, "Album"], opened: Callable[[Result], "Store"], count: int
+    result: FittedResult,
+    albums: dict[str, "Album"],
+    opened: Callable[[FittedResult], "Store"],
+    count: int,
 ) -> "Album":
     from iceprobe.reporting.attention import Album  # torch: only where maps are drawn
 
@@ -248,7 +253,7 @@ def _album(
 
 
 def _example_maps(
-    result: Result, album: "Album", wanted: Sequence[Predictor]
+    result: FittedResult, album: "Album", wanted: Sequence[Predictor]
 ) -> dict[tuple[int, int], list[str]]:
     """By seed and predictor, its map on each image of the album."""
     made: dict[tuple[int, int], list[str]] = {}
@@ -263,7 +268,9 @@ def _example_maps(
     return made
 
 
-def parts_view(shown: Sequence[Analysed], opened: Callable[[Result], "Store"]) -> PartsView | None:
+def parts_view(
+    shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"]
+) -> PartsView | None:
     """Parts of the first probe that has several predictors.
 
     Raises:

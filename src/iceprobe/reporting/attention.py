@@ -20,7 +20,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.members import Shape
 from iceprobe.reporting.pictures import image_uri, map_uri
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Row:
 class Gallery:
     """The attention of one probe on the images shown."""
 
-    result: Result
+    result: FittedResult
     predictors: int
     columns: list[str]
     rows: list[Row]
@@ -94,7 +94,7 @@ class Album:
         """
         return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
 
-    def maps(self, result: Result, seed: int | None = None) -> tuple["Probe", Tensor] | None:
+    def maps(self, result: FittedResult, seed: int | None = None) -> tuple["Probe", Tensor] | None:
         """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
 
         Raises:
@@ -123,7 +123,7 @@ class Album:
         return replace(self.tokens, patches=patches, prefix=prefix)
 
 
-def draw_gallery(result: Result, album: Album) -> Gallery | None:
+def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     """Maps of the first seed of a fitted probe; None where it has no attention of its own.
 
     Raises:

@@ -19,7 +19,7 @@ from iceprobe.results.confusion import (
     confusions,
     misread,
 )
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard, tenths
 
@@ -42,10 +42,10 @@ class ConfusionView:
         chart: the matrix, or None where there are too many classes.
         named: images that it is surest to read wrongly, with their names; none where those weren't
             kept.
-        others: how many other probes ``named`` tells of.
+        others: how many other probes ``named`` counts.
     """
 
-    result: Result
+    result: FittedResult
     names: list[str]
     worst: list[ClassScore]
     mistakes: list[Mistake]
@@ -55,7 +55,7 @@ class ConfusionView:
     others: int
 
 
-def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionView | None:
+def confusion_view(results: Sequence[FittedResult], trust: bool = False) -> ConfusionView | None:
     """Of the most accurate of ``results`` whose predictions were kept, if there is one."""
     kept = {one.label: found for one in leaderboard(results) if (found := one.predictions())}
     best = next((one for one in leaderboard(results) if one.label in kept), None)
@@ -74,7 +74,7 @@ def confusion_view(results: Sequence[Result], trust: bool = False) -> ConfusionV
     return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart, named, len(kept))
 
 
-def class_names(result: Result, trust: bool = False) -> list[str]:
+def class_names(result: FittedResult, trust: bool = False) -> list[str]:
     """Names of the classes; of results from before they were kept those of the store.
 
     ``"class 7"`` where it can't be found or opened.
@@ -95,7 +95,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
     Right answers are blue and mistakes red, each on a scale of its own, so that the mistakes of a
     good probe can be seen.
     """
-    shown = _told_apart(names)
+    shown = _distinct(names)
     matrix = counted.matrix()
     shares = matrix / np.maximum(counted.images, 1)[:, None]
     wrong = shares - np.diag(np.diag(shares))
@@ -149,7 +149,7 @@ def _shade(full: tuple[int, int, int], strength: float) -> str:
     return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str]) -> list[str]:
     """Names as categories of an axis: one that is there before gets its number."""
     seen: set[str] = set()
     found = []

@@ -9,8 +9,8 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results.comparison import BASELINES, EFFICIENT, probe_name, reference_ep
 from iceprobe.results.disagreement import Disagreement, disagreement
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.schema import Result
 from iceprobe.results.tables import leaderboard
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class DisagreementView:
         sides: images that the first alone is right on, then the second alone.
     """
 
-    pair: tuple[Result, Result]
+    pair: tuple[FittedResult, FittedResult]
     rule: str
     counted: Disagreement
     sides: tuple[list[Disputed], list[Disputed]]
 
 
-def chosen_pair(results: Sequence[Result]) -> tuple[Result, Result, str] | None:
+def chosen_pair(results: Sequence[FittedResult]) -> tuple[FittedResult, FittedResult, str] | None:
     """The two probes to be compared, and by what rule.
 
     EP (the best one, as in the headline; the most accurate attentive probe where there
@@ -78,7 +78,7 @@ def chosen_pair(results: Sequence[Result]) -> tuple[Result, Result, str] | None:
 
 
 def disagreement_view(
-    results: Sequence[Result], opened: Callable[[Result], "Store"]
+    results: Sequence[FittedResult], opened: Callable[[FittedResult], "Store"]
 ) -> DisagreementView | None:
     """The images of one group of results, or None where no two probes can be compared so.
 
@@ -117,7 +117,7 @@ def disagreement_view(
     return DisagreementView((first, second), rule, counted, (disputed[:cut], disputed[cut:]))
 
 
-def _mean_maps(result: Result, album: "Album") -> list[str | None]:
+def _mean_maps(result: FittedResult, album: "Album") -> list[str | None]:
     """Each image's mean map over the predictors of the first seed."""
     found = album.maps(result)
     if found is None:
@@ -126,12 +126,12 @@ def _mean_maps(result: Result, album: "Album") -> list[str | None]:
     return [overlays[0] for overlays in album.overlays(weights.mean(1, keepdim=True))]
 
 
-def _usable(result: Result) -> bool:
+def _usable(result: FittedResult) -> bool:
     trained = result.method == "trained" and result.adaptation is None
     return trained and result.predictions() is not None
 
 
-def _predictions(result: Result) -> Predictions:
+def _predictions(result: FittedResult) -> Predictions:
     found = result.predictions()
     if found is None:
         raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")

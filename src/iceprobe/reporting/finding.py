@@ -12,13 +12,12 @@ from iceprobe.results.comparison import (
     best_baseline,
     efficient,
     family,
-    level,
     probe_name,
     reference_ep,
     warned,
 )
-from iceprobe.results.headline import NAMES
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import is_usual, level
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
 from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
 
@@ -89,11 +88,11 @@ def display_name(probe: str) -> str:
     return f"{shown} ({', '.join(remarks)})" if remarks else shown
 
 
-def find(results: Sequence[Result]) -> Finding:
+def find(results: Sequence[FittedResult]) -> Finding:
     """The headline of results on one backbone and one data set.
 
     The best EP against the best linear probe, or against k-NN where nothing linear was run; without
-    an EP the best other probe takes its place; without either, the best number is told alone. An
+    an EP the best other probe takes its place; without either, the best number is reported alone. An
     order is claimed where the paired difference shows it, and never of an undertrained fit. Where one
     of several EPs, or of several linear probes, was picked by these very images, it is corrected for
     all pairs that might have been (Holm).
@@ -144,7 +143,9 @@ def find(results: Sequence[Result]) -> Finding:
 
 
 def _picked(
-    subject: Result, baseline: Result, among: tuple[Sequence[Result], Sequence[Result]]
+    subject: FittedResult,
+    baseline: FittedResult,
+    among: tuple[Sequence[FittedResult], Sequence[FittedResult]],
 ) -> Comparison:
     """The two of them in the family of all pairs that they were picked from.
 
@@ -163,18 +164,18 @@ def find_across(
         return _of_ranking(ranked[0], len(ranked))
     if layers:
         lines = [[one for _, one in points] for points in layers[0].lines.values()]
-        told = [_of_layers(results) for results in lines]
+        found = [_of_layers(results) for results in lines]
         detail = f"Layers of each probe, compared on the {lines[0][0].split} split itself"
-        return Finding(f"{'; '.join(told)}.", None, f"{detail} · {layers[0].title}", None)
+        return Finding(f"{'; '.join(found)}.", None, f"{detail} · {layers[0].title}", None)
     if draws:
-        told = [
+        found = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
             f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
             for probe, points in sorted(
-                draws[0].lines.items(), key=lambda line: -_best(line[1]).score.mean
+                draws[0].lines.items(), key=lambda line: -level(_best(line[1]))
             )
         ]
-        return Finding(f"{told[0]}.", None, f"{'; '.join(told[1:])} · {draws[0].title}", None)
+        return Finding(f"{found[0]}.", None, f"{'; '.join(found[1:])} · {draws[0].title}", None)
     return None
 
 
@@ -209,17 +210,17 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
     )
     weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
     if weak:
-        told = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
-        detail += f"; undertrained, so without an order: {told}"
+        those = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
+        detail += f"; undertrained, so without an order: {those}"
     return Finding(sentence, None, detail, None)
 
 
-def signs(result: Result) -> str:
+def signs(result: FittedResult) -> str:
     """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
     return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
 
 
-def _of_layers(results: Sequence[Result]) -> str:
+def _of_layers(results: Sequence[FittedResult]) -> str:
     """Where one probe reads most, if an interval shows it."""
     name, (best, *alike) = display_name(results[0].label), leaders(results)
     if not alike:
@@ -228,14 +229,14 @@ def _of_layers(results: Sequence[Result]) -> str:
     return f"{name}: no clear difference between layers {layers} ({_percent(best)} at {best.layer})"
 
 
-def _best(points: Sequence[tuple[float, Result]]) -> Result:
+def _best(points: Sequence[tuple[float, FittedResult]]) -> FittedResult:
     return max((result for _, result in points), key=level)
 
 
-def _percent(result: Result) -> str:
-    by_class = f" {NAMES[result.headline]}" if result.headline != "top1" else ""
+def _percent(result: FittedResult) -> str:
+    metric = "" if is_usual(result) else f" {result.metric.title}"
     lost = f" ({kept(result)})" if result.lost_seeds else ""
-    return f"{tenths(result.score.mean)}%{by_class}{lost}"
+    return f"{tenths(result.score.mean)}%{metric}{lost}"
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -243,7 +244,7 @@ def listed(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 
-def _alone(best: Result) -> Finding:
+def _alone(best: FittedResult) -> Finding:
     sentence = f"{display_name(best.label)} reads {_percent(best)}."
     detail = "Nothing to compare it with in this report."
     if best.undertrained:

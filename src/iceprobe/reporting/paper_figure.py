@@ -25,7 +25,7 @@ from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.attention import Album, columns_of
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.pictures import colour
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 
 WIDTH = 504  # points: 7 inches, both columns of a paper
@@ -73,7 +73,7 @@ class _Picture:
 
 @checked
 def figure(
-    results: Sequence[Result],
+    results: Sequence[FittedResult],
     path: str | Path,
     *,
     images: int = 6,
@@ -130,7 +130,7 @@ def figure(
     return path
 
 
-def _without_attention(results: Sequence[Result]) -> IceprobeError:
+def _without_attention(results: Sequence[FittedResult]) -> IceprobeError:
     probes = ", ".join(result.label for result in results) or "nothing"
     return IceprobeError(f"no probe with attention among {probes}: run one, such as --probe ep12")
 

@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import utf8
-from iceprobe.dense.files import CSV_NAME, PICTURE_NAME
-from iceprobe.dense.schema import Segmentation
 from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.finding import Finding, display_name, listed
-from iceprobe.reporting.page import asset, environment, policy
+from iceprobe.reporting.template import asset, environment, policy
+from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.segmentation_files import CSV_NAME, PICTURE_NAME
 from iceprobe.results.tables import TRAIN_LONGER, signed_points, span, tenths
 
 

@@ -1,7 +1,7 @@
 """Charts across several backbones, layers or numbers of training images.
 
 A ranking is drawn as lines of rank from probe to probe, downwards: where they cross, the choice of probe
-decides which backbone looks better.
+decides which backbone is better.
 """
 
 from collections import Counter, defaultdict
@@ -15,28 +15,27 @@ from iceprobe.reporting.charts import (
     OTHERS,
     WIDTH,
     Spec,
-    accuracy_title,
     by_probe,
     finish,
-    metric_of,
 )
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
+from iceprobe.results.primary import percent_axis, titles_of
 from iceprobe.results.sweeps import Ranking, Sweep
 from iceprobe.results.tables import percent, span, tenths
 
-_RANK = 72  # pixels from one rank to the next, at least: a mark and its accuracy
+_RANK = 72  # pixels from one rank to the next, at least: a mark and its score
 _BESIDE = 0.16  # of that between marks of equal rank
 
 
 def rank_lines(ranking: Ranking) -> Spec:
-    """Rank of each backbone under each probe, its accuracy written beside the mark.
+    """Rank of each backbone under each probe, its score written beside the mark.
 
     Probes stand below each other, so that any number of them has room for its name. Backbones of
-    equal rank stand side by side, with their accuracy written once.
+    equal rank stand side by side, with their score written once.
     """
     rows: list[dict[str, Any]] = []
-    metric = metric_of([cell.result for cell in ranking.cells.values()])
+    metric = titles_of([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
         tied: dict[int, list[bool]] = defaultdict(list)
         for backbone in ranking.backbones:
@@ -49,7 +48,7 @@ def rank_lines(ranking: Ranking) -> Spec:
             before[cell.rank] += 1
             written = before[cell.rank] == len(tied[cell.rank])
             # Of equals only the first is compared with a better one; the rest with each other.
-            accuracy = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
+            score = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
             rows.append(
                 {
                     "backbone": backbone,
@@ -59,7 +58,7 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "rank": cell.rank,
                     "at": cell.rank + _BESIDE * place,
                     "shown": percent(cell.result.score),
-                    "short": accuracy if written else "",
+                    "short": score if written else "",
                     "span": span(cell.result.score.interval),
                 }
             )
@@ -98,7 +97,7 @@ def rank_lines(ranking: Ranking) -> Spec:
 
 
 def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool) -> Spec:
-    """Accuracy along an axis, a line a probe; bars are one standard deviation either way."""
+    """The primary metric along an axis, a line a probe; bars are one standard deviation either way."""
     rows: list[dict[str, Any]] = []
     results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
@@ -110,7 +109,7 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "probe": display_name(probe),
                     "colour": palette[probe],
                     "x": x,
-                    "top1": mean,
+                    "score": mean,
                     "low": mean - sd,
                     "high": mean + sd,
                     "shown": percent(result.score),
@@ -125,11 +124,11 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
         if log
         else axis.scale(nice=False, padding=14)
     )
-    y = alt.Y("top1:Q", title=accuracy_title(results)).scale(zero=False)
+    y = alt.Y("score:Q", title=percent_axis(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),
         alt.Tooltip("x:Q", title=title),
-        alt.Tooltip("shown:N", title=f"{metric_of(results)} %"),
+        alt.Tooltip("shown:N", title=f"{titles_of(results)} %"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=axis, color=by_probe(rows))
     layers = [

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from iceprobe.results.comparison import LEVEL, Comparison, compare_pair, in_family, level
+from iceprobe.results.comparison import LEVEL, Comparison, compare_pair, in_family
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import holm
 
@@ -50,11 +52,11 @@ class Choice:
         undecided: the others within the margin of the best by their figure, the cheapest first.
     """
 
-    shown: list[Result]
+    shown: list[FittedResult]
     undecided: list[Undecided]
 
 
-def choose(results: Sequence[Result], margin: float) -> Choice:
+def choose(results: Sequence[FittedResult], margin: float) -> Choice:
     """Lay every probe beside every other.
 
     Args:

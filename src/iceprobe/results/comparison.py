@@ -3,7 +3,7 @@
 Of one pair the 95% interval leaves out zero. Of a family of m pairs those are clear whose p is below 5%
 by Holm's correction for m, so that in 95% of families nothing false is called clear (Holm 1979, "A simple
 sequentially rejective multiple test procedure"). Where the results themselves say whom to compare (the
-best with the rest, neighbours in rank) the family is all K(K−1)/2 pairs, whichever are looked at.
+best with the rest, neighbours in rank) the family is all K(K−1)/2 pairs, whichever are reported.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,13 @@ import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
-from iceprobe.results.headline import Headline
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
+from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, holm, paired_difference, together
-from iceprobe.results.varying import told, varying
+from iceprobe.results.varying import value_of, varying
+from iceprobe.tasks.metrics import Metric
 
 BASELINES = ("knn", "linear")  # what a probe with attention has to beat
 EFFICIENT = "ep"
@@ -27,23 +29,23 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """``probe`` minus ``against``, on the same test images.
+    """``probe`` against ``against``, on the same test images.
 
     Attributes:
-        difference: of the accuracy that is the headline.
+        difference: of the two in the primary metric, positive where ``probe`` is better.
         p: two-sided, corrected for the family of ``among`` comparisons.
-        among: comparisons that are told together.
+        among: comparisons that are reported together.
     """
 
-    probe: Result
-    against: Result
+    probe: FittedResult
+    against: FittedResult
     difference: Difference
     p: float
     among: int = 1
 
     @property
-    def undertrained(self) -> list[Result]:
-        """Which of the two hadn't learned to its end: no order can be read from the pair."""
+    def undertrained(self) -> list[FittedResult]:
+        """Which of the two is undertrained: no order can be read from the pair."""
         return [one for one in (self.probe, self.against) if one.undertrained]
 
     @property
@@ -52,8 +54,9 @@ class Comparison:
         return self.difference.clear and self.p < LEVEL and not self.undertrained
 
     @property
-    def headline(self) -> Headline:
-        return shared_headline(self.probe, self.against)
+    def metric(self) -> Metric:
+        """The metric that is compared."""
+        return shared_metric(self.probe, self.against)
 
 
 def warned(*results: Result) -> str:
@@ -62,14 +65,8 @@ def warned(*results: Result) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def shared_headline(*results: Result) -> Headline:
-    """The accuracy that leads for all of them; top-1 where they differ."""
-    found = {one.headline for one in results}
-    return found.pop() if len(found) == 1 else "top1"
-
-
-def compare_pair(a: Result, b: Result) -> Comparison:
-    """a − b in the accuracy that is the headline, paired over images (and over replicates).
+def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
+    """a − b in the primary metric, paired over images (and over replicates).
 
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
@@ -81,18 +78,17 @@ def compare_pair(a: Result, b: Result) -> Comparison:
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
-    by_class = shared_headline(a, b) == "mean_per_class"
+    metric, labels = shared_metric(a, b), predicted_a.labels
+    scores_a, scores_b = (metric.needed_scores(one, labels) for one in (predicted_a, predicted_b))
     difference = paired_difference(
-        predicted_a.correct,
-        predicted_b.correct,
-        predicted_a.labels if by_class else None,
-        replicates=are_replicates(a, b),
+        scores_a, scores_b, metric.strata_of(labels), replicates=are_replicates(a, b)
     )
+    difference = difference if metric.higher_is_better else -difference
     return Comparison(a, b, difference, difference.p)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same as one family: with Holm's p, and what replicates add told from all of them."""
+    """The same as one family: with Holm's p, and what replicates add estimated from all of them."""
     differences = in_family(comparisons)
     ps = holm([one.p for one in differences])
     return [
@@ -108,7 +104,10 @@ def in_family(comparisons: Sequence[Comparison]) -> list[Difference]:
 
 
 def family(
-    ours: Sequence[Result], theirs: Sequence[Result], *, picked: Sequence[Result] = ()
+    ours: Sequence[FittedResult],
+    theirs: Sequence[FittedResult],
+    *,
+    picked: Sequence[FittedResult] = (),
 ) -> list[Comparison]:
     """Each of ``ours`` with each of ``theirs``, as one family.
 
@@ -118,7 +117,7 @@ def family(
         IceprobeError: as :func:`compare_pair`.
     """
 
-    def readable(one: Result) -> bool:
+    def readable(one: FittedResult) -> bool:
         return not one.undertrained and one.predictions() is not None
 
     wanted = {id(one) for one in picked}
@@ -132,7 +131,7 @@ def family(
     )
 
 
-def clear_pairs(results: Sequence[Result]) -> set[tuple[int, int]]:
+def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
     """Places (better, worse) of results on the same images that are clearly in this order.
 
     The family is all pairs of those with predictions and that are not undertrained; the others are in none.
@@ -154,7 +153,9 @@ def are_replicates(a: Result, b: Result) -> bool:
     return a.variance == b.variance == "replicates" and a.seeds == b.seeds
 
 
-def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Comparison]:
+def compare(
+    results_a: Sequence[FittedResult], results_b: Sequence[FittedResult]
+) -> list[Comparison]:
     """Two runs on the same images, probe by probe: those that both have, in the order of the first.
 
     In campaigns a probe stands several times; it is compared with itself on the same draw and data
@@ -166,8 +167,8 @@ def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Co
     """
     names = list(dict.fromkeys([*varying(results_a), *varying(results_b), "draw"]))
 
-    def place(result: Result) -> tuple[str, ...]:
-        return (result.label, *(told(result, name) for name in names))
+    def place(result: FittedResult) -> tuple[str, ...]:
+        return (result.label, *(value_of(result, name) for name in names))
 
     second = {place(result): result for result in results_b}
     shared = [result for result in results_a if place(result) in second]
@@ -181,7 +182,7 @@ def compare(results_a: Sequence[Result], results_b: Sequence[Result]) -> list[Co
 
 
 def _adapted_and_frozen(
-    results_a: Sequence[Result], results_b: Sequence[Result]
+    results_a: Sequence[FittedResult], results_b: Sequence[FittedResult]
 ) -> list[Comparison]:
     """A probe on the frozen backbone of one run and on the adapted one of the other."""
     return corrected(
@@ -194,13 +195,13 @@ def _adapted_and_frozen(
     )
 
 
-def best_baseline(results: Sequence[Result]) -> Result | None:
+def best_baseline(results: Sequence[FittedResult]) -> FittedResult | None:
     """The best of k-NN and linear probes, which makes every gain over it a cautious one."""
     baselines = [result for result in results if probe_name(result) in BASELINES]
     return max(baselines, key=level, default=None)
 
 
-def reference_ep(results: Sequence[Result]) -> Result | None:
+def reference_ep(results: Sequence[FittedResult]) -> FittedResult | None:
     """The EP that others are compared with: the best by score; of equals the one asked for first.
 
     The test split picks it, which flatters it where there are several: who quotes it says of how
@@ -209,12 +210,7 @@ def reference_ep(results: Sequence[Result]) -> Result | None:
     return max(efficient(results), key=level, default=None)
 
 
-def level(one: Result) -> float:
-    """The accuracy that is the headline; the same fraction reached by two roundings is a tie."""
-    return round(one.score.mean, 9)
-
-
-def efficient(results: Sequence[Result]) -> list[Result]:
+def efficient(results: Sequence[FittedResult]) -> list[FittedResult]:
     """All Efficient Probes among the results."""
     return [result for result in results if probe_name(result) == EFFICIENT]
 
@@ -227,7 +223,7 @@ def probe_name(result: Result) -> str:
     return parse_spec(result.adaptation or result.probe).name.rstrip("0123456789")
 
 
-def _needed(result: Result) -> Predictions:
+def _needed(result: FittedResult) -> Predictions:
     predictions = result.predictions()
     if predictions is None:
         raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")

@@ -1,7 +1,7 @@
 """The variance of a mean over test examples × replicates, both of them drawn from many.
 
     y_ri = μ + a_r + b_i + e_ri        r of R replicates (or seeds), i of n examples
-    mean = Σ_i w_i ȳ_·i                w_i of :mod:`iceprobe.results.headline`, Σ_i w_i = 1
+    mean = Σ_i w_i ȳ_·i                w_i of :mod:`iceprobe.tasks.metrics`, Σ_i w_i = 1
 
     V_rows  = Var_r(Σ_i w_i y_ri) / R                        = MS_rows  / (R n) where w_i = 1/n
     V_cols  = Σ_c n_c/(n_c − 1) Σ_{i∈c} (w_i ȳ_·i − m_c)²    = MS_cols  / (R n)
@@ -37,7 +37,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.headline import weights
+from iceprobe.tasks.metrics import even_strata
 
 KEPT = 0.4  # of V_error in what replicates add
 
@@ -110,7 +110,7 @@ class Spread:
 def pooled(
     spreads: Sequence[Spread], pairs: Sequence[tuple[Hashable, Hashable]]
 ) -> list[Spread | None]:
-    """Each pair's spread with Ḡ and its degrees of freedom in place of its own; None of single rows.
+    """Each pair's spread with Ḡ and its degrees of freedom in place of that of the pair; None of single rows.
 
     V_rows of K pairs of m probes is the mean of K squares that share their probes. If the replicates of all
     probes are alike it is worth
@@ -166,7 +166,7 @@ def spread_of_difference(
         b: ``(R', n)``.
         classes: as of :func:`spread`.
         paired: whether row r of both is the same replicate; R = R' then. Seeds aren't: the first
-            of two probes have nothing in common, and each brings a variance of its own.
+            of two probes have nothing in common, and each adds its variance.
 
     Raises:
         ValueError: for other numbers of examples, or of replicates that are paired.
@@ -271,7 +271,7 @@ def _examples(n: int, classes: ArrayLike | None) -> tuple[NDArray[np.float64], N
         alone = np.argsort(counts, kind="stable")[:2]
     merged[alone] = alone[0] if len(alone) else 0
     _, codes = np.unique(merged[codes], return_inverse=True)
-    return weights("mean_per_class", labels), codes
+    return even_strata(labels), codes
 
 
 def _distinct(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,8 +27,10 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on what isn't held out) | "refit" (on all of train) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: float  # mean over the epoch, a probe's own terms in it; not finite: it diverged
-    eval_accuracy: float | None = None  # the headline on the phase's own evaluation images
+    train_loss: (
+        float  # mean over the epoch, a probe's regularisation in it; not finite: it diverged
+    )
+    eval_accuracy: float | None = None  # the primary metric on the phase's evaluation images
     fold: int = 0  # number of the held-out part, of a cross-validation
 
     @property
@@ -38,9 +40,9 @@ class CurveRow(BaseModel):
 
 
 def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, float]]:
-    """Accuracy of each setting (learning rate, weight decay) of one probe by epoch, mean over seeds and folds.
+    """Primary metric of each setting (learning rate, weight decay) of a probe by epoch, mean over seeds and folds.
 
-    A member that has diverged counts 0 from then on. Epochs after which nobody looked are left out.
+    A member that has diverged counts 0 from then on. Epochs without an evaluation are left out.
     """
     values: dict[tuple[float, float], dict[int, list[float]]] = {}
     ended: dict[tuple[float, float], list[int]] = {}

@@ -31,7 +31,7 @@ class Disagreement:
     for_b: NDArray[np.int64]
 
 
-def told_by_name(
+def misread_by_name(
     right: Predictions, wrong: Predictions, classes: Sequence[str], count: int
 ) -> list[str]:
     """Images that ``right`` reads and ``wrong`` doesn't: ``"a.png (cat read as dog)"``.
@@ -41,19 +41,19 @@ def told_by_name(
     names = wrong.names or right.names
     if names is None:
         return []
-    told = []
+    found = []
     for row in disagreement(right, wrong, count).for_a:
         true, read = int(wrong.labels[row]), int(wrong.predicted[0, row])
         what = [classes[i] if i < len(classes) else f"class {i}" for i in (true, read)]
-        told.append(f"{names[row]} ({what[0]} read as {what[1]})")
-    return told
+        found.append(f"{names[row]} ({what[0]} read as {what[1]})")
+    return found
 
 
 def disagreement(a: Predictions, b: Predictions, count: int) -> Disagreement:
     """Compare two probes image by image.
 
     Rows are those on which most of the other seeds say the same, p_i − q_i; of these one of each
-    class first, in the order of the split. No map has a say in it.
+    class first, in the order of the split. No attention map is used.
 
     Args:
         a, b: on the same images.

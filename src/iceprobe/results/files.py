@@ -1,6 +1,6 @@
 """``results.json``: the truth of a run, from which every table and picture is derived.
 
-``{"sha256": …, "format": 1, "results": [Result, …]}``, one entry a probe, in the order they were asked
+``{"sha256": …, "format": 2, "results": [Result, …]}``, one entry a probe, in the order they were asked
 for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
 follows it in :mod:`iceprobe.core.checksums`.
 """
@@ -17,40 +17,40 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
+from iceprobe.results.earlier import converted
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.schema import Result
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "results.json"
 SEGMENTATIONS = "dense.json"  # what `iceprobe segment` writes in its place
 EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 
 
 def write_results(run: str | Path, results: Sequence[Result]) -> Path:
-    """Write ``run/results.json`` atomically and attach the results to the run.
+    """Write ``run/results.json`` atomically.
 
     Returns:
         The path of the file.
 
     Raises:
-        IceprobeError: if a probe stands twice for the same tokens and training images.
+        IceprobeError: if a probe appears twice for the same tokens and training images.
     """
     seen: set[tuple[object, ...]] = set()
     for one in results:
         key = (one.label, one.store.identity, one.protocol, one.split, one.shots, one.fraction)
         if key in seen:
-            raise IceprobeError(f"probe {one.label!r} stands twice in {run}: keep one entry")
+            raise IceprobeError(f"probe {one.label!r} appears twice in {run}: keep one entry")
         seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
     document = seal({"format": FORMAT_VERSION, "results": entries})
     path = Path(run) / FILE_NAME
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, json_bytes(text))
-    for result in results:
-        result.attach(run=run)
     return path
 
 
-def read_results(run: str | Path) -> list[Result]:
+def read_results(run: str | Path) -> list[FittedResult]:
     """Read the results of a run folder (or the path of a ``results.json``).
 
     Raises:
@@ -77,21 +77,23 @@ def read_results(run: str | Path) -> list[Result]:
         raise IceprobeError(f"results {path} are not JSON ({error}): run again") from error
     if not isinstance(document, dict) or not isinstance(document.get("results"), list):
         raise IceprobeError(f"{path} is not a results file of iceprobe: it has no list of results")
-    if document.get("format") != FORMAT_VERSION:
+    version = document.get("format")
+    if version not in (1, FORMAT_VERSION):
         raise IceprobeError(
-            f"results {path} have format {document.get('format')!r}, this iceprobe reads "
+            f"results {path} have format {version!r}, this iceprobe reads 1 and "
             f"{FORMAT_VERSION}: use the version that wrote them, or run again"
         )
     document = unseal(document, path, EDITED)
     try:
-        results = [Result.model_validate(entry) for entry in document["results"]]
+        entries = [converted(entry, version) for entry in document["results"]]
+        results = [FittedResult.model_validate(entry) for entry in entries]
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "entry"
         raise IceprobeError(
             f"results {path} don't fit the schema: {field}: {first['msg']}; run again"
         ) from error
-    return [result.attach(run=path.parent) for result in results]
+    return [result.replaced(run=path.parent) for result in results]
 
 
 def is_segmented(run: Path) -> bool:

@@ -28,8 +28,6 @@ from iceprobe.core.checksums import Digest, check_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
-from iceprobe.results.schema import Score
-from iceprobe.results.statistics import accuracy, accuracy_interval, mean_per_class
 
 LOGITS = ("logits", "logit_classes", "log_sum_exp")
 
@@ -140,21 +138,6 @@ class Predictions:
         """``(S, n)``: whether each seed was right on each image."""
         return self.predicted == self.labels
 
-    def top1_score(self) -> Score:
-        """Top-1 accuracy over seeds, or replicates, with its interval."""
-        return Score.of(accuracy(self.predicted, self.labels), accuracy_interval(self.correct))
-
-    def top5_score(self) -> Score | None:
-        """Top-5 accuracy, or None where it wasn't kept."""
-        if self.top5 is None:
-            return None
-        return Score.of(self.top5.mean(1), accuracy_interval(self.top5))
-
-    def mean_per_class_score(self) -> Score:
-        """Mean-per-class accuracy over seeds, or replicates, with its interval."""
-        interval = accuracy_interval(self.correct, self.labels)
-        return Score.of(mean_per_class(self.predicted, self.labels), interval)
-
 
 def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) -> None:
     """Write the predictions of all probes of a run (label → predictions), atomically.
@@ -168,7 +151,7 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
         if not np.array_equal(tensors.setdefault("labels", labels), labels):
             raise IceprobeError(
                 f"probe {probe!r} was tested on other images than the rest: "
-                "write its predictions to a run of its own"
+                "write its predictions to another run"
             )
         tensors[f"{probe}/predicted"] = np.ascontiguousarray(one.predicted, dtype=np.int32)
         if one.top5 is not None:

@@ -43,7 +43,7 @@ def git_commit(folder: str | Path | None = None) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's model name where Linux tells it, else what ``platform`` knows."""
+    """The processor's model name where Linux has it, else what ``platform`` knows."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
@@ -67,30 +67,50 @@ def images_hash(manifest: Any, split: str, index: Any) -> str:
 def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
     """The fields of a :class:`Result` that say where it comes from, for any probe on ``store``."""
     manifest = store.manifest
+    found = origin(manifest, split, len(store["train"]), store[split].index, command)
+    path = str(store.path.resolve()) if store.path else None
+    return found | {
+        "store": StoreReference(path=path, identity=store.identity),
+        "assumed": [*found["assumed"], *filter(None, [identical_line(store, split)])],
+        "identical_images": len(store.identical(split)),
+    }
+
+
+def origin(
+    manifest: Any, split: str, train_images: int, index: Any, command: str
+) -> dict[str, Any]:
+    """The same fields of what was trained on images themselves, as if their features were stored.
+
+    Args:
+        manifest: of the store that would hold the features.
+        split: that is reported.
+        train_images: how many there are.
+        index: ``(n,)`` int64, the rows of ``split`` that were tested.
+        command: what was typed.
+    """
+    backbone, dataset, shape = manifest.backbone, manifest.dataset, manifest.shape
     return {
-        "backbone": manifest.backbone.spec,
-        "paradigm": manifest.backbone.paradigm,
-        "dataset": manifest.dataset.spec,
-        "headline": manifest.dataset.headline,
-        "layer": manifest.backbone.identity.get("layer"),
-        "images": tested_images(store, split),
+        "backbone": backbone.spec,
+        "paradigm": backbone.paradigm,
+        "dataset": dataset.spec,
+        "task": "classification",
+        "primary": dataset.headline,
+        "layer": backbone.identity.get("layer"),
+        "images": images_hash(manifest, split, index),
         "split": split,
-        "classes": len(store.classes),
-        "class_names": list(store.classes),
-        "train_images": len(store["train"]),
-        "test_images": len(store[split]),
-        "dim": store.dim,
-        "num_tokens": store.num_tokens,
-        "grid": store.grid,
-        "store": StoreReference(
-            path=str(store.path.resolve()) if store.path else None, identity=store.identity
-        ),
+        "classes": len(dataset.classes),
+        "class_names": list(dataset.classes),
+        "train_images": train_images,
+        "test_images": len(index),
+        "dim": shape.dim,
+        "num_tokens": shape.num_tokens,
+        "grid": shape.grid,
+        "store": StoreReference(path=None, identity=manifest.identity),
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,
         "created": now(),
-        "assumed": [*assumed(manifest), *filter(None, [identical_line(store, split)])],
-        "identical_images": len(store.identical(split)),
+        "assumed": assumed(manifest),
         "skipped_images": len(manifest.skipped),
     }
 
@@ -98,7 +118,7 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
 def identical_line(store: Any, split: str) -> str:
     """That images of a split are training images too, with the first of them; ``""`` without any.
 
-    Told, not refused: an encoder that has collapsed makes nearly the same of all images.
+    A note, no error: an encoder that has collapsed makes nearly the same of all images.
     """
     rows = store.identical(split)
     if not len(rows):

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from iceprobe.results.building import scores_of
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import EarlyStopping, Result, Score, SelectedScore
 
 
-def merged(results: Sequence[Result]) -> Result:
+def merged(results: Sequence[FittedResult]) -> FittedResult:
     """One result of one probe's replicates; its values are one a replicate, in their order.
 
     Replicate r has the seed r; one whose member has diverged isn't among them.
@@ -22,32 +24,29 @@ def merged(results: Sequence[Result]) -> Result:
     predictions = Predictions.joined([part for part in parts if part is not None])
     last = [result.last_epoch for result in results if result.last_epoch is not None]
     spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
-    result = first.model_copy(
-        update={
-            "top1": predictions.top1_score(),
-            "top5": predictions.top5_score(),
-            "mean_per_class": predictions.mean_per_class_score(),
-            "last_epoch": Score.of([v for score in last for v in score.values]) if last else None,
-            "selected": {key: _side_by_side(key, results) for key in first.selected},
-            "best_minus_median": float(np.mean(spreads)) if spreads else None,
-            "seconds": sum(result.seconds for result in results),
-            "seeds": [s for result in results for s in result.seeds] or list(range(len(results))),
-            "early_stopping": _stopped_in_any(results),
-            "undertrained": _undertrained(results),
-            "warnings": _warnings(results),
-            "selected_score": _held_out(results),
-            "variance": "replicates",
-        }
+    return first.replaced(
+        predictions=predictions,
+        probes=[probe for one in results for probe in one.probes or []],
+        metrics=scores_of(predictions, first.task),
+        last_epoch=Score.of([v for score in last for v in score.values]) if last else None,
+        selected={key: _side_by_side(key, results) for key in first.selected},
+        best_minus_median=float(np.mean(spreads)) if spreads else None,
+        seconds=sum(result.seconds for result in results),
+        seeds=[s for result in results for s in result.seeds] or list(range(len(results))),
+        early_stopping=_stopped_in_any(results),
+        undertrained=_undertrained(results),
+        warnings=_warnings(results),
+        selected_score=_held_out(results),
+        variance="replicates",
     )
-    modules = [probe for one in results for probe in one.probes or []]
-    return result.attach(predictions=predictions, probes=modules, store=first.open_store)
 
 
 def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
     """What stopped early; the seed of each says in which replicate."""
     known = [result.early_stopping for result in results if result.early_stopping is not None]
     stopped = [one for early in known for one in early.stopped]
-    return known[0].model_copy(update={"stopped": stopped}) if known else None
+    early = known[0] if known else None
+    return early and EarlyStopping(rule=early.rule, rungs=early.rungs, stopped=stopped)
 
 
 def _undertrained(results: Sequence[Result]) -> list[str]:
@@ -68,13 +67,13 @@ def _warnings(results: Sequence[Result]) -> list[str]:
         said = [f"undertrained: {', '.join(signs)}"] if signs else []
         for warning in [*said, *result.warnings]:
             found.setdefault(re.sub(r"\d[\d.,e+-]*", "#", warning), []).append(warning)
-    told = []
+    warnings = []
     for same in found.values():
         of = "" if len(same) == len(results) else f"in {len(same)} of {len(results)} replicates"
         if len(set(same)) > 1:
             of = f"{of or f'in all {len(same)} replicates'}, numbers of the first"
-        told.append(f"{of}: {same[0]}" if of else same[0])
-    return told
+        warnings.append(f"{of}: {same[0]}" if of else same[0])
+    return warnings
 
 
 def _held_out(results: Sequence[Result]) -> SelectedScore | None:
@@ -83,7 +82,7 @@ def _held_out(results: Sequence[Result]) -> SelectedScore | None:
     if not found:
         return None
     mean = float(np.mean([one.mean for one in found]))
-    return found[0].model_copy(update={"mean": mean})
+    return SelectedScore(**(dict(found[0]) | {"mean": mean}))
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

@@ -1,41 +1,36 @@
 """The result schema: what one entry of ``results.json`` means.
 
 One :class:`Result` is one probe on one store after selection, over its seeds, with all its
-provenance. Accuracies are fractions in [0, 1]; times are seconds; FLOPs are 2 × multiply-adds.
+provenance. Accuracies are fractions; times are seconds; FLOPs are 2 × multiply-adds.
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from iceprobe.core.checksums import Digest
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.core.trust import inner_path
 from iceprobe.store.format import EVALUATION_VIEW
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.registry import get_task
 
-if TYPE_CHECKING:
-    from iceprobe.results.predictions import Predictions
-
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 InnerPath = Annotated[str, AfterValidator(inner_path)]  # relative to the run folder
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+class Record(BaseModel):
+    """A record that never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Score(_Model):
-    """One measure of one probe, over its seeds.
+class Score(Record):
+    """One metric of one probe, over its seeds.
 
     Attributes:
         mean: over seeds.
@@ -45,10 +40,10 @@ class Score(_Model):
             versions a percentile bootstrap over test images.
     """
 
-    mean: Fraction
+    mean: Finite
     sd: float | None
-    values: list[Fraction] = Field(min_length=1)
-    interval: tuple[Fraction, Fraction] | None = None
+    values: list[Finite] = Field(min_length=1)
+    interval: tuple[Finite, Finite] | None = None
 
     @classmethod
     def of(cls, values: Iterable[float], interval: tuple[float, float] | None = None) -> Self:
@@ -58,7 +53,7 @@ class Score(_Model):
         return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval)
 
 
-class Parameters(_Model):
+class Parameters(Record):
     """Trainable parameters.
 
     Attributes:
@@ -74,7 +69,7 @@ class Parameters(_Model):
     total: Count
 
 
-class Flops(_Model):
+class Flops(Record):
     """2 × MACs of the whole probe at inference, matrix products only; the backbone left out.
 
     Attributes:
@@ -86,7 +81,7 @@ class Flops(_Model):
     per_step: Count = 0
 
 
-class StoreReference(_Model):
+class StoreReference(Record):
     """Which feature store the probe read.
 
     Attributes:
@@ -98,7 +93,7 @@ class StoreReference(_Model):
     identity: str
 
 
-class Files(_Model):
+class Files(Record):
     """Files of this result, relative to the run folder, with forward slashes.
 
     Attributes:
@@ -114,6 +109,10 @@ class Files(_Model):
     adapters: list[InnerPath] = []
     digests: dict[str, Digest] = {}
 
+    def with_digests(self, digests: dict[str, Digest]) -> "Files":
+        """The same files, with their digests."""
+        return self.model_copy(update={"digests": digests})
+
     def moved(self, folder: str) -> "Files":
         """The same files, seen from the folder that ``folder`` is in."""
         return Files(
@@ -124,7 +123,7 @@ class Files(_Model):
         )
 
 
-class Diverged(_Model):
+class Diverged(Record):
     """A member that training left without finite weights, and that was dropped then.
 
     Attributes:
@@ -142,7 +141,7 @@ class Diverged(_Model):
     epoch: Count
 
 
-class Stopped(_Model):
+class Stopped(Record):
     """A setting that was clearly beaten, and no longer trained after an epoch of selection.
 
     Attributes:
@@ -158,7 +157,7 @@ class Stopped(_Model):
     epoch: Count
 
 
-class EarlyStopping(_Model):
+class EarlyStopping(Record):
     """By what rule settings stopped early, and which did.
 
     Attributes:
@@ -172,8 +171,8 @@ class EarlyStopping(_Model):
     stopped: list[Stopped] = []
 
 
-class SelectedScore(_Model):
-    """The headline on the held-out images, by which the setting was chosen.
+class SelectedScore(Record):
+    """The primary metric on the held-out images, by which the setting was chosen.
 
     Attributes:
         mean: over seeds, or over the folds that held an image out.
@@ -182,13 +181,13 @@ class SelectedScore(_Model):
         size: as how many of equal weight they count, 1/Σ w_i²; None in files of an earlier version.
     """
 
-    mean: Fraction
+    mean: Finite
     images: Count
     error: Annotated[float, Field(ge=0)]
     size: Annotated[float, Field(gt=0)] | None = None
 
 
-class Result(_Model):
+class Result(Record):
     """One probe on one store after selection, over its seeds.
 
     Attributes:
@@ -198,7 +197,7 @@ class Result(_Model):
         backbone: spec: ``"bundled:mae-tiny"``.
         paradigm: how the backbone was pre-trained, where it is known.
         dataset: spec: ``"folder:/data/birds"``.
-        headline: the accuracy that is reported on it by convention.
+        task: what the target of an example is (`iceprobe.tasks`).
         images: hash of the listing and rows that were tested: equal means the same images.
         protocol: ``"heldout"`` or ``"paper"``.
         split: the split that the scores were read on.
@@ -207,29 +206,29 @@ class Result(_Model):
         fraction: of each class's training images, a draw; ``None``: all.
         classes: C.
         class_names: of the classes, in their order; empty in results from before they were kept.
-        train_images: images to learn from, before any are held out.
+        train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
         num_tokens: N, patch tokens an image.
         grid: rows and columns of the patches.
-        top1: top-1 accuracy.
-        top5: top-5 accuracy; ``None`` where there are five classes or fewer.
-        mean_per_class: mean of each class's accuracy.
-        last_epoch: the headline at the last epoch, where another was selected.
+        primary: name of the metric that leads: the data set's convention, or else the task's.
+        metrics: name → score, in the order of tables; what each means is in `iceprobe.tasks`. Of
+            classification ``top1``, ``top5`` where there are more than five classes, ``mean_per_class``.
+        last_epoch: the primary metric at the last epoch, where another was selected.
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
         training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
-        undertrained: signs that it hadn't learned to its end (`results/undertrained.py`); empty
-            where there are none, and of results from before they were looked for.
+        undertrained: signs that its training stopped too early (`results/undertrained.py`); empty
+            where there are none, and in results from before these were recorded.
         warnings: what casts doubt on its training without taking it out of comparisons, in words
             (a learning rate at the grid's edge, …): said in the sentence of each of them.
         selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``,
             or how many folds.
-        selected_score: what it read there, at the chosen setting and epoch; ``None`` where the
+        selected_score: what it scored there, at the chosen setting and epoch; ``None`` where the
             reported split selected, or nothing.
         settings_tried: settings that were selected from.
         best_minus_median: accuracy on ``selected_on``: best setting − median one.
-        early_stopping: ``None``: every setting ran to its end.
+        early_stopping: ``None``: no setting was stopped.
         diverged: members without finite weights, in all phases; see `lost_seeds`.
         parameters: trainable parameters by part.
         flops: of the whole probe at inference.
@@ -243,7 +242,7 @@ class Result(_Model):
         created: ISO 8601 with the zone.
         assumed: what was taken for granted about backbone and images, a line each.
         identical_images: of the reported split that are training images too, by their pooled tokens;
-            0 as well where they weren't looked for (adapted backbones, live tokens, older results).
+            0 as well where this wasn't checked (adapted backbones, live tokens, older results).
         skipped_images: left out by ``--on-bad-image skip``.
         files: what of it is in the run folder.
     """
@@ -254,7 +253,7 @@ class Result(_Model):
     backbone: str
     paradigm: str | None = None
     dataset: str
-    headline: Literal["top1", "mean_per_class"] = "top1"
+    task: str = "classification"
     images: str = ""
     protocol: str
     split: str = "test"
@@ -269,9 +268,8 @@ class Result(_Model):
     num_tokens: Count
     grid: tuple[int, int] | None = None
 
-    top1: Score
-    top5: Score | None = None
-    mean_per_class: Score
+    primary: str
+    metrics: dict[str, Score]
     last_epoch: Score | None = None
 
     selected: dict[str, float | int | str] = {}
@@ -302,29 +300,56 @@ class Result(_Model):
     skipped_images: Count = 0
     files: Files = Files()
 
-    # Where a result lives while the program runs; never written.
-    _run: Path | None = PrivateAttr(None)
-    _predictions: "Predictions | None" = PrivateAttr(None)
-    _probes: list[Any] | None = PrivateAttr(None)
-    _store: Any = PrivateAttr(None)
-
     @model_validator(mode="after")
-    def _one_value_a_seed(self) -> Self:
-        for name in ("top1", "top5", "mean_per_class", "last_epoch"):
-            score = getattr(self, name)
+    def _fits(self) -> Self:
+        if self.primary not in self.metrics:
+            raise ValueError(f"primary {self.primary!r} is none of {', '.join(self.metrics)}")
+        for name, score in [*self.metrics.items(), ("last_epoch", self.last_epoch)]:
             if score is not None and self.seeds and len(score.values) != len(self.seeds):
                 raise ValueError(f"{name} has {len(score.values)} values, {len(self.seeds)} seeds")
         return self
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its run: ``"ep12"``, ``"lora?rank=16 + ep12"``."""
+        """What distinguishes it from the others of its run: ``"ep12"``, ``"lora?rank=16 + ep12"``."""
         return self.probe if self.adaptation is None else f"{self.adaptation} + {self.probe}"
 
     @property
     def score(self) -> Score:
-        """The accuracy that is the headline on this data set."""
-        return self.mean_per_class if self.headline == "mean_per_class" else self.top1
+        """The primary metric's."""
+        return self.metrics[self.primary]
+
+    @property
+    def metric(self) -> Metric:
+        """What the primary metric is: its title, its range, what each example counts.
+
+        Raises:
+            IceprobeError: of a task, or a metric of it, that isn't known here.
+        """
+        known = get_task(self.task).metrics
+        if self.primary not in known:
+            raise IceprobeError(unknown(f"metric of {self.task}", self.primary, known))
+        return known[self.primary]
+
+    @property
+    def headline(self) -> str:
+        """:attr:`primary`."""
+        return self.primary
+
+    @property
+    def top1(self) -> Score:
+        """Top-1 accuracy, of classification."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> Score | None:
+        """Top-5 accuracy; None where there are five classes or fewer."""
+        return self.metrics.get("top5")
+
+    @property
+    def mean_per_class(self) -> Score:
+        """Mean of each class's accuracy, of classification."""
+        return self.metrics["mean_per_class"]
 
     @property
     def selected_on_reported(self) -> bool:
@@ -335,54 +360,3 @@ class Result(_Model):
     def lost_seeds(self) -> list[int]:
         """Seeds that have diverged before they could be reported: the scores are without them."""
         return sorted({one.seed for one in self.diverged} - set(self.seeds))
-
-    @property
-    def run(self) -> Path | None:
-        """The run folder that this result was written to or read from."""
-        return self._run
-
-    @property
-    def probes(self) -> list[Any] | None:
-        """The fitted ``Probe`` modules, one a seed, while they are in memory."""
-        return self._probes
-
-    @property
-    def open_store(self) -> Any:
-        """The ``Store`` that was probed, while it is open; None for results read from a file."""
-        return self._store
-
-    def attach(
-        self,
-        *,
-        run: str | Path | None = None,
-        predictions: "Predictions | None" = None,
-        probes: Sequence[Any] | None = None,
-        store: Any = None,
-    ) -> Self:
-        """Tell a result where its run folder is, or hand it what it has in memory.
-
-        Args:
-            run: the run folder, to which :attr:`files` are relative.
-            predictions: what the probe predicted, for results that were never written.
-            probes: the fitted ``Probe`` modules, one a seed.
-            store: the open ``Store``.
-        """
-        self._run = Path(run) if run is not None else self._run
-        self._predictions = predictions if predictions is not None else self._predictions
-        self._probes = list(probes) if probes is not None else self._probes
-        self._store = store if store is not None else self._store
-        return self
-
-    def predictions(self) -> "Predictions | None":
-        """Predictions on :attr:`split`, from memory or from the run folder; None if never kept.
-
-        Raises:
-            IceprobeError: if the file is named but missing or corrupt.
-        """
-        if self._predictions is None and self._run is not None and self.files.predictions:
-            from iceprobe.results.predictions import read_predictions
-
-            name = self.files.predictions
-            digest = self.files.digests.get(name)
-            self._predictions = read_predictions(self._run / name, self.label, digest)
-        return self._predictions

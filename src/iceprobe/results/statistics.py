@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iceprobe.results.crossed import Spread, pooled, spread, spread_of_difference
-from iceprobe.results.headline import headline_accuracy, weights
 from iceprobe.results.scores import FEW, departure, mcnemar, tango, wilson
+from iceprobe.tasks.metrics import even_strata, mean_over_strata
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
     array([0.5])
     """
     predicted, labels = _predictions(predicted, labels)
-    return headline_accuracy("mean_per_class", predicted == labels, labels)
+    return mean_over_strata(predicted == labels, labels)
 
 
 def accuracy_interval(
@@ -189,7 +189,7 @@ def paired_difference(
     """
     a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
     found = spread_of_difference(a, b, classes, paired=replicates)
-    counted = 1 / a.shape[1] if classes is None else weights("mean_per_class", classes)
+    counted = 1 / a.shape[1] if classes is None else even_strata(classes)
     rows = (a, b) if replicates else (a.mean(0), b.mean(0))
     gained, lost = (
         float((one * (1 - other) * counted).sum()) / (len(a) if replicates else 1)
@@ -201,10 +201,10 @@ def paired_difference(
 def together(
     differences: Sequence[Difference], pairs: Sequence[tuple[Hashable, Hashable]]
 ) -> list[Difference]:
-    """The same as one family: what replicates add is told from all pairs as well (`results/crossed.py`).
+    """The same as one family: what replicates add is estimated from all pairs as well (`results/crossed.py`).
 
     Args:
-        differences: that are told together.
+        differences: that are reported together.
         pairs: what each is the difference of.
     """
     beside = pooled([one.spread for one in differences], pairs)

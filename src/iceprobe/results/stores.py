@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.trust import refuse_elsewhere
-from iceprobe.results.schema import Result
+from iceprobe.results.fitted import FittedResult
 
 if TYPE_CHECKING:
     from iceprobe.machine.object_storage import RemotePath
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iceprobe.store.format import Manifest
 
 
-def store_of(result: Result, *, trust: bool = False) -> "Store":
+def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
     """The store of ``result``, under the specs that its run named.
 
     Args:
@@ -37,7 +37,7 @@ def store_of(result: Result, *, trust: bool = False) -> "Store":
     return store.asked_as(result.backbone, result.dataset)
 
 
-def manifest_of(result: Result, *, trust: bool = False) -> "Manifest":
+def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
     """The manifest of its store; the shards needn't be there. Raises as :func:`store_of`."""
     if result.open_store is not None:
         return result.open_store.manifest.asked_as(result.backbone, result.dataset)
@@ -47,7 +47,7 @@ def manifest_of(result: Result, *, trust: bool = False) -> "Manifest":
     return manifest.asked_as(result.backbone, result.dataset)
 
 
-def place_of(result: Result, *, trust: bool = False) -> "Path | RemotePath":
+def place_of(result: FittedResult, *, trust: bool = False) -> "Path | RemotePath":
     """Where the store is. Raises as :func:`store_of`."""
     from iceprobe.machine.object_storage import located
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from iceprobe.core.specs import parse_spec
-from iceprobe.results.comparison import clear_pairs, level
+from iceprobe.results.comparison import clear_pairs
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
 from iceprobe.results.varying import draw_of
 
@@ -17,13 +19,13 @@ class Ranked:
 
     Attributes:
         result: its numbers.
-        rank: 1 for the best backbone under this probe; equal accuracies have one rank.
+        rank: 1 for the best backbone under this probe; equal scores have one rank.
         tied: whether nothing shows that the backbone before it is better: their difference isn't
             clear among all pairs (Holm), or there are no predictions, or one of the two is
             undertrained; never for the first.
     """
 
-    result: Result
+    result: FittedResult
     rank: int
     tied: bool
 
@@ -54,7 +56,7 @@ class Ranking:
         above = {pair for order in orders for pair in order}
         return any((worse, better) in above for better, worse in above)
 
-    def under(self, probe: str) -> list[Result]:
+    def under(self, probe: str) -> list[FittedResult]:
         """Results of the backbones under one probe."""
         return [self.cells[backbone, probe].result for backbone in self.backbones]
 
@@ -69,10 +71,10 @@ class Sweep:
     """
 
     title: str
-    lines: dict[str, list[tuple[float, Result]]]
+    lines: dict[str, list[tuple[float, FittedResult]]]
 
 
-def rankings(results: Sequence[Result]) -> list[Ranking]:
+def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
     """A ranking for each set of test images on which several backbones were probed alike.
 
     Layers of one backbone aren't ranked against each other: they have their own curve.
@@ -101,7 +103,7 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
     return found
 
 
-def rank(results: Sequence[Result]) -> list[Ranked]:
+def rank(results: Sequence[FittedResult]) -> list[Ranked]:
     """Results of one probe on the same images, best first."""
     ordered = sorted(results, key=lambda one: -level(one))
     clear = clear_pairs(ordered)
@@ -113,19 +115,19 @@ def rank(results: Sequence[Result]) -> list[Ranked]:
     return ranked
 
 
-def leaders(results: Sequence[Result]) -> list[Result]:
-    """The best of results on the same images, and all that it isn't clearly above (Holm)."""
+def leaders(results: Sequence[FittedResult]) -> list[FittedResult]:
+    """The best of results on the same images, and all that it isn't clearly better than (Holm)."""
     ordered = sorted(results, key=lambda one: -level(one))
     clear = clear_pairs(ordered)
     return [one for place, one in enumerate(ordered) if (0, place) not in clear]
 
 
-def clear_order(results: Sequence[Result]) -> set[tuple[str, str]]:
+def clear_order(results: Sequence[FittedResult]) -> set[tuple[str, str]]:
     """Backbones of one probe in pairs (better, worse), those that are clearly in this order."""
     return {(results[i].backbone, results[j].backbone) for i, j in clear_pairs(results)}
 
 
-def by_layer(results: Sequence[Result]) -> list[Sweep]:
+def by_layer(results: Sequence[FittedResult]) -> list[Sweep]:
     """A sweep for each backbone that was read at several layers."""
     return _sweeps(
         [(one.layer, one) for one in results],
@@ -133,7 +135,7 @@ def by_layer(results: Sequence[Result]) -> list[Sweep]:
     )
 
 
-def by_training_images(results: Sequence[Result]) -> list[Sweep]:
+def by_training_images(results: Sequence[FittedResult]) -> list[Sweep]:
     """A sweep for each backbone that was probed with several numbers of training images."""
     return _sweeps(
         [(one.train_images, one) for one in results], lambda one: (one.backbone, one.dataset)
@@ -148,9 +150,10 @@ def without_layer(backbone: str) -> str:
 
 
 def _sweeps(
-    placed: Sequence[tuple[int | None, Result]], kind: Callable[[Result], tuple[str, ...]]
+    placed: Sequence[tuple[int | None, FittedResult]],
+    kind: Callable[[FittedResult], tuple[str, ...]],
 ) -> list[Sweep]:
-    lines: dict[tuple[str, ...], dict[str, list[tuple[float, Result]]]] = defaultdict(
+    lines: dict[tuple[str, ...], dict[str, list[tuple[float, FittedResult]]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for x, one in placed:
@@ -171,10 +174,10 @@ def same_images(one: Result) -> tuple[str, str]:
 
 
 def split_by(
-    results: Sequence[Result], key: Callable[[Result], tuple[str, ...]]
-) -> dict[tuple[str, ...], list[Result]]:
+    results: Sequence[FittedResult], key: Callable[[FittedResult], tuple[str, ...]]
+) -> dict[tuple[str, ...], list[FittedResult]]:
     """Results by ``key``, in the order in which each first appears."""
-    found: dict[tuple[str, ...], list[Result]] = {}
+    found: dict[tuple[str, ...], list[FittedResult]] = {}
     for one in results:
         found.setdefault(key(one), []).append(one)
     return found

@@ -1,14 +1,16 @@
 """Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
-from iceprobe.results.comparison import shared_headline
-from iceprobe.results.headline import NAMES
+from iceprobe.results.primary import is_usual, shared_metric, titles_of
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
-from iceprobe.results.varying import told, varying
+from iceprobe.results.varying import value_of, varying
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.registry import get_task
 
 _COLUMNS = (
     "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
@@ -18,51 +20,49 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-#: Of a fit that hadn't learned to its end.
+#: What is said of an undertrained fit.
 TRAIN_LONGER = "leave --epochs out, or raise it"
 
 
-def leaderboard(results: Sequence[Result]) -> list[Result]:
-    """Results by the accuracy that is the headline, best first; ties keep their order.
+R = TypeVar("R", bound=Result)
 
-    That is top-1, or the mean over classes where the data set's convention is that.
-    """
-    return sorted(results, key=lambda result: -result.score.mean)
+
+def leaderboard(results: Sequence[R]) -> list[R]:
+    """Results by their primary metric, best first; ties keep their order."""
+    return sorted(results, key=lambda result: -result.metric.sign * result.score.mean)
+
+
+def ordered_metrics(results: Sequence[Result]) -> list[Metric]:
+    """The metrics of ``results`` as columns: the primary one first, then in the order of their task."""
+    primary = shared_metric(*results)
+    known = get_task(results[0].task).metrics
+    return [primary, *(one for one in known.values() if one != primary)]
 
 
 def to_csv(results: Sequence[Result]) -> str:
     """One line a result, numbers at full precision: accuracies as fractions."""
     rows: list[list[object]] = [list(_COLUMNS)]
     for result in leaderboard(results):
-        low, high = result.top1.interval or (None, None)
-        class_low, class_high = result.mean_per_class.interval or (None, None)
+        top1, per_class = (result.metrics.get(name) for name in ("top1", "mean_per_class"))
+        low, high = (top1 and top1.interval) or (None, None)
+        class_low, class_high = (per_class and per_class.interval) or (None, None)
         cells: dict[str, object] = {
-            "probe": result.probe,
-            "top1": result.top1.mean,
-            "sd": result.top1.sd,
+            **{name: getattr(result, name) for name in _COLUMNS if name in Result.model_fields},
+            **{name: score.mean for name, score in result.metrics.items()},
+            "sd": top1 and top1.sd,
             "low": low,
             "high": high,
-            "top5": result.top5.mean if result.top5 else None,
-            "mean_per_class": result.mean_per_class.mean,
             "parameters": result.parameters.total,
             "flops": result.flops.per_image,
             "seconds": round(result.seconds, 3),
-            "adaptation": result.adaptation,
-            "backbone": result.backbone,
-            **{name: getattr(result, name) for name in ("layer", "headline", "shots", "fraction")},
-            "train_images": result.train_images,
-            "split": result.split,
-            "dataset": result.dataset,
-            "protocol": result.protocol,
-            "selected_on": result.selected_on,
-            "training_images": result.training_images,
+            "headline": result.primary,
             "undertrained": "; ".join(result.undertrained),
             "per_class_low": class_low,
             "per_class_high": class_high,
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
         }
-        rows.append([cells[name] for name in _COLUMNS])
+        rows.append([cells.get(name) for name in _COLUMNS])
     return csv_text(rows)
 
 
@@ -87,23 +87,22 @@ def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTabl
 def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
     """A campaign for the terminal: a row a backbone, data set and draw, a column a probe.
 
-    A number is the accuracy that is the headline of its data set.
+    A number is the primary metric of its data set.
     """
     differing = varying(results)
     probes = list(dict.fromkeys(result.label for result in results))
     by_key: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in results:
-        key = tuple(told(result, name) for name in differing)
+        key = tuple(value_of(result, name) for name in differing)
         by_key.setdefault(key, {})[result.label] = result
     columns = [Column(name, numeric=False) for name in differing] + [Column(p) for p in probes]
     rows = [
         [*key, *(_cell(by_probe[p]) if p in by_probe else "–" for p in probes)]
         for key, by_probe in by_key.items()
     ]
-    metric = dict.fromkeys(NAMES[result.headline] for result in results)
-    title = f"{' or '.join(metric)} %"
+    title = f"{titles_of(results)} %"
     notes = [
-        f"† {one.label} on {' · '.join(told(one, name) for name in differing)}: {said}."
+        f"† {one.label} on {' · '.join(value_of(one, name) for name in differing)}: {said}."
         for one in results
         if (said := lost_note(one))
     ]
@@ -157,32 +156,43 @@ def short(number: float) -> str:
 
 
 def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
-    """What fits a terminal; top-5 stands in the report, in CSV and in results.json."""
+    """What fits a terminal; further metrics stand in the report, in CSV and in results.json."""
     ordered = leaderboard(results)
-    # On a balanced test split the mean over classes is the accuracy itself.
-    by_class = any(
-        r.headline == "mean_per_class" or abs(r.mean_per_class.mean - r.top1.mean) > 5e-4
-        for r in ordered
-    )
+    primary, *others = ordered_metrics(ordered)
+    # The same scores with other weights, which make no difference where the test split is balanced.
+    shown = [
+        one
+        for one in others
+        if one.scores is primary.scores
+        and any(not is_usual(r) or abs(_mean(r, one) - _mean(r, primary)) > 5e-4 for r in ordered)
+    ]
     differing = varying(ordered)
-    first, second = Column("top-1 %"), Column("per class %", goes=3)
-    if led_by_class := shared_headline(*ordered) == "mean_per_class":
-        first, second = Column("per class %, headline"), Column("top-1 %", goes=3)
-    headings = [Column("probe", numeric=False), first, Column("95% interval")]
-    headings += [second] * by_class
+    headings = [Column("probe", numeric=False), Column(heading_of(primary, ordered))]
+    headings += [Column("95% interval")]
+    headings += [Column(heading_of(one, ordered), goes=3) for one in shown]
     headings += [Column("parameters", goes=4), Column("FLOPs", goes=2), Column("time", goes=1)]
     headings += [Column(name, numeric=False) for name in differing]
     rows = []
     for result in ordered:
-        leads, other = result.top1, result.mean_per_class
-        if led_by_class:
-            leads, other = other, leads
+        leads = result.metrics[primary.name]
         row = [_marked(result), percent(leads), span(leads.interval)]
-        row += [percent(other)] * by_class
+        row += [percent(result.metrics.get(one.name)) for one in shown]
         row += [short(result.parameters.total), short(result.flops.per_image)]
         row += [duration(result.seconds)]
-        rows.append(row + [told(result, name) for name in differing])
+        rows.append(row + [value_of(result, name) for name in differing])
     return headings, rows
+
+
+def heading_of(metric: Metric, results: Sequence[Result]) -> str:
+    """The heading of its column: ``"top-1 %"``; it says so where another than the usual one leads."""
+    leads = metric == shared_metric(*results) and metric.name != get_task(results[0].task).primary
+    unit = " %" if metric.percent else ""
+    return f"{metric.heading}{unit}{', headline' if leads else ''}"
+
+
+def _mean(result: Result, metric: Metric) -> float:
+    score = result.metrics.get(metric.name)
+    return score.mean if score is not None else result.score.mean
 
 
 def undertrained_note(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Whether a probe had learned to its end, from its curves.
+"""Whether a probe was trained long enough, from its curves.
 
     undertrained  ⇔  steps < 8,  or  E = 1 and steps < 100,  or
                      steps < 100,  e* > E/2  and  L(⌈E/2⌉) − L(E) ≥ 0.05 log C
@@ -6,9 +6,9 @@
 L(e) is the mean training loss of epoch e at the chosen setting, over its whole schedule of E epochs
 and over seeds, e* the chosen epoch; log C is the loss of guessing among C classes. The schedule ends
 in a learning rate of 0, so a loss that still falls over the second half would have fallen further in
-a longer one, near 0 as well: attention moves on after the classes of a few images are told apart. A
+a longer one, near 0 as well: attention moves on after the classes of a few images are separated. A
 probe whose best epoch lies in the first half has seen enough, whatever its loss does (linear probes on
-few images). From 100 steps on a falling loss tells nothing: it falls as far in fits that gain nothing
+few images). From 100 steps on a falling loss says nothing: it falls as far in fits that gain nothing
 by going on. One epoch shows no fall, and neither do a few steps, an epoch's loss being that from before
 its steps and the first of them warm-up: there the steps alone decide.
 
@@ -28,7 +28,7 @@ from iceprobe.results.schema import SelectedScore
 TOO_FEW_STEPS = 8
 FEW_STEPS = 100
 STILL_FALLING = 0.05  # of log C, over the second half of the epochs
-ENOUGH_STEPS = 200  # fewer are told
+ENOUGH_STEPS = 200  # fewer are reported
 ROUNDING = 1e-9  # of a mean: where nothing is wrong, both errors are zero
 FAR_BELOW = 3.0  # standard errors that the reported score lies below the held-out one
 

@@ -8,11 +8,11 @@ from iceprobe.results.schema import Result
 def varying(results: Sequence[Result]) -> list[str]:
     """Of backbone, dataset, draw and protocol, what differs among the results."""
     asked = ("backbone", "dataset", "draw", "protocol")
-    return [name for name in asked if len({told(one, name) for one in results}) > 1]
+    return [name for name in asked if len({value_of(one, name) for one in results}) > 1]
 
 
-def told(result: Result, name: str) -> str:
-    """What a result says of one of :func:`varying`'s names."""
+def value_of(result: Result, name: str) -> str:
+    """What a result has for one of :func:`varying`'s names."""
     return (draw_of(result) or "all of train") if name == "draw" else str(getattr(result, name))
 
 

@@ -1,14 +1,15 @@
-"""What a segmentation probe's result says: the entries of ``dense.json``. Shares are fractions."""
+"""The result of a segmentation probe: an entry of ``dense.json``. Shares are fractions."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from iceprobe.results.schema import Flops, InnerPath, Score, StoreReference
+from iceprobe.results.schema import Flops, InnerPath, Record, Score, StoreReference
 
 
-class Selection(BaseModel):
+class Selection(Record):
     """What held-out training images chose.
 
     Attributes:
@@ -20,8 +21,6 @@ class Selection(BaseModel):
             epoch.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     learning_rate: float
     epoch: int
     tried: list[float]
@@ -29,17 +28,15 @@ class Selection(BaseModel):
     best_minus_median: float
 
 
-class Difference(BaseModel):
+class Difference(Record):
     """Mean IoU less that of another probe, on the same resampled images."""
-
-    model_config = ConfigDict(extra="forbid")
 
     probe: str
     mean: float
     interval: tuple[float, float]
 
 
-class Segmentation(BaseModel):
+class Segmentation(Record):
     """One segmentation probe on one store, over its seeds.
 
     Attributes:
@@ -64,10 +61,8 @@ class Segmentation(BaseModel):
         seconds: wall time of the whole fit, of all its probes together.
         files: fitted probes, one a seed, relative to the run folder.
         assumed: what was taken for granted about backbone and images, a line each.
-        undertrained: what shows that it hadn't learned to its end, nothing where it had.
+        undertrained: signs that its training stopped too early; empty where there are none.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     probe: str
     backbone: str
@@ -99,9 +94,9 @@ class Segmentation(BaseModel):
     git_commit: str | None
     command: str
     created: str
-    files: list[InnerPath] = []
-    assumed: list[str] = []  # of earlier runs none
-    undertrained: list[str] = []  # of earlier runs unknown
+    files: list[InnerPath] = Field(default_factory=list)
+    assumed: list[str] = Field(default_factory=list)  # of earlier runs none
+    undertrained: list[str] = Field(default_factory=list)  # of earlier runs unknown
 
     _probes: list[Any] = PrivateAttr(default_factory=list)
     _run: Path | None = PrivateAttr(None)
@@ -115,3 +110,16 @@ class Segmentation(BaseModel):
     def run(self) -> Path | None:
         """The run folder that it was written to or read from."""
         return self._run
+
+    def replaced(
+        self,
+        *,
+        run: str | Path | None = None,
+        probes: Sequence[Any] | None = None,
+        **fields: Any,
+    ) -> Self:
+        """The same result with other fields, run folder or modules; what isn't named stays."""
+        made = type(self)(**(dict(self) | fields))
+        made._run = Path(run) if run is not None else self._run
+        made._probes = list(probes) if probes is not None else self._probes
+        return made

@@ -1,0 +1,76 @@
+"""Results that may be compared image by image, and how they compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iceprobe.reporting.finding import Finding, find
+from iceprobe.results.comparison import (
+    Comparison,
+    best_baseline,
+    compare_pair,
+    corrected,
+    probe_name,
+    reference_ep,
+)
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.tables import leaderboard
+from iceprobe.results.varying import draw_of
+
+FEW = 3  # groups of which a page across several still draws cost, learning curves and maps
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Every other probe of one group against one of them."""
+
+    against: FittedResult
+    rows: list[Comparison]
+    reach: float  # half the width of the drawing, as a fraction
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results that may be compared image by image: one backbone, data set and protocol."""
+
+    results: list[FittedResult]  # in the order they were asked for
+    finding: Finding
+    contests: list[Contest]
+
+
+def grouped(results: Sequence[FittedResult]) -> list[Group]:
+    """Results by backbone, data set, protocol, split and draw, in the order they were given."""
+    found: dict[tuple[str, ...], list[FittedResult]] = {}
+    for one in results:
+        draw = draw_of(one)
+        key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split, draw)
+        found.setdefault(key, []).append(one)
+    return [Group(members, find(members), _contests(members)) for members in found.values()]
+
+
+def _contests(results: Sequence[FittedResult]) -> list[Contest]:
+    """Each probe against the best baseline and against EP, where predictions were kept."""
+    opponents = [best_baseline(results), reference_ep(results)]
+    contests = []
+    for opponent in opponents:
+        if opponent is None or opponent.predictions() is None:
+            continue
+        rows = corrected(
+            [
+                compare_pair(result, opponent)
+                for result in leaderboard(results)
+                if result is not opponent and result.predictions() is not None
+            ]
+        )
+        if rows:
+            ends = [abs(end) for row in rows for end in row.difference.interval]
+            contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
+    return contests
+
+
+def tiles_of(group: Group) -> list[FittedResult]:
+    """What stands large under the headline: k-NN, the best linear probe, EP."""
+    linear = best_baseline([one for one in group.results if probe_name(one) == "linear"])
+    knn = best_baseline([one for one in group.results if probe_name(one) == "knn"])
+    chosen = [knn, linear, reference_ep(group.results)]
+    shown = [one for one in chosen if one is not None]
+    return shown or group.results[:1]

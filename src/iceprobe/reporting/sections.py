@@ -1,0 +1,122 @@
+"""The page's pictures: attention maps, disputed images, what was analysed. Each may be missing, and why."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.reporting.analysis_view import (
+    Analysed,
+    PartsView,
+    PredictorTable,
+    analysed,
+    importance_charts,
+    parts_view,
+    predictor_tables,
+)
+from iceprobe.reporting.disagreement_view import DisagreementView, disagreement_view
+from iceprobe.reporting.figures import Chart
+from iceprobe.reporting.finding import display_name
+from iceprobe.reporting.groups import Group
+from iceprobe.results.comparison import reference_ep
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.tables import leaderboard
+
+if TYPE_CHECKING:
+    from iceprobe.reporting.attention import Gallery
+    from iceprobe.store import Store
+
+Opened = Callable[[FittedResult], "Store"]
+
+# Bytes of the page that attention maps may take; what else is drawn takes 1.2 MB, the charts' engine 0.9 MB.
+_PICTURE_BYTES = 3_200_000
+
+
+@dataclass(frozen=True)
+class AnalysisView:
+    """What the page shows of the analyses of one group."""
+
+    probes: list[Analysed]
+    charts: list[Chart]
+    tables: list[PredictorTable]
+    parts: PartsView | None
+    remarks: list[str]
+
+
+def disputes_of(
+    groups: Sequence[Group], opened: Opened
+) -> tuple[list[DisagreementView], list[str]]:
+    """Of each group where its images can be found, and what is missing otherwise."""
+    found: list[DisagreementView] = []
+    remarks: list[str] = []
+    for group in groups:
+        try:
+            view = disagreement_view(group.results, opened)
+        except IceprobeError as error:
+            remarks.append(f"Not shown, {error}.")
+            continue
+        found += [view] if view is not None else []
+    return found, remarks
+
+
+def analysis_of(
+    group: Group, palette: dict[str, str], images: int, number: int, opened: Opened
+) -> AnalysisView:
+    """Tables, charts and pictures of what was analysed."""
+    probes = analysed(group.results)
+    made = [
+        Chart(f"importance-{number}-{i}", *one)
+        for i, one in enumerate(importance_charts(probes, palette))
+    ]
+    tables, remarks = predictor_tables(probes, opened, images)
+    parts = None
+    if images and probes and not remarks:
+        try:
+            parts = parts_view(probes, opened)
+        except IceprobeError as error:
+            remarks.append(f"No parts, {error}.")
+    return AnalysisView(probes, made, tables, parts, remarks)
+
+
+def galleries_of(
+    results: Sequence[FittedResult], images: int, opened: Opened
+) -> tuple[list["Gallery"], list[str]]:
+    """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
+    ranked = leaderboard(results)
+    attentive = [
+        one for one in ranked if one.method == "trained" and not one.probe.startswith("linear")
+    ]
+    if images < 1 or not attentive:
+        return [], []
+    from iceprobe.reporting.attention import Album, draw_gallery  # torch: only where maps are drawn
+
+    reference = reference_ep(results)
+    attentive.sort(key=lambda one: one is not reference)
+    albums: dict[str, Album | IceprobeError] = {}
+    galleries: list[Gallery] = []
+    remarks: list[str] = []
+    spent = 0
+    for result in attentive:
+        name = display_name(result.label)
+        if result.adaptation is not None:
+            remarks.append(f"{name}: no maps, its backbone was adapted.")
+            continue
+        if spent > _PICTURE_BYTES:
+            remarks.append(f"{name}: left out to keep the page under 6 MB.")
+            continue
+        key = f"{result.store.identity} {result.split}"
+        try:
+            if key not in albums:
+                albums[key] = Album.spread(opened(result), result.split, images)
+            album = albums[key]
+            if isinstance(album, IceprobeError):
+                continue  # reported once
+            gallery = draw_gallery(result, album)
+        except IceprobeError as error:
+            remarks.append(f"{name}: no maps, {error}.")
+            albums.setdefault(key, error)
+            continue
+        if gallery is not None:
+            galleries.append(gallery)
+            spent += sum(len(uri) for row in gallery.rows for uri in (row.image, *row.maps))
+    return galleries, remarks

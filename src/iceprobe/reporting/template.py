@@ -1,0 +1,89 @@
+"""The page's template: its environment, its scripts and styles, and the policy they run under."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache, partial
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from iceprobe.core.text import duration
+from iceprobe.reporting.finding import display_name
+from iceprobe.results.caveats import covered, few_rows, kept, lost_note
+from iceprobe.results.primary import full_title_of, is_usual, titles_of
+from iceprobe.results.tables import (
+    TRAIN_LONGER,
+    heading_of,
+    percent,
+    short,
+    signed_points,
+    span,
+    tenths,
+)
+from iceprobe.results.varying import value_of
+
+
+@cache
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {
+        "value_of": value_of, "remedy": TRAIN_LONGER, "titles_of": titles_of,
+        "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
+        "first_capital": lambda text: text[0].upper() + text[1:],
+        "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
+    }  # fmt: skip
+    made.tests["match_start"] = str.startswith
+    made.filters.update(
+        display=display_name, percent=percent, span=span, short=short, duration=duration,
+        points=signed_points, tenths=tenths, signed=partial(span, signed=True), parted=parted,
+    )  # fmt: skip
+    return made
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """A content security policy under which only our scripts run and nothing is fetched.
+
+    ``unsafe-eval`` because Vega compiles its expressions; they come from our charts, in which
+    names from data are values and never expressions.
+    """
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def engine() -> str:
+    """Vega, Vega-Lite and vega-embed in one script that sets ``window.vegaEmbed``."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]  # its stub forgets a default
+
+
+def parted(spec: str) -> Markup:
+    """A spec that may be broken behind its separators, and is copied whole."""
+    return Markup("<wbr>").join(re.split(r"(?<=[:/?&._-])(?=[^:/?&._-])", spec))
+
+
+def asset(name: str) -> str:
+    return (files("iceprobe.reporting") / "assets" / name).read_text(encoding="utf-8")
+
+
+def inert_json(value: object) -> Markup:
+    """JSON for a ``<script type="application/json">``: no character of it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

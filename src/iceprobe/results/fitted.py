@@ -1,0 +1,75 @@
+"""A result with what lives around it while the program runs: its run folder, predictions, probes, store."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import PrivateAttr
+
+from iceprobe.results.predictions import Predictions, read_predictions
+from iceprobe.results.schema import Result
+
+
+class FittedResult(Result):
+    """A :class:`Result` and what was made with it. What `fit` and `read_results` return.
+
+    None of the private parts is written. They are changed by :meth:`replaced` alone, which makes
+    another one.
+    """
+
+    _run: Path | None = PrivateAttr(None)
+    _predictions: Predictions | None = PrivateAttr(None)
+    _probes: list[Any] | None = PrivateAttr(None)
+    _store: Any = PrivateAttr(None)
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that this result was written to or read from."""
+        return self._run
+
+    @property
+    def probes(self) -> list[Any] | None:
+        """The fitted ``Probe`` modules, one a seed, while they are in memory."""
+        return self._probes
+
+    @property
+    def open_store(self) -> Any:
+        """The ``Store`` that was probed, while it is open; None for results read from a file."""
+        return self._store
+
+    def predictions(self) -> Predictions | None:
+        """Predictions on :attr:`split`, from memory or from the run folder; None if never kept.
+
+        Raises:
+            IceprobeError: if the file is named but missing or corrupt.
+        """
+        name = self.files.predictions
+        if self._predictions is None and self._run is not None and name:
+            digest = self.files.digests.get(name)
+            self._predictions = read_predictions(self._run / name, self.label, digest)
+        return self._predictions
+
+    def replaced(
+        self,
+        *,
+        run: str | Path | None = None,
+        predictions: Predictions | None = None,
+        probes: Sequence[Any] | None = None,
+        store: Any = None,
+        **fields: Any,
+    ) -> Self:
+        """The same result with other fields, or with more around it; what isn't named stays.
+
+        Args:
+            run: the run folder, to which :attr:`files` are relative.
+            predictions: of the probe, for results that were never written.
+            probes: the fitted ``Probe`` modules, one a seed.
+            store: the open ``Store``.
+            fields: of the record, in place of what it has.
+        """
+        made = type(self)(**(dict(self) | fields))
+        made._run = Path(run) if run is not None else self._run
+        made._predictions = predictions if predictions is not None else self._predictions
+        made._probes = list(probes) if probes is not None else self._probes
+        made._store = store if store is not None else self._store
+        return made

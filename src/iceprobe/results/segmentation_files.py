@@ -1,0 +1,68 @@
+"""``dense.json`` and ``dense.csv``: the results of a run of ``iceprobe segment``.
+
+``{"sha256": …, "format": 1, "segmentations": [Segmentation, …]}``, fields as in
+:mod:`iceprobe.results.segmentation`. The table has a row for each class of each probe.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.documents import parse_json
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import csv_text, json_bytes, utf8
+from iceprobe.machine.files import write_atomically
+from iceprobe.results.files import SEGMENTATIONS as JSON_NAME
+from iceprobe.results.segmentation import Segmentation
+
+FORMAT_VERSION = 1
+CSV_NAME, PICTURE_NAME = "dense.csv", "segmentation.png"
+
+
+def write_segmentation_results(folder: Path, results: Sequence[Segmentation]) -> None:
+    """Write both files atomically, ``dense.json`` last."""
+    write_atomically(folder / CSV_NAME, utf8(_table(results)))
+    entries = [result.model_dump(mode="json") for result in results]
+    document = seal({"format": FORMAT_VERSION, "segmentations": entries})
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / JSON_NAME, json_bytes(text))
+
+
+def read_segmentations(run: str | Path) -> list[Segmentation]:
+    """Read the results of a run folder; without the modules.
+
+    Raises:
+        IceprobeError: if there are none, or not such that this version can read.
+    """
+    path = Path(run) / JSON_NAME
+    try:
+        document = parse_json(path.read_bytes())
+        if document["format"] != FORMAT_VERSION:
+            raise IceprobeError(
+                f"{path} has format {document['format']!r}, this iceprobe reads {FORMAT_VERSION}: "
+                "use the version that wrote it, or run again"
+            )
+        document = unseal(document, path, "put it back as it was, or run again")
+        results = [Segmentation.model_validate(entry) for entry in document["segmentations"]]
+    except OSError as error:
+        raise IceprobeError(
+            f"no segmentations at {path} ({error.strerror}): name a folder that `iceprobe segment` "
+            "made"
+        ) from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise IceprobeError(f"{path} is damaged ({type(error).__name__}): run again") from error
+    return [result.replaced(run=path.parent) for result in results]
+
+
+def _table(results: Sequence[Segmentation]) -> str:
+    rows: list[list[object]] = [["probe", "class", "iou", "pixels", "called", "hits"]]
+    for result in results:
+        called = [sum(column) for column in zip(*result.confusion, strict=True)]
+        for c, (name, iou) in enumerate(zip(result.class_names, result.iou, strict=True)):
+            cell = "" if iou is None else f"{iou:.6g}"
+            of_class = result.confusion[c]
+            rows.append([result.probe, name, cell, sum(of_class), called[c], of_class[c]])
+    return csv_text(rows)
