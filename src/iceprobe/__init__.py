@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.cost import plan, plan_fit
     from iceprobe.datasets import Dataset, load_dataset
-    from iceprobe.dense import segment
     from iceprobe.exporting import export, load_probe
-    from iceprobe.fitting import fit, probe
+    from iceprobe.fitting import fit, probe, segment
     from iceprobe.neighbours import knn
     from iceprobe.reporting import report
     from iceprobe.results import Result, advise, read_results
@@ -56,7 +55,7 @@ _HOME = {
     "probes": "",
     "read_results": "results",
     "report": "reporting",
-    "segment": "dense",
+    "segment": "fitting",
 }
 
 __all__ = [

@@ -71,7 +71,7 @@ def execute(config: SegmentConfig) -> None:
     A finished run is shown, not run again.
     """
     import iceprobe
-    from iceprobe.dense.api import check_probes
+    from iceprobe.fitting.segmentation_checks import check_probes
     from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
@@ -145,7 +145,7 @@ def _identities(config: SegmentConfig) -> set[str]:
 def _extract(config: SegmentConfig, progress: Bars) -> "Store":
     """The tokens, once it is seen that images and backbone have what segmentation reads."""
     import iceprobe
-    from iceprobe.dense.api import no_grid, no_masks
+    from iceprobe.fitting.segmentation_checks import no_grid, no_masks
 
     dataset = iceprobe.load_dataset(config.data)
     if not all(split.masks for split in dataset.splits.values()):

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -202,6 +202,34 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **{**kwargs, "progress": told})  # type: ignore[arg-type]
 
     return run
+
+
+def timed(
+    progress: ProgressCallback | None,
+    stages: Collection[str],
+    expected: Callable[[float], None],
+) -> ProgressCallback:
+    """``progress`` that also says, once, how long a stage will take, by its second and third step.
+
+    Args:
+        progress: called as before, if there is one.
+        stages: first words of their names; the first stage that begins is measured.
+        expected: called with the seconds of the whole stage.
+    """
+    measured: str | None = ""
+    began = 0.0
+
+    def step(stage: str, done: int, total: int) -> None:
+        nonlocal measured, began
+        if progress is not None:
+            progress(stage, done, total)
+        if measured == "" and done == 1 and stage.partition(" ")[0] in stages:
+            measured, began = stage, time.perf_counter()
+        elif stage == measured and done == 3:
+            seconds, measured = (time.perf_counter() - began) / 2 * total, None
+            expected(seconds)
+
+    return step
 
 
 def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:

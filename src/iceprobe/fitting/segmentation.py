@@ -6,40 +6,46 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
-from iceprobe.dense import miou
-from iceprobe.dense.files import reopened, write_segmentations
-from iceprobe.dense.probes import label
-from iceprobe.dense.protocol import Fitted, Progress, Setting, run_heldout
+from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_training_images
+from iceprobe.fitting.members import Shape
 from iceprobe.fitting.run_folder import begin, check_same
+from iceprobe.fitting.segmentation_checks import check_probes, check_store
+from iceprobe.fitting.segmentation_files import reopened, write_segmentations
+from iceprobe.fitting.segmentation_protocol import (
+    FittedSegmentation,
+    SegmentationContext,
+    run_heldout,
+)
 from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step
-from iceprobe.protocols.reported import refuse_train
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
 from iceprobe.results.segmentation import Difference, Segmentation, Selection
 from iceprobe.results.segmentation_files import JSON_NAME, read_segmentations
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.store.reader import Store
+from iceprobe.tasks import miou
+from iceprobe.tasks.segmentation import Segmentation as SegmentationTask
 
 log = logging.getLogger("iceprobe")
 
 PROBES = ("linear", "ep8")
-EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to learn from
+EPOCHS, BATCH_SIZE = 10, 64  # an image has hundreds of patches to train on
 LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1)
-MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 
 @checked
@@ -69,7 +75,7 @@ def segment(
 
     Args:
         store: with patch tokens on a grid and masks.
-        probes: ``"linear"``, ``"ep8"``; see `iceprobe.dense.probes`.
+        probes: ``"linear"``, ``"ep8"``; see `iceprobe.probes.segmentation`.
         seeds: initialisations: 0, 1, … seeds − 1.
         epochs: passes over the training images.
         batch_size: images a step.
@@ -102,8 +108,24 @@ def segment(
         "heldout", epochs=epochs, batch_size=batch_size, learning_rates=learning_rates
     )
     check_training_images(store, protocol, split, run_seed, low_shot=False)
-    told = _timed(callback(progress) or (lambda stage, done, total: None), tell)
-    setting = Setting(store, protocol, range(seeds), run_seed, check_device(device), told)
+
+    def expected(seconds: float) -> None:
+        level = logging.WARNING if seconds > DAY else logging.INFO
+        log.log(level, "about %s of training, by its first steps", duration(seconds))
+        if tell is not None:
+            tell(seconds)
+
+    task = SegmentationTask()
+    context = SegmentationContext(
+        protocol,
+        replace(Shape.of(store.manifest), num_classes=task.num_outputs(store.classes)),
+        run_seed,
+        check_device(device),
+        torch.float32,
+        Checkpoint(None, ""),
+        timed(callback(progress), {"select"}, expected),
+        task,
+    )
     request = {
         "store": store.identity,
         "probes": labels,
@@ -111,7 +133,7 @@ def segment(
         "seeds": seeds,
         "split": split,
         "run_seed": run_seed,
-        "device": setting.device.type,
+        "device": context.device.type,
     }
     if output is not None:
         output = Path(output).expanduser()
@@ -122,7 +144,7 @@ def segment(
     command = command if command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
         began = time.perf_counter()
-        fitted = run_heldout(setting, labels, split, memory)
+        fitted = run_heldout(context, store, labels, seeds=range(seeds), split=split, memory=memory)
         seconds = time.perf_counter() - began
         origin = {
             name: value
@@ -131,7 +153,7 @@ def segment(
         } | {"class_names": ["background", *store.classes]}
         draws = [resampled_mean(one.counts) for one in fitted]
         results = [
-            _result(one, drawn, setting, origin, seconds)
+            _result(one, drawn, context, store, origin, seconds)
             for one, drawn in zip(fitted, draws, strict=True)
         ]
         results = _beside_the_first(results, draws)
@@ -141,96 +163,23 @@ def segment(
     return [result.replaced(run=output) for result in results]
 
 
-def _timed(progress: Progress, tell: Callable[[float], None] | None) -> Progress:
-    """``progress`` that tells as well, once, how long it goes on, by the second and third step."""
-    first = 0.0
-
-    def stepped(stage: str, done: int, total: int) -> None:
-        nonlocal first
-        progress(stage, done, total)
-        if stage == "select" and done == 1:
-            first = time.perf_counter()
-        elif stage == "select" and done == 3:
-            seconds = (time.perf_counter() - first) / 2 * total
-            level = logging.WARNING if seconds > DAY else logging.INFO
-            log.log(level, "about %s of training, by its first steps", duration(seconds))
-            if tell is not None:
-                tell(seconds)
-
-    return stepped
-
-
-def check_probes(probes: Sequence[str]) -> list[str]:
-    """Canonical labels.
-
-    Raises:
-        IceprobeError: if there is none, one doesn't segment, or one stands twice.
-    """
-    labels = [label(text) for text in probes]
-    if not labels:
-        raise IceprobeError("no probe was named: give --probe linear --probe ep8")
-    for one in labels:
-        if labels.count(one) > 1:
-            raise IceprobeError(f"probe {one!r} stands twice: name it once")
-    return labels
-
-
-def no_masks(dataset: str) -> str:
-    """What is said of a data set without masks."""
-    return f"{dataset} has no masks to segment by: take one that has, {' or '.join(MASKED)}"
-
-
-def no_grid(backbone: str) -> str:
-    """What is said of a backbone whose tokens lie on no grid."""
-    return (
-        f"tokens of {backbone} lie on no grid, and have no place in a mask: take another backbone"
-    )
-
-
-def check_store(store: Store, split: str) -> None:
-    """See that a store has what segmentation reads.
-
-    Raises:
-        IceprobeError: naming what is missing.
-    """
-    name = store.path or store.manifest.dataset.spec
-    refuse_train(split, store.splits)
-    for one in ("train", split):
-        if one not in store.splits:
-            raise IceprobeError(unknown(f"split of {name}", one, store.splits))
-        if store[one].live:
-            raise IceprobeError(
-                "live tokens come without masks: extract a store (iceprobe extract)"
-            )
-        if not store[one].has_masks:
-            raise IceprobeError(no_masks(f"split {one!r} of {store.manifest.dataset.spec}"))
-    if not store.has_patches:
-        raise IceprobeError(f"store {name} has no patch tokens: extract it again with patches")
-    if store.grid is None:
-        raise IceprobeError(no_grid(store.manifest.backbone.spec))
-    if len(store.classes) >= miou.IGNORE:
-        raise IceprobeError(
-            f"{store.manifest.dataset.spec} has {len(store.classes)} classes: masks have room for "
-            f"{miou.IGNORE - 1} beside background and the ignored {miou.IGNORE}"
-        )
-
-
 def _result(
-    fitted: Fitted,
+    fitted: FittedSegmentation,
     draws: NDArray[np.float64],
-    setting: Setting,
+    context: SegmentationContext,
+    store: Store,
     origin: Mapping[str, Any],
     seconds: float,
 ) -> Segmentation:
-    store, choice, group = setting.store, fitted.choice, fitted.members
+    choice, group, protocol = fitted.choice, fitted.group, context.protocol
     confusions = [counts.confusion for counts in fitted.counts]
-    probes = [group.member(g) for g in range(len(group.members))]
+    probes = [group.probe(g) for g in range(len(group))]
     by_class = np.array([miou.iou(one) for one in confusions])
     occurring = np.isfinite(by_class).any(0)
     truth = confusions[0].sum(1)
     return Segmentation(
         **origin,
-        probe=group.probe,
+        probe=group.members[0].probe,
         side=store.manifest.backbone.preprocessing["image_size"],
         miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
         object_iou=Score.of(map(miou.object_iou, confusions)),
@@ -244,25 +193,25 @@ def _result(
         selection=Selection(
             learning_rate=choice.learning_rate,
             epoch=choice.epoch,
-            tried=list(setting.protocol.learning_rates or ()),
+            tried=list(protocol.learning_rates or ()),
             images=fitted.held_out,
             best_minus_median=choice.best_minus_median or 0.0,
         ),
         training={
             "optimizer": "adamw",
-            "epochs": setting.protocol.epochs,
-            "images_per_step": images_per_step(setting.protocol, len(store["train"])),
-            "warmup_epochs": setting.protocol.warmup_epochs,
-            "run_seed": setting.run_seed,
-            "device": setting.device.type,
+            "epochs": protocol.epochs,
+            "images_per_step": images_per_step(protocol, len(store["train"])),
+            "warmup_epochs": protocol.warmup_epochs,
+            "run_seed": context.run_seed,
+            "device": context.device.type,
         },
         undertrained=signs_of_undertraining(
             fitted.rows,
             {"learning_rate": choice.learning_rate, "epoch": choice.epoch},
             classes=_even_classes(truth),
-            epochs=setting.protocol.epochs,
+            epochs=protocol.epochs,
             steps=fitted.steps,
-            learning_rates=setting.protocol.learning_rates or (),
+            learning_rates=protocol.learning_rates or (),
         ),
         parameters=sum(p.numel() for p in probes[0].parameters()),
         flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
@@ -274,7 +223,7 @@ def _result(
 def _even_classes(pixels: NDArray[np.int64]) -> float:
     """How many classes of equal share are as hard to guess: e to the entropy of the pixels' classes.
 
-    Most pixels are background, so a loss is far below log C before anything is learned.
+    Most pixels are background, so a loss is far below log C before any training.
     """
     share = pixels[pixels > 0] / max(1, pixels.sum())
     return float(np.exp(-(share * np.log(share)).sum()))
