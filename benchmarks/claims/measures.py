@@ -128,7 +128,7 @@ def _analyses(claim: Claim, test: Test, runs: Runs) -> list[Analysis]:
     keys = [(store.identity, label) for label in _labels(test.of)]
     for key in keys:
         if key not in runs.analyses:
-            result = results[key[1]].replaced(store=store)
+            result = results[key[1]].replaced(open_store=store)
             (runs.analyses[key],) = iceprobe.analyze([result], thresholds=1, draws=DRAWS)
     return [runs.analyses[key] for key in keys]
 

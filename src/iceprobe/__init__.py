@@ -35,6 +35,7 @@ _HOME = {
     "Dataset": "datasets",
     "Result": "results",
     "Store": "store",
+    "dense": "",
     "Tokens": "tokens",
     "adapt": "adaptation",
     "advise": "results",

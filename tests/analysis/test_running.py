@@ -169,7 +169,7 @@ def test_without_boxes_the_rest_is_measured_and_it_is_said(results, tmp_path):
     store = iceprobe.Store.open(results[EP].store.path)
     part = store["test"]
     part.boxes, part.masks = None, lambda rows: torch.zeros(len(rows), 16, 16, dtype=torch.uint8)
-    one = iceprobe.read_results(results[EP].run)[2].replaced(store=store)
+    one = iceprobe.read_results(results[EP].run)[2].replaced(open_store=store)
     (found,) = iceprobe.analyze([one], draws=5, output=tmp_path)
     assert json.loads((tmp_path / "analysis.json").read_text())["analyses"][0]["uniform"] == {}
     assert found.mass_in_box is found.mass_in_mask is None

@@ -218,7 +218,7 @@ def make_run(
     write_predictions(folder / "predictions.safetensors", predictions)
     write_curves(folder, curves)
     write_results(folder, results)
-    return [result.replaced(run=folder, store=store) for result in results]
+    return [result.replaced(run=folder, open_store=store) for result in results]
 
 
 def _curves(label: str, accuracy: float, protocol: str) -> list[CurveRow]:

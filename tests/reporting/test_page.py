@@ -251,7 +251,7 @@ def test_results_read_from_a_folder_without_store_or_probes_still_make_a_page(tm
         "EP4: no maps, the features of ep4 were held in memory only: run again and keep them"
         in page
     )
-    results = [one.replaced(store=store) for one in read_results(tmp_path)]
+    results = [one.replaced(open_store=store) for one in read_results(tmp_path)]
     (tmp_path / results[1].files.probes[0]).write_bytes(b"nonsense")
     page = report(results, tmp_path / "r.html").read_text()
     assert "EP4: no maps, fitted probe" in page

@@ -216,7 +216,7 @@ def reopened(result: FittedResult, store: Store | None, shape: Shape) -> FittedR
     """A result that was read from its folder, with the fitted modules as a fresh one has them."""
     seeds = result.seeds if result.files.probes else []
     probes = [load_fitted(result, shape, seed) for seed in seeds] or None
-    return result.replaced(probes=probes, store=store)
+    return result.replaced(probes=probes, open_store=store)
 
 
 @checked

@@ -187,7 +187,7 @@ def _result(
     return built_result(
         predictions,
         probes=fitted.probes,
-        store=store,
+        open_store=store,
         probe=fitted.label,
         method="trained",
         protocol=context.protocol.name,

@@ -134,7 +134,7 @@ def knn(
     )
     return built_result(
         predictions,
-        store=store,
+        open_store=store,
         probe=probe_label(spec),
         method="knn",
         protocol=protocol,

@@ -14,7 +14,7 @@ def built_result(
     predictions: Predictions,
     *,
     probes: Sequence[Any] | None = None,
-    store: Any = None,
+    open_store: Any = None,
     **fields: Any,
 ) -> FittedResult:
     """The result of one probe, its metrics computed.
@@ -22,11 +22,11 @@ def built_result(
     Args:
         predictions: on the reported split.
         probes: the fitted modules, one a seed.
-        store: that was probed, open.
+        open_store: the ``Store`` that was probed.
         fields: of the record; where it comes from is in :mod:`iceprobe.results.provenance`.
     """
     made = FittedResult(metrics=scores_of(predictions, fields["task"]), **fields)
-    return made.replaced(predictions=predictions, probes=probes, store=store)
+    return made.replaced(predictions=predictions, probes=probes, open_store=open_store)
 
 
 def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:

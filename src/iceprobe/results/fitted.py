@@ -55,7 +55,7 @@ class FittedResult(Result):
         run: str | Path | None = None,
         predictions: Predictions | None = None,
         probes: Sequence[Any] | None = None,
-        store: Any = None,
+        open_store: Any = None,
         **fields: Any,
     ) -> Self:
         """The same result with other fields, or with more around it; what isn't named stays.
@@ -64,12 +64,12 @@ class FittedResult(Result):
             run: the run folder, to which :attr:`files` are relative.
             predictions: of the probe, for results that were never written.
             probes: the fitted ``Probe`` modules, one a seed.
-            store: the open ``Store``.
+            open_store: the ``Store`` that was probed.
             fields: of the record, in place of what it has.
         """
         made = type(self)(**(dict(self) | fields))
         made._run = Path(run) if run is not None else self._run
         made._predictions = predictions if predictions is not None else self._predictions
         made._probes = list(probes) if probes is not None else self._probes
-        made._store = store if store is not None else self._store
+        made._store = open_store if open_store is not None else self._store
         return made
