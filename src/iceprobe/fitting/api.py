@@ -30,11 +30,11 @@ from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
-from iceprobe.protocols.protocol import get_protocol
+from iceprobe.protocols.protocol import for_images, get_protocol
 from iceprobe.protocols.repeats import repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -95,8 +95,8 @@ def fit(
             initialisation, order of batches, held-out part and, low-shot, draw of images. The
             results' deviation is then over all of these. Where neither is given it is 5 replicates of
             two or more trained probes under ``"heldout"``, and 3 seeds otherwise.
-        shots: learn from this many images a class, a seeded draw a replicate (5 by default).
-        fraction: learn from this part of each class, likewise.
+        shots: train on this many images a class, a seeded draw a replicate (5 by default).
+        fraction: train on this part of each class, likewise.
         epochs: passes over the training images, in place of the protocol's own.
         batch_size: images a training step, likewise.
         learning_rates: the grid of every probe, in place of each kind's own, and not grown.
@@ -105,7 +105,7 @@ def fit(
             protocol's, and 0 where ``epochs`` is given.
         halving: stop settings that are clearly beaten on the held-out images after a quarter or a
             half of the epochs of selection; the results say which. Not under ``"paper"``.
-        coordinates: ``"standardised"``, in which no number hangs on the units of the tokens, or
+        coordinates: ``"standardised"``, in which no number depends on the units of the tokens, or
             ``"raw"``; by default the protocol's, which ``"paper"`` has raw. Either way what is
             fitted is the published probe on raw tokens.
         output: run folder; by default a new one under ``runs/``.
@@ -179,7 +179,6 @@ def fit(
     with contextlib.ExitStack() as locked:
         if (done := first(lambda: _lock(folder, asked, resume, locked))) is not None:
             return [reopened(one, store, Shape.of(store.manifest)) for one in done]
-        first(lambda: _tell_days(store, request, seeds, replicates))
         try:
             results, rows = _fit(
                 store,
@@ -368,8 +367,10 @@ def _fit(
     diverged: dict[str, list[Diverged]] = {}
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         state = folder / STATE_FILE.format(r) if folder else None
-        told = _counted(progress, r, len(views))
-        results, more, gone = repetition(view, request, mine, run_seed + r, state, told)
+        stages = _counted(progress, r, len(views))
+        if r == 0:
+            stages = _warning_of_days(stages, view, request, len(views))
+        results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
         rounds += results
         rows += more
         for label, members in gone.items():
@@ -396,26 +397,26 @@ def _fit(
     return named, rows
 
 
-def _tell_days(store: Store, request: Request, seeds: int, replicates: int | None) -> None:
-    """Warn of a fit that takes more than a day; the command line has asked."""
-    if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
-        return
-    from iceprobe.cost.duration import expected_seconds
+def _warning_of_days(
+    progress: ProgressCallback | None, store: Store, request: Request, repetitions: int
+) -> ProgressCallback:
+    """``progress`` that also warns, by the first steps, of a fit that takes more than a day.
 
-    seconds = expected_seconds(
-        store,
-        request.labels,
-        request.protocol,
-        seeds=max(1, seeds),
-        replicates=replicates,
-        device=str(request.device),
-    )
-    if seconds > DAY:
-        log.warning(
-            "the fit of %s epochs will take about %s",
-            f"{request.protocol.epochs:,}",
-            in_days(seconds),
-        )
+    All phases are taken to be as long as the first.
+    """
+    protocol = for_images(request.protocol, len(store["train"]))
+    phases = 1
+    if protocol.held_out:
+        folds = protocol.folds * protocol.repeats
+        phases += folds if len(store["train"]) < protocol.folds_below else 1
+
+    def expected(seconds: float) -> None:
+        whole = seconds * phases * repetitions
+        if whole > DAY:
+            epochs = f"{protocol.epochs:,}"
+            log.warning("the fit of %s epochs will take about %s", epochs, in_days(whole))
+
+    return timed(progress, {"select", "refit", "paper"}, expected)
 
 
 def _opened(store: Any) -> Store:

@@ -207,7 +207,8 @@ def _result(
         warnings=_warnings(fitted, store, context, predictions, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
-        **provenance(store, request.split, request.command),
+        **provenance(store, request.split, request.command)
+        | {"task": context.task.name, "primary": context.metric.name},
     )
 
 

@@ -46,7 +46,8 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
-        """The loss of each member, a mean over examples: ``(G, B, K)``, ``(B, …)`` → ``(G,)``."""
+        """The loss of each member, a mean over examples: ``(G, B, K)``, ``(B, …)`` → ``(G,)``; of one
+        member alone ``(B, K)`` → ``()``."""
 
     @abstractmethod
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
