@@ -316,7 +316,7 @@ def test_a_store_without_patch_tokens_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' stands twice"),
+        ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' is named twice"),
         ({"probes": []}, "no probe was named"),
         ({"probes": ["aim12"]}, "doesn't segment"),
         ({"seeds": 0}, "seeds=0"),

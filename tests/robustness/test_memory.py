@@ -132,7 +132,7 @@ def held_by(memory: int | None, beside: int, caplog, shuffle: str = "rows"):
     with caplog.at_level(logging.WARNING, "iceprobe"):
         train, _, chosen = cache_tokens(
             split, split, {"patches"}, memory, shuffle,
-            batch_size=4, beside=beside, evaluated=False, resumed=None,
+            batch_size=4, beside=beside, evaluated=False,
         )  # fmt: skip
     return int(train.resident.sum()), chosen, [r.getMessage() for r in caplog.records]
 

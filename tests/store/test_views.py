@@ -260,7 +260,7 @@ def test_what_is_held_within_a_budget(tmp_path, dataset):
     }.items():
         held, _, shuffle = cache_tokens(
             split, store["test"], {"patches"}, images * each + 1, "rows",
-            batch_size=8, beside=0, evaluated=False, resumed=None,
+            batch_size=8, beside=0, evaluated=False,
         )  # fmt: skip
         assert (held.resident.sum(), held.views.resident.sum()) == (evaluation, views)
         assert held.bytes_held + held.views.bytes_held == images * each

@@ -1,7 +1,7 @@
 """Stored tokens → fitted probes → results: the two public functions.
 
 :func:`fit` works on a feature store and leaves a run folder; :func:`probe` works on a model and a
-data set in memory and leaves nothing, for a look every few epochs of pre-training.
+data set in memory and leaves nothing, to be called every few epochs of pre-training.
 """
 
 import contextlib
@@ -91,7 +91,7 @@ def fit(
         budget_flops: the same for FLOPs of the whole probe for one image.
         protocol: ``"heldout"`` (default) or ``"paper"``.
         seeds: initialisations of every setting: 0, 1, … seeds − 1.
-        replicates: in place of seeds, this many complete repetitions: each with its own
+        replicates: in place of seeds, this many complete repetitions: each with another
             initialisation, order of batches, held-out part and, low-shot, draw of images. The
             results' deviation is then over all of these. Where neither is given it is 5 replicates of
             two or more trained probes under ``"heldout"``, and 3 seeds otherwise.
@@ -256,7 +256,7 @@ def probe(
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
         dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
             sets of torch or torchvision (:func:`iceprobe.load_dataset`).
-        limit: images of each split to look at.
+        limit: images of each split to read.
         tokens: dtype in which tokens are held: ``"bfloat16"`` or ``"float32"`` where they are too
             large for ``"float16"``.
 

@@ -21,12 +21,11 @@ def cache_tokens(
     test: StoredSplit,
     inputs: Collection[str],
     memory: int | None,
-    shuffle: str,
+    shuffle: str | Shuffle,
     *,
     batch_size: int,
     beside: int,
     evaluated: bool,
-    resumed: Shuffle | None,
 ) -> tuple[StoredSplit, StoredSplit, Shuffle]:
     """The two splits with what is held of them, and how epochs are ordered; the log says both.
 
@@ -39,11 +38,10 @@ def cache_tokens(
         memory: the budget in bytes for what is held and ``beside``, of all processes on this
             machine together; ``None`` takes half of what is free. Where it is less than the fit
             can do with, that is taken, and the log says how much it is.
-        shuffle: as asked for.
+        shuffle: as asked for, or the order of the fit that this one goes on with.
         batch_size: images of a step.
         beside: bytes that this process takes beside what is held.
         evaluated: whether the reported split is read after every epoch.
-        resumed: the order of the fit that this one goes on with, which is kept.
     """
     names = tensors_read(set(inputs))
     free, processes = first(available_memory), world().local_size  # one order for all of them
@@ -58,7 +56,11 @@ def cache_tokens(
     chosen, each = ROWS, read.patch_bytes // len(read)
     if "patches" in names and not read.held:
         cache = None if free is None else free - budget
-        chosen = resumed or choose_shuffle(shuffle, len(read), each, left, cache, batch_size)
+        chosen = (
+            shuffle
+            if isinstance(shuffle, Shuffle)
+            else choose_shuffle(shuffle, len(read), each, left, cache, batch_size)
+        )
         read = read.hold(each * chosen.held if chosen.by == "blocks" else left)
     left = room - read.bytes_held - each * chosen.buffer
     least = beside + read.bytes_held + each * chosen.buffer  # where it is more than the budget

@@ -1,7 +1,7 @@
 """Batches of tokens for members that train together: each batch is gathered once, ahead of its use.
 
 A thread reads the following batch while the members train on this one. For a GPU it reads into
-pinned memory and copies on a stream of its own, which doesn't wait for the members' products.
+pinned memory and copies on a second stream, which doesn't wait for the members' products.
 """
 
 import copy

@@ -167,12 +167,12 @@ class Group(Stacked):
         self.weights = self.parameters
         if self.coordinates is not None:
             pooling = "pooling."
-            learned = {
+            trained = {
                 name.removeprefix(pooling): t
                 for name, t in self.parameters.items()
                 if name.startswith(pooling)
             }
-            folded = published(self.template.pooling, learned, self.coordinates)
+            folded = published(self.template.pooling, trained, self.coordinates)
             self.weights = self.parameters | {pooling + n: t for n, t in folded.items()}
         if self.whitened is not None:
             name, matrix = self.whitened

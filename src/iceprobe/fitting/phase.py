@@ -51,7 +51,7 @@ class Phase:
     """One phase, as far as it has come; all of it goes into the checkpoint.
 
     Attributes:
-        name: its own among those of a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
+        name: unique in a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
             word is in the rows.
         members: to train.
         fold: number of the fold that it selects on, from 0.

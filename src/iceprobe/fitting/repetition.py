@@ -44,7 +44,7 @@ class Request:
 
     Attributes:
         labels: canonical spec strings of the probes.
-        protocol: with what the caller sets in place of its own values.
+        protocol: with the values that the caller sets.
         split: the split to report.
         memory: budget in bytes for tokens and what is computed from them.
         shuffle: how streamed training images are ordered.
@@ -241,7 +241,7 @@ def _warnings(
 
 
 def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) -> dict[str, Any]:
-    """How a probe was trained, as far as its own selection doesn't say."""
+    """How a probe was trained, but for what was selected."""
     protocol, grid = context.protocol, fitted.grid
     where = {
         "run_seed": context.run_seed,

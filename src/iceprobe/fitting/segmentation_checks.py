@@ -23,7 +23,7 @@ def check_probes(probes: Sequence[str]) -> list[str]:
         raise IceprobeError("no probe was named: give --probe linear --probe ep8")
     for one in labels:
         if labels.count(one) > 1:
-            raise IceprobeError(f"probe {one!r} stands twice: name it once")
+            raise IceprobeError(f"probe {one!r} is named twice: name it once")
     return labels
 
 

@@ -106,7 +106,6 @@ def run_heldout(
         batch_size=images_per_step(protocol, len(whole)),
         beside=0,
         evaluated=False,
-        resumed=None,
     )
 
     def feed(of: StoredSplit, rows: np.ndarray) -> MaskFeed:

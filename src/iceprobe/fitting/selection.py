@@ -76,11 +76,10 @@ def run_protocol(
         store[split],
         set(inputs.values()),
         memory,
-        shuffle,
+        shuffle if saved is None else saved.shuffle,
         batch_size=images_per_step(protocol, images),
         beside=max([step.least, *(solver_bytes(label, context, images) for label in solved)]),
         evaluated=protocol.held_out == 0,
-        resumed=saved.shuffle if saved is not None else None,
     )
 
     def feed(

@@ -76,7 +76,7 @@ def step_memory(
     built = {label: context.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}
     images = -(-images_per_step(context.protocol, num_images) // world().size)
-    if context.device.type != "cpu":  # which computes with memory of its own
+    if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
     dim = context.shape.dim
@@ -123,7 +123,7 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
     """Bytes of an image's patch tokens in the batch in use and in the one that is read meanwhile.
 
     Args:
-        inputs: that probes read; each is a tensor of its own.
+        inputs: that probes read; each is another tensor.
         numbers: N · D.
         stored_bytes: of an image as it is stored.
         width: bytes of a number that probes compute with.

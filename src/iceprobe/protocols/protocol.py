@@ -118,7 +118,7 @@ def get_protocol(
     halving: bool = False,
     coordinates: str | None = None,
 ) -> Protocol:
-    """The protocol of that name with what the caller sets in place of its own values.
+    """The protocol of that name with the values that the caller sets.
 
     ``epochs`` without ``min_steps`` holds however few images there are.
 

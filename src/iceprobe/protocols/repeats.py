@@ -7,7 +7,7 @@ rule``), and a replicate costs a fit.
 """
 
 REPLICATES = 5  # where two or more trained probes are compared, and of low-shot draws
-SEEDS = 3  # of a probe on its own, and under a protocol that selects on what it reports
+SEEDS = 3  # of a single probe, and under a protocol that selects on what it reports
 
 
 def repeated(

@@ -27,7 +27,7 @@ class Task(ABC):
         name: as ``--task`` spells it.
         summary: one line for ``iceprobe ls tasks``.
         metrics: by name, in the order of tables.
-        primary: the metric that selects and leads, where a data set has no convention of its own.
+        primary: the metric that selects and leads, where a data set has no convention.
         solves_linear: whether linear probes are solved for as `fitting/logistic.py` does.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
             entry an example.
