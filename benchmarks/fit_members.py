@@ -18,7 +18,7 @@ import torch
 from machine import product, square, yardsticks
 from measuring import Figure, Times, interleaved, run_alone
 
-from iceprobe.fitting.engine import Crowd
+from iceprobe.fitting.engine import JointTrainer
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.tokens import TokenShape
@@ -78,8 +78,8 @@ def one(
     """The step against its bound; with AdamW, one after another against together as well."""
     shape = TokenShape(D, N, 1, (14, 14), has_class=True)
 
-    def crowd(members: list[Member]) -> Crowd:
-        return Crowd(make_groups(members, shape, classes, device), optimizer, 10_000, 1)
+    def trainer(members: list[Member]) -> JointTrainer:
+        return JointTrainer(make_groups(members, shape, classes, device), optimizer, 10_000, 1)
 
     tokens = torch.randn(B, N, D).to(device, dtype)
     batch = Batch({"patches": tokens}, torch.randint(classes, (B,), device=device))
@@ -87,10 +87,10 @@ def one(
     weights = torch.randn(B, queries, N, device=device).to(dtype)
     known = yardsticks(device, dtype)
     known |= {"own product": product(weights, tokens), "float32": square(device, torch.float32)}
-    together = crowd(MEMBERS)
+    together = trainer(MEMBERS)
     sides: dict[str, Callable[[], object]] = {"together": lambda: together.train_step(batch)}
     if optimizer == "adamw":
-        alone = [crowd([member]) for member in MEMBERS]
+        alone = [trainer([member]) for member in MEMBERS]
         sides["apart"] = lambda: [one.train_step(batch) for one in alone]
     sides |= {name: work.run for name, work in known.items()}
     times = interleaved(sides, rounds, device)

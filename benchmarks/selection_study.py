@@ -4,7 +4,7 @@
     python benchmarks/selection_study.py --quick --output build/quick       # a smoke run: a minute
     python benchmarks/selection_study.py --tables --output build/selection  # the tables alone
 
-Collect once, decide offline. For a case (tokens, training images drawn from them, test images) one crowd
+Collect once, decide offline. For a case (tokens, training images drawn from them, test images) one joint training
 trains every learning rate of a wide grid. Recorded are
 
 - on held-out images, of each fold: which are right, and their cross-entropy, per setting and epoch;
@@ -30,7 +30,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from study_cases import Tokens, tokens
 
-from iceprobe.fitting.engine import Crowd, forward
+from iceprobe.fitting.engine import JointTrainer, forward
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.whitening import whitening
@@ -112,7 +112,7 @@ QUICK = (
 
 @dataclass(frozen=True)
 class Fit:
-    """What a crowd's members of one probe showed on images that they hadn't learned from.
+    """What joint members of one probe showed on images that they hadn't learned from.
 
     Attributes:
         epochs: ``(E,)`` looked at.
@@ -204,14 +204,16 @@ def train(
     groups = make_groups(
         members, data.shape, data.num_classes, CPU, {"mean": measured}, coordinates
     )
-    crowd = Crowd(groups, "adamw", protocol.epochs * each, round(protocol.warmup_epochs * each))
+    trainer = JointTrainer(
+        groups, "adamw", protocol.epochs * each, round(protocol.warmup_epochs * each)
+    )
     at = set(np.unique(np.linspace(protocol.epochs, 1, looks).round().astype(int)).tolist())
     late = [epoch for epoch in at if epoch > (1 - AVERAGED) * protocol.epochs]
     seen_so_far: list[list[tuple[NDArray, NDArray]]] = []
     average: list[dict[str, torch.Tensor]] = [{} for _ in groups]
     for epoch in range(1, protocol.epochs + 1):
         for one in feed.shuffled(batch, seed, epoch - 1):
-            crowd.train_step(one)
+            trainer.train_step(one)
         if epoch in at:
             seen_so_far.append(look(groups, looked))
         if epoch in late:

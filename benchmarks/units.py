@@ -24,10 +24,12 @@ from study_cases import Tokens, _split, tokens
 from torch import Tensor
 
 from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member
-from iceprobe.fitting.phases import Phase, Setting, run_phase
+from iceprobe.fitting.phase import Phase
+from iceprobe.fitting.phases import run_phase
 from iceprobe.protocols.protocol import PROTOCOLS, for_images
 from iceprobe.results.statistics import paired_difference
 
@@ -81,7 +83,7 @@ def fitted(
     protocol = replace(PROTOCOLS["heldout"], coordinates=coordinates)
     protocol = for_images(protocol, len(case.train))
     device = torch.device("cpu")
-    setting = Setting(
+    context = FitContext(
         protocol,
         case.shape,
         case.num_classes,
@@ -91,7 +93,7 @@ def fitted(
         Checkpoint(None, ""),
         lambda *_: None,
     )
-    inputs = {setting.build(label).input for label in labels}
+    inputs = {context.build(label).input for label in labels}
     members = [
         Member(label, rate, 0.0, seed)
         for label in labels
@@ -103,12 +105,12 @@ def fitted(
         Feed(split, np.arange(len(split)), inputs, device, torch.float32)
         for split in (case.train, case.test)
     )
-    run_phase(phase, setting, train, None)
-    tops = predict_all(phase.groups, test, 256, 1)
+    run_phase(phase, context, train, None)
+    records = predict_all(phase.groups, test, 256, context.task, "scores")
     chooses = np.arange(len(case.test)) % 2 == 0
     found = {}
-    for group, top in zip(phase.groups, tops, strict=True):
-        right = (top[..., 0].numpy() == case.test.labels).astype(float)
+    for group, record in zip(phase.groups, records, strict=True):
+        right = (record["predicted"].numpy() == case.test.labels).astype(float)
         by_rate = right.reshape(len(RATES), seeds, -1)
         best = int(by_rate[:, :, chooses].mean((1, 2)).argmax())
         found[group.members[0].probe] = by_rate[best][:, ~chooses]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
-    from iceprobe.dense import segment
     from iceprobe.exporting import export, load_probe
     from iceprobe.neighbours import knn
     from iceprobe.reporting import figure, report
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         plan,
         plan_fit,
         probe,
+        segment,
     )
     from iceprobe.store import Store
     from iceprobe.tokens import Tokens
@@ -69,7 +69,7 @@ _HOME = {
     "probes": "",
     "read_results": "results",
     "report": "reporting",
-    "segment": "dense",
+    "segment": "fitting",
 }
 
 __all__ = [

@@ -14,6 +14,7 @@ from iceprobe.backbones import Backbone
 from iceprobe.cost import FitPlan, Plan
 from iceprobe.datasets.base import Data
 from iceprobe.results import Result
+from iceprobe.results.segmentation import Segmentation as SegmentationResult
 from iceprobe.settings import (
     Adaptation,
     AdaptCall,
@@ -24,6 +25,8 @@ from iceprobe.settings import (
     FitPlanning,
     Fitting,
     Live,
+    Segmentation,
+    SegmentCall,
 )
 from iceprobe.store import Store
 from iceprobe.tokens import TokenShape
@@ -90,6 +93,17 @@ class Adapt(Protocol[P]):
     ) -> list[Result]: ...  # fmt: skip
 
 
+class Segment(Protocol[P]):
+    def __call__(
+        self, store: Store, probes: Sequence[str] = ..., settings: Segmentation | None = None,
+        *args: P.args, **options: P.kwargs,
+    ) -> list[SegmentationResult]: ...  # fmt: skip
+
+
+def _segment(model: Callable[P, Any]) -> Segment[P]:
+    raise NotImplementedError
+
+
 def _fit(model: Callable[P, Any]) -> Fit[P]:
     raise NotImplementedError
 
@@ -125,4 +139,5 @@ live = _live(Live)
 plan = _plan(ExtractPlan)
 plan_fit = _plan_fit(FitPlanning)
 adapt = _adapt(AdaptCall)
+segment = _segment(SegmentCall)
 probe: Probe

@@ -67,14 +67,22 @@ def test_a_segmentation_of_years_is_refused_by_its_first_steps(
 def test_python_warns(
     quick: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = api.extract(quick[1], quick[3], tmp_path / "features")
-    monkeypatch.setattr("iceprobe.fitting.api.repetition", _begins)
-    with caplog.at_level(logging.WARNING, "iceprobe"), pytest.raises(IceprobeError):
-        api.fit(store, ["ep2?out_dim=6"], epochs=10**9, seeds=1, output=tmp_path / "r")
-    assert "the fit of 1,000,000,000 epochs will take about" in caplog.text
+
+    def stops(stage: str, done: int, total: int) -> None:
+        if done == 4:
+            raise IceprobeError("enough")
+
+    asked = {"seeds": 1, "progress": stops}
+    with caplog.at_level(logging.WARNING, "iceprobe"):
+        with pytest.raises(IceprobeError, match="enough"):
+            api.fit(store, ["ep2?out_dim=6"], epochs=10**9, output=tmp_path / "r", **asked)
+        assert caplog.text.count("the fit of 1,000,000,000 epochs will take about") == 1
+        caplog.clear()
+        api.fit(store, ["ep2?out_dim=6"], epochs=2, output=tmp_path / "s", seeds=1)
+        assert "will take about" not in caplog.text
 
 
 def test_days_are_told_in_words() -> None:

@@ -137,7 +137,7 @@ def test_tokens_without_a_grid_are_refused_before_they_are_extracted(iceprobe, m
 
 
 def test_defaults_are_those_of_the_python_function():
-    from iceprobe.dense import api
+    from iceprobe.fitting import segmentation as api
 
     config = SegmentRun(backbone="b", data="d")
     assert tuple(config.probe) == api.PROBES

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from iceprobe.fitting.engine import Crowd, predict_all
+from iceprobe.fitting.engine import JointTrainer, predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.machine.processes import join, world
 from iceprobe.neighbours import knn
 from iceprobe.neighbours.search import QUERIES
 from iceprobe.store import extract
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, planted
 from tests.neighbours.test_evaluate import make_store
@@ -58,7 +59,7 @@ def search(folder: Path) -> None:
 
 
 def training(folder: Path) -> None:
-    """A crowd in float64; weights, statistics, losses and predictions of all its members."""
+    """Joint training in float64; weights, statistics, losses and predictions of all its members."""
     torch.set_default_dtype(torch.float64)
     members = [Member(probe, 3e-3, 0.01, seed) for probe in PROBES for seed in (0, 1)]
     device = torch.device("cpu")
@@ -67,18 +68,20 @@ def training(folder: Path) -> None:
     inputs = {"patches", "class", "mean"}
     split, dtype = planted(IMAGES, seed=0), torch.float64
     feed = Feed(split, np.arange(len(split)), inputs, device, dtype)
-    crowd = Crowd(groups, "adamw", steps=15, warmup=2)
+    trainer = JointTrainer(groups, "adamw", steps=15, warmup=2)
     found = {}
     for epoch in range(3):
         for i, batch in enumerate(feed.shuffled(STEP, seed=0, epoch=epoch)):
-            for group, losses in zip(groups, crowd.train_step(batch), strict=True):
+            for group, losses in zip(groups, trainer.train_step(batch), strict=True):
                 found[f"{group.members[0].probe}/loss {epoch}.{i}"] = losses
-    for group, top in zip(groups, predict_all(groups, feed, STEP, top=2), strict=True):
+    task = Classification()
+    for group, record in zip(groups, predict_all(groups, feed, STEP, task), strict=True):
         probe = group.members[0].probe
-        found[f"{probe}/top"] = top
+        found |= {f"{probe}/recorded {name}": t for name, t in record.items()}
         found |= {f"{probe}/{name}": t for name, t in group.state().items()}
     few = Feed(split, np.arange(1), inputs, device, dtype)  # a process without any
-    found["few"] = torch.stack([t[:, :, 0] for t in predict_all(groups, few, STEP, top=2)])
+    recorded = predict_all(groups, few, STEP, task)
+    found["few"] = torch.stack([record["predicted"] for record in recorded])
     torch.set_default_dtype(torch.float32)
     save_file(
         {name: t.contiguous() for name, t in found.items()},

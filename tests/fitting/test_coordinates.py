@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iceprobe.fitting.engine import Crowd, forward
+from iceprobe.fitting.engine import JointTrainer, forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.probes import build, coordinates
@@ -70,10 +70,10 @@ def fitted(label: str, change: str, steps: int = 24) -> Group:
     feed = Feed(split, np.arange(150), {"patches"}, CPU, torch.float32)
     at = {"patches": Coordinates.of(feed.sample("patches", 0))}
     (group,) = make_groups([Member(label, 1e-3, 0.0, 0)], SHAPE, CLASSES, CPU, None, at)
-    crowd = Crowd([group], "adamw", steps=steps, warmup=2)
+    trainer = JointTrainer([group], "adamw", steps=steps, warmup=2)
     for epoch in range(steps // 3):
         for batch in feed.shuffled(50, 0, epoch):
-            crowd.train_step(batch)
+            trainer.train_step(batch)
     return group
 
 
@@ -111,7 +111,7 @@ def test_what_is_linear_in_the_tokens_doesnt_hang_on_a_constant(label):
 
 @pytest.mark.parametrize("label", ZOO)
 def test_the_fitted_probe_is_the_published_one_on_raw_tokens(label):
-    """Logits of the crowd and of the module that comes out of it, the units far from 1."""
+    """Logits of the joint trainer and of the module that comes out of it, the units far from 1."""
     group = fitted(label, "0.001", steps=6)
     tokens = apply(planted(20, seed=2).tokens, "0.001")
     batch = Batch({"patches": tokens}, torch.zeros(20, dtype=torch.long))
@@ -218,10 +218,10 @@ def test_dimensions_that_are_rarely_active_dont_drown_the_others(monkeypatch):
     def accuracy() -> float:
         at = {"patches": Coordinates.of(feed.sample("patches", 0))}
         (group,) = make_groups([Member("mhca4", 1e-3, 0.0, 0)], shape, CLASSES, CPU, None, at)
-        crowd = Crowd([group], "adamw", steps=192, warmup=20)
+        trainer = JointTrainer([group], "adamw", steps=192, warmup=20)
         for epoch in range(16):
             for batch in feed.shuffled(50, 0, epoch):
-                crowd.train_step(batch)
+                trainer.train_step(batch)
         with torch.no_grad():
             guesses = group.probe(0)(test.tokens).argmax(1)
         return float((guesses.numpy() == test.labels).mean())

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe.fitting.engine import Crowd, forward
+from iceprobe.fitting.engine import JointTrainer, forward
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import make_groups
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from tests.fitting.test_api import planted_dataset
-from tests.fitting.test_engine import CLASSES, INPUTS, SHAPE, crowd_members
+from tests.fitting.test_engine import CLASSES, INPUTS, SHAPE, joint_members
 from tests.store.conftest import make_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -21,11 +21,11 @@ def test_a_step_on_cuda_equals_one_on_the_cpu(train, optimizer, rate):
     logits = {}
     for name in ("cpu", "cuda"):
         device = torch.device(name)
-        groups = make_groups(crowd_members(rate), SHAPE, CLASSES, device)
-        crowd = Crowd(groups, optimizer, steps=10, warmup=1)
+        groups = make_groups(joint_members(rate), SHAPE, CLASSES, device)
+        trainer = JointTrainer(groups, optimizer, steps=10, warmup=1)
         feed = Feed(train, np.arange(len(train)), INPUTS, device, torch.float32)
         for batch in feed.shuffled(32, seed=0, epoch=0):
-            crowd.train_step(batch)
+            trainer.train_step(batch)
         (batch,) = feed.in_order(len(train))
         with torch.no_grad():
             logits[name] = [z.cpu() for z in forward(groups, batch, training=False)]

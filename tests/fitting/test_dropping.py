@@ -11,8 +11,8 @@ from scipy.stats import ttest_rel
 
 import iceprobe
 from iceprobe import IceprobeError
-from iceprobe.fitting import phases
-from iceprobe.fitting.engine import Crowd
+from iceprobe.fitting import context, phases
+from iceprobe.fitting.engine import JointTrainer
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.whitening import whitening
 from iceprobe.protocols.choosing import best_at_last_epoch
@@ -35,7 +35,7 @@ def store(tmp_path_factory):
     return iceprobe.extract(make_backbone(), planted_dataset(), root, batch_size=16)
 
 
-def crowd_of(members: list[Member], split: PlantedSplit, optimizer: str) -> Crowd:
+def trainer_of(members: list[Member], split: PlantedSplit, optimizer: str) -> JointTrainer:
     feed = feed_of(split)
     known = {
         name: whitening(lambda n=name: (b.inputs[n] for b in feed.in_order(32)), 0.01)
@@ -45,7 +45,9 @@ def crowd_of(members: list[Member], split: PlantedSplit, optimizer: str) -> Crow
         name: type(one)(one.mean.double(), one.std.double(), one.matrix.double())
         for name, one in known.items()
     }
-    return Crowd(make_groups(members, SHAPE, CLASSES, CPU, known), optimizer, steps=10, warmup=2)
+    return JointTrainer(
+        make_groups(members, SHAPE, CLASSES, CPU, known), optimizer, steps=10, warmup=2
+    )
 
 
 def assert_same(group: Group, g: int, other: Group, h: int) -> None:
@@ -61,7 +63,7 @@ def test_who_stays_ends_as_if_nobody_had_gone(train, optimizer, float64):  # noq
     probes = ["ep4", "aim4", "abmilp", FOLDED[0], "mean_value", "linear"]
     members = [Member(p, RATES[optimizer], 0.01, seed) for p in probes for seed in range(4)]
     batches = [b for e in (0, 1) for b in feed_of(train).shuffled(32, seed=0, epoch=e)]
-    straight, thinned = (crowd_of(members, train, optimizer) for _ in range(2))
+    straight, thinned = (trainer_of(members, train, optimizer) for _ in range(2))
     for batch in batches:
         straight.train_step(batch)
     for batch in batches[:3]:
@@ -70,19 +72,19 @@ def test_who_stays_ends_as_if_nobody_had_gone(train, optimizer, float64):  # noq
     thinned.train_step(batches[3])
     kept = {name: tensor.clone() for name, tensor in thinned.state().items()}
     left = [member for group in thinned.groups for member in group.members]
-    resumed = crowd_of(left, train, optimizer)
+    resumed = trainer_of(left, train, optimizer)
     resumed.load_state(kept)
-    for crowd in (thinned, resumed):
+    for trainer in (thinned, resumed):
         for batch in batches[4:7]:
-            crowd.train_step(batch)
-        places = [[0] if i == 2 else [1, 2][: len(g) - 1] for i, g in enumerate(crowd.groups)]
+            trainer.train_step(batch)
+        places = [[0] if i == 2 else [1, 2][: len(g) - 1] for i, g in enumerate(trainer.groups)]
         places[0] = []  # a whole probe goes
-        crowd.keep(places)
+        trainer.keep(places)
         for batch in batches[7:]:
-            crowd.train_step(batch)
+            trainer.train_step(batch)
     assert [group.members[0].probe for group in thinned.groups] == probes[1:]
-    for crowd in (thinned, resumed):
-        for group, whole in zip(crowd.groups, straight.groups[1:], strict=True):
+    for trainer in (thinned, resumed):
+        for group, whole in zip(trainer.groups, straight.groups[1:], strict=True):
             for g, member in enumerate(group.members):
                 assert_same(group, g, whole, whole.members.index(member))
     for name, tensor in thinned.state().items():
@@ -103,7 +105,7 @@ def test_nan_in_one_member_reaches_no_other(train, optimizer, float64):  # noqa:
     def members(seeds: tuple[int, ...]) -> list[Member]:
         return [Member(p, RATES[optimizer], 0.01, s) for p in probes for s in seeds]
 
-    ill, well = (crowd_of(members(seeds), train, optimizer) for seeds in ((0, 1, 2), (0, 2)))
+    ill, well = (trainer_of(members(seeds), train, optimizer) for seeds in ((0, 1, 2), (0, 2)))
     for group in ill.groups:
         poison(group, [1])
     for batch in feed_of(train).shuffled(50, seed=0, epoch=0):
@@ -125,7 +127,7 @@ FIT = dict(seeds=3, epochs=4, batch_size=32, learning_rates=[3e-3, 3e-2])
 def ill(monkeypatch) -> Callable[..., None]:
     """``ill(phase, predicate)``: members of that phase that start with NaN weights."""
     sick: dict[str, Callable[[Member], bool]] = {}
-    make, run = phases.make_groups, phases.run_phase
+    make, run = context.make_groups, phases.run_phase
     now: list[str] = []
 
     def make_groups(members, *rest):
@@ -139,7 +141,7 @@ def ill(monkeypatch) -> Callable[..., None]:
         now.append(phase.stage)
         run(phase, *rest, **named)
 
-    monkeypatch.setattr(phases, "make_groups", make_groups)
+    monkeypatch.setattr(context, "make_groups", make_groups)
     monkeypatch.setattr(phases, "run_phase", run_phase)
     return sick.__setitem__
 

@@ -5,16 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from iceprobe.fitting.engine import Crowd, forward, group_losses, member_losses, predict
+from iceprobe.fitting.engine import JointTrainer, forward, group_losses, predict
 from iceprobe.fitting.feed import Batch, Feed, split_batches
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.optimisers import LARS, warmup_cosine
 from iceprobe.probes.probe import build_for
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit
 from tests.reference.regularisation import penalty
 
 CPU = torch.device("cpu")
+TASK = Classification()
 SHAPE = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
 PROBES = ["ep4", "ep2?out_dim=12", "ep4?value=identity", "ep4?query=sliced", "aim4", "mhca4",
           "abmilp", "block4", "delf", "cbam", "slot2", "mean_value", "linear", "linear?input=mean"]  # fmt: skip
@@ -42,16 +44,16 @@ def feed_of(split: PlantedSplit) -> Feed:
     return Feed(split, np.arange(len(split)), INPUTS, CPU, torch.get_default_dtype())
 
 
-def train_crowd(members: list[Member], split: PlantedSplit, optimizer: str, epochs: int = 3):
+def train_together(members: list[Member], split: PlantedSplit, optimizer: str, epochs: int = 3):
     groups = make_groups(members, SHAPE, CLASSES, CPU)
-    crowd = Crowd(groups, optimizer, steps=epochs * 5, warmup=2)
+    trainer = JointTrainer(groups, optimizer, steps=epochs * 5, warmup=2)
     for epoch in range(epochs):
         for batch in feed_of(split).shuffled(32, seed=0, epoch=epoch):
-            crowd.train_step(batch)
+            trainer.train_step(batch)
     return groups
 
 
-def crowd_members(rate: float) -> list[Member]:
+def joint_members(rate: float) -> list[Member]:
     return [
         Member(probe, rate * factor, 0.01 if factor > 1 else 0.0, seed)
         for probe in PROBES
@@ -61,18 +63,18 @@ def crowd_members(rate: float) -> list[Member]:
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 3e-3), ("lars", 1.0)])
-def test_a_member_in_a_crowd_ends_where_it_ends_alone(train, optimizer, rate, float64):
-    members = crowd_members(rate)
+def test_a_member_among_others_ends_where_it_ends_alone(train, optimizer, rate, float64):
+    members = joint_members(rate)
     assert len(members) > 50
-    for group in train_crowd(members, train, optimizer):
+    for group in train_together(members, train, optimizer):
         assert_ends_as_alone(group, (0, len(group) - 1), train, optimizer)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 3e-3), ("lars", 1.0)])
-def test_folded_probes_in_a_crowd_end_where_they_end_alone(train, optimizer, rate, float64):
+def test_folded_probes_trained_together_end_where_they_end_alone(train, optimizer, rate, float64):
     """Raw tokens, tokens through a LayerNorm of either ε, and own attention, side by side."""
     members = [Member(p, rate, 0.01, seed) for p in ("ep4", "aim4", *FOLDED) for seed in (0, 1)]
-    for group in train_crowd(members, train, optimizer, epochs=1):
+    for group in train_together(members, train, optimizer, epochs=1):
         assert_ends_as_alone(group, (1,), train, optimizer, epochs=1)
 
 
@@ -80,10 +82,10 @@ def test_folded_probes_in_a_crowd_end_where_they_end_alone(train, optimizer, rat
 def test_regularised_members_and_plain_ones_leave_each_other_alone(train, optimizer, rate, float64):
     plain = [Member(p, rate, 0.01, s) for p in ("ep4", "aim4", "cae4?batch_norm=false") for s in (0, 1)]  # fmt: skip
     members = [Member(p, f * rate, 0.01, s) for p in REGULARISED for f in (1, 3) for s in (0, 1)]
-    *groups, first, _, _ = train_crowd([*members, *plain], train, optimizer)
+    *groups, first, _, _ = train_together([*members, *plain], train, optimizer)
     for group in groups:
         assert_ends_as_alone(group, (0, len(group) - 1), train, optimizer)
-    without, _, _ = train_crowd(plain, train, optimizer)
+    without, _, _ = train_together(plain, train, optimizer)
     for g in range(2):  # by the very products that they have without them
         expected, found = without.probe(g).state_dict(), first.probe(g).state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -94,7 +96,7 @@ def test_regularised_members_and_plain_ones_leave_each_other_alone(train, optimi
 def test_a_regularised_member_ends_where_the_plain_formula_ends(train, probe, optimizer, float64):
     """An ordinary loop on the same probe without terms, the penalty written out pair by pair."""
     rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
-    (group,) = train_crowd([Member(probe, rate, 0.0, seed=5)], train, optimizer, epochs=1)
+    (group,) = train_together([Member(probe, rate, 0.0, seed=5)], train, optimizer, epochs=1)
     complementarity, entropy = REGULARISED[probe]
     name, _, options = probe.partition("?")
     kept = [o for o in options.split("&") if not o.startswith(("complementarity", "entropy"))]
@@ -119,14 +121,14 @@ def test_a_regularised_member_ends_where_the_plain_formula_ends(train, probe, op
             torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_loss_that_is_told_holds_the_terms(train, float64):
+def test_the_reported_loss_holds_the_terms(train, float64):
     (plain, regular) = make_groups(
         [Member(p, 0.0, 0.0, 0) for p in ("ep4", "ep4?complementarity=0.5")], SHAPE, CLASSES, CPU
     )
-    crowd = Crowd([plain, regular], "adamw", steps=5, warmup=1)
+    trainer = JointTrainer([plain, regular], "adamw", steps=5, warmup=1)
     (batch,) = feed_of(train).in_order(len(train))
     weights = plain.template.pooling.attention(batch.inputs["patches"])
-    without, with_it = crowd.train_step(batch)
+    without, with_it = trainer.train_step(batch)
     torch.testing.assert_close(with_it - without, penalty(weights, 0.5).detach()[None])
 
 
@@ -136,7 +138,7 @@ def test_regularised_probes_learn_from_narrow_tokens(train, narrow):
     (group,), (same,) = (make_groups(members, SHAPE, CLASSES, CPU) for _ in range(2))
     (batch,) = Feed(train, np.arange(64), {"patches"}, CPU, narrow).in_order(64)
     wide = Batch({"patches": batch.inputs["patches"].float()}, batch.labels)
-    (loss,), (expected,) = group_losses([group], batch), group_losses([same], wide)
+    (loss,), (expected,) = group_losses([group], batch, TASK), group_losses([same], wide, TASK)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=0.01, atol=0)
     loss.sum().backward()
@@ -149,7 +151,7 @@ def test_attention_moves_where_the_terms_push_it(train):
     """And the other way where their weights are negative."""
     probes = ["ep4", "ep4?complementarity=2", "ep4?complementarity=-2", "ep4?entropy=2",
               "ep4?entropy=-2"]  # fmt: skip
-    groups = train_crowd([Member(p, 3e-2, 0.0, 0) for p in probes], train, "adamw", epochs=20)
+    groups = train_together([Member(p, 3e-2, 0.0, 0) for p in probes], train, "adamw", epochs=20)
     (batch,) = feed_of(train).in_order(len(train))
     with torch.no_grad():
         maps = [g.probe(0).pooling.attention(batch.inputs["patches"]) for g in groups]
@@ -174,7 +176,7 @@ def test_folded_probes_read_narrow_tokens(train, narrow):
 
 def assert_ends_as_alone(group, indices, train, optimizer, epochs=3):
     for g in indices:
-        (alone,) = train_crowd([group.members[g]], train, optimizer, epochs)
+        (alone,) = train_together([group.members[g]], train, optimizer, epochs)
         expected, found = alone.probe(0).state_dict(), group.probe(g).state_dict()
         for name, tensor in expected.items():
             torch.testing.assert_close(
@@ -187,7 +189,7 @@ def assert_ends_as_alone(group, indices, train, optimizer, epochs=3):
 def test_a_member_ends_where_an_ordinary_training_loop_ends(train, probe, optimizer, float64):
     """The independent way: one module, its own forward, torch's modules."""
     rate = {"adamw": 3e-3, "lars": 1.0}[optimizer]
-    (group,) = train_crowd([Member(probe, rate, 0.0, seed=5)], train, optimizer)
+    (group,) = train_together([Member(probe, rate, 0.0, seed=5)], train, optimizer)
 
     module = build_for(SHAPE, probe, CLASSES, seed=5).train()
     if optimizer == "adamw":
@@ -211,7 +213,7 @@ def test_a_member_ends_where_an_ordinary_training_loop_ends(train, probe, optimi
 
 def test_evaluation_uses_running_statistics(train, test):
     members = [Member(p, 3e-3, 0.0, 0) for p in [*PROBES, *FOLDED, "vjepa4", "cait4", "clip4"]]
-    groups = train_crowd(members, train, "adamw")
+    groups = train_together(members, train, "adamw")
     (batch,) = feed_of(test).in_order(len(test))
     before = [group.state()["running_mean"].clone() for group in groups]
     logits = forward(groups, batch, training=False)
@@ -225,42 +227,42 @@ def test_evaluation_uses_running_statistics(train, test):
 def test_a_diverged_member_leaves_the_others_alone_and_predicts_no_class(train, test):
     sane = Member("ep4", 3e-3, 0.0, 0)
     mad = Member("ep4", 1e38, 0.0, 1)
-    alone = train_crowd([sane], train, "adamw")[0].probe(0).state_dict()
-    (group,) = train_crowd([sane, mad], train, "adamw")
+    alone = train_together([sane], train, "adamw")[0].probe(0).state_dict()
+    (group,) = train_together([sane, mad], train, "adamw")
     for name, tensor in alone.items():
         torch.testing.assert_close(group.probe(0).state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
-    (top,) = predict([group], feed_of(test).in_order(32), top=1)
-    assert (top[1] == -1).all()
-    assert (top[0] >= 0).all()
+    (record,) = predict([group], feed_of(test).in_order(32), TASK)
+    assert (record["predicted"][1] == -1).all()
+    assert (record["predicted"][0] >= 0).all()
 
 
 def test_a_group_past_its_stop_no_longer_learns(train):
     groups = make_groups(
         [Member("ep4", 1e-2, 0, 0), Member("mhca4", 1e-2, 0, 0)], SHAPE, CLASSES, CPU
     )
-    crowd = Crowd(groups, "adamw", steps=10, warmup=1, stops=[2, 10])
+    trainer = JointTrainer(groups, "adamw", steps=10, warmup=1, stops=[2, 10])
     snapshots = []
     for batch in feed_of(train).shuffled(32, seed=0, epoch=0):
-        crowd.train_step(batch)
+        trainer.train_step(batch)
         snapshots.append([g.parameters["classifier.weight"].detach().clone() for g in groups])
     stopped, going = zip(*snapshots, strict=True)
     assert torch.equal(stopped[1], stopped[4])
     assert not torch.equal(stopped[0], stopped[1])
     assert not torch.equal(going[3], going[4])
-    assert crowd.active == [groups[1]]
+    assert trainer.active == [groups[1]]
 
 
 def test_state_restores_exactly(train):
     members = [Member(p, 3e-3, 0.0, s) for p in ("ep4", "aim4", "abmilp", "delf") for s in (0, 1)]
     batches = list(feed_of(train).shuffled(32, seed=0, epoch=0))
     for optimizer in ("adamw", "lars"):
-        straight = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
-        broken = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
+        straight = JointTrainer(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
+        broken = JointTrainer(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
         for batch in batches[:2]:
             straight.train_step(batch)
             broken.train_step(batch)
         kept = {name: tensor.clone() for name, tensor in broken.state().items()}
-        resumed = Crowd(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
+        resumed = JointTrainer(make_groups(members, SHAPE, CLASSES, CPU), optimizer, 10, 1)
         resumed.load_state(kept)
         for batch in batches[2:]:
             straight.train_step(batch)
@@ -272,9 +274,9 @@ def test_state_restores_exactly(train):
 def test_members_learn_what_is_planted(train, test):
     """Averaging drowns the planted patch; attending to it doesn't."""
     members = [Member(p, 1e-2, 0.0, 0) for p in ("linear?input=mean", "ep4")]
-    groups = train_crowd(members, train, "adamw", epochs=20)
-    tops = predict(groups, feed_of(test).in_order(32), top=1)
-    mean, ep = ((top[0, :, 0].numpy() == test.labels).mean() for top in tops)
+    groups = train_together(members, train, "adamw", epochs=20)
+    records = predict(groups, feed_of(test).in_order(32), TASK, "scores")
+    mean, ep = ((one["predicted"][0].numpy() == test.labels).mean() for one in records)
     assert ep > 0.75
     assert ep > mean + 0.1
 
@@ -282,7 +284,7 @@ def test_members_learn_what_is_planted(train, test):
 def test_losses_are_per_member_means():
     logits, labels = torch.randn(2, 5, 3), torch.tensor([0, 1, 2, 0, 1])
     expected = torch.stack([F.cross_entropy(z, labels) for z in logits])
-    torch.testing.assert_close(member_losses(logits, labels), expected)
+    torch.testing.assert_close(TASK.loss(logits, labels), expected)
 
 
 def test_a_last_batch_of_one_joins_the_one_before():

@@ -65,19 +65,19 @@ def test_the_decay_is_the_best_over_the_folds(store, fitted):
     right = dict.fromkeys(result.training["weight_decays"], 0)
     for decay in right:
         for fold in folds:
-            scaler = StandardScaler().fit(x[fold.learn])
-            C = 1 / (decay * len(fold.learn))
+            scaler = StandardScaler().fit(x[fold.train])
+            C = 1 / (decay * len(fold.train))
             model = LogisticRegression(C=C, tol=1e-6, max_iter=100_000)
-            model.fit(scaler.transform(x[fold.learn]), labels[fold.learn])
-            held = model.predict(scaler.transform(x[fold.held]))
-            right[decay] += int((held == labels[fold.held]).sum())
+            model.fit(scaler.transform(x[fold.train]), labels[fold.train])
+            held = model.predict(scaler.transform(x[fold.held_out]))
+            right[decay] += int((held == labels[fold.held_out]).sum())
     best = max(right.values())
     assert right[result.selected["weight_decay"]] >= best - 1  # an image at the border may tip
     rows = [row for row in read_curves(fitted[1]) if row.probe == result.probe]
     assert {row.fold for row in rows if row.phase == "select"} == {0, 1, 2, 3, 4}
     by_decay = {
         decay: sum(
-            round(row.eval_accuracy * len(folds[row.fold].held))
+            round(row.eval_accuracy * len(folds[row.fold].held_out))
             for row in rows
             if row.phase == "select" and row.weight_decay == decay
         )

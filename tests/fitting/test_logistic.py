@@ -58,7 +58,7 @@ def test_the_gradient_is_autograds():
     x = torch.from_numpy(StandardScaler().fit_transform(features))
     loss = torch.nn.functional.cross_entropy(x @ weight.mT + bias, torch.from_numpy(labels))
     loss.backward()
-    found, curvature, by_weight, by_bias = one.look(weight.detach(), bias.detach())
+    found, curvature, by_weight, by_bias = one.evaluate(weight.detach(), bias.detach())
     assert found == pytest.approx(loss.item(), rel=1e-12)
     torch.testing.assert_close(by_weight, weight.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(by_bias, bias.grad, rtol=1e-9, atol=1e-12)
@@ -149,8 +149,8 @@ def test_gradients_of_two_halves_add_up(monkeypatch):
         one.device, one.dtype = CPU, torch.float64
         one.mean, one.inverse, one._kept = whole.mean, whole.inverse, None
         one._rows = lambda part=part: [(x[part], y[part])]
-        one.look(weight, bias)
-    loss, curvature, by_weight, by_bias = whole.look(weight, bias)
+        one.evaluate(weight, bias)
+    loss, curvature, by_weight, by_bias = whole.evaluate(weight, bias)
     total = recorded[0][0] + recorded[1][0]
     expected = torch.cat(
         [torch.tensor([loss, curvature * 4], dtype=torch.float64), by_weight.flatten(), by_bias]
@@ -165,11 +165,11 @@ def test_a_small_problem_is_one_threads_and_torchs_are_left_as_they_were(
     monkeypatch.setattr(logistic, "ALONE", alone)
     one, seen, before = problem(*data()), set(), torch.get_num_threads()
 
-    def look(weight, bias):
+    def evaluate(weight, bias):
         seen.add(torch.get_num_threads())
         raise RuntimeError("enough seen")
 
-    one.look = look
+    one.evaluate = evaluate
     torch.set_num_threads(2)
     try:
         with pytest.raises(RuntimeError, match="enough"):

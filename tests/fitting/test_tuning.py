@@ -8,13 +8,13 @@ import pytest
 
 import iceprobe
 from iceprobe.fitting import phases, tuning
-from iceprobe.fitting.members import Member
-from iceprobe.fitting.phases import Dropped, Phase
+from iceprobe.fitting.phase import Dropped, Phase
+from iceprobe.fitting.stacked import Member
 from iceprobe.fitting.tuning import records
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.choosing import choose
-from iceprobe.protocols.heldout import Part, Parts, cross_validation, parts_of
-from iceprobe.protocols.protocol import PROTOCOLS, get_protocol, look_epochs
+from iceprobe.protocols.heldout import Fold, Folds, cross_validation, folds_of
+from iceprobe.protocols.protocol import PROTOCOLS, evaluation_epochs, get_protocol
 from iceprobe.results import read_curves
 from tests.fitting.test_api import Killed, assert_same_run, kill_after, planted_dataset
 from tests.store.conftest import make_backbone
@@ -45,15 +45,15 @@ def rates(monkeypatch):
 def test_every_image_is_held_out_once_and_no_class_whole(counts):
     labels = np.random.default_rng(0).permutation(np.repeat(range(len(counts)), counts))
     folds = cross_validation(labels, seed=0, folds=5)
-    held = np.concatenate([fold.held for fold in folds])
+    held = np.concatenate([fold.held_out for fold in folds])
     single = [label for label, count in enumerate(counts) if count == 1]
     assert sorted(held) == np.flatnonzero(~np.isin(labels, single)).tolist()
-    sizes = [len(fold.held) for fold in folds]
+    sizes = [len(fold.held_out) for fold in folds]
     assert max(sizes) - min(sizes) <= 1
     for fold in folds:
-        assert sorted([*fold.learn, *fold.held]) == list(range(len(labels)))
-        assert set(labels[fold.learn]) == set(labels)
-        of_class = np.bincount(labels[fold.held], minlength=len(counts))
+        assert sorted([*fold.train, *fold.held_out]) == list(range(len(labels)))
+        assert set(labels[fold.train]) == set(labels)
+        of_class = np.bincount(labels[fold.held_out], minlength=len(counts))
         for count, found in zip(counts, of_class, strict=True):
             assert found in ((0,) if count == 1 else (count // 5, -(-count // 5)))
 
@@ -61,7 +61,7 @@ def test_every_image_is_held_out_once_and_no_class_whole(counts):
 def test_folds_are_seeded_and_repeats_differ():
     labels = np.arange(60) % 3
     first, same, other, again = (
-        [fold.held.tolist() for fold in cross_validation(labels, seed, 5, repeat)]
+        [fold.held_out.tolist() for fold in cross_validation(labels, seed, 5, repeat)]
         for seed, repeat in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
     assert first == same
@@ -72,51 +72,54 @@ def test_folds_are_seeded_and_repeats_differ():
 def test_what_is_held_out_is_said():
     heldout = get_protocol("heldout")
     few, many = np.arange(1199) % 10, np.arange(1200) % 10
-    assert parts_of(few, 0, replace(heldout, repeats=1)).told == "5-fold cross-validation of train"
-    found = parts_of(few, 0, replace(heldout, repeats=2))
-    assert found.told == "5-fold cross-validation of train, 2 times"
-    assert len(found.parts) == 10
-    assert parts_of(many, 0, heldout).told == "held-out 10% of train"
-    halves = parts_of(np.arange(2000) // 2, 0, heldout)  # two images a class
-    assert halves.told == "held-out 50% of train"
-    four = parts_of(np.arange(4) // 2, 0, heldout)  # fewer images than folds
-    assert (len(four.parts), four.told) == (4, "4-fold cross-validation of train")
-    nothing = parts_of(np.arange(20), 0, heldout)  # one image a class
-    assert list(nothing.parts) == []
+    assert (
+        folds_of(few, 0, replace(heldout, repeats=1)).description
+        == "5-fold cross-validation of train"
+    )
+    found = folds_of(few, 0, replace(heldout, repeats=2))
+    assert found.description == "5-fold cross-validation of train, 2 times"
+    assert len(found.folds) == 10
+    assert folds_of(many, 0, heldout).description == "held-out 10% of train"
+    halves = folds_of(np.arange(2000) // 2, 0, heldout)  # two images a class
+    assert halves.description == "held-out 50% of train"
+    four = folds_of(np.arange(4) // 2, 0, heldout)  # fewer images than folds
+    assert (len(four.folds), four.description) == (4, "4-fold cross-validation of train")
+    nothing = folds_of(np.arange(20), 0, heldout)  # one image a class
+    assert list(nothing.folds) == []
 
 
-def test_looks_are_spread_over_a_schedule_and_end_with_it():
+def test_evaluations_are_spread_over_a_schedule_and_end_with_it():
     heldout = get_protocol("heldout", min_steps=0)
-    assert look_epochs(replace(heldout, epochs=20)) == list(range(1, 21))
-    found = look_epochs(replace(heldout, epochs=401))
-    assert len(found) <= heldout.looks
+    assert evaluation_epochs(replace(heldout, epochs=20)) == list(range(1, 21))
+    found = evaluation_epochs(replace(heldout, epochs=401))
+    assert len(found) <= heldout.evaluations
     assert found[-1] == 401
     assert set(np.diff(found)) == {9}
 
 
 def test_records_are_means_over_seeds_and_over_the_folds_that_held_an_image_out():
-    parts = Parts(
-        [Part(np.array([2, 3]), np.array([0, 1])), Part(np.arange(2), np.array([1, 4]))], ""
+    parts = Folds(
+        [Fold(np.array([2, 3]), np.array([0, 1])), Fold(np.arange(2), np.array([1, 4]))], ""
     )
     members = [Member("ep4", 0.1, 0.0, seed) for seed in (0, 1)]
     bits = [
-        # looks × members × images held out
+        # evaluations × members × images held out
         [[[1, 0], [0, 0]], [[1, 1], [1, 0]]],
         [[[0, 1], [0, 0]], [[1, 1], [0, 0]]],
     ]
     found = []
     for fold, right in enumerate(bits):
         packed = np.packbits(np.array(right, np.uint8), axis=-1)
-        found.append(Phase("select", members, fold=fold, looks=[1, 2], right=packed))
+        found.append(Phase("select", members, fold=fold, evaluations=[1, 2], scores=packed))
     (one,) = records("ep4", found, parts, np.array([0, 1, 4]))
     assert one.epochs == [1, 2]
-    np.testing.assert_allclose(one.right, [[0.5, 0.0, 0.5 * 1], [1.0, 0.5, 0.5]])
+    np.testing.assert_allclose(one.scores, [[0.5, 0.0, 0.5 * 1], [1.0, 0.5, 0.5]])
     assert (one.lost, one.ended) == (False, False)
     found[1].dropped = [Dropped(members[1], 1, "diverged")]
     assert records("ep4", found, parts, np.array([0, 1, 4]))[0].lost
     found[1].dropped = [Dropped(member, 1, "beaten") for member in members]
     (one,) = records("ep4", found, parts, np.array([0, 1, 4]))
-    assert (one.ended, one.epochs, one.right.shape) == (True, [1], (1, 3))
+    assert (one.ended, one.epochs, one.scores.shape) == (True, [1], (1, 3))
     assert records("aim4", found, parts, np.array([0, 1, 4])) == []
 
 
@@ -158,7 +161,7 @@ def test_a_grid_grows_until_its_best_is_inside_or_the_bound_is_reached(
     assert ("aim4", 3e-3) not in tried  # for that probe alone
 
 
-def test_halved_and_grown_settings_are_looked_at_after_the_same_epochs(
+def test_halved_and_grown_settings_are_evaluated_after_the_same_epochs(
     store, tmp_path, rates, monkeypatch
 ):
     """Of 60 epochs every second is looked at, and 15, a rung: so are those of a rate that came later."""
@@ -168,7 +171,7 @@ def test_halved_and_grown_settings_are_looked_at_after_the_same_epochs(
 
     def told(found, *rest):
         for one in found:
-            assert len(one.epochs) == len(one.right)
+            assert len(one.epochs) == len(one.scores)
         seen.append({tuple(one.epochs) for one in found if not one.ended})
         return choose(found, *rest)
 
@@ -194,7 +197,7 @@ def test_a_users_own_grid_stays(store, tmp_path, caplog):
 
 
 def test_a_grown_rate_trains_as_one_that_was_there(store, tmp_path, rates):
-    """A member of a later crowd ends where it ends among the others."""
+    """A member that joins later ends where it ends among the others."""
     rates("ep", 1e-4, 3e-4)
     iceprobe.fit(store, ["ep4"], output=tmp_path / "grown", **FIT)
     rates("ep", 1e-4, 3e-4, 1e-3, 3e-3)

@@ -7,8 +7,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 import iceprobe
 from iceprobe.fitting import phases
+from iceprobe.fitting.context import vectors
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.phases import _vectors
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from iceprobe.results import read_results
@@ -82,7 +82,7 @@ def test_one_epochs_draw_depends_on_seed_and_epoch_alone(store):
 def test_whitening_is_of_the_views_that_are_learnt_from(store):
     split, rows = store["train"], np.arange(0, 240, 2)
     feed = feed_of(split, rows, "mean", "patches")
-    measured = whitening(lambda: _vectors(feed, "mean", 50), 0.5, feed.copies)
+    measured = whitening(lambda: vectors(feed, "mean", 50), 0.5, feed.copies)
     learnt = np.concatenate([split.views.mean.numpy()[v * 240 + rows] for v in range(K)])
     np.testing.assert_allclose(measured.mean, learnt.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(measured.std, learnt.std(0), rtol=1e-5)
@@ -104,7 +104,7 @@ def test_copies_of_a_vector_are_no_draws_of_their_own():
 
 @pytest.mark.usefixtures("one_part")
 @pytest.mark.parametrize("protocol", ["heldout", "paper"])
-def test_learning_reads_views_and_every_look_the_evaluation_view(
+def test_training_reads_views_and_every_evaluation_the_evaluation_view(
     store, plain, tmp_path, monkeypatch, protocol
 ):
     read: dict[str, set[int]] = {"train": set(), "views": set(), "test": set()}

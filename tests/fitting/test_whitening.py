@@ -9,12 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from iceprobe.fitting.engine import Crowd, forward, predict
+from iceprobe.fitting.context import vectors as vectors_of
+from iceprobe.fitting.engine import JointTrainer, forward, predict
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, make_groups
-from iceprobe.fitting.phases import _vectors
 from iceprobe.fitting.whitening import ledoit_wolf, whitening
 from iceprobe.probes.probe import build_for
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import PlantedSplit
 
@@ -73,7 +74,7 @@ def test_training_starts_from_the_ordinary_initialisation():
 
 @pytest.mark.parametrize("label", LABELS)
 def test_the_fitted_probe_is_an_ordinary_one(label):
-    """Logits of the crowd and of the module that comes out of it, on tokens as they are."""
+    """Logits of the joint trainer and of the module that comes out of it, on tokens as they are."""
     vectors, labels = ill_conditioned(200, 0)
     shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
     found = {"mean": whitening(lambda: [vectors], 0.01)}
@@ -81,9 +82,9 @@ def test_the_fitted_probe_is_an_ordinary_one(label):
         [Member(label, 1e-2, 0.0, s) for s in (0, 1)], shape, 3, torch.device("cpu"), found
     )
     batch = Batch({"mean": vectors}, labels)
-    crowd = Crowd(groups, "adamw", steps=5, warmup=0)
+    trainer = JointTrainer(groups, "adamw", steps=5, warmup=0)
     for _ in range(5):
-        crowd.train_step(batch)
+        trainer.train_step(batch)
     (together,) = forward(groups, batch, training=False)
     for g in (0, 1):
         alone = groups[0].probe(g)(vectors)
@@ -119,19 +120,19 @@ def test_few_steps_reach_logistic_regression_where_directions_differ_in_scale():
         groups = make_groups(
             [Member("linear?input=mean", 1e-2, 0.0, 0)], shape, 3, torch.device("cpu"), known
         )
-        crowd = Crowd(groups, "adamw", steps=160, warmup=8)
+        trainer = JointTrainer(groups, "adamw", steps=160, warmup=8)
         for epoch in range(20):
             for batch in feeds[0].shuffled(256, 0, epoch):
-                crowd.train_step(batch)
-        (top,) = predict(groups, feeds[1].in_order(500), 1)
-        return float((top[0, :, 0].numpy() == test[1].numpy()).mean())
+                trainer.train_step(batch)
+        (record,) = predict(groups, feeds[1].in_order(500), Classification(), "scores")
+        return float((record["predicted"][0].numpy() == test[1].numpy()).mean())
 
     assert expected > 0.7
     assert ours(1e-6) == pytest.approx(expected, abs=0.01)
     assert ours(None) < expected - 0.1  # or the whitening has nothing to show
 
 
-def test_vectors_without_batch_norm_are_learned_as_they_are():
+def test_vectors_without_batch_norm_are_trained_as_they_are():
     shape = TokenShape(24, 1, 0, (1, 1), has_class=False)
     found = {"mean": whitening(lambda: [ill_conditioned(200, 0)[0]], 0.01)}
     for label in ("linear?batch_norm=false&input=mean", "mean_value?batch_norm=false"):
@@ -146,4 +147,4 @@ def test_measuring_the_vectors_reads_no_patch_tokens(monkeypatch):
     split = PlantedSplit(vectors[:, None], vectors[:, None], labels.numpy())
     feed = Feed(split, np.arange(60), {"mean", "patches"}, torch.device("cpu"), torch.float32)
     monkeypatch.setattr(PlantedSplit, "patches", lambda *_: pytest.fail("patches were read"))
-    torch.testing.assert_close(torch.cat(list(_vectors(feed, "mean", 16))), vectors)
+    torch.testing.assert_close(torch.cat(list(vectors_of(feed, "mean", 16))), vectors)

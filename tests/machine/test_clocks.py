@@ -41,13 +41,13 @@ def test_states_are_saved_at_the_monotonic_clocks_pace(tmp_path, monkeypatch):
     store = iceprobe.extract(make_backbone(), planted_dataset(), tmp_path / "f", batch_size=16)
     epochs: list[int] = []
     seconds = {"now": 1e6}
-    look = phases._look
+    evaluate = phases.evaluate
 
-    def slow_look(phase, *arguments):
+    def slowly(phase, *arguments, **named):
         seconds["now"] += 9
-        return look(phase, *arguments)
+        return evaluate(phase, *arguments, **named)
 
-    monkeypatch.setattr(phases, "_look", slow_look)
+    monkeypatch.setattr(phases, "evaluate", slowly)
     monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: seconds["now"]))
     monkeypatch.setattr(time, "time", lambda: 1e9 - seconds["now"])  # runs backwards
     monkeypatch.setattr(Checkpoint, "save", lambda self, saved: epochs.append(saved.phase["epoch"]))

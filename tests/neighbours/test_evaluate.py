@@ -74,10 +74,10 @@ def test_heldout_chooses_on_five_folds_where_images_are_few(store):
     bank, labels = store["train"].class_token.double().numpy(), store["train"].labels
     folds = cross_validation(labels, 3, 5)
     tried = {}
-    for setting in settings(min(len(fold.learn) for fold in folds)):
+    for setting in settings(min(len(fold.train) for fold in folds)):
         right = 0
         for fold in folds:
-            learn, held = fold.learn, fold.held
+            learn, held = fold.train, fold.held_out
             _, predicted = accuracy_of_scikit_learn(
                 bank[learn], labels[learn], bank[held], labels[held], setting
             )

@@ -78,13 +78,13 @@ def test_what_an_image_counts_counts():
 
 def test_score_error_and_spread():
     found = choose([record(0.1, 40, 70), record(0.3, 50, 60), record(1.0, 10, 20)], weights(), 9)
-    assert (found.tried, found.held.images, found.held.size) == (3, N, pytest.approx(N))
-    assert found.held.mean == pytest.approx(0.7)
+    assert (found.tried, found.held_out.images, found.held_out.size) == (3, N, pytest.approx(N))
+    assert found.held_out.mean == pytest.approx(0.7)
     assert found.best_minus_median == pytest.approx(0.7 - 0.6)
-    assert found.held.error == pytest.approx(sem(np.arange(N) < 70))
+    assert found.held_out.error == pytest.approx(sem(np.arange(N) < 70))
     # Of weights 1/2, 1/4 and 1/4 the size is 1/(1/4 + 1/16 + 1/16).
     three = [Record(0.1, 0.0, [10], np.array([[1, 1, 0]], np.float32))]
-    assert choose(three, np.array([0.5, 0.25, 0.25]), 1).held.size == pytest.approx(8 / 3)
+    assert choose(three, np.array([0.5, 0.25, 0.25]), 1).held_out.size == pytest.approx(8 / 3)
 
 
 def test_the_standard_error_of_a_weighted_mean():

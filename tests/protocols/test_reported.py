@@ -1,4 +1,4 @@
-"""What is reported holds nothing that was learnt from, or says so."""
+"""What is reported holds nothing that was trained on, or says so."""
 
 import logging
 
@@ -36,7 +36,9 @@ def test_the_training_split_is_not_reported(tmp_path):
         lambda: iceprobe.probe(make_backbone(), planted_dataset(), ["linear"], split="train"),
         lambda: knn(store, split="train"),
     ):
-        with pytest.raises(IceprobeError, match=r"split='train': probes learn.*give split='test'$"):
+        with pytest.raises(
+            IceprobeError, match=r"split='train': probes are trained.*give split='test'$"
+        ):
             asked()
     assert not (tmp_path / "r").exists()
 

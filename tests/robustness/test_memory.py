@@ -13,12 +13,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.engine import Crowd
+from iceprobe.fitting.context import FitContext
+from iceprobe.fitting.engine import JointTrainer
 from iceprobe.fitting.feed import Batch
-from iceprobe.fitting.laying_out import lay_out
 from iceprobe.fitting.members import Member, make_groups
-from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.shuffling import ROWS
 from iceprobe.fitting.step_memory import kept, step_memory, under_way
 from iceprobe.probes.probe import build_for
@@ -32,11 +32,11 @@ NUMBERS = N * D
 
 
 def step_of(*labels: str, amp: torch.dtype = torch.float32, prefix: int = 1):
-    setting = Setting(
+    context = FitContext(
         get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, 1, (14, 14), True), CLASSES, 0,
         torch.device("cpu"), amp, Checkpoint(None, ""), lambda *_: None,
     )  # fmt: skip
-    return step_memory(dict.fromkeys(labels, 3), setting, N, prefix, 3000, 2 * NUMBERS)
+    return step_memory(dict.fromkeys(labels, 3), context, N, prefix, 3000, 2 * NUMBERS)
 
 
 def test_a_step_of_three_members_by_hand():
@@ -110,9 +110,9 @@ def test_a_step_of_any_probe_takes_what_is_said(label):
     size = (images, wide, D) if probe.input.endswith("patches") else (images, D)
     batch = Batch({probe.input: torch.randn(size)}, torch.arange(images) % CLASSES)
     known = [*batch.inputs.values(), batch.labels, *(t for g in groups for t in g.state().values())]
-    crowd = Crowd(groups, "adamw", steps=9, warmup=1)
+    trainer = JointTrainer(groups, "adamw", steps=9, warmup=1)
     with Live(known) as live:
-        crowd.train_step(batch)
+        trainer.train_step(batch)
     learnt = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
     rows = wide if probe.input.endswith("patches") else 1
     each, passing = kept(probe, rows, D)
@@ -132,9 +132,9 @@ def held_by(memory: int | None, beside: int, caplog, shuffle: str = "rows"):
     split._in_memory, split.resident = False, torch.zeros(40, dtype=torch.bool).numpy()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "iceprobe"):
-        train, _, chosen = lay_out(
+        train, _, chosen = cache_tokens(
             split, split, {"patches"}, memory, shuffle,
-            batch_size=4, beside=beside, looks=False, before=None,
+            batch_size=4, beside=beside, evaluated=False,
         )  # fmt: skip
     return int(train.resident.sum()), chosen, [r.getMessage() for r in caplog.records]
 

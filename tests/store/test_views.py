@@ -12,7 +12,7 @@ from torchvision import transforms
 from iceprobe.backbones.augmentation import view_generator
 from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import plan
-from iceprobe.fitting.laying_out import lay_out
+from iceprobe.fitting.caching import cache_tokens
 from iceprobe.store import Store, extract, extract_in_memory, repair
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.memory import bytes_held
@@ -258,9 +258,9 @@ def test_what_is_held_within_a_budget(tmp_path, dataset):
         K * n - 1: (0, K * n - 1),
         0: (0, 0),
     }.items():
-        held, _, shuffle = lay_out(
+        held, _, shuffle = cache_tokens(
             split, store["test"], {"patches"}, images * each + 1, "rows",
-            batch_size=8, beside=0, looks=False, before=None,
+            batch_size=8, beside=0, evaluated=False,
         )  # fmt: skip
         assert (held.resident.sum(), held.views.resident.sum()) == (evaluation, views)
         assert held.bytes_held + held.views.bytes_held == images * each

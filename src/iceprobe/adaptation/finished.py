@@ -1,7 +1,7 @@
 """What is left of a training when it is finished, so that a killed run doesn't do it again.
 
 ``trainings/KEY.safetensors`` holds its curve and seconds and, of a refit, the probe's weights and
-the predicted classes. The key is a hash of everything that the outcome depends on.
+the record of the reported images. The key is a hash of everything that the outcome depends on.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.curves import CurveRow
 
-VERSION = 3  # raise it when the same task trains otherwise
+VERSION = 4  # raise it when the same task trains otherwise, or keeps something else
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finished:
     rows: one an epoch.
     seconds: of training and evaluation.
     counts: parameters by part.
-    tensors: ``top (n, k)``, the best classes, and ``probe.NAME``; none of a selection.
+    tensors: ``record.NAME`` of the reported images and ``probe.NAME``; none of a selection.
     """
 
     rows: list[CurveRow]
@@ -41,10 +41,18 @@ class Finished:
     @property
     def probe(self) -> dict[str, Tensor]:
         """Weights of the probe."""
+        return self._below("probe.")
+
+    @property
+    def record(self) -> dict[str, Tensor]:
+        """What the task kept of the reported images, ``(1, n, …)``."""
+        return self._below("record.")
+
+    def _below(self, prefix: str) -> dict[str, Tensor]:
         return {
-            name.removeprefix("probe."): tensor
+            name.removeprefix(prefix): tensor
             for name, tensor in self.tensors.items()
-            if name.startswith("probe.")
+            if name.startswith(prefix)
         }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
@@ -29,6 +29,7 @@ from iceprobe.protocols.choosing import Choice, best_at_last_epoch
 from iceprobe.protocols.heldout import heldout_split
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
+from iceprobe.tasks.records import Arrays
 
 log = logging.getLogger("iceprobe")
 
@@ -168,19 +169,14 @@ class Contest:
         rows = [row for done in selected for row in done.rows]
         choice, finals = self._choice(grid, rows), self._finals(grid, rows)
         fits = [self._training(task, stepped) for task in finals]
-        tops = np.stack([done.tensors["top"].numpy() for done in fits])
-        labels = self.reported.labels
-        wide = self.setting.num_classes > 5
+        records = [done.record for done in fits]
+        record = {name: torch.cat([one[name] for one in records]) for name in records[0]}
         return AdaptedFit(
             *pair,
             probes=[self._probe(task, done) for task, done in zip(finals, fits, strict=True)],
             adapters=[self._adapter(task) for task in finals],
             counts=fits[0].counts,
-            predictions=Predictions(
-                labels,
-                tops[..., 0].astype(np.int32),
-                (tops == labels[None, :, None]).any(-1) if wide else None,
-            ),
+            predictions=Predictions.of(Arrays(record), self.reported.labels),
             choice=choice,
             selected_on=SELECTED_ON if len(grid) > 1 else UNSELECTED,
             rows=rows + [row for done in fits for row in done.rows],
@@ -206,8 +202,8 @@ class Contest:
         rows = train(model, task, self.setting, images, looked, micro, step)
         tensors = {}
         if not selecting:
-            top = min(5, self.setting.num_classes)
-            tensors = {"top": predict(model, self.reported, top, self.setting, micro).int()}
+            record = predict(model, self.reported, "everything", self.setting, micro)
+            tensors = {f"record.{name}": tensor for name, tensor in record.items()}
             tensors |= {f"probe.{name}": t for name, t in published(model.probe).items()}
             self._keep(model.save, self.folder / self._adapter(task))
         stepped(whole - seen)  # what an early end left out

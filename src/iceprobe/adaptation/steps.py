@@ -15,15 +15,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from iceprobe.adaptation.model import Adapted
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe
 from iceprobe.store.forward import autocast
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")
+
+TASK = Classification()
 
 
 @dataclass
@@ -50,7 +52,7 @@ def backward(
 ) -> float:
     """Leave the gradient of the batch's mean loss in ``model``; returns the loss.
 
-    That is cross-entropy, and the terms of a probe that reads its own attention.
+    That is the task's loss, and the terms of a probe that reads its own attention.
 
     Args:
         model: in training mode, without gradients.
@@ -106,7 +108,7 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, amp: st
 def _loss(probe: Probe, tokens: Tokens, labels: Tensor) -> Tensor:
     logits = probe(tokens)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(wide, labels) + probe.penalty(tokens)
+    return TASK.loss(wide, labels) + probe.penalty(tokens)
 
 
 def _tensors(tokens: Tokens) -> list[Tensor]:

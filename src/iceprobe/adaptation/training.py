@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from iceprobe.adaptation.coordinates import enter
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
-from iceprobe.adaptation.steps import MicroBatch, backward
+from iceprobe.adaptation.steps import TASK, MicroBatch, backward
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import split_batches
@@ -23,6 +22,8 @@ from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.forward import autocast
+from iceprobe.tasks.records import Arrays, Record, joined
+from iceprobe.tasks.task import Keep
 from iceprobe.tokens import TokenShape
 
 
@@ -140,8 +141,9 @@ def train(
         if evaluate_on is not None:
             accuracy = 0.0
             if finite:
-                best = predict(model, evaluate_on, 1, setting, micro)[:, 0]
-                accuracy = float((best.numpy() == evaluate_on.labels).mean())
+                record = Arrays(predict(model, evaluate_on, "scores", setting, micro))
+                metric = TASK.metric()
+                accuracy = float(metric.value(record, evaluate_on.labels)[0])
         rows.append(
             CurveRow(
                 probe=task.label,
@@ -161,16 +163,16 @@ def train(
 
 @torch.no_grad()
 def predict(
-    model: Adapted, images: Images, top: int, setting: Setting, micro: MicroBatch
-) -> Tensor:
-    """The ``top`` best classes of every image, best first: ``(n, top)`` on the host."""
+    model: Adapted, images: Images, keep: Keep, setting: Setting, micro: MicroBatch
+) -> Record:
+    """What the task keeps of every image, of one member."""
     model.eval()
     found = []
-    for pixels, _ in images.batches(_in_order(images, micro.size)):
+    for pixels, labels in images.batches(_in_order(images, micro.size)):
         with autocast(setting.device, setting.amp):
             logits = model(pixels.to(setting.device))
-        found.append(logits.float().topk(top, dim=1).indices.cpu())
-    return torch.cat(found)
+        found.append(TASK.record(logits.float()[None], labels.to(setting.device), keep))
+    return joined(found)
 
 
 def rehearse(

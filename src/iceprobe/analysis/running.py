@@ -18,7 +18,7 @@ from iceprobe.analysis.summary import analysis_of, shortcut_of
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 from iceprobe.store import Store
@@ -57,7 +57,7 @@ def analyze(
     background: bool = False,
     heads: bool = False,
     trust: bool = False,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
     **how: Unpack[Options],
 ) -> list[Analysis]:
     """Measure where every probe with attention looks.
@@ -166,7 +166,7 @@ def _by_store(found: Sequence[Measurements]) -> list[list[Measurements]]:
 
 
 def _exchange(
-    found: Sequence[Measurements], others: OtherBackgrounds, progress: Told | None
+    found: Sequence[Measurements], others: OtherBackgrounds, progress: ProgressCallback | None
 ) -> None:
     """What every fit answers on the images with other backgrounds: one pass of the backbone for all."""
     first = found[0]
@@ -198,7 +198,7 @@ def _fits(result: FittedResult, store: Store) -> list["Probe"]:
 
 
 def _counted(
-    progress: Told, result: FittedResult, number: int, fits: Sequence["Probe"]
+    progress: ProgressCallback, result: FittedResult, number: int, fits: Sequence["Probe"]
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
     return lambda done, of: progress(result.label, number * of + done, of * len(fits))

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iceprobe import settings
 from iceprobe.cli.arguments import split_arguments
 from iceprobe.cli.config import resolve, to_yaml
 from iceprobe.cli.console import Bars, console
@@ -53,7 +54,7 @@ def execute(config: SegmentRun) -> None:
     A finished run is shown, not run again.
     """
     import iceprobe
-    from iceprobe.dense.api import check_probes
+    from iceprobe.fitting.segmentation_checks import check_probes
     from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
@@ -81,13 +82,8 @@ def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
             results = iceprobe.segment(
                 store,
                 config.probe,
-                seeds=config.seeds,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                learning_rates=config.learning_rates,
+                part_of(config, settings.Segmentation),
                 output=folder,
-                memory=config.memory,
-                device=config.device,
                 progress=progress,
                 tell=partial(tell_duration, config),
                 command=command,
@@ -127,7 +123,7 @@ def _identities(config: SegmentRun) -> set[str]:
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
     """The tokens, once it is seen that images and backbone have what segmentation reads."""
     import iceprobe
-    from iceprobe.dense.api import no_grid, no_masks
+    from iceprobe.fitting.segmentation_checks import no_grid, no_masks
 
     dataset = iceprobe.load_dataset(config.data)
     if not all(split.masks for split in dataset.splits.values()):

@@ -26,9 +26,9 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import DTYPES, check_device
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.linear import DECAYS, given_decays
-from iceprobe.fitting.phases import Setting
 from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
@@ -261,7 +261,7 @@ def plan_fit(
     each = patch_bytes(layout)
     read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
     members = {label: seeds * count for label, count in zip(trained, points, strict=True)}
-    setting = Setting(
+    context = FitContext(
         asked,
         shape,
         num_classes,
@@ -271,7 +271,7 @@ def plan_fit(
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
-    step = step_memory(members, setting, shape.num_tokens, shape.num_prefix, images, each)
+    step = step_memory(members, context, shape.num_tokens, shape.num_prefix, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         looked_at = reported if asked.held_out == 0 else 0  # after every epoch
@@ -298,10 +298,10 @@ def plan_fit(
             shape=shape,
             num_classes=num_classes,
             settings=settings,
-            device=setting.device,
-            amp=setting.amp,
+            device=context.device,
+            amp=context.amp,
         )
-        refusal = _refusal(step, sum(members.values()), setting) if call.here else None
+        refusal = _refusal(step, sum(members.values()), context) if call.here else None
         if refusal is None:
             most = max(2, TOKENS_AT_ONCE // (4 * shape.num_tokens * shape.dim))
             steps = rehearse(run, max(points), batch, most, call.measure_seconds)
@@ -424,10 +424,10 @@ def _held(needed: int, memory: int | None, here: bool) -> bool:
     return needed <= memory
 
 
-def _refusal(step: StepMemory, members: int, setting: Setting) -> str | None:
+def _refusal(step: StepMemory, members: int, context: FitContext) -> str | None:
     """What the fit itself would say against a step that memory doesn't hold."""
     try:
-        check_memory(step, members, setting.device)
+        check_memory(step, members, context.device)
     except IceprobeError as error:
         return str(error)
     return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from iceprobe.fitting.engine import Crowd, predict
+from iceprobe.fitting.engine import JointTrainer, predict
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.whitening import Whitening
@@ -27,6 +27,7 @@ from iceprobe.protocols.protocol import Protocol
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import token_layout
 from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import TokenShape
 
 FEW_IMAGES = 16
@@ -157,21 +158,21 @@ class Steps:
             self._whitenings(),
             self._coordinates(),
         )
-        crowd = Crowd(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
+        trainer = JointTrainer(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
         rows = np.resize(np.arange(len(self.split)), BATCHES * images)
         feed = Feed(self.split, rows, self.inputs, self.device, self.amp)
-        train = self._train(crowd, feed, images, seconds)
+        train = self._train(trainer, feed, images, seconds)
         batches = [next(feed.in_order(images))]
         began = self._now()
-        predict(groups, batches, 1)
+        predict(groups, batches, Classification(), "scores")
         return Step(train, self._now() - began)
 
-    def _train(self, crowd: Crowd, feed: Feed, images: int, seconds: float) -> float:
+    def _train(self, trainer: JointTrainer, feed: Feed, images: int, seconds: float) -> float:
         """Mean seconds of a step after a first one."""
         steps, began = -1, 0.0
         while True:
             for batch in feed.shuffled(images, 0, steps + 1):
-                crowd.train_step(batch)
+                trainer.train_step(batch)
                 steps += 1
                 now = self._now()
                 if steps == 0:

@@ -1,22 +1,22 @@
-"""Dense tokens: what single patches say. Segmentation probes on stored patch tokens and masks."""
+"""The names of segmentation, where they have always been; they live in other rooms."""
 
 from iceprobe.core.lazy import lazy
-from iceprobe.results.segmentation import Segmentation
-from iceprobe.results.segmentation_files import read_segmentations
 
 _HOME = {
-    "segment": "api",
-    "write_segmentations": "files",
-    "LinearSegmentation": "probes",
-    "EPSegmentation": "probes",
-    "build": "probes",
-    "upsample": "probes",
-    "Counts": "miou",
-    "count": "miou",
-    "iou": "miou",
-    "mean_iou": "miou",
-    "IGNORE": "miou",
+    "Segmentation": "results.segmentation",
+    "read_segmentations": "results.segmentation_files",
+    "segment": "fitting.segmentation",
+    "write_segmentations": "fitting.segmentation_files",
+    "LinearSegmentation": "probes.segmentation",
+    "EPSegmentation": "probes.segmentation",
+    "build": "probes.segmentation",
+    "upsample": "probes.segmentation",
+    "Counts": "tasks.miou",
+    "count": "tasks.miou",
+    "iou": "tasks.miou",
+    "mean_iou": "tasks.miou",
+    "IGNORE": "tasks.miou",
 }
 
-__all__ = ["Segmentation", "read_segmentations", *_HOME]
-__getattr__ = lazy(__name__, _HOME)
+__all__ = sorted(_HOME)
+__getattr__ = lazy("iceprobe", _HOME)

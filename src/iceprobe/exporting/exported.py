@@ -25,6 +25,7 @@ from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.rebuilding import rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
+from iceprobe.tasks.classification import Classification
 
 # Of the largest logit: rounding on other machines stays well below, another function doesn't.
 TOLERANCE = 0.01
@@ -59,6 +60,7 @@ class ExportedProbe(nn.Module):
         self.backbone, self.probe = backbone, probe
         self.classes, self.amp, self.card = list(classes), amp, card
         self.reading = reading
+        self.task = Classification()
         self.eval().requires_grad_(False)
 
     @property
@@ -114,9 +116,8 @@ class ExportedProbe(nn.Module):
         for first in range(0, len(images), batch_size):
             pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
             pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
-            probabilities, classes = best_classes(self(pixels.to(self.backbone.device)), top)
-            for row, places in zip(probabilities.tolist(), classes.tolist(), strict=True):
-                found.append([(self.classes[c], p) for c, p in zip(places, row, strict=True)])
+            logits = self(pixels.to(self.backbone.device))
+            found += self.task.readings(logits, self.classes, top)
         return found
 
 
@@ -201,13 +202,6 @@ def check_image(preprocessing: Preprocessing) -> Tensor:
     side, channels = preprocessing.image_size, preprocessing.channels
     wave = torch.linspace(0, 50, channels * side * side, dtype=torch.float64).sin()
     return wave.float().view(1, channels, side, side)
-
-
-def best_classes(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Probabilities and classes ``(B, K)`` of the K = ``top`` most probable classes, best first."""
-    probabilities = logits.float().softmax(1)
-    best = probabilities.topk(min(top, probabilities.shape[1]), 1)
-    return best.values, best.indices
 
 
 def opened(image: Picture, reading: Reading) -> Image.Image:

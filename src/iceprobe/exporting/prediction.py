@@ -14,11 +14,11 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import csv_text
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import unlabelled
-from iceprobe.exporting.exported import ExportedProbe, best_classes
+from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.settings import Extraction
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import extracted_batches
@@ -58,7 +58,7 @@ def predict(
     amp: str | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "fail",
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Predicted:
     """Classify every image below a folder.
 
@@ -141,12 +141,12 @@ def predict(
 
 def _rows(model: ExportedProbe, tokens: Tokens, names: list[str], top: int) -> list[list[str]]:
     with torch.no_grad():
-        probabilities, classes = best_classes(model.probe(tokens), top)
+        readings = model.task.readings(model.probe(tokens), model.classes, top)
     table = []
-    for name, best, places in zip(names, probabilities.tolist(), classes.tolist(), strict=True):
+    for name, best in zip(names, readings, strict=True):
         cells = [name]
-        for probability, place in zip(best, places, strict=True):
-            cells += [model.classes[place], f"{probability:.6g}"]
+        for title, probability in best:
+            cells += [title, f"{probability:.6g}"]
         table.append(cells)
     return table
 

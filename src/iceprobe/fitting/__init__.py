@@ -1,10 +1,11 @@
-"""Fitting: members, optimisers, and the engine that trains all of them in one pass."""
+"""Fitting: the joint training of all members, and what comes before and after it."""
 
 from iceprobe.core.lazy import lazy
 
 _HOME = {
     "fit": "api",
     "probe": "api",
+    "segment": "segmentation",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

@@ -1,7 +1,7 @@
 """Stored tokens → fitted probes → results: the two public functions.
 
 :func:`fit` works on a feature store and leaves a run folder; :func:`probe` works on a model and a
-data set in memory and leaves nothing, for a look every few epochs of pre-training.
+data set in memory and leaves nothing, to be called every few epochs of pre-training.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.fitting.phases import Progress
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
+from iceprobe.protocols.protocol import for_images
 from iceprobe.protocols.repeats import repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -99,7 +99,6 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     with contextlib.ExitStack() as locked:
         if (done := first(lambda: _lock(folder, asked, call.resume, locked))) is not None:
             return [reopened(one, store, store.shape) for one in done]
-        first(lambda: _tell_days(store, request, call))
         try:
             results, rows = _fit(
                 store, request, call, seeds=seeds, replicates=replicates, folder=folder,
@@ -225,8 +224,10 @@ def _fit(
     diverged: dict[str, list[Diverged]] = {}
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         state = folder / STATE_FILE.format(r) if folder else None
-        told = _counted(progress, r, len(views))
-        results, more, gone = repetition(view, request, mine, run_seed + r, state, told)
+        stages = _counted(progress, r, len(views))
+        if r == 0:
+            stages = _warning_of_days(stages, view, request, len(views))
+        results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
         rounds += results
         rows += more
         for label, members in gone.items():
@@ -253,19 +254,26 @@ def _fit(
     return named, rows
 
 
-def _tell_days(store: Store, request: Request, call: FitCall) -> None:
-    """Warn of a fit that takes more than a day; the command line has asked."""
-    if "train" not in store.splits or all(parse_probe(one).name == "knn" for one in request.labels):
-        return
-    from iceprobe.cost.duration import expected_seconds
+def _warning_of_days(
+    progress: ProgressCallback | None, store: Store, request: Request, repetitions: int
+) -> ProgressCallback:
+    """``progress`` that also warns, by the first steps, of a fit that takes more than a day.
 
-    seconds = expected_seconds(store, request.labels, call)
-    if seconds > DAY:
-        log.warning(
-            "the fit of %s epochs will take about %s",
-            f"{request.protocol.epochs:,}",
-            in_days(seconds),
-        )
+    All phases are taken to be as long as the first.
+    """
+    protocol = for_images(request.protocol, len(store["train"]))
+    phases = 1
+    if protocol.held_out:
+        folds = protocol.folds * protocol.repeats
+        phases += folds if len(store["train"]) < protocol.folds_below else 1
+
+    def expected(seconds: float) -> None:
+        whole = seconds * phases * repetitions
+        if whole > DAY:
+            epochs = f"{protocol.epochs:,}"
+            log.warning("the fit of %s epochs will take about %s", epochs, in_days(whole))
+
+    return timed(progress, {"select", "refit", "paper"}, expected)
 
 
 def _opened(store: Any) -> Store:
@@ -294,7 +302,7 @@ def _labels(store: Store, probes: Sequence[str], settings: Fitting) -> list[str]
     return labels + [label for label in more if label not in labels]
 
 
-def _counted(progress: Progress | None, number: int, total: int) -> Progress:
+def _counted(progress: ProgressCallback | None, number: int, total: int) -> ProgressCallback:
     """``progress`` with the replicate's number in each stage's name, where there are several."""
     if progress is None:
         return lambda stage, done, of: None

@@ -1,4 +1,4 @@
-"""What can't be fitted, said before anything is written."""
+"""What can't be fitted is refused before anything is written."""
 
 from collections.abc import Mapping, Sequence
 
@@ -41,7 +41,7 @@ def check_request(
         raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
     for label in labels:
         if labels.count(label) > 1:
-            raise IceprobeError(f"probe {label!r} stands twice: name it once")
+            raise IceprobeError(f"probe {label!r} is named twice: name it once")
     if not seeds:
         raise IceprobeError("seeds=0: give at least 1")
     if run_seed < 0:

@@ -1,48 +1,55 @@
-"""The engine: every member of every group learns from the same batch in the same pass.
+"""The engine: every member of every group trains on the same batch in the same pass.
 
     batch ─▶ queries of all members side by side ─▶ one attend() ─▶ each group's values ─▶
              batch norm, classifiers ─▶ sum of all members' losses ─▶ one backward ─▶ optimiser
 
-Members don't touch each other: a sum of losses has each member's own gradient, and a row of the
-shared products belongs to one query. So a member trained in a crowd ends where it ends alone.
+Members don't touch each other: in a sum of losses each parameter's gradient is that of its own
+member's loss, and a row of the shared products belongs to one query. So a member trained among others
+ends with the weights that it ends with alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
+from iceprobe.fitting.stacked import PatchMembers, Stacked
 from iceprobe.machine.processes import world
 from iceprobe.machine.shared_batches import learning_from, sum_gradients
 from iceprobe.probes.attend import attend_together, image_sums, log_attention
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats
+from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.records import Record, gathered, joined
+from iceprobe.tasks.task import Keep, Task
 
 
-class Crowd:
-    """Groups that train together.
+class JointTrainer:
+    """Trains groups of members together.
 
     Args:
         groups: to train.
         optimizer: ``"adamw"`` or ``"lars"``.
         steps, warmup: horizon and warm-up of the schedule, in steps.
-        stops: step at which each group stops learning, at most ``steps``.
+        stops: step after which each group stops, at most ``steps``.
+        task: whose loss is minimised; classification by default.
     """
 
     def __init__(
         self,
-        groups: list[Group],
+        groups: Sequence[Stacked],
         optimizer: str,
         steps: int,
         warmup: int,
         stops: list[int] | None = None,
+        task: Task | None = None,
     ):
-        self.groups, self.steps, self.warmup = groups, steps, warmup
+        self.groups, self.steps, self.warmup = list(groups), steps, warmup
+        self.task = Classification() if task is None else task
         self.stops = stops or [steps] * len(groups)
         self.step = 0
         self._name = optimizer
@@ -64,14 +71,12 @@ class Crowd:
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
-    def keep(self, places: Sequence[Sequence[int]]) -> None:
-        """Go on with the members at ``places`` of each group; a group left without any goes.
+    def keep(self, kept: Sequence[Sequence[int]]) -> None:
+        """Go on with the members numbered ``kept`` of each group; a group left without any goes.
 
         What stays is trained as if the others were still there.
         """
-        going = [
-            one for one in zip(self.groups, self.stops, places, strict=True) if len(one[2]) > 0
-        ]
+        going = [one for one in zip(self.groups, self.stops, kept, strict=True) if len(one[2]) > 0]
         heirs: list[tuple[Tensor, Tensor]] = []
         for group, _, mine in going:
             before = [group.views[g] for g in mine]
@@ -85,8 +90,8 @@ class Crowd:
             hand_over(earlier, self.optimizer, heirs)
 
     @property
-    def active(self) -> list[Group]:
-        """The groups that are still learning."""
+    def active(self) -> list[Stacked]:
+        """The groups that haven't stopped."""
         pairs = zip(self.groups, self.stops, strict=True)
         return [group for group, stop in pairs if self.step < stop]
 
@@ -96,9 +101,15 @@ class Crowd:
         Of a batch that several processes share, the step and the losses are those of the whole.
         """
         active, shared = self.active, batch.images > len(batch.labels)
+        found: dict[int, Tensor] = {}
         with learning_from(len(batch.labels), batch.images) as weight:
-            losses = [loss * weight for loss in group_losses(active, batch)]
-            torch.stack([loss.sum() for loss in losses]).sum().backward()
+            for groups, parts in loss_parts(active, batch, self.task):
+                losses = [loss * weight for loss in parts]
+                torch.stack([loss.sum() for loss in losses]).sum().backward()
+                for group, loss in zip(groups, losses, strict=True):
+                    before = found.get(id(group))
+                    found[id(group)] = loss.detach() if before is None else before + loss.detach()
+        losses = [found[id(group)] for group in active]
         if shared:
             leaves = [leaf for group in active for leaf in group.parameters.values()]
             losses = sum_gradients(leaves, losses)
@@ -111,7 +122,7 @@ class Crowd:
         for group in active:
             group.forget_gradients()
         self.step += 1
-        return [loss.detach() for loss in losses]
+        return losses
 
     def state(self) -> dict[str, Tensor]:
         """All that training changes, flat, for the checkpoint."""
@@ -137,7 +148,7 @@ class Crowd:
 
 
 def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Tensor]:
-    """Logits ``(G, B, C)`` of every group from one read of the batch.
+    """Logits ``(G, B, K)`` of every group from one read of the batch.
 
     Groups whose scores are linear in the tokens put their queries side by side: one product
     scores all of them, one pools all of them (one each for every ε of a LayerNorm that some
@@ -147,16 +158,33 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     return [logits for logits, _ in _forward(groups, batch, training)]
 
 
-def group_losses(groups: list[Group], batch: Batch) -> list[Tensor]:
-    """What the members of every group learn by, ``(G,)`` a group.
+def loss_parts(
+    groups: Sequence[Stacked], batch: Batch, task: Task
+) -> Iterator[tuple[Sequence[Stacked], list[Tensor]]]:
+    """The losses of some groups, ``(G,)`` each, some at a time; a group's losses are their sum.
 
-    Cross-entropy, and the terms of a probe that reads its own attention. Such groups share the
-    products of `forward` among themselves alone: those by which the others learn keep the
+    Groups of pooled probes come together; those that read every patch by themselves, in parts of a
+    batch. Each part is back-propagated before the next one is asked for.
+    """
+    pooled = [group for group in groups if isinstance(group, Group)]
+    if pooled:
+        yield pooled, group_losses(pooled, batch, task)
+    for group in groups:
+        if isinstance(group, PatchMembers):
+            for losses in group.loss_parts(batch, task):
+                yield [group], [losses]
+
+
+def group_losses(groups: list[Group], batch: Batch, task: Task) -> list[Tensor]:
+    """The losses of the members of every group, ``(G,)`` a group.
+
+    The task's, and the terms of a probe that reads its own attention. Such groups share the
+    products of `forward` among themselves alone: those by which the others are trained keep the
     weights to themselves (`attend_together`).
     """
     losses = []
     for logits, penalties in _forward(groups, batch, training=True):
-        loss = member_losses(logits, batch.labels)
+        loss = task.loss(logits, batch.labels)
         losses.append(loss if penalties is None else loss + penalties)
     return losses
 
@@ -164,7 +192,7 @@ def group_losses(groups: list[Group], batch: Batch) -> list[Tensor]:
 def _forward(
     groups: list[Group], batch: Batch, training: bool
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Logits ``(G, B, C)`` of every group and, of those that have some, penalties ``(G,)``."""
+    """Logits ``(G, B, K)`` of every group and, of those that have some, penalties ``(G,)``."""
     for group in groups:
         group.fold()
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -185,7 +213,7 @@ def _descriptors(
 ) -> Iterator[tuple[Group, Tensor, Tensor | None]]:
     """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``.
 
-    And, where it learns by its attention too, the penalties ``(G,)`` on that.
+    And, where its loss reads the attention too, the penalties ``(G,)`` on that.
     """
     reading = [group for group in groups if group.input == name]
     sharing = [group for group in reading if group.shares_attention]
@@ -216,37 +244,45 @@ def _descriptors(
             yield group, group.pool(tokens), None
 
 
-def member_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each member, ``(G, B, C)`` → ``(G,)``."""
-    members, images, _ = logits.shape
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(members), reduction="none")
-    return losses.view(members, images).mean(1)
-
-
 @torch.no_grad()
-def predict(groups: list[Group], batches: Iterable[Batch], top: int) -> list[Tensor]:
-    """The ``top`` best classes of every image, ``(G, n, top)`` int32 a group, best first.
+def predict(
+    groups: Sequence[Stacked], batches: Iterable[Batch], task: Task, keep: Keep = "everything"
+) -> list[Record]:
+    """What the task keeps of every example, of the members of each group.
 
-    A member with a logit that isn't finite (it has diverged) predicts −1, which is no class.
+    Args:
+        groups: of members that were trained.
+        batches: of the examples, in order; one at least.
+        task: which records.
+        keep: what for (`tasks/task.py`).
     """
-    found: list[list[Tensor]] = [[] for _ in groups]
+    pooled = [group for group in groups if isinstance(group, Group)]
+    parts: dict[int, list[Record]] = {id(group): [] for group in groups}
     for batch in batches:
-        for found_here, logits in zip(found, forward(groups, batch, training=False), strict=True):
-            best = logits.topk(top, dim=-1).indices
-            finite = logits.isfinite().all(-1, keepdim=True)
-            found_here.append(torch.where(finite, best, -1).to("cpu", torch.int32))
+        if pooled:
+            of_pooled = forward(pooled, batch, training=False)
+            for one, logits in zip(pooled, of_pooled, strict=True):
+                parts[id(one)].append(task.record(logits, batch.labels, keep))
+        for group in groups:
+            if isinstance(group, PatchMembers):
+                parts[id(group)] += group.records(batch, task, keep)
         del batch
-    return [torch.cat(parts, 1) for parts in found]
+    return [joined(parts[id(group)], task.summed) for group in groups]
 
 
-def predict_all(groups: list[Group], feed: Feed, batch_size: int, top: int) -> list[Tensor]:
-    """As :func:`predict`, of every image of ``feed``; several processes share images and batches."""
+def predict_all(
+    groups: Sequence[Stacked], feed: Feed, batch_size: int, task: Task, keep: Keep = "everything"
+) -> list[Record]:
+    """As :func:`predict`, of every example of ``feed``; several processes share them and batches."""
     mine, place = feed.part(), world().part(len(feed))
     if len(mine):
-        tops = predict(groups, mine.in_order(-(-batch_size // world().size)), top)
+        found = predict(groups, mine.in_order(-(-batch_size // world().size)), task, keep)
     else:
-        tops = [torch.empty(len(group), 0, top, dtype=torch.int32) for group in groups]
-    return [world().assembled(t, place, len(feed), dim=1) for t in tops]
+        found = [
+            task.record(torch.empty(len(group), 0, group.num_outputs), mine.labels.cpu(), keep)
+            for group in groups
+        ]
+    return [gathered(record, place, len(feed), task.summed) for record in found]
 
 
 def _token_stats(group: Group, tokens: Tensor, training: bool) -> TokenStats | None:

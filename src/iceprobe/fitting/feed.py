@@ -1,7 +1,7 @@
-"""Batches of tokens for a crowd of members: each batch is gathered once, ahead of its use.
+"""Batches of tokens for members that train together: each batch is gathered once, ahead of its use.
 
-A thread reads the following batch while the members learn from this one. For a GPU it reads into
-pinned memory and copies on a stream of its own, which doesn't wait for the members' products.
+A thread reads the following batch while the members train on this one. For a GPU it reads into
+pinned memory and copies on a second stream, which doesn't wait for the members' products.
 """
 
 import copy
@@ -84,6 +84,15 @@ class Feed:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The examples' targets ``(n, …)``, in order."""
+        return self.labels.cpu().numpy()
+
+    def weight(self, images: int) -> int:
+        """What a step of so many images counts in the mean loss of an epoch."""
+        return images
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``.

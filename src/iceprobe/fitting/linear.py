@@ -1,7 +1,7 @@
 """Linear probes at their optimum: `logistic.py` on stored vectors, its decay selected like a rate.
 
 Nothing about it is random but what is held out: one fit serves all seeds. Decays are searched from
-strong to weak on every held-out part, and the grid grows where the best one lies at its edge. The
+strong to weak on every fold, and the grid grows where the best one lies at its edge. The
 module is the ordinary `linear`: standardisation is folded into its BatchNorm, or without one into
 weight and bias.
 """
@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.logistic import DOUBLE, Problem, Solution, memory_bytes
-from iceprobe.fitting.members import Group, Member, make_groups
-from iceprobe.fitting.phases import Setting
+from iceprobe.fitting.members import Group, make_groups
+from iceprobe.fitting.stacked import Member
 from iceprobe.machine.processes import world
 from iceprobe.probes import parse_probe
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.grids import beyond
-from iceprobe.protocols.heldout import Part, Parts
+from iceprobe.protocols.heldout import Fold, Folds
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.split import StoredSplit
+from iceprobe.tasks.records import Arrays
 
 # λ; half decades. Of 500 to 6,000 images the bundled encoders want 1e-5 to 0.3: a class token whose
 # directions differ by orders of magnitude is read at 46% at 1e-5 and at 42% at 1e-3. They grow.
@@ -52,7 +54,7 @@ class LinearFit:
         choice: its decay; ``None`` where nothing could be held out.
         decays: that were tried.
         solution: on all training rows.
-        rows: one a part and decay, and one of the refit.
+        rows: one a fold and decay, and one of the refit.
         seconds: that it took.
     """
 
@@ -65,9 +67,9 @@ class LinearFit:
 
 
 def is_solved(label: str, protocol: Protocol, train: StoredSplit) -> bool:
-    """Whether a probe is learned to its optimum: a linear one, on tokens that are stored.
+    """Whether a probe is solved for its optimum: a linear one, on tokens that are stored.
 
-    Its search reads them many times, which live would be passes of the backbone.
+    The search reads them many times; of live tokens each time would be a pass of the backbone.
     """
     return protocol.solves_linear and not train.live and parse_probe(label).name == "linear"
 
@@ -77,58 +79,58 @@ def given_decays(protocol: Protocol) -> list[float] | None:
     return [decay for decay in protocol.weight_decays or () if decay > 0] or None
 
 
-def solver_bytes(label: str, setting: Setting, images: int) -> int:
+def solver_bytes(label: str, context: FitContext, images: int) -> int:
     """Memory that the search takes beside what is held of the store."""
-    name = setting.build(label).input
-    width = setting.shape.vectors.get(name, setting.shape.dim)
-    return memory_bytes(images, width, setting.num_classes)
+    name = context.build(label).input
+    width = context.shape.vectors.get(name, context.shape.dim)
+    return memory_bytes(images, width, context.num_outputs)
 
 
 def fit_linear(
     label: str,
-    setting: Setting,
+    context: FitContext,
     seed: int,
     feed: Callable[..., Feed],
     train: StoredSplit,
-    parts: Parts,
+    folds: Folds,
 ) -> LinearFit:
-    """Select a decay on ``parts`` and fit all of ``train`` at it.
+    """Select a decay on ``folds`` and fit all of ``train`` at it.
 
     Args:
         label: of the probe.
-        setting: of the fit.
+        context: of the fit.
         seed: that the member is named by.
         feed: ``(split, rows[, views])`` → batches of this probe's input.
         train: the training split.
-        parts: to select on.
+        folds: to select on.
     """
     began = time.monotonic()
-    given = given_decays(setting.protocol)
+    given = given_decays(context.protocol)
     tried = list(DECAYS if given is None else given)
-    looks = [_Look(label, setting, seed, feed, train, part) for part in parts.parts]
+    paths = [_Path(label, context, seed, feed, train, fold) for fold in folds.folds]
     choice, following = None, list(tried)
-    while looks and following:
-        for number, look in enumerate(looks, 1):
-            look.solve(following)
-            setting.progress(f"select {label}", number, len(looks))
-        choice = _choose(looks, train.labels, setting)
+    while paths and following:
+        for number, path in enumerate(paths, 1):
+            path.solve(following)
+            context.progress(f"select {label}", number, len(paths))
+        choice = _choose(paths, train.labels, context)
         grows = given is None and choice is not None and choice.alone
         edge = beyond(tried, choice.weight_decay, LEAST, MOST) if choice and grows else None
         following = [edge] if edge is not None and len(tried) < len(DECAYS) + GROWTHS else []
         tried += following
     decay = sorted(tried)[len(tried) // 2] if choice is None else choice.weight_decay
-    curves = [row for number, look in enumerate(looks) for row in look.rows(number)]
-    del looks  # and what they keep of the rows
-    problem = _problem(label, setting, feed(train, np.arange(len(train)), train.views))
+    curves = [row for number, path in enumerate(paths) for row in path.rows(number)]
+    del paths  # and what they keep of the rows
+    problem = _problem(label, context, feed(train, np.arange(len(train)), train.views))
     solution = problem.solve(decay)
     if not solution.converged:
         log.warning(
             "%s: L-BFGS stopped after %d iterations before its optimum (gradient %.1e)",
             label, solution.iterations, solution.gradient,
         )  # fmt: skip
-    setting.progress(f"refit {label}", 1, 1)
+    context.progress(f"refit {label}", 1, 1)
     return LinearFit(
-        _group(label, setting, seed, problem, [solution]),
+        _group(label, context, seed, problem, [solution]),
         choice,
         tried,
         solution,
@@ -137,23 +139,23 @@ def fit_linear(
     )
 
 
-class _Look:
-    """The path of decays on one part, and which of its held-out images each gets right."""
+class _Path:
+    """The path of decays on one fold, and what each scores on its held-out images."""
 
     def __init__(
         self,
         label: str,
-        setting: Setting,
+        context: FitContext,
         seed: int,
         feed: Callable[..., Feed],
         train: StoredSplit,
-        part: Part,
+        fold: Fold,
     ):
-        self.label, self.setting, self.seed, self.part = label, setting, seed, part
-        self.problem = _problem(label, setting, feed(train, part.learn, train.views))
-        self.held = feed(train, part.held)
+        self.label, self.context, self.seed, self.fold = label, context, seed, fold
+        self.problem = _problem(label, context, feed(train, fold.train, train.views))
+        self.held_out = feed(train, fold.held_out)
         self.solutions: dict[float, Solution] = {}
-        self.right: dict[float, np.ndarray] = {}
+        self.scores: dict[float, np.ndarray] = {}
 
     def solve(self, decays: Sequence[float]) -> None:
         """Of each decay, from the strongest on; the search begins at the nearest that is known."""
@@ -164,14 +166,14 @@ class _Look:
             start = self.solutions[known[0]] if known else None
             self.solutions[decay] = self.problem.solve(decay, start, SELECTING)
         group = _group(
-            self.label, self.setting, self.seed, self.problem, [self.solutions[d] for d in decays]
+            self.label, self.context, self.seed, self.problem, [self.solutions[d] for d in decays]
         )
-        (tops,) = predict_all([group], self.held, BATCH, top=1)
-        right = (tops[..., 0] == self.held.labels.cpu()).numpy()
-        self.right |= zip(decays, right, strict=True)
+        (record,) = predict_all([group], self.held_out, BATCH, self.context.task, "scores")
+        metric, targets = self.context.metric, self.held_out.targets
+        self.scores |= zip(decays, metric.needed_scores(Arrays(record), targets), strict=True)
 
     def rows(self, fold: int) -> list[CurveRow]:
-        metric, labels = self.setting.metric, self.held.labels.cpu()
+        metric, targets = self.context.metric, self.held_out.targets
         return [
             _row(
                 self.label,
@@ -179,30 +181,31 @@ class _Look:
                 solution,
                 "select",
                 fold,
-                float(metric.mean(self.right[decay], labels)),
+                float(metric.mean(self.scores[decay], targets)),
             )
             for decay, solution in self.solutions.items()
         ]
 
 
-def _choose(looks: Sequence[_Look], labels: np.ndarray, setting: Setting) -> Choice | None:
-    """The rule of `choosing.py`, each decay looked at once: at its optimum."""
-    held = np.unique(np.concatenate([look.part.held for look in looks]))
-    counts = np.zeros(len(held), np.float32)
-    sums = {decay: np.zeros(len(held), np.float32) for decay in looks[0].right}
-    for look in looks:
-        places = np.searchsorted(held, look.part.held)
-        counts[places] += 1
-        for decay, right in look.right.items():
-            sums[decay][places] += right
-    records = [Record(0.0, decay, [1], (right / counts)[None]) for decay, right in sums.items()]
-    return choose(records, setting.metric.weights(labels[held]), setting.protocol.errors)
+def _choose(paths: Sequence[_Path], targets: np.ndarray, context: FitContext) -> Choice | None:
+    """The rule of `choosing.py`, each decay evaluated once: at its optimum."""
+    held_out = np.unique(np.concatenate([path.fold.held_out for path in paths]))
+    counts = np.zeros(len(held_out), np.float32)
+    sums = {decay: np.zeros(len(held_out), np.float32) for decay in paths[0].scores}
+    for path in paths:
+        columns = np.searchsorted(held_out, path.fold.held_out)
+        counts[columns] += 1
+        for decay, scores in path.scores.items():
+            sums[decay][columns] += scores
+    records = [Record(0.0, decay, [1], (total / counts)[None]) for decay, total in sums.items()]
+    metric = context.metric
+    return choose(records, metric.weights(targets[held_out]), context.protocol.errors, metric.sign)
 
 
-def _problem(label: str, setting: Setting, feed: Feed) -> Problem:
+def _problem(label: str, context: FitContext, feed: Feed) -> Problem:
     """The rows of ``feed`` in all stored views; where they are many the processes share them."""
     (name,) = feed.inputs
-    count, width = len(feed) * feed.measured, setting.shape.vectors.get(name, setting.shape.dim)
+    count, width = len(feed) * feed.measured, context.shape.vectors.get(name, context.shape.dim)
     shared = world().size > 1 and count * width > DOUBLE
     mine = feed.part() if shared else feed
 
@@ -210,15 +213,15 @@ def _problem(label: str, setting: Setting, feed: Feed) -> Problem:
         for batch in mine.in_order(BATCH) if len(mine) else ():
             yield batch.inputs[name], batch.labels
 
-    return Problem(rows, count, width, setting.num_classes, setting.device, shared)
+    return Problem(rows, count, width, context.num_outputs, context.device, shared)
 
 
 def _group(
-    label: str, setting: Setting, seed: int, problem: Problem, solutions: Sequence[Solution]
+    label: str, context: FitContext, seed: int, problem: Problem, solutions: Sequence[Solution]
 ) -> Group:
     """Solutions as members of an ordinary group: W x̂ + b folded into what the probe computes."""
     members = [Member(label, 0.0, one.decay, seed) for one in solutions]
-    (group,) = make_groups(members, setting.shape, setting.num_classes, setting.device)
+    (group,) = make_groups(members, context.shape, context.num_outputs, context.device)
     if group.norm is not None:
         scale = (problem.variance + group.norm.eps).sqrt() * problem.inverse
         biases = [one.bias for one in solutions]

@@ -37,7 +37,7 @@ from iceprobe.machine.processes import world
 DOUBLE = 2**25  # numbers up to which features are kept and multiplied in float64
 HELD = 2**28  # numbers up to which they are kept, in float32; beyond it they are read every time
 CHUNK = 2**21  # logits and features of a chunk, in numbers
-ALONE = 2**26  # multiply-adds of a look at the rows up to which one thread works alone
+ALONE = 2**26  # multiply-adds of a pass over the rows up to which one thread works alone
 HISTORY = 10  # steps that L-BFGS remembers
 MOST_ITERATIONS = 1000
 TOLERANCE = 1e-6
@@ -72,7 +72,7 @@ class Solution:
 
 
 class Problem:
-    """The rows to learn from.
+    """The rows to fit.
 
     Args:
         rows: in chunks, as often as they are asked for.
@@ -144,7 +144,7 @@ class Problem:
                 x = (x.to(self.device, torch.float64) - self.mean) * self.inverse
                 yield x.to(self.dtype), y.to(self.device)
 
-    def look(self, weight: Tensor, bias: Tensor) -> tuple[float, float, Tensor, Tensor]:
+    def evaluate(self, weight: Tensor, bias: Tensor) -> tuple[float, float, Tensor, Tensor]:
         """At ``weight (C, D)`` and ``bias (C,)`` mean cross-entropy, κ, and the gradients, float64."""
         w, b = weight.to(self.dtype), bias.to(self.dtype)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -186,7 +186,7 @@ class Problem:
 
         def value(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             weight, bias = unfold(flat)
-            loss, _, by_weight, by_bias = self.look(weight, bias)
+            loss, _, by_weight, by_bias = self.evaluate(weight, bias)
             by_weight = (by_weight + decay * weight) @ self._vectors / scale
             gradient = torch.cat([by_weight.flatten(), by_bias / bias_scale])
             return loss + 0.5 * decay * float(weight.square().sum()), gradient.cpu().numpy()
@@ -213,7 +213,7 @@ class Problem:
         gradient = float(np.abs(found.jac).max())
         weight, bias = unfold(found.x)
         world().align([weight, bias])  # processors may round differently
-        loss, curvature, *_ = self.look(weight, bias)
+        loss, curvature, *_ = self.evaluate(weight, bias)
         return Solution(
             weight,
             bias,

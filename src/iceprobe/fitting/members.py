@@ -1,19 +1,15 @@
-"""Members, and groups of members whose parameters live side by side.
-
-A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe
-have equal shapes: a *group* keeps each of their parameters in one tensor with a leading member
-axis, so that one batched product serves them all.
-"""
+"""Groups of members of pooled probes: their parameters lie side by side (`fitting/stacked.py`)."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from iceprobe.fitting.stacked import Member as Member
+from iceprobe.fitting.stacked import Stacked
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.machine.products import linears
 from iceprobe.machine.shared_batches import part_of_batch
@@ -25,22 +21,10 @@ from iceprobe.probes.probe import Probe, build_for
 from iceprobe.tokens import TokenShape
 
 
-@dataclass(frozen=True)
-class Member:
-    """One probe with one learning rate, weight decay and seed."""
-
-    probe: str
-    learning_rate: float
-    weight_decay: float
-    seed: int
-
-
-class Group:
-    """Members of one probe, stacked.
+class Group(Stacked):
+    """Members of one pooled probe, stacked.
 
     Attributes:
-        members: G of them, all of the same probe.
-        parameters: name → leaf tensor ``(G, …)`` that gradients reach.
         template: a probe of this shape.
         buffers: of its pooling, by name. Where scores are linear in the tokens they are statistics
             of the tokens, the same for every member of a batch, and are the template's own;
@@ -49,11 +33,10 @@ class Group:
             probe without batch norm.
         fixed_statistics: whether the running ones are those of all training images already, and
             serve in training too.
-        views: the members one by one, as views of the stacked tensors, for the optimiser.
         weights: the parameters as the published probe has them, ``(G, …)``, by `fold`: functions
-            of those that are learned, in coordinates of their own.
-        coordinates: those of the tokens, where it learns in them (`probes/coordinates.py`).
-        whitened: the name of a weight that is learned in whitened coordinates, and the matrix
+            of those that are trained, in other coordinates.
+        coordinates: of the tokens, where it is trained in them (`probes/coordinates.py`).
+        whitened: the name of a weight that is trained in whitened coordinates, and the matrix
             that its parameter is multiplied by (see `fitting/whitening.py`).
         scale: s, by which it reads the tokens.
     """
@@ -112,8 +95,10 @@ class Group:
             self.running_var *= self.coordinates.std.square()
         self.views = self._views()
 
-    def __len__(self) -> int:
-        return len(self.members)
+    @property
+    def num_outputs(self) -> int:
+        """K."""
+        return self.template.classifier.out_features
 
     @property
     def input(self) -> str:
@@ -121,7 +106,7 @@ class Group:
 
     @property
     def shares_attention(self) -> bool:
-        """Whether its scores are linear in the tokens, so that its queries join everybody's."""
+        """Whether its scores are linear in the tokens, so that one product serves all such groups."""
         return isinstance(self.template.pooling, QueryPooling)
 
     @property
@@ -141,16 +126,16 @@ class Group:
         return bool(self.template.regularisation)
 
     def fold(self) -> None:
-        """Make `weights` of the learned parameters, with their gradients."""
+        """Make `weights` of the trained parameters, differentiably."""
         self.weights = self.parameters
         if self.coordinates is not None:
             pooling = "pooling."
-            learned = {
+            trained = {
                 name.removeprefix(pooling): t
                 for name, t in self.parameters.items()
                 if name.startswith(pooling)
             }
-            folded = published(self.template.pooling, learned, self.coordinates)
+            folded = published(self.template.pooling, trained, self.coordinates)
             self.weights = self.parameters | {pooling + n: t for n, t in folded.items()}
         if self.whitened is not None:
             name, matrix = self.whitened
@@ -167,7 +152,7 @@ class Group:
         return self._each("values", (1, None))(pooled, stats)
 
     def penalties(self, log_weights: Tensor, weights: Tensor) -> Tensor:
-        """ln of its attention, and that, ``(B, G·M, N)`` → what each member's loss has more, ``(G,)``."""
+        """Logarithms of its attention, and the attention, ``(B, G·M, N)`` → what is added to each member's loss, ``(G,)``."""
         of_members = [t.unflatten(1, (len(self), -1)) for t in (log_weights, weights)]
         return self.template.regularisation(*of_members).mean(0)
 
@@ -205,35 +190,16 @@ class Group:
             y = y * torch.rsqrt(var[:, None] + self._epsilon)
         return linears(y, weight) + bias[:, None]
 
-    def hand_gradients(self) -> None:
-        """Give the members' views their part of the stacked gradients, for the optimiser."""
-        for name, stacked in self.parameters.items():
-            for g, view in enumerate(self.views):
-                view[name].grad = None if stacked.grad is None else stacked.grad[g]
-
-    def forget_gradients(self) -> None:
-        for name, stacked in self.parameters.items():
-            stacked.grad = None
-            for view in self.views:
-                view[name].grad = None
-
     @torch.no_grad()
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with the members at ``places`` only; each is as it was."""
-        index = torch.tensor(places, device=self.running_mean.device)
-        self.members = [self.members[g] for g in places]
-        self.parameters = {
-            name: t.detach()[index].requires_grad_() for name, t in self.parameters.items()
-        }
+    def keep(self, kept: Sequence[int]) -> None:
+        super().keep(kept)
+        index = torch.tensor(kept, device=self.running_mean.device)
         if not self.shares_attention:
             self.buffers = {name: buffer[index] for name, buffer in self.buffers.items()}
         self.running_mean, self.running_var = self.running_mean[index], self.running_var[index]
-        self.views = self._views()
 
-    def finite(self) -> Tensor:
-        """Whether all that a member has learned is finite, ``(G,)``."""
-        learned = [*self.parameters.values(), self.running_mean, self.running_var]
-        return torch.stack([t.detach().flatten(1).isfinite().all(1) for t in learned]).all(0)
+    def trained(self) -> list[Tensor]:
+        return [*self.parameters.values(), self.running_mean, self.running_var]
 
     def probe(self, g: int) -> Probe:
         """Member ``g`` as an ordinary module, a copy."""
@@ -264,7 +230,7 @@ class Group:
     def _enter(
         self, coordinates: Coordinates | None, whitening: Whitening | None, device: torch.device
     ) -> None:
-        """Learn in ``coordinates`` of the tokens, or of the pooled vectors that are whitened."""
+        """Train in ``coordinates`` of the tokens, or of the pooled vectors that are whitened."""
         pooling, self.scale = self.template.pooling, 1.0
         unit = None if whitening is None or not pooling.own_values else whitening.std.to(device)
         self.coordinates = None if coordinates is None else coordinates.to(device)
@@ -296,17 +262,10 @@ class Group:
         return self.values(at.mean.expand(1, len(self) * pooling.num_predictors, -1), None)
 
     def state(self) -> dict[str, Tensor]:
-        """All that training changes, by name; the tensors themselves, not copies."""
-        state = {name: stacked.detach() for name, stacked in self.parameters.items()}
+        state = super().state()
         buffers = {f"buffer.{n}": b for n, b in self.buffers.items()}
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
         return {**state, **buffers, **running}
-
-    def _views(self) -> list[dict[str, nn.Parameter]]:
-        return [
-            {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
-            for g in range(len(self))
-        ]
 
     def _each(self, method: str, in_dims: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """``pooling.method`` over the member axis of the parameters."""

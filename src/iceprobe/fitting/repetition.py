@@ -20,11 +20,13 @@ from iceprobe.fitting.checks import (
     check_request,
     check_training_images,
 )
-from iceprobe.fitting.phases import Progress, Setting
-from iceprobe.fitting.selection import Fitted, run_protocol
+from iceprobe.fitting.context import FitContext
+from iceprobe.fitting.fitted_probe import FittedProbe
+from iceprobe.fitting.selection import run_protocol
 from iceprobe.fitting.shuffling import check_shuffle
 from iceprobe.fitting.tuning import grids_of
 from iceprobe.machine.processes import world
+from iceprobe.machine.progress import ProgressCallback
 from iceprobe.neighbours import knn
 from iceprobe.probes import parse_probe
 from iceprobe.probes.probe import build_for
@@ -45,6 +47,8 @@ from iceprobe.results.undertrained import far_below, signs_of_undertraining, tra
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.reader import Store
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 
 log = logging.getLogger("iceprobe")
 FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
@@ -56,7 +60,7 @@ class Request:
 
     Attributes:
         labels: canonical spec strings of the probes.
-        protocol: with what the caller sets in place of its own values.
+        protocol: with the values that the caller sets.
         split: the split to report.
         memory: budget in bytes for tokens and what is computed from them.
         shuffle: how streamed training images are ordered.
@@ -65,6 +69,7 @@ class Request:
         low_shot: whether the training images are a few drawn ones.
         resume: go on from a state file.
         command: for the results.
+        task: name of what the targets are.
     """
 
     labels: list[str]
@@ -77,6 +82,7 @@ class Request:
     low_shot: bool
     resume: bool
     command: str
+    task: str = "classification"
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
@@ -125,12 +131,12 @@ def repetition(
     seeds: Sequence[int],
     run_seed: int,
     state: Path | None,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> tuple[list[FittedResult], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit every probe of ``request`` on ``store``.
 
     Args:
-        store: its ``train`` split holds the images to learn from.
+        store: its ``train`` split holds the images to train on.
         request: checked.
         seeds: initialisations.
         run_seed: of the held-out split and of the order of batches.
@@ -161,22 +167,24 @@ def repetition(
     if trained := _trained(request.labels):
         protocol = for_images(request.protocol, len(store["train"]))
         checkpoint = Checkpoint(state, "")
-        setting = Setting(
+        task = get_task(request.task)
+        context = FitContext(
             protocol,
             store.shape,
-            len(store.classes),
+            task.num_outputs(store.classes),
             run_seed,
             request.device,
             DTYPES[request.amp],
             checkpoint,
             progress,
-            headline=store.manifest.dataset.headline,
+            task,
+            metric_of(task, store),
         )
         checkpoint.fingerprint = _fingerprint(
             store,
             probes=trained,
             protocol=protocol,
-            grids=grids_of(setting, trained, len(store["train"])),
+            grids=grids_of(context, trained, len(store["train"])),
             seeds=list(seeds),
             split=request.split,
             amp=request.amp,
@@ -188,19 +196,19 @@ def repetition(
         fitted, rows, diverged = run_protocol(
             store,
             trained,
-            setting,
+            context,
             seeds=seeds,
             split=request.split,
             memory=request.memory,
             shuffle=request.shuffle,
             saved=checkpoint.load() if request.resume else None,
         )
-        found |= {f.label: _result(f, store, setting, request, rows) for f in fitted}
+        found |= {f.label: _result(f, store, context, request, rows) for f in fitted}
     return [found[label] for label in request.labels if label in found], rows, diverged
 
 
 def _result(
-    fitted: Fitted, store: Store, setting: Setting, request: Request, rows: list[CurveRow]
+    fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
 ) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
     probe, predictions = fitted.probes[0], fitted.predictions
@@ -209,8 +217,8 @@ def _result(
         "rows": [row for row in rows if row.probe == fitted.label],
         "selected": fitted.selected,
         "classes": len(store.classes),
-        "epochs": setting.protocol.epochs,
-        "steps": total_steps(setting.protocol, len(store["train"])),
+        "epochs": context.protocol.epochs,
+        "steps": total_steps(context.protocol, len(store["train"])),
     }
     return built_result(
         predictions,
@@ -218,7 +226,7 @@ def _result(
         open_store=store,
         probe=fitted.label,
         method="trained",
-        protocol=setting.protocol.name,
+        protocol=context.protocol.name,
         last_epoch=fitted.last_epoch,
         selected=fitted.selected,
         selected_on=fitted.selected_on,
@@ -230,19 +238,20 @@ def _result(
         flops=flops_of(probe, store.num_tokens, store.num_prefix),
         seconds=fitted.seconds,
         seeds=fitted.seeds,
-        training=_training_record(setting, fitted, len(store["train"])),
+        training=_training_record(context, fitted, len(store["train"])),
         undertrained=[] if at_optimum else signs_of_undertraining(learning_rates=rates, **course),
-        warnings=_warnings(fitted, store, setting, predictions, request.split, course),
+        warnings=_warnings(fitted, store, context, predictions, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
-        **provenance(store, request.split, request.command),
+        **provenance(store, request.split, request.command)
+        | {"task": context.task.name, "primary": context.metric.name},
     )
 
 
 def _warnings(
-    fitted: Fitted,
+    fitted: FittedProbe,
     store: Store,
-    setting: Setting,
+    context: FitContext,
     predictions: Predictions,
     split: str,
     course: Mapping[str, Any],
@@ -257,7 +266,7 @@ def _warnings(
         )
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
-    metric, labels = setting.metric, predictions.labels
+    metric, labels = context.metric, predictions.labels
     reported = selected_score(
         metric.needed_scores(predictions, labels).mean(0), metric.weights(labels)
     )
@@ -267,12 +276,12 @@ def _warnings(
     return found
 
 
-def _training_record(setting: Setting, fitted: Fitted, num_images: int) -> dict[str, Any]:
-    """How a probe was trained, as far as its own selection doesn't say."""
-    protocol, grid = setting.protocol, fitted.grid
+def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) -> dict[str, Any]:
+    """How a probe was trained, but for what was selected."""
+    protocol, grid = context.protocol, fitted.grid
     where = {
-        "run_seed": setting.run_seed,
-        "device": setting.device.type,
+        "run_seed": context.run_seed,
+        "device": context.device.type,
         **({"processes": world().size} if world().size > 1 else {}),
     }
     if fitted.solution is not None:
@@ -291,11 +300,17 @@ def _training_record(setting: Setting, fitted: Fitted, num_images: int) -> dict[
         "weight_decays": list(grid.weight_decays),
         "coordinates": protocol.coordinates,
         "whitening": protocol.whitening,
-        "shuffle": setting.shuffle.by,
-        **({"buffer_images": setting.shuffle.buffer} if setting.shuffle.buffer else {}),
-        "dtype": str(setting.amp).removeprefix("torch."),
+        "shuffle": context.shuffle.by,
+        **({"buffer_images": context.shuffle.buffer} if context.shuffle.buffer else {}),
+        "dtype": str(context.amp).removeprefix("torch."),
         **where,
     }
+
+
+def metric_of(task: Task, store: Store) -> str:
+    """Name of the metric that selects: the data set's by its convention, if the task has that one."""
+    usual = store.manifest.dataset.headline
+    return usual if usual in task.metrics else task.primary
 
 
 def _trained(labels: list[str]) -> list[str]:

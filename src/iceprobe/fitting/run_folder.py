@@ -1,8 +1,8 @@
-"""The folder of a fit or an adaptation: which run it is, what only work under way has, what is left.
+"""The folder of a fit or an adaptation: which run it is, and the files that only a run at work needs.
 
 ``request.json`` is written before the work begins and stays: all that could change a number. So a
-folder without results is known as this run's own, whatever moment it was killed at, and one with
-results is shown to whoever asks for the same again.
+folder without results is recognised as this run's, whenever it was killed, and the results of a
+finished run are returned to a caller that asks for the same again.
 """
 
 import json
@@ -25,7 +25,8 @@ STATE_FILE = "state-{}.safetensors"  # of each replicate
 TRAININGS = "trainings"  # of an adaptation, those that are finished
 _WORKING = ("state-*.safetensors", "state-*.tmp", TRAININGS)  # there while the run isn't finished
 _SIGNS = {"config.yaml", "log.txt", "adapters", TRAININGS, REQUEST}  # of a run that was stopped
-_MOST = 3  # differences that are told
+_RENAMED = {"protocol.looks": "protocol.evaluations"}  # keys of requests of earlier versions
+_MOST = 3  # differences that are named
 _REMEDY = "give another --output, or remove the folder"
 
 
@@ -74,7 +75,8 @@ def check_same(folder: Path, request: Mapping[str, Any]) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise IceprobeError(f"{folder / REQUEST} can't be read ({error}): {_REMEDY}") from error
-    before, now = _flat(earlier), _flat(_plain(request))
+    before = {_RENAMED.get(key, key): value for key, value in _flat(earlier).items()}
+    now = _flat(_plain(request))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         what = ", ".join(

@@ -2,7 +2,7 @@
 
     step = parameters + images · (tokens under way + what the probes make of them)
 
-A fit can't do with less: batches keep their size, and all probes learn from one pass over them,
+A fit can't do with less: batches keep their size, and all probes train in one pass over them,
 whose shared products round by their width. So no number depends on the budget.
 """
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import SAMPLED
-from iceprobe.fitting.phases import Setting
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling, QueryPooling
@@ -57,7 +57,7 @@ class StepMemory:
 
 def step_memory(
     counts: Mapping[str, int],
-    setting: Setting,
+    context: FitContext,
     num_tokens: int,
     num_prefix: int,
     num_images: int,
@@ -66,24 +66,24 @@ def step_memory(
     """What a step takes.
 
     Args:
-        counts: members of each probe that learn together.
-        setting: of the fit.
+        counts: members of each probe that train together.
+        context: of the fit.
         num_tokens: N, patch tokens.
         num_prefix: P.
-        num_images: to learn from.
+        num_images: to train on.
         stored_bytes: of an image's patch tokens as they are stored.
     """
-    built = {label: setting.build(label) for label in counts}
+    built = {label: context.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}
-    images = -(-images_per_step(setting.protocol, num_images) // world().size)
-    if setting.device.type != "cpu":  # which computes with memory of its own
+    images = -(-images_per_step(context.protocol, num_images) // world().size)
+    if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
-    dim = setting.shape.dim
+    dim = context.shape.dim
     sizes = {
         one: (probe.tokens_read(num_tokens, num_prefix), dim)
         if probe.input.endswith("patches")
-        else (1, setting.shape.vectors.get(probe.input, dim))
+        else (1, context.shape.vectors.get(probe.input, dim))
         for one, probe in built.items()
     }
     widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim
@@ -92,9 +92,9 @@ def step_memory(
     computed += max((passing for _, passing in parts.values()), default=0)
     return StepMemory(
         fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
-        per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, setting.amp.itemsize),
+        per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, context.amp.itemsize),
         images=images,
-        before=_before(inputs, setting, images),
+        before=_before(inputs, context, images),
     )
 
 
@@ -123,7 +123,7 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
     """Bytes of an image's patch tokens in the batch in use and in the one that is read meanwhile.
 
     Args:
-        inputs: that probes read; each is a tensor of its own.
+        inputs: that probes read; each is another tensor.
         numbers: N · D.
         stored_bytes: of an image as it is stored.
         width: bytes of a number that probes compute with.
@@ -179,14 +179,14 @@ def _read(inputs: Collection[str]) -> int:
     return sum(name.endswith("patches") for name in inputs)
 
 
-def _before(inputs: Collection[str], setting: Setting, images: int) -> int:
+def _before(inputs: Collection[str], context: FitContext, images: int) -> int:
     """Of whitening seven matrices (D, D) and three batches in float64 (`fitting/whitening.py`).
 
     Of the coordinates of tokens three arrays of those that are drawn (`probes/coordinates.py`): they, what
     they are read by, and what is computed of a few columns at a time.
     """
-    widths = [setting.shape.vectors.get(n, setting.shape.dim) for n in inputs if n in VECTORS]
-    protocol, sampled = setting.protocol, WIDE * SAMPLED * setting.shape.dim
+    widths = [context.shape.vectors.get(n, context.shape.dim) for n in inputs if n in VECTORS]
+    protocol, sampled = context.protocol, WIDE * SAMPLED * context.shape.dim
     whitened = [8 * (7 * width + 3 * images) * width for width in widths]
     return max(
         0 if protocol.whitening is None else max(whitened, default=0),

@@ -1,4 +1,4 @@
-"""The search for each probe's setting: its grid on every held-out part, grown where it has to be."""
+"""The search for each probe's setting: its grid on every fold, grown where it has to be."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.members import Member
-from iceprobe.fitting.phases import Course, Phase, Setting
+from iceprobe.fitting.phase import Phase
+from iceprobe.fitting.phases import Course
+from iceprobe.fitting.stacked import Member
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.grids import Grid, beyond, grid_of
 from iceprobe.protocols.halving import rungs
-from iceprobe.protocols.heldout import Parts
-from iceprobe.protocols.protocol import Protocol, images_per_step, look_epochs
+from iceprobe.protocols.heldout import Folds
+from iceprobe.protocols.protocol import Protocol, evaluation_epochs, images_per_step
 
 log = logging.getLogger("iceprobe")
 
@@ -22,34 +24,34 @@ def tune(
     course: Course,
     grids: Mapping[str, Grid],
     seeds: Sequence[int],
-    labels: np.ndarray,
-    parts: Parts,
+    targets: np.ndarray,
+    folds: Folds,
     feeds: Sequence[tuple[Feed, Feed]],
 ) -> tuple[dict[str, Choice], dict[str, Grid]]:
     """Choose a setting of every probe on what is held out, and grow the grids that want it.
 
-    Each part is a phase of its own. Of one part every seed is a member of each setting; of several
-    they take turns, a seed a part: what folds vary is more than what seeds do.
+    Each fold is a phase. Of one fold every seed is a member of each setting; of several they take
+    turns, a seed a fold: what folds vary is more than what seeds do.
 
     Args:
         course: of the fit; the phases are added.
         grids: of each probe.
         seeds: initialisations.
-        labels: ``(n,)`` classes of the training images.
-        parts: to select on.
-        feeds: images to learn from and held-out ones, of each part.
+        targets: ``(n, …)`` of the training examples.
+        folds: to select on.
+        feeds: of each fold the examples to train on and the held-out ones.
 
     Returns:
         The choice of each probe that has a member left, and what was tried of each probe.
     """
-    setting, protocol = course.setting, course.setting.protocol
+    context, protocol = course.context, course.context.protocol
     tried = dict(grids)
     if not feeds:
         return {label: middle(grid, protocol.epochs) for label, grid in grids.items()}, tried
     asked = {label: grid.points for label, grid in grids.items()}
     phases: list[Phase] = []
     for growth in range(2 * protocol.growths + 1):
-        for number, (learn, held) in enumerate(feeds):
+        for number, (train, held_out) in enumerate(feeds):
             turn = seeds if len(feeds) == 1 else [seeds[number % len(seeds)]]
             members = [
                 Member(label, rate, decay, seed)
@@ -63,10 +65,10 @@ def tune(
                 name + (f" +{growth}" if growth else ""),
                 members,
                 fold=number,
-                looks=sorted({*look_epochs(protocol), *stops}),
+                evaluations=sorted({*evaluation_epochs(protocol), *stops}),
             )
-            phases.append(course.run(phase, learn, held, rungs=[] if growth else stops))
-        choices = _choices(phases, tried, labels, parts, setting)
+            phases.append(course.run(phase, train, held_out, rungs=[] if growth else stops))
+        choices = _choices(phases, tried, targets, folds, context)
         asked = {}
         for label, choice in choices.items():
             rate = _following(grids[label], tried[label], choice, protocol.growths)
@@ -107,61 +109,63 @@ def _following(first: Grid, tried: Grid, choice: Choice, most: int) -> float | N
 def _choices(
     phases: Sequence[Phase],
     tried: Mapping[str, Grid],
-    labels: np.ndarray,
-    parts: Parts,
-    setting: Setting,
+    targets: np.ndarray,
+    folds: Folds,
+    context: FitContext,
 ) -> dict[str, Choice]:
     """The rule of `choosing.py` for every probe that has a member left."""
-    held = np.unique(np.concatenate([part.held for part in parts.parts]))
-    counted = setting.metric.weights(labels[held])
+    held_out = np.unique(np.concatenate([fold.held_out for fold in folds.folds]))
+    weights, sign = context.metric.weights(targets[held_out]), context.metric.sign
+    errors = context.protocol.errors
     found = {
-        label: choose(records(label, phases, parts, held), counted, setting.protocol.errors)
+        label: choose(records(label, phases, folds, held_out), weights, errors, sign)
         for label in tried
     }
     return {label: choice for label, choice in found.items() if choice is not None}
 
 
-def records(label: str, phases: Sequence[Phase], parts: Parts, held: np.ndarray) -> list[Record]:
-    """How each setting of a probe stood on the held-out images, of all parts together.
+def records(
+    label: str, phases: Sequence[Phase], folds: Folds, held_out: np.ndarray
+) -> list[Record]:
+    """What each setting of a probe scored on the held-out examples, of all folds together.
 
     Args:
         label: of the probe.
         phases: of selection.
-        parts: that they were selected on, by the number of a phase's fold.
-        held: ``(n,)`` the rows held out in some part, sorted.
+        folds: that they selected on, by the number of a phase's fold.
+        held_out: ``(n,)`` the rows held out in some fold, sorted.
     """
     sums: dict[tuple[float, float], np.ndarray] = {}
     counts: dict[tuple[float, float], np.ndarray] = {}
     lost: dict[tuple[float, float], list[bool]] = {}
     last: dict[tuple[float, float], int] = {}
     for phase in phases:
-        rows = parts.parts[phase.fold].held
-        places = np.searchsorted(held, rows)
+        rows = folds.folds[phase.fold].held_out
+        columns = np.searchsorted(held_out, rows)
         ends = {one.member: one for one in phase.dropped}
         for number, member in enumerate(phase.members):
-            if member.probe != label or phase.right is None or phase.looks is None:
+            if member.probe != label or phase.evaluations is None:
                 continue
             point = (member.learning_rate, member.weight_decay)
-            right = np.unpackbits(phase.right[:, number], axis=-1, count=len(rows))
             if point not in sums:
-                sums[point] = np.zeros((len(phase.looks), len(held)), np.float32)
-                counts[point] = np.zeros(len(held), np.float32)
-                lost[point], last[point] = [], phase.looks[-1]
-            sums[point][:, places] += right
-            counts[point][places] += 1
+                sums[point] = np.zeros((len(phase.evaluations), len(held_out)), np.float32)
+                counts[point] = np.zeros(len(held_out), np.float32)
+                lost[point], last[point] = [], phase.evaluations[-1]
+            sums[point][:, columns] += phase.scores_of(number, len(rows))
+            counts[point][columns] += 1
             end = ends.get(member)
             lost[point].append(end is not None and end.why == "diverged")
             if end is not None and end.why == "beaten":
                 last[point] = min(last[point], end.epoch)
-    looks = phases[0].looks or []
+    epochs = phases[0].evaluations or []
     return [
         Record(
             *point,
-            epochs=[epoch for epoch in looks if epoch <= last[point]],
-            right=(sums[point] / counts[point])[: sum(epoch <= last[point] for epoch in looks)],
+            epochs=[epoch for epoch in epochs if epoch <= last[point]],
+            scores=(sums[point] / counts[point])[: sum(epoch <= last[point] for epoch in epochs)],
             lost=any(lost[point]),
             gone=all(lost[point]),
-            ended=last[point] < looks[-1],
+            ended=last[point] < epochs[-1],
         )
         for point in sums
     ]
@@ -174,13 +178,13 @@ def middle(grid: Grid, epochs: int) -> Choice:
     return Choice(rate, decay, epochs, tried=1, best_minus_median=None)
 
 
-def grids_of(setting: Setting, labels: Sequence[str], num_images: int) -> dict[str, Grid]:
+def grids_of(context: FitContext, labels: Sequence[str], num_images: int) -> dict[str, Grid]:
     """The grid of each probe, with the peak rates that its members train at."""
     grids = {}
     for label in labels:
-        parameters = setting.build(label).num_parameters()["total"]
-        grid = grid_of(setting.protocol, label, parameters)
-        peaks = [peak_rate(setting.protocol, rate, num_images) for rate in grid.learning_rates]
+        parameters = context.build(label).num_parameters()["total"]
+        grid = grid_of(context.protocol, label, parameters)
+        peaks = [peak_rate(context.protocol, rate, num_images) for rate in grid.learning_rates]
         grids[label] = replace(grid, learning_rates=tuple(peaks))
     return grids
 

@@ -4,12 +4,12 @@
 
 The directions of a frozen feature space differ in scale by orders of magnitude (condition number
 of R for the bundled backbone's class token: 6e5), and a first-order optimiser creeps along the
-short ones. So the weight W that reads the vector is learned as W', for whitened vectors A x. The
+short ones. So the weight W that reads the vector is trained as W', for whitened vectors A x. The
 probe, its parameters, its initialisation and what it can express are unchanged; only the road is
 shorter.
 
-δ keeps directions that hold next to no variance, or that few images can't tell, from being blown
-up: the shrinkage of Ledoit and Wolf (2004), and never below the protocol's own.
+δ keeps directions that hold next to no variance, or that few images can't estimate, from being
+amplified: the shrinkage of Ledoit and Wolf (2004), and never below the protocol's own.
 
 Where the vector goes straight into the probe's batch norm (`linear`), its mean and variance over
 the training images are known as well and stand in for those of each batch: a batch of 256 knows a

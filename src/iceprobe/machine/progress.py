@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,7 +31,7 @@ from iceprobe.core.text import duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Told = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_ESTIMATE = 2.0  # into a stage; one that is shorter has a single line, at its end
@@ -204,14 +204,42 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def callback(progress: Told | bool | None) -> Told | None:
+def timed(
+    progress: ProgressCallback | None,
+    stages: Collection[str],
+    expected: Callable[[float], None],
+) -> ProgressCallback:
+    """``progress`` that also says, once, how long a stage will take, by its second and third step.
+
+    Args:
+        progress: called as before, if there is one.
+        stages: first words of their names; the first stage that begins is measured.
+        expected: called with the seconds of the whole stage.
+    """
+    measured: str | None = ""
+    began = 0.0
+
+    def step(stage: str, done: int, total: int) -> None:
+        nonlocal measured, began
+        if progress is not None:
+            progress(stage, done, total)
+        if measured == "" and done == 1 and stage.partition(" ")[0] in stages:
+            measured, began = stage, time.perf_counter()
+        elif stage == measured and done == 3:
+            seconds, measured = (time.perf_counter() - began) / 2 * total, None
+            expected(seconds)
+
+    return step
+
+
+def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
     """``progress`` inside a function that `shows_progress`, where no choice is left to be made."""
     return None if isinstance(progress, bool) else progress
 
 
 @contextlib.contextmanager
-def _shown(progress: Any) -> Iterator[Told | None]:
-    shown: contextlib.AbstractContextManager[Told | None]
+def _shown(progress: Any) -> Iterator[ProgressCallback | None]:
+    shown: contextlib.AbstractContextManager[ProgressCallback | None]
     if (progress is None and not _inside.get()) or progress is True:
         from iceprobe.machine.processes import world
 

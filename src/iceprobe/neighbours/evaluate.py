@@ -14,22 +14,24 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, unknown
 from iceprobe.datasets.labels import check_stored
 from iceprobe.machine.processes import world
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
-from iceprobe.neighbours.voting import Setting, classify, settings
+from iceprobe.neighbours.voting import Vote, classify, log_votes, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
-from iceprobe.protocols.heldout import parts_of
+from iceprobe.protocols.heldout import folds_of
 from iceprobe.protocols.protocol import UNSELECTED, get_protocol
 from iceprobe.protocols.reported import refuse_train
 from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
+from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Parameters
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
-from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.classification import TOP, Classification
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.records import Arrays
 
 if TYPE_CHECKING:
     from iceprobe.store import Store, StoredSplit
@@ -46,15 +48,16 @@ def knn(
     seed: int = 0,
     device: torch.device | str | None = None,
     command: str = "",
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> FittedResult:
     """Classify a split of ``store`` by its nearest training images.
 
     Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
     folds of a cross-validation where images are few), then all of train is the bank for the
     reported split. Under ``paper`` (k, T) is chosen on the
-    reported split itself, and the result says so. Among equals by the data set's headline the smaller k, then the smaller
-    T, is taken; where no image can be held out, the first of the grid, and the result says so.
+    reported split itself, and the result says so. Among equals by the metric that selects the smaller k,
+    then the smaller T, is taken; where no image can be held out, the first of the grid, and the result
+    says so.
 
     Several processes share the queries, and each reads all of the bank.
 
@@ -67,7 +70,7 @@ def knn(
         seed: of the held-out images.
         device: of the products; the CPU by default.
         command: what was typed, for the result.
-        progress: told ("knn", images done, images to do); by default a bar in a terminal or a
+        progress: called with ("knn", images done, images to do); by default a bar in a terminal or a
             notebook, and ``False`` shows nothing.
 
     Raises:
@@ -83,36 +86,49 @@ def knn(
     refuse_train(split, store.splits)
     train, test = store["train"], store[split]
     classes = len(store.classes)
-    metric = get_task("classification").metrics[store.manifest.dataset.headline]
+    metric = Classification().metric(store.manifest.dataset.headline)
     labels = np.asarray(train.labels)
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
     search = _Search(labels, classes, device or "cpu", callback(progress))
 
     if chosen.held_out:
-        parts = parts_of(labels, seed, chosen)
-        search.total = sum(len(part.held) for part in parts.parts) + len(queries)
+        folds = folds_of(labels, seed, chosen)
+        search.total = sum(len(fold.held_out) for fold in folds.folds) + len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
-        looks = [(search(features[p.held], features, p.learn), p.held) for p in parts.parts]
-        known, selected_on = labels, parts.told if looks else UNSELECTED
+        evaluated = [
+            (search(features[fold.held_out], features, fold.train), fold.held_out)
+            for fold in folds.folds
+        ]
+        known, selected_on = labels, folds.description if evaluated else UNSELECTED
     else:
         search.total = len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
-        looks = [(neighbours, np.arange(len(queries)))]
+        evaluated = [(neighbours, np.arange(len(queries)))]
         known, selected_on = np.asarray(test.labels), f"the reported split ({split})"
-    rows, tried = _tried(looks, classes, known) if looks else (np.arange(0), {})
+    rows, tried = _tried(evaluated, classes, known, metric) if evaluated else (np.arange(0), {})
     known = known[rows]
-    accuracies = {one: float(metric.mean(right, known)) for one, right in tried.items()}
-    best = max(accuracies, key=lambda s: accuracies[s]) if tried else settings(len(labels))[0]
-    spread = accuracies[best] - statistics.median(accuracies.values()) if tried else None
-    held = None
+    values = {vote: float(metric.mean(scores, known)) for vote, scores in tried.items()}
+    best = (
+        max(values, key=lambda vote: metric.sign * values[vote])
+        if tried
+        else settings(len(labels))[0]
+    )
+    spread = metric.sign * (values[best] - statistics.median(values.values())) if tried else None
+    held_out = None
     if tried and chosen.held_out:
-        held = selected_score(tried[best], metric.weights(known))
+        held_out = selected_score(tried[best], metric.weights(known))
 
     truth = np.asarray(test.labels, dtype=np.int64)
-    guesses = classify(*neighbours, classes, best, top=min(5, classes)).numpy()
-    top5 = (guesses == truth[:, None]).any(1)[None] if classes > 5 else None
-    predictions = Predictions(truth, guesses[None, :, 0].astype(np.int32), top5)
+    guesses = classify(*neighbours, classes, best, top=min(TOP, classes)).numpy()
+    top5 = (guesses == truth[:, None]).any(1)[None] if classes > TOP else None
+    logits = Arrays(log_votes(*neighbours, classes, best))
+    predictions = Predictions(
+        truth,
+        guesses[None, :, 0].astype(np.int32),
+        top5,
+        outputs=Logits(logits.logits, logits.logit_classes, logits.log_sum_exp),
+    )
     reported = selected_score(
         metric.needed_scores(predictions, truth).mean(0), metric.weights(truth)
     )
@@ -122,16 +138,16 @@ def knn(
         probe=probe_label(spec),
         method="knn",
         protocol=protocol,
-        selected={"k": best[0], "temperature": best[1]},
+        selected={"k": best.k, "temperature": best.temperature},
         selected_on=selected_on,
-        selected_score=held,
-        settings_tried=max(1, len(accuracies)),
+        selected_score=held_out,
+        settings_tried=max(1, len(values)),
         best_minus_median=spread,
         parameters=Parameters(pooling=0, classifier=0, total=0),
         flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
-        warnings=far_below(reported, held, split),
+        warnings=far_below(reported, held_out, split),
         **provenance(store, split, command),
     )
 
@@ -164,7 +180,7 @@ class _Search:
         labels: np.ndarray,
         classes: int,
         device: torch.device | str,
-        progress: Told | None,
+        progress: ProgressCallback | None,
     ):
         self.labels, self.classes, self.device = torch.from_numpy(labels.copy()), classes, device
         self.progress, self.done, self.total = progress, 0, 0
@@ -192,30 +208,32 @@ class _Search:
 
 
 def _tried(
-    looks: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    evaluated: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
     classes: int,
     truth: np.ndarray,
-) -> tuple[np.ndarray, dict[Setting, np.ndarray]]:
-    """How every setting of the grid, in the grid's order, does on each image looked at.
+    metric: Metric,
+) -> tuple[np.ndarray, dict[Vote, np.ndarray]]:
+    """What every vote of the grid, in the grid's order, scores on each image evaluated.
 
     Args:
-        looks: neighbours of some images, and which rows of ``truth`` those are; an image may be
-            looked at in several.
+        evaluated: neighbours of some images, and which rows of ``truth`` those are; an image may be
+            evaluated several times.
         classes: C.
         truth: ``(n,)`` the right classes.
+        metric: that selects.
 
     Returns:
-        The rows that were looked at, ``(m,)``, and by setting in which part of its looks each is
-        right, ``(m,)``.
+        The rows that were evaluated, ``(m,)``, and by vote the mean of each row's scores, ``(m,)``.
     """
-    held = np.unique(np.concatenate([rows for _, rows in looks]))
-    seen = np.bincount(np.concatenate([rows for _, rows in looks]), minlength=len(truth))
-    most = min(similarity.shape[1] for (similarity, _), _ in looks)
+    held_out = np.unique(np.concatenate([rows for _, rows in evaluated]))
+    seen = np.bincount(np.concatenate([rows for _, rows in evaluated]), minlength=len(truth))
+    most = min(similarity.shape[1] for (similarity, _), _ in evaluated)
     found = {}
-    for setting in settings(most):
-        right = np.zeros(len(truth))
-        for (similarity, labels), rows in looks:
-            guesses = classify(similarity, labels, classes, setting)[:, 0].numpy()
-            right[rows] += guesses == truth[rows]
-        found[setting] = right[held] / seen[held]
-    return held, found
+    for vote in settings(most):
+        scores = np.zeros(len(truth))
+        for (similarity, labels), rows in evaluated:
+            predicted = classify(similarity, labels, classes, vote)[:, 0]
+            record = Arrays({"predicted": predicted[None]})
+            scores[rows] += metric.needed_scores(record, truth[rows])[0]
+        found[vote] = scores[held_out] / seen[held_out]
+    return held_out, found

@@ -40,7 +40,7 @@ def nearest(
         bank: ``(m, D)``.
         k: neighbours, at most m of them are found.
         device: where the products are made; both arguments may live elsewhere.
-        progress: told (queries done, n); a query compared with half of the bank is half done.
+        progress: called with (queries done, n); a query compared with half of the bank is half done.
 
     Returns:
         Cosine similarities ``(n, min(k, m))`` float64, of products made in float64 for a bank of

@@ -1,4 +1,4 @@
-"""Which examples learn, select and report, and how a setting is chosen."""
+"""Which examples train, select and report, and how a setting is chosen."""
 
 from iceprobe.core.lazy import lazy
 

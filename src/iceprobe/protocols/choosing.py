@@ -1,8 +1,9 @@
 """The rule by which a setting and an epoch are chosen on held-out examples.
 
-Of the K settings of a probe, r(k, e, i) is the fraction of k's members that are right on example i
-after epoch e (members: seeds, and of repeated folds those that didn't learn from i), w_i what the
-example counts in the headline, a(k, e) = Σ_i w_i r(k, e, i), and E the schedule's last epoch::
+Of the K settings of a probe, r(k, e, i) is what k's members score on example i after epoch e by the
+metric that selects, their mean (members: seeds, and of repeated folds those that weren't trained on i; of
+an accuracy the fraction that is right), w_i what the example weighs in it, a(k, e) = Σ_i w_i r(k, e, i),
+and E the schedule's last epoch. Of a metric that is better low, r is its negative::
 
     k* = argmax_k a(k, E)
     (k', e') = argmax_{k, e} a(k, e)
@@ -10,13 +11,13 @@ example counts in the headline, a(k, e) = Σ_i w_i r(k, e, i), and E the schedul
 
 So schedules run whole, and an earlier epoch is taken only where it is better by more than z standard
 errors of the paired difference. The maximum over rate × epoch would be the luckiest of hundreds of
-looks at few examples (docs/selection.md). Of equals the smaller learning rate, then the larger weight
+evaluations on few examples (docs/selection.md). Of equals the smaller learning rate, then the larger weight
 decay, then the latest epoch: of two images a class most decays of a linear probe are equally good, and
 the strongest reads half a point more on test than the weakest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ class Record:
 
     Attributes:
         learning_rate, weight_decay: the setting.
-        epochs: after which it was looked at, the schedule's last one last if it got there.
-        right: ``(E, n)``: the fraction of its members that are right on each example.
+        epochs: after which it was evaluated, the schedule's last one last if it got there.
+        scores: ``(E, n)``: what its members score on each example, their mean.
         lost: whether a member has diverged.
         gone: whether all have.
         ended: whether it stopped before the schedule's end, clearly beaten.
@@ -45,7 +46,7 @@ class Record:
     learning_rate: float
     weight_decay: float
     epochs: Sequence[int]
-    right: NDArray[np.float32]
+    scores: NDArray[np.float32]
     lost: bool = False
     gone: bool = False
     ended: bool = False
@@ -58,8 +59,8 @@ class Choice:
     Attributes:
         learning_rate, weight_decay, epoch: the point.
         tried: settings.
-        best_minus_median: its accuracy minus that of the median setting at the same epoch.
-        held: its accuracy on the held-out examples, where they are known one by one.
+        best_minus_median: how much better its score is than that of the median setting then.
+        held_out: its score on the held-out examples, where they are known one by one.
         alone: whether no other learning rate (of settings without one: no other weight decay) is as
             good at that epoch.
     """
@@ -69,20 +70,25 @@ class Choice:
     epoch: int
     tried: int
     best_minus_median: float | None
-    held: SelectedScore | None = None
+    held_out: SelectedScore | None = None
     alone: bool = False
 
 
-def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice | None:
+def choose(
+    records: Sequence[Record], weights: Floats, errors: float, sign: int = 1
+) -> Choice | None:
     """The choice by the rule above, among settings none of whose members has diverged.
 
     One that has lost a member is chosen only where all have; ``None`` where no member is left.
 
     Args:
         records: of one probe, a setting each.
-        weights: ``(n,)`` what an example counts; their sum is 1.
+        weights: ``(n,)`` what an example weighs; their sum is 1.
         errors: z, standard errors that an earlier epoch is better by.
+        sign: of the metric, −1 where less is better.
     """
+    if sign < 0:
+        records = [replace(record, scores=-record.scores) for record in records]
     scores = [_scores(record, weights) for record in records]
     left = [k for k, record in enumerate(records) if not record.gone]
     eligible = [k for k in left if not records[k].lost] or left
@@ -90,30 +96,30 @@ def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice 
         return None
     eligible = [k for k in eligible if not records[k].ended] or eligible
 
-    def order(k: int, look: int) -> tuple[float, ...]:
+    def order(k: int, e: int) -> tuple[float, ...]:
         record = records[k]
-        rank = (-record.learning_rate, record.weight_decay, record.epochs[look])
-        return (round(float(scores[k][look]), 12), *rank)
+        rank = (-record.learning_rate, record.weight_decay, record.epochs[e])
+        return (round(float(scores[k][e]), 12), *rank)
 
     best = max((order(k, -1), k, len(scores[k]) - 1) for k in eligible)[1:]
     luckiest = max((order(k, e), k, e) for k in eligible for e in range(len(scores[k])))[1:]
     if luckiest != best:
-        difference = _right(records, luckiest) - _right(records, best)
+        difference = _scores_at(records, luckiest) - _scores_at(records, best)
         # One image gained is one standard error exactly, which rounding may put on either side.
         if float(weights @ difference) > errors * standard_error(difference, weights) + ROUNDING:
             best = luckiest
-    k, look = best
-    record, score = records[k], float(scores[k][look])
-    then = [float(each[min(look, len(each) - 1)]) for each in scores]  # beaten ones ended before
+    k, e = best
+    record, score = records[k], float(scores[k][e])
+    then = [float(each[min(e, len(each) - 1)]) for each in scores]  # beaten ones ended before
     axis = "learning_rate" if len({one.learning_rate for one in records}) > 1 else "weight_decay"
     along = [getattr(one, axis) for one in records]
     return Choice(
         record.learning_rate,
         record.weight_decay,
-        record.epochs[look],
+        record.epochs[e],
         tried=len(records),
         best_minus_median=score - float(np.median(then)),
-        held=selected_score(_right(records, best), weights),
+        held_out=selected_score(sign * _scores_at(records, best), weights),
         alone=all(
             other < score - 1e-12
             for other, value in zip(then, along, strict=True)
@@ -123,12 +129,11 @@ def choose(records: Sequence[Record], weights: Floats, errors: float) -> Choice 
 
 
 def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
-    """The setting with the best held-out accuracy at its last epoch, mean over seeds.
+    """The setting with the best held-out score at its last epoch, mean over seeds.
 
-    For fits that keep no record of single examples (adaptation, segmentation), so that nothing can
-    show an earlier epoch to be better. Of equals the smaller learning rate, then the larger weight
-    decay. A setting of which a seed has diverged is chosen only where that befell all of them, and
-    none where no member is left.
+    For fits that choose among last epochs only (adaptation, segmentation). Of equals the smaller
+    learning rate, then the larger weight decay. A setting of which a seed has diverged is chosen only
+    where all settings have lost one, and none where no member is left.
     """
     seeds: dict[tuple[float, float], set[int]] = {}
     lost: dict[tuple[float, float], set[int]] = {}
@@ -150,8 +155,8 @@ def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
 
 
 def _scores(record: Record, weights: Floats) -> Floats:
-    return np.asarray([float(weights @ look) for look in record.right])
+    return np.asarray([float(weights @ scores) for scores in record.scores])
 
 
-def _right(records: Sequence[Record], place: Sequence[int]) -> Floats:
-    return records[place[0]].right[place[1]].astype(np.float64)
+def _scores_at(records: Sequence[Record], at: Sequence[int]) -> Floats:
+    return records[at[0]].scores[at[1]].astype(np.float64)

@@ -3,11 +3,11 @@
 At a rung, of K settings of a probe the ⌈K/2⌉ best on the held-out images go on; of the others
 setting k stops if it lies clearly behind the best one, ℓ::
 
-    d_i = right(ℓ, i) − right(k, i),    Σ w_i d_i > 2 · SE(d)
+    d_i = score(ℓ, i) − score(k, i),    Σ w_i d_i > 2 · SE(d)
 
-where right(k, i) is the fraction of k's seeds that are right on image i of n, which counts w_i in the
-headline; with w_i = 1/n the standard error SE is sd(d)/√n. Plain successive
-halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
+where score(k, i) is what k's seeds score on image i of n by the metric that selects, their mean (of an
+accuracy the fraction that is right), and w_i what the image weighs; with w_i = 1/n the standard error SE is
+sd(d)/√n. Plain successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization") stops the worse half however near it is, a race (Maron and Moore 1994, "Hoeffding
 races") whatever is clearly behind. Early in a schedule the first stops too much where few images
 tell settings apart, the second where large learning rates lead before they decay.
@@ -35,23 +35,23 @@ def rungs(epochs: int) -> list[int]:
 
 
 def clearly_beaten(
-    right: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
     """Which settings stop at a rung.
 
     Args:
-        right: ``(K, n)``: the fraction of each setting's seeds that are right on each image.
-        weights: ``(n,)`` what an image counts; the same by default.
+        scores: ``(K, n)``: what each setting's seeds score on each image, their mean; more is better.
+        weights: ``(n,)`` what an image weighs; the same by default.
 
     Returns:
         ``(K,)``; never the better half.
     """
-    settings, images = right.shape
+    settings, images = scores.shape
     if images < 2:
         return np.zeros(settings, bool)
     counted = np.full(images, 1 / images) if weights is None else weights
-    order = np.argsort(-(right @ counted), kind="stable")
-    behind = right[order[0]] - right
+    order = np.argsort(-(scores @ counted), kind="stable")
+    behind = scores[order[0]] - scores
     stops = np.array([d @ counted > ERRORS * standard_error(d, counted) for d in behind])
     stops[order[: math.ceil(settings / 2)]] = False
     return stops

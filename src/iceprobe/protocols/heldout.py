@@ -1,4 +1,4 @@
-"""The parts of the training split that select settings: one tenth, or folds where images are few."""
+"""The folds of the training split that select settings: one tenth held out, or several where images are few."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,46 +12,46 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Part:
+class Fold:
     """Rows of the training split, sorted: to train on, and held out to select by."""
 
-    learn: Rows
-    held: Rows
+    train: Rows
+    held_out: Rows
 
 
 @dataclass(frozen=True)
-class Parts:
+class Folds:
     """What a fit selects on.
 
     Attributes:
-        parts: in their order; empty where no image can be held out.
-        told: what that is, in words: ``"held-out 10% of train"``.
+        folds: in their order; empty where no example can be held out.
+        description: what that is, in words: ``"held-out 10% of train"``.
     """
 
-    parts: Sequence[Part]
-    told: str
+    folds: Sequence[Fold]
+    description: str
 
 
-def parts_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Parts:
-    """One held-out part, or below ``protocol.folds_below`` images repeated stratified folds.
+def folds_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Folds:
+    """One held-out part, or below ``protocol.folds_below`` examples repeated stratified folds.
 
     Args:
-        labels: ``(n,)`` classes of the training images.
+        labels: ``(n,)`` strata of the training examples (of classification their classes).
         seed: of the draw.
         protocol: one that holds images out.
     """
     if len(labels) < protocol.folds_below:
         folds = [
-            part
+            fold
             for repeat in range(protocol.repeats)
-            for part in cross_validation(labels, seed, protocol.folds, repeat)
+            for fold in cross_validation(labels, seed, protocol.folds, repeat)
         ]
         times = f", {protocol.repeats} times" if protocol.repeats > 1 else ""
         each = len(folds) // protocol.repeats  # fewer than asked for where images are too few
-        return Parts(folds, f"{each}-fold cross-validation of train{times}")
-    learn, held = heldout_split(labels, seed, protocol.held_out)
+        return Folds(folds, f"{each}-fold cross-validation of train{times}")
+    train, held = heldout_split(labels, seed, protocol.held_out)
     share = f"{100 * len(held) / max(1, len(labels)):.0f}%"
-    return Parts([Part(learn, held)] if len(held) else [], f"held-out {share} of train")
+    return Folds([Fold(train, held)] if len(held) else [], f"held-out {share} of train")
 
 
 def heldout_split(
@@ -78,8 +78,8 @@ def heldout_split(
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0) -> list[Part]:
-    """``folds`` parts; each image is held out in one of them, if its class has two or more.
+def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0) -> list[Fold]:
+    """``folds`` folds; each image is held out in one of them, if its class has two or more.
 
     The images of a class, shuffled, are dealt to the folds in turn, each class going on where the
     one before it stopped: of a class with m images a fold holds ⌊m/k⌋ or ⌈m/k⌉, and its sizes
@@ -96,7 +96,7 @@ def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0)
             turn += 1
     everything = np.arange(len(labels))
     return [
-        Part(np.setdiff1d(everything, rows), np.sort(np.asarray(rows, np.int64)))
+        Fold(np.setdiff1d(everything, rows), np.sort(np.asarray(rows, np.int64)))
         for rows in held
         if rows
     ]

@@ -13,7 +13,7 @@ def draw(
     fraction: float | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Rows of the training split that a low-shot fit may look at, sorted.
+    """Rows of the training split that a low-shot fit is trained on, sorted.
 
     Each class's images are shuffled by ``(seed, class)`` alone and the first ones are taken, so of
     one seed the 1-shot images are among the 5-shot ones, and a curve over shots compares like

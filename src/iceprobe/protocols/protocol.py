@@ -1,6 +1,6 @@
 """How probes are trained, selected and reported: `heldout` and `paper` (spec of the project).
 
-A protocol is data; `fit.py` reads it. No torch here: `iceprobe ls protocols` shows this table.
+A protocol is data; `fitting/` reads it. No torch here: `iceprobe ls protocols` shows this table.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ class Protocol:
         folds, repeats: of that cross-validation.
         errors: standard errors by which an earlier epoch is better than the last, to be chosen
             (`choosing.py`).
-        looks: at the held-out images in a schedule, at most.
+        evaluations: on the held-out images in a schedule, at most.
         growths: how often a grid grows on either side (`grids.py`).
         min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
-        whitening: λ of the whitened coordinates in which probes on pooled vectors learn
+        whitening: λ of the whitened coordinates in which probes on pooled vectors are trained
             (`fitting/whitening.py`); ``None`` trains them as they are.
-        solves_linear: whether linear probes on stored vectors are learned to their optimum
-            (`linear.py`) in place of being trained.
+        solves_linear: whether linear probes on stored vectors are solved for their optimum
+            (`fitting/linear.py`) in place of being trained.
         halving: whether settings that are clearly beaten stop early (`protocols/halving.py`).
-        coordinates: ``"standardised"``, in which no number hangs on the units of the features
+        coordinates: ``"standardised"``, in which no number depends on the units of the features
             (`probes/coordinates.py`), or ``"raw"``, in which pooled vectors aren't whitened either.
     """
 
@@ -59,7 +59,7 @@ class Protocol:
     folds: int = 5
     repeats: int = 1
     errors: float = 2.0
-    looks: int = 50
+    evaluations: int = 50
     growths: int = 2
     min_steps: int = 0
     whitening: float | None = None
@@ -137,7 +137,7 @@ def get_protocol(
     halving: bool = False,
     coordinates: str | None = None,
 ) -> Protocol:
-    """The protocol of that name with what the caller sets in place of its own values.
+    """The protocol of that name with the values that the caller sets.
 
     ``epochs`` without ``min_steps`` holds however few images there are.
 
@@ -199,9 +199,9 @@ def total_steps(protocol: Protocol, num_images: int) -> int:
     return protocol.epochs * steps_an_epoch(protocol, num_images)
 
 
-def look_epochs(protocol: Protocol) -> list[int]:
-    """The epochs of selection after which held-out images are looked at, the last among them."""
-    apart = -(-protocol.epochs // protocol.looks)
+def evaluation_epochs(protocol: Protocol) -> list[int]:
+    """The epochs of selection after which members are evaluated, the last among them."""
+    apart = -(-protocol.epochs // protocol.evaluations)
     return sorted(range(protocol.epochs, 0, -apart))
 
 

@@ -1,13 +1,13 @@
 """How often a fit is repeated where the caller doesn't say.
 
-Probes that are laid beside each other need an interval that knows what the order, the held-out part and the
+Probes that are compared need an interval that knows what the order, the held-out part and the
 initialisation change: replicates. Of five, the interval of a difference is 1.35 times as wide as one that knew
 that replicates don't differ, of three 1.68 times, of ten 1.24 times (``python -m benchmarks.verdicts --only
 rule``), and a replicate costs a fit.
 """
 
 REPLICATES = 5  # where two or more trained probes are compared, and of low-shot draws
-SEEDS = 3  # of a probe on its own, and under a protocol that selects on what it reports
+SEEDS = 3  # of a single probe, and under a protocol that selects on what it reports
 
 
 def repeated(
@@ -17,7 +17,7 @@ def repeated(
 
     Args:
         seeds, replicates: as they were asked for.
-        trained: probes that learn.
+        trained: probes that are trained.
         held_out: part of the training images that selects, of the protocol.
         low_shot: whether the training images are drawn, anew in every replicate.
     """

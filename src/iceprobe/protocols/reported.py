@@ -1,4 +1,4 @@
-"""The split that is reported isn't the one that was learnt from."""
+"""The split that is reported isn't the one that probes are trained on."""
 
 from iceprobe.core.errors import IceprobeError
 
@@ -14,7 +14,7 @@ def refuse_train(split: str, splits: list[str]) -> None:
     if split == TRAIN:
         others = [name for name in splits if name != TRAIN]
         raise IceprobeError(
-            f"split={split!r}: probes learn from it, so a number on it says what they know by heart; "
+            f"split={split!r}: probes are trained on it, so a number on it says what they know by heart; "
             f"{_remedy(others)}"
         )
 

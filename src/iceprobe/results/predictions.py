@@ -5,12 +5,19 @@ with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class 
 with the highest scores. Images stand in the order of the store's split; ``names`` (bytes of a JSON
 list, uint8) has theirs where the data set was at hand, and is absent from older files. Statistics that pair two
 probes, and the report's pictures, read it.
+
+``LABEL/logits (S, n, C)`` float16 are kept for metrics that are computed later; of more than 2,000
+classes those of the 20 best, ``LABEL/logits (S, n, 20)``, with their classes ``LABEL/logit_classes`` int32
+and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Of k-NN they are the logarithms of the votes,
+−∞ for a class without one. ``predicted`` and ``top5`` are of the logits before they were rounded. Older
+files have no logits.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +29,51 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
 
+LOGITS = ("logits", "logit_classes", "log_sum_exp")
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The outputs of one probe, one row a seed.
+
+    Attributes:
+        values: ``(S, n, C)`` float16, or ``(S, n, 20)`` of the 20 best classes, best first.
+        classes: ``(S, n, 20)`` int32, of which classes; None where it is of all, in their order.
+        log_sum_exp: ``(S, n)`` float32, ln Σ exp over all classes; None likewise.
+    """
+
+    values: NDArray[np.float16]
+    classes: NDArray[np.int32] | None = None
+    log_sum_exp: NDArray[np.float32] | None = None
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """By their names in the file, without the probe's."""
+        found = zip(LOGITS, (self.values, self.classes, self.log_sum_exp), strict=True)
+        return {name: array for name, array in found if array is not None}
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Logits that stay in their file until they are asked for."""
+
+    path: Path
+    probe: str
+
+    def read(self) -> Logits:
+        """Raises:
+        IceprobeError: if the file can't be read.
+        """
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                keys, names = set(file.keys()), [f"{self.probe}/{name}" for name in LOGITS]
+                values, *others = (file.get_tensor(n) if n in keys else None for n in names)
+                assert values is not None
+        except (SafetensorError, OSError) as error:
+            raise IceprobeError(
+                f"predictions {self.path} can't be read ({error}): fit again"
+            ) from error
+        return Logits(values, *others)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -32,12 +84,45 @@ class Predictions:
         predicted: ``(S, n)`` int32.
         top5: ``(S, n)`` bool, or None with five classes or fewer.
         names: n of the images, or None where they aren't known.
+        outputs: logits in memory or in a file; see :meth:`logits`.
     """
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int32]
     top5: NDArray[np.bool_] | None = None
     names: Sequence[str] | None = None
+    outputs: Logits | StoredLogits | None = None
+
+    @classmethod
+    def of(cls, record: Any, labels: NDArray[np.int64]) -> Self:
+        """Of what the task recorded (`tasks.records.Arrays`)."""
+        logits = None
+        if record.logits is not None:
+            logits = Logits(record.logits, record.logit_classes, record.log_sum_exp)
+        return cls(labels, record.predicted, record.top5, outputs=logits)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Predictions]") -> Self:
+        """One of several on the same images, whose seeds follow each other."""
+        first = parts[0]
+        top5 = [part.top5 for part in parts if part.top5 is not None]
+        outputs = [logits.tensors() for part in parts if (logits := part.logits()) is not None]
+        joined = None
+        if len(outputs) == len(parts):
+            every = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+            joined = Logits(*(every.get(name) for name in LOGITS))  # type: ignore[arg-type]
+        predicted = np.concatenate([part.predicted for part in parts])
+        return cls(
+            first.labels, predicted, np.concatenate(top5) if top5 else None, first.names, joined
+        )
+
+    def logits(self) -> Logits | None:
+        """What the probe gave for each image, read from the file if need be; None in older files.
+
+        Raises:
+            IceprobeError: if the file can't be read any more.
+        """
+        return self.outputs.read() if isinstance(self.outputs, StoredLogits) else self.outputs
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -71,6 +156,11 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
         tensors[f"{probe}/predicted"] = np.ascontiguousarray(one.predicted, dtype=np.int32)
         if one.top5 is not None:
             tensors[f"{probe}/top5"] = np.ascontiguousarray(one.top5, dtype=np.bool_)
+        if (logits := one.logits()) is not None:
+            tensors |= {
+                f"{probe}/{name}": np.ascontiguousarray(array)
+                for name, array in logits.tensors().items()
+            }
         if one.names is not None:
             text = json_bytes(json.dumps(list(one.names), ensure_ascii=False))
             tensors["names"] = np.frombuffer(text, dtype=np.uint8)
@@ -78,7 +168,7 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
 
 
 def read_predictions(path: str | Path, probe: str, digest: Digest | None = None) -> Predictions:
-    """Read the predictions of one probe.
+    """Read the predictions of one probe; logits stay in the file until they are asked for.
 
     Args:
         digest: of the file, as ``results.json`` has it.
@@ -100,4 +190,5 @@ def read_predictions(path: str | Path, probe: str, digest: Digest | None = None)
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    return Predictions(labels, predicted, top5, names)
+    outputs = StoredLogits(path, probe) if f"{probe}/logits" in keys else None
+    return Predictions(labels, predicted, top5, names, outputs)

@@ -21,14 +21,7 @@ def merged(results: Sequence[FittedResult]) -> FittedResult:
     """
     first = results[0]
     parts = [result.predictions() for result in results]
-    known = [part for part in parts if part is not None]
-    top5 = [part.top5 for part in known if part.top5 is not None]
-    predictions = Predictions(
-        known[0].labels,
-        np.concatenate([part.predicted for part in known]),
-        np.concatenate(top5) if top5 else None,
-        known[0].names,
-    )
+    predictions = Predictions.joined([part for part in parts if part is not None])
     last = [result.last_epoch for result in results if result.last_epoch is not None]
     spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
     return first.replaced(

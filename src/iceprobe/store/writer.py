@@ -15,7 +15,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.machine.folder_lock import exclusive, sweep
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
-from iceprobe.machine.progress import Told, callback, shows_progress
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.settings import ExtractCall
 from iceprobe.store.destinations import Destination, check_origin, find_destinations
 from iceprobe.store.filling import fill
@@ -145,7 +145,7 @@ def repair(
     workers: int = 0,
     on_bad_image: OnBadImage | None = None,
     trust: bool = False,
-    progress: Told | bool | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> list[str]:
     """Extract the corrupt shards of a store again (all views of each), and no others.
 

@@ -1,4 +1,4 @@
-"""What a target is: outputs, loss, what is recorded of a test example, metrics, strata. One file a task."""
+"""What a target is: outputs, loss, record, metrics and strata. One file a task."""
 
 from iceprobe.core.lazy import lazy
 

@@ -1,43 +1,38 @@
 """Classification: one class an example, K = C classes.
 
-loss = −ln softmax(z)_y, mean over examples          record: z in float16, what it calls, the five best
+    loss = −ln softmax(z)_y, mean over examples
+
+A record holds ``predicted (G, n)`` int32, the class with the highest logit, and with more than five
+classes ``top5 (G, n)`` bool, whether the true class is among the five highest. Both are of the logits
+before they are rounded; a member with a logit that isn't finite predicts −1, which is no class. For
+metrics that are computed later it keeps ``logits (G, n, C)`` float16, or of more than 2,000 classes the
+20 highest with their classes (``logits (G, n, 20)``, ``logit_classes (G, n, 20)`` int32) and
+``log_sum_exp (G, n)`` float32 of all.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.tasks.metrics import Metric
-from iceprobe.tasks.task import Task
+from iceprobe.tasks.task import Keep, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from iceprobe.tasks.records import Record
+
 TOP = 5
-
-
-@dataclass(frozen=True)
-class ClassRecord:
-    """What is kept of n test examples of S seeds.
-
-    Attributes:
-        logits: ``(S, n, C)`` float16; None in files of earlier versions.
-        best: ``(S, n, min(5, C))`` int32, best first, by the logits before they were rounded; −1 where
-            a logit isn't finite.
-    """
-
-    logits: NDArray[np.float16] | None
-    best: NDArray[np.int32]
+MANY, KEPT = 2000, 20  # of more classes than MANY the logits of the KEPT highest are kept
 
 
 class Called(Protocol):
     """What the metrics read of a record.
 
     Attributes:
-        predicted: ``(S, n)``, the class that each seed calls an example.
+        predicted: ``(S, n)``, the class that each seed predicts of an example.
         top5: ``(S, n)`` bool, whether the true class is among the five best; None where that isn't known.
     """
 
@@ -81,6 +76,7 @@ class Classification(Task):
         )
     }
     primary: ClassVar[str] = "top1"
+    solves_linear: ClassVar[bool] = True
 
     def num_outputs(self, names: Sequence[str]) -> int:
         return len(names)
@@ -88,20 +84,52 @@ class Classification(Task):
     def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
         from torch.nn import functional as F  # results read the metrics alone, without torch
 
+        if logits.ndim == 2:
+            return F.cross_entropy(logits, targets)
         members, examples, _ = logits.shape
         losses = F.cross_entropy(logits.flatten(0, 1), targets.repeat(members), reduction="none")
         return losses.view(members, examples).mean(1)
 
-    def record(self, logits: "Tensor") -> ClassRecord:
+    def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         import torch
 
-        best = logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices
-        finite = logits.isfinite().all(-1, keepdim=True)
-        kept = torch.where(finite, best, -1).to("cpu", torch.int32)
-        return ClassRecord(logits.to("cpu", torch.float16).numpy(), kept.numpy())
+        # Of equal logits torch takes any: how many are asked for is part of what is predicted.
+        best = best_classes(logits, 1 if keep == "scores" else TOP)
+        best = torch.where(logits.isfinite().all(-1, keepdim=True), best, -1)
+        found = {"predicted": best[..., 0].to("cpu", torch.int32)}
+        if keep != "scores" and logits.shape[-1] > TOP:
+            found["top5"] = (best == targets[:, None]).any(-1).cpu()
+        return found | compact(logits) if keep == "everything" else found
 
     def strata(self, targets: NDArray) -> NDArray[np.int64]:
         return targets
 
-    def reading(self, logits: "Tensor", names: Sequence[str]) -> str:
-        return names[int(logits.argmax())]
+    def readings(
+        self, logits: "Tensor", names: Sequence[str], most: int
+    ) -> list[list[tuple[str, float]]]:
+        probabilities = logits.float().softmax(-1)
+        classes = best_classes(probabilities, most)
+        numbers = probabilities.gather(-1, classes)
+        return [
+            [(names[c], p) for c, p in zip(of_image, of_classes, strict=True)]
+            for of_image, of_classes in zip(classes.tolist(), numbers.tolist(), strict=True)
+        ]
+
+
+def best_classes(logits: "Tensor", most: int) -> "Tensor":
+    """The classes with the highest logits, best first: ``(…, C)`` → ``(…, min(most, C))``."""
+    return logits.topk(min(most, logits.shape[-1]), dim=-1).indices
+
+
+def compact(logits: "Tensor") -> "Record":
+    """Logits ``(G, n, C)`` as they are kept: float16, the highest alone where classes are many."""
+    import torch
+
+    if logits.shape[-1] <= MANY:
+        return {"logits": logits.to("cpu", torch.float16)}
+    best = logits.topk(KEPT, dim=-1)
+    return {
+        "logits": best.values.to("cpu", torch.float16),
+        "logit_classes": best.indices.to("cpu", torch.int32),
+        "log_sum_exp": logits.logsumexp(-1).to("cpu", torch.float32),
+    }

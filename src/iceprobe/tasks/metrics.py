@@ -3,6 +3,11 @@
 A metric that is a mean over examples is Σ_i w_i s_i: what example i scores, and what it counts. That is all
 that selection, comparison and intervals need to know of it. Examples of one stratum count the same, and so
 does each stratum: w_i = 1/(C · n_c) of an example of stratum c, which has n_c; C counts those with an example.
+
+A metric that is no mean over examples (mAP, R², mIoU) gives linearised scores: its value M plus the
+influence of each example, by how much M changes when the example counts more. The influences have the
+mean 0, so Σ_i w_i s_i is M, and their spread gives the standard error of M (the infinitesimal jackknife:
+Jaeckel 1972, Efron 1981). So selection reads both kinds in the same way; `Metric.exact` computes M itself.
 """
 
 from collections.abc import Callable
@@ -22,16 +27,21 @@ Strata = Callable[[NDArray], NDArray]  # targets (n, …) → (n,)
 class Metric:
     """One metric.
 
+    Any metric can be reported. One that selects keeps its scores of every held-out example after every
+    evaluation, as bits where they are bool and as float32 otherwise, and may be better high or low.
+
     Attributes:
         name: its key in ``results.json`` and its spelling as an option: ``"top1"``.
         title: in tables and sentences: ``"top-1"``.
-        scores: what each example scores, ``(S, n)``, one row a seed; None where the record doesn't say.
+        scores: what each example scores, ``(S, n)``, one row a seed; bool where it is right or wrong,
+            linearised where the metric is no mean over examples, None where the record doesn't say.
         strata: the stratum of each example, ``(n,)``; None: all are of one.
         higher_is_better: whether more is better.
         range: lowest and highest value there can be; ``None`` where there is no end.
         percent: whether it is a fraction, shown as a percentage.
         accuracy: whether it is a share of examples that are right, so that sentences call it an accuracy.
         heading: of its column in tables; the title by default.
+        exact: of a metric that is no mean over examples: record and targets → its value, ``(S,)``.
     """
 
     name: str
@@ -43,6 +53,7 @@ class Metric:
     percent: bool = True
     accuracy: bool = False
     heading: str = ""
+    exact: Callable[[Any, NDArray], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heading", self.heading or self.title)
@@ -75,6 +86,16 @@ class Metric:
     def mean(self, scores: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
         """The metric of what examples score: ``(…, n)``, ``(n, …)`` → ``(…)``."""
         return mean_over_strata(scores, self.strata_of(targets))
+
+    def value(self, record: Any, targets: NDArray) -> NDArray[np.float64]:
+        """The metric of each seed or member, ``(S,)``.
+
+        Raises:
+            IceprobeError: if the record doesn't say.
+        """
+        if self.exact is not None:
+            return self.exact(record, targets)
+        return self.mean(self.needed_scores(record, targets), targets)
 
 
 def even_strata(strata: ArrayLike) -> NDArray[np.float64]:

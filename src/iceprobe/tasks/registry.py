@@ -1,19 +1,23 @@
 """The tasks that there are. Neither listing them nor reading their metrics imports torch."""
 
-from iceprobe.core.registry import Entry, Registry
-from iceprobe.tasks.task import Task
+from typing import TYPE_CHECKING
 
+from iceprobe.core.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iceprobe.tasks.task import Task
+
+_HERE = "iceprobe.tasks"
 TASKS: Registry[Entry] = Registry(
     "task",
     {
-        "classification": Entry(
-            "iceprobe.tasks.classification:Classification", "one class an example"
-        ),
+        "classification": Entry(f"{_HERE}.classification:Classification", "one class an example"),
+        "segmentation": Entry(f"{_HERE}.segmentation:Segmentation", "one class a pixel"),
     },
 )
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str) -> "Task":
     """The task called ``name``.
 
     Raises:

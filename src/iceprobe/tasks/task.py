@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,38 +12,68 @@ from iceprobe.tasks.metrics import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from iceprobe.tasks.records import Record
+
+#: What a record is for: ``"scores"``, what the metrics read, kept for a moment after each evaluation;
+#: ``"predictions"``, the same as it is reported, of every member's best epoch; ``"everything"``, with
+#: what any other metric may want later (logits), of the reported examples.
+Keep = Literal["scores", "predictions", "everything"]
+
 
 class Task(ABC):
-    """What the target of an example is.
+    """What the target of an example is. One file and one registry entry a task.
 
     Attributes:
         name: as ``--task`` spells it.
         summary: one line for ``iceprobe ls tasks``.
         metrics: by name, in the order of tables.
-        primary: the metric that selects and leads, where a data set has no convention of its own.
+        primary: the metric that selects and leads, where a data set has no convention.
+        solves_linear: whether linear probes are solved for as `fitting/logistic.py` does.
+        summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
+            entry an example.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     primary: ClassVar[str]
+    solves_linear: ClassVar[bool] = False
+    summed: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def num_outputs(self, names: Sequence[str]) -> int:
-        """K, what a probe's classifier gives, of so many names (of classes, tags or numbers)."""
+        """K, the outputs of a probe's classifier, for these names of classes, tags or numbers."""
 
     @abstractmethod
     def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
-        """What each member learns by: ``(G, B, K)``, ``(B, …)`` → ``(G,)``, a mean over examples."""
+        """The loss of each member, a mean over examples: ``(G, B, K)``, ``(B, …)`` → ``(G,)``; of one
+        member alone ``(B, K)`` → ``()``."""
 
     @abstractmethod
-    def record(self, logits: "Tensor") -> Any:
-        """What is kept of test examples, of logits ``(G, B, K)``: enough for every metric."""
+    def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
+        """What is kept of some examples, on the CPU.
+
+        Args:
+            logits: ``(G, B, K)``; B may be 0.
+            targets: ``(B, …)``.
+            keep: what for; a task with a small record keeps the same for all.
+
+        Returns:
+            Tensors ``(G, B, …)`` by name, enough for every metric. A member with a logit that isn't
+            finite must not score. Stored predictions hold them under these names.
+        """
 
     @abstractmethod
     def strata(self, targets: NDArray) -> NDArray[np.int64]:
-        """By what parts of the training split are stratified: targets ``(n, …)`` → ``(n,)``."""
+        """By what the training split is stratified where a part is held out: ``(n, …)`` → ``(n,)``."""
 
     @abstractmethod
-    def reading(self, logits: "Tensor", names: Sequence[str]) -> str:
-        """How the prediction of one example, ``(K,)``, reads."""
+    def readings(
+        self, logits: "Tensor", names: Sequence[str], most: int
+    ) -> list[list[tuple[str, float]]]:
+        """How single predictions read: of logits ``(B, K)`` for each example up to ``most`` names with
+        their numbers (a class and its probability, a tag and its, a quantity and its value)."""
+
+    def metric(self, name: str | None = None) -> Metric:
+        """The metric called ``name``, the primary one by default."""
+        return self.metrics[self.primary if name is None else name]

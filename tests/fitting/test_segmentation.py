@@ -23,18 +23,23 @@ from iceprobe.dense import (
     upsample,
     write_segmentations,
 )
-from iceprobe.dense.pictures import SIDE as SHOWN
-from iceprobe.dense.pictures import colour
+from iceprobe.fitting.segmentation_picture import SIDE as SHOWN
+from iceprobe.fitting.segmentation_picture import colour
 from iceprobe.reporting.segment_page import headline
 from iceprobe.results import Score
 from iceprobe.results.segmentation import Difference
 from iceprobe.store import extract, extract_in_memory
-from tests.dense.conftest import planted
+from tests.fitting.masks import planted
 from tests.reporting.test_layout import measured
 from tests.reporting.test_page import browser
 from tests.store.conftest import make_backbone
 
 QUICK = dict(seeds=2, epochs=12, batch_size=8, learning_rates=[1e-2, 1e-1])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return extract(make_backbone(), planted(), tmp_path_factory.mktemp("features"), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +255,7 @@ def test_a_finished_run_is_shown_again(fitted, store, tmp_path, monkeypatch):
     """As `fit` does: read from its folder, probes and all, if it is the run that is asked for."""
     results, folder = fitted
     with monkeypatch.context() as patch:
-        patch.setattr("iceprobe.dense.api.run_heldout", None)  # nothing is fitted
+        patch.setattr("iceprobe.fitting.segmentation.run_heldout", None)  # nothing is fitted
         patch.setenv("HOME", str(folder.parent))
         again = iceprobe.segment(store, ["linear", "ep2"], output=f"~/{folder.name}", **QUICK)
     assert {one.run for one in again} == {folder}
@@ -311,7 +316,7 @@ def test_a_store_without_patch_tokens_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' stands twice"),
+        ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' is named twice"),
         ({"probes": []}, "no probe was named"),
         ({"probes": ["aim12"]}, "doesn't segment"),
         ({"seeds": 0}, "seeds=0"),
@@ -333,7 +338,7 @@ def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, told
 
 def test_data_sets_named_as_having_masks_have_them():
     from iceprobe.datasets import CATALOGUE, load_dataset
-    from iceprobe.dense.api import MASKED
+    from iceprobe.fitting.segmentation_checks import MASKED
 
     bundled, *others = MASKED
     assert all(split.masks for split in load_dataset(bundled).splits.values())

@@ -6,8 +6,8 @@
 x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens: a batch
 norm without affine whose statistics are known.
 
-The linear probe decides every patch by itself. What EP knows is about the image: its query u_m looks
-at patches a_m; its value map and classifier, two linear maps in a row and here one, E_m ∈ R^{C×D},
+The linear probe decides every patch by itself. What EP knows is about the image: its query u_m reads
+patches with the weights a_m; its value map and classifier, two linear maps in a row and here one, E_m ∈ R^{C×D},
 make class evidence E_m p_m of what was pooled there. The conditioned probe gives that evidence back to
 the patches it was pooled from, in the proportion N·a_mn in which they were read: *what* comes from
 the pooled descriptor, *where* from the maps. Each a_m sums to 1, hence
@@ -33,7 +33,7 @@ Grid = tuple[int, int]
 class LinearSegmentation(nn.Module):
     """One linear classifier for all patches.
 
-    Parameters may have leading dimensions ``…``, members that learn side by side: logits get them.
+    Parameters may have leading dimensions ``…``, members that are trained side by side: logits get them.
 
     Args:
         dim: D, width of the tokens.

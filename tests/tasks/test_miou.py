@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from iceprobe.dense.miou import (
+from iceprobe.tasks.miou import (
     IGNORE,
     Counts,
     count,
@@ -14,6 +15,8 @@ from iceprobe.dense.miou import (
     object_iou,
     resampled,
 )
+from iceprobe.tasks.records import Arrays, joined
+from iceprobe.tasks.segmentation import Segmentation
 
 CLASSES = 5
 
@@ -27,6 +30,14 @@ def pixels():
     truth[rng.random(truth.shape) < 0.1] = IGNORE
     truth[2] = IGNORE
     return truth, called
+
+
+def recorded(truth, called):
+    """What the task records of one member whose highest logits are at ``called``."""
+    logits = torch.nn.functional.one_hot(torch.from_numpy(called.astype(int)), CLASSES).movedim(
+        -1, 1
+    )
+    return Segmentation().record(logits[None].float(), torch.from_numpy(truth))
 
 
 def counted(truth, called):
@@ -50,9 +61,10 @@ def test_confusion_and_iou_are_scikit_learns(pixels):
 def test_counts_of_parts_are_those_of_the_whole(pixels):
     whole = count(*pixels, CLASSES)
     parts = [slice(0, 3), slice(3, 4), slice(4, 7)]
-    joined = Counts.joined([count(*(p[part] for p in pixels), CLASSES) for part in parts])
+    found = joined([recorded(*(p[part] for p in pixels)) for part in parts], Segmentation.summed)
+    both = Counts.of(Arrays(found), 0)
     for name in ("confusion", "hits", "truth", "called"):
-        assert np.array_equal(getattr(joined, name), getattr(whole, name))
+        assert np.array_equal(getattr(both, name), getattr(whole, name))
     for image, (truth, called) in enumerate(zip(*pixels, strict=True)):
         kept = counted(truth, called)
         if not kept[0].size:
@@ -82,7 +94,7 @@ def test_bootstrap_draws_images(pixels):
 def test_draws_in_chunks_are_the_same_draws(pixels, monkeypatch):
     counts = count(*pixels, CLASSES)
     whole = resampled(counts, draws=11)
-    monkeypatch.setattr("iceprobe.dense.miou._CHUNK_CELLS", 7 * 4)
+    monkeypatch.setattr("iceprobe.tasks.miou._CHUNK_CELLS", 7 * 4)
     assert np.array_equal(whole, resampled(counts, draws=11))
 
 
@@ -90,3 +102,25 @@ def test_nothing_to_count_is_no_score():
     nothing = count(np.full((2, 3, 3), IGNORE), np.zeros((2, 3, 3), int), CLASSES)
     assert mean_iou(nothing.confusion) == object_iou(nothing.confusion) == 0.0
     assert resampled(nothing, draws=3).tolist() == [0, 0, 0]
+
+
+def test_linearised_scores_have_the_value_as_their_mean_and_its_derivative(pixels):
+    """Score i less the mean says how the value moves when image i weighs more."""
+    truth, called = pixels
+    record, metric = Arrays(recorded(truth, called)), Segmentation().metric()
+    targets = np.zeros(7, int)
+    (value,), (scores,) = metric.value(record, targets), metric.scores(record, targets)
+    assert value == pytest.approx(mean_iou(record.confusion[0]))
+    assert metric.mean(scores, targets) == pytest.approx(value)
+    times = 1000
+    for image in range(7):
+        repeats = np.full(7, times)
+        repeats[image] += 1
+        hits, of_truth, of_called = (
+            repeats @ of[0] for of in (record.hits, record.truth, record.called)
+        )
+        union = of_truth + of_called - hits
+        there = union > 0
+        moved = (hits[there] / union[there]).mean()
+        slope = (moved - value) * 7 * times  # of the weight 1 + 1/times in place of 1
+        assert slope == pytest.approx(scores[image] - value, rel=1e-2, abs=1e-6)

@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.dense import build, upsample
+from iceprobe.probes.segmentation import build, upsample
 from tests.reference import segmentation as plain
 
 B, N, D, C = 3, 12, 7, 4

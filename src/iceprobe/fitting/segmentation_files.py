@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 
 from iceprobe.core.checksums import SEAL, check_tensors, tensors_digest
 from iceprobe.core.errors import IceprobeError
-from iceprobe.dense.pictures import draw
-from iceprobe.dense.probes import build
+from iceprobe.fitting.segmentation_picture import draw
 from iceprobe.machine.files import write_atomically
+from iceprobe.probes.segmentation import build
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.segmentation_files import PICTURE_NAME, write_segmentation_results
 from iceprobe.store.reader import Store

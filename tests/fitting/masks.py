@@ -1,11 +1,9 @@
 """Images of 16 x 16 pixels, an object of 8 x 8 in each that says its class by brightness."""
 
 import numpy as np
-import pytest
 
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.store import Store, extract
-from tests.store.conftest import SIDE, make_backbone
+from tests.store.conftest import SIDE
 
 GREYS = (0, 255, 130)  # background is 60
 
@@ -25,8 +23,3 @@ def planted_split(name: str, count: int, seed: int) -> ArraySplit:
 def planted() -> Dataset:
     splits = {"train": planted_split("train", 90, 0), "test": planted_split("test", 30, 1)}
     return Dataset("test:planted", "planted", ["dark", "bright", "<b>grey</b>"], splits)
-
-
-@pytest.fixture(scope="package")
-def store(tmp_path_factory) -> Store:
-    return extract(make_backbone(), planted(), tmp_path_factory.mktemp("features"), batch_size=16)

@@ -1,4 +1,4 @@
-"""Where a fit's tokens lie: in memory as far as the budget goes, the rest on disk."""
+"""Which tokens a fit holds in memory: as many as the budget allows; the rest is read from disk."""
 
 import copy
 import logging
@@ -16,17 +16,16 @@ from iceprobe.store.split import StoredSplit
 log = logging.getLogger("iceprobe")
 
 
-def lay_out(
+def cache_tokens(
     train: StoredSplit,
     test: StoredSplit,
     inputs: Collection[str],
     memory: int | None,
-    shuffle: str,
+    shuffle: str | Shuffle,
     *,
     batch_size: int,
     beside: int,
-    looks: bool,
-    before: Shuffle | None,
+    evaluated: bool,
 ) -> tuple[StoredSplit, StoredSplit, Shuffle]:
     """The two splits with what is held of them, and how epochs are ordered; the log says both.
 
@@ -34,16 +33,15 @@ def lay_out(
     read again in every epoch, come before the evaluation view.
 
     Args:
-        train, test: to learn from and to report.
+        train, test: to train on and to report.
         inputs: names of the inputs that some probe reads.
         memory: the budget in bytes for what is held and ``beside``, of all processes on this
             machine together; ``None`` takes half of what is free. Where it is less than the fit
             can do with, that is taken, and the log says how much it is.
-        shuffle: as asked for.
+        shuffle: as asked for, or the order of the fit that this one goes on with.
         batch_size: images of a step.
         beside: bytes that this process takes beside what is held.
-        looks: whether the reported split is read after every epoch.
-        before: of the fit that this one goes on with, whose order it keeps.
+        evaluated: whether the reported split is read after every epoch.
     """
     names = tensors_read(set(inputs))
     free, processes = first(available_memory), world().local_size  # one order for all of them
@@ -52,16 +50,20 @@ def lay_out(
         log.info("training tokens are made by the backbone in every epoch")
         return train, test, ROWS
     room = max(0, budget - beside)
-    learnt = train if train.views is None else train.views  # what is read in every epoch
-    learnt = learnt.hold(room, [name for name in names if name != "patches"])
-    left = room - learnt.bytes_held
-    chosen, each = ROWS, learnt.patch_bytes // len(learnt)
-    if "patches" in names and not learnt.held:
+    read = train if train.views is None else train.views  # what is read in every epoch
+    read = read.hold(room, [name for name in names if name != "patches"])
+    left = room - read.bytes_held
+    chosen, each = ROWS, read.patch_bytes // len(read)
+    if "patches" in names and not read.held:
         cache = None if free is None else free - budget
-        chosen = before or choose_shuffle(shuffle, len(learnt), each, left, cache, batch_size)
-        learnt = learnt.hold(each * chosen.held if chosen.by == "blocks" else left)
-    left = room - learnt.bytes_held - each * chosen.buffer
-    least = beside + learnt.bytes_held + each * chosen.buffer  # where it is more than the budget
+        chosen = (
+            shuffle
+            if isinstance(shuffle, Shuffle)
+            else choose_shuffle(shuffle, len(read), each, left, cache, batch_size)
+        )
+        read = read.hold(each * chosen.held if chosen.by == "blocks" else left)
+    left = room - read.bytes_held - each * chosen.buffer
+    least = beside + read.bytes_held + each * chosen.buffer  # where it is more than the budget
     if memory is not None and budget < least:
         log.warning(
             "memory=%s is less than this fit can do with: it takes %s, the least for steps of %s "
@@ -69,21 +71,21 @@ def lay_out(
             decimal(memory), size(processes * least), f"{batch_size:,}",
         )  # fmt: skip
     if train.views is None:
-        train = learnt
+        train = read
     else:
         train = copy.copy(train.hold(left, names))
         left -= train.bytes_held
-        train.views = learnt
-    if looks:
+        train.views = read
+    if evaluated:
         test = test.hold(left, names)
     if "patches" in names:
-        _tell("training tokens", learnt, chosen)
+        _log("training tokens", read, chosen)
         if train.views is not None:
-            _tell("tokens of their evaluation view", train, ROWS)
+            _log("tokens of their evaluation view", train, ROWS)
     return train, test, chosen
 
 
-def _tell(what: str, split: StoredSplit, shuffle: Shuffle) -> None:
+def _log(what: str, split: StoredSplit, shuffle: Shuffle) -> None:
     if split.held:
         log.info("%s are in memory", what)
         return

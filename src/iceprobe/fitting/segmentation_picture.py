@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from iceprobe.dense.miou import IGNORE
-from iceprobe.dense.probes import upsample
-from iceprobe.dense.training import truth_of_masks
+from iceprobe.probes.segmentation import upsample
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import tenths
 from iceprobe.store.reader import Store
+from iceprobe.tasks.miou import IGNORE
+from iceprobe.tasks.segmentation import truth_of_masks
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow lacks FreeType
 

@@ -8,7 +8,7 @@ mean. Pixels labelled `IGNORE` are no part of it.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,13 @@ class Counts:
     called: NDArray[np.int64]
 
     @classmethod
-    def joined(cls, parts: "list[Counts]") -> Self:
-        """Of images counted in several parts."""
-        rows = [(part.hits, part.truth, part.called) for part in parts]
+    def of(cls, record: Any, member: int) -> Self:
+        """Of a member of what `tasks/segmentation.py` recorded."""
         return cls(
-            np.sum([part.confusion for part in parts], 0),
-            *(np.concatenate(of) for of in zip(*rows, strict=True)),
+            record.confusion[member],
+            record.hits[member],
+            record.truth[member],
+            record.called[member],
         )
 
 

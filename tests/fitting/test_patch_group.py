@@ -1,15 +1,19 @@
-"""Members side by side learn what each learns alone; the loss is the mean over the pixels that count."""
+"""Members trained side by side end as each ends alone; the loss is the mean over the pixels that count."""
 
 import numpy as np
 import pytest
 import torch
 
-from iceprobe.dense import IGNORE, build
-from iceprobe.dense import training as engine
-from iceprobe.dense.training import Members, truth_of_masks
-from iceprobe.fitting.members import Member
+from iceprobe.fitting import patch_group
+from iceprobe.fitting.engine import JointTrainer
+from iceprobe.fitting.feed import Batch
+from iceprobe.fitting.patch_group import PatchGroup
+from iceprobe.fitting.stacked import Member
 from iceprobe.fitting.whitening import whitening
-from tests.dense.test_probes import by_hand
+from iceprobe.probes.segmentation import build
+from iceprobe.tasks.miou import IGNORE
+from iceprobe.tasks.segmentation import Segmentation, truth_of_masks
+from tests.probes.test_segmentation import by_hand
 from tests.reference import segmentation as plain
 
 GRID, D, SIDE, LABELS = (3, 3), 6, 12, torch.tensor([0, 1, 1, 0, 1])
@@ -34,7 +38,13 @@ def masks():
 def members(tokens, probe="ep2", rates=(1e-2, 1e-1), seeds=(0, 1)):
     measured = whitening(lambda: iter([tokens.flatten(0, 1)]), 0.01)
     asked = [Member(probe, rate, 0.0, seed) for rate in rates for seed in seeds]
-    return Members(asked, 3, measured, GRID, CPU)
+    return PatchGroup(asked, 3, measured, GRID, CPU)
+
+
+def trained(group, tokens, truth, steps=1):
+    """The losses of each step, ``(G,)``."""
+    trainer = JointTrainer([group], "adamw", steps=4, warmup=0, task=Segmentation())
+    return [trainer.train_step(Batch({"patches": tokens}, truth))[0] for _ in range(steps)]
 
 
 def test_truth_is_the_images_class_on_its_mask(masks):
@@ -47,7 +57,7 @@ def test_truth_is_the_images_class_on_its_mask(masks):
 
 
 def test_first_loss_is_that_of_the_plain_formulas(tokens, masks):
-    """Of the probe as its seed initialises it: learning in whitened coordinates doesn't change it."""
+    """Of the probe as its seed initialises it: training in whitened coordinates doesn't change it."""
     group, truth = members(tokens), truth_of_masks(masks, LABELS)
     wanted = []
     for member in group.members:
@@ -60,40 +70,38 @@ def test_first_loss_is_that_of_the_plain_formulas(tokens, masks):
         patches = by_hand(probe, tokens.double()).transpose(0, 2, 1).reshape(5, 3, *GRID)
         pixels = np.array([[plain.bilinear(c, SIDE) for c in image] for image in patches])
         wanted.append(plain.cross_entropy(pixels, truth.numpy(), IGNORE))
-    losses = group.step(tokens, truth, 1.0)
+    (losses,) = trained(group, tokens, truth)
     np.testing.assert_allclose(losses, wanted, rtol=2e-5)
     assert len(set(losses.tolist())) == 2  # a seed each, whatever the learning rate
 
 
 @pytest.mark.parametrize("probe", ["linear", "ep2"])
-def test_a_member_in_a_crowd_ends_where_it_ends_alone(tokens, masks, probe):
-    truth, crowd = truth_of_masks(masks, LABELS), members(tokens, probe)
+def test_a_member_among_others_ends_where_it_ends_alone(tokens, masks, probe):
+    truth, together = truth_of_masks(masks, LABELS), members(tokens, probe)
     alone = members(tokens, probe, rates=(1e-1,), seeds=(1,))
-    start = alone.member(0).weight.clone()
-    for factor in (0.5, 1.0, 0.3):
-        before = crowd.step(tokens, truth, factor)[3], alone.step(tokens, truth, factor)[0]
-        torch.testing.assert_close(*before, rtol=1e-5, atol=1e-6)
-    assert crowd.members[3] == alone.members[0]
-    theirs, own = crowd.member(3), alone.member(0)
-    for name, wanted in own.named_parameters():
-        torch.testing.assert_close(theirs.get_parameter(name), wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(own.weight, start, atol=1e-2)
+    start = alone.probe(0).weight.clone()
+    theirs, own = (trained(group, tokens, truth, steps=3) for group in (together, alone))
+    for found, wanted in zip(theirs, own, strict=True):
+        torch.testing.assert_close(found[3], wanted[0], rtol=1e-5, atol=1e-6)
+    assert together.members[3] == alone.members[0]
+    found, wanted = together.probe(3), alone.probe(0)
+    for name, parameter in wanted.named_parameters():
+        torch.testing.assert_close(found.get_parameter(name), parameter, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(wanted.weight, start, atol=1e-2)
 
 
 def test_few_images_at_a_time_are_the_same_step(tokens, masks, monkeypatch):
     truth, whole, parts = truth_of_masks(masks, LABELS), members(tokens), members(tokens)
-    of_whole = whole.step(tokens, truth, 1.0)
-    monkeypatch.setattr(engine, "PIXEL_LOGITS", 2 * 4 * 3 * SIDE**2)
+    (of_whole,) = trained(whole, tokens, truth)
+    monkeypatch.setattr(patch_group, "PIXEL_LOGITS", 2 * 4 * 3 * SIDE**2)
     assert [part.stop - part.start for part in parts.few(5, SIDE)] == [2, 2, 2]
-    torch.testing.assert_close(parts.step(tokens, truth, 1.0), of_whole)
-    for name, wanted in whole.member(2).named_parameters():
-        torch.testing.assert_close(
-            parts.member(2).get_parameter(name), wanted, atol=1e-5, rtol=1e-4
-        )
+    torch.testing.assert_close(trained(parts, tokens, truth)[0], of_whole)
+    for name, wanted in whole.probe(2).named_parameters():
+        torch.testing.assert_close(parts.probe(2).get_parameter(name), wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_member_that_is_no_longer_finite_says_so_alone(tokens, masks):
     group = members(tokens)
     with torch.no_grad():
         group.parameters["weight"][1, 0, 0] = float("inf")
-    assert group.finite() == [True, False, True, True]
+    assert group.finite().tolist() == [True, False, True, True]

@@ -1,0 +1,112 @@
+"""What the phases of a fit share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.members import make_groups
+from iceprobe.fitting.shuffling import ROWS, Shuffle
+from iceprobe.fitting.stacked import Member, Stacked
+from iceprobe.fitting.whitening import whitening
+from iceprobe.machine.progress import ProgressCallback
+from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.probe import Probe, build_for
+from iceprobe.probes.registry import VECTORS
+from iceprobe.protocols.protocol import Protocol
+from iceprobe.store.quantisation import check_rounding, rounding
+from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.task import Task
+from iceprobe.tokens import TokenShape
+
+
+@dataclass
+class FitContext:
+    """What a phase shares with the others.
+
+    Attributes:
+        protocol: of the fit.
+        shape: of the tokens.
+        num_outputs: K, of every probe.
+        run_seed: of the held-out part and of the order of batches.
+        device, amp: where and in which dtype tokens are multiplied.
+        checkpoint: the file that keeps the fit's state.
+        progress: called with ``(stage, done, total)``.
+        task: what the targets are.
+        metric_name: of the metric that selects; the task's primary one by default.
+        shuffle: order of the epochs, known when the tokens are at hand.
+    """
+
+    protocol: Protocol
+    shape: TokenShape
+    num_outputs: int
+    run_seed: int
+    device: torch.device
+    amp: torch.dtype
+    checkpoint: Checkpoint
+    progress: ProgressCallback
+    task: Task = field(default_factory=Classification)
+    metric_name: str | None = None
+    shuffle: Shuffle = ROWS
+
+    @property
+    def metric(self) -> Metric:
+        """By which is selected."""
+        return self.task.metric(self.metric_name)
+
+    def build(self, label: str, seed: int | None = None) -> Probe:
+        """The probe called ``label`` for these tokens and outputs; initialised by a seed alone."""
+        return build_for(self.shape, label, self.num_outputs, seed)
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Of the schedule: the protocol's, of a short schedule half of it."""
+        return min(self.protocol.warmup_epochs, self.protocol.epochs / 2)
+
+    def groups(self, members: Sequence[Member], train: Feed, batch_size: int) -> Sequence[Stacked]:
+        """A group a probe, in whitened or standardised coordinates measured on ``train``.
+
+        Raises:
+            IceprobeError: if the dtype of the products can't hold the tokens.
+        """
+        shrinkage = self.protocol.whitening
+        whitenings = {
+            name: whitening(partial(vectors, train, name, batch_size), shrinkage, train.measured)
+            for name in train.inputs
+            if name in VECTORS and shrinkage is not None
+        }
+        return make_groups(
+            list(members),
+            self.shape,
+            self.num_outputs,
+            self.device,
+            whitenings,
+            self._coordinates(train),
+        )
+
+    def _coordinates(self, train: Feed) -> dict[str, Coordinates]:
+        """Of the tokens of each input, and whether the dtype of their products can hold them."""
+        found: dict[str, Coordinates] = {}
+        narrow, standardised = self.amp.itemsize < 4, self.protocol.coordinates == "standardised"
+        if not (narrow or standardised):
+            return found
+        for name in sorted(train.inputs.difference(VECTORS)):
+            tokens = train.sample(name, self.run_seed)
+            if narrow:
+                dtype = str(self.amp).removeprefix("torch.")
+                share = float(rounding(tokens[None], tokens[None].to(self.amp)))
+                check_rounding(share, f"amp={dtype}", "take amp=float32")
+            if standardised:
+                found[name] = Coordinates.of(tokens)
+        return found
+
+
+def vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
+    """The pooled vectors called ``name``, ``(b, D)`` at a time; patches stay unread."""
+    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype, views=feed.views)
+    return (batch.inputs[name] for batch in alone.in_order(batch_size))

@@ -1,0 +1,128 @@
+"""Members of a segmentation probe that train side by side, among those of other probes.
+
+    tokens ─▶ logits (G, B, N, C) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
+
+Weights that read tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
+probe in fewer steps.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.stacked import Member, PatchMembers
+from iceprobe.fitting.whitening import Whitening
+from iceprobe.probes.segmentation import Grid, LinearSegmentation, build, upsample
+from iceprobe.tasks.records import Record
+from iceprobe.tasks.segmentation import Segmentation, known_pixels, truth_of_masks
+from iceprobe.tasks.task import Keep, Task
+
+PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few times over
+
+
+class PatchGroup(PatchMembers):
+    """Members of one segmentation probe, stacked; token weights are parameters as W'.
+
+    Args:
+        members: G of them, of one probe.
+        classes: C.
+        whitening: of the training tokens.
+        grid: rows and columns of the patches.
+        device: to train on.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        classes: int,
+        whitening: Whitening,
+        grid: Grid,
+        device: torch.device,
+    ):
+        self.members, self.grid = list(members), grid
+        probes = [_seeded(member, len(whitening.mean), classes) for member in members]
+        self.template = probes[0].to(device)
+        self.template.mean.copy_(whitening.mean)
+        self.template.std.copy_(whitening.std)
+        self.matrix = whitening.matrix.to(device)
+        inverse = torch.linalg.inv(self.matrix.double()).float()
+        self.parameters = {}
+        for name, _ in self.template.named_parameters():
+            stacked = torch.stack([p.get_parameter(name).detach().to(device) for p in probes])
+            if name in self.template.reads_tokens:
+                stacked = stacked @ inverse
+            self.parameters[name] = stacked.requires_grad_()
+        self.views = self._views()
+
+    @property
+    def num_outputs(self) -> int:
+        return self.template.bias.shape[-1]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters as the probe uses them, ``(G, …)``."""
+        return {
+            name: t @ self.matrix if name in self.template.reads_tokens else t
+            for name, t in self.parameters.items()
+        }
+
+    def pixels(self, tokens: Tensor, side: int) -> Tensor:
+        """Logits of every pixel, ``(G, b, C, S, S)``."""
+        return upsample(functional_call(self.template, self.weights(), (tokens,)), self.grid, side)
+
+    def few(self, images: int, side: int) -> Iterator[slice]:
+        """The images that are worked on together."""
+        each = len(self) * self.num_outputs * side**2
+        size = max(1, PIXEL_LOGITS // each)
+        return (slice(start, start + size) for start in range(0, images, size))
+
+    def loss_parts(self, batch: Batch, task: Task) -> Iterator[Tensor]:
+        assert isinstance(task, Segmentation)
+        truth, pixels = batch.labels, known_pixels(batch.labels)
+        for images in self.few(len(truth), truth.shape[-1]):
+            logits = self.pixels(batch.inputs["patches"][images], truth.shape[-1])
+            yield task.loss(logits, truth[images], pixels)
+
+    def records(self, batch: Batch, task: Task, keep: Keep) -> Iterator[Record]:
+        truth = batch.labels
+        for images in self.few(len(truth), truth.shape[-1]):
+            logits = self.pixels(batch.inputs["patches"][images], truth.shape[-1])
+            yield task.record(logits, truth[images], keep)
+
+    def probe(self, g: int) -> LinearSegmentation:
+        probe = copy.deepcopy(self.template)
+        with torch.no_grad():
+            for name, weights in self.weights().items():
+                probe.get_parameter(name).copy_(weights[g])
+        return probe.eval()
+
+
+class MaskFeed(Feed):
+    """Patch tokens with the classes of pixels, ``(B, S, S)``, as labels of a batch."""
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """As of a `Feed`; epochs have always been counted from 1 here."""
+        return super().shuffled(batch_size, seed, epoch + 1)
+
+    def weight(self, images: int) -> int:
+        """Steps count the same in the mean loss of an epoch, whatever pixels they have."""
+        return 1
+
+    def tokens(self, batch_size: int) -> Iterator[Tensor]:
+        """Single tokens, ``(b·N, D)`` on the processor, for the whitening."""
+        return (batch.inputs["patches"].flatten(0, 1).cpu() for batch in self.in_order(batch_size))
+
+    def _gather(self, rows: NDArray, positions: NDArray) -> Batch:
+        batch = super()._gather(rows, positions)
+        truth = truth_of_masks(batch.inputs.pop("mask"), batch.labels)
+        return Batch(batch.inputs, truth)
+
+
+def _seeded(member: Member, dim: int, classes: int) -> LinearSegmentation:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(member.seed)
+        return build(member.probe, dim, classes)

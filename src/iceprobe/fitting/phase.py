@@ -1,0 +1,176 @@
+"""One phase of a fit: which members train, and where they stand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from iceprobe.fitting.stacked import Member, Stacked
+from iceprobe.results.curves import CurveRow
+from iceprobe.tasks.records import Record, of_members
+
+
+@dataclass
+class Best:
+    """Each member's best epoch on the reported split (`paper`).
+
+    Attributes:
+        score: ``(G,)``, multiplied by the metric's sign.
+        epoch: ``(G,)``.
+        record: what the task keeps of it, as predictions.
+        probes: the members as they were then.
+    """
+
+    score: NDArray[np.float64]
+    epoch: NDArray[np.int64]
+    record: Record
+    probes: list[nn.Module]
+
+    def keep(self, kept: Sequence[int]) -> "Best":
+        """Of the members numbered ``kept`` only."""
+        index = list(kept)
+        probes = [self.probes[g] for g in index]
+        return Best(self.score[index], self.epoch[index], of_members(self.record, index), probes)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A member that isn't trained any more since the end of ``epoch``."""
+
+    member: Member
+    epoch: int
+    why: str  # "diverged" or "beaten"
+
+
+@dataclass
+class Phase:
+    """One phase, as far as it has come; all of it goes into the checkpoint.
+
+    Attributes:
+        name: unique in a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
+            word is in the rows.
+        members: to train.
+        fold: number of the fold that it selects on, from 0.
+        stops: probe → epoch at which its members stop; the schedule keeps its full horizon.
+        epoch: finished ones.
+        rows: one a member and epoch.
+        seconds: of training and evaluation, over all sessions.
+        dropped: members that ended before their stop; the groups go on without them.
+        groups: of the members that go on; a probe with none has no group.
+        best: of each group, where it is kept.
+        evaluations: epochs after which it is evaluated; after every one if ``None``.
+        scores: by evaluation and member what it scored on each held-out example: ``(E, G, ⌈n/8⌉)``
+            as bits where the metric is right or wrong, ``(E, G, n)`` float32 otherwise, zeros where
+            it was gone; ``None`` where nothing is kept.
+    """
+
+    name: str
+    members: list[Member]
+    fold: int = 0
+    stops: dict[str, int] = field(default_factory=dict)
+    epoch: int = 0
+    rows: list[CurveRow] = field(default_factory=list)
+    seconds: float = 0.0
+    dropped: list[Dropped] = field(default_factory=list)
+    groups: list[Stacked] = field(default_factory=list)
+    best: list[Best] = field(default_factory=list)
+    evaluations: list[int] | None = None
+    scores: NDArray[Any] | None = None
+
+    @property
+    def stage(self) -> str:
+        """``"select"``, ``"refit"`` or ``"paper"``."""
+        return self.name.split()[0]
+
+    @property
+    def going(self) -> list[Member]:
+        """The members that weren't dropped."""
+        gone = {dropped.member for dropped in self.dropped}
+        return [member for member in self.members if member not in gone]
+
+    def row(self, member: Member, loss: float, score: float | None) -> CurveRow:
+        """The row of a member in the epoch that just ended."""
+        return CurveRow(
+            **asdict(member),
+            phase=self.stage,
+            fold=self.fold,
+            epoch=self.epoch,
+            train_loss=loss,
+            eval_accuracy=score,
+        )
+
+    def keep_scores(self, number: int, member: int, scores: NDArray[Any], evaluations: int) -> None:
+        """Keep what a member scored on each held-out example, ``(n,)``, after an evaluation."""
+        kept = np.packbits(scores) if scores.dtype == np.bool_ else scores.astype(np.float32)
+        if self.scores is None:
+            self.scores = np.zeros((evaluations, len(self.members), len(kept)), kept.dtype)
+        self.scores[number, member] = kept
+
+    def scores_of(self, member: int, count: int) -> NDArray[Any]:
+        """What a member scored on ``count`` examples after each evaluation, ``(E, n)``."""
+        if self.scores is None:  # nobody got to an evaluation
+            return np.zeros((len(self.evaluations or []), count), np.uint8)
+        kept = self.scores[:, member]
+        return np.unpackbits(kept, axis=-1, count=count) if kept.dtype == np.uint8 else kept
+
+
+def describe(phase: Phase) -> dict[str, Any]:
+    """A phase as JSON, without its tensors."""
+    return {
+        "name": phase.name,
+        "epoch": phase.epoch,
+        "seconds": phase.seconds,
+        "rows": [row.model_dump() for row in phase.rows],
+        "dropped": [asdict(dropped) for dropped in phase.dropped],
+        "best": [{"score": b.score.tolist(), "epoch": b.epoch.tolist()} for b in phase.best],
+    }
+
+
+def remember(
+    phase: Phase, description: dict[str, Any], tensors: Mapping[str, Tensor], number: int
+) -> None:
+    """Put into ``phase`` what :func:`describe` said of it; it was number ``number`` of the fit."""
+    phase.epoch, phase.seconds = description["epoch"], description["seconds"]
+    phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
+    phase.dropped = [
+        Dropped(Member(**one["member"]), one["epoch"], one["why"]) for one in description["dropped"]
+    ]
+    scores = tensors.get(f"scores.{number}")
+    phase.scores = None if scores is None else scores.numpy().copy()
+
+
+def best_state(phase: Phase) -> dict[str, Tensor]:
+    """The tensors of the best epochs, by name."""
+    state: dict[str, Tensor] = {}
+    for i, best in enumerate(phase.best):
+        state |= {f"best.{i}.record.{name}": t for name, t in best.record.items()}
+        for g, probe in enumerate(best.probes):
+            state |= {f"best.{i}.probe.{g}.{name}": t for name, t in probe.state_dict().items()}
+    return state
+
+
+def saved_best(
+    description: dict[str, Any], tensors: Mapping[str, Tensor], number: int, probes: list[nn.Module]
+) -> Best:
+    """The best epochs of group ``number``, whose weights go into ``probes``."""
+    for g, probe in enumerate(probes):
+        probe.load_state_dict(_below(tensors, f"best.{number}.probe.{g}."))
+    record = {n: t.clone() for n, t in _below(tensors, f"best.{number}.record.").items()}
+    return Best(np.array(description["score"]), np.array(description["epoch"]), record, probes)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def scores_state(phases: Sequence[Phase]) -> dict[str, Tensor]:
+    """What members scored in each phase, by name."""
+    return {
+        f"scores.{i}": torch.from_numpy(phase.scores)
+        for i, phase in enumerate(phases)
+        if phase.scores is not None
+    }

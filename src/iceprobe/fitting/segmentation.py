@@ -1,0 +1,224 @@
+"""Segmentation probes on a feature store with masks: the public function."""
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from iceprobe.core.options import takes
+from iceprobe.core.text import DAY, duration
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.checks import check_device, check_training_images
+from iceprobe.fitting.run_folder import begin, check_same
+from iceprobe.fitting.segmentation_checks import check_probes, check_store
+from iceprobe.fitting.segmentation_files import reopened, write_segmentations
+from iceprobe.fitting.segmentation_protocol import (
+    FittedSegmentation,
+    SegmentationContext,
+    run_heldout,
+)
+from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.progress import callback, shows_progress, timed
+from iceprobe.machine.torch_state import in_own_state
+from iceprobe.protocols.protocol import get_protocol, images_per_step
+from iceprobe.results.provenance import provenance
+from iceprobe.results.schema import Flops, Score
+from iceprobe.results.segmentation import Difference, Segmentation, Selection
+from iceprobe.results.segmentation_files import JSON_NAME, read_segmentations
+from iceprobe.results.undertrained import signs_of_undertraining
+from iceprobe.settings import SegmentCall
+from iceprobe.store.reader import Store
+from iceprobe.tasks import miou
+from iceprobe.tasks.segmentation import Segmentation as SegmentationTask
+
+log = logging.getLogger("iceprobe")
+
+PROBES = ("linear", "ep8")
+
+
+@shows_progress
+@takes(SegmentCall)
+@in_own_state
+def segment(
+    store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall
+) -> list[Segmentation]:
+    """Fit segmentation probes on stored patch tokens and report their mean IoU.
+
+    The classes are background and the data set's own: the pixels of an image's mask have its
+    label, all others are background, and images without a pixel on the mask are left out.
+
+    Args:
+        store: with patch tokens on a grid and masks.
+        probes: ``"linear"``, ``"ep8"``; see `iceprobe.probes.segmentation`.
+        call: an :class:`iceprobe.settings.Segmentation` as ``settings``, its options as keywords, or
+            both; with ``output``, a folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the
+            fitted probes, new or with this very run (nothing is written by default), ``progress``,
+            ``command``, and ``tell``, called with the seconds of training, about, after its first steps.
+
+    Returns:
+        One result a probe, in the order asked for, with the fitted modules. Where ``output`` holds
+        this very run, finished, they are read from there.
+
+    Raises:
+        IceprobeError: for a store without masks, patch tokens or a grid, for probes that don't
+            segment, for settings that mean nothing, and for an ``output`` with something else.
+    """
+    labels = check_probes(probes)
+    split, output = call.split, call.output
+    check_store(store, split)
+    protocol = get_protocol(
+        "heldout",
+        epochs=call.epochs,
+        batch_size=call.batch_size,
+        learning_rates=call.learning_rates,
+    )
+    check_training_images(store, protocol, split, call.run_seed, low_shot=False)
+
+    def expected(seconds: float) -> None:
+        level = logging.WARNING if seconds > DAY else logging.INFO
+        log.log(level, "about %s of training, by its first steps", duration(seconds))
+        if call.tell is not None:
+            call.tell(seconds)
+
+    task = SegmentationTask()
+    context = SegmentationContext(
+        protocol,
+        store.shape,
+        task.num_outputs(store.classes),
+        call.run_seed,
+        check_device(call.device),
+        torch.float32,
+        Checkpoint(None, ""),
+        timed(callback(call.progress), {"select"}, expected),
+        task,
+    )
+    request = {
+        "store": store.identity,
+        "probes": labels,
+        "protocol": protocol,
+        "seeds": call.seeds,
+        "split": split,
+        "run_seed": call.run_seed,
+        "device": context.device.type,
+    }
+    if output is not None:
+        output = output.expanduser()
+        if (output / JSON_NAME).exists():
+            check_same(output, request)
+            return [reopened(one, store) for one in read_segmentations(output)]
+        store.dataset()  # the picture shows its images: better refused now than after the fit
+    command = call.command if call.command is not None else shlex.join(sys.argv)
+    with nullcontext() if output is None else new_folder(output, "--output") as folder:
+        began = time.perf_counter()
+        fitted = run_heldout(
+            context, store, labels, seeds=range(call.seeds), split=split, memory=call.memory
+        )
+        seconds = time.perf_counter() - began
+        origin = {
+            name: value
+            for name, value in provenance(store, split, command).items()
+            if name in Segmentation.model_fields
+        } | {"class_names": ["background", *store.classes]}
+        draws = [resampled_mean(one.counts) for one in fitted]
+        results = [
+            _result(one, drawn, context, store, origin, seconds)
+            for one, drawn in zip(fitted, draws, strict=True)
+        ]
+        results = _beside_the_first(results, draws)
+        if folder is not None:
+            begin(folder, request)
+            results = write_segmentations(folder, results, store)
+    return [result.replaced(run=output) for result in results]
+
+
+def _result(
+    fitted: FittedSegmentation,
+    draws: NDArray[np.float64],
+    context: SegmentationContext,
+    store: Store,
+    origin: Mapping[str, Any],
+    seconds: float,
+) -> Segmentation:
+    choice, group, protocol = fitted.choice, fitted.group, context.protocol
+    confusions = [counts.confusion for counts in fitted.counts]
+    probes = [group.probe(g) for g in range(len(group))]
+    by_class = np.array([miou.iou(one) for one in confusions])
+    occurring = np.isfinite(by_class).any(0)
+    truth = confusions[0].sum(1)
+    return Segmentation(
+        **origin,
+        probe=group.members[0].probe,
+        side=store.manifest.backbone.preprocessing["image_size"],
+        miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
+        object_iou=Score.of(map(miou.object_iou, confusions)),
+        pixel_accuracy=Score.of(one.trace() / max(1, one.sum()) for one in confusions),
+        iou=[
+            float(np.nanmean(of_class)) if there else None
+            for of_class, there in zip(by_class.T, occurring, strict=True)
+        ],
+        all_background=float(truth[0] / max(1, truth.sum()) / max(1, np.count_nonzero(truth))),
+        confusion=np.sum(confusions, 0).tolist(),
+        selection=Selection(
+            learning_rate=choice.learning_rate,
+            epoch=choice.epoch,
+            tried=list(protocol.learning_rates or ()),
+            images=fitted.held_out,
+            best_minus_median=choice.best_minus_median or 0.0,
+        ),
+        training={
+            "optimizer": "adamw",
+            "epochs": protocol.epochs,
+            "images_per_step": images_per_step(protocol, len(store["train"])),
+            "warmup_epochs": protocol.warmup_epochs,
+            "run_seed": context.run_seed,
+            "device": context.device.type,
+        },
+        undertrained=signs_of_undertraining(
+            fitted.rows,
+            {"learning_rate": choice.learning_rate, "epoch": choice.epoch},
+            classes=_even_classes(truth),
+            epochs=protocol.epochs,
+            steps=fitted.steps,
+            learning_rates=protocol.learning_rates or (),
+        ),
+        parameters=sum(p.numel() for p in probes[0].parameters()),
+        flops=Flops(per_image=2 * probes[0].macs(store.num_tokens)),
+        seeds=[member.seed for member in group.members],
+        seconds=seconds,
+    ).replaced(probes=probes)
+
+
+def _even_classes(pixels: NDArray[np.int64]) -> float:
+    """How many classes of equal share are as hard to guess: e to the entropy of the pixels' classes.
+
+    Most pixels are background, so a loss is far below log C before any training.
+    """
+    share = pixels[pixels > 0] / max(1, pixels.sum())
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
+    """Mean IoU of bootstrap samples of the images, mean over seeds: ``(draws,)``."""
+    return np.mean([miou.resampled(one) for one in counts], 0)
+
+
+def _beside_the_first(
+    results: Sequence[Segmentation], draws: Sequence[NDArray[np.float64]]
+) -> list[Segmentation]:
+    """Every result but the first with its difference from that one, on the same resamples."""
+    found = [results[0]]
+    for result, drawn in zip(results[1:], draws[1:], strict=True):
+        beside = Difference(
+            probe=results[0].probe,
+            mean=result.miou.mean - results[0].miou.mean,
+            interval=miou.interval(drawn - draws[0]),
+        )
+        found.append(result.replaced(beside=beside))
+    return found

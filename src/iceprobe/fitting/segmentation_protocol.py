@@ -1,0 +1,162 @@
+"""`heldout` for segmentation: select by mean IoU on held-out images, fit again on all, read test once.
+
+The learning rate is the one with the best mean IoU after the last epoch, mean over seeds, on a tenth of
+the training images; with it a probe is trained on all of them, on the same schedule.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.fitting.caching import cache_tokens
+from iceprobe.fitting.context import FitContext
+from iceprobe.fitting.engine import predict
+from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.patch_group import MaskFeed, PatchGroup
+from iceprobe.fitting.phase import Phase
+from iceprobe.fitting.phases import Course
+from iceprobe.fitting.stacked import Member
+from iceprobe.fitting.whitening import whitening
+from iceprobe.protocols.choosing import Choice, best_at_last_epoch
+from iceprobe.protocols.heldout import heldout_split
+from iceprobe.protocols.protocol import evaluation_epochs, images_per_step, total_steps
+from iceprobe.results.curves import CurveRow
+from iceprobe.store.reader import Store
+from iceprobe.store.split import StoredSplit
+from iceprobe.tasks.miou import Counts
+from iceprobe.tasks.records import Arrays
+from iceprobe.tasks.segmentation import Segmentation
+from iceprobe.tasks.task import Task
+
+INPUTS = {"patches", "mask"}
+
+
+@dataclass
+class SegmentationContext(FitContext):
+    """What the phases of a segmentation share."""
+
+    task: Task = field(default_factory=Segmentation)
+
+    @property
+    def warmup_epochs(self) -> float:
+        return self.protocol.warmup_epochs
+
+    def groups(
+        self, members: Sequence[Member], train: Feed, batch_size: int
+    ) -> Sequence[PatchGroup]:
+        """A group a probe, in coordinates whitened on ``train``."""
+        assert isinstance(train, MaskFeed)
+        assert self.shape.grid is not None
+        grid = self.shape.grid
+        measured = whitening(
+            lambda: train.tokens(batch_size),
+            self.protocol.whitening or 0.0,
+            copies=grid[0] * grid[1],
+        )
+        by_probe: dict[str, list[Member]] = {}
+        for member in members:
+            by_probe.setdefault(member.probe, []).append(member)
+        return [
+            PatchGroup(of_probe, self.num_outputs, measured, grid, self.device)
+            for of_probe in by_probe.values()
+        ]
+
+
+@dataclass(frozen=True)
+class FittedSegmentation:
+    """One probe after the protocol: its members, one a seed, their counts and what was chosen.
+
+    ``rows`` are of its selection, of all members and epochs, and ``steps`` how many that took.
+    """
+
+    group: PatchGroup
+    counts: list[Counts]
+    choice: Choice
+    held_out: int
+    rows: list[CurveRow]
+    steps: int
+
+
+def run_heldout(
+    context: SegmentationContext,
+    store: Store,
+    labels: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    split: str,
+    memory: int | None,
+) -> list[FittedSegmentation]:
+    """Fit the probes called ``labels``.
+
+    Raises:
+        IceprobeError: if a probe has no learning rate with which it stays finite.
+    """
+    protocol, whole = context.protocol, copy.copy(store["train"])
+    whole.views = None  # masks are those of the evaluation view
+    train, test, context.shuffle = cache_tokens(
+        whole,
+        store[split],
+        INPUTS,
+        memory,
+        "auto",
+        batch_size=images_per_step(protocol, len(whole)),
+        beside=0,
+        evaluated=False,
+    )
+
+    def feed(of: StoredSplit, rows: np.ndarray) -> MaskFeed:
+        return MaskFeed(of, rows, INPUTS, context.device, torch.float32, context.shuffle)
+
+    fit_rows, held_rows = heldout_split(
+        context.task.strata(train.labels), context.run_seed, protocol.held_out
+    )
+    course = Course(context, None)
+    grid = [
+        Member(label, rate, 0.0, seed)
+        for label in labels
+        for rate in protocol.learning_rates or ()
+        for seed in seeds
+    ]
+    select = Phase("select", grid, evaluations=evaluation_epochs(protocol))
+    course.run(select, feed(train, fit_rows), feed(train, held_rows))
+    curves = {label: [row for row in select.rows if row.probe == label] for label in labels}
+    choices = {label: best_at_last_epoch(rows) for label, rows in curves.items()}
+    found = {label: choice for label, choice in choices.items() if choice is not None}
+    _check([label for label in labels if label not in found])
+
+    members = [
+        Member(label, choice.learning_rate, 0.0, seed)
+        for label, choice in found.items()
+        for seed in seeds
+    ]
+    refit = course.run(Phase("refit", members), feed(train, np.arange(len(train))), None)
+    _check(list(dict.fromkeys(one.member.probe for one in refit.dropped)))
+    reported = _reported(context, split, feed(test, np.arange(len(test))))
+    records = [Arrays(one) for one in predict(refit.groups, reported, context.task)]
+    steps = total_steps(protocol, len(fit_rows))
+    fitted = []
+    for group, record in zip(refit.groups, records, strict=True):
+        assert isinstance(group, PatchGroup)
+        label = group.members[0].probe
+        counts = [Counts.of(record, g) for g in range(len(group))]
+        fitted.append(
+            FittedSegmentation(group, counts, found[label], len(held_rows), curves[label], steps)
+        )
+    return fitted
+
+
+def _reported(context: FitContext, stage: str, feed: MaskFeed) -> Iterator[Batch]:
+    size, done = images_per_step(context.protocol, len(feed)), 0
+    for batch in feed.in_order(size):
+        yield batch
+        done += len(batch.labels)
+        context.progress(stage, done, len(feed))
+
+
+def _check(lost: Sequence[str]) -> None:
+    if lost:
+        raise IceprobeError(f"{', '.join(lost)} diverged: give smaller --learning-rates")

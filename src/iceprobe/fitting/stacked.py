@@ -1,0 +1,109 @@
+"""Members whose parameters lie side by side: what the joint trainer and the optimiser need of them.
+
+A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe have
+equal shapes: a group keeps each of their parameters in one tensor with a leading member axis, so that
+one batched product serves them all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from iceprobe.tasks.records import Record
+from iceprobe.tasks.task import Keep, Task
+
+if TYPE_CHECKING:
+    from iceprobe.fitting.feed import Batch
+
+
+@dataclass(frozen=True)
+class Member:
+    """One probe with one learning rate, weight decay and seed."""
+
+    probe: str
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+class Stacked(ABC):
+    """G members of one probe.
+
+    Attributes:
+        members: all of the same probe.
+        parameters: name → leaf tensor ``(G, …)`` that gradients reach.
+        views: the members one by one, as views of the stacked tensors, for the optimiser.
+    """
+
+    members: list[Member]
+    parameters: dict[str, Tensor]
+    views: list[dict[str, nn.Parameter]]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """K, outputs an example or a patch."""
+
+    @abstractmethod
+    def probe(self, g: int) -> nn.Module:
+        """Member ``g`` as an ordinary module in evaluation mode, a copy."""
+
+    def trained(self) -> list[Tensor]:
+        """All that training changes of a member, ``(G, …)`` each."""
+        return list(self.parameters.values())
+
+    def finite(self) -> Tensor:
+        """Whether all that training has made of a member is finite, ``(G,)``."""
+        finite = [t.detach().flatten(1).isfinite().all(1) for t in self.trained()]
+        return torch.stack(finite).all(0)
+
+    @torch.no_grad()
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with the members numbered ``kept`` only; each is as it was."""
+        self.members = [self.members[g] for g in kept]
+        self.parameters = {
+            name: stacked.detach()[torch.tensor(kept, device=stacked.device)].requires_grad_()
+            for name, stacked in self.parameters.items()
+        }
+        self.views = self._views()
+
+    def hand_gradients(self) -> None:
+        """Give the members' views their part of the stacked gradients, for the optimiser."""
+        for name, stacked in self.parameters.items():
+            for g, view in enumerate(self.views):
+                view[name].grad = None if stacked.grad is None else stacked.grad[g]
+
+    def forget_gradients(self) -> None:
+        for name, stacked in self.parameters.items():
+            stacked.grad = None
+            for view in self.views:
+                view[name].grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, by name; the tensors themselves, not copies."""
+        return {name: stacked.detach() for name, stacked in self.parameters.items()}
+
+    def _views(self) -> list[dict[str, nn.Parameter]]:
+        return [
+            {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
+            for g in range(len(self))
+        ]
+
+
+class PatchMembers(Stacked):
+    """Members that say something of every patch: they go through a batch in parts."""
+
+    @abstractmethod
+    def loss_parts(self, batch: "Batch", task: Task) -> Iterator[Tensor]:
+        """The members' losses on a batch, ``(G,)``, as parts that add up to them."""
+
+    @abstractmethod
+    def records(self, batch: "Batch", task: Task, keep: Keep) -> Iterator[Record]:
+        """What the task keeps of the batch's examples, in parts."""

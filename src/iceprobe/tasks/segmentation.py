@@ -1,0 +1,115 @@
+"""Segmentation: one class a pixel, K = C classes a patch, background (0) among them.
+
+    loss = −ln softmax(z)_y, mean over the pixels of a batch that have a class
+
+z are the logits of patches, upsampled to the masks' pixels. A record counts pixels: ``hits``, ``truth``
+and ``called (G, n, C)`` of each image, and one ``confusion (G, C, C)`` of all images, truth by
+prediction (`tasks/miou.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.miou import IGNORE, count, mean_iou
+from iceprobe.tasks.task import Keep, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from iceprobe.tasks.records import Record
+
+
+def _mean_iou(record: Any, targets: NDArray) -> NDArray[np.float64]:
+    return np.array([mean_iou(confusion) for confusion in record.confusion])
+
+
+def _linearised(record: Any, targets: NDArray) -> NDArray[np.float64]:
+    """mIoU and the influence of each image on it, ``(G, n)``.
+
+    IoU_c = H_c/U_c of sums over images; image i moves it by n (h_ic − IoU_c u_ic)/U_c.
+    """
+    hits = record.hits.astype(np.float64)
+    union = record.truth + record.called - record.hits
+    total = union.sum(1, keepdims=True).astype(np.float64)
+    occurring = total > 0
+    each = np.divide(1.0, total, out=np.zeros_like(total), where=occurring)
+    iou = hits.sum(1, keepdims=True) * each
+    classes = np.maximum(occurring.sum(-1), 1)
+    influence = hits.shape[1] * ((hits - iou * union) * each).sum(-1) / classes
+    return iou.sum(-1) / classes + influence
+
+
+class Segmentation(Task):
+    """One class a pixel. Targets of a batch are classes of pixels, ``(B, S, S)``."""
+
+    name: ClassVar[str] = "segmentation"
+    summary: ClassVar[str] = "one class a pixel"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "miou": Metric("miou", "mIoU", _linearised, exact=_mean_iou)
+    }
+    primary: ClassVar[str] = "miou"
+    summed: ClassVar[frozenset[str]] = frozenset({"confusion"})
+
+    def num_outputs(self, names: Sequence[str]) -> int:
+        return 1 + len(names)
+
+    def loss(self, logits: "Tensor", targets: "Tensor", pixels: "Tensor | None" = None) -> "Tensor":
+        """Of logits of pixels ``(G, B, C, S, S)``; where these are a part of a batch, ``pixels`` of the
+        whole batch have a class."""
+        from torch.nn import functional as F
+
+        members, images = logits.shape[:2]
+        wanted = targets.long().expand(members, *targets.shape).flatten(0, 1)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), wanted, ignore_index=IGNORE, reduction="none"
+        )
+        total = losses.reshape(members, images, -1).sum((1, 2))
+        return total / (known_pixels(targets) if pixels is None else pixels)
+
+    def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
+        import torch
+
+        called, truth = logits.argmax(2).cpu().numpy(), targets.cpu().numpy()
+        counts = [count(truth, one, logits.shape[2]) for one in called]
+        return {
+            name: torch.from_numpy(np.stack([getattr(one, name) for one in counts]))
+            for name in ("confusion", "hits", "truth", "called")
+        }
+
+    def strata(self, targets: NDArray) -> NDArray[np.int64]:
+        """By the classes of images, ``(n,)``."""
+        return targets
+
+    def readings(
+        self, logits: "Tensor", names: Sequence[str], most: int
+    ) -> list[list[tuple[str, float]]]:
+        """The classes that most pixels are called, with their share; background is first of names."""
+        found = []
+        for called in logits.argmax(1).flatten(1).cpu().numpy():
+            share = np.bincount(called, minlength=len(names)) / len(called)
+            best = np.argsort(-share, kind="stable")[:most]
+            found.append([(names[c], float(share[c])) for c in best])
+        return found
+
+
+def known_pixels(truth: "Tensor") -> "Tensor":
+    """How many pixels have a class, 1 at least."""
+    return (truth != IGNORE).sum().clamp(min=1)
+
+
+def truth_of_masks(masks: "Tensor", labels: "Tensor") -> "Tensor":
+    """Classes of pixels: ``(B, S, S)`` of 0 and 1, ``(B,)`` → ``(B, S, S)`` uint8.
+
+    0 is background, the image's label + 1 the object. A mask without a pixel on the object may be of
+    an image that has none: it is ignored.
+    """
+    import torch
+
+    on = masks > 0
+    known = on.flatten(1).any(1)[:, None, None]
+    truth = torch.where(on, labels[:, None, None] + 1, 0)
+    return torch.where(known, truth, IGNORE).to(torch.uint8)
