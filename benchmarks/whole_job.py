@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 import iceprobe
 from iceprobe.backbones import Backbone
+from iceprobe.cost import FitPlan
 from iceprobe.probes import build
 from iceprobe.tokens import Tokens
 
@@ -92,7 +93,7 @@ def base(rounds: int) -> list[Figure]:
     return figures("ViT-B/16, computed", times, 16, extraction, fitting, "planned")
 
 
-def plan(backbone: Backbone, dataset: iceprobe.Dataset) -> "iceprobe.fitting.FitPlan":
+def plan(backbone: Backbone, dataset: iceprobe.Dataset) -> FitPlan:
     return iceprobe.plan_fit(
         backbone, dataset, PROBES, seeds=1, epochs=EPOCHS, learning_rates=RATES, batch_size=BATCH,
         limit=TRAIN,

@@ -5,7 +5,8 @@ import pytest
 import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import fit as planning
-from iceprobe.cost.step_timer import Rehearsed, Step, line, rehearse
+from iceprobe.cost.phases import phases_of
+from iceprobe.cost.step_timer import StepSeconds, StepTimes, line, time_steps
 from iceprobe.fitting.step_memory import StepMemory
 from iceprobe.protocols.protocol import get_protocol
 from tests.store.conftest import make_backbone, make_dataset
@@ -17,11 +18,11 @@ class Machine:
     def __init__(self, speed: float = 1.0):
         self.speed, self.runs = speed, []
 
-    def step(self, settings: int, images: int) -> Step:
+    def step(self, settings: int, images: int) -> StepSeconds:
         train = (0.1 + 0.01 * settings + 0.002 * settings * images) / self.speed
-        return Step(train, train / 4)
+        return StepSeconds(train, train / 4)
 
-    def __call__(self, settings: int, images: int, seconds: float) -> Step:
+    def __call__(self, settings: int, images: int, seconds: float) -> StepSeconds:
         self.runs.append((settings, images))
         return self.step(settings, images)
 
@@ -29,13 +30,13 @@ class Machine:
 @pytest.fixture
 def given(monkeypatch):
     """Steps as if measured: 1 s of one setting and 4 s of all, looks a tenth of that."""
-    steps = Rehearsed(Step(1.0, 0.1), Step(4.0, 0.4), settings=5, images=256)
-    monkeypatch.setattr(planning, "rehearse", lambda *arguments: steps)
+    steps = StepTimes(StepSeconds(1.0, 0.1), StepSeconds(4.0, 0.4), settings=5, images=256)
+    monkeypatch.setattr(planning, "time_steps", lambda *arguments: steps)
 
 
 def test_what_there_is_time_for_is_run_whole():
     machine = Machine(speed=100)
-    found = rehearse(machine, settings=5, images=256, most=10_000, seconds=10)
+    found = time_steps(machine, settings=5, images=256, most=10_000, seconds=10)
     assert machine.runs == [(1, 16), (1, 256), (5, 256)]
     assert (found.settings, found.images) == (5, 256)
     assert found.one == machine.step(1, 256)
@@ -45,13 +46,13 @@ def test_what_there_is_time_for_is_run_whole():
 def test_the_rest_is_on_a_line_through_two_sizes():
     """In settings it is exact; of the images, one setting's is."""
     machine = Machine()
-    found = rehearse(machine, settings=40, images=64, most=10_000, seconds=30)
+    found = time_steps(machine, settings=40, images=64, most=10_000, seconds=30)
     # 18 s for it; two steps and a look of one setting take 2 × 0.238 + 0.0595 s.
     assert (found.settings, found.images) == (33, 64)
     assert found.grid.train == pytest.approx(machine.step(40, 64).train)
-    assert found.grid.look == pytest.approx(machine.step(40, 64).look)
+    assert found.grid.evaluate == pytest.approx(machine.step(40, 64).evaluate)
 
-    short = rehearse(machine, settings=1, images=4096, most=100, seconds=30)
+    short = time_steps(machine, settings=1, images=4096, most=100, seconds=30)
     assert short.images == 100
     assert short.one.train == pytest.approx(0.11 + 0.002 * 4096)
     assert short.grid == short.one
@@ -59,26 +60,36 @@ def test_the_rest_is_on_a_line_through_two_sizes():
 
 def test_a_line_never_falls():
     """A larger step that was measured as faster is noise."""
-    assert line((1, Step(3, 3)), (2, Step(2, 1)), 10) == Step(2, 1)
-    assert line((4, Step(3, 1)), (4, Step(3, 1)), 8) == Step(6, 2)
+    assert line((1, StepSeconds(3, 3)), (2, StepSeconds(2, 1)), 10) == StepSeconds(2, 1)
+    assert line((4, StepSeconds(3, 1)), (4, StepSeconds(3, 1)), 8) == StepSeconds(6, 2)
 
 
 def test_phases_of_heldout_and_paper():
     heldout = get_protocol("heldout", epochs=7, learning_rates=[1, 2, 3], weight_decays=[0, 1])
-    select, refit, report = planning.phases_of(heldout, [6, 6], 3, 2000, 250, num_classes=10)
-    assert (select.members, select.epochs, select.learnt, select.looked_at) == (36, 7, 1800, 200)
-    assert (refit.members, refit.epochs, refit.learnt, refit.looked_at) == (6, 7, 2000, 0)
-    assert (report.members, report.epochs, report.learnt, report.looked_at) == (6, 1, 0, 250)
+    select, refit, report = phases_of(heldout, [6, 6], 3, 2000, 250, num_classes=10)
+    assert (select.members, select.epochs, select.trained_on, select.evaluated_on) == (
+        36,
+        7,
+        1800,
+        200,
+    )
+    assert (refit.members, refit.epochs, refit.trained_on, refit.evaluated_on) == (6, 7, 2000, 0)
+    assert (report.members, report.epochs, report.trained_on, report.evaluated_on) == (6, 1, 0, 250)
     assert [phase.images for phase in (select, refit, report)] == [14000, 14000, 250]
-    (paper,) = planning.phases_of(get_protocol("paper"), [1], 3, 5000, 100, num_classes=10)
-    assert (paper.members, paper.epochs, paper.learnt, paper.looked_at) == (3, 90, 5000, 100)
+    (paper,) = phases_of(get_protocol("paper"), [1], 3, 5000, 100, num_classes=10)
+    assert (paper.members, paper.epochs, paper.trained_on, paper.evaluated_on) == (3, 90, 5000, 100)
     # Of few images five folds select, a seed each.
-    select, refit, _ = planning.phases_of(heldout, [6, 6], 3, 500, 250, num_classes=10)
-    assert (select.times, select.members, select.learnt, select.looked_at) == (5, 12, 400, 100)
+    select, refit, _ = phases_of(heldout, [6, 6], 3, 500, 250, num_classes=10)
+    assert (select.times, select.members, select.trained_on, select.evaluated_on) == (
+        5,
+        12,
+        400,
+        100,
+    )
     assert select.images == 5 * 7 * 500
-    assert (refit.times, refit.members, refit.learnt) == (1, 6, 500)
+    assert (refit.times, refit.members, refit.trained_on) == (1, 6, 500)
     # One image a class: none can be held out, and the middle of the grid is taken.
-    names = [phase.name for phase in planning.phases_of(heldout, [6], 1, 10, 5, num_classes=10)]
+    names = [phase.name for phase in phases_of(heldout, [6], 1, 10, 5, num_classes=10)]
     assert names == ["refit", "report"]
 
 

@@ -29,7 +29,7 @@ def estimate(
     paper = config if isinstance(config, Planning) else None
     classes = (paper and paper.classes) or 0
     if isinstance(dataset, int):
-        # Labels are looked at by draws alone, and 10⁹ of them take 8 GB.
+        # Labels are read by draws alone, and 10⁹ of them take 8 GB.
         labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
         check_fit(config, backbone, [str(c) for c in range(classes)], labels)
     rate = paper.device_images_per_second if paper else None
@@ -140,7 +140,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
         f"{phase.name} {f'{phase.times} × ' if phase.times > 1 else ''}{phase.epochs} × "
         f"{phase.members:,} members"
         for phase in fitting.phases
-        if phase.learnt
+        if phase.trained_on
     )
     times = f"{fitting.repetitions} × " if fitting.repetitions > 1 else ""
     found.append(

@@ -155,17 +155,15 @@ def settle(
     Raises:
         IceprobeError: for an option that there isn't, with the nearest ones, or a value that doesn't fit.
     """
-    if settings is not None and not (
-        isinstance(settings, Settings)
-        and set(type(settings).model_fields) <= set(model.model_fields)
-    ):
-        wanted = next(base for base in model.__mro__[1:] if base is not Settings).__name__
+    if settings is not None and not _serves(settings, model):
+        wanted = next((m for m in model.__mro__[1:] if issubclass(m, Settings)), model)
+        named = model if wanted is Settings else wanted
         raise IceprobeError(
-            f"{function}(settings={shown(settings)}): give iceprobe.settings.{wanted}(…), or its options as keywords"
+            f"{function}(settings={shown(settings)}): give iceprobe.settings.{named.__name__}(…), "
+            "or its options as keywords"
         )
-    values = (
-        {name: getattr(settings, name) for name in settings.model_fields_set} if settings else {}
-    )
+    shared = [] if settings is None else settings.model_fields_set & set(model.model_fields)
+    values = {name: getattr(settings, name) for name in shared}
     values |= renamed(model, overrides)
     for name, value in values.items():
         if name not in model.model_fields:
@@ -181,8 +179,17 @@ def settle(
             raise IceprobeError(
                 f"{function}: {unknown(name, str(first['input']), choices)}"
             ) from error
-        wanted = f"{function}({name}={shown(values.get(name))})" if name else function
-        raise IceprobeError(f"{wanted}: {wants(first)}") from error
+        what = f"{function}({name}={shown(values.get(name))})" if name else function
+        raise IceprobeError(f"{what}: {wants(first)}") from error
+
+
+def _serves(settings: Any, model: type[Settings]) -> bool:
+    """Whether it is of the kind that ``model`` adds to, or a part of it."""
+    if not isinstance(settings, Settings):
+        return False
+    kind = model.__mro__[1]
+    of_kind = kind is not Settings and isinstance(settings, kind)
+    return of_kind or set(type(settings).model_fields) <= set(model.model_fields)
 
 
 def wants(error: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from iceprobe.core.lazy import lazy
 
 _HOME = {
-    "FitPlan": "fit",
+    "FitPlan": "phases",
     "Plan": "extraction",
     "plan": "extraction",
     "plan_fit": "fit",

@@ -1,7 +1,7 @@
-"""How long a fit will take, told before it begins where that may be days.
+"""How long a fit will take, estimated before it begins where that may be days.
 
-A zero too many in ``--epochs`` asks for years. A fit of many steps is rehearsed for a moment first
-(`iceprobe.plan_fit`); one of few steps begins at once.
+A zero too many in ``--epochs`` asks for years. Some steps of a long fit are timed first (`iceprobe.plan_fit`);
+a fit of few steps begins at once.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from iceprobe.settings import Fitting
 from iceprobe.store.reader import Store
 
 MANY_STEPS = 2000  # below it nothing is measured: a step takes far less than a minute
-_MOMENT = 0.3  # seconds of rehearsal
+_MOMENT = 0.3  # seconds of timed steps
 
 
 def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> float:

@@ -34,19 +34,19 @@ FEW_IMAGES = 16
 TOKENS_AT_ONCE = 2**30  # bytes of a measured batch in float32, at most
 POOL_BYTES = 2**26  # of the noise that batches are gathered from: more than a cache holds
 MOST_ROWS = 4096
-BATCHES = 8  # an epoch of the rehearsal
+BATCHES = 8  # an epoch of the timed steps
 
 
 @dataclass(frozen=True)
-class Step:
-    """Seconds of one batch: a training step, and a look without learning."""
+class StepSeconds:
+    """Seconds of one batch: a training step, and an evaluation."""
 
     train: float
-    look: float
+    evaluate: float
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class StepTimes:
     """Steps of a fit.
 
     Attributes:
@@ -56,48 +56,48 @@ class Rehearsed:
         images: of a batch that was run.
     """
 
-    one: Step
-    grid: Step
+    one: StepSeconds
+    grid: StepSeconds
     settings: int
     images: int
 
 
-#: ExtractionSettings of the grid, images of a batch, seconds to spend → their step.
-Runner = Callable[[int, int, float], Step]
+#: Settings of the grid, images of a batch, seconds to spend → their step.
+Runner = Callable[[int, int, float], StepSeconds]
 
 
-def rehearse(run: Runner, settings: int, images: int, most: int, seconds: float) -> Rehearsed:
+def time_steps(run: Runner, settings: int, images: int, most: int, seconds: float) -> StepTimes:
     """Steps of ``images`` with one and with all ``settings``, in about ``seconds``.
 
     Args:
         run: runs steps of a size; see :data:`Runner`.
         settings: of the grid.
         images: of a batch.
-        most: images that a batch of the rehearsal may have.
-        seconds: to spend; a step to warm up, one that counts and a look are taken in any case.
+        most: images that a timed batch may have.
+        seconds: to spend; a step to warm up, one that counts and an evaluation are run in any case.
     """
     few = min(FEW_IMAGES, images, most)
     least = run(1, few, seconds / 10)
-    rounds = 2 * least.train + least.look  # what a run takes at least
+    rounds = 2 * least.train + least.evaluate  # what a run takes at least
     room = int(few * 0.3 * seconds / rounds)  # images, were every step's seconds its images'
     size = min(images, most, max(few, room))
     one = least if size == few else run(1, size, 0.2 * seconds)
-    rounds = 2 * one.train + one.look
+    rounds = 2 * one.train + one.evaluate
     count = min(settings, max(1, int(0.6 * seconds / rounds)))
     some = one if count == 1 else run(count, size, 0.6 * seconds)
     grid = line((1, one), (count, some), settings)
     if size < images:  # the grid's step grows with the images as that of one setting does
         larger = line((few, least), (size, one), images)
-        grid = Step(
+        grid = StepSeconds(
             grid.train * larger.train / one.train,
-            grid.look * larger.look / one.look,
+            grid.evaluate * larger.evaluate / one.evaluate,
         )
         one = larger
-    return Rehearsed(one, grid, count, size)
+    return StepTimes(one, grid, count, size)
 
 
-def line(a: tuple[int, Step], b: tuple[int, Step], at: int) -> Step:
-    """The step at size ``at`` on the line through ``a`` and ``b``, which isn't let fall.
+def line(a: tuple[int, StepSeconds], b: tuple[int, StepSeconds], at: int) -> StepSeconds:
+    """The step at size ``at`` on the line through ``a`` and ``b``, never a falling one.
 
     Of one size alone seconds are taken to be in proportion to it.
     """
@@ -106,10 +106,10 @@ def line(a: tuple[int, Step], b: tuple[int, Step], at: int) -> Step:
     def seconds(f: float, s: float) -> float:
         return s * at / y if x == y else s + max(0.0, s - f) * (at - y) / (y - x)
 
-    return Step(seconds(first.train, second.train), seconds(first.look, second.look))
+    return StepSeconds(seconds(first.train, second.train), seconds(first.evaluate, second.evaluate))
 
 
-class Steps:
+class RealSteps:
     """Runs real steps of a fit on random tokens: a :data:`Runner`.
 
     Args:
@@ -149,7 +149,7 @@ class Steps:
             for seed in range(self.seeds)
         ]
 
-    def __call__(self, settings: int, images: int, seconds: float) -> Step:
+    def __call__(self, settings: int, images: int, seconds: float) -> StepSeconds:
         groups = make_groups(
             self.members(settings),
             self.shape,
@@ -165,7 +165,7 @@ class Steps:
         batches = [next(feed.in_order(images))]
         began = self._now()
         predict(groups, batches, Classification(), "scores")
-        return Step(train, self._now() - began)
+        return StepSeconds(train, self._now() - began)
 
     def _train(self, trainer: JointTrainer, feed: Feed, images: int, seconds: float) -> float:
         """Mean seconds of a step after a first one."""
