@@ -49,7 +49,7 @@ def test_importing_the_package_imports_nothing_heavy_and_names_all_it_promises()
         "for name in iceprobe.__all__:\n"
         "    getattr(iceprobe, name)\n"
         # Folders of the same name don't take the functions' places, whatever is imported.
-        "import iceprobe.neighbours.search, iceprobe.report\n"
+        "import iceprobe.neighbours.search, iceprobe.reporting\n"
         "assert iceprobe.knn.__name__ == 'knn' and iceprobe.report.__name__ == 'report'\n"
         "assert 'load_backbone' in dir(iceprobe)\n"
     )
