@@ -1,12 +1,20 @@
 """What every test may use."""
 
 import os
+import random
 from collections.abc import Generator
 from dataclasses import replace
 
+import hypothesis
+import numpy as np
 import pytest
+import torch
 
 os.environ["COLUMNS"] = "160"  # tables are as wide as here, whatever terminal runs the tests
+
+# The same examples every time, and none fails because the machine was busy.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests come first: begun last, one would keep the others waiting."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the global generators: what a test draws doesn't depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,7 +32,7 @@ echo "scontrol $*" >> "$CALLS"
 exit 0
 """
 ICEPROBE = f"""#!/bin/bash
-exec {sys.executable} -m iceprobe "$@"
+exec {sys.executable} -m ${{MODULE:-iceprobe}} "$@"
 """
 
 
@@ -47,7 +47,7 @@ def cluster(tmp_path):
     (tmp_path / "calls").touch()
     return os.environ | {
         "PATH": f"{stubs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
         "OMP_NUM_THREADS": "1",
         "CALLS": str(tmp_path / "calls"),
         "SLURM_JOB_ID": "4711",
@@ -64,21 +64,20 @@ def submit(cluster, folder: Path, *asked: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_job_that_is_stopped_goes_on_in_the_next(cluster, tmp_path):
-    calls = tmp_path / "calls"
-    more = ["--epochs", "60"]
-    job = submit(cluster, tmp_path, *more)
-    fitting = tmp_path / "runs" / "slurm-4711" / "config.yaml"  # there once tokens are extracted
-    deadline = time.monotonic() + 120
-    while not fitting.exists():
+    calls, moment = tmp_path / "calls", tmp_path / "moment"
+    more = ["--epochs", "6"]
+    waiting = f"tests.robustness.moments select_2/5 30 {moment}"  # in the middle of an epoch
+    job = submit(cluster | {"MODULE": waiting}, tmp_path, *more)
+    deadline = time.monotonic() + 240
+    while not moment.exists():
         assert job.poll() is None, job.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(1)  # into the fit
     job.send_signal(signal.SIGTERM)  # to the batch script alone, as --signal=B: does
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     assert "scontrol requeue 4711" in calls.read_text()
-    assert not (fitting.parent / "results.json").exists()
+    assert not (tmp_path / "runs" / "slurm-4711" / "results.json").exists()
 
     job = submit(cluster, tmp_path, *more)  # the same job number, as after a requeue
     said, _ = job.communicate(timeout=240)

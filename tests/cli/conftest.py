@@ -65,13 +65,10 @@ def write_images(
 @pytest.fixture
 def quick(images: Path) -> list[str]:
     """Options of a run that takes a second."""
-    return [
-        "--backbone",
-        BACKBONE,
-        "--data",
-        f"folder:{images}",
-        "--seeds",
-        "2",
-        "--epochs",
-        "2",
-    ]
+    return options(images)
+
+
+def options(images: Path) -> list[str]:
+    """Of a run on ``images``: two seeds of two epochs."""
+    chosen = {"backbone": BACKBONE, "data": f"folder:{images}", "seeds": "2", "epochs": "2"}
+    return [word for name, value in chosen.items() for word in (f"--{name}", value)]

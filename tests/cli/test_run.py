@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -300,21 +298,25 @@ def test_every_dtype_of_tokens_goes_from_images_to_report(iceprobe, quick, tmp_p
 
 @pytest.mark.slow
 def test_killed_run_goes_on_and_ends_the_same(iceprobe, quick, tmp_path):
-    """``kill -9`` after a fraction of the time that the run takes, twice, then the same command."""
-    command = [sys.executable, "-m", "iceprobe", "run", *quick, *PROBES, "--epochs", "60"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    """``kill -9`` in every stage, one after the other, then the same command to its end."""
+    command = ["run", *quick, *PROBES, "--batch-size", "8"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    started = time.monotonic()
-    subprocess.run(command, cwd=whole, env=environment, check=True, capture_output=True)
-    seconds = time.monotonic() - started
-    for fraction in (0.5, 0.8):
-        process = subprocess.Popen(command, cwd=killed, env=environment, stdout=subprocess.DEVNULL)
-        time.sleep(fraction * seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, cwd=killed, env=environment, check=True, capture_output=True)
+
+    def ended(folder: Path, *how: str) -> int:
+        root = Path(__file__).parents[2]
+        paths = f"{root / 'src'}{os.pathsep}{root}"
+        return subprocess.run(
+            [sys.executable, "-m", *how, *command],
+            cwd=folder, env=os.environ | {"PYTHONPATH": paths}, capture_output=True,
+        ).returncode  # fmt: skip
+
+    assert ended(whole, "iceprobe") == 0
+    for stage, done in (("extract_test", 1), ("select_2/5", 3), ("refit", 1), ("report", 0)):
+        assert ended(killed, "tests.robustness.moments", stage, str(done), "kill") == -9
+        assert not list(killed.glob("runs/*/report.html"))
+    assert ended(killed, "iceprobe") == 0
     assert contents(whole / "features") == contents(killed / "features")
     assert numbers(the_run(whole)) == numbers(the_run(killed))
     assert contents(the_run(whole) / "probes") == contents(the_run(killed) / "probes")

@@ -5,13 +5,17 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from iceprobe.cli import main
 from iceprobe.cli.console import Bars
 from iceprobe.fitting import api
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.machine.folder_lock import exclusive
+from iceprobe.protocols.protocol import PROTOCOLS
+from tests.cli.conftest import options
 from tests.cli.test_run import contents, numbers, the_run
 
 pytestmark = pytest.mark.usefixtures("one_part")
@@ -38,15 +42,27 @@ def when(monkeypatch):
     return arrange
 
 
+@pytest.fixture(scope="module")
+def undisturbed(images, tmp_path_factory):
+    """What the run leaves when nothing happens, made once."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = ["iceprobe", "run", *options(images), *PROBES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", command)
+        patch.setitem(PROTOCOLS, "heldout", replace(PROTOCOLS["heldout"], folds_below=0))
+        with pytest.raises(SystemExit) as stop:
+            main(command[1:])
+    assert not stop.value.code
+    return folder
+
+
 @pytest.fixture
-def whole(iceprobe, quick, tmp_path, monkeypatch):
-    """What the run leaves when nothing happens."""
-    for name in ("whole", "stormy"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    assert iceprobe("run", *quick, *PROBES).code == 0
+def whole(undisturbed, iceprobe, tmp_path, monkeypatch):
+    """`undisturbed`, and an empty working folder beside it."""
+    (tmp_path / "stormy").mkdir()
     monkeypatch.chdir(tmp_path / "stormy")
-    return tmp_path / "whole"
+    return undisturbed
 
 
 def check_same(whole, stormy) -> None:

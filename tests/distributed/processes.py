@@ -9,13 +9,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(
-    folder: Path, *arguments: object, processes: int = 2, **environment: str
+    folder: Path,
+    *arguments: object,
+    processes: int = 2,
+    launcher: str = "torch.distributed.run",
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """``torchrun --nproc-per-node PROCESSES ARGUMENTS`` in ``folder``, one thread each."""
     paths = [str(ROOT / "src"), str(ROOT)]
     return subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(sys.executable, "-m", launcher, "--standalone"),
             *("--nproc-per-node", str(processes), *map(str, arguments)),
         ],
         cwd=folder,

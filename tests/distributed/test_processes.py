@@ -135,14 +135,17 @@ def strip(node, folder: Path):
 def test_an_error_of_one_is_told_once_and_ends_all(images, tmp_path):  # noqa: F811
     """The image that can't be read is in test, whose only shard is process 1's.
 
-    Process 0 takes a second to end, in which torchrun sees that process 1 has.
+    Process 0 ends after torchrun has seen that process 1 has, and has sent it a signal.
     """
     data = tmp_path / "data"
     shutil.copytree(images, data)
     bad = data / "test" / "grey" / "02.png"
     bad.write_bytes(bad.read_bytes()[:60])
     asked = ["extract", "--backbone", BACKBONE, "--data", f"folder:{data}"]
-    ended = torchrun(tmp_path, "-m", "tests.distributed.slow_end", *asked)
+    ended = torchrun(
+        tmp_path, "-m", "tests.distributed.slow_end", *asked,
+        launcher="tests.distributed.launcher", ASKED=str(tmp_path / "asked"),
+    )  # fmt: skip
     assert ended.returncode != 0
     said, _, summary = ended.stderr.partition("ChildFailedError")  # torchrun's own
     lines = [line for line in said.splitlines() if line.startswith("iceprobe: error")]

@@ -199,29 +199,26 @@ def test_a_killed_fit_ends_as_one_that_was_not(store, tmp_path, monkeypatch, pro
 
 @pytest.mark.slow
 def test_kill_9_costs_nothing_but_time(store, tmp_path):
-    """A real process, killed for real, twice."""
+    """A real process, killed for real, twice: at the 30th and at the 120th call of ``progress``."""
     code = (
-        "import sys, iceprobe; from iceprobe.fitting import phases;"
+        "import itertools, os, signal, sys, iceprobe; from iceprobe.fitting import phases;"
+        "calls, fatal = itertools.count(1), int(sys.argv[3]);"
         "phases.SECONDS_BETWEEN_CHECKPOINTS = 0.0;"
         "store = iceprobe.Store.open(sys.argv[1]);"
         "iceprobe.fit(store, ['knn', 'ep4', 'aim2'], output=sys.argv[2], seeds=2, epochs=30,"
         " batch_size=32, learning_rates=[3e-3, 3e-2],"
-        " progress=lambda *a: print(*a, flush=True))"
+        " progress=lambda *_: next(calls) == fatal and os.kill(os.getpid(), signal.SIGKILL))"
     )
 
-    def start(folder: Path) -> subprocess.Popen:
-        arguments = [sys.executable, "-c", code, str(store.path), str(folder)]
-        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    def ended(folder: Path, fatal: int = 0) -> int:
+        arguments = [sys.executable, "-c", code, str(store.path), str(folder), str(fatal)]
+        return subprocess.run(arguments).returncode
 
-    assert start(tmp_path / "whole").communicate()[0]
-    for lines in (30, 120):
-        process = start(tmp_path / "killed")
-        for _ in range(lines):
-            process.stdout.readline()
-        process.kill()
-        assert process.wait() == -9
+    assert ended(tmp_path / "whole") == 0
+    for fatal in (30, 120):
+        assert ended(tmp_path / "killed", fatal) == -9
         assert not (tmp_path / "killed" / "results.json").exists()
-    assert start(tmp_path / "killed").wait() == 0
+    assert ended(tmp_path / "killed") == 0
     whole, killed = (read_results(tmp_path / name) for name in ("whole", "killed"))
     assert content(whole) == content(killed)
 

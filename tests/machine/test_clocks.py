@@ -29,11 +29,13 @@ def test_a_jumping_clock_shows_in_no_duration(tmp_path, monkeypatch):
         assert all(0 <= result.seconds <= took for result in results)
     assert len(list(Path("runs").iterdir())) == 2
     with Bars() as bars:
+        before = time.monotonic()
         bars("stage", 1, 10)
         bars("stage", 5, 10)
         (task,) = bars._progress.tasks
-        assert 0 <= task.elapsed <= 60
-        assert task.time_remaining is None or 0 <= task.time_remaining <= 600
+        assert 0 <= task.elapsed <= time.monotonic() - before
+        pace = time.monotonic() - before  # of at least one step
+        assert task.time_remaining is None or 0 <= task.time_remaining <= 5 * pace + 1
 
 
 def test_states_are_saved_at_the_monotonic_clocks_pace(tmp_path, monkeypatch):

@@ -15,16 +15,28 @@ s3fs = pytest.importorskip("s3fs", reason="needs pip install 'iceprobe[s3]'")
 
 @pytest.fixture
 def mute(monkeypatch):
-    """An endpoint on loopback that never answers; the connections it has accepted."""
+    """An endpoint on loopback that never answers; a call counts the connections made so far."""
     accepted = []
     listening = socket.create_server(("127.0.0.1", 0))
+
+    def connections() -> int:
+        """Connections are accepted in their order: one that is made now comes after the others."""
+        with socket.create_connection(listening.getsockname()) as last:
+            peer = last.getsockname()
+            while all(there != peer for _, there in accepted):
+                assert accepting.wait(60)
+                accepting.clear()
+        return len(accepted) - 1
+
+    accepting = threading.Event()
 
     def accept() -> None:
         while True:
             try:
-                accepted.append(listening.accept()[0])
+                accepted.append(listening.accept())
             except OSError:
                 return
+            accepting.set()
 
     threading.Thread(target=accept, daemon=True).start()
     for name, value in {
@@ -39,11 +51,11 @@ def mute(monkeypatch):
     monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.3)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     s3fs.S3FileSystem.clear_instance_cache()
-    yield accepted
+    yield connections
     s3fs.S3FileSystem.clear_instance_cache()
     listening.shutdown(socket.SHUT_RDWR)
     listening.close()
-    for connection in accepted:
+    for connection, _ in accepted:
         connection.close()
 
 
@@ -54,4 +66,4 @@ def test_it_is_given_up_after_the_tries_of_s3fs_in_one_line(mute):
     assert text.startswith("s3://bucket/features/manifest.json: ")
     assert text.endswith("it doesn't answer: see that it is well, then run the same again")
     assert "\n" not in text
-    assert len(mute) == 2  # not each of them five times over by botocore
+    assert mute() == 2  # not each of them five times over by botocore

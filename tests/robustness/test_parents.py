@@ -1,9 +1,10 @@
 """A parent that is killed takes its workers along, and no child keeps the lock of a dead owner."""
 
+import contextlib
 import os
+import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,12 +52,9 @@ def lives(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie has let go of everything
 
 
-def gone(processes: list[int]) -> bool:
-    for _ in range(1200):  # a minute, on a busy machine
-        if not any(map(lives, processes)):
-            return True
-        time.sleep(0.05)
-    return False
+def ended(handles: list[int]) -> bool:
+    """Whether all end within a minute; ``handles`` are of `os.pidfd_open`, readable at the end."""
+    return all(select.select([handle], [], [], 60)[0] for handle in handles)
 
 
 @pytest.mark.parametrize("by_kernel", [True, False])
@@ -82,12 +80,18 @@ def test_workers_that_hang_end_with_their_parent(tmp_path, monkeypatch, by_kerne
     workers = [int(text) for text in told.split()]
     assert len(set(workers)) == 2
     assert all(map(lives, workers))
+    handles = [os.pidfd_open(worker) for worker in workers]
     killed(child)
-    assert gone(workers)
+    try:
+        assert ended(handles)
+    finally:
+        for handle in handles:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
     with exclusive(tmp_path / "store"):  # nobody holds it
         pass
-    os.close(read)
-    os.close(write)
+    for handle in (read, write, *handles):
+        os.close(handle)
 
 
 def test_a_child_that_outlives_the_owner_of_a_lock_does_not_hold_it(tmp_path):

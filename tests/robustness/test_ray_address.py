@@ -22,12 +22,12 @@ def refusing(monkeypatch):
 
 
 def test_nobody_listens(refusing, monkeypatch):
-    with socket.socket() as one:
+    with socket.socket() as one:  # bound and not listening: nobody else can listen there
         one.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{one.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(IceprobeError) as told:
-        connect()
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(IceprobeError) as told:
+            connect()
     assert str(told.value) == (
         f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
     )

@@ -1,9 +1,9 @@
 """Decoders that hang, and decoders that take their process with them."""
 
+import concurrent.futures
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ import pytest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
 from iceprobe.store import decoding, extract
+from iceprobe.store.decoding import _Crew, _Reader
 from tests.store.conftest import SMALL, Images, content, make_backbone, make_dataset
 
-NAME = "train/00023.png"
+NAME, ROW = "train/00023.png", 23
+MINUTE = 60  # after which a test that still waits has failed
 
 
 class Weather(Images):
@@ -29,6 +31,8 @@ class Weather(Images):
 
 
 def hang() -> None:
+    with open(os.environ["HANGS"], "ab") as file:
+        file.write(b"!")
     threading.Event().wait()
 
 
@@ -44,10 +48,51 @@ def stormy(happens, once: Path | None = None) -> Dataset:
     return dataset
 
 
+class Crew:
+    """What the crew of the running extraction has: its readers, and the jobs that they were given."""
+
+    def __init__(self, monkeypatch):
+        self.readers: list[_Reader] = []
+        self.rows: dict[concurrent.futures.Future, np.ndarray] = {}
+        self.replaced = 0
+        for owner, name in ((_Reader, "__init__"), (_Crew, "submit"), (_Crew, "_replace")):
+            monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
+
+    def _watched(self, name, call):
+        def watched(owner, *arguments):
+            result = call(owner, *arguments)
+            if name == "submit":
+                self.rows[result.future] = arguments[1].rows
+            elif name == "_replace":
+                self.replaced += 1
+            else:
+                self.readers.append(owner)
+            return result
+
+        return watched
+
+
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    monkeypatch.setattr(decoding, "SECONDS_AN_IMAGE", 0.6)
-    monkeypatch.setattr(decoding, "TICK", 0.1)
+def crew(monkeypatch, tmp_path_factory) -> Crew:
+    """Time passes for the job at which a reader hangs now, and for no other: no machine is too slow."""
+    hangs = tmp_path_factory.mktemp("hangs") / "hangs"
+    hangs.touch()
+    monkeypatch.setenv("HANGS", str(hangs))
+    crew = Crew(monkeypatch)
+
+    passed = {"ticks": 0}
+
+    def ticks(futures, _seconds):
+        while True:
+            hangs_now = ROW in crew.rows[futures[0]] and hangs.stat().st_size > crew.replaced
+            passed["ticks"] += hangs_now
+            assert passed["ticks"] * decoding.TICK <= 3 * decoding.SECONDS_AN_IMAGE
+            found = concurrent.futures.wait(futures, 0 if hangs_now else 0.01)
+            if hangs_now or found.done:
+                return found
+
+    monkeypatch.setattr(decoding, "wait", ticks)
+    return crew
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +105,8 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("happens", "workers", "why"),
     [
-        (hang, 0, "stood still for 0.6 seconds"),
-        (hang, 2, "stood still for 0.6 seconds"),
+        (hang, 0, "stood still for 120 seconds"),
+        (hang, 2, "stood still for 120 seconds"),
         (die, 1, "was killed by SIGKILL, if memory ran short take fewer workers"),
         (die, 2, "was killed by SIGKILL"),
     ],
@@ -110,19 +155,19 @@ def test_what_happens_once_costs_no_image(tmp_path, whole, caplog, happens, work
     assert f"at image {NAME!r}: once more" in caplog.text
 
 
-def test_workers_killed_from_outside_while_they_rest(tmp_path, whole):
+def test_workers_killed_from_outside_while_they_rest(tmp_path, whole, crew):
     killed: list[int] = []
 
     def progress(stage: str, done: int, total: int) -> None:
         if done >= 20 and not killed:
-            time.sleep(0.2)  # by now they have decoded ahead and wait
-            me = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-            killed.extend(int(pid) for one in me for pid in one.read_text().split())
+            assert not concurrent.futures.wait(crew.rows, MINUTE).not_done  # all ahead is decoded
+            killed.extend(reader._process.pid for reader in crew.readers)
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
     extract(make_backbone(), make_dataset(), tmp_path, workers=2, progress=progress, **SMALL)
-    assert len(killed) >= 2
+    assert len(killed) == 2
+    assert crew.replaced >= 1
     assert content(tmp_path) == whole
 
 
@@ -135,11 +180,14 @@ def test_a_process_that_never_comes_to_an_image_is_no_bad_image(tmp_path, monkey
         extract(make_backbone(), make_dataset(), tmp_path, workers=1, on_bad_image="skip", **SMALL)
 
 
-def test_no_reader_is_left_behind(tmp_path):
-    before = threading.active_count()
+def test_no_reader_is_left_behind(tmp_path, crew):
     for workers in (0, 2):
         extract(make_backbone(), make_dataset(), tmp_path / str(workers), workers=workers, **SMALL)
-    assert threading.active_count() == before
+    assert len(crew.readers) >= 3
+    for reader in crew.readers:
+        reader.thread.join(MINUTE)
+        assert not reader.thread.is_alive()
+        assert reader._process is None or reader._process.exitcode is not None
 
 
 def test_what_a_process_raises_is_reported(tmp_path):
