@@ -121,6 +121,13 @@ def test_a_task_from_outside_is_fitted_by_its_own_loss_and_selected_by_its_metri
         assert result.selected["learning_rate"] == best[0] == max(ends)[0]
 
 
-def test_an_unknown_task_is_named_with_the_nearest():
-    with pytest.raises(IceprobeError, match="classification"):
-        get_task("clasification")
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("clasification", "classification"), ("segmentation", "segment"), ("ordinal", "knn doesn't")],
+)
+def test_a_task_that_cannot_be_fitted_is_refused_before_anything_is_written(
+    ordinal, store, tmp_path, task, said
+):
+    with pytest.raises(IceprobeError, match=said):
+        iceprobe.fit(store, ["knn", "ep4"], task=task, output=tmp_path / "run")
+    assert not (tmp_path / "run" / "request.json").exists()

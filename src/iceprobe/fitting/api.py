@@ -92,6 +92,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "amp": call.fit_dtype,
         "shuffle": call.shuffle,
         "device": request.device.type,
+        **({} if request.task == "classification" else {"task": request.task}),  # older runs: none
     }
     folder = first(
         lambda: call.output if call.output is not None else new_run(store.manifest, call.protocol)

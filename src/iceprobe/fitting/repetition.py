@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import (
     DTYPES,
@@ -98,6 +99,7 @@ class Request:
             low_shot=settings.shots is not None or settings.fraction is not None,
             resume=False,
             command=settings.command if settings.command is not None else shlex.join(sys.argv),
+            task=settings.task,
         )
 
 
@@ -107,6 +109,11 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
+    task = get_task(request.task)
+    if not task.pooled:
+        raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
+    if not task.votes and len(_trained(request.labels)) < len(request.labels):
+        raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
     # A wrong option of a probe ends here.
     trained = {
         label: build_for(store.shape, label, len(store.classes))
@@ -182,6 +189,8 @@ def repetition(
         )
         checkpoint.fingerprint = _fingerprint(
             store,
+            task=task.name,
+            metric=context.metric.name,
             probes=trained,
             protocol=protocol,
             grids=grids_of(context, trained, len(store["train"])),

@@ -76,6 +76,7 @@ class Classification(Task):
         )
     }
     primary: ClassVar[str] = "top1"
+    votes: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = True
 
     def num_outputs(self, names: Sequence[str]) -> int:

@@ -52,6 +52,7 @@ class Segmentation(Task):
         "miou": Metric("miou", "mIoU", _linearised, exact=_mean_iou)
     }
     primary: ClassVar[str] = "miou"
+    pooled: ClassVar[bool] = False
     summed: ClassVar[frozenset[str]] = frozenset({"confusion"})
 
     def num_outputs(self, names: Sequence[str]) -> int:

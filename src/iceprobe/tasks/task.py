@@ -28,6 +28,8 @@ class Task(ABC):
         summary: one line for ``iceprobe ls tasks``.
         metrics: by name, in the order of tables.
         primary: the metric that selects and leads, where a data set has no convention.
+        pooled: whether a target is of a whole example, so that probes on pooled tokens predict it.
+        votes: whether `knn` predicts it.
         solves_linear: whether linear probes are solved for as `fitting/logistic.py` does.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
             entry an example.
@@ -37,6 +39,8 @@ class Task(ABC):
     summary: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     primary: ClassVar[str]
+    pooled: ClassVar[bool] = True
+    votes: ClassVar[bool] = False
     solves_linear: ClassVar[bool] = False
     summed: ClassVar[frozenset[str]] = frozenset()
 
