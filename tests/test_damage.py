@@ -236,7 +236,7 @@ def test_an_edit_by_hand_is_refused_and_its_remedies_work(made, tmp_path):
     path = tmp_path / "run" / "results.json"
     whole = path.read_text()
     edited = json.loads(whole)
-    edited["results"][0]["top1"]["mean"] = 0.999
+    edited["results"][0]["metrics"]["top1"]["mean"] = 0.999
     path.write_text(json.dumps(edited))
     with pytest.raises(IceprobeError, match=r"results.json is damaged or was changed by hand"):
         iceprobe.read_results(tmp_path / "run")
