@@ -21,7 +21,8 @@ from iceprobe.core.quantities import parse_bytes, parse_count, parse_numbers
 from iceprobe.core.specs import MOST
 from iceprobe.machine.object_storage import located
 
-WHAT, HOW, WHERE, PAPER = "What", "How", "Where and with what", "On paper"
+WHAT, HOW, WHERE = "What", "How", "Where and with what"
+PAPER, FIGURE = "On paper", "A figure for a paper"
 ON_PAPER = "on paper"  # in place of a data set
 
 
@@ -521,15 +522,12 @@ class SegmentRun(Segmentation, Storing, OneSource, Folder):
 
 
 class Prediction(Settings):
-    """``iceprobe predict``: an exported probe on a folder of images."""
+    """How an exported probe is run on images: ``iceprobe.exporting.predict``."""
 
     EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
 
-    images: Annotated[Path, Option("A folder with images at any depth.")]
-    output: Annotated[Path, Option("The table (predictions.csv).")] = Path("predictions.csv")
     maps: Annotated[
-        Path | None,
-        Option("A new folder for pictures of where the probe looked, one an image."),
+        Path | None, Option("A new folder for pictures of where the probe looked, one an image.")
     ] = None
     top: Annotated[From1, Option("Classes a row, best first (5).")] = 5
     forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
@@ -540,3 +538,59 @@ class Prediction(Settings):
     ] = None
     workers: Annotated[From0, Option("Processes that read images (0: threads).", WHERE)] = 0
     on_bad_image: Annotated[Policy, Option("fail (default), or skip and leave it out.")] = "fail"
+
+
+class PredictCall(Prediction):
+    """All that ``iceprobe.exporting.predict`` takes beside model, images and table."""
+
+    progress: Annotated[Any, Option("As of fit.", None)] = None
+
+
+class PredictRun(Prediction):
+    """``iceprobe predict``."""
+
+    images: Annotated[Path, Option("A folder with images at any depth.", WHAT)]
+    output: Annotated[Path, Option("The table (predictions.csv).", WHAT)] = Path("predictions.csv")
+
+
+class Analysis(Settings):
+    """How it is measured where probes look: ``iceprobe.analyze``."""
+
+    thresholds: Annotated[From1, Option("Thresholds of MaxBoxAccV2 (100).")] = 100
+    draws: Annotated[From1, Option("Of the bootstrap over images (2,000).", None)] = 2000
+    batch_size: Annotated[From1, Option("Images at a time (64).", None)] = 64
+    background: Annotated[
+        bool,
+        Option("Test what is lost when all but the object is exchanged.", flag="--background"),
+    ] = False
+    heads: Annotated[bool, Option("Add the backbone's own attention heads.", flag="--heads")] = (
+        False
+    )
+    device: Annotated[Device | None, _DEVICE] = None
+
+
+class AnalyzeCall(Analysis, Folder):
+    """All that ``iceprobe.analyze`` takes beside results."""
+
+    trust: Annotated[
+        bool, Option("Whether code may run, and hosts be asked, that the files name.", None)
+    ] = False
+    progress: Annotated[Any, Option("As of fit.", None)] = None
+
+
+class AnalyzeRun(Analysis):
+    """``iceprobe analyze``."""
+
+    probe: Annotated[list[str] | None, Option("Probes to look at (all with attention).", WHAT)] = (
+        None
+    )
+    predictors: Annotated[
+        From0, Option("Rows of a probe's table; the files have all (16).", WHAT)
+    ] = 16
+    figure: Annotated[
+        Path | None, Option("Draw maps into one .pdf, .svg or .png, and measure nothing.", FIGURE)
+    ] = None
+    images: Annotated[From1, Option("Rows: test images (6).", FIGURE)] = 6
+    column: Annotated[
+        bool, Option("As wide as one column of a paper.", FIGURE, flag="--column")
+    ] = False

@@ -6,47 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iceprobe.cli.arguments import named_result
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_file, check_writable
-from iceprobe.cli.signature import Device, Trust
+from iceprobe.cli.signature import Given, Trust, options
+from iceprobe.core.options import part_of
+from iceprobe.settings import Analysis as AnalysisSettings
+from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
     from iceprobe.analysis import Analysis, Estimate
     from iceprobe.results.terminal import TerminalTable
 
-_FIGURE = "A figure for a paper"
 
-
+@options(AnalyzeRun)
 def analyze(
+    given: Given,
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(help="Probes to look at (all with attention).", show_default=False),
-    ] = None,
-    predictors: Annotated[
-        int, typer.Option(help="Rows of a probe's table; the files have all.", min=0)
-    ] = 16,
-    thresholds: Annotated[int, typer.Option(help="Thresholds of MaxBoxAccV2.", min=1)] = 100,
-    background: Annotated[
-        bool, typer.Option(help="Test what is lost when all but the object is exchanged.")
-    ] = False,
-    heads: Annotated[bool, typer.Option(help="Add the backbone's own attention heads.")] = False,
-    device: Device = None,
     trust: Trust = False,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw maps into one .pdf, .svg or .png, and measure nothing.",
-            show_default=False,
-            rich_help_panel=_FIGURE,
-        ),
-    ] = None,
-    images: Annotated[
-        int, typer.Option(help="Rows: test images.", min=1, rich_help_panel=_FIGURE)
-    ] = 6,
-    column: Annotated[
-        bool, typer.Option(help="As wide as one column of a paper.", rich_help_panel=_FIGURE)
-    ] = False,
 ) -> None:
     """Tell where each probe looks, and what each of its predictors is worth.
 
@@ -66,29 +43,24 @@ def analyze(
     from iceprobe.analysis.running import analyze as measure
     from iceprobe.results import read_results
 
+    config = resolve(AnalyzeRun, given)
     results = read_results(run)
-    chosen = [named_result(results, one) for one in probe] if probe else results
-    if figure is not None:
+    chosen = [named_result(results, one) for one in config.probe] if config.probe else results
+    if config.figure is not None:
         from iceprobe import figure as draw
 
-        check_file(figure, "--figure")
-        written = draw(chosen, figure, images=images, column=column, trust=trust)
+        check_file(config.figure, "--figure")
+        written = draw(
+            chosen, config.figure, images=config.images, column=config.column, trust=trust
+        )
         console.print(str(written.resolve()), markup=False, soft_wrap=True)
         return
     check_writable(run, "RUN")
     with Bars() as bars:
-        analyses = measure(
-            chosen,
-            thresholds=thresholds,
-            device=device,
-            background=background,
-            heads=heads,
-            trust=trust,
-            progress=bars,
-        )
+        analyses = measure(chosen, part_of(config, AnalysisSettings), trust=trust, progress=bars)
     for one in analyses:
-        if predictors:
-            console.print(_of_predictors(one, predictors))
+        if config.predictors:
+            console.print(_of_predictors(one, config.predictors))
     console.print(_of_probes(analyses))
     for one in analyses:
         for name, ours in one.correlation.items():

@@ -9,10 +9,11 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
-from iceprobe.settings import Prediction
+from iceprobe.core.options import part_of
+from iceprobe.settings import Prediction, PredictRun
 
 
-@options(Prediction)
+@options(PredictRun)
 def predict(
     given: Given,
     folder: Annotated[Path, typer.Argument(help="What `iceprobe export` wrote.")],
@@ -28,7 +29,7 @@ def predict(
       iceprobe predict models/birds --images /data/unsorted --output birds.csv --maps maps
       iceprobe predict models/birds --images /data/unsorted --top 1 --on-bad-image skip
     """
-    config = resolve(Prediction, given)
+    config = resolve(PredictRun, given)
     check_file(config.output, "--output")
     if config.maps is not None:
         check_writable(config.maps, "--maps")
@@ -40,13 +41,7 @@ def predict(
             load_probe(folder, trust=trust),
             config.images,
             config.output,
-            maps=config.maps,
-            top=config.top,
-            batch_size=config.forward_batch_size,
-            device=config.device,
-            amp=config.forward_dtype,
-            workers=config.workers,
-            on_bad_image=config.on_bad_image,
+            part_of(config, Prediction),
             progress=progress,
         )
     if config.maps is not None:

@@ -20,11 +20,11 @@ from pydantic import BeforeValidator
 
 from iceprobe.core.arguments import bare
 from iceprobe.core.options import Option, Settings, options_of
-from iceprobe.settings import HOW, PAPER, WHAT, WHERE
+from iceprobe.settings import FIGURE, HOW, PAPER, WHAT, WHERE
 
 Given = Mapping[str, Any]
 
-PANELS = (WHAT, HOW, WHERE, PAPER)
+PANELS = (WHAT, HOW, WHERE, PAPER, FIGURE)
 FIRST = ("backbone", "layers", "data", "adapt", "probe")  # what is asked for before how
 
 Arguments = Annotated[

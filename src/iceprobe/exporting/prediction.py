@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.core.text import csv_text
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import unlabelled
@@ -18,12 +18,12 @@ from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
-from iceprobe.settings import Extraction
+from iceprobe.machine.progress import callback, shows_progress
+from iceprobe.settings import Extraction, PredictCall
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import extracted_batches
-from iceprobe.store.request import check_policy, choose_device, make_settings
-from iceprobe.store.work import OnBadImage, plan_work
+from iceprobe.store.request import choose_device, make_settings
+from iceprobe.store.work import plan_work
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")
@@ -44,21 +44,10 @@ class Predicted:
     maps: list[str]
 
 
-@checked
 @shows_progress
+@takes(PredictCall)
 def predict(
-    model: ExportedProbe,
-    images: str | Path,
-    output: str | Path,
-    *,
-    maps: str | Path | None = None,
-    top: int = 5,
-    batch_size: int = 64,
-    device: str | None = None,
-    amp: str | None = None,
-    workers: int = 0,
-    on_bad_image: OnBadImage = "fail",
-    progress: ProgressCallback | bool | None = None,
+    model: ExportedProbe, images: str | Path, output: str | Path, *, call: PredictCall
 ) -> Predicted:
     """Classify every image below a folder.
 
@@ -70,31 +59,20 @@ def predict(
         model: what :func:`iceprobe.load_probe` opened.
         images: the folder, with images at any depth.
         output: the table.
-        maps: a folder for ``NAME.png``, each image beside its attention maps; a new one, or one that
-            holds such pictures of these images and nothing else.
-        top: classes a row.
-        batch_size: images a forward pass.
-        device: ``"cpu"``, ``"cuda"``; by default CUDA where there is one.
-        amp: dtype of the backbone's forward pass; by default the one the features were
-            extracted with.
-        workers: processes that read images, 0: threads.
-        on_bad_image: ``"fail"``, or ``"skip"`` and go on without it.
-        progress: called with ``("predict", done, total)``; by default a bar in a
-            terminal or a notebook, and ``False`` shows nothing.
+        call: an :class:`iceprobe.settings.Prediction` as ``settings``, or its options as keywords. Its
+            ``maps`` is a folder for ``NAME.png``, each image beside its attention maps: a new one, or one
+            that holds such pictures of these images and nothing else.
 
     Raises:
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
             probe has no maps.
     """
-    check_policy(on_bad_image)
-    if top < 1:
-        raise IceprobeError(f"top={top}: ask for at least 1 class")
-    told = callback(progress)
-    split, where = unlabelled(images), choose_device(device)
+    progress = callback(call.progress)
+    split, where = unlabelled(images), choose_device(call.device)
     split.reading = model.reading
     asked = Extraction(
-        forward_batch_size=batch_size,
-        forward_dtype=amp or model.amp,  # type: ignore[arg-type]
+        forward_batch_size=call.forward_batch_size,
+        forward_dtype=call.forward_dtype or model.amp,  # type: ignore[arg-type]
         tokens="float32",
         shard_images=len(split),  # nothing is stored: one piece of work
     )
@@ -105,9 +83,9 @@ def predict(
     done = 0
     with contextlib.ExitStack() as stack:
         writer = None
-        if maps is not None:
+        if call.maps is not None:
             pictures = {f"{_posix(split, row)}.png" for row in range(len(split))}
-            folder = stack.enter_context(new_folder(maps, "--maps", pictures))
+            folder = stack.enter_context(new_folder(call.maps, "--maps", pictures))
             writer = MapWriter(model, folder)
         for batch in extracted_batches(
             model.backbone,
@@ -115,19 +93,19 @@ def predict(
             plan_work("images", np.arange(len(split)), 0, settings),
             settings=settings,
             device=where,
-            workers=workers,
-            on_bad_image=on_bad_image,
+            workers=call.workers,
+            on_bad_image=call.on_bad_image,
         ):
             done += len(batch.work.rows)
             skipped += batch.skipped
             if len(index := batch.tensors["index"].tolist()):
                 tokens = _tokens(model, batch.tensors, where)
-                rows += _rows(model, tokens, [_posix(split, i) for i in index], top)
+                rows += _rows(model, tokens, [_posix(split, i) for i in index], call.top)
                 if writer is not None:
                     crops = [model.preprocessing.crop(split.image(i)) for i in index]
                     writer.write(tokens, crops, [_posix(split, i) for i in index])
-            if told is not None:
-                told("predict", done, len(split))
+            if progress is not None:
+                progress("predict", done, len(split))
         if not rows:
             raise IceprobeError(
                 f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
