@@ -386,16 +386,24 @@ class Segmentation(Settings):
 class AdaptCall(Adaptation, Folder, Call):
     """All that ``iceprobe.adapt`` takes beside backbone, data, adaptations and probes."""
 
+    EARLIER: ClassVar = {**Adaptation.EARLIER, "tell": "on_estimate"}
+
     resume: Annotated[
         bool, Option("Keep the trainings that an interrupted run of this folder finished.", None)
     ] = True
-    tell: Annotated[Any, Option("Called with the seconds of training, about.", None)] = None
+    on_estimate: Annotated[
+        Any, Option("Called with the seconds that training will take, about.", None)
+    ] = None
 
 
 class SegmentCall(Segmentation, Folder, Call):
     """All that ``iceprobe.segment`` takes beside store and probes."""
 
-    tell: Annotated[Any, Option("Called with the seconds of training, about.", None)] = None
+    EARLIER: ClassVar = {"tell": "on_estimate"}
+
+    on_estimate: Annotated[
+        Any, Option("Called with the seconds that training will take, about.", None)
+    ] = None
 
 
 # --- commands -----------------------------------------------------------------------------------

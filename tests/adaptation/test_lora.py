@@ -14,7 +14,7 @@ import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.adaptation import fuse_qkv, split_qkv
 from iceprobe.adaptation.qkv import SplitQKV
-from iceprobe.adaptation.reach import root
+from iceprobe.adaptation.trainable import root
 
 from .models import CLASSES, DEPTH, DIM, adapted, backbone, images, learn, vit
 

@@ -6,7 +6,7 @@ import torch
 
 import iceprobe
 from iceprobe import IceprobeError
-from iceprobe.adaptation.reach import root
+from iceprobe.adaptation.trainable import root
 from tests.cli.tiny import Tiny
 
 from .models import CLASSES, DEPTH, DIM, SIDE, adapted, backbone, images, learn, vit

@@ -205,7 +205,7 @@ def test_flops_and_bytes_of_100_members():
 
 
 def test_whole_jobs_by_hand():
-    """40 settings, 30 · 6,000 images learnt from and 2,000 reported on."""
+    """40 settings, 30 · 6,000 training images and 2,000 reported on."""
     steps = dict.fromkeys(whole_job.PROBES, 0.0)
     assert whole_job.one_by_one(1.0, steps) == 40 * 182_000
     steps["ep8"] = 0.5

@@ -42,7 +42,7 @@ def test_a_training_of_years_is_refused_by_one_step_of_it(
     iceprobe: Callable[..., Ended], quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step is real; that it is one of a billion passes makes it years."""
-    monkeypatch.setattr("iceprobe.adaptation.protocol.Contest.run", _begins)
+    monkeypatch.setattr("iceprobe.adaptation.protocol.AdaptationRun.run", _begins)
     asked = ["--adapt", "full?layer_decay=1", "--probe", "linear", "--seeds", "1", "--output", "r"]
     refused = iceprobe("adapt", *quick[:4], *asked, "--epochs", "1000000000")
     assert refused.code == 2

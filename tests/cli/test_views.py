@@ -42,7 +42,7 @@ def test_from_images_to_report(iceprobe, quick, tmp_path):
     assert result.training_images == seen
 
 
-def test_paper_says_what_it_learnt_from(iceprobe, quick, tmp_path):
+def test_paper_says_what_it_was_trained_on(iceprobe, quick, tmp_path):
     paper = ["--probe", "ep2", "--protocol", "paper"]
     assert iceprobe("run", *quick, *paper, "--output", "plain").code == 0
     ended = iceprobe("run", *quick, *paper, "--output", "views", "--views", 1)

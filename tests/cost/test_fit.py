@@ -163,7 +163,7 @@ def test_memory_that_does_not_suffice_is_told_and_nothing_is_run(monkeypatch):
     assert plan.seconds == 0
 
 
-def test_a_real_rehearsal_of_every_kind_of_input():
+def test_real_steps_of_every_kind_of_input():
     """Vectors, patches, and both together; a grid; whatever is measured is finite and positive."""
     probes = ["linear?input=class", "linear?input=mean", "ep2", "aim2", "ep2?input=prefix+patches"]
     plan = iceprobe.plan_fit(

@@ -110,7 +110,7 @@ def test_without_batch_norm_it_is_the_same_function(fitted):
     np.testing.assert_array_equal(normed.predictions().predicted, plain.predictions().predicted)
 
 
-def test_it_runs_beside_the_crowd_and_is_the_same_alone(store, fitted, tmp_path):
+def test_it_runs_beside_the_others_and_is_the_same_alone(store, fitted, tmp_path):
     linear_alone = fitted[0][0]
     ep, beside = iceprobe.fit(
         store, ["ep4", "linear?input=mean"], output=tmp_path / "run", seeds=2, epochs=2

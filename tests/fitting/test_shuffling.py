@@ -193,7 +193,7 @@ def test_a_fit_out_of_blocks_learns_and_says_so(store, tmp_path, caplog, free_st
     assert abs(ep.top1.mean - by_rows[0].top1.mean) < 0.1
 
 
-def test_what_is_streamed_at_random_is_learnt_as_what_is_held(store, tmp_path, free_steps):
+def test_what_is_streamed_at_random_trains_as_what_is_held(store, tmp_path, free_steps):
     """Also where part of a batch is in memory; means beyond the budget are read from disk."""
     held = iceprobe.fit(store, PROBES, output=tmp_path / "held", **QUICK)
     for memory in (1, 1000, 20_000):

@@ -79,15 +79,15 @@ def test_one_epochs_draw_depends_on_seed_and_epoch_alone(store):
         assert torch.equal(one.inputs["mean"], other.inputs["mean"])
 
 
-def test_whitening_is_of_the_views_that_are_learnt_from(store):
+def test_whitening_is_of_the_views_that_are_trained_on(store):
     split, rows = store["train"], np.arange(0, 240, 2)
     feed = feed_of(split, rows, "mean", "patches")
     measured = whitening(lambda: vectors(feed, "mean", 50), 0.5, feed.copies)
-    learnt = np.concatenate([split.views.mean.numpy()[v * 240 + rows] for v in range(K)])
-    np.testing.assert_allclose(measured.mean, learnt.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(measured.std, learnt.std(0), rtol=1e-5)
+    trained_on = np.concatenate([split.views.mean.numpy()[v * 240 + rows] for v in range(K)])
+    np.testing.assert_allclose(measured.mean, trained_on.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(measured.std, trained_on.std(0), rtol=1e-5)
     evaluation = split.mean.numpy()[rows]
-    assert np.abs(evaluation.std(0) / learnt.std(0) - 1).max() > 0.01
+    assert np.abs(evaluation.std(0) / trained_on.std(0) - 1).max() > 0.01
 
 
 def test_copies_of_a_vector_are_no_draws_of_their_own():
@@ -126,7 +126,7 @@ def test_training_reads_views_and_every_evaluation_the_evaluation_view(
     knn, *trained = iceprobe.fit(plain, PROBES, protocol=protocol, output=tmp_path / "p", **QUICK)
     assert {r.training_images for r in trained} == {"evaluation view, without augmentation"}
     assert knn.top1 == results[0].top1
-    for one, other in zip(results[1:], trained, strict=True):  # what was learnt from is another
+    for one, other in zip(results[1:], trained, strict=True):  # what was trained on is another
         ours, theirs = (dict(found.probes[0].named_parameters()) for found in (one, other))
         assert all(not torch.equal(ours[name], theirs[name]) for name in ours)
 

@@ -105,10 +105,10 @@ def test_batch_norm_inside_a_pooling_in_both_modes(spec, plain):
         running = None if training else (norm.running_mean.clone(), norm.running_var.clone())
         expected, weights = plain(tokens, parameters, running)
         before = copy.deepcopy(pooling.state_dict())
-        looked_at = pooling.attention(tokens)
+        found = pooling.attention(tokens)
         for name, tensor in pooling.state_dict().items():
             assert torch.equal(tensor, before[name]), name  # a look leaves statistics alone
-        torch.testing.assert_close(looked_at, weights, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found, weights, rtol=0, atol=1e-10)
         same(pooling(tokens), expected, [tokens, *parameters.values()])
     assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
 

@@ -119,7 +119,7 @@ def test_weight_decays_that_tie_leave_a_rate_alone():
     assert choose([decays[0], record(0.0, 50, decay=1e-2)], weights(), 1.0).alone
 
 
-def test_at_an_earlier_epoch_the_others_are_looked_at_there_as_well():
+def test_at_an_earlier_epoch_the_others_are_compared_there_as_well():
     equal = [record(rate, 40, 25) for rate in (0.1, 0.3, 1.0)]
     found = choose(equal, weights(), 1.0)
     assert (found.epoch, found.alone, found.best_minus_median) == (10, False, 0)

@@ -61,7 +61,7 @@ def test_of_very_few_steps_the_curve_shows_nothing():
     assert signs(rows([1.064, 1.064]), epoch=2, epochs=2, steps=8) == []
 
 
-def test_seeds_with_epochs_of_their_own_are_looked_at_at_the_end():
+def test_seeds_with_epochs_of_their_own_are_read_at_the_end():
     found = signs(rows([1.0, 0.9, 0.7]), epoch="1, 3", epochs=3, steps=9)
     assert found[1] == "its loss still falls (2.07 to 1.61 over the last half)"
 
@@ -87,7 +87,7 @@ def test_what_is_trained(losses, epoch, steps):
     assert signs(rows(losses), epoch=epoch, epochs=len(losses), steps=steps) == []
 
 
-def test_the_chosen_setting_over_its_whole_schedule_is_looked_at():
+def test_the_chosen_setting_over_its_whole_schedule_is_read():
     # Another setting falls; and the refit stopped at the epoch chosen.
     other = rows([1.0, 0.9, 0.2], rate=0.1)
     refit = rows([1.0, 0.5], phase="refit")

@@ -113,11 +113,11 @@ def test_a_step_of_any_probe_takes_what_is_said(label):
     trainer = JointTrainer(groups, "adamw", steps=9, warmup=1)
     with Live(known) as live:
         trainer.train_step(batch)
-    learnt = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
+    state = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
     rows = wide if probe.input.endswith("patches") else 1
     each, passing = kept(probe, rows, D)
     said = 4 * images * (members * each + passing)
-    assert learnt <= live.peak <= learnt + said
+    assert state <= live.peak <= state + said
 
 
 def held_by(memory: int | None, beside: int, caplog, shuffle: str = "rows"):

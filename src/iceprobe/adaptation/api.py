@@ -13,9 +13,9 @@ import torch
 from iceprobe.adaptation.coordinates import measured
 from iceprobe.adaptation.finished import Trainings
 from iceprobe.adaptation.images import Images
-from iceprobe.adaptation.protocol import AdaptedFit, Contest
+from iceprobe.adaptation.protocol import AdaptationRun, AdaptedFit
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
-from iceprobe.adaptation.training import Setting
+from iceprobe.adaptation.training import AdaptationContext
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
@@ -72,7 +72,7 @@ def adapt(
         adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` brings its own probe.
         probes: for those that don't.
         call: an :class:`iceprobe.settings.Adaptation` as ``settings``, its options as keywords, or both;
-            with ``output``, ``resume``, ``progress``, ``command``, and ``tell``, called with the seconds
+            with ``output``, ``resume``, ``progress``, ``command``, and ``on_estimate``, called with the seconds
             that training will take, about, before it begins.
 
     Returns:
@@ -97,7 +97,7 @@ def adapt(
     folder = call.output if call.output is not None else new_run(manifest, "adapt")
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
-    told = callback(call.progress) or (lambda stage, done, total: None)
+    progress = callback(call.progress) or (lambda stage, done, total: None)
     with exclusive(folder):
         request = {
             "store": manifest.identity,
@@ -113,9 +113,9 @@ def adapt(
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
             return [reopened(one, None, manifest.shape) for one in finished]
         backbone.to(target)
-        train, reported = _images(backbone, dataset, manifest, call, told)
+        train, reported = _images(backbone, dataset, manifest, call, progress)
         _check_classes(train, dataset)
-        setting = Setting(
+        setting = AdaptationContext(
             backbone,
             manifest.shape,
             len(manifest.dataset.classes),
@@ -135,25 +135,25 @@ def adapt(
             ),
         )
         trainings = Trainings(folder, _common(manifest, setting, train, reported), call.resume)
-        contest = Contest(
+        run = AdaptationRun(
             setting, train, reported, seeds=range(call.seeds), trainings=trainings, folder=folder,
         )  # fmt: skip
         adapted = [pair for pair in asked if pair[0] != FROZEN]
-        _rehearse(contest, adapted, call.tell)
+        _estimate(run, adapted, call.on_estimate)
         begin(folder, request)
         results, rows = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
-            call, device=target, progress=told, command=command,
+            call, device=target, progress=progress, command=command,
         )  # fmt: skip
-        done, total = 0, sum(map(contest.steps, adapted))
+        done, total = 0, sum(map(run.steps, adapted))
 
         def stepped(count: int) -> None:
             nonlocal done
             done += count
-            told("adapt (images)", done, total)
+            progress("adapt (images)", done, total)
 
         for pair in adapted:
-            fit = contest.run(pair, stepped)
+            fit = run.run(pair, stepped)
             rows += fit.rows
             results[pair] = _result(
                 fit, setting, manifest, train, reported, range(call.seeds), command
@@ -209,17 +209,19 @@ def _check_classes(train: Images, dataset: Dataset) -> None:
         )
 
 
-def _rehearse(
-    contest: Contest, asked: Sequence[tuple[str, str]], tell: Callable[[float], None] | None
+def _estimate(
+    run: AdaptationRun,
+    asked: Sequence[tuple[str, str]],
+    on_estimate: Callable[[float], None] | None,
 ) -> None:
     """Build every pair and take two steps of it: what can't work ends here, and time is known."""
-    seconds = sum(contest.rehearse(pair) for pair in asked)
+    seconds = sum(run.time_step(pair) for pair in asked)
     if not asked:
         return
     level = logging.WARNING if seconds > DAY else logging.INFO
     log.log(level, "about %s of training, by its first steps", duration(seconds))
-    if tell is not None:
-        tell(seconds)
+    if on_estimate is not None:
+        on_estimate(seconds)
 
 
 def _frozen(
@@ -245,7 +247,7 @@ def _frozen(
 
 def _result(
     fit: AdaptedFit,
-    setting: Setting,
+    setting: AdaptationContext,
     manifest: Manifest,
     train: Images,
     reported: Images,
@@ -296,7 +298,7 @@ def _result(
     )
 
 
-def _training_record(setting: Setting, train: Images) -> dict[str, Any]:
+def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any]:
     protocol = setting.protocol
     return {
         "optimizer": "adamw",
@@ -313,7 +315,7 @@ def _training_record(setting: Setting, train: Images) -> dict[str, Any]:
 
 def _common(
     manifest: Manifest,
-    setting: Setting,
+    setting: AdaptationContext,
     train: Images,
     reported: Images,
 ) -> dict[str, Any]:

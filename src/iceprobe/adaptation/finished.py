@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from iceprobe.adaptation.training import Task
+from iceprobe.adaptation.training import Training
 from iceprobe.core.checksums import check_tensors, tensors_digest
 from iceprobe.fitting.run_folder import TRAININGS, tidy
 from iceprobe.machine.files import write_atomically
@@ -68,7 +68,7 @@ class Trainings:
     def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
         self.folder, self.common, self.resume = folder / TRAININGS, common, resume
 
-    def load(self, task: Task) -> Finished | None:
+    def load(self, task: Training) -> Finished | None:
         path = self._path(task)
         if not self.resume or not path.exists():
             return None
@@ -84,7 +84,7 @@ class Trainings:
         rows = [CurveRow.model_validate(row) for row in about["rows"]]
         return Finished(rows, about["seconds"], about["counts"], tensors)
 
-    def save(self, task: Task, finished: Finished) -> None:
+    def save(self, task: Training, finished: Finished) -> None:
         about = {
             "rows": [row.model_dump() for row in finished.rows],
             "seconds": finished.seconds,
@@ -100,6 +100,6 @@ class Trainings:
         """All of them: the run is finished."""
         tidy(self.folder.parent)
 
-    def _path(self, task: Task) -> Path:
+    def _path(self, task: Training) -> Path:
         content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.safetensors"

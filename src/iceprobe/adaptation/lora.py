@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from iceprobe.adaptation.change import Change
 from iceprobe.adaptation.qkv import fused_names, split_qkv, values_are_last
-from iceprobe.adaptation.reach import block_names, root
+from iceprobe.adaptation.trainable import block_names, root
 from iceprobe.backbones.block_reader import BlockReader
 from iceprobe.backbones.extras import require
 from iceprobe.backbones.layers import Layers, resolve_layers

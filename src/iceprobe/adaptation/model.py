@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from iceprobe.adaptation.reach import block_names, depths, root
 from iceprobe.adaptation.registry import ADAPTATIONS, adaptation_options, parse_adaptation
+from iceprobe.adaptation.trainable import block_names, depths, root
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.products import FastLinear

@@ -20,7 +20,7 @@ from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.steps import MicroBatch
-from iceprobe.adaptation.training import Setting, Task, predict, rehearse, train
+from iceprobe.adaptation.training import AdaptationContext, Training, predict, time_step, train
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import duration
 from iceprobe.fitting.api import file_name
@@ -54,7 +54,7 @@ class AdaptedFit:
     seconds: float
 
 
-class Contest:
+class AdaptationRun:
     """All trainings of one run.
 
     Args:
@@ -67,7 +67,7 @@ class Contest:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: AdaptationContext,
         images: Images,
         reported: Images,
         *,
@@ -83,7 +83,7 @@ class Contest:
         self._learn, self._held = images.take(learn), images.take(held)
         self._micro: dict[str, MicroBatch] = {}
 
-    def candidates(self, adaptation: str, probe: str) -> list[Task]:
+    def candidates(self, adaptation: str, probe: str) -> list[Training]:
         """The grid, with the first seed.
 
         Raises:
@@ -91,7 +91,7 @@ class Contest:
         """
         protocol = self.setting.protocol
         tasks = [
-            Task(adaptation, probe, rate, decay, self.seeds[0], "select")
+            Training(adaptation, probe, rate, decay, self.seeds[0], "select")
             for rate, decay in product(protocol.learning_rates or (), protocol.weight_decays or ())
         ]
         if len(tasks) > 1 and not len(self._held):
@@ -107,19 +107,19 @@ class Contest:
         selecting = len(grid) * len(self._learn) if len(grid) > 1 else 0
         return epochs * (selecting + len(self.seeds) * len(self.images))
 
-    def rehearse(self, pair: tuple[str, str]) -> float:
+    def time_step(self, pair: tuple[str, str]) -> float:
         """Seconds that what isn't finished of ``pair`` will take, by one step of it."""
         grid = self.candidates(*pair)
         selecting, refits = self._unfinished(grid)
         if not selecting and not refits:
             return 0.0
-        training, looking = rehearse(grid[0], self.setting, self.images, self._micro_of(grid[0]))
+        training, looking = time_step(grid[0], self.setting, self.images, self._micro_of(grid[0]))
         epochs = self.setting.protocol.epochs
         trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
         looked = epochs * selecting * len(self._held) + refits * len(self.reported)
         return training * trained + looking * looked
 
-    def _unfinished(self, grid: list[Task]) -> tuple[int, int]:
+    def _unfinished(self, grid: list[Training]) -> tuple[int, int]:
         """How many trainings of the selection are to do, and how many refits at most."""
         done = [self.trainings.load(task) for task in grid] if len(grid) > 1 else []
         selecting = sum(one is None for one in done)
@@ -128,7 +128,7 @@ class Contest:
         finals = self._finals(grid, [row for one in done if one for row in one.rows])
         return 0, sum(self.trainings.load(task) is None for task in finals)
 
-    def _finals(self, grid: list[Task], rows: list[CurveRow]) -> list[Task]:
+    def _finals(self, grid: list[Training], rows: list[CurveRow]) -> list[Training]:
         """The refits at the chosen setting; without a selection the only one, to its end."""
         choice = self._choice(grid, rows)
         return [
@@ -142,7 +142,7 @@ class Contest:
             for seed in self.seeds
         ]
 
-    def _choice(self, grid: list[Task], rows: list[CurveRow]) -> Choice:
+    def _choice(self, grid: list[Training], rows: list[CurveRow]) -> Choice:
         only, epochs = grid[0], self.setting.protocol.epochs
         if len(grid) == 1:
             return Choice(only.learning_rate, only.weight_decay, epochs, 1, None)
@@ -183,7 +183,7 @@ class Contest:
             seconds=sum(done.seconds for done in [*selected, *fits]),
         )
 
-    def _training(self, task: Task, stepped: Stepped) -> Finished:
+    def _training(self, task: Training, stepped: Stepped) -> Finished:
         selecting = task.phase == "select"
         images = self._learn if selecting else self.images
         whole = self.setting.protocol.epochs * len(images)
@@ -215,17 +215,17 @@ class Contest:
         )  # fmt: skip
         return done
 
-    def _micro_of(self, task: Task) -> MicroBatch:
+    def _micro_of(self, task: Training) -> MicroBatch:
         """Shared by the trainings of a pair: what didn't fit once isn't tried again."""
         return self._micro.setdefault(task.label, MicroBatch(self.setting.micro_batch))
 
-    def _probe(self, task: Task, done: Finished) -> Probe:
+    def _probe(self, task: Training, done: Finished) -> Probe:
         probe = self.setting.build(task.probe)
         probe.load_state_dict(done.probe)
         return probe.eval()
 
     @staticmethod
-    def _adapter(task: Task) -> str:
+    def _adapter(task: Training) -> str:
         return f"adapters/{file_name(task.label)}-seed{task.seed}"
 
     @staticmethod

@@ -28,7 +28,7 @@ from iceprobe.tokens import TokenShape
 
 
 @dataclass(frozen=True)
-class Task:
+class Training:
     """One training.
 
     Attributes:
@@ -48,7 +48,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Setting:
+class AdaptationContext:
     """What all trainings of a run share."""
 
     backbone: Backbone
@@ -67,7 +67,7 @@ class Setting:
         """A probe of these tokens and classes; with a seed, initialised by it alone."""
         return build_for(self.shape, probe, self.num_classes, seed)
 
-    def model(self, task: Task) -> Adapted:
+    def model(self, task: Training) -> Adapted:
         """Initialised by the task's seed alone."""
         return Adapted(
             self.backbone,
@@ -80,8 +80,8 @@ class Setting:
 
 def train(
     model: Adapted,
-    task: Task,
-    setting: Setting,
+    task: Training,
+    setting: AdaptationContext,
     images: Images,
     evaluate_on: Images | None,
     micro: MicroBatch,
@@ -163,7 +163,7 @@ def train(
 
 @torch.no_grad()
 def predict(
-    model: Adapted, images: Images, keep: Keep, setting: Setting, micro: MicroBatch
+    model: Adapted, images: Images, keep: Keep, setting: AdaptationContext, micro: MicroBatch
 ) -> Record:
     """What the task keeps of every image, of one member."""
     model.eval()
@@ -175,8 +175,8 @@ def predict(
     return joined(found)
 
 
-def rehearse(
-    task: Task, setting: Setting, images: Images, micro: MicroBatch
+def time_step(
+    task: Training, setting: AdaptationContext, images: Images, micro: MicroBatch
 ) -> tuple[float, float]:
     """Seconds an image of training and of evaluation, by one real step of each after a first one.
 

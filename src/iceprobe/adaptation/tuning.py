@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from iceprobe.adaptation.change import Change
-from iceprobe.adaptation.reach import root
+from iceprobe.adaptation.trainable import root
 
 _NORMS = (
     nn.LayerNorm,

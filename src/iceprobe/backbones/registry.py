@@ -20,7 +20,7 @@ from iceprobe.backbones.options import (
     parse_pixels,
     parsers,
 )
-from iceprobe.core.assumptions import tell
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import Spec, boolean, parse_spec, typed_options, with_options
@@ -212,7 +212,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         paradigm = options.pop("paradigm", None)
         loaded = wrap_module(backbone, **grouped(OF_MODULES, options))
         loaded.paradigm = paradigm or loaded.paradigm
-        tell(loaded.assumed)
+        log_assumptions(loaded.assumed)
         return loaded
     from iceprobe.machine.torch_state import own_state
 
@@ -230,5 +230,5 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if entry.runs_code(parsed):
         _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm
-    tell(loaded.assumed)
+    log_assumptions(loaded.assumed)
     return loaded

@@ -12,7 +12,7 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.signature import Arguments, Given, Resume, options
-from iceprobe.cli.stages import show, show_finished, tell_duration, write_report
+from iceprobe.cli.stages import print_duration, show, show_finished, write_report
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.settings import Adaptation, AdaptRun
@@ -75,7 +75,7 @@ def _run(config: AdaptRun, folder: RunFolder, resume: bool) -> list["FittedResul
                     output=config.output,
                     resume=resume,
                     progress=progress,
-                    tell=partial(tell_duration, config),
+                    on_estimate=partial(print_duration, config),
                     command=command,
                 )
             except IceprobeError:

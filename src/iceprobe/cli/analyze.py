@@ -25,7 +25,7 @@ def analyze(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     trust: Trust = False,
 ) -> None:
-    """Tell where each probe looks, and what each of its predictors is worth.
+    """Measure where each probe looks, and what each of its predictors is worth.
 
     Entropy, attention on boxes and masks beside what uniform attention scores, importance of
     every predictor, complementarity, MaxBoxAccV2 and retrieval go to analysis.json and

@@ -34,13 +34,13 @@ def cells(config: C) -> list[C]:
     if len(found) == 1:
         return found
     assert config.output is not None  # resolve() has set it
-    told = [_name(cell, config) for cell in found]
-    short = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in told]
+    spelled = [_name(cell, config) for cell in found]
+    short = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") for name in spelled]
     names = [
         name if name == was and short.count(name) == 1 else f"{name}-{digest(cell)}".strip("-")
-        for name, was, cell in zip(short, told, found, strict=True)
+        for name, was, cell in zip(short, spelled, found, strict=True)
     ]
-    for name, was in zip(names, told, strict=True):
+    for name, was in zip(names, spelled, strict=True):
         if names.count(name) > 1:
             raise IceprobeError(
                 f"{was!r} is asked for twice: name each backbone, data set and number of training "

@@ -112,7 +112,7 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """A disk too full for the log is told by what needs the room more."""
+    """A disk too full for the log isn't an error here: what needs the room more says so."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

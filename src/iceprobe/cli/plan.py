@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @options(Planning)
 def plan(given: Given, arguments: Arguments = None) -> None:
-    """Tell what a run would cost: disk, memory, FLOPs, time. Nothing is run or written.
+    """Estimate what a run would cost: disk, memory, FLOPs, time. Nothing is run or written.
 
     Takes the options of run. The backbone is measured on a few images and the probes in a few
     training steps, for a few seconds each. On paper, for images or a machine that aren't there,
@@ -49,10 +49,10 @@ def plan(given: Given, arguments: Arguments = None) -> None:
             sources.check(run)
         extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
         asked = run.data[0] if config.images is None else f"{config.images:,} images"
-        told = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
+        lines = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
         columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
         title = f"{run.backbone[0]} on {asked}"
-        console.print(TerminalTable(columns, told, title, heads=False))
+        console.print(TerminalTable(columns, lines, title, heads=False))
         refused += refusals(extraction, fitting)
     if refused:
         raise IceprobeError(refused[0])

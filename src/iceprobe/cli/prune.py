@@ -83,7 +83,7 @@ def _named(stores: Sequence[Path], runs: Sequence[Path]) -> list[Stored]:
 
 
 def _remove(store: Stored, yes: bool) -> bool:
-    """Remove it, or only tell of it; False if somebody is writing to it."""
+    """Remove it, or only name it; False if somebody is writing to it."""
     readers = (
         f"read by {', '.join(map(str, store.readers))}" if store.readers else "no run reads it"
     )

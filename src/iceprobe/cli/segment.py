@@ -15,7 +15,7 @@ from iceprobe.cli.console import Bars, console
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
-from iceprobe.cli.stages import check_features_of, tell_complete, tell_duration
+from iceprobe.cli.stages import check_features_of, print_duration, tell_complete
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.machine.new_folder import new_folder
@@ -85,7 +85,7 @@ def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
                 part_of(config, settings.Segmentation),
                 output=folder,
                 progress=progress,
-                tell=partial(tell_duration, config),
+                on_estimate=partial(print_duration, config),
                 command=command,
             )
         run_log.write_to(folder / "log.txt")

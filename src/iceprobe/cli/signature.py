@@ -6,7 +6,7 @@ A command is a function whose parameter ``given`` stands for all of them::
     def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> None: ...
 
 Typer sees an option for each field in the place of ``given``; the function gets those that were given. None has
-a default of its own: the model has it, so that file, options and overrides can be told apart.
+a default of its own: the model has it, so that what was given is known from what wasn't.
 """
 
 import inspect

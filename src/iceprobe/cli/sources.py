@@ -12,7 +12,7 @@ from iceprobe.cli.stages import (
     live_of,
     run_stages,
 )
-from iceprobe.core.assumptions import tell
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.specs import parse_spec, with_options
 from iceprobe.machine.processes import first
 from iceprobe.settings import Run
@@ -140,7 +140,7 @@ class Sources:
         if asked in self._seen.backbones:
             seen = self._seen.backbones[asked]
             backbone, shape = seen.backbone, seen.shape
-            tell(backbone.assumed)
+            log_assumptions(backbone.assumed)
         else:
             single = self.backbone(run)
             backbone, shape = BackboneRecord.of(single), single.shape

@@ -74,7 +74,7 @@ def state_of(spec: str) -> State | None:
     """The files of a backbone as they are now, to be asked before it is loaded.
 
     Returns:
-        ``None`` where files don't tell all (:func:`local_files`).
+        ``None`` where files don't say all (:func:`local_files`).
     """
     files = local_files(parse_spec(spec))
     return None if files is None else state(map(str, files))

@@ -178,7 +178,7 @@ def _check_duration(config: FitRun, store: "Store") -> None:
     begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
 
 
-def tell_duration(config: Any, seconds: float) -> None:
+def print_duration(config: Any, seconds: float) -> None:
     """Say how long a training of ``config.epochs`` will take; one of more than a day is asked for.
 
     Raises:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from iceprobe.core.assumptions import tell
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def sha256(path: Path) -> str:
 
 
 def check_file(path: Path, expected: Digest | None, remedy: str) -> None:
-    """See that a file is as it was written; one that has no digest is taken as it is, and told.
+    """See that a file is as it was written; one without a digest is taken as it is, and the log says so.
 
     A file is read for this once a process, as long as its size and time stay the same.
 
@@ -169,18 +169,18 @@ def list_files(folder: Path) -> None:
 
 def unverified(path: object) -> None:
     """Say, of the first such file of a process, that it is taken as it is."""
-    tell_once(
+    log_once(
         "file",
         f"{path} is as it was written, and so are other files that carry no checksum (an earlier "
         "iceprobe wrote none)",
     )
 
 
-def tell_once(kind: str, line: str) -> None:
-    """Tell what is assumed of many files for the first of them alone."""
+def log_once(kind: str, line: str) -> None:
+    """Log what is assumed of many files for the first of them alone."""
     if kind not in _told:
         _told.add(kind)
-        tell([line])
+        log_assumptions([line])
 
 
 _told: set[str] = set()

@@ -56,7 +56,7 @@ class Plan(BaseModel):
         free_bytes: free on that disk; ``None`` for another machine's, and on object storage.
         patch_bytes: of each split's patch tokens in all views: the memory that holds them for fitting.
         memory_bytes: of the host that extraction takes: weights and batches in flight.
-        memory_available: bytes of memory free now; ``None`` where the system doesn't tell, and for
+        memory_available: bytes of memory free now; ``None`` where the system doesn't say, and for
             another machine.
         flops: of all forward passes, 2 × multiply-accumulates.
         flops_per_image: of one.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iceprobe.core.assumptions import tell
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.files import FileSplit
@@ -102,7 +102,7 @@ def unlabelled(folder: str | Path) -> FileSplit:
             f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
         )
     names = _relative(found, root)
-    tell(_left_out(root, _relative(others, root), len(names)))
+    log_assumptions(_left_out(root, _relative(others, root), len(names)))
     return FileSplit("images", root, names, np.full(len(names), -1))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from iceprobe.core.assumptions import tell
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import (
@@ -146,7 +146,7 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         values, reading = _split_off(typed_options(parsed, {**READING, **entry.options}))
         loaded = entry.load()(parsed.name, spec=str(parsed), **values)
     _read_by(loaded, reading)
-    tell(loaded.assumed)
+    log_assumptions(loaded.assumed)
     return loaded
 
 
@@ -162,7 +162,7 @@ def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
     if isinstance(data, Dataset):
         return data
     made = from_splits(data)
-    tell(made.assumed)
+    log_assumptions(made.assumed)
     return made
 
 

@@ -224,7 +224,7 @@ class Copies:
     """Copies to a GPU that go on while it computes.
 
     A batch's tensors are made on a stream of their own; who uses them waits for the end of that,
-    and the allocator is told that they are in use on the other stream too. Pinned memory is kept
+    and the allocator is informed that they are in use on the other stream too. Pinned memory is kept
     by torch's allocator until the copy out of it has ended.
     """
 

@@ -60,7 +60,7 @@ def segment(
         call: an :class:`iceprobe.settings.Segmentation` as ``settings``, its options as keywords, or
             both; with ``output``, a folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the
             fitted probes, new or with this very run (nothing is written by default), ``progress``,
-            ``command``, and ``tell``, called with the seconds of training, about, after its first steps.
+            ``command``, and ``on_estimate``, called with the seconds of training, about, after its first steps.
 
     Returns:
         One result a probe, in the order asked for, with the fitted modules. Where ``output`` holds
@@ -84,8 +84,8 @@ def segment(
     def expected(seconds: float) -> None:
         level = logging.WARNING if seconds > DAY else logging.INFO
         log.log(level, "about %s of training, by its first steps", duration(seconds))
-        if call.tell is not None:
-            call.tell(seconds)
+        if call.on_estimate is not None:
+            call.on_estimate(seconds)
 
     task = SegmentationTask()
     context = SegmentationContext(

@@ -15,7 +15,7 @@ def read_speed(folder: Path) -> float:
 
     Of a folder on object storage the disk is meant that holds the copies of its shards.
 
-    A nameless file is written, read once and gone. Where the system can't be told to forget it
+    A nameless file is written, read once and gone. Where the system can't be made to forget it
     (`posix_fadvise`), the cache's speed is what is found.
     """
     if is_remote(folder):

@@ -27,7 +27,7 @@ def raise_limit() -> bool:
         return False
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # a system with a lower limit that it doesn't tell
+    except (OSError, ValueError):  # a system with a lower limit that it doesn't report
         return False
     return True
 
@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[int]:
         if error.errno not in TOO_MANY:
             raise
         if not raise_limit():
-            raise IceprobeError(f"{path} can't be opened: {told(error)}") from error
+            raise IceprobeError(f"{path} can't be opened: {reason_of(error)}") from error
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -54,7 +54,7 @@ def opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def told(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
     """The cause of an error of `TOO_MANY`, and what helps."""
     if error.errno == errno.ENFILE or resource is None:
         return "the system has too many files open: close some programs and run the same again"

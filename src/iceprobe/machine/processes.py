@@ -32,7 +32,7 @@ STEP = timedelta(minutes=10)  # of a sum within a step: all are there, or one ha
 WAIT = timedelta(hours=12)  # for what process 0 does alone, or the slowest one's last shard
 PARTING = timedelta(seconds=30)  # for the error to be printed, and for the others to end
 
-_FAILED, _TOLD, _ENDED = "failed", "told", "ended"  # keys of the store that all share
+_FAILED, _REPORTED, _ENDED = "failed", "reported", "ended"  # keys of the store that all share
 
 
 @dataclass(eq=False)
@@ -145,7 +145,7 @@ class World:
     def parting(self, message: str) -> Iterator[bool]:
         """Within: whether this process is to print ``message``, with which it ends.
 
-        Process 0 prints what befell any of them; the others wait until it has. It prints nothing
+        Process 0 prints the error of any of them; the others wait until it has. It prints nothing
         where it is gone or doesn't listen.
         """
         if self.size == 1:
@@ -154,7 +154,7 @@ class World:
         self._fail(message)
         if self.main:
             yield True
-            self._store.set(_TOLD, "")
+            self._store.set(_REPORTED, "")
         else:
             yield not self._told()
         self._wait_for_the_others()
@@ -175,7 +175,7 @@ class World:
         import torch.distributed as dist
 
         try:
-            self._store.wait([_TOLD], PARTING)
+            self._store.wait([_REPORTED], PARTING)
         except dist.DistError:
             return False
         return True
@@ -257,8 +257,8 @@ def join() -> Iterator[World]:
         try:
             yield joined
         except Exception as error:
-            told = str(error) if isinstance(error, IceprobeError) else repr(error)
-            joined._fail(f"process {joined.rank} of {size} ended: {told}")
+            reason = str(error) if isinstance(error, IceprobeError) else repr(error)
+            joined._fail(f"process {joined.rank} of {size} ended: {reason}")
             raise
         joined._close()
 
@@ -283,8 +283,8 @@ def _connect(size: int) -> World:
     )
     direct = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
     steps = dist.new_group(backend="cpu:gloo,cuda:nccl" if direct else "gloo", timeout=STEP)
-    told = dist.PrefixStore(f"iceprobe {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    return World(rank, size, local_rank, local_size, told, steps)
+    shared = dist.PrefixStore(f"iceprobe {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return World(rank, size, local_rank, local_size, shared, steps)
 
 
 def _number(name: str, default: int) -> int:

@@ -61,7 +61,7 @@ class _Stage:
         return (self.total - self.last[1]) * (self.last[0] - self.first[0]) / steps
 
     def wants_estimate(self) -> bool:
-        """Whether it has gone on for long enough to have one, and none was told."""
+        """Whether it has gone on for long enough to have one, and none was given."""
         long_enough = self.last[0] - self.began >= SECONDS_TO_ESTIMATE
         return not self.estimated and long_enough and self.left() is not None
 
@@ -198,8 +198,8 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _shown(kwargs.get("progress")) as told:
-            return function(*args, **{**kwargs, "progress": told})  # type: ignore[arg-type]
+        with _shown(kwargs.get("progress")) as shown_in:
+            return function(*args, **{**kwargs, "progress": shown_in})  # type: ignore[arg-type]
 
     return run
 
@@ -248,9 +248,9 @@ def _shown(progress: Any) -> Iterator[ProgressCallback | None]:
         shown = Bars(console, transient=True) if wanted else contextlib.nullcontext(None)
     else:
         shown = contextlib.nullcontext(progress or None)
-    with shown as told:
+    with shown as shown_in:
         token = _inside.set(True)
         try:
-            yield told
+            yield shown_in
         finally:
             _inside.reset(token)

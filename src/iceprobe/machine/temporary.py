@@ -1,6 +1,6 @@
 """Files and folders that have another name until they are whole, ``.NAME.xxxxxxxx.tmp``.
 
-Each is locked by the process that writes it. So what a killed process left is told from what
+Each is locked by the process that writes it. So what a killed process left is known from what
 another one is writing now, and whoever makes the same thing again removes the first and leaves the
 second alone.
 """

@@ -10,7 +10,7 @@ accuracy the fraction that is right), and w_i what the image weighs; with w_i = 
 sd(d)/√n. Plain successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization") stops the worse half however near it is, a race (Maron and Moore 1994, "Hoeffding
 races") whatever is clearly behind. Early in a schedule the first stops too much where few images
-tell settings apart, the second where large learning rates lead before they decay.
+distinguish settings, the second where large learning rates lead before they decay.
 """
 
 import math

@@ -107,7 +107,7 @@ class FirstSeen:
                 if new:
                     self._record.assumed.append(line)
             if new:
-                assumptions.tell([line])
+                assumptions.log_assumptions([line])
 
 
 def _next_depth(largest: float) -> int:
@@ -117,7 +117,7 @@ def _next_depth(largest: float) -> int:
 
 def log_file_assumptions(manifest: "Manifest") -> None:
     """Log what was assumed about the files, and which images were left out."""
-    assumptions.tell(assumed_of_files(manifest))
+    assumptions.log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
         log.warning("%s", left_out(skipped))
 

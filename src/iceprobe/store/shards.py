@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.core.checksums import sha256, tell_once
+from iceprobe.core.checksums import log_once, sha256
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.open_files import opened
@@ -210,7 +210,7 @@ class Shard:
         if name != "patches" and "patches" in self._layout:
             if name not in OF_EVERY_IMAGE:
                 store = self.path.parent
-                tell_once(
+                log_once(
                     "store",
                     f"{store} is as it was written where no patch tokens are read (an earlier "
                     f"iceprobe kept no checksum of each tensor; iceprobe extract --verify {store} "
