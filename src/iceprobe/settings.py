@@ -198,7 +198,6 @@ class Fitting(Settings):
         Dtype,
         Option(
             "Dtype of training's products over tokens: float32 (default), bfloat16, float16.",
-            None,
             implicit=True,
         ),
     ] = "float32"

@@ -86,3 +86,13 @@ def test_a_fit_on_a_store_is_named_after_it():
     config = resolve(StoreRun, {"store": Path("features/tiny--birds-0123"), "probe": ["knn"]})
     assert config.output is not None
     assert config.output.name.startswith("tiny-birds-0123-heldout-")
+
+
+def test_the_dtype_of_training_is_an_option_of_its_own(tmp_path):
+    """It came later: a run at its default is named and written as before."""
+    config = resolve(Run, GIVEN | {"fit_dtype": "bfloat16"})
+    assert (config.fit_dtype, config.forward_dtype) == ("bfloat16", "float32")
+    assert "fit_dtype: bfloat16" in to_yaml(config)
+    assert resolve(Run, GIVEN | {"fit_dtype": "float32"}).output == resolve(Run, GIVEN).output
+    assert config.output != resolve(Run, GIVEN).output
+    assert "fit_dtype" not in to_yaml(resolve(Run, GIVEN))
