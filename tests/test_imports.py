@@ -99,3 +99,19 @@ def test_no_two_files_import_each_other() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(f"a circle of imports: {' -> '.join(error.args[1])}") from None
+
+
+def test_no_function_has_more_than_eight_parameters() -> None:
+    """Kernels of Triton aside: a pointer, a size or a stride each is how they are called."""
+    offenders = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            given = node.args
+            names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            names += [one.arg for one in (given.vararg, given.kwarg) if one is not None]
+            compiled = any("jit" in ast.unparse(one) for one in node.decorator_list)
+            if len([name for name in names if name not in ("self", "cls")]) > 8 and not compiled:
+                offenders.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}")
+    assert not offenders, "\n".join(offenders)
