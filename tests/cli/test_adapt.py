@@ -91,7 +91,7 @@ def test_a_finished_run_is_shown_and_never_overwritten(iceprobe, quick, tmp_path
         (["--adapt", "lora?modules=fc7"], "no module of VisionTransformer is fc7"),
         (["--adapt", "lora?rank=13"], "has rank 12 itself"),
         (["--adapt", "lora", "--probe", "ep5"], "ep5"),
-        (["--adapt", "lora", "--amp", "float16"], "--amp"),
+        (["--adapt", "lora", "--amp", "float16"], "--forward-dtype"),
         (["--adapt", "lora", "--accumulate", "0"], "--accumulate"),
         (["--adapt", "lora", "--limit", "2"], "no training image of class"),
     ],

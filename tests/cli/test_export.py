@@ -103,7 +103,10 @@ WRONG = {
     ),
     "top": (["predict", "model", "--images", "images", "--top", "0"], ["--top", "0"]),
     "workers": (["predict", "model", "--images", "images", "--workers", "-1"], ["--workers"]),
-    "amp": (["predict", "model", "--images", "images", "--amp", "int8"], ["--amp", "int8"]),
+    "amp": (
+        ["predict", "model", "--images", "images", "--amp", "int8"],
+        ["--forward-dtype", "int8"],
+    ),
     "skip": (["predict", "model", "--images", "images", "--on-bad-image", "no"], ["'no'", "skip"]),
 }
 

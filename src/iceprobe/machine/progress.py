@@ -224,9 +224,9 @@ def timed(
         if progress is not None:
             progress(stage, done, total)
         if measured == "" and done == 1 and stage.partition(" ")[0] in stages:
-            measured, began = stage, time.perf_counter()
+            measured, began = stage, time.monotonic()
         elif stage == measured and done == 3:
-            seconds, measured = (time.perf_counter() - began) / 2 * total, None
+            seconds, measured = (time.monotonic() - began) / 2 * total, None
             expected(seconds)
 
     return step

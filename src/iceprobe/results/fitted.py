@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PrivateAttr
 
-from iceprobe.results.predictions import Predictions, read_predictions
 from iceprobe.results.schema import Result
+
+if TYPE_CHECKING:
+    from iceprobe.results.predictions import Predictions
 
 
 class FittedResult(Result):
@@ -18,7 +20,7 @@ class FittedResult(Result):
     """
 
     _run: Path | None = PrivateAttr(None)
-    _predictions: Predictions | None = PrivateAttr(None)
+    _predictions: "Predictions | None" = PrivateAttr(None)
     _probes: list[Any] | None = PrivateAttr(None)
     _store: Any = PrivateAttr(None)
 
@@ -37,7 +39,7 @@ class FittedResult(Result):
         """The ``Store`` that was probed, while it is open; None for results read from a file."""
         return self._store
 
-    def predictions(self) -> Predictions | None:
+    def predictions(self) -> "Predictions | None":
         """Predictions on :attr:`split`, from memory or from the run folder; None if never kept.
 
         Raises:
@@ -45,6 +47,10 @@ class FittedResult(Result):
         """
         name = self.files.predictions
         if self._predictions is None and self._run is not None and name:
+            from iceprobe.results.predictions import (
+                read_predictions,  # numpy: `ls` has no need of it
+            )
+
             digest = self.files.digests.get(name)
             self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions
@@ -53,7 +59,7 @@ class FittedResult(Result):
         self,
         *,
         run: str | Path | None = None,
-        predictions: Predictions | None = None,
+        predictions: "Predictions | None" = None,
         probes: Sequence[Any] | None = None,
         open_store: Any = None,
         **fields: Any,

@@ -6,7 +6,7 @@ provenance. Accuracies are fractions; times are seconds; FLOPs are 2 × multiply
 
 import statistics
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -15,8 +15,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.trust import inner_path
 from iceprobe.store.format import EVALUATION_VIEW
-from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
+
+if TYPE_CHECKING:
+    from iceprobe.tasks.metrics import Metric
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -320,7 +322,7 @@ class Result(Record):
         return self.metrics[self.primary]
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> "Metric":
         """What the primary metric is: its title, its range, what each example counts.
 
         Raises:
