@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checks import check_norms, check_parts
 from iceprobe.machine.processes import World, first, join, world
-from iceprobe.machine.shared_batches import Part, learning_from, part_of_batch
+from iceprobe.machine.shared_batches import BatchShare, learning_from, part_of_batch
 from iceprobe.probes import build_pooling
 from iceprobe.probes.pooling import Pooling
 from iceprobe.store import extract
@@ -192,7 +192,7 @@ def test_moments_of_parts_are_those_of_the_batch(monkeypatch):
     ]
     monkeypatch.setattr("iceprobe.machine.shared_batches._total", lambda part: sums.pop(0))
     own = torch.var_mean(parts[0], 0, correction=0)
-    found = Part(4, 11).moments(own[1], own[0])
+    found = BatchShare(4, 11).moments(own[1], own[0])
     torch.testing.assert_close(found[0], mean, rtol=1e-12, atol=0)
     torch.testing.assert_close(found[1], variance, rtol=1e-12, atol=0)
 

@@ -20,7 +20,7 @@ from iceprobe.machine.processes import world
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """``here`` of a batch's ``images``; the other processes hold the rest."""
 
     here: int
@@ -40,10 +40,10 @@ class Part:
         return here // self.here * self.images
 
 
-_part: ContextVar[Part | None] = ContextVar("part", default=None)
+_part: ContextVar[BatchShare | None] = ContextVar("part", default=None)
 
 
-def part_of_batch() -> Part | None:
+def part_of_batch() -> BatchShare | None:
     """What part of a batch is being learned from, where other processes hold the rest of it."""
     return _part.get()
 
@@ -58,7 +58,7 @@ def learning_from(here: int, images: int) -> Iterator[float]:
     if here == images:
         yield 1.0
         return
-    part = Part(here, images)
+    part = BatchShare(here, images)
     token = _part.set(part)
     try:
         yield part.share

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.products import linears
-from iceprobe.machine.shared_batches import Part, part_of_batch
+from iceprobe.machine.shared_batches import BatchShare, part_of_batch
 from iceprobe.probes.attend import attend, log_attention
 from iceprobe.probes.layer_norm import token_rstd
 
@@ -245,7 +245,7 @@ def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: 
 
 
 def _norm_whole(
-    norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool, part: Part
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool, part: BatchShare
 ) -> Tensor:
     """Training mode, by statistics of the whole batch that ``inputs`` are a part of."""
     over = [d for d in range(inputs.ndim) if d != 1]

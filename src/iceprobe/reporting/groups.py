@@ -29,7 +29,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Group:
+class SourceResults:
     """Results that may be compared image by image: one backbone, data set and protocol."""
 
     results: list[FittedResult]  # in the order they were asked for
@@ -37,14 +37,14 @@ class Group:
     contests: list[Contest]
 
 
-def grouped(results: Sequence[FittedResult]) -> list[Group]:
+def grouped(results: Sequence[FittedResult]) -> list[SourceResults]:
     """Results by backbone, data set, protocol, split and draw, in the order they were given."""
     found: dict[tuple[str, ...], list[FittedResult]] = {}
     for one in results:
         draw = draw_of(one)
         key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split, draw)
         found.setdefault(key, []).append(one)
-    return [Group(members, find(members), _contests(members)) for members in found.values()]
+    return [SourceResults(members, find(members), _contests(members)) for members in found.values()]
 
 
 def _contests(results: Sequence[FittedResult]) -> list[Contest]:
@@ -67,7 +67,7 @@ def _contests(results: Sequence[FittedResult]) -> list[Contest]:
     return contests
 
 
-def tiles_of(group: Group) -> list[FittedResult]:
+def tiles_of(group: SourceResults) -> list[FittedResult]:
     """What stands large under the headline: k-NN, the best linear probe, EP."""
     linear = best_baseline([one for one in group.results if probe_name(one) == "linear"])
     knn = best_baseline([one for one in group.results if probe_name(one) == "knn"])

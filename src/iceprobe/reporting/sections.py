@@ -17,7 +17,7 @@ from iceprobe.reporting.analysis_view import (
 from iceprobe.reporting.disagreement_view import DisagreementView, disagreement_view
 from iceprobe.reporting.figures import Chart
 from iceprobe.reporting.finding import display_name
-from iceprobe.reporting.groups import Group
+from iceprobe.reporting.groups import SourceResults
 from iceprobe.results.comparison import reference_ep
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import leaderboard
@@ -44,7 +44,7 @@ class AnalysisView:
 
 
 def disputes_of(
-    groups: Sequence[Group], opened: Opened
+    groups: Sequence[SourceResults], opened: Opened
 ) -> tuple[list[DisagreementView], list[str]]:
     """Of each group where its images can be found, and what is missing otherwise."""
     found: list[DisagreementView] = []
@@ -60,7 +60,7 @@ def disputes_of(
 
 
 def analysis_of(
-    group: Group, palette: dict[str, str], images: int, number: int, opened: Opened
+    group: SourceResults, palette: dict[str, str], images: int, number: int, opened: Opened
 ) -> AnalysisView:
     """Tables, charts and pictures of what was analysed."""
     probes = analysed(group.results)
