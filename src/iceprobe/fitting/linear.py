@@ -188,7 +188,7 @@ class _Path:
 
 
 def _choose(paths: Sequence[_Path], targets: np.ndarray, context: FitContext) -> Choice | None:
-    """The rule of `choosing.py`, each decay evaluated once: at its optimum."""
+    """The rule of `protocols/choosing.py`, each decay evaluated once: at its optimum."""
     held_out = np.unique(np.concatenate([path.fold.held_out for path in paths]))
     counts = np.zeros(len(held_out), np.float32)
     sums = {decay: np.zeros(len(held_out), np.float32) for decay in paths[0].scores}

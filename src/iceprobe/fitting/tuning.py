@@ -113,7 +113,7 @@ def _choices(
     folds: Folds,
     context: FitContext,
 ) -> dict[str, Choice]:
-    """The rule of `choosing.py` for every probe that has a member left."""
+    """The rule of `protocols/choosing.py` for every probe that has a member left."""
     held_out = np.unique(np.concatenate([fold.held_out for fold in folds.folds]))
     weights, sign = context.metric.weights(targets[held_out]), context.metric.sign
     errors = context.protocol.errors
