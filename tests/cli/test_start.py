@@ -1,5 +1,6 @@
 """What the first seconds with the command line are like: help, lists, and how fast they come."""
 
+import os
 import subprocess
 import sys
 
@@ -139,3 +140,18 @@ def test_ls_probes_fits_the_terminal(iceprobe, monkeypatch, width):
     out = iceprobe("ls", "probes").out
     assert max(map(cell_len, out.splitlines())) <= width
     assert "abmilp?self_attention=true     1   2,951,425    3,720,425   1.28 G" in out
+
+
+def test_the_shell_completes_commands_and_options():
+    def completed(line: str) -> list[str]:
+        words = line.split()
+        ended = subprocess.run(
+            [sys.executable, "-c", "import sys; sys.argv = ['iceprobe']\nfrom iceprobe.cli import main\nmain()"],
+            env={**os.environ, "_ICEPROBE_COMPLETE": "complete_bash", "COMP_WORDS": line,
+                 "COMP_CWORD": str(len(words) - 1)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return ended.stdout.split()
+
+    assert completed("iceprobe se") == ["segment"]
+    assert completed("iceprobe run --fi") == ["--fit-dtype"]
