@@ -14,11 +14,7 @@ def test_both_accuracies_equal_scikit_learns():
     labels = rng.choice(5, 300, p=[0.5, 0.3, 0.1, 0.06, 0.04])
     predicted = np.where(rng.random((3, 300)) < 0.7, labels, (labels + 1) % 5)
     right = predicted == labels
-    both = ("mean_per_class", "balanced_accuracy")  # one number under the field's two names
-    for name, theirs in {
-        "top1": accuracy_score,
-        **dict.fromkeys(both, balanced_accuracy_score),
-    }.items():
+    for name, theirs in (("top1", accuracy_score), ("mean_per_class", balanced_accuracy_score)):
         ours = METRICS[name].mean(right, labels)
         assert ours == pytest.approx([theirs(labels, row) for row in predicted], abs=1e-12)
         assert METRICS[name].weights(labels).sum() == pytest.approx(1)

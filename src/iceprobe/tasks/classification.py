@@ -73,7 +73,6 @@ class Classification(Task):
                 accuracy=True,
                 heading="per class",
             ),
-            Metric("balanced_accuracy", "balanced accuracy", _right, _class, accuracy=True),
         )
     }
     primary: ClassVar[str] = "top1"
