@@ -1,4 +1,4 @@
-"""Run folders of earlier versions are read: ``format_1`` holds real ones of version 0.1.0."""
+"""Results of format 1 have the numbers that were written, for an adaptation and a segmentation as well."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from iceprobe.results import compare, read_curves, write_results
 from iceprobe.results.building import scores_of
 from iceprobe.results.segmentation_files import read_segmentations
 
-FORMAT_1 = Path(__file__).parent / "format_1"
+FORMAT_1 = Path(__file__).parent / "0.1" / "runs"
 METRICS = ("top1", "top5", "mean_per_class")
 
 
@@ -19,7 +19,15 @@ def entries(run: str) -> list[dict]:
     return json.loads((FORMAT_1 / run / "results.json").read_text())["results"]
 
 
-@pytest.mark.parametrize("run", ["paper", "adapt"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        "paper",
+        "adapt",
+        "mae-tiny-fashion-heldout-fce225",
+        "mae-tiny-fashion-755ddf7e3221-heldout-61cb97",
+    ],
+)
 def test_results_of_format_1_have_the_same_numbers(run: str, tmp_path: Path):
     results = iceprobe.read_results(FORMAT_1 / run)
     for one, before in zip(results, entries(run), strict=True):
