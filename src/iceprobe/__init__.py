@@ -13,7 +13,6 @@ from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
     from iceprobe import probes, settings
-    from iceprobe.analysis import analyze
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.exporting import export, load_probe
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from iceprobe.settings import Adaptation, Extraction, Fitting
     from iceprobe.signatures import (
         adapt,
+        analyze,
         extract,
         extract_layers,
         fit,

@@ -6,10 +6,11 @@ options are those of the models, so that a new one is seen without a line here.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeAlias
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from torch import nn
 
+from iceprobe.analysis.schema import Analysis as ProbeAnalysis
 from iceprobe.backbones import Backbone
 from iceprobe.cost import FitPlan, Plan
 from iceprobe.datasets.base import Data
@@ -18,6 +19,8 @@ from iceprobe.results.segmentation import Segmentation as SegmentationResult
 from iceprobe.settings import (
     Adaptation,
     AdaptCall,
+    Analysis,
+    AnalyzeCall,
     ExtractCall,
     Extraction,
     ExtractPlan,
@@ -32,6 +35,7 @@ from iceprobe.store import Store
 from iceprobe.tokens import TokenShape
 
 P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
 Model: TypeAlias = Backbone | nn.Module | str
 Place: TypeAlias = str | Path
 
@@ -50,18 +54,11 @@ class Probe(Protocol):
     ) -> list[Result]: ...  # fmt: skip
 
 
-class Extract(Protocol[P]):
+class Extract(Protocol[P, R]):
     def __call__(
         self, backbone: Model, dataset: Data, features: Place = ..., settings: Extraction | None = None,
         *args: P.args, **options: P.kwargs,
-    ) -> Store: ...  # fmt: skip
-
-
-class ExtractLayers(Protocol[P]):
-    def __call__(
-        self, backbone: Model, dataset: Data, features: Place = ..., settings: Extraction | None = None,
-        *args: P.args, **options: P.kwargs,
-    ) -> list[Store]: ...  # fmt: skip
+    ) -> R: ...  # fmt: skip
 
 
 class MakeLive(Protocol[P]):
@@ -100,6 +97,17 @@ class Segment(Protocol[P]):
     ) -> list[SegmentationResult]: ...  # fmt: skip
 
 
+class Analyze(Protocol[P]):
+    def __call__(
+        self, results: Sequence[Result], settings: Analysis | None = None,
+        *args: P.args, **options: P.kwargs,
+    ) -> list[ProbeAnalysis]: ...  # fmt: skip
+
+
+def _analyze(model: Callable[P, Any]) -> Analyze[P]:
+    raise NotImplementedError
+
+
 def _segment(model: Callable[P, Any]) -> Segment[P]:
     raise NotImplementedError
 
@@ -108,11 +116,7 @@ def _fit(model: Callable[P, Any]) -> Fit[P]:
     raise NotImplementedError
 
 
-def _extract(model: Callable[P, Any]) -> Extract[P]:
-    raise NotImplementedError
-
-
-def _extract_layers(model: Callable[P, Any]) -> ExtractLayers[P]:
+def _extract(model: Callable[P, Any], made: type[R]) -> Extract[P, R]:
     raise NotImplementedError
 
 
@@ -133,11 +137,12 @@ def _adapt(model: Callable[P, Any]) -> Adapt[P]:
 
 
 fit = _fit(FitCall)
-extract = _extract(ExtractCall)
-extract_layers = _extract_layers(ExtractCall)
+extract = _extract(ExtractCall, Store)
+extract_layers = _extract(ExtractCall, list[Store])
 live = _live(Live)
 plan = _plan(ExtractPlan)
 plan_fit = _plan_fit(FitPlanning)
 adapt = _adapt(AdaptCall)
 segment = _segment(SegmentCall)
+analyze = _analyze(AnalyzeCall)
 probe: Probe

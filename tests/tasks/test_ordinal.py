@@ -74,11 +74,11 @@ def store(tmp_path_factory):
     return iceprobe.extract(make_backbone(), planted_dataset(), root, batch_size=16)
 
 
-def request(protocol: str) -> Request:
+def request(protocol: str, learning_rates: tuple[float, ...] = (1e-5, 3e-2)) -> Request:
     return Request(
         ["ep4", "linear"],
         replace(
-            get_protocol(protocol, epochs=4, batch_size=32, learning_rates=[1e-5, 3e-2]),
+            get_protocol(protocol, epochs=4, batch_size=32, learning_rates=learning_rates),
             folds_below=0,
             optimizer="adamw",
         ),
@@ -119,6 +119,16 @@ def test_a_task_from_outside_is_fitted_by_its_own_loss_and_selected_by_its_metri
         ends = {point: means[max(means)] for point, means in seed_means(of_probe).items()}
         best = min(ends, key=ends.__getitem__)  # less is better
         assert result.selected["learning_rate"] == best[0] == max(ends)[0]
+
+
+def test_what_diverged_is_no_best_where_less_is_better(ordinal, store, tmp_path):
+    """A distance that nobody measured isn't 0."""
+    asked = request("paper", learning_rates=(1e-5, 1e30))
+    (result, *_), _, lost = repetition(store, asked, [0, 1], 0, tmp_path / "s", lambda *_: None)
+    assert {one.learning_rate for one in lost["ep4"]} == {1e30}
+    assert result.selected["learning_rate"] == 1e-5
+    assert result.score.mean > 0
+    assert result.best_minus_median == 0
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,18 @@ def at_best_epoch(
     As in :func:`iceprobe.protocols.choosing.choose`, a setting whose seeds are all there goes before
     one that has lost some.
     """
-    label, sign = group.members[0].probe, context.metric.sign
+    label, metric = group.members[0].probe, context.metric
+    sign = metric.sign
+    worst = (
+        metric.range[0] if sign > 0 else metric.range[1]
+    )  # of a member that diverged; None: no end
     rows = [row for row in phase.rows if row.probe == label]
     peaks: dict[tuple[float, float], dict[int, float]] = {}
     for row in rows:
-        seeds = peaks.setdefault((row.learning_rate, row.weight_decay), {})
-        found = 0.0 if row.eval_accuracy is None else row.eval_accuracy
-        seeds[row.seed] = sign * max(sign * seeds.get(row.seed, found), sign * found)
+        value = worst if row.eval_accuracy is None else row.eval_accuracy
+        if value is not None:
+            seeds = peaks.setdefault((row.learning_rate, row.weight_decay), {})
+            seeds[row.seed] = sign * max(sign * seeds.get(row.seed, value), sign * value)
     means = {point: float(np.mean(list(seeds.values()))) for point, seeds in peaks.items()}
     by_setting: dict[tuple[float, float], list[int]] = {}
     for g, member in enumerate(group.members):

@@ -36,7 +36,7 @@ def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:
     for name, metric in get_task(task).metrics.items():
         if (scores := metric.scores(predictions, labels)) is not None:
             interval = accuracy_interval(scores, metric.strata_of(labels))
-            found[name] = Score.of(metric.mean(scores, labels), interval)
+            found[name] = Score.of(metric.value(predictions, labels), interval)
     return found
 
 
