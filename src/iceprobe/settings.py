@@ -24,6 +24,7 @@ from iceprobe.machine.object_storage import located
 WHAT, HOW, WHERE = "What", "How", "Where and with what"
 PAPER, FIGURE = "On paper", "A figure for a paper"
 ON_PAPER = "on paper"  # in place of a data set
+SHARD_IMAGES = 1024
 
 
 def _one_or_several(value: Any) -> Any:
@@ -121,7 +122,7 @@ class Extraction(Views):
 
     patches: Annotated[bool, Option("Store patch tokens, or only class token and mean.")] = True
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
-    shard_images: Annotated[From1, Option("Images a shard (1024).", None)] = 1024
+    shard_images: Annotated[From1, Option("Images a shard (1024).", None)] = SHARD_IMAGES
 
 
 class Live(Forward):

@@ -309,7 +309,7 @@ def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any
         "augmentation": setting.augmentation,
         "run_seed": setting.run_seed,
         "device": setting.device.type,
-        "dtype": setting.amp,
+        "dtype": setting.forward_dtype,
     }
 
 

@@ -41,14 +41,14 @@ class MicroBatch:
         if self.size == 1:
             raise IceprobeError(
                 "one image at a time doesn't fit into memory: take --checkpointing, "
-                "--amp bfloat16 or a smaller image_size"
+                "--forward-dtype bfloat16 or a smaller image_size"
             ) from error
         self.size = (self.size + 1) // 2
         log.warning("out of memory: %d images at a time from here on", self.size)
 
 
 def backward(
-    model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, amp: str = "float32"
+    model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, dtype: str = "float32"
 ) -> float:
     """Leave the gradient of the batch's mean loss in ``model``; returns the loss.
 
@@ -59,7 +59,7 @@ def backward(
         images: ``(B, C, S, S)`` uint8.
         labels: ``(B,)``.
         micro: lowered where memory runs out; the gradient stays that of the whole batch.
-        amp: dtype of the forward pass.
+        dtype: dtype of the forward pass.
 
     Raises:
         IceprobeError: if memory doesn't suffice for one image.
@@ -68,8 +68,8 @@ def backward(
         statistics = {name: t.clone() for name, t in model.probe.named_buffers()}
         try:
             if micro.size >= len(images):
-                return _whole(model, images, labels, amp)
-            return _in_parts(model, images, labels, micro.size, amp)
+                return _whole(model, images, labels, dtype)
+            return _in_parts(model, images, labels, micro.size, dtype)
         except torch.OutOfMemoryError as error:
             micro.size = min(micro.size, len(images))
             micro.halve(error)
@@ -81,24 +81,24 @@ def backward(
             torch.cuda.empty_cache()
 
 
-def _whole(model: Adapted, images: Tensor, labels: Tensor, amp: str) -> float:
-    with autocast(images.device, amp):
+def _whole(model: Adapted, images: Tensor, labels: Tensor, dtype: str) -> float:
+    with autocast(images.device, dtype):
         loss = _loss(model.probe, model.tokens(images), labels)
     loss.backward()
     return float(loss.detach())
 
 
-def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, amp: str) -> float:
+def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, dtype: str) -> float:
     parts = images.split(size)
-    with torch.no_grad(), autocast(images.device, amp):
+    with torch.no_grad(), autocast(images.device, dtype):
         tokens = _joined([model.tokens(part) for part in parts])
     leaves = [tensor.requires_grad_() for tensor in _tensors(tokens)]
-    with autocast(images.device, amp):
+    with autocast(images.device, dtype):
         loss = _loss(model.probe, tokens, labels)
     loss.backward()
     by_part = zip(*(_split(leaf.grad, size, len(parts)) for leaf in leaves), strict=True)
     for part, gradients in zip(parts, by_part, strict=True):
-        with autocast(images.device, amp):
+        with autocast(images.device, dtype):
             made = _tensors(model.tokens(part))
         used = [(t, g) for t, g in zip(made, gradients, strict=True) if g is not None]
         torch.autograd.backward([t for t, _ in used], [g for _, g in used])

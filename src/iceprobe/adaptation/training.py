@@ -57,7 +57,7 @@ class AdaptationContext:
     protocol: Protocol
     run_seed: int
     device: torch.device
-    amp: str
+    forward_dtype: str
     checkpointing: bool
     micro_batch: int
     augmentation: str | None
@@ -122,7 +122,11 @@ def train(
                 group["lr"] = rate * group["scale"]
             optimizer.zero_grad(set_to_none=True)
             loss = backward(
-                model, pixels.to(setting.device), labels.to(setting.device), micro, setting.amp
+                model,
+                pixels.to(setting.device),
+                labels.to(setting.device),
+                micro,
+                setting.forward_dtype,
             )
             if not math.isfinite(loss):
                 total = math.nan
@@ -169,7 +173,7 @@ def predict(
     model.eval()
     found = []
     for pixels, labels in images.batches(_in_order(images, micro.size)):
-        with autocast(setting.device, setting.amp):
+        with autocast(setting.device, setting.forward_dtype):
             logits = model(pixels.to(setting.device))
         found.append(TASK.record(logits.float()[None], labels.to(setting.device), keep))
     return joined(found)
@@ -191,12 +195,12 @@ def time_step(
     seconds = math.inf
     for _ in range(2):
         began = _now(setting.device)
-        backward(model, pixels, labels, micro, setting.amp)
+        backward(model, pixels, labels, micro, setting.forward_dtype)
         optimizer.step()
         seconds = _now(setting.device) - began
     model.eval()
     began = _now(setting.device)
-    with torch.no_grad(), autocast(setting.device, setting.amp):
+    with torch.no_grad(), autocast(setting.device, setting.forward_dtype):
         model(pixels[: micro.size])
     return seconds / count, (_now(setting.device) - began) / min(micro.size, count)
 

@@ -103,7 +103,7 @@ class OtherBackgrounds:
     def tokens(self, rows: NDArray[np.int64]) -> Tokens:
         """What the backbone makes of :meth:`images`, in the dtype that the store was made in."""
         device = self.backbone.device
-        with torch.no_grad(), autocast(device, self.store.manifest.settings.amp):
+        with torch.no_grad(), autocast(device, self.store.manifest.settings.forward_dtype):
             tokens = self.backbone(self.images(rows).to(device))
         return replace(
             tokens,

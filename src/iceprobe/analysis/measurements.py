@@ -128,7 +128,7 @@ class Measurements:
         """As :func:`patch_maps` gives them, of the backbone's own heads."""
         pictures = self.store.images(self.result.split, rows)
         images = torch.stack([backbone.preprocessing.normalised(one) for one in pictures])
-        with autocast(self.device, self.store.manifest.settings.amp):
+        with autocast(self.device, self.store.manifest.settings.forward_dtype):
             weights = backbone.attention(images.to(self.device))
         on_patches = weights.sum(-1)
         return weights / on_patches[..., None], 1 - on_patches

@@ -43,7 +43,7 @@ def extract(
     \b
     Examples:
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter
-      iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --amp bfloat16
+      iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --forward-dtype bfloat16
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter --views 4
       iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab

@@ -15,7 +15,7 @@ from iceprobe.cost.step_timer import TOKENS_AT_ONCE, RealSteps, StepSeconds, Ste
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import DTYPES, check_device
+from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
@@ -28,7 +28,7 @@ from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, p
 from iceprobe.protocols.repeats import repeated
 from iceprobe.settings import FitPlanning
 from iceprobe.store.format import ExtractionSettings
-from iceprobe.store.layout import image_bytes, patch_bytes, token_layout
+from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout
 from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def plan_fit(
         num_classes,
         run_seed=0,
         device=check_device(call.device if call.flops_per_second is None else "cpu"),
-        amp=DTYPES[call.fit_dtype],
+        dtype=DTYPES[call.fit_dtype],
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
@@ -181,7 +181,7 @@ def plan_fit(
             num_classes=num_classes,
             settings=settings,
             device=context.device,
-            amp=context.amp,
+            dtype=context.dtype,
         )
         refusal = _refusal(step, sum(members.values()), context) if call.here else None
         if refusal is None:

@@ -119,7 +119,7 @@ class RealSteps:
         shape: of the tokens.
         num_classes: C.
         settings: of the store.
-        device, amp: where and in which dtype the fit runs.
+        device, dtype: where and in which dtype the fit runs.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class RealSteps:
         num_classes: int,
         settings: ExtractionSettings,
         device: torch.device,
-        amp: torch.dtype,
+        dtype: torch.dtype,
     ):
         self.grids, self.seeds, self.protocol = grids, seeds, protocol
-        self.shape, self.num_classes, self.device, self.amp = shape, num_classes, device, amp
+        self.shape, self.num_classes, self.device, self.dtype = shape, num_classes, device, dtype
         self.inputs = {build_for(shape, label, num_classes).input for label in grids}
         patches = any(name.endswith("patches") for name in self.inputs)
         self.split = noise(shape, settings.model_copy(update={"patches": patches}))
@@ -160,7 +160,7 @@ class RealSteps:
         )
         trainer = JointTrainer(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
         rows = np.resize(np.arange(len(self.split)), BATCHES * images)
-        feed = Feed(self.split, rows, self.inputs, self.device, self.amp)
+        feed = Feed(self.split, rows, self.inputs, self.device, self.dtype)
         train = self._train(trainer, feed, images, seconds)
         batches = [next(feed.in_order(images))]
         began = self._now()

@@ -100,7 +100,7 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
         recorded_backbone(record, place, trust=trust),
         probe,
         classes,
-        amp=manifest.settings.amp,
+        amp=manifest.settings.forward_dtype,
         reading=Reading(**manifest.dataset.reading),
     )
 
@@ -142,7 +142,7 @@ def _card(
         classes=model.classes,
         shape=manifest.shape,
         backbone=manifest.backbone,
-        amp=manifest.settings.amp,
+        amp=manifest.settings.forward_dtype,
         measured=Measured(
             top1=result.top1.values[result.seeds.index(seed) if seed in result.seeds else 0],
             mean=result.top1.mean,

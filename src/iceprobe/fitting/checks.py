@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import check_stored
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
@@ -18,8 +17,6 @@ from iceprobe.protocols.reported import refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def check_request(
     store: Store,
@@ -28,7 +25,6 @@ def check_request(
     *,
     seeds: Sequence[int],
     split: str,
-    amp: str,
     run_seed: int,
 ) -> None:
     """Refuse probes that don't fit the tokens, and settings that mean nothing.
@@ -46,8 +42,6 @@ def check_request(
         raise IceprobeError("seeds=0: give at least 1")
     if run_seed < 0:
         raise IceprobeError(f"run_seed={run_seed}: give a number from 0 up")
-    if amp not in DTYPES:
-        raise IceprobeError(unknown("amp dtype", amp, DTYPES))
     refuse_train(split, store.splits)
     for name in ("train", split):
         if name not in store.splits:

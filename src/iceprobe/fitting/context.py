@@ -34,7 +34,7 @@ class FitContext:
         shape: of the tokens.
         num_outputs: K, of every probe.
         run_seed: of the held-out part and of the order of batches.
-        device, amp: where and in which dtype tokens are multiplied.
+        device, dtype: where and in which dtype tokens are multiplied.
         checkpoint: the file that keeps the fit's state.
         progress: called with ``(stage, done, total)``.
         task: what the targets are.
@@ -47,7 +47,7 @@ class FitContext:
     num_outputs: int
     run_seed: int
     device: torch.device
-    amp: torch.dtype
+    dtype: torch.dtype
     checkpoint: Checkpoint
     progress: ProgressCallback
     task: Task = field(default_factory=Classification)
@@ -92,15 +92,15 @@ class FitContext:
     def _coordinates(self, train: Feed) -> dict[str, Coordinates]:
         """Of the tokens of each input, and whether the dtype of their products can hold them."""
         found: dict[str, Coordinates] = {}
-        narrow, standardised = self.amp.itemsize < 4, self.protocol.coordinates == "standardised"
+        narrow, standardised = self.dtype.itemsize < 4, self.protocol.coordinates == "standardised"
         if not (narrow or standardised):
             return found
         for name in sorted(train.inputs.difference(VECTORS)):
             tokens = train.sample(name, self.run_seed)
             if narrow:
-                dtype = str(self.amp).removeprefix("torch.")
-                share = float(rounding(tokens[None], tokens[None].to(self.amp)))
-                check_rounding(share, f"amp={dtype}", "take amp=float32")
+                name = str(self.dtype).removeprefix("torch.")
+                share = float(rounding(tokens[None], tokens[None].to(self.dtype)))
+                check_rounding(share, f"fit_dtype={name}", "take fit_dtype=float32")
             if standardised:
                 found[name] = Coordinates.of(tokens)
         return found

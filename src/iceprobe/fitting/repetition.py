@@ -15,7 +15,6 @@ import torch
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import (
-    DTYPES,
     check_device,
     check_norms,
     check_request,
@@ -47,6 +46,7 @@ from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
+from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
@@ -66,7 +66,7 @@ class Request:
         memory: budget in bytes for tokens and what is computed from them.
         shuffle: how streamed training images are ordered.
         device: where to fit.
-        amp: name of the dtype of the token products.
+        fit_dtype: name of the dtype of the token products.
         low_shot: whether the training images are a few drawn ones.
         resume: go on from a state file.
         command: for the results.
@@ -79,7 +79,7 @@ class Request:
     memory: int | None
     shuffle: str
     device: torch.device
-    amp: str
+    fit_dtype: str
     low_shot: bool
     resume: bool
     command: str
@@ -95,7 +95,7 @@ class Request:
             memory=settings.memory,
             shuffle=check_shuffle(settings.shuffle),
             device=check_device(settings.device),
-            amp=settings.fit_dtype,
+            fit_dtype=settings.fit_dtype,
             low_shot=settings.shots is not None or settings.fraction is not None,
             resume=False,
             command=settings.command if settings.command is not None else shlex.join(sys.argv),
@@ -125,7 +125,6 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         trained,
         seeds=seeds,
         split=request.split,
-        amp=request.amp,
         run_seed=run_seed,
     )
     check_norms({label: probe.pooling for label, probe in trained.items()})
@@ -181,7 +180,7 @@ def repetition(
             task.num_outputs(store.classes),
             run_seed,
             request.device,
-            DTYPES[request.amp],
+            DTYPES[request.fit_dtype],
             checkpoint,
             progress,
             task,
@@ -196,7 +195,7 @@ def repetition(
             grids=grids_of(context, trained, len(store["train"])),
             seeds=list(seeds),
             split=request.split,
-            amp=request.amp,
+            amp=request.fit_dtype,
             run_seed=run_seed,
             shuffle=request.shuffle,
             device=str(request.device).partition(":")[0],
@@ -311,7 +310,7 @@ def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) 
         "whitening": protocol.whitening,
         "shuffle": context.shuffle.by,
         **({"buffer_images": context.shuffle.buffer} if context.shuffle.buffer else {}),
-        "dtype": str(context.amp).removeprefix("torch."),
+        "dtype": str(context.dtype).removeprefix("torch."),
         **where,
     }
 

@@ -89,7 +89,7 @@ def run_protocol(
         only: Iterable[str] = labels,
     ) -> Feed:
         mine = {inputs[label] for label in only}
-        return Feed(of, rows, mine, context.device, context.amp, context.shuffle, views)
+        return Feed(of, rows, mine, context.device, context.dtype, context.shuffle, views)
 
     everything = np.arange(len(train))
     reported = feed(test, np.arange(len(test)), only=inputs)

@@ -92,7 +92,7 @@ def step_memory(
     computed += max((passing for _, passing in parts.values()), default=0)
     return StepMemory(
         fixed=FIXED * parameters + (LOAD_BYTES if _read(inputs) else 0),
-        per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, context.amp.itemsize),
+        per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, context.dtype.itemsize),
         images=images,
         before=_before(inputs, context, images),
     )

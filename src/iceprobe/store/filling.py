@@ -19,6 +19,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.processes import world
+from iceprobe.settings import Policy
 from iceprobe.store.destinations import Destination
 from iceprobe.store.format import Manifest, ShardRecord, shard_file
 from iceprobe.store.layout import chosen_rows
@@ -26,7 +27,7 @@ from iceprobe.store.noted import noted
 from iceprobe.store.pipeline import Extracted, Progress, extracted_batches
 from iceprobe.store.shard_records import collect_records
 from iceprobe.store.shard_writer import ShardWriter
-from iceprobe.store.work import OnBadImage, plan_work
+from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -41,7 +42,7 @@ def fill(
     dataset: Dataset,
     device: torch.device,
     workers: int,
-    on_bad_image: OnBadImage,
+    on_bad_image: Policy,
     progress: Progress,
     *,
     only: tuple[str, int] | None = None,

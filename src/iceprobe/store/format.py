@@ -32,20 +32,17 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.trust import plain_name
 from iceprobe.machine.object_storage import RemotePath
+from iceprobe.settings import SHARD_IMAGES, Dtype, Strength, TokenDtype
 from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 FORMAT_VERSION = 2
-SHARD_IMAGES = 1024  # a shard, where nobody asks for another number
 MANIFEST = "manifest.json"
 TRAIN = "train"  # the split that may have augmented views
 EVALUATION_VIEW = "evaluation view, without augmentation"
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
-Strength = Literal["paper", "light", "clip"]
 Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
 
 
@@ -57,7 +54,7 @@ class ExtractionSettings(_Record):
     """What the user chose about an extraction, as far as it changes the bytes stored.
 
     Attributes:
-        amp: dtype of the forward pass (autocast below float32).
+        forward_dtype: of the forward pass (autocast below float32); in JSON it is ``amp``.
         tokens: dtype stored; of ``int8`` patch tokens with a scale each, prefix tokens in float16.
         patches: whether patch tokens are stored, beside the prefix tokens and the mean.
         batch_size: images a forward pass.
@@ -73,7 +70,7 @@ class ExtractionSettings(_Record):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amp: Dtype = "float32"
+    forward_dtype: Dtype = "float32"
     tokens: TokenDtype = "float16"
     patches: bool = True
     batch_size: int = 64
@@ -87,17 +84,21 @@ class ExtractionSettings(_Record):
     @model_validator(mode="before")
     @classmethod
     def _from_json(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict) or not isinstance(views := fields.get("views"), int):
+        if not isinstance(fields, dict):
             return fields
-        rest = {key: value for key, value in fields.items() if key != "views"}
-        return rest | {"augmented_views": views - 1}
+        found = {"forward_dtype" if key == "amp" else key: value for key, value in fields.items()}
+        if isinstance(views := found.get("views"), int):
+            del found["views"]
+            found["augmented_views"] = views - 1
+        return found
 
     @model_serializer(mode="wrap")
     def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return dict(
-            ("views", 1 + value) if key == "augmented_views" else (key, value)
+        names = {"augmented_views": "views", "forward_dtype": "amp"}
+        return {
+            names.get(key, key): 1 + value if key == "augmented_views" else value
             for key, value in serialise(self).items()
-        )
+        }
 
     def views_of(self, split: str) -> int:
         """Views stored of each image of ``split``, the evaluation view among them."""

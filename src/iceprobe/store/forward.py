@@ -23,9 +23,9 @@ FLAGS: Layout = {
 }
 
 
-def autocast(device: torch.device, amp: str) -> torch.autocast:
-    """Autocast to ``amp``, which ``float32`` switches off."""
-    dtype = DTYPES[amp]
+def autocast(device: torch.device, name: str) -> torch.autocast:
+    """Autocast to the dtype called ``name``, which ``float32`` switches off."""
+    dtype = DTYPES[name]
     return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
@@ -47,7 +47,7 @@ def forward(
         IceprobeError: if the batch doesn't fit into the memory of the device.
     """
     try:
-        with torch.no_grad(), autocast(device, settings.amp):
+        with torch.no_grad(), autocast(device, settings.forward_dtype):
             layers = backbone.forward_layers(images.to(device, non_blocking=True))
         with torch.no_grad():
             return [_as_stored(tokens, settings) for tokens in layers]
@@ -134,9 +134,9 @@ def _not_finite(name: str, settings: ExtractionSettings, overflow: bool) -> str:
         return (
             f"tokens of image {name!r} are too large for {dtype}: store them with tokens=bfloat16"
         )
-    if settings.amp != "float32":
+    if settings.forward_dtype != "float32":
         return (
-            f"tokens of image {name!r} are not finite in a {settings.amp} forward pass: "
-            "use amp=float32"
+            f"tokens of image {name!r} are not finite in a {settings.forward_dtype} forward pass: "
+            "use forward_dtype=float32"
         )
     return f"tokens of image {name!r} are not finite: check that image and the backbone's weights"

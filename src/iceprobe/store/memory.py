@@ -11,7 +11,7 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.settings import ExtractCall
+from iceprobe.settings import ExtractCall, Policy
 from iceprobe.store.format import TRAIN, Manifest, ShardRecord
 from iceprobe.store.layout import chosen_rows, split_layout
 from iceprobe.store.noted import log_file_assumptions, noted
@@ -19,7 +19,7 @@ from iceprobe.store.pipeline import Progress, extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
-from iceprobe.store.work import OnBadImage, plan_work
+from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -88,7 +88,7 @@ def _extract_split(
     name: str,
     device: torch.device,
     workers: int,
-    on_bad_image: OnBadImage,
+    on_bad_image: Policy,
     progress: Progress,
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.pixels import Seen
+from iceprobe.settings import Policy
 from iceprobe.store.decoded_images import ImageDecoder, decoded_images
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.forward import FLAGS, check_finite, empty_batch, forward, rounding_share
 from iceprobe.store.noted import NAMED
-from iceprobe.store.work import Decoded, OnBadImage, Work
+from iceprobe.store.work import Decoded, Work
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -72,7 +73,7 @@ def extracted_batches(
     settings: ExtractionSettings,
     device: torch.device,
     workers: int,
-    on_bad_image: OnBadImage,
+    on_bad_image: Policy,
     log_skipped: bool = True,
 ) -> Generator[Extracted, None, None]:
     """Run ``work`` in order.

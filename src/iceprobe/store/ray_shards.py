@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from iceprobe.backbones.base import Backbone
     from iceprobe.datasets.base import Dataset
+    from iceprobe.settings import Policy
     from iceprobe.store.pipeline import Progress
-    from iceprobe.store.work import OnBadImage
 
 RETRIES = 5  # of a task whose worker or node dies
 AHEAD = 4  # tasks submitted a processor of the cluster
@@ -161,7 +161,7 @@ class ExtractionJob:
     folder: str
     device: str
     workers: int
-    on_bad_image: "OnBadImage"
+    on_bad_image: "Policy"
 
 
 def fill_on_ray(
@@ -170,7 +170,7 @@ def fill_on_ray(
     dataset: "Dataset",
     device: "torch.device",
     workers: int,
-    on_bad_image: "OnBadImage",
+    on_bad_image: "Policy",
     progress: "Progress",
 ) -> None:
     """As :func:`iceprobe.store.filling.fill`, with a Ray task for each shard.

@@ -47,7 +47,7 @@ def make_settings(asked: Extraction, device: str) -> ExtractionSettings:
             f"augmentation={augmentation} without augmented views: give views as well, --views 4"
         )
     return ExtractionSettings(
-        amp=asked.forward_dtype,
+        forward_dtype=asked.forward_dtype,
         tokens=asked.tokens,
         patches=asked.patches,
         batch_size=asked.forward_batch_size,

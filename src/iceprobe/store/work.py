@@ -1,15 +1,12 @@
 """One forward pass: which rows of a split it takes, and the images that they became."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from iceprobe.datasets.pixels import Seen
 from iceprobe.store.format import ExtractionSettings
-
-OnBadImage = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from iceprobe.machine.folder_lock import exclusive, sweep
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
-from iceprobe.settings import ExtractCall
+from iceprobe.settings import ExtractCall, Policy
 from iceprobe.store.destinations import Destination, check_origin, find_destinations
 from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, read_manifest, write_manifest
@@ -27,7 +27,6 @@ from iceprobe.store.reader import Store, corrupt_shards
 from iceprobe.store.recorded_data import recorded_dataset
 from iceprobe.store.request import as_backbone, check_policy, choose_device, describe, make_settings
 from iceprobe.store.shard_records import remove_folder
-from iceprobe.store.work import OnBadImage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,7 +142,7 @@ def repair(
     *,
     device: str | torch.device | None = None,
     workers: int = 0,
-    on_bad_image: OnBadImage | None = None,
+    on_bad_image: Policy | None = None,
     trust: bool = False,
     progress: ProgressCallback | bool | None = None,
 ) -> list[str]:
@@ -185,13 +184,13 @@ def _repaired(
     dataset: Dataset | None,
     device: str | torch.device | None,
     workers: int,
-    on_bad_image: OnBadImage | None,
+    on_bad_image: Policy | None,
     trust: bool,
     progress: Progress,
 ) -> list[str]:
     manifest = read_manifest(path)
     skip = any(shard.skipped for split in manifest.splits.values() for shard in split.shards)
-    policy: OnBadImage = on_bad_image or ("skip" if skip else "fail")
+    policy: Policy = on_bad_image or ("skip" if skip else "fail")
     check_policy(policy)
     target = choose_device(device or manifest.settings.device)
     if backbone is None:
