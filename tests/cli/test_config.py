@@ -8,7 +8,7 @@ import yaml
 from iceprobe.cli.config import differences, readable_name, resolve, to_yaml
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.quantities import parse_bytes
-from iceprobe.settings import Run, StoreRun
+from iceprobe.settings import AdaptRun, Run, SegmentRun, StoreRun
 
 GIVEN = {"backbone": "timm:vit_tiny_patch16_224?layer=-2", "data": "folder:/data/my birds"}
 
@@ -96,3 +96,34 @@ def test_the_dtype_of_training_is_an_option_of_its_own(tmp_path):
     assert resolve(Run, GIVEN | {"fit_dtype": "float32"}).output == resolve(Run, GIVEN).output
     assert config.output != resolve(Run, GIVEN).output
     assert "fit_dtype" not in to_yaml(resolve(Run, GIVEN))
+
+
+ONE = {"backbone": "bundled:mae-tiny", "data": "bundled:fashion"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "name"),
+    [
+        (AdaptRun, ONE, "mae-tiny-fashion-adapt-d54d64"),
+        (AdaptRun, ONE | {"amp": "bfloat16", "epochs": 3, "learning_rates": "1e-3,1e-2",
+                          "checkpointing": True, "limit": 50}, "mae-tiny-fashion-adapt-ed1e49"),
+        (SegmentRun, ONE, "mae-tiny-fashion-segment-b51fa1"),
+        (SegmentRun, ONE | {"amp": "bfloat16", "tokens": "int8", "memory": "2GB",
+                            "forward_batch_size": 8}, "mae-tiny-fashion-segment-0a88c4"),
+        (Run, ONE, "mae-tiny-fashion-heldout-48724f"),
+        (Run, ONE | {"views": 2, "augmentation": "light", "amp": "float16", "tokens": "int8",
+                     "shots": "1,5", "memory": "1GB", "workers": 2},
+         "mae-tiny-fashion-heldout-14222c"),
+        (Run, ONE | {"live": True, "augmentation": "none", "forward_batch_size": 8, "engine": "ray",
+                     "coordinates": "raw", "halving": True, "min_steps": 0},
+         "mae-tiny-fashion-heldout-8f4437"),
+        (Run, {"backbone": ["a:b", "c:d"], "data": ["e:f"], "layers": "all", "fraction": "0.1,0.5",
+               "budget": "200k", "device": "cpu", "on_bad_image": "skip"},
+         "b-and-1-more-f-heldout-6c4ba0"),
+        (StoreRun, {"store": "features/x", "shuffle": "rows", "protocol": "paper", "replicates": 2,
+                    "weight_decays": "0,1e-3", "batch_size": 32}, "x-paper-fae955"),
+    ],
+)  # fmt: skip
+def test_runs_are_named_as_the_version_before_named_them(model, options, name):
+    """So that the same command finds its folder again; names seen of commit 824673d."""
+    assert resolve(model, options).output == Path("runs") / name
