@@ -327,6 +327,7 @@ def tiny(tmp_path, monkeypatch):
     return look(asked).model_copy(update={"settings": few, "reason": "so it is", "caveat": "twins"})
 
 
+@pytest.mark.slow
 def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
     entry = run.judge(tiny, Runs(tmp_path / "runs", [tiny]))
     assert entry["verdict"] == "fails"  # 1 − cos of two maps is never above 1

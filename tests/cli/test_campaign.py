@@ -40,6 +40,7 @@ def test_two_backbones_and_three_draws_are_six_runs_and_one_report(iceprobe, ima
     assert "complete already" in again.out
 
 
+@pytest.mark.slow
 def test_a_campaign_that_was_stopped_goes_on_with_what_is_missing(iceprobe, images, tmp_path):
     asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", "--shots", "2,4", *QUICK]
     assert iceprobe("run", *asked, "--output", "c").code == 0
@@ -163,6 +164,7 @@ def test_a_campaign_does_not_take_up_cells_of_other_images(iceprobe, tmp_path):
     assert "features have changed" in ended.err
 
 
+@pytest.mark.slow
 def test_campaigns_are_compared_cell_by_cell(iceprobe, images):
     asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", *QUICK]
     assert iceprobe("run", *asked, "--shots", "2,4", "--output", "a").code == 0

@@ -101,7 +101,11 @@ VARYING = (("tour.md", ""), ("probes.md", "iceprobe.probe("))
 SLOW = {
     "adaptation.md",
     "asking.md",
+    "backbones.md",
+    "choosing.md",
     "cluster.md",
+    "data.md",
+    "index.md",
     "measurements.md",
     "probes.md",
     "report.md",

@@ -88,7 +88,9 @@ def test_one_shot_selects_nothing_and_says_so(store, tmp_path):
         assert result.settings_tried == 1
 
 
-@pytest.mark.parametrize("calls", [5, 40, 70])
+@pytest.mark.parametrize(
+    "calls", [pytest.param(5, marks=pytest.mark.slow), 40, pytest.param(70, marks=pytest.mark.slow)]
+)
 def test_killed_replicates_end_as_ones_that_were_not(store, tmp_path, monkeypatch, calls):
     monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     ask = dict(probes=["linear", "ep4"], replicates=3, **{**QUICK, "learning_rates": [1e-2]})

@@ -24,9 +24,8 @@ def killed(folder: Path, *arguments: str) -> dict[str, dict]:
     return told
 
 
-@pytest.mark.parametrize(
-    "store", ["store", pytest.param("store-int8-views", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["store", "store-int8-views"])
 def test_an_extraction_killed_anywhere(tmp_path, store):
     """Every point, from nothing written over half-written shards to everything done."""
     one = killed(tmp_path, "--all", store)[store]
