@@ -8,8 +8,7 @@ batch that is ready, in the same precision and batch size. Beside it stands the 
 seconds: on a processor, which the forward pass keeps busy, it is what is left of the speed when
 nothing can be overlapped, and it doesn't suffer from what else the machine does.
 
-Memory: peak anonymous memory (RssAnon, sampled every 5 ms; page cache doesn't count) of two fresh
-processes that extract n and 10 n images.
+Memory: peak memory in use (`measuring.PeakMemory`; page cache doesn't count) of two fresh processes that extract n and 10 n images.
 """
 
 import json
@@ -22,7 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from measuring import Figure, anonymous_bytes, interleaved, run_alone, sampled_peak, synchronise
+from measuring import Figure, PeakMemory, interleaved, run_alone, synchronise
 
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
@@ -106,7 +105,7 @@ def speed(name: str, device: torch.device, rounds: int | None) -> Figure:
 
 
 def memory() -> Figure:
-    """Peak anonymous memory above that of the loaded process, for n and 10 n images."""
+    """Peak memory in use above that of the loaded process, for n and 10 n images."""
     peaks = []
     for images in (MEMORY_IMAGES, 10 * MEMORY_IMAGES):
         command = [sys.executable, __file__, "--memory-of", str(images)]
@@ -125,7 +124,7 @@ def memory() -> Figure:
 
 
 def memory_of(images: int) -> None:
-    """In a process of its own: extract and print anonymous MB before and at the peak."""
+    """In a process of its own: extract and print MB in use before and at the peak."""
     backbone = load("mae-tiny")
     dataset = make_dataset(1, 56)
     split = dataset.splits["train"]
@@ -134,11 +133,9 @@ def memory_of(images: int) -> None:
     split.labels, split.names = np.zeros(images, np.int64), [""] * images
     split.fingerprint = lambda: "noise"  # type: ignore[method-assign]  # hashing would copy them
 
-    def work() -> None:
-        with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
-            extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
-
-    print(json.dumps([number / 1e6 for number in sampled_peak(anonymous_bytes, work)]))
+    with tempfile.TemporaryDirectory(prefix="iceprobe-") as root, PeakMemory() as used:
+        extract(backbone, dataset, root, shard_images=MEMORY_SHARD, device="cpu")
+    print(json.dumps([used.before / 1e6, used.peak / 1e6]))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ import sys
 import torch
 import torch.nn.functional as F
 from machine import yardsticks
-from measuring import Figure, anonymous_bytes, interleaved, run_alone, sampled_peak, timed
+from measuring import Figure, PeakMemory, interleaved, run_alone, timed
 from plan import off
 
-from iceprobe.neighbours import nearest, plan_search
+from iceprobe.cost.search import plan_search
+from iceprobe.neighbours import nearest
 from iceprobe.neighbours.search import BANK, QUERIES
 
 TRAIN, TEST, D, K = 60_000, 5_000, 768, 200
@@ -105,8 +106,9 @@ def memory_of(bank: int) -> None:
     """In a process of its own: print the bytes that a search adds at most."""
     train, queries = torch.randn(bank, D), torch.randn(2 * QUERIES, D)
     queries @ queries.T  # what the first product sets up isn't the search's
-    before, peak = sampled_peak(anonymous_bytes, lambda: nearest(queries, train, K))
-    print(peak - before)
+    with PeakMemory() as used:
+        nearest(queries, train, K)
+    print(used.peak - used.before)
 
 
 def planned() -> Figure:

@@ -8,10 +8,10 @@ moment. The spread is that of the ratio within single rounds: its lower and uppe
 """
 
 import argparse
+import ctypes
 import json
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iceprobe.machine.allocator import keep_freed_memory
 
@@ -133,32 +134,42 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def sampled_peak(count: Callable[[], int], work: Callable[[], object]) -> tuple[int, int]:
-    """What ``count`` says before ``work`` and at its peak, sampled every 2 ms."""
-    before = peak = count()
-    stop = threading.Event()
+class _MallInfo2(ctypes.Structure):
+    """Of glibc (malloc.h): bytes in use are those of small blocks and those mapped by themselves."""
 
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.002):
-            peak = max(peak, count())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        work()
-    finally:
-        stop.set()
-        watcher.join()
-    return before, peak
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
 
 
-def anonymous_bytes() -> int:
-    """Anonymous memory of this process (RssAnon: page cache doesn't count)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system doesn't tell anonymous memory (/proc/self/status)")
+def memory_in_use() -> int:
+    """Bytes that tensors, arrays and libraries of this process hold of glibc's allocator, in all threads.
+
+    What the allocator keeps of the system's memory beside is more, and varies by chance.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        raise RuntimeError("this system doesn't tell memory in use (glibc 2.33 does)")
+    libc.mallinfo2.restype = _MallInfo2
+    found = libc.mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Within its block: memory in use at the start and at most, ``before`` and ``peak`` in bytes.
+
+    It is read after every operation of torch in the thread that entered the block, backward passes
+    included: no moment is missed because the machine is busy.
+    """
+
+    def __enter__(self) -> "PeakMemory":
+        self.before = self.peak = memory_in_use()
+        super().__enter__()
+        return self
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = operation(*args, **(kwargs or {}))
+        self.peak = max(self.peak, memory_in_use())
+        return made
 
 
 def run_alone(measure: Measure, description: str) -> None:

@@ -1,6 +1,6 @@
-"""Peak anonymous memory of a streamed fit as the data set grows ten-fold.
+"""Peak memory in use of a streamed fit as the data set grows ten-fold.
 
-    python benchmarks/streamed_memory.py [--rounds 3]
+    python benchmarks/streamed_memory.py
 
 Two stores of random tokens are written, of 2,000 and of 20,000 images, and the same probes are fitted
 on each under the same ``memory``, in a process of its own: `ep4` on patch tokens and `linear` on
@@ -8,7 +8,6 @@ their mean. The target: within 10%.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import Figure, anonymous_bytes, quartiles, run_alone, sampled_peak
+from measuring import Figure, PeakMemory, run_alone
 from torch import Tensor, nn
 
 import iceprobe
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.machine.allocator import keep_freed_memory
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
 
@@ -67,7 +65,7 @@ def make_store(images: int, num_tokens: int, dim: int, root: str) -> Path:
 
 
 def peaks(images: int, memory: int = MEMORY) -> tuple[int, int]:
-    """Anonymous bytes before and at the peak of a fit on ``images``, in a new process."""
+    """Bytes in use before and at the peak of a fit on ``images``, in a new process."""
     with tempfile.TemporaryDirectory(prefix="iceprobe-") as root:
         store = make_store(images, NUM_TOKENS, DIM, root)
         done = subprocess.run(
@@ -98,17 +96,15 @@ def fit(path: Path, memory: int) -> None:
 
 
 def measure(device: torch.device, rounds: int | None) -> list[Figure]:
-    """Three rounds unless told otherwise: where the allocator finds room, a peak varies by 60 MB."""
-    found = [(peaks(IMAGES), peaks(10 * IMAGES)) for _ in range(rounds or 3)]
-    ratios = [large[1] / small[1] for small, large in found]
-    (before, small), (_, large) = found[0]
+    """Once, whatever is asked for: bytes in use don't vary."""
+    (before, small), (_, large) = peaks(IMAGES), peaks(10 * IMAGES)
     return [
         Figure(
             name="streamed fit, ten times the images",
-            what="peak anonymous memory, 20,000 images / 2,000",
+            what="peak memory in use, 20,000 images / 2,000",
             device="cpu",
-            value=statistics.median(ratios),
-            spread=quartiles(ratios),
+            value=large / small,
+            spread=(large / small, large / small),
             at_most=1.1,
             bound=1.0,
             bounded_by="the same memory",
@@ -124,8 +120,9 @@ def measure(device: torch.device, rounds: int | None) -> list[Figure]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--fit"]:
-        keep_freed_memory()
         _, path, memory = sys.argv[1:]
-        print(json.dumps(sampled_peak(anonymous_bytes, lambda: fit(Path(path), int(memory)))))
+        with PeakMemory() as used:
+            fit(Path(path), int(memory))
+        print(json.dumps([used.before, used.peak]))
     else:
         run_alone(measure, __doc__)

@@ -49,6 +49,11 @@ class Node:
             stderr=subprocess.DEVNULL,
         )
 
+    def at_work(self) -> bool:
+        """Whether one of its workers has a task: Ray names the process by it."""
+        named = [one.cmdline() for one in self._process.children(recursive=True)]
+        return any(name and name[0].startswith("ray::") and "IDLE" not in name[0] for name in named)
+
     def kill(self) -> None:
         """As a machine dies: every process at once."""
         if not self._process.is_running():
@@ -112,17 +117,19 @@ def test_a_killed_node_costs_its_shards_and_not_the_run(cluster, tmp_path, icepr
     dataset = library.load_dataset("bundled:fashion")
     torch.set_num_threads(1)
     whole = library.extract(backbone, dataset, tmp_path / "whole", **SMALL)
-    seen = []
+    seen, killed = [], []
 
     def kill_once(stage, done, total):
         seen.append(done)
-        if len(seen) == 3:
+        if not killed and cluster.at_work():
+            killed.append(done)
             cluster.kill()
 
     again = library.extract(
         backbone, dataset, tmp_path / "ray", engine="ray", progress=kill_once, **SMALL
     )
     assert len(seen) == 16  # every shard was told of once
+    assert killed  # while it wrote a shard
     assert content(again.path) == content(whole.path)
     until = time.monotonic() + 60  # the head hears of it when a heartbeat stays out
     while sum(node["Alive"] for node in ray.nodes()) > 1 and time.monotonic() < until:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import iceprobe
 from iceprobe.cli.app import GROUPS
@@ -47,6 +48,7 @@ def test_earlier_spellings_are_taken() -> None:
     assert (features, call.forward_batch_size, call.forward_dtype) == ("stores", 8, "float16")
     both = ProbeCall(amp="bfloat16")  # of both, as it always was
     assert (both.forward_dtype, both.fit_dtype) == ("bfloat16", "bfloat16")
+    assert fit("s", device=torch.device("cuda", 1))[2].device == "cuda:1"
 
 
 def test_numbers_of_numpy_and_whole_floats_are_numbers() -> None:

@@ -1,6 +1,7 @@
 """Linear probes under `heldout`: at their optimum, as an ordinary module, for all seeds at once."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,19 @@ def test_replicates_draw_folds_anew(store, tmp_path):
     (result,) = iceprobe.fit(store, ["linear"], output=tmp_path / "run", replicates=2)
     assert (result.seeds, result.variance) == ([0, 1], "replicates")
     assert len(result.top1.values) == 2
+    predictions = result.predictions()
+    assert (predictions.logits().values.argmax(-1) == predictions.predicted).all()
+    assert [path.name for path in result.run.glob("predictions*")] == ["predictions.safetensors"]
+    kept = predictions.logits().values.ctypes.data  # in the file, not in memory
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (file,) = [line for line in maps if kept in _range(line)]
+    assert file.endswith("predictions.safetensors")
+
+
+def _range(line: str) -> range:
+    """Of addresses, of a line of Linux's list of mappings."""
+    begin, end = line.split()[0].split("-")
+    return range(int(begin, 16), int(end, 16))
 
 
 def test_an_optimum_that_isn_t_reached_is_told(store, tmp_path, monkeypatch, caplog):

@@ -2,10 +2,9 @@
 
 Run by ``test_kill_points.py`` as a process of its own: it imports everything once and forks before
 torch has started a thread, so a point costs a command and no imports. By hand, every point of every
-command, or fifty signals at random moments:
+command:
 
     python -m tests.robustness.kill_worker FOLDER --all [--kill] [--from N] [--every K] [COMMAND …]
-    python -m tests.robustness.kill_worker FOLDER --signals 50 [COMMAND …]
 
 A kill leaves what was on the disk. One undisturbed process puts that aside at each of its points,
 so that a point costs the second command alone; --kill kills a process of its own at each.
@@ -27,7 +26,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,7 +46,6 @@ FIT = ["--seeds", "1", "--epochs", "1", "--learning-rates", "1e-2,1e-1", "--devi
 DATA = ["--data", "folder:images"]
 RUN = ["run", "--backbone", BACKBONE, *DATA, *FIT, "--probe", "knn", "--probe", "ep4"]
 VIT = BACKBONE.replace(":build?", ":build_vit?")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def commanded(*words: str) -> Callable[[], None]:
@@ -62,7 +59,7 @@ def commanded(*words: str) -> Callable[[], None]:
 def fitted() -> None:
     (store,) = Path("features").iterdir()
     found = iceprobe.fit(
-        iceprobe.Store.open(store), ["knn", "linear", "ep4"], seeds=1, epochs=1,
+        iceprobe.Store.open(store), ["knn", "linear", "ep4"], replicates=2, epochs=1,
         learning_rates=[1e-2, 1e-1], device="cpu", output="runs/python",
     )  # fmt: skip
     assert [result.probe for result in found] == ["knn", "linear", "ep4"]
@@ -160,7 +157,6 @@ class Ended:
     code: int
     said: str
     points: list[str]
-    seconds: float
 
 
 def ended(
@@ -169,30 +165,24 @@ def ended(
     *,
     fatal: int | None = None,
     keep: Path | None = None,
-    stop: tuple[signal.Signals, float] | None = None,
 ) -> Ended:
     """Call in a fork, with ``folder`` as the working folder."""
     read, write = os.pipe()
-    begin = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(read)
         _child(folder, call, Points(folder, fatal, keep), write)
     os.close(write)
-    if stop is not None:
-        time.sleep(stop[1])
-        os.kill(child, stop[0])  # which is there until it is waited for
     with os.fdopen(read) as pipe:
         told = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    seconds = time.monotonic() - begin
     passed, modules = json.loads(told) if code == 0 else ([], [])
     for name in modules:  # imported here once, they are there in every fork from now on
         if name not in sys.modules and not name.startswith("onnxruntime"):  # it starts a thread
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     said = (folder.parent / "err").read_text().strip()
-    return Ended(code, said, passed, seconds)
+    return Ended(code, said, passed)
 
 
 def _child(folder: Path, call: Callable[[], None], points: Points, write: int) -> None:
@@ -246,15 +236,9 @@ def chosen(
     name: str, whole: Ended, kept: dict[int, Path], given: argparse.Namespace
 ) -> Iterator[tuple[str, dict]]:
     """The interruptions, in words, with the files that one left or how `ended` makes it."""
-    chance = random.Random(None if given.signals else f"{name} 1")
-    for n in range(given.signals):
-        stop = SIGNALS[n % len(SIGNALS)], chance.uniform(0, whole.seconds)
-        yield f"{stop[0].name} after {stop[1]:.3f} s", {"stop": stop}
-    if given.signals:
-        return
     numbers = [n for n in sorted(kept) if n >= given.first][:: given.every]
     if not given.all and given.points < len(numbers):
-        numbers = sorted(chance.sample(numbers, given.points))
+        numbers = sorted(random.Random(f"{name} 1").sample(numbers, given.points))
     for n in numbers:
         yield f"{n} {whole.points[n]}", {"fatal": n} if given.kill else {"left": kept[n]}
 
@@ -268,18 +252,14 @@ def tried(name: str, root: Path, given: argparse.Namespace) -> dict[str, object]
         assert before.code == 0, before.said
     work = root / "work"  # always here: results name their store by its path
     shutil.copytree(base, work)
-    aside = None if given.signals else root / "kept"
+    aside = root / "kept"
     whole = ended(work, scenario.command, keep=aside)
     assert whole.code == 0, whole.said
     gc.freeze()  # a collection in a fork would copy every page that it looks at
     expected = content(work)
     shutil.move(work, root / "whole")
-    if given.signals:  # how long it takes when nothing is left to import
-        shutil.copytree(base, work)
-        whole = ended(work, scenario.command)
-        shutil.rmtree(work)
     stops, otherwise, left = [], [], []
-    kept = {int(path.name): path for path in (aside.iterdir() if aside else ())}
+    kept = {int(path.name): path for path in aside.iterdir()}
     for what, how in chosen(name, whole, kept, given):
         code = -signal.SIGKILL
         if "left" in how:
@@ -317,7 +297,6 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="every so many-th point")
     parser.add_argument("--points", type=int, default=6, help="tried of each command")
     parser.add_argument("--kill", action="store_true", help="kill at a point: not only its files")
-    parser.add_argument("--signals", type=int, default=0, help="at random moments, not at points")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     # What writes nothing and takes seconds: charts, the estimate before a run, 400 steps at least.

@@ -3,13 +3,10 @@
     python -m tests.robustness.memory_worker FOLDER < cases > taken
 
 Cases are JSON, ``[[probes, options of iceprobe.fit], …]``; what is taken is ``[[promised, taken], …]``.
-Counted is what tensors, arrays and libraries hold of the C library's allocator. What that keeps of the
-system's memory beside is up to 10 MB more, and depends on how threads take turns. The peak is sampled
-and short, and a busy machine misses it: the most of ``RUNS`` fits is taken, after one that doesn't
-count, since what torch's libraries take the first time, they keep.
+The peak of memory in use is read after every operation of torch (`benchmarks/measuring.py`). A first fit
+doesn't count: what torch's libraries take the first time, they keep.
 """
 
-import ctypes
 import json
 import logging
 import re
@@ -29,9 +26,8 @@ from iceprobe.store import Store
 from iceprobe.tokens import Tokens
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from measuring import sampled_peak
+from measuring import PeakMemory
 
-RUNS = 3
 IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
 SMALL = {"seeds": 1, "epochs": 1, "learning_rates": [1e-2], "device": "cpu", "progress": False}
 
@@ -69,31 +65,14 @@ class Said(logging.Handler):
             self.least = int(found[1].replace(",", "")) * 10**6
 
 
-class MallInfo2(ctypes.Structure):
-    """Of glibc (malloc.h): bytes in use are those of small blocks and those mapped by themselves."""
-
-    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
-
-
-def in_use() -> int:
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = MallInfo2
-    found = libc.mallinfo2()
-    return found.uordblks + found.hblkhd
-
-
 def taken(store: Store, output: Path, probes: list[str], options: dict) -> tuple[int, int]:
-    said, most = Said(), 0
+    said = Said()
     logging.getLogger("iceprobe").addHandler(said)
-    for run in range(1 + RUNS):
-        before, peak = sampled_peak(
-            in_use,
-            lambda to=output / f"{run}": iceprobe.fit(store, probes, output=to, **SMALL | options),
-        )
-        most = max(most, peak - before) if run else 0
+    for run in ("first", "counted"):
+        with PeakMemory() as used:
+            iceprobe.fit(store, probes, output=output / run, **SMALL | options)
     logging.getLogger("iceprobe").removeHandler(said)
-    return said.least or options["memory"], most
+    return said.least or options["memory"], used.peak - used.before
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """What is kept of classes: predictions of the logits as they are, and the logits rounded."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
-from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
+from iceprobe.results.predictions import Logits, Predictions, read_predictions, write_predictions
 from iceprobe.tasks.classification import KEPT, MANY, Classification
 from iceprobe.tasks.records import Arrays, joined, of_members
 
@@ -87,6 +89,30 @@ def test_logits_are_in_the_file_of_predictions_and_older_files_have_none(tmp_pat
     assert before.logits() is None
     assert Predictions.joined([before, made]).logits() is None
     np.testing.assert_array_equal(before.predicted, made.predicted)
+
+
+def test_predictions_are_written_part_by_part_as_the_library_writes_them_at_once(tmp_path):
+    """Logits of a run are GBs: neither the parts of all replicates nor the file are ever in memory."""
+    path, rows, megabyte = tmp_path / "predictions.safetensors", 250, 2**20
+    labels = np.arange(rows)
+    parts = []
+    for seed in range(3):
+        values = torch.randn(1, rows, MANY, generator=torch.Generator().manual_seed(seed)).numpy()
+        one = Predictions(
+            labels, values.argmax(-1).astype("int32"), outputs=[Logits(values.astype("float16"))]
+        )
+        write_predictions(tmp_path / f"{seed}", {"ep4": one})
+        parts.append(read_predictions(tmp_path / f"{seed}", "ep4", fresh=True))
+    tracemalloc.start()
+    write_predictions(path, {"ep4": Predictions.joined(parts)})
+    assert tracemalloc.get_traced_memory()[1] < megabyte / 4  # of 3 MB
+    tracemalloc.stop()
+    whole = {
+        "labels": labels,
+        "ep4/predicted": np.concatenate([one.predicted for one in parts]),
+        "ep4/logits": np.concatenate([one.logits().values for one in parts]),
+    }
+    assert path.read_bytes() == save(whole)
 
 
 def test_a_prediction_reads_as_classes_with_their_probabilities():

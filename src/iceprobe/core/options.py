@@ -75,8 +75,11 @@ def options_of(model: type[Settings]) -> dict[str, Option]:
 
 
 def renamed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the spellings of earlier versions replaced by today's."""
-    return {model.EARLIER.get(key, key): value for key, value in values.items()}
+    """``values`` in today's spelling: names of earlier versions, and a ``torch.device``, which is a text here."""
+    found = {model.EARLIER.get(key, key): value for key, value in values.items()}
+    if type(found.get("device")).__module__ == "torch":
+        found["device"] = str(found["device"])
+    return found
 
 
 def part_of(settings: Settings, model: type[S]) -> S:

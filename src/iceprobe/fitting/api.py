@@ -10,6 +10,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.repetition import Request, check, repetition
-from iceprobe.fitting.run_folder import STATE_FILE, abandon, begin, check_folder, check_there, tidy
+from iceprobe.fitting.run_folder import (
+    PREDICTIONS_FILE,
+    STATE_FILE,
+    abandon,
+    begin,
+    check_folder,
+    check_there,
+    tidy,
+)
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
@@ -36,7 +45,8 @@ from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import write_predictions
+from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
+from iceprobe.results.predictions import read_predictions, write_predictions
 from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files
@@ -111,7 +121,22 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
             raise
         first(lambda: check_there(folder))
         files = first(lambda: write_run(folder, results, rows))
-    return [one.replaced(run=folder, files=each) for one, each in zip(results, files, strict=True)]
+    return [
+        one.replaced(run=folder, files=each)
+        for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
+    ]
+
+
+def _mapped(results: list[FittedResult], path: Path) -> list[FittedResult]:
+    """The results with their predictions as a file has them, which memory then keeps no copy of."""
+    if not path.exists():  # another machine wrote it, on a disk of its own
+        return results
+    return [
+        one.replaced(predictions=read_predictions(path, one.label, fresh=True))
+        if one.predictions() is not None
+        else one
+        for one in results
+    ]
 
 
 def _lock(
@@ -229,6 +254,10 @@ def _fit(
         if r == 0:
             stages = _warning_of_days(stages, view, request, len(views))
         results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
+        if folder is not None and replicates is not None:
+            aside = folder / PREDICTIONS_FILE.format(r)
+            first(partial(_write_predictions, aside, results))
+            results = _mapped(results, aside)
         rounds += results
         rows += more
         for label, members in gone.items():
@@ -317,7 +346,7 @@ def _files(result: FittedResult) -> Files:
     seeds = result.seeds[: len(result.probes or [])]
     return Files(
         probes=[f"probes/{file_name(result.label)}-seed{seed}.safetensors" for seed in seeds],
-        predictions="predictions.safetensors",
+        predictions=PREDICTIONS,
         adapters=result.files.adapters,
     )
 
@@ -335,10 +364,7 @@ def write_run(
         for name, probe in zip(each.probes, result.probes or [], strict=True):
             content = save(probe.state_dict(), metadata={"probe": result.label})
             write_atomically(folder / name, content)
-    write_predictions(
-        folder / "predictions.safetensors",
-        {r.label: p for r in results if (p := r.predictions()) is not None},
-    )
+    _write_predictions(folder / PREDICTIONS, results)
     write_curves(folder, rows)
     files = [each.with_digests(_digests(folder, each)) for each in files]
     write_results(
@@ -346,6 +372,10 @@ def write_run(
     )
     tidy(folder)
     return files
+
+
+def _write_predictions(path: Path, results: Sequence[FittedResult]) -> None:
+    write_predictions(path, {r.label: p for r in results if (p := r.predictions()) is not None})
 
 
 def _digests(folder: Path, files: Files) -> dict[str, Digest]:

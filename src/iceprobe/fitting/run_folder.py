@@ -22,8 +22,14 @@ from iceprobe.results.fitted import FittedResult
 
 REQUEST = "request.json"
 STATE_FILE = "state-{}.safetensors"  # of each replicate
+PREDICTIONS_FILE = "predictions-{}.safetensors"  # likewise
 TRAININGS = "trainings"  # of an adaptation, those that are finished
-_WORKING = ("state-*.safetensors", "state-*.tmp", TRAININGS)  # there while the run isn't finished
+_WORKING = (
+    "state-*.safetensors",
+    "state-*.tmp",
+    "predictions-*.safetensors",
+    TRAININGS,
+)  # there while the run isn't finished
 _SIGNS = {"config.yaml", "log.txt", "adapters", TRAININGS, REQUEST}  # of a run that was stopped
 _RENAMED = {"protocol.looks": "protocol.evaluations"}  # keys of requests of earlier versions
 _MOST = 3  # differences that are named

@@ -1,5 +1,6 @@
 """Files that a reader never sees half-written."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from iceprobe.core.errors import IceprobeError
@@ -19,8 +20,8 @@ def check_replaceable(path: Path, option: str = "output") -> None:
         raise IceprobeError(f"{option} {str(path)!r} is {what}")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that a reader sees the old file or the whole new one, never a part.
+def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write ``content``, whole or in parts, so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
         IceprobeError: if something is there that is no file, such as a device.
@@ -30,7 +31,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None

@@ -122,12 +122,11 @@ def knn(
     truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(TOP, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > TOP else None
-    logits = Arrays(log_votes(*neighbours, classes, best))
     predictions = Predictions(
         truth,
         guesses[None, :, 0].astype(np.int32),
         top5,
-        outputs=Logits(logits.logits, logits.logit_classes, logits.log_sum_exp),
+        outputs=[Logits.of(Arrays(log_votes(*neighbours, classes, best)))],
     )
     reported = selected_score(
         metric.needed_scores(predictions, truth).mean(0), metric.weights(truth)

@@ -13,6 +13,7 @@ and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Of k-NN they are the 
 files have no logits.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +23,27 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from iceprobe.core.checksums import Digest, check_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
 
+FILE_NAME = "predictions.safetensors"
 LOGITS = ("logits", "logit_classes", "log_sum_exp")
+_CODES = {
+    "float16": "F16",
+    "float32": "F32",
+    "int32": "I32",
+    "int64": "I64",
+    "bool": "BOOL",
+    "uint8": "U8",
+}  # of safetensors
 
 
 @dataclass(frozen=True)
 class Logits:
-    """The outputs of one probe, one row a seed.
+    """The outputs of one probe, one row a seed; of a file they are mapped, and take no memory until used.
 
     Attributes:
         values: ``(S, n, C)`` float16, or ``(S, n, 20)`` of the 20 best classes, best first.
@@ -46,33 +55,15 @@ class Logits:
     classes: NDArray[np.int32] | None = None
     log_sum_exp: NDArray[np.float32] | None = None
 
+    @classmethod
+    def of(cls, record: Any) -> Self:
+        """Of what the task recorded (`tasks.records.Arrays`)."""
+        return cls(record.logits, record.logit_classes, record.log_sum_exp)
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """By their names in the file, without the probe's."""
         found = zip(LOGITS, (self.values, self.classes, self.log_sum_exp), strict=True)
         return {name: array for name, array in found if array is not None}
-
-
-@dataclass(frozen=True)
-class StoredLogits:
-    """Logits that stay in their file until they are asked for."""
-
-    path: Path
-    probe: str
-
-    def read(self) -> Logits:
-        """Raises:
-        IceprobeError: if the file can't be read.
-        """
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                keys, names = set(file.keys()), [f"{self.probe}/{name}" for name in LOGITS]
-                values, *others = (file.get_tensor(n) if n in keys else None for n in names)
-                assert values is not None
-        except (SafetensorError, OSError) as error:
-            raise IceprobeError(
-                f"predictions {self.path} can't be read ({error}): fit again"
-            ) from error
-        return Logits(values, *others)
 
 
 @dataclass(frozen=True)
@@ -84,45 +75,41 @@ class Predictions:
         predicted: ``(S, n)`` int32.
         top5: ``(S, n)`` bool, or None with five classes or fewer.
         names: n of the images, or None where they aren't known.
-        outputs: logits in memory or in a file; see :meth:`logits`.
+        outputs: logits of its seeds, in one part or more; see :meth:`logits`.
     """
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int32]
     top5: NDArray[np.bool_] | None = None
     names: Sequence[str] | None = None
-    outputs: Logits | StoredLogits | None = None
+    outputs: Sequence[Logits] = ()
 
     @classmethod
     def of(cls, record: Any, labels: NDArray[np.int64]) -> Self:
         """Of what the task recorded (`tasks.records.Arrays`)."""
-        logits = None
-        if record.logits is not None:
-            logits = Logits(record.logits, record.logit_classes, record.log_sum_exp)
-        return cls(labels, record.predicted, record.top5, outputs=logits)
+        outputs = [Logits.of(record)] if record.logits is not None else []
+        return cls(labels, record.predicted, record.top5, outputs=outputs)
 
     @classmethod
     def joined(cls, parts: "Sequence[Predictions]") -> Self:
         """One of several on the same images, whose seeds follow each other."""
         first = parts[0]
         top5 = [part.top5 for part in parts if part.top5 is not None]
-        outputs = [logits.tensors() for part in parts if (logits := part.logits()) is not None]
-        joined = None
-        if len(outputs) == len(parts):
-            every = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
-            joined = Logits(*(every.get(name) for name in LOGITS))  # type: ignore[arg-type]
-        predicted = np.concatenate([part.predicted for part in parts])
+        every = all(part.outputs for part in parts)
         return cls(
-            first.labels, predicted, np.concatenate(top5) if top5 else None, first.names, joined
+            first.labels,
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate(top5) if top5 else None,
+            first.names,
+            [logits for part in parts for logits in part.outputs] if every else [],
         )
 
     def logits(self) -> Logits | None:
-        """What the probe gave for each image, read from the file if need be; None in older files.
-
-        Raises:
-            IceprobeError: if the file can't be read any more.
-        """
-        return self.outputs.read() if isinstance(self.outputs, StoredLogits) else self.outputs
+        """What the probe gave for each image; None in older files."""
+        if len(self.outputs) < 2:
+            return self.outputs[0] if self.outputs else None
+        tensors = [one.tensors() for one in self.outputs]
+        return Logits(*(np.concatenate([one[name] for one in tensors]) for name in tensors[0]))
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -145,50 +132,84 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
     Raises:
         IceprobeError: if the probes weren't tested on the same images.
     """
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, list[NDArray[Any]]] = {}
     for probe, one in predictions.items():
-        labels = np.ascontiguousarray(one.labels, dtype=np.int64)
-        if not np.array_equal(tensors.setdefault("labels", labels), labels):
+        labels = np.asarray(one.labels, dtype=np.int64)
+        if not np.array_equal(tensors.setdefault("labels", [labels])[0], labels):
             raise IceprobeError(
                 f"probe {probe!r} was tested on other images than the rest: "
                 "write its predictions to another run"
             )
-        tensors[f"{probe}/predicted"] = np.ascontiguousarray(one.predicted, dtype=np.int32)
+        tensors[f"{probe}/predicted"] = [np.asarray(one.predicted, dtype=np.int32)]
         if one.top5 is not None:
-            tensors[f"{probe}/top5"] = np.ascontiguousarray(one.top5, dtype=np.bool_)
-        if (logits := one.logits()) is not None:
-            tensors |= {
-                f"{probe}/{name}": np.ascontiguousarray(array)
-                for name, array in logits.tensors().items()
-            }
+            tensors[f"{probe}/top5"] = [np.asarray(one.top5, dtype=np.bool_)]
+        for logits in one.outputs:
+            for name, array in logits.tensors().items():
+                tensors.setdefault(f"{probe}/{name}", []).append(array)
         if one.names is not None:
             text = json_bytes(json.dumps(list(one.names), ensure_ascii=False))
-            tensors["names"] = np.frombuffer(text, dtype=np.uint8)
-    write_atomically(Path(path), save(tensors))
+            tensors["names"] = [np.frombuffer(text, dtype=np.uint8)]
+    # Wide numbers first, as the library itself writes them: so each tensor is aligned.
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])))
+    parts = itertools.chain.from_iterable(tensors.values())
+    buffers = (np.ascontiguousarray(part).data for part in parts)
+    write_atomically(Path(path), itertools.chain([_header(tensors)], buffers))
 
 
-def read_predictions(path: str | Path, probe: str, digest: Digest | None = None) -> Predictions:
-    """Read the predictions of one probe; logits stay in the file until they are asked for.
+def _header(tensors: Mapping[str, Sequence[NDArray[Any]]]) -> bytes:
+    """Of a safetensors file of these, whose parts follow each other along the first axis.
+
+    The library's own ``save`` wants all of them in memory, joined.
+    """
+    entries, offset = {}, 0
+    for name, parts in tensors.items():
+        begin, offset = offset, offset + sum(part.nbytes for part in parts)
+        shape = [sum(map(len, parts)), *parts[0].shape[1:]]
+        code = _CODES[parts[0].dtype.name]
+        entries[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, offset]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_predictions(
+    path: str | Path, probe: str, digest: Digest | None = None, *, fresh: bool = False
+) -> Predictions:
+    """Read the predictions of one probe.
 
     Args:
         digest: of the file, as ``results.json`` has it.
+        fresh: whether this process has just written the file, which then isn't checked.
 
     Raises:
         IceprobeError: if the file is missing, isn't what was written, or doesn't hold this probe.
     """
     path = Path(path)
     try:
-        check_file(path, digest, "put it back as it was, or fit the run again into another folder")
-        with safe_open(path, framework="numpy") as file:
+        if not fresh:
+            check_file(
+                path, digest, "put it back as it was, or fit the run again into another folder"
+            )
+        with safe_open(path, framework="pt") as file:  # numpy's would read them, not map them
             keys = set(file.keys())
             if not {"labels", f"{probe}/predicted"} <= keys:
                 raise IceprobeError(f"{path} holds no predictions of {probe!r}: fit it again")
-            top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
-            labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
-            names = json.loads(file.get_tensor("names").tobytes()) if "names" in keys else None
+
+            def mapped(name: str) -> Any:
+                return file.get_tensor(name).numpy() if name in keys else None
+
+            labels, predicted = mapped("labels").copy(), mapped(f"{probe}/predicted").copy()
+            top5 = mapped(f"{probe}/top5")
+            names = json.loads(mapped("names").tobytes()) if "names" in keys else None
+            logits = Logits(*(mapped(f"{probe}/{name}") for name in LOGITS))
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    outputs = StoredLogits(path, probe) if f"{probe}/logits" in keys else None
-    return Predictions(labels, predicted, top5, names, outputs)
+    return Predictions(
+        labels,
+        predicted,
+        None if top5 is None else top5.copy(),
+        names,
+        [logits] if f"{probe}/logits" in keys else [],
+    )
