@@ -84,7 +84,7 @@ def main() -> None:
             pairs.append((100 * mine, 100 * scikit_learn(store, rows, arguments.input, seed)))
             decays.append(decay)
         mine, other = ([pair[i] for pair in pairs] for i in (0, 1))
-        told = {
+        row = {
             "size": size,
             "ours": round(statistics.mean(mine), 2),
             "sd": round(statistics.stdev(mine), 2) if len(mine) > 1 else None,
@@ -93,7 +93,7 @@ def main() -> None:
             "difference": round(statistics.mean(a - b for a, b in pairs), 2),
             "decays": decays,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

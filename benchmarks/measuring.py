@@ -186,12 +186,12 @@ def run_alone(measure: Measure, description: str) -> None:
     torch.manual_seed(0)
     figures = measure(device, args.rounds)
     for figure in figures:
-        print(told(figure))
+        print(described(figure))
     if args.json:
         args.json.write_text(json.dumps([figure.row() for figure in figures], indent=1) + "\n")
 
 
-def told(figure: Figure) -> str:
+def described(figure: Figure) -> str:
     """One line for the terminal."""
     low, high = figure.spread
     line = f"{figure.name}: {figure.value:.3g} ({low:.3g} to {high:.3g}) {figure.what}"

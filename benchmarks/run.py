@@ -39,7 +39,7 @@ ON_GPU = ("probe_step", "attend_gpu", "fit_members", "extraction", "knn")
 
 
 def chosen(only: list[str], device: torch.device) -> list[str]:
-    """Files to run on that device, those that can't be told why."""
+    """Files to run on that device; a line says why another is left out."""
     known = list(dict.fromkeys([*SECONDS, *ON_GPU]))
     if wrong := [name for name in only if name not in known]:
         sys.exit(f"--only {wrong[0]}: the benchmarks are {', '.join(known)}")

@@ -53,7 +53,7 @@ class World:
     paired: bool = False
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         """``"3 seeds"``."""
         noun = "replicate" if self.paired else "seed"
         return f"{self.rows} {noun}{'s' if self.rows > 1 else ''}"
@@ -241,7 +241,7 @@ def clears(trials: int) -> Iterator[str]:
                     before, now = false_clear(world, 0.75, trials)
                     star = "*" if rows == 2 else ""
                     yield (
-                        f"| {world.told}{star} | {images:,} | {100 * sd:g} | {_percent(before)} | "
+                        f"| {world.described}{star} | {images:,} | {100 * sd:g} | {_percent(before)} | "
                         f"{_percent(now)} |"
                     )
 
@@ -256,7 +256,7 @@ def families(trials: int) -> Iterator[str]:
         world = World(1000, rows, sd, paired=paired)
         found = false_family(world, 27, 0.75, max(50, trials // 4))
         shown = " | ".join(map(_percent, found))
-        yield f"| {world.told} | 1,000 | {100 * sd:g} | {shown} |"
+        yield f"| {world.described} | 1,000 | {100 * sd:g} | {shown} |"
 
 
 def equivalences(trials: int) -> Iterator[str]:
@@ -302,7 +302,7 @@ def advices(trials: int) -> Iterator[str]:
                     continue
                 world = World(images, rows, shared=0.8, paired=paired)
                 shown = " | ".join(map(_percent, advice(world, loss, trials)))
-                yield f"| {world.told} | {100 * loss:g} | {images:,} | {shown} |"
+                yield f"| {world.described} | {100 * loss:g} | {images:,} | {shown} |"
 
 
 TABLES: dict[str, Callable[[int], Iterator[str]]] = {

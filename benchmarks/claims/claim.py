@@ -57,7 +57,7 @@ class Settings(_Strict):
 
 
 class Test(_Strict):
-    """One number of the claim and the rule it is judged by; without a rule it is only told.
+    """One number of the claim and the rule it is judged by; without a rule it is only shown.
 
     Attributes:
         statistic: a name in ``measures.STATISTICS``.
@@ -89,7 +89,7 @@ class Claim(_Strict):
         data: as for ``iceprobe run``, or ``clutter:S``: the bundled items in clutter from seed S.
         settings: None where nothing is fitted for it, or ``config`` says how.
         config: of ``iceprobe adapt``, where the backbone is trained.
-        caveat: what stands beside the verdict wherever it is told.
+        caveat: what stands beside the verdict wherever it is shown.
         reason: of a verdict other than "holds", as far as it is known.
     """
 

@@ -218,7 +218,7 @@ def reversals(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
     interval = (float(low), float(total - agreeing))
     what = f"reversals among {len(right)} backbones and layers, {len(readers)} readers"
     note = "; ".join([f"of {total}", *seen[:3], *missing])
-    verdict = test.rule.decide(interval, interval) if test.rule else Verdict.TOLD
+    verdict = test.rule.decide(interval, interval) if test.rule else Verdict.SHOWN
     found.append(
         Finding(what, float(apparent), interval, "pairs", str(test.rule or ""), verdict, note)
     )
@@ -277,7 +277,7 @@ def stability(claim: Claim, test: Test, runs: Runs) -> list[Finding]:
             interval,
             "%",
             str(test.rule or ""),
-            test.rule.decide(interval, interval) if test.rule else Verdict.TOLD,
+            test.rule.decide(interval, interval) if test.rule else Verdict.SHOWN,
             f"{len(compared)} verdicts, {fewest} replicates",
         ),
         exact(
@@ -337,7 +337,7 @@ def paired(
     a, b = _rows(ours, theirs)
     mean, (interval, ninety) = _intervals(a, b, paired=replicates and len(a) > 1)
     verdict = (
-        rule.decide(_scaled(interval, scale), _scaled(ninety, scale)) if rule else Verdict.TOLD
+        rule.decide(_scaled(interval, scale), _scaled(ninety, scale)) if rule else Verdict.SHOWN
     )
     return Finding(
         what, scale * mean, _scaled(interval, scale), unit, str(rule or ""), verdict, note
@@ -354,7 +354,7 @@ def over_replicates(
     for level in (0.95, 0.90):
         half = stats.t.ppf((1 + level) / 2, len(values) - 1) * error
         ends[level] = (float(values.mean() - half), float(values.mean() + half))
-    verdict = rule.decide(ends[0.95], ends[0.90]) if rule else Verdict.TOLD
+    verdict = rule.decide(ends[0.95], ends[0.90]) if rule else Verdict.SHOWN
     return Finding(what, float(values.mean()), ends[0.95], unit, str(rule or ""), verdict, note)
 
 
@@ -376,7 +376,7 @@ def _intervals(a: Values, b: Values, *, paired: bool) -> tuple[float, list[Inter
 
 def exact(what: str, value: float, rule: Rule | None, *, unit: str, note: str = "") -> Finding:
     """A number without uncertainty."""
-    verdict = rule.decide((value, value), (value, value)) if rule else Verdict.TOLD
+    verdict = rule.decide((value, value), (value, value)) if rule else Verdict.SHOWN
     return Finding(what, value, None, unit, str(rule or ""), verdict, note)
 
 

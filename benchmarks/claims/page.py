@@ -50,11 +50,11 @@ def summary(entries: list[Json], claims: Sequence[Claim]) -> str:
     ]
     head = ["", "claim", "here", "effect, 95% interval", "took"]
     loads = [e["load"] for e in entries]
-    told = (
+    text = (
         f"{'; '.join(where(entries))}. Load average {min(loads)} to {max(loads)}. Fits that several "
         "claims share are counted for each."
     )
-    return f"{markdown(head, rows)}\n\n{told}"
+    return f"{markdown(head, rows)}\n\n{text}"
 
 
 def where(entries: list[Json]) -> list[str]:
@@ -63,11 +63,11 @@ def where(entries: list[Json]) -> list[str]:
     for entry in entries:
         about = entry["environment"]
         machine = f"{about['processor']}, {about['platform']}, torch {about['torch']}"
-        told = f"{machine}, iceprobe at {entry['commit']}"
-        alike.setdefault(told, []).append(str(entry["number"]))
+        text = f"{machine}, iceprobe at {entry['commit']}"
+        alike.setdefault(text, []).append(str(entry["number"]))
     if len(alike) == 1:
         return list(alike)
-    return [f"{', '.join(numbers)}: {told}" for told, numbers in alike.items()]
+    return [f"{', '.join(numbers)}: {text}" for text, numbers in alike.items()]
 
 
 def details(entry: Json, claim: Claim) -> str:
@@ -100,7 +100,7 @@ def headline(entry: Json) -> str:
     return f"{first['what']}: {value(first)} {interval(first)}".rstrip()
 
 
-def told(entry: Json) -> str:
+def in_words(entry: Json) -> str:
     """A claim on a terminal."""
     look = " (a look, no result)" if entry.get("look") else ""
     lines = [f"  {entry['verdict']}{look}, {seconds(entry)}"]

@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     FAILS = "fails"
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
-    TOLD = ""  # a number without a rule: told beside the others, no vote
+    SHOWN = ""  # a number without a rule: shown beside the others, no vote
 
 
 Interval = tuple[float, float]
@@ -82,7 +82,7 @@ class Finding:
         value: in ``unit``; None where nothing could be run.
         interval: 95%, None for a number without uncertainty.
         unit: "points", "×", "ρ" …
-        rule: in words; "" where the number is only told.
+        rule: in words; "" where the number is only shown.
         verdict: by the rule.
         note: why it isn't there, or what it is made of.
     """
@@ -92,7 +92,7 @@ class Finding:
     interval: Interval | None = None
     unit: str = "points"
     rule: str = ""
-    verdict: Verdict = Verdict.TOLD
+    verdict: Verdict = Verdict.SHOWN
     note: str = ""
 
 
@@ -101,7 +101,7 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
     A part that couldn't be run leaves it undecided unless another one fails.
     """
-    voting = [verdict for verdict in verdicts if verdict is not Verdict.TOLD]
+    voting = [verdict for verdict in verdicts if verdict is not Verdict.SHOWN]
     if Verdict.FAILS in voting:
         return Verdict.FAILS
     if voting and all(verdict is Verdict.HOLDS for verdict in voting):

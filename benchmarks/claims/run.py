@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     for claim in asked:
         print(f"claim {claim.number}: {claim.claim}", flush=True)
         entry = judge(claim, runs) | ({"look": True} if args.fast else {})
-        print(page.told(entry), flush=True)
+        print(page.in_words(entry), flush=True)
         found = sorted(
             [*(other for other in found if other["number"] != claim.number), entry],
             key=lambda one: one["number"],

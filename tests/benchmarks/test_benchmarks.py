@@ -21,7 +21,7 @@ import run  # noqa: E402
 import streamed_memory  # noqa: E402
 import table  # noqa: E402
 import whole_job  # noqa: E402
-from measuring import Figure, Times, interleaved, quartiles, told  # noqa: E402
+from measuring import Figure, Times, described, interleaved, quartiles  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from iceprobe.probes import absorb, build_pooling  # noqa: E402
@@ -80,7 +80,7 @@ def test_targets_and_bounds_in_both_directions(target, met, share):
 
 
 def test_a_figure_is_told_in_one_line():
-    line = told(figure(at_least=9, bound=10.0, bounded_by="its FLOPs"))
+    line = described(figure(at_least=9, bound=10.0, bounded_by="its FLOPs"))
     assert line == "a: 8 (7.5 to 8.25) b / c; wanted ≥ 9: NOT met; its FLOPs allows 10"
 
 

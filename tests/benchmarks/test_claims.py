@@ -30,7 +30,7 @@ from iceprobe.probes.probe import build_for
 from iceprobe.settings import AdaptRun
 from iceprobe.tokens import TokenShape
 
-HOLDS, FAILS, UNDECIDED, NOT_RUN, TOLD = Verdict
+HOLDS, FAILS, UNDECIDED, NOT_RUN, SHOWN = Verdict
 CLAIMS = read_claims()
 
 
@@ -59,8 +59,8 @@ def test_rules_on_numbers(rule, interval, verdict):
 def test_rules_and_numbers_are_told_with_minus_signs():
     assert str(Rule(above=-1.5)) == "above −1.5"
     assert str(Rule(within=1.5)) == "within ±1.5"
-    told = [page.value({"value": v, "unit": "points"}) for v in (-0.01, -0.06, 2.349)]
-    assert told == ["+0.0 points", "−0.1 points", "+2.3 points"]
+    shown = [page.value({"value": v, "unit": "points"}) for v in (-0.01, -0.06, 2.349)]
+    assert shown == ["+0.0 points", "−0.1 points", "+2.3 points"]
 
 
 def test_equivalence_is_decided_by_the_90_percent_interval_and_refuted_by_the_95():
@@ -78,12 +78,12 @@ def test_a_rule_is_one_kind_with_a_border(given):
 @pytest.mark.parametrize(
     ("parts", "verdict"),
     [
-        ([HOLDS, HOLDS, TOLD], HOLDS),
+        ([HOLDS, HOLDS, SHOWN], HOLDS),
         ([HOLDS, FAILS, UNDECIDED], FAILS),
         ([HOLDS, NOT_RUN], UNDECIDED),
         ([FAILS, NOT_RUN], FAILS),
         ([HOLDS, UNDECIDED], UNDECIDED),
-        ([TOLD], UNDECIDED),
+        ([SHOWN], UNDECIDED),
     ],
 )
 def test_a_claim_is_its_parts_together(parts, verdict):
@@ -178,7 +178,7 @@ def test_gains_are_over_the_best_of_the_others_and_missing_backbones_are_said():
     asked = claim(test)
     found = measures.gain(asked, asked.tests[0], runs)
     assert [round(f.value, 9) for f in found[:3]] == [20, 5, 15]
-    assert [f.verdict for f in found] == [TOLD, TOLD, HOLDS, NOT_RUN]
+    assert [f.verdict for f in found] == [SHOWN, SHOWN, HOLDS, NOT_RUN]
     assert "knn" in found[1].what
     assert found[3].note == "bundled:c: backbone not bundled yet"
     low, high = found[2].interval
@@ -200,10 +200,10 @@ def test_a_reversal_needs_both_orders_to_be_known():
         )
         return measures.reversals(asked, asked.tests[0], runs)
 
-    *told, counted, tau = found((right(60), right(50)), (right(40), right(70)))
+    *shown, counted, tau = found((right(60), right(50)), (right(40), right(70)))
     assert (counted.value, counted.interval, counted.verdict) == (1, (1, 1), HOLDS)
-    assert told[0].what == "knn: a 60.0, b 40.0"
-    assert told[1].what == "ep2: b 70.0, a 50.0"
+    assert shown[0].what == "knn: a 60.0, b 40.0"
+    assert shown[1].what == "ep2: b 70.0, a 50.0"
     assert tau.value == -1
     shuffled = np.random.default_rng(0).permuted(right(49.9), axis=1)
     *_, counted, tau = found((right(60), shuffled), (right(40), right(50)))
@@ -347,7 +347,7 @@ def test_a_claim_from_images_to_the_page(tiny, tmp_path, monkeypatch):
     assert "Why: so it is" in text
     assert "## Claim 7\n\nLoRA and EP are" in text
     assert text.count("**Not run yet.**") == 1
-    assert page.told(entry).startswith("  fails, ")
+    assert page.in_words(entry).startswith("  fails, ")
 
     monkeypatch.setattr(iceprobe, "fit", None)  # nothing is fitted a second time
     again = run.judge(tiny, Runs(tmp_path / "runs", [tiny]))
@@ -375,7 +375,7 @@ def test_the_page_says_where_each_claim_was_run():
     one, two = entry(1, "Xeon"), entry(2, "EPYC")
     assert page.where([one]) == ["Xeon, Linux, torch 2.15, iceprobe at abc"]
     found = page.where([one, two, entry(3, "Xeon"), entry(4, "Xeon", "def")])
-    assert [told.split(", Linux")[0] for told in found] == ["1, 3: Xeon", "2: EPYC", "4: Xeon"]
+    assert [shown.split(", Linux")[0] for shown in found] == ["1, 3: Xeon", "2: EPYC", "4: Xeon"]
 
 
 def test_numbers_that_there_are_not_are_refused():
