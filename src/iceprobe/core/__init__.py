@@ -1,1 +1,1 @@
-"""What every room stands on: errors, spec strings, registries, texts, checksums. It imports no torch."""
+"""Used by every other package: errors, spec strings, registries, text, checksums. Imports no torch."""

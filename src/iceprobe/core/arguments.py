@@ -1,8 +1,7 @@
-"""What Python callers pass: one check of all plain arguments of a public function, by their hints.
+"""Type checks of the plain arguments of public functions.
 
-A text where a number is wanted, a NaN, a number that no library counts with: one line that names the
-argument, its value and what it takes, before anything is done. What an argument means is the
-function's own to check.
+A string in place of a number, a NaN or a number beyond 64 bits raises one line that names the argument,
+its value and what it takes. The function itself checks what the value means.
 """
 
 import functools
@@ -28,35 +27,32 @@ _WORDS: dict[Any, str] = {
     bool: "True or False",
     str: "a text",
     Path: "a path",
-    None: "None",
     types.NoneType: "None",
 }
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """``function``, with arguments of the plain types of :data:`_WORDS` and lists of them checked.
-
-    Raises:
-        IceprobeError: for one that doesn't fit its hint.
-    """
+    """``function``, which first checks its arguments by :func:`plain`."""
     signature = inspect.signature(function)
-    hints = {name: each.annotation for name, each in signature.parameters.items()}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
-            given.arguments[name] = plain(function.__name__, name, value, hints[name])
+            hint = signature.parameters[name].annotation
+            given.arguments[name] = plain(function.__name__, name, value, hint)
         return function(*given.args, **given.kwargs)
 
     return call
 
 
 def plain(function: str, name: str, value: Any, hint: Any) -> Any:
-    """``value`` of an argument, checked by its hint; numbers of numpy and whole floats as Python's own.
+    """``value`` of an argument, checked by its hint; numpy's numbers and whole floats become Python's.
+
+    Only hints of the types in ``_WORDS``, literals and lists of them are checked.
 
     Raises:
-        IceprobeError: for one that doesn't fit.
+        IceprobeError: if the value doesn't fit.
     """
     choices = _choices(hint)
     if choices is not None and not any(_fits(value, one) for one in choices):
@@ -70,20 +66,20 @@ def plain(function: str, name: str, value: Any, hint: Any) -> Any:
         return int(value)  # 1e6 is one
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, str | None) or not _listed(choices):
+    if isinstance(value, str | None) or not any(get_origin(one) is Sequence for one in choices):
         return value
     return [one.tolist() if type(one).__module__ == "numpy" else one for one in value]
 
 
 def _choices(hint: Any) -> list[Any] | None:
-    """The types that an argument may have, or ``None`` where not all of them are plain."""
+    """The types that an argument may have; ``None`` if one of them isn't plain."""
     hint = bare(hint)
     found = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
     return found if all(_plain(one) for one in found) else None
 
 
 def bare(hint: Any) -> Any:
-    """A hint without what an ``Annotated`` says beside it; a list as any sequence."""
+    """A hint without the metadata of ``Annotated``; a list becomes any sequence."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) is list:
@@ -93,16 +89,12 @@ def bare(hint: Any) -> Any:
     return hint
 
 
-def _listed(choices: list[Any]) -> bool:
-    return any(get_origin(one) is Sequence for one in choices)
-
-
 def _plain(hint: Any) -> bool:
     if get_origin(hint) is Sequence:
         return all(one in (int, float, str) for one in get_args(hint))
     if get_origin(hint) is Literal:
         return all(isinstance(one, str) for one in get_args(hint))
-    return isinstance(hint, type | None) and hint in _WORDS
+    return isinstance(hint, type) and hint in _WORDS
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -110,25 +102,22 @@ def _fits(value: Any, hint: Any) -> bool:
         (of,) = get_args(hint)
         try:
             return not isinstance(value, str | bytes) and all(_fits(one, of) for one in value)
-        except TypeError:  # it has no parts
+        except TypeError:  # not iterable
             return False
     if get_origin(hint) is Literal:
-        return isinstance(value, str)  # which one is the function's own to say
+        return isinstance(value, str)  # the function itself checks which one
     if hint in (int, float):
         try:
             number = float(value) if isinstance(value, numbers.Real) else math.nan
         except OverflowError:
             return False
-        return math.isfinite(number) and (hint is float or _whole(number))
+        whole = number.is_integer() and abs(number) < 2**63
+        return math.isfinite(number) and (hint is float or whole)
     if hint is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # of numpy
     if hint is Path:
         return isinstance(value, str | os.PathLike)
-    return isinstance(value, type(None) if hint is None else hint)
-
-
-def _whole(number: float) -> bool:
-    return number.is_integer() and abs(number) < 2**63
+    return isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:
