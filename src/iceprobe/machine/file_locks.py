@@ -1,8 +1,8 @@
-"""Locks of the kernel's on open files (`flock`): they die with the process that took them.
+"""Locks on open files by the kernel (`flock`), which end with the process that took them.
 
-A forked child shares the open file of its parent, and would keep the lock alive after the parent's
-death; close-on-exec is no help, since such a child executes nothing. So a child closes all of them
-before it does anything else. (Closing is not unlocking: the parent's lock stays.)
+A forked child shares its parent's open files and would keep the locks after the parent's death;
+close-on-exec doesn't help, as the child calls no exec. So a child closes these files first. (Closing
+isn't unlocking: the parent's lock stays.)
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-_guard = threading.Lock()  # a fork waits for it, so no lock's descriptor is inherited unseen
+_guard = threading.Lock()  # a fork waits for it, so that a child knows all descriptors
 _open: set[int] = set()
 
 
 @contextlib.contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """``path`` open for a lock, until the end of the block; in a forked child it is closed at once."""
+    """``path``, open for a lock until the end of the block; a forked child closes it at once."""
     with _guard:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         _open.add(descriptor)
@@ -32,11 +32,11 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def locked(descriptor: int, path: Path) -> bool:
-    """Lock an open file or folder; False where ``path`` was removed in the meantime.
+    """Lock an open file or folder; False if ``path`` was removed in the meantime.
 
     Raises:
-        BlockingIOError: if another process holds it.
-        OSError: where the file system has no locks.
+        BlockingIOError: if another process has the lock.
+        OSError: if the file system has no locks.
     """
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:

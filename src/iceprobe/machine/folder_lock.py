@@ -1,4 +1,4 @@
-"""One writer a folder. The lock is the kernel's, so a process that died holds none."""
+"""One writer per folder, by a kernel lock, which ends with its process."""
 
 import contextlib
 import os
@@ -14,10 +14,10 @@ _NAME = ".lock"
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make ``folder`` if needed and hold its lock; leave no lock file, and no empty folder, behind.
+    """Create ``folder`` if needed and lock it; afterwards remove the lock file and empty folders.
 
     Raises:
-        IceprobeError: if another process holds it, saying which.
+        IceprobeError: if another process has the lock, with its id and host.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     owner = os.getpid()
@@ -26,7 +26,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             yield
         finally:
             if os.getpid() == owner:
-                # Before it is released: whoever waits sees that it is gone.
+                # Before the lock is released, so that a waiting process sees that it is gone.
                 (folder / _NAME).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # not empty: there is a store in it
                     for made_here in made:
@@ -34,9 +34,9 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the lock file of a writer that was killed after its last file."""
+    """Remove the lock file of a writer that was killed."""
     if (folder / _NAME).exists():
-        with contextlib.suppress(IceprobeError), exclusive(folder):  # still held: not ours
+        with contextlib.suppress(IceprobeError), exclusive(folder):  # locked: in use
             pass
 
 
@@ -49,10 +49,10 @@ def _acquired(folder: Path) -> Iterator[None]:
             try:
                 descriptor = until.enter_context(flock.opened(path, os.O_RDWR | os.O_CREAT))
             except FileNotFoundError:
-                continue  # its last owner has just removed the empty folder
+                continue  # the last owner has just removed the empty folder
             try:
                 if not flock.locked(descriptor, path):
-                    continue  # its last owner removed the file between our open and our lock
+                    continue  # the last owner removed the file between our open and our lock
             except BlockingIOError:
                 owner = os.pread(descriptor, 500, 0).decode(errors="replace")
                 raise IceprobeError(

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A new folder that is written as a whole or not at all."""
 
 import contextlib
 import errno
@@ -12,40 +12,40 @@ from iceprobe.machine.temporary import temporary_folder
 
 @contextlib.contextmanager
 def new_folder(path: str | Path, option: str, ours: Collection[str] = ()) -> Iterator[Path]:
-    """A temporary folder to write into, which becomes ``path`` when the block ends well.
+    """A temporary folder that becomes ``path`` when the block succeeds.
 
-    After an error or Ctrl-C nothing is left, neither the folder nor parents made for it.
+    After an error or Ctrl-C nothing is left, neither the folder nor parents created for it.
 
     Args:
-        path: where it will be; may be there if it is empty.
-        option: the one that it was given by, for the error.
-        ours: files that are about to be written. A folder that holds nothing else, as the same
-            command left it before, is replaced.
+        path: of the new folder; an empty folder may be there.
+        option: name of the option that gave ``path``, for the error.
+        ours: files that will be written. A folder with no other files, as the same command has left
+            it before, is replaced.
 
     Raises:
-        IceprobeError: if something is there already.
+        IceprobeError: if there is something else at ``path``.
     """
     final = Path(path).expanduser().resolve()
     if final.exists() and not final.is_dir():
         raise IceprobeError(f"{option} {str(path)!r} is a file: name a new folder")
-    if not _files(final) <= set(ours):
+    present = _files(final)
+    if not present <= set(ours):
         raise IceprobeError(
             f"{option} {str(path)!r} is not empty: name a new folder, or remove what is there"
         )
     made = [parent for parent in final.parents if not parent.exists()]
-    replaces = bool(_files(final))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(final) as temporary:
             yield temporary
-            if replaces:
+            if present:
                 with temporary_folder(final) as aside:
                     os.replace(final, aside / "before")
                     _put(temporary, final, option)
             else:
                 _put(temporary, final, option)
     except BaseException:
-        with contextlib.suppress(OSError):  # not empty: somebody else's work
+        with contextlib.suppress(OSError):  # not empty: somebody else uses it
             for parent in made:
                 parent.rmdir()
         raise
@@ -64,7 +64,7 @@ def _put(temporary: Path, final: Path, option: str) -> None:
 
 
 def _files(folder: Path) -> set[str]:
-    """What is in a folder at any depth: files, and folders that hold none."""
+    """Files and empty folders in a folder, at any depth."""
     if not folder.is_dir():
         return set()
     inside = [path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())]

@@ -1,8 +1,7 @@
-"""Files and folders that have another name until they are whole, ``.NAME.xxxxxxxx.tmp``.
+"""Files and folders with a temporary name until they are complete, ``.NAME.xxxxxxxx.tmp``.
 
-Each is locked by the process that writes it. So what a killed process left is known from what
-another one is writing now, and whoever makes the same thing again removes the first and leaves the
-second alone.
+The writing process locks them. So the next writer of ``NAME`` can tell those of killed processes,
+which it removes, from those that are in use.
 """
 
 import contextlib
@@ -19,9 +18,9 @@ from iceprobe.machine import file_locks as flock
 
 @contextlib.contextmanager
 def temporary_file(final: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of ``final``, whole and on the disk, at the block's end.
+    """A file to write, which replaces ``final``, synced to disk, at the end of the block.
 
-    After an error nothing is left of it, and ``final`` is as it was.
+    After an error it is removed, and ``final`` is unchanged.
     """
     sweep(final)
     with _locked(final, folder=False) as path:
@@ -38,7 +37,7 @@ def temporary_file(final: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def temporary_folder(final: Path) -> Iterator[Path]:
-    """A folder beside ``final``; who wants to keep it renames it within the block."""
+    """A folder beside ``final``, removed after the block unless it was renamed."""
     sweep(final)
     with _locked(final, folder=True) as path:
         try:
@@ -48,19 +47,19 @@ def temporary_folder(final: Path) -> Iterator[Path]:
 
 
 def sweep(final: Path) -> None:
-    """Remove the temporaries of ``final`` that nobody writes any more."""
+    """Remove the temporaries of ``final`` whose writers are gone."""
     pattern = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{8}}\.tmp")
     try:
         with os.scandir(final.parent) as entries:
             left = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
     except OSError:
-        return  # no such folder, or one that lists nothing: then nothing is in anybody's way
+        return  # no such folder, or it can't be listed
     for path in left:
         remove_unless_locked(path)
 
 
 def remove_unless_locked(path: Path) -> None:
-    """Remove a file or folder whose writer is gone. What can't be locked here is left where it is."""
+    """Remove a file or folder whose writer is gone, if the file system has locks."""
     with contextlib.suppress(OSError), flock.opened(path, os.O_RDONLY) as descriptor:
         if not flock.locked(descriptor, path):
             return
@@ -72,7 +71,7 @@ def remove_unless_locked(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(final: Path, *, folder: bool) -> Iterator[Path]:
-    """A new temporary of ``final``, locked where the file system can."""
+    """A new temporary of ``final``, locked if the file system has locks."""
     while True:
         path = final.parent / f".{final.name}.{secrets.token_hex(4)}.tmp"
         if folder:
@@ -83,10 +82,10 @@ def _locked(final: Path, *, folder: bool) -> Iterator[Path]:
             try:
                 descriptor = until.enter_context(flock.opened(path, os.O_RDONLY))
                 if not flock.locked(descriptor, path):
-                    continue  # swept by another between its making and its lock
+                    continue  # removed by a sweep before it was locked
             except (FileNotFoundError, BlockingIOError):
                 continue  # likewise
             except OSError:
-                pass  # no locks here: then nobody sweeps here either
+                pass  # no locks: then no sweep removes anything either
             yield path
             return
