@@ -55,27 +55,35 @@ def plain(function: str, name: str, value: Any, hint: Any) -> Any:
         IceprobeError: if the value doesn't fit.
     """
     choices = _choices(hint)
-    if choices is not None and not any(_fits(value, one) for one in choices):
-        takes = " or ".join(dict.fromkeys(map(_words, choices)))
+    if choices is not None and not any(_fits(value, *one) for one in choices):
+        takes = " or ".join(dict.fromkeys(_words(*one) for one in choices))
         raise IceprobeError(f"{function}({name}={shown(value)}): give {takes}")
     if isinstance(value, str | Path):
         check_text(str(value), f"{function}: {name}=")
     if choices is None:
         return value
-    if int in choices and isinstance(value, float):
+    if (int, False) in choices and isinstance(value, float):
         return int(value)  # 1e6 is one
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, str | None) or not any(get_origin(one) is Sequence for one in choices):
+    if isinstance(value, str | None) or not any(many for _, many in choices):
         return value
     return [one.tolist() if type(one).__module__ == "numpy" else one for one in value]
 
 
-def _choices(hint: Any) -> list[Any] | None:
-    """The types that an argument may have; ``None`` if one of them isn't plain."""
+def _choices(hint: Any) -> list[tuple[type, bool]] | None:
+    """Types that an argument may have, and whether in a list; ``None`` if one isn't plain."""
     hint = bare(hint)
-    found = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
-    return found if all(_plain(one) for one in found) else None
+    found = []
+    for one in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else [hint]:
+        many = get_origin(one) is Sequence
+        of = get_args(one)[0] if many else one
+        if get_origin(of) is Literal and all(isinstance(word, str) for word in get_args(of)):
+            of = str  # the function itself checks which one
+        if not isinstance(of, type) or of not in _WORDS or (many and of not in (int, float, str)):
+            return None
+        found.append((of, many))
+    return found
 
 
 def bare(hint: Any) -> Any:
@@ -89,39 +97,25 @@ def bare(hint: Any) -> Any:
     return hint
 
 
-def _plain(hint: Any) -> bool:
-    if get_origin(hint) is Sequence:
-        return all(one in (int, float, str) for one in get_args(hint))
-    if get_origin(hint) is Literal:
-        return all(isinstance(one, str) for one in get_args(hint))
-    return isinstance(hint, type) and hint in _WORDS
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Sequence:
-        (of,) = get_args(hint)
+def _fits(value: Any, kind: type, many: bool) -> bool:
+    if many:
         try:
-            return not isinstance(value, str | bytes) and all(_fits(one, of) for one in value)
+            return not isinstance(value, str | bytes) and all(_fits(v, kind, False) for v in value)
         except TypeError:  # not iterable
             return False
-    if get_origin(hint) is Literal:
-        return isinstance(value, str)  # the function itself checks which one
-    if hint in (int, float):
+    if kind in (int, float):
         try:
             number = float(value) if isinstance(value, numbers.Real) else math.nan
         except OverflowError:
             return False
         whole = number.is_integer() and abs(number) < 2**63
-        return math.isfinite(number) and (hint is float or whole)
-    if hint is bool:
+        return math.isfinite(number) and (kind is float or whole)
+    if kind is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # of numpy
-    if hint is Path:
+    if kind is Path:
         return isinstance(value, str | os.PathLike)
-    return isinstance(value, hint)
+    return isinstance(value, kind)
 
 
-def _words(hint: Any) -> str:
-    if get_origin(hint) is Sequence:
-        (of,) = get_args(hint)
-        return f"a list of {'texts' if of is str else 'numbers'}"
-    return "a text" if get_origin(hint) is Literal else _WORDS[hint]
+def _words(kind: type, many: bool) -> str:
+    return f"a list of {'texts' if kind is str else 'numbers'}" if many else _WORDS[kind]

@@ -80,11 +80,7 @@ def seal(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(document: Mapping[str, Any], path: object, remedy: str) -> dict[str, Any]:
-    """``document`` without its digest.
-
-    Raises:
-        IceprobeError: with the path and the remedy, if the digest isn't that of the content.
-    """
+    """``document`` without its digest; an `IceprobeError` if that isn't the digest of the content."""
     content = dict(document)
     sealed = content.pop(SEAL, None)
     if sealed is None:
@@ -122,11 +118,7 @@ def check_tensors(
     described: str,
     remedy: str,
 ) -> None:
-    """Check that a file's tensors and the entry ``described`` of its header are unchanged.
-
-    Raises:
-        IceprobeError: with the file and the remedy, if they aren't.
-    """
+    """Raise an `IceprobeError` if a file's tensors or the entry ``described`` of its header changed."""
     found = metadata or {}
     if SEAL not in found and described in found:
         return unverified(path)

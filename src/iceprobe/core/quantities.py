@@ -8,20 +8,12 @@ _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def parse_bytes(text: Any) -> Any:
-    """``"8GB"``, ``"500 MB"``, ``"4GiB"`` or a number of bytes → bytes.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """``"8GB"``, ``"500 MB"``, ``"4GiB"`` or a number of bytes → bytes; else a ``ValueError``."""
     return _parsed(text, r"([kmgt]i?|)b?", "a size such as 8GB or 500MB")
 
 
 def parse_count(text: Any) -> Any:
-    """``"200k"``, ``"1.5M"`` or a number → a whole number.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """``"200k"``, ``"1.5M"`` or a number → a whole number; else a ``ValueError``."""
     return _parsed(text, "([kmgt]?)", "a number such as 200k or 1.5M")
 
 

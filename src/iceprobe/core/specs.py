@@ -33,11 +33,7 @@ class Spec:
 
 
 def check_text(text: str, what: str) -> None:
-    """Check that a text from outside can be a file name or a path.
-
-    Raises:
-        IceprobeError: if it contains NUL or a lone surrogate.
-    """
+    """Raise an `IceprobeError` if a text can't be in a path: it has NUL or a lone surrogate."""
     try:
         clean = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -110,11 +106,7 @@ def _bounded(value: Any) -> Any:
 
 
 def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
-    """``spec`` with keyword options added; ``None`` is left out.
-
-    Raises:
-        IceprobeError: for an option that the spec string has already.
-    """
+    """``spec`` with those ``options`` that aren't ``None``; an `IceprobeError` if it has one already."""
     given = {key: option_text(value) for key, value in options.items() if value is not None}
     if twice := spec.options.keys() & given:
         raise IceprobeError(f"option {min(twice)!r} of {str(spec)!r} is given twice: keep one")

@@ -46,37 +46,23 @@ def elsewhere(text: str) -> bool:
 
 
 def refuse_elsewhere(what: str, place: str, trust: bool) -> None:
-    """Refuse another host that a file names.
+    """Raise an `IceprobeError` if ``place`` is on another host that the caller doesn't ``trust``.
 
-    Args:
-        what: the file that names ``place``, as the start of a sentence.
-        place: path or URL.
-        trust: whether the caller allows it.
-
-    Raises:
-        IceprobeError: if ``place`` is on another host and the caller neither named nor allowed it.
+    The message starts with ``what``, the file that names the place.
     """
     if not trust and elsewhere(place):
         raise IceprobeError(f"{what} names {place!r} on another host, which isn't asked: {REMEDY}")
 
 
 def plain_name(name: str) -> str:
-    """Validator of a file name without folders; it may be empty.
-
-    Raises:
-        ValueError: if it is a path.
-    """
+    """Validator: a file name without folders, or empty; otherwise a ``ValueError``."""
     if name in (".", "..") or "/" in name or "\0" in name or os.sep in name:
         raise ValueError(f"{name!r} is no plain file name")
     return name
 
 
 def inner_path(name: str) -> str:
-    """Validator of a relative path that stays in its folder.
-
-    Raises:
-        ValueError: if it is empty, absolute or has ``..`` in it.
-    """
+    """Validator: a relative path that stays in its folder; otherwise a ``ValueError``."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"{name!r} doesn't stay inside its folder")
@@ -84,11 +70,7 @@ def inner_path(name: str) -> str:
 
 
 def refuse_leading_out(folder: Path, file: Path) -> None:
-    """Check that a file is in its folder once links are followed.
-
-    Raises:
-        IceprobeError: if it isn't.
-    """
+    """Raise an `IceprobeError` if links lead from a file of a folder to a place outside of it."""
     if not file.resolve().is_relative_to(folder.resolve()):
         raise IceprobeError(
             f"{file} is a link that leads out of its folder: put a copy of what you trust in its place"

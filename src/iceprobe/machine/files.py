@@ -7,11 +7,7 @@ from iceprobe.machine.temporary import temporary_file
 
 
 def check_replaceable(path: Path, option: str = "output") -> None:
-    """Check that ``path`` is free or a file: as root, a rename could replace a device.
-
-    Raises:
-        IceprobeError: if a folder, a device, a pipe or a socket is there.
-    """
+    """Raise an `IceprobeError` if ``path`` is no file: as root, a rename could replace a device."""
     if path.exists() and not path.is_file():
         what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
         raise IceprobeError(f"{option} {str(path)!r} is {what}")

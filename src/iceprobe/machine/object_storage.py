@@ -25,7 +25,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object, or the objects whose keys begin with it.
+    """An object, or the objects whose keys begin with it; a missing one is a ``FileNotFoundError``.
 
     Attributes:
         url: without a trailing slash.
@@ -88,11 +88,7 @@ class RemotePath:
         return bool(self._ask(lambda fs, key: fs.isdir(key)))
 
     def read_bytes(self, start: int | None = None, stop: int | None = None) -> bytes:
-        """The object, or its bytes from ``start`` to ``stop``: one request.
-
-        Raises:
-            FileNotFoundError: if there is none.
-        """
+        """The object, or its bytes from ``start`` to ``stop``, in one request."""
         content: bytes = self._ask(lambda fs, key: fs.cat_file(key, start=start, end=stop))
         return content
 
@@ -138,11 +134,7 @@ class RemotePath:
         return [RemotePath(str(url)) for url in urls]
 
     def state(self) -> tuple[int, str]:
-        """Size and version.
-
-        Raises:
-            FileNotFoundError: if there is none.
-        """
+        """Size and version."""
         info = self._ask(lambda fs, key: fs.info(key))
         return int(info["size"]), _version(info)
 
@@ -199,11 +191,7 @@ def scratch_folder() -> contextlib.AbstractContextManager[Path]:
 
 
 def cache_bytes() -> int | None:
-    """The most bytes of that cache, by ``ICEPROBE_CACHE_GB``; ``None`` if that isn't set.
-
-    Raises:
-        IceprobeError: if it is no number above 0.
-    """
+    """The most bytes of that cache, by ``ICEPROBE_CACHE_GB``; ``None`` if that isn't set."""
     text = os.environ.get("ICEPROBE_CACHE_GB")
     if not text:
         return None

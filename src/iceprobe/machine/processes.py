@@ -62,11 +62,7 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def check(self) -> None:
-        """Check whether another process has failed.
-
-        Raises:
-            IceprobeError: with its message.
-        """
+        """Raise the `IceprobeError` of another process that has failed, if there is one."""
         if self.size > 1 and self._store.check([_FAILED]):
             raise IceprobeError(self._store.get(_FAILED).decode())
 
@@ -74,19 +70,13 @@ class World:
         """The values of all processes, by rank; each waits for all."""
         if self.size == 1:
             return [value]
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.size
-        with self._waking():
+        with self._together() as dist:
             dist.all_gather_object(values, value)
         return values
 
     def agree(self, value: object, what: str) -> None:
-        """Check that ``value`` is the same in every process.
-
-        Raises:
-            IceprobeError: with ``what`` and the first process in which it differs.
-        """
+        """Raise an `IceprobeError` if ``value``, called ``what``, isn't the same in every process."""
         values = self.gather(value)
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -98,9 +88,7 @@ class World:
     def sum_(self, tensor: "Tensor") -> "Tensor":
         """Replace a contiguous ``tensor`` by its sum over all processes."""
         if self.size > 1:
-            import torch.distributed as dist
-
-            with self._waking():
+            with self._together() as dist:
                 dist.all_reduce(tensor, group=self._steps)
         return tensor
 
@@ -123,10 +111,9 @@ class World:
         if self.size == 1 or not tensors:
             return
         import torch
-        import torch.distributed as dist
 
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-        with self._waking():
+        with self._together() as dist:
             dist.broadcast(flat, 0, group=self._steps)
         with torch.no_grad():
             parts = flat.split([tensor.numel() for tensor in tensors])
@@ -196,10 +183,12 @@ class World:
             self._store.wait([_ENDED + " all"], PARTING)
 
     @contextlib.contextmanager
-    def _waking(self) -> Iterator[None]:
-        """Explain the error of a process that was lost."""
+    def _together(self) -> Iterator[Any]:
+        """``torch.distributed``, for a call in all processes; explains the error if one was lost."""
+        import torch.distributed as dist
+
         try:
-            yield
+            yield dist
         except RuntimeError as error:  # gloo's, and NCCL's DistBackendError is one
             self.check()
             raise IceprobeError(
@@ -217,16 +206,10 @@ def world() -> World:
 
 
 def first(call: Callable[[], T]) -> T:
-    """The result of ``call`` in process 0, for which the others wait.
-
-    Raises:
-        IceprobeError: in every process, if ``call`` does.
-    """
+    """The result, or the `IceprobeError`, of ``call`` in process 0, for which the others wait."""
     here = world()
     if here.size == 1:
         return call()
-    import torch.distributed as dist
-
     outcome: list[Any] = [None, None]
     failed: IceprobeError | None = None
     if here.main:
@@ -236,7 +219,7 @@ def first(call: Callable[[], T]) -> T:
                 outcome[0] = call()
             except IceprobeError as error:
                 outcome[1], failed = str(error), error
-    with here._waking():
+    with here._together() as dist:
         dist.broadcast_object_list(outcome, 0)
     if outcome[1] is not None:
         raise failed or IceprobeError(outcome[1])
@@ -245,11 +228,7 @@ def first(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def join() -> Iterator[World]:
-    """Work together with the processes that were started with this one, if there are any.
-
-    Raises:
-        IceprobeError: if an environment variable is missing.
-    """
+    """Work together with the processes that were started with this one, if there are any."""
     size = _number("WORLD_SIZE", 1)
     if size <= 1:
         yield world()

@@ -29,10 +29,7 @@ class CLIP(Pooling):
     Args:
         dim: D, width of the tokens and of the descriptor.
         grid: rows and columns of the patches; there are N + 1 positions, N = rows × columns.
-        heads: M; divides D.
-
-    Raises:
-        IceprobeError: if it doesn't.
+        heads: M; an `IceprobeError` if it doesn't divide D.
     """
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"

@@ -2,15 +2,13 @@
 
     x̂ = (x − μ)/σ        W x̂ + b  =  (W/σ) x + (b − (W/σ) μ)
 
-Queries start at 0.02, and AdamW's steps are the same for a dimension of deviation 1000 as for one of
-0.001: without this, a probe would depend on the units of the features. μ and σ are the mean and the
-deviation of each dimension of the training tokens; σ is at least a tenth of the distance from μ to the
-farthest value. (A step of AdamW changes W x̂ by the rate times x̂. In a dimension that is rarely active,
-with values hundreds of deviations from μ, a single step would dominate the output.)
+Without this, a probe would depend on the units of the features (docs/coordinates.md). μ and σ are the
+mean and the deviation of each dimension of the training tokens; σ is at least a tenth of the distance
+from μ to the farthest value. (A step of AdamW changes W x̂ by the rate times x̂. In a dimension that is
+rarely active, with values hundreds of deviations from μ, a single step would dominate the output.)
 
-A pooling names the linear maps that are applied to the tokens (`Pooling.token_maps`); their weights W
-are trained for x̂. The probe that is run, counted, plotted and exported has W/σ on x. A map without bias
-keeps the shift: it cancels in every softmax, and the batch norm removes it from the values.
+The weights W of a pooling's `token_maps` are trained for x̂; the published probe has W/σ on x. A map
+without bias keeps the shift: it cancels in every softmax, and the batch norm removes it from the values.
 
 A LayerNorm in front isn't linear, but its affine is: that is trained for the normalised tokens in
 standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and all else that isn't
@@ -67,20 +65,16 @@ class Coordinates:
         return replace(self, mean=self.mean * self.scale, std=self.std * self.scale, scale=1.0)
 
     def to(self, device: torch.device) -> Self:
-        moved = {
-            key: getattr(self, key).to(device)
-            for key in ("mean", "std", "normed_mean", "normed_std")
-        }
-        return replace(self, **moved)
+        names = ("mean", "std", "normed_mean", "normed_std")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def usual(tokens: Tensor) -> Tensor:
-    """The tokens ``(m, D)`` of ``(n, D)`` that are no artefacts, far longer than the others.
+    """Tokens ``(n, D)`` without artefacts, those longer than `NEAR` median lengths.
 
-    A token's length is its mean absolute distance from the median, where each dimension is divided by
-    its root mean square distance. Tokens longer than `NEAR` median lengths are left out, unless they
-    are more than `MOST_LEFT_OUT` of all. (Single values aren't left out: in a dimension that is rarely
-    active they would be all its information.)
+    A token's length is its mean absolute distance from the median, each dimension in units of its root
+    mean square distance. None is left out if more than `MOST_LEFT_OUT` are that long. (Single values
+    are kept: in a dimension that is rarely active they are all its information.)
     """
     length = tokens.new_zeros(len(tokens))
     for columns in tokens.split(COLUMNS, 1):
@@ -128,12 +122,9 @@ def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
 def published(
     pooling: Pooling, learned: Mapping[str, Tensor], at: Coordinates
 ) -> dict[str, Tensor]:
-    """Convert parameters of ``pooling`` learned in the coordinates ``at`` to the published form.
+    """Convert parameters ``learned`` in the coordinates ``at`` to the published form.
 
-    Args:
-        pooling: with its `token_maps` and `token_norms`.
-        learned: its parameters by name, with or without leading axes.
-        at: of the tokens as the pooling reads them.
+    They are given by name, with or without leading axes.
     """
     found = dict(learned)
     for weight, factor in factors(pooling, at).items():

@@ -33,11 +33,7 @@ class Counts:
 
 
 def count(spec: str, dim: int, num_classes: int, grid: tuple[int, int]) -> Counts:
-    """Counts of one probe.
-
-    Raises:
-        IceprobeError: if there is no such probe at this size.
-    """
+    """Counts of one probe; an `IceprobeError` if there is none of this size."""
     absorbed: int | None = None
     with torch.device("meta"):
         probe = build(spec, dim, num_classes, grid, has_class=True)

@@ -10,18 +10,15 @@ products around it Dao et al., arXiv:2205.14135).
 Memory. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q`` queries and
 ``BLOCK_D`` channels of the sum, which it keeps in registers. It reads each ``BLOCK_N`` tokens twice:
 all channels, ``BLOCK_K`` at a time, for the scores, then its own ``BLOCK_D`` for the sum. The second
-read comes from L2, and so do the reads for other queries and channels of the image, whose programs
-have neighbouring numbers and run together. With D > ``BLOCK_D`` the programs that share queries each
-compute the same scores: ⌈D / BLOCK_D⌉ times their arithmetic, but no ``(B, Q, N)`` in memory.
-Queries and dP are read once per tile of tokens, from L2.
+read comes from L2, and so do the reads of neighbouring programs, which have other queries and channels
+of the image. With D > ``BLOCK_D`` scores are computed ⌈D / BLOCK_D⌉ times, but no ``(B, Q, N)`` is in
+memory.
 
 Numerics. Products are in the dtype of the tokens (float32 as three products in tf32) and accumulate
-in float32; scores stay float32 until they are weights. So no score of a mean token has to be
-subtracted, as in the plain implementation, whose scores are rounded to the tokens' dtype: a score of
-40 is accurate to about 1e-5, and the softmax subtracts the largest. Only weights, at most 1, and dS
-are rounded before the products that sum tokens. A rounded p changes c by some δ and du by δ p, which
-is large if all tokens share a mean. Therefore Σ_n dS_qn, zero but for δ, is kept (``left``), and its
-product with p is subtracted from the sum.
+in float32, where scores stay until they are weights: a score of 40 is accurate to about 1e-5. Only
+weights, at most 1, and dS are rounded before the products that sum tokens. A rounded p changes c by
+some δ and du by δ p, which is large if all tokens share a mean. Therefore Σ_n dS_qn, zero but for δ,
+is kept (``left``), and its product with p is subtracted from the sum.
 
 This module needs Triton; it is imported if `iceprobe.probes.attend.available`.
 """
@@ -166,7 +163,8 @@ def _tuned(kernel: Any) -> Any:
     return triton.autotune(configs, key=["D", "Q_CLASS"])(kernel)
 
 
-_tuned_forward, _tuned_backward = _tuned(_forward), _tuned(_backward)
+_run_forward = _forward if INTERPRETED else _tuned(_forward)
+_run_backward = _backward if INTERPRETED else _tuned(_backward)
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
@@ -192,9 +190,14 @@ class _Attend(torch.autograd.Function):
         pooled = queries.new_empty(images, num_queries, dim)
         lse = tokens.new_empty(images, num_queries, dtype=torch.float32)
         _launch(
-            _forward, _tuned_forward, images, tokens, queries, rstd, (pooled, lse),
+            _run_forward,
+            images,
+            tokens,
+            queries,
+            rstd,
+            (pooled, lse),
             (num_tokens, dim, num_queries),
-        )  # fmt: skip
+        )
         return pooled, lse
 
     @staticmethod
@@ -212,7 +215,7 @@ class _Attend(torch.autograd.Function):
         partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
         left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
         _launch(
-            _backward, _tuned_backward, chunks, tokens, queries, rstd,
+            _run_backward, chunks, tokens, queries, rstd,
             (pooled, lse, grad, left, partial), (images, num_tokens, dim, num_queries, chunks),
         )  # fmt: skip
         shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
@@ -220,8 +223,7 @@ class _Attend(torch.autograd.Function):
 
 
 def _launch(
-    kernel: Any,
-    tuned: Any,
+    run: Any,
     outer: int,
     tokens: Tensor,
     queries: Tensor,
@@ -247,7 +249,6 @@ def _launch(
         "DOT": getattr(tl, str(dot).removeprefix("torch.")),
         "PRECISION": "tf32x3",  # of float32 only
     }
-    run = kernel if INTERPRETED else tuned
     shape = INTERPRETED_SHAPE if INTERPRETED else {}
     with torch.cuda.device_of(tokens):
         run[grid](

@@ -19,12 +19,9 @@ class MultiHeadCrossAttention(QueryPooling):
 
     Args:
         dim: D, width of the tokens.
-        heads: M; divides D_a and D_o.
+        heads: M; an `IceprobeError` if it doesn't divide D_a and D_o.
         attn_dim: D_a, width of keys and query, by default D.
         out_dim: D_o, by default D.
-
-    Raises:
-        IceprobeError: if M doesn't divide D_a and D_o.
     """
 
     linear_in_tokens = True

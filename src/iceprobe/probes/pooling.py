@@ -204,11 +204,7 @@ def take_slices(pooled: Tensor) -> Tensor:
 
 
 def check_divides(name: str, number: int, **widths: int) -> None:
-    """Check that the number of predictors divides each of ``widths``.
-
-    Raises:
-        IceprobeError: with the nearest number that does.
-    """
+    """Raise an `IceprobeError`, with the nearest right number, if ``number`` doesn't divide all widths."""
     for key, width in widths.items():
         if width % number:
             common = math.gcd(*widths.values())
@@ -255,11 +251,7 @@ def _norm_whole(
 
 
 def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:
-    """Check that there is one token per cell of the grid.
-
-    Raises:
-        IceprobeError: with both numbers, if there isn't.
-    """
+    """Raise an `IceprobeError` unless there is one token per cell of the grid."""
     rows, columns = grid
     if tokens.shape[1] != rows * columns:
         raise IceprobeError(

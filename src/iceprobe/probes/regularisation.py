@@ -33,11 +33,7 @@ class Regularisation:
         return bool(self.complementarity or self.entropy)
 
     def __call__(self, log_weights: Tensor, weights: Tensor) -> Tensor:
-        """ln a and a, ``(…, M, N)`` → the addition to the loss, ``(…)``; 0 without terms.
-
-        Raises:
-            IceprobeError: for the entropy over a single key.
-        """
+        """ln a and a, ``(…, M, N)`` → the addition to the loss, ``(…)``; 0 without terms."""
         total = log_weights.new_zeros(log_weights.shape[:-2])
         if self.complementarity:
             total = total + self.complementarity * mean_pairwise_cosine(weights)
@@ -67,10 +63,7 @@ def normalised_entropy(log_weights: Tensor, weights: Tensor) -> Tensor:
     """−Σ_n a_n ln a_n / ln N from ln a and a, ``(…, N)`` → ``(…)``.
 
     Logarithms are separate because a weight that rounds to 0 still has a gradient by ln a, while
-    d(−a ln a)/da = −ln a − 1 is infinite.
-
-    Raises:
-        IceprobeError: for a single key.
+    d(−a ln a)/da = −ln a − 1 is infinite. A single key is an `IceprobeError`.
     """
     keys = log_weights.shape[-1]
     if keys < 2:

@@ -3,20 +3,11 @@
     linear   z_n = W x_n + b
     epM      z_n = W x_n + b + 1/M Σ_m N·a_mn · E_m p_m      a_m = softmax_N(X u_m/√D), p_m = Xᵀ a_m
 
-x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens: a batch
-norm without affine.
-
-The linear probe classifies every patch by itself. EP classifies the image: query u_m pools patches with
-the weights a_m; its value map and classifier, here one linear map E_m ∈ R^{C×D}, turn the pooled p_m
-into class evidence. The segmentation probe returns this evidence to the patches that it was pooled
-from, in proportion to their weights N·a_mn: the class comes from the pooled descriptor, the position
-from the maps. Each a_m sums to 1, hence
-
-    mean_n z_n = W x̄ + b + 1/M Σ_m E_m p_m
-
-is the sum of the logits of a linear probe on the mean token and of EP. Maps as M more inputs of the
-classifier, W [x_n; N·a_1n … N·a_Mn], would carry only the position; the descriptor added to all
-patches only the class.
+x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens. E_m ∈ R^{C×D}
+is EP's value map and classifier in one: E_m p_m is class evidence of the image, which returns to the
+patches that it was pooled from, in proportion to their weights (docs/segmentation.md). Maps as M more
+inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would carry only the position of an object; the
+descriptor added to all patches only its class.
 """
 
 import torch
@@ -106,11 +97,7 @@ class EPSegmentation(LinearSegmentation):
 
 
 def label(text: str) -> str:
-    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``.
-
-    Raises:
-        IceprobeError: for anything else.
-    """
+    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``; else an `IceprobeError`."""
     spec = parse_probe(text)
     if spec.name not in ("linear", "ep") or set(spec.options) - {"queries"}:
         raise IceprobeError(

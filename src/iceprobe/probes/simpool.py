@@ -24,11 +24,8 @@ class SimPool(Pooling):
 
     Args:
         dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
+        heads: M; an `IceprobeError` if it doesn't divide D.
         linear: whether query and keys are projected, and the values normalised.
-
-    Raises:
-        IceprobeError: if M doesn't divide D.
     """
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"
