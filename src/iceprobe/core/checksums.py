@@ -127,11 +127,7 @@ def check_tensors(
 
 
 def listed(folder: Traversable, name: str) -> bytes:
-    """Content of a file of the package, checked against the list in its folder.
-
-    Raises:
-        IceprobeError: if the file or its checksum is missing, or they don't agree.
-    """
+    """Content of a file of the package; an `IceprobeError` if it differs from the folder's list."""
     file = folder / name
     try:
         content = file.read_bytes()

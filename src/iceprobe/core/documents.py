@@ -12,11 +12,7 @@ _DIGITS = 19  # of the largest 64-bit integer
 
 
 def parse_json(content: bytes | str, *, ours: bool = True) -> Any:
-    """The parsed document.
-
-    Args:
-        content: of the file.
-        ours: whether iceprobe wrote it: only finite numbers and integers of 64 bits are allowed then.
+    """The parsed document; in ``ours`` only finite numbers and 64-bit integers are allowed.
 
     Raises:
         ValueError: if it isn't JSON, nests too deeply, or has a number that isn't allowed.

@@ -142,10 +142,9 @@ def takes(model: type[S], **earlier: str) -> Callable[[Callable[..., Any]], Any]
 def settle(
     model: type[S], settings: Settings | None, overrides: Mapping[str, Any], function: str
 ) -> S:
-    """A checked ``model`` of the values of a settings object and of keywords, which win.
+    """A ``model`` of a settings object's values and of ``overrides``, which win.
 
-    Raises:
-        IceprobeError: for an unknown option, with the nearest ones, or a value that doesn't fit.
+    An unknown option or a value that doesn't fit is an `IceprobeError`.
     """
     if settings is not None and not _serves(settings, model):
         kind = model.__mro__[1]

@@ -79,8 +79,7 @@ def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict
     """The options of ``spec``, converted by ``types``, which has every valid key.
 
     Raises:
-        IceprobeError: for an unknown key (with the nearest ones and all) or a value that doesn't
-            convert.
+        IceprobeError: for an unknown key or a value that doesn't convert.
     """
     values = {}
     for key, text in spec.options.items():
@@ -107,13 +106,13 @@ def _bounded(value: Any) -> Any:
 
 def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
     """``spec`` with those ``options`` that aren't ``None``; an `IceprobeError` if it has one already."""
-    given = {key: option_text(value) for key, value in options.items() if value is not None}
+    given = {key: as_text(value) for key, value in options.items() if value is not None}
     if twice := spec.options.keys() & given:
         raise IceprobeError(f"option {min(twice)!r} of {str(spec)!r} is given twice: keep one")
     return replace(spec, options={**spec.options, **given})
 
 
-def option_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value as it is written in a spec string."""
     if isinstance(value, bool):
         return str(value).lower()

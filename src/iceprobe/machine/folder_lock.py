@@ -68,8 +68,7 @@ os.register_at_fork(
 def exclusive(folder: Path) -> Iterator[None]:
     """Create ``folder`` if needed and lock it; afterwards remove the lock file and empty folders.
 
-    Raises:
-        IceprobeError: if another process has the lock, with its id and host.
+    It is an `IceprobeError` if another process has the lock.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     owner = os.getpid()

@@ -18,12 +18,9 @@ _EVICTABLE = ("active_file", "inactive_file")
 
 
 def available_memory(groups: Sequence[Path] | None = None) -> int | None:
-    """Bytes of memory that this process may use; ``None`` if unknown.
+    """Bytes of memory that this process may use, in ``groups`` (its own); ``None`` if unknown.
 
     Processes that work together on this machine get equal shares.
-
-    Args:
-        groups: folders of control groups, by default those of this process.
     """
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
@@ -35,12 +32,7 @@ def available_memory(groups: Sequence[Path] | None = None) -> int | None:
 
 
 def groups_of(process: Path = Path("/proc/self"), root: Path = Path("/")) -> list[Path]:
-    """Folders of the memory control groups of a process, the innermost first.
-
-    Args:
-        process: its folder in ``/proc``.
-        root: of the file system that the process names mounts in.
-    """
+    """Folders of a process's memory groups, the innermost first; ``root`` is that of its mounts."""
     try:
         mounts = (process / "mountinfo").read_text().splitlines()
         entries = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]

@@ -25,13 +25,9 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object, or the objects whose keys begin with it; a missing one is a ``FileNotFoundError``.
+    """An object, or the objects whose keys begin with it; a missing one is a ``FileNotFoundError``."""
 
-    Attributes:
-        url: without a trailing slash.
-    """
-
-    url: str
+    url: str  # without a trailing slash
 
     def __str__(self) -> str:
         return self.url

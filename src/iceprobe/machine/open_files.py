@@ -34,12 +34,7 @@ def raise_limit() -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor to read from in the block.
-
-    Raises:
-        IceprobeError: if this process or the system has no descriptor left.
-        OSError: for any other reason.
-    """
+    """A descriptor to read from in the block; an `IceprobeError` if there are too many."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

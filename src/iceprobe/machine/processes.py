@@ -37,17 +37,11 @@ _FAILED, _REPORTED, _ENDED = "failed", "reported", "ended"  # keys of the shared
 
 @dataclass(eq=False)
 class World:
-    """One of ``size`` processes.
-
-    Attributes:
-        rank: of this process, from 0.
-        size: number of processes.
-        local_rank, local_size: the same among those on this machine.
-    """
+    """One of ``size`` processes."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # the same among the processes on this machine
     local_size: int = 1
     _store: Any = None
     _steps: Any = None  # the group for sums within a step; the default group is for long waits
@@ -93,13 +87,7 @@ class World:
         return tensor
 
     def assembled(self, mine: "Tensor", place: slice, count: int, dim: int = 0) -> "Tensor":
-        """The concatenation along ``dim`` of a part from each process.
-
-        Args:
-            mine: this process's part.
-            place: its position along ``dim``; together the positions cover ``dim`` once.
-            count: length of the whole along ``dim``.
-        """
+        """Concatenate the parts of all processes: along ``dim``, ``mine`` is at ``place`` of ``count``."""
         if self.size == 1:
             return mine
         whole = mine.new_zeros(*mine.shape[:dim], count, *mine.shape[dim + 1 :])

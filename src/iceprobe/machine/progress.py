@@ -68,11 +68,7 @@ class _Stage:
 
 
 class Lines:
-    """For each stage a line with an estimate, one every 30 s, and one at its end with its duration.
-
-    Args:
-        say: called with each line.
-    """
+    """``say`` each stage's estimate, its progress every 30 s, and its duration, a line each."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
@@ -125,9 +121,7 @@ class Lines:
 class Bars:
     """A bar per stage if ``console`` is a terminal or a notebook, otherwise lines.
 
-    Args:
-        console: where to show them.
-        transient: whether bars disappear at the end.
+    ``transient`` bars disappear at the end.
     """
 
     def __init__(self, console: Console, *, transient: bool = False) -> None:

@@ -52,8 +52,7 @@ def part_of_batch() -> BatchShare | None:
 def learning_from(here: int, images: int) -> Iterator[float]:
     """In the block, statistics are of all ``images`` of a batch, ``here`` of them in this process.
 
-    Yields:
-        The weight of the mean over this part in the mean over the batch.
+    Yields the weight of this part in a mean over the batch.
     """
     if here == images:
         yield 1.0

@@ -16,12 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
-    """A signal ends the program; this isn't an error.
-
-    Attributes:
-        signal: the signal.
-        exit_code: 128 + its number, as in shells.
-    """
+    """A ``signal`` ends the program; ``exit_code`` is 128 + its number, as in shells."""
 
     def __init__(self, number: int):
         self.signal = signal.Signals(number)

@@ -221,16 +221,11 @@ def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
-    """Scores of r·x, for poolings with additional keys or with queries for each image.
+    """Scores ``(B, Q, N)`` of r·x, for poolings with additional keys or with queries for each image.
 
-    Args:
-        tokens: ``(B, N, D)``.
-        queries: ``(Q, D)``, or ``(B, Q, D)`` for each image.
-        rstd: r, ``(B, N)``; without it scores are up to a constant per query.
-
-    Returns:
-        ``(B, Q, N)`` in the dtype of ``queries``. Autograd keeps only the tokens for the backward
-        pass, for any number of members, and gives them a gradient only if they require one.
+    Queries are ``(Q, D)``, or ``(B, Q, D)`` for each image. Without r ``(B, N)``, scores are up to a
+    constant per query. Autograd keeps only the tokens ``(B, N, D)`` for the backward pass, for any
+    number of members, and gives them a gradient only if they require one.
     """
     products = tokens.to(_product_dtype(tokens))
     return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)

@@ -33,20 +33,13 @@ COLUMNS = 16  # computed at a time; all together would take several times the me
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Standardised coordinates of tokens x ∈ R^D.
+    """Standardised coordinates of tokens x ∈ R^D."""
 
-    Attributes:
-        mean: μ, ``(D,)``.
-        std: σ, ``(D,)``, so large that |x̂| is at most `FARTHEST`; 1 if a dimension is constant.
-        scale: s, one over the median token's deviation over its channels.
-        normed_mean, normed_std: μ̃ and σ̃, ``(D,)``, of LN(x) without its affine.
-    """
-
-    mean: Tensor
-    std: Tensor
-    scale: float
-    normed_mean: Tensor
-    normed_std: Tensor
+    mean: Tensor  # μ, (D,)
+    std: Tensor  # σ, (D,), so large that |x̂| is at most `FARTHEST`; 1 if a dimension is constant
+    scale: float  # s, one over the median token's deviation over its channels
+    normed_mean: Tensor  # μ̃, (D,), of LN(x) without affine
+    normed_std: Tensor  # σ̃, (D,), likewise
 
     @classmethod
     def of(cls, tokens: Tensor) -> Self:

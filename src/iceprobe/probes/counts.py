@@ -12,24 +12,14 @@ from iceprobe.probes.probe import build
 
 @dataclass(frozen=True)
 class Counts:
-    """One probe at one size.
+    """One probe at one size."""
 
-    Attributes:
-        predictors: M; 0 without learned attention.
-        pooling: trainable parameters of the pooling.
-        total: of pooling and classifier.
-        flops: of the whole probe per image at inference, 2 × multiply–adds.
-        flops_per_step: for folding keys into queries, once per step for any batch size.
-        absorbed: trainable parameters of the pooling with its keys absorbed; ``None`` where
-            `absorb` refuses.
-    """
-
-    predictors: int
-    pooling: int
-    total: int
-    flops: int
-    flops_per_step: int
-    absorbed: int | None
+    predictors: int  # M; 0 without learned attention
+    pooling: int  # trainable parameters of the pooling
+    total: int  # of pooling and classifier
+    flops: int  # of the whole probe per image at inference, 2 × multiply–adds
+    flops_per_step: int  # for folding keys into queries, for any batch size
+    absorbed: int | None  # parameters of the pooling with its keys absorbed, if `absorb` allows it
 
 
 def count(spec: str, dim: int, num_classes: int, grid: tuple[int, int]) -> Counts:

@@ -25,19 +25,12 @@ from iceprobe.probes.layer_norm import token_rstd
 
 
 class TokenStats(NamedTuple):
-    """Statistics of the tokens over batch and positions, for poolings that normalise them.
+    """Statistics of the tokens over batch and positions, for poolings that normalise them."""
 
-    Attributes:
-        mean: ``(D,)``.
-        variance: ``(D,)``; of a batch, the biased one.
-        rstd: ``(D,)``, 1/√(variance + ε).
-        num_tokens: number of tokens measured; 0 for running statistics.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    rstd: Tensor
-    num_tokens: int
+    mean: Tensor  # (D,)
+    variance: Tensor  # (D,); of a batch, the biased one
+    rstd: Tensor  # (D,), 1/√(variance + ε)
+    num_tokens: int  # number of tokens measured; 0 for running statistics
 
 
 class Pooling(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import Spec, option_text, parse_spec
+from iceprobe.core.specs import Spec, as_text, parse_spec
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.registry import (
@@ -304,7 +304,7 @@ def _check_terms(pooling: Pooling, terms: Regularisation) -> None:
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
     """The canonical spec with ``options`` merged in, and typed values of all its options."""
     written = parse_spec(str(spec))
-    texts = {key: option_text(value) for key, value in options.items()}
+    texts = {key: as_text(value) for key, value in options.items()}
     spec = parse_probe(str(replace(written, options={**written.options, **texts})))
     if PROBES[spec.name].target is None:
         raise IceprobeError(

@@ -8,15 +8,7 @@ from typing import Any, get_args
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
-from iceprobe.core.specs import (
-    Spec,
-    boolean,
-    one_of,
-    option_text,
-    parse_spec,
-    typed_options,
-    unknown,
-)
+from iceprobe.core.specs import Spec, as_text, boolean, one_of, parse_spec, typed_options, unknown
 
 # Vectors that some models compute themselves: the output of a learned pooler, and the class token
 # in the space shared with text.
@@ -34,16 +26,10 @@ TERMS = ("complementarity", "entropy")
 
 @dataclass(frozen=True)
 class Option:
-    """One key of a probe's spec string.
+    """One key of a probe's spec string."""
 
-    Attributes:
-        convert: text → value; its ``ValueError`` says what is valid.
-        default: as text, or ``None`` where it follows from the tokens (``out_dim``, the input of
-            ``linear``).
-    """
-
-    convert: Callable[[str], Any]
-    default: str | None = None
+    convert: Callable[[str], Any]  # text → value; its ValueError says what is valid
+    default: str | None = None  # as text; None where it follows from the tokens, as for out_dim
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ def parse_probe(text: str) -> Spec:
         default = entry.default_number
         number = default(options) if callable(default) else default
         options.setdefault(entry.number, str(number))
-    texts = {key: option_text(value) for key, value in _typed(name, options).items()}
+    texts = {key: as_text(value) for key, value in _typed(name, options).items()}
     changed = {key: text for key, text in texts.items() if text != entry.options[key].default}
     return Spec(None, name, changed)
 
@@ -177,7 +163,7 @@ def register(
     own = {
         key: Option(
             _converter(name, argument),
-            None if key == number or argument.default is None else option_text(argument.default),
+            None if key == number or argument.default is None else as_text(argument.default),
         )
         for key, argument in arguments.items()
     }
@@ -216,10 +202,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _weight(text: str) -> float:
-    return float(text) + 0.0  # -0 is 0
-
-
 def _simpool_heads(options: Mapping[str, str]) -> int:
     return 12 if options.get("linear", "true").lower() == "false" else 1
 
@@ -242,8 +224,9 @@ def _numbered(
 
 _OUT_DIM = Option(_positive)
 _ATTENTIVE = _inputs("patches", "class+patches", "prefix+patches")
+_TERM = Option(lambda text: float(text) + 0.0, "0.0")  # -0 becomes 0
 # Where scores are linear in the tokens, a fit has the attention that the terms read.
-_REGULARISED = {**_ATTENTIVE, **{term: Option(_weight, "0.0") for term in TERMS}}
+_REGULARISED = {**_ATTENTIVE, **dict.fromkeys(TERMS, _TERM)}
 _SPATIAL = _inputs("patches")
 
 PROBES: Registry[ProbeEntry] = Registry(

@@ -19,15 +19,10 @@ from iceprobe.core.errors import IceprobeError
 
 @dataclass(frozen=True)
 class Regularisation:
-    """The weights of the terms; false if all are zero.
+    """The weights of the terms; false if all are zero."""
 
-    Attributes:
-        complementarity: λ_c, of the mean pairwise cosine of an image's maps.
-        entropy: λ_e, of the normalised entropy of a map.
-    """
-
-    complementarity: float = 0.0
-    entropy: float = 0.0
+    complementarity: float = 0.0  # λ_c, of the mean pairwise cosine of an image's maps
+    entropy: float = 0.0  # λ_e, of the normalised entropy of a map
 
     def __bool__(self) -> bool:
         return bool(self.complementarity or self.entropy)
