@@ -70,7 +70,7 @@ def parse_spec(text: str) -> Spec:
                 f"option {shown(part)} in {shown(text)} is not of the form key=value"
             )
         if key in options:
-            raise IceprobeError(f"option {shown(key)} stands twice in {shown(text)}: keep one")
+            raise IceprobeError(f"option {shown(key)} is given twice in {shown(text)}: keep one")
         options[key] = value
     return Spec(kind or None, name, options)
 

@@ -150,7 +150,7 @@ class RemotePath:
             said = " ".join(str(error).split()) or type(error).__name__
             remedy = "see that the address is right and credentials are set"
             if "timeout" in f"{type(error).__name__} {said}".lower().replace(" ", ""):
-                remedy = "it doesn't answer: see that it is well, then run the same again"
+                remedy = "the server doesn't answer: check it, then run the same command again"
             raise IceprobeError(f"{self.url}: {said}; {remedy}") from error
 
 

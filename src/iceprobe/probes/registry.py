@@ -90,7 +90,7 @@ def parse_probe(text: str) -> Spec:
         if entry.number is None:
             raise IceprobeError(f"probe {name!r} takes no number, {text!r} has one: write {name!r}")
         if entry.number in options:
-            raise IceprobeError(f"{entry.number} stands twice in {text!r}: keep one")
+            raise IceprobeError(f"{entry.number} is given twice in {text!r}: keep one")
         options[entry.number] = digits
     elif entry.number is not None and entry.default_number is not None:
         default = entry.default_number
