@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -33,12 +31,6 @@ def own_state() -> Iterator[None]:
         yield
 
 
-def in_own_state(function: Callable[P, R]) -> Callable[P, R]:
+def in_own_state(function: F) -> F:
     """A function that runs in :func:`own_state`."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with own_state():
-            return function(*args, **kwargs)
-
-    return run
+    return own_state()(function)

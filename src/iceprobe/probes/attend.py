@@ -135,10 +135,8 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tokens, weights, rstd = ctx.saved_tensors
         parts = _all(grads[:-1], ctx.sizes, tokens)
-        total = torch.zeros(
-            sum(ctx.sizes), tokens.shape[2], device=tokens.device,
-            dtype=torch.promote_types(ctx.dtype, torch.float32),
-        )  # fmt: skip
+        wide = torch.promote_types(ctx.dtype, torch.float32)
+        total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2], dtype=wide)
         with _plain(tokens.device.type):
             for images in _few(tokens, weights):
                 x, r = tokens[images], None if rstd is None else rstd[images]

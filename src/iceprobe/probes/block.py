@@ -24,7 +24,6 @@ class Block(Pooling):
     """
 
     refusal = "every token is a query and a key of its own, so no learned query is there to fold in"
-
     token_norms = ("norm1",)
 
     def __init__(self, dim: int, heads: int = 8):

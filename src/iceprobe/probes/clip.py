@@ -33,7 +33,6 @@ class CLIP(Pooling):
     """
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"
-
     token_norms = ("norm",)
 
     def __init__(self, dim: int, grid: tuple[int, int], heads: int = 4):

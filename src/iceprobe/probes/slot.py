@@ -30,7 +30,6 @@ class SlotAttention(Pooling):
     """
 
     refusal = "its queries are the slots, which every image changes in every iteration"
-
     token_norms = ("token_norm",)
 
     def __init__(self, dim: int, queries: int = 8, iterations: int = 3):
