@@ -1,1 +1,1 @@
-"""Used by every other package: errors, spec strings, registries, text, checksums. Imports no torch."""
+"""Shared by all packages: errors, spec strings, registries, text, checksums. Imports no torch."""

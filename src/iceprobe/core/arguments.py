@@ -1,7 +1,7 @@
 """Type checks of the plain arguments of public functions.
 
-A string in place of a number, a NaN or a number beyond 64 bits raises one line that names the argument,
-its value and what it takes. The function itself checks what the value means.
+A string in place of a number, a NaN or a number beyond 64 bits raises one line that names the
+argument, its value and what it takes. The function itself checks what the value means.
 """
 
 import functools
@@ -47,7 +47,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def plain(function: str, name: str, value: Any, hint: Any) -> Any:
-    """``value`` of an argument, checked by its hint; numpy's numbers and whole floats become Python's.
+    """``value`` of an argument, checked by its hint; numbers of numpy become Python's.
 
     Only hints of the types in ``_WORDS``, literals and lists of them are checked.
 

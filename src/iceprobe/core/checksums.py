@@ -4,7 +4,7 @@
 - A JSON document contains the sha256 of its own content (`seal`, `unseal`).
 - Tensors that no document names yet (a fit under way) have theirs in the header of their file
   (`tensors_digest`).
-- Files of the package are in a list beside them, ``SHA256SUMS``, in the format of ``sha256sum`` (`listed`).
+- ``SHA256SUMS``, in the format of ``sha256sum``, lists files of the package beside it (`listed`).
 
 Files of earlier versions have no checksum. They are read, and `unverified` logs that once.
 """
@@ -80,7 +80,7 @@ def seal(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(document: Mapping[str, Any], path: object, remedy: str) -> dict[str, Any]:
-    """``document`` without its digest; an `IceprobeError` if that isn't the digest of the content."""
+    """``document`` without its digest; an `IceprobeError` if the digest is another."""
     content = dict(document)
     sealed = content.pop(SEAL, None)
     if sealed is None:
@@ -118,7 +118,7 @@ def check_tensors(
     described: str,
     remedy: str,
 ) -> None:
-    """Raise an `IceprobeError` if a file's tensors or the entry ``described`` of its header changed."""
+    """Raise an `IceprobeError` if a file's tensors or ``described`` in its header have changed."""
     found = metadata or {}
     if SEAL not in found and described in found:
         return unverified(path)

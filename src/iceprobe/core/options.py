@@ -31,7 +31,7 @@ class Option:
     Attributes:
         help: its line of ``--help``, with unit and default.
         panel: the panel of the help that lists it; ``None`` for Python only.
-        changes_numbers: whether it can change a result. The others may differ when a run is resumed.
+        changes_numbers: whether it can change a result. Others may differ when a run is resumed.
         flag: its flag, if that isn't ``--name``.
         implicit: whether ``config.yaml`` and the names of runs leave it out at its default.
     """
@@ -175,7 +175,7 @@ def settle(
 
 
 def _serves(settings: Any, model: type[Settings]) -> bool:
-    """Whether ``settings`` is of the class that ``model`` extends, or has only options of ``model``."""
+    """Whether ``settings`` is of the class that ``model`` extends, or has no other options."""
     if not isinstance(settings, Settings):
         return False
     kind = model.__mro__[1]

@@ -105,7 +105,7 @@ def _bounded(value: Any) -> Any:
 
 
 def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
-    """``spec`` with those ``options`` that aren't ``None``; an `IceprobeError` if it has one already."""
+    """``spec`` with the given ``options``; an `IceprobeError` if it has one already."""
     given = {key: as_text(value) for key, value in options.items() if value is not None}
     if twice := spec.options.keys() & given:
         raise IceprobeError(f"option {min(twice)!r} of {str(spec)!r} is given twice: keep one")

@@ -41,7 +41,7 @@ def visible(text: str) -> str:
 
 
 def spelled(record: logging.LogRecord) -> bool:
-    """A logging filter that makes messages :func:`visible`, so that every handler can encode them."""
+    """A logging filter: messages become :func:`visible`, so that every handler can encode them."""
     record.msg, record.args = visible(record.getMessage()), None
     return True
 
@@ -55,7 +55,7 @@ def clipped(text: str, most: int = 2000) -> str:
 
 
 def short_name(name: str, most: int = 160) -> str:
-    """A file name of at most ``most`` bytes; a longer one becomes its two ends and a hash of the whole.
+    """A file name of at most ``most`` bytes; of a longer one both ends and a hash.
 
     File systems allow 255 bytes, and files beside it have its name plus a suffix.
     """

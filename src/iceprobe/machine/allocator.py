@@ -1,7 +1,7 @@
 """Whether the allocator keeps freed memory or returns it to the system.
 
-A training step allocates and frees hundreds of megabytes. glibc maps and unmaps each large block, so
-the kernel clears the same pages at every step: a quarter of a fit's time on two cores
+A training step allocates and frees hundreds of megabytes. glibc maps and unmaps each large block,
+so the kernel clears the same pages at every step: a quarter of a fit's time on two cores
 (docs/speed.md). The command line turns that off in its own process; a library doesn't change its
 host's allocator.
 

@@ -1,8 +1,8 @@
-"""Locks by the kernel (`flock`), which end with their process: on open files, and one writer per folder.
+"""Kernel locks (`flock`), which end with their process: of open files, and of folders.
 
 A forked child shares its parent's open files and would keep the locks after the parent's death;
-close-on-exec doesn't help, as the child calls no exec. So a child closes these files first. (Closing
-isn't unlocking: the parent's lock stays.)
+close-on-exec doesn't help, as the child calls no exec. So a child closes these files first.
+(Closing isn't unlocking: the parent's lock stays.)
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """How much memory this process may still use: that of the machine and of its control groups.
 
-Control groups of versions 1 and 2 and their ancestors may have limits (a container, a scheduler's job,
-a systemd unit); the tightest counts. ``memory.high`` is a limit too: beyond it a process isn't
+Control groups of versions 1 and 2 and their ancestors may have limits (a container, a scheduler's
+job, a systemd unit); the tightest counts. ``memory.high`` is a limit too: beyond it a process isn't
 killed, but becomes very slow.
 """
 

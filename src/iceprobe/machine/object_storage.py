@@ -1,9 +1,9 @@
-"""Places on object storage: URLs that ``fsspec`` reads, with a part of ``pathlib.Path``'s interface.
+"""Places on object storage: URLs that ``fsspec`` reads, with a part of ``Path``'s interface.
 
 ``s3://bucket/birds`` is a key prefix, not a folder: there are no renames and no locks, an object is
-written as a whole, and a listing has names, sizes and versions. fsspec and the storage's own library
-find keys, endpoints and regions (``AWS_ENDPOINT_URL``, ``~/.aws``, ``FSSPEC_S3_KEY``, …); iceprobe has
-no settings for them.
+written as a whole, and a listing has names, sizes and versions. fsspec and the storage's own
+library find keys, endpoints and regions (``AWS_ENDPOINT_URL``, ``~/.aws``, ``FSSPEC_S3_KEY``, …);
+iceprobe has no settings for them.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object, or the objects whose keys begin with it; a missing one is a ``FileNotFoundError``."""
+    """An object, or all whose keys begin with it; ``FileNotFoundError`` if it is missing."""
 
     url: str  # without a trailing slash
 
@@ -174,7 +174,7 @@ def stream(path: Path | RemotePath) -> Path | io.BytesIO:
 
 
 def cache_folder() -> Path:
-    """Folder of the copies of remote shards: ``ICEPROBE_CACHE``, or ``iceprobe`` in the user's cache."""
+    """Folder of copies of remote shards: ``ICEPROBE_CACHE`` or ``iceprobe`` in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "iceprobe"
     folder = Path(os.environ.get("ICEPROBE_CACHE") or default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def end_with(parent: int) -> None:
     """Kill this process when ``parent``, which started it, ends.
 
-    On Linux the kernel does it (``prctl``), even during a system call or C code. It also does it when
-    the *thread* that forked ends; ours waits for its workers. On other systems a thread checks every
-    second, which C code that holds the interpreter lock delays.
+    On Linux the kernel does it (``prctl``), even during a system call or C code. It also does it
+    when the *thread* that forked ends; ours waits for its workers. On other systems a thread checks
+    every second, which C code that holds the interpreter lock delays.
     """
     if not _asked_the_kernel():
         threading.Thread(target=_watch, args=(os.getppid(),), name="parent", daemon=True).start()

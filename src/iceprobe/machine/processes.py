@@ -2,13 +2,13 @@
 
     torchrun --nproc-per-node N -m iceprobe …      RANK, WORLD_SIZE, LOCAL_RANK ─▶ world()
 
-`torchrun`, `accelerate launch` and similar schedulers set the same environment variables. The command
-line joins the other processes by them. A library call does so only within :func:`join`, so a script
-that pre-trains on many GPUs can measure the features in one of its processes.
+`torchrun`, `accelerate launch` and similar schedulers set the same environment variables. The
+command line joins the other processes by them. A library call does so only within :func:`join`, so
+a script that pre-trains on many GPUs can measure the features in one of its processes.
 
 An error in one process ends all: the process stores its message for the others and closes its
-connections, which wakes those that wait for it; process 0 prints the message. torch is imported only
-if there are other processes.
+connections, which wakes those that wait for it; process 0 prints the message. torch is imported
+only if there are other processes.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class World:
         return values
 
     def agree(self, value: object, what: str) -> None:
-        """Raise an `IceprobeError` if ``value``, called ``what``, isn't the same in every process."""
+        """Raise an `IceprobeError` if ``value``, called ``what``, differs between processes."""
         values = self.gather(value)
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -87,7 +87,7 @@ class World:
         return tensor
 
     def assembled(self, mine: "Tensor", place: slice, count: int, dim: int = 0) -> "Tensor":
-        """Concatenate the parts of all processes: along ``dim``, ``mine`` is at ``place`` of ``count``."""
+        """Concatenate all processes' parts: ``mine`` is at ``place`` of ``count`` along ``dim``."""
         if self.size == 1:
             return mine
         whole = mine.new_zeros(*mine.shape[:dim], count, *mine.shape[dim + 1 :])
@@ -172,7 +172,7 @@ class World:
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[Any]:
-        """``torch.distributed``, for a call in all processes; explains the error if one was lost."""
+        """``torch.distributed``, for a call in all processes; explains the error if one is lost."""
         import torch.distributed as dist
 
         try:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
-# Multiply–adds of a call from which oneDNN is faster in spite of its overhead of about 20 µs; and of
-# each of several calls, per thread, since all threads wait for the slowest at every call.
+# Multiply–adds of a call from which oneDNN is faster, in spite of an overhead of about 20 µs; and
+# of each of several calls, per thread, since all threads wait for the slowest at every call.
 PAYING, EACH_PAYING = 2**20, 2**22
 
 
@@ -110,7 +110,7 @@ def _each(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 class FastLinear(TorchFunctionMode):
-    """A mode in which ``F.linear`` of float32 tensors uses the faster library, with or without gradients."""
+    """A mode in which ``F.linear`` of float32 tensors uses the faster library."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

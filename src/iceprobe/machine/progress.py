@@ -1,8 +1,8 @@
 """Progress of a stage: a bar in a terminal or a notebook, otherwise a line from time to time.
 
-Every stage takes ``progress(stage, done, total)``. The command line passes its own `Bars`. A call from
-Python without ``progress`` shows a bar in a terminal or a notebook; with ``False`` it shows nothing.
-Wherever progress is shown, lines go to the log too.
+Every stage takes ``progress(stage, done, total)``. The command line passes its own `Bars`. A call
+from Python without ``progress`` shows a bar in a terminal or a notebook; with ``False`` it shows
+nothing. Wherever progress is shown, lines go to the log too.
 """
 
 import contextlib
@@ -176,8 +176,9 @@ def can_move(console: Console) -> bool:
 def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     """A function whose ``progress`` may also be left out or be a bool.
 
-    Without it, process 0 shows a transient bar in a terminal or a notebook. ``True`` shows it anywhere,
-    as lines if it can't be redrawn; ``False`` shows nothing. Nested calls show nothing of their own.
+    Without it, process 0 shows a transient bar in a terminal or a notebook. ``True`` shows it
+    anywhere, as lines if it can't be redrawn; ``False`` shows nothing. Nested calls show nothing of
+    their own.
     """
 
     @functools.wraps(function)
@@ -217,7 +218,7 @@ def timed(
 
 
 def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
-    """``progress`` inside a function with `shows_progress`, which has replaced bools and ``None``."""
+    """``progress`` inside a function with `shows_progress`, which has replaced bools."""
     return None if isinstance(progress, bool) else progress
 
 

@@ -66,7 +66,7 @@ def learning_from(here: int, images: int) -> Iterator[float]:
 
 
 def sum_gradients(leaves: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """Sum over all processes the gradients of ``leaves``, in place, and ``others``, which it returns.
+    """Sum the gradients of ``leaves`` over all processes, in place, and ``others``, returned.
 
     They are sent in one flat buffer. A leaf without gradient has none in any process.
     """

@@ -2,10 +2,11 @@
 
     a = softmax_N(w₂ᵀ tanh(W₁ X + b₁) + b₂)      y = Xᵀ a
 
-One predictor; the values are the tokens themselves. ``depth=1`` scores by a single linear map,
-wᵀX + b. ``self_attention=True`` scores and pools the output of a self-attention over the tokens (one
-head, qkv without bias, projection with bias). Przewięźlikowski et al., "Beyond [cls]: Exploring the True Potential of Masked
-Image Modeling Representations"; Ilse et al., "Attention-based Deep Multiple Instance Learning".
+One predictor; the values are the tokens themselves. ``depth=1`` scores by a single linear map, wᵀX
++ b. ``self_attention=True`` scores and pools the output of a self-attention over the tokens (one
+head, qkv without bias, projection with bias). Przewięźlikowski et al., "Beyond [cls]: Exploring the
+True Potential of Masked Image Modeling Representations"; Ilse et al., "Attention-based Deep
+Multiple Instance Learning".
 """
 
 import torch
@@ -14,13 +15,12 @@ from torch.nn import functional as F
 
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
-TANH_UNIT = (
-    0.1  # with 1, tokens of deviation 1 leave the linear range of tanh (docs/coordinates.md)
-)
+# With 1, tokens of deviation 1 leave the linear range of tanh (docs/coordinates.md).
+TANH_UNIT = 0.1
 
 
 def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
-    """ABMILP; a linear scorer on the tokens themselves is a query that shares the products of others.
+    """ABMILP; a linear scorer on the tokens themselves is a query like any other.
 
     Args:
         dim: D, width of the tokens and of the descriptor.

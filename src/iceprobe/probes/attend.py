@@ -18,11 +18,11 @@ from torch.autograd.function import once_differentiable
 from iceprobe.machine import products
 
 # The Triton kernels of `kernels.py` have only run in Triton's interpreter, never on a GPU. Set this
-# once tests/probes/test_kernels.py has passed on one and benchmarks/attend_gpu.py has shown for which
-# numbers of queries they are faster.
+# once tests/probes/test_kernels.py has passed on one and benchmarks/attend_gpu.py has shown for
+# which numbers of queries they are faster.
 KERNELS_CHOSEN = False
-# Bytes of attention weights that a CPU computes at a time. Of 2**18 to 2**24 this was among the best
-# for 12 to 2,110 queries, in float32 and bfloat16, on one and two cores of a Zen 5.
+# Bytes of attention weights that a CPU computes at a time. Of 2**18 to 2**24 among the best for
+# 12 to 2,110 queries, in float32 and bfloat16, on one and two cores of a Zen 5.
 AT_ONCE = 2**22
 
 
@@ -30,9 +30,9 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
     If the tokens need no gradient, none is computed and only tokens and weights are kept for the
-    backward pass; the kernels (`KERNELS_CHOSEN`, `available`) don't keep the weights either. Products
-    are in the dtype of the tokens (float32 if the CPU has no fast products in it); they and the
-    softmax accumulate in float32.
+    backward pass; the kernels (`KERNELS_CHOSEN`, `available`) don't keep the weights either.
+    Products are in the dtype of the tokens (float32 if the CPU has no fast products in it); they
+    and the softmax accumulate in float32.
 
     Args:
         tokens: ``(B, N, D)``.
@@ -70,8 +70,8 @@ def attend_together(
 def available(tokens: Tensor) -> bool:
     """Whether `iceprobe.probes.kernels` can pool these tokens, if they need no gradient.
 
-    This takes a CUDA device of capability 8.0 or more (bfloat16 products) and Triton. A graph that is
-    exported or compiled must run without the kernels.
+    This takes a CUDA device of capability 8.0 or more (bfloat16 products) and Triton. A graph that
+    is exported or compiled must run without the kernels.
     """
     return (
         tokens.is_cuda
@@ -219,11 +219,11 @@ def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
-    """Scores ``(B, Q, N)`` of r·x, for poolings with additional keys or with queries for each image.
+    """Scores ``(B, Q, N)`` of r·x, for poolings with additional keys or queries for each image.
 
-    Queries are ``(Q, D)``, or ``(B, Q, D)`` for each image. Without r ``(B, N)``, scores are up to a
-    constant per query. Autograd keeps only the tokens ``(B, N, D)`` for the backward pass, for any
-    number of members, and gives them a gradient only if they require one.
+    Queries are ``(Q, D)``, or ``(B, Q, D)`` for each image. Without r ``(B, N)``, scores are up to
+    a constant per query. Autograd keeps only the tokens ``(B, N, D)`` for the backward pass, for
+    any number of members, and gives them a gradient only if they require one.
     """
     products = tokens.to(_product_dtype(tokens))
     return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)

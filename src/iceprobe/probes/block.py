@@ -3,9 +3,9 @@
     Z = X + MHSA(LN X)      Y = Z + W₂ GELU(W₁ LN Z + b₁) + b₂      y = mean_N(Y)
 
 Eight heads, qkv without bias, projection with bias, MLP ratio 4, no LayerScale, LN ε = 1e-5: the
-pre-norm block of Dosovitskiy et al., "An Image is Worth 16x16 Words", trained on frozen tokens as in
-the comparison of Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of
-Efficiency". Tokens attend to one another, so there is no attention map of M predictors.
+pre-norm block of Dosovitskiy et al., "An Image is Worth 16x16 Words", trained on frozen tokens as
+in the comparison of Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the
+Lens of Efficiency". Tokens attend to one another, so there is no attention map of M predictors.
 """
 
 import torch

@@ -33,9 +33,7 @@ class CAE(FoldedKeys, QueryPooling):
         self.norm_q = nn.LayerNorm(dim, eps=1e-5)
         self.norm_k = nn.LayerNorm(dim, eps=self.layer_norm)
         self.norm_v = nn.LayerNorm(dim, eps=self.layer_norm)
-        self.q = nn.Linear(dim, dim, bias=False)
-        self.k = nn.Linear(dim, dim, bias=False)
-        self.v = nn.Linear(dim, dim, bias=False)
+        self.q, self.k, self.v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.proj = nn.Linear(dim, dim)
 
     def fold(self) -> Tensor:

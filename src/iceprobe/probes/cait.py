@@ -7,8 +7,8 @@
 The last LN has ε 1e-5, the others 1e-6; γ starts at 1e-5; the MLP is four times as wide, with
 GELU. Touvron et al., "Going deeper with Image Transformers".
 
-Keys and the LayerNorm of the tokens are folded into the query in every forward pass; the class token
-is an additional key, the same for every image.
+Keys and the LayerNorm of the tokens are folded into the query in every forward pass; the class
+token is an additional key, the same for every image.
 """
 
 import torch

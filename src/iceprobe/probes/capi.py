@@ -21,7 +21,7 @@ HEAD_WIDTH = 64
 
 
 class CAPI(FoldedKeys, QueryPooling):
-    """CAPI's probe with M heads, by default D/64; raises `IceprobeError` if that doesn't divide D."""
+    """CAPI's probe with M heads (D/64); raises `IceprobeError` if M doesn't divide D."""
 
     linear_in_tokens = True
     token_maps = ("kv",)

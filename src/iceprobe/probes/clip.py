@@ -1,7 +1,7 @@
 """CLIP's attention pool: self-attention over mean token and patches, output at the mean token.
 
-    Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q
-    a_j = softmax_{1+N}(Z W_Kjᵀ q_j / √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
+    Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q a_j = softmax_{1+N}(Z W_Kjᵀ q_j /
+    √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
 
 P ∈ R^{(N+1)×D} is learned. W_Q, W_K, W_V and P start normal with deviation D^-1/2, truncated at ±2,
 their biases at zero (timm's ``AttentionPool2d``), W_O as in `torch.nn.Linear`. Radford et al.,

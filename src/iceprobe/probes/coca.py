@@ -2,11 +2,11 @@
 
     q = W_Q LN(l)      a_j = softmax_N(X W_Kᵀ q_j / 8)      y_j = W_V X a_j      y = W_O [y_1 … y_M]
 
-M query heads of 64 channels share one key and value head of 64; LN has a weight and no bias,
-ε 1e-5; no biases elsewhere. Yu et al., "CoCa: Contrastive Captioners are
-Image-Text Foundation Models". The published probe stores 196 queries l_i and uses the first: the
-other 195 get no gradient (1,036,032 parameters at D = 768). They lengthen LARS's step for the first,
-since its trust ratio uses the norm of all. Here there is one; ``queries=196`` is the published probe.
+M query heads of 64 channels share one key and value head of 64; LN has a weight and no bias, ε
+1e-5; no biases elsewhere. Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation
+Models". The published probe stores 196 queries l_i and uses the first: the other 195 get no
+gradient (1,036,032 parameters at D = 768). They lengthen LARS's step for the first, since its trust
+ratio uses the norm of all. Here there is one; ``queries=196`` is the published probe.
 
 The shared keys are folded into the queries in every forward pass.
 """
@@ -51,8 +51,8 @@ class CoCa(FoldedKeys, QueryPooling):
         return 2 * self.num_predictors * HEAD_WIDTH * self.out_dim
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
-        # One product for all images and heads: under vmap over members, a batched one would copy the
-        # weights for every image.
+        # One product for all images and heads: under vmap over members, a batched one would copy
+        # the weights for every image.
         heads = pooled.flatten(0, -2) @ self.kv.weight[-HEAD_WIDTH:].mT
         return self.proj(heads.view(*pooled.shape[:-2], -1))
 

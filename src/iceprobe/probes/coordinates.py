@@ -2,18 +2,20 @@
 
     x̂ = (x − μ)/σ        W x̂ + b  =  (W/σ) x + (b − (W/σ) μ)
 
-Without this, a probe would depend on the units of the features (docs/coordinates.md). μ and σ are the
-mean and the deviation of each dimension of the training tokens; σ is at least a tenth of the distance
-from μ to the farthest value. (A step of AdamW changes W x̂ by the rate times x̂. In a dimension that is
-rarely active, with values hundreds of deviations from μ, a single step would dominate the output.)
+Without this, a probe would depend on the units of the features (docs/coordinates.md). μ and σ are
+the mean and the deviation of each dimension of the training tokens; σ is at least a tenth of the
+distance from μ to the farthest value. (A step of AdamW changes W x̂ by the rate times x̂. In a
+dimension that is rarely active, with values hundreds of deviations from μ, a single step would
+dominate the output.)
 
-The weights W of a pooling's `token_maps` are trained for x̂; the published probe has W/σ on x. A map
-without bias keeps the shift: it cancels in every softmax, and the batch norm removes it from the values.
+The weights W of a pooling's `token_maps` are trained for x̂; the published probe has W/σ on x. A
+map without bias keeps the shift: it cancels in every softmax, and the batch norm removes it from
+the values.
 
 A LayerNorm in front isn't linear, but its affine is: that is trained for the normalised tokens in
-standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and all else that isn't
-linear, assumes tokens of deviation about 1: such poolings read s x, with a scalar s that is stored with
-the probe (`Probe.scale`).
+standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and all else that
+isn't linear, assumes tokens of deviation about 1: such poolings read s x, with a scalar s that is
+stored with the probe (`Probe.scale`).
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +45,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, tokens: Tensor) -> Self:
-        """Coordinates of training tokens ``(n, D)``, in float32, without artefacts (:func:`usual`)."""
+        """Of training tokens ``(n, D)``, in float32, without artefacts (:func:`usual`)."""
         tokens = usual(tokens.float())
         mean, std = location_and_scale(tokens)
         own_std, own_mean = torch.std_mean(tokens, -1, correction=0, keepdim=True)
@@ -65,9 +67,9 @@ class Coordinates:
 def usual(tokens: Tensor) -> Tensor:
     """Tokens ``(n, D)`` without artefacts, those longer than `NEAR` median lengths.
 
-    A token's length is its mean absolute distance from the median, each dimension in units of its root
-    mean square distance. None is left out if more than `MOST_LEFT_OUT` are that long. (Single values
-    are kept: in a dimension that is rarely active they are all its information.)
+    A token's length is its mean absolute distance from the median, each dimension in units of its
+    root mean square distance. None is left out if more than `MOST_LEFT_OUT` are that long. (Single
+    values are kept: in a dimension that is rarely active they are all its information.)
     """
     length = tokens.new_zeros(len(tokens))
     for columns in tokens.split(COLUMNS, 1):

@@ -2,11 +2,11 @@
 
     z_n = BatchNorm(W x_n + b)      s_n = softplus(wᵀ ReLU(z_n) + c)      y = mean_N(s_n z_n/‖z_n‖₂)
 
-W and w are 1×1 convolutions, linear maps of a token. The scores are positive and not normalised over
-tokens: their sum differs between images. Noh et al., "Large-Scale Image Retrieval with Attentive Deep Local Features"; BatchNorm and
-the unit length as in Cao et al., "Unifying Deep Local and Global Features for Image Search", and
-Yang et al., "DOLG", whose code (pycls) initialises convolutions normal with deviation √(2/fan_out):
-√(2/D) for W and √2 for w.
+W and w are 1×1 convolutions, linear maps of a token. The scores are positive and not normalised
+over tokens: their sum differs between images. Noh et al., "Large-Scale Image Retrieval with
+Attentive Deep Local Features"; BatchNorm and the unit length as in Cao et al., "Unifying Deep Local
+and Global Features for Image Search", and Yang et al., "DOLG", whose code (pycls) initialises
+convolutions normal with deviation √(2/fan_out): √(2/D) for W and √2 for w.
 """
 
 from torch import Tensor, nn

@@ -2,9 +2,9 @@
 
     (W_Kj x)ᵀ q_j · s  =  xᵀ u_j        u_j = s W_Kjᵀ q_j
 
-Folding computes u_j once per step, D² multiply–adds in place of N·D² per image; parameters, gradients
-and results are those of the published probe. Absorbing makes u_j the parameter: the same function
-with fewer parameters, without W_K.
+Folding computes u_j once per step, D² multiply–adds in place of N·D² per image; parameters,
+gradients and results are those of the published probe. Absorbing makes u_j the parameter: the same
+function with fewer parameters, without W_K.
 """
 
 import copy

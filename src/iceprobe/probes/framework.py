@@ -11,8 +11,8 @@ value      pooled ``(B, M, D)`` → ``(B, D_o)``         `VALUES`
 block      ``(B, D_o)`` → ``(B, D_o)``                 none; the default is no block
 =========  ==========================================  ============================================
 
-Each is a function, or a module if it has parameters. ``ComposedPooling(Queries(dim, M), dim, M)`` is
-EP; EP's own class only lets many members share one product over the tokens.
+Each is a function, or a module if it has parameters. ``ComposedPooling(Queries(dim, M), dim, M)``
+is EP; EP's own class only lets many members share one product over the tokens.
 """
 
 from collections.abc import Callable

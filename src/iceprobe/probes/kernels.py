@@ -8,17 +8,17 @@ device memory. The softmax is computed online (Milakov and Gimelshein, arXiv:180
 products around it Dao et al., arXiv:2205.14135).
 
 Memory. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q`` queries and
-``BLOCK_D`` channels of the sum, which it keeps in registers. It reads each ``BLOCK_N`` tokens twice:
-all channels, ``BLOCK_K`` at a time, for the scores, then its own ``BLOCK_D`` for the sum. The second
-read comes from L2, and so do the reads of neighbouring programs, which have other queries and channels
-of the image. With D > ``BLOCK_D`` scores are computed ⌈D / BLOCK_D⌉ times, but no ``(B, Q, N)`` is in
-memory.
+``BLOCK_D`` channels of the sum, which it keeps in registers. It reads each ``BLOCK_N`` tokens
+twice: all channels, ``BLOCK_K`` at a time, for the scores, then its own ``BLOCK_D`` for the sum.
+The second read comes from L2, and so do the reads of neighbouring programs, which have other
+queries and channels of the image. With D > ``BLOCK_D`` scores are computed ⌈D / BLOCK_D⌉ times, but
+no ``(B, Q, N)`` is in memory.
 
 Numerics. Products are in the dtype of the tokens (float32 as three products in tf32) and accumulate
 in float32, where scores stay until they are weights: a score of 40 is accurate to about 1e-5. Only
 weights, at most 1, and dS are rounded before the products that sum tokens. A rounded p changes c by
-some δ and du by δ p, which is large if all tokens share a mean. Therefore Σ_n dS_qn, zero but for δ,
-is kept (``left``), and its product with p is subtracted from the sum.
+some δ and du by δ p, which is large if all tokens share a mean. Therefore Σ_n dS_qn, zero but for
+δ, is kept (``left``), and its product with p is subtracted from the sum.
 
 This module needs Triton; it is imported if `iceprobe.probes.attend.available`.
 """

@@ -2,9 +2,9 @@
 
     x̂_nᵀ u = r_n x_nᵀ(u − ū)        Σ_n a_n x̂_n = p − p̄  with  p = Σ_n a_n r_n x_n
 
-x̂_n = (x_n − x̄_n) r_n is LayerNorm without affine, r_n = 1/√(var(x_n) + ε); a bar is the mean over the
-D channels. Centring is a symmetric projection, so it can be applied to the few queries and pooled
-vectors in place of the tokens. Only r_n is needed of the tokens, and all probes share it.
+x̂_n = (x_n − x̄_n) r_n is LayerNorm without affine, r_n = 1/√(var(x_n) + ε); a bar is the mean over
+the D channels. Centring is a symmetric projection, so it can be applied to the few queries and
+pooled vectors in place of the tokens. Only r_n is needed of the tokens, and all probes share it.
 
 So can the affine. Keys γ ⊙ x̂ + β are scored by γ ⊙ u, since the shift βᵀu is the same for all
 tokens; values γ ⊙ x̂ + β pool to γ ⊙ (p − p̄) + β if the weights sum to 1.

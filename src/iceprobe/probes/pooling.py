@@ -4,8 +4,8 @@
 
 Tokens are pooled before they are projected: ``W_Vj (Xᵀ a_j)`` equals ``(W_Vj X) a_j``, since W_V is
 linear, at a fraction of the cost. A probe defines its scores and values (`AttentivePooling`; from
-ready pieces, `iceprobe.probes.framework`). If scores are linear in the tokens, score_j(X) = X u_j, it
-defines its queries (`QueryPooling`), and a fit computes those of many members in shared products
+ready pieces, `iceprobe.probes.framework`). If scores are linear in the tokens, score_j(X) = X u_j,
+it defines its queries (`QueryPooling`), and a fit computes those of many members in shared products
 (`attend`).
 """
 
@@ -40,7 +40,7 @@ class Pooling(nn.Module):
         out_dim: D_o.
         num_predictors: M; 0 without learned attention.
         normalised: whether each predictor's weights sum to 1 over its keys.
-        norms_whole: whether its BatchNorms are called through `batch_norm`, which uses the statistics
+        norms_whole: whether its BatchNorms are called through `batch_norm`, which uses statistics
             of the whole batch if several processes share it.
         linear_in_tokens: whether `token_maps` and attention are all that it applies to the tokens.
         token_maps: names of the linear maps, modules or parameters, that are applied to the tokens.
@@ -74,9 +74,10 @@ class Pooling(nn.Module):
         raise IceprobeError(f"{type(self).__name__} has no attention: look at ep, mhca or aim")
 
     def prefix_attention(self, tokens: Tensor) -> Tensor:
-        """Weights ``(B, M, P)`` of keys that the pooling itself adds: a class token, the mean token.
+        """Weights ``(B, M, P)`` of keys that the pooling itself adds: class token, mean token.
 
-        Together with `attention` they sum to 1 if the pooling is ``normalised``.
+        Together with `attention` they sum to 1 if the pooling is ``normalised``. Prefix tokens of
+        the backbone are tokens.
         """
         return tokens.new_zeros(tokens.shape[0], self.num_predictors, 0)
 
@@ -166,7 +167,7 @@ class QueryPooling(AttentivePooling):
         return self.values(attend(tokens, self.queries(stats), self.token_rstd(tokens)), stats)
 
     def log_attention(self, tokens: Tensor) -> Tensor:
-        """Logarithms of the weights ``(B, M, N)``, with gradient, for losses that read the attention."""
+        """ln of the weights ``(B, M, N)``, with gradient, for losses that read the attention."""
         queries = self.queries(self.token_stats(tokens))
         return log_attention(tokens, queries, self.token_rstd(tokens))
 
@@ -197,7 +198,7 @@ def take_slices(pooled: Tensor) -> Tensor:
 
 
 def check_divides(name: str, number: int, **widths: int) -> None:
-    """Raise an `IceprobeError`, with the nearest right number, if ``number`` doesn't divide all widths."""
+    """Raise an `IceprobeError`, with the nearest valid number, unless it divides all widths."""
     for key, width in widths.items():
         if width % number:
             common = math.gcd(*widths.values())

@@ -70,12 +70,12 @@ def no_vector(name: str, vectors: Iterable[str]) -> str:
 def parse_probe(text: str) -> Spec:
     """Parse ``ep32``, ``ep48?out_dim=96``, … and check every key and value.
 
-    The result is canonical: the number after the name becomes an option (``queries``, ``heads``) and
-    options equal to their default are left out, so all ways to write a probe give equal specs.
+    The result is canonical: the number after the name becomes an option (``queries``, ``heads``)
+    and options equal to their default are left out, so all ways to write a probe give equal specs.
 
     Raises:
-        IceprobeError: for an unknown probe (with the nearest ones), an unknown key (with all keys), a
-            value that doesn't convert, or a number that is given twice or not allowed.
+        IceprobeError: for an unknown probe (with the nearest ones), an unknown key (with all
+            keys), a value that doesn't convert, or a number that is given twice or not allowed.
     """
     spec = parse_spec(text)
     if spec.kind:

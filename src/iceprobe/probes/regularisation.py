@@ -2,9 +2,10 @@
 
     ℓ = CE + λ_c · mean_{i≠j} cos(a_i, a_j) + λ_e · mean_j H(a_j)/ln N      H(a) = −Σ_n a_n ln a_n
 
-Both are means over the images of a batch. λ_c > 0 rewards predictors that attend to different tokens,
-λ_e > 0 predictors that attend to few; negative values reward the opposite, as a control. The attention
-is over the patches and the prefix tokens that ``input`` adds. Prediction is the same as without them.
+Both are means over the images of a batch. λ_c > 0 rewards predictors that attend to different
+tokens, λ_e > 0 predictors that attend to few; negative values reward the opposite, as a control.
+The attention is over the patches and the prefix tokens that ``input`` adds. Prediction is the same
+as without them.
 """
 
 import math

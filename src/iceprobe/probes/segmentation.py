@@ -3,11 +3,11 @@
     linear   z_n = W x_n + b
     epM      z_n = W x_n + b + 1/M Σ_m N·a_mn · E_m p_m      a_m = softmax_N(X u_m/√D), p_m = Xᵀ a_m
 
-x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens. E_m ∈ R^{C×D}
-is EP's value map and classifier in one: E_m p_m is class evidence of the image, which returns to the
-patches that it was pooled from, in proportion to their weights (docs/segmentation.md). Maps as M more
-inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would carry only the position of an object; the
-descriptor added to all patches only its class.
+x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens. E_m ∈
+R^{C×D} is EP's value map and classifier in one: E_m p_m is class evidence of the image, which
+returns to the patches that it was pooled from, in proportion to their weights
+(docs/segmentation.md). Maps as M more inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would
+carry only the position of an object; the descriptor added to all patches only its class.
 """
 
 import torch
@@ -24,8 +24,8 @@ Grid = tuple[int, int]
 class LinearSegmentation(nn.Module):
     """One linear classifier for all patches.
 
-    Parameters may have leading dimensions ``…`` of members that are trained together; logits have them
-    too.
+    Parameters may have leading dimensions ``…`` of members that are trained together; logits have
+    them too.
 
     Args:
         dim: D, width of the tokens.
@@ -97,7 +97,7 @@ class EPSegmentation(LinearSegmentation):
 
 
 def label(text: str) -> str:
-    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``; else an `IceprobeError`."""
+    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``."""
     spec = parse_probe(text)
     if spec.name not in ("linear", "ep") or set(spec.options) - {"queries"}:
         raise IceprobeError(

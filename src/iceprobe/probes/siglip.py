@@ -4,8 +4,8 @@
     x = W_O [y_1 … y_M] + b_O      out = x + MLP(x)
 
 No norm anywhere; the MLP is four times as wide, with GELU. Zhai et al., "Sigmoid Loss for Language
-Image Pre-Training"; timm's ``AttentionPoolLatent``, whose latent starts as D^-1/2 times a normal cut at
-±2 deviations (deviation 0.88 D^-1/2).
+Image Pre-Training"; timm's ``AttentionPoolLatent``, whose latent starts as D^-1/2 times a normal
+cut at ±2 deviations (deviation 0.88 D^-1/2).
 
 Keys are folded into the query in every forward pass; their bias cancels in the softmax.
 """

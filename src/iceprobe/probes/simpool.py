@@ -37,7 +37,7 @@ class SimPool(Pooling):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.q = nn.Linear(dim, dim, bias=False) if linear else None
         self.k = nn.Linear(dim, dim, bias=False) if linear else None
-        # W_Q has no bias that could subtract μ/σ, so it reads the mean token in its own coordinates.
+        # W_Q has no bias to subtract μ/σ, so it reads the mean token in its own coordinates.
         self.token_norms = ("norm",) if linear else ()
         self.own_values = not linear
 

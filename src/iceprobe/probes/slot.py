@@ -5,10 +5,10 @@
               s_j ← GRU(Σ_n w_jn v_n, s_j)      s_j ← s_j + MLP(LN s_j)
     y = mean_j s_j
 
-The MLP has ratio 2 and a ReLU; LN ε = 1e-6. Every slot starts from its own learned vector instead of a
-sample. Locatello et al., "Object-Centric Learning with Slot Attention". It is efficient probing if
-T = 1, the softmax is over tokens, W_q is the identity, there are no norms, GRU and MLP, and value slices
-are concatenated in place of the mean.
+The MLP has ratio 2 and a ReLU; LN ε = 1e-6. Every slot starts from its own learned vector instead
+of a sample. Locatello et al., "Object-Centric Learning with Slot Attention". It is efficient
+probing if T = 1, the softmax is over tokens, W_q is the identity, there are no norms, GRU and MLP,
+and value slices are concatenated in place of the mean.
 """
 
 import torch

@@ -5,8 +5,9 @@
     z = q₀ + W_O [y_1 … y_M] + b_O      out = z + MLP(LN(z))
 
 LN ε 1e-5; the MLP is four times as wide, with GELU. Bardes et al., "Revisiting Feature Prediction
-for Learning Visual Representations from Video", in the version of Psomas et al., "Attention, Please!".
-The original authors' classifiers never apply W_O and b_O (``proj=false``: z = q₀ + [y_1 … y_M]).
+for Learning Visual Representations from Video", in the version of Psomas et al., "Attention,
+Please!". The original authors' classifiers never apply W_O and b_O (``proj=false``: z = q₀ + [y_1 …
+y_M]).
 
 Keys and the LayerNorm of the tokens are folded into the query in every forward pass.
 """
@@ -21,7 +22,7 @@ from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, sli
 
 
 class VJEPA(FoldedKeys, QueryPooling):
-    """V-JEPA's probe with M heads, and W_O if ``proj``; raises `IceprobeError` if M doesn't divide D."""
+    """V-JEPA's probe with M heads, W_O if ``proj``; `IceprobeError` if M doesn't divide D."""
 
     layer_norm = 1e-5
     token_norms = ("norm1",)
