@@ -78,7 +78,7 @@ def _choices(hint: Any) -> list[tuple[type, bool]] | None:
     for one in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else [hint]:
         many = get_origin(one) is Sequence
         of = get_args(one)[0] if many else one
-        if get_origin(of) is Literal and all(isinstance(word, str) for word in get_args(of)):
+        if get_origin(one) is Literal and all(isinstance(word, str) for word in get_args(one)):
             of = str  # the function itself checks which one
         if not isinstance(of, type) or of not in _WORDS or (many and of not in (int, float, str)):
             return None
