@@ -133,7 +133,7 @@ def test_parse_probe_puts_the_number_under_its_key():
         ("4", "unknown probe '4'"),
         ("linear3", "takes no number"),
         ("ep0", "write a whole number of at least 1"),
-        ("ep4?queries=8", "queries stands twice"),
+        ("ep4?queries=8", "queries is given twice"),
         (
             "ep4?quereis=8",
             "Did you mean queries or query? There are: batch_norm, complementarity, entropy, input,",

@@ -64,6 +64,6 @@ def test_it_is_given_up_after_the_tries_of_s3fs_in_one_line(mute):
         RemotePath("s3://bucket/features/manifest.json").read_bytes()
     text = str(told.value)
     assert text.startswith("s3://bucket/features/manifest.json: ")
-    assert text.endswith("it doesn't answer: see that it is well, then run the same again")
+    assert text.endswith("the server doesn't answer: check it, then run the same command again")
     assert "\n" not in text
     assert mute() == 2  # not each of them five times over by botocore

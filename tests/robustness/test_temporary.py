@@ -9,8 +9,7 @@ import pytest
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.files import write_atomically
-from iceprobe.machine.new_folder import new_folder
-from iceprobe.machine.temporary import temporary_file, temporary_folder
+from iceprobe.machine.temporary import new_folder, temporary_file, temporary_folder
 
 
 def writer(path: Path, *, folder: bool = False) -> int:

@@ -18,7 +18,7 @@ from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.stages import check_features_of, print_duration, tell_complete
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
-from iceprobe.machine.new_folder import new_folder
+from iceprobe.machine.temporary import new_folder
 from iceprobe.settings import Extraction, Run, SegmentRun
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, spec strings, registries, texts, checksums. It imports no torch."""
+"""Shared by all packages: errors, spec strings, registries, text, checksums. Imports no torch."""

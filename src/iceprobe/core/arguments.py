@@ -1,8 +1,7 @@
-"""What Python callers pass: one check of all plain arguments of a public function, by their hints.
+"""Type checks of the plain arguments of public functions.
 
-A text where a number is wanted, a NaN, a number that no library counts with: one line that names the
-argument, its value and what it takes, before anything is done. What an argument means is the
-function's own to check.
+A string in place of a number, a NaN or a number beyond 64 bits raises one line that names the
+argument, its value and what it takes. The function itself checks what the value means.
 """
 
 import functools
@@ -28,62 +27,67 @@ _WORDS: dict[Any, str] = {
     bool: "True or False",
     str: "a text",
     Path: "a path",
-    None: "None",
     types.NoneType: "None",
 }
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """``function``, with arguments of the plain types of :data:`_WORDS` and lists of them checked.
-
-    Raises:
-        IceprobeError: for one that doesn't fit its hint.
-    """
+    """``function``, which first checks its arguments by :func:`plain`."""
     signature = inspect.signature(function)
-    hints = {name: each.annotation for name, each in signature.parameters.items()}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs)
         for name, value in given.arguments.items():
-            given.arguments[name] = plain(function.__name__, name, value, hints[name])
+            hint = signature.parameters[name].annotation
+            given.arguments[name] = plain(function.__name__, name, value, hint)
         return function(*given.args, **given.kwargs)
 
     return call
 
 
 def plain(function: str, name: str, value: Any, hint: Any) -> Any:
-    """``value`` of an argument, checked by its hint; numbers of numpy and whole floats as Python's own.
+    """``value`` of an argument, checked by its hint; numbers of numpy become Python's.
+
+    Only hints of the types in ``_WORDS``, literals and lists of them are checked.
 
     Raises:
-        IceprobeError: for one that doesn't fit.
+        IceprobeError: if the value doesn't fit.
     """
     choices = _choices(hint)
-    if choices is not None and not any(_fits(value, one) for one in choices):
-        takes = " or ".join(dict.fromkeys(map(_words, choices)))
+    if choices is not None and not any(_fits(value, *one) for one in choices):
+        takes = " or ".join(dict.fromkeys(_words(*one) for one in choices))
         raise IceprobeError(f"{function}({name}={shown(value)}): give {takes}")
     if isinstance(value, str | Path):
         check_text(str(value), f"{function}: {name}=")
     if choices is None:
         return value
-    if int in choices and isinstance(value, float):
+    if (int, False) in choices and isinstance(value, float):
         return int(value)  # 1e6 is one
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, str | None) or not _listed(choices):
+    if isinstance(value, str | None) or not any(many for _, many in choices):
         return value
     return [one.tolist() if type(one).__module__ == "numpy" else one for one in value]
 
 
-def _choices(hint: Any) -> list[Any] | None:
-    """The types that an argument may have, or ``None`` where not all of them are plain."""
+def _choices(hint: Any) -> list[tuple[type, bool]] | None:
+    """Types that an argument may have, and whether in a list; ``None`` if one isn't plain."""
     hint = bare(hint)
-    found = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
-    return found if all(_plain(one) for one in found) else None
+    found = []
+    for one in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else [hint]:
+        many = get_origin(one) is Sequence
+        of = get_args(one)[0] if many else one
+        if get_origin(one) is Literal and all(isinstance(word, str) for word in get_args(one)):
+            of = str  # the function itself checks which one
+        if not isinstance(of, type) or of not in _WORDS or (many and of not in (int, float, str)):
+            return None
+        found.append((of, many))
+    return found
 
 
 def bare(hint: Any) -> Any:
-    """A hint without what an ``Annotated`` says beside it; a list as any sequence."""
+    """A hint without the metadata of ``Annotated``; a list becomes any sequence."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) is list:
@@ -93,46 +97,25 @@ def bare(hint: Any) -> Any:
     return hint
 
 
-def _listed(choices: list[Any]) -> bool:
-    return any(get_origin(one) is Sequence for one in choices)
-
-
-def _plain(hint: Any) -> bool:
-    if get_origin(hint) is Sequence:
-        return all(one in (int, float, str) for one in get_args(hint))
-    if get_origin(hint) is Literal:
-        return all(isinstance(one, str) for one in get_args(hint))
-    return isinstance(hint, type | None) and hint in _WORDS
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Sequence:
-        (of,) = get_args(hint)
+def _fits(value: Any, kind: type, many: bool) -> bool:
+    if many:
         try:
-            return not isinstance(value, str | bytes) and all(_fits(one, of) for one in value)
-        except TypeError:  # it has no parts
+            return not isinstance(value, str | bytes) and all(_fits(v, kind, False) for v in value)
+        except TypeError:  # not iterable
             return False
-    if get_origin(hint) is Literal:
-        return isinstance(value, str)  # which one is the function's own to say
-    if hint in (int, float):
+    if kind in (int, float):
         try:
             number = float(value) if isinstance(value, numbers.Real) else math.nan
         except OverflowError:
             return False
-        return math.isfinite(number) and (hint is float or _whole(number))
-    if hint is bool:
+        whole = number.is_integer() and abs(number) < 2**63
+        return math.isfinite(number) and (kind is float or whole)
+    if kind is bool:
         return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # of numpy
-    if hint is Path:
+    if kind is Path:
         return isinstance(value, str | os.PathLike)
-    return isinstance(value, type(None) if hint is None else hint)
+    return isinstance(value, kind)
 
 
-def _whole(number: float) -> bool:
-    return number.is_integer() and abs(number) < 2**63
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) is Sequence:
-        (of,) = get_args(hint)
-        return f"a list of {'texts' if of is str else 'numbers'}"
-    return "a text" if get_origin(hint) is Literal else _WORDS[hint]
+def _words(kind: type, many: bool) -> str:
+    return f"a list of {'texts' if kind is str else 'numbers'}" if many else _WORDS[kind]

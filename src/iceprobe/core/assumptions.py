@@ -1,4 +1,4 @@
-"""What is taken for granted about files: one line each, logged at once and kept in every result."""
+"""Assumptions about files: one line each, logged at once and kept in every result."""
 
 import logging
 from collections.abc import Iterable
@@ -7,6 +7,6 @@ log = logging.getLogger("iceprobe")
 
 
 def log_assumptions(assumed: Iterable[str]) -> None:
-    """Say each line: on the terminal, in the run's log, to the handlers of a Python user."""
+    """Log each line as a warning."""
     for line in assumed:
         log.warning("assumed: %s", line)

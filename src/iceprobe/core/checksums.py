@@ -1,14 +1,12 @@
-"""Whether a file is as it was written: digests beside it, or in it.
+"""Checksums that show whether a file is unchanged.
 
-- A file that another one names is compared with the bytes and sha256 recorded there (`Digest`).
-- A JSON document carries the sha256 of its own content (`seal`, `unseal`): a changed digit is found
-  as well as a changed file, and so is an edit by hand.
-- Tensors that no document names yet (a fit under way) carry theirs in the header of their file
+- A file that another file names is compared with the size and sha256 recorded there (`Digest`).
+- A JSON document contains the sha256 of its own content (`seal`, `unseal`).
+- Tensors that no document names yet (a fit under way) have theirs in the header of their file
   (`tensors_digest`).
-- Files that come with the package stand in a list beside them, ``SHA256SUMS``, as ``sha256sum``
-  writes and checks it (`listed`).
+- ``SHA256SUMS``, in the format of ``sha256sum``, lists files of the package beside it (`listed`).
 
-What an earlier version wrote carries none of these. It opens, and `unverified` says so, once.
+Files of earlier versions have no checksum. They are read, and `unverified` logs that once.
 """
 
 import functools
@@ -27,7 +25,7 @@ from iceprobe.core.errors import IceprobeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SEAL = "sha256"  # of a document's other content
+SEAL = "sha256"  # key of a document: digest of its other content
 SUMS = "SHA256SUMS"
 
 
@@ -50,12 +48,12 @@ def sha256(path: Path) -> str:
 
 
 def check_file(path: Path, expected: Digest | None, remedy: str) -> None:
-    """See that a file is as it was written; one without a digest is taken as it is, and the log says so.
+    """Check that a file is unchanged; without a digest that is assumed, and logged.
 
-    A file is read for this once a process, as long as its size and time stay the same.
+    A process reads a file for this only once while its size and modification time stay the same.
 
     Raises:
-        IceprobeError: naming the file and the remedy, if it isn't.
+        IceprobeError: with the file and the remedy, if it has changed.
         OSError: if it can't be read.
     """
     if expected is None:
@@ -77,20 +75,12 @@ def _sha256_once(path: Path, *state: int) -> str:
 
 
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:
-    """``document``, ready for JSON, with the digest of its content."""
+    """``document`` with the digest of its content, ready for JSON."""
     return {SEAL: _content_digest(document)} | dict(document)
 
 
 def unseal(document: Mapping[str, Any], path: object, remedy: str) -> dict[str, Any]:
-    """``document`` as it was before it was sealed.
-
-    Args:
-        path: where it was read, for the error.
-        remedy: what to do.
-
-    Raises:
-        IceprobeError: if its content isn't what was sealed.
-    """
+    """``document`` without its digest; an `IceprobeError` if the digest is another."""
     content = dict(document)
     sealed = content.pop(SEAL, None)
     if sealed is None:
@@ -104,13 +94,13 @@ def unseal(document: Mapping[str, Any], path: object, remedy: str) -> dict[str, 
 
 
 def _content_digest(document: Mapping[str, Any]) -> str:
-    read_again = json.loads(json.dumps(document))  # keys that are numbers become text, and sort so
+    read_again = json.loads(json.dumps(document))  # number keys become text before they are sorted
     text = json.dumps(read_again, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, "Tensor"], description: str) -> str:
-    """Sha256 over tensors with their names, dtypes and shapes, and the text that goes with them."""
+    """Sha256 over tensors, their names, dtypes and shapes, and a description."""
     import torch
 
     digest = hashlib.sha256(description.encode())
@@ -128,11 +118,7 @@ def check_tensors(
     described: str,
     remedy: str,
 ) -> None:
-    """See that a file's tensors, and the text called ``described`` in its header, are as written.
-
-    Raises:
-        IceprobeError: naming the file and the remedy, if they aren't.
-    """
+    """Raise an `IceprobeError` if a file's tensors or ``described`` in its header have changed."""
     found = metadata or {}
     if SEAL not in found and described in found:
         return unverified(path)
@@ -141,11 +127,7 @@ def check_tensors(
 
 
 def listed(folder: Traversable, name: str) -> bytes:
-    """A file of the package, as its list in the same folder has it.
-
-    Raises:
-        IceprobeError: if it is missing, or isn't the one that was shipped.
-    """
+    """Content of a file of the package; an `IceprobeError` if it differs from the folder's list."""
     file = folder / name
     try:
         content = file.read_bytes()
@@ -161,14 +143,14 @@ def listed(folder: Traversable, name: str) -> bytes:
 
 
 def list_files(folder: Path) -> None:
-    """Write ``SHA256SUMS`` of all other files of a folder."""
+    """Write ``SHA256SUMS`` for all other files of a folder."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != SUMS)
     lines = [f"{sha256(file)}  {file.name}\n" for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="ascii")
 
 
 def unverified(path: object) -> None:
-    """Say, of the first such file of a process, that it is taken as it is."""
+    """Log, for the first such file of a process, that it is assumed to be unchanged."""
     log_once(
         "file",
         f"{path} is as it was written, and so are other files that carry no checksum (an earlier "
@@ -177,10 +159,10 @@ def unverified(path: object) -> None:
 
 
 def log_once(kind: str, line: str) -> None:
-    """Log what is assumed of many files for the first of them alone."""
-    if kind not in _told:
-        _told.add(kind)
+    """Log an assumption about many files of a kind for the first of them only."""
+    if kind not in _logged:
+        _logged.add(kind)
         log_assumptions([line])
 
 
-_told: set[str] = set()
+_logged: set[str] = set()

@@ -1,26 +1,21 @@
-"""JSON from outside: results, manifests, cards and what else lies beside them.
+"""The one reader of JSON files: results, manifests, cards.
 
-A file may have been edited, cut or made to hurt. :func:`parse_json` is the one reader: whatever is wrong
-is a ``ValueError``, which each file's own reader tells with its name and remedy.
+A file may be edited, truncated or malicious. Whatever is wrong is a ``ValueError``, to which each
+file's own reader adds the file's name and a remedy.
 """
 
 import json
 import math
 from typing import Any, NoReturn
 
-_DIGITS = 19  # of a whole number that 64 bits hold
+_DIGITS = 19  # of the largest 64-bit integer
 
 
 def parse_json(content: bytes | str, *, ours: bool = True) -> Any:
-    """The document.
-
-    Args:
-        content: of the file.
-        ours: whether its numbers are held to what iceprobe writes: whole ones of up to 64 bits,
-            and finite ones.
+    """The parsed document; in ``ours`` only finite numbers and 64-bit integers are allowed.
 
     Raises:
-        ValueError: if it isn't JSON, nests too deeply, or has another number in it.
+        ValueError: if it isn't JSON, nests too deeply, or has a number that isn't allowed.
     """
     try:
         if not ours:

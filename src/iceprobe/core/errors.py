@@ -1,15 +1,14 @@
-"""The one exception that a user is meant to read."""
+"""The one exception whose message is written for the user."""
 
 from iceprobe.core.text import clipped
 
 
 class IceprobeError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
-    The message is one line that names the thing, the value and the remedy. The command line
-    prints it without a traceback and exits with 2 (``--debug`` shows the traceback). A message
-    that quotes megabytes of a file is cut in the middle, here for every outlet: terminal, log,
-    notebook.
+    The message is one line that names the object, the value and the remedy. The command line prints
+    it without a traceback and exits with 2 (``--debug`` shows the traceback). A message that quotes
+    megabytes of a file is cut in the middle.
     """
 
     def __init__(self, message: object = ""):

@@ -1,7 +1,7 @@
-"""Public names that are imported when they are first used.
+"""Public names that are imported on first use.
 
 ``iceprobe --help`` and ``iceprobe ls`` must answer at once, and torch takes seconds to import. So
-the packages' ``__init__.py`` say where each public name lives and import none of them.
+each package's ``__init__.py`` lists where its public names are defined and imports none of them.
 """
 
 import importlib
@@ -14,8 +14,7 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: the ``__name__`` of the module.
-        homes: public name → the submodule of ``package`` that holds it, ``""`` where the name is
-            itself a submodule.
+        homes: public name → the submodule that defines it; ``""`` if the name is a submodule.
     """
 
     def get(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""What an option is, and how a function takes a whole model of them as keyword arguments.
+"""Options, and functions that take a whole model of them as keyword arguments.
 
-The models stand in `settings.py`. A function that takes one is written with a parameter ``call``::
+The models are in `settings.py`. A function that takes one has a parameter ``call``::
 
     @takes(FitCall)
     def fit(store, probes, *, call: FitCall): …
 
-and called with a settings object, with keywords, or with both, where keywords win::
+It is called with a settings object, with keywords, or with both; keywords win::
 
     fit(store, probes, Fitting(seeds=5), output="runs/five")
 """
@@ -26,13 +26,13 @@ from iceprobe.core.text import shown
 
 @dataclass(frozen=True)
 class Option:
-    """What an option is beside its type and default.
+    """An option, apart from its type and default.
 
     Attributes:
-        help: its line of ``--help``; its unit and default stand in it.
-        panel: of the help, in which it is listed; ``None`` is for Python alone.
-        changes_numbers: whether it can change a number. The others may differ when a run is resumed.
-        flag: how the command line spells it, where that isn't ``--name``.
+        help: its line of ``--help``, with unit and default.
+        panel: the panel of the help that lists it; ``None`` for Python only.
+        changes_numbers: whether it can change a result. Others may differ when a run is resumed.
+        flag: its flag, if that isn't ``--name``.
         implicit: whether ``config.yaml`` and the names of runs leave it out at its default.
     """
 
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     """A set of options; frozen.
 
     Attributes:
-        EARLIER: spellings of earlier versions, which are still taken, and today's.
+        EARLIER: names in earlier versions, which are still accepted → current names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,16 +66,12 @@ S = TypeVar("S", bound=Settings)
 
 def options_of(model: type[Settings]) -> dict[str, Option]:
     """The options of a model by name, in its order."""
-    found = {}
-    for name, field in model.model_fields.items():
-        for one in field.metadata:
-            if isinstance(one, Option):
-                found[name] = one
-    return found
+    fields = model.model_fields.items()
+    return {k: o for k, field in fields for o in field.metadata if isinstance(o, Option)}
 
 
 def renamed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` in today's spelling: names of earlier versions, and a ``torch.device``, which is a text here."""
+    """``values`` in current spelling: names of earlier versions are replaced, and a ``torch.device``, which is a text here."""
     found = {model.EARLIER.get(key, key): value for key, value in values.items()}
     if type(found.get("device")).__module__ == "torch":
         found["device"] = str(found["device"])
@@ -83,7 +79,7 @@ def renamed(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part_of(settings: Settings, model: type[S]) -> S:
-    """Those options of ``settings`` that ``model`` has, as far as they are set."""
+    """A ``model`` of those of its options that ``settings`` sets."""
     return model(
         **{k: getattr(settings, k) for k in settings.model_fields_set if k in model.model_fields}
     )
@@ -95,17 +91,15 @@ def takes(model: type[S], **earlier: str) -> Callable[[Callable[..., Any]], Any]
     Editors and ``help()`` show all of them.
 
     Args:
-        model: of the options. Others go through where the function takes ``**others``.
-        earlier: spellings of earlier versions of the function's own parameters, and today's.
+        model: of the options. A function with ``**others`` also gets the keywords that it lacks.
+        earlier: earlier names of the function's own parameters → current names.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = inspect.signature(function)
-        named = [
-            p for p in own.parameters.values() if p.name != "call" and p.kind is not p.VAR_KEYWORD
-        ]
-        others_too = [p for p in own.parameters.values() if p.kind is p.VAR_KEYWORD]
-        names = {one.name for one in named}
+        parameters = [p for p in own.parameters.values() if p.name != "call"]
+        named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        others_too = parameters[len(named) :]  # ``**others``, if there is one
         settings = inspect.Parameter(
             "settings", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
         )
@@ -114,9 +108,7 @@ def takes(model: type[S], **earlier: str) -> Callable[[Callable[..., Any]], Any]
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             kwargs = {earlier.get(key, key): value for key, value in kwargs.items()}
-            mine = {
-                key: kwargs.pop(key) for key in list(kwargs) if key in names or key == "settings"
-            }
+            mine = {key: kwargs.pop(key) for key in shape.parameters.keys() & kwargs}
             try:
                 bound = shape.bind(*args, **mine)
             except TypeError as error:
@@ -153,14 +145,13 @@ def takes(model: type[S], **earlier: str) -> Callable[[Callable[..., Any]], Any]
 def settle(
     model: type[S], settings: Settings | None, overrides: Mapping[str, Any], function: str
 ) -> S:
-    """One checked ``model`` of what a settings object sets and keywords override.
+    """A ``model`` of a settings object's values and of ``overrides``, which win.
 
-    Raises:
-        IceprobeError: for an option that there isn't, with the nearest ones, or a value that doesn't fit.
+    An unknown option or a value that doesn't fit is an `IceprobeError`.
     """
     if settings is not None and not _serves(settings, model):
-        wanted = next((m for m in model.__mro__[1:] if issubclass(m, Settings)), model)
-        named = model if wanted is Settings else wanted
+        kind = model.__mro__[1]
+        named = model if kind is Settings else kind
         raise IceprobeError(
             f"{function}(settings={shown(settings)}): give iceprobe.settings.{named.__name__}(…), "
             "or its options as keywords"
@@ -187,7 +178,7 @@ def settle(
 
 
 def _serves(settings: Any, model: type[Settings]) -> bool:
-    """Whether it is of the kind that ``model`` adds to, or a part of it."""
+    """Whether ``settings`` is of the class that ``model`` extends, or has no other options."""
     if not isinstance(settings, Settings):
         return False
     kind = model.__mro__[1]
@@ -196,7 +187,7 @@ def _serves(settings: Any, model: type[Settings]) -> bool:
 
 
 def wants(error: Mapping[str, Any]) -> str:
-    """What a value that pydantic refuses should have been."""
+    """What pydantic wants in place of a value that it refused."""
     bounds = error.get("ctx", {})
     if error["type"] == "greater_than_equal":
         least = bounds["ge"]

@@ -1,4 +1,4 @@
-"""A name → what it stands for, imported only when it is used."""
+"""Registries: name → object, imported on first use."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ class Entry:
     """One line of a registry.
 
     Attributes:
-        target: ``"package.module:attribute"``, or the object itself when it is registered by
-            somebody's own code.
+        target: ``"package.module:attribute"``, or the object itself if it was registered from
+            outside the package.
         summary: one line for ``iceprobe ls``.
     """
 
@@ -32,7 +32,7 @@ class Entry:
 
 
 class Registry(Generic[E]):
-    """Named entries of one noun ("probe", "backbone source", "data set").
+    """Named entries of one kind, whose ``noun`` errors use ("probe", "data set").
 
     Listing a registry imports nothing; ``registry[name].load()`` does.
     """

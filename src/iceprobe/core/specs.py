@@ -1,7 +1,7 @@
-"""Spec strings: the one grammar by which backbones, data sets and probes are named.
+"""Spec strings, which name backbones, data sets and probes: ``kind:name?key=value&key=value``.
 
-``kind:name?key=value&key=value``, where kind and options may be absent: ``bundled:fashion``,
-``timm:vit_base_patch16_224.mae?layer=-2``, ``ep48?out_dim=96``.
+Kind and options are optional: ``bundled:fashion``, ``timm:vit_base_patch16_224.mae?layer=-2``,
+``ep48?out_dim=96``.
 """
 
 import difflib
@@ -14,13 +14,13 @@ from typing import Any
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import clipped, shown
 
-_LONGEST_WORD = 100  # that names are compared with
-MOST = 10**9  # of anything that is counted
+_LONGEST_WORD = 100  # characters of a word that are compared with names
+MOST = 10**9  # the largest count of anything
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A parsed spec string; ``str(spec)`` gives it back with its options sorted by key."""
+    """A parsed spec string; ``str(spec)`` is the string with its options sorted by key."""
 
     kind: str | None
     name: str
@@ -33,11 +33,7 @@ class Spec:
 
 
 def check_text(text: str, what: str) -> None:
-    """See that a text from outside can be the name of a file or lead to one.
-
-    Raises:
-        IceprobeError: if it has a NUL character, or half a character, in it.
-    """
+    """Raise an `IceprobeError` if a text can't be in a path: it has NUL or a lone surrogate."""
     try:
         clean = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -52,8 +48,8 @@ def parse_spec(text: str) -> Spec:
     """Parse ``kind:name?key=value&key=value``.
 
     Raises:
-        IceprobeError: if it is no text, the name is empty, an option has no ``=``, or a key stands
-            twice.
+        IceprobeError: if it is no string, the name is empty, an option has no ``=``, or a key
+            is given twice.
     """
     if not isinstance(text, str):
         raise IceprobeError(
@@ -74,17 +70,16 @@ def parse_spec(text: str) -> Spec:
                 f"option {shown(part)} in {shown(text)} is not of the form key=value"
             )
         if key in options:
-            raise IceprobeError(f"option {shown(key)} stands twice in {shown(text)}: keep one")
+            raise IceprobeError(f"option {shown(key)} is given twice in {shown(text)}: keep one")
         options[key] = value
     return Spec(kind or None, name, options)
 
 
 def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """Convert the options of ``spec`` by ``types``, which lists every key there is.
+    """The options of ``spec``, converted by ``types``, which has every valid key.
 
     Raises:
-        IceprobeError: for an unknown key (with the nearest right ones and the whole list) or a
-            value that doesn't convert.
+        IceprobeError: for an unknown key or a value that doesn't convert.
     """
     values = {}
     for key, text in spec.options.items():
@@ -100,7 +95,7 @@ def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict
 
 
 def _bounded(value: Any) -> Any:
-    """A value, or values, that libraries can count with."""
+    """``value``, if its numbers are finite and no integer is too large."""
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, int) and abs(one) > MOST:
             raise ValueError(f"write a whole number of at most {MOST:,}")
@@ -110,18 +105,15 @@ def _bounded(value: Any) -> Any:
 
 
 def with_options(spec: Spec, options: Mapping[str, Any]) -> Spec:
-    """``spec`` with keyword options taken in, spelled as in a spec string; ``None`` is left out.
-
-    Raises:
-        IceprobeError: for an option that the spec string gives already.
-    """
-    given = {key: _spelled(value) for key, value in options.items() if value is not None}
+    """``spec`` with the given ``options``; an `IceprobeError` if it has one already."""
+    given = {key: as_text(value) for key, value in options.items() if value is not None}
     if twice := spec.options.keys() & given:
         raise IceprobeError(f"option {min(twice)!r} of {str(spec)!r} is given twice: keep one")
     return replace(spec, options={**spec.options, **given})
 
 
-def _spelled(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it is written in a spec string."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -130,7 +122,7 @@ def _spelled(value: Any) -> str:
 
 
 def boolean(text: str) -> bool:
-    """``true`` or ``false``, as YAML and spec strings spell it."""
+    """``true`` or ``false``, as in YAML and spec strings."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     raise ValueError("write true or false")
@@ -145,7 +137,7 @@ def above_zero(text: str) -> float:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A function that takes one of these words alone."""
+    """A converter that accepts only these words."""
 
     def check(text: str) -> str:
         if text not in choices:
@@ -156,7 +148,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def unknown(noun: str, word: str, choices: Iterable[str]) -> str:
-    """One line saying that ``word`` is no ``noun``, with the nearest right ones first."""
+    """One line: ``word`` is no ``noun``, the nearest choices, all choices."""
     choices = sorted(choices)
     near = difflib.get_close_matches(word[:_LONGEST_WORD], choices, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,8 +1,8 @@
-"""Names that come from data on their way out: to a terminal, a log, JSON, a page, a table.
+"""Text from data, escaped for each output: terminal, log, JSON, page, table.
 
-A file's name may hold any byte but the slash and zero, and a class has the name of a folder: an
-escape sequence that repaints the terminal, a formula, bytes that are no UTF-8 (which Python keeps
-as lone surrogates). Data keep them; each outlet writes them so that they are seen and do nothing.
+The name of a file or a class may contain any byte but slash and zero: an escape sequence for the
+terminal, a spreadsheet formula, bytes that aren't UTF-8 (which Python keeps as lone surrogates).
+Data keep them; each output writes them so that they are visible and harmless.
 """
 
 import csv
@@ -15,13 +15,13 @@ from collections.abc import Iterable, Sequence
 
 DAY = 86_400  # seconds
 
-# Controls but the line break and the tab, what turns the order of letters or breaks a line unseen,
-# and bytes that are no UTF-8.
+# Control characters except line break and tab, invisible marks of direction and line breaks, and
+# lone surrogates.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# What a spreadsheet takes for the start of a formula, behind any number of our own quotes.
+# What a spreadsheet reads as the start of a formula, after any number of our own quotes.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # spreadsheets take the wide ones
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 
@@ -36,18 +36,18 @@ _SHORT.maxstring = _SHORT.maxother = 120
 
 
 def visible(text: str) -> str:
-    """``text`` with control characters, and bytes that are no UTF-8, spelled as ``\\x1b``."""
-    return _UNSEEN.sub(_spelled, text)
+    """``text`` with control characters and bytes that aren't UTF-8 escaped, ``\\x1b``."""
+    return _UNSEEN.sub(_escaped, text)
 
 
 def spelled(record: logging.LogRecord) -> bool:
-    """A filter of a logger: whoever's handler takes a record can print and encode its message."""
+    """A logging filter: messages become :func:`visible`, so that every handler can encode them."""
     record.msg, record.args = visible(record.getMessage()), None
     return True
 
 
 def clipped(text: str, most: int = 2000) -> str:
-    """``text``, or its beginning and its end where it is longer: what it is of, and the remedy."""
+    """``text``, with its middle left out where it has more than ``most`` characters."""
     if len(text) <= most:
         return text
     head, tail = most * 3 // 5, most * 2 // 5
@@ -55,9 +55,9 @@ def clipped(text: str, most: int = 2000) -> str:
 
 
 def short_name(name: str, most: int = 160) -> str:
-    """A file's name of at most ``most`` bytes: of a longer one both ends, and a hash of it all.
+    """A file name of at most ``most`` bytes; of a longer one both ends and a hash.
 
-    File systems take 255 bytes, and what is written beside it has its name with an ending.
+    File systems allow 255 bytes, and files beside it have its name plus a suffix.
     """
     content = name.encode("utf-8", "surrogateescape")
     if len(content) <= most:
@@ -69,31 +69,30 @@ def short_name(name: str, most: int = 160) -> str:
 
 
 def shown(value: object) -> str:
-    """``repr`` of a value that came from outside, so long that it is known again and no longer."""
+    """``repr`` of a value from outside, shortened."""
     return clipped(_SHORT.repr(value), 200)
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 of a page or a table; bytes that are none are spelled as ``\\xff``."""
-    return _SURROGATE.sub(_spelled, text).encode()
+    """UTF-8 of a page or a table; bytes that aren't UTF-8 are written as ``\\xff``."""
+    return _SURROGATE.sub(_escaped, text).encode()
 
 
 def json_bytes(text: str) -> bytes:
-    """JSON and the last line break as UTF-8; a lone surrogate is spelled as JSON does, and read back."""
+    """JSON and a final line break as UTF-8; lone surrogates are escaped as in JSON."""
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """A table as CSV in which no cell is a formula.
 
-    A text that a spreadsheet would run gets an apostrophe in front, which :func:`csv_cell` takes
-    off again. Numbers stay numbers.
+    Text that a spreadsheet would run gets an apostrophe in front, which :func:`csv_cell` removes.
     """
     return "".join(map(_line, rows))
 
 
 def csv_cell(cell: str) -> str:
-    """What stood in a cell before :func:`csv_text` wrote it."""
+    """The text of a cell that :func:`csv_text` wrote."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -115,7 +114,7 @@ def in_days(seconds: float) -> str:
 
 def _line(row: Sequence[object]) -> str:
     text = io.StringIO(newline="")
-    # Both characters of a line's end are quoted by name of it alone.
+    # csv quotes both \r and \n only if both are in the line terminator.
     csv.writer(text, lineterminator="\r\n").writerow([_inert(cell) for cell in row])
     return text.getvalue().removesuffix("\r\n") + "\n"
 
@@ -125,8 +124,8 @@ def _inert(cell: object) -> object:
     return f"'{cell}" if formula else cell
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # the surrogate of a byte that isn't UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,10 +1,9 @@
-"""What files of others may ask for.
+"""What files from other people may do.
 
-Exported folders, stores and results travel. What they name is opened as data, on this machine and
-inside their own folder; what runs code or asks another host waits for the caller's word:
-``trust=True`` in Python, ``--trust`` on the command line. A ``trust=true`` that stands in such a
-file counts for nothing. What the caller has named or run himself, in this process, needs no other
-word.
+Exported folders, stores and results are shared. What they name is opened as data, on this machine
+and inside their own folder. To run code or contact another host needs the caller's consent:
+``trust=True`` in Python, ``--trust`` on the command line; ``trust=true`` in such a file has no
+effect. What the caller names in this process needs no further consent.
 """
 
 import os
@@ -15,16 +14,16 @@ from iceprobe.core.errors import IceprobeError
 
 REMEDY = "pass --trust (trust=True in Python) if you trust it"
 
-# Scheme and host, or bucket; pathlib makes one slash of two. Behind a path's letters it is no scheme.
+# Scheme and host, or bucket; pathlib turns two slashes into one. Inside a path it is no scheme.
 _HOST = re.compile(r"(?<![\w./+-])([A-Za-z][A-Za-z0-9+.-]*):/+((?:(?!::)[^/?&;])*)")
-_HERE = ("file", "local", "memory")  # schemes of fsspec that ask no other host
-# A pattern with braces whose host can be read without making every name of it.
+_HERE = ("file", "local", "memory")  # schemes of fsspec that contact no other host
+# A pattern with braces whose host can be read without expanding it.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+[^/:{}]+(:\d+)?/[^:]*")
-_named: set[tuple[str, str]] = set()  # hosts, by the caller, in this process
+_named: set[tuple[str, str]] = set()  # hosts that the caller named in this process
 
 
 def hosts(text: str) -> set[tuple[str, str]]:
-    """Scheme and host of every URL in a place, of chained ones as well.
+    """Scheme and host of every URL in a place, chained ones included.
 
     Examples:
         ``zip://a.tar::http://host/b.zip`` → ``("zip", "a.tar")``, ``("http", "host")``;
@@ -37,7 +36,7 @@ def hosts(text: str) -> set[tuple[str, str]]:
 
 
 def name_hosts(text: str) -> None:
-    """Remember that the caller named the place ``text``, no file: its hosts may be asked."""
+    """Allow the hosts of the place ``text``, which the caller named himself."""
     _named.update(hosts(text))
 
 
@@ -47,38 +46,23 @@ def elsewhere(text: str) -> bool:
 
 
 def refuse_elsewhere(what: str, place: str, trust: bool) -> None:
-    """Open no other host that a file names.
+    """Raise an `IceprobeError` if ``place`` is on another host that the caller doesn't ``trust``.
 
-    Args:
-        what: which file names ``place``, as the start of a sentence.
-        place: path or URL.
-        trust: the caller's word.
-
-    Raises:
-        IceprobeError: if ``place`` is on another host, and the caller didn't say that it may be
-            asked.
+    The message starts with ``what``, the file that names the place.
     """
     if not trust and elsewhere(place):
         raise IceprobeError(f"{what} names {place!r} on another host, which isn't asked: {REMEDY}")
 
 
 def plain_name(name: str) -> str:
-    """A file's name without folders, as a validator; empty where there is no file.
-
-    Raises:
-        ValueError: if it leads anywhere else.
-    """
+    """Validator: a file name without folders, or empty; otherwise a ``ValueError``."""
     if name in (".", "..") or "/" in name or "\0" in name or os.sep in name:
         raise ValueError(f"{name!r} is no plain file name")
     return name
 
 
 def inner_path(name: str) -> str:
-    """A path that stays below the folder it is relative to, as a validator.
-
-    Raises:
-        ValueError: if it is absolute or climbs.
-    """
+    """Validator: a relative path that stays in its folder; otherwise a ``ValueError``."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"{name!r} doesn't stay inside its folder")
@@ -86,11 +70,7 @@ def inner_path(name: str) -> str:
 
 
 def refuse_leading_out(folder: Path, file: Path) -> None:
-    """See that a file of a folder lies in it, wherever links lead.
-
-    Raises:
-        IceprobeError: if a link leads out of the folder.
-    """
+    """Raise an `IceprobeError` if links lead from a file of a folder to a place outside of it."""
     if not file.resolve().is_relative_to(folder.resolve()):
         raise IceprobeError(
             f"{file} is a link that leads out of its folder: put a copy of what you trust in its place"

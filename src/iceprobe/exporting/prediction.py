@@ -17,8 +17,8 @@ from iceprobe.datasets.folder import unlabelled
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
 from iceprobe.machine.files import write_atomically
-from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.progress import callback, shows_progress
+from iceprobe.machine.temporary import new_folder
 from iceprobe.settings import Extraction, PredictCall
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import extracted_batches

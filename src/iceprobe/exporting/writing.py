@@ -12,8 +12,8 @@ from iceprobe.exporting.exported import ExportedProbe, check_of
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.object_storage import located
+from iceprobe.machine.temporary import new_folder
 from iceprobe.probes.probe import build_for
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.provenance import environment

@@ -24,8 +24,8 @@ from iceprobe.fitting.segmentation_protocol import (
     SegmentationContext,
     run_heldout,
 )
-from iceprobe.machine.new_folder import new_folder
 from iceprobe.machine.progress import callback, shows_progress, timed
+from iceprobe.machine.temporary import new_folder
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.protocols.protocol import get_protocol, images_per_step
 from iceprobe.results.provenance import provenance

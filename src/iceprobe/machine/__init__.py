@@ -1,1 +1,1 @@
-"""The machine under the program: processes, signals, memory, products, object storage, files, locks."""
+"""The machine: processes, signals, memory, matrix products, object storage, files, locks."""

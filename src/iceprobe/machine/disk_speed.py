@@ -1,4 +1,4 @@
-"""How fast a disk reads, measured on it."""
+"""The measured reading speed of a disk."""
 
 import os
 import tempfile
@@ -7,16 +7,14 @@ from pathlib import Path
 
 from iceprobe.machine.object_storage import cache_folder, is_remote
 
-READ_BYTES = 2**26  # written and read again to measure a disk
+READ_BYTES = 2**26  # written and read to measure a disk
 
 
 def read_speed(folder: Path) -> float:
-    """Bytes a second that come from the disk of ``folder``, past the system's cache.
+    """Bytes per second read from the disk of ``folder``, without the system's cache.
 
-    Of a folder on object storage the disk is meant that holds the copies of its shards.
-
-    A nameless file is written, read once and gone. Where the system can't be made to forget it
-    (`posix_fadvise`), the cache's speed is what is found.
+    For a folder on object storage, of the disk that has the copies of its shards. Without
+    `posix_fadvise` the speed of the cache is measured.
     """
     if is_remote(folder):
         folder = cache_folder()

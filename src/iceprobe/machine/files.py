@@ -1,4 +1,4 @@
-"""Files that a reader never sees half-written."""
+"""Files that are replaced as a whole."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,24 +8,18 @@ from iceprobe.machine.temporary import temporary_file
 
 
 def check_replaceable(path: Path, option: str = "output") -> None:
-    """See that nothing is at ``path``, or a file that may be replaced.
-
-    A rename would put a file in the place of a device, which for root is everybody's.
-
-    Raises:
-        IceprobeError: if a folder, a device, a pipe or a socket is there.
-    """
+    """Raise an `IceprobeError` if ``path`` is no file: as root, a rename could replace a device."""
     if path.exists() and not path.is_file():
         what = "a folder: name a file in it" if path.is_dir() else "no file: name another"
         raise IceprobeError(f"{option} {str(path)!r} is {what}")
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
-    """Write ``content``, whole or in parts, so that a reader sees the old file or the whole new one, never a part.
+    """Write ``content``, whole or in parts, so that a reader sees the old file or the whole new one.
 
     Raises:
-        IceprobeError: if something is there that is no file, such as a device.
-        OSError: naming ``path`` (a full disk's own names no file); nothing is left of it.
+        IceprobeError: if there is something else than a file at ``path``, such as a device.
+        OSError: with ``path`` as its file name, which that of a full disk lacks; no part is left.
     """
     check_replaceable(path)
     try:

@@ -1,8 +1,8 @@
-"""How much memory this process may still take: the machine's, and that of its control groups.
+"""How much memory this process may still use: that of the machine and of its control groups.
 
-Groups of versions 1 and 2 count, and their ancestors. A container, a job of a scheduler or a systemd unit is a group with a limit, and so may be any group
-above it; the tightest counts. Beyond ``memory.high`` a process isn't killed but slowed to a crawl,
-so it is a limit as well.
+Control groups of versions 1 and 2 and their ancestors may have limits (a container, a scheduler's
+job, a systemd unit); the tightest counts. ``memory.high`` is a limit too: beyond it a process isn't
+killed, but becomes very slow.
 """
 
 import re
@@ -13,17 +13,14 @@ from iceprobe.machine.processes import world
 
 _LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 _USED = ("memory.current", "memory.usage_in_bytes")
-# Files that the group has read give way. Version 1 counts those of groups below under "total_".
-_GIVE_WAY = ("active_file", "inactive_file")
+# Cached files, which can be evicted. Version 1 includes those of descendant groups in "total_".
+_EVICTABLE = ("active_file", "inactive_file")
 
 
 def available_memory(groups: Sequence[Path] | None = None) -> int | None:
-    """Bytes of memory free for this process, within its control groups; None: unknown.
+    """Bytes of memory that this process may use, in ``groups`` (its own); ``None`` if unknown.
 
     Processes that work together on this machine get equal shares.
-
-    Args:
-        groups: folders of control groups, by default of those that this process is in.
     """
     try:
         fields = Path("/proc/meminfo").read_text().split("\n")
@@ -35,12 +32,7 @@ def available_memory(groups: Sequence[Path] | None = None) -> int | None:
 
 
 def groups_of(process: Path = Path("/proc/self"), root: Path = Path("/")) -> list[Path]:
-    """The folders of the memory groups that ``process`` is in, the innermost first.
-
-    Args:
-        process: its folder in ``/proc``.
-        root: of the file system that it names mounts in.
-    """
+    """Folders of a process's memory groups, the innermost first; ``root`` is that of its mounts."""
     try:
         mounts = (process / "mountinfo").read_text().splitlines()
         entries = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
@@ -59,17 +51,13 @@ def groups_of(process: Path = Path("/proc/self"), root: Path = Path("/")) -> lis
         inside = own[kind].removeprefix(top) if top != "/" else own[kind]
         innermost = mount / inside.lstrip("/")
         if ".." in innermost.parts or not innermost.is_dir():
-            innermost = mount  # another name space: the mount is what this process sees of it
-        while True:
-            found.append(innermost)
-            if innermost == mount:
-                break
-            innermost = innermost.parent
+            innermost = mount  # another namespace, of which this process sees only the mount
+        found += [p for p in (innermost, *innermost.parents) if p.is_relative_to(mount)]
     return found
 
 
 def free_in(groups: Sequence[Path]) -> int | None:
-    """Bytes that a process in all of ``groups`` can still take; ``None`` without a limit."""
+    """Bytes that a process in all of ``groups`` may still use; ``None`` without a limit."""
     return min((free for group in groups for free in _free(group)), default=None)
 
 
@@ -77,16 +65,16 @@ def _free(group: Path) -> Iterator[int]:
     limits = [limit for limit in map(_number, (group / name for name in _LIMITS)) if limit]
     used = next((n for name in _USED if (n := _number(group / name)) is not None), None)
     if limits and used is not None:
-        yield max(0, min(limits) - max(0, used - _giving_way(group)))
+        yield max(0, min(limits) - max(0, used - _evictable(group)))
 
 
-def _giving_way(group: Path) -> int:
+def _evictable(group: Path) -> int:
     try:
         lines = (group / "memory.stat").read_text().splitlines()
         stat = {name: int(count) for name, count in map(str.split, lines)}
     except (OSError, ValueError):
         return 0
-    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in _GIVE_WAY)
+    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in _EVICTABLE)
 
 
 def _number(file: Path) -> int | None:

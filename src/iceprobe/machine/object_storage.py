@@ -1,9 +1,9 @@
-"""Places on object storage: a URL that ``fsspec`` reads, with what we use of ``pathlib.Path``.
+"""Places on object storage: URLs that ``fsspec`` reads, with a part of ``Path``'s interface.
 
 ``s3://bucket/birds`` is a key prefix, not a folder: there are no renames and no locks, an object is
-written whole or not at all, and a listing tells names, sizes and versions. Keys, endpoints and
-regions come from where fsspec and the store's own library find them (``AWS_ENDPOINT_URL``,
-``~/.aws``, ``FSSPEC_S3_KEY``, …); we have no settings of our own for them.
+written as a whole, and a listing has names, sizes and versions. fsspec and the storage's own
+library find keys, endpoints and regions (``AWS_ENDPOINT_URL``, ``~/.aws``, ``FSSPEC_S3_KEY``, …);
+iceprobe has no settings for them.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,15 @@ from typing import Any
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.temporary import temporary_folder
 
-# pathlib makes one slash of two, so `Path("s3://bucket")` is known again by the one that is left.
+# pathlib turns two slashes into one, so that of `Path("s3://bucket")` is enough.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object, or the objects whose keys begin with it.
+    """An object, or all whose keys begin with it; ``FileNotFoundError`` if it is missing."""
 
-    Attributes:
-        url: without a slash at its end.
-    """
-
-    url: str
+    url: str  # without a trailing slash
 
     def __str__(self) -> str:
         return self.url
@@ -52,72 +48,60 @@ class RemotePath:
 
     @property
     def fs(self) -> Any:
-        """fsspec's file system; its own cache keeps one a process and thread."""
+        """fsspec's file system, of which it caches one per process and thread."""
         try:
             from fsspec.config import conf
             from fsspec.core import url_to_fs
 
             options = {}
             if self.url.startswith("s3:") and "config_kwargs" not in conf.get("s3", {}):
-                # s3fs tries five times, 15 seconds each; botocore within it would five times more.
+                # s3fs makes five attempts of 15 seconds; botocore would make five of each.
                 options = {"config_kwargs": {"retries": {"max_attempts": 0}}}
-            # A listing that is kept would hide what other machines write and remove.
+            # A cached listing would hide what other machines write and remove.
             return url_to_fs(self.url, use_listings_cache=False, **options)[0]
         except ModuleNotFoundError as error:
             raise IceprobeError(
                 f"{self.url}: needs the package {error.name}: pip install 'iceprobe[s3]'"
             ) from error
-        except (ImportError, ValueError) as error:  # what fsspec says of a protocol without package
+        except (ImportError, ValueError) as error:  # fsspec: the protocol's package is missing
             raise IceprobeError(
                 f"{self.url}: {error} (s3:// comes with pip install 'iceprobe[s3]')"
             ) from error
 
     @property
     def key(self) -> str:
-        """The name within the file system."""
+        """The name in the file system."""
         key: str = self.fs._strip_protocol(self.url)
         return key
 
     def exists(self) -> bool:
-        with self._told():
-            return bool(self.fs.exists(self.key))
+        return bool(self._ask(lambda fs, key: fs.exists(key)))
 
     def is_file(self) -> bool:
-        with self._told():
-            return bool(self.fs.isfile(self.key))
+        return bool(self._ask(lambda fs, key: fs.isfile(key)))
 
     def is_dir(self) -> bool:
-        with self._told():
-            return bool(self.fs.isdir(self.key))
+        return bool(self._ask(lambda fs, key: fs.isdir(key)))
 
     def read_bytes(self, start: int | None = None, stop: int | None = None) -> bytes:
-        """The object, or its bytes from ``start`` to ``stop``: one request.
-
-        Raises:
-            FileNotFoundError: if there is none.
-        """
-        with self._told():
-            content: bytes = self.fs.cat_file(self.key, start=start, end=stop)
-            return content
+        """The object, or its bytes from ``start`` to ``stop``, in one request."""
+        content: bytes = self._ask(lambda fs, key: fs.cat_file(key, start=start, end=stop))
+        return content
 
     def open(self, mode: str = "rb") -> Any:
-        """A file object that reads ahead as it is asked."""
-        with self._told():
-            return self.fs.open(self.key, mode)
+        """A buffered file object."""
+        return self._ask(lambda fs, key: fs.open(key, mode))
 
     def write_bytes(self, content: bytes) -> None:
-        """Put an object, whole."""
-        with self._told():
-            self.fs.pipe_file(self.key, content)
+        """Write an object as a whole."""
+        self._ask(lambda fs, key: fs.pipe_file(key, content))
 
     def upload(self, file: Path) -> None:
-        """Put a file's content, whole: an object is there when its last part is."""
-        with self._told():
-            self.fs.put_file(str(file), self.key)
+        """Write a file's content as a whole: the object appears after its last part."""
+        self._ask(lambda fs, key: fs.put_file(str(file), key))
 
     def download(self, file: Path) -> None:
-        with self._told():
-            self.fs.get_file(self.key, str(file))
+        self._ask(lambda fs, key: fs.get_file(key, str(file)))
 
     def folders(self) -> list[str]:
         """Names of the prefixes directly below, sorted."""
@@ -128,12 +112,11 @@ class RemotePath:
         return sorted(name for name, kind in self._entries() if kind == "file")
 
     def find(self) -> dict[str, tuple[int, str]]:
-        """Every object below: its name relative to here → its size and its version (etag or time)."""
-        with self._told():
-            try:
-                found = self.fs.find(self.key, detail=True)
-            except FileNotFoundError:  # some file systems say so, others find nothing
-                found = {}
+        """Every object below: relative name → size and version (etag or time)."""
+        try:
+            found = self._ask(lambda fs, key: fs.find(key, detail=True))
+        except FileNotFoundError:  # other file systems return nothing
+            found = {}
         start = len(self.key) + 1
         return {
             key[start:]: (int(info["size"]), _version(info))
@@ -142,41 +125,32 @@ class RemotePath:
         }
 
     def glob(self) -> list["RemotePath"]:
-        """The objects that match, with this place's ``*`` and ``?`` as the pattern; sorted."""
-        with self._told():
-            found = self.fs.glob(self.key)
-            return [RemotePath(str(self.fs.unstrip_protocol(key))) for key in sorted(found)]
+        """The objects that match the ``*`` and ``?`` of this place, sorted."""
+        urls = self._ask(lambda fs, key: [fs.unstrip_protocol(k) for k in sorted(fs.glob(key))])
+        return [RemotePath(str(url)) for url in urls]
 
     def state(self) -> tuple[int, str]:
-        """Size and version.
-
-        Raises:
-            FileNotFoundError: if there is none.
-        """
-        with self._told():
-            info = self.fs.info(self.key)
-            return int(info["size"]), _version(info)
+        """Size and version."""
+        info = self._ask(lambda fs, key: fs.info(key))
+        return int(info["size"]), _version(info)
 
     def _entries(self) -> Iterator[tuple[str, str]]:
-        with self._told():
-            listed = self.fs.ls(self.key, detail=True)
-        for info in listed:
+        for info in self._ask(lambda fs, key: fs.ls(key, detail=True)):
             name = info["name"].rstrip("/").rsplit("/", 1)[-1]
             if info["name"].rstrip("/") != self.key:
                 yield name, info["type"]
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Errors of the storage in one line; that nothing is there stays ``FileNotFoundError``."""
+    def _ask(self, call: Callable[[Any, str], Any]) -> Any:
+        """``call(fs, key)``; errors but ``FileNotFoundError`` become an ``IceprobeError``."""
         try:
-            yield
+            return call(self.fs, self.key)
         except FileNotFoundError:
             raise
         except _failures() as error:
             said = " ".join(str(error).split()) or type(error).__name__
             remedy = "see that the address is right and credentials are set"
             if "timeout" in f"{type(error).__name__} {said}".lower().replace(" ", ""):
-                remedy = "it doesn't answer: see that it is well, then run the same again"
+                remedy = "the server doesn't answer: check it, then run the same command again"
             raise IceprobeError(f"{self.url}: {said}; {remedy}") from error
 
 
@@ -195,12 +169,12 @@ def is_remote(place: str | Path | RemotePath) -> bool:
 
 
 def stream(path: Path | RemotePath) -> Path | io.BytesIO:
-    """What Pillow opens."""
+    """An argument for ``PIL.Image.open``."""
     return io.BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
 
 
 def cache_folder() -> Path:
-    """Where copies of remote shards lie: ``ICEPROBE_CACHE``, else ``iceprobe`` in the user's cache."""
+    """Folder of copies of remote shards: ``ICEPROBE_CACHE`` or ``iceprobe`` in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "iceprobe"
     folder = Path(os.environ.get("ICEPROBE_CACHE") or default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,16 +182,12 @@ def cache_folder() -> Path:
 
 
 def scratch_folder() -> contextlib.AbstractContextManager[Path]:
-    """A folder in the cache for the block; what killed processes left of theirs is removed."""
+    """A temporary folder in the cache; those of killed processes are removed."""
     return temporary_folder(cache_folder() / "scratch")
 
 
 def cache_bytes() -> int | None:
-    """How much they may take: ``ICEPROBE_CACHE_GB``; ``None`` where it isn't set: all there is.
-
-    Raises:
-        IceprobeError: if it is no number above 0.
-    """
+    """The most bytes of that cache, by ``ICEPROBE_CACHE_GB``; ``None`` if that isn't set."""
     text = os.environ.get("ICEPROBE_CACHE_GB")
     if not text:
         return None
@@ -238,6 +208,6 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """``OSError``, and what the library of S3 raises beside it."""
+    """``OSError`` and the other errors of the S3 library."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)

@@ -1,4 +1,4 @@
-"""How many files a process may have open, and what is said when it has them all."""
+"""The limit of open files, and the error when it is reached."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ WANTED = 65_536  # files; more than a store has shards
 
 
 def raise_limit() -> bool:
-    """Lift the soft limit of this process towards the hard one; whether that gave it more."""
+    """Raise the soft limit of this process up to the hard one; whether it got higher."""
     if resource is None:
         return False
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -27,19 +27,14 @@ def raise_limit() -> bool:
         return False
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # a system with a lower limit that it doesn't report
+    except (OSError, ValueError):  # the system has a lower limit that it doesn't report
         return False
     return True
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor to read from, for the length of the block.
-
-    Raises:
-        IceprobeError: if this process or the system has no descriptor left.
-        OSError: for any other reason.
-    """
+    """A descriptor to read from in the block; an `IceprobeError` if there are too many."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -55,7 +50,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def reason_of(error: OSError) -> str:
-    """The cause of an error of `TOO_MANY`, and what helps."""
+    """Cause and remedy of an error of `TOO_MANY`."""
     if error.errno == errno.ENFILE or resource is None:
         return "the system has too many files open: close some programs and run the same again"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""A worker process that never outlives the process that started it, however that one ends."""
+"""Worker processes that end with the process that started them."""
 
 import contextlib
 import ctypes
@@ -13,15 +13,15 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with(parent: int) -> None:
-    """End this process when ``parent``, which started it, is gone: by SIGKILL, in any work.
+    """Kill this process when ``parent``, which started it, ends.
 
-    Linux does it by itself (``prctl``), so a worker that hangs in a system call or in foreign code
-    ends too. It counts the end of the *thread* that forked as well; ours waits for its workers.
-    Elsewhere a thread looks every second, which foreign code that keeps the interpreter delays.
+    On Linux the kernel does it (``prctl``), even during a system call or C code. It also does it
+    when the *thread* that forked ends; ours waits for its workers. On other systems a thread checks
+    every second, which C code that holds the interpreter lock delays.
     """
     if not _asked_the_kernel():
         threading.Thread(target=_watch, args=(os.getppid(),), name="parent", daemon=True).start()
-    # It may have died before we asked. (A fork server stands between, and ends with it.)
+    # It may have ended before. (With a fork server, our parent is that, which ends with it.)
     if os.getppid() != parent and multiprocessing.get_start_method() != "forkserver":
         os._exit(1)
 

@@ -1,14 +1,14 @@
-"""The processes of one command: which of them this is, and how they agree.
+"""The processes of one command, and how they exchange values.
 
     torchrun --nproc-per-node N -m iceprobe …      RANK, WORLD_SIZE, LOCAL_RANK ─▶ world()
 
-`torchrun`, `accelerate launch` and schedulers that do alike set the same environment variables. The
-command line joins the others by them; a library call does so only within :func:`join`, so a script
-that pre-trains on many GPUs can have one of its processes look at the features alone.
+`torchrun`, `accelerate launch` and similar schedulers set the same environment variables. The
+command line joins the other processes by them. A library call does so only within :func:`join`, so
+a script that pre-trains on many GPUs can measure the features in one of its processes.
 
-An error in one process is an error of all: whoever fails leaves its message where the others find
-it and closes its connections, which wakes those that wait for it; process 0 prints it. torch is
-imported only where there are other processes.
+An error in one process ends all: the process stores its message for the others and closes its
+connections, which wakes those that wait for it; process 0 prints the message. torch is imported
+only if there are other processes.
 """
 
 import contextlib
@@ -28,65 +28,49 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STEP = timedelta(minutes=10)  # of a sum within a step: all are there, or one has died
-WAIT = timedelta(hours=12)  # for what process 0 does alone, or the slowest one's last shard
+STEP = timedelta(minutes=10)  # timeout of a sum in a step: all processes take part, or one has died
+WAIT = timedelta(hours=12)  # for work of process 0 alone, or the last shard of the slowest process
 PARTING = timedelta(seconds=30)  # for the error to be printed, and for the others to end
 
-_FAILED, _REPORTED, _ENDED = "failed", "reported", "ended"  # keys of the store that all share
+_FAILED, _REPORTED, _ENDED = "failed", "reported", "ended"  # keys of the shared store
 
 
 @dataclass(eq=False)
 class World:
-    """One of ``size`` processes.
-
-    Attributes:
-        rank: which, from 0.
-        size: of them.
-        local_rank, local_size: the same among those on this machine.
-    """
+    """One of ``size`` processes."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # the same among the processes on this machine
     local_size: int = 1
     _store: Any = None
-    _steps: Any = None  # the group that sums within a step; the default group waits
+    _steps: Any = None  # the group for sums within a step; the default group is for long waits
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that prints and writes what is written once."""
+        """Whether this process prints, and writes shared files."""
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """This process's share of ``count`` things in a row; all shares together are all of them."""
+        """This process's share of ``count`` consecutive items."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def check(self) -> None:
-        """Notice between two pieces of work that another process has failed.
-
-        Raises:
-            IceprobeError: its message.
-        """
+        """Raise the `IceprobeError` of another process that has failed, if there is one."""
         if self.size > 1 and self._store.check([_FAILED]):
             raise IceprobeError(self._store.get(_FAILED).decode())
 
     def gather(self, value: T) -> list[T]:
-        """What every process gives, in their order; all wait for all."""
+        """The values of all processes, by rank; each waits for all."""
         if self.size == 1:
             return [value]
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.size
-        with self._waking():
+        with self._together() as dist:
             dist.all_gather_object(values, value)
         return values
 
     def agree(self, value: object, what: str) -> None:
-        """See that ``value`` is the same in every process.
-
-        Raises:
-            IceprobeError: naming ``what`` and the first process in which it isn't.
-        """
+        """Raise an `IceprobeError` if ``value``, called ``what``, differs between processes."""
         values = self.gather(value)
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -96,22 +80,14 @@ class World:
                 )
 
     def sum_(self, tensor: "Tensor") -> "Tensor":
-        """Put the sum over all processes in the place of a contiguous ``tensor``."""
+        """Replace a contiguous ``tensor`` by its sum over all processes."""
         if self.size > 1:
-            import torch.distributed as dist
-
-            with self._waking():
+            with self._together() as dist:
                 dist.all_reduce(tensor, group=self._steps)
         return tensor
 
     def assembled(self, mine: "Tensor", place: slice, count: int, dim: int = 0) -> "Tensor":
-        """The whole of which every process has a part.
-
-        Args:
-            mine: this process's part.
-            place: where it lies along ``dim``; the places of all cover it once.
-            count: length of the whole along ``dim``.
-        """
+        """Concatenate all processes' parts: ``mine`` is at ``place`` of ``count`` along ``dim``."""
         if self.size == 1:
             return mine
         whole = mine.new_zeros(*mine.shape[:dim], count, *mine.shape[dim + 1 :])
@@ -119,14 +95,13 @@ class World:
         return self.sum_(whole)
 
     def align(self, tensors: "Sequence[Tensor]") -> None:
-        """Put process 0's values into ``tensors``, which are equal up to rounding."""
+        """Copy process 0's values into ``tensors``, which are equal up to rounding."""
         if self.size == 1 or not tensors:
             return
         import torch
-        import torch.distributed as dist
 
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-        with self._waking():
+        with self._together() as dist:
             dist.broadcast(flat, 0, group=self._steps)
         with torch.no_grad():
             parts = flat.split([tensor.numel() for tensor in tensors])
@@ -134,7 +109,7 @@ class World:
                 tensor.copy_(part.view_as(tensor))
 
     def device(self, device: "torch.device") -> "torch.device":
-        """``device``, and of several GPUs this process's own where none is named."""
+        """``device``; of several GPUs that of this process, unless one is named."""
         import torch
 
         if self.size == 1 or device.type != "cuda" or device.index is not None:
@@ -143,10 +118,10 @@ class World:
 
     @contextlib.contextmanager
     def parting(self, message: str) -> Iterator[bool]:
-        """Within: whether this process is to print ``message``, with which it ends.
+        """Yield whether this process should print ``message``, the error with which it ends.
 
-        Process 0 prints the error of any of them; the others wait until it has. It prints nothing
-        where it is gone or doesn't listen.
+        Process 0 prints the error of any process; the others wait until it has, and print theirs if
+        it doesn't answer.
         """
         if self.size == 1:
             yield True
@@ -156,22 +131,22 @@ class World:
             yield True
             self._store.set(_REPORTED, "")
         else:
-            yield not self._told()
+            yield not self._reported()
         self._wait_for_the_others()
 
     def _fail(self, message: str) -> None:
-        """Leave ``message`` for the others, and wake those that wait for this process."""
+        """Store ``message`` for the others, and wake those that wait for this process."""
         self._store.compare_set(_FAILED, "", message)
         self._close()
 
     def _close(self) -> None:
         import torch.distributed as dist
 
-        self._steps = None  # the last reference: with it go its connections
+        self._steps = None  # the last reference, which closes its connections
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def _told(self) -> bool:
+    def _reported(self) -> bool:
         import torch.distributed as dist
 
         try:
@@ -181,25 +156,27 @@ class World:
         return True
 
     def _wait_for_the_others(self) -> None:
-        """So that whoever started them sees each end by itself.
+        """Wait, so that the launcher sees every process end by itself.
 
-        torchrun stops the others at the first end that it sees, within a tenth of a second: shorter
-        than an interpreter takes to end. This process is about to, so it no longer listens.
+        torchrun sends SIGTERM to the others within a tenth of a second of the first end, and an
+        interpreter takes longer to exit. So this process, which is about to end, ignores SIGTERM.
         """
         import torch.distributed as dist
 
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with contextlib.suppress(dist.DistError):  # a process that died won't come
+        with contextlib.suppress(dist.DistError):  # a process has died
             if self._store.add(_ENDED, 1) == self.size:
                 self._store.set(_ENDED + " all", "")
             self._store.wait([_ENDED + " all"], PARTING)
 
     @contextlib.contextmanager
-    def _waking(self) -> Iterator[None]:
-        """Say why a process that is waited for won't come."""
+    def _together(self) -> Iterator[Any]:
+        """``torch.distributed``, for a call in all processes; explains the error if one is lost."""
+        import torch.distributed as dist
+
         try:
-            yield
+            yield dist
         except RuntimeError as error:  # gloo's, and NCCL's DistBackendError is one
             self.check()
             raise IceprobeError(
@@ -212,30 +189,25 @@ _current = World()
 
 
 def world() -> World:
-    """The processes that this one works with now; by itself it is a world of one."""
+    """The processes that this one works with; by default it alone."""
     return _current
 
 
 def first(call: Callable[[], T]) -> T:
-    """What ``call`` gives in process 0; the others wait for it and don't call it.
-
-    Raises:
-        IceprobeError: in every process, if ``call`` does.
-    """
+    """The result, or the `IceprobeError`, of ``call`` in process 0, for which the others wait."""
     here = world()
     if here.size == 1:
         return call()
-    import torch.distributed as dist
-
     outcome: list[Any] = [None, None]
     failed: IceprobeError | None = None
     if here.main:
-        with _alone(here):
+        # A world of one, on a machine that is still shared.
+        with _as(World(local_rank=here.local_rank, local_size=here.local_size)):
             try:
                 outcome[0] = call()
             except IceprobeError as error:
                 outcome[1], failed = str(error), error
-    with here._waking():
+    with here._together() as dist:
         dist.broadcast_object_list(outcome, 0)
     if outcome[1] is not None:
         raise failed or IceprobeError(outcome[1])
@@ -244,11 +216,7 @@ def first(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def join() -> Iterator[World]:
-    """Work together with the processes that were started with this one, if there are any.
-
-    Raises:
-        IceprobeError: if the environment names only some of what it takes.
-    """
+    """Work together with the processes that were started with this one, if there are any."""
     size = _number("WORLD_SIZE", 1)
     if size <= 1:
         yield world()
@@ -276,8 +244,8 @@ def _connect(size: int) -> World:
 
     store, rank, size = next(iter(rendezvous("env://", timeout=STEP)))
     local_rank, local_size = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1)
-    # The default group, of sockets, is for waiting; sums of GPU tensors go between the GPUs
-    # themselves, unless processes share one, which NCCL refuses.
+    # The default group, by sockets, is for long waits. GPU tensors are summed between GPUs, unless
+    # processes share one, which NCCL doesn't support.
     dist.init_process_group(
         "gloo", store=dist.PrefixStore("wait", store), rank=rank, world_size=size, timeout=WAIT
     )
@@ -302,8 +270,3 @@ def _as(there: World) -> Iterator[World]:
         yield there
     finally:
         _current = before
-
-
-def _alone(here: World) -> contextlib.AbstractContextManager[World]:
-    """A world of one for what process 0 does by itself; the machine is still shared."""
-    return _as(World(local_rank=here.local_rank, local_size=here.local_size))

@@ -1,9 +1,8 @@
-"""float32 products on a processor, by the library that is fast on it.
+"""float32 matrix products on a CPU, by the faster library.
 
-torch multiplies float32 matrices on processors by MKL, which stays with its AVX2 code on AMD's.
-oneDNN, which torch carries for narrow numbers and convolutions, uses AVX-512 there as well: 2.4
-times as many products a second for 1024 × 1024 matrices, on one core of a Zen 5. It computes the
-same sums of float32 products in another order.
+torch multiplies float32 matrices on CPUs by MKL, which uses only AVX2 on AMD's. oneDNN, which torch
+has for half precision and convolutions, uses AVX-512 there too: 2.4 times as fast for 1024 × 1024
+matrices on one core of a Zen 5. It adds the same float32 products in another order.
 """
 
 from collections.abc import Mapping
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
-# Multiply–adds of one call from which its overhead of some 20 µs is made up for; of several side by
-# side and for each thread, since all wait for the slowest at every call.
+# Multiply–adds of a call from which oneDNN is faster, in spite of an overhead of about 20 µs; and
+# of each of several calls, per thread, since all threads wait for the slowest at every call.
 PAYING, EACH_PAYING = 2**20, 2**22
 
 
@@ -28,26 +27,26 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def rows_by_rows(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ bᵀ`` the faster way, without gradients: ``(n, K)``, ``(m, K)`` → ``(n, m)``."""
+    """``a @ bᵀ`` by the faster library, without gradients: ``(n, K)``, ``(m, K)`` → ``(n, m)``."""
     return linear(a, b) if onednn_pays(a, b, macs=a.numel() * len(b)) else a @ b.mT
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """As oneDNN has kernels for: other strides take it a thousand times as long."""
+    """Strides that oneDNN has kernels for; others take it a thousand times as long."""
     if matrix.stride(-1) == 1 or matrix.mT.is_contiguous():
         return matrix
-    if matrix.stride(-2) == 1:  # a copy of whole columns is the cheaper one
+    if matrix.stride(-2) == 1:  # a copy of whole columns is cheaper
         return matrix.mT.contiguous().mT
     return matrix.contiguous()
 
 
 def onednn_pays(*tensors: Tensor, macs: int) -> bool:
-    """Whether `linear` is the faster way for these: float32 on an AMD processor with AVX-512.
+    """Whether `linear` is faster for a call of ``macs`` multiply–adds.
 
-    ``macs`` are the multiply–adds of one call.
+    That takes float32 and an AMD processor with AVX-512.
     """
     return (
-        not torch.compiler.is_compiling()  # sizes are symbols there
+        not torch.compiler.is_compiling()  # then sizes are symbols
         and macs >= PAYING
         and all(t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() for t in tensors)
         and _is_amd()
@@ -55,19 +54,14 @@ def onednn_pays(*tensors: Tensor, macs: int) -> bool:
 
 
 def each_pays(*tensors: Tensor, macs: int) -> bool:
-    """The same of one of several products side by side, for which torch has one call."""
+    """The same for each of several products that torch computes in one call."""
     return onednn_pays(*tensors, macs=macs) and macs >= EACH_PAYING * torch.get_num_threads()
 
 
 def linears(rows: Tensor, weights: Tensor) -> Tensor:
-    """K products side by side, each its own rows by its own weight, with gradients for both.
+    """``rows @ weightsᵀ`` for K pairs, ``(K, B, D)``, ``(K, n, D)`` → ``(K, B, n)``.
 
-    Args:
-        rows: ``(K, B, D)``.
-        weights: ``(K, n, D)``.
-
-    Returns:
-        ``(K, B, n)``, under `torch.vmap` as well.
+    With gradients for both, also under `torch.vmap`.
     """
     device = rows.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -116,7 +110,7 @@ def _each(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 class FastLinear(TorchFunctionMode):
-    """Inside it ``F.linear`` of float32 tensors takes the faster way, with gradients or without."""
+    """A mode in which ``F.linear`` of float32 tensors uses the faster library."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -140,7 +134,7 @@ def _flops(rows: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
 
 
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not in every build
-    # torch's own counter knows no operator of oneDNN
+    # torch's own counter doesn't know oneDNN's operators
     register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_flops)
 
 

@@ -1,8 +1,8 @@
-"""What is seen of a stage while it lasts: a bar where it can move, else a line now and then.
+"""Progress of a stage: a bar in a terminal or a notebook, otherwise a line from time to time.
 
-Every stage takes ``progress(stage, done, total)``. The command line hands its own `Bars` in. A call
-from Python that gives no ``progress`` gets a bar in a terminal or a notebook, and ``False`` none.
-Lines go to the log wherever the stages are followed.
+Every stage takes ``progress(stage, done, total)``. The command line passes its own `Bars`. A call
+from Python without ``progress`` shows a bar in a terminal or a notebook; with ``False`` it shows
+nothing. Wherever progress is shown, lines go to the log too.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from rich.console import Console
@@ -28,20 +27,21 @@ from rich.progress import (
 )
 
 from iceprobe.core.text import duration
+from iceprobe.machine.processes import world
 
 P = ParamSpec("P")
 R = TypeVar("R")
 ProgressCallback = Callable[[str, int, int], None]
 
 SECONDS_BETWEEN_LINES = 30.0
-SECONDS_TO_ESTIMATE = 2.0  # into a stage; one that is shorter has a single line, at its end
+SECONDS_TO_ESTIMATE = 2.0  # before a stage's estimate; a shorter stage has one line, at its end
 log = logging.getLogger("iceprobe")
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 @dataclass
 class _Stage:
-    """Where a stage began and where it is; times are of the monotonic clock."""
+    """Begin and position of a stage: monotonic times, and steps done."""
 
     name: str
     began: float
@@ -49,35 +49,31 @@ class _Stage:
     last: tuple[float, int]
     total: int
     estimated: bool = False
+    ended: bool = False
 
     def line(self) -> str:
         return f"{self.name}: {self.last[1]:,}/{self.total:,}"
 
     def left(self) -> float | None:
-        """Seconds, at the pace since the first call; None before there is one."""
+        """Seconds left, at the pace since the first call; ``None`` without one."""
         steps = self.last[1] - self.first[1]
         if steps <= 0:
             return None
         return (self.total - self.last[1]) * (self.last[0] - self.first[0]) / steps
 
     def wants_estimate(self) -> bool:
-        """Whether it has gone on for long enough to have one, and none was given."""
+        """Whether an estimate is due: it is possible, and none was given."""
         long_enough = self.last[0] - self.began >= SECONDS_TO_ESTIMATE
         return not self.estimated and long_enough and self.left() is not None
 
 
 class Lines:
-    """A line a stage with an estimate, one every 30 s, and one at its end with the time it took.
-
-    Args:
-        say: takes each line.
-    """
+    """``say`` each stage's estimate, its progress every 30 s, and its duration, a line each."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._stages: dict[str, _Stage] = {}
         self._now: _Stage | None = None
-        self._ended: set[str] = set()
         self._before = "preparing"
         self._began = self._said = time.monotonic()
         self._lock = threading.Lock()
@@ -85,26 +81,23 @@ class Lines:
     def __call__(self, stage: str, done: int, total: int) -> None:
         with self._lock:
             now = time.monotonic()
-            if stage in self._ended:
-                if done >= total:
-                    return
-                self._ended.remove(stage)  # begun again
-                self._stages.pop(stage)
             found = self._stages.get(stage)
-            if found is None:
+            if found is not None and found.ended and done >= total:
+                return
+            if found is None or found.ended:
                 since = self._began if self._now is None else now
                 found = self._stages[stage] = _Stage(stage, since, (now, done), (now, done), total)
             self._now = found
             found.last, found.total = (now, done), total
             if done >= total:
                 self._put(f"{found.line()} in {duration(now - found.began)}", now)
-                self._ended.add(stage)
+                found.ended = True
                 self._now, self._before, self._began = None, f"after {stage}", now
             elif found.wants_estimate() or now - self._said >= SECONDS_BETWEEN_LINES:
                 self._tell(found, now)
 
     def tick(self) -> None:
-        """Say where it is if nothing was said for 30 s; to be called now and then."""
+        """Give a line if there was none for 30 s; to be called regularly."""
         with self._lock:
             now = time.monotonic()
             if now - self._said < SECONDS_BETWEEN_LINES:
@@ -116,10 +109,9 @@ class Lines:
 
     def _tell(self, stage: _Stage, now: float) -> None:
         left = stage.left()
-        stage.estimated = stage.estimated or left is not None
-        self._put(
-            stage.line() + (f", about {duration(left)} left" if left is not None else ""), now
-        )
+        stage.estimated |= left is not None
+        estimate = "" if left is None else f", about {duration(left)} left"
+        self._put(stage.line() + estimate, now)
 
     def _put(self, text: str, now: float) -> None:
         self._said = now
@@ -127,11 +119,9 @@ class Lines:
 
 
 class Bars:
-    """A bar per stage where ``console`` is a terminal or a notebook, lines elsewhere.
+    """A bar per stage if ``console`` is a terminal or a notebook, otherwise lines.
 
-    Args:
-        console: to show them on.
-        transient: whether bars go when all is done.
+    ``transient`` bars disappear at the end.
     """
 
     def __init__(self, console: Console, *, transient: bool = False) -> None:
@@ -171,12 +161,7 @@ class Bars:
         self._ticker.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._ticker.join()
         if self._moving:
@@ -184,16 +169,16 @@ class Bars:
 
 
 def can_move(console: Console) -> bool:
-    """Whether a bar can be drawn over again there."""
+    """Whether a bar can be redrawn there."""
     return bool(console.is_interactive or console.is_jupyter)
 
 
 def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     """A function whose ``progress`` may also be left out or be a bool.
 
-    Left out, a bar is shown in a terminal or a notebook, by process 0, and goes at the end; ``True``
-    shows it anywhere, as lines where it can't move; ``False`` shows nothing. Calls within the
-    function show none of their own.
+    Without it, process 0 shows a transient bar in a terminal or a notebook. ``True`` shows it
+    anywhere, as lines if it can't be redrawn; ``False`` shows nothing. Nested calls show nothing of
+    their own.
     """
 
     @functools.wraps(function)
@@ -209,12 +194,12 @@ def timed(
     stages: Collection[str],
     expected: Callable[[float], None],
 ) -> ProgressCallback:
-    """``progress`` that also says, once, how long a stage will take, by its second and third step.
+    """``progress`` that also estimates, once, a stage's duration by its second and third step.
 
     Args:
         progress: called as before, if there is one.
-        stages: first words of their names; the first stage that begins is measured.
-        expected: called with the seconds of the whole stage.
+        stages: first words of stage names; the first of these stages to begin is measured.
+        expected: called with the estimated seconds of the whole stage.
     """
     measured: str | None = ""
     began = 0.0
@@ -233,21 +218,18 @@ def timed(
 
 
 def callback(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
-    """``progress`` inside a function that `shows_progress`, where no choice is left to be made."""
+    """``progress`` inside a function with `shows_progress`, which has replaced bools."""
     return None if isinstance(progress, bool) else progress
 
 
 @contextlib.contextmanager
 def _shown(progress: Any) -> Iterator[ProgressCallback | None]:
     shown: contextlib.AbstractContextManager[ProgressCallback | None]
+    shown = contextlib.nullcontext(progress or None)
     if (progress is None and not _inside.get()) or progress is True:
-        from iceprobe.machine.processes import world
-
         console = Console(stderr=True)
         wanted = world().main and (progress or can_move(console))
         shown = Bars(console, transient=True) if wanted else contextlib.nullcontext(None)
-    else:
-        shown = contextlib.nullcontext(progress or None)
     with shown as shown_in:
         token = _inside.set(True)
         try:

@@ -1,10 +1,10 @@
-"""A batch that lies in parts on several processes, and the statistics of the whole of it.
+"""Statistics of a whole batch whose parts are in several processes.
 
     μ = Σ_r w_r μ_r      σ² = Σ_r w_r (σ²_r + (μ_r − μ)²)      w_r = images of part r / images
 
-Batch norm over a part would make another probe than batch norm over the batch, so μ and σ² are
-combined over the parts (Chan, Golub and LeVeque 1979), and gradients flow through the sums: the
-gradient of a sum over processes is the sum of their gradients.
+Batch norm over a part would give another probe than batch norm over the batch. So μ and σ² are
+combined over the parts (Chan, Golub and LeVeque 1979), with gradients: the gradient of a sum over
+processes is the sum of their gradients.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from iceprobe.machine.processes import world
 
 @dataclass(frozen=True)
 class BatchShare:
-    """``here`` of a batch's ``images``; the other processes hold the rest."""
+    """``here`` of a batch's ``images`` are in this process, the rest in others."""
 
     here: int
     images: int
@@ -36,7 +36,7 @@ class BatchShare:
         return whole, _total((variance + (mean - whole).square()) * self.share)
 
     def count(self, here: int) -> int:
-        """Numbers in the whole batch, of which ``here`` are in this part."""
+        """Number of values in the whole batch, if ``here`` of them are in this part."""
         return here // self.here * self.images
 
 
@@ -44,16 +44,15 @@ _part: ContextVar[BatchShare | None] = ContextVar("part", default=None)
 
 
 def part_of_batch() -> BatchShare | None:
-    """What part of a batch is being learned from, where other processes hold the rest of it."""
+    """The current part of a batch; ``None`` if this process has all of it."""
     return _part.get()
 
 
 @contextlib.contextmanager
 def learning_from(here: int, images: int) -> Iterator[float]:
-    """Within: statistics are those of all ``images`` of a batch, ``here`` of them in this process.
+    """In the block, statistics are of all ``images`` of a batch, ``here`` of them in this process.
 
-    Yields:
-        The weight of a mean over this part in the mean over the batch.
+    Yields the weight of this part in a mean over the batch.
     """
     if here == images:
         yield 1.0
@@ -69,7 +68,7 @@ def learning_from(here: int, images: int) -> Iterator[float]:
 def sum_gradients(leaves: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     """Sum the gradients of ``leaves`` over all processes, in place, and ``others``, returned.
 
-    They go together, in one flat buffer. A leaf that no gradient has reached has none anywhere.
+    They are sent in one flat buffer. A leaf without gradient has none in any process.
     """
     reached = [leaf for leaf in leaves if leaf.grad is not None]
     tensors = [leaf.grad for leaf in reached if leaf.grad is not None] + list(others)

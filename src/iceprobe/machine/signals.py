@@ -1,7 +1,7 @@
-"""Asked to stop by a signal: at once, or where the work at hand can be saved first.
+"""Signals that stop the work: at once, or as soon as it can be saved.
 
-SIGINT (Ctrl-C), SIGTERM (a scheduler's) and SIGUSR1 (its early warning) mean the same. The command
-line catches them; the library alone leaves signals to its caller.
+SIGINT (Ctrl-C), SIGTERM (from a scheduler) and SIGUSR1 (its early warning) mean the same. Only the
+command line catches them, not the library.
 """
 
 import contextlib
@@ -16,12 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(BaseException):
-    """Ends everything; no error.
-
-    Attributes:
-        signal: the one that asked for it.
-        exit_code: 128 + its number, as shells say it.
-    """
+    """A ``signal`` ends the program; ``exit_code`` is 128 + its number, as in shells."""
 
     def __init__(self, number: int):
         self.signal = signal.Signals(number)
@@ -30,13 +25,13 @@ class Stopped(BaseException):
 
 
 class _State:
-    patience = 0  # how many blocks ask for time to save
-    asked: int | None = None
+    patience = 0  # nested blocks of `saving_first`
+    asked: int | None = None  # the signal that waits
 
 
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
-    """Let the signals raise :class:`Stopped` in the block; Python allows it in the main thread."""
+    """Let the signals raise :class:`Stopped` in the block; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,9 +46,9 @@ def caught() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving_first() -> Iterator[None]:
-    """In the block a first signal waits for :func:`stop_if_asked`; a second one doesn't.
+    """In the block, a first signal waits for :func:`stop_if_asked`; a second one doesn't.
 
-    Of several processes none waits: they would have to agree at which step to stop.
+    With several processes it doesn't wait: they would have to agree on the step to stop at.
     """
     waits = world().size == 1
     _State.patience += waits

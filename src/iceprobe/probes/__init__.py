@@ -1,4 +1,4 @@
-"""Probes: the mathematics of reading frozen tokens, as torch modules."""
+"""Probes: torch modules that read frozen tokens."""
 
 from iceprobe.core.lazy import lazy
 

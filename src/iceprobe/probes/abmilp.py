@@ -2,11 +2,11 @@
 
     a = softmax_N(w₂ᵀ tanh(W₁ X + b₁) + b₂)      y = Xᵀ a
 
-One predictor; the values are the tokens themselves, so it is pool-first as published.
-``depth=1`` scores by a single linear map, wᵀX + b; ``self_attention=True`` lets the tokens attend
-to one another first (one head, qkv without bias, projection with bias), then scores and pools
-what comes out. Przewięźlikowski et al., "Beyond [cls]: Exploring the True Potential of Masked
-Image Modeling Representations"; Ilse et al., "Attention-based Deep Multiple Instance Learning".
+One predictor; the values are the tokens themselves. ``depth=1`` scores by a single linear map, wᵀX
++ b. ``self_attention=True`` scores and pools the output of a self-attention over the tokens (one
+head, qkv without bias, projection with bias). Przewięźlikowski et al., "Beyond [cls]: Exploring the
+True Potential of Masked Image Modeling Representations"; Ilse et al., "Attention-based Deep
+Multiple Instance Learning".
 """
 
 import torch
@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
-TANH_UNIT = 0.1  # with 1, tokens of deviation 1 bring the tanh out of where it is linear (docs/coordinates.md)
+# With 1, tokens of deviation 1 leave the linear range of tanh (docs/coordinates.md).
+TANH_UNIT = 0.1
 
 
 def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
-    """ABMILP; with a linear scorer on the tokens themselves its one query joins the shared product.
+    """ABMILP; a linear scorer on the tokens themselves is a query like any other.
 
     Args:
         dim: D, width of the tokens and of the descriptor.
@@ -45,8 +46,8 @@ class LinearABMILP(QueryPooling):
         self.scorer = nn.Linear(dim, 1)
 
     def queries(self, stats: TokenStats | None = None) -> Tensor:
-        # The bias shifts every score alike and drops out of the softmax: its gradient is zero,
-        # and stays a gradient so that optimisers treat it as they treat the published probe's.
+        # The bias cancels in the softmax. It keeps a gradient, which is zero, so that optimisers
+        # treat it like that of the published probe.
         return self.scorer.weight + 0 * self.scorer.bias
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
@@ -57,7 +58,7 @@ class LinearABMILP(QueryPooling):
 
 
 class ABMILP(AttentivePooling):
-    """ABMILP with a scorer behind a tanh, or behind self-attention; see `abmilp`."""
+    """ABMILP with a tanh before the scorer, or self-attention; see `abmilp`."""
 
     num_predictors = 1
     refusal = "its values are the tokens and its scorer is no query over keys"

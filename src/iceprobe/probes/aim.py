@@ -6,8 +6,8 @@ BatchNorm over batch and tokens, without affine, ε = 1e-6; W_K and W_V without 
 query, no output projection. El-Nouby et al., "Scalable Pre-training of Large Autoregressive
 Image Models".
 
-No token is normalised or projected. With μ and r = 1/σ of the batch norm and u_j the folded
-query, X̂ u_j = X (u_j ⊙ r) − μᵀ(u_j ⊙ r), whose last term cancels in the softmax; and
+No token is normalised or projected. With the batch norm's μ and r = 1/σ and the folded query u_j,
+X̂ u_j = X (u_j ⊙ r) − μᵀ(u_j ⊙ r), whose last term cancels in the softmax; and
 X̂ᵀ a_j = (Xᵀ a_j − μ) ⊙ r since a_j sums to 1.
 """
 
@@ -23,11 +23,9 @@ EPSILON, MOMENTUM = 1e-6, 0.1  # of the token batch norm
 
 
 class NormalisedTokens(QueryPooling):
-    """Pooling of batch-normalised tokens by queries that live in normalised coordinates.
+    """Pooling of batch-normalised tokens by M = ``heads`` queries in normalised coordinates.
 
-    Args:
-        dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
+    Raises `IceprobeError` if M doesn't divide D.
     """
 
     linear_in_tokens = True
@@ -37,10 +35,9 @@ class NormalisedTokens(QueryPooling):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         check_divides("aim", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
+        self.out_dim, self.num_predictors = dim, heads
         self.value = nn.Linear(dim, dim, bias=False)
-        self.epsilon: Tensor | float = EPSILON  # of training in other coordinates, their own
+        self.epsilon: Tensor | float = EPSILON  # differs in other coordinates
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_var", torch.ones(dim))
 
@@ -49,11 +46,11 @@ class NormalisedTokens(QueryPooling):
         raise NotImplementedError
 
     def read_by(self) -> list[Tensor]:
-        """What normalised tokens are multiplied by, ``(…, D)`` each."""
+        """The weights that multiply normalised tokens, ``(…, D)`` each."""
         raise NotImplementedError
 
     def token_stats(self, tokens: Tensor) -> TokenStats:
-        """Of the batch in training, running ones in evaluation."""
+        """Statistics of the batch in training, running ones in evaluation."""
         if not self.training:
             return self._running_stats()
         mean, variance = batch_statistics(tokens, self.running_mean)
@@ -78,17 +75,16 @@ class NormalisedTokens(QueryPooling):
 
     @torch.no_grad()
     def enter_coordinates(self, at: Coordinates) -> None:
-        """Normalise as if the tokens were in ``at``: their ε, and where running statistics start."""
+        """Normalise as if the tokens were in ``at``: set ε and the initial running statistics."""
         self.epsilon = EPSILON * at.std.square()
         self.running_mean.copy_(at.mean)
         self.running_var.copy_(at.std.square())
 
     @torch.no_grad()
     def leave_coordinates(self) -> None:
-        """The same in evaluation with the published ε: what it changes goes into the maps."""
-        ratio = self._running_stats().rstd
-        self.epsilon = EPSILON
-        ratio = ratio / self._running_stats().rstd
+        """Return to the published ε; the weights absorb the difference in evaluation."""
+        before, self.epsilon = self._running_stats().rstd, EPSILON
+        ratio = before / self._running_stats().rstd
         for weight in self.read_by():
             weight.mul_(ratio)
 
@@ -101,11 +97,11 @@ class NormalisedTokens(QueryPooling):
 
 
 class AIM(NormalisedTokens):
-    """AIM's probe with M heads; keys are folded into the query in every forward."""
+    """AIM's probe with M heads; keys are folded into the query in every forward pass."""
 
     def __init__(self, dim: int, heads: int = 12):
         super().__init__(dim, heads)
-        self.query = nn.Parameter(torch.empty(1, dim))  # a bank of one: LARS scales it
+        self.query = nn.Parameter(torch.empty(1, dim))  # 2-D, so that LARS scales it
         self.key = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.query, std=0.02)
 
@@ -147,14 +143,14 @@ class AbsorbedAIM(NormalisedTokens):
 def batch_statistics(tokens: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over batch and positions, each ``(D,)``, in the dtype of ``like``.
 
-    Where no gradient is wanted, by the reduction inside torch's own batch norm: one pass, 3 ms
-    against 55 of `torch.var_mean` (B=64, N=196, D=768, float32, one core).
+    Without gradients by the reduction of torch's own batch norm: one pass, 3 ms against 55 by
+    `torch.var_mean` (B=64, N=196, D=768, float32, one core).
     """
     rows = tokens.flatten(0, 1)
     if tokens.requires_grad and torch.is_grad_enabled():
         variance, mean = torch.var_mean(rows.to(like.dtype), 0, correction=0)
         return mean, variance
-    # It accumulates in the dtype of running statistics, which are thrown away here.
+    # It accumulates in the dtype of the running statistics, which aren't used here.
     wide = torch.promote_types(rows.dtype, torch.float32)
     mean, variance = like.new_zeros(len(like), dtype=wide), like.new_ones(len(like), dtype=wide)
     mean, variance = torch.batch_norm_update_stats(rows, mean, variance, 0.0)

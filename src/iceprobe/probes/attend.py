@@ -1,10 +1,9 @@
-"""Attention over tokens that all queries share: ``p_q = Xᵀ softmax_N(X u_q)``.
+"""Attention of many queries over the same tokens: ``p_q = Xᵀ softmax_N(X u_q)``.
 
-The four products of a training step (scores and pooled tokens; the gradient of the weights and that
-of the queries) are nearly all the time of a fit. Where the tokens need no gradient none is computed.
-Which way they are computed depends on the device and the dtype alone: kernels of our own on a GPU
-(`kernels.py`), image by image for many queries in float32 on an AMD processor (`_AttendByImage`),
-products over several images elsewhere (`_Attend`).
+The four products of a training step (scores, pooled tokens, gradients of weights and queries) take
+nearly all the time of a fit. The implementation depends on device, dtype and size: our own kernels
+on a GPU (`kernels.py`), image by image for many queries in float32 on an AMD processor
+(`_AttendByImage`), otherwise products over several images (`_Attend`).
 """
 
 from collections.abc import Sequence
@@ -18,27 +17,27 @@ from torch.autograd.function import once_differentiable
 
 from iceprobe.machine import products
 
-# The Triton kernels of `kernels.py` have run in Triton's interpreter only, never on a GPU: a fit must
-# not be the first to try them. To be set once tests/probes/test_kernels.py has passed on one, and
-# benchmarks/attend_gpu.py has shown for which numbers of queries they pay.
+# The Triton kernels of `kernels.py` have only run in Triton's interpreter, never on a GPU. Set this
+# once tests/probes/test_kernels.py has passed on one and benchmarks/attend_gpu.py has shown for
+# which numbers of queries they are faster.
 KERNELS_CHOSEN = False
-# Bytes of attention weights that a processor works on together, 2**22 with the best of 2**18 to 2**24
-# for 12 to 2,110 queries, in float32 and bfloat16, on one and two cores of a Zen 5.
+# Bytes of attention weights that a CPU computes at a time. Of 2**18 to 2**24 among the best for
+# 12 to 2,110 queries, in float32 and bfloat16, on one and two cores of a Zen 5.
 AT_ONCE = 2**22
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
-    Where the tokens need no gradient none is computed, and only tokens and weights are kept for
-    the backward pass; with the kernels (`KERNELS_CHOSEN`, `available`) not even the weights. Products are
-    in the dtype of the tokens (float32 where the processor has no fast products in it) and
-    accumulate in float32; so does the softmax.
+    If the tokens need no gradient, none is computed and only tokens and weights are kept for the
+    backward pass; the kernels (`KERNELS_CHOSEN`, `available`) don't keep the weights either.
+    Products are in the dtype of the tokens (float32 if the CPU has no fast products in it); they
+    and the softmax accumulate in float32.
 
     Args:
         tokens: ``(B, N, D)``.
         queries: ``(Q, D)``, scale included.
-        rstd: r, ``(B, N)``, where keys and values are the tokens times r (a LayerNorm, see
+        rstd: r, ``(B, N)``, if keys and values are the tokens times r (a LayerNorm, see
             `iceprobe.probes.layer_norm`).
 
     Returns:
@@ -54,7 +53,7 @@ def attend_together(
     sizes = [len(q) for q in queries]
     total = sum(sizes)
     differentiated = tokens.requires_grad and torch.is_grad_enabled()
-    if differentiated or torch.compiler.is_compiling():  # a graph can't loop over its images
+    if differentiated or torch.compiler.is_compiling():  # a graph can't loop over a variable batch
         weights = attention_weights(tokens, torch.cat(list(queries)), rstd)
         pooled = _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
         return pooled.split(sizes, 1)
@@ -69,10 +68,10 @@ def attend_together(
 
 
 def available(tokens: Tensor) -> bool:
-    """Whether `iceprobe.probes.kernels` can pool these tokens, where they need no gradient.
+    """Whether `iceprobe.probes.kernels` can pool these tokens, if they need no gradient.
 
-    On CUDA devices of capability 8.0 on (bfloat16 products), with Triton installed; not in a graph
-    that is being exported or compiled, which has to run without them.
+    This takes a CUDA device of capability 8.0 or more (bfloat16 products) and Triton. A graph that
+    is exported or compiled must run without the kernels.
     """
     return (
         tokens.is_cuda
@@ -93,20 +92,20 @@ def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = Non
 
 
 def log_attention(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
-    """``ln softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)``, for losses that read it.
+    """``ln softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``.
 
-    The way by which gradients of weights themselves reach the queries; `attend` keeps them to
-    itself. In the dtype of ``queries``, as what `image_sums` then pools is.
+    For losses that read the attention: gradients of the weights reach the queries, which `attend`
+    doesn't allow.
     """
     return torch.log_softmax(image_scores(tokens, queries, rstd), -1)
 
 
 class _Attend(torch.autograd.Function):
-    """Attention with gradients for the queries alone, in products over several images.
+    """Attention with gradients for the queries only, in products over several images.
 
-    Weights lie as ``(B, N, Q)``: the first and the last of the four products are then single ones
-    over all tokens of the images. On a processor they are few, so that tokens, weights and the
-    gradients of what was pooled stay in its cache from one product to the next; a GPU takes all.
+    Weights are stored as ``(B, N, Q)``, so that the first and the last of the four products are
+    single products over all tokens of the images. A CPU takes a few images at a time, so that their
+    tokens, weights and gradients stay in its cache; a GPU takes all.
     """
 
     @staticmethod
@@ -136,10 +135,8 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tokens, weights, rstd = ctx.saved_tensors
         parts = _all(grads[:-1], ctx.sizes, tokens)
-        total = torch.zeros(
-            sum(ctx.sizes), tokens.shape[2], device=tokens.device,
-            dtype=torch.promote_types(ctx.dtype, torch.float32),
-        )  # fmt: skip
+        wide = torch.promote_types(ctx.dtype, torch.float32)
+        total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2], dtype=wide)
         with _plain(tokens.device.type):
             for images in _few(tokens, weights):
                 x, r = tokens[images], None if rstd is None else rstd[images]
@@ -151,14 +148,14 @@ class _Attend(torch.autograd.Function):
 
 
 def _plain(device: str) -> AbstractContextManager[Any]:
-    """Without autocast, which would make weights float32 between narrow products."""
+    """Disable autocast, which would make weights float32 between half-precision products."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
 
 def _few(tokens: Tensor, weights: Tensor) -> list[slice]:
-    """The images that are worked on together: on a processor as many as its cache may hold of."""
+    """Slices of images to compute at a time; on a CPU, those that fit into its cache."""
     count = max(1, len(tokens))
     if tokens.device.type == "cpu":
         count = max(1, AT_ONCE * count // max(1, weights.nbytes))
@@ -166,7 +163,7 @@ def _few(tokens: Tensor, weights: Tensor) -> list[slice]:
 
 
 def _all(grads: Sequence[Tensor | None], sizes: Sequence[int], tokens: Tensor) -> list[Tensor]:
-    """Gradients of what was pooled, 0 where none came."""
+    """Gradients of the pooled tokens; zeros in place of ``None``."""
     return [
         grad if grad is not None else tokens.new_zeros(len(tokens), size, tokens.shape[2])
         for size, grad in zip(sizes, grads, strict=True)
@@ -174,15 +171,15 @@ def _all(grads: Sequence[Tensor | None], sizes: Sequence[int], tokens: Tensor) -
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
-    """``(B, M_i, D)`` → ``(B, ΣM, D)``; one alone isn't copied."""
+    """``(B, M_i, D)`` → ``(B, ΣM, D)``; a single one isn't copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-class _AttendByImage(torch.autograd.Function):
-    """The same by `products.linear`, which multiplies two matrices and no batches of them.
+class _AttendByImage(_Attend):
+    """The same by `products.linear`, which has no batches of matrices.
 
-    Products over all tokens are one; those with an image's own weights are one an image, and its
-    tokens and weights lie in the processor's cache. Weights are kept as ``(B, Q, N)``.
+    Products over all tokens are single ones; those with an image's weights are one per image, whose
+    tokens and weights stay in the CPU's cache. Weights are stored as ``(B, Q, N)``.
     """
 
     @staticmethod
@@ -198,14 +195,6 @@ class _AttendByImage(torch.autograd.Function):
             for part, of_image in zip(parts, pooled.split(sizes), strict=True):
                 part[b] = of_image
         return *parts, weights
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tokens, rstd, *queries = inputs
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(tokens, output[-1], rstd)
-        ctx.sizes = [len(q) for q in queries]
 
     @staticmethod
     @once_differentiable
@@ -230,17 +219,11 @@ def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
-    """Scores of r·x for poolings that put more keys beside the tokens or ask by image.
+    """Scores ``(B, Q, N)`` of r·x, for poolings with additional keys or queries for each image.
 
-    Args:
-        tokens: ``(B, N, D)``.
-        queries: ``(Q, D)``, or ``(B, Q, D)`` where every image has its own.
-        rstd: r, ``(B, N)``; without it scores are up to a constant a query.
-
-    Returns:
-        ``(B, Q, N)`` in the dtype of ``queries``. Autograd keeps the tokens themselves for the
-        backward pass, whatever the number of members, and gives them a gradient only where they
-        require one.
+    Queries are ``(Q, D)``, or ``(B, Q, D)`` for each image. Without r ``(B, N)``, scores are up to
+    a constant per query. Autograd keeps only the tokens ``(B, N, D)`` for the backward pass, for
+    any number of members, and gives them a gradient only if they require one.
     """
     products = tokens.to(_product_dtype(tokens))
     return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)
@@ -253,17 +236,16 @@ def image_sums(tokens: Tensor, weights: Tensor, rstd: Tensor | None = None) -> T
 
 
 def _rescale(columns: Tensor, rstd: Tensor | None) -> Tensor:
-    """``(B, N, Q)`` times r of its token."""
+    """``(B, N, Q)`` times r of each token."""
     return columns if rstd is None else columns * rstd[..., None].to(columns.dtype)
 
 
 def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
-    """``(B, N, Q)``, up to a constant a query where there is no r.
+    """``(B, N, Q)``, up to a constant per query if there is no r.
 
-    A product of narrow numbers rounds each score to 8 or 11 bits, and a mean that all tokens share
-    would use them up. The softmax doesn't see a constant, so the score of one image's mean
-    token is taken off inside the product, before it rounds; times r it is no constant any more,
-    and comes back in float32.
+    A half-precision product rounds each score to 8 or 11 bits, which a mean that all tokens share
+    would use up. So the score of one image's mean token is subtracted inside the product, before it
+    rounds. The softmax ignores this constant; times r it is none, and is added again in float32.
     """
     if tokens.dtype not in (torch.bfloat16, torch.float16) or not len(tokens):
         if queries.ndim == 3 or queries.requires_grad:
@@ -283,9 +265,9 @@ def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
 
 
 def _product_dtype(tokens: Tensor) -> torch.dtype:
-    """The dtype in which products over ``tokens`` are fast on their device, never narrower."""
+    """The dtype for fast products over ``tokens`` on their device, never narrower than theirs."""
     if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16):
         return tokens.dtype
-    # torch.cpu.get_capabilities() says it publicly, but torch 2.10 hasn't got it yet.
+    # The public torch.cpu.get_capabilities() came after torch 2.10.
     fast = tokens.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
     return tokens.dtype if fast else torch.float32

@@ -1,12 +1,11 @@
-"""One transformer block over all tokens, then their mean.
+"""One transformer block over all tokens, then the mean of its output.
 
     Z = X + MHSA(LN X)      Y = Z + W₂ GELU(W₁ LN Z + b₁) + b₂      y = mean_N(Y)
 
 Eight heads, qkv without bias, projection with bias, MLP ratio 4, no LayerScale, LN ε = 1e-5: the
 pre-norm block of Dosovitskiy et al., "An Image is Worth 16x16 Words", trained on frozen tokens as
-Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency",
-compare it with. Tokens attend to one another and none is preferred in the mean, so there is no
-attention map of M predictors to show.
+in the comparison of Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the
+Lens of Efficiency". Tokens attend to one another, so there is no attention map of M predictors.
 """
 
 import torch
@@ -19,18 +18,12 @@ EPSILON, MLP_RATIO = 1e-5, 4
 
 
 class Block(Pooling):
-    """A pre-norm transformer block and the mean of what comes out.
+    """A pre-norm transformer block and the mean of its output.
 
-    Args:
-        dim: D, width of the tokens and of the descriptor.
-        heads: of the self-attention; divides D.
-
-    Raises:
-        IceprobeError: if the number of heads doesn't divide D.
+    Raises `IceprobeError` if ``heads``, of the self-attention, don't divide D.
     """
 
     refusal = "every token is a query and a key of its own, so no learned query is there to fold in"
-
     token_norms = ("norm1",)
 
     def __init__(self, dim: int, heads: int = 8):

@@ -1,10 +1,12 @@
-"""The budget knob of efficient probing: M and D_o chosen so that the probe stays within it.
+"""Efficient probing within a budget: the M and D_o for which the probe stays within it.
 
     parameters = D·D_o + M·D + D_o·C + C        FLOPs = 2 (2·N·M·D + D·D_o + D_o·C)
 
-More queries cost M·D parameters and most of the FLOPs, a narrower output D_o saves parameters in
-the value map and in the classifier at once. Psomas et al., "Attention, Please!".
+Queries take M·D parameters and most of the FLOPs; a narrower output D_o saves parameters in the
+value map and the classifier. Psomas et al., "Attention, Please!".
 """
+
+import math
 
 from iceprobe.core.errors import IceprobeError
 
@@ -20,17 +22,17 @@ def within_budget(
     parameters: int | None = None,
     flops: int | None = None,
 ) -> list[str]:
-    """Specs of the EPs of the grid that stay within a budget, the cheapest first.
+    """Specs of the EPs that stay within a budget, the smallest first.
 
     Args:
         dim: D, width of the tokens.
         num_classes: C.
-        num_tokens: N, patch tokens an image.
-        parameters: of pooling and classifier, at most.
-        flops: of the whole probe for one image, at most.
+        num_tokens: N, patch tokens per image.
+        parameters: most parameters of pooling and classifier.
+        flops: most FLOPs of the whole probe per image.
 
     Raises:
-        IceprobeError: if nothing stays within it, with the least that something needs.
+        IceprobeError: if none does, with the least that any EP needs.
 
     Examples:
         >>> within_budget(768, 1000, 196, parameters=110_000)
@@ -47,11 +49,8 @@ def within_budget(
             macs = 2 * num_tokens * queries * dim + dim * out_dim + out_dim * num_classes
             grid.append((size, 2 * macs, spec))
     grid.sort()
-    fits = [
-        spec
-        for size, cost, spec in grid
-        if size <= (parameters or size) and cost <= (flops or cost)
-    ]
+    most, dearest = parameters or math.inf, flops or math.inf
+    fits = [spec for size, cost, spec in grid if size <= most and cost <= dearest]
     if not fits:
         least = {"parameters": min(g[0] for g in grid), "FLOPs": min(g[1] for g in grid)}
         asked = {"parameters": parameters, "FLOPs": flops}

@@ -7,8 +7,8 @@
 The last LN has ε 1e-5, the others 1e-6; γ starts at 1e-5; the MLP is four times as wide, with
 GELU. Touvron et al., "Going deeper with Image Transformers".
 
-Keys and the LayerNorm of the tokens are folded into the query in every forward; the class token is
-one more key, the same for every image.
+Keys and the LayerNorm of the tokens are folded into the query in every forward pass; the class
+token is an additional key, the same for every image.
 """
 
 import torch
@@ -23,23 +23,14 @@ from iceprobe.probes.pooling import check_divides, slice_values
 
 
 class CaiT(FoldedKeys):
-    """CaiT's class attention with M heads.
-
-    Args:
-        dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
-
-    Raises:
-        IceprobeError: if it doesn't.
-    """
+    """CaiT's class attention with M heads; raises `IceprobeError` if M doesn't divide D."""
 
     token_norms = ("norm1",)
+    fold_only = ("q", "k")
 
     def __init__(self, dim: int, heads: int = 4):
-        super().__init__()
+        super().__init__(dim, heads)
         check_divides("cait", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
         self.cls = nn.Parameter(torch.empty(1, dim))
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
@@ -54,14 +45,8 @@ class CaiT(FoldedKeys):
     def fold(self) -> Tensor:
         query = self.q(self.norm1(self.cls))
         u = fold_keys(query, self.k.weight, self.num_predictors)
-        # The bias shifts every score alike: its gradient is zero, and stays a gradient.
+        # The bias cancels in the softmax; it keeps a gradient, which is zero.
         return fold_norm(u + 0 * self.k.bias, self.norm1)
-
-    def fold_macs(self) -> int:
-        return 2 * self.out_dim**2
-
-    def drop_keys(self) -> None:
-        del self.q, self.k
 
     def forward(self, tokens: Tensor) -> Tensor:
         rstd = token_rstd(tokens, self.norm1.eps)
@@ -82,7 +67,7 @@ class CaiT(FoldedKeys):
 
     def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
         """``(B, M, 1 + N)``, the class token first."""
-        u = center(self.folded_queries())
+        u = self.queries()
         own = (u @ self._class_key().mT).expand(tokens.shape[0], -1, -1)
         return torch.softmax(torch.cat([own, image_scores(tokens, u, rstd)], -1), -1)
 

@@ -1,10 +1,10 @@
-"""Convolutional block attention module (CBAM), with a residual around it and the mean behind.
+"""Convolutional block attention module (CBAM), with a residual connection and a mean at the end.
 
     X' = X ⊙ σ(MLP(mean_N X) + MLP(max_N X))      g = σ(BatchNorm(conv₇ₓ₇[mean_D X', max_D X']))
     y = mean_N ReLU(X + X' ⊙ g)
 
-A gate for every channel, then one for every place. The MLP has no biases and narrows to D/16; the
-convolution has no bias and zero padding; the BatchNorm has one weight and one bias.
+A gate for every channel, then one for every position. The MLP has no biases and hidden width D/16;
+the convolution has no bias and zero padding; the BatchNorm has one weight and one bias.
 Woo et al., "CBAM: Convolutional Block Attention Module".
 """
 
@@ -45,7 +45,7 @@ class CBAM(Pooling):
         return F.relu(tokens.to(gated.dtype) + gated * gate.mT).mean(1)
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """The spatial gate g ``(B, 1, N)``, each in (0, 1), of any sum."""
+        """The spatial gate g ``(B, 1, N)``, each in (0, 1)."""
         return self._gate(tokens, remember=False)[1]
 
     def _gate(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,15 @@
-"""CLIP's attention pool: self-attention over mean token and patches, read at the mean token.
+"""CLIP's attention pool: self-attention over mean token and patches, output at the mean token.
 
-    Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q
-    a_j = softmax_{1+N}(Z W_Kjᵀ q_j / √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
+    Z = [mean_N(X̃); X̃] + P,  X̃ = LN(X)      q = W_Q z_0 + b_Q a_j = softmax_{1+N}(Z W_Kjᵀ q_j /
+    √(D/M))      y_j = W_Vj Z a_j + b_Vj      y = W_O [y_1 … y_M] + b_O
 
-P ∈ R^{(N+1)×D} is learned. W_Q, W_K, W_V and P start normal with deviation D^-1/2, cut at ±2, their biases
-at zero (timm's ``AttentionPool2d``), W_O as torch's linear maps do. Radford et al., "Learning Transferable Visual Models From Natural
-Language Supervision", with the LN that Psomas et al. put in front, "Attention, Please!".
+P ∈ R^{(N+1)×D} is learned. W_Q, W_K, W_V and P start normal with deviation D^-1/2, truncated at ±2,
+their biases at zero (timm's ``AttentionPool2d``), W_O as in `torch.nn.Linear`. Radford et al.,
+"Learning Transferable Visual Models From Natural Language Supervision", with an LN in front as in
+Psomas et al., "Attention, Please!".
 
-Only the output at z_0 is read, so every image has M effective queries u_j = W_Kjᵀ q_j / √(D/M) of
-its own: no other query, no key and no value of a patch is formed, and neither is Z:
+Only the output at z_0 is used, so every image has its own M effective queries
+u_j = W_Kjᵀ q_j / √(D/M). No other query, no key or value of a patch is computed, and not Z:
 
     Z u_j = X̃ u_j + P u_j      Zᵀ a_j = X̃ᵀ a_j + Pᵀ a_j
 """
@@ -28,22 +29,16 @@ class CLIP(Pooling):
     Args:
         dim: D, width of the tokens and of the descriptor.
         grid: rows and columns of the patches; there are N + 1 positions, N = rows × columns.
-        heads: M; divides D.
-
-    Raises:
-        IceprobeError: if it doesn't, or the tokens aren't those of the grid.
+        heads: M; an `IceprobeError` if it doesn't divide D.
     """
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"
-
     token_norms = ("norm",)
 
     def __init__(self, dim: int, grid: tuple[int, int], heads: int = 4):
         super().__init__()
         check_divides("clip", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
-        self.grid = grid
+        self.out_dim, self.num_predictors, self.grid = dim, heads, grid
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1] + 1, dim))
         self.qkv = nn.Linear(dim, 3 * dim)

@@ -1,21 +1,21 @@
-"""Standardised coordinates: probes learn in them, and are folded back into the published form.
+"""Standardised coordinates: probes are trained in them and converted back to the published form.
 
     x̂ = (x − μ)/σ        W x̂ + b  =  (W/σ) x + (b − (W/σ) μ)
 
-Queries start at 0.02 and AdamW's steps are as large for a dimension of deviation 1000 as for one of
-0.001. So what a probe learns would hang on the units of the features. μ and σ are of the training
-tokens, each dimension's own: mean and deviation, but σ is no less than a tenth of the way from μ to the
-farthest value. (One step of AdamW moves W x̂ by the rate times x̂: of a dimension that is seldom active,
-whose values lie hundreds of deviations off, a single step would settle what is read.)
+Without this, a probe would depend on the units of the features (docs/coordinates.md). μ and σ are
+the mean and the deviation of each dimension of the training tokens; σ is at least a tenth of the
+distance from μ to the farthest value. (A step of AdamW changes W x̂ by the rate times x̂. In a
+dimension that is rarely active, with values hundreds of deviations from μ, a single step would
+dominate the output.)
 
-A pooling names the maps that meet the tokens (`Pooling.token_maps`), and their weights W are learned for
-x̂. What is run, counted, drawn and exported is W/σ on x. Without a bias the shift is left in: it drops out
-of every softmax, and the batch norm takes it off the values.
+The weights W of a pooling's `token_maps` are trained for x̂; the published probe has W/σ on x. A
+map without bias keeps the shift: it cancels in every softmax, and the batch norm removes it from
+the values.
 
-A LayerNorm in front isn't linear, but what follows it is: its affine is learned for the normalised
-tokens in standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and whatever
-else isn't linear, is made for tokens of deviation about 1: such poolings read s x, with one number s
-that goes with the probe (`Probe.scale`).
+A LayerNorm in front isn't linear, but its affine is: that is trained for the normalised tokens in
+standardised coordinates (`Pooling.token_norms`), γ/σ̃ and β − (γ/σ̃) μ̃. Its ε, and all else that
+isn't linear, assumes tokens of deviation about 1: such poolings read s x, with a scalar s that is
+stored with the probe (`Probe.scale`).
 """
 
 from collections.abc import Callable, Mapping
@@ -27,60 +27,49 @@ from torch import Tensor
 
 from iceprobe.probes.pooling import Pooling
 
-NEAR = 10.0  # median lengths, beyond which a token is an artefact
-MOST_LEFT_OUT = 0.1  # of the tokens; more are no artefacts
-FARTHEST = 10.0  # |x̂| of the tokens that σ is of
-COLUMNS = 16  # at once; all at once would take several times the memory of the tokens
+NEAR = 10.0  # median lengths; a longer token is an artefact
+MOST_LEFT_OUT = 0.1  # share of the tokens; if more are that long, none is an artefact
+FARTHEST = 10.0  # the largest |x̂| of the training tokens
+COLUMNS = 16  # computed at a time; all together would take several times the memory of the tokens
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Of tokens x ∈ R^D.
+    """Standardised coordinates of tokens x ∈ R^D."""
 
-    Attributes:
-        mean: μ, ``(D,)``.
-        std: σ, ``(D,)``, for which no |x̂| is beyond `FARTHEST`; 1 where a dimension is constant.
-        scale: s, one over the median token's deviation over its channels.
-        normed_mean, normed_std: μ̃ and σ̃, ``(D,)``, of LN(x) without its affine.
-    """
-
-    mean: Tensor
-    std: Tensor
-    scale: float
-    normed_mean: Tensor
-    normed_std: Tensor
+    mean: Tensor  # μ, (D,)
+    std: Tensor  # σ, (D,), so large that |x̂| is at most `FARTHEST`; 1 if a dimension is constant
+    scale: float  # s, one over the median token's deviation over its channels
+    normed_mean: Tensor  # μ̃, (D,), of LN(x) without affine
+    normed_std: Tensor  # σ̃, (D,), likewise
 
     @classmethod
     def of(cls, tokens: Tensor) -> Self:
-        """Of training tokens ``(n, D)``, in float32; artefacts don't count (:func:`usual`)."""
+        """Of training tokens ``(n, D)``, in float32, without artefacts (:func:`usual`)."""
         tokens = usual(tokens.float())
         mean, std = location_and_scale(tokens)
         own_std, own_mean = torch.std_mean(tokens, -1, correction=0, keepdim=True)
         spread = float(own_std.median())
-        # A token that is the same everywhere is normed to 0.
+        # A constant token is normalised to 0.
         length = torch.where(own_std > 0, own_std, 1.0)
         normed = location_and_scale(tokens, lambda columns: (columns - own_mean) / length)
         return cls(mean, std, 1 / spread if spread else 1.0, *normed)
 
     def scaled(self) -> Self:
-        """Of s x."""
+        """Coordinates of s x."""
         return replace(self, mean=self.mean * self.scale, std=self.std * self.scale, scale=1.0)
 
     def to(self, device: torch.device) -> Self:
-        moved = {
-            key: getattr(self, key).to(device)
-            for key in ("mean", "std", "normed_mean", "normed_std")
-        }
-        return replace(self, **moved)
+        names = ("mean", "std", "normed_mean", "normed_std")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def usual(tokens: Tensor) -> Tensor:
-    """The tokens ``(m, D)`` of ``(n, D)`` that are no artefacts: not many times as long as the others.
+    """Tokens ``(n, D)`` without artefacts, those longer than `NEAR` median lengths.
 
-    A token's length is its mean absolute distance from the median, each dimension in units of its root
-    mean square one, so that it hangs on no dimension's unit and on no single dimension. Left out is what is longer than `NEAR` median
-    lengths; nothing where that would be more than a tenth. (Values aren't left out one by one: of a
-    dimension that is seldom active they would be all that it says.)
+    A token's length is its mean absolute distance from the median, each dimension in units of its
+    root mean square distance. None is left out if more than `MOST_LEFT_OUT` are that long. (Single
+    values are kept: in a dimension that is rarely active they are all its information.)
     """
     length = tokens.new_zeros(len(tokens))
     for columns in tokens.split(COLUMNS, 1):
@@ -96,13 +85,13 @@ def location_and_scale(
 ) -> tuple[Tensor, Tensor]:
     """μ and σ of each column of ``of(values)``, ``(n, D)`` → each ``(D,)``.
 
-    ``of`` is computed for a few columns at a time. σ is the deviation, or the farthest
-    value's distance from μ over `FARTHEST` where that is more; 1 where a column is constant.
+    ``of`` gets a few columns at a time. σ is the larger of the deviation and the farthest distance
+    from μ over `FARTHEST`; 1 if a column is constant.
     """
     means, scales = [], []
     for columns in values.split(COLUMNS, 1):
         found = of(columns)
-        centre = found.median(0).values  # nothing cancels far from 0, and a constant is 0
+        centre = found.median(0).values  # no cancellation far from 0; constants are exactly 0
         away = found - centre
         std, mean = torch.std_mean(away, 0, correction=0)
         scale = torch.maximum(std, (away - mean).abs().amax(0) / FARTHEST)
@@ -112,14 +101,14 @@ def location_and_scale(
 
 
 def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
-    """Name of each weight that meets the tokens → what the learned one is multiplied by.
+    """Name of each weight in `Pooling.token_maps` → the factor of the learned one, κ/σ.
 
-    κ/σ, with κ the unit of the map (`Pooling.units`).
+    κ is the unit of the map (`Pooling.units`).
     """
     found, parameters = {}, dict(pooling.named_parameters())
     for name in pooling.token_maps:
         weight = name if name in parameters else f"{name}.weight"
-        inputs = parameters[weight].shape[-1]  # fewer than D where each row sees a slice
+        inputs = parameters[weight].shape[-1]  # fewer than D if each row reads a slice
         std = at.std if inputs == len(at.std) else at.std.view(-1, inputs)
         found[weight] = pooling.units.get(weight, 1.0) / std
     return found
@@ -128,12 +117,9 @@ def factors(pooling: Pooling, at: Coordinates) -> dict[str, Tensor]:
 def published(
     pooling: Pooling, learned: Mapping[str, Tensor], at: Coordinates
 ) -> dict[str, Tensor]:
-    """The published parameters of ``pooling`` from those learned in the coordinates ``at``.
+    """Convert parameters ``learned`` in the coordinates ``at`` to the published form.
 
-    Args:
-        pooling: says which parameters meet the tokens.
-        learned: its parameters by name, with leading axes or without.
-        at: of the tokens as the pooling reads them.
+    They are given by name, with or without leading axes.
     """
     found = dict(learned)
     for weight, factor in factors(pooling, at).items():

@@ -2,12 +2,11 @@
 
     z_n = BatchNorm(W x_n + b)      s_n = softplus(wᵀ ReLU(z_n) + c)      y = mean_N(s_n z_n/‖z_n‖₂)
 
-W is a 1×1 convolution and w another, so both are linear maps of a token. The scores are positive
-and not normalised over tokens: a map says how much each place counts, and images differ in its
-sum. Noh et al., "Large-Scale Image Retrieval with Attentive Deep Local Features"; BatchNorm and
-the unit length as in Cao et al., "Unifying Deep Local and Global Features for Image Search", and
-Yang et al., "DOLG", whose code (pycls) starts every convolution normal with deviation √(2/fan_out):
-√(2/D) for W and √2 for w, however large D is.
+W and w are 1×1 convolutions, linear maps of a token. The scores are positive and not normalised
+over tokens: their sum differs between images. Noh et al., "Large-Scale Image Retrieval with
+Attentive Deep Local Features"; BatchNorm and the unit length as in Cao et al., "Unifying Deep Local
+and Global Features for Image Search", and Yang et al., "DOLG", whose code (pycls) initialises
+convolutions normal with deviation √(2/fan_out): √(2/D) for W and √2 for w.
 """
 
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class DELF(Pooling):
         return ((scores / length[:, None]) @ z).squeeze(1) / z.shape[1]
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """Scores s ``(B, 1, N)``, positive, of any sum."""
+        """Scores s ``(B, 1, N)``, positive."""
         return self._weigh(tokens, remember=False)[1]
 
     def _weigh(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:

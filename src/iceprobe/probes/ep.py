@@ -5,8 +5,8 @@
 Psomas et al., "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency":
 multi-head cross-attention whose keys are absorbed into M free queries u_j ∈ R^D.
 
-Two ablations: ``value="identity"`` leaves W_V out, y_j being the j-th of M slices of Xᵀa_j;
-``query="sliced"`` is W_K = identity, u_j ∈ R^{D/M} seeing only the j-th slice of the tokens.
+Two ablations: ``value="identity"`` leaves W_V out, so y_j is the j-th of M slices of Xᵀa_j;
+``query="sliced"`` is W_K = identity, so u_j ∈ R^{D/M} reads only the j-th slice of the tokens.
 """
 
 import torch
@@ -21,8 +21,8 @@ from iceprobe.probes.pooling import (
     take_slices,
 )
 
-# AdamW moves a query and W_V by the same step, and queries have farther to go: behind 1/√D, scores
-# of several need entries of several. With 16 EP12 gains 1 to 2 points over 1 (docs/selection.md).
+# AdamW's steps are the same for a query and for W_V, but queries need larger values because scores
+# are divided by √D. With 16 in place of 1, EP12 gains 1 to 2 points (docs/selection.md).
 QUERY_UNIT = 16.0
 
 
@@ -74,7 +74,7 @@ class EfficientProbing(QueryPooling):
     def queries(self, stats: TokenStats | None = None) -> Tensor:
         if not self.sliced:
             return self.query * self.scale
-        # Zero-padded to D, so that sliced queries share one product with all others.
+        # Zero-padded to D, so that they share one product with all other queries.
         own = torch.eye(self.num_predictors, dtype=self.query.dtype, device=self.query.device)
         return (own[:, :, None] * (self.query * self.scale)[:, None, :]).flatten(1)
 

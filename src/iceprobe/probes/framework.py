@@ -1,4 +1,4 @@
-"""The framework as pieces: a probe of one's own is four of them.
+"""The framework as pieces: four of them make a probe of your own.
 
     A = normalise(predictor(X)) ∈ R^{M×N}      y = block(value(A X))
 
@@ -8,11 +8,11 @@ piece      shapes                                      ready ones
 predictor  ``(B, N, D)`` → scores ``(B, M, N)``        `Queries`
 normalise  scores → weights, both ``(B, M, N)``        `NORMALISERS`
 value      pooled ``(B, M, D)`` → ``(B, D_o)``         `VALUES`
-block      ``(B, D_o)`` → ``(B, D_o)``                 none: what comes out of ``value`` is taken
+block      ``(B, D_o)`` → ``(B, D_o)``                 none; the default is no block
 =========  ==========================================  ============================================
 
-Each is a function, or a module where it has something to learn. EP is ``ComposedPooling(Queries(dim, M), dim, M)``, value by
-value; the class of its own only lets many members share one product over the tokens.
+Each is a function, or a module if it has parameters. ``ComposedPooling(Queries(dim, M), dim, M)``
+is EP; EP's own class only lets many members share one product over the tokens.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Queries(nn.Module):
 
 
 class SliceValues(nn.Module):
-    """W_V ``(D_o, D)`` without bias: predictor j's slice of it on what predictor j pooled."""
+    """W_V ``(D_o, D)`` without bias: slice j of it maps what predictor j pooled."""
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
@@ -59,7 +59,7 @@ class SliceValues(nn.Module):
         return slice_values(self.weight, pooled)
 
 
-#: Over which of ``(B, M, N)`` weights sum to 1.
+#: The axis of ``(B, M, N)`` over which weights sum to 1.
 NORMALISERS: dict[str, Piece] = {
     "tokens": lambda scores: scores.softmax(-1),
     "predictors": lambda scores: scores.softmax(1),
@@ -67,7 +67,7 @@ NORMALISERS: dict[str, Piece] = {
     "none": lambda scores: scores,
 }
 
-#: ``linear`` is EP's W_V, ``identity`` slices without it, ``mean`` averages what predictors pooled.
+#: ``linear`` is EP's W_V, ``identity`` its slices without W_V, ``mean`` the mean over predictors.
 VALUES: dict[str, Callable[[int, int], Piece]] = {
     "linear": SliceValues,
     "identity": lambda dim, out_dim: take_slices,
@@ -76,7 +76,7 @@ VALUES: dict[str, Callable[[int, int], Piece]] = {
 
 
 class ComposedPooling(AttentivePooling):
-    """A pooling out of a predictor, a normaliser, a value map and an optional block.
+    """A pooling made of a predictor, a normaliser, a value map and an optional block.
 
     Args:
         predictor: tokens → scores.
@@ -85,12 +85,12 @@ class ComposedPooling(AttentivePooling):
         normalise: a name of `NORMALISERS`, or a function.
         value: a name of `VALUES`, or a module or function of your own.
         out_dim: D_o, by default D.
-        block: on top of the values, of width D_o.
-        normalised: whether each predictor's weights sum to 1 over tokens. Known for the names;
-            a function of your own is taken not to unless you say so.
+        block: applied to the values, of width D_o.
+        normalised: whether each predictor's weights sum to 1 over tokens. Known for the names; the
+            default for your own function is that they don't.
 
     Raises:
-        IceprobeError: for an unknown name, or where M doesn't divide what is sliced.
+        IceprobeError: for an unknown name, or if M doesn't divide a width that is sliced.
     """
 
     refusal = "it was composed, and nothing says that its predictor has keys"
@@ -140,14 +140,13 @@ class ComposedPooling(AttentivePooling):
 def count_macs(pooling: Pooling, dim: int, num_tokens: int) -> int:
     """Multiply–adds per image by torch's counter: matrix products and convolutions.
 
-    One image is counted, then two, and what grows is an image's: work done once a step, whatever
-    the batch, isn't in it.
+    This is the count of two images minus that of one: work done once per step is excluded.
     """
     like = next(pooling.parameters(), torch.empty(0))
 
     def count(images: int) -> int:
-        # Live tokens under the plain attention: of the fused kernels, and of the fast path that
-        # torch's transformer layers take without gradients, the counter sees nothing.
+        # Tokens with gradients and plain attention: the counter doesn't see fused kernels and the
+        # fast path of torch's transformer layers.
         tokens = like.new_zeros(images, num_tokens, dim).requires_grad_()
         with counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             pooling(tokens)

@@ -1,30 +1,26 @@
-"""`attend` on a GPU: tokens from device memory once forward, and once backward for the queries.
+"""`attend` on a GPU, reading the tokens from device memory once forward and once backward.
 
     s_qn = u_qᵀ x_n     L_q = log Σ_n exp s_qn     a_qn = exp(s_qn − L_q)     p_q = Σ_n a_qn x_n
     c_q = dP_qᵀ p_q     dS_qn = a_qn (dP_qᵀ x_n − c_q)     du_q = Σ_{b,n} dS_qn x_n
 
-Kept for the backward pass are p and L, ``(B, Q, D)`` and ``(B, Q)``; the weights ``(B, Q, N)`` never
-reach device memory. The softmax is taken as the tokens come (Milakov and Gimelshein,
-arXiv:1805.02867; with the products around it Dao et al., arXiv:2205.14135).
+The backward pass needs p and L, ``(B, Q, D)`` and ``(B, Q)``; the weights ``(B, Q, N)`` never reach
+device memory. The softmax is computed online (Milakov and Gimelshein, arXiv:1805.02867; with the
+products around it Dao et al., arXiv:2205.14135).
 
-What is read how often. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q``
-queries and ``BLOCK_D`` channels of what it sums, whose sum lies in registers. It takes ``BLOCK_N``
-tokens at a time twice: all their channels, ``BLOCK_K`` by ``BLOCK_K``, for the scores, then its own
-``BLOCK_D`` of them for the sum. The second time they come from L2, which they have just passed; so
-they do for the other queries and channels of an image, whose programs have neighbouring numbers
-and run together. With D > ``BLOCK_D`` the programs that share queries compute the same scores, each
-for itself: ⌈D / BLOCK_D⌉ times the arithmetic of the scores, in place of a ``(B, Q, N)`` in memory.
-Queries and dP are read once for each tile of tokens, and lie in L2.
+Memory. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q`` queries and
+``BLOCK_D`` channels of the sum, which it keeps in registers. It reads each ``BLOCK_N`` tokens
+twice: all channels, ``BLOCK_K`` at a time, for the scores, then its own ``BLOCK_D`` for the sum.
+The second read comes from L2, and so do the reads of neighbouring programs, which have other
+queries and channels of the image. With D > ``BLOCK_D`` scores are computed ⌈D / BLOCK_D⌉ times, but
+no ``(B, Q, N)`` is in memory.
 
-Numerics. Products are of numbers in the dtype of the tokens (float32 as three products in tf32)
-and accumulate in float32, where scores stay until they are weights. The plain path takes the
-score of a mean token off since its scores are rounded to the tokens' dtype; here none is. A score
-of 40 is good to about 1e-5 and the softmax itself takes off the largest. Only weights, at most 1, and
-dS are rounded before the products that sum tokens. A rounded p makes c off by some δ and du
-by δ p, which a mean that all tokens share makes large; Σ_n dS_qn, zero but for δ, is therefore kept
-(``left``), and its product with p taken off the sum.
+Numerics. Products are in the dtype of the tokens (float32 as three products in tf32) and accumulate
+in float32, where scores stay until they are weights: a score of 40 is accurate to about 1e-5. Only
+weights, at most 1, and dS are rounded before the products that sum tokens. A rounded p changes c by
+some δ and du by δ p, which is large if all tokens share a mean. Therefore Σ_n dS_qn, zero but for
+δ, is kept (``left``), and its product with p is subtracted from the sum.
 
-This module needs Triton, and is imported where `iceprobe.probes.attend.available` says so.
+This module needs Triton; it is imported if `iceprobe.probes.attend.available`.
 """
 
 from typing import Any
@@ -150,8 +146,8 @@ def _backward(  # type: ignore[no-untyped-def]
 
 INTERPRETED = not isinstance(_forward, triton.JITFunction)  # TRITON_INTERPRET=1
 
-# BLOCK_Q, BLOCK_N, BLOCK_D, warps. Of the shapes that ptxas compiles for sm_80 with hardly a register
-# spilled in bfloat16; the first two compute scores once up to D = 1,024, the last suits float32.
+# BLOCK_Q, BLOCK_N, BLOCK_D, warps: shapes that ptxas compiles for sm_80 in bfloat16 with almost no
+# register spills. The first two compute scores once up to D = 1,024, the last is for float32.
 SHAPES = ((16, 32, 1024, 8), (32, 32, 1024, 8), (64, 32, 512, 8), (16, 32, 512, 8))
 INTERPRETED_SHAPE = {"BLOCK_Q": 32, "BLOCK_N": 16, "BLOCK_D": 64, "BLOCK_K": 32}
 
@@ -167,16 +163,17 @@ def _tuned(kernel: Any) -> Any:
     return triton.autotune(configs, key=["D", "Q_CLASS"])(kernel)
 
 
-_tuned_forward, _tuned_backward = _tuned(_forward), _tuned(_backward)
+_run_forward = _forward if INTERPRETED else _tuned(_forward)
+_run_backward = _backward if INTERPRETED else _tuned(_backward)
 
 
 def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
     """`iceprobe.probes.attend.attend` for tokens that need no gradient.
 
     Args:
-        tokens: ``(B, N, D)``, bfloat16, float16 or float32, with a last stride of 1 or copied; B, N
-            and Q at least 1.
-        queries: ``(Q, D)``; any Q, in blocks.
+        tokens: ``(B, N, D)``, bfloat16, float16 or float32; copied unless their last stride is 1.
+            B, N and Q are at least 1.
+        queries: ``(Q, D)``, for any Q.
         rstd: ``(B, N)``.
 
     Returns:
@@ -193,9 +190,14 @@ class _Attend(torch.autograd.Function):
         pooled = queries.new_empty(images, num_queries, dim)
         lse = tokens.new_empty(images, num_queries, dtype=torch.float32)
         _launch(
-            _forward, _tuned_forward, images, tokens, queries, rstd, (pooled, lse),
+            _run_forward,
+            images,
+            tokens,
+            queries,
+            rstd,
+            (pooled, lse),
             (num_tokens, dim, num_queries),
-        )  # fmt: skip
+        )
         return pooled, lse
 
     @staticmethod
@@ -213,7 +215,7 @@ class _Attend(torch.autograd.Function):
         partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
         left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
         _launch(
-            _backward, _tuned_backward, chunks, tokens, queries, rstd,
+            _run_backward, chunks, tokens, queries, rstd,
             (pooled, lse, grad, left, partial), (images, num_tokens, dim, num_queries, chunks),
         )  # fmt: skip
         shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
@@ -221,8 +223,7 @@ class _Attend(torch.autograd.Function):
 
 
 def _launch(
-    kernel: Any,
-    tuned: Any,
+    run: Any,
     outer: int,
     tokens: Tensor,
     queries: Tensor,
@@ -230,7 +231,7 @@ def _launch(
     buffers: tuple[Tensor, ...],
     sizes: tuple[int, ...],
 ) -> None:
-    """Run ``outer`` programs for every block of queries and channels."""
+    """Run ``outer`` programs for each block of queries and channels."""
     num_queries, dim = queries.shape
     queries = queries.to(tokens.dtype).contiguous()
     scale = tokens if rstd is None else rstd.to(torch.float32).contiguous()
@@ -239,7 +240,7 @@ def _launch(
         blocks = triton.cdiv(num_queries, shape["BLOCK_Q"]) * triton.cdiv(dim, shape["BLOCK_D"])
         return (outer * blocks,)
 
-    # The interpreter multiplies bfloat16 as if its bits were integers.
+    # The interpreter multiplies the bits of bfloat16 as integers.
     widened = INTERPRETED and tokens.dtype == torch.bfloat16
     dot = torch.float32 if widened else tokens.dtype
     options = {
@@ -248,7 +249,6 @@ def _launch(
         "DOT": getattr(tl, str(dot).removeprefix("torch.")),
         "PRECISION": "tf32x3",  # of float32 only
     }
-    run = kernel if INTERPRETED else tuned
     shape = INTERPRETED_SHAPE if INTERPRETED else {}
     with torch.cuda.device_of(tokens):
         run[grid](
@@ -257,7 +257,7 @@ def _launch(
 
 
 def _chunks(tokens: Tensor, num_queries: int) -> int:
-    """Parts of the batch whose du are summed apart: two programs a multiprocessor, or one image."""
+    """Number of partial sums of du over the batch: two programs per multiprocessor, at most B."""
     images, _, dim = tokens.shape
     if not tokens.is_cuda:
         return min(images, 2)

@@ -1,4 +1,4 @@
-"""Linear probing: the class token, or the mean of patch tokens, as it is.
+"""Linear probing: the class token, or the mean of patch tokens.
 
 y = x_cls    or    y = mean_N(X)
 """
@@ -10,7 +10,7 @@ from iceprobe.probes.pooling import Pooling
 
 
 class Linear(Pooling):
-    """Mean over the tokens it is given; a single class token is its own mean."""
+    """Mean over the given tokens, which may be a single class token."""
 
     linear_in_tokens = own_values = True
 

@@ -1,4 +1,4 @@
-"""Mean pooling followed by the value map: efficient probing without its attention.
+"""Mean pooling and the value map: efficient probing without attention.
 
     y = W_V mean_N(X)
 

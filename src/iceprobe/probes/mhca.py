@@ -1,10 +1,10 @@
-"""Multi-head cross-attention (MHCA) with one learned query: the paper's reference point.
+"""Multi-head cross-attention (MHCA) with one learned query: the paper's reference.
 
     a_j = softmax_N(X W_Kjᵀ q_j / √(D_a/M))      y_j = W_Vj X a_j      y = [y_1 … y_M]
 
 W_K ∈ R^{D_a×D} and W_V ∈ R^{D_o×D} without bias, q ∈ R^{D_a} split into M heads, no output
-projection. The keys are folded into the queries in every forward: u_j = W_Kjᵀ q_j / √(D_a/M)
-costs D_a·D once a step instead of N·D_a·D an image. Psomas et al., "Attention, Please!".
+projection. The keys are folded into the queries in every forward pass: u_j = W_Kjᵀ q_j / √(D_a/M)
+costs D_a·D per step instead of N·D_a·D per image. Psomas et al., "Attention, Please!".
 """
 
 import torch
@@ -19,12 +19,9 @@ class MultiHeadCrossAttention(QueryPooling):
 
     Args:
         dim: D, width of the tokens.
-        heads: M; divides D_a and D_o.
+        heads: M; an `IceprobeError` if it doesn't divide D_a and D_o.
         attn_dim: D_a, width of keys and query, by default D.
         out_dim: D_o, by default D.
-
-    Raises:
-        IceprobeError: if M doesn't divide D_a and D_o.
     """
 
     linear_in_tokens = True
@@ -38,7 +35,7 @@ class MultiHeadCrossAttention(QueryPooling):
         self.out_dim = out_dim or dim
         check_divides("mhca", heads, out_dim=self.out_dim, attn_dim=attn_dim)
         self.num_predictors = heads
-        self.query = nn.Parameter(torch.empty(1, attn_dim))  # a bank of one: LARS scales it
+        self.query = nn.Parameter(torch.empty(1, attn_dim))  # 2-D, so that LARS scales it
         self.key = nn.Linear(dim, attn_dim, bias=False)
         self.value = nn.Linear(dim, self.out_dim, bias=False)
         nn.init.normal_(self.query, std=0.02)
@@ -67,15 +64,6 @@ class MultiHeadCrossAttention(QueryPooling):
 
 
 def fold_keys(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Fold W_K into the query: u_j = W_Kjᵀ q_j / √(D_a/M).
-
-    Args:
-        query: q, ``(1, D_a)``.
-        key: W_K, ``(D_a, D)``.
-        heads: M.
-
-    Returns:
-        ``(M, D)``.
-    """
+    """q ``(1, D_a)``, W_K ``(D_a, D)`` → u_j = W_Kjᵀ q_j / √(D_a/M), ``(M, D)``."""
     q, k = query[0].unflatten(0, (heads, -1)), key.unflatten(0, (heads, -1))
     return torch.einsum("ma,mad->md", q, k) * q.shape[-1] ** -0.5

@@ -1,12 +1,12 @@
-"""The one framework: predictors that weigh tokens, and a value map over what they gathered.
+"""The framework of all probes: predictors that weight tokens, and a value map of the pooled tokens.
 
     a_j = normalise(score_j(X))      p_j = Xᵀ a_j      y_j = W_Vj p_j      y = [y_1 … y_M]
 
-Tokens are pooled first and projected after: ``W_Vj (Xᵀ a_j)`` is ``(W_Vj X) a_j`` since W_V is
-linear, and costs a fraction of it. A probe says what its scores and its values are
-(`AttentivePooling`; out of ready pieces, `iceprobe.probes.framework`). Where scores are linear in
-the tokens, score_j(X) = X u_j, it says its queries (`QueryPooling`), and `attend` is shared by all
-of them, so a fit can lay the queries of many members side by side.
+Tokens are pooled before they are projected: ``W_Vj (Xᵀ a_j)`` equals ``(W_Vj X) a_j``, since W_V is
+linear, at a fraction of the cost. A probe defines its scores and values (`AttentivePooling`; from
+ready pieces, `iceprobe.probes.framework`). If scores are linear in the tokens, score_j(X) = X u_j,
+it defines its queries (`QueryPooling`), and a fit computes those of many members in shared products
+(`attend`).
 """
 
 import math
@@ -25,19 +25,12 @@ from iceprobe.probes.layer_norm import token_rstd
 
 
 class TokenStats(NamedTuple):
-    """Statistics of the tokens over batch and positions, for poolings that normalise them.
+    """Statistics of the tokens over batch and positions, for poolings that normalise them."""
 
-    Attributes:
-        mean: ``(D,)``.
-        variance: ``(D,)``, biased where it was measured on a batch.
-        rstd: ``(D,)``, 1/√(variance + ε).
-        num_tokens: tokens behind the statistics; 0 where they are running ones.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    rstd: Tensor
-    num_tokens: int
+    mean: Tensor  # (D,)
+    variance: Tensor  # (D,); of a batch, the biased one
+    rstd: Tensor  # (D,), 1/√(variance + ε)
+    num_tokens: int  # number of tokens measured; 0 for running statistics
 
 
 class Pooling(nn.Module):
@@ -45,15 +38,16 @@ class Pooling(nn.Module):
 
     Attributes:
         out_dim: D_o.
-        num_predictors: M; 0 where there is no learned attention.
+        num_predictors: M; 0 without learned attention.
         normalised: whether each predictor's weights sum to 1 over its keys.
-        norms_whole: whether BatchNorms of its own are called through `batch_norm`, which takes
-            the whole batch where several processes share one.
-        linear_in_tokens: whether it does nothing to the tokens but what `token_maps` do, attention apart.
-        token_maps: names of the linear maps, modules or parameters, that meet the tokens.
-        token_norms: names of the LayerNorms with affine that meet them.
-        units: name of a weight that meets them → how much of it one unit of what is learned is.
+        norms_whole: whether its BatchNorms are called through `batch_norm`, which uses statistics
+            of the whole batch if several processes share it.
+        linear_in_tokens: whether `token_maps` and attention are all that it applies to the tokens.
+        token_maps: names of the linear maps, modules or parameters, that are applied to the tokens.
+        token_norms: names of the LayerNorms with affine that are applied to them.
+        units: name of a weight of `token_maps` → its value for a learned value of 1.
         own_values: whether its descriptors are in the tokens' own coordinates.
+        refusal: why it can't be absorbed, for the error.
     """
 
     norms_whole: ClassVar[bool] = False
@@ -75,24 +69,24 @@ class Pooling(nn.Module):
         """Weights ``(B, M, N)`` of the tokens.
 
         Raises:
-            IceprobeError: where the pooling has no learned attention.
+            IceprobeError: if the pooling has no learned attention.
         """
         raise IceprobeError(f"{type(self).__name__} has no attention: look at ep, mhca or aim")
 
     def prefix_attention(self, tokens: Tensor) -> Tensor:
-        """Weights ``(B, M, P)`` of keys that the pooling adds to the tokens itself.
+        """Weights ``(B, M, P)`` of keys that the pooling itself adds: class token, mean token.
 
-        A learned class token or the mean token; together with `attention` they sum to 1 where the
-        pooling is ``normalised``. Prefix tokens that the caller puts among the tokens are tokens.
+        Together with `attention` they sum to 1 if the pooling is ``normalised``. Prefix tokens of
+        the backbone are tokens.
         """
         return tokens.new_zeros(tokens.shape[0], self.num_predictors, 0)
 
     def macs(self, num_tokens: int) -> int:
-        """Multiply–adds per image at inference, pooling only, matrix products only."""
+        """Multiply–adds per image at inference, of the pooling's matrix products."""
         raise NotImplementedError
 
     def macs_per_step(self) -> int:
-        """Multiply–adds done once per step whatever the batch: folding keys into queries."""
+        """Multiply–adds per step for any batch size: folding keys into queries."""
         return 0
 
     def absorbed(self) -> "Pooling":
@@ -103,11 +97,11 @@ class Pooling(nn.Module):
 class AttentivePooling(Pooling):
     """The framework as an equation: ``y = values(normalise(scores(X)) X)``.
 
-    A probe says `scores` and `values`, and what else differs from the plain case.
+    A probe defines `scores` and `values`, and overrides what else differs.
     """
 
     def prepare(self, tokens: Tensor) -> Tensor:
-        """The tokens as they are scored and pooled, ``(B, N, D)``; here in the parameters' dtype."""
+        """Tokens to score and pool, ``(B, N, D)``; here the tokens in the parameters' dtype."""
         return tokens.to(next(self.parameters(), tokens).dtype)
 
     def scores(self, tokens: Tensor) -> Tensor:
@@ -131,29 +125,27 @@ class AttentivePooling(Pooling):
 
 
 class QueryPooling(AttentivePooling):
-    """A pooling whose scores are linear in the tokens, ``score_j(X) = X u_j``, under a softmax.
+    """A pooling by a softmax of scores that are linear in the tokens, ``score_j(X) = X u_j``.
 
-    The tokens are raw or seen through a LayerNorm.
-
-    `queries` and `values` are pure functions of parameters and arguments, and batch under
-    `torch.func.vmap` with a leading member axis on the parameters.
+    `queries` and `values` are pure functions of parameters and arguments; under `torch.func.vmap`
+    parameters have a leading member axis.
 
     Attributes:
-        layer_norm: ε of the LayerNorm in front of keys and values, ``None`` where there is none.
-            `queries` and `values` take it in by `fold_norm` and `apply_norm`.
+        layer_norm: ε of the LayerNorm in front of keys and values, if there is one.
+            `queries` and `values` include it by `fold_norm` and `apply_norm`.
     """
 
     layer_norm: ClassVar[float | None] = None
 
     def token_stats(self, tokens: Tensor) -> TokenStats | None:
-        """Statistics that `queries` and `values` need, the same for all members of a batch."""
+        """Statistics that `queries` and `values` need, the same for all members."""
         return None
 
     def update_stats(self, stats: TokenStats) -> None:
-        """Take the statistics of a training batch into the running ones."""
+        """Update the running statistics by those of a training batch."""
 
     def queries(self, stats: TokenStats | None = None) -> Tensor:
-        """u_j, ``(M, D)``, softmax scale and token statistics folded in."""
+        """u_j, ``(M, D)``, softmax scale and token statistics included."""
         raise NotImplementedError
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
@@ -168,7 +160,7 @@ class QueryPooling(AttentivePooling):
         return self.queries(self.token_stats(tokens)) @ tokens.mT
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """What the framework says, by the product that all queries share."""
+        """The equation of the framework, computed by `attend`."""
         stats = self.token_stats(tokens)
         if stats is not None and self.training:
             self.update_stats(stats)
@@ -188,38 +180,25 @@ def absorb(pooling: Pooling) -> Pooling:
     """The same function with the keys absorbed into free queries: fewer parameters, no W_K.
 
     Raises:
-        IceprobeError: where that isn't possible, with the reason.
+        IceprobeError: with the reason, if that isn't possible.
     """
     return pooling.absorbed()
 
 
 def slice_values(weight: Tensor, pooled: Tensor) -> Tensor:
-    """The value map: predictor j's slice of W_V on what predictor j pooled.
-
-    Args:
-        weight: W_V, ``(D_o, D)``.
-        pooled: ``(B, M, D)``.
-
-    Returns:
-        ``(B, D_o)``.
-    """
-    num_predictors = pooled.shape[1]
-    slices = weight.unflatten(0, (num_predictors, -1))
+    """Slice j of W_V ``(D_o, D)`` on what predictor j pooled, ``(B, M, D)`` → ``(B, D_o)``."""
+    slices = weight.unflatten(0, (pooled.shape[1], -1))
     return linears(pooled.transpose(0, 1), slices).transpose(0, 1).flatten(1)
 
 
 def take_slices(pooled: Tensor) -> Tensor:
-    """The value map without W_V: slice j of what predictor j pooled, ``(B, M, D)`` → ``(B, D)``."""
+    """Slice j of what predictor j pooled, ``(B, M, D)`` → ``(B, D)``: the value map without W_V."""
     slices = pooled.unflatten(-1, (pooled.shape[-2], -1))
     return slices.diagonal(dim1=-3, dim2=-2).mT.flatten(-2)
 
 
 def check_divides(name: str, number: int, **widths: int) -> None:
-    """Refuse a number of predictors that doesn't divide each of ``widths``.
-
-    Raises:
-        IceprobeError: with the nearest number that does.
-    """
+    """Raise an `IceprobeError`, with the nearest valid number, unless it divides all widths."""
     for key, width in widths.items():
         if width % number:
             common = math.gcd(*widths.values())
@@ -232,9 +211,9 @@ def check_divides(name: str, number: int, **widths: int) -> None:
 
 
 def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool) -> Tensor:
-    """``norm(inputs)``; in training its running statistics take the batch in only if ``remember``.
+    """``norm(inputs)``; a training batch updates its running statistics only if ``remember``.
 
-    Where several processes share the batch, statistics are those of the whole of it.
+    If several processes share the batch, statistics are those of the whole batch.
     """
     part = part_of_batch()
     if part is not None and norm.training:
@@ -247,7 +226,7 @@ def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: 
 def _norm_whole(
     norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool, part: BatchShare
 ) -> Tensor:
-    """Training mode, by statistics of the whole batch that ``inputs`` are a part of."""
+    """`batch_norm` in training, by statistics of the whole batch of which ``inputs`` are a part."""
     over = [d for d in range(inputs.ndim) if d != 1]
     shape = [1 if d in over else -1 for d in range(inputs.ndim)]
     wide = inputs.to(norm.weight.dtype)
@@ -266,11 +245,7 @@ def _norm_whole(
 
 
 def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:
-    """Refuse tokens that aren't one a cell of the grid.
-
-    Raises:
-        IceprobeError: with both numbers.
-    """
+    """Raise an `IceprobeError` unless there is one token per cell of the grid."""
     rows, columns = grid
     if tokens.shape[1] != rows * columns:
         raise IceprobeError(

@@ -1,4 +1,4 @@
-"""A probe: which tokens are read, how they are pooled, and a linear classifier behind.
+"""A probe selects tokens, pools them and classifies the descriptor.
 
 probe(X) = Linear_C(BatchNorm(pooling(X)))
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import Spec, parse_spec
+from iceprobe.core.specs import Spec, as_text, parse_spec
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.registry import (
@@ -38,10 +38,10 @@ class Probe(nn.Module):
         input: what the pooling reads: ``patches``, ``class``, ``mean``, ``class+patches`` or
             ``prefix+patches``.
         batch_norm: whether the descriptor is normalised before the classifier.
-        regularisation: terms of the training loss; prediction is without them.
+        regularisation: terms of the training loss.
 
     Raises:
-        IceprobeError: for terms that the pooling's attention doesn't bear.
+        IceprobeError: for terms that the pooling doesn't support.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class Probe(nn.Module):
         return self.classifier(self.norm(descriptor))
 
     def attention(self, tokens: Tokens | Tensor) -> Tensor:
-        """Weights ``(B, M, N')`` of what the pooling reads.
-
-        (`pooling.attention` takes what :meth:`select` gives.)
+        """Weights ``(B, M, N')`` of the tokens that the pooling reads.
 
         Raises:
             IceprobeError: where the pooling has no learned attention.
@@ -82,9 +80,9 @@ class Probe(nn.Module):
         return self.pooling.attention(self.select(tokens))
 
     def penalty(self, tokens: Tokens | Tensor) -> Tensor:
-        """What `regularisation` adds to the loss of these tokens, a mean over images; ``()``.
+        """What `regularisation` adds to the loss, a mean over images, ``()``.
 
-        For a training loop of one's own; `iceprobe.fit` and `iceprobe.adapt` do it by themselves.
+        For your own training loop; `iceprobe.fit` and `iceprobe.adapt` add it themselves.
         """
         if not isinstance(self.pooling, QueryPooling) or not self.regularisation:
             return self.classifier.weight.new_zeros(())
@@ -92,10 +90,10 @@ class Probe(nn.Module):
         return self.regularisation(log_weights, log_weights.exp()).mean()
 
     def select(self, tokens: Tokens | Tensor) -> Tensor:
-        """What the pooling reads, ``(B, N', D)``.
+        """The tokens that the pooling reads, ``(B, N', D)``.
 
-        A tensor ``(B, N, D)`` is taken for patch tokens (or for what ``input`` names, put
-        together already), ``(B, D)`` for the class token or mean itself.
+        A tensor ``(B, N, D)`` is the patch tokens (or all that ``input`` names, concatenated),
+        ``(B, D)`` the class token or the mean.
 
         Raises:
             IceprobeError: if the tokens lack what ``input`` names.
@@ -110,10 +108,10 @@ class Probe(nn.Module):
             return mean_tokens(tokens)[:, None]
         if tokens.ndim == 3 and self.input not in VECTORS:
             return tokens
-        wanted = "(B, D) or Tokens" if self.input in VECTORS else "(B, N, D) or Tokens"
+        wanted = "(B, D)" if self.input in VECTORS else "(B, N, D)"
         raise IceprobeError(
             f"a probe with input={self.input} got a tensor of shape {tuple(tokens.shape)}: "
-            f"pass {wanted}"
+            f"pass {wanted} or Tokens"
         )
 
     def _select(self, tokens: Tokens) -> Tensor:
@@ -152,17 +150,17 @@ class Probe(nn.Module):
         return 2 * (macs + self.classifier.weight.numel())
 
     def tokens_read(self, num_tokens: int, num_prefix: int) -> int:
-        """Of an image's patch and prefix tokens, how many a pooling of patches reads."""
+        """Number of an image's patch and prefix tokens that a pooling of patches reads."""
         return num_tokens + {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
 
 
 def _take_scale(probe: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A state dict says whether there is a scale, those of earlier versions that there is none."""
+    """Give the probe a scale if the state dict has one; those of earlier versions have none."""
     scale = state.get(f"{prefix}scale")
     probe.scale = None if scale is None else torch.empty_like(scale)
 
 
-_ORDINARY = 4096  # an option's number, up to which size isn't looked at first
+_ORDINARY = 4096  # the size of a pooling is checked if one of its options is larger
 _MOST_PARAMETERS = 10**9  # of a pooling
 
 
@@ -172,15 +170,15 @@ def build_pooling(
     """Build the pooling of a probe.
 
     Args:
-        spec: such as ``"ep32"``; keys that don't concern the pooling (``input``, ``batch_norm``,
-            ``complementarity``, ``entropy``) have no effect here.
+        spec: such as ``"ep32"``; keys of other parts of the probe (``input``, ``batch_norm``,
+            ``complementarity``, ``entropy``) have no effect.
         dim: D, width of the tokens.
         grid: rows and columns of the patches, for poolings that need it.
         **options: keys of the spec string, ``out_dim=96``.
 
     Raises:
-        IceprobeError: if the probe or an option is unknown or doesn't fit, it is ``knn``, or it
-            needs a grid and there is none.
+        IceprobeError: if the probe or an option is unknown or doesn't fit, the probe is ``knn``,
+            or it needs a grid and there is none.
 
     Examples:
         >>> build_pooling("ep32", dim=768)(torch.randn(2, 196, 768)).shape
@@ -204,7 +202,7 @@ def build_pooling(
 
 
 def _check_size(make: Callable[[], Pooling], spec: Spec) -> None:
-    """Refuse a pooling that no memory holds, before it is asked for."""
+    """Refuse a pooling that no memory holds, before it is built."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in make().parameters())
     if parameters > _MOST_PARAMETERS:
@@ -232,26 +230,26 @@ def build(
         num_classes: C.
         grid: rows and columns of the patches, for poolings that need it.
         has_class: whether the backbone has a class token, which ``linear`` reads by default.
-        pooled_class: whether it was trained on the output of a learned pooler, so that ``linear``
-            reads the mean by default all the same.
-        vectors: widths of what the model itself makes of an image, by name (`Tokens.vectors`).
+        pooled_class: whether it was trained on the output of a learned pooler; ``linear`` then
+            reads the mean by default.
+        vectors: width of each vector that the model itself computes (`Tokens.vectors`).
         **options: keys of the spec string.
 
     Raises:
-        IceprobeError: as `build_pooling`, and if the input needs a class token or a vector of the
-            model's own that there isn't.
+        IceprobeError: as `build_pooling`, and if the input needs a class token or vector that the
+            model doesn't have.
 
     Examples:
         >>> build("ep32", dim=768, num_classes=1000).num_parameters()["total"]
         1383400
     """
     spec, values = _resolve(spec, options)
-    by_class = has_class and not pooled_class
-    source = values.get("input") or ("class" if by_class else "mean")
+    vectors = vectors or {}
+    source = values.get("input") or ("class" if has_class and not pooled_class else "mean")
     if source in MODEL_VECTORS:
-        if source not in (vectors or {}):
-            raise IceprobeError(f"probe {probe_label(spec)!r}: {no_vector(source, vectors or {})}")
-        dim = (vectors or {})[source]
+        if source not in vectors:
+            raise IceprobeError(f"probe {probe_label(spec)!r}: {no_vector(source, vectors)}")
+        dim = vectors[source]
     pooling = build_pooling(spec, dim, grid)
     if source in ("class", "class+patches") and not has_class:
         raise IceprobeError(
@@ -270,14 +268,14 @@ def build(
 def build_for(
     shape: TokenShape, spec: Spec | str, num_classes: int, seed: int | None = None
 ) -> Probe:
-    """A probe that reads tokens of ``shape``; with a seed, initialised by it alone.
+    """A probe for tokens of ``shape``; a seed alone determines its initial weights.
 
     Raises:
         IceprobeError: as :func:`build`.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.default_generator.manual_seed(seed)  # the CPU's only: others aren't forked
+            torch.default_generator.manual_seed(seed)  # of the CPU only: others aren't forked
         return build(
             parse_probe(str(spec)),
             shape.dim,
@@ -306,10 +304,7 @@ def _check_terms(pooling: Pooling, terms: Regularisation) -> None:
 def _resolve(spec: Spec | str, options: dict[str, Any]) -> tuple[Spec, dict[str, Any]]:
     """The canonical spec with ``options`` merged in, and typed values of all its options."""
     written = parse_spec(str(spec))
-    texts = {
-        key: str(value).lower() if isinstance(value, bool) else str(value)
-        for key, value in options.items()
-    }
+    texts = {key: as_text(value) for key, value in options.items()}
     spec = parse_probe(str(replace(written, options={**written.options, **texts})))
     if PROBES[spec.name].target is None:
         raise IceprobeError(

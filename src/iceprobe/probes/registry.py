@@ -1,7 +1,6 @@
-"""The probes there are, and the spec strings that name them. Imports no torch."""
+"""All probes, and the spec strings that name them. Imports no torch."""
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,32 +8,28 @@ from typing import Any, get_args
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
-from iceprobe.core.specs import Spec, boolean, parse_spec, typed_options, unknown
+from iceprobe.core.specs import Spec, as_text, boolean, one_of, parse_spec, typed_options, unknown
 
-# Inputs of one vector an image; the last two are the model's own, where it has them: the output of
-# its learned pooler, and the class token in the space shared with text.
+# Vectors that some models compute themselves: the output of a learned pooler, and the class token
+# in the space shared with text.
 MODEL_VECTORS = ("pooled", "class_projected")
-VECTORS = ("class", "mean", *MODEL_VECTORS)
-# Learning rates that a kind is tried with, around its best one by measurement (docs/selection.md).
+VECTORS = ("class", "mean", *MODEL_VECTORS)  # inputs with one vector per image
+# Learning rates to try, around the best one measured for each kind (docs/selection.md).
 RATES = (1e-3, 3e-3, 1e-2)
-# Weight decays of a probe above 10⁶ parameters; a smaller one is tried without.
+_MIDDLE_RATES = (3e-4, 1e-3, 3e-3)
+_LOW_RATES = (3e-5, 1e-4, 3e-4)
+# Weight decays to try for a probe of more than 10⁶ parameters; smaller ones get none.
 DECAYS = (0.0, 0.1)
-# Weights of terms of the training loss that read the attention (`probes/regularisation.py`).
+# Terms of the training loss that read the attention (`probes/regularisation.py`).
 TERMS = ("complementarity", "entropy")
 
 
 @dataclass(frozen=True)
 class Option:
-    """One key of a probe's spec string.
+    """One key of a probe's spec string."""
 
-    Attributes:
-        convert: text → value; a ``ValueError`` says what is wanted.
-        default: the value as it would be written, or ``None`` where it follows from the tokens
-            (``out_dim``, the input of ``linear``).
-    """
-
-    convert: Callable[[str], Any]
-    default: str | None = None
+    convert: Callable[[str], Any]  # text → value; its ValueError says what is valid
+    default: str | None = None  # as text; None where it follows from the tokens, as for out_dim
 
 
 @dataclass(frozen=True)
@@ -44,15 +39,15 @@ class ProbeEntry(Entry):
     Attributes:
         equation: the definition in one line.
         source: publication.
-        number: the option that the number behind the name sets, ``None`` where there is none.
-        default_number: its value where the name carries none, a function of the other options,
-            or ``None`` where it follows from the tokens.
+        number: the option that a number after the name sets (``ep32``), if there is one.
+        default_number: its value if the name has no number, or a function of the other options;
+            ``None`` where it follows from the tokens.
         options: every key of its spec string.
         needs_grid: whether its constructor takes the ``grid`` of the patches.
-        variants: spec strings of it whose counts or definition differ → their equations, for
+        variants: spec strings with another definition → their equations, for
             ``iceprobe ls probes``.
-        learning_rates: that it is tried with under ``heldout``, where the user gives none.
-        weight_decays: likewise, where it has more than 10⁶ parameters.
+        learning_rates: to try under ``heldout``, if the user gives none.
+        weight_decays: likewise, for more than 10⁶ parameters.
     """
 
     equation: str
@@ -67,7 +62,7 @@ class ProbeEntry(Entry):
 
 
 def no_vector(name: str, vectors: Iterable[str]) -> str:
-    """That a model (or this layer of it) doesn't make the vector ``name``, and what it has."""
+    """Error text: the model, or this layer of it, has no vector ``name``; the inputs it has."""
     known = " or ".join([*vectors, "class", "mean"])
     return f"this backbone (or this layer of it) has no {name} output: take input={known}"
 
@@ -75,13 +70,12 @@ def no_vector(name: str, vectors: Iterable[str]) -> str:
 def parse_probe(text: str) -> Spec:
     """Parse ``ep32``, ``ep48?out_dim=96``, … and check every key and value.
 
-    The result is canonical: the number behind the name stands under its key (``queries``,
-    ``heads``), and options that only repeat a default are left out, so two ways to write one
-    probe give equal specs.
+    The result is canonical: the number after the name becomes an option (``queries``, ``heads``)
+    and options equal to their default are left out, so all ways to write a probe give equal specs.
 
     Raises:
-        IceprobeError: for an unknown probe (with the nearest right ones), an unknown key (with
-            the list), a value that doesn't convert, or a number given twice or not taken.
+        IceprobeError: for an unknown probe (with the nearest ones), an unknown key (with all
+            keys), a value that doesn't convert, or a number that is given twice or not allowed.
     """
     spec = parse_spec(text)
     if spec.kind:
@@ -96,23 +90,15 @@ def parse_probe(text: str) -> Spec:
         if entry.number is None:
             raise IceprobeError(f"probe {name!r} takes no number, {text!r} has one: write {name!r}")
         if entry.number in options:
-            raise IceprobeError(f"{entry.number} stands twice in {text!r}: keep one")
+            raise IceprobeError(f"{entry.number} is given twice in {text!r}: keep one")
         options[entry.number] = digits
     elif entry.number is not None and entry.default_number is not None:
         default = entry.default_number
         number = default(options) if callable(default) else default
         options.setdefault(entry.number, str(number))
-    types = {key: option.convert for key, option in entry.options.items()}
-    values = typed_options(Spec(None, name, options), types)
-    return Spec(
-        None,
-        name,
-        {
-            key: _spelled(value)
-            for key, value in values.items()
-            if _spelled(value) != entry.options[key].default
-        },
-    )
+    texts = {key: as_text(value) for key, value in _typed(name, options).items()}
+    changed = {key: text for key, text in texts.items() if text != entry.options[key].default}
+    return Spec(None, name, changed)
 
 
 def probe_label(spec: Spec | str) -> str:
@@ -128,8 +114,12 @@ def probe_options(spec: Spec | str) -> dict[str, Any]:
     spec = parse_probe(str(spec))
     options = PROBES[spec.name].options
     texts = {key: option.default for key, option in options.items() if option.default is not None}
-    types = {key: option.convert for key, option in options.items()}
-    return typed_options(Spec(None, spec.name, {**texts, **spec.options}), types)
+    return _typed(spec.name, {**texts, **spec.options})
+
+
+def _typed(name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    types = {key: option.convert for key, option in PROBES[name].options.items()}
+    return typed_options(Spec(None, name, options), types)
 
 
 def register(
@@ -145,20 +135,20 @@ def register(
     """Register a probe of your own: the arguments of ``target`` become the keys of its spec string.
 
     Args:
-        name: under which spec strings know it.
-        target: ``(dim, …) -> Pooling``. An argument ``grid`` gets the grid of the patches; the
-            other keyword arguments are ``int`` (positive), ``float``, ``bool`` or ``str``, all
-            with a default. ``input`` and ``batch_norm`` are added.
+        name: its name in spec strings.
+        target: ``(dim, …) -> Pooling``. An argument ``grid`` gets the grid of the patches. All
+            others have a default and are ``int`` (positive), ``float``, ``bool`` or ``str``.
+            The keys ``input`` and ``batch_norm`` are added.
         summary: one line for ``iceprobe ls``.
         equation: the definition in one line.
-        source: the publication it is from.
-        number: the argument that the number behind the name sets.
-        learning_rates: that it is tried with under ``heldout``, where a fit is given none; the
-            grid grows beyond them while its best value lies on the edge.
+        source: publication.
+        number: the argument that a number after the name sets.
+        learning_rates: to try under ``heldout``, if a fit is given none; the grid grows while its
+            best value is on the edge.
 
     Raises:
-        IceprobeError: if the name is taken or holds more than letters and underscores, an
-            argument is of another type, or a learning rate isn't above 0.
+        IceprobeError: if the name is taken or has other characters than letters and underscores,
+            an argument has another type, or a learning rate isn't above 0.
     """
     if not learning_rates or min(learning_rates) <= 0:
         raise IceprobeError(
@@ -173,7 +163,7 @@ def register(
     own = {
         key: Option(
             _converter(name, argument),
-            None if key == number or argument.default is None else _spelled(argument.default),
+            None if key == number or argument.default is None else as_text(argument.default),
         )
         for key, argument in arguments.items()
     }
@@ -192,7 +182,7 @@ def register(
 
 
 def _converter(name: str, argument: inspect.Parameter) -> Callable[[str], Any]:
-    """By the annotation, ``None`` apart, of an argument of ``target``."""
+    """By an argument's annotation, in which ``None`` is ignored."""
     kinds = set(get_args(argument.annotation) or (argument.annotation,)) - {type(None)}
     converters: dict[Any, Callable[[str], Any]] = {
         int: _positive, float: float, bool: boolean, str: str,
@@ -206,50 +196,38 @@ def _converter(name: str, argument: inspect.Parameter) -> Callable[[str], Any]:
     return converters[kind]
 
 
-def _spelled(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError("write a whole number of at least 1")
     return int(text)
 
 
-def _weight(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("write a finite number")
-    return value + 0.0  # -0 is 0
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"write {' or '.join(choices)}")
-        return text
-
-    return convert
-
-
 def _simpool_heads(options: Mapping[str, str]) -> int:
     return 12 if options.get("linear", "true").lower() == "false" else 1
 
 
-def _depth(text: str) -> int:
-    return int(_one_of("1", "2")(text))
+def _inputs(*choices: str) -> dict[str, Option]:
+    """The keys that every probe has; the first choice is the default input."""
+    return {"input": Option(one_of(*choices), choices[0]), "batch_norm": Option(boolean, "true")}
 
 
-_NUMBER = Option(_positive)
+def _numbered(
+    number: str,
+    default: int | Callable[[Mapping[str, str]], int] | None,
+    options: Mapping[str, Option],
+    **own: Option,
+) -> dict[str, Any]:
+    """Arguments of the entry of a probe with a number after its name, and its own options."""
+    all_options = {number: Option(_positive), **own, **options}
+    return {"number": number, "default_number": default, "options": all_options}
+
+
 _OUT_DIM = Option(_positive)
-_BATCH_NORM = Option(boolean, "true")
-_ATTENTIVE = {
-    "input": Option(_one_of("patches", "class+patches", "prefix+patches"), "patches"),
-    "batch_norm": _BATCH_NORM,
-}
-# Where scores are linear in the tokens: a fit has their attention at hand.
-_REGULARISED = {**_ATTENTIVE, **{term: Option(_weight, "0.0") for term in TERMS}}
-_SPATIAL = {"input": Option(_one_of("patches"), "patches"), "batch_norm": _BATCH_NORM}
+_ATTENTIVE = _inputs("patches", "class+patches", "prefix+patches")
+_TERM = Option(lambda text: float(text) + 0.0, "0.0")  # -0 becomes 0
+# Where scores are linear in the tokens, a fit has the attention that the terms read.
+_REGULARISED = {**_ATTENTIVE, **dict.fromkeys(TERMS, _TERM)}
+_SPATIAL = _inputs("patches")
 
 PROBES: Registry[ProbeEntry] = Registry(
     "probe",
@@ -259,14 +237,14 @@ PROBES: Registry[ProbeEntry] = Registry(
             "k nearest neighbours by cosine, weighted; nothing is trained",
             equation="argmax_c Σ_{i ∈ kNN} exp(cos(x, x_i)/T)·[c_i = c]",
             source="Wu et al., CVPR 2018",
-            options={"input": Option(_one_of(*VECTORS))},
+            options={"input": Option(one_of(*VECTORS))},
         ),
         "linear": ProbeEntry(
             "iceprobe.probes.linear:Linear",
             "a linear classifier on the class token or on the mean of patches",
             equation="y = x_cls, or mean_N(X) without a class token",
             source="standard linear probing",
-            options={"input": Option(_one_of(*VECTORS)), "batch_norm": _BATCH_NORM},
+            options={"input": Option(one_of(*VECTORS)), "batch_norm": Option(boolean, "true")},
             variants={"linear?input=mean": "y = mean_N(X)"},
         ),
         "mean_value": ProbeEntry(
@@ -274,28 +252,22 @@ PROBES: Registry[ProbeEntry] = Registry(
             "mean of patches through W_V: efficient probing without attention",
             equation="y = W_V mean_N(X)",
             source="Psomas et al., Attention, Please! (ablation)",
-            learning_rates=(1e-3, 3e-3, 1e-2),
-            options={
-                "out_dim": _OUT_DIM,
-                "input": Option(_one_of("mean"), "mean"),
-                "batch_norm": _BATCH_NORM,
-            },
+            options={"out_dim": _OUT_DIM, **_inputs("mean")},
         ),
         "ep": ProbeEntry(
             "iceprobe.probes.ep:EfficientProbing",
             "efficient probing: M learned queries over raw tokens, one value slice each",
             equation="a_j = softmax_N(X u_j/√D), y_j = W_Vj X a_j",
             source="Psomas et al., Attention, Please! Revisiting Attentive Probing",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="queries",
-            default_number=32,
-            options={
-                "queries": _NUMBER,
-                "out_dim": _OUT_DIM,
-                "value": Option(_one_of("linear", "identity"), "linear"),
-                "query": Option(_one_of("full", "sliced"), "full"),
-                **_REGULARISED,
-            },
+            learning_rates=_MIDDLE_RATES,
+            **_numbered(
+                "queries",
+                32,
+                _REGULARISED,
+                out_dim=_OUT_DIM,
+                value=Option(one_of("linear", "identity"), "linear"),
+                query=Option(one_of("full", "sliced"), "full"),
+            ),
             variants={
                 "ep12?value=identity": "a_j = softmax_N(X u_j/√D), y_j = slice j of Xᵀa_j",
                 "ep12?query=sliced": "a_j = softmax_N(X_j u_j·√(M/D)), X_j = slice j of X, "
@@ -307,29 +279,25 @@ PROBES: Registry[ProbeEntry] = Registry(
             "multi-head cross-attention with one learned query",
             equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D_a)), y_j = W_Vj X a_j",
             source="Psomas et al., Attention, Please! (reference of the equivalence)",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="heads",
-            default_number=12,
-            options={"heads": _NUMBER, "attn_dim": _OUT_DIM, "out_dim": _OUT_DIM, **_REGULARISED},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("heads", 12, _REGULARISED, attn_dim=_OUT_DIM, out_dim=_OUT_DIM),
         ),
         "aim": ProbeEntry(
             "iceprobe.probes.aim:AIM",
             "cross-attention on batch-normalised tokens",
             equation="X̂ = BatchNorm(X), a_j = softmax_N(X̂ W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X̂ a_j",
             source="El-Nouby et al., Scalable Pre-training of Large Autoregressive Image Models",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="heads",
-            default_number=12,
-            options={"heads": _NUMBER, **_REGULARISED},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("heads", 12, _REGULARISED),
         ),
         "abmilp": ProbeEntry(
             "iceprobe.probes.abmilp:abmilp",
             "attention-based multiple-instance learning: a small network scores each token",
             equation="a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
             source="Przewięźlikowski et al., Beyond [cls]",
-            learning_rates=(3e-4, 1e-3, 3e-3),
+            learning_rates=_MIDDLE_RATES,
             options={
-                "depth": Option(_depth, "2"),
+                "depth": Option(lambda text: int(one_of("1", "2")(text)), "2"),
                 "self_attention": Option(boolean, "false"),
                 **_ATTENTIVE,
             },
@@ -344,10 +312,8 @@ PROBES: Registry[ProbeEntry] = Registry(
             "one transformer block over all tokens, then their mean",
             equation="Z = X + MHSA(LN X), y = mean_N(Z + MLP(LN Z))",
             source="Dosovitskiy et al., An Image is Worth 16x16 Words",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="heads",
-            default_number=8,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("heads", 8, _ATTENTIVE),
         ),
         "delf": ProbeEntry(
             "iceprobe.probes.delf:DELF",
@@ -372,19 +338,15 @@ PROBES: Registry[ProbeEntry] = Registry(
             equation="w = softmax_M(k W_q LN(s_j)/√D) ÷ Σ_N, s_j ← GRU(Σ_n w_jn v_n, s_j), "
             "s_j ← s_j + MLP(LN s_j); T times, then y = mean_M s",
             source="Locatello et al., Object-Centric Learning with Slot Attention",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="queries",
-            default_number=8,
-            options={"queries": _NUMBER, "iterations": Option(_positive, "3"), **_ATTENTIVE},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("queries", 8, _ATTENTIVE, iterations=Option(_positive, "3")),
         ),
         "simpool": ProbeEntry(
             "iceprobe.probes.simpool:SimPool",
             "the mean token asks; keys and values are layer-normalised patches",
             equation="a = softmax_N(LN(X) W_Kᵀ W_Q x̄/√D), y = LN(X)ᵀ a",
             source="Psomas et al., Keep It SimPool",
-            number="heads",
-            default_number=_simpool_heads,
-            options={"heads": _NUMBER, "linear": Option(boolean, "true"), **_ATTENTIVE},
+            **_numbered("heads", _simpool_heads, _ATTENTIVE, linear=Option(boolean, "true")),
             variants={
                 "simpool?linear=false": "X̂ = LN(X), a_j = softmax_N(X̂_j x̂_j·√(M/D)), "
                 "y_j = slice j of Xᵀa_j"
@@ -395,13 +357,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CLIP's attention pool: self-attention with positions, read at the mean token",
             equation="Z = [mean(LN X); LN X] + P, y = W_O·MHA(z_0, Z)",
             source="Radford et al., Learning Transferable Visual Models",
-            number="heads",
-            default_number=4,
-            options={
-                "heads": _NUMBER,
-                **_ATTENTIVE,
-                "input": Option(_one_of("patches"), "patches"),
-            },
+            **_numbered("heads", 4, _SPATIAL),
             needs_grid=True,
         ),
         "siglip": ProbeEntry(
@@ -410,19 +366,15 @@ PROBES: Registry[ProbeEntry] = Registry(
             equation="x = W_O·MHA(l, X), y = x + MLP(x)",
             source="Zhai et al., Sigmoid Loss for Language Image Pre-Training",
             learning_rates=(1e-4, 3e-4, 1e-3),
-            number="heads",
-            default_number=8,
-            options={"heads": _NUMBER, **_REGULARISED},
+            **_numbered("heads", 8, _REGULARISED),
         ),
         "vjepa": ProbeEntry(
             "iceprobe.probes.vjepa:VJEPA",
             "V-JEPA's probe: a cross-attention block with one learned query",
             equation="z = q + W_O·MHA(q, LN X), y = z + MLP(LN z)",
             source="Bardes et al., Revisiting Feature Prediction",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="heads",
-            default_number=16,
-            options={"heads": _NUMBER, "proj": Option(boolean, "true"), **_REGULARISED},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("heads", 16, _REGULARISED, proj=Option(boolean, "true")),
             variants={
                 "vjepa?proj=false": "z = q + MHA(q, LN X) without W_O, y = z + MLP(LN z): the "
                 "encoder authors' own"
@@ -433,30 +385,24 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CaiT's class attention: a learned class token attends to itself and to the patches",
             equation="z = c + γ₁ W_O·MHA(c, LN[c; X]), y = LN(z + γ₂ MLP(LN z))",
             source="Touvron et al., Going deeper with Image Transformers",
-            learning_rates=(3e-5, 1e-4, 3e-4),
-            number="heads",
-            default_number=4,
-            options={"heads": _NUMBER, **_ATTENTIVE},
+            learning_rates=_LOW_RATES,
+            **_numbered("heads", 4, _ATTENTIVE),
         ),
         "cae": ProbeEntry(
             "iceprobe.probes.cae:CAE",
             "CAE's probe: cross-attention, a LayerNorm each for query, keys and values",
             equation="y = W_O·MHA(LN q, LN X, LN X)",
             source="Chen et al., Context Autoencoder for Self-Supervised Representation Learning",
-            learning_rates=(3e-5, 1e-4, 3e-4),
-            number="heads",
-            default_number=8,
-            options={"heads": _NUMBER, **_REGULARISED},
+            learning_rates=_LOW_RATES,
+            **_numbered("heads", 8, _REGULARISED),
         ),
         "coca": ProbeEntry(
             "iceprobe.probes.coca:CoCa",
             "CoCa's pooler: query heads of 64 over one shared key and value head",
             equation="a_j = softmax_N(X W_Kᵀ q_j/8), y_j = W_V X a_j, y = W_O[y_1 … y_M]",
             source="Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models",
-            learning_rates=(3e-5, 1e-4, 3e-4),
-            number="heads",
-            default_number=8,
-            options={"heads": _NUMBER, "queries": Option(_positive, "1"), **_REGULARISED},
+            learning_rates=_LOW_RATES,
+            **_numbered("heads", 8, _REGULARISED, queries=Option(_positive, "1")),
             variants={
                 "coca?queries=196": "the same of the first of 196 queries, over all of which LARS's "
                 "trust ratio is: the published code's"
@@ -467,9 +413,8 @@ PROBES: Registry[ProbeEntry] = Registry(
             "CAPI's probe: one learned query, D/64 heads unless said",
             equation="a_j = softmax_N(X W_Kjᵀ q_j·√(M/D)), y_j = W_Vj X a_j + b_Vj",
             source="Darcet et al., Cluster and Predict Latent Patches",
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            number="heads",
-            options={"heads": _NUMBER, **_REGULARISED},
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("heads", None, _REGULARISED),
         ),
     },
 )

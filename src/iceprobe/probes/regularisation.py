@@ -2,10 +2,10 @@
 
     ℓ = CE + λ_c · mean_{i≠j} cos(a_i, a_j) + λ_e · mean_j H(a_j)/ln N      H(a) = −Σ_n a_n ln a_n
 
-Both are means over the images of a batch. λ_c > 0 rewards predictors that look at different
-places, λ_e > 0 predictors that look at few; below 0 they reward the contrary, as a control does. The
-attention is over the keys that the probe reads: its patches, and the prefix tokens that ``input``
-puts among them. Prediction needs none of it, so a regularised probe costs what a plain one does.
+Both are means over the images of a batch. λ_c > 0 rewards predictors that attend to different
+tokens, λ_e > 0 predictors that attend to few; negative values reward the opposite, as a control.
+The attention is over the patches and the prefix tokens that ``input`` adds. Prediction is the same
+as without them.
 """
 
 import math
@@ -20,25 +20,16 @@ from iceprobe.core.errors import IceprobeError
 
 @dataclass(frozen=True)
 class Regularisation:
-    """The terms and their weights; false where there are none.
+    """The weights of the terms; false if all are zero."""
 
-    Attributes:
-        complementarity: λ_c, of the mean pairwise cosine of an image's maps.
-        entropy: λ_e, of the normalised entropy of a map.
-    """
-
-    complementarity: float = 0.0
-    entropy: float = 0.0
+    complementarity: float = 0.0  # λ_c, of the mean pairwise cosine of an image's maps
+    entropy: float = 0.0  # λ_e, of the normalised entropy of a map
 
     def __bool__(self) -> bool:
         return bool(self.complementarity or self.entropy)
 
     def __call__(self, log_weights: Tensor, weights: Tensor) -> Tensor:
-        """ln a and a, ``(…, M, N)`` → what is added to the loss, ``(…)``; 0 without terms.
-
-        Raises:
-            IceprobeError: for the entropy over a single key, which has no scale.
-        """
+        """ln a and a, ``(…, M, N)`` → the addition to the loss, ``(…)``; 0 without terms."""
         total = log_weights.new_zeros(log_weights.shape[:-2])
         if self.complementarity:
             total = total + self.complementarity * mean_pairwise_cosine(weights)
@@ -50,7 +41,7 @@ class Regularisation:
 def mean_pairwise_cosine(maps: Tensor) -> Tensor:
     """Mean cosine over pairs of an image's M ≥ 2 maps, ``(…, M, N)`` → ``(…)``.
 
-    In M·N products an image instead of M²·N: with unit maps â_i = a_i/‖a_i‖,
+    In M·N products per image instead of M²·N: with unit maps â_i = a_i/‖a_i‖,
 
         Σ_{i≠j} cos(a_i, a_j) = ‖Σ_i â_i‖² − Σ_i ‖â_i‖² = ‖Σ_i â_i‖² − M
 
@@ -67,11 +58,8 @@ def mean_pairwise_cosine(maps: Tensor) -> Tensor:
 def normalised_entropy(log_weights: Tensor, weights: Tensor) -> Tensor:
     """−Σ_n a_n ln a_n / ln N from ln a and a, ``(…, N)`` → ``(…)``.
 
-    From logarithms, since a weight that rounds to 0 has a gradient there: that of −a ln a by a,
-    −ln a − 1, is infinite.
-
-    Raises:
-        IceprobeError: for a single key.
+    Logarithms are separate because a weight that rounds to 0 still has a gradient by ln a, while
+    d(−a ln a)/da = −ln a − 1 is infinite. A single key is an `IceprobeError`.
     """
     keys = log_weights.shape[-1]
     if keys < 2:

@@ -1,22 +1,13 @@
-"""Segmentation probes: class logits z_n ∈ R^C for each patch token, upsampled to the mask's pixels.
+"""Segmentation probes: class logits z_n ∈ R^C per patch token, upsampled to the pixels of the mask.
 
     linear   z_n = W x_n + b
     epM      z_n = W x_n + b + 1/M Σ_m N·a_mn · E_m p_m      a_m = softmax_N(X u_m/√D), p_m = Xᵀ a_m
 
-x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens: a batch
-norm without affine whose statistics are known.
-
-The linear probe decides every patch by itself. What EP knows is about the image: its query u_m reads
-patches with the weights a_m; its value map and classifier, two linear maps in a row and here one, E_m ∈ R^{C×D},
-make class evidence E_m p_m of what was pooled there. The conditioned probe gives that evidence back to
-the patches it was pooled from, in the proportion N·a_mn in which they were read: *what* comes from
-the pooled descriptor, *where* from the maps. Each a_m sums to 1, hence
-
-    mean_n z_n = W x̄ + b + 1/M Σ_m E_m p_m
-
-is what the linear probe on the mean token and EP say of the image together; nothing is added but their
-way back. Maps as M more inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would say where and not
-what; the descriptor given to all patches alike, what and not where.
+x_n are patch tokens, standardised by the fixed mean and deviation of the training tokens. E_m ∈
+R^{C×D} is EP's value map and classifier in one: E_m p_m is class evidence of the image, which
+returns to the patches that it was pooled from, in proportion to their weights
+(docs/segmentation.md). Maps as M more inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would
+carry only the position of an object; the descriptor added to all patches only its class.
 """
 
 import torch
@@ -33,14 +24,15 @@ Grid = tuple[int, int]
 class LinearSegmentation(nn.Module):
     """One linear classifier for all patches.
 
-    Parameters may have leading dimensions ``…``, members that are trained side by side: logits get them.
+    Parameters may have leading dimensions ``…`` of members that are trained together; logits have
+    them too.
 
     Args:
         dim: D, width of the tokens.
         num_classes: C.
     """
 
-    reads_tokens: tuple[str, ...] = ("weight",)  # parameters (…, D) that are multiplied by tokens
+    reads_tokens: tuple[str, ...] = ("weight",)  # parameters (…, D) that multiply tokens
     mean: Tensor  # (D,) of the training tokens
     std: Tensor  # (D,)
 
@@ -56,17 +48,17 @@ class LinearSegmentation(nn.Module):
         return self.logits((tokens - self.mean) / self.std)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The same of standardised tokens."""
+        """Logits of standardised tokens."""
         z = torch.einsum("bnd,...cd->...bnc", x, self.weight)
         return z + self.bias[..., None, None, :]
 
     def macs(self, num_tokens: int) -> int:
-        """Multiply–adds of an image; standardising and upsampling are left out."""
+        """Multiply–adds per image, without standardising and upsampling."""
         return num_tokens * self.weight.numel()
 
 
 class EPSegmentation(LinearSegmentation):
-    """The linear classifier, and EP's class evidence given back to where it was pooled.
+    """The linear classifier, and EP's class evidence returned to the patches it was pooled from.
 
     Args:
         dim: D, width of the tokens.
@@ -83,7 +75,7 @@ class EPSegmentation(LinearSegmentation):
         self.evidence = _uniform(queries, num_classes, dim)
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """Maps a_m of patch tokens ``(B, N, D)``: ``(…, B, M, N)``, each sums to 1."""
+        """Patch tokens ``(B, N, D)`` → maps a_m ``(…, B, M, N)``, each with sum 1."""
         return self._maps((tokens - self.mean) / self.std)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -105,11 +97,7 @@ class EPSegmentation(LinearSegmentation):
 
 
 def label(text: str) -> str:
-    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``.
-
-    Raises:
-        IceprobeError: for anything else.
-    """
+    """The canonical name of a segmentation probe, ``"linear"`` or ``"ep8"``."""
     spec = parse_probe(text)
     if spec.name not in ("linear", "ep") or set(spec.options) - {"queries"}:
         raise IceprobeError(
@@ -140,7 +128,7 @@ def build(probe: str | Spec, dim: int, num_classes: int) -> LinearSegmentation:
 
 
 def upsample(logits: Tensor, grid: Grid, side: int) -> Tensor:
-    """Bilinear between the patches' centres: ``(…, N, C)`` → ``(…, C, side, side)``."""
+    """Bilinear upsampling, ``(…, N, C)`` → ``(…, C, side, side)``."""
     *leading, _, classes = logits.shape
     cells = logits.reshape(-1, *grid, classes).permute(0, 3, 1, 2)
     pixels = F.interpolate(cells, size=(side, side), mode="bilinear", align_corners=False)
@@ -148,6 +136,6 @@ def upsample(logits: Tensor, grid: Grid, side: int) -> Tensor:
 
 
 def _uniform(*shape: int) -> nn.Parameter:
-    """As torch initialises a linear layer of that width."""
+    """Initialised like a `torch.nn.Linear` of that width."""
     bound = shape[-1] ** -0.5
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -4,39 +4,30 @@
     x = W_O [y_1 … y_M] + b_O      out = x + MLP(x)
 
 No norm anywhere; the MLP is four times as wide, with GELU. Zhai et al., "Sigmoid Loss for Language
-Image Pre-Training"; timm's ``AttentionPoolLatent``, whose latent starts as D^-1/2 times a normal cut at
-±2 deviations (deviation 0.88 D^-1/2).
+Image Pre-Training"; timm's ``AttentionPoolLatent``, whose latent starts as D^-1/2 times a normal
+cut at ±2 deviations (deviation 0.88 D^-1/2).
 
-Keys are folded into the query in every forward; their bias drops out of the softmax.
+Keys are folded into the query in every forward pass; their bias cancels in the softmax.
 """
 
 import torch
 from torch import Tensor, nn
 
-from iceprobe.probes.folding import FoldedKeys, value_rows
+from iceprobe.probes.folding import FoldedKeys
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
 
 
 class SigLIP(FoldedKeys, QueryPooling):
-    """SigLIP's head with M attention heads.
-
-    Args:
-        dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
-
-    Raises:
-        IceprobeError: if it doesn't.
-    """
+    """SigLIP's head with M attention heads; raises `IceprobeError` if M doesn't divide D."""
 
     linear_in_tokens = True
     token_maps = ("kv",)
+    fold_only = ("latent", "q")
 
     def __init__(self, dim: int, heads: int = 8):
-        super().__init__()
+        super().__init__(dim, heads)
         check_divides("siglip", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
         self.latent = nn.Parameter(torch.empty(1, dim))
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
@@ -48,16 +39,6 @@ class SigLIP(FoldedKeys, QueryPooling):
     def fold(self) -> Tensor:
         query = self.q(self.latent)
         return fold_keys(query, self.kv.weight[: self.out_dim], self.num_predictors)
-
-    def fold_macs(self) -> int:
-        return 2 * self.out_dim**2
-
-    def drop_keys(self) -> None:
-        del self.latent, self.q
-        self.kv = value_rows(self.kv, self.out_dim)
-
-    def queries(self, stats: TokenStats | None = None) -> Tensor:
-        return self.folded_queries()
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
         weight, bias = self.kv.weight[-self.out_dim :], self.kv.bias[-self.out_dim :]

@@ -1,13 +1,13 @@
-"""SimPool: the mean token asks, the patches answer.
+"""SimPool: the mean token is the query, the patches are keys and values.
 
     q = W_Q mean_N(X)      a = softmax_N(LN(X) W_Kᵀ q / √D)      y = LN(X)ᵀ a
 
 No biases. ``linear=False`` leaves W_Q and W_K out: q = LN(mean_N(X)), the values are the raw
-tokens, and twelve heads each see a slice of D/M channels. Psomas et al., "Keep It SimPool: Who
+tokens, and twelve heads each read a slice of D/M channels. Psomas et al., "Keep It SimPool: Who
 Said Supervised Transformers Suffer from Attention Deficit?".
 
-Every image has its own effective query u = W_Kᵀ W_Q mean_N(X) / √D: two products with one vector,
-never with N tokens. (Forming W_KᵀW_Q first would cost D³ a step, and pay from D images on.)
+Every image has its own effective query u = W_Kᵀ W_Q mean_N(X) / √D: two products with one vector
+instead of N tokens. (Computing W_KᵀW_Q first would cost D³ per step and pay off from D images on.)
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.layer_norm import apply_norm, center, fold_norm, token_rstd
 from iceprobe.probes.linear import mean_tokens
-from iceprobe.probes.pooling import Pooling, check_divides
+from iceprobe.probes.pooling import Pooling, check_divides, take_slices
 
 
 class SimPool(Pooling):
@@ -24,11 +24,8 @@ class SimPool(Pooling):
 
     Args:
         dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
+        heads: M; an `IceprobeError` if it doesn't divide D.
         linear: whether query and keys are projected, and the values normalised.
-
-    Raises:
-        IceprobeError: if M doesn't divide D.
     """
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"
@@ -36,12 +33,11 @@ class SimPool(Pooling):
     def __init__(self, dim: int, heads: int = 1, linear: bool = True):
         super().__init__()
         check_divides("simpool", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
+        self.out_dim, self.num_predictors = dim, heads
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.q = nn.Linear(dim, dim, bias=False) if linear else None
         self.k = nn.Linear(dim, dim, bias=False) if linear else None
-        # W_Q has no bias to take μ/σ off the mean token, so it meets that in the tokens' own coordinates.
+        # W_Q has no bias to subtract μ/σ, so it reads the mean token in its own coordinates.
         self.token_norms = ("norm",) if linear else ()
         self.own_values = not linear
 
@@ -52,8 +48,7 @@ class SimPool(Pooling):
             pooled = image_sums(tokens, weights)
         else:
             pooled = apply_norm(image_sums(tokens, weights, rstd), self.norm)
-        slices = pooled.unflatten(-1, (self.num_predictors, -1))
-        return slices.diagonal(dim1=1, dim2=2).mT.flatten(1)
+        return take_slices(pooled)
 
     def attention(self, tokens: Tensor) -> Tensor:
         return self._weights(tokens, token_rstd(tokens, self.norm.eps))

@@ -1,14 +1,14 @@
-"""Slot attention: M slots compete for the tokens, T times over.
+"""Slot attention: M slots compete for the tokens in T iterations.
 
     k = W_k LN(X)      v = W_v LN(X)      s_j ← learned
     T times:  w = softmax over slots of k (W_q LN s_j)/√D, + 1e-8, divided by its sum over tokens
               s_j ← GRU(Σ_n w_jn v_n, s_j)      s_j ← s_j + MLP(LN s_j)
     y = mean_j s_j
 
-The MLP has ratio 2 and a ReLU; LN ε = 1e-6. Every slot starts from a learned vector of its own
-instead of a sample. Locatello et al., "Object-Centric Learning with Slot Attention". With T = 1,
-the softmax over tokens, W_q the identity, no norms, GRU and MLP, and value slices concatenated in
-place of the mean it is efficient probing.
+The MLP has ratio 2 and a ReLU; LN ε = 1e-6. Every slot starts from its own learned vector instead
+of a sample. Locatello et al., "Object-Centric Learning with Slot Attention". It is efficient
+probing if T = 1, the softmax is over tokens, W_q is the identity, there are no norms, GRU and MLP,
+and value slices are concatenated in place of the mean.
 """
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from iceprobe.probes.pooling import Pooling
 
 EPSILON, MLP_RATIO = 1e-6, 2
-FLOOR = 1e-8  # added to the weights: a slot that wins no token still has a sum to divide by
+FLOOR = 1e-8  # added to the weights: the sum of a slot without tokens isn't 0
 
 
 class SlotAttention(Pooling):
-    """Slot attention, described by the mean of its slots.
+    """Slot attention; the descriptor is the mean of the slots.
 
     Args:
         dim: D, width of tokens, slots and descriptor.
@@ -30,7 +30,6 @@ class SlotAttention(Pooling):
     """
 
     refusal = "its queries are the slots, which every image changes in every iteration"
-
     token_norms = ("token_norm",)
 
     def __init__(self, dim: int, queries: int = 8, iterations: int = 3):
@@ -63,7 +62,7 @@ class SlotAttention(Pooling):
         return self.query(self.slot_norm(slots)) @ keys.mT * keys.shape[-1] ** -0.5
 
     def update(self, gathered: Tensor, slots: Tensor) -> Tensor:
-        """What the slots gathered ``(B, M, D)`` and the slots → the next slots."""
+        """Gathered values and slots, both ``(B, M, D)`` → the next slots."""
         after = self.gru(gathered.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return after + self.mlp(after)
 
@@ -84,6 +83,6 @@ class SlotAttention(Pooling):
 
 
 def compete(scores: Tensor) -> Tensor:
-    """Softmax over slots, then a mean over tokens: ``(B, M, N)``, each row of sum 1."""
+    """Softmax over slots, then each row ``(B, M, N)`` divided by its sum over tokens."""
     weights = torch.softmax(scores, 1) + FLOOR
     return weights / weights.sum(-1, keepdim=True)

@@ -5,41 +5,32 @@
     z = q₀ + W_O [y_1 … y_M] + b_O      out = z + MLP(LN(z))
 
 LN ε 1e-5; the MLP is four times as wide, with GELU. Bardes et al., "Revisiting Feature Prediction
-for Learning Visual Representations from Video", as Psomas et al., "Attention, Please!", have it. The
-encoder authors' own classifiers never apply W_O and b_O (``proj=false``: z = q₀ + [y_1 … y_M]).
+for Learning Visual Representations from Video", in the version of Psomas et al., "Attention,
+Please!". The original authors' classifiers never apply W_O and b_O (``proj=false``: z = q₀ + [y_1 …
+y_M]).
 
-Keys are folded into the query in every forward, and the LayerNorm of the tokens with them.
+Keys and the LayerNorm of the tokens are folded into the query in every forward pass.
 """
 
 import torch
 from torch import Tensor, nn
 
-from iceprobe.probes.folding import FoldedKeys, truncated_normal_, value_rows
-from iceprobe.probes.layer_norm import apply_norm, center, fold_norm
+from iceprobe.probes.folding import FoldedKeys, truncated_normal_
+from iceprobe.probes.layer_norm import apply_norm, fold_norm
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import QueryPooling, TokenStats, check_divides, slice_values
 
 
 class VJEPA(FoldedKeys, QueryPooling):
-    """V-JEPA's probe with M heads.
-
-    Args:
-        dim: D, width of the tokens and of the descriptor.
-        heads: M; divides D.
-        proj: whether W_O follows the attention.
-
-    Raises:
-        IceprobeError: if it doesn't.
-    """
+    """V-JEPA's probe with M heads, W_O if ``proj``; `IceprobeError` if M doesn't divide D."""
 
     layer_norm = 1e-5
     token_norms = ("norm1",)
+    fold_only = ("q",)
 
     def __init__(self, dim: int, heads: int = 16, proj: bool = True):
-        super().__init__()
+        super().__init__(dim, heads)
         check_divides("vjepa", heads, dim=dim)
-        self.out_dim = dim
-        self.num_predictors = heads
         self.query = nn.Parameter(torch.empty(1, dim))
         self.norm1 = nn.LayerNorm(dim, eps=self.layer_norm)
         self.q = nn.Linear(dim, dim)
@@ -57,16 +48,6 @@ class VJEPA(FoldedKeys, QueryPooling):
     def fold(self) -> Tensor:
         keys = self.kv.weight[: self.out_dim]
         return fold_norm(fold_keys(self.q(self.query), keys, self.num_predictors), self.norm1)
-
-    def fold_macs(self) -> int:
-        return 2 * self.out_dim**2
-
-    def drop_keys(self) -> None:
-        del self.q
-        self.kv = value_rows(self.kv, self.out_dim)
-
-    def queries(self, stats: TokenStats | None = None) -> Tensor:
-        return center(self.folded_queries())
 
     def values(self, pooled: Tensor, stats: TokenStats | None = None) -> Tensor:
         weight, bias = self.kv.weight[-self.out_dim :], self.kv.bias[-self.out_dim :]
