@@ -1,29 +1,18 @@
-"""What a label can be: the index of a class, one an image. Whatever holds labels is checked here."""
+"""Checks of labels: each image has one, the index of its class."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 
 
-class Labelled(Protocol):
-    """What has labels, and a name for each (`datasets.base.Split`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def labels(self) -> np.ndarray: ...
-    @property
-    def names(self) -> Sequence[str]: ...
-
-
 def whole_labels(labels: Any, split: str) -> np.ndarray:
     """Labels as given → ``(n,)`` int64.
 
     Raises:
-        IceprobeError: if they aren't one whole number an image.
+        IceprobeError: if they aren't one whole number per image.
     """
     try:
         given = np.asarray(labels)
@@ -55,11 +44,7 @@ def whole_labels(labels: Any, split: str) -> np.ndarray:
 
 
 def check_count(split: str, labels: int, **others: int) -> None:
-    """See that there is one label for each image, name and box.
-
-    Raises:
-        IceprobeError: with both counts.
-    """
+    """Raise `IceprobeError` with both counts unless there is one label per image, name and box."""
     for what, count in others.items():
         if count != labels:
             raise IceprobeError(
@@ -67,44 +52,20 @@ def check_count(split: str, labels: int, **others: int) -> None:
             )
 
 
+def labels_outside(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Rows whose label is not the index of a class."""
+    return np.flatnonzero((labels < 0) | (labels >= len(classes)))
+
+
 def check_stored(labels: np.ndarray, classes: Sequence[str], split: str, store: object) -> None:
-    """See that labels of a store, which may be older than this check, are indices of its classes.
+    """Check the labels of a store, which may be older than the check of data sets.
 
     Raises:
-        IceprobeError: naming the first that isn't.
+        IceprobeError: naming the first label that is not the index of a class.
     """
-    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(outside):
-        row = int(outside[0])
+    if len(outside := labels_outside(labels, classes)):
         raise IceprobeError(
-            f"label {labels[row]} of row {row} in split {split!r} of store {store} is no class: "
-            f"{len(classes)} are named ({len(outside)} such labels); extract it again from a data "
-            "set without these images"
+            f"label {labels[outside[0]]} of row {outside[0]} in split {split!r} of store {store} is "
+            f"no class: {len(classes)} are named ({len(outside)} such labels); extract it again from "
+            "a data set without these images"
         )
-
-
-def check_labels(data: str, classes: Sequence[str], splits: Sequence[Labelled]) -> None:
-    """See that every label is the index of a class, and that train has every class of the others.
-
-    Raises:
-        IceprobeError: naming split, image and label.
-    """
-    for split in splits:
-        labels = whole_labels(split.labels, split.name)
-        check_count(split.name, len(labels), names=len(split.names))
-        outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-        if len(outside):
-            row = int(outside[0])
-            raise IceprobeError(
-                f"label {labels[row]} of {split.names[row]!r} in split {split.name!r} of {data!r} "
-                f"is no class: {len(classes)} are named, 0 to {len(classes) - 1} "
-                f"({len(outside)} such labels); mend them or leave the images out"
-            )
-    trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
-    for split in splits:
-        unseen = np.setdiff1d(split.labels, trained)
-        if len(trained) and len(unseen):
-            raise IceprobeError(
-                f"class {str(classes[int(unseen[0])])!r} is in split {split.name!r} of {data!r} but "
-                "missing from train: add images of it to train or leave it out"
-            )

@@ -1,6 +1,6 @@
-"""Labels as sources give them, names or numbers → indices into one list of classes.
+"""Labels of a source, names or numbers → indices into one list of classes.
 
-A label's number is not its name: where splits carry lists of names, the names decide.
+Where splits have their own lists of names, the names decide, not the numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.labels import labels_outside
 
 
 def numbered(
     values: Mapping[str, Sequence[str | int]], spec: str
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Number the classes of ``"train"``: by size where all are whole numbers, else by name.
+    """Number the classes of ``"train"``: by value if all are whole numbers, else by name.
 
     Args:
-        values: of each split, the label of each image.
+        values: the label of each image of each split.
         spec: of the data set, for the error.
 
     Returns:
         Names of the classes, and the labels ``(n,)`` of each split.
 
     Raises:
-        IceprobeError: if another split has a class that train has not.
+        IceprobeError: if train lacks a class of another split.
     """
     texts = {split: list(map(str, given)) for split, given in values.items()}
     classes = sorted(set(texts["train"]))
@@ -41,7 +42,7 @@ def numbered(
 def by_names(
     labels: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], spec: str
 ) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    """Bring the labels of all splits into the order of train's list of names.
+    """Map the labels of all splits to train's list of names.
 
     Args:
         labels: of each split, ``(n,)`` indices into its own list.
@@ -49,12 +50,12 @@ def by_names(
         spec: of the data set, for the error.
 
     Returns:
-        The names that images have, the labels of each split as indices into them, and what was taken
-        for granted.
+        The names of classes with images, the labels of each split as indices into them, and
+        assumptions.
 
     Raises:
-        IceprobeError: for a label beyond its list, a list with a name twice, or a class of another
-            split that no training image has.
+        IceprobeError: for a label beyond its list, a name listed twice, or a class of another split
+            without training images.
     """
     given: dict[str, list[str]] = {}
     for split, own in labels.items():
@@ -65,12 +66,11 @@ def by_names(
                 f"class {twice!r} is twice in the names of split {split!r} of {spec!r}: "
                 "give each class a name of its own"
             )
-        outside = np.flatnonzero((own < 0) | (own >= len(listed)))
-        if len(outside):
-            row = int(outside[0])
+        if len(outside := labels_outside(own, listed)):
             raise IceprobeError(
-                f"label {own[row]} of image {row} in split {split!r} of {spec!r} has no name: "
-                f"{len(listed)} are named, 0 to {len(listed) - 1}; mend it or leave the image out"
+                f"label {own[outside[0]]} of image {outside[0]} in split {split!r} of {spec!r} has no "
+                f"name: {len(listed)} are named, 0 to {len(listed) - 1}; mend it or leave the image "
+                "out"
             )
         given[split] = [listed[label] for label in own.tolist()]
     used = {split: set(values) for split, values in given.items()}
@@ -96,7 +96,7 @@ def by_names(
 
 
 def negative_numbers(classes: Sequence[str], spec: str) -> list[str]:
-    """A line where negative numbers are read as classes: they often say that a label is missing."""
+    """A line for each negative number read as a class: it often means that the label is missing."""
     if not all(map(_is_number, classes)) or set(classes) == {"-1", "1"}:
         return []
     return [

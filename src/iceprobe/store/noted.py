@@ -1,4 +1,4 @@
-"""What was done to image files on reading: counted in the manifest, logged where it was assumed."""
+"""What was done to images on decoding: counted in the manifest, and logged if it was assumed."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ from iceprobe.datasets.pixels import (
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
 
-ROUNDED = 0.01  # share of the tokens' variance from which on their rounding is reported
+ROUNDED = 0.01  # rounding above this share of the tokens' variance is reported
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
@@ -34,7 +34,7 @@ _LINES = {
     BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
 }
-_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # that says it
+_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # which sets it
 
 
 def noted(images: Sequence[Seen]) -> dict[str, Any]:
@@ -45,14 +45,13 @@ def noted(images: Sequence[Seen]) -> dict[str, Any]:
 
 
 def assumed(manifest: "Manifest") -> list[str]:
-    """What was assumed about backbone, data set and image files, a line each."""
+    """Assumptions about backbone, data set and image files, a line each."""
     return [*manifest.backbone.assumed, *manifest.dataset.assumed, *assumed_of_files(manifest)]
 
 
 def rounded(manifest: "Manifest") -> list[str]:
-    """A line where rounding takes more than `ROUNDED` of the tokens' variance."""
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    share = max((s.rounding for s in shards if s.rounding is not None), default=0.0)
+    """A line if rounding exceeds `ROUNDED` of the tokens' variance."""
+    share = max((s.rounding for s in manifest.shards if s.rounding is not None), default=0.0)
     if share <= ROUNDED:
         return []
     return [
@@ -62,8 +61,8 @@ def rounded(manifest: "Manifest") -> list[str]:
 
 
 def assumed_of_files(manifest: "Manifest") -> list[str]:
-    """What was assumed about the image files of a store, a line for each kind."""
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    """Assumptions about the image files of a store, a line for each kind."""
+    shards = manifest.shards
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.read or {})
@@ -83,10 +82,9 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
 
 
 class FirstSeen:
-    """Logs what is assumed about files at the first file of each kind, where no store counts them.
+    """Logs assumptions at the first file of each kind, and adds them to the data set's ``record``.
 
-    Args:
-        record: of the data set, whose ``assumed`` the lines are added to.
+    For tokens that are not stored, where no manifest counts them.
     """
 
     def __init__(self, record: "DatasetRecord"):
@@ -94,36 +92,34 @@ class FirstSeen:
         self._lock = threading.Lock()
 
     def note(self, image: Image.Image) -> None:
-        """Note an image as its split gave it; from any thread."""
-        found = seen(image)
+        """Note an image of the data set; threads may call this."""
+        found, record = seen(image), self._record
         lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
         if found.largest is not None:
             lines[DEEP] = f"images of 16 bits, in which {FULL:,} is white (scale= says otherwise)"
         for kind, line in lines.items():
             with self._lock:
-                new = line not in self._record.assumed and _OPTION.get(kind) not in (
-                    self._record.reading
-                )
+                new = line not in record.assumed and _OPTION.get(kind) not in record.reading
                 if new:
-                    self._record.assumed.append(line)
+                    record.assumed.append(line)
             if new:
                 assumptions.log_assumptions([line])
 
 
 def _next_depth(largest: float) -> int:
-    """White of the least depth that holds a value: 3,012 has 12 bits, 4095."""
+    """White of the smallest depth that holds a value: 3,012 has 12 bits, 4095."""
     return 2 ** max(8, int(largest).bit_length()) - 1
 
 
 def log_file_assumptions(manifest: "Manifest") -> None:
-    """Log what was assumed about the files, and which images were left out."""
+    """Log the assumptions about the files, and which images were left out."""
     assumptions.log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
         log.warning("%s", left_out(skipped))
 
 
 def left_out(names: Sequence[str]) -> str:
-    """A few of the images that could not be read, then how many more."""
+    """The first images that could not be read, and how many more."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     shown = ", ".join(map(repr, names[:NAMED]))
     plural = "s" if len(names) > 1 else ""
