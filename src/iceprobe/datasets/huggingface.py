@@ -20,7 +20,7 @@ from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import decode, one_line, state
 from iceprobe.datasets.label_names import in_files
-from iceprobe.datasets.named import by_names, negative_numbers, numbered
+from iceprobe.datasets.labels import by_names, negative_numbers, numbered
 from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.walking import images_below
 

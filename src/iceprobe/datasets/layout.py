@@ -56,29 +56,25 @@ def find_layout(
     """
     folders = folders_in(root)
     by_role = {role: [name for name in folders if role_of(name) == role] for role in WORDS}
-    if train or test:
-        chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
-        reported = _named(root, test, "test") or _test_folder(root, by_role, split)
-        if chosen is None or reported is None:
-            missing = "train" if chosen is None else "test"
-            raise IceprobeError(
-                f"folder {str(root)!r} has no folder for {missing}: name it as {missing}=FOLDER"
-            )
-        if chosen == reported:
-            raise IceprobeError(f"train and test of {str(root)!r} are both {test!r}: name two")
-        return Layout(chosen, reported)
-    if split is not None and not by_role["train"]:
+    named = bool(train or test)
+    if split is not None and not named and not by_role["train"]:
         raise IceprobeError(
             f"folder {str(root)!r} has no train/ beside {split}/: make one, or drop split={split}"
         )
-    if split is not None or (by_role["train"] and (by_role["test"] or by_role["val"])):
-        chosen = _pick(root, by_role["train"], "train")
-        reported = _test_folder(root, by_role, split)
-        assert chosen is not None  # there are candidates, and _pick refuses to guess
-        assert reported is not None
-        return Layout(chosen, reported, () if split else _assumed(root, chosen, reported, folders))
-    _refuse_what_looks_like_splits(root, folders)
-    return None
+    asked = named or split is not None
+    if not asked and not (by_role["train"] and (by_role["test"] or by_role["val"])):
+        _refuse_what_looks_like_splits(root, folders)
+        return None
+    chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
+    reported = _named(root, test, "test") or _test_folder(root, by_role, split)
+    if chosen is None or reported is None:
+        missing = "train" if chosen is None else "test"
+        raise IceprobeError(
+            f"folder {str(root)!r} has no folder for {missing}: name it as {missing}=FOLDER"
+        )
+    if chosen == reported:
+        raise IceprobeError(f"train and test of {str(root)!r} are both {test!r}: name two")
+    return Layout(chosen, reported, () if asked else _assumed(root, chosen, reported, folders))
 
 
 def assumed_classes(root: AnyPath) -> list[str]:

@@ -22,6 +22,9 @@ def _unchecked(kind: type[Any]) -> Any:
     return type(kind.__name__, (kind,), {"_check_integrity": lambda *_, **__: True})
 
 
+_Flowers102, _Places365, _STL10 = map(_unchecked, (tv.Flowers102, tv.Places365, tv.STL10))
+
+
 def _read_lists(kind: type[Any], root: Path, name: str, parts: Sequence[str]) -> Read:
     """The files and labels that most of torchvision's classes hold, one part after another.
 
@@ -42,7 +45,7 @@ read_food101 = partial(_read_lists, tv.Food101)
 
 def read_flowers102(root: Path, name: str, parts: Sequence[str]) -> Read:
     """Images by their numbers in ``setid.mat``; labels on disk count from 1."""
-    made = [_unchecked(tv.Flowers102)(root, split=part) for part in parts]
+    made = [_Flowers102(root, split=part) for part in parts]
     files = [file for part in made for file in part._image_files]
     labels = [label for part in made for label in part._labels]
     # torchvision 0.21 lacks the names.
@@ -59,7 +62,7 @@ def read_cars(root: Path, name: str, parts: Sequence[str]) -> Read:
 
 def read_places365(root: Path, name: str, parts: Sequence[str]) -> Read:
     """The 256 x 256 images; labels by the file lists, names by ``categories_places365.txt``."""
-    made = [_unchecked(tv.Places365)(root, split=part, small=True) for part in parts]
+    made = [_Places365(root, split=part, small=True) for part in parts]
     files, labels = zip(*(sample for part in made for sample in part.imgs), strict=True)
     place: dict[str, int] = made[0].class_to_idx
     return _split(root, name, files, labels), sorted(place, key=place.__getitem__)
@@ -68,7 +71,7 @@ def read_places365(root: Path, name: str, parts: Sequence[str]) -> Read:
 def read_stl10(root: Path, name: str, parts: Sequence[str]) -> Read:
     """Labels on disk count from 1, pixels are stored by columns."""
     (part,) = parts
-    made = _unchecked(tv.STL10)(root, split=part)
+    made = _STL10(root, split=part)
     names = [f"{name}/{index:05d}" for index in range(len(made.labels))]
     split = ArraySplit(name, made.data.transpose(0, 2, 3, 1), made.labels, names)
     return split, made.classes

@@ -35,11 +35,7 @@ def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """Names of the folders directly in it, sorted.
-
-    Raises:
-        IceprobeError: if it can't be read, or holds a broken link.
-    """
+    """Names of the folders directly in it, sorted; a broken link raises `IceprobeError`."""
     return _entries(folder, folders=True)
 
 

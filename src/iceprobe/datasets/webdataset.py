@@ -27,7 +27,7 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import below, decode, one_line, state
-from iceprobe.datasets.named import negative_numbers, numbered
+from iceprobe.datasets.labels import negative_numbers, numbered
 from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
@@ -110,7 +110,8 @@ def load_webdataset(
         )
     root = _common([tar.parent for part in tars.values() for tar in part], spec)
     read = _label_reader(label)
-    found: dict[str, tuple[list[Member], list[str | int]]] = {}
+    members: dict[str, list[Member]] = {}
+    values: dict[str, list[str | int]] = {}
     assumed: list[str] = []
     for split, paths in tars.items():
         samples = [
@@ -118,13 +119,11 @@ def load_webdataset(
         ]
         if not samples:
             raise IceprobeError(f"split {split!r} of {spec!r} is empty: its tars hold no samples")
-        found[split] = [member for member, _ in samples], [value for _, value in samples]
-        assumed += _repeated(split, found[split][0])
-    classes, labels = numbered({split: values for split, (_, values) in found.items()}, spec)
-    splits = {
-        split: TarSplit(split, root, members, labels[split])
-        for split, (members, _) in found.items()
-    }
+        members[split] = [member for member, _ in samples]
+        values[split] = [value for _, value in samples]
+        assumed += _repeated(split, members[split])
+    classes, labels = numbered(values, spec)
+    splits = {split: TarSplit(split, root, members[split], labels[split]) for split in tars}
     assumed += negative_numbers(classes, spec)
     # `/data/birds/train-{000..010}.tar` is called `birds`.
     short = Path(os.path.abspath(name)).parent.name or "webdataset"

@@ -22,9 +22,8 @@ from torch.utils.data import Subset
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import FileSplit, one_line
-from iceprobe.datasets.labels import whole_labels
+from iceprobe.datasets.labels import by_names, negative_numbers, numbered, whole_labels
 from iceprobe.datasets.layout import role_of
-from iceprobe.datasets.named import by_names, negative_numbers, numbered
 from iceprobe.datasets.pixels import plain
 
 HOW = (

@@ -153,12 +153,15 @@ class _Crew:
                 once.add(loss.row)
                 left = work.rows[~np.isin(work.rows, list(lost))]
                 job = self.submit(job.number, replace(work, rows=left))
-                assert lost_reader is not None  # only a reader that has a job can be lost
-                lost_reader.dismiss()
-                self._readers.remove(lost_reader)
-                self._readers.append(self._start())  # which takes this job first
+                self._replace(lost_reader)  # the new one takes this job first
             else:
                 return replace(batch, bad=sorted([*batch.bad, *lost.items()])) if lost else batch
+
+    def _replace(self, reader: "_Reader | None") -> None:
+        assert reader is not None  # only a reader that has a job can be lost
+        reader.dismiss()
+        self._readers.remove(reader)
+        self._readers.append(self._start())
 
     def dismiss(self) -> None:
         for reader in self._readers:

@@ -166,10 +166,8 @@ def check_origin(
             f"{manifest.settings.device}"
         )
     now = describe(backbone, dataset, manifest.settings, splits=list(manifest.splits), limit=None)
-    if (
-        now.backbone.identity != manifest.backbone.identity
-        or now.backbone.preprocessing != manifest.backbone.preprocessing
-    ):
+    found, recorded = now.backbone, manifest.backbone
+    if (found.identity, found.preprocessing) != (recorded.identity, recorded.preprocessing):
         raise IceprobeError(
             f"backbone {backbone.spec} is not the one of store {path} any more: extract it again"
         )

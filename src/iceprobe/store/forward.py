@@ -69,11 +69,9 @@ def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str,
 def check_finite(
     tensors: dict[str, Tensor], names: Sequence[str], settings: ExtractionSettings
 ) -> None:
-    """Check one layer's ``tensors`` of a batch of :func:`forward`; ``names`` are of its images.
+    """Raise for the first image whose tokens aren't finite, or too large for the stored dtype.
 
-    Raises:
-        IceprobeError: naming the first image whose tokens aren't finite, or too large for the stored
-            dtype; or if rounding takes too much of the tokens' variance.
+    Also if rounding takes too much of the variance. ``tensors`` are one layer's of :func:`forward`.
     """
     for flag in ("finite", "fits"):
         if not tensors[flag].all():

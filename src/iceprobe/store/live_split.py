@@ -83,14 +83,11 @@ class LiveSplit(StoredSplit):
 
     def __init__(self, maker: "_Maker", name: str, places: np.ndarray, copies: int = 1):
         self._maker, self._name, self._places, self._copies = maker, name, places, copies
-        layout = split_layout(maker.manifest, name)
-        for placed in ("box", "mask"):  # only stores on disk have them
-            layout.pop(placed, None)
         super().__init__(
             self._whole,
             self._make,
             shape=maker.manifest.shape,
-            layout=layout,
+            layout=split_layout(maker.manifest, name, view=1),  # without boxes and masks
             resident=np.zeros(len(places), bool),
             in_memory=True,
         )

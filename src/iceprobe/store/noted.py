@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from iceprobe.core import assumptions
-from iceprobe.datasets.pixels import (
-    BAND_LEFT_OUT,
-    DEEP,
-    FIRST_FRAME,
-    FULL,
-    ON_WHITE,
-    TURNED,
-    Seen,
-    seen,
-)
+from iceprobe.core.assumptions import log_assumptions
+from iceprobe.datasets import pixels
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
@@ -28,16 +19,20 @@ NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
 _LINES = {
-    TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
-    ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
-    FIRST_FRAME: "with several frames or pages, of which the first is read",
-    BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
+    pixels.TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
+    pixels.ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
+    pixels.FIRST_FRAME: "with several frames or pages, of which the first is read",
+    pixels.BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
 }
-_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # which sets it
+_OPTION = {
+    pixels.TURNED: "orientation",
+    pixels.ON_WHITE: "alpha",
+    pixels.DEEP: "scale",
+}  # which sets it
 
 
-def noted(images: Sequence[Seen]) -> dict[str, Any]:
+def noted(images: Sequence[pixels.Seen]) -> dict[str, Any]:
     """The fields ``read`` and ``largest`` of a shard."""
     values = [one.largest for one in images if one.largest is not None]
     counts = Counter(word for one in images for word in one.done)
@@ -73,9 +68,9 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
         if counts[kind] and _OPTION.get(kind) not in said
     ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
-    if largest is not None and "scale" not in said and _next_depth(largest) < FULL:
+    if largest is not None and "scale" not in said and _next_depth(largest) < pixels.FULL:
         lines.append(
-            f"{counts[DEEP]:,} of {total:,} images of 16 bits, in which {FULL:,} is white; the "
+            f"{counts[pixels.DEEP]:,} of {total:,} images of 16 bits, in which {pixels.FULL:,} is white; the "
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
     return lines + rounded(manifest)
@@ -93,17 +88,19 @@ class FirstSeen:
 
     def note(self, image: Image.Image) -> None:
         """Note an image of the data set; threads may call this."""
-        found, record = seen(image), self._record
+        found, record = pixels.seen(image), self._record
         lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
         if found.largest is not None:
-            lines[DEEP] = f"images of 16 bits, in which {FULL:,} is white (scale= says otherwise)"
+            lines[pixels.DEEP] = (
+                f"images of 16 bits, in which {pixels.FULL:,} is white (scale= says otherwise)"
+            )
         for kind, line in lines.items():
             with self._lock:
                 new = line not in record.assumed and _OPTION.get(kind) not in record.reading
                 if new:
                     record.assumed.append(line)
             if new:
-                assumptions.log_assumptions([line])
+                log_assumptions([line])
 
 
 def _next_depth(largest: float) -> int:
@@ -113,7 +110,7 @@ def _next_depth(largest: float) -> int:
 
 def log_file_assumptions(manifest: "Manifest") -> None:
     """Log the assumptions about the files, and which images were left out."""
-    assumptions.log_assumptions(assumed_of_files(manifest))
+    log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
         log.warning("%s", left_out(skipped))
 

@@ -6,6 +6,7 @@ cell's last checkpoint. All nodes need iceprobe, and the driver's working folder
 under the same paths (a shared file system, or object storage).
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -196,31 +197,25 @@ def extract_shard(job: ExtractionJob, split: str, number: int) -> list[ShardReco
     import torch
 
     backbone, dataset = _loaded(job.backbone, job.data)
+    device = torch.device(job.device)
     jobs: list[ShardJob | None] = []
-    with scratch_folder() as spare:
-        for layer in job.layers:
+    with scratch_folder() as spare, contextlib.ExitStack() as until:
+        for layer, single in zip(job.layers, backbone.per_layer(), strict=True):
             if layer is None or number not in layer[0].missing(split):
                 jobs.append(None)
                 continue
             manifest, target = layer[0], located(layer[1])
+            check_origin(target, manifest, single, dataset, device)
             # Beside its destination: a rename needs one file system.
             folder = spare if isinstance(target, RemotePath) else target
-            scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-            jobs.append(ShardJob(scratch, manifest, target))
-        singles = backbone.per_layer()
-        try:
-            for single, one in zip(singles, jobs, strict=True):
-                if one is not None:
-                    origin = one.path, one.manifest, single, dataset
-                    check_origin(*origin, torch.device(job.device))
-            fill(
-                jobs, backbone, dataset, torch.device(job.device), job.workers,
-                job.on_bad_image, None, only=(split, number),
-            )  # fmt: skip
-        finally:
-            for one in jobs:
-                if one is not None:  # empty, unless an error is on its way to the driver
-                    shutil.rmtree(one.folder, ignore_errors=True)
+            scratch = tempfile.TemporaryDirectory(
+                prefix=".part-", dir=folder, ignore_cleanup_errors=True
+            )
+            jobs.append(ShardJob(Path(until.enter_context(scratch)), manifest, target))
+        fill(
+            jobs, backbone, dataset, device, job.workers, job.on_bad_image, None,
+            only=(split, number),
+        )  # fmt: skip
     return [one.records[0] if one is not None else None for one in jobs]
 
 

@@ -196,11 +196,7 @@ class Store(HasTokenShape):
 
 
 def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
-    """Check that every recorded shard exists with its length; it isn't read.
-
-    Raises:
-        IceprobeError: naming the first shard that isn't so.
-    """
+    """Raise for the first recorded shard that is missing or has another length; nothing is read."""
     for split, record in manifest.splits.items():
         for shard in record.shards:
             if reason := misfit(manifest, split, shard):

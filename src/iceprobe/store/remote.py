@@ -119,11 +119,7 @@ def _record_file(shard: str) -> str:
 
 
 def check_objects(path: RemotePath, manifest: Manifest) -> None:
-    """Check by one listing that every shard exists with its length.
-
-    Raises:
-        IceprobeError: naming the first that doesn't.
-    """
+    """Raise for the first shard that one listing doesn't show with its length."""
     there = path.find()
     for file in manifest.files:
         if file.file not in there:
@@ -133,11 +129,7 @@ def check_objects(path: RemotePath, manifest: Manifest) -> None:
 
 
 def verify(path: RemotePath, manifest: Manifest) -> None:
-    """Compare every shard with its checksum; each is copied once, unless it is in the cache.
-
-    Raises:
-        IceprobeError: naming the first that differs.
-    """
+    """Raise for the first shard whose checksum differs; shards are copied unless the cache has them."""
     for file in manifest.files:
         fetch(path, file, trust=False)
 
