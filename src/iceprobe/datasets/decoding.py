@@ -9,22 +9,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from iceprobe.datasets import pixels
 from iceprobe.datasets.base import BadImage
-from iceprobe.datasets.pixels import (
-    BAND_LEFT_OUT,
-    DEEP,
-    FIRST_FRAME,
-    FULL,
-    ORIENTATION,
-    TURNED,
-    TURNS,
-    Reading,
-    Seen,
-    Unreadable,
-    eight_bit_colours,
-    finished,
-    orientation,
-)
+from iceprobe.datasets.pixels import Reading, Unreadable, orientation
 
 # Errors of the machine, not of the image: skipping images because of them would lose good ones.
 _NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
@@ -77,7 +64,7 @@ def is_ordinary(source: Path | IO[bytes]) -> bool:
                 and not image.has_transparency_data
                 and not any(";16" in layout or "X" in layout for layout in layouts)
                 and not _has_frames(image)
-                and orientation(image) not in TURNS
+                and orientation(image) not in pixels.TURNS
             )
     except Exception:  # noqa: BLE001 (reading the image raises the same)
         return False
@@ -92,7 +79,7 @@ def turn_of(source: Path | IO[bytes], reading: Reading = Reading()) -> int:
 
 
 def _decoded(source: Path | IO[bytes], reading: Reading) -> Image.Image:
-    notes = Seen()
+    notes = pixels.Seen()
     with Image.open(source, formats=FORMATS) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -100,32 +87,32 @@ def _decoded(source: Path | IO[bytes], reading: Reading) -> Image.Image:
                 f"{image.width} x {image.height} pixels exceed Pillow's limit of {limit}"
             )
         tiles = list(image.tile)
-        if image.format == "TIFF" and (tag := orientation(image)) in TURNS:
+        if image.format == "TIFF" and (tag := orientation(image)) in pixels.TURNS:
             notes.turn = tag  # Pillow turns these itself
-            notes.done += (TURNED,)
+            notes.done += (pixels.TURNED,)
         image.load()
         # Looking for more frames moves a GIF to another frame.
         first = image.copy() if image.format == "GIF" else image
         if _has_frames(image):
-            notes.done += (FIRST_FRAME,)
+            notes.done += (pixels.FIRST_FRAME,)
     layouts = set(map(_raw_mode, tiles))
     if layouts and all(layout.startswith(("RGBX", "LX")) for layout in layouts):
-        notes.done += (BAND_LEFT_OUT,)
+        notes.done += (pixels.BAND_LEFT_OUT,)
     if image.mode not in ("RGB", "RGBA") or not any(";16" in layout for layout in layouts):
-        return finished(first, reading, notes, _white(image, layouts))
+        return pixels.finished(first, reading, notes, _white(image, layouts))
     # Colours of 16 bits: Pillow keeps the upper bytes, but the depth shows in the lower ones.
     values = _sixteen_bit(source, image, tiles)
     if values is not None:
-        deep = eight_bit_colours(values, reading, notes)
-        if (tag := orientation(image)) in TURNS:
-            deep.getexif()[ORIENTATION] = tag
-        return finished(deep, reading, notes)
-    if reading.scale not in (None, FULL):
+        deep = pixels.eight_bit_colours(values, reading, notes)
+        if (tag := orientation(image)) in pixels.TURNS:
+            deep.getexif()[pixels.ORIENTATION] = tag
+        return pixels.finished(deep, reading, notes)
+    if reading.scale not in (None, pixels.FULL):
         raise Unreadable(
             f"has 16-bit colours stored as {min(layouts)}, for which scale= isn't read"
         )
-    notes.done += (DEEP,)
-    return finished(image, reading, notes)
+    notes.done += (pixels.DEEP,)
+    return pixels.finished(image, reading, notes)
 
 
 def _sixteen_bit(
@@ -173,7 +160,7 @@ def _again(source: Path | IO[bytes], tiles: list[Any]) -> Image.Image:
 def _white(image: Image.Image, layouts: set[str]) -> float | None:
     """The value of white, if the file states it."""
     if image.format == "PPM" and image.mode == "I":  # Pillow scales by the file's own maximum
-        return FULL
+        return pixels.FULL
     return 4095 if layouts == {"I;12"} else None
 
 

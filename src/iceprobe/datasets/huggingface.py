@@ -108,8 +108,6 @@ def load_huggingface(
             or labels are missing or absent from train.
     """
     tables = _load(name, config, revision)
-    import datasets
-
     if train not in tables:
         raise IceprobeError(unknown(f"split of {name}", train, tables))
     assumed: list[str] = []
@@ -136,6 +134,8 @@ def load_huggingface(
         found, more = in_files(name, config, revision, {"train": train, "test": test}, label)
         own, assumed = own | found, assumed + more
     classes, labels, lines = _labels(chosen, label, own, spec)
+    import datasets
+
     encoded = datasets.Image(decode=False)
     splits = {
         split: TableSplit(

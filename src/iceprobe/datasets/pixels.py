@@ -16,7 +16,7 @@ from iceprobe.core.errors import IceprobeError
 
 FULL = 65535  # of 16 bits
 ALPHA = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
-ORIENTATION = 0x0112  # the EXIF tag, whose values say how to turn what is stored
+ORIENTATION = 0x0112  # the EXIF tag that says how to turn the stored image
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

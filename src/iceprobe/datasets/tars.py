@@ -16,10 +16,10 @@ _CHUNK = 64 * BLOCK
 
 
 def regular_members(file: IO[bytes], shown: str, assumed: list[str]) -> Iterator[tarfile.TarInfo]:
-    """Every file in a tar, in its order; folders are skipped.
+    """Every file in a tar, in its order, without folders.
 
     Args:
-        file: the tar, open for reading; the caller may seek between two members.
+        file: the open tar; the caller may seek between two members.
         shown: its name in messages.
         assumed: gets a line if several archives follow each other.
 

@@ -63,10 +63,16 @@ class TarSplit(Split):
         return decode(self.source(index), self.names[index], self.reading)
 
     def source(self, index: int) -> IO[bytes]:
-        member, shown = self.members[index], self.names[index]
+        member = self.members[index]
         try:
-            return io.BytesIO(_read(member))
+            if isinstance(member.tar, RemotePath):
+                end = member.offset + member.size
+                return io.BytesIO(member.tar.read_bytes(member.offset, end))
+            with member.tar.open("rb") as file:
+                file.seek(member.offset)
+                return io.BytesIO(file.read(member.size))
         except FileNotFoundError as error:
+            shown = self.names[index]
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
 
     def fingerprint(self) -> str:
@@ -135,14 +141,6 @@ def _common(folders: Sequence[Path | RemotePath], spec: str) -> Path | RemotePat
     if len({isinstance(folder, RemotePath) for folder in folders}) > 1:
         raise IceprobeError(f"{spec!r} has tars here and on object storage: keep them in one place")
     return located(os.path.commonpath([str(folder) for folder in folders]))
-
-
-def _read(member: Member) -> bytes:
-    if isinstance(member.tar, RemotePath):
-        return member.tar.read_bytes(member.offset, member.offset + member.size)
-    with member.tar.open("rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
 
 
 def _expand(pattern: str) -> list[Path | RemotePath]:

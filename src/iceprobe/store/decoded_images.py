@@ -68,10 +68,9 @@ class ImageDecoder:
                 bad.append((row, str(error)))
                 continue
             except (IceprobeError, MemoryError) as error:
-                what = (
-                    f"{image.width} x {image.height} pixels, mode {image.mode}: {one_line(error)}"
-                )
-                bad.append((row, f"image {split.names[row]!r} can't be made ready ({what})"))
+                size = f"{image.width} x {image.height} pixels, mode {image.mode}"
+                why = f"can't be made ready ({size}: {one_line(error)})"
+                bad.append((row, f"image {split.names[row]!r} {why}"))
                 continue
             done.append(seen(image))
             for view in range(1, work.views):

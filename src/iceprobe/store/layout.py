@@ -86,11 +86,9 @@ def image_bytes(layout: Layout, names: Collection[str] | None = None) -> int:
 
 
 def shard_bytes(images: int, layout: Layout, shards: int = 1, *, checked: bool = True) -> int:
-    """Bytes of shards that hold ``images`` images together.
+    """Bytes of shards that hold ``images`` images together, of one image's ``layout``.
 
-    Args:
-        layout: of one image.
-        checked: whether each image's patches have a check, as in all shards written now.
+    ``checked``: whether each image's patches have a check, as in all shards written now.
     """
     check = CHECK_BYTES if checked and "patches" in layout else 0
     return shards * HEADER_BYTES + images * (image_bytes(layout) + check)

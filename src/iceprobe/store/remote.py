@@ -43,11 +43,7 @@ F = TypeVar("F", bound=FileRecord)
 
 
 def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
-    """The manifest to continue: ``wanted`` with the shards that exist in full length.
-
-    Raises:
-        IceprobeError: if a record is of another store.
-    """
+    """The manifest to continue: ``wanted`` with the shards that exist in full length."""
     manifest = wanted.model_copy(deep=True)
     there = path.find()
     names = {
@@ -82,13 +78,9 @@ def _read_record(place: RemotePath, content: bytes, manifest: Manifest, split: s
 
 
 def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord) -> ShardRecord:
-    """Upload the files of a finished shard, then its record; the files move into the cache.
+    """Upload the files of a finished shard, then its record, which names the objects; return it.
 
-    Args:
-        folder: where the files are, in the file system of the cache.
-
-    Returns:
-        The record with the names of the objects.
+    ``folder`` is in the file system of the cache, into which the files move.
     """
     views = [_put(path, folder, view) for view in shard.views]
     record = _put(path, folder, shard).model_copy(update={"views": views})
@@ -139,9 +131,7 @@ def opener(
 ) -> Callable[[int, str], Shard]:
     """``(number, name of a tensor) -> Shard``, which copies and opens one of ``files`` at need.
 
-    Args:
-        images: of each of ``files``.
-        layout: of one image.
+    ``images`` counts those of each file; ``layout`` is of one image.
     """
     each = image_bytes(layout, ("patches",))
     # A removed copy takes space as long as it is open, so few are open if space is limited.

@@ -134,8 +134,7 @@ def describe(
         limit: at most so many images per split.
 
     Raises:
-        IceprobeError: if a split is missing or empty, the limit is below 1, or there are views but no
-            training split.
+        IceprobeError: if a split is missing or empty, or there are views but no training split.
     """
     record = BackboneRecord.of(backbone)
     return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
@@ -151,8 +150,6 @@ def describe_as(
     limit: int | None,
 ) -> Manifest:
     """As :func:`describe`, for a backbone that isn't loaded."""
-    if limit is not None and limit < 1:
-        raise IceprobeError(f"limit={limit}: take a number of images above 0")
     names = list(dataset.splits if splits is None else splits)
     if settings.augmented_views and TRAIN not in names:
         raise IceprobeError(

@@ -28,11 +28,7 @@ def leave_record(path: Path, split: str, shard: ShardRecord) -> None:
 def collect_records(path: Path, manifest: Manifest) -> dict[str, int]:
     """Move the records of other processes into the manifest, in memory and on disk.
 
-    Returns:
-        Rows of the listing in the shards that were added, by split.
-
-    Raises:
-        IceprobeError: if a record is damaged.
+    Returns how many rows of each split's listing were added; a damaged record is an error.
     """
     files = sorted((path / FOLDER).glob("*.json"))
     rows: dict[str, int] = {}

@@ -84,9 +84,6 @@ class Shard:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(path, "its header is damaged") from error
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._layout
-
     def read(self, name: str) -> Tensor:
         """The whole tensor, copied into memory."""
         tensor = self._read(name)
