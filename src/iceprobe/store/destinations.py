@@ -36,6 +36,7 @@ class Destination:
 
     folder: Path
     manifest: Manifest
+    layer: int  # which of those that the backbone reads
 
     @property
     def target(self) -> Path | RemotePath:
@@ -91,25 +92,26 @@ def find_destinations(
     name_hosts(str(root))
     finished = [find_finished(root, one) for one in wanted]
     paths = [path or root / one.folder for path, one in zip(finished, wanted, strict=True)]
-    todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
-    _check_disk({path: one for path, one in todo.items() if isinstance(path, Path)})
+    todo = {path: layer for layer, path in enumerate(paths) if path not in finished}
+    _check_disk({path: wanted[todo[path]] for path in todo if isinstance(path, Path)})
     opened = {  # locked in one order, against deadlocks
-        path: _open_destination(path, todo[path], until) for path in sorted(todo, key=str)
+        path: _open_destination(path, wanted[todo[path]], todo[path], until)
+        for path in sorted(todo, key=str)
     }
     return [(path, opened.get(path)) for path in paths]
 
 
 def _open_destination(
-    path: Path | RemotePath, wanted: Manifest, until: contextlib.ExitStack
+    path: Path | RemotePath, wanted: Manifest, layer: int, until: contextlib.ExitStack
 ) -> Destination | None:
     """Where to continue; ``None`` if no shard is missing."""
     destination: Destination
     if isinstance(path, Path):
         until.enter_context(exclusive(path))
-        destination = Destination(path, _resumed(path, wanted))
+        destination = Destination(path, _resumed(path, wanted), layer)
     else:
         scratch = until.enter_context(scratch_folder())
-        destination = RemoteDestination(scratch, remote.resumed(path, wanted), path)
+        destination = RemoteDestination(scratch, remote.resumed(path, wanted), layer, path)
         if destination.manifest.finished:  # killed between the last shard and the manifest
             remote.put_manifest(path, destination.manifest)
     return None if destination.manifest.finished else destination

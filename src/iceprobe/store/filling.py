@@ -37,7 +37,7 @@ SECONDS_BETWEEN_POLLS = 0.2  # for shards of other processes
 
 
 def fill(
-    destinations: Sequence[Destination | None],
+    destinations: Sequence[Destination],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -52,7 +52,7 @@ def fill(
     Process r of R takes every R-th of these shards; process 0 records them all.
 
     Args:
-        destinations: of each of the backbone's layers, ``None`` if a layer's store is finished.
+        destinations: of the backbone's layers whose stores are unfinished.
         backbone: moved to ``device``.
         dataset: whose images.
         device: of the forward pass.
@@ -66,10 +66,9 @@ def fill(
             complete shards stay.
     """
     here = world()
-    unfinished = [one for one in destinations if one is not None]
-    recorders = [_Recorder(one, layer) for layer, one in enumerate(destinations) if one is not None]
-    manifest = unfinished[0].manifest
-    shards = [one for one in missing_shards(unfinished) if only in (None, one)]
+    recorders = [_Recorder(one) for one in destinations]
+    manifest = destinations[0].manifest
+    shards = [one for one in missing_shards(destinations) if only in (None, one)]
     listing = {name: chosen_rows(s.listed, s.images) for name, s in manifest.splits.items()}
     work = [
         item
@@ -101,13 +100,13 @@ def fill(
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 report(name)
-        while here.size > 1 and here.main and not all(p.manifest.finished for p in unfinished):
+        while here.size > 1 and here.main and not all(p.manifest.finished for p in destinations):
             here.check()
             time.sleep(SECONDS_BETWEEN_POLLS)
             for name in (split for recorder in recorders for split in recorder.collect()):
                 report(name)
     except OSError as error:
-        if (explained := _explained(error, unfinished)) is not None:
+        if (explained := _explained(error, destinations)) is not None:
             raise explained from error
         raise
     finally:
@@ -132,16 +131,16 @@ def rows_done(manifest: Manifest, shards: Sequence[tuple[str, int]]) -> dict[str
     return done
 
 
-def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeError | None:
+def _explained(error: OSError, destinations: Sequence[Destination]) -> IceprobeError | None:
     """An error of the disk with its remedy; ``None`` for any other."""
-    path = unfinished[0].folder
+    path = destinations[0].folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
         return IceprobeError(
             f"{room} for {path} ({error.strerror}): make room and run the same again, "
             "complete shards are kept"
         )
-    if gone := [one.folder for one in unfinished if not one.folder.is_dir()]:
+    if gone := [one.folder for one in destinations if not one.folder.is_dir()]:
         return IceprobeError(f"{gone[0]} was removed while it was written: run the same again")
     if error.errno in (errno.EIO, errno.ESTALE):
         return IceprobeError(
@@ -154,8 +153,8 @@ def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeErr
 class _Recorder:
     """Batches of one layer → shards → the manifest; batches of complete shards are ignored."""
 
-    def __init__(self, destination: Destination, layer: int):
-        self.destination, self.layer = destination, layer
+    def __init__(self, destination: Destination):
+        self.destination = destination
         self.from_others = Counter[str]()  # rows in shards of other processes, by split
         manifest = destination.manifest
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
@@ -175,9 +174,10 @@ class _Recorder:
         if not self._writers:
             names = [shard_file(work.split, work.number, view) for view in range(work.views)]
             self._writers = [ShardWriter(self.destination.folder / name) for name in names]
-        for writer, tensors in zip(self._writers, batch.layers[self.layer], strict=True):
+        layer = self.destination.layer
+        for writer, tensors in zip(self._writers, batch.layers[layer], strict=True):
             writer.write(tensors)
-        self._rounding = max(self._rounding, batch.rounding[self.layer])
+        self._rounding = max(self._rounding, batch.rounding[layer])
         self._skipped += batch.skipped
         self._seen += batch.seen
         if not work.last:

@@ -141,7 +141,9 @@ class ExtractionJob:
 
     backbone: str  # spec string
     data: str  # spec string
-    layers: list[tuple[Manifest, str] | None]  # manifest and destination; None if it is finished
+    layers: list[
+        tuple[int, Manifest, str]
+    ]  # number, manifest and destination of each unfinished one
     folder: str  # the driver's working folder
     device: str
     workers: int
@@ -149,7 +151,7 @@ class ExtractionJob:
 
 
 def fill_on_ray(
-    destinations: Sequence[Destination | None],
+    destinations: Sequence[Destination],
     backbone: "Backbone",
     dataset: "Dataset",
     device: "torch.device",
@@ -163,12 +165,8 @@ def fill_on_ray(
         IceprobeError: as there, and if a node has other weights or images than the driver.
     """
     ray = connect()
-    layers = [
-        None if p is None else (p.manifest.model_copy(deep=True), str(p.target))
-        for p in destinations
-    ]
-    unfinished = [one for one in destinations if one is not None]
-    first = unfinished[0].manifest
+    layers = [(p.layer, p.manifest.model_copy(deep=True), str(p.target)) for p in destinations]
+    first = destinations[0].manifest
     job = ray.put(
         ExtractionJob(
             backbone.spec, dataset.spec, layers, os.getcwd(), device.type, workers, on_bad_image
@@ -177,46 +175,45 @@ def fill_on_ray(
     task = ray.remote(
         num_cpus=max(1, workers), num_gpus=int(device.type == "cuda"), max_retries=RETRIES
     )(extract_shard)
-    shards = missing_shards(unfinished)
+    shards = missing_shards(destinations)
     done = rows_done(first, shards)
     for (name, number), made in results_of(ray, task, job, iter(shards)):
-        for destination, record in zip(destinations, made, strict=True):
-            if destination is not None and record is not None:
-                destination.record(name, record)
+        for destination in destinations:
+            if destination.layer in made:
+                destination.record(name, made[destination.layer])
         done[name] += first.rows(name, number)
         if progress is not None:
             progress(f"extract {name}", done[name], first.splits[name].images)
-    for destination in unfinished:
+    for destination in destinations:
         for left in destination.folder.glob(".part-*"):  # of workers that were killed
             shutil.rmtree(left, ignore_errors=True)
 
 
-def extract_shard(job: ExtractionJob, split: str, number: int) -> list[ShardRecord | None]:
-    """Make one shard of each layer that lacks it; return the record of each layer, or ``None``."""
+def extract_shard(job: ExtractionJob, split: str, number: int) -> dict[int, ShardRecord]:
+    """Make one shard of each layer that lacks it; return its record by layer."""
     enter(job.folder)
     import torch
 
     backbone, dataset = _loaded(job.backbone, job.data)
-    device = torch.device(job.device)
-    jobs: list[ShardJob | None] = []
+    device, singles = torch.device(job.device), backbone.per_layer()
+    jobs: list[ShardJob] = []
     with scratch_folder() as spare, contextlib.ExitStack() as until:
-        for layer, single in zip(job.layers, backbone.per_layer(), strict=True):
-            if layer is None or number not in layer[0].missing(split):
-                jobs.append(None)
+        for layer, manifest, place in job.layers:
+            if number not in manifest.missing(split):
                 continue
-            manifest, target = layer[0], located(layer[1])
-            check_origin(target, manifest, single, dataset, device)
+            target = located(place)
+            check_origin(target, manifest, singles[layer], dataset, device)
             # Beside its destination: a rename needs one file system.
             folder = spare if isinstance(target, RemotePath) else target
             scratch = tempfile.TemporaryDirectory(
                 prefix=".part-", dir=folder, ignore_cleanup_errors=True
             )
-            jobs.append(ShardJob(Path(until.enter_context(scratch)), manifest, target))
+            jobs.append(ShardJob(Path(until.enter_context(scratch)), manifest, layer, target))
         fill(
             jobs, backbone, dataset, device, job.workers, job.on_bad_image, None,
             only=(split, number),
         )  # fmt: skip
-    return [one.records[0] if one is not None else None for one in jobs]
+    return {one.layer: one.records[0] for one in jobs}
 
 
 def results_of(

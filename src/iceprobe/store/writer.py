@@ -108,8 +108,8 @@ def _extract(
     first(lambda: bring_up_to_date(folder, wanted, dataset))
     with contextlib.ExitStack() as until:
         found = first(lambda: find_destinations(folder, wanted, until))
-        destinations = [to_write for _, to_write in found]
-        if any(destinations):
+        destinations = [to_write for _, to_write in found if to_write is not None]
+        if destinations:
             if here.size > 1 and (call.engine != "local" or isinstance(folder, RemotePath)):
                 raise IceprobeError(
                     f"{here.size} processes can't extract into {folder} with engine={call.engine}: "
@@ -197,7 +197,7 @@ def repair(
                         split.shards.remove(shard)
                         again += names
             write_manifest(folder, manifest)
-            destination = Destination(folder, manifest)
+            destination = Destination(folder, manifest, layer=0)
             fill([destination], source, images, target, workers, policy, callback(progress))
         return again
 
