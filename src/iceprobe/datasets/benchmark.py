@@ -124,7 +124,7 @@ def _check_classes(
             )
     counts = np.bincount(train.labels, minlength=len(classes))
     missing = [class_name for class_name in test_classes if class_name not in classes]
-    missing += [classes[label] for label in np.flatnonzero(counts == 0)]
+    missing += [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
     if missing:
         raise IceprobeError(
             f"class {missing[0]!r} of {name} is missing from train: get the training images again"
