@@ -33,10 +33,9 @@ from iceprobe.store.format import (
     SplitRecord,
     read_manifest,
 )
-from iceprobe.store.layout import chosen_rows, patch_bytes, split_layout, token_layout
+from iceprobe.store.layout import chosen_rows, patch_bytes, shard_bytes, split_layout, token_layout
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, describe, make_settings
-from iceprobe.store.shards import shard_bytes
 from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.labels import check_count, check_labels, whole_labels
+from iceprobe.datasets.labels import check_count, labels_outside, whole_labels
 from iceprobe.datasets.pixels import Reading
 
 Headline = Literal["top1", "mean_per_class"]
 
 
 class BadImage(IceprobeError):
-    """An image that can't be read: ``--on-bad-image skip`` leaves it out."""
+    """An image that can't be read; ``--on-bad-image skip`` leaves it out."""
 
 
 class Split(ABC):
@@ -28,15 +28,14 @@ class Split(ABC):
         name: ``"train"`` or ``"test"``.
         labels: ``(n,)`` int64, indices into the data set's classes.
         names: n names, unique in the data set; a file's path relative to its folder.
-        boxes: ``(n, 4)`` float32, one box an image as ``x0, y0, x1, y1`` in pixels of the original
-            image with exclusive upper ends, or ``None`` where the data set has none. A row of NaN
-            is an image without a box.
+        boxes: ``(n, 4)`` float32, one box per image: ``x0, y0, x1, y1`` in pixels of the original
+            image, upper ends exclusive, NaN for an image without a box. ``None`` if the data set
+            has none.
         masks: whether images have masks.
-        reading: how its files become pictures, where they don't say it themselves; ``None`` where
-            there are no files.
+        reading: options for decoding image files; ``None`` if images aren't files.
 
     Raises:
-        IceprobeError: if labels aren't whole numbers, or not as many as names and boxes.
+        IceprobeError: if labels aren't whole numbers, or names or boxes differ in number.
     """
 
     reading: Reading | None = None
@@ -63,50 +62,39 @@ class Split(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """The decoded image in 8 bits a channel; may be called from several threads.
+        """The decoded image in 8 bits per channel; threads may call this.
 
         Raises:
             BadImage: if it can't be read; the message names the file.
         """
 
     def source(self, index: int) -> Path | IO[bytes]:
-        """The file that :meth:`image` decodes, or its bytes; only for splits with a ``reading``.
-
-        Raises:
-            BadImage: if it is gone.
-        """
+        """The file that :meth:`image` decodes, or its bytes; only for splits with a ``reading``."""
         raise NotImplementedError(f"{type(self).__name__} reads no files")
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where the object is: 255 on it and 0 elsewhere, in the size of ``image(index)``.
+        """255 on the object and 0 elsewhere, as large as ``image(index)``; ``None`` without a mask.
 
-        ``None`` where that image has no mask, and always where ``masks`` is false. May be called
-        from several threads.
-
-        Raises:
-            BadImage: if it can't be read; the message names the file.
+        Threads may call this. It raises `BadImage` as ``image`` does.
         """
         return None
 
     def background(self, index: int) -> Image.Image | None:
-        """``image(index)`` without its object, in the same size.
-
-        ``None`` where that isn't known; it is known of images that were composed.
-        """
+        """``image(index)`` without its object; known only for composed images, else ``None``."""
         return None
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Sha256 of what the split holds: changes with any image, label or mask and their order."""
+        """Sha256 that changes with any image, label or mask, and with their order."""
 
 
 class ArraySplit(Split):
-    """Images held in memory.
+    """Images in memory.
 
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)`` uint8: grey or RGB.
-        objects: ``(n, height, width)`` bool, the masks, or ``None`` where there are none.
-        backgrounds: the images without the objects, where that is known.
+        objects: ``(n, height, width)`` bool, the masks, or ``None``.
+        backgrounds: the images without the objects, or ``None``.
     """
 
     def __init__(
@@ -142,7 +130,7 @@ class ArraySplit(Split):
         return digest.hexdigest()
 
 
-# What functions take for a data set: one, a spec string, or two map-style data sets of torch.
+# What functions accept as a data set; the mapping holds two map-style data sets of torch.
 Data = Union["Dataset", str, Mapping[str, Any]]
 
 
@@ -153,15 +141,15 @@ class Dataset:
     Attributes:
         spec: the spec string that loads this data set again.
         name: short and readable, for folders and tables.
-        classes: names of the classes; a label is an index into them. They come from data: escape
-            them wherever they are shown.
+        classes: names of the classes; a label is an index into them. They are untrusted text:
+            escape them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
-        headline: the accuracy that is reported on it by convention.
-        assumed: what was assumed about its files, a line each: logged when it is loaded, kept in the
+        headline: the accuracy that is conventionally reported on it.
+        assumed: assumptions about its files, a line each: logged when it is loaded, kept in the
             store and in every result (docs/assumptions.md).
 
     Raises:
-        IceprobeError: if a label is no index of a class, or a class is missing from train.
+        IceprobeError: if a label is not the index of a class, or train lacks a class.
     """
 
     spec: str
@@ -172,4 +160,22 @@ class Dataset:
     assumed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        check_labels(self.name, self.classes, list(self.splits.values()))
+        splits = self.splits.values()
+        for split in splits:
+            labels = whole_labels(split.labels, split.name)
+            check_count(split.name, len(labels), names=len(split.names))
+            if len(outside := labels_outside(labels, self.classes)):
+                raise IceprobeError(
+                    f"label {labels[outside[0]]} of {split.names[outside[0]]!r} in split "
+                    f"{split.name!r} of {self.name!r} is no class: {len(self.classes)} are named, "
+                    f"0 to {len(self.classes) - 1} ({len(outside)} such labels); mend them or leave "
+                    "the images out"
+                )
+        trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
+        for split in splits:
+            unseen = np.setdiff1d(split.labels, trained)
+            if len(trained) and len(unseen):
+                raise IceprobeError(
+                    f"class {str(self.classes[unseen[0]])!r} is in split {split.name!r} of "
+                    f"{self.name!r} but missing from train: add images of it to train or leave it out"
+                )

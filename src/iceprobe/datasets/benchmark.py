@@ -1,10 +1,10 @@
 """``NAME?root=DIR``: one loader for every entry of the catalogue.
 
-It searches for the files, fetches them where it may, lets the entry's reader read the official parts,
-and checks that train and test have the same classes.
+It looks for the files, downloads them if asked to, calls the entry's reader for the official parts,
+and checks that train has every class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import Dataset, Split
-from iceprobe.datasets.catalogue import Benchmark
+from iceprobe.datasets.catalogue import CATALOGUE, Benchmark
 from iceprobe.datasets.files import one_line
 
-# What readers (ours, torchvision's, SciPy's) raise on files that aren't what they should be.
+# What readers (ours, torchvision's, SciPy's) raise on damaged files.
 _BROKEN = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, SyntaxError)
 
 
 def load_benchmark(
     name: str,
-    entry: Benchmark,
     *,
     spec: str,
     root: str | None = None,
@@ -33,25 +32,28 @@ def load_benchmark(
     """Load a benchmark set of the catalogue.
 
     Args:
-        name, entry: its line of the catalogue.
-        spec: the spec string it was asked for by.
-        root: the folder that holds it, in the layout of its own archives (torchvision's).
+        name: of the catalogue.
+        spec: the spec string given.
+        root: the folder that holds it, in the layout of its archives (torchvision's layout).
         split: what is read as the test split, a key of ``entry.splits``.
-        download: fetch it into ``root`` first, where torchvision can.
+        download: download it into ``root`` first, where torchvision can.
         **options: of its reader.
 
     Raises:
-        IceprobeError: if it isn't at ``root``, can't be downloaded or read, or if the test split
-            has a class that train has not.
+        IceprobeError: if it isn't at ``root``, can't be downloaded or read, or if train lacks a
+            class of the test split.
     """
+    entry = CATALOGUE[name]
+    default = next(iter(entry.splits.values()))
     if root is None:
+        first = entry.files[0].format(part=default[0][0]).split("/")[0]
         raise IceprobeError(
-            f"data set {name!r} needs root=DIR, the folder that holds {_first_folder(entry)}: "
+            f"data set {name!r} needs root=DIR, the folder that holds {first}: "
             f"get it from {entry.where}"
         )
     if split is not None and split not in entry.splits:
         raise IceprobeError(unknown(f"split of {name}", split, entry.splits))
-    parts = entry.splits[split or next(iter(entry.splits))]
+    parts = entry.splits[split] if split else default
     folder = Path(root).expanduser()
     if download:
         _download(name, entry, folder)
@@ -66,23 +68,12 @@ def load_benchmark(
             f"get it again from {entry.where}"
         ) from error
     _check_classes(name, train, classes, test, test_classes)
-    splits = {"train": train, "test": test}
-    assumed = _counted(name, entry, splits) if parts == next(iter(entry.splits.values())) else []
-    return Dataset(spec, name, classes, splits, entry.headline, assumed)
-
-
-def _counted(name: str, entry: Benchmark, splits: Mapping[str, Split]) -> list[str]:
-    """A line for each split that has another number of images than was published."""
-    return [
-        f"{name}: {len(split):,} images of {split.name} are read, {published:,} are published"
-        for split, published in zip(splits.values(), entry.images, strict=True)
-        if len(split) != published
+    assumed = [
+        f"{name}: {len(one):,} images of {one.name} are read, {published:,} are published"
+        for one, published in zip((train, test), entry.images, strict=True)
+        if parts == default and len(one) != published
     ]
-
-
-def _first_folder(entry: Benchmark) -> str:
-    parts, _ = next(iter(entry.splits.values()))
-    return entry.files[0].format(part=parts[0]).split("/")[0]
+    return Dataset(spec, name, classes, {"train": train, "test": test}, entry.headline, assumed)
 
 
 def _check_files(name: str, entry: Benchmark, root: Path, parts: Sequence[str]) -> None:
@@ -120,16 +111,9 @@ def _download(name: str, entry: Benchmark, root: Path) -> None:
 
 
 def _check_classes(
-    name: str,
-    train: Split,
-    classes: Sequence[str],
-    test: Split,
-    test_classes: Sequence[str],
+    name: str, train: Split, classes: Sequence[str], test: Split, test_classes: Sequence[str]
 ) -> None:
-    """See that every class is in train; bring labels of test into train's order of classes.
-
-    Some sets' parts name only the classes that they hold.
-    """
+    """Check that train has every class; map labels of test to train's order of classes."""
     for split, names in ((train, classes), (test, test_classes)):
         if not len(split):
             raise IceprobeError(f"split {split.name!r} of {name} is empty: get it again, whole")
@@ -138,16 +122,13 @@ def _check_classes(
                 f"{name}: labels of {split.name} run from {split.labels.min()} to "
                 f"{split.labels.max()}, but {len(names)} classes are named: get it again"
             )
-    if list(test_classes) != list(classes):
-        places = {class_name: label for label, class_name in enumerate(classes)}
-        for class_name in test_classes:
-            if class_name not in places:
-                raise IceprobeError(_missing(name, class_name))
-        test.labels = np.array([places[c] for c in test_classes], np.int64)[test.labels]
     counts = np.bincount(train.labels, minlength=len(classes))
-    if not counts.all():
-        raise IceprobeError(_missing(name, classes[int(counts.argmin())]))
-
-
-def _missing(name: str, class_name: str) -> str:
-    return f"class {class_name!r} of {name} is missing from train: get the training images again"
+    missing = [class_name for class_name in test_classes if class_name not in classes]
+    missing += [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+    if missing:
+        raise IceprobeError(
+            f"class {missing[0]!r} of {name} is missing from train: get the training images again"
+        )
+    if list(test_classes) != list(classes):  # some sets' parts name only the classes they hold
+        places = {class_name: label for label, class_name in enumerate(classes)}
+        test.labels = np.array([places[c] for c in test_classes], np.int64)[test.labels]

@@ -1,8 +1,8 @@
 """``bundled:fashion`` and ``bundled:fashion-clutter``: real images that ship with the package.
 
-6,000 training and 2,000 test images of Fashion-MNIST (MIT licence; ``bundled/fashion.json`` says
-where from), balanced over 10 classes. The cluttered set is composed when it is loaded and always
-to the same bytes; its boxes and masks are exact.
+6,000 training and 2,000 test images of Fashion-MNIST (MIT licence; source: ``bundled/fashion.json``),
+balanced over 10 classes. The cluttered set is composed when it is loaded, always to the same bytes;
+its boxes and masks are exact.
 """
 
 import io
@@ -25,7 +25,7 @@ def load_bundled(name: str, *, spec: str) -> Dataset:
     """Load a bundled data set.
 
     Raises:
-        IceprobeError: for a name that isn't bundled, or a file that isn't what was shipped.
+        IceprobeError: for a name that isn't bundled, or a file that was changed.
     """
     if name not in NAMES:
         raise IceprobeError(unknown("bundled data set", name, NAMES))
@@ -39,8 +39,6 @@ def load_bundled(name: str, *, spec: str) -> Dataset:
             names = [f"{name}/{split}/{index:05d}" for index in range(len(labels))]
             boxes = masks = clutter = None
             if name == "fashion-clutter":
-                composed = compose(images, labels, seed)
-                images, boxes = composed.images, composed.boxes
-                masks, clutter = composed.masks, composed.clutter
+                images, boxes, masks, clutter = compose(images, labels, seed)
             splits[split] = ArraySplit(split, images, labels, names, boxes, masks, clutter)
     return Dataset(spec, name, classes, splits)

@@ -1,9 +1,9 @@
 """The benchmark sets by their bare names: a table. Importing this imports neither images nor torch.
 
-The training split is what is left when the evaluation split is taken away, as Kornblith et al.
-("Do better ImageNet models transfer better?", CVPR 2019) and the DINO and CLIP evaluations train:
-where a set has an official validation part, train takes it in. ``split=val`` evaluates on that
-part instead, and then trains without it. Sizes are of the default splits.
+The training split is all but the evaluation split, as in Kornblith et al. ("Do better ImageNet models
+transfer better?", CVPR 2019) and the DINO and CLIP evaluations: an official validation part belongs to
+train. ``split=val`` evaluates on that part instead, and trains without it. Sizes are of the default
+splits.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from iceprobe.datasets.base import Headline
 
 Parts = tuple[str, ...]  # names of official parts that are read one after another
+Splits = Mapping[str, tuple[Parts, Parts]]
 
-TRAIN_TEST: Mapping[str, tuple[Parts, Parts]] = {"test": (("train",), ("test",))}
+TRAIN_TEST: Splits = {"test": (("train",), ("test",))}
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Benchmark(Entry):
 
     Attributes:
         classes: how many.
-        images: of train and of test.
-        licence: in a few words; the set's own page is what counts.
-        where: to get it from, and what of it.
+        images: how many in train and in test.
+        licence: in a few words; the set's own page is authoritative.
+        where: the page to get it from, and which files.
         files: what has to be below ``root``; ``{part}`` is each part that is read.
-        splits: by the value of ``split=``, the default first: parts of train, parts of test.
-        headline: the accuracy that is reported on it by convention.
-        options: of its reader: each key and how its text becomes a value.
-        torchvision: the class of ``torchvision.datasets`` that downloads it; none where empty.
+        splits: parts of train and of test for each value of ``split=``, the default first.
+        headline: the accuracy that is conventionally reported on it.
+        options: of its reader: each key and the function that converts its text.
+        torchvision: the class of ``torchvision.datasets`` that downloads it; empty if none does.
         fetches: keyword arguments of each call of that class that a download takes.
     """
 
@@ -43,7 +44,7 @@ class Benchmark(Entry):
     licence: str = ""
     where: str = ""
     files: tuple[str, ...] = ()
-    splits: Mapping[str, tuple[Parts, Parts]] = field(default_factory=lambda: TRAIN_TEST)
+    splits: Splits = field(default_factory=lambda: TRAIN_TEST)
     headline: "Headline" = "top1"
     options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     torchvision: str = ""
@@ -51,7 +52,7 @@ class Benchmark(Entry):
 
     @property
     def all_options(self) -> Mapping[str, Callable[[str], Any]]:
-        """Every key of its spec string."""
+        """Every option of its spec string."""
         return {"root": str, "split": str, "download": boolean, **self.options}
 
 

@@ -1,8 +1,6 @@
-"""CIFAR-100 (Krizhevsky 2009) from its Python version, read without trusting it.
+"""CIFAR-100 (Krizhevsky 2009) from its Python version, which consists of pickles.
 
-The files are pickles of a dictionary with one array of bytes. torchvision hands them to
-``pickle.load`` when their checksums are right; here the unpickler knows the names of NumPy's arrays
-and no others, so a file can hold data and nothing that runs.
+The unpickler below allows NumPy arrays and nothing else, so a file can't run code.
 """
 
 import pickle
@@ -47,14 +45,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The dictionary in the file; text of Python 2 is read as Latin-1, which NumPy expects.
-
-    Raises:
-        ValueError: if it isn't such a file.
-    """
+    """The dictionary in the file, else ``ValueError``."""
     with path.open("rb") as file:
         try:
-            content = _Unpickler(file, encoding="latin1").load()
+            content = _Unpickler(file, encoding="latin1").load()  # NumPy arrays of Python 2 need it
         except (pickle.UnpicklingError, AttributeError) as error:
             raise ValueError(f"{path.name}: {error}") from error
     if not isinstance(content, dict):

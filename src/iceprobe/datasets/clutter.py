@@ -1,29 +1,28 @@
-"""Put a small item at a random place among distractor pieces, and know exactly where it is.
+"""Items at random places among distractor pieces, with exact boxes and masks.
 
 Fashion-MNIST items fill their frame, so every pooling of tokens reads them equally well. On a
-larger canvas with pieces of *other* classes around, a probe has to find the item before it can
-name it; the item's box and its mask are known by construction.
+larger canvas, among pieces of *other* classes, a probe has to find the item before it can
+classify it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-CANVAS = 56  # pixels a side
-PIECES = 6  # distractors an image; docs/bundled.md says how the level was set
-PIECE = 12  # pixels a side of a distractor
+CANVAS = 56  # pixels per side
+PIECES = 6  # distractors per image; docs/bundled.md says how this was chosen
+PIECE = 12  # pixels per side of a distractor
 
 
-@dataclass(frozen=True)
-class Cluttered:
+class Cluttered(NamedTuple):
     """Composed images and the place of the item in each.
 
     Attributes:
         images: ``(n, CANVAS, CANVAS)`` uint8.
         boxes: ``(n, 4)`` int16, the tight box of the item's non-zero pixels as
             ``x0, y0, x1, y1`` in pixels, upper ends exclusive.
-        masks: ``(n, CANVAS, CANVAS)`` bool, the pixels that the item painted.
+        masks: ``(n, CANVAS, CANVAS)`` bool, the item's pixels.
         clutter: the images without their items.
     """
 
@@ -36,15 +35,15 @@ class Cluttered:
 def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = PIECES) -> Cluttered:
     """Place each item on a black canvas over ``pieces`` square cut-outs of other classes' items.
 
-    The item occludes the pieces (its zero pixels are transparent); pieces come from the same
-    array of items. Everything is drawn from ``numpy.random.Generator(PCG64(seed))`` in a fixed
-    order, so the bytes depend on the arguments alone.
+    The item occludes the pieces (its zero pixels are transparent). Everything is drawn from
+    ``numpy.random.Generator(PCG64(seed))`` in a fixed order, so the bytes depend on the arguments
+    alone.
 
     Args:
-        items: ``(n, s, s)`` uint8, zero where there is no item.
+        items: ``(n, s, s)`` uint8, zero outside the item; pieces are cut from them too.
         labels: ``(n,)`` integer classes, at least two of them.
         seed: of the places and of the pieces.
-        pieces: distractors an image.
+        pieces: distractors per image.
 
     Raises:
         ValueError: if there is only one class to draw distractors from.
@@ -52,21 +51,17 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
     n, side = len(items), items.shape[1]
     rng = np.random.Generator(np.random.PCG64(seed))
     canvas = np.zeros((n, CANVAS, CANVAS), np.uint8)
+    rows = np.arange(n)[:, None, None]
     for source in _other_class(labels, pieces, rng):
-        # Cut from the middle of the frame, where items are: an empty piece distracts nobody.
-        cut = rng.integers(4, side - 4 - PIECE + 1, (2, n))
-        place = rng.integers(0, CANVAS - PIECE + 1, (2, n))
-        cut_y, cut_x = _window(cut, PIECE)
-        y, x = _window(place, PIECE)
-        rows = np.arange(n)[:, None, None]
-        canvas[rows, y, x] = np.maximum(
-            canvas[rows, y, x], items[source[:, None, None], cut_y, cut_x]
-        )
+        # Cut from the middle of the frame, where items are: an empty piece is no distractor.
+        cut_y, cut_x = _window(rng.integers(4, side - 4 - PIECE + 1, (2, n)), PIECE)
+        y, x = _window(rng.integers(0, CANVAS - PIECE + 1, (2, n)), PIECE)
+        piece = items[source[:, None, None], cut_y, cut_x]
+        canvas[rows, y, x] = np.maximum(canvas[rows, y, x], piece)
 
     clutter = canvas.copy()
     corner = rng.integers(0, CANVAS - side + 1, (2, n))
     y, x = _window(corner, side)
-    rows = np.arange(n)[:, None, None]
     canvas[rows, y, x] = np.where(items > 0, items, canvas[rows, y, x])
     masks = np.zeros(canvas.shape, bool)
     masks[rows, y, x] = items > 0
@@ -75,7 +70,7 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
 
 
 def _other_class(labels: np.ndarray, pieces: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield ``pieces`` arrays ``(n,)`` of indices, each entry of another class than its own."""
+    """Yield ``pieces`` arrays ``(n,)``: for each item the index of an item of another class."""
     _, ranks, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         raise ValueError("distractors come from other classes, but there is only one class")
@@ -95,13 +90,7 @@ def _window(corner: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 def _tight_boxes(items: np.ndarray) -> np.ndarray:
     """Box of the non-zero pixels of each item, ``(n, 4)`` int16 as x0, y0, x1, y1."""
     side = items.shape[1]
-    columns, rows = np.any(items > 0, axis=1), np.any(items > 0, axis=2)
-    return np.stack(
-        [
-            columns.argmax(1),
-            rows.argmax(1),
-            side - columns[:, ::-1].argmax(1),
-            side - rows[:, ::-1].argmax(1),
-        ],
-        axis=1,
-    ).astype(np.int16)
+    filled = [np.any(items > 0, axis) for axis in (1, 2)]  # columns, rows
+    lower = [found.argmax(1) for found in filled]
+    upper = [side - found[:, ::-1].argmax(1) for found in filled]
+    return np.stack(lower + upper, axis=1).astype(np.int16)

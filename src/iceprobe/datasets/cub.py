@@ -1,7 +1,7 @@
 """CUB-200-2011 (Wah et al. 2011): birds with a box each, from the lists of its archive.
 
-``images.txt`` numbers the images from 1; the other lists say of each number its class (from 1),
-whether it is for training (1) or testing (0), and its box as x, y, width, height in pixels.
+``images.txt`` numbers the images from 1; the other lists give for each number the class (from 1),
+train (1) or test (0), and the box as x, y, width, height in pixels.
 """
 
 from collections.abc import Sequence

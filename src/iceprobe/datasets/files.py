@@ -1,9 +1,9 @@
-"""Images in files: nothing is read until it is asked for, and what can't be read is named."""
+"""Images in files, decoded when they are asked for; errors name the file."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,11 +18,7 @@ from iceprobe.machine.object_storage import RemotePath, stream
 
 
 class FileSplit(Split):
-    """Image files below one folder.
-
-    Attributes:
-        root: the folder that names are relative to, or the prefix on object storage.
-    """
+    """Image files below ``root``, a folder or a prefix on object storage; names are relative to it."""
 
     reading = Reading()
 
@@ -50,23 +46,22 @@ class FileSplit(Split):
 
     def fingerprint(self) -> str:
         """Sha256 of each file's name, size, time of change (or version) and label; reads no image."""
-        listed = listing_digest(self.root, self.names, self.labels.tolist())
-        return self.reading.mark(listed)
+        return self.reading.mark(listing_digest(self.root, self.names, self.labels.tolist()))
 
 
 def listing_digest(root: Path | RemotePath, names: Sequence[str], labels: Iterable[object]) -> str:
-    """Sha256 over name, size, time of change and label of each file.
-
-    Object storage states a version (an etag, as a rule) in place of the time, in one listing.
+    """Sha256 over name, size, time of change (or version) and label of each file.
 
     Raises:
         IceprobeError: naming a file that isn't there.
     """
     digest = hashlib.sha256()
-    state = _states(root)
+    remote = root.find() if isinstance(root, RemotePath) else {}
     for name, label in zip(names, labels, strict=True):
         try:
-            size, changed = state(name)
+            size, changed = (
+                remote[name] if isinstance(root, RemotePath) else state(os.path.join(root, name))
+            )
         except (OSError, KeyError) as error:
             raise IceprobeError(
                 f"image {str(root / name)!r} is gone ({one_line(error)}): "
@@ -76,18 +71,15 @@ def listing_digest(root: Path | RemotePath, names: Sequence[str], labels: Iterab
     return digest.hexdigest()
 
 
-def _states(root: Path | RemotePath) -> Callable[[str], tuple[int, int | str]]:
-    """Name of a file → its size, and what changes when its content does."""
-    if isinstance(root, RemotePath):
-        return root.find().__getitem__
-
-    def of_file(name: str) -> tuple[int, int]:
-        stat = os.stat(os.path.join(root, name))
-        return stat.st_size, stat.st_mtime_ns
-
-    return of_file
+def state(path: str | Path | RemotePath) -> tuple[int, int | str]:
+    """Size of a file and its time of change; on object storage its version, an etag as a rule."""
+    if isinstance(path, RemotePath):
+        return path.state()
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
 
 
-def below(root: Path, files: Iterable[object]) -> list[str]:
-    """Paths that begin with ``root`` → names relative to it (at once, for millions of them)."""
-    return [str(file).removeprefix(f"{root}{os.sep}") for file in files]
+def below(root: Path | RemotePath, files: Iterable[object]) -> list[str]:
+    """Paths that begin with ``root`` → names relative to it; fast enough for millions of them."""
+    start = f"{str(root).rstrip('/')}/"
+    return [str(file).removeprefix(start) for file in files]

@@ -1,11 +1,10 @@
 """``folder:DIR``: images on disk in the ordinary ImageFolder layout.
 
-Either ``DIR/train/CLASS/…`` with ``DIR/test/CLASS/…`` or ``DIR/val/CLASS/…`` (``layout.py``), or one
+Either ``DIR/train/CLASS/…`` with ``DIR/test/CLASS/…`` or ``DIR/val/CLASS/…`` (``layout.py``), or a
 flat ``DIR/CLASS/…`` that is split here, stratified and seeded. Classes are the sorted folder names
 of train; images are found at any depth below them and ordered by path (``walking.py``). DIR may be a
-URL of object storage (``s3://bucket/birds``). Hidden files are left alone, as torchvision's
-``ImageFolder`` leaves them; files that aren't read as images, and images outside class folders, are
-left out and reported. How files become pictures: docs/images.md.
+URL of object storage (``s3://bucket/birds``). Hidden files are ignored, as by torchvision's
+``ImageFolder``; other files that aren't images, and images outside class folders, are reported.
 """
 
 import os
@@ -17,13 +16,8 @@ import numpy as np
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset
-from iceprobe.datasets.files import FileSplit
-from iceprobe.datasets.layout import (
-    Layout,
-    assumed_classes,
-    find_layout,
-    refuse_splits_below,
-)
+from iceprobe.datasets.files import FileSplit, below
+from iceprobe.datasets.layout import Layout, assumed_classes, find_layout, refuse_splits_below
 from iceprobe.datasets.walking import (
     EXTENSIONS,
     AnyPath,
@@ -34,7 +28,7 @@ from iceprobe.datasets.walking import (
     left_out,
     some,
 )
-from iceprobe.machine.object_storage import RemotePath, located
+from iceprobe.machine.object_storage import located
 
 
 def load_folder(
@@ -52,18 +46,17 @@ def load_folder(
 
     Args:
         name: the folder.
-        spec: the spec string it was asked for by.
-        split: ``"test"`` or ``"val"``: which folder is read as the test split where there are
-            both; test where nothing is said.
-        train, test: the folders of the splits, where their names don't say it.
-        flat: every folder is a class, whatever it is called.
-        test_fraction: of each class's images, for a flat folder; 0.2 where nothing is said.
-        seed: of the split of a flat folder; 0 where nothing is said.
+        spec: the spec string given.
+        split: ``"test"`` or ``"val"``: the folder of the test split if there are both, by default
+            test.
+        train, test: the folders of the splits, if they have unusual names.
+        flat: every folder is a class, whatever its name.
+        test_fraction: of each class's images, for a flat folder; 0.2 by default.
+        seed: of the split of a flat folder; 0 by default.
 
     Raises:
-        IceprobeError: if there is no such folder or no class folders in it, if folders look like
-            splits and can't be read as such, if one can't be read, if a split or a class in train
-            is empty, or if the test split has a class that train has not.
+        IceprobeError: if the folder or its class folders are missing or can't be read, folders look
+            like splits and can't be read as such, a split is empty, or train lacks a class.
     """
     root = _located(name)
     if not root.is_dir():
@@ -88,10 +81,8 @@ def load_folder(
 def unlabelled(folder: str | Path) -> FileSplit:
     """Every image at any depth below a folder, ordered by path; all labels are −1.
 
-    Files that aren't read are reported.
-
     Raises:
-        IceprobeError: if there is no such folder, one below it can't be read, or no image is in it.
+        IceprobeError: if the folder is missing, can't be read, or holds no image.
     """
     root = _located(folder)
     if not root.is_dir():
@@ -101,28 +92,22 @@ def unlabelled(folder: str | Path) -> FileSplit:
         raise IceprobeError(
             f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
         )
-    names = _relative(found, root)
-    log_assumptions(_left_out(root, _relative(others, root), len(names)))
-    return FileSplit("images", root, names, np.full(len(names), -1))
+    if others:
+        log_assumptions([f"folder {str(root)!r}: {left_out(below(root, others), len(found))}"])
+    return FileSplit("images", root, below(root, found), np.full(len(found), -1))
 
 
 def listing(
-    root: AnyPath, below: str, classes: Sequence[str], others: list[str] | None = None
-) -> tuple[list[str], np.ndarray]:
+    root: AnyPath, part: str, classes: Sequence[str]
+) -> tuple[list[str], np.ndarray, list[str]]:
     """Names relative to ``root`` and labels ``(n,)`` of the images, by class, then by path.
 
-    Args:
-        others: takes in the names of files in class folders that aren't read.
+    The third value names the other files in the class folders.
     """
-    names: list[str] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(classes):
-        found, rest = images_below(root / below / class_name)
-        names += _relative(found, root)
-        labels += [label] * len(found)
-        if others is not None:
-            others += _relative(rest, root)
-    return names, np.array(labels, np.int64)
+    listed = [images_below(root / part / class_name) for class_name in classes]
+    names = [name for images, _ in listed for name in below(root, images)]
+    others = [name for _, rest in listed for name in below(root, rest)]
+    return names, np.repeat(np.arange(len(classes)), [len(images) for images, _ in listed]), others
 
 
 def _located(folder: str | Path) -> AnyPath:
@@ -138,16 +123,15 @@ def _with_splits(root: AnyPath, layout: Layout, name: str, spec: str) -> Dataset
             f"class {unseen[0]!r} is in {str(root / layout.test)!r} but missing from train: "
             f"add images of it to {layout.train}/ or remove it"
         )
-    others: list[str] = []
-    train_names, train_labels = listing(root, layout.train, classes, others)
-    test_names, test_labels = listing(root, layout.test, classes, others)
-    for label, class_name in enumerate(classes):
-        if label not in train_labels:
-            raise IceprobeError(
-                f"class {class_name!r} is missing from train: "
-                f"{str(root / layout.train / class_name)!r} "
-                f"holds no image ({', '.join(EXTENSIONS)}); add some or remove the folder"
-            )
+    train_names, train_labels, others = listing(root, layout.train, classes)
+    test_names, test_labels, others_in_test = listing(root, layout.test, classes)
+    counts = np.bincount(train_labels, minlength=len(classes))
+    if not counts.all():
+        empty = classes[int(counts.argmin())]
+        raise IceprobeError(
+            f"class {empty!r} is missing from train: {str(root / layout.train / empty)!r} "
+            f"holds no image ({', '.join(EXTENSIONS)}); add some or remove the folder"
+        )
     if not len(test_names):
         raise IceprobeError(
             f"split {layout.test!r} of {str(root)!r} is empty: put images in its folders"
@@ -157,12 +141,9 @@ def _with_splits(root: AnyPath, layout: Layout, name: str, spec: str) -> Dataset
         "test": FileSplit("test", root, test_names, test_labels),
     }
     _refuse_classes_below(root, layout.train, classes, train_names)
-    assumed = [
-        *layout.assumed,
-        *_one_class(root / layout.train, classes),
-        *_left_out(root, others, len(train_names) + len(test_names)),
-        *_loose(root, [layout.train, layout.test]),
-    ]
+    parts = [layout.train, layout.test]
+    images = len(train_names) + len(test_names)
+    assumed = [*layout.assumed, *_assumed(root, parts, classes, others + others_in_test, images)]
     return Dataset(spec, name, classes, splits, assumed=assumed)
 
 
@@ -173,8 +154,7 @@ def _split_flat(
     if not 0 < fraction < 1:
         raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1)")
     classes = _classes(root)
-    others: list[str] = []
-    names, labels = listing(root, ".", classes, others)
+    names, labels, others = listing(root, ".", classes)
     if not asked:
         refuse_splits_below(root, names)
         _refuse_classes_below(root, ".", classes, names)
@@ -185,7 +165,7 @@ def _split_flat(
             f"class {poor!r} in {str(root)!r} has {counts.min()} image(s): a split needs 2 of "
             "each class; add some or remove the folder"
         )
-    # Each class gives the rounded fraction of its images, at least one to either side.
+    # The rounded fraction of each class is for testing, and either split has at least one image.
     rng = np.random.default_rng(0 if seed is None else seed)
     in_test = np.zeros(len(labels), bool)
     for label, count in enumerate(counts):
@@ -195,22 +175,17 @@ def _split_flat(
         split: FileSplit(split, root, [names[i] for i in np.flatnonzero(rows)], labels[rows])
         for split, rows in (("train", ~in_test), ("test", in_test))
     }
-    assumed = [
-        *([] if asked else assumed_classes(root)),
-        *_one_class(root, classes),
-        *_left_out(root, others, len(names)),
-        *_loose(root, ["."]),
-    ]
+    assumed = [] if asked else assumed_classes(root)
+    assumed += _assumed(root, ["."], classes, others, len(names))
     return Dataset(spec, name, classes, splits, assumed=assumed)
 
 
 def _classes(folder: AnyPath) -> list[str]:
     classes = folders_in(folder)
     if not classes:
-        loose = any(map(is_image, files_in(folder)))
-        found = (
-            "images but no class folders, so labels are missing" if loose else "no class folders"
-        )
+        found = "no class folders"
+        if any(map(is_image, files_in(folder))):
+            found = "images but no class folders, so labels are missing"
         raise IceprobeError(
             f"folder {str(folder)!r} has {found}: put the images of each class in a folder of its own"
         )
@@ -223,9 +198,9 @@ def _refuse_classes_below(
     """Refuse ``images/robin/…`` and ``images/wren/…`` as one class, "images"."""
     if len(classes) > 1:
         return
-    below = [name.removeprefix(f"{part}{os.sep}").split(os.sep) for name in names]
-    inner = {parts[1] for parts in below if len(parts) > 2}
-    if len(inner) < 2 or any(len(parts) == 2 for parts in below):
+    inside = [name.removeprefix(f"{part}{os.sep}").split(os.sep) for name in names]
+    inner = {parts[1] for parts in inside if len(parts) > 2}
+    if len(inner) < 2 or any(len(parts) == 2 for parts in inside):
         return
     (only,) = classes
     remedy = (
@@ -239,33 +214,25 @@ def _refuse_classes_below(
     )
 
 
-def _one_class(folder: AnyPath, classes: Sequence[str]) -> list[str]:
-    if len(classes) > 1:
-        return []
-    return [f"{classes[0]}/ is the one folder in {str(folder)!r}: every image is of this class"]
-
-
-def _left_out(root: AnyPath, others: Sequence[str], images: int) -> list[str]:
-    return [f"folder {str(root)!r}: {left_out(others, images)}"] if others else []
-
-
-def _loose(root: AnyPath, parts: Sequence[str]) -> list[str]:
-    """A line where images lie outside class folders."""
+def _assumed(
+    root: AnyPath, parts: Sequence[str], classes: Sequence[str], others: Sequence[str], images: int
+) -> list[str]:
+    """A line each for a single class, files that aren't images, and images outside class folders."""
+    lines = []
+    if len(classes) == 1:
+        folder = str(root / parts[0])
+        lines = [f"{classes[0]}/ is the one folder in {folder!r}: every image is of this class"]
+    if others:
+        lines.append(f"folder {str(root)!r}: {left_out(others, images)}")
     loose = [
         name if part == "." else f"{part}/{name}"
         for part in parts
         for name in files_in(root / part)
         if is_image(name)
     ]
-    if not loose:
-        return []
-    return [
-        f"folder {str(root)!r}: {len(loose)} image(s) outside class folders are left out "
-        f"({loose[0]!r} first)"
-    ]
-
-
-def _relative(paths: Sequence[str], root: AnyPath) -> list[str]:
-    if isinstance(root, RemotePath):
-        return [path.removeprefix(f"{root}/") for path in paths]
-    return [os.path.relpath(path, root) for path in paths]
+    if loose:
+        lines.append(
+            f"folder {str(root)!r}: {len(loose)} image(s) outside class folders are left out "
+            f"({loose[0]!r} first)"
+        )
+    return lines

@@ -1,8 +1,8 @@
 """``huggingface:NAME_OR_DIR``: data sets of the Hugging Face hub, and local folders in its formats.
 
-Read by the ``datasets`` package (4 or later, which runs no code of a data set): parquet, image
-folders, what ``save_to_disk`` wrote. Images stay encoded in its Arrow files, which are mapped into
-memory, and are decoded here, so that a broken one is named.
+The ``datasets`` package (4 or later, which runs no code of a data set) reads parquet, image folders and
+what ``save_to_disk`` wrote. Images stay encoded in its memory-mapped Arrow files and are decoded here,
+so that errors name the image.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import BadImage, Dataset, Split
-from iceprobe.datasets.files import decode, one_line
+from iceprobe.datasets.files import decode, one_line, state
 from iceprobe.datasets.label_names import in_files
-from iceprobe.datasets.named import by_names, negative_numbers, numbered
+from iceprobe.datasets.labels import by_names, negative_numbers, numbered
 from iceprobe.datasets.pixels import Reading
-from iceprobe.datasets.walking import see_all
+from iceprobe.datasets.walking import images_below
 
 if TYPE_CHECKING:
     import datasets
 
-TEST_SPLITS = ("test", "validation", "val")  # the first there is, where none is named
+TEST_SPLITS = ("test", "validation", "val")  # the first that exists is the default
 
 
 class TableSplit(Split):
@@ -44,7 +44,7 @@ class TableSplit(Split):
         self.table, self.column = table, column
         names = [
             f"{name}/{row:07d}" + (f"/{os.path.basename(path)}" if path else "")
-            for row, path in enumerate(self._field("path"))
+            for row, path in enumerate(self._field("path").to_pylist())
         ]
         super().__init__(name, labels, names)
 
@@ -60,30 +60,25 @@ class TableSplit(Split):
         return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fingerprint(self) -> str:
-        """Sha256 over size and time of change of all files that rows are in, names and labels."""
+        """Sha256 over names, labels, and size and time of change of every file that holds rows."""
         tables = [entry["filename"] for entry in self.table.cache_files]
-        inside = self._field("bytes_are_missing")
-        paths = [path for path, alone in zip(self._field("path"), inside, strict=True) if alone]
+        in_files = self._field("path").filter(self._field("bytes").is_null()).to_pylist()
         digest = hashlib.sha256()
-        for file in (*tables, *paths):
+        for file in (*tables, *in_files):
             try:
-                stat = os.stat(file)
+                digest.update(json.dumps(state(file)).encode())
             except OSError as error:
                 raise IceprobeError(
                     f"{str(file)!r} is gone ({one_line(error)}): load the data set again"
                 ) from error
-            digest.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
         digest.update(json.dumps([self.names, self.labels.tolist()]).encode())
         return self.reading.mark(digest.hexdigest())
 
-    def _field(self, name: str) -> list[Any]:
-        """A field of every image's cell, without touching the bytes of images."""
+    def _field(self, name: str) -> Any:
+        """A field of every image's cell, as an Arrow array; the images aren't read."""
         import pyarrow.compute as pc
 
-        column = self.table.with_format("arrow")[:][self.column]
-        if name == "bytes_are_missing":
-            return pc.is_null(pc.struct_field(column, "bytes")).to_pylist()
-        return pc.struct_field(column, name).to_pylist()
+        return pc.struct_field(self.table.with_format("arrow")[:][self.column], name)
 
 
 def load_huggingface(
@@ -101,22 +96,21 @@ def load_huggingface(
 
     Args:
         name: of the hub, ``OWNER/NAME``, or a local folder.
-        spec: the spec string it was asked for by.
+        spec: the spec string given.
         image, label: names of the columns.
-        train, test: names of the splits; test is the first of ``test``, ``validation`` and
-            ``val`` that there is.
-        config: where it has several configurations.
+        train, test: names of the splits; test is by default the first of ``test``, ``validation``
+            and ``val`` that exists.
+        config: name of a configuration, if there are several.
         revision: branch, tag or commit of the hub.
 
     Raises:
-        IceprobeError: if the package is missing, the data set can't be loaded, a column or split
-            isn't there, or labels are missing or unknown to train.
+        IceprobeError: if the package, a column or a split is missing, the data set can't be loaded,
+            or labels are missing or absent from train.
     """
     tables = _load(name, config, revision)
     if train not in tables:
         raise IceprobeError(unknown(f"split of {name}", train, tables))
     assumed: list[str] = []
-    asked = test is not None
     if test is None:
         if len(tables) == 1:
             raise IceprobeError(
@@ -124,22 +118,29 @@ def load_huggingface(
                 "train_test_split and save_to_disk of datasets"
             )
         test = next((split for split in TEST_SPLITS if split in tables), TEST_SPLITS[0])
+        unread = [split for split in tables if split not in (train, test)]
+        if test != "test" or unread:
+            line = f"{name}: {train} is read as train and {test} as test"
+            assumed = [f"{line}; {', '.join(unread)} left unread" if unread else line]
     if test not in tables:
         raise IceprobeError(f"{unknown(f'split of {name}', test, tables)} Pass test=SPLIT.")
-    if not asked:
-        assumed = _assumed(name, train, test, tables)
     if test == train:
         raise IceprobeError(f"train and test of {spec!r} are both {test!r}: name two splits")
     chosen = {"train": tables[train], "test": tables[test]}
     for table in chosen.values():
         _check_columns(name, table, image, label)
     own = {split: table.features[label] for split, table in chosen.items()}
-    if own["train"] == own["test"]:  # perhaps only since the library takes one for all
-        own, more = in_files(name, config, revision, {"train": train, "test": test}, label, own)
-        assumed += more
+    if own["train"] == own["test"]:  # perhaps because the library takes one for all splits
+        found, more = in_files(name, config, revision, {"train": train, "test": test}, label)
+        own, assumed = own | found, assumed + more
     classes, labels, lines = _labels(chosen, label, own, spec)
+    import datasets
+
+    encoded = datasets.Image(decode=False)
     splits = {
-        split: TableSplit(split, _encoded(table, image), image, labels[split])
+        split: TableSplit(
+            split, table.select_columns([image]).cast_column(image, encoded), image, labels[split]
+        )
         for split, table in chosen.items()
     }
     return Dataset(spec, Path(name).name, classes, splits, assumed=[*assumed, *lines])
@@ -157,13 +158,13 @@ def _load(name: str, config: str | None, revision: str | None) -> Any:
     if name.startswith(("/", ".", "~")) and not folder.is_dir():
         raise IceprobeError(f"no folder {name!r}: pass huggingface:DIR or OWNER/NAME of the hub")
     if folder.is_dir():
-        see_all(folder)  # the library leaves folders out that it can't read
+        images_below(folder)  # raises for a folder that can't be read: the library leaves it out
     try:
         if (folder / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(folder))
         path = str(folder) if folder.is_dir() else name
         return datasets.load_dataset(path, config, revision=revision)
-    # Its own errors derive from these; no network is an OSError.
+    # The library's errors derive from these; a missing network is an OSError.
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as e:
         raise IceprobeError(
             f"data set {name!r} can't be loaded ({_causes(e)}): pass huggingface:OWNER/NAME of "
@@ -171,17 +172,8 @@ def _load(name: str, config: str | None, revision: str | None) -> Any:
         ) from e
 
 
-def _assumed(name: str, train: str, test: str, tables: Any) -> list[str]:
-    """A line where the test split has another name, or more splits are there."""
-    unread = [split for split in tables if split not in (train, test)]
-    if test == "test" and not unread:
-        return []
-    line = f"{name}: {train} is read as train and {test} as test"
-    return [f"{line}; {', '.join(unread)} left unread" if unread else line]
-
-
 def _causes(error: BaseException) -> str:
-    """What an error says and, where the library wraps another, what that says."""
+    """The message of an error, and of the error that the library wrapped in it."""
     cause = error.__cause__
     return one_line(error) if cause is None else f"{one_line(error)}: {one_line(cause)}"
 
@@ -201,39 +193,22 @@ def _check_columns(name: str, table: Any, image: str, label: str) -> None:
 
 
 def _holds_bytes(table: Any, column: str) -> bool:
-    """Whether a column that nobody declared as images has what an image column has.
-
-    That is bytes, or bytes and a path, as parquet files that other tools write.
-    """
+    """Whether a column not declared as images holds bytes, or bytes and path: parquet of other tools."""
     import pyarrow as pa
 
     kind = table.features.arrow_schema.field(column).type
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
-        return set(fields) == {"bytes", "path"} and _is_binary(fields["bytes"])
-    return _is_binary(kind)
-
-
-def _is_binary(kind: Any) -> bool:
-    import pyarrow as pa
-
+        if set(fields) != {"bytes", "path"}:
+            return False
+        kind = fields["bytes"]
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _encoded(table: Any, column: str) -> Any:
-    import datasets
-
-    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
 def _labels(
     tables: dict[str, Any], column: str, own: dict[str, Any], spec: str
 ) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    """Classes, labels and what was taken for granted: by names where there are, else numbered.
-
-    Args:
-        own: each split's own feature of the column.
-    """
+    """Classes, labels and assumptions, from each split's ``own`` feature of the label column."""
     import datasets
 
     values = {
@@ -241,7 +216,7 @@ def _labels(
         for split, table in tables.items()
     }
     for split, table in tables.items():
-        # The library has turned text into places in the names that it took.
+        # The library has converted text to indices into its own list of names.
         text = getattr(own[split], "dtype", None) in ("string", "large_string")
         if text and isinstance(table.features[column], datasets.ClassLabel):
             own[split] = table.features[column]
@@ -254,8 +229,8 @@ def _labels(
                 f"labels of split {split!r} of {spec!r} are missing (the hub hides those of some "
                 "test splits): name another, as test=validation"
             )
+    assumed = []
     if not named["train"]:
-        assumed = []
         if named["test"]:
             assumed = [
                 f"{spec}: train names no classes, so labels are numbers and test's names unread"
@@ -263,7 +238,6 @@ def _labels(
         numbers = {split: _whole(given, split, spec) for split, given in values.items()}
         classes, labels = numbered(numbers, spec)
         return classes, labels, [*assumed, *negative_numbers(classes, spec)]
-    assumed = []
     names = {split: kind.names for split, kind in own.items() if named[split]}
     if not named["test"]:
         given = values["test"]
@@ -283,7 +257,7 @@ def _labels(
 
 
 def _whole(given: list[Any], split: str, spec: str) -> list[Any]:
-    """Labels with numbers as integers, ``2.0`` as 2."""
+    """Labels with whole floats as integers, ``2.0`` as 2."""
     for value in given:
         if isinstance(value, float) and not value.is_integer():
             raise IceprobeError(

@@ -1,13 +1,11 @@
 """ImageNet-1k (ILSVRC 2012) in folders, one a synset: ``train/n01440764/…`` and ``val/n01440764/…``.
 
-Labels follow the sorted WordNet ids, as every published checkpoint has them; ids and names come
-from timm, so the development kit isn't needed (torchvision's class wants it) and a stray folder
-can't shift the labels.
+Labels follow the sorted WordNet ids, as in every published checkpoint; ids and names come from timm,
+so the development kit isn't needed and an extra folder can't shift the labels.
 
-``boxes=DIR`` reads the localisation boxes: ``DIR/val/ILSVRC2012_val_00000001.xml`` and, where
-wanted, ``DIR/train/n01440764/n01440764_18.xml`` (``Annotations/CLS-LOC`` of the challenge). Where
-an image has several objects its largest box is taken. Corners are taken as edges in pixels and
-clipped to the image, as most readers do.
+``boxes=DIR`` reads the localisation boxes: ``DIR/val/ILSVRC2012_val_00000001.xml`` and, if present,
+``DIR/train/n01440764/n01440764_18.xml`` (``Annotations/CLS-LOC`` of the challenge). Of several objects
+the largest box is taken. Corners are edges in pixels, clipped to the image, as in most readers.
 """
 
 from collections import Counter
@@ -30,7 +28,7 @@ def read_imagenet(
     """Read the parts ``"train"`` or ``"val"``.
 
     Raises:
-        IceprobeError: if a part isn't in folders of synsets, or there is no folder of boxes.
+        IceprobeError: if a part isn't in folders of synsets, or the folder of boxes is missing.
     """
     from timm.data import ImageNetInfo
 
@@ -38,14 +36,14 @@ def read_imagenet(
     synsets = info.label_names()
     (part,) = parts
     _check_folders(root / part, synsets)
-    names, labels = listing(root, part, synsets)
+    names, labels, _ = listing(root, part, synsets)
     read = None if boxes is None else _boxes(Path(boxes).expanduser(), part, names)
     classes = _unique([info.label_name_to_description(s) for s in synsets], synsets)
     return FileSplit(name, root, names, labels, read), classes
 
 
 def _check_folders(folder: Path, synsets: Sequence[str]) -> None:
-    """See that there are folders of synsets, and of no others."""
+    """Check that there are folders of synsets and no others."""
     found = set(folders_in(folder))
     if not found & set(synsets):
         raise IceprobeError(
@@ -60,7 +58,7 @@ def _check_folders(folder: Path, synsets: Sequence[str]) -> None:
 
 
 def _unique(classes: Sequence[str], synsets: Sequence[str]) -> list[str]:
-    """Names with the synset added where two have the same (crane, maillot)."""
+    """Names, with the synset added to those that occur twice (crane, maillot)."""
     counts = Counter(classes)
     return [
         name if counts[name] == 1 else f"{name} ({synset})"

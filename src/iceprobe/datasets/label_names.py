@@ -1,7 +1,7 @@
-"""The lists of class names that parquet and Arrow files of a Hugging Face data set carry themselves.
+"""The lists of class names in the parquet and Arrow files of a Hugging Face data set.
 
-``datasets`` takes the columns of all splits from the first file that it opens. A test split whose own
-list has another order would be read in train's order, so each file's own list is read first.
+``datasets`` takes the features of all splits from the first file that it opens. If the list of a test
+split has another order, its labels would be wrong, so each file's own list is read here.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,15 @@ def in_files(
     revision: str | None,
     splits: Mapping[str, str],
     column: str,
-    taken: Mapping[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
-    """Each split's own feature of the labels' column, and what was taken for granted.
+    """Each split's own feature of the label column, empty if the library's is right, and assumptions.
 
-    Of a local folder all files are asked, of the hub each split's first.
+    All files of a local folder are read, and the first of each split on the hub.
 
     Args:
         name, config, revision: of the data set.
         splits: ``"train"`` and ``"test"`` → their names there.
         column: of the labels.
-        taken: the feature that the library took, where files say nothing of their own.
 
     Raises:
         IceprobeError: if files of one split name their classes differently.
@@ -39,18 +37,14 @@ def in_files(
 
     folder = Path(name).expanduser()
     if (folder / "dataset_dict.json").is_file():
-        return dict(taken), []  # each split keeps its own
-    if folder.is_dir() and not any(
-        next(folder.rglob(f"*{ending}"), None) for ending in _WITH_SCHEMA
-    ):
-        return dict(taken), []
+        return {}, []  # the library reads each split's own
+    if folder.is_dir() and not any(any(folder.rglob(f"*{ending}")) for ending in _WITH_SCHEMA):
+        return {}, []
     try:
         path = str(folder) if folder.is_dir() else name
         files = datasets.load_dataset_builder(path, config, revision=revision).config.data_files
-        if not files:
-            return dict(taken), []
         found = {
-            role: [(file, _feature(file, column)) for file in _asked(files, split)]
+            role: [(file, _feature(file, column)) for file in _with_schema(files or {}, split)]
             for role, split in splits.items()
         }
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -58,34 +52,34 @@ def in_files(
             raise IceprobeError(
                 f"files of {name!r} can't be read ({one_line(error)}): get them again"
             ) from error
-        return dict(taken), [
+        return {}, [
             f"{name}: whether train and test list their classes in one order can't be seen "
             f"({one_line(error)}): train's list is taken for both"
         ]
     own: dict[str, Any] = {}
-    for role, asked in found.items():
-        own[role] = next((feature for _, feature in asked), None)
-        for file, feature in asked:
+    for role, listed in found.items():
+        own[role] = listed[0][1] if listed else None
+        for file, feature in listed:
             if feature != own[role]:
                 raise IceprobeError(
-                    f"{asked[0][0]!r} and {file!r} name their classes differently, and both are of "
+                    f"{listed[0][0]!r} and {file!r} name their classes differently, and both are of "
                     f"split {splits[role]!r}: write them with one list of names"
                 )
-    # Equal lists, none, or another kind of file: what the library took (a card's names, say) is kept.
+    # Equal lists, none, or files of another kind: the library's (names of a card, say) are right.
     if own["train"] == own["test"] or None in own.values():
-        return dict(taken), []
+        return {}, []
     return own, []
 
 
-def _asked(files: Mapping[str, Any], split: str) -> list[str]:
-    """The files of a split that carry a schema."""
+def _with_schema(files: Mapping[str, Any], split: str) -> list[str]:
+    """The files of a split that have a schema: all local ones, the first on the hub."""
     listed = [str(file) for file in files.get(split, ())]
     known = [file for file in listed if file.endswith(_WITH_SCHEMA)]
     return known if known and not known[0].startswith("hf://") else known[:1]
 
 
 def _feature(file: str, column: str) -> Any:
-    """What a file itself says of a column; ``None`` where it has none."""
+    """The feature of a column in a file's own schema, or ``None``."""
     import datasets
     import fsspec
     import pyarrow as pa

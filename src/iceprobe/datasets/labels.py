@@ -1,29 +1,22 @@
-"""What a label can be: the index of a class, one an image. Whatever holds labels is checked here."""
+"""Labels: each image has one, the index of its class.
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+Sources give names or numbers; `numbered` and `by_names` convert them to indices into one list of
+classes. Where splits have their own lists of names, the names decide, not the numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 
 
-class Labelled(Protocol):
-    """What has labels, and a name for each (`datasets.base.Split`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def labels(self) -> np.ndarray: ...
-    @property
-    def names(self) -> Sequence[str]: ...
-
-
 def whole_labels(labels: Any, split: str) -> np.ndarray:
     """Labels as given → ``(n,)`` int64.
 
     Raises:
-        IceprobeError: if they aren't one whole number an image.
+        IceprobeError: if they aren't one whole number per image.
     """
     try:
         given = np.asarray(labels)
@@ -55,11 +48,7 @@ def whole_labels(labels: Any, split: str) -> np.ndarray:
 
 
 def check_count(split: str, labels: int, **others: int) -> None:
-    """See that there is one label for each image, name and box.
-
-    Raises:
-        IceprobeError: with both counts.
-    """
+    """Raise `IceprobeError` with both counts unless there is one label per image, name and box."""
     for what, count in others.items():
         if count != labels:
             raise IceprobeError(
@@ -67,44 +56,122 @@ def check_count(split: str, labels: int, **others: int) -> None:
             )
 
 
-def check_stored(labels: np.ndarray, classes: Sequence[str], split: str, store: object) -> None:
-    """See that labels of a store, which may be older than this check, are indices of its classes.
+def labels_outside(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Rows whose label is not the index of a class."""
+    return np.flatnonzero((labels < 0) | (labels >= len(classes)))
 
-    Raises:
-        IceprobeError: naming the first that isn't.
-    """
-    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(outside):
-        row = int(outside[0])
+
+def check_stored(labels: np.ndarray, classes: Sequence[str], split: str, store: object) -> None:
+    """Raise for the first label of a store that is not the index of a class: it may be an old store."""
+    if len(outside := labels_outside(labels, classes)):
         raise IceprobeError(
-            f"label {labels[row]} of row {row} in split {split!r} of store {store} is no class: "
-            f"{len(classes)} are named ({len(outside)} such labels); extract it again from a data "
-            "set without these images"
+            f"label {labels[outside[0]]} of row {outside[0]} in split {split!r} of store {store} is "
+            f"no class: {len(classes)} are named ({len(outside)} such labels); extract it again from "
+            "a data set without these images"
         )
 
 
-def check_labels(data: str, classes: Sequence[str], splits: Sequence[Labelled]) -> None:
-    """See that every label is the index of a class, and that train has every class of the others.
+def numbered(
+    values: Mapping[str, Sequence[str | int]], spec: str
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Number the classes of ``"train"``: by value if all are whole numbers, else by name.
+
+    Args:
+        values: the label of each image of each split.
+        spec: of the data set, for the error.
+
+    Returns:
+        Names of the classes, and the labels ``(n,)`` of each split.
 
     Raises:
-        IceprobeError: naming split, image and label.
+        IceprobeError: if train lacks a class of another split.
     """
-    for split in splits:
-        labels = whole_labels(split.labels, split.name)
-        check_count(split.name, len(labels), names=len(split.names))
-        outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-        if len(outside):
-            row = int(outside[0])
+    texts = {split: list(map(str, given)) for split, given in values.items()}
+    classes = sorted(set(texts["train"]))
+    if all(_is_number(text) for text in classes):
+        classes.sort(key=int)
+    place = {name: label for label, name in enumerate(classes)}
+    for split, given in texts.items():
+        if unseen := sorted(set(given) - set(place)):
+            raise _missing(unseen[0], split, spec)
+    return classes, {
+        split: np.array([place[text] for text in given], np.int64) for split, given in texts.items()
+    }
+
+
+def by_names(
+    labels: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]], spec: str
+) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
+    """Map the labels of all splits to train's list of names.
+
+    Args:
+        labels: of each split, ``(n,)`` indices into its own list.
+        names: of each split, its list.
+        spec: of the data set, for the error.
+
+    Returns:
+        The names of classes with images, the labels of each split as indices into them, and
+        assumptions.
+
+    Raises:
+        IceprobeError: for a label beyond its list, a name listed twice, or a class of another split
+            without training images.
+    """
+    given: dict[str, list[str]] = {}
+    for split, own in labels.items():
+        listed = [str(name) for name in names[split]]
+        if len(set(listed)) < len(listed):
+            twice = next(name for name in listed if listed.count(name) > 1)
             raise IceprobeError(
-                f"label {labels[row]} of {split.names[row]!r} in split {split.name!r} of {data!r} "
-                f"is no class: {len(classes)} are named, 0 to {len(classes) - 1} "
-                f"({len(outside)} such labels); mend them or leave the images out"
+                f"class {twice!r} is twice in the names of split {split!r} of {spec!r}: "
+                "give each class a name of its own"
             )
-    trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
-    for split in splits:
-        unseen = np.setdiff1d(split.labels, trained)
-        if len(trained) and len(unseen):
+        if len(outside := labels_outside(own, listed)):
             raise IceprobeError(
-                f"class {str(classes[int(unseen[0])])!r} is in split {split.name!r} of {data!r} but "
-                "missing from train: add images of it to train or leave it out"
+                f"label {own[outside[0]]} of image {outside[0]} in split {split!r} of {spec!r} has no "
+                f"name: {len(listed)} are named, 0 to {len(listed) - 1}; mend it or leave the image "
+                "out"
             )
+        given[split] = [listed[label] for label in own.tolist()]
+    used = {split: set(values) for split, values in given.items()}
+    for split, found in used.items():
+        if unseen := sorted(found - used["train"]):
+            raise _missing(unseen[0], split, spec)
+    listed = [str(name) for name in names["train"]]
+    classes = [name for name in listed if name in used["train"]]
+    place = {name: label for label, name in enumerate(classes)}
+    unused = [name for name in listed if name not in place]
+    assumed = []
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        assumed = [
+            f"{spec}: no image is of class {', '.join(map(repr, unused[:3]))}{more}: "
+            f"{len(classes)} of {len(listed)} named classes are read"
+        ]
+    return (
+        classes,
+        {s: np.array([place[name] for name in values], np.int64) for s, values in given.items()},
+        assumed,
+    )
+
+
+def negative_numbers(classes: Sequence[str], spec: str) -> list[str]:
+    """A line for each negative number read as a class: it often means that the label is missing."""
+    if not all(map(_is_number, classes)) or set(classes) == {"-1", "1"}:
+        return []
+    return [
+        f"{spec}: label {name} is read as a class of its own"
+        for name in classes
+        if name.startswith("-")
+    ]
+
+
+def _missing(name: str, split: str, spec: str) -> IceprobeError:
+    return IceprobeError(
+        f"class {name!r} is in split {split!r} of {spec!r} but missing from train: "
+        "add images of it to train or leave it out"
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdigit()

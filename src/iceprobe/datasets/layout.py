@@ -1,8 +1,8 @@
-"""Which folders of ``folder:DIR`` are its splits: by their names, where names can say it.
+"""Which folders of ``folder:DIR`` are its splits, by their names.
 
-The usual words for training, validation and test, in any case, are read as splits, and what was
-chosen is reported. A top level that looks like splits and can't be read as such is refused: taken for
-classes, it would make a report about nothing.
+The usual words for training, validation and test, in upper or lower case, are read as splits, and the
+choice is reported. Folders that look like splits and can't be read as such are refused: as classes,
+they would give a meaningless result.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.walking import AnyPath, folders_in, some
 
-# The first of each is the name by which iceprobe calls it.
+# The first of each is iceprobe's own name.
 WORDS = {
     "train": ("train", "training", "trn"),
     "test": ("test", "testing", "tst"),
@@ -28,12 +28,7 @@ _SPLIT_LIKE = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """Which folders are the splits.
-
-    Attributes:
-        train, test: relative to the data set's folder.
-        assumed: a line for each assumption.
-    """
+    """The folders of the splits, relative to the data set's, and a line for each assumption."""
 
     train: str
     test: str
@@ -41,53 +36,49 @@ class Layout:
 
 
 def role_of(name: str) -> str | None:
-    """``train``, ``test`` or ``val`` where a folder's name is a word for it."""
+    """``train``, ``test`` or ``val`` if a folder's name is a word for it."""
     return next((role for role, words in WORDS.items() if name.casefold() in words), None)
 
 
 def find_layout(
     root: AnyPath, *, split: str | None, train: str | None, test: str | None
 ) -> Layout | None:
-    """The folders of the splits, or ``None`` where there is nothing like them.
+    """The folders of the splits, or ``None`` if there are none.
 
     Args:
         root: the data set's folder.
         split: ``"test"`` or ``"val"``: which of the two is the test split.
-        train, test: the folders by name, where names can't say it.
+        train, test: the folders, if they have unusual names.
 
     Raises:
-        IceprobeError: if names look like splits and can't be read as such, or what is asked for
-            isn't there.
+        IceprobeError: if folders look like splits and can't be read as such, or a folder asked for
+            is missing.
     """
     folders = folders_in(root)
     by_role = {role: [name for name in folders if role_of(name) == role] for role in WORDS}
-    if train or test:
-        chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
-        reported = _named(root, test, "test") or _test_folder(root, by_role, split)
-        if chosen is None or reported is None:
-            missing = "train" if chosen is None else "test"
-            raise IceprobeError(
-                f"folder {str(root)!r} has no folder for {missing}: name it as {missing}=FOLDER"
-            )
-        if chosen == reported:
-            raise IceprobeError(f"train and test of {str(root)!r} are both {test!r}: name two")
-        return Layout(chosen, reported)
-    if split is not None and not by_role["train"]:
+    named = bool(train or test)
+    if split is not None and not named and not by_role["train"]:
         raise IceprobeError(
             f"folder {str(root)!r} has no train/ beside {split}/: make one, or drop split={split}"
         )
-    if split is not None or (by_role["train"] and (by_role["test"] or by_role["val"])):
-        chosen = _pick(root, by_role["train"], "train")
-        reported = _test_folder(root, by_role, split)
-        assert chosen is not None  # there are candidates, and _pick refuses to guess
-        assert reported is not None
-        return Layout(chosen, reported, () if split else _assumed(root, chosen, reported, folders))
-    _refuse_what_looks_like_splits(root, folders)
-    return None
+    asked = named or split is not None
+    if not asked and not (by_role["train"] and (by_role["test"] or by_role["val"])):
+        _refuse_what_looks_like_splits(root, folders)
+        return None
+    chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
+    reported = _named(root, test, "test") or _test_folder(root, by_role, split)
+    if chosen is None or reported is None:
+        missing = "train" if chosen is None else "test"
+        raise IceprobeError(
+            f"folder {str(root)!r} has no folder for {missing}: name it as {missing}=FOLDER"
+        )
+    if chosen == reported:
+        raise IceprobeError(f"train and test of {str(root)!r} are both {test!r}: name two")
+    return Layout(chosen, reported, () if asked else _assumed(root, chosen, reported, folders))
 
 
 def assumed_classes(root: AnyPath) -> list[str]:
-    """A line where folders named like splits are read as classes, having no class folders."""
+    """A line if folders named like splits are read as classes, because they hold no folders."""
     alike = [name for name in folders_in(root) if _looks_like_a_split(name)]
     if not alike:
         return []
@@ -99,12 +90,7 @@ def assumed_classes(root: AnyPath) -> list[str]:
 
 
 def refuse_splits_below(root: AnyPath, names: Sequence[str]) -> None:
-    """Refuse classes with folders of splits in them: ``cat/train/…``, ``birds/images/train/…``.
-
-    Args:
-        root: a folder without splits of its own.
-        names: of its images, relative to it.
-    """
+    """Refuse splits below classes, such as ``cat/train/…``; ``names`` are relative to ``root``."""
     found: dict[str, set[str]] = {}
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -125,7 +111,7 @@ def _looks_like_a_split(name: str) -> bool:
 
 
 def _named(root: AnyPath, name: str | None, option: str) -> str | None:
-    """A folder that was asked for by name."""
+    """A folder that was given by name."""
     if name is None:
         return None
     clean = name.strip("/")
@@ -138,7 +124,7 @@ def _named(root: AnyPath, name: str | None, option: str) -> str | None:
 
 
 def _pick(root: AnyPath, candidates: Sequence[str], role: str) -> str | None:
-    """The folder for a role: the plain name first; of others there may be one."""
+    """The folder for a role: the plain name if it exists, else the only candidate."""
     if role in candidates or len(candidates) < 2:
         return role if role in candidates else next(iter(candidates), None)
     option = "train" if role == "train" else "test"
@@ -156,7 +142,7 @@ def _test_folder(root: AnyPath, by_role: dict[str, list[str]], split: str | None
 
 
 def _assumed(root: AnyPath, train: str, test: str, folders: Sequence[str]) -> tuple[str, ...]:
-    """Nothing to say of ``train/`` and ``test/`` alone."""
+    """A line on the choice, unless the folders are ``train/`` and ``test/`` alone."""
     unread = [name for name in folders if name not in (train, test)]
     if (train, test) == ("train", "test") and not unread:
         return ()
@@ -165,7 +151,7 @@ def _assumed(root: AnyPath, train: str, test: str, folders: Sequence[str]) -> tu
 
 
 def _refuse_what_looks_like_splits(root: AnyPath, folders: Sequence[str]) -> None:
-    """Folders named like splits are classes only among others, and with images right in them."""
+    """Folders named like splits may be classes only beside others, with images directly in them."""
     alike = [name for name in folders if _looks_like_a_split(name)]
     nested = [name for name in alike if folders_in(root / name)]
     if not alike or (not nested and len(alike) < len(folders)):

@@ -1,8 +1,7 @@
-"""Oxford-IIIT Pets (Parkhi et al. 2012): 37 breeds, and where the animal is.
+"""Oxford-IIIT Pets (Parkhi et al. 2012): 37 breeds, and masks of the animals.
 
-A trimap says of each pixel 1 (animal), 2 (background) or 3 (its border, and what isn't
-classified). The mask is animal and border together: without the border, thin parts such as ears
-and tails would be lost to the background.
+A trimap marks each pixel as 1 (animal), 2 (background) or 3 (border, or not classified). The mask is
+animal and border together: without the border, thin parts such as ears and tails would be background.
 """
 
 import hashlib
@@ -24,31 +23,22 @@ _AS_STORED = Reading(alpha="drop", orientation="ignore")
 
 
 class PetSplit(FileSplit):
-    """Images with trimaps.
-
-    Attributes:
-        trimaps: n names of files, relative to ``root``.
-    """
+    """Images with trimaps, n names of files relative to ``root``."""
 
     def __init__(
-        self,
-        name: str,
-        root: Path,
-        names: Sequence[str],
-        labels: Sequence[int],
-        trimaps: Sequence[str],
+        self, name: str, root: Path, names: list[str], labels: list[int], trimaps: list[str]
     ):
         super().__init__(name, root, names, labels, masks=True)
-        self.trimaps = list(trimaps)
+        self.trimaps = trimaps
 
     def mask(self, index: int) -> Image.Image:
         path, image = self.root / self.trimaps[index], self.root / self.names[index]
         trimap = np.asarray(decode(stream(path), str(path), _AS_STORED))
         mask = Image.fromarray(np.where(trimap == BACKGROUND, 0, 255).astype(np.uint8))
-        return turned(mask, turn_of(stream(image), self.reading))  # with its image
+        return turned(mask, turn_of(stream(image), self.reading))  # as its image is turned
 
     def fingerprint(self) -> str:
-        """Sha256 over the listing of the images and that of the trimaps; reads neither."""
+        """Sha256 over the listings of images and trimaps; no image is read."""
         trimaps = listing_digest(self.root, self.trimaps, self.labels.tolist())
         return hashlib.sha256((super().fingerprint() + trimaps).encode()).hexdigest()
 

@@ -1,11 +1,10 @@
-"""Image files → 8 bits a channel: one rule each for bit depth, transparency and orientation.
+"""Image files → 8 bits per channel, by the rules of docs/images.md.
 
-The rules are those of docs/images.md. What a file doesn't say (which value is white, what lies
-behind transparent pixels) is said by a :class:`Reading`, or the image is refused where the rules would spoil it.
+There is one rule each for bit depth, transparency and orientation. A :class:`Reading` replaces them;
+an image that they would spoil is refused.
 """
 
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from json import dumps
 from typing import Any
@@ -17,7 +16,7 @@ from iceprobe.core.errors import IceprobeError
 
 FULL = 65535  # of 16 bits
 ALPHA = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
-ORIENTATION = 0x0112  # the EXIF tag, whose values say how to turn what is stored
+ORIENTATION = 0x0112  # the EXIF tag that says how to turn the stored image
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,7 +28,7 @@ TURNS = {
 }
 _SEEN = "iceprobe"  # key of an image's info
 
-# What is noted of an image, and counted in the store's manifest.
+# What is recorded of an image, and counted in the store's manifest.
 TURNED = "turned upright"
 ON_WHITE = "laid on white"
 FIRST_FRAME = "first frame of several"
@@ -38,19 +37,18 @@ BAND_LEFT_OUT = "band beyond RGB left out"
 
 
 class Unreadable(Exception):
-    """An image that the rules would spoil: what is wrong and what to do, without its name."""
+    """An image that the rules would spoil; the message has the reason and the remedy, not its name."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read where they don't say it; ``None`` follows the rules of docs/images.md.
+    """How files are decoded; ``None`` follows the rules of docs/images.md.
 
     Attributes:
-        scale: the value of white in files of more than 8 bits; 65535 in 16 bits where
-            nothing is said.
-        alpha: what transparent pixels are laid on, ``"white"`` (the rule) or ``"black"``;
+        scale: the value of white in files of more than 8 bits; by default 65535 in 16 bits.
+        alpha: the background of transparent pixels, ``"white"`` (the rule) or ``"black"``;
             ``"drop"`` takes the colours that are stored under them.
-        orientation: ``"upright"`` (the rule): turned as the EXIF tag says; ``"ignore"``: as stored.
+        orientation: ``"upright"`` (the rule) follows the EXIF tag, ``"ignore"`` doesn't.
     """
 
     scale: float | None = None
@@ -62,18 +60,18 @@ class Reading:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def mark(self, fingerprint: str) -> str:
-        """A split's fingerprint, another one where options were given: they change pixels."""
+        """A split's fingerprint, changed if options were given: they change pixels."""
         if not (said := self.said()):
             return fingerprint
         return sha256(f"{fingerprint} {dumps(said, sort_keys=True)}".encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
-    """What was done to an image beyond decoding it.
+    """What was done to an image beyond decoding it; filled in on the way.
 
     Attributes:
-        done: of the words above, and the colours that were converted.
+        done: the descriptions above, and colour conversions.
         largest: the largest value of a file of more than 8 bits.
         turn: the EXIF tag by which it was turned, 1 if it wasn't.
     """
@@ -83,30 +81,21 @@ class Seen:
     turn: int = 1
 
 
-@dataclass
-class Notes:
-    """What is noted on the way from a file to a picture."""
-
-    done: list[str] = field(default_factory=list)
-    largest: float | None = None
-    turn: int = 1
-
-
 def seen(image: Image.Image) -> Seen:
-    """What :func:`finished` did to an image; nothing where it was made in another way."""
+    """What :func:`finished` did to an image; nothing if it wasn't called."""
     return image.info.get(_SEEN, Seen())
 
 
 def finished(
-    image: Image.Image, reading: Reading, notes: Notes, known_scale: float | None = None
+    image: Image.Image, reading: Reading, notes: Seen, known_scale: float | None = None
 ) -> Image.Image:
-    """A decoded image in 8 bits a channel without transparency, upright.
+    """A decoded image in 8 bits per channel without transparency, upright.
 
     Args:
         image: as Pillow has it after ``load()``.
-        reading: what the file doesn't say.
-        notes: taken over into what :func:`seen` gives of the result.
-        known_scale: white, where the file says it.
+        reading: how it is decoded.
+        notes: completed here, and what :func:`seen` returns for the result.
+        known_scale: the value of white, if the file states it.
 
     Raises:
         Unreadable: if the rules would spoil the image.
@@ -114,27 +103,27 @@ def finished(
     tag = 1 if reading.orientation == "ignore" else orientation(image)
     image = _flat(_eight_bit(image, reading, notes, known_scale), reading.alpha, notes)
     if image.mode in ("CMYK", "YCbCr", "LAB"):
-        notes.done.append(f"{image.mode} to RGB")
-    if image.mode == "LAB":  # which Pillow doesn't turn to grey
+        notes.done += (f"{image.mode} to RGB",)
+    if image.mode == "LAB":  # Pillow doesn't convert it to grey
         image = image.convert("RGB")
     if tag in TURNS:
         image = turned(image, tag)
-        image.info = {}  # the tag with them: whoever reads it again would turn again
+        image.info = {}  # it holds the tag, by which the image would be turned again
         notes.turn = tag
-        notes.done.append(TURNED)
+        notes.done += (TURNED,)
     if notes.done:
-        image.info[_SEEN] = Seen(tuple(notes.done), notes.largest, notes.turn)
+        image.info[_SEEN] = notes
     return image
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """A picture given in Python, in 8 bits a channel without transparency; it is not turned.
+    """A picture given in Python, in 8 bits per channel without transparency; it is not turned.
 
     Raises:
-        IceprobeError: if it would be lost.
+        IceprobeError: if the rules would spoil it.
     """
     try:
-        return _flat(_eight_bit(image, Reading(), Notes(), None), None, Notes())
+        return _flat(_eight_bit(image, Reading(), Seen(), None), None, Seen())
     except Unreadable as error:
         raise IceprobeError(
             f"a picture of mode {image.mode} {error} (or give it in 8 bits, mode RGB or L)"
@@ -142,15 +131,15 @@ def plain(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF tag; 1 (as stored) where there is none."""
+    """The EXIF tag; 1 (as stored) if there is none."""
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 (a block of metadata that can't be parsed says nothing)
+    except Exception:  # noqa: BLE001 (metadata that can't be parsed is ignored)
         return 1
 
 
 def turned(image: Image.Image, tag: int) -> Image.Image:
-    """The image as stored → as its EXIF tag wants it shown."""
+    """The image as stored → turned by its EXIF tag."""
     return image.transpose(TURNS[tag]) if tag in TURNS else image
 
 
@@ -175,72 +164,38 @@ def upright_boxes(boxes: np.ndarray, turn: int, size: tuple[int, int]) -> np.nda
     return np.stack([x0, y0, x1, y1], 1)
 
 
-def joined(high: Image.Image, low: Image.Image) -> np.ndarray:
-    """Upper and lower bytes of a colour image of 16 bits → its values ``(H, W, C)``."""
-    return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
-
-
-def eight_bit_colours(
-    values: np.ndarray, reading: Reading, notes: Notes, has_alpha: bool
-) -> Image.Image:
-    """Values ``(H, W, C)`` of 16 bits → 8 bits."""
-    colours, alpha = (
-        (values[..., :-1], values[..., -1:]) if has_alpha else (values, values[..., :0])
-    )
+def eight_bit_colours(values: np.ndarray, reading: Reading, notes: Seen) -> Image.Image:
+    """Values of 16 bits, ``(H, W, 3)`` or ``(H, W, 4)`` with transparency → 8 bits."""
+    colours, alpha = values[..., :3], values[..., 3:]
     bands = [_scaled(colours, reading.scale, notes)]
-    if has_alpha:  # opaque is the full range, unless that is the colours' own
+    if alpha.size:  # opaque is the full range, unless it fits into the range of the colours
         own = reading.scale if reading.scale and alpha.max() <= reading.scale else FULL
-        bands.append(_scaled(alpha, own, Notes()))
+        bands.append(_scaled(alpha, own, Seen()))
     return Image.fromarray(np.concatenate(bands, -1))
 
 
-def raw_mode(tile: Any) -> str:
-    """How a file's pixels are laid out, in the words of Pillow's decoder."""
-    args = tile.args
-    return str((args[0] if args else "") if isinstance(args, tuple) else args)
-
-
-def low_bytes(tile: Any) -> Any | None:
-    """The tile from which Pillow reads the lower bytes where this one gives the upper; or ``None``."""
-    mode = raw_mode(tile)
-    bands, _, order = mode.partition(";16")
-    if bands not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
-        return None
-    if order == "N":
-        order = "L" if sys.byteorder == "little" else "B"
-    other = f"{bands};16{'B' if order == 'L' else 'L'}"
-    args = (other, *tile.args[1:]) if isinstance(tile.args, tuple) else other
-    return tile._replace(args=args)
-
-
 def _eight_bit(
-    image: Image.Image, reading: Reading, notes: Notes, known_scale: float | None
+    image: Image.Image, reading: Reading, notes: Seen, known_scale: float | None
 ) -> Image.Image:
     deep = image.mode.startswith("I;16")
-    if known_scale is not None and (deep or image.mode == "I"):
-        notes.done.append(DEEP)
-        return Image.fromarray(_scaled(np.asarray(image), known_scale, Notes()))
-    if deep:
-        return Image.fromarray(_scaled(np.asarray(image), reading.scale, notes))
-    if image.mode in ("I", "F"):
-        if reading.scale is None:
-            raise Unreadable(
-                "has 32-bit pixels of unknown range: say which value is white with scale= "
-                "(scale=1.0 for floats from 0 to 1), or convert it to 8 bits"
-            )
-        return Image.fromarray(_scaled(np.asarray(image), reading.scale, notes))
-    return image
+    if not deep and image.mode not in ("I", "F"):
+        return image
+    if known_scale is not None and image.mode != "F":
+        notes.done += (DEEP,)
+        return Image.fromarray(_scaled(np.asarray(image), known_scale, Seen()))
+    if not deep and reading.scale is None:
+        raise Unreadable(
+            "has 32-bit pixels of unknown range: say which value is white with scale= "
+            "(scale=1.0 for floats from 0 to 1), or convert it to 8 bits"
+        )
+    return Image.fromarray(_scaled(np.asarray(image), reading.scale, notes))
 
 
-def _scaled(values: np.ndarray, scale: float | None, notes: Notes) -> np.ndarray:
-    """Values of more than 8 bits → uint8; of d bits the upper eight.
-
-    Raises:
-        Unreadable: for values that ``scale`` doesn't reach, and where all become black.
-    """
+def _scaled(values: np.ndarray, scale: float | None, notes: Seen) -> np.ndarray:
+    """Values of more than 8 bits → uint8, the upper eight bits; refuse values that don't fit."""
     low, high = float(values.min()), float(values.max())
     notes.largest = high
-    notes.done.append(DEEP)
+    notes.done += (DEEP,)
     white = FULL if scale is None else scale
     if not (low >= 0 and high <= white):
         raise Unreadable(
@@ -258,7 +213,7 @@ def _scaled(values: np.ndarray, scale: float | None, notes: Notes) -> np.ndarray
     return (values.astype(np.int64) * 256 // (int(white) + 1)).astype(np.uint8)
 
 
-def _flat(image: Image.Image, alpha: str | None, notes: Notes) -> Image.Image:
+def _flat(image: Image.Image, alpha: str | None, notes: Seen) -> Image.Image:
     """The image without transparency."""
     if not image.has_transparency_data:
         return image
@@ -267,10 +222,10 @@ def _flat(image: Image.Image, alpha: str | None, notes: Notes) -> Image.Image:
     if full.getchannel("A").getextrema() == (255, 255):
         return stored
     if alpha == "drop":
-        notes.done.append("transparency dropped")
+        notes.done += ("transparency dropped",)
         return stored
     colour = alpha or "white"
-    notes.done.append(f"laid on {colour}")
+    notes.done += (f"laid on {colour}",)
     ground = Image.new("RGBA", image.size, ALPHA[colour])
     ground.alpha_composite(full)
     made = ground.convert("RGB")
@@ -283,7 +238,7 @@ def _flat(image: Image.Image, alpha: str | None, notes: Notes) -> Image.Image:
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """What is stored beside the transparency, as Pillow's own conversion to RGB takes it."""
+    """The colours that are stored beside the transparency, as in Pillow's conversion to RGB."""
     if image.mode in ("LA", "La"):
         return image.convert("LA").getchannel("L")
     if image.mode in ("P", "L", "RGB", "1"):

@@ -1,7 +1,4 @@
-"""The sources of data sets by name, and ``load_dataset``, which knows the catalogue too.
-
-Importing this imports neither torch nor Pillow.
-"""
+"""The sources of data sets by name, and ``load_dataset``. Importing this imports no torch, no Pillow."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -33,9 +30,9 @@ class SourceEntry(Entry):
     """A source of data sets: ``target(name, *, spec, **options) -> Dataset``.
 
     Attributes:
-        examples: spec strings to copy from.
-        options: every key of the source and how its text becomes a value.
-        fetches: whether a name that is no folder here is fetched from a hub.
+        examples: spec strings to copy.
+        options: every option of the source and the function that converts its text.
+        fetches: whether a name that is not a local folder is downloaded from a hub.
     """
 
     examples: tuple[str, ...] = ()
@@ -43,7 +40,7 @@ class SourceEntry(Entry):
     fetches: bool = False
 
 
-#: How image files are read, options of every source that has some (`iceprobe.datasets.pixels.Reading`).
+#: Options of every source of image files (`iceprobe.datasets.pixels.Reading`).
 READING: Mapping[str, Callable[[str], Any]] = {
     "scale": above_zero,
     "alpha": one_of("white", "black", "drop"),
@@ -98,11 +95,11 @@ DATASETS: Registry[SourceEntry] = Registry(
 )
 
 
-_fetched: set[str] = set()  # names on a hub, by the caller's own specs, in this process
+_fetched: set[str] = set()  # names on a hub that the caller loaded in this process
 
 
 def names_elsewhere(spec: str) -> bool:
-    """Whether loading ``spec`` would ask another host that the caller hasn't named."""
+    """Whether loading ``spec`` would contact another host that the caller hasn't named."""
     parsed = parse_spec(spec)
     places = (parsed.name, *parsed.options.values())
     return any(map(elsewhere, places)) or (_is_fetched(parsed) and parsed.name not in _fetched)
@@ -124,12 +121,12 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
             torchvision, whose items are ``(image, label)``. A data set is returned as it is.
         **options: the same options as keyword arguments.
 
-    Where images are files, ``scale=``, ``alpha=`` and ``orientation=`` say how they are read
+    For images in files, ``scale=``, ``alpha=`` and ``orientation=`` set how they are decoded
     (docs/images.md).
 
     Raises:
-        IceprobeError: for an unknown source, name or option, and for images that aren't laid
-            out as the source wants them.
+        IceprobeError: for an unknown source, name or option, and for images in another layout than
+            the source's.
     """
     if not isinstance(spec, str):
         return _given(spec, options)
@@ -138,14 +135,22 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         name_hosts(place)
     if _is_fetched(parsed):
         _fetched.add(parsed.name)
-    if parsed.kind is None:
-        loaded, reading = _load_from_catalogue(with_options(parsed, options))
+    if parsed.kind is not None:
+        load, types = DATASETS[parsed.kind].load(), DATASETS[parsed.kind].options
+    elif parsed.name in CATALOGUE:
+        from iceprobe.datasets.benchmark import load_benchmark
+
+        load, types = load_benchmark, CATALOGUE[parsed.name].all_options
     else:
-        entry = DATASETS[parsed.kind]
-        parsed = with_options(parsed, options)
-        values, reading = _split_off(typed_options(parsed, {**READING, **entry.options}))
-        loaded = entry.load()(parsed.name, spec=str(parsed), **values)
-    _read_by(loaded, reading)
+        raise IceprobeError(
+            f"{unknown('data set', parsed.name, CATALOGUE)} Other images need a source in front: "
+            f"{', '.join(f'{kind}:' for kind in DATASETS)}."
+        )
+    parsed = with_options(parsed, options)
+    values = typed_options(parsed, {**READING, **types})
+    reading = {key: values.pop(key) for key in READING if key in values}
+    loaded = load(parsed.name, spec=str(parsed), **values)
+    _set_reading(loaded, reading)
     log_assumptions(loaded.assumed)
     return loaded
 
@@ -153,7 +158,6 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
 def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
     """``data`` if it is a data set, else one made of two map-style data sets."""
     from iceprobe.datasets.base import Dataset
-    from iceprobe.datasets.wrapping import from_splits
 
     if options:
         raise IceprobeError(
@@ -161,41 +165,18 @@ def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
         )
     if isinstance(data, Dataset):
         return data
+    from iceprobe.datasets.wrapping import from_splits
+
     made = from_splits(data)
     log_assumptions(made.assumed)
     return made
 
 
-def _load_from_catalogue(parsed: Spec) -> "tuple[Dataset, dict[str, Any]]":
-    if parsed.name not in CATALOGUE:
-        raise IceprobeError(
-            f"{unknown('data set', parsed.name, CATALOGUE)} Other images need a source in front: "
-            f"{', '.join(f'{kind}:' for kind in DATASETS)}."
-        )
-    from iceprobe.datasets.benchmark import load_benchmark
-
-    entry = CATALOGUE[parsed.name]
-    values, reading = _split_off(typed_options(parsed, {**READING, **entry.all_options}))
-    return load_benchmark(parsed.name, entry, spec=str(parsed), **values), reading
-
-
-def _split_off(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of a source, and those that say how its files are read."""
-    reading = {key: values.pop(key) for key in READING if key in values}
-    return values, reading
-
-
-def _read_by(dataset: "Dataset", options: dict[str, Any]) -> None:
-    """Let the splits read their files by these options.
-
-    Raises:
-        IceprobeError: if there are some, and a split's images aren't files.
-    """
-    if not options:
-        return
+def _set_reading(dataset: "Dataset", options: dict[str, Any]) -> None:
+    """Let the splits decode their files by these options; refuse them for images in memory."""
     from iceprobe.datasets.pixels import Reading
 
-    for split in dataset.splits.values():
+    for split in dataset.splits.values() if options else ():
         if split.reading is None:
             raise IceprobeError(
                 f"option {next(iter(options))!r} of {dataset.spec!r} is for images in files, and "

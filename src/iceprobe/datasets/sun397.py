@@ -1,7 +1,7 @@
 """SUN397 (Xiao et al. 2010), partition 01: 50 images a class to train on and 50 to test on.
 
-``ClassName.txt`` orders the classes as ``/a/abbey`` or ``/a/apse/indoor``; the partition's lists
-name images below them. torchvision reads no partitions.
+``ClassName.txt`` lists the classes as ``/a/abbey`` or ``/a/apse/indoor``; the partition's lists
+name images below them. torchvision doesn't read partitions.
 """
 
 from collections.abc import Sequence

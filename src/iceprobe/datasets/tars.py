@@ -1,8 +1,8 @@
 """The members of a tar from its first byte to its last: none is dropped silently.
 
-``tarfile`` stops at the first empty block and at the first header that it can't read, and takes the
-end of the file for the end of the archive. So what follows is checked: an archive ends with two
-empty blocks, one that doesn't was cut, and another may lie behind it (``cat a.tar b.tar``).
+``tarfile`` stops at the first empty block, at the first header that it can't read, and at the end of
+the file. So the end is checked here: an archive ends with two empty blocks, otherwise it was cut, and
+another archive may follow (``cat a.tar b.tar``).
 """
 
 import tarfile
@@ -16,12 +16,12 @@ _CHUNK = 64 * BLOCK
 
 
 def regular_members(file: IO[bytes], shown: str, assumed: list[str]) -> Iterator[tarfile.TarInfo]:
-    """Every file in a tar, in its order; folders are passed over.
+    """Every file in a tar, in its order, without folders.
 
     Args:
-        file: the tar, open for reading; may be read elsewhere between two members.
-        shown: its name, for what is said.
-        assumed: takes in a line where several archives lie one after another.
+        file: the open tar; the caller may seek between two members.
+        shown: its name in messages.
+        assumed: gets a line if several archives follow each other.
 
     Raises:
         IceprobeError: if it was cut, is damaged, or has a member that isn't a file.
@@ -50,11 +50,7 @@ def regular_members(file: IO[bytes], shown: str, assumed: list[str]) -> Iterator
 
 
 def _next_archive(file: IO[bytes], end: int, shown: str, last: str | None) -> int:
-    """Where the archive behind the end of another begins; −1 if only empty blocks follow.
-
-    Raises:
-        IceprobeError: if at the end of the archive there is no empty block.
-    """
+    """Where the next archive begins behind the end of one; −1 if only empty blocks follow."""
     file.seek(end)
     first = file.read(BLOCK)
     after = f"after {last!r}" if last else "at its beginning"

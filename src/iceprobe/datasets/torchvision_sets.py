@@ -1,11 +1,11 @@
 """Benchmark sets as torchvision reads their official files; images stay undecoded.
 
-torchvision's classes parse the lists and know the splits. Their checksums guard downloads and are
-taken there; files that are at hand are found by name (``benchmark.py``), so the classes below
-that would verify them again are made to skip that.
+torchvision's classes parse the lists and know the splits. They compare checksums after a download;
+some do so whenever they are opened, which `_unchecked` switches off.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,30 @@ from iceprobe.datasets.files import FileSplit, below
 Read = tuple[Split, Sequence[str]]
 
 
-class _Flowers102(tv.Flowers102):
-    def _check_integrity(self) -> bool:
-        return True
+def _unchecked(kind: type[Any]) -> Any:
+    """The class without its comparison of checksums."""
+    return type(kind.__name__, (kind,), {"_check_integrity": lambda *_, **__: True})
 
 
-class _Places365(tv.Places365):
-    def _check_integrity(self, file: str, md5: str, download: bool) -> bool:
-        return True
+_Flowers102, _Places365, _STL10 = map(_unchecked, (tv.Flowers102, tv.Places365, tv.STL10))
 
 
-class _STL10(tv.STL10):
-    def _check_integrity(self) -> bool:
-        return True
+def _read_lists(kind: type[Any], root: Path, name: str, parts: Sequence[str]) -> Read:
+    """The files and labels that most of torchvision's classes hold, one part after another.
+
+    Two parts may hold different classes and number them differently, so names decide.
+    """
+    made = [kind(root, split=part) for part in parts]
+    files = [file for part in made for file in part._image_files]
+    named = [part.classes[label] for part in made for label in part._labels]
+    classes = made[0].classes if len(made) == 1 else sorted({c for p in made for c in p.classes})
+    place = {class_name: label for label, class_name in enumerate(classes)}
+    return _split(root, name, files, [place[class_name] for class_name in named]), classes
 
 
-def read_aircraft(root: Path, name: str, parts: Sequence[str]) -> Read:
-    """100 variants; labels by the order of ``variants.txt``."""
-    return _listed(root, name, [tv.FGVCAircraft(root, split=part) for part in parts])
-
-
-def read_dtd(root: Path, name: str, parts: Sequence[str]) -> Read:
-    """Partition 1 of 10."""
-    return _listed(root, name, [tv.DTD(root, split=part) for part in parts])
-
-
-def read_food101(root: Path, name: str, parts: Sequence[str]) -> Read:
-    return _listed(root, name, [tv.Food101(root, split=part) for part in parts])
+read_aircraft = partial(_read_lists, tv.FGVCAircraft)  # 100 variants, as in variants.txt
+read_dtd = partial(_read_lists, tv.DTD)  # partition 1 of 10
+read_food101 = partial(_read_lists, tv.Food101)
 
 
 def read_flowers102(root: Path, name: str, parts: Sequence[str]) -> Read:
@@ -51,7 +48,7 @@ def read_flowers102(root: Path, name: str, parts: Sequence[str]) -> Read:
     made = [_Flowers102(root, split=part) for part in parts]
     files = [file for part in made for file in part._image_files]
     labels = [label for part in made for label in part._labels]
-    # torchvision 0.21 doesn't know the names yet.
+    # torchvision 0.21 lacks the names.
     numbers = [str(number) for number in range(1, 103)]
     return _split(root, name, files, labels), getattr(tv.Flowers102, "classes", numbers)
 
@@ -78,18 +75,6 @@ def read_stl10(root: Path, name: str, parts: Sequence[str]) -> Read:
     names = [f"{name}/{index:05d}" for index in range(len(made.labels))]
     split = ArraySplit(name, made.data.transpose(0, 2, 3, 1), made.labels, names)
     return split, made.classes
-
-
-def _listed(root: Path, name: str, made: Sequence[Any]) -> Read:
-    """The files and labels that most of torchvision's classes hold, of one part after another.
-
-    Two parts may hold different classes, and each counts its own: labels go by name.
-    """
-    files = [file for part in made for file in part._image_files]
-    named = [part.classes[label] for part in made for label in part._labels]
-    classes = made[0].classes if len(made) == 1 else sorted({c for p in made for c in p.classes})
-    place = {class_name: label for label, class_name in enumerate(classes)}
-    return _split(root, name, files, [place[class_name] for class_name in named]), classes
 
 
 def _split(root: Path, name: str, files: Sequence[Any], labels: Sequence[int]) -> FileSplit:

@@ -1,7 +1,7 @@
-"""The images below a folder, here or on object storage: none is left out silently.
+"""The images below a folder, local or on object storage: none is left out silently.
 
-A folder that can't be read ends the listing with its name. Files that aren't read as images are
-counted by their endings, for whoever says so. Hidden files and folders are left alone.
+A folder that can't be read is an error. Other files are counted by their endings for a report. Hidden
+files and folders are ignored.
 """
 
 import os
@@ -22,7 +22,7 @@ AnyPath = Path | RemotePath
 def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
     """Paths of the images at any depth, sorted, and of the other files.
 
-    Links are followed, but not into a folder they are in.
+    Links are followed, except to a folder that contains them.
 
     Raises:
         IceprobeError: naming a folder that can't be read.
@@ -35,45 +35,30 @@ def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """Names of the folders directly in it, sorted.
+    """Names of the folders directly in it, sorted; a broken link raises `IceprobeError`."""
+    return _entries(folder, folders=True)
 
-    Raises:
-        IceprobeError: if it can't be read, or holds a link that leads nowhere.
-    """
+
+def files_in(folder: AnyPath) -> list[str]:
+    """Names of the files directly in it, sorted."""
+    return _entries(folder, folders=False)
+
+
+def _entries(folder: AnyPath, folders: bool) -> list[str]:
     if isinstance(folder, RemotePath):
-        return [name for name in folder.folders() if not _is_hidden(name)]
+        names = folder.folders() if folders else folder.files()
+        return [name for name in names if not _is_hidden(name)]
     try:
         with os.scandir(folder) as entries:
             shown = sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
-            for entry in shown:
+            for entry in shown if folders else ():
                 if entry.is_symlink() and not os.path.exists(entry.path):
                     raise IceprobeError(
                         f"{entry.path!r} is a link that leads nowhere: mend it or remove it"
                     )
-            return [entry.name for entry in shown if entry.is_dir()]
+            return [entry.name for entry in shown if entry.is_dir() == folders]
     except OSError as error:
         raise unreadable(error, folder) from error
-
-
-def files_in(folder: AnyPath) -> list[str]:
-    """Names of the files directly in it, sorted; hidden ones aside."""
-    if isinstance(folder, RemotePath):
-        return [name for name in folder.files() if not _is_hidden(name)]
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not _is_hidden(e.name) and not e.is_dir())
-    except OSError as error:
-        raise unreadable(error, folder) from error
-
-
-def see_all(folder: Path) -> None:
-    """See that every folder below can be read, for a library that leaves out what can't.
-
-    Raises:
-        IceprobeError: naming the folder.
-    """
-    for _ in _files_below(folder):
-        pass
 
 
 def is_image(name: str) -> bool:
@@ -81,7 +66,7 @@ def is_image(name: str) -> bool:
 
 
 def unreadable(error: OSError, folder: object) -> IceprobeError:
-    """What is said of a folder that can't be listed."""
+    """The error for a folder that can't be listed."""
     return IceprobeError(
         f"folder {str(error.filename or folder)!r} can't be read "
         f"({one_line(OSError(error.strerror or str(error)))}): make it readable, or move it away"
@@ -89,10 +74,11 @@ def unreadable(error: OSError, folder: object) -> IceprobeError:
 
 
 def left_out(others: Sequence[str], images: int) -> str:
-    """``24 of 323 files aren't read as images (24 .gif, …)``; an example is named."""
+    """``24 of 323 files are no images … (24 .gif, …; 'a/b.gif' first)``."""
     endings = Counter(os.path.splitext(path)[1].lower() or "without ending" for path in others)
-    most = [f"{count} {ending}" for ending, count in endings.most_common(4)]
-    if (rest := len(others) - sum(count for _, count in endings.most_common(4))) > 0:
+    common = endings.most_common(4)
+    most = [f"{count} {ending}" for ending, count in common]
+    if (rest := len(others) - sum(count for _, count in common)) > 0:
         most.append(f"{rest} more")
     return (
         f"{len(others)} of {len(others) + images} files are no images that folder: reads and are "
@@ -116,7 +102,7 @@ def _files_below(folder: AnyPath) -> Iterable[str]:
 
     def stop(error: OSError) -> None:
         if isinstance(error, FileNotFoundError) and str(error.filename) == str(folder):
-            return  # a split that has no folder for a class
+            return  # a split without a folder for a class
         raise unreadable(error, folder) from error
 
     for here, folders, files in os.walk(folder, onerror=stop, followlinks=True):
@@ -125,13 +111,9 @@ def _files_below(folder: AnyPath) -> Iterable[str]:
             name
             for name in folders
             if not _is_hidden(name)
-            and not _contains(os.path.realpath(os.path.join(here, name)), inside)
+            and not Path(inside).is_relative_to(os.path.realpath(os.path.join(here, name)))
         ]
         yield from (os.path.join(here, name) for name in files if not _is_hidden(name))
-
-
-def _contains(folder: str, inside: str) -> bool:
-    return os.path.commonpath([folder, inside]) == folder
 
 
 def _is_hidden(name: str) -> bool:

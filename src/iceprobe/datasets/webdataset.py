@@ -1,11 +1,10 @@
 """``webdataset:PATTERN``: tar files of samples, read by index instead of as a stream.
 
-A sample is a run of members that share their name up to the first dot of its last part; what
-follows the dot is its key: ``0001.jpg``, ``0001.cls``. The headers of all tars are read once and
-labels with them; an image is then one read at its offset (of an object on object storage, one
-request for these bytes), from any thread. Plain tars only: nothing can be found by offset in a
-compressed one. No sample is dropped: a tar is read to its last byte (``tars.py``), and a key that
-a sample has twice or a sample that a tar has twice is refused by name.
+A sample is a run of members that share their name up to the first dot of its last part; the rest is
+the key: ``0001.jpg``, ``0001.cls``. The headers and labels of all tars are read once; an image is then
+one read at its offset (one request on object storage), from any thread. Compressed tars have no
+offsets and are refused. No sample is dropped: a tar is read to its last byte (``tars.py``), and a
+repeated key or sample is an error.
 """
 
 import hashlib
@@ -15,6 +14,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +26,8 @@ from PIL import Image
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
-from iceprobe.datasets.files import decode, one_line
-from iceprobe.datasets.named import negative_numbers, numbered
+from iceprobe.datasets.files import below, decode, one_line, state
+from iceprobe.datasets.labels import negative_numbers, numbered
 from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
@@ -47,45 +47,40 @@ class Member:
 
 
 class TarSplit(Split):
-    """Images in tar files.
-
-    Attributes:
-        members: where each image is.
-    """
+    """Images in tar files below ``root``."""
 
     reading = Reading()
 
     def __init__(
-        self,
-        name: str,
-        root: Path | RemotePath,
-        members: Sequence[Member],
-        labels: np.ndarray | Sequence[int],
+        self, name: str, root: Path | RemotePath, members: list[Member], labels: np.ndarray
     ):
-        shown = {tar: _below(tar, root) for tar in {member.tar for member in members}}
-        names = [f"{shown[member.tar]}/{member.name}" for member in members]
-        super().__init__(name, np.asarray(labels), names)
-        self.members = list(members)
+        tars = below(root, (member.tar for member in members))
+        names = [f"{tar}/{member.name}" for tar, member in zip(tars, members, strict=True)]
+        super().__init__(name, labels, names)
+        self.members = members
 
     def image(self, index: int) -> Image.Image:
         return decode(self.source(index), self.names[index], self.reading)
 
     def source(self, index: int) -> IO[bytes]:
-        member, shown = self.members[index], self.names[index]
+        member = self.members[index]
         try:
-            return io.BytesIO(_read(member))
+            if isinstance(member.tar, RemotePath):
+                end = member.offset + member.size
+                return io.BytesIO(member.tar.read_bytes(member.offset, end))
+            with member.tar.open("rb") as file:
+                file.seek(member.offset)
+                return io.BytesIO(file.read(member.size))
         except FileNotFoundError as error:
+            shown = self.names[index]
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
 
     def fingerprint(self) -> str:
-        """Sha256 over each image's name, place and label and its tar's size and time of change."""
+        """Sha256 over each image's name, place and label, and its tar's size and time of change."""
         digest = hashlib.sha256()
-        states: dict[Path | RemotePath, tuple[int, int | str]] = {}
-        rows = zip(self.members, self.names, self.labels.tolist(), strict=True)
-        for member, name, label in rows:
-            if member.tar not in states:
-                states[member.tar] = _state(member.tar)
-            row = [name, member.offset, member.size, label, *states[member.tar]]
+        state_of = cache(_state)
+        for member, name, label in zip(self.members, self.names, self.labels.tolist(), strict=True):
+            row = [name, member.offset, member.size, label, *state_of(member.tar)]
             digest.update(json.dumps(row).encode() + b"\n")
         return self.reading.mark(digest.hexdigest())
 
@@ -102,15 +97,15 @@ def load_webdataset(
 
     Args:
         name: the training tars, with ``{000..010}`` or ``*``.
-        spec: the spec string it was asked for by.
+        spec: the spec string given.
         test: the test tars, likewise.
-        image: keys of the image, the first that a sample has is taken.
+        image: keys of the image; a sample's first is taken.
         label: key of the label, text or a number; ``json`` takes the field ``label`` of a JSON
             object and ``json.FIELD`` another.
 
     Raises:
-        IceprobeError: if there are no such tars, one is compressed or damaged, a sample lacks its
-            image or label, or the test split has a class that train has not.
+        IceprobeError: if a tar is missing, compressed or damaged, a sample lacks its image or label,
+            or train lacks a class.
     """
     if test is None:
         raise IceprobeError(f"{spec!r} has no test split: add test=PATTERN with the test tars")
@@ -121,7 +116,8 @@ def load_webdataset(
         )
     root = _common([tar.parent for part in tars.values() for tar in part], spec)
     read = _label_reader(label)
-    found: dict[str, tuple[list[Member], list[str | int]]] = {}
+    members: dict[str, list[Member]] = {}
+    values: dict[str, list[str | int]] = {}
     assumed: list[str] = []
     for split, paths in tars.items():
         samples = [
@@ -129,47 +125,22 @@ def load_webdataset(
         ]
         if not samples:
             raise IceprobeError(f"split {split!r} of {spec!r} is empty: its tars hold no samples")
-        found[split] = [member for member, _ in samples], [value for _, value in samples]
-        assumed += _repeated(split, found[split][0])
-    classes, labels = numbered({split: values for split, (_, values) in found.items()}, spec)
-    splits = {
-        split: TarSplit(split, root, members, labels[split])
-        for split, (members, _) in found.items()
-    }
+        members[split] = [member for member, _ in samples]
+        values[split] = [value for _, value in samples]
+        assumed += _repeated(split, members[split])
+    classes, labels = numbered(values, spec)
+    splits = {split: TarSplit(split, root, members[split], labels[split]) for split in tars}
     assumed += negative_numbers(classes, spec)
-    return Dataset(spec, _readable(name), classes, splits, assumed=assumed)
-
-
-def _readable(pattern: str) -> str:
-    """A short name from a pattern: ``/data/birds/train-{000..010}.tar`` → ``birds``."""
-    return Path(os.path.abspath(pattern)).parent.name or "webdataset"
+    # `/data/birds/train-{000..010}.tar` is called `birds`.
+    short = Path(os.path.abspath(name)).parent.name or "webdataset"
+    return Dataset(spec, short, classes, splits, assumed=assumed)
 
 
 def _common(folders: Sequence[Path | RemotePath], spec: str) -> Path | RemotePath:
     """The deepest folder that all of them are in, or are."""
-    remote = {isinstance(folder, RemotePath) for folder in folders}
-    if len(remote) > 1:
+    if len({isinstance(folder, RemotePath) for folder in folders}) > 1:
         raise IceprobeError(f"{spec!r} has tars here and on object storage: keep them in one place")
     return located(os.path.commonpath([str(folder) for folder in folders]))
-
-
-def _below(tar: Path | RemotePath, root: Path | RemotePath) -> str:
-    if isinstance(root, RemotePath):
-        return str(tar).removeprefix(f"{root}/")
-    return os.path.relpath(str(tar), root)
-
-
-def _read(member: Member) -> bytes:
-    """The bytes of an image.
-
-    Raises:
-        FileNotFoundError: if its tar is gone.
-    """
-    if isinstance(member.tar, RemotePath):
-        return member.tar.read_bytes(member.offset, member.offset + member.size)
-    with member.tar.open("rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
 
 
 def _expand(pattern: str) -> list[Path | RemotePath]:
@@ -205,11 +176,7 @@ def _glob(pattern: str) -> Sequence[Path | RemotePath]:
 
 
 def _see_folders(pattern: Path) -> None:
-    """See that the folders in which names are compared can be read: ``glob`` leaves out the others.
-
-    Raises:
-        IceprobeError: naming one that can't.
-    """
+    """Raise for a folder of the pattern that can't be read: ``glob`` leaves it out silently."""
     for part in (pattern, *pattern.parents):
         if has_magic(part.name):
             for folder in filter(os.path.isdir, glob(str(part.parent))):
@@ -220,7 +187,7 @@ def _see_folders(pattern: Path) -> None:
 
 
 def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
-    """The key that holds labels, and what makes one of its bytes."""
+    """The key that holds labels, and the function that converts its bytes."""
     key, dot, field = label.partition(".")
     if key != "json":
         return label, lambda content: content.decode().strip()
@@ -242,7 +209,7 @@ def _samples(
     read_label: Callable[[bytes], str | int],
     assumed: list[str],
 ) -> Iterator[tuple[Member, str | int]]:
-    """Image and label of every sample of a tar, in its order; what is odd goes into ``assumed``."""
+    """Image and label of every sample of a tar, in its order; ``assumed`` gets remarks."""
     seen: set[str] = set()
     try:
         with tar.open("rb") as file:
@@ -293,19 +260,16 @@ def _samples(
 
 
 def _repeated(split: str, members: Sequence[Member]) -> list[str]:
-    """A line where tars of a split have samples of the same name."""
+    """A line if tars of a split have samples of the same name."""
     first: dict[str, Member] = {}
-    again = [
-        member
-        for member in members
-        if first.setdefault(_parts(member.name)[0], member).tar != member.tar
-    ]
+    named = [(_parts(member.name)[0], member) for member in members]
+    again = [(name, one) for name, one in named if first.setdefault(name, one).tar != one.tar]
     if not again:
         return []
-    name = _parts(again[0].name)[0]
+    name, repeated = again[0]
     return [
         f"{len(again)} samples of {split} have the name of one in another tar ({name!r} is in "
-        f"{str(first[name].tar)!r} and {str(again[0].tar)!r}): each is read as an image of its own"
+        f"{str(first[name].tar)!r} and {str(repeated.tar)!r}): each is read as an image of its own"
     ]
 
 
@@ -318,9 +282,6 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _state(tar: Path | RemotePath) -> tuple[int, int | str]:
     try:
-        if isinstance(tar, RemotePath):
-            return tar.state()
-        stat = tar.stat()
+        return state(tar)
     except OSError as error:
         raise IceprobeError(f"{str(tar)!r} is gone ({one_line(error)}): put it back") from error
-    return stat.st_size, stat.st_mtime_ns

@@ -1,8 +1,8 @@
 """Map-style data sets of torch and torchvision, ``data[i] -> (image, label)``, as splits.
 
-``{"train": ImageFolder(…), "test": ImageFolder(…)}`` is taken wherever a data set is. Images are
-read without resizing or normalising: the backbone does that. What a folder of torchvision lists is
-read as ``folder:`` reads it; anything else gives its own images, one caller at a time.
+``{"train": ImageFolder(…), "test": ImageFolder(…)}`` is accepted wherever a data set is. Images must not
+be resized or normalised: the backbone does that. The files of torchvision's ``ImageFolder`` are read
+as by ``folder:``; any other data set is asked for its images by one thread at a time.
 """
 
 import errno
@@ -17,28 +17,24 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import Subset
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import FileSplit, one_line
-from iceprobe.datasets.labels import whole_labels
+from iceprobe.datasets.labels import by_names, negative_numbers, numbered, whole_labels
 from iceprobe.datasets.layout import role_of
-from iceprobe.datasets.named import by_names, negative_numbers, numbered
 from iceprobe.datasets.pixels import plain
 
 HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
     "or a spec string such as folder:DIR"
 )
-CHECKED = 8  # images read twice, to see that they are the same
+CHECKED = 8  # images read twice, to check that they are the same
 
 
 class MapSplit(Split):
-    """Images that a map-style data set gives.
-
-    Attributes:
-        data: it; asked by one thread at a time, since it may share a file among its images.
-    """
+    """Images of a map-style data set, read by one thread at a time: they may share an open file."""
 
     def __init__(self, name: str, data: Any, labels: np.ndarray):
         super().__init__(name, labels, [f"{name}/{row:07d}" for row in range(len(labels))])
@@ -52,13 +48,13 @@ class MapSplit(Split):
         return _picture(image, self.names[index])
 
     def fingerprint(self) -> str:
-        """Sha256 over pixels and labels of all images: reads each of them, once."""
+        """Sha256 over pixels and labels of all images; the first call reads all of them."""
         if not self._fingerprint:
             digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
             for row in range(len(self)):
                 try:
                     digest.update(_pixels(self.image(row)))
-                except BadImage as error:  # it may be skipped
+                except BadImage as error:  # the caller may skip it
                     digest.update(str(error).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -74,12 +70,12 @@ class MapSplit(Split):
 def from_splits(given: Any) -> Dataset:
     """``{"train": data, "test": data}`` → a data set.
 
-    The words for splits that ``folder:`` reads are read here; classes are those that the data sets
-    name (``classes``, ``class_to_idx``), else the labels that train has.
+    Keys may be any word for a split that ``folder:`` knows; classes are those that the data sets name
+    (``classes``, ``class_to_idx``), else the labels of train.
 
     Raises:
-        IceprobeError: if it isn't that, images aren't PIL images or arrays of 8 bits or differ from
-            one reading to the next, or a label is no class.
+        IceprobeError: if it is something else, images aren't PIL images or arrays of 8 bits or differ
+            from one reading to the next, or a label is no class.
     """
     if not isinstance(given, Mapping):
         raise IceprobeError(_not_a_mapping(given))
@@ -99,11 +95,9 @@ def from_splits(given: Any) -> Dataset:
     roots = [os.path.abspath(_innermost(chosen[split]).root) for split in files if files[split]]
     root = Path(os.path.commonpath(roots)) if roots else Path()
     for split, data in chosen.items():
-        paths = files[split]
-        if paths:
+        if paths := files[split]:
             names = [os.path.relpath(path, root) for path in paths]
             splits[split] = FileSplit(split, root, names, labels[split])
-            name = root.name or name
         else:
             splits[split] = MapSplit(split, data, labels[split])
             assumed += _check_images(splits[split], data)
@@ -111,6 +105,7 @@ def from_splits(given: Any) -> Dataset:
         raise IceprobeError(
             f"{len(both)} images are in train and in test, {min(both)!r} first: keep each in one"
         )
+    name = root.name or name
     return Dataset(name, name, classes, splits, assumed=assumed)
 
 
@@ -126,16 +121,15 @@ def _not_a_mapping(given: Any) -> str:
 
 
 def _chosen(given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values for train and test, and what is left unread."""
-    by_role: dict[str, list[Any]] = {"train": [], "test": [], "val": []}
-    for key in given:
-        if role := role_of(str(key)):
-            by_role[role].append(key)
-    tests = by_role["test"] or by_role["val"]
-    if len(by_role["train"]) != 1 or len(tests) != 1:
+    """The values for train and test, and a line on the choice unless it is obvious."""
+    trains, tests, vals = (
+        [key for key in given if role_of(str(key)) == role] for role in ("train", "test", "val")
+    )
+    tests = tests or vals
+    if len(trains) != 1 or len(tests) != 1:
         keys = ", ".join(map(repr, given)) or "none"
         raise IceprobeError(f"splits {keys} are given, one train and one test are wanted: {HOW}")
-    train, test = by_role["train"][0], tests[0]
+    train, test = trains[0], tests[0]
     unread = [str(key) for key in given if key not in (train, test)]
     assumed = []
     if unread or (train, test) != ("train", "test"):
@@ -156,24 +150,18 @@ def _check_map_style(split: str, data: Any) -> None:
 
 def _innermost(data: Any) -> Any:
     """The data set behind ``torch.utils.data.Subset``."""
-    return _innermost(data.dataset) if _is_subset(data) else data
-
-
-def _is_subset(data: Any) -> bool:
-    from torch.utils.data import Subset
-
-    return isinstance(data, Subset)
+    return _innermost(data.dataset) if isinstance(data, Subset) else data
 
 
 def _rows(data: Any) -> np.ndarray:
-    """Places in the innermost data set."""
-    if _is_subset(data):
+    """Indices into the innermost data set."""
+    if isinstance(data, Subset):
         return _rows(data.dataset)[np.asarray(data.indices, np.int64)]
     return np.arange(len(data))
 
 
 def _files(data: Any) -> list[str] | None:
-    """The files of a folder of torchvision that are read as they are, else ``None``."""
+    """The files of torchvision's ``DatasetFolder``, if it loads them unchanged, else ``None``."""
     module = sys.modules.get("torchvision.datasets.folder")
     inner = _innermost(data)
     if module is None or not isinstance(inner, module.DatasetFolder):
@@ -185,7 +173,7 @@ def _files(data: Any) -> list[str] | None:
 
 
 def _labels(data: Any) -> list[Any]:
-    """The label of each item: from its list where it has one that agrees, else by reading all."""
+    """The label of each item: from a list of labels that agrees with the items, else from all items."""
     inner, rows = _innermost(data), _rows(data)
     for name in ("targets", "labels", "_labels"):
         listed: Any = getattr(inner, name, None)
@@ -193,15 +181,19 @@ def _labels(data: Any) -> list[Any]:
             continue
         if len(listed) != len(inner):
             continue
-        values = [listed[row] for row in rows.tolist()]
-        if (change := getattr(inner, "target_transform", None)) is not None:
-            values = [change(value) for value in values]
-        if inner is not data or not _files(data):
-            places = np.unique(np.linspace(0, len(data) - 1, CHECKED).astype(int)).tolist()
-            if not all(np.array_equal(_label(data, row), _plain(values[row])) for row in places):
-                continue
-        return [_plain(value) for value in values]
+        change = getattr(inner, "target_transform", None)
+        own = [listed[row] for row in rows.tolist()]
+        values = [_plain(label if change is None else change(label)) for label in own]
+        if (inner is data and _files(data)) or all(
+            np.array_equal(_label(data, row), values[row]) for row in _sampled(len(data))
+        ):
+            return values
     return [_label(data, row) for row in range(len(data))]
+
+
+def _sampled(count: int) -> list[int]:
+    """At most `CHECKED` rows of ``count``, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, CHECKED).astype(int)).tolist()
 
 
 def _label(data: Any, row: int) -> Any:
@@ -209,21 +201,17 @@ def _label(data: Any, row: int) -> Any:
 
 
 def _plain(label: Any) -> Any:
-    """A scalar of NumPy or torch as Python's own."""
+    """A scalar of NumPy or torch as a Python number."""
     return label.item() if hasattr(label, "item") and getattr(label, "ndim", 0) == 0 else label
 
 
 def _pair(data: Any, row: int, shown: str) -> tuple[Any, Any]:
-    """An item: image and label.
-
-    Raises:
-        BadImage: if its image can't be read.
-    """
+    """Image and label of an item."""
     try:
         item = data[row]
     except (SyntaxError, ValueError, EOFError, OSError, Image.DecompressionBombError) as error:
         if getattr(error, "errno", None) not in (None, errno.ENOENT):
-            raise  # the machine's trouble, not the image's
+            raise  # an error of the machine, not of the image
         raise BadImage(
             f"image {shown!r} can't be read ({one_line(error)}): "
             "mend or remove it, or pass --on-bad-image skip"
@@ -238,7 +226,7 @@ def _pair(data: Any, row: int, shown: str) -> tuple[Any, Any]:
 
 
 def _picture(image: Any, shown: str) -> Image.Image:
-    """An image of 8 bits a channel from what an item holds."""
+    """An item's image in 8 bits per channel."""
     if isinstance(image, Image.Image):
         try:
             return plain(image)
@@ -266,12 +254,12 @@ def _pixels(image: Image.Image) -> bytes:
 
 
 def _check_images(split: Split, data: Any) -> list[str]:
-    """Refuse images that differ from one reading to the next; a line where they are transformed."""
-    for row in np.unique(np.linspace(0, len(split) - 1, CHECKED).astype(int)).tolist():
+    """Refuse images that differ from one reading to the next; a line if they are transformed."""
+    for row in _sampled(len(split)):
         try:
             once, again = (_pixels(split.image(row)) for _ in range(2))
         except BadImage:
-            continue  # it is refused, or skipped, when it is read
+            continue  # extraction refuses or skips it
         if once != again:
             raise IceprobeError(
                 f"image {split.names[row]!r} is another one each time it is read: pass the data set "
@@ -313,5 +301,5 @@ def _class_names(data: Any) -> list[str] | None:
         named = sorted(place, key=place.__getitem__)
     if named is None or isinstance(named, str):
         return None
-    # torchvision's ImageNet has all the names of a synset.
+    # torchvision's ImageNet has several names per synset.
     return [", ".join(one) if isinstance(one, tuple | list) else str(one) for one in named]

@@ -20,7 +20,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
-from iceprobe.datasets.pixels import Notes, Reading, Unreadable, finished
+from iceprobe.datasets.pixels import Reading, Seen, Unreadable, finished
 from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.rebuilding import rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
@@ -208,7 +208,7 @@ def opened(image: Picture, reading: Reading) -> Image.Image:
     """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
     if isinstance(image, Image.Image):
         try:
-            return finished(image, reading, Notes())
+            return finished(image, reading, Seen())
         except Unreadable as error:
             name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
             raise BadImage(f"{name} {error}") from error

@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool = False) -> Tensor:
-    """An empty ``(rows, *shape)`` tensor whose memory is numpy's, or pinned for a GPU to copy from.
+    """An empty ``(rows, *shape)`` tensor in pinned memory or in NumPy's.
 
-    numpy asks the system for huge pages, torch doesn't: for a batch of 77 MB that is 38 faults in
-    place of 19,000, which took three quarters of the time of a gather from the page cache.
+    NumPy asks the system for huge pages, torch doesn't: a batch of 77 MB takes 38 page faults instead
+    of 19,000, which took three quarters of the time of a gather from the page cache.
     """
     if pinned:
         return torch.empty(rows, *shape, dtype=dtype, pin_memory=True)
@@ -17,5 +17,5 @@ def fresh(rows: int, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool = 
 
 
 def flat_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous host tensor, flat."""
+    """The bytes of a contiguous host tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data

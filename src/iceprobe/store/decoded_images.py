@@ -1,7 +1,6 @@
 """Rows of a split → images as the backbone sees them, decoded ahead of the forward pass.
 
-An image is decoded once, whatever the number of views made of it. Decoding runs in threads
-(``workers=0``) or in processes.
+An image is decoded once for all of its views, in a thread (``workers=0``) or in a process.
 """
 
 import os
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class ImageDecoder:
-    """Rows of a split → images as the backbone sees them; can be sent to another process.
+    """Rows of a split → images as the backbone sees them; picklable.
 
     Args:
         splits: by name.
         preprocessing: of the backbone.
         settings: of the extraction.
-        pin: whether images are pinned; from threads only, processes hand theirs over unpinned.
+        pin: whether images are pinned, in threads only.
     """
 
     def __init__(
@@ -70,8 +69,8 @@ class ImageDecoder:
                 continue
             except (IceprobeError, MemoryError) as error:
                 size = f"{image.width} x {image.height} pixels, mode {image.mode}"
-                why = f"{size}: {one_line(error)}"
-                bad.append((row, f"image {split.names[row]!r} can't be made ready ({why})"))
+                why = f"can't be made ready ({size}: {one_line(error)})"
+                bad.append((row, f"image {split.names[row]!r} {why}"))
                 continue
             done.append(seen(image))
             for view in range(1, work.views):
@@ -97,14 +96,7 @@ class ImageDecoder:
 def decoded_images(
     decode: ImageDecoder, work: list[Work], workers: int, gpu: bool
 ) -> Generator[Decoded, None, None]:
-    """The images of each of ``work``, in order.
-
-    Args:
-        decode: decodes the rows of one forward pass.
-        work: forward passes to make.
-        workers: processes that decode; 0 decodes in threads.
-        gpu: whether the forward pass runs on a GPU.
-    """
+    """The images of each of ``work``, in order; ``workers`` are processes, 0 decodes in threads."""
     readers = workers or decode_threads(gpu)
     return decoded_in_order(
         decode,
@@ -118,12 +110,12 @@ def decoded_images(
 
 
 def decode_threads(gpu: bool) -> int:
-    """Threads that decode: few beside a forward pass that has use for the processor itself."""
-    return min(8, os.cpu_count() or 1) if gpu else min(2, os.cpu_count() or 1)
+    """Threads that decode: only two if the forward pass needs the CPU itself."""
+    return min(8 if gpu else 2, os.cpu_count() or 1)
 
 
 def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
-    """The mask of an image, which has to lie on it pixel by pixel."""
+    """The mask of an image, which must have the image's size."""
     mask = split.mask(row)
     if mask is not None and mask.size != image.size:
         raise BadImage(
@@ -134,6 +126,6 @@ def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
 
 
 def _cropped_mask(preprocessing: "Preprocessing", mask: Image.Image) -> np.ndarray:
-    """``(S, S)``, 1 on the object: through the image's own resize and crop, but no blending."""
+    """``(S, S)``, 1 on the object: resized and cropped as the image is, without interpolation."""
     nearest = replace(preprocessing, channels=1, mean=(0,), std=(1,), interpolation="nearest")
     return np.asarray(nearest.crop(mask)) > 127

@@ -1,9 +1,8 @@
 """Batches decoded ahead of use and given in order, by threads or by processes with a thread each.
 
-A decoder is a library's code on files of any kind: it may hang, or crash its process. So each reader
-notes which image it decodes, and the waiting caller counts the seconds. An image at which a reader
-hung or died is tried once more by a new reader, since something else may have killed the first; the
-second time it is reported as a bad image.
+A decoder may hang, or crash its process. So each reader notes which image it decodes, and the waiting
+caller counts the seconds. If a reader hangs or dies at an image, a new reader tries it once more, since
+the image may not be the cause; the second time it is reported as a bad image.
 """
 
 import contextlib
@@ -30,10 +29,9 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.parentage import end_with
 from iceprobe.store.work import Decoded, Work
 
-SECONDS_AN_IMAGE = 120.0  # Pillow's largest image takes a few, from a slow disk some more
-TICK = 0.5  # seconds; counted, not read from a clock: a machine may have slept
+SECONDS_AN_IMAGE = 120.0  # Pillow's largest image takes a few, and more from a slow disk
+TICK = 0.5  # seconds; counted, not read from a clock: the machine may sleep
 NOWHERE = -1
-_BEFORE_ANY = "before it came to an image"
 _HINTS = {
     signal.SIGKILL: ", if memory ran short take fewer workers",
     signal.SIGBUS: ", if shared memory (/dev/shm) is full give it more or take workers=0",
@@ -67,16 +65,16 @@ def decoded_in_order(
     """Decode every item of ``work``.
 
     Args:
-        decode: the decoder; a copy of it goes to each process.
+        decode: the decoder; each process gets a copy.
         work: in the order of the result.
-        names: name of an item's row.
+        names: the name of an item's row.
         readers: how many decode at a time.
-        ahead: items under way or decoded and not yet taken, at most.
-        processes: decode in processes, which outlive a decoder that crashes.
-        pin: pin what processes hand over.
+        ahead: items under way, or decoded and not yet taken, at most.
+        processes: decode in processes, so that a crash doesn't end this one.
+        pin: pin the images that processes return.
 
     Raises:
-        IceprobeError: if readers die twice before they come to an image.
+        IceprobeError: if readers die twice before their first image.
     """
     crew = _Crew(decode, names, min(readers, max(1, len(work))), processes, pin)
     try:
@@ -111,7 +109,7 @@ class _Job:
 
 
 class _Crew:
-    """The readers; a batch at which one is lost is decoded again."""
+    """The readers; if one is lost, its batch is decoded again."""
 
     def __init__(
         self,
@@ -132,7 +130,7 @@ class _Crew:
         return job
 
     def finish(self, job: _Job) -> Decoded:
-        """The images of ``job``; those at which two readers were lost are bad ones."""
+        """The images of ``job``; those at which two readers were lost are bad."""
         work, once, lost = job.work, set(), dict[int, str]()
         assert work is not None
         while True:
@@ -145,8 +143,8 @@ class _Crew:
                     log.warning("a reader %s at %s: once more", loss.why, name or "no image yet")
                 elif not name:
                     raise IceprobeError(
-                        f"reading images fails: a reader {loss.why} {_BEFORE_ANY}, twice; complete "
-                        "shards are kept, run the same again when the machine is well"
+                        f"reading images fails: a reader {loss.why} before it came to an image, "
+                        "twice; complete shards are kept, run the same again when the machine is well"
                     ) from loss
                 else:
                     lost[loss.row] = (
@@ -155,12 +153,12 @@ class _Crew:
                 once.add(loss.row)
                 left = work.rows[~np.isin(work.rows, list(lost))]
                 job = self.submit(job.number, replace(work, rows=left))
-                self._replace(lost_reader)  # by one that finds this job first
+                self._replace(lost_reader)  # the new one takes this job first
             else:
                 return replace(batch, bad=sorted([*batch.bad, *lost.items()])) if lost else batch
 
     def _replace(self, reader: "_Reader | None") -> None:
-        assert reader is not None  # only one that had taken the job can be lost
+        assert reader is not None  # only a reader that has a job can be lost
         reader.dismiss()
         self._readers.remove(reader)
         self._readers.append(self._start())
@@ -174,11 +172,7 @@ class _Crew:
 
 
 def _awaited(job: _Job) -> Decoded:
-    """Wait for ``job``.
-
-    Raises:
-        _Lost: if its reader has died, or stays at one image for too long.
-    """
+    """Wait for ``job``; `_Lost` if its reader died or stays at one image for too long."""
     before, still = None, 0.0
     while not wait([job.future], TICK).done:
         now = job.reader.at.value if job.reader is not None else None
@@ -190,14 +184,14 @@ def _awaited(job: _Job) -> Decoded:
 
 
 class _Reader:
-    """A thread that decodes one batch after another, itself or by its process."""
+    """A thread that decodes batches, itself or in its process."""
 
     def __init__(self, decode: Decode, jobs: "queue.PriorityQueue[_Job]", process: bool, pin: bool):
         self._decode, self._jobs, self._pin = decode, jobs, pin
         self._dismissed = False
-        self.at: Any = RawValue("q", NOWHERE)  # the row it is at, in memory shared with processes
+        self.at: Any = RawValue("q", NOWHERE)  # the row it decodes, in memory shared with processes
         self._process = None
-        if process:  # before the thread: a fork inherits whatever locks are held
+        if process:  # started before the thread: a fork inherits locks that are held
             self._pipe, there = multiprocessing.Pipe()
             arguments = (decode, self._pipe, there, self.at, os.getpid())
             self._process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
@@ -220,7 +214,7 @@ class _Reader:
             except _Lost as error:
                 job.future.set_exception(error)
                 break
-            except BaseException as error:  # noqa: BLE001 (raised to whoever takes the result)
+            except BaseException as error:  # noqa: BLE001 (raised to the caller)
                 job.future.set_exception(error)
             else:
                 job.future.set_result(batch)
@@ -235,7 +229,7 @@ class _Reader:
         self.at.value = row
 
     def _asked(self, work: Work) -> Decoded:
-        """What the process makes of ``work``."""
+        """``work`` decoded by the process."""
         try:
             self._pipe.send(work)
             answer = self._pipe.recv()
@@ -256,10 +250,10 @@ def _how_it_ended(code: int) -> str:
 
 
 def _serve(decode: Decode, caller: Connection, pipe: Connection, at: Any, parent: int) -> None:
-    """Decode in a process until the caller closes its end, or is gone."""
+    """Decode in a process until the caller closes its end or dies."""
     end_with(parent)
     caller.close()  # this process's copy
-    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to all: the caller says what to do
+    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to all processes: the caller reacts
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -272,6 +266,6 @@ def _serve(decode: Decode, caller: Connection, pipe: Connection, at: Any, parent
                 answer = decode[work]
             except (IceprobeError, OSError) as error:
                 answer = error
-            except Exception:  # noqa: BLE001 (of a class that might not travel)
+            except Exception:  # noqa: BLE001 (it may not be picklable)
                 answer = RuntimeError(f"decoding failed in a process:\n{traceback.format_exc()}")
             pipe.send(answer)

@@ -1,7 +1,7 @@
-"""Where a store's shards are written and recorded: its folder, or object storage by way of one.
+"""Where a store's shards are written and recorded: a folder, or object storage by way of one.
 
-Before anything is extracted, each store asked for gets a destination, unless it is finished: a
-stopped store is verified and continued, and the disk must have room for what is missing.
+Before an extraction, each unfinished store asked for gets a destination: a stopped store is verified
+and continued, and the disk must have room for what is missing.
 """
 
 import contextlib
@@ -20,18 +20,11 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.object_storage import RemotePath, scratch_folder
 from iceprobe.machine.processes import world
 from iceprobe.store import remote
-from iceprobe.store.format import (
-    MANIFEST,
-    Manifest,
-    ShardRecord,
-    read_manifest,
-    write_manifest,
-)
-from iceprobe.store.layout import split_layout
+from iceprobe.store.format import MANIFEST, Manifest, ShardRecord, read_manifest, write_manifest
+from iceprobe.store.layout import shard_bytes, split_layout
 from iceprobe.store.reader import check_sizes, corrupt_shards
 from iceprobe.store.request import describe
 from iceprobe.store.shard_records import collect_records, leave_record
-from iceprobe.store.shards import shard_bytes
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -39,15 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Destination:
-    """The folder of a store that is written.
-
-    Attributes:
-        folder: where its files are made.
-        manifest: lists the shards that are complete; process 0 adds those of all processes.
-    """
+    """A store that is written: the folder of its files, and the manifest of its complete shards."""
 
     folder: Path
     manifest: Manifest
+    layer: int  # which of those that the backbone reads
 
     @property
     def target(self) -> Path | RemotePath:
@@ -55,11 +44,11 @@ class Destination:
         return self.folder
 
     def put(self, shard: ShardRecord) -> ShardRecord:
-        """Move the files of a finished shard to ``target``; return the record of the shard there."""
+        """Move the files of a finished shard to ``target``; return its record there."""
         return shard
 
     def record(self, split: str, shard: ShardRecord) -> None:
-        """Record a shard as complete."""
+        """Record a shard as complete, in the manifest or for process 0."""
         if world().main:
             self.manifest.record(split, shard)
             write_manifest(self.folder, self.manifest)
@@ -69,7 +58,7 @@ class Destination:
 
 @dataclass
 class RemoteDestination(Destination):
-    """A store at ``path`` on object storage, its files made in a local folder."""
+    """A store at ``path`` on object storage; its files are made in a local folder."""
 
     path: RemotePath
 
@@ -89,13 +78,12 @@ class RemoteDestination(Destination):
 def find_destinations(
     root: Path | RemotePath, wanted: Sequence[Manifest], until: contextlib.ExitStack
 ) -> list[tuple[Path | RemotePath, Destination | None]]:
-    """Path and destination of each store asked for; no destination where it is finished.
+    """Path and destination of each store asked for; a finished store has no destination.
 
     Args:
         root: folder of all stores.
         wanted: manifests of the stores asked for, without shards.
-        until: keeps the locks of local destinations, and the local folders of remote ones, until it
-            is closed.
+        until: keeps the locks of local destinations and the local folders of remote ones.
 
     Raises:
         IceprobeError: if the disk is too full, another process writes one of the stores, or one
@@ -104,25 +92,26 @@ def find_destinations(
     name_hosts(str(root))
     finished = [find_finished(root, one) for one in wanted]
     paths = [path or root / one.folder for path, one in zip(finished, wanted, strict=True)]
-    todo = {path: one for path, one in zip(paths, wanted, strict=True) if path not in finished}
-    _check_disk({path: one for path, one in todo.items() if isinstance(path, Path)})
-    opened = {  # in one order, so that two processes can't wait in a ring
-        path: _open_destination(path, todo[path], until) for path in sorted(todo, key=str)
+    todo = {path: layer for layer, path in enumerate(paths) if path not in finished}
+    _check_disk({path: wanted[todo[path]] for path in todo if isinstance(path, Path)})
+    opened = {  # locked in one order, against deadlocks
+        path: _open_destination(path, wanted[todo[path]], todo[path], until)
+        for path in sorted(todo, key=str)
     }
     return [(path, opened.get(path)) for path in paths]
 
 
 def _open_destination(
-    path: Path | RemotePath, wanted: Manifest, until: contextlib.ExitStack
+    path: Path | RemotePath, wanted: Manifest, layer: int, until: contextlib.ExitStack
 ) -> Destination | None:
-    """Where to continue; ``None`` if a stopped writer left no shard to make."""
+    """Where to continue; ``None`` if no shard is missing."""
     destination: Destination
     if isinstance(path, Path):
         until.enter_context(exclusive(path))
-        destination = Destination(path, _resumed(path, wanted))
+        destination = Destination(path, _resumed(path, wanted), layer)
     else:
         scratch = until.enter_context(scratch_folder())
-        destination = RemoteDestination(scratch, remote.resumed(path, wanted), path)
+        destination = RemoteDestination(scratch, remote.resumed(path, wanted), layer, path)
         if destination.manifest.finished:  # killed between the last shard and the manifest
             remote.put_manifest(path, destination.manifest)
     return None if destination.manifest.finished else destination
@@ -130,10 +119,7 @@ def _open_destination(
 
 def find_finished(root: Path | RemotePath, wanted: Manifest) -> Path | RemotePath | None:
     """The finished store that serves the request: its own, or the same one with patches."""
-    richer = wanted.model_copy(
-        update={"settings": wanted.settings.model_copy(update={"patches": True})}
-    )
-    for candidate in (wanted, richer):
+    for candidate in wanted.served_by():
         path = root / candidate.folder
         if (path / MANIFEST).exists():
             found = read_manifest(path)
@@ -144,7 +130,7 @@ def find_finished(root: Path | RemotePath, wanted: Manifest) -> Path | RemotePat
 
 
 def _resumed(path: Path, wanted: Manifest) -> Manifest:
-    """The manifest to continue; its shards are verified, remains of a killed writer removed."""
+    """The manifest to continue: shards are verified, and remains of a killed writer removed."""
     for remains in path.glob("*.tmp"):
         remains.unlink()
     for task in path.glob(".part-*"):  # a Ray task's that was killed
@@ -175,17 +161,15 @@ def check_origin(
     dataset: Dataset,
     device: torch.device,
 ) -> None:
-    """See that backbone, images and device are those of the store."""
+    """Check that backbone, images and device are those of the store."""
     if device.type != manifest.settings.device:
         raise IceprobeError(
             f"store {path} was made on {manifest.settings.device}: mend it with device="
             f"{manifest.settings.device}"
         )
     now = describe(backbone, dataset, manifest.settings, splits=list(manifest.splits), limit=None)
-    if (
-        now.backbone.identity != manifest.backbone.identity
-        or now.backbone.preprocessing != manifest.backbone.preprocessing
-    ):
+    found, recorded = now.backbone, manifest.backbone
+    if (found.identity, found.preprocessing) != (recorded.identity, recorded.preprocessing):
         raise IceprobeError(
             f"backbone {backbone.spec} is not the one of store {path} any more: extract it again"
         )
@@ -198,11 +182,7 @@ def check_origin(
 
 
 def _check_disk(todo: Mapping[Path, Manifest]) -> None:
-    """See that what is still to be written into these folders of one root fits.
-
-    Raises:
-        IceprobeError: with both sizes and what would make it smaller.
-    """
+    """Raise if the missing shards of these stores don't fit on the disk."""
     if not todo:
         return
     needed = sum(
@@ -220,16 +200,19 @@ def _check_disk(todo: Mapping[Path, Manifest]) -> None:
 
 def bytes_missing(manifest: Manifest) -> int:
     """Bytes of the shards that are not complete."""
-    total = 0
-    for name in manifest.splits:
-        rows, shards = manifest.rows_missing(name), len(manifest.missing(name))
-        for view in range(manifest.settings.views_of(name)):
-            total += shard_bytes(rows, split_layout(manifest, name, view), shards)
-    return total
+    return sum(
+        shard_bytes(
+            manifest.rows_missing(name),
+            split_layout(manifest, name, view),
+            len(manifest.missing(name)),
+        )
+        for name in manifest.splits
+        for view in range(manifest.settings.views_of(name))
+    )
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free to this user where ``path`` is or would be made."""
+    """Free bytes on the disk where ``path`` is or would be made."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

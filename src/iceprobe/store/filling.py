@@ -1,13 +1,13 @@
-"""Images → shards: one pass over what is missing, batches written while the next are made.
+"""Images → shards: one pass over the missing shards; batches are written while the next are made.
 
-The batches of a shard are the same in whatever process and order they are made. So a store that
-several processes wrote, or that was stopped and continued, ends with the same bytes.
+The batches of a shard don't depend on the process or the order. So a store that several processes
+wrote, or that was stopped and continued, has the same bytes.
 """
 
 import contextlib
 import errno
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 WAITING = 2  # batches made and not yet written
-SECONDS_BETWEEN_POLLS = 0.2  # for shards of other processes, when its own are done
+SECONDS_BETWEEN_POLLS = 0.2  # for shards of other processes
 
 
 def fill(
-    destinations: Sequence[Destination | None],
+    destinations: Sequence[Destination],
     backbone: "Backbone",
     dataset: Dataset,
     device: torch.device,
@@ -52,13 +52,13 @@ def fill(
     Process r of R takes every R-th of these shards; process 0 records them all.
 
     Args:
-        destinations: of each of the backbone's layers, ``None`` where a layer's store is finished.
+        destinations: of the backbone's layers whose stores are unfinished.
         backbone: moved to ``device``.
         dataset: whose images.
         device: of the forward pass.
         workers: processes that decode; 0 decodes in threads.
         on_bad_image: ``"fail"`` or ``"skip"``.
-        progress: called with a stage's name, images done and images in all.
+        progress: called with a stage's name, images done and images in total.
         only: split and number of the one shard to extract.
 
     Raises:
@@ -66,10 +66,9 @@ def fill(
             complete shards stay.
     """
     here = world()
-    unfinished = [one for one in destinations if one is not None]
-    recorders = [None if one is None else _Recorder(one) for one in destinations]
-    manifest = unfinished[0].manifest
-    shards = [one for one in missing_shards(unfinished) if only in (None, one)]
+    recorders = [_Recorder(one) for one in destinations]
+    manifest = destinations[0].manifest
+    shards = [one for one in missing_shards(destinations) if only in (None, one)]
     listing = {name: chosen_rows(s.listed, s.images) for name, s in manifest.splits.items()}
     work = [
         item
@@ -80,7 +79,7 @@ def fill(
 
     def report(name: str) -> None:
         if progress is not None and here.main:
-            others = max(r.from_others.get(name, 0) for r in recorders if r is not None)
+            others = max(recorder.from_others[name] for recorder in recorders)
             progress(f"extract {name}", done[name] + others, manifest.splits[name].images)
 
     batches = extracted_batches(
@@ -96,31 +95,27 @@ def fill(
         with contextlib.closing(batches), _Background() as writing:
             for batch in batches:
                 here.check()
-                for layer, recorder in enumerate(recorders):
-                    if recorder is not None:
-                        writing.submit(partial(recorder.add, batch, layer))
+                for recorder in recorders:
+                    writing.submit(partial(recorder.add, batch))
                 name = batch.work.split
                 done[name] += len(batch.work.rows)
                 report(name)
-        while here.size > 1 and here.main and not all(p.manifest.finished for p in unfinished):
+        while here.size > 1 and here.main and not all(p.manifest.finished for p in destinations):
             here.check()
             time.sleep(SECONDS_BETWEEN_POLLS)
-            for recorder in recorders:
-                if recorder is not None:
-                    for name in recorder.collect():
-                        report(name)
+            for name in (split for recorder in recorders for split in recorder.collect()):
+                report(name)
     except OSError as error:
-        if (explained := _explained(error, unfinished)) is not None:
+        if (explained := _explained(error, destinations)) is not None:
             raise explained from error
         raise
     finally:
         for recorder in recorders:
-            if recorder is not None:
-                recorder.abandon()
+            recorder.abandon()
 
 
 def missing_shards(destinations: Sequence[Destination]) -> list[tuple[str, int]]:
-    """Split and number of each shard that one of these layers lacks, in order."""
+    """Split and number of each shard that any of these layers lacks, in order."""
     return [
         (name, number)
         for name in destinations[0].manifest.splits
@@ -129,23 +124,23 @@ def missing_shards(destinations: Sequence[Destination]) -> list[tuple[str, int]]
 
 
 def rows_done(manifest: Manifest, shards: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Of each split, rows of its listing that are in none of ``shards``."""
+    """How many rows of each split's listing are in none of ``shards``."""
     done = {name: record.images for name, record in manifest.splits.items()}
     for name, number in shards:
         done[name] -= manifest.rows(name, number)
     return done
 
 
-def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeError | None:
-    """What an error of the disk means for whoever runs the extraction; ``None`` for any other."""
-    path = unfinished[0].folder
+def _explained(error: OSError, destinations: Sequence[Destination]) -> IceprobeError | None:
+    """An error of the disk with its remedy; ``None`` for any other."""
+    path = destinations[0].folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         room = "no space left" if error.errno != errno.EFBIG else "a file grew too large"
         return IceprobeError(
             f"{room} for {path} ({error.strerror}): make room and run the same again, "
             "complete shards are kept"
         )
-    if gone := [one.folder for one in unfinished if not one.folder.is_dir()]:
+    if gone := [one.folder for one in destinations if not one.folder.is_dir()]:
         return IceprobeError(f"{gone[0]} was removed while it was written: run the same again")
     if error.errno in (errno.EIO, errno.ESTALE):
         return IceprobeError(
@@ -156,22 +151,22 @@ def _explained(error: OSError, unfinished: Sequence[Destination]) -> IceprobeErr
 
 
 class _Recorder:
-    """Batches of one layer → shards → the manifest; batches of complete shards are passed over.
-
-    Attributes:
-        from_others: rows of the listing whose shards other processes made, by split.
-    """
+    """Batches of one layer → shards → the manifest; batches of complete shards are ignored."""
 
     def __init__(self, destination: Destination):
-        self.destination, manifest = destination, destination.manifest
-        self.from_others: dict[str, int] = {}
+        self.destination = destination
+        self.from_others = Counter[str]()  # rows in shards of other processes, by split
+        manifest = destination.manifest
         self._missing = {name: set(manifest.missing(name)) for name in manifest.splits}
-        self._writers: list[ShardWriter] = []  # of the shard under way, one a view
+        self._start_shard()
+
+    def _start_shard(self) -> None:
+        self._writers: list[ShardWriter] = []  # one per view
         self._skipped: list[str] = []
         self._seen: list[Seen] = []
         self._rounding = 0.0
 
-    def add(self, batch: Extracted, layer: int) -> None:
+    def add(self, batch: Extracted) -> None:
         work = batch.work
         if work.number not in self._missing[work.split]:
             return
@@ -179,6 +174,7 @@ class _Recorder:
         if not self._writers:
             names = [shard_file(work.split, work.number, view) for view in range(work.views)]
             self._writers = [ShardWriter(self.destination.folder / name) for name in names]
+        layer = self.destination.layer
         for writer, tensors in zip(self._writers, batch.layers[layer], strict=True):
             writer.write(tensors)
         self._rounding = max(self._rounding, batch.rounding[layer])
@@ -200,25 +196,24 @@ class _Recorder:
             rounding=self._rounding,
         )
         self.destination.record(work.split, self.destination.put(shard))
-        self._writers, self._skipped, self._seen, self._rounding = [], [], [], 0.0
+        self._start_shard()
         if world().size > 1 and world().main:
             self.collect()
 
     def collect(self) -> list[str]:
-        """Record the shards of other processes; names of the splits that got some."""
+        """Record the shards of other processes; return the names of their splits."""
         rows = collect_records(self.destination.folder, self.destination.manifest)
-        for split, count in rows.items():
-            self.from_others[split] = self.from_others.get(split, 0) + count
+        self.from_others.update(rows)
         return list(rows)
 
     def abandon(self) -> None:
-        """Leave nothing of an unfinished shard."""
+        """Remove the files of an unfinished shard."""
         for writer in self._writers:
             writer.abandon()
 
 
 class _Background:
-    """Runs calls one after another in a thread; an error in one is raised by a later call."""
+    """Runs calls one after another in a thread; a later ``submit`` or the exit raises their errors."""
 
     def __enter__(self) -> "_Background":
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")

@@ -1,10 +1,9 @@
 """What a feature store is on disk: its manifest, its identity and its names.
 
-A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards
-``SPLIT-00000.safetensors``, beside them ``train.view1-00000.safetensors`` and so on where augmented
-views of the training images were asked for. The manifest says what the tokens were made from and lists the shards
-that are complete, each with its checksum. It holds no times and no host names: an extraction that
-was killed and continued ends with the same bytes as one that wasn't.
+A store is a folder ``READABLE-IDENTITY/`` with ``manifest.json`` and shards ``SPLIT-00000.safetensors``,
+and ``train.view1-00000.safetensors`` and so on if it has augmented views of the training images. The
+manifest says what the tokens were made from and lists the complete shards with their checksums. It
+holds no times and no host names: an extraction that was killed and continued gives the same bytes.
 """
 
 import hashlib
@@ -21,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     WrapSerializer,
     model_serializer,
     model_validator,
@@ -51,20 +49,20 @@ class _Record(BaseModel):
 
 
 class ExtractionSettings(_Record):
-    """What the user chose about an extraction, as far as it changes the bytes stored.
+    """The user's choices about an extraction that change the bytes stored.
 
     Attributes:
         forward_dtype: of the forward pass (autocast below float32); in JSON it is ``amp``.
-        tokens: dtype stored; of ``int8`` patch tokens with a scale each, prefix tokens in float16.
+        tokens: dtype stored; with ``int8`` each patch token has a scale and prefix tokens are float16.
         patches: whether patch tokens are stored, beside the prefix tokens and the mean.
-        batch_size: images a forward pass.
-        shard_images: images a shard; batches don't reach over shards.
+        batch_size: images per forward pass.
+        shard_images: images per shard; a batch never spans two shards.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
         augmented_views: stored of each training image beside its evaluation view. In JSON it is
             ``views``, which counts the evaluation view too.
-        augmentation: of those; ``None`` where there are none.
-        crop: how paper's crops are drawn (`backbones/augmentation.py`); ``None`` where there are none,
-            and in stores from before it was ``clamped``, whose crops were redrawn.
+        augmentation: of those views, or ``None``.
+        crop: how crops of ``paper`` are drawn (`backbones/augmentation.py`); ``None`` without such
+            crops, and in older stores, which drew them again instead of clamping.
         live: whether nothing is stored, and training images are augmented anew in each epoch.
     """
 
@@ -106,7 +104,7 @@ class ExtractionSettings(_Record):
 
     @property
     def training_images(self) -> str:
-        """What probes trained on the store see of a training image, in words."""
+        """What probes trained on the store see of a training image, as text."""
         if self.live and self.augmentation:
             return f"live, {self.augmentation} augmentation"
         if not self.augmented_views:
@@ -116,7 +114,7 @@ class ExtractionSettings(_Record):
 
 
 class BackboneRecord(_Record):
-    """The backbone and everything about it that changes its tokens (``identity``)."""
+    """The backbone; ``identity`` is everything about it that changes its tokens."""
 
     spec: str
     name: str
@@ -124,11 +122,11 @@ class BackboneRecord(_Record):
     pooled_class: bool  # trained on a learned pooler's output: k-NN and linear read the mean
     identity: dict[str, Any]
     preprocessing: dict[str, Any]
-    assumed: list[str] = []  # what was taken for granted; no part of the identity
+    assumed: list[str] = []  # assumptions; no part of the identity
 
     @classmethod
     def of(cls, backbone: "Backbone", identity: dict[str, Any] | None = None) -> Self:
-        """``identity`` saves the backbone from hashing all its weights."""
+        """``identity``, if it is known, saves hashing all weights."""
         return cls(
             spec=backbone.spec,
             name=backbone.name,
@@ -141,14 +139,14 @@ class BackboneRecord(_Record):
 
 
 class DatasetRecord(_Record):
-    """The data set, and the accuracy that is reported on it by convention."""
+    """The data set, and the accuracy that is conventionally reported on it."""
 
     spec: str
     name: str
     classes: list[str]
     headline: Literal["top1", "mean_per_class"] = "top1"
     assumed: list[str] = []  # as of the backbone
-    reading: dict[str, Any] = {}  # options of how files are read; the splits' content follows them
+    reading: dict[str, Any] = {}  # options for decoding files; they change the splits' content
 
 
 def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
@@ -156,7 +154,7 @@ def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHa
 
 
 def take_pooled_class(record: Any) -> Any:
-    """Validator of a model with a ``backbone`` and a ``shape``: ``pooled_class`` is the backbone's."""
+    """Validator of a model with ``backbone`` and ``shape``: copies the backbone's ``pooled_class``."""
     record.shape = replace(record.shape, pooled_class=record.backbone.pooled_class)
     return record
 
@@ -169,9 +167,8 @@ class FileRecord(_Record):
     """A file of a complete shard.
 
     Attributes:
-        parts: sha256 of its header and of each tensor but the patches, whose own are in the tensor
-            `shards.CHECKS`; so what is read is compared, and nothing else has to be. Empty in
-            stores of an earlier iceprobe.
+        parts: sha256 of its header and of each tensor, so that only what is read is compared; those of
+            the patches are in the tensor `shards.CHECKS`. Empty in stores of an earlier iceprobe.
     """
 
     file: Name
@@ -184,14 +181,14 @@ class ShardRecord(FileRecord):
     """A complete shard: rows ``start`` to ``stop`` of the split's listing, less those skipped.
 
     Its own file holds the evaluation view, ``views`` the augmented ones, row by row of the same
-    images: they are complete together or not at all.
+    images: all of them are complete or none is.
 
     Attributes:
-        read: what was done to images on the way from their files (`iceprobe.datasets.pixels`), and to how
-            many; ``None`` in stores from before this was noted.
+        read: what was done to images on decoding (`iceprobe.datasets.pixels`), and to how many;
+            ``None`` in older stores, which don't record it.
         largest: the largest value in files of more than 8 bits.
-        rounding: which share of the tokens' variance is the error of storing them; ``None`` in
-            stores from before it was measured.
+        rounding: the error of storing the tokens as a share of their variance; ``None`` in older
+            stores.
     """
 
     start: Annotated[int, Field(ge=0)]
@@ -205,7 +202,7 @@ class ShardRecord(FileRecord):
 
     @property
     def files(self) -> list[FileRecord]:
-        """One a view, the evaluation view first."""
+        """One per view, the evaluation view first."""
         return [self, *self.views]
 
 
@@ -213,11 +210,10 @@ class SplitRecord(_Record):
     """One split.
 
     Attributes:
-        images: images asked for; below ``listed`` they are a seeded choice in listing order.
+        images: how many are extracted; fewer than ``listed`` are a seeded choice in listing order.
         listed: images of the data set's split.
         content: hashes of the ``listing`` (images and masks), the ``labels`` and the ``boxes``.
-        boxes: whether each image has a box.
-        masks: whether each image has a mask.
+        boxes, masks: whether images have them.
         shards: the complete ones, in order.
     """
 
@@ -244,7 +240,7 @@ class Manifest(_Record):
 
     @property
     def identity(self) -> str:
-        """Sha256 over all that changes the bytes stored: another value is another store."""
+        """Sha256 over everything that changes the bytes stored."""
         ingredients = {
             "format_version": self.format_version,
             "backbone": self.backbone.identity,
@@ -252,12 +248,7 @@ class Manifest(_Record):
             "settings": self.settings.model_dump(exclude_none=True),
             "classes": self.dataset.classes,
             "splits": {
-                name: {
-                    "content": split.content,
-                    "images": split.images,
-                    "listed": split.listed,
-                    "masks": split.masks,
-                }
+                name: split.model_dump(include={"content", "images", "listed", "masks"})
                 for name, split in self.splits.items()
             },
         }
@@ -265,10 +256,10 @@ class Manifest(_Record):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def asked_as(self, backbone: str, dataset: str) -> Self:
-        """The same store under the specs that a run names: another path to the same weights.
+        """The same store under the specs of a run, which may name another path to the same weights.
 
-        A store serves every request for the same content; a run is reported, and rebuilt, by the
-        specs that it was asked for. The identity doesn't change.
+        A store serves every request for the same content, but a run is reported and rebuilt by its
+        own specs. The identity doesn't change.
         """
         return self._with({"spec": backbone}, {"spec": dataset})
 
@@ -287,6 +278,11 @@ class Manifest(_Record):
         }
         return self.model_copy(update=records)
 
+    def served_by(self) -> list[Self]:
+        """The stores that serve this request: this one, and the same one with patch tokens."""
+        richer = self.settings.model_copy(update={"patches": True})
+        return [self, self.model_copy(update={"settings": richer})]
+
     @property
     def folder(self) -> str:
         """Name of the store's folder: readable, then the start of the identity."""
@@ -295,14 +291,19 @@ class Manifest(_Record):
         return f"{readable}-{self.identity[:12]}"
 
     @property
+    def shards(self) -> list[ShardRecord]:
+        """The complete shards of all splits."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """The files of the complete shards of all splits."""
+        return [file for shard in self.shards for file in shard.files]
+
+    @property
     def skipped(self) -> list[str]:
         """Names of the images that could not be read."""
-        return [
-            name
-            for split in self.splits.values()
-            for shard in split.shards
-            for name in shard.skipped
-        ]
+        return [name for shard in self.shards for name in shard.skipped]
 
     @property
     def finished(self) -> bool:
@@ -332,7 +333,7 @@ class Manifest(_Record):
 
 
 def shard_file(split: str, number: int, view: int = 0) -> str:
-    """Name of a shard's file: of the evaluation view (0) or of an augmented one."""
+    """Name of a shard's file; view 0 is the evaluation view."""
     augmented = f".view{view}" if view else ""
     return f"{split}{augmented}-{number:05d}.safetensors"
 
@@ -341,7 +342,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
     """The manifest of the store at ``path``.
 
     Raises:
-        IceprobeError: if there is no store, its manifest is damaged or of another format.
+        IceprobeError: if there is no store, or its manifest is damaged or of another format.
     """
     file = path / MANIFEST
     try:
@@ -358,7 +359,7 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
         raise IceprobeError(
             f"no feature store at {path} (no {MANIFEST}): iceprobe extract makes one"
         ) from None
-    except (ValueError, KeyError, AttributeError, ValidationError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise IceprobeError(
             f"{file} is damaged ({type(error).__name__}): remove {path} and extract again"
         ) from error
@@ -371,22 +372,27 @@ def read_manifest(path: Path | RemotePath) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` so that a reader finds the old one or the new one, never half of one."""
+    """Write ``manifest.json``."""
     content = {"identity": manifest.identity} | seal(manifest.model_dump(mode="json"))
-    temporary = path / f"{MANIFEST}.tmp"
+    write_whole(path / MANIFEST, json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+
+
+def write_whole(final: Path, text: str) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part of one."""
+    temporary = final.with_name(f"{final.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        publish(temporary, path / MANIFEST)
+        publish(temporary, final)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Rename a file that was flushed to disk, and flush the rename too."""
+    """Rename a file that was flushed to disk, then flush its folder."""
     os.replace(temporary, final)
     folder = os.open(final.parent, os.O_RDONLY)
     try:

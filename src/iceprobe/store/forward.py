@@ -1,4 +1,4 @@
-"""One forward pass of the frozen backbone: images → the tensors that are stored, checked."""
+"""One forward pass of the frozen backbone: images → the tensors that are stored, and their checks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from iceprobe.tokens import Tokens
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
-# What `forward` says of each image beside its tokens; it isn't stored.
+# What `forward` gives for each image beside its tokens; it isn't stored.
 FLAGS: Layout = {
     "finite": (torch.bool, ()),
     "fits": (torch.bool, ()),
@@ -24,7 +24,7 @@ FLAGS: Layout = {
 
 
 def autocast(device: torch.device, name: str) -> torch.autocast:
-    """Autocast to the dtype called ``name``, which ``float32`` switches off."""
+    """Autocast to the dtype called ``name``; ``float32`` switches it off."""
     dtype = DTYPES[name]
     return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
@@ -34,8 +34,8 @@ def forward(
 ) -> list[dict[str, Tensor]]:
     """Tensors of each layer as they are stored, by name, and `FLAGS`.
 
-    ``finite (b,)`` is whether an image's tokens are finite, ``fits (b,)`` whether the dtype stored
-    holds them, ``rounding (b,)`` the batch's share of rounding in the variance of its tokens.
+    ``finite (b,)``: whether an image's tokens are finite; ``fits (b,)``: whether the stored dtype can
+    represent them; ``rounding (b,)``: the rounding of the whole batch as a share of its variance.
 
     Args:
         backbone: on ``device``.
@@ -59,7 +59,7 @@ def forward(
 
 
 def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str, Tensor]:
-    """What :func:`forward` would give of a batch without images, for one layer."""
+    """What :func:`forward` would give for a batch without images, for one layer."""
     layout = token_layout(backbone.shape, settings)
     return {
         name: torch.empty(0, *size, dtype=dtype) for name, (dtype, size) in (layout | FLAGS).items()
@@ -69,16 +69,9 @@ def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str,
 def check_finite(
     tensors: dict[str, Tensor], names: Sequence[str], settings: ExtractionSettings
 ) -> None:
-    """See that the tokens of a batch of :func:`forward` are finite and survive being stored.
+    """Raise for the first image whose tokens aren't finite, or too large for the stored dtype.
 
-    Args:
-        tensors: of one layer.
-        names: of the images.
-        settings: of the extraction.
-
-    Raises:
-        IceprobeError: naming the first image whose tokens aren't finite, or too large for the
-            dtype stored; or if rounding takes too much of the batch's tokens.
+    Also if rounding takes too much of the variance. ``tensors`` are one layer's of :func:`forward`.
     """
     for flag in ("finite", "fits"):
         if not tensors[flag].all():
@@ -99,12 +92,12 @@ def rounding_share(tensors: dict[str, Tensor]) -> float:
 def _as_stored(tokens: Tokens, settings: ExtractionSettings) -> dict[str, Tensor]:
     of_patches, of_prefix = STORED[settings.tokens]
     mean, prefix = tokens.mean, tokens.prefix.to(of_prefix)
-    # A NaN or an infinity in any patch is one in the mean.
+    # A NaN or an infinity in any patch makes one in the mean.
     finite = _finite(mean) & _finite(tokens.prefix)
     fits = _finite(prefix)
     tensors = {"prefix": prefix, "mean": mean}
     share = mean.new_zeros((), dtype=torch.float32)
-    if settings.patches and of_patches is torch.int8:  # whose scales hold whatever is finite
+    if settings.patches and of_patches is torch.int8:  # every finite token fits
         patches, scales = quantise(tokens.patches)
         share = rounding(tokens.patches, dequantise(patches, scales, torch.float32))
         tensors = {"patches": patches, "scales": scales, **tensors}

@@ -1,9 +1,9 @@
-"""Images that are in two splits, found by their pooled tokens.
+"""Images that are in two splits, found by their mean tokens.
 
-Two rows are one image where their mean tokens differ by less than a thousandth of what images differ by:
-the same pixels in other batches differ by rounding, other images by a thousand times as much. Candidates
-are each row's nearest neighbour in eight random directions (Johnson and Lindenstrauss), so that it takes
-one pass over the pooled vectors of either split, and no memory to speak of.
+Two rows are one image if their mean tokens differ by less than a thousandth of the usual distance: the
+same pixels in other batches differ by rounding, other images by a thousand times as much. Candidates are
+each row's nearest neighbour in eight random directions (Johnson and Lindenstrauss), which takes one pass
+over the mean tokens of either split and little memory.
 """
 
 from typing import TYPE_CHECKING
@@ -23,15 +23,14 @@ _ROWS = 8192  # read at once
 def identical_rows(train: "StoredSplit", other: "StoredSplit") -> NDArray[np.int64]:
     """Rows of ``other`` whose image is in ``train`` too, sorted.
 
-    No rows where the tokens are made anew in each pass (`live`), where all images have the same
-    tokens, or where either split is empty.
+    None if tokens are live, all images have the same tokens, or either split is empty.
     """
     none = np.zeros(0, np.int64)
     if train.live or other.live or not len(train) or not len(other):
         return none
     directions = np.random.default_rng(0).standard_normal((train.shape.dim, DIRECTIONS))
     bank, queries = _projected(train, directions), _projected(other, directions)
-    # √8 times that of vectors
+    # √8 times the distance of the vectors themselves
     distance = float(np.sqrt(((bank - bank.mean(0)) ** 2).sum(1).mean()))
     if not distance > 1e-4 * float(np.abs(bank).max()):
         return none

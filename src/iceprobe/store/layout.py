@@ -1,4 +1,4 @@
-"""What a store holds of an image: rows, tensors, dtypes, shapes, bytes; all from its manifest."""
+"""What a store holds of each image, by its manifest: rows, tensors, dtypes, shapes, bytes."""
 
 from collections.abc import Collection
 
@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
-from iceprobe.store.shards import shard_bytes
+from iceprobe.store.shards import CHECK_BYTES, HEADER_BYTES
 from iceprobe.tokens import TokenShape
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What is stored of patch tokens and of prefix tokens, by the name of `tokens`.
+# Dtypes stored of patch tokens and of prefix tokens, by the option `tokens`.
 STORED = {name: (dtype, dtype) for name, dtype in DTYPES.items()}
 STORED["int8"] = (torch.int8, torch.float16)
 
@@ -25,7 +25,7 @@ def chosen_rows(listed: int, images: int) -> np.ndarray:
 def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     """Dtype and shape of every tensor stored of one image of a split, in the order of the file.
 
-    Boxes and masks are those of the evaluation view (0).
+    Only the evaluation view (0) has boxes and masks.
     """
     record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
     layout["label"] = (torch.int64, ())
@@ -39,9 +39,9 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
 
 
 def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
-    """In what a shard's record contradicts the manifest that it is in; ``None`` where it fits.
+    """How a shard's record contradicts its manifest, or ``None``.
 
-    Everything that is read and allocated follows from these numbers.
+    Sizes of reads and allocations follow from these numbers.
     """
     size = manifest.settings.shard_images
     rows = min(manifest.splits[name].images - shard.start, size)
@@ -59,7 +59,7 @@ def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
 
 
 def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
-    """Dtype and shape of what a forward pass gives of one image."""
+    """Dtype and shape of the tensors that a forward pass gives for one image."""
     of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}
     if settings.patches:
@@ -72,14 +72,23 @@ def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
 
 
 def patch_bytes(layout: Layout) -> int:
-    """Bytes of one image's patch tokens, their scales with them; 0 where none are stored."""
+    """Bytes of one image's patch tokens with their scales; 0 if none are stored."""
     return image_bytes(layout, ("patches", "scales"))
 
 
-def image_bytes(layout: Layout, names: Collection[str]) -> int:
-    """Bytes of one image in the tensors of these names, as far as they are stored."""
+def image_bytes(layout: Layout, names: Collection[str] | None = None) -> int:
+    """Bytes of one image in those of the named tensors that are stored; by default in all."""
     return sum(
         dtype.itemsize * torch.Size(shape).numel()
         for name, (dtype, shape) in layout.items()
-        if name in names
+        if names is None or name in names
     )
+
+
+def shard_bytes(images: int, layout: Layout, shards: int = 1, *, checked: bool = True) -> int:
+    """Bytes of shards that hold ``images`` images together, of one image's ``layout``.
+
+    ``checked``: whether each image's patches have a check, as in all shards written now.
+    """
+    check = CHECK_BYTES if checked and "patches" in layout else 0
+    return shards * HEADER_BYTES + images * (image_bytes(layout) + check)

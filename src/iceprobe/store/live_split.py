@@ -1,10 +1,10 @@
-"""Tokens made when they are asked for: the backbone runs in every epoch, and nothing is stored.
+"""Tokens made when they are read: the backbone runs in every epoch, and nothing is stored.
 
     rows ─▶ images (augmented anew in each epoch) ─▶ backbone, frozen ─▶ tokens
 
-A live store replaces one on disk: `iceprobe.fit` asks it for the rows of a batch, and all members are
-trained on the tokens of that one forward pass. Use it where augmentation matters more than time, or
-where tokens would fill the disk. The backbone stays in evaluation mode and gets no gradient.
+A live store replaces one on disk: `iceprobe.fit` reads the rows of a batch from it, and all members
+train on the tokens of that one forward pass. Use it if augmentation matters more than time, or if
+tokens would fill the disk. The backbone stays in evaluation mode and gets no gradient.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ from iceprobe.store.split import StoredSplit
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
-VIEWS = 2**20  # of an image: an epoch's are new, whatever the number of epochs
+VIEWS = 2**20  # of an image: more than any number of epochs
 VECTORS_AT_ONCE = 1024  # images
 
 
@@ -41,12 +41,12 @@ def live(backbone: "Backbone | nn.Module | str", dataset: Data, *, call: Live) -
     """A store without files, whose tokens the backbone makes whenever they are read.
 
     k-NN, held-out images and the reported split see the evaluation view. A training image is
-    augmented anew in each epoch; its random numbers depend on its place in the listing and on the
-    epoch alone.
+    augmented anew in each epoch; its random numbers depend only on its index in the listing and on
+    the epoch.
 
     Args:
         backbone: moved to ``device``.
-        dataset: whose images; all of them have to be readable.
+        dataset: whose images; all of them must be readable.
         call: an :class:`iceprobe.settings.Live` as ``settings``, or its options as keywords.
 
     Raises:
@@ -72,25 +72,22 @@ class LiveSplit(StoredSplit):
     """A split whose tokens are made when they are read.
 
     Args:
-        maker: of tokens.
+        maker: of the tokens.
         name: of the split.
-        places: ``(n,)`` its images in the data set's listing.
-        copies: rows of each image: 1 for the evaluation view, else augmented views, row
-            ``v·n + i`` view v of image i.
+        places: ``(n,)`` indices of its images in the data set's listing.
+        copies: rows per image: 1 for the evaluation view, else the augmented views; row ``v·n + i``
+            is view v of image i.
     """
 
     live = True
 
     def __init__(self, maker: "_Maker", name: str, places: np.ndarray, copies: int = 1):
         self._maker, self._name, self._places, self._copies = maker, name, places, copies
-        layout = split_layout(maker.manifest, name)
-        for placed in ("box", "mask"):  # of the images on disk, which a report reads from a store
-            layout.pop(placed, None)
         super().__init__(
             self._whole,
             self._make,
             shape=maker.manifest.shape,
-            layout=layout,
+            layout=split_layout(maker.manifest, name, view=1),  # without boxes and masks
             resident=np.zeros(len(places), bool),
             in_memory=True,
         )
@@ -129,9 +126,8 @@ class _Maker:
     def __init__(
         self, backbone: "Backbone", dataset: Dataset, manifest: Manifest, device: torch.device
     ):
-        self.backbone, self.dataset, self.manifest, self.device = (
-            backbone, dataset, manifest, device,
-        )  # fmt: skip
+        self.backbone, self.dataset = backbone, dataset
+        self.manifest, self.device = manifest, device
         self._augment = make_augmentation(
             backbone.preprocessing, manifest.settings.augmentation or "paper"
         )
@@ -140,7 +136,7 @@ class _Maker:
         self._last: tuple[tuple[str, bytes, bytes], dict[str, Tensor]] | None = None
 
     def tokens(self, split: str, places: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
-        """As a shard has them: ``patches``, ``prefix``, ``mean``, …, a row for each of ``places``."""
+        """``patches``, ``prefix``, ``mean`` … as in a shard, a row for each of ``places``."""
         asked = (split, places.tobytes(), views.tobytes())
         if self._last is None or self._last[0] != asked:
             size = self.manifest.settings.batch_size

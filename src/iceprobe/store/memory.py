@@ -11,11 +11,11 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.settings import ExtractCall, Policy
-from iceprobe.store.format import TRAIN, Manifest, ShardRecord
-from iceprobe.store.layout import chosen_rows, split_layout
+from iceprobe.settings import ExtractCall
+from iceprobe.store.format import Manifest, ShardRecord
+from iceprobe.store.layout import chosen_rows, image_bytes, split_layout
 from iceprobe.store.noted import log_file_assumptions, noted
-from iceprobe.store.pipeline import Progress, extracted_batches
+from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.split import StoredSplit, memory_split
@@ -30,11 +30,11 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
     """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
 
     Args:
-        call: settings or options as of ``extract``; ``device`` is by default the one the backbone is on.
+        call: settings or options as of ``extract``; ``device`` is by default the backbone's.
 
     Raises:
-        IceprobeError: if the tokens don't fit into the memory that is available, an image can't
-            be read, or tokens are not finite.
+        IceprobeError: if the tokens don't fit into the available memory, an image can't be read, or
+            tokens are not finite.
     """
     dataset = load_dataset(dataset)
     device: str | torch.device | None = call.device
@@ -43,18 +43,14 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
     target = choose_device(device)
     settings = make_settings(call, target.type)
     manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
-    _check_memory(manifest)
-    held = {
-        name: _extract_split(
-            backbone,
-            dataset,
-            manifest,
-            name,
-            target,
-            call.workers,
-            call.on_bad_image,
-            call.progress,
+    needed, available = bytes_held(manifest), available_memory()
+    if available is not None and needed > available:
+        raise IceprobeError(
+            f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
+            "available: take a limit, fewer views, tokens=int8, or extract to disk (iceprobe.extract)"
         )
+    held = {
+        name: _extract_split(backbone, dataset, manifest, name, target, call)
         for name in manifest.splits
     }
     log_file_assumptions(manifest)
@@ -63,22 +59,11 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
 
 def bytes_held(manifest: Manifest) -> int:
     """Bytes of all the tensors of the store."""
-    total = 0
-    for name, record in manifest.splits.items():
-        for view in range(manifest.settings.views_of(name)):
-            layout = split_layout(manifest, name, view).values()
-            each = sum(dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layout)
-            total += record.images * each
-    return total
-
-
-def _check_memory(manifest: Manifest) -> None:
-    needed, available = bytes_held(manifest), available_memory()
-    if available is not None and needed > available:
-        raise IceprobeError(
-            f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
-            "available: take a limit, fewer views, tokens=int8, or extract to disk (iceprobe.extract)"
-        )
+    return sum(
+        record.images * image_bytes(split_layout(manifest, name, view))
+        for name, record in manifest.splits.items()
+        for view in range(manifest.settings.views_of(name))
+    )
 
 
 def _extract_split(
@@ -87,13 +72,11 @@ def _extract_split(
     manifest: Manifest,
     name: str,
     device: torch.device,
-    workers: int,
-    on_bad_image: Policy,
-    progress: Progress,
+    call: ExtractCall,
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings
     rows = chosen_rows(record.listed, record.images)
-    augmented = settings.augmented_views if name == TRAIN else 0
+    augmented = settings.views_of(name) - 1
 
     def empty(view: int, *rows: int) -> dict[str, Tensor]:
         layout = split_layout(manifest, name, view).items()
@@ -106,17 +89,17 @@ def _extract_split(
         for number in manifest.missing(name)
         for item in plan_work(name, rows, number, settings)
     ]
-    images, done, skipped = 0, 0, []
+    images, done, share = 0, 0, 0.0
+    skipped: list[str] = []
     seen: list[Seen] = []
-    share = 0.0
     for batch in extracted_batches(
         backbone,
         dataset.splits,
         work,
         settings=settings,
         device=device,
-        workers=workers,
-        on_bad_image=on_bad_image,
+        workers=call.workers,
+        on_bad_image=call.on_bad_image,
     ):
         (made,) = batch.layers
         count = len(batch.tensors["label"])
@@ -128,8 +111,8 @@ def _extract_split(
         skipped += batch.skipped
         seen += batch.seen
         share = max(share, *batch.rounding)
-        if progress is not None:
-            progress(f"extract {name}", done, record.images)
+        if call.progress is not None:
+            call.progress(f"extract {name}", done, record.images)
     whole = ShardRecord(
         file="",
         start=0,

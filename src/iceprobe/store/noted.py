@@ -1,4 +1,4 @@
-"""What was done to image files on reading: counted in the manifest, logged where it was assumed."""
+"""What was done to images on decoding: counted in the manifest, and logged if it was assumed."""
 
 import logging
 import threading
@@ -8,36 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from iceprobe.core import assumptions
-from iceprobe.datasets.pixels import (
-    BAND_LEFT_OUT,
-    DEEP,
-    FIRST_FRAME,
-    FULL,
-    ON_WHITE,
-    TURNED,
-    Seen,
-    seen,
-)
+from iceprobe.core.assumptions import log_assumptions
+from iceprobe.datasets import pixels
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
 
-ROUNDED = 0.01  # share of the tokens' variance from which on their rounding is reported
+ROUNDED = 0.01  # rounding above this share of the tokens' variance is reported
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
 _LINES = {
-    TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
-    ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
-    FIRST_FRAME: "with several frames or pages, of which the first is read",
-    BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
+    pixels.TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
+    pixels.ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
+    pixels.FIRST_FRAME: "with several frames or pages, of which the first is read",
+    pixels.BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
 }
-_OPTION = {TURNED: "orientation", ON_WHITE: "alpha", DEEP: "scale"}  # that says it
+_OPTION = {
+    pixels.TURNED: "orientation",
+    pixels.ON_WHITE: "alpha",
+    pixels.DEEP: "scale",
+}  # which sets it
 
 
-def noted(images: Sequence[Seen]) -> dict[str, Any]:
+def noted(images: Sequence[pixels.Seen]) -> dict[str, Any]:
     """The fields ``read`` and ``largest`` of a shard."""
     values = [one.largest for one in images if one.largest is not None]
     counts = Counter(word for one in images for word in one.done)
@@ -45,14 +40,13 @@ def noted(images: Sequence[Seen]) -> dict[str, Any]:
 
 
 def assumed(manifest: "Manifest") -> list[str]:
-    """What was assumed about backbone, data set and image files, a line each."""
+    """Assumptions about backbone, data set and image files, a line each."""
     return [*manifest.backbone.assumed, *manifest.dataset.assumed, *assumed_of_files(manifest)]
 
 
 def rounded(manifest: "Manifest") -> list[str]:
-    """A line where rounding takes more than `ROUNDED` of the tokens' variance."""
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    share = max((s.rounding for s in shards if s.rounding is not None), default=0.0)
+    """A line if rounding exceeds `ROUNDED` of the tokens' variance."""
+    share = max((s.rounding for s in manifest.shards if s.rounding is not None), default=0.0)
     if share <= ROUNDED:
         return []
     return [
@@ -62,8 +56,8 @@ def rounded(manifest: "Manifest") -> list[str]:
 
 
 def assumed_of_files(manifest: "Manifest") -> list[str]:
-    """What was assumed about the image files of a store, a line for each kind."""
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    """Assumptions about the image files of a store, a line for each kind."""
+    shards = manifest.shards
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.read or {})
@@ -74,19 +68,18 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
         if counts[kind] and _OPTION.get(kind) not in said
     ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
-    if largest is not None and "scale" not in said and _next_depth(largest) < FULL:
+    if largest is not None and "scale" not in said and _next_depth(largest) < pixels.FULL:
         lines.append(
-            f"{counts[DEEP]:,} of {total:,} images of 16 bits, in which {FULL:,} is white; the "
+            f"{counts[pixels.DEEP]:,} of {total:,} images of 16 bits, in which {pixels.FULL:,} is white; the "
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
     return lines + rounded(manifest)
 
 
 class FirstSeen:
-    """Logs what is assumed about files at the first file of each kind, where no store counts them.
+    """Logs assumptions at the first file of each kind, and adds them to the data set's ``record``.
 
-    Args:
-        record: of the data set, whose ``assumed`` the lines are added to.
+    For tokens that are not stored, where no manifest counts them.
     """
 
     def __init__(self, record: "DatasetRecord"):
@@ -94,36 +87,36 @@ class FirstSeen:
         self._lock = threading.Lock()
 
     def note(self, image: Image.Image) -> None:
-        """Note an image as its split gave it; from any thread."""
-        found = seen(image)
+        """Note an image of the data set; threads may call this."""
+        found, record = pixels.seen(image), self._record
         lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
         if found.largest is not None:
-            lines[DEEP] = f"images of 16 bits, in which {FULL:,} is white (scale= says otherwise)"
+            lines[pixels.DEEP] = (
+                f"images of 16 bits, in which {pixels.FULL:,} is white (scale= says otherwise)"
+            )
         for kind, line in lines.items():
             with self._lock:
-                new = line not in self._record.assumed and _OPTION.get(kind) not in (
-                    self._record.reading
-                )
+                new = line not in record.assumed and _OPTION.get(kind) not in record.reading
                 if new:
-                    self._record.assumed.append(line)
+                    record.assumed.append(line)
             if new:
-                assumptions.log_assumptions([line])
+                log_assumptions([line])
 
 
 def _next_depth(largest: float) -> int:
-    """White of the least depth that holds a value: 3,012 has 12 bits, 4095."""
+    """White of the smallest depth that holds a value: 3,012 has 12 bits, 4095."""
     return 2 ** max(8, int(largest).bit_length()) - 1
 
 
 def log_file_assumptions(manifest: "Manifest") -> None:
-    """Log what was assumed about the files, and which images were left out."""
-    assumptions.log_assumptions(assumed_of_files(manifest))
+    """Log the assumptions about the files, and which images were left out."""
+    log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
         log.warning("%s", left_out(skipped))
 
 
 def left_out(names: Sequence[str]) -> str:
-    """A few of the images that could not be read, then how many more."""
+    """The first images that could not be read, and how many more."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     shown = ", ".join(map(repr, names[:NAMED]))
     plural = "s" if len(names) > 1 else ""

@@ -1,9 +1,9 @@
 """Images → tokens on the host, with decoding, forward pass and use of the tokens overlapped.
 
-A batch of images is a forward pass for each view, so the evaluation view's tokens are the same with
-and without other views. Decoding runs ahead; the forward pass runs in the calling thread; whoever
-iterates does with the batches what it likes, best in a thread of its own. A bounded number of
-batches is in flight, so memory doesn't grow with the data set.
+A batch of images is a forward pass for each view, so other views don't change the tokens of the
+evaluation view. Decoding runs ahead, the forward pass in the calling thread; the caller should use the
+batches in another thread. A bounded number of batches is in flight, so memory doesn't grow with the data
+set.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ class Extracted:
     """The tokens of one item of work, on the host.
 
     Attributes:
-        work: what was asked for.
-        layers: of each layer of the backbone, each view's tensors by name:
-            ``patches (b, N, D)`` where they are wanted, with ``scales (b, N)`` where they are int8
-            codes; ``prefix (b, P, D)``, ``mean (b, D)`` and the model's own vectors ``(b, D')``
-            float32; ``label (b,)`` and ``index (b,)``. The evaluation view has ``box (b, 4)`` where
-            there are boxes, and ``mask (b, S, S)`` uint8 where there are masks.
+        work: the item.
+        layers: of each layer of the backbone, each view's tensors by name: ``patches (b, N, D)`` if
+            they are stored, with ``scales (b, N)`` for int8 codes; ``prefix (b, P, D)``,
+            ``mean (b, D)`` and the model's own vectors ``(b, D')`` float32; ``label (b,)`` and
+            ``index (b,)``. The evaluation view also has ``box (b, 4)`` and ``mask (b, S, S)`` uint8
+            if the data set has them.
         skipped: names of the images that couldn't be read.
-        seen: what was done to each of the others on the way from its file.
-        rounding: of each layer, the share of rounding in the variance of its tokens.
+        seen: what was done to each of the others on decoding.
+        rounding: of each layer, rounding as a share of the tokens' variance.
     """
 
     work: Work
@@ -85,8 +85,8 @@ def extracted_batches(
         settings: of the extraction.
         device: of the forward pass.
         workers: processes that decode; 0 decodes in threads.
-        on_bad_image: whether an image that can't be read ends it or is left out.
-        log_skipped: whether the first images that are left out are named in the log.
+        on_bad_image: whether an unreadable image is an error (``"fail"``) or left out (``"skip"``).
+        log_skipped: whether the first images that are left out are logged.
 
     Raises:
         BadImage: if an image can't be read and ``on_bad_image`` is ``"fail"``.
@@ -111,7 +111,7 @@ def extracted_batches(
             if len(batch.rows):
                 views = [forward(backbone, view, device, settings) for view in batch.images]
             waiting.append((todo, batch, *_to_host(views, device)))
-            # A GPU works on the next batch while this one comes to the host.
+            # A GPU works on the next batch while this one is copied to the host.
             if len(waiting) > gpu:
                 yield _finish(*waiting.popleft(), splits, settings)
         while waiting:
@@ -119,39 +119,34 @@ def extracted_batches(
 
 
 def _log_skipped(bad: list[tuple[int, str]], named: int) -> int:
-    """Log why the first few images are left out; how many were left out by now."""
+    """Log why the first few images are left out; return how many are left out so far."""
     for _, message in bad[: max(0, NAMED - named)]:
         log.warning("skipped: %s", _reason(message))
     return named + len(bad)
 
 
 def _reason(message: str) -> str:
-    """What is wrong with an image, without the remedy that all such messages share."""
+    """The message without the remedy that all such messages share."""
     return message.removesuffix(", or pass --on-bad-image skip")
 
 
 def _to_host(views: Views, device: torch.device) -> tuple[Views, Any]:
-    """Start the copy to the host; it is done at the event, where there is one."""
-    if device.type != "cuda":
-        return [
-            [{name: tensor.cpu() for name, tensor in one.items()} for one in layers]
-            for layers in views
-        ], None
-    host = [[_pinned_copy(one) for one in layers] for layers in views]
+    """Start the copy to the host, which is complete at the event, if there is one."""
+    gpu = device.type == "cuda"
+    host = [
+        [{name: _pinned_copy(t) if gpu else t.cpu() for name, t in one.items()} for one in layers]
+        for layers in views
+    ]
+    if not gpu:
+        return host, None
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return host, event
 
 
-def _pinned_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy under way to the host."""
-    pinned = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        for name, tensor in tensors.items()
-    }
-    for name, tensor in tensors.items():
-        pinned[name].copy_(tensor, non_blocking=True)
-    return pinned
+def _pinned_copy(tensor: Tensor) -> Tensor:
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
 
 
 def _finish(
@@ -171,20 +166,18 @@ def _finish(
         "label": torch.from_numpy(split.labels[batch.rows]),
         "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
     }
-    placed = {}
-    if batch.boxes is not None:
-        placed["box"] = torch.from_numpy(batch.boxes)
-    if batch.masks is not None:
-        placed["mask"] = torch.from_numpy(batch.masks)
+    found = {"box": batch.boxes, "mask": batch.masks}
+    placed = {name: torch.from_numpy(one) for name, one in found.items() if one is not None}
+    layers = list(zip(*views, strict=True))
     made = [
         [
             {name: tensor for name, tensor in one.items() if name not in FLAGS}
             | known
             | ({} if view else placed)
-            for view, one in enumerate(views_of_one)
+            for view, one in enumerate(layer)
         ]
-        for views_of_one in zip(*views, strict=True)
+        for layer in layers
     ]
-    shares = [max(map(rounding_share, views_of_one)) for views_of_one in zip(*views, strict=True)]
+    shares = [max(map(rounding_share, layer)) for layer in layers]
     bad = [split.names[row] for row, _ in batch.bad]
     return Extracted(work, made, bad, batch.seen, shares)

@@ -1,12 +1,12 @@
-"""Extraction as Ray tasks, a shard each.
+"""Extraction as Ray tasks, one per shard.
 
-A task leaves nothing but whole files under final names, and the driver alone writes the manifest,
-so a task that runs twice does no harm: Ray runs it again where its worker or node died, and what a
-dead worker costs is its shard, or its cell since the cell's last checkpoint. The nodes see the
-driver's working folder, images and features under the same paths (a shared file system, or object
-storage), and iceprobe is installed on each.
+A task leaves only complete files under final names, and the driver alone writes the manifest, so a task
+may run twice: Ray runs it again if its worker or node died, which costs a shard, or the time since a
+cell's last checkpoint. All nodes need iceprobe, and the driver's working folder, images and features
+under the same paths (a shared file system, or object storage).
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -35,17 +35,16 @@ if TYPE_CHECKING:
     from iceprobe.store.pipeline import Progress
 
 RETRIES = 5  # of a task whose worker or node dies
-AHEAD = 4  # tasks submitted a processor of the cluster
+AHEAD = 4  # tasks submitted per processor of the cluster
 
 log = logging.getLogger("iceprobe")
 
 
 def connect() -> Any:
-    """Ray, connected to the cluster named by ``RAY_ADDRESS`` or begun by ``ray start``, else to a
-    new one on this machine.
+    """Ray, connected to the cluster of ``RAY_ADDRESS`` or ``ray start``, else to a new one here.
 
     Raises:
-        IceprobeError: if Ray isn't installed, or RAY_ADDRESS names no cluster that lets us in.
+        IceprobeError: if Ray isn't installed, or the cluster of RAY_ADDRESS is missing or refuses.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -64,7 +63,7 @@ def connect() -> Any:
         ray.init(address=address or "auto", **quiet)
         where = "the cluster at " + ray.get_runtime_context().gcs_address
     except OSError as error:  # ConnectionError is one
-        if address:  # somebody answers there
+        if address:  # it answers
             raise IceprobeError(
                 f"the Ray cluster at RAY_ADDRESS={address} doesn't let this process in: if it was "
                 "started with a token, set RAY_AUTH_MODE=token (and RAY_AUTH_TOKEN, where "
@@ -81,13 +80,10 @@ def connect() -> Any:
 
 
 def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
-    """Begin a cluster of this machine alone, which listens on loopback and no other interface.
+    """Start a cluster of this machine alone, which listens only on the loopback interface.
 
-    Whoever reaches a cluster's port runs code on it. Ray has this behaviour for systems without
-    clusters, and no argument that asks for it.
-
-    Raises:
-        IceprobeError: if this version of Ray listens to others all the same.
+    Access to a cluster's port means running code on it. Ray listens on loopback on systems without
+    clusters, and has no argument for it.
     """
     from ray._private import ray_constants
 
@@ -106,11 +102,7 @@ def _begin_here(ray: Any, quiet: dict[str, Any]) -> None:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at ``host:port``: Ray itself tries for minutes.
-
-    Raises:
-        IceprobeError: if not.
-    """
+    """Raise if nothing listens at ``host:port``: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return
@@ -124,11 +116,9 @@ def _knock(address: str) -> None:
 
 @dataclass
 class ShardJob(Destination):
-    """One layer's shard of a task: made in a temporary folder, moved to ``path`` when whole.
+    """One layer's shard of a task: made in a temporary folder, then moved to ``path``, the store.
 
-    Attributes:
-        path: of the store.
-        records: of the shards made, for the driver.
+    ``records`` of the shards made are for the driver.
     """
 
     path: Path | RemotePath
@@ -147,25 +137,21 @@ class ShardJob(Destination):
 
 @dataclass(frozen=True)
 class ExtractionJob:
-    """What the tasks of one extraction share.
+    """The arguments that the tasks of one extraction share."""
 
-    Attributes:
-        backbone, data: spec strings.
-        layers: of each, manifest and destination of its store, ``None`` where it is finished.
-        folder: the driver's working folder.
-    """
-
-    backbone: str
-    data: str
-    layers: list[tuple[Manifest, str] | None]
-    folder: str
+    backbone: str  # spec string
+    data: str  # spec string
+    layers: list[
+        tuple[int, Manifest, str]
+    ]  # number, manifest and destination of each unfinished one
+    folder: str  # the driver's working folder
     device: str
     workers: int
     on_bad_image: "Policy"
 
 
 def fill_on_ray(
-    destinations: Sequence[Destination | None],
+    destinations: Sequence[Destination],
     backbone: "Backbone",
     dataset: "Dataset",
     device: "torch.device",
@@ -176,15 +162,11 @@ def fill_on_ray(
     """As :func:`iceprobe.store.filling.fill`, with a Ray task for each shard.
 
     Raises:
-        IceprobeError: as there, and where a node has other weights or images than the driver.
+        IceprobeError: as there, and if a node has other weights or images than the driver.
     """
     ray = connect()
-    layers = [
-        None if p is None else (p.manifest.model_copy(deep=True), str(p.target))
-        for p in destinations
-    ]
-    unfinished = [one for one in destinations if one is not None]
-    first = unfinished[0].manifest
+    layers = [(p.layer, p.manifest.model_copy(deep=True), str(p.target)) for p in destinations]
+    first = destinations[0].manifest
     job = ray.put(
         ExtractionJob(
             backbone.spec, dataset.spec, layers, os.getcwd(), device.type, workers, on_bad_image
@@ -193,58 +175,51 @@ def fill_on_ray(
     task = ray.remote(
         num_cpus=max(1, workers), num_gpus=int(device.type == "cuda"), max_retries=RETRIES
     )(extract_shard)
-    shards = missing_shards(unfinished)
+    shards = missing_shards(destinations)
     done = rows_done(first, shards)
     for (name, number), made in results_of(ray, task, job, iter(shards)):
-        for destination, record in zip(destinations, made, strict=True):
-            if destination is not None and record is not None:
-                destination.record(name, record)
+        for destination in destinations:
+            if destination.layer in made:
+                destination.record(name, made[destination.layer])
         done[name] += first.rows(name, number)
         if progress is not None:
             progress(f"extract {name}", done[name], first.splits[name].images)
-    for destination in unfinished:
+    for destination in destinations:
         for left in destination.folder.glob(".part-*"):  # of workers that were killed
             shutil.rmtree(left, ignore_errors=True)
 
 
-def extract_shard(job: ExtractionJob, split: str, number: int) -> list[ShardRecord | None]:
-    """Make one shard of each layer that lacks it; return its record for each layer."""
+def extract_shard(job: ExtractionJob, split: str, number: int) -> dict[int, ShardRecord]:
+    """Make one shard of each layer that lacks it; return its record by layer."""
     enter(job.folder)
     import torch
 
     backbone, dataset = _loaded(job.backbone, job.data)
-    jobs: list[ShardJob | None] = []
-    with scratch_folder() as spare:
-        for layer in job.layers:
-            if layer is None or number not in layer[0].missing(split):
-                jobs.append(None)
+    device, singles = torch.device(job.device), backbone.per_layer()
+    jobs: list[ShardJob] = []
+    with scratch_folder() as spare, contextlib.ExitStack() as until:
+        for layer, manifest, place in job.layers:
+            if number not in manifest.missing(split):
                 continue
-            manifest, target = layer[0], located(layer[1])
-            # Beside its destination, since a rename doesn't reach over file systems.
+            target = located(place)
+            check_origin(target, manifest, singles[layer], dataset, device)
+            # Beside its destination: a rename needs one file system.
             folder = spare if isinstance(target, RemotePath) else target
-            scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
-            jobs.append(ShardJob(scratch, manifest, target))
-        singles = backbone.per_layer()
-        try:
-            for single, one in zip(singles, jobs, strict=True):
-                if one is not None:
-                    origin = one.path, one.manifest, single, dataset
-                    check_origin(*origin, torch.device(job.device))
-            fill(
-                jobs, backbone, dataset, torch.device(job.device), job.workers,
-                job.on_bad_image, None, only=(split, number),
-            )  # fmt: skip
-        finally:
-            for one in jobs:
-                if one is not None:  # empty, unless an error is on its way to the driver
-                    shutil.rmtree(one.folder, ignore_errors=True)
-    return [one.records[0] if one is not None else None for one in jobs]
+            scratch = tempfile.TemporaryDirectory(
+                prefix=".part-", dir=folder, ignore_cleanup_errors=True
+            )
+            jobs.append(ShardJob(Path(until.enter_context(scratch)), manifest, layer, target))
+        fill(
+            jobs, backbone, dataset, device, job.workers, job.on_bad_image, None,
+            only=(split, number),
+        )  # fmt: skip
+    return {one.layer: one.records[0] for one in jobs}
 
 
 def results_of(
     ray: Any, task: Any, shared: Any, arguments: Iterator[tuple[Any, Any]]
 ) -> Iterator[tuple[tuple[Any, Any], Any]]:
-    """Arguments and result of each task, as they end; a bounded number is submitted at a time."""
+    """Arguments and result of each task, in the order they end; few are submitted at a time."""
     waiting: dict[Any, tuple[Any, Any]] = {}
     while True:
         room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(waiting)
@@ -257,7 +232,7 @@ def results_of(
 
 
 def _result(ray: Any, task: Any) -> Any:
-    """A task's result; its own error as it was raised, a lost worker in one line."""
+    """A task's result, or its error; a lost worker is an `IceprobeError`."""
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:

@@ -21,7 +21,7 @@ from iceprobe.store import remote
 from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
-from iceprobe.store.recorded_data import recorded_dataset
+from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import HasTokenShape, TokenShape
@@ -31,10 +31,10 @@ class Store(HasTokenShape):
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
-        path: folder of the store, or its place on object storage; ``None`` where it is in memory.
+        path: folder of the store, or its place on object storage; ``None`` if it is in memory.
         manifest: what the tokens were made from.
         splits: names of its splits.
-        shape: of one image's tokens, also where only pooled vectors are stored. Its fields (``dim``,
+        shape: of one image's tokens, even if only pooled vectors are stored. Its fields (``dim``,
             ``num_tokens``, ``num_prefix``, ``grid``, ``has_class``, ``vectors``) are attributes too.
     """
 
@@ -64,11 +64,11 @@ class Store(HasTokenShape):
         Args:
             path: the folder that holds ``manifest.json``, or a URL of one on object storage.
             verify: read everything once and compare checksums.
-            dataset: the data set it was made from, where it is at hand.
-            trust: whether another host may be asked for images, where the manifest names one.
+            dataset: the data set it was made from, if it is loaded already.
+            trust: whether another host that the manifest names may be asked for images.
 
         Raises:
-            IceprobeError: if there is no store, it is unfinished, or a shard is corrupt (named).
+            IceprobeError: if the store is missing or unfinished, or a shard is corrupt (named).
         """
         path = located(path)
         name_hosts(str(path))
@@ -86,7 +86,7 @@ class Store(HasTokenShape):
         return store
 
     def asked_as(self, backbone: str, dataset: str) -> "Store":
-        """A view of this store under the specs that a run names (`Manifest.asked_as`)."""
+        """A view of this store under the specs of a run (`Manifest.asked_as`)."""
         manifest = self.manifest.asked_as(backbone, dataset)
         return Store(manifest, self._splits, self.path, self._dataset, self._trust)
 
@@ -102,12 +102,12 @@ class Store(HasTokenShape):
         return list(self._splits)
 
     def take(self, split: str, rows: np.ndarray) -> "Store":
-        """A view of this store whose ``split`` holds only ``rows``; nothing is copied or read."""
+        """A view of this store with only ``rows`` of ``split``; nothing is copied or read."""
         splits = self._splits | {split: self[split].take(rows)}
         return Store(self.manifest, splits, self.path, self._dataset, self._trust)
 
     def trusting(self) -> "Store":
-        """A view of this store that may ask other hosts which its manifest names."""
+        """A view of this store that may ask other hosts named in its manifest."""
         return Store(self.manifest, self._splits, self.path, self._dataset, trust=True)
 
     @property
@@ -152,8 +152,8 @@ class Store(HasTokenShape):
         """The data set the tokens were made from, loaded by its spec.
 
         Raises:
-            IceprobeError: if it is on another host that isn't trusted, can't be loaded, or isn't
-                what it was.
+            IceprobeError: if it is on another host that isn't trusted, can't be loaded, or has
+                changed.
         """
         if self._dataset is None:
             spec = self.manifest.dataset.spec
@@ -174,7 +174,7 @@ class Store(HasTokenShape):
         return [source.names[index] for index in self[split].index[np.asarray(rows)]]
 
     def names_at_hand(self, split: str) -> list[str] | None:
-        """Names of all images of a split, without loading the data set for it."""
+        """Names of all images of a split, if the data set is loaded."""
         return None if self._dataset is None else self.names(split, range(len(self[split])))
 
     def identical(self, split: str) -> NDArray[np.int64]:
@@ -196,11 +196,7 @@ class Store(HasTokenShape):
 
 
 def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
-    """See that every recorded shard is there and has its length, without reading it.
-
-    Raises:
-        IceprobeError: naming the first shard that isn't.
-    """
+    """Raise for the first recorded shard that is missing or has another length; nothing is read."""
     for split, record in manifest.splits.items():
         for shard in record.shards:
             if reason := misfit(manifest, split, shard):
@@ -210,38 +206,33 @@ def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:
                 )
     if isinstance(path, RemotePath):
         return remote.check_objects(path, manifest)
-    for record in manifest.splits.values():
-        for recorded in (file for shard in record.shards for file in shard.files):
-            file = path / recorded.file
-            if not file.exists():
-                raise corrupt(file, "it is missing")
-            if (size := file.stat().st_size) != recorded.bytes:
-                raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
+    for recorded in manifest.files:
+        file = path / recorded.file
+        if not file.exists():
+            raise corrupt(file, "it is missing")
+        if (size := file.stat().st_size) != recorded.bytes:
+            raise corrupt(file, f"it has {size:,} bytes instead of {recorded.bytes:,}")
 
 
 def corrupt_shards(path: Path, manifest: Manifest) -> Iterator[tuple[FileRecord, IceprobeError]]:
-    """Read all recorded files; yield the record and the error of each that isn't as written."""
-    for record in manifest.splits.values():
-        for recorded in (file for shard in record.shards for file in shard.files):
-            file, expected = path / recorded.file, recorded.sha256
-            try:
-                found = sha256(file)
-            except PermissionError:
-                raise
-            except OSError as error:
-                if error.errno in TOO_MANY:  # nothing is wrong with the shard
-                    raise
-                yield recorded, corrupt(file, error.strerror or "it can't be read")
-                continue
-            if found != expected:
-                reason = f"its checksum is {found[:12]}, not {expected[:12]}"
-                yield recorded, corrupt(file, reason)
+    """Read all recorded files; yield record and error of each whose checksum differs."""
+    for recorded in manifest.files:
+        file, expected = path / recorded.file, recorded.sha256
+        try:
+            found = sha256(file)
+        except OSError as error:
+            if isinstance(error, PermissionError) or error.errno in TOO_MANY:
+                raise  # nothing is wrong with the shard
+            yield recorded, corrupt(file, error.strerror or "it can't be read")
+            continue
+        if found != expected:
+            yield recorded, corrupt(file, f"its checksum is {found[:12]}, not {expected[:12]}")
 
 
 def _opener(
     path: Path | RemotePath, files: Sequence[FileRecord], images: Sequence[int], layout: Layout
 ) -> Callable[[int, str], Shard]:
-    """Number of one of ``files`` and name of a tensor → the shard, open."""
+    """Number of one of ``files`` and name of a tensor → the open shard."""
     if isinstance(path, RemotePath):
         return remote.opener(path, files, images, layout)
 
@@ -254,17 +245,16 @@ def _opener(
 
 def _stored_split(path: Path | RemotePath, manifest: Manifest, name: str) -> StoredSplit:
     """A split with its augmented views, if it has some."""
-    augmented = range(1, manifest.settings.views_of(name))
-    views = _stored_views(path, manifest, name, augmented) if augmented else None
     split = _stored_views(path, manifest, name, range(1))
-    split.views = views
+    if augmented := range(1, manifest.settings.views_of(name)):
+        split.views = _stored_views(path, manifest, name, augmented)
     return split
 
 
 def _stored_views(
     path: Path | RemotePath, manifest: Manifest, name: str, views: range
 ) -> StoredSplit:
-    """Some views of a split, one after another, as one split."""
+    """Several views of a split, concatenated to one split."""
     shards = [(shard, view) for view in views for shard in manifest.splits[name].shards]
     files = [shard.files[view] for shard, view in shards]
     images = [shard.images for shard, _ in shards]

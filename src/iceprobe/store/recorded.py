@@ -1,7 +1,7 @@
-"""The backbone that a file names: of a store, or of an exported folder.
+"""The backbone and the data set that a store or an exported folder names.
 
-The file may come from somebody else, so its spec is not obeyed blindly: code that comes with a model
-runs only if the caller trusts it, or has already named that code in this process.
+The file may come from somebody else: code of a model runs, and another host is contacted, only if the
+caller trusts the file, or has already named that code or host in this process.
 """
 
 import contextlib
@@ -11,29 +11,49 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from iceprobe.backbones import BACKBONES, Backbone, load_backbone
+from iceprobe.backbones import BACKBONES, load_backbone
 from iceprobe.backbones.registry import has_run
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.core.trust import REMEDY
+from iceprobe.datasets.base import Dataset
+from iceprobe.datasets.registry import load_dataset, names_elsewhere
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
+
+if TYPE_CHECKING:
+    from iceprobe.backbones import Backbone
 
 Origin = Path | RemotePath | None  # where the record was read
 
 
-def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = False) -> Backbone:
-    """The backbone of ``record``, loaded by its spec and found to be the same.
+def recorded_dataset(spec: str, file: Origin, *, trust: bool = False) -> Dataset:
+    """The data set of the ``spec`` in the store ``file``; ``trust`` allows contacting its host.
+
+    Raises:
+        IceprobeError: if another host isn't trusted, or the data set can't be loaded.
+    """
+    if not trust and names_elsewhere(spec):
+        raise IceprobeError(
+            f"{file or 'the store'} names images on another host, {spec!r}, which isn't asked: "
+            f"{REMEDY}"
+        )
+    return load_dataset(spec)
+
+
+def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = False) -> "Backbone":
+    """The backbone of ``record``, loaded by its spec and checked to be the same.
 
     Args:
         record: of a manifest or a card.
-        file: the store or folder that it is in, ``None`` where it was never on disk.
+        file: the store or folder that it is in, ``None`` if it was never on disk.
         trust: whether code that it names may run.
 
     Raises:
         IceprobeError: if it was a module in memory, runs code that isn't trusted, can't be loaded,
-            or has changed since.
+            or has changed.
     """
     backbone = load_recorded(record.spec, record, file, trust)
     identity = json.loads(json.dumps(backbone.identity()))
@@ -46,12 +66,8 @@ def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = Fal
     return backbone
 
 
-def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> Backbone:
-    """Load ``spec``, which was made of that of ``record``.
-
-    Raises:
-        IceprobeError: as :func:`recorded_backbone`, save for what has changed.
-    """
+def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> "Backbone":
+    """Load ``spec``, a variant of the one in ``record``; errors as of :func:`recorded_backbone`."""
     asked = parse_spec(record.spec)
     if (asked.kind or "") not in BACKBONES:
         raise IceprobeError(
@@ -68,7 +84,7 @@ def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) 
             f"on this machine: read that code, then {REMEDY}"
         )
     parsed = parse_spec(spec)
-    if "trust" in entry.options:  # the caller's word in place of the file's
+    if "trust" in entry.options:  # set by the caller, not by the file
         parsed = replace(parsed, options={**parsed.options, "trust": "true"})
     with _path_without(file):
         return load_backbone(str(parsed))
@@ -78,20 +94,14 @@ def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) 
 def _path_without(file: Origin) -> Iterator[None]:
     """Import nothing from the current folder, which may be a download, nor from ``file``.
 
-    What PYTHONPATH names is asked for, and so is the folder of the script that runs.
+    Folders in PYTHONPATH and the folder of the running script are allowed.
     """
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     asked = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     kept = {*map(os.path.realpath, asked), os.path.dirname(os.path.realpath(main or os.devnull))}
-    left_out = {os.path.realpath(".")} | (
-        {str(file.resolve())} if isinstance(file, Path) else set()
-    )
+    left_out = {os.path.realpath("."), *([str(file.resolve())] if isinstance(file, Path) else [])}
     before = list(sys.path)
-    sys.path[:] = [
-        entry
-        for entry in before
-        if os.path.realpath(entry) in kept or os.path.realpath(entry) not in left_out
-    ]
+    sys.path[:] = [entry for entry in before if os.path.realpath(entry) not in left_out - kept]
     try:
         yield
     finally:

@@ -1,21 +1,21 @@
 """A feature store on object storage: finished shards are uploaded, and downloaded when read.
 
-Nothing is renamed or locked there. The files of a shard, one a view, are written to a local folder,
-closed, and put under names that hold their checksums, ``train-00000-9f86d081884c.safetensors``; then
-the shard's record is put, ``train-00000.json``; the manifest comes last. So a record always names objects that are there and
-whole, whoever wrote it: two writers of one store put the same objects where their machines compute
-the same bytes, and where they don't each has its own, of which the last record is the store's. An
-extraction that was killed lists the records and continues with the shards that have none.
+Nothing is renamed or locked there. The files of a shard, one per view, are written to a local folder
+and uploaded under names with their checksums, ``train-00000-9f86d081884c.safetensors``; then the shard's
+record, ``train-00000.json``; the manifest comes last. So a record always names complete objects. Two
+writers of one store upload the same objects if their machines compute the same bytes; otherwise each
+uploads its own, and the last record decides. A killed extraction continues with the shards that have no
+record.
 
-Reading copies shards into a local folder by checksum (:func:`iceprobe.machine.object_storage.cache_folder`): what
-was copied once is not copied again, whatever store asks, and what is read of a copy is compared as it is in a local store. Everything but patch tokens is at the end
-of a shard and comes by itself, so a probe that reads no patches moves few bytes.
+Reading copies shards into a local cache by checksum (:func:`iceprobe.machine.object_storage.cache_folder`),
+once for all stores, and compares them as in a local store. Everything but patch tokens is at the end of a
+shard and is fetched separately, so a probe that reads no patches transfers few bytes.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,26 +25,29 @@ from iceprobe.core.checksums import SEAL, seal, sha256, unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.object_storage import RemotePath, cache_bytes, cache_folder, scratch_folder
-from iceprobe.store.format import MANIFEST, FileRecord, Manifest, ShardRecord, write_manifest
+from iceprobe.store.format import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    shard_file,
+    write_manifest,
+)
 from iceprobe.store.layout import Layout, image_bytes, misfit
 from iceprobe.store.shards import HEADER_BYTES, HEADER_PART, Shard
 
-OPEN_SHARDS = 256  # of a split at a time, where the cache has a size
+OPEN_SHARDS = 256  # of a split at a time, if the size of the cache is limited
 REQUESTS = 16  # in flight at a time
 
 F = TypeVar("F", bound=FileRecord)
 
 
 def resumed(path: RemotePath, wanted: Manifest) -> Manifest:
-    """The manifest to continue: ``wanted`` with the shards that are there in full length.
-
-    Raises:
-        IceprobeError: if a record is of another store.
-    """
+    """The manifest to continue: ``wanted`` with the shards that exist in full length."""
     manifest = wanted.model_copy(deep=True)
     there = path.find()
     names = {
-        record_file(name, number): name
+        _record_file(shard_file(name, number)): name
         for name in manifest.splits
         for number in manifest.missing(name)
     }
@@ -75,20 +78,15 @@ def _read_record(place: RemotePath, content: bytes, manifest: Manifest, split: s
 
 
 def put_shard(path: RemotePath, folder: Path, identity: str, shard: ShardRecord) -> ShardRecord:
-    """Upload the files of a finished shard, then its record; the files go into the cache.
+    """Upload the files of a finished shard, then its record, which names the objects; return it.
 
-    Args:
-        folder: where the files are, in the file system of the cache.
-
-    Returns:
-        The record with the names there.
+    ``folder`` is in the file system of the cache, into which the files move.
     """
     views = [_put(path, folder, view) for view in shard.views]
     record = _put(path, folder, shard).model_copy(update={"views": views})
     entry = {"identity": identity} | record.model_dump(mode="json")
-    entry |= {"content": seal({"record": entry})[SEAL]}  # its own sha256 is the shard's
-    plain = shard.file.removesuffix(".safetensors")
-    (path / f"{plain}.json").write_bytes(json.dumps(entry, indent=1).encode() + b"\n")
+    entry |= {"content": seal({"record": entry})[SEAL]}  # the key `sha256` is the shard's
+    (path / _record_file(shard.file)).write_bytes(json.dumps(entry, indent=1).encode() + b"\n")
     _trim(keep=record.files)
     return record
 
@@ -102,24 +100,20 @@ def _put(path: RemotePath, folder: Path, file: F) -> F:
 
 
 def put_manifest(path: RemotePath, manifest: Manifest) -> None:
-    """Upload the manifest of a store whose shards are all there."""
+    """Upload the manifest of a store whose shards are complete."""
     with scratch_folder() as scratch:
         write_manifest(scratch, manifest)
         (path / MANIFEST).upload(scratch / MANIFEST)
 
 
-def record_file(split: str, number: int) -> str:
-    return f"{split}-{number:05d}.json"
+def _record_file(shard: str) -> str:
+    return f"{shard.removesuffix('.safetensors')}.json"
 
 
 def check_objects(path: RemotePath, manifest: Manifest) -> None:
-    """See by one listing that every shard is there and has its length.
-
-    Raises:
-        IceprobeError: naming the first that isn't.
-    """
+    """Raise for the first shard that one listing doesn't show with its length."""
     there = path.find()
-    for file in _files(manifest):
+    for file in manifest.files:
         if file.file not in there:
             raise corrupt(path, file, "it is missing")
         if (size := there[file.file][0]) != file.bytes:
@@ -127,36 +121,24 @@ def check_objects(path: RemotePath, manifest: Manifest) -> None:
 
 
 def verify(path: RemotePath, manifest: Manifest) -> None:
-    """Compare every shard with its checksum; each is copied once, unless it is in the cache.
-
-    Raises:
-        IceprobeError: naming the first that differs.
-    """
-    for file in _files(manifest):
+    """Raise for the first shard whose checksum differs; shards are copied unless the cache has them."""
+    for file in manifest.files:
         fetch(path, file, trust=False)
 
 
-def _files(manifest: Manifest) -> Iterator[FileRecord]:
-    for record in manifest.splits.values():
-        for shard in record.shards:
-            yield from shard.files
-
-
 def opener(
-    path: RemotePath,
-    files: Sequence[FileRecord],
-    images: Sequence[int],
-    layout: Layout,
+    path: RemotePath, files: Sequence[FileRecord], images: Sequence[int], layout: Layout
 ) -> Callable[[int, str], Shard]:
-    """``(number, name of a tensor) -> Shard`` for some files: copied where it has to be, then open.
+    """``(number, name of a tensor) -> Shard``, which copies and opens one of ``files`` at need.
 
-    Args:
-        images: of each of ``files``.
-        layout: of one image.
+    ``images`` counts those of each file; ``layout`` is of one image.
     """
     each = image_bytes(layout, ("patches",))
-    # A removed copy takes its room as long as it is open: where room is limited, few are.
+    # A removed copy takes space as long as it is open, so few are open if space is limited.
     at_once = None if cache_bytes() is None else OPEN_SHARDS
+
+    def fetch_end(number: int) -> Path:
+        return _fetch_end(path, files[number], images[number] * each)
 
     @lru_cache(at_once)
     def whole(number: int) -> Shard:
@@ -164,14 +146,12 @@ def opener(
 
     @lru_cache(at_once)
     def end(number: int) -> Shard:
-        size = images[number] * each
-        return _open(path, files[number], lambda: _fetch_end(path, files[number], size))
+        return _open(path, files[number], lambda: fetch_end(number))
 
     @cache
     def fetch_ends() -> None:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            sizes = [count * each for count in images]
-            list(pool.map(lambda file, size: _fetch_end(path, file, size), files, sizes))
+            list(pool.map(fetch_end, range(len(files))))
 
     def opened(number: int, key: str) -> Shard:
         if key == "patches" or not each:
@@ -183,7 +163,7 @@ def opener(
 
 
 def _open(path: RemotePath, file: FileRecord, fetched: Callable[[], Path]) -> Shard:
-    """A copy opened; it is copied again if another process has just removed it to make room."""
+    """An open copy; it is copied again if another process removes it at this moment."""
 
     def damaged(copy: Path, reason: str) -> IceprobeError:
         return IceprobeError(
@@ -201,10 +181,10 @@ def _open(path: RemotePath, file: FileRecord, fetched: Callable[[], Path]) -> Sh
 
 
 def fetch(path: RemotePath, file: FileRecord, *, trust: bool = True) -> Path:
-    """The local copy of a shard, its checksum compared when it was copied.
+    """The local copy of a shard, whose checksum was compared.
 
     Args:
-        trust: take a copy that is there without comparing again.
+        trust: don't compare an existing copy again.
 
     Raises:
         IceprobeError: if the object is gone or isn't what was written.
@@ -213,10 +193,11 @@ def fetch(path: RemotePath, file: FileRecord, *, trust: bool = True) -> Path:
     if local.exists() and local.stat().st_size == file.bytes:
         if trust or sha256(local) == file.sha256:
             with contextlib.suppress(FileNotFoundError):
-                os.utime(local)  # used last now
+                os.utime(local)  # the cache removes the least recently used
             return local
         local.unlink()
-    with _temporary(local) as copy:
+    with scratch_folder() as scratch:
+        copy = scratch / local.name
         try:
             (path / file.file).download(copy)
         except FileNotFoundError:
@@ -236,17 +217,17 @@ def corrupt(path: RemotePath, file: FileRecord, reason: str) -> IceprobeError:
 
 
 def _fetch_end(path: RemotePath, file: FileRecord, patch_bytes: int) -> Path:
-    """A shard without its patch tokens: a hole is where they would be.
+    """A shard with a hole in place of its patch tokens: header and end, in two requests.
 
-    Two requests for its header and its end, whose tensors are compared. (Of shards without digests
-    of their tensors only the whole can be, when it is copied.)
+    Tensors are compared if they have digests; older shards are compared when the whole is copied.
     """
     if (whole := _cached(file)).exists():
         return whole
     local = whole.with_suffix(".end")
     if local.exists():
         return local
-    with _temporary(local) as copy, copy.open("wb") as end:
+    with scratch_folder() as scratch, (scratch / local.name).open("wb") as end:
+        copy = scratch / local.name
         try:
             head = (path / file.file).read_bytes(0, HEADER_BYTES)
             tail = HEADER_BYTES + patch_bytes
@@ -270,17 +251,10 @@ def _cached(file: FileRecord) -> Path:
     return cache_folder() / f"{file.sha256}.safetensors"
 
 
-@contextlib.contextmanager
-def _temporary(final: Path) -> Iterator[Path]:
-    """A temporary name in the file system of ``final``; nothing is left under it."""
-    with scratch_folder() as scratch:
-        yield scratch / final.name
-
-
 def _trim(keep: Collection[FileRecord]) -> None:
-    """Remove the copies that were used longest ago until the cache is within its size.
+    """Remove the least recently used copies until the cache is within its size.
 
-    A copy that a process has open stays readable to it until it is closed.
+    A process that has opened a copy can still read it.
     """
     limit = cache_bytes()
     if limit is None:

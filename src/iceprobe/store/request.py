@@ -1,6 +1,6 @@
-"""A request → the manifest of the store that answers it, without shards.
+"""A request → the manifest of its store, without shards.
 
-Importing this doesn't import torch: whether a run is finished is found without it.
+Importing this doesn't import torch: whether a run is finished is checked without it.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 def make_settings(asked: Extraction, device: str) -> ExtractionSettings:
-    """What of an extraction changes the bytes stored; of ``cuda:1`` the type is what counts.
+    """The options of an extraction that change the bytes stored; of ``cuda:1`` only the type.
 
     Raises:
-        IceprobeError: for an augmentation of no views.
+        IceprobeError: for an augmentation without views.
     """
     augmentation = asked.augmentation or "paper"
     if not asked.views and augmentation != "paper":
@@ -51,7 +51,7 @@ def make_settings(asked: Extraction, device: str) -> ExtractionSettings:
         tokens=asked.tokens,
         patches=asked.patches,
         batch_size=asked.forward_batch_size,
-        # A shard below one batch would cut batches short; beyond that the two are independent.
+        # A shard smaller than a batch would shorten the batches.
         shard_images=max(asked.shard_images, asked.forward_batch_size),
         device=device.partition(":")[0],
         augmented_views=asked.views,
@@ -61,24 +61,23 @@ def make_settings(asked: Extraction, device: str) -> ExtractionSettings:
 
 
 def live_settings(asked: Live, device: str) -> ExtractionSettings:
-    """The same of tokens that nothing stores; without augmentation every epoch sees the evaluation view."""
-    views = 0 if asked.augmentation is None else 1
+    """The same for live tokens; without augmentation every epoch sees the evaluation view."""
     stored = Extraction(
         forward_batch_size=asked.forward_batch_size,
         forward_dtype=asked.forward_dtype,
         tokens=asked.tokens,
         shard_images=asked.forward_batch_size,
-        views=views,
+        views=0 if asked.augmentation is None else 1,
         augmentation=asked.augmentation,
     )
     return make_settings(stored, device).model_copy(update={"live": True, "augmented_views": 0})
 
 
 def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
-    """``backbone``, loaded where it is a spec string or a module that isn't one yet.
+    """``backbone``, loaded if it is a spec string or another module.
 
     Raises:
-        IceprobeError: as :func:`iceprobe.load_backbone`, or for something else.
+        IceprobeError: as :func:`iceprobe.load_backbone`, and for any other object.
     """
     from torch import nn
 
@@ -95,7 +94,7 @@ def as_backbone(backbone: "Backbone | nn.Module | str") -> "Backbone":
 
 
 def choose_device(device: "str | torch.device | None") -> "torch.device":
-    """The device asked for, else the GPU where there is one.
+    """The device given, by default the GPU if there is one.
 
     Raises:
         IceprobeError: if there is no such device.
@@ -111,17 +110,11 @@ def choose_device(device: "str | torch.device | None") -> "torch.device":
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise IceprobeError(f"device {shown(device)}: no GPU is visible to torch here, take cpu")
     try:
-        torch.zeros(
-            1, device=world().device(chosen)
-        ).cpu()  # a device without memory (meta) can't give it back
+        # A device without memory (meta) can't return the zero.
+        torch.zeros(1, device=world().device(chosen)).cpu()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         raise IceprobeError(f"device {shown(device)} can't be used here: take cpu") from error
     return chosen
-
-
-def check_policy(on_bad_image: str) -> None:
-    if on_bad_image not in ("fail", "skip"):
-        raise IceprobeError(unknown("on_bad_image", on_bad_image, ("fail", "skip")))
 
 
 def describe(
@@ -135,14 +128,13 @@ def describe(
     """The manifest of the store asked for, before anything is extracted.
 
     Args:
-        backbone, dataset: what meets.
+        backbone, dataset: what the tokens are made from.
         settings: of the extraction.
-        splits: names, all of the data set's by default.
-        limit: images a split at most.
+        splits: names, by default all of the data set's.
+        limit: at most so many images per split.
 
     Raises:
-        IceprobeError: if a split isn't there or is empty, the limit is below 1, or views are asked
-            for and there is no training split.
+        IceprobeError: if a split is missing or empty, or there are views but no training split.
     """
     record = BackboneRecord.of(backbone)
     return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
@@ -157,9 +149,7 @@ def describe_as(
     splits: Sequence[str] | None,
     limit: int | None,
 ) -> Manifest:
-    """As :func:`describe`, of a backbone that isn't loaded."""
-    if limit is not None and limit < 1:
-        raise IceprobeError(f"limit={limit}: take a number of images above 0")
+    """As :func:`describe`, for a backbone that isn't loaded."""
     names = list(dataset.splits if splits is None else splits)
     if settings.augmented_views and TRAIN not in names:
         raise IceprobeError(

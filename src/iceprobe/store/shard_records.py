@@ -1,46 +1,34 @@
 """Records of finished shards, by which several processes write one store.
 
-Process 0 alone writes the manifest. Another process leaves the record of each finished shard in a
-folder beside it (written under a temporary name and renamed); process 0 takes it into the manifest
-and removes the file. So no finished shard is lost, whichever process is killed.
+Process 0 alone writes the manifest. Other processes leave the record of each finished shard in a
+folder beside it; process 0 adds it to the manifest and removes the file. So no finished shard is lost,
+whichever process is killed.
 """
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from iceprobe.core.checksums import seal, unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.format import Manifest, ShardRecord, publish, write_manifest
+from iceprobe.store.format import Manifest, ShardRecord, write_manifest, write_whole
 
 FOLDER = "handed-in"
 
 
 def leave_record(path: Path, split: str, shard: ShardRecord) -> None:
     """Leave the record of a finished shard of the store at ``path`` for process 0."""
-    folder = path / FOLDER
-    folder.mkdir(exist_ok=True)
-    final = folder / f"{shard.file}.json"
-    temporary = final.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        entry = seal({"split": split, "shard": shard.model_dump(mode="json")})
-        file.write(json.dumps(entry))
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, final)
+    (path / FOLDER).mkdir(exist_ok=True)
+    entry = seal({"split": split, "shard": shard.model_dump(mode="json")})
+    write_whole(path / FOLDER / f"{shard.file}.json", json.dumps(entry))
 
 
 def collect_records(path: Path, manifest: Manifest) -> dict[str, int]:
-    """Take the records that are there into the manifest, in memory and on disk.
+    """Move the records of other processes into the manifest, in memory and on disk.
 
-    Returns:
-        Rows of the listing in the shards that this added, by split.
-
-    Raises:
-        IceprobeError: if a record is damaged.
+    Returns how many rows of each split's listing were added; a damaged record is an error.
     """
     files = sorted((path / FOLDER).glob("*.json"))
     rows: dict[str, int] = {}
@@ -66,9 +54,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove the folder of records once all were collected, with what a killed process left in it."""
+    """Remove the folder of collected records, and temporary files of killed processes in it."""
     if not (path / FOLDER).is_dir():
-        return  # a disk that is read only refuses even to remove what isn't there
+        return  # a read-only disk refuses even to remove a missing folder
     with contextlib.suppress(FileNotFoundError):
         for remains in (path / FOLDER).glob("*.tmp"):
             remains.unlink()

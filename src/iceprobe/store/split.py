@@ -1,4 +1,4 @@
-"""A split of a feature store: pooled vectors at once, patch tokens row by row, held or streamed."""
+"""A split of a feature store: pooled vectors as a whole, patch tokens row by row."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,7 @@ from iceprobe.store.layout import Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
 from iceprobe.tokens import TokenShape
 
-SCALES = {"patches": ("scales",)}  # what is read along with a tensor
-LOAD_BYTES = 2**22  # read at once into a buffer, through a temporary block
+LOAD_BYTES = 2**22  # per read into a buffer, through a temporary block
 
 
 class StoredSplit:
@@ -23,16 +22,15 @@ class StoredSplit:
 
     Attributes:
         labels: ``(n,)`` int64.
-        index: ``(n,)`` int64, the image's place in the data set's split.
+        index: ``(n,)`` int64, the image's index in the data set's split.
         boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
         shape: sizes of the tokens of one image.
-        dtype: of patch tokens as they are given: as stored, float32 where int8 codes are stored.
-        has_patches: whether patch tokens are there.
-        has_masks: whether masks are there.
-        resident: ``(n,)`` bool, whose patch tokens are in memory.
+        dtype: of the patch tokens returned: as stored, float32 for int8 codes.
+        has_patches, has_masks: whether they are stored.
+        resident: ``(n,)`` bool, whether an image's patch tokens are in memory.
         bytes_held: of what :meth:`hold` keeps.
         views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
-            is view v of image i. ``None`` where none are stored.
+            is view v of image i; or ``None``.
         live: whether its tokens are made when they are read (`LiveSplit`).
     """
 
@@ -74,14 +72,14 @@ class StoredSplit:
         return self._tensors("mean")
 
     def vector(self, name: str) -> Tensor:
-        """One of the model's own vectors of each image, ``(n, D')`` float32; see `Tokens.vectors`."""
+        """One of the model's own vectors, ``(n, D')`` float32; see `Tokens.vectors`."""
         if name not in self._vectors:
             self._vectors[name] = self._tensors(name)
         return self._vectors[name]
 
     @property
     def class_token(self) -> Tensor | None:
-        """``(n, D)`` in the stored dtype, or ``None`` where the backbone has none."""
+        """``(n, D)`` in the stored dtype, or ``None`` if the backbone has none."""
         return self.prefix[:, 0] if self.shape.has_class else None
 
     @property
@@ -91,7 +89,7 @@ class StoredSplit:
 
     @property
     def patch_bytes(self) -> int:
-        """Bytes of all its patch tokens, as they are stored and held; not of augmented views."""
+        """Bytes of all its patch tokens as stored, without augmented views."""
         return len(self) * patch_bytes(self._layout)
 
     def patches(
@@ -104,8 +102,8 @@ class StoredSplit:
 
         Args:
             rows: of this split.
-            device: where to. Codes travel as they are and become numbers there.
-            dtype: a floating one, by default the split's.
+            device: of the result. Int8 codes are copied there, then dequantised.
+            dtype: a floating dtype, by default the split's.
 
         Raises:
             IceprobeError: if the store has none, or a shard can't be read.
@@ -126,7 +124,7 @@ class StoredSplit:
     def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
 
-        All 0 where an image has no mask, or its object is outside the crop.
+        All 0 if an image has no mask, or its object is outside the crop.
 
         Raises:
             IceprobeError: if the data set has none, or a shard can't be read.
@@ -139,12 +137,12 @@ class StoredSplit:
     def rows(
         self, name: str, rows: Tensor | np.ndarray | Sequence[int], pinned: bool = False
     ) -> Tensor:
-        """``rows (b,)`` of one tensor of the shards, as stored: from memory where they are held.
+        """``rows (b,)`` of one tensor of the shards, as stored; held rows come from memory.
 
         Args:
             name: of the tensor: ``"patches"``, ``"mean"``, …
             rows: of this split.
-            pinned: into memory that a GPU copies from by itself.
+            pinned: whether into pinned memory.
 
         Raises:
             IceprobeError: if a shard can't be read.
@@ -180,15 +178,15 @@ class StoredSplit:
         """This split, not its views, with the first rows of some tensors in memory, as many as fit.
 
         Args:
-            memory_bytes: what they may take; what comes first in ``names`` is held first.
-            names: of tensors; scales go with ``"patches"``.
+            memory_bytes: the limit; the first of ``names`` is held first.
+            names: of tensors; ``"patches"`` includes the scales.
         """
         if self._in_memory:
             return self
         split = self
         for name in names:
             left = memory_bytes - (split.bytes_held - self.bytes_held)
-            parts = [part for part in (name, *SCALES.get(name, ())) if part in self._layout]
+            parts = self._with_scales(name)
             each = image_bytes(self._layout, parts)
             count = min(len(self), max(0, left) // each) if each else 0
             first = np.arange(count)
@@ -202,13 +200,17 @@ class StoredSplit:
                 split.resident = self.resident | (place >= 0)
         return split
 
+    def _with_scales(self, name: str) -> list[str]:
+        """The stored tensors that are read together."""
+        names = ("patches", "scales") if name == "patches" else (name,)
+        return [part for part in names if part in self._layout]
+
     def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
-        """This split, reading the rows that are in ``tensors`` from there.
+        """This split, reading rows from ``tensors`` if they are there.
 
         Args:
-            tensors: some rows of a tensor of the shards, by its name.
-            place: ``(n,)`` where in ``tensors`` each row is, −1 where it isn't; used when a row is
-                read.
+            tensors: some rows of tensors of the shards, by name.
+            place: ``(n,)`` each row's index in ``tensors``, or −1; looked up at every read.
         """
         elsewhere = self._gather
 
@@ -232,11 +234,8 @@ class StoredSplit:
 
     def buffer(self, rows: int) -> "Buffer":
         """Room in memory for the patch tokens of ``rows`` images."""
-        parts = [part for part in ("patches", *SCALES["patches"]) if part in self._layout]
-        room: dict[str, Tensor] = {}
-        for part in parts:
-            dtype, shape = self._layout[part]
-            room[part] = fresh(rows, shape, dtype)
+        layout = {name: self._layout[name] for name in self._with_scales("patches")}
+        room = {name: fresh(rows, shape, dtype) for name, (dtype, shape) in layout.items()}
         return Buffer(self, room, rows)
 
 
@@ -244,7 +243,7 @@ class Buffer:
     """Patch tokens of the images that are loaded, until they are forgotten.
 
     Attributes:
-        split: the same split, reading loaded images from memory and others as before.
+        split: the same split, reading loaded images from memory.
     """
 
     def __init__(self, source: StoredSplit, room: dict[str, Tensor], rows: int):
@@ -254,7 +253,7 @@ class Buffer:
         self.split = source.over(room, self._place)
 
     def load(self, rows: np.ndarray) -> None:
-        """Read ``rows (k,)``, which aren't loaded; there are free places for them."""
+        """Read ``rows (k,)``, which aren't loaded yet; there must be room for them."""
         places, self._free = self._free[: len(rows)], self._free[len(rows) :]
         at_once = max(1, LOAD_BYTES * len(self._source) // max(1, self._source.patch_bytes))
         for start in range(0, len(rows), at_once):

@@ -1,4 +1,4 @@
-"""One forward pass: which rows of a split it takes, and the images that they became."""
+"""One forward pass: its rows of a split, and their decoded images."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from iceprobe.store.format import ExtractionSettings
 
 @dataclass(frozen=True)
 class Work:
-    """One forward pass to make: ``rows (b,)`` of a split, which belong to shard ``number``."""
+    """One forward pass to make: ``rows (b,)`` of a split, in shard ``number``."""
 
     split: str
     number: int
@@ -22,14 +22,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images as the backbone sees them, and which of the rows asked for they are."""
+    """Images as the backbone sees them, and their rows."""
 
     images: Tensor  # (V, b, C, S, S) float32, the evaluation view first
     rows: np.ndarray  # (b,)
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
     masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
     bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
-    seen: list[Seen] = field(default_factory=list)  # what was done to each that could
+    seen: list[Seen] = field(default_factory=list)  # what was done to each of the others
 
     def pin_memory(self) -> "Decoded":
         return replace(self, images=self.images.pin_memory())

@@ -10,6 +10,7 @@ import torch
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
+from iceprobe.core.specs import unknown
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.machine.folder_lock import exclusive, sweep
@@ -22,10 +23,9 @@ from iceprobe.store.filling import fill
 from iceprobe.store.format import MANIFEST, read_manifest, write_manifest
 from iceprobe.store.noted import log_file_assumptions
 from iceprobe.store.outdated import bring_up_to_date
-from iceprobe.store.pipeline import Progress
 from iceprobe.store.reader import Store, corrupt_shards
-from iceprobe.store.recorded_data import recorded_dataset
-from iceprobe.store.request import as_backbone, check_policy, choose_device, describe, make_settings
+from iceprobe.store.recorded import load_recorded, recorded_dataset
+from iceprobe.store.request import as_backbone, choose_device, describe, make_settings
 from iceprobe.store.shard_records import remove_folder
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def extract(
 ) -> Store:
     """Write the tokens of ``backbone`` on ``dataset`` into a folder of ``features``, once.
 
-    A store that is there already is opened (one with patch tokens serves a request without them).
-    One that was stopped continues at its next shard, after the checksums of its shards were
-    compared. It may be stopped at any time: the finished store has the same bytes.
+    An existing store is opened (one with patch tokens serves a request without them). A stopped one
+    continues at its next shard, once the checksums of its shards were compared. It may be stopped at
+    any time: the finished store has the same bytes.
 
     Args:
         backbone: frozen, moved to ``device``; a spec string or a module is loaded
@@ -59,7 +59,7 @@ def extract(
 
     Raises:
         IceprobeError: if the disk is too full, another process writes this store, a shard is
-            corrupt, an image can't be read, or tokens are not finite; what was complete stays.
+            corrupt, an image can't be read, or tokens are not finite; complete shards stay.
     """
     backbone = as_backbone(backbone)
     if len(backbone.layers) > 1:
@@ -82,9 +82,9 @@ def extract_layers(
 ) -> list[Store]:
     """As :func:`extract`, for a backbone that reads one layer or several: one pass, a store each.
 
-    Layers that are stored already are not written again; each store is what extracting its layer
-    alone gives. A killed extraction continues at the first shard that any of them lacks. Several
-    processes share the shards, and process 0 alone writes manifests; their number may change.
+    Each store is what extracting its layer alone gives; a finished one is not written again. A killed
+    extraction continues at the first shard that any layer lacks. Several processes share the shards,
+    and process 0 alone writes manifests; their number may change.
     """
     return _extract(as_backbone(backbone), dataset, features, call)
 
@@ -93,7 +93,9 @@ def _extract(
     backbone: "Backbone", dataset: Data, features: str | Path, call: ExtractCall
 ) -> list[Store]:
     dataset = load_dataset(dataset)
-    run = _filler(call.engine)
+    run: Callable[..., None] = fill
+    if call.engine != "local":
+        from iceprobe.store.ray_shards import fill_on_ray as run
     folder = located(features)
     here = world()
     target = here.device(choose_device(call.device))
@@ -106,8 +108,8 @@ def _extract(
     first(lambda: bring_up_to_date(folder, wanted, dataset))
     with contextlib.ExitStack() as until:
         found = first(lambda: find_destinations(folder, wanted, until))
-        destinations = [to_write for _, to_write in found]
-        if any(destinations):
+        destinations = [to_write for _, to_write in found if to_write is not None]
+        if destinations:
             if here.size > 1 and (call.engine != "local" or isinstance(folder, RemotePath)):
                 raise IceprobeError(
                     f"{here.size} processes can't extract into {folder} with engine={call.engine}: "
@@ -119,14 +121,15 @@ def _extract(
     stores = []
     for (path, _), asked in zip(found, wanted, strict=True):
         if isinstance(path, Path):
-            first(partial(_tidy, path))
+            first(partial(remove_folder, path))
+            first(partial(sweep, path))
         store = Store.open(path, dataset=dataset)
         if store.manifest.skipped and call.on_bad_image == "fail":
             raise IceprobeError(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
                 f"{store.manifest.skipped[0]!r} first: mend them, or take on_bad_image=skip"
             )
-        # Its manifest on disk names whoever asked first; these tokens were asked for by us.
+        # The manifest on disk has the specs of the first request.
         store.manifest = store.manifest.asked_by(asked)
         stores.append(store)
     if here.main:
@@ -151,12 +154,11 @@ def repair(
     Args:
         path: folder of the store.
         backbone, dataset: what it was made from; by default loaded by the specs it records.
-        device: of the type the store was made on, by default that.
+        device: of the type that the store was made on, which is the default.
         workers: processes that decode images; 0 decodes in threads.
-        on_bad_image: by default ``"skip"`` where the store was made without bad images.
-        trust: whether code may run, and another host be asked for images, that the store's
-            manifest names.
-        progress: called with a stage's name, images done and images in all; by default a bar in
+        on_bad_image: ``"fail"`` or ``"skip"``, by default as when the store was made.
+        trust: whether code that the manifest names may run, and another host be asked for images.
+        progress: called with a stage's name, images done and images in total; by default a bar in
             a terminal or a notebook, and ``False`` shows nothing.
 
     Returns:
@@ -171,65 +173,32 @@ def repair(
             f"{folder}: on object storage a store is mended by removing the corrupt shard and "
             f"{MANIFEST}, then running the same iceprobe extract again"
         )
-    return first(
-        lambda: _repaired(
-            folder, backbone, dataset, device, workers, on_bad_image, trust, callback(progress)
-        )
-    )
 
-
-def _repaired(
-    path: Path,
-    backbone: "Backbone | None",
-    dataset: Dataset | None,
-    device: str | torch.device | None,
-    workers: int,
-    on_bad_image: Policy | None,
-    trust: bool,
-    progress: Progress,
-) -> list[str]:
-    manifest = read_manifest(path)
-    skip = any(shard.skipped for split in manifest.splits.values() for shard in split.shards)
-    policy: Policy = on_bad_image or ("skip" if skip else "fail")
-    check_policy(policy)
-    target = choose_device(device or manifest.settings.device)
-    if backbone is None:
-        from iceprobe.store.recorded import load_recorded
-
+    def repaired() -> list[str]:
+        manifest = read_manifest(folder)
+        policy: Policy = on_bad_image or ("skip" if manifest.skipped else "fail")
+        if policy not in ("fail", "skip"):
+            raise IceprobeError(unknown("on_bad_image", policy, ("fail", "skip")))
+        target = choose_device(device or manifest.settings.device)
         record = manifest.backbone
-        backbone = load_recorded(record.spec, record, path, trust)
-    if dataset is None:
-        dataset = recorded_dataset(manifest.dataset.spec, path, trust=trust)
-    check_origin(path, manifest, backbone, dataset, target)
-    with exclusive(path):
-        manifest = read_manifest(path)
-        corrupt = {file.file for file, _ in corrupt_shards(path, manifest)}
-        if not corrupt:
-            return []
-        again: list[str] = []
-        for split in manifest.splits.values():
-            whole = []
-            for shard in split.shards:
-                names = [file.file for file in shard.files]
-                if corrupt.isdisjoint(names):
-                    whole.append(shard)
-                else:
-                    again += names
-            split.shards = whole
-        write_manifest(path, manifest)
-        fill([Destination(path, manifest)], backbone, dataset, target, workers, policy, progress)
-    return again
+        source = backbone or load_recorded(record.spec, record, folder, trust)
+        images = dataset or recorded_dataset(manifest.dataset.spec, folder, trust=trust)
+        check_origin(folder, manifest, source, images, target)
+        with exclusive(folder):
+            manifest = read_manifest(folder)
+            corrupt = {file.file for file, _ in corrupt_shards(folder, manifest)}
+            if not corrupt:
+                return []
+            again: list[str] = []
+            for split in manifest.splits.values():
+                for shard in list(split.shards):
+                    names = [file.file for file in shard.files]
+                    if not corrupt.isdisjoint(names):
+                        split.shards.remove(shard)
+                        again += names
+            write_manifest(folder, manifest)
+            destination = Destination(folder, manifest, layer=0)
+            fill([destination], source, images, target, workers, policy, callback(progress))
+        return again
 
-
-def _filler(engine: str) -> Callable[..., None]:
-    """The function that makes the shards: :func:`fill` here, or its counterpart on a cluster."""
-    if engine == "local":
-        return fill
-    from iceprobe.store.ray_shards import fill_on_ray
-
-    return fill_on_ray
-
-
-def _tidy(path: Path) -> None:
-    remove_folder(path)
-    sweep(path)
+    return first(repaired)
