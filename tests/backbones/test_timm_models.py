@@ -185,7 +185,7 @@ def test_of_timms_plain_vits_only_those_tagged_mae_are_read_without_norm():
         ("timm:test_vit?pretrained=no", "pretrained='no'.*true or false"),
         ("timm:test_vit?layr=1", "unknown option .*Did you mean layer"),
         ("tim:test_vit", "Did you mean timm"),
-        ("test_vit", "doesn't say where from"),
+        ("test_vit", "names no source"),
         ("bundled:mae-tony", "Did you mean mae-tiny"),
         ("timm:crossvit_tiny_240?pretrained=false", "several maps or sets of tokens"),
     ],

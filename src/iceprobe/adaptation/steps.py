@@ -1,13 +1,13 @@
-"""One training step within the memory there is, with the gradient of the whole batch.
+"""One training step within the available memory, with the gradient of the whole batch.
 
-A batch that doesn't fit is passed through the backbone in micro-batches: once without a graph for
-its tokens T, which the probe then sees all together (its BatchNorm needs the whole batch), and once
-more with a graph, to carry the probe's gradient on:
+A batch that doesn't fit passes the backbone in micro-batches: once without a graph for its tokens
+T, which the probe reads as one batch (for its BatchNorm), and once more with a graph, for the
+gradient of the backbone:
 
     T = cat_m f(x_m);   G = ∂ℓ(probe(T))/∂T;   ∂ℓ/∂θ = Σ_m (∂f(x_m)/∂θ)ᵀ G_m
 
 (Gao et al. 2021, "gradient cache"). The backbone is in evaluation mode, so an image's tokens don't
-depend on its neighbours and the result is the whole batch's to rounding, for a third more time.
+depend on the batch: the result equals the whole batch's up to rounding, in a third more time.
 """
 
 import logging
@@ -30,14 +30,12 @@ TASK = Classification()
 
 @dataclass
 class MicroBatch:
-    """Images that pass the backbone with a graph at a time; halved when memory runs out."""
+    """How many images pass the backbone with a graph at a time; halved when memory runs out."""
 
     size: int
 
     def halve(self, error: BaseException) -> None:
-        """Raises:
-        IceprobeError: if it is one image already.
-        """
+        """Raises IceprobeError if the size is one image already."""
         if self.size == 1:
             raise IceprobeError(
                 "one image at a time doesn't fit into memory: take --checkpointing, "
@@ -50,16 +48,14 @@ class MicroBatch:
 def backward(
     model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, dtype: str = "float32"
 ) -> float:
-    """Leave the gradient of the batch's mean loss in ``model``; returns the loss.
-
-    That is the task's loss, and the terms of a probe that reads its own attention.
+    """Add the gradient of the batch's mean loss (with the probe's penalty); returns the loss.
 
     Args:
         model: in training mode, without gradients.
         images: ``(B, C, S, S)`` uint8.
         labels: ``(B,)``.
-        micro: lowered where memory runs out; the gradient stays that of the whole batch.
-        dtype: dtype of the forward pass.
+        micro: halved when memory runs out; the gradient stays that of the whole batch.
+        dtype: of the forward pass.
 
     Raises:
         IceprobeError: if memory doesn't suffice for one image.
@@ -73,7 +69,7 @@ def backward(
         except torch.OutOfMemoryError as error:
             micro.size = min(micro.size, len(images))
             micro.halve(error)
-        # Out of the handler: the error held on to everything that was computed.
+        # After the handler, since the error keeps all activations alive.
         for name, kept in statistics.items():
             model.probe.get_buffer(name).copy_(kept)
         model.zero_grad(set_to_none=True)
@@ -126,5 +122,5 @@ def _joined(parts: list[Tokens]) -> Tokens:
 
 
 def _split(gradient: Tensor | None, size: int, count: int) -> tuple[Tensor | None, ...]:
-    """Of each part; ``None`` where the probe doesn't read the tensor."""
+    """The gradient of each part; ``None`` if the probe doesn't read the tensor."""
     return (None,) * count if gradient is None else gradient.split(size)

@@ -8,8 +8,8 @@ hub. timm needs no weights for the tag: ``vit_small_patch16_224.mae`` names the 
 checkpoint. If the name has no tag, names that the family's training script leaves in the file
 (``marks``) may show it.
 
-A paradigm is one of ``PARADIGMS``, ``"unknown"`` or ``"random weights"``. This module doesn't import
-torch: ``iceprobe ls backbones`` shows the table.
+A paradigm is one of ``PARADIGMS``, ``"unknown"`` or ``"random weights"``. This module doesn't
+import torch: ``iceprobe ls backbones`` shows the table.
 """
 
 import re

@@ -19,7 +19,7 @@ from iceprobe.backbones.families import family_of
 from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
+from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm, timm_name
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 
@@ -65,21 +65,20 @@ def wrap_module(
     """Make a backbone of a module.
 
     Args:
-        module: a ``Backbone`` (given back as it is), a model of timm, a module with
+        module: a ``Backbone`` (returned unchanged), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std. Wrappers
-            of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
+            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std.
+            Training wrappers are removed, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.
-        images: what counts in place of the module's own configuration; size, mean and std are
-            needed where it has none.
+        images: replaces the module's own configuration; without one, size, mean and std are needed.
         sources: functions whose code is part of the identity besides the module's class.
-        borrowed: whether the module is somebody else's and must be left as it is.
-        assumed: what was assumed on the way here, a line each.
+        borrowed: whether the module is in use elsewhere and must not change.
+        assumed: earlier assumptions, a line each.
 
     Raises:
-        IceprobeError: if nothing says how the module's images are normalised, if an option doesn't
-            apply to it, or if it doesn't make tokens.
+        IceprobeError: if nothing states how the module's images are normalised, if an option
+            doesn't apply to it, or if it doesn't return tokens.
     """
     if isinstance(module, Backbone):
         if images.given or tokens != OutputOptions():
@@ -96,25 +95,22 @@ def wrap_module(
     if is_timm(module):
         if tokens.describes_output:
             raise IceprobeError(f"{label} is a model of timm: it says its prefix tokens itself")
-        # timm's tag says how such a model is read. A model with random weights has one too, so it
-        # says nothing of how this one was trained.
-        family = family_of(_timm_name(module))
+        # timm's tag decides how the model is read. It doesn't show how the model was trained, since
+        # a model with random weights has a tag too.
+        family = family_of(timm_name(module))
         if tokens.norm is None and not family.norm:
             assumed.append(
                 f"{label} is read without its final norm, as {family.name} is: its tag of timm is "
-                f"{_timm_name(module)}"
+                f"{timm_name(module)}"
             )
-        norm = family.norm if tokens.norm is None else tokens.norm
-        settings |= {"norm": norm}
+        settings["norm"] = norm = family.norm if tokens.norm is None else tokens.norm
         reader = TimmReader(module, tokens.layers, norm)
     else:
         if tokens.layer is not None or tokens.norm is not None:
             raise IceprobeError(
                 f"layer and norm don't apply to {label}: choose inside its tokens(images) method"
             )
-        reader = OutputReader(
-            module, tokens.num_prefix, tokens.has_class, pooled_class=has_pooler(module)
-        )
+        reader = OutputReader(module, tokens, has_pooler(module))
     return Backbone(
         reader,
         preprocessing,
@@ -129,7 +125,7 @@ def wrap_module(
 def _made(factory: Callable[[], Any], spec: str) -> Any:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError) as error:  # built in: what it takes isn't known
+    except (TypeError, ValueError) as error:  # built in: its parameters aren't known
         raise IceprobeError(
             f"{spec!r}: its factory is called without arguments ({one_line(error)}): name a "
             "function that takes none and returns the module"
@@ -184,7 +180,7 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
 
 
 def _from_file(file: Path, spec: str) -> ModuleType:
-    """Import the module in a file; the file's folder isn't added to the import path."""
+    """Import the module in a file, without adding its folder to the import path."""
     if not file.is_file():
         raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
     file = file.resolve()
@@ -205,10 +201,10 @@ def _from_file(file: Path, spec: str) -> ModuleType:
 def stated_preprocessing(
     module: nn.Module, images: ImageOptions, label: str
 ) -> tuple[Preprocessing, list[str]]:
-    """``images``, the rest from the module's own configuration, and what was assumed.
+    """The transform by ``images`` and the module's own configuration, and what was assumed.
 
     Raises:
-        IceprobeError: if it says nothing and something is missing.
+        IceprobeError: if size, mean or std are in neither.
     """
     stated, given = getattr(module, "preprocessing", None), images.given
     if isinstance(stated, Preprocessing):
@@ -226,13 +222,8 @@ def stated_preprocessing(
     return Preprocessing(channels=len(given["mean"]), **given), []
 
 
-def _timm_name(module: Any) -> str:
-    config = getattr(module, "pretrained_cfg", None) or {}
-    return f"{config.get('architecture', '')}.{config.get('tag') or ''}"
-
-
 def code_of(*objects: Any) -> str:
-    """Sha256 of the files that define the objects: other code may make other tokens."""
+    """SHA-256 of the files that define the objects: other code may return other tokens."""
     digest = hashlib.sha256()
     for item in objects:
         definition = type(item) if isinstance(item, nn.Module) else item

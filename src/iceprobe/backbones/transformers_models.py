@@ -1,9 +1,9 @@
 """``transformers:NAME_OR_DIR``: vision models of Hugging Face's transformers.
 
-Of image-text models the image tower alone is loaded. Tokens are caught at the blocks
-(``transformers_architectures.py``), so that every layer is there without the final norm too, which
-``last_hidden_state`` includes. A model type that isn't in that table, or that comes with code of its
-own (``trust=true``), is read by its ``last_hidden_state``.
+Only the image tower of image-text models is loaded. Tokens are read at the blocks
+(``transformers_architectures.py``), so every layer is available without the final norm too, which
+``last_hidden_state`` includes. Model types outside that table, and models with their own code
+(``trust=true``), are read by their ``last_hidden_state``.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import BlockPaths, BlockReader, nothing
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
 from iceprobe.backbones.extras import model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
@@ -28,7 +28,7 @@ from iceprobe.backbones.timm_models import timm_preprocessing
 from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture, patchified
 from iceprobe.core.errors import IceprobeError
 
-OPTIONAL = ("visual_projection", "head")  # what vectors are made by; not every checkpoint has it
+OPTIONAL = ("visual_projection", "head")  # they make the vectors; not every checkpoint has them
 
 
 def load_transformers(
@@ -42,9 +42,9 @@ def load_transformers(
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
 
-    Size, statistics and interpolation are those of the folder's ``preprocessor_config.json``
-    (:mod:`iceprobe.backbones.processors`).
-    ``num_prefix`` and ``has_class`` are for model types that iceprobe doesn't know.
+    Size, statistics and interpolation come from the folder's ``preprocessor_config.json``
+    (:mod:`iceprobe.backbones.processors`). ``num_prefix`` and ``has_class`` are for model types
+    that iceprobe doesn't know.
 
     Raises:
         IceprobeError: if transformers isn't installed, the folder isn't one of a model, weights
@@ -55,6 +55,7 @@ def load_transformers(
     with quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]):
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
+        trust = trust and architecture is None
         model, whole = _model(
             transformers, folder, config, architecture, spec, trust, saved.checkpoint
         )
@@ -69,7 +70,7 @@ def load_transformers(
     else:
         with quiet(transformers.utils.logging):
             stated, crop = _stated_preprocessing(
-                transformers, folder, spec, images.given, model, trust and architecture is None
+                transformers, folder, spec, images.given, model.config, trust
             )
         preprocessing = Preprocessing(**{**stated, **images.given})
         patch = getattr(model.config, "patch_size", None)
@@ -79,25 +80,20 @@ def load_transformers(
             _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
             paths = _block_paths(architecture, model, spec)
             if not whole:
-                paths = replace(paths, vectors=nothing)
+                paths = replace(paths, vectors=None)
             if tokens.norm is None and paths.norm is None:
                 norm = True  # a CNN by the name of a family of ViTs
             reader = BlockReader(model, paths, tokens.layers, norm)
         else:
             _refuse(spec, config.model_type, tokens, "layer", "norm")
-            reader = OutputReader(
-                _LastHiddenState(model),
-                tokens.num_prefix,
-                tokens.has_class,
-                pooled_class=has_pooler(model),
-            )
+            reader = OutputReader(_LastHiddenState(model), tokens, has_pooler(model))
     own_file = bool(saved.checkpoint) or Path(folder).is_dir()
     return Backbone(
         reader,
         preprocessing,
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        # A folder's model type says what was built, not how it was trained.
+        # A folder's model type states the architecture, not the training.
         paradigm="unknown" if own_file else family.paradigm,
         settings={
             "architecture": f"transformers {type(model).__name__}",
@@ -152,14 +148,14 @@ def _model(
     trust: bool,
     checkpoint: str | None,
 ) -> tuple[Any, bool]:
-    """The model in float32, without its pooler, and whether all that vectors need is there."""
+    """The model in float32 without its pooler, and whether all `OPTIONAL` layers are loaded."""
     loads = architecture.loads if architecture else ""
     if loads and not hasattr(transformers, loads):
         raise IceprobeError(
             f"{spec}: transformers {transformers.__version__} has no {loads}: upgrade it"
         )
     kind = getattr(transformers, loads or "AutoModel")
-    code = {"trust_remote_code": trust and architecture is None}
+    code = {"trust_remote_code": trust}
     if checkpoint is not None:
         tower = getattr(config, "vision_config", config) if loads else config
         make = kind._from_config if loads else partial(kind.from_config, **code)
@@ -199,14 +195,13 @@ def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPath
 
 
 def _stated_preprocessing(
-    transformers: Any, folder: str, spec: str, given: dict[str, Any], model: Any, trust: bool
+    transformers: Any, folder: str, spec: str, given: dict[str, Any], config: Any, trust: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the folder's image processor says, and what was assumed."""
-    config = model.config
+    """Fields of the folder's image processor, and what was assumed."""
     channels = getattr(config, "num_channels", 3)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # the library's own, whatever a wrong field leads it to
+    except Exception as error:  # the library raises anything for a wrong field
         if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
             raise IceprobeError(
                 f"{spec}: no preprocessor_config.json says how its images are prepared "
@@ -219,23 +214,23 @@ def _stated_preprocessing(
     side = getattr(config, "image_size", None)
     if isinstance(side, list | tuple):
         side = side[0] if len(set(side)) == 1 else None
+    known = ARCHITECTURES.get(config.model_type)
     return read_processor(
         processor,
         given,
         spec,
         channels=channels,
         made_for=side if isinstance(side, int) else None,
-        patches=(known := ARCHITECTURES.get(config.model_type)) is not None
-        and known.inputs is patchified,
+        patches=known is not None and known.inputs is patchified,
     )
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What the configuration says about the tokens, without what it says about its file."""
+    """The configuration without its metadata."""
     config = getattr(config, "vision_config", config)
-    kept = {"architectures", "transformers_version", "dtype", "torch_dtype"}
+    metadata = {"architectures", "transformers_version", "dtype", "torch_dtype"}
     fields = config.to_diff_dict().items()
-    return {key: v for key, v in fields if key not in kept and not key.startswith("_")}
+    return {key: v for key, v in fields if key not in metadata and not key.startswith("_")}
 
 
 def _refuse(spec: str, model_type: str, tokens: OutputOptions, *options: str) -> None:
