@@ -30,27 +30,15 @@ class Finished:
     rows: one an epoch.
     seconds: of training and evaluation.
     counts: parameters by part.
-    tensors: ``record.NAME`` of the reported images and ``probe.NAME``; empty for a selection.
+    record: what the task recorded of the reported images, ``(1, n, …)``; empty for a selection.
+    probe: its weights; empty for a selection.
     """
 
     rows: list[CurveRow]
     seconds: float
     counts: dict[str, int]
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def probe(self) -> dict[str, Tensor]:
-        """Weights of the probe."""
-        return self._below("probe.")
-
-    @property
-    def record(self) -> dict[str, Tensor]:
-        """What the task recorded of the reported images, ``(1, n, …)``."""
-        return self._below("record.")
-
-    def _below(self, prefix: str) -> dict[str, Tensor]:
-        found = self.tensors.items()
-        return {name.removeprefix(prefix): t for name, t in found if name.startswith(prefix)}
+    record: Mapping[str, Tensor]
+    probe: Mapping[str, Tensor]
 
 
 class Trainings:
@@ -79,7 +67,11 @@ class Trainings:
         check_tensors(path, tensors, metadata, "training", remedy)
         about = json.loads(metadata["training"])
         rows = [CurveRow.model_validate(row) for row in about["rows"]]
-        return Finished(rows, about["seconds"], about["counts"], tensors)
+        parts: dict[str, dict[str, Tensor]] = {"record": {}, "probe": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        return Finished(rows, about["seconds"], about["counts"], **parts)
 
     def save(self, task: Training, finished: Finished) -> None:
         about = {
@@ -87,7 +79,12 @@ class Trainings:
             "seconds": finished.seconds,
             "counts": finished.counts,
         }
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in finished.tensors.items()}
+        parts = {"record": finished.record, "probe": finished.probe}
+        tensors = {
+            f"{part}.{name}": tensor.cpu().contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
         text = json.dumps(about)
         metadata = {"training": text, "sha256": tensors_digest(tensors, text)}
         write_atomically(self._path(task), save(tensors, metadata=metadata))

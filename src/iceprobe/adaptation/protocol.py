@@ -8,12 +8,13 @@ only the first seed selects, for all seeds; and with a grid of one setting nothi
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
@@ -197,14 +198,15 @@ class AdaptationRun:
         micro = self._micro_of(task)
         looked = self._held if selecting else None
         rows = train(model, task, self.setting, images, looked, micro, step)
-        tensors = {}
+        record: Mapping[str, Tensor] = {}
+        probe: Mapping[str, Tensor] = {}
         if not selecting:
             record = predict(model, self.reported, "everything", self.setting, micro)
-            tensors = {f"record.{name}": tensor for name, tensor in record.items()}
-            tensors |= {f"probe.{name}": t for name, t in published(model.probe).items()}
+            probe = published(model.probe)
             self._keep(model.save, self.folder / self._adapter(task))
         stepped(whole - seen)  # left out by an early end
-        done = Finished(rows, time.monotonic() - began, model.num_parameters(), tensors)
+        seconds = time.monotonic() - began
+        done = Finished(rows, seconds, model.num_parameters(), record, probe)
         self.trainings.save(task, done)
         log.info(
             "%s, %s at %g, seed %d: %s",

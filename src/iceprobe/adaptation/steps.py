@@ -92,11 +92,12 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, dtype: 
     with autocast(images.device, dtype):
         loss = _loss(model.probe, tokens, labels)
     loss.backward()
-    by_part = zip(*(_split(leaf.grad, size, len(parts)) for leaf in leaves), strict=True)
-    for part, gradients in zip(parts, by_part, strict=True):
+    # The probe doesn't read every tensor: the gradient of the others is None.
+    gradients = [None if leaf.grad is None else leaf.grad.split(size) for leaf in leaves]
+    for number, part in enumerate(parts):
         with autocast(images.device, dtype):
             made = _tensors(model.tokens(part))
-        used = [(t, g) for t, g in zip(made, gradients, strict=True) if g is not None]
+        used = [(t, g[number]) for t, g in zip(made, gradients, strict=True) if g is not None]
         torch.autograd.backward([t for t, _ in used], [g for _, g in used])
     return float(loss.detach())
 
@@ -119,8 +120,3 @@ def _joined(parts: list[Tokens]) -> Tokens:
         parts[0].has_class,
         {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
     )
-
-
-def _split(gradient: Tensor | None, size: int, count: int) -> tuple[Tensor | None, ...]:
-    """The gradient of each part; ``None`` if the probe doesn't read the tensor."""
-    return (None,) * count if gradient is None else gradient.split(size)

@@ -196,17 +196,10 @@ def check_keys(
     reshaped: Sequence[str] = (),
     left_over: Sequence[str] = (),
 ) -> None:
-    """Refuse weights that don't fit.
-
-    Args:
-        module: gets the weights.
-        source: the file or folder they are from.
-        missing: names that the source doesn't have.
-        reshaped: names with another shape, and both shapes.
-        left_over: names that the module doesn't have.
+    """Refuse weights of ``source``, a file or folder, that don't fit ``module``.
 
     Raises:
-        IceprobeError: if there are any; names them and what to try.
+        IceprobeError: if any are missing, have another shape or are left over; says what to try.
     """
     found = {
         "weights are missing": missing,

@@ -39,10 +39,8 @@ def conversion(
     """A function that converts the weights of a file to the names and sizes of a model of timm.
 
     Args:
-        model: the model.
-        path: of the file, for messages.
         resample: ``"patch_embed"`` if its kernel may be resampled.
-        content: of the file, whose settings may state the image size.
+        content: of the file at ``path``, whose settings may state the image size.
         assumed: gets a line for each resampled weight.
     """
     family: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -95,7 +93,7 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
     ) -> Tensor:
         found = function(table, *args, **options)
         if found.shape != table.shape:
-            _report(assumed, f"a position table of {path}", table, found)
+            note_resampled(assumed, f"a position table of {path}", table, found)
         return found
 
     def squared(table: Tensor, new_size: Any, old_size: Any = None, **options: Any) -> Tensor:
@@ -132,15 +130,16 @@ def _as_they_were(
             if old.ndim == new.ndim:  # the same numbers in other rows and columns
                 after[name] = old
         elif resample == PATCH_EMBED and "patch_embed" in name:
-            _report(assumed, f"{name} of {path}", old, new)
+            note_resampled(assumed, f"{name} of {path}", old, new)
         elif not any(word in name for word in _POSITIONS):
             after[name] = old
         elif _sizes(old, new) not in reported:
-            _report(assumed, f"{name} of {path}", old, new)
+            note_resampled(assumed, f"{name} of {path}", old, new)
     return after
 
 
-def _report(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
+def note_resampled(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
+    """Add a line to ``assumed``, once."""
     line = f"{what} is resampled ({_sizes(old, new)})"
     if line not in assumed:
         assumed.append(line)

@@ -16,17 +16,12 @@ from torch import Tensor
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
+from iceprobe.backbones.conversions import note_resampled
 from iceprobe.backbones.extras import one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
-from iceprobe.backbones.preprocessing import (
-    Preprocessing,
-    check_image_size,
-    check_square,
-    fixed_interpolation,
-    other_crop,
-)
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -88,22 +83,18 @@ def _preprocessing(
 ) -> tuple[Preprocessing, list[str]]:
     """The transform by ``images`` and the model's ``preprocess_cfg``, and what was assumed."""
     size = config["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    if images.image_size is None:
-        check_square(spec, height, width)
-    stated = {
-        "image_size": height,
-        "mean": _each(config["mean"]),
-        "std": _each(config["std"]),
-        "interpolation": fixed_interpolation(config["interpolation"]),
-    }
-    preprocessing = Preprocessing(**{**stated, **images.given})
+    stated = {"mean": _each(config["mean"]), "std": _each(config["std"])}
     own = {
-        "squash": "squashes images: resize=squash&crop_pct=1 does so",
-        "longest": "pads images, which iceprobe has no option for",
+        "squash": "its own squashes images: resize=squash&crop_pct=1 does so",
+        "longest": "its own pads images, which iceprobe has no option for",
     }.get(config["resize_mode"])
-    crop = [other_crop(spec, f"its own {own}")] if own and not images.resize else []
-    return preprocessing, crop
+    return stated_transform(
+        spec,
+        images,
+        (size, size) if isinstance(size, int) else size,
+        {**stated, "interpolation": config["interpolation"]},
+        own,
+    )
 
 
 def _each(value: Any) -> tuple[float, ...]:
@@ -178,10 +169,8 @@ def _converted(
         rows = before.shape[0] - 1
         if math.isqrt(max(rows, 0)) ** 2 == rows:  # otherwise refused for its shape
             resize_pos_embed(weights, model)
-        after = weights[table]
-        if after.shape != before.shape:
-            sizes = " to ".join("x".join(map(str, t.shape)) for t in (before, after))
-            assumed.append(f"a position table of {path} is resampled ({sizes})")
+        if weights[table].shape != before.shape:
+            note_resampled(assumed, f"a position table of {path}", before, weights[table])
     return {
         name.removeprefix("visual."): tensor
         for name, tensor in weights.items()

@@ -60,13 +60,9 @@ class Plain(dict[Any, Any]):
             self.update(state)
 
     def append(self, item: Any) -> None:
-        """An item of a class derived from ``list``."""
+        """Ignores items of a class derived from ``list`` or ``set``."""
 
-    def extend(self, items: Any) -> None:
-        """Items of a class derived from ``list``."""
-
-    def add(self, item: Any) -> None:
-        """An item of a class derived from ``set``."""
+    extend = add = append
 
 
 class _Rebuild:

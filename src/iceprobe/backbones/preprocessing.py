@@ -1,7 +1,7 @@
 """From a decoded image to a backbone's input: resize, centre crop, normalise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
+from iceprobe.backbones.options import ImageOptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.pixels import plain
@@ -48,11 +49,6 @@ def check_square(spec: str, height: int, width: int) -> None:
             "square: pass image_size= where the model takes square ones, else take it as python: "
             "in a module that resizes its images itself"
         )
-
-
-def fixed_interpolation(stated: str) -> str:
-    """``"random"`` (drawn for each training image) is ``"bicubic"`` in evaluation."""
-    return "bicubic" if stated == "random" else stated
 
 
 def other_crop(spec: str, own: str) -> str:
@@ -204,3 +200,30 @@ class Preprocessing:
                 f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
                 "it is in again"
             ) from error
+
+
+def stated_transform(
+    spec: str,
+    images: ImageOptions,
+    size: Sequence[int],
+    stated: Mapping[str, Any],
+    own_crop: str | None,
+) -> tuple[Preprocessing, list[str]]:
+    """The transform by ``images`` and a library's configuration, and what was assumed.
+
+    Args:
+        size: height and width that the model was built for.
+        stated: fields of :class:`Preprocessing` in the configuration.
+        own_crop: a clause for the assumed line if the library's own crop isn't a centre crop.
+
+    Raises:
+        IceprobeError: for images that aren't square, unless ``image_size`` is given.
+    """
+    height, width = size
+    if images.image_size is None:
+        check_square(spec, height, width)
+    fields = {"image_size": height, **stated}
+    if fields["interpolation"] == "random":  # drawn for each training image
+        fields["interpolation"] = "bicubic"
+    crop = [other_crop(spec, own_crop)] if own_crop and not images.resize else []
+    return Preprocessing(**{**fields, **images.given}), crop

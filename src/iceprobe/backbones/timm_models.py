@@ -18,13 +18,7 @@ from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
-from iceprobe.backbones.preprocessing import (
-    Preprocessing,
-    check_image_size,
-    check_square,
-    fixed_interpolation,
-    other_crop,
-)
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
 from iceprobe.backbones.readers import TimmReader, has_pooler, timm_name
 from iceprobe.core.errors import IceprobeError
 
@@ -172,9 +166,6 @@ def timm_preprocessing(
     config = resolve_model_data_config(model)
     # A model that was built for another size than its tag's states it in patch_embed.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    height, width = (made_for or config["input_size"])[-2:]
-    if images.image_size is None:
-        check_square(spec, height, width)
     channels = _input_channels(model)
     mean, std = tuple(images.mean or config["mean"]), tuple(images.std or config["std"])
     if channels is not None and channels != len(mean):
@@ -182,15 +173,18 @@ def timm_preprocessing(
             f"{spec}: its images have {channels} channel(s), mean={mean} is of {len(mean)}: pass "
             "mean and std with a number a channel"
         )
-    stated = {"image_size": height, "interpolation": fixed_interpolation(config["interpolation"])}
-    preprocessing = Preprocessing(
-        **{**stated, **images.given, "mean": mean, "std": std}, channels=len(mean)
-    )
+    stated = {"mean": mean, "std": std, "channels": len(mean)}
     own = {
-        "squash": f"squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
-        "border": "pads images, which iceprobe has no option for",
+        "squash": f"its tag squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
+        "border": "its tag pads images, which iceprobe has no option for",
     }.get(config["crop_mode"])
-    return preprocessing, [other_crop(spec, f"its tag {own}")] if own and not images.resize else []
+    return stated_transform(
+        spec,
+        images,
+        (made_for or config["input_size"])[-2:],
+        {**stated, "interpolation": config["interpolation"]},
+        own,
+    )
 
 
 def _input_channels(model: Any) -> int | None:

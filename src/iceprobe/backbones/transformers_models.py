@@ -7,7 +7,6 @@ Only the image tower of image-text models is loaded. Tokens are read at the bloc
 """
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +124,15 @@ _FETCH = (
 def _config(transformers: Any, folder: str, spec: str, trust: bool) -> Any:
     try:
         fields, _ = transformers.PretrainedConfig.get_config_dict(folder)
-        if "auto_map" in fields and fields.get("model_type") not in transformers.CONFIG_MAPPING:
-            if not trust:
-                raise IceprobeError(
-                    f"{spec}: its model comes with code of its own, which would run on this "
-                    "machine: read it, then add trust=true"
-                )
-            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        foreign = (
+            "auto_map" in fields and fields.get("model_type") not in transformers.CONFIG_MAPPING
+        )
+        if foreign and not trust:
+            raise IceprobeError(
+                f"{spec}: its model comes with code of its own, which would run on this machine: "
+                "read it, then add trust=true"
+            )
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=foreign)
     except (OSError, ValueError, KeyError) as error:
         raise IceprobeError(
             f"{spec}: its configuration can't be read ({one_line(error)}): {_FETCH}"
@@ -155,16 +155,14 @@ def _model(
             f"{spec}: transformers {transformers.__version__} has no {loads}: upgrade it"
         )
     kind = getattr(transformers, loads or "AutoModel")
-    code = {"trust_remote_code": trust}
+    code = {} if loads else {"trust_remote_code": trust}
     if checkpoint is not None:
         tower = getattr(config, "vision_config", config) if loads else config
-        make = kind._from_config if loads else partial(kind.from_config, **code)
-        model, missing = make(tower), []
+        make = kind._from_config if loads else kind.from_config
+        model, missing = make(tower, **code), []
     else:
         try:
-            model, info = kind.from_pretrained(
-                folder, output_loading_info=True, **({} if loads else code)
-            )
+            model, info = kind.from_pretrained(folder, output_loading_info=True, **code)
         except Exception as error:  # the library's own, the hub's client's, foreign code's
             raise IceprobeError(
                 f"{spec}: its weights can't be loaded ({one_line(error)}): {_FETCH}"
@@ -172,16 +170,14 @@ def _model(
         missing = sorted(info["missing_keys"])
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module) and next(pooler.parameters(), None) is not None:
-        model.pooler = None  # not read, and random where the checkpoint has none
-    whole = True
-    for part in OPTIONAL:
-        if any(key.startswith(f"{part}.") for key in missing):
-            setattr(model, part, nn.Identity())
-            whole = False
+        model.pooler = None  # not read, and random if the checkpoint has none
+    absent = [part for part in OPTIONAL if any(key.startswith(f"{part}.") for key in missing)]
+    for part in absent:
+        setattr(model, part, nn.Identity())
     check_keys(model, folder, [k for k in missing if not k.startswith(("pooler.", *OPTIONAL))])
     if config.model_type == "vit_mae":
         model.config.mask_ratio = 0.0
-    return model.float(), whole
+    return model.float(), not absent
 
 
 def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPaths:
