@@ -203,14 +203,12 @@ def _check_classes(train: Images, dataset: Dataset) -> None:
 
 
 def _estimate(
-    run: AdaptationRun,
-    asked: Sequence[tuple[str, str]],
-    on_estimate: Callable[[float], None] | None,
+    run: AdaptationRun, asked: list[tuple[str, str]], on_estimate: Callable[[float], None] | None
 ) -> None:
     """Build every pair and take two steps of it: finds errors early and estimates the time."""
-    seconds = sum(run.time_step(pair) for pair in asked)
     if not asked:
         return
+    seconds = sum(run.time_step(pair) for pair in asked)
     level = logging.WARNING if seconds > DAY else logging.INFO
     log.log(level, "about %s of training, by its first steps", duration(seconds))
     if on_estimate is not None:

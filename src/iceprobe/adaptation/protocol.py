@@ -124,22 +124,15 @@ class AdaptationRun:
         selecting = sum(one is None for one in done)
         if selecting:
             return selecting, len(self.seeds)
-        finals = self._finals(grid, [row for one in done if one for row in one.rows])
-        return 0, sum(self.trainings.load(task) is None for task in finals)
+        choice = self._choice(grid, [row for one in done if one for row in one.rows])
+        refits = self._refits(grid[0], choice)
+        return 0, sum(self.trainings.load(task) is None for task in refits)
 
-    def _finals(self, grid: list[Training], rows: list[CurveRow]) -> list[Training]:
-        """The refits at the selected setting, or at the only one."""
-        choice = self._choice(grid, rows)
-        return [
-            replace(
-                grid[0],
-                learning_rate=choice.learning_rate,
-                weight_decay=choice.weight_decay,
-                seed=seed,
-                phase="refit",
-            )
-            for seed in self.seeds
-        ]
+    def _refits(self, first: Training, choice: Choice) -> list[Training]:
+        """One training a seed, at the selected setting."""
+        rate, decay = choice.learning_rate, choice.weight_decay
+        refit = replace(first, learning_rate=rate, weight_decay=decay, phase="refit")
+        return [replace(refit, seed=seed) for seed in self.seeds]
 
     def _choice(self, grid: list[Training], rows: list[CurveRow]) -> Choice:
         only, epochs = grid[0], self.setting.protocol.epochs
@@ -165,14 +158,15 @@ class AdaptationRun:
         grid = self.candidates(*pair)
         selected = [self._training(task, stepped) for task in grid] if len(grid) > 1 else []
         rows = [row for done in selected for row in done.rows]
-        choice, finals = self._choice(grid, rows), self._finals(grid, rows)
-        fits = [self._training(task, stepped) for task in finals]
+        choice = self._choice(grid, rows)
+        refits = self._refits(grid[0], choice)
+        fits = [self._training(task, stepped) for task in refits]
         records = [done.record for done in fits]
         record = {name: torch.cat([one[name] for one in records]) for name in records[0]}
         return AdaptedFit(
             *pair,
-            probes=[self._probe(task, done) for task, done in zip(finals, fits, strict=True)],
-            adapters=[self._adapter(task) for task in finals],
+            probes=[self._probe(task, done) for task, done in zip(refits, fits, strict=True)],
+            adapters=[self._adapter(task) for task in refits],
             counts=fits[0].counts,
             predictions=Predictions.of(Arrays(record), self.reported.labels),
             choice=choice,

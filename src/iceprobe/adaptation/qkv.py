@@ -99,16 +99,9 @@ def values_are_last(model: nn.Module, name: str, run: Callable[[], object]) -> b
         tokens = tokens.reshape(-1, tokens.shape[-1])
         seen.append(torch.allclose(tokens, tokens[:1].expand_as(tokens), atol=1e-6))
 
-    hooks = [
-        model.get_submodule(name).register_forward_hook(silence),
-        attention.register_forward_hook(look),
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    fused = model.get_submodule(name).register_forward_hook(silence)
+    with torch.no_grad(), fused, attention.register_forward_hook(look):
+        run()
     return bool(seen) and all(seen)
 
 

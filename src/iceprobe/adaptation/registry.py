@@ -121,7 +121,7 @@ def parse_adaptation(text: str) -> Spec:
     options = ADAPTATIONS[spec.name].options
     values = typed_options(spec, {key: option.convert for key, option in options.items()})
     defaults = adaptation_options(Spec(None, spec.name))
-    kept = {key: text for key, text in spec.options.items() if values[key] != defaults[key]}
+    kept = {key: own for key, own in spec.options.items() if values[key] != defaults[key]}
     if {"target", "modules"} <= kept.keys():
         raise IceprobeError(f"adaptation {text!r} names both target and modules: keep one")
     return Spec(None, spec.name, kept)

@@ -10,6 +10,7 @@ don't affect the loss (blocks after the layer read, a norm that isn't applied) h
 are neither trained nor counted.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -57,18 +58,15 @@ def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[st
         levels.append(output if isinstance(output, Tensor) else output[0])
 
     blocks = [model.get_submodule(name) for name in names]
-    hooks: list[Any] = [block.register_forward_hook(after) for block in blocks]
-    if blocks:
-        hooks.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
-    training = probe.training
-    probe.eval()
-    try:
-        with torch.enable_grad():
-            logits = probe(reader(images))
-    finally:
-        probe.train(training)
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block.register_forward_hook(after))
+        if blocks:
+            stack.enter_context(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+        stack.callback(probe.train, probe.training)
+        probe.eval()
+        stack.enter_context(torch.enable_grad())
+        logits = probe(reader(images))
     found: dict[str, int] = {}
     left = {name: p for name, p in model.named_parameters() if p.requires_grad}
     levels = levels if blocks else [logits.new_zeros(())]  # without blocks: logits alone, depth 1

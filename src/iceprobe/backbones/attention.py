@@ -8,7 +8,7 @@ are intercepted, and a_h is computed again for the class token only.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -51,20 +51,16 @@ class CaughtAttention(TorchFunctionMode):
         def leave(*_: Any) -> None:
             self._inside = False
 
-        hooks = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-        fused: list[Any] = [
-            part for part in block.modules() if getattr(part, "fused_attn", None) is False
-        ]
-        for part in fused:
-            part.fused_attn = True
-        try:
-            with self:
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for part in fused:
-                part.fused_attn = False
+        with ExitStack() as stack:
+            stack.enter_context(block.register_forward_pre_hook(enter))
+            stack.enter_context(block.register_forward_hook(leave))
+            parts: Iterator[Any] = block.modules()
+            for part in parts:
+                if getattr(part, "fused_attn", None) is False:
+                    stack.callback(setattr, part, "fused_attn", False)
+                    part.fused_attn = True
+            stack.enter_context(self)
+            yield
 
 
 def first_query_weights(

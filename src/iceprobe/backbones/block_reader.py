@@ -1,6 +1,7 @@
 """Tokens from the outputs of a model's blocks, for any library."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,16 +69,12 @@ class BlockReader(LayerReader):
         def keep(layer: int, block: nn.Module, inputs: Any, output: Any) -> None:
             found[layer] = self.paths.features(output, layer)
 
-        hooks = [
-            self.paths.blocks[layer].register_forward_hook(partial(keep, layer))
-            for layer in self.layers
-        ]
-        try:
+        with ExitStack() as hooks:
+            for layer in self.layers:
+                block = self.paths.blocks[layer]
+                hooks.enter_context(block.register_forward_hook(partial(keep, layer)))
             inputs = self.paths.inputs
             output = self.model(images) if inputs is None else self.model(**inputs(images))
-        finally:
-            for hook in hooks:
-                hook.remove()
         return [self._tokens(layer, found[layer], output) for layer in self.layers]
 
     def _tokens(self, layer: int, features: Tensor, output: Any) -> Tokens:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import model_folder, one_line, quiet, require
+from iceprobe.backbones.extras import explained, model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, LayerOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
@@ -160,7 +160,7 @@ def _renamed(name: str, names: dict[str, str]) -> str:
 def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
     """A model of the pipeline, in float32."""
     loads = getattr(diffusers, kind)
-    try:
+    with explained(lambda e: f"{spec}: its {part} can't be loaded ({one_line(e)}): {_FETCH}"):
         stated = loads.load_config(folder, subfolder=part).get("_class_name")
         if stated != kind:
             raise IceprobeError(
@@ -171,12 +171,6 @@ def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
             model, info = loads.from_pretrained(
                 folder, subfolder=part, output_loading_info=True, low_cpu_mem_usage=False
             )
-    except IceprobeError:
-        raise
-    except Exception as error:  # the library's own, and the hub's client's
-        raise IceprobeError(
-            f"{spec}: its {part} can't be loaded ({one_line(error)}): {_FETCH}"
-        ) from error
     check_keys(model, f"{folder}/{part}", sorted(info["missing_keys"]))
     return model.float()
 

@@ -2,7 +2,7 @@
 
 import importlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
     if not cached and not hub_has_address():
         raise IceprobeError(f"{spec}: no folder {name!r}, and no network to fetch it: {fetch}")
     return name
+
+
+@contextmanager
+def explained(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn any error of foreign code into an IceprobeError with this message."""
+    try:
+        yield
+    except IceprobeError:
+        raise
+    except Exception as error:
+        raise IceprobeError(message(error)) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.conversions import note_resampled
-from iceprobe.backbones.extras import one_line, require
+from iceprobe.backbones.extras import explained, one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
@@ -48,7 +48,7 @@ def load_open_clip(
             know, weights that can't be downloaded, and a checkpoint that doesn't fit.
     """
     open_clip = require("open_clip", "open-clip", spec)
-    model = _create(open_clip, name, spec, pretrained, saved.checkpoint, images.image_size)
+    model = _create(name, spec, pretrained, saved.checkpoint, images.image_size)
     assumed: list[str] = []
     # Only the image tower is read, and the file may hold nothing else.
     ignore = [*saved.ignore, *(prefix.removeprefix("visual.") for prefix in saved.ignore)]
@@ -102,13 +102,10 @@ def _each(value: Any) -> tuple[float, ...]:
 
 
 def _create(
-    open_clip: Any,
-    name: str,
-    spec: str,
-    pretrained: str | None,
-    checkpoint: str | None,
-    image_size: int | None,
+    name: str, spec: str, pretrained: str | None, checkpoint: str | None, image_size: int | None
 ) -> Any:
+    import open_clip
+
     options: dict[str, Any] = {"pretrained_text": False, "force_image_size": image_size}
     stored = name.startswith(("local-dir:", "hf-hub:"))
     if not stored:
@@ -134,18 +131,16 @@ def _create(
         }
     else:
         options["pretrained"] = pretrained
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            return open_clip.create_model(name, require_pretrained=checkpoint is None, **options)
-    except Exception as error:  # the library's own, and the hub's client's
-        where = tag.get("hf_hub", "").rstrip("/")
-        fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
-        take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
-        raise IceprobeError(
-            f"{spec}: its weights can't be loaded ({one_line(error)}): fetch {fetch} on a connected "
-            f"machine and pass open_clip:{take}"
-        ) from error
+    where = tag.get("hf_hub", "").rstrip("/")
+    fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
+    take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
+    remedy = f"fetch {fetch} on a connected machine and pass open_clip:{take}"
+    with (
+        explained(lambda e: f"{spec}: its weights can't be loaded ({one_line(e)}): {remedy}"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.default_generator.manual_seed(0)
+        return open_clip.create_model(name, require_pretrained=checkpoint is None, **options)
 
 
 def _converted(

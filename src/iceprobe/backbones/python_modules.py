@@ -14,7 +14,7 @@ from torch import nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import one_line
+from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
@@ -141,14 +141,8 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
             f"{spec!r}: its factory is called without arguments and needs {', '.join(needed)}: "
             "name a function that takes none and returns the module, def build(): return ..."
         )
-    try:
+    with explained(lambda error: f"{spec!r} failed: {_where(error)}"):
         return factory()
-    except IceprobeError:
-        raise
-    except Exception as error:  # the user's own code raises what it likes
-        raise IceprobeError(
-            f"{spec!r} failed: {type(error).__name__}: {one_line(error)} (--debug shows where)"
-        ) from error
 
 
 def _import(name: str, spec: str) -> Callable[[], Any]:
@@ -158,25 +152,23 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
             f"{spec!r} names no factory: write python:package.module:factory, or "
             "python:./file.py:factory"
         )
-    try:
-        if is_file_path(path):
-            module = _from_file(Path(path).expanduser(), spec)
-        else:
-            module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise IceprobeError(
-            f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
-        ) from error
-    except IceprobeError:
-        raise
-    except Exception as error:  # the user's own code raises what it likes
-        raise IceprobeError(
-            f"{spec!r} can't be imported: {type(error).__name__}: {one_line(error)} (--debug shows "
-            "where)"
-        ) from error
+    with explained(lambda error: f"{spec!r} can't be imported: {_where(error)}"):
+        try:
+            if is_file_path(path):
+                module = _from_file(Path(path).expanduser(), spec)
+            else:
+                module = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            raise IceprobeError(
+                f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
+            ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
+
+
+def _where(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)} (--debug shows where)"
 
 
 def _from_file(file: Path, spec: str) -> ModuleType:

@@ -15,7 +15,7 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import one_line
+from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, HubOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
@@ -94,20 +94,19 @@ def _load(name: str, spec: str, hub: HubOptions) -> nn.Module:
     given = {"weights": hub.weights, "pretrained": hub.pretrained}
     given = {key: value for key, value in given.items() if value is not None}
     repository = str(folder.resolve()) if local else name
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            module = torch.hub.load(repository, hub.entry, **where, verbose=False, **given)
-    except Exception as error:  # foreign code raises what it likes, and so does its download
-        remedy = (
-            f"torch.hub.list({repository!r}, source='local') lists entries"
-            if local
-            else f"clone it on a connected machine and pass torch_hub:DIR?entry={hub.entry}"
-        )
-        raise IceprobeError(
-            f"{spec}: its entry {hub.entry!r} can't be loaded ({type(error).__name__}: "
-            f"{one_line(error)}): {remedy}"
-        ) from error
+    remedy = (
+        f"torch.hub.list({repository!r}, source='local') lists entries"
+        if local
+        else f"clone it on a connected machine and pass torch_hub:DIR?entry={hub.entry}"
+    )
+
+    def failed(error: Exception) -> str:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        return f"{spec}: its entry {hub.entry!r} can't be loaded ({reason}): {remedy}"
+
+    with explained(failed), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = torch.hub.load(repository, hub.entry, **where, verbose=False, **given)
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec}: the entry returned a {type(module).__name__}, no nn.Module")
     return unwrapped(module)

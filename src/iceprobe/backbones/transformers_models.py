@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import model_folder, one_line, quiet, require
+from iceprobe.backbones.extras import explained, model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
@@ -161,12 +161,8 @@ def _model(
         make = kind._from_config if loads else kind.from_config
         model, missing = make(tower, **code), []
     else:
-        try:
+        with explained(lambda e: f"{spec}: its weights can't be loaded ({one_line(e)}): {_FETCH}"):
             model, info = kind.from_pretrained(folder, output_loading_info=True, **code)
-        except Exception as error:  # the library's own, the hub's client's, foreign code's
-            raise IceprobeError(
-                f"{spec}: its weights can't be loaded ({one_line(error)}): {_FETCH}"
-            ) from error
         missing = sorted(info["missing_keys"])
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module) and next(pooler.parameters(), None) is not None:
