@@ -266,5 +266,5 @@ def test_images_that_arent_square_or_of_three_channels():
 
 
 def test_a_model_of_one_size_alone_says_so():
-    with pytest.raises(IceprobeError, match=r"botnet26t_256 takes images of 256 x 256 alone: drop"):
+    with pytest.raises(IceprobeError, match=r"botnet26t_256 only takes images of 256 x 256: drop"):
         load_backbone("timm:botnet26t_256?pretrained=false&image_size=224")

@@ -110,8 +110,8 @@ def _split(reader: nn.Module, model: nn.Module, images: Tensor, places: Sequence
     for name in fused:
         if not values_are_last(model, name, lambda: reader(images)):
             raise IceprobeError(
-                f"lora: {name} of {type(model).__name__} doesn't lie as q, k, v one after the "
-                "other, its value part can't be told apart: name modules=, such as attn.proj"
+                f"lora: {name} of {type(model).__name__} isn't in the order q, k, v, so its value "
+                "part can't be found: name modules=, such as attn.proj"
             )
     split_qkv(model, fused)
 

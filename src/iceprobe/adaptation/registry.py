@@ -153,7 +153,7 @@ def pairs(adaptations: Sequence[str], probes: Sequence[str]) -> list[tuple[str, 
         for probe in [own.strip()] if plus else probes:
             pair = (adaptation_label(name.strip()), probe_label(parse_probe(probe)))
             if pair in found:
-                raise IceprobeError(f"{ON.join(pair)!r} stands twice: name it once")
+                raise IceprobeError(f"{ON.join(pair)!r} is named twice: keep one")
             if pair[0] != FROZEN and parse_probe(probe).name == "knn":
                 raise IceprobeError(
                     f"probe 'knn' trains nothing, so {pair[0]!r} has no loss to learn from: take "

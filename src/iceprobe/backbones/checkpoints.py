@@ -105,7 +105,7 @@ def load_checkpoint(
     if taken := sorted(used & outside.keys()):
         assumed.append(
             f"{some(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
-            "there: taken as it stands"
+            "there: used unchanged"
         )
     return assumed
 
@@ -185,7 +185,7 @@ def _no_numbers(found: Tensor, own: Tensor) -> str | None:
     if own.is_floating_point() and not found.is_floating_point():
         return f"holds {_dtype(found)}, where the model has {_dtype(own)}: undo the quantisation"
     if found.is_floating_point() and found.element_size() < 2:
-        return f"holds {_dtype(found)}, whose scale stands apart: bring it to bfloat16 or float32"
+        return f"holds {_dtype(found)} with a separate scale: convert it to bfloat16 or float32"
     return None
 
 

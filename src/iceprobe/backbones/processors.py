@@ -242,7 +242,7 @@ def _interpolation(run: _Run, spec: str) -> str:
 def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
     """Pixels a side of the processor's output for a square image, and what was assumed."""
     if run.made is None:
-        what = f"of more than {LARGEST} pixels a side" if run.too_large else "of no one size"
+        what = f"of more than {LARGEST} pixels a side" if run.too_large else "of varying size"
         if made_for is None:
             raise IceprobeError(f"{spec}: its {run.name} makes images {what}: pass image_size=")
         return made_for, [

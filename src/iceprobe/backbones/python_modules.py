@@ -83,7 +83,7 @@ def wrap_module(
     if isinstance(module, Backbone):
         if images.given or tokens != OutputOptions():
             raise IceprobeError(
-                f"backbone {module.spec!r} is loaded already: options come too late"
+                f"backbone {module.spec!r} is already loaded: give its options when loading it"
             )
         return module
     module = unwrapped(module)
@@ -94,7 +94,7 @@ def wrap_module(
     reader: nn.Module
     if is_timm(module):
         if tokens.describes_output:
-            raise IceprobeError(f"{label} is a model of timm: it says its prefix tokens itself")
+            raise IceprobeError(f"{label} is a model of timm: drop num_prefix and has_class")
         # timm's tag decides how the model is read. It doesn't show how the model was trained, since
         # a model with random weights has a tag too.
         family = family_of(timm_name(module))

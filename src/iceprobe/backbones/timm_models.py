@@ -278,8 +278,7 @@ def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
         height, width = config["input_size"][-2:]
         if config.get("fixed_input_size") and (height, width) != (image_size, image_size):
             raise IceprobeError(
-                f"timm's {name} takes images of {height} x {width} alone: drop "
-                f"image_size={image_size}"
+                f"timm's {name} only takes images of {height} x {width}: drop image_size={image_size}"
             )
         return
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))

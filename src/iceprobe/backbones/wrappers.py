@@ -23,7 +23,7 @@ _INSIDE = {
     "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
 _LIBRARIES = ("torch", "timm", "ema_pytorch")  # a user's own class of such a name is left alone
-_IN_PIECES = {"FullyShardedDataParallel": "FSDP", "DeepSpeedEngine": "DeepSpeed"}
+_SHARDED = {"FullyShardedDataParallel": "FSDP", "DeepSpeedEngine": "DeepSpeed"}
 _WHOLE = (
     "build the model anew and load into it what torch.distributed.checkpoint.state_dict."
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives"
@@ -46,8 +46,8 @@ def unwrapped(module: Any) -> nn.Module:
     for name, parameter in module.named_parameters():
         if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
             raise IceprobeError(
-                f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} lies in "
-                f"pieces over several processes: {_WHOLE}"
+                f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} is "
+                f"sharded over processes: {_WHOLE}"
             )
         if parameter.is_meta:
             raise IceprobeError(
@@ -64,10 +64,10 @@ def unwrapped(module: Any) -> nn.Module:
 
 def _inside(module: Any) -> Any:
     for kind in type(module).__mro__:
-        if kind.__name__ in _IN_PIECES:
+        if kind.__name__ in _SHARDED:
             raise IceprobeError(
-                f"the module is wrapped by {_IN_PIECES[kind.__name__]} ({kind.__name__}), its "
-                f"weights may lie in pieces over several processes: {_WHOLE}"
+                f"the module is wrapped by {_SHARDED[kind.__name__]} ({kind.__name__}), which may "
+                f"shard its weights over processes: {_WHOLE}"
             )
         attribute = _INSIDE.get(kind.__name__)
         library = kind.__module__.partition(".")[0]
