@@ -131,7 +131,7 @@ def _create(
         }
     else:
         options["pretrained"] = pretrained
-    where = tag.get("hf_hub", "").rstrip("/")
+    where = (tag.get("hf_hub") or "").rstrip("/")
     fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
     take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
     remedy = f"fetch {fetch} on a connected machine and pass open_clip:{take}"

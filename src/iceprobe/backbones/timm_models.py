@@ -206,17 +206,16 @@ def _check_name(name: str, own: bool) -> None:
         raise IceprobeError(
             f"timm has no model {architecture!r}: {hint}timm.list_models('*vit*') lists names"
         )
-    if tag and not timm.is_model_pretrained(name):
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-        if family_of(name) is not family_of(architecture):
-            if own:
-                return
-            raise IceprobeError(
-                f"timm has no weights of {name} to download: pass timm:{name}?checkpoint=FILE. Those "
-                f"it has: {', '.join(tags) or 'none'}"
-            )
+    if not tag or timm.is_model_pretrained(name):
+        return
+    known = timm.list_pretrained(f"{architecture}.*")
+    tags = ", ".join(full.partition(".")[2] for full in known) or "none"
+    if family_of(name) is family_of(architecture):
+        raise IceprobeError(f"timm's {architecture} has no weights {tag!r}. There are: {tags}.")
+    if not own:
         raise IceprobeError(
-            f"timm's {architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}."
+            f"timm has no weights of {name} to download: pass timm:{name}?checkpoint=FILE. Those it "
+            f"has: {tags}"
         )
 
 
