@@ -180,11 +180,11 @@ def _images(
     """Training and reported images, kept decoded if they fit in memory and aren't augmented."""
     budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
     made = []
-    look = FirstSeen(manifest.dataset).note
+    on_image = FirstSeen(manifest.dataset).note
     for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
-        images = Images(dataset.splits[name], rows, backbone.preprocessing, look)
+        images = Images(dataset.splits[name], rows, backbone.preprocessing, on_image)
         if images.bytes <= budget and not (name == "train" and asked.augmentation is not None):
             budget -= images.bytes
             images.hold(partial(progress, f"decode {name}"))

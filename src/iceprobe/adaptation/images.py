@@ -24,7 +24,7 @@ class Images:
         split: of a data set.
         rows: ``(n,)`` of the split.
         preprocessing: the backbone's.
-        look: called with each image of the split before preprocessing, from any thread.
+        on_image: called with each image of the split before preprocessing, from any thread.
 
     Attributes:
         labels: ``(n,)`` int64.
@@ -36,9 +36,9 @@ class Images:
         split: Split,
         rows: np.ndarray,
         preprocessing: Preprocessing,
-        look: Callable[[Image.Image], None] | None = None,
+        on_image: Callable[[Image.Image], None] | None = None,
     ):
-        self.split, self.preprocessing, self._look = split, preprocessing, look
+        self.split, self.preprocessing, self._on_image = split, preprocessing, on_image
         self.index = np.asarray(rows, np.int64)
         self.labels = np.asarray(split.labels)[self.index]
         self._held: Tensor | None = None
@@ -119,6 +119,6 @@ class Images:
 
     def _image(self, row: int) -> Image.Image:
         image = self.split.image(row)
-        if self._look is not None:
-            self._look(image)
+        if self._on_image is not None:
+            self._on_image(image)
         return image

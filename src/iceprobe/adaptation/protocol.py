@@ -112,11 +112,13 @@ class AdaptationRun:
         selecting, refits = self._unfinished(grid)
         if not selecting and not refits:
             return 0.0
-        training, looking = time_step(grid[0], self.setting, self.images, self._micro_of(grid[0]))
+        training, evaluation = time_step(
+            grid[0], self.setting, self.images, self._micro_of(grid[0])
+        )
         epochs = self.setting.protocol.epochs
         trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
-        looked = epochs * selecting * len(self._held) + refits * len(self.reported)
-        return training * trained + looking * looked
+        evaluated = epochs * selecting * len(self._held) + refits * len(self.reported)
+        return training * trained + evaluation * evaluated
 
     def _unfinished(self, grid: list[Training]) -> tuple[int, int]:
         """How many trainings of the selection remain, and at most how many refits."""
@@ -190,8 +192,8 @@ class AdaptationRun:
             stepped(count)
 
         micro = self._micro_of(task)
-        looked = self._held if selecting else None
-        rows = train(model, task, self.setting, images, looked, micro, step)
+        evaluate_on = self._held if selecting else None
+        rows = train(model, task, self.setting, images, evaluate_on, micro, step)
         record: Mapping[str, Tensor] = {}
         probe: Mapping[str, Tensor] = {}
         if not selecting:

@@ -90,17 +90,17 @@ def values_are_last(model: nn.Module, name: str, run: Callable[[], object]) -> b
     attention = model.get_submodule(name.rpartition(".")[0])
     seen: list[bool] = []
 
-    def silence(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def without_values(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         third = output.shape[-1] // 3
         return torch.cat([output[..., : 2 * third], torch.zeros_like(output[..., :third])], -1)
 
-    def look(module: nn.Module, inputs: object, output: object) -> None:
+    def compare(module: nn.Module, inputs: object, output: object) -> None:
         tokens = output if isinstance(output, Tensor) else output[0]  # type: ignore[index]
         tokens = tokens.reshape(-1, tokens.shape[-1])
         seen.append(torch.allclose(tokens, tokens[:1].expand_as(tokens), atol=1e-6))
 
-    fused = model.get_submodule(name).register_forward_hook(silence)
-    with torch.no_grad(), fused, attention.register_forward_hook(look):
+    fused = model.get_submodule(name).register_forward_hook(without_values)
+    with torch.no_grad(), fused, attention.register_forward_hook(compare):
         run()
     return bool(seen) and all(seen)
 

@@ -14,7 +14,7 @@ from iceprobe.core.errors import IceprobeError
 
 # What wrappers add within names: torch.compile, FSDP, activation checkpointing.
 INFIX = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_BESIDE = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries without a model
+_NO_MODEL = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries without a model
 _DEPTH = 4
 
 
@@ -103,7 +103,7 @@ def _entries_with_weights(
         yield at, _tensors(content)
     elif isinstance(content, Mapping) and depth:
         for key, value in content.items():
-            if isinstance(key, str) and not _BESIDE.search(key) and not _is_module(value):
+            if isinstance(key, str) and not _NO_MODEL.search(key) and not _is_module(value):
                 yield from _entries_with_weights(value, f"{at}.{key}" if at else key, depth - 1)
 
 
@@ -138,11 +138,11 @@ def _entries(content: Any) -> str:
     if whole := list(filter(_is_module, inside)):
         return _entries(whole[0])
     if isinstance(content, Mapping):
-        return f"There are: {some(map(str, content))}."
+        return f"There are: {first_few(map(str, content))}."
     return f"There is a {type(content).__name__}."
 
 
-def some(names: Iterable[str], count: int = 6) -> str:
+def first_few(names: Iterable[str], count: int = 6) -> str:
     """The first of the names as a text, and how many there are in all."""
     names = [name if len(name) <= 120 else f"{name[:120]}…" for name in names]
     tail = f", … ({len(names)} in all)" if len(names) > count else ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from torch import Tensor, nn
 from torch import strided as dense
 
-from iceprobe.backbones.checkpoint_entries import INFIX, Checkpoint, some
+from iceprobe.backbones.checkpoint_entries import INFIX, Checkpoint, first_few
 from iceprobe.backbones.options import CheckpointOptions
 from iceprobe.core.errors import IceprobeError
 
@@ -92,7 +92,7 @@ def load_checkpoint(
             raise IceprobeError(
                 f"checkpoint {path!r} doesn't fit {type(module).__name__}: its family's "
                 f"conversion failed on it ({' '.join(str(error).split())[:300]})"
-                + (f"; of another shape: {some(reshaped)}" if reshaped else "")
+                + (f"; of another shape: {first_few(reshaped)}" if reshaped else "")
             ) from error
     ignored = (*NOT_THE_ENCODER, *filter(None, ignore), *outside)
     try:
@@ -104,7 +104,7 @@ def load_checkpoint(
         raise
     if taken := sorted(used & outside.keys()):
         assumed.append(
-            f"{some(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
+            f"{first_few(taken)} of {path} {'has' if len(taken) == 1 else 'have'} no prefix {strip} "
             "there: used unchanged"
         )
     return assumed
@@ -120,13 +120,13 @@ def _stripped(
     inside = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
     if not inside:
         raise IceprobeError(
-            f"strip={strip!r}: no weight in {path!r} begins so; they are {some(weights)}"
+            f"strip={strip!r}: no weight in {path!r} begins so; they are {first_few(weights)}"
         )
     outside = {name: t for name, t in weights.items() if not name.startswith(prefix)}
     assumed = []
     if twice := sorted(inside.keys() & outside.keys()):
         assumed.append(
-            f"{some(twice)} of {path} {'is' if len(twice) == 1 else 'are'} there with {strip} and "
+            f"{first_few(twice)} of {path} {'is' if len(twice) == 1 else 'are'} there with {strip} and "
             "without: the one with it is taken"
         )
     outside = {name: tensor for name, tensor in outside.items() if name not in inside}
@@ -206,7 +206,9 @@ def check_keys(
         "have another shape": reshaped,
         "have no place": left_over,
     }
-    problems = [f"{len(names)} {what}: {some(names)}" for what, names in found.items() if names]
+    problems = [
+        f"{len(names)} {what}: {first_few(names)}" for what, names in found.items() if names
+    ]
     if problems:
         raise IceprobeError(
             f"checkpoint {source!r} doesn't fit {type(module).__name__}: {'; '.join(problems)}; "

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from iceprobe.backbones.checkpoints import Convert
 from iceprobe.core.errors import IceprobeError
 
-PATCH_EMBED = "patch_embed"  # what ``resample=`` may name
 _RESAMPLED = "resample_patch_embed"
 _TABLES = (
     "resample_abs_pos_embed",
@@ -30,16 +29,16 @@ _TABLES = (
 )
 _POSITIONS = ("pos", "relative", "attention_biases")  # in the names of position tables
 _SIZES = ("img_size", "image_size", "input_size")
-_ALIKE = 0.3  # least mean cosine of neighbours at which a table shows its grid
+_LEAST_COSINE = 0.3  # of neighbours, on average, if a table shows its grid
 
 
 def conversion(
-    model: nn.Module, path: str, resample: str | None, content: Any, assumed: list[str]
+    model: nn.Module, path: str, resample: bool, content: Any, assumed: list[str]
 ) -> Convert:
     """A function that converts the weights of a file to the names and sizes of a model of timm.
 
     Args:
-        resample: ``"patch_embed"`` if its kernel may be resampled.
+        resample: whether the kernel of the patch embedding may be resampled.
         content: of the file at ``path``, whose settings may state the image size.
         assumed: gets a line for each resampled weight.
     """
@@ -85,7 +84,7 @@ def _with_globals(function: FunctionType, names: dict[str, Any]) -> FunctionType
     return copy
 
 
-def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str, Any]:
+def _observers(path: str, resample: bool, assumed: list[str]) -> dict[str, Any]:
     import timm.layers
 
     def watched(
@@ -108,7 +107,7 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
         if hasattr(timm.layers, name)
     }
     observers[_TABLES[0]] = squared
-    if resample != PATCH_EMBED:
+    if not resample:
         observers[_RESAMPLED] = lambda kernel, *args, **options: kernel
     return observers
 
@@ -116,7 +115,7 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
 def _as_they_were(
     before: Mapping[str, Tensor],
     after: dict[str, Tensor],
-    resample: str | None,
+    resample: bool,
     path: str,
     assumed: list[str],
 ) -> dict[str, Tensor]:
@@ -129,7 +128,7 @@ def _as_they_were(
         if old.numel() == new.numel():
             if old.ndim == new.ndim:  # the same numbers in other rows and columns
                 after[name] = old
-        elif resample == PATCH_EMBED and "patch_embed" in name:
+        elif resample and "patch_embed" in name:
             note_resampled(assumed, f"{name} of {path}", old, new)
         elif not any(word in name for word in _POSITIONS):
             after[name] = old
@@ -207,7 +206,7 @@ def _seen_grid(table: Tensor) -> tuple[int, int] | None:
     if not scores:
         return None
     best, *others = sorted(scores, key=scores.__getitem__, reverse=True)
-    if scores[best] < _ALIKE or (others and scores[best] - scores[others[0]] < 0.02):
+    if scores[best] < _LEAST_COSINE or (others and scores[best] - scores[others[0]] < 0.02):
         return None
     return count // best, best
 

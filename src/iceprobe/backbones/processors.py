@@ -133,7 +133,7 @@ class _Run:
         return grid.permute(4, 0, 2, 1, 3).reshape(self.channels, rows * side, columns * side)
 
     @cached_property
-    def made(self) -> tuple[int, int] | None:
+    def output_size(self) -> tuple[int, int] | None:
         """Height and width of its output for square images, if that is one size."""
         if self.too_large:
             return None
@@ -161,9 +161,9 @@ def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
     why = ""
     # Some can't keep the size of an image: they get an image of their own output size.
     for geometry in (False, True):
-        if geometry and run.made is None:
+        if geometry and run.output_size is None:
             continue
-        size = max(run.made) if geometry and run.made else 32
+        size = max(run.output_size) if geometry and run.output_size else 32
         picture = run.picture((size, size))
         try:
             made = run(picture, geometry=geometry)
@@ -241,7 +241,7 @@ def _interpolation(run: _Run, spec: str) -> str:
 
 def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
     """Pixels a side of the processor's output for a square image, and what was assumed."""
-    if run.made is None:
+    if run.output_size is None:
         what = f"of more than {LARGEST} pixels a side" if run.too_large else "of varying size"
         if made_for is None:
             raise IceprobeError(f"{spec}: its {run.name} makes images {what}: pass image_size=")
@@ -249,7 +249,7 @@ def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
             f"{spec}: image_size={made_for}, which the model's configuration states; its "
             f"{run.name} makes images {what}"
         ]
-    height, width = run.made
+    height, width = run.output_size
     check_square(f"{spec} ({run.name})", height, width)
     return height, []
 

@@ -11,17 +11,15 @@ class Strength:
         scale: smallest and largest requested area of a crop, as a part of the image's.
         clamped: whether a crop that doesn't fit is clamped instead of redrawn.
         mirrored: whether half of the views are mirrored.
-        source: where it is from.
     """
 
     scale: tuple[float, float]
     clamped: bool
     mirrored: bool
-    source: str
 
 
 STRENGTHS = {
-    "paper": Strength((0.08, 1.0), True, True, "the publication, as masked autoencoders' code"),
-    "light": Strength((0.5, 1.0), False, True, "this project"),
-    "clip": Strength((0.9, 1.0), False, False, "the publication's vision–language encoders"),
+    "paper": Strength((0.08, 1.0), True, True),  # the publication, as masked autoencoders' code
+    "light": Strength((0.5, 1.0), False, True),  # this project
+    "clip": Strength((0.9, 1.0), False, False),  # the publication's vision–language encoders
 }

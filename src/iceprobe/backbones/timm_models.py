@@ -77,7 +77,7 @@ def load_timm(
             strip=strip,
             ignore=(*saved.ignore, *family.ignore),
             unneeded=_unneeded(model, norm),
-            convert=conversion(model, file.path, resample, file.content, assumed),
+            convert=conversion(model, file.path, resample is not None, file.content, assumed),
         )
         if family.statistics and not ("." in name and timm.is_model_pretrained(name)):
             mean, std = family.statistics
