@@ -149,7 +149,7 @@ def test_yaml(base: Path, data: st.DataObject) -> None:
         ),
         (b"\xff\xfe\x00", "is not UTF-8 text (byte 0): name a YAML file"),
         (b"? [a, b]\n: 1", "is not YAML at line 1, column 3"),
-        (b"backbone: " + b"a" * 100_000, "doesn't say where from"),
+        (b"backbone: " + b"a" * 100_000, "names no source"),
         (b'output: "a\\0b"', "output='a\\x00b' has a character in it that no file name has"),
         (b'data: "\\ud800"', "has a character in it that no file name has"),
         (b"batch_size: 1" + b"0" * 30, "--batch-size 1000"),

@@ -66,7 +66,7 @@ def test_every_adaptation_meets_every_probe_unless_it_brings_its_own():
         ("lora", "ep12"),
         ("lora?rank=4", "ep12?out_dim=48"),
     ]
-    with pytest.raises(IceprobeError, match="stands twice"):
+    with pytest.raises(IceprobeError, match="is named twice"):
         pairs(["lora", "lora + linear"], ["linear"])
     with pytest.raises(IceprobeError, match="no loss to learn from"):
         pairs(["bitfit"], ["knn"])

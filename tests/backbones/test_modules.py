@@ -150,7 +150,7 @@ def test_factory_from_a_spec_string():
         (f"{EXAMPLE}:fails", r"failed: ValueError: no such width \(--debug shows where\)"),
         (f"{EXAMPLE}:cnn", "pass image_size, mean, std"),
         (f"{EXAMPLE}:cnn?image_size=16&mean=0.5", "pass std"),
-        (f"{EXAMPLE}:vit?num_prefix=1", "says its prefix tokens itself"),
+        (f"{EXAMPLE}:vit?num_prefix=1", "drop num_prefix and has_class"),
     ],
 )
 def test_what_is_wrong_with_a_factory_is_said(spec, message):

@@ -232,7 +232,7 @@ def test_sizes_that_arent_one_square(vit, tmp_path, caplog):
     fields = {"hidden_sizes": [6, 8], "depths": [1, 1], "num_stages": 2, "patch_size": 4}
     convnext = build("ConvNextModel", "ConvNextConfig", {**fields, "image_size": [64, 32]})
     spec = save(tmp_path / "d", convnext, do_resize=False)
-    with pytest.raises(IceprobeError, match="makes images of no one size: pass image_size="):
+    with pytest.raises(IceprobeError, match="makes images of varying size: pass image_size="):
         load_backbone(spec)
     assert load_backbone(spec, image_size=64).preprocessing.image_size == 64
 

@@ -185,7 +185,7 @@ def test_of_timms_plain_vits_only_those_tagged_mae_are_read_without_norm():
         ("timm:test_vit?pretrained=no", "pretrained='no'.*true or false"),
         ("timm:test_vit?layr=1", "unknown option .*Did you mean layer"),
         ("tim:test_vit", "Did you mean timm"),
-        ("test_vit", "doesn't say where from"),
+        ("test_vit", "names no source"),
         ("bundled:mae-tony", "Did you mean mae-tiny"),
         ("timm:crossvit_tiny_240?pretrained=false", "several maps or sets of tokens"),
     ],
@@ -266,5 +266,5 @@ def test_images_that_arent_square_or_of_three_channels():
 
 
 def test_a_model_of_one_size_alone_says_so():
-    with pytest.raises(IceprobeError, match=r"botnet26t_256 takes images of 256 x 256 alone: drop"):
+    with pytest.raises(IceprobeError, match=r"botnet26t_256 only takes images of 256 x 256: drop"):
         load_backbone("timm:botnet26t_256?pretrained=false&image_size=224")

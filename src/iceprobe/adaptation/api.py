@@ -1,4 +1,4 @@
-"""A backbone that changes → results beside those of the frozen one: the public function."""
+"""The public function: adapt a backbone, and compare the results with those of the frozen one."""
 
 import dataclasses
 import logging
@@ -60,27 +60,26 @@ def adapt(
     *,
     call: AdaptCall,
 ) -> list[FittedResult]:
-    """Adapt a backbone in several ways, each under several probes, and write a run folder.
+    """Adapt a backbone in several ways, each with several probes, and write a run folder.
 
-    Every adaptation with every probe is a training of its own, on a copy: ``backbone`` stays as it
-    is. The adaptation ``none`` is ordinary probing of the frozen backbone, under `heldout`'s own
-    settings for it.
+    Every adaptation with every probe is trained on its own copy: ``backbone`` doesn't change. The
+    adaptation ``none`` is ordinary probing of the frozen backbone, with `heldout`'s own settings.
 
     Args:
         backbone: of one layer, or a spec string.
-        dataset: as :func:`iceprobe.extract` takes it; with splits ``train`` and the one to report.
-        adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` brings its own probe.
-        probes: for those that don't.
-        call: an :class:`iceprobe.settings.Adaptation` as ``settings``, its options as keywords, or both;
-            with ``output``, ``resume``, ``progress``, ``command``, and ``on_estimate``, called with the seconds
-            that training will take, about, before it begins.
+        dataset: as for :func:`iceprobe.extract`; with splits ``train`` and the one to report.
+        adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` names its own probe.
+        probes: for adaptations that name none.
+        call: an :class:`iceprobe.settings.Adaptation` as ``settings``, its options as keywords, or
+            both; with ``output``, ``resume``, ``progress``, ``command``, and ``on_estimate``,
+            called before training with its estimated seconds.
 
     Returns:
-        One result an adaptation and probe, in the order asked for; written to ``output`` as well.
-        Where ``output`` holds this very run, finished, they are read from there.
+        One result for each adaptation and probe, in the given order; also written to ``output``. If
+        ``output`` holds this run, finished, they are read from there.
 
     Raises:
-        IceprobeError: for what the caller can put right.
+        IceprobeError: for errors that the caller can correct.
     """
     asked = pairs(adaptations, probes)
     protocol = get_protocol(
@@ -115,36 +114,33 @@ def adapt(
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, progress)
         _check_classes(train, dataset)
+        adapted = [pair for pair in asked if pair[0] != FROZEN]
+        classes = len(manifest.dataset.classes)
         setting = AdaptationContext(
             backbone,
-            manifest.shape,
-            len(manifest.dataset.classes),
+            manifest,
             protocol,
-            call.run_seed,
-            target,
-            call.forward_dtype,
-            call.checkpointing,
-            -(-images_per_step(protocol, len(train)) // call.accumulate),
-            call.augmentation,
-            measured(
-                backbone,
-                train,
-                len(manifest.dataset.classes),
-                [probe for adaptation, probe in asked if adaptation != FROZEN],
-                call.run_seed,
+            run_seed=call.run_seed,
+            device=target,
+            forward_dtype=call.forward_dtype,
+            checkpointing=call.checkpointing,
+            micro_batch=-(-images_per_step(protocol, len(train)) // call.accumulate),
+            augmentation=call.augmentation,
+            coordinates=measured(
+                backbone, train, classes, [probe for _, probe in adapted], call.run_seed
             ),
         )
-        trainings = Trainings(folder, _common(manifest, setting, train, reported), call.resume)
+        trainings = Trainings(folder, _common(setting, train, reported), call.resume)
         run = AdaptationRun(
             setting, train, reported, seeds=range(call.seeds), trainings=trainings, folder=folder,
         )  # fmt: skip
-        adapted = [pair for pair in asked if pair[0] != FROZEN]
         _estimate(run, adapted, call.on_estimate)
         begin(folder, request)
-        results, rows = _frozen(
+        results = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
             call, device=target, progress=progress, command=command,
         )  # fmt: skip
+        rows: list[CurveRow] = []
         done, total = 0, sum(map(run.steps, adapted))
 
         def stepped(count: int) -> None:
@@ -155,19 +151,16 @@ def adapt(
         for pair in adapted:
             fit = run.run(pair, stepped)
             rows += fit.rows
-            results[pair] = _result(
-                fit, setting, manifest, train, reported, range(call.seeds), command
-            )
+            results[pair] = _result(fit, run, command)
         ordered = [results[pair] for pair in asked]
         files = write_run(folder, ordered, rows)
-        trainings.remove()
     return [one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)]
 
 
 def manifest_of(
     backbone: Backbone, dataset: Dataset, asked: Adaptation, device: torch.device
 ) -> Manifest:
-    """Of the store that probes on the frozen backbone read: adapted results carry its identity."""
+    """The manifest of the frozen backbone's store: adapted results have its identity."""
     settings = make_settings(Extraction(forward_dtype=asked.forward_dtype), device.type)
     split = asked.split
     refuse_train(split, list(dataset.splits))
@@ -184,14 +177,14 @@ def _images(
     asked: Adaptation,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Images, Images]:
-    """Training and reported images, decoded where they fit; augmented ones are decoded anew."""
+    """Training and reported images, kept decoded if they fit in memory and aren't augmented."""
     budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
     made = []
-    look = FirstSeen(manifest.dataset).note
+    on_image = FirstSeen(manifest.dataset).note
     for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
-        images = Images(dataset.splits[name], rows, backbone.preprocessing, look)
+        images = Images(dataset.splits[name], rows, backbone.preprocessing, on_image)
         if images.bytes <= budget and not (name == "train" and asked.augmentation is not None):
             budget -= images.bytes
             images.hold(partial(progress, f"decode {name}"))
@@ -210,14 +203,12 @@ def _check_classes(train: Images, dataset: Dataset) -> None:
 
 
 def _estimate(
-    run: AdaptationRun,
-    asked: Sequence[tuple[str, str]],
-    on_estimate: Callable[[float], None] | None,
+    run: AdaptationRun, asked: list[tuple[str, str]], on_estimate: Callable[[float], None] | None
 ) -> None:
-    """Build every pair and take two steps of it: what can't work ends here, and time is known."""
-    seconds = sum(run.time_step(pair) for pair in asked)
+    """Build every pair and take two steps of it: finds errors early and estimates the time."""
     if not asked:
         return
+    seconds = sum(run.time_step(pair) for pair in asked)
     level = logging.WARNING if seconds > DAY else logging.INFO
     log.log(level, "about %s of training, by its first steps", duration(seconds))
     if on_estimate is not None:
@@ -233,28 +224,22 @@ def _frozen(
     device: torch.device,
     progress: Callable[[str, int, int], None],
     command: str,
-) -> tuple[dict[tuple[str, str], FittedResult], list[CurveRow]]:
+) -> dict[tuple[str, str], FittedResult]:
     """The probes of the adaptation ``none``, by the ordinary engine."""
     if not probes:
-        return {}, []
+        return {}
     found = probe_in_memory(
         backbone, dataset, probes, seeds=asked.seeds, split=asked.split, limit=asked.limit,
         forward_dtype=asked.forward_dtype, fit_dtype=asked.forward_dtype, run_seed=asked.run_seed,
         device=str(device), progress=progress, command=command,
     )  # fmt: skip
-    return {(FROZEN, one.probe): one for one in found}, []
+    return {(FROZEN, one.probe): one for one in found}
 
 
-def _result(
-    fit: AdaptedFit,
-    setting: AdaptationContext,
-    manifest: Manifest,
-    train: Images,
-    reported: Images,
-    seeds: Sequence[int],
-    command: str,
-) -> FittedResult:
-    probe, choice, shape = fit.probes[0], fit.choice, manifest.shape
+def _result(fit: AdaptedFit, run: AdaptationRun, command: str) -> FittedResult:
+    setting, train, choice = run.setting, run.images, fit.choice
+    manifest, protocol = setting.manifest, setting.protocol
+    learning_rates = list(protocol.learning_rates or ())
     selected: dict[str, float | int | str] = {
         "learning_rate": choice.learning_rate,
         "weight_decay": choice.weight_decay,
@@ -266,12 +251,9 @@ def _result(
         probe=fit.probe,
         adaptation=fit.adaptation,
         method="trained",
-        protocol=setting.protocol.name,
+        protocol=protocol.name,
         selected=selected,
-        training={
-            **_training_record(setting, train),
-            "learning_rates": list(setting.protocol.learning_rates or ()),
-        },
+        training={**_training_record(setting, train), "learning_rates": learning_rates},
         training_images=(
             f"live, {setting.augmentation} augmentation"
             if setting.augmentation
@@ -281,20 +263,20 @@ def _result(
         settings_tried=choice.tried,
         best_minus_median=choice.best_minus_median,
         parameters=Parameters(**fit.counts),
-        flops=flops_of(probe, shape.num_tokens, shape.num_prefix),
+        flops=flops_of(fit.probes[0], manifest.shape.num_tokens, manifest.shape.num_prefix),
         seconds=fit.seconds,
-        seeds=list(seeds),
-        variance="initialisation" if len(seeds) > 1 else "none",
+        seeds=list(run.seeds),
+        variance="initialisation" if len(run.seeds) > 1 else "none",
         undertrained=signs_of_undertraining(
             fit.rows,
             selected,
-            classes=setting.num_classes,
-            epochs=setting.protocol.epochs,
-            steps=total_steps(setting.protocol, len(train)),
-            learning_rates=setting.protocol.learning_rates or (),
+            classes=len(manifest.dataset.classes),
+            epochs=protocol.epochs,
+            steps=total_steps(protocol, len(train)),
+            learning_rates=learning_rates,
         ),
         files=Files(adapters=fit.adapters),
-        **origin(manifest, reported.split.name, len(train), reported.index, command),
+        **origin(manifest, run.reported.split.name, len(train), run.reported.index, command),
     )
 
 
@@ -313,13 +295,9 @@ def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any
     }
 
 
-def _common(
-    manifest: Manifest,
-    setting: AdaptationContext,
-    train: Images,
-    reported: Images,
-) -> dict[str, Any]:
+def _common(setting: AdaptationContext, train: Images, reported: Images) -> dict[str, Any]:
     """What the outcome of every training depends on besides its own task."""
+    manifest = setting.manifest
     return {
         "store": manifest.identity,
         "train": images_hash(manifest, train.split.name, train.index),

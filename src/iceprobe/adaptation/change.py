@@ -13,17 +13,17 @@ WEIGHTS = "backbone.safetensors"  # of adaptations that add nothing
 @dataclass(frozen=True)
 class Change:
     """Attributes:
-    parameters: names in the model of what learns.
-    peft: the ``PeftModel`` around it, where there is one.
+    parameters: names of the model's parameters that learn.
+    peft: the ``PeftModel`` around the model, if there is one.
     """
 
     parameters: list[str]
     peft: Any = None
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write what was learned: an adapter of peft's own format, or the weights that changed.
+        """Write an adapter in peft's own format, or the weights that changed.
 
-        The latter go back with ``model.load_state_dict(load_file(…), strict=False)``.
+        Load the latter with ``model.load_state_dict(load_file(…), strict=False)``.
         """
         if self.peft is not None:
             self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)

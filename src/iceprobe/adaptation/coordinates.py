@@ -1,11 +1,11 @@
-"""The probe of an adapted backbone learns in the coordinates of the frozen one's tokens.
+"""The probe of an adapted backbone learns in the coordinates of the frozen backbone's tokens.
 
     W = W' κ/σ      W' = W₀/κ at the start
 
 with W₀ the published initialisation, σ the deviation of each dimension and κ the unit of a query
-(`probes/coordinates.py`), as parametrisations of torch. So an adapted probe and a frozen one start
-and step alike, whatever the units of the tokens. Tokens move while the backbone learns: that takes
-nothing from what the probe can be, since σ only chooses its coordinates.
+(`probes/coordinates.py`), as parametrisations of torch. So the probes of an adapted and a frozen
+backbone start equal and take equal steps, in any units of the tokens. Tokens change while the
+backbone learns, but σ only chooses coordinates: it doesn't restrict the probe.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from iceprobe.fitting.feed import split_batches
 from iceprobe.probes.coordinates import Coordinates, factors
 from iceprobe.probes.probe import Probe, build_for
 
-SAMPLED, AT_ONCE = 256, 32  # images that are looked at
+SAMPLED, AT_ONCE = 256, 32  # images for the statistics; images a batch
 
 
 class _Folded(nn.Module):
@@ -38,22 +38,14 @@ class _Folded(nn.Module):
         return learned * self.factor
 
     def right_inverse(self, start: Tensor) -> Tensor:
-        """Of the published initialisation, which is for standardised tokens."""
+        """The learned start, from the published initialisation for standardised tokens."""
         return start / self.unit
 
 
 def measured(
     backbone: Backbone, images: Images, num_classes: int, probes: list[str], seed: int
 ) -> dict[str, Coordinates]:
-    """Coordinates of the frozen backbone's tokens by the input that a probe reads.
-
-    Args:
-        backbone: frozen.
-        images: to learn from; some are looked at.
-        num_classes: C.
-        probes: labels.
-        seed: of the draw.
-    """
+    """Coordinates of the frozen backbone's tokens by probe input, from a sample of ``images``."""
     built = (build_for(backbone.shape, label, num_classes) for label in probes)
     readers = {probe.input: probe for probe in built}
     drawn = np.random.default_rng((seed, 2)).permutation(len(images))[:SAMPLED]
@@ -67,9 +59,9 @@ def measured(
 
 
 def enter(probe: Probe, coordinates: Mapping[str, Coordinates]) -> Probe:
-    """``probe``, its maps of the tokens learned in their coordinates from here on."""
+    """``probe``, whose weights on tokens are learned in the tokens' coordinates from now on."""
     at, pooling = coordinates[probe.input], probe.pooling
-    if not pooling.linear_in_tokens or pooling.own_values:  # whose batch norm has an ε
+    if not pooling.linear_in_tokens or pooling.own_values:  # the batch norm of values has an ε
         probe.scale, at = torch.tensor(at.scale), at.scaled()
     for path, factor in factors(pooling, at).items():
         owner, _, last = path.rpartition(".")

@@ -1,7 +1,7 @@
-"""What is left of a training when it is finished, so that a killed run doesn't do it again.
+"""Files of finished trainings, so that a killed run doesn't repeat them.
 
-``trainings/KEY.safetensors`` holds its curve and seconds and, of a refit, the probe's weights and
-the record of the reported images. The key is a hash of everything that the outcome depends on.
+``trainings/KEY.safetensors`` holds a training's curve and seconds and, for a refit, the probe's
+weights and the record of the reported images. The key is a hash of all that the outcome depends on.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from iceprobe.adaptation.training import Training
 from iceprobe.core.checksums import check_tensors, tensors_digest
-from iceprobe.fitting.run_folder import TRAININGS, tidy
+from iceprobe.fitting.run_folder import TRAININGS
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.curves import CurveRow
 
-VERSION = 4  # raise it when the same task trains otherwise, or keeps something else
+VERSION = 4  # raise it when the same task trains differently or saves something else
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,15 @@ class Finished:
     rows: one an epoch.
     seconds: of training and evaluation.
     counts: parameters by part.
-    tensors: ``record.NAME`` of the reported images and ``probe.NAME``; none of a selection.
+    record: what the task recorded of the reported images, ``(1, n, …)``; empty for a selection.
+    probe: its weights; empty for a selection.
     """
 
     rows: list[CurveRow]
     seconds: float
     counts: dict[str, int]
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def probe(self) -> dict[str, Tensor]:
-        """Weights of the probe."""
-        return self._below("probe.")
-
-    @property
-    def record(self) -> dict[str, Tensor]:
-        """What the task kept of the reported images, ``(1, n, …)``."""
-        return self._below("record.")
-
-    def _below(self, prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(prefix)
-        }
+    record: Mapping[str, Tensor]
+    probe: Mapping[str, Tensor]
 
 
 class Trainings:
@@ -61,8 +46,8 @@ class Trainings:
 
     Args:
         folder: of the run.
-        common: what else the outcomes depend on, ready for JSON.
-        resume: read what an earlier process left; otherwise do it again.
+        common: what else the outcomes depend on, as JSON values.
+        resume: whether to use the files of an earlier process.
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any], resume: bool):
@@ -77,12 +62,16 @@ class Trainings:
                 metadata = file.metadata()
             tensors = load_file(path)
         except (SafetensorError, OSError):
-            return None  # torn by a crash of the machine: it is done again
+            return None  # incomplete after a crash of the machine: train again
         remedy = "remove it and run the same again: this training is done anew"
         check_tensors(path, tensors, metadata, "training", remedy)
         about = json.loads(metadata["training"])
         rows = [CurveRow.model_validate(row) for row in about["rows"]]
-        return Finished(rows, about["seconds"], about["counts"], tensors)
+        parts: dict[str, dict[str, Tensor]] = {"record": {}, "probe": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        return Finished(rows, about["seconds"], about["counts"], **parts)
 
     def save(self, task: Training, finished: Finished) -> None:
         about = {
@@ -90,15 +79,15 @@ class Trainings:
             "seconds": finished.seconds,
             "counts": finished.counts,
         }
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in finished.tensors.items()}
+        parts = {"record": finished.record, "probe": finished.probe}
+        tensors = {
+            f"{part}.{name}": tensor.cpu().contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
         text = json.dumps(about)
         metadata = {"training": text, "sha256": tensors_digest(tensors, text)}
-        content = save(tensors, metadata=metadata)
-        write_atomically(self._path(task), content)
-
-    def remove(self) -> None:
-        """All of them: the run is finished."""
-        tidy(self.folder.parent)
+        write_atomically(self._path(task), save(tensors, metadata=metadata))
 
     def _path(self, task: Training) -> Path:
         content = json.dumps({"version": VERSION, **asdict(task), **self.common}, sort_keys=True)

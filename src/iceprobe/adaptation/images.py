@@ -1,4 +1,4 @@
-"""Images as the backbone sees them, 8 bits a channel: decoded once where they fit into memory."""
+"""Images as the backbone's input, 8 bits a channel: decoded once if they fit in memory."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class Images:
         split: of a data set.
         rows: ``(n,)`` of the split.
         preprocessing: the backbone's.
-        look: called with each image as the split gives it, from any thread.
+        on_image: called with each image of the split before preprocessing, from any thread.
 
     Attributes:
         labels: ``(n,)`` int64.
@@ -36,17 +36,13 @@ class Images:
         split: Split,
         rows: np.ndarray,
         preprocessing: Preprocessing,
-        look: Callable[[Image.Image], None] | None = None,
+        on_image: Callable[[Image.Image], None] | None = None,
     ):
-        self._look = look
-        self.split, self.index, self.preprocessing = (
-            split,
-            np.asarray(rows, np.int64),
-            preprocessing,
-        )
+        self.split, self.preprocessing, self._on_image = split, preprocessing, on_image
+        self.index = np.asarray(rows, np.int64)
         self.labels = np.asarray(split.labels)[self.index]
         self._held: Tensor | None = None
-        self._place = np.arange(len(self.index))  # in what is held
+        self._place = np.arange(len(self.index))  # in _held
 
     def __len__(self) -> int:
         return len(self.index)
@@ -60,10 +56,10 @@ class Images:
         return self._held is not None
 
     def hold(self, progress: Callable[[int, int], None]) -> None:
-        """Decode all of them, once.
+        """Decode all images once and keep them.
 
         Raises:
-            BadImage: for one that can't be read.
+            BadImage: for an image that can't be read.
         """
         side = self.preprocessing.image_size
         held = torch.empty(len(self), self.preprocessing.channels, side, side, dtype=torch.uint8)
@@ -74,7 +70,7 @@ class Images:
         self._held = held
 
     def take(self, positions: np.ndarray) -> Self:
-        """Some of these images; what is held is shared."""
+        """Some of these images; decoded images are shared."""
         taken = copy.copy(self)
         taken.index, taken.labels = self.index[positions], self.labels[positions]
         taken._place = self._place[positions]
@@ -86,11 +82,11 @@ class Images:
         augmentation: str | None = None,
         seed: tuple[int, ...] = (),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each array of positions, decoded ahead of their use.
+        """Images and labels of each array of positions, read one batch ahead.
 
         Args:
             order: positions of each batch.
-            augmentation: strength of random views of the images as they are on disk.
+            augmentation: strength of random views, which are made from the original images.
             seed: an image's view depends on it and on the image's row.
         """
         view = random_view(self.preprocessing, augmentation) if augmentation else None
@@ -123,6 +119,6 @@ class Images:
 
     def _image(self, row: int) -> Image.Image:
         image = self.split.image(row)
-        if self._look is not None:
-            self._look(image)
+        if self._on_image is not None:
+            self._on_image(image)
         return image

@@ -1,8 +1,7 @@
-"""LoRA by Hugging Face's peft: W + (α/r)·B A, with A ``(r, D_in)``, B ``(D_out, r)`` and B = 0 at first.
+"""LoRA by Hugging Face's peft: W + (α/r)·B A, with A ``(r, D_in)``, B ``(D_out, r)``; B starts at 0.
 
-On the value projection of every block that is read, unless other modules or blocks are named. Where
-a model keeps q, k and v in one projection, that is split first (:mod:`iceprobe.adaptation.qkv`). An
-adapter that was saved goes back with peft alone::
+By default it is on the value projection of every block that is read. A fused projection of q, k and
+v is split first (:mod:`iceprobe.adaptation.qkv`). A saved adapter is loaded with peft alone::
 
     model = timm.create_model(...)
     iceprobe.adaptation.split_qkv(model)                # only where qkv was fused
@@ -23,7 +22,7 @@ from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 
-#: What the projections of attention are called: timm, transformers, CLIP-like, diffusers.
+#: Names of attention's projections: timm, transformers, CLIP-like, diffusers.
 PROJECTIONS = {
     "query": ("q", "query", "q_proj", "to_q"),
     "key": ("k", "key", "k_proj", "to_k"),
@@ -47,31 +46,37 @@ def attach(
         reader: of a model.
         images: a batch to try the model with.
         rank: r.
-        alpha: α, the rank by default, so that the factor is 1.
+        alpha: α; default: the rank, so that the factor is 1.
         blocks: of those that are read, counted from 0.
-        target: of ``query``, ``key`` and ``value``.
-        modules: ends of names of linear layers, ``mlp.fc1``, in place of ``target``.
+        target: some of ``query``, ``key`` and ``value``.
+        modules: ends of names of linear layers, ``mlp.fc1``, instead of ``target``.
 
     Raises:
-        IceprobeError: if peft isn't installed, no such module is there or it isn't linear, or a
-            fused projection can't be taken apart.
+        IceprobeError: if peft isn't installed, no such module exists or it isn't linear, or a fused
+            projection can't be split.
     """
     peft = require("peft", "peft", "lora")
     model = root(reader)
     places = _places(reader, blocks)
+    asked = target if modules is None else modules
     if modules is None:
         for name in target:
             if name not in PROJECTIONS:
                 raise IceprobeError(unknown("target of lora", name, PROJECTIONS))
         _split(reader, model, images, places)
-        endings = tuple(ending for name in target for ending in PROJECTIONS[name])
-    else:
-        endings = tuple(modules)
-    chosen = _chosen(model, endings, places)
+        modules = [ending for name in target for ending in PROJECTIONS[name]]
+    endings = tuple(f".{ending}" for ending in modules)
+    inside = _within(model, places)
+    chosen = [name for name in inside if f".{name}".endswith(endings)]
     if not chosen:
-        raise IceprobeError(_nothing(model, target if modules is None else modules, places))
+        linear = [name for name, module in inside.items() if isinstance(module, nn.Linear)]
+        there = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear)) or "none"
+        raise IceprobeError(
+            f"lora: no module of {type(model).__name__} is {' or '.join(asked)}: name modules= of "
+            f"its linear layers ({there})"
+        )
     for name in chosen:
-        _check(model, name, rank)
+        _check(name, inside[name], rank)
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha or rank, lora_dropout=0.0, bias="none", target_modules=chosen
     )
@@ -80,11 +85,11 @@ def attach(
 
 
 def _places(reader: nn.Module, blocks: Layers) -> list[str]:
-    """Names of the blocks asked for; ``[""]``, everywhere, where not all of them are known."""
+    """Names of the requested blocks; ``[""]`` (everywhere) if not all blocks are known."""
     names = block_names(reader)
     stages = isinstance(reader, BlockReader) and reader.paths.stages
     if blocks == "all" and (stages or not names):
-        return [""]  # what is known of a stage is its last block
+        return [""]  # only the last block of a stage is known
     if not names:
         raise IceprobeError(
             f"blocks={blocks} of lora: the blocks of {type(root(reader)).__name__} aren't known, "
@@ -93,32 +98,25 @@ def _places(reader: nn.Module, blocks: Layers) -> list[str]:
     return [names[i] for i in resolve_layers(blocks, len(names), "the blocks that are read")]
 
 
-def _within(name: str, places: Sequence[str]) -> bool:
-    return any(not place or name.startswith(f"{place}.") for place in places)
+def _within(model: nn.Module, places: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules inside the blocks of these names."""
+    prefixes = tuple(f"{place}." if place else "" for place in places)
+    return {name: one for name, one in model.named_modules() if name.startswith(prefixes)}
 
 
 def _split(reader: nn.Module, model: nn.Module, images: Tensor, places: Sequence[str]) -> None:
-    fused = [name for name in fused_names(model) if _within(name, places)]
+    inside = _within(model, places)
+    fused = [name for name in fused_names(model) if name in inside]
     for name in fused:
         if not values_are_last(model, name, lambda: reader(images)):
             raise IceprobeError(
-                f"lora: {name} of {type(model).__name__} doesn't lie as q, k, v one after the "
-                "other, its value part can't be told apart: name modules=, such as attn.proj"
+                f"lora: {name} of {type(model).__name__} isn't in the order q, k, v, so its value "
+                "part can't be found: name modules=, such as attn.proj"
             )
     split_qkv(model, fused)
 
 
-def _chosen(model: nn.Module, endings: Sequence[str], places: Sequence[str]) -> list[str]:
-    return [
-        name
-        for name, _ in model.named_modules()
-        if _within(name, places)
-        and any(name == ending or name.endswith(f".{ending}") for ending in endings)
-    ]
-
-
-def _check(model: nn.Module, name: str, rank: int) -> None:
-    module = model.get_submodule(name)
+def _check(name: str, module: nn.Module, rank: int) -> None:
     if not isinstance(module, nn.Linear):
         raise IceprobeError(
             f"lora: {name} is a {type(module).__name__}, not a linear layer: name others"
@@ -126,16 +124,3 @@ def _check(model: nn.Module, name: str, rank: int) -> None:
     most = min(module.in_features, module.out_features)
     if rank > most:
         raise IceprobeError(f"rank={rank} of lora: {name} has rank {most} itself: take less")
-
-
-def _nothing(model: nn.Module, asked: Sequence[str], places: Sequence[str]) -> str:
-    linear = [
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _within(name, places)
-    ]
-    there = ", ".join(dict.fromkeys(linear)) or "none"
-    return (
-        f"lora: no module of {type(model).__name__} is {' or '.join(asked)}: name modules= of its "
-        f"linear layers ({there})"
-    )

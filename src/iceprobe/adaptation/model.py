@@ -1,7 +1,7 @@
-"""A backbone that learns under a probe: logits = probe(reader(images)).
+"""A backbone that learns with a probe: logits = probe(reader(images)).
 
-The backbone stays in evaluation mode: no dropout, and normalisation statistics never change. The
-probe trains as everywhere.
+The backbone stays in evaluation mode: no dropout, fixed normalisation statistics. The probe is
+trained as on a frozen backbone.
 """
 
 import copy
@@ -27,17 +27,17 @@ class Adapted(nn.Module):
     """A copy of a backbone, changed by an adaptation, with a probe on top.
 
     Args:
-        backbone: of one layer; it stays as it is.
+        backbone: of one layer; it doesn't change.
         adaptation: spec string.
         probe: on top.
-        seed: of what the adaptation adds.
+        seed: of the adaptation's new weights.
         checkpointing: keep only the blocks' inputs for the backward pass, and run each block again
             there: less memory, a third more time.
 
     Attributes:
         reader: images → tokens, the copy.
         probe: tokens → logits.
-        names: of the backbone's parameters that learn, in its own library's spelling.
+        names: of the backbone's parameters that learn, as in its library.
 
     Raises:
         IceprobeError: if the adaptation doesn't fit the backbone.
@@ -114,9 +114,9 @@ class Adapted(nn.Module):
     def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser; ``scale`` multiplies the learning rate.
 
-        The probe's is 1. The backbone's is ``lr_scale``, times ``layer_decay`` to the power of
-        L − i for block i of 0 … L − 1, L + 1 for embeddings and 0 for what comes after the blocks
-        (as masked autoencoders are fine-tuned). Vectors get no weight decay.
+        The probe's scale is 1. The backbone's is ``lr_scale`` times ``layer_decay`` to the power of
+        L − i for block i of 0 … L − 1, L + 1 for embeddings and 0 after the blocks (as in the
+        fine-tuning of masked autoencoders). Vectors get no weight decay.
         """
         model = root(self.reader)
         scaled = [(parameter, 1.0) for parameter in self.probe.parameters()]
@@ -131,11 +131,11 @@ class Adapted(nn.Module):
         ]
 
     def scale(self, name: str) -> float:
-        """Of the learning rate of the backbone's parameter ``name``."""
+        """Factor of the learning rate of the backbone's parameter ``name``."""
         return self._scale * self._decay ** (self._blocks + 1 - self._depths[name])
 
     def save(self, folder: Path) -> None:
-        """Write what the backbone learned: peft's own format, or the weights that changed."""
+        """Write what the backbone learned (:meth:`iceprobe.adaptation.change.Change.save`)."""
         self._change.save(root(self.reader), folder)
 
     @property
@@ -144,10 +144,10 @@ class Adapted(nn.Module):
 
 
 def checkpoint_blocks(reader: nn.Module) -> None:
-    """Let every block run again in the backward pass instead of keeping what it computed.
+    """Run every block again in the backward pass instead of keeping its activations.
 
-    By torch itself rather than by each library's switch: timm's is passed over where it hands out
-    intermediate layers in older versions, and that of transformers in evaluation mode.
+    It uses torch, not each library's switch: timm's has no effect on intermediate layers in older
+    versions, and that of transformers none in evaluation mode.
     """
     names = block_names(reader)
     if not names:

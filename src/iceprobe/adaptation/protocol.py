@@ -1,20 +1,20 @@
-"""`heldout` for what costs a pass through the backbone at every step.
+"""`heldout` for trainings that pass the backbone at every step.
 
-As for frozen probes, a stratified tenth of train selects learning rate and weight decay by their
-last epoch, the chosen setting is trained again on all of train, and the test split is read once. But
-the first seed alone selects, for all of them; and with a grid of one setting nothing is held out,
-since there is nothing to choose.
+As for frozen probes, a stratified tenth of train selects learning rate and weight decay by the last
+epoch, the selected setting is trained again on all of train, and the test split is read once. But
+only the first seed selects, for all seeds; and with a grid of one setting nothing is held out.
 """
 
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
@@ -40,7 +40,7 @@ Stepped = Callable[[int], None]
 
 @dataclass(frozen=True)
 class AdaptedFit:
-    """One adaptation with one probe after its protocol; lists have one entry a seed."""
+    """The outcome of one adaptation with one probe; lists have one entry a seed."""
 
     adaptation: str
     probe: str
@@ -58,10 +58,11 @@ class AdaptationRun:
     """All trainings of one run.
 
     Args:
-        setting: shared by them.
-        images: to learn from; the reported ones.
+        setting: shared by the trainings.
+        images: to learn from.
+        reported: to report on.
         seeds: initialisations.
-        trainings: what is finished already.
+        trainings: those that are already finished.
         folder: of the run.
     """
 
@@ -76,10 +77,8 @@ class AdaptationRun:
         folder: Path,
     ):
         self.setting, self.images, self.reported = setting, images, reported
-        self.seeds = seeds
-        self.trainings, self.folder = trainings, folder
-        labels = images.labels
-        learn, held = heldout_split(labels, setting.run_seed, setting.protocol.held_out)
+        self.seeds, self.trainings, self.folder = seeds, trainings, folder
+        learn, held = heldout_split(images.labels, setting.run_seed, setting.protocol.held_out)
         self._learn, self._held = images.take(learn), images.take(held)
         self._micro: dict[str, MicroBatch] = {}
 
@@ -87,7 +86,7 @@ class AdaptationRun:
         """The grid, with the first seed.
 
         Raises:
-            IceprobeError: if there is something to select and no image to hold out.
+            IceprobeError: if the grid has several settings and no image can be held out.
         """
         protocol = self.setting.protocol
         tasks = [
@@ -102,45 +101,40 @@ class AdaptationRun:
         return tasks
 
     def steps(self, pair: tuple[str, str]) -> int:
-        """Images that pass through the backbone's training for ``pair``, at most."""
+        """Most images that pass the backbone in the trainings of ``pair``."""
         epochs, grid = self.setting.protocol.epochs, self.candidates(*pair)
         selecting = len(grid) * len(self._learn) if len(grid) > 1 else 0
         return epochs * (selecting + len(self.seeds) * len(self.images))
 
     def time_step(self, pair: tuple[str, str]) -> float:
-        """Seconds that what isn't finished of ``pair`` will take, by one step of it."""
+        """Estimated seconds of the unfinished trainings of ``pair``, from one step."""
         grid = self.candidates(*pair)
         selecting, refits = self._unfinished(grid)
         if not selecting and not refits:
             return 0.0
-        training, looking = time_step(grid[0], self.setting, self.images, self._micro_of(grid[0]))
+        training, evaluation = time_step(
+            grid[0], self.setting, self.images, self._micro_of(grid[0])
+        )
         epochs = self.setting.protocol.epochs
         trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
-        looked = epochs * selecting * len(self._held) + refits * len(self.reported)
-        return training * trained + looking * looked
+        evaluated = epochs * selecting * len(self._held) + refits * len(self.reported)
+        return training * trained + evaluation * evaluated
 
     def _unfinished(self, grid: list[Training]) -> tuple[int, int]:
-        """How many trainings of the selection are to do, and how many refits at most."""
+        """How many trainings of the selection remain, and at most how many refits."""
         done = [self.trainings.load(task) for task in grid] if len(grid) > 1 else []
         selecting = sum(one is None for one in done)
         if selecting:
             return selecting, len(self.seeds)
-        finals = self._finals(grid, [row for one in done if one for row in one.rows])
-        return 0, sum(self.trainings.load(task) is None for task in finals)
+        choice = self._choice(grid, [row for one in done if one for row in one.rows])
+        refits = self._refits(grid[0], choice)
+        return 0, sum(self.trainings.load(task) is None for task in refits)
 
-    def _finals(self, grid: list[Training], rows: list[CurveRow]) -> list[Training]:
-        """The refits at the chosen setting; without a selection the only one, to its end."""
-        choice = self._choice(grid, rows)
-        return [
-            replace(
-                grid[0],
-                learning_rate=choice.learning_rate,
-                weight_decay=choice.weight_decay,
-                seed=seed,
-                phase="refit",
-            )
-            for seed in self.seeds
-        ]
+    def _refits(self, first: Training, choice: Choice) -> list[Training]:
+        """One training a seed, at the selected setting."""
+        rate, decay = choice.learning_rate, choice.weight_decay
+        refit = replace(first, learning_rate=rate, weight_decay=decay, phase="refit")
+        return [replace(refit, seed=seed) for seed in self.seeds]
 
     def _choice(self, grid: list[Training], rows: list[CurveRow]) -> Choice:
         only, epochs = grid[0], self.setting.protocol.epochs
@@ -158,8 +152,7 @@ class AdaptationRun:
 
         Args:
             pair: adaptation and probe.
-            stepped: called with the number of images after each step, and for those of trainings
-                that were finished already.
+            stepped: called with the number of images after each step and each skipped training.
 
         Raises:
             IceprobeError: if memory doesn't suffice, or no training stays finite.
@@ -167,14 +160,15 @@ class AdaptationRun:
         grid = self.candidates(*pair)
         selected = [self._training(task, stepped) for task in grid] if len(grid) > 1 else []
         rows = [row for done in selected for row in done.rows]
-        choice, finals = self._choice(grid, rows), self._finals(grid, rows)
-        fits = [self._training(task, stepped) for task in finals]
+        choice = self._choice(grid, rows)
+        refits = self._refits(grid[0], choice)
+        fits = [self._training(task, stepped) for task in refits]
         records = [done.record for done in fits]
         record = {name: torch.cat([one[name] for one in records]) for name in records[0]}
         return AdaptedFit(
             *pair,
-            probes=[self._probe(task, done) for task, done in zip(finals, fits, strict=True)],
-            adapters=[self._adapter(task) for task in finals],
+            probes=[self._probe(task, done) for task, done in zip(refits, fits, strict=True)],
+            adapters=[self._adapter(task) for task in refits],
             counts=fits[0].counts,
             predictions=Predictions.of(Arrays(record), self.reported.labels),
             choice=choice,
@@ -198,16 +192,17 @@ class AdaptationRun:
             stepped(count)
 
         micro = self._micro_of(task)
-        looked = self._held if selecting else None
-        rows = train(model, task, self.setting, images, looked, micro, step)
-        tensors = {}
+        evaluate_on = self._held if selecting else None
+        rows = train(model, task, self.setting, images, evaluate_on, micro, step)
+        record: Mapping[str, Tensor] = {}
+        probe: Mapping[str, Tensor] = {}
         if not selecting:
             record = predict(model, self.reported, "everything", self.setting, micro)
-            tensors = {f"record.{name}": tensor for name, tensor in record.items()}
-            tensors |= {f"probe.{name}": t for name, t in published(model.probe).items()}
+            probe = published(model.probe)
             self._keep(model.save, self.folder / self._adapter(task))
-        stepped(whole - seen)  # what an early end left out
-        done = Finished(rows, time.monotonic() - began, model.num_parameters(), tensors)
+        stepped(whole - seen)  # left out by an early end
+        seconds = time.monotonic() - began
+        done = Finished(rows, seconds, model.num_parameters(), record, probe)
         self.trainings.save(task, done)
         log.info(
             "%s, %s at %g, seed %d: %s",
@@ -216,7 +211,7 @@ class AdaptationRun:
         return done
 
     def _micro_of(self, task: Training) -> MicroBatch:
-        """Shared by the trainings of a pair: what didn't fit once isn't tried again."""
+        """Shared by the trainings of a pair: a size that didn't fit isn't tried again."""
         return self._micro.setdefault(task.label, MicroBatch(self.setting.micro_batch))
 
     def _probe(self, task: Training, done: Finished) -> Probe:
@@ -230,7 +225,7 @@ class AdaptationRun:
 
     @staticmethod
     def _keep(save: Callable[[Path], None], folder: Path) -> None:
-        """The whole folder or none, whatever happens."""
+        """Save the whole folder or nothing, even if the process is killed."""
         temporary = folder.with_name(f".{folder.name}.partial")
         for left in (temporary, folder):
             shutil.rmtree(left, ignore_errors=True)

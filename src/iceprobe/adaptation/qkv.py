@@ -1,10 +1,10 @@
-"""A fused ``qkv`` projection as three, so that one of them can be adapted alone.
+"""Split a fused ``qkv`` projection in three, so that one of them can be adapted alone.
 
     [q; k; v](x) = [W_q; W_k; W_v] x + [b_q; b_k; b_v]
 
-timm keeps the three in one ``nn.Linear``, on which LoRA would touch all of them, with one common A.
-:func:`split_qkv` puts a :class:`SplitQKV` in its place, whose parts ``q``, ``k``, ``v`` are ordinary
-linear layers that peft knows by name; :func:`fuse_qkv` puts one linear layer back.
+timm has the three in one ``nn.Linear``, where LoRA would change all of them with one common A.
+:func:`split_qkv` replaces it by a :class:`SplitQKV`, whose parts ``q``, ``k``, ``v`` are linear
+layers that peft finds by name; :func:`fuse_qkv` restores one linear layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,11 +39,11 @@ class SplitQKV(nn.Module):
 
 
 def split_qkv(model: nn.Module, names: Sequence[str] | None = None) -> list[str]:
-    """Put a :class:`SplitQKV` in the place of fused projections, in place.
+    """Replace fused projections by a :class:`SplitQKV` each, in place.
 
     Args:
         model: such as one of timm's.
-        names: of the projections; every ``nn.Linear`` that is called ``qkv`` by default.
+        names: of the projections; default: every ``nn.Linear`` that is called ``qkv``.
 
     Returns:
         Names of those that were split.
@@ -54,9 +54,9 @@ def split_qkv(model: nn.Module, names: Sequence[str] | None = None) -> list[str]
 
 
 def fuse_qkv(model: nn.Module) -> list[str]:
-    """Put one linear layer back in the place of each :class:`SplitQKV`, in place.
+    """Replace each :class:`SplitQKV` by one linear layer, in place.
 
-    Merge adapters first (peft's ``merge_and_unload``): the fused layer has no place for them.
+    Merge adapters first (peft's ``merge_and_unload``): the fused layer can't hold them.
 
     Returns:
         Names of those that were fused.
@@ -76,39 +76,32 @@ def fused_names(model: nn.Module) -> list[str]:
 
 
 def values_are_last(model: nn.Module, name: str, run: Callable[[], object]) -> bool:
-    """Whether the last third of a fused projection is what its attention averages.
+    """Whether the last third of a fused projection holds the values.
 
-    Without values attention has nothing to say: with that third set to zero, the module around the
-    projection must give the same vector at every token. Some models lay q, k and v out head by head,
-    others read the projection's weight past its ``forward``; in both this fails.
+    If the values are zero, attention must return the same vector at every token. This fails for
+    models that order q, k and v by heads, and for those that read the projection's weight without
+    its ``forward``.
 
     Args:
-        model: that ``name`` is in.
+        model: contains ``name``.
         name: of the fused projection.
-        run: passes an image with something on it through the model.
+        run: passes an image that isn't blank through the model.
     """
     attention = model.get_submodule(name.rpartition(".")[0])
     seen: list[bool] = []
 
-    def silence(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    def without_values(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         third = output.shape[-1] // 3
         return torch.cat([output[..., : 2 * third], torch.zeros_like(output[..., :third])], -1)
 
-    def look(module: nn.Module, inputs: object, output: object) -> None:
+    def compare(module: nn.Module, inputs: object, output: object) -> None:
         tokens = output if isinstance(output, Tensor) else output[0]  # type: ignore[index]
         tokens = tokens.reshape(-1, tokens.shape[-1])
         seen.append(torch.allclose(tokens, tokens[:1].expand_as(tokens), atol=1e-6))
 
-    hooks = [
-        model.get_submodule(name).register_forward_hook(silence),
-        attention.register_forward_hook(look),
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    fused = model.get_submodule(name).register_forward_hook(without_values)
+    with torch.no_grad(), fused, attention.register_forward_hook(compare):
+        run()
     return bool(seen) and all(seen)
 
 

@@ -1,6 +1,6 @@
 """Adaptations by name, and their grammar: ``lora?rank=8&blocks=-1``, ``bitfit``, ``none``.
 
-No torch here: ``iceprobe ls adaptations`` shows this table.
+This module doesn't import torch: ``iceprobe ls adaptations`` shows the table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iceprobe.backbones.layers import parse_layers
+from iceprobe.backbones.options import words
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
-from iceprobe.core.specs import Spec, parse_spec, typed_options
+from iceprobe.core.specs import Spec, above_zero, parse_spec, typed_options
 from iceprobe.probes import parse_probe, probe_label
 
 FROZEN = "none"
@@ -19,7 +20,7 @@ ON = " + "  # between an adaptation and the probe on top of it
 
 @dataclass(frozen=True)
 class AdaptationOption:
-    """How the text of a key becomes a value, and the text of its default (``""``: no value)."""
+    """The parser of a key's text, and the text of its default (``""``: none)."""
 
     convert: Callable[[str], Any]
     default: str = ""
@@ -29,8 +30,8 @@ class AdaptationOption:
 class AdaptationEntry(Entry):
     """One way to change a backbone; ``target(reader, images, **options) -> Change``.
 
-    It puts into the reader's model what it adds and names what learns. ``images`` are a batch to
-    try the model with.
+    It changes the reader's model in place and names the parameters that learn. ``images`` are a
+    batch to try the model with.
 
     Attributes:
         source: the publication.
@@ -41,13 +42,6 @@ class AdaptationEntry(Entry):
     source: str = ""
     options: Mapping[str, AdaptationOption] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError("give a number above 0")
-    return value
 
 
 def _decay(text: str) -> float:
@@ -64,16 +58,12 @@ def _rank(text: str) -> int:
     return value
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
-
-
 def _scale(default: float) -> dict[str, AdaptationOption]:
     """The backbone's learning rate as a multiple of the probe's."""
-    return {"lr_scale": AdaptationOption(_positive, str(default))}
+    return {"lr_scale": AdaptationOption(above_zero, str(default))}
 
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # the grid, of the probe
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # the grid of the probe's rates
 
 ADAPTATIONS: Registry[AdaptationEntry] = Registry(
     "adaptation",
@@ -85,10 +75,10 @@ ADAPTATIONS: Registry[AdaptationEntry] = Registry(
             source="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models",
             options={
                 "rank": AdaptationOption(_rank, "8"),
-                "alpha": AdaptationOption(_positive),  # the rank: a factor of 1
+                "alpha": AdaptationOption(above_zero),  # the rank: a factor of 1
                 "blocks": AdaptationOption(parse_layers, "all"),
-                "target": AdaptationOption(_words, "value"),
-                "modules": AdaptationOption(_words),
+                "target": AdaptationOption(words, "value"),
+                "modules": AdaptationOption(words),
                 **_scale(0.3),
             },
             examples=("lora?rank=8", "lora?rank=16&blocks=-1", "lora?modules=mlp.fc1"),
@@ -130,14 +120,15 @@ def parse_adaptation(text: str) -> Spec:
         raise IceprobeError(f"adaptation {text!r} has a kind: write {text.partition(':')[2]!r}")
     options = ADAPTATIONS[spec.name].options
     values = typed_options(spec, {key: option.convert for key, option in options.items()})
-    kept = {k: t for k, t in spec.options.items() if str(values[k]) != _default(options[k])}
+    defaults = adaptation_options(Spec(None, spec.name))
+    kept = {key: own for key, own in spec.options.items() if values[key] != defaults[key]}
     if {"target", "modules"} <= kept.keys():
         raise IceprobeError(f"adaptation {text!r} names both target and modules: keep one")
     return Spec(None, spec.name, kept)
 
 
 def adaptation_options(spec: Spec) -> dict[str, Any]:
-    """Typed values of every option of a parsed ``spec``, defaults included; ``None``: not given."""
+    """Typed values of all options of a parsed ``spec``, with defaults; ``None``: no value."""
     options = ADAPTATIONS[spec.name].options
     texts = {key: option.default for key, option in options.items()} | dict(spec.options)
     return {key: options[key].convert(text) if text else None for key, text in texts.items()}
@@ -149,9 +140,9 @@ def adaptation_label(text: str) -> str:
 
 
 def pairs(adaptations: Sequence[str], probes: Sequence[str]) -> list[tuple[str, str]]:
-    """Canonical labels of each adaptation with each probe, in the order named.
+    """Canonical labels of each adaptation with each probe, in the given order.
 
-    ``lora?rank=4 + ep12?out_dim=48`` names its own probe and takes no other.
+    ``lora?rank=4 + ep12?out_dim=48`` names its own probe and gets no other.
 
     Raises:
         IceprobeError: for what doesn't parse, a pair named twice, or k-NN on an adapted backbone.
@@ -162,7 +153,7 @@ def pairs(adaptations: Sequence[str], probes: Sequence[str]) -> list[tuple[str, 
         for probe in [own.strip()] if plus else probes:
             pair = (adaptation_label(name.strip()), probe_label(parse_probe(probe)))
             if pair in found:
-                raise IceprobeError(f"{ON.join(pair)!r} stands twice: name it once")
+                raise IceprobeError(f"{ON.join(pair)!r} is named twice: keep one")
             if pair[0] != FROZEN and parse_probe(probe).name == "knn":
                 raise IceprobeError(
                     f"probe 'knn' trains nothing, so {pair[0]!r} has no loss to learn from: take "
@@ -172,7 +163,3 @@ def pairs(adaptations: Sequence[str], probes: Sequence[str]) -> list[tuple[str, 
     if not found:
         raise IceprobeError("nothing to fit: give --adapt lora --probe linear")
     return found
-
-
-def _default(option: AdaptationOption) -> str:
-    return str(option.convert(option.default)) if option.default else ""

@@ -1,13 +1,13 @@
-"""One training step within the memory there is, with the gradient of the whole batch.
+"""One training step within the available memory, with the gradient of the whole batch.
 
-A batch that doesn't fit is passed through the backbone in micro-batches: once without a graph for
-its tokens T, which the probe then sees all together (its BatchNorm needs the whole batch), and once
-more with a graph, to carry the probe's gradient on:
+A batch that doesn't fit passes the backbone in micro-batches: once without a graph for its tokens
+T, which the probe reads as one batch (for its BatchNorm), and once more with a graph, for the
+gradient of the backbone:
 
     T = cat_m f(x_m);   G = ∂ℓ(probe(T))/∂T;   ∂ℓ/∂θ = Σ_m (∂f(x_m)/∂θ)ᵀ G_m
 
 (Gao et al. 2021, "gradient cache"). The backbone is in evaluation mode, so an image's tokens don't
-depend on its neighbours and the result is the whole batch's to rounding, for a third more time.
+depend on the batch: the result equals the whole batch's up to rounding, in a third more time.
 """
 
 import logging
@@ -30,14 +30,12 @@ TASK = Classification()
 
 @dataclass
 class MicroBatch:
-    """Images that pass the backbone with a graph at a time; halved when memory runs out."""
+    """How many images pass the backbone with a graph at a time; halved when memory runs out."""
 
     size: int
 
     def halve(self, error: BaseException) -> None:
-        """Raises:
-        IceprobeError: if it is one image already.
-        """
+        """Raises IceprobeError if the size is one image already."""
         if self.size == 1:
             raise IceprobeError(
                 "one image at a time doesn't fit into memory: take --checkpointing, "
@@ -50,16 +48,14 @@ class MicroBatch:
 def backward(
     model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, dtype: str = "float32"
 ) -> float:
-    """Leave the gradient of the batch's mean loss in ``model``; returns the loss.
-
-    That is the task's loss, and the terms of a probe that reads its own attention.
+    """Add the gradient of the batch's mean loss (with the probe's penalty); returns the loss.
 
     Args:
         model: in training mode, without gradients.
         images: ``(B, C, S, S)`` uint8.
         labels: ``(B,)``.
-        micro: lowered where memory runs out; the gradient stays that of the whole batch.
-        dtype: dtype of the forward pass.
+        micro: halved when memory runs out; the gradient stays that of the whole batch.
+        dtype: of the forward pass.
 
     Raises:
         IceprobeError: if memory doesn't suffice for one image.
@@ -73,7 +69,7 @@ def backward(
         except torch.OutOfMemoryError as error:
             micro.size = min(micro.size, len(images))
             micro.halve(error)
-        # Out of the handler: the error held on to everything that was computed.
+        # After the handler, since the error keeps all activations alive.
         for name, kept in statistics.items():
             model.probe.get_buffer(name).copy_(kept)
         model.zero_grad(set_to_none=True)
@@ -96,11 +92,12 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, dtype: 
     with autocast(images.device, dtype):
         loss = _loss(model.probe, tokens, labels)
     loss.backward()
-    by_part = zip(*(_split(leaf.grad, size, len(parts)) for leaf in leaves), strict=True)
-    for part, gradients in zip(parts, by_part, strict=True):
+    # The probe doesn't read every tensor: the gradient of the others is None.
+    gradients = [None if leaf.grad is None else leaf.grad.split(size) for leaf in leaves]
+    for number, part in enumerate(parts):
         with autocast(images.device, dtype):
             made = _tensors(model.tokens(part))
-        used = [(t, g) for t, g in zip(made, gradients, strict=True) if g is not None]
+        used = [(t, g[number]) for t, g in zip(made, gradients, strict=True) if g is not None]
         torch.autograd.backward([t for t, _ in used], [g for _, g in used])
     return float(loss.detach())
 
@@ -123,8 +120,3 @@ def _joined(parts: list[Tokens]) -> Tokens:
         parts[0].has_class,
         {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
     )
-
-
-def _split(gradient: Tensor | None, size: int, count: int) -> tuple[Tensor | None, ...]:
-    """Of each part; ``None`` where the probe doesn't read the tensor."""
-    return (None,) * count if gradient is None else gradient.split(size)

@@ -1,15 +1,16 @@
-"""Which parameters the loss depends on, and how deep they lie.
+"""Which parameters the loss depends on, and their depth.
 
-Asked of autograd rather than of names: of the levels
+Autograd decides, not names. Of the levels
 
     input of block 0 → output of block 0 → … → output of block L − 1 → logits
 
 a parameter's *depth* is the first that depends on it. So embeddings have depth 0, block i has
-i + 1, and what comes after the blocks (the final norm) L + 1, in any library's model. Weights that
-nothing read depends on (blocks behind the layer read, a norm that isn't applied) have no depth,
-are not trained and not counted.
+i + 1, and modules after the blocks (the final norm) L + 1, in any library's model. Weights that
+don't affect the loss (blocks after the layer read, a norm that isn't applied) have no depth, and
+are neither trained nor counted.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,13 +21,13 @@ from iceprobe.backbones.readers import TimmReader
 
 
 def root(reader: nn.Module) -> nn.Module:
-    """The model that a reader reads, whose names its own library knows."""
+    """The model of a reader, with the parameter names of its library."""
     model = getattr(reader, "model", None)
     return model if isinstance(model, nn.Module) else reader
 
 
 def block_names(reader: nn.Module) -> list[str]:
-    """Names in `root` of the blocks up to the last one read; none where they aren't known."""
+    """Names in `root` of the blocks up to the last one read; empty if they aren't known."""
     if isinstance(reader, TimmReader):
         names = [info["module"] for info in reader.model.feature_info]
     elif isinstance(reader, BlockReader):
@@ -38,12 +39,12 @@ def block_names(reader: nn.Module) -> list[str]:
 
 
 def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[str, int], int]:
-    """Depth by name in `root` of the trainable parameters that are reached, and L.
+    """Depth, by name in `root`, of the trainable parameters that the loss depends on; and L.
 
     Args:
         reader: images → tokens, in evaluation mode.
         probe: on top.
-        images: one normalised image or more, ``(B, C, S, S)``.
+        images: normalised, ``(B, C, S, S)``.
     """
     model = root(reader)
     names = block_names(reader)
@@ -57,18 +58,15 @@ def depths(reader: nn.Module, probe: nn.Module, images: Tensor) -> tuple[dict[st
         levels.append(output if isinstance(output, Tensor) else output[0])
 
     blocks = [model.get_submodule(name) for name in names]
-    hooks: list[Any] = [block.register_forward_hook(after) for block in blocks]
-    if blocks:
-        hooks.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
-    training = probe.training
-    probe.eval()
-    try:
-        with torch.enable_grad():
-            logits = probe(reader(images))
-    finally:
-        probe.train(training)
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block.register_forward_hook(after))
+        if blocks:
+            stack.enter_context(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+        stack.callback(probe.train, probe.training)
+        probe.eval()
+        stack.enter_context(torch.enable_grad())
+        logits = probe(reader(images))
     found: dict[str, int] = {}
     left = {name: p for name, p in model.named_parameters() if p.requires_grad}
     levels = levels if blocks else [logits.new_zeros(())]  # without blocks: logits alone, depth 1

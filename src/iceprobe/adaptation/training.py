@@ -21,10 +21,10 @@ from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
+from iceprobe.store.format import Manifest
 from iceprobe.store.forward import autocast
 from iceprobe.tasks.records import Arrays, Record, joined
 from iceprobe.tasks.task import Keep
-from iceprobe.tokens import TokenShape
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Training:
     """One training.
 
     Attributes:
-        phase: ``"select"`` (on nine tenths of train) or ``"refit"`` (on all of it).
+        phase: ``"select"`` (on nine tenths of train) or ``"refit"`` (on all of train).
     """
 
     adaptation: str
@@ -52,8 +52,7 @@ class AdaptationContext:
     """What all trainings of a run share."""
 
     backbone: Backbone
-    shape: TokenShape
-    num_classes: int
+    manifest: Manifest
     protocol: Protocol
     run_seed: int
     device: torch.device
@@ -64,8 +63,8 @@ class AdaptationContext:
     coordinates: Mapping[str, Coordinates]
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
-        """A probe of these tokens and classes; with a seed, initialised by it alone."""
-        return build_for(self.shape, probe, self.num_classes, seed)
+        """A probe for these tokens and classes; with a seed, initialised by it alone."""
+        return build_for(self.manifest.shape, probe, len(self.manifest.dataset.classes), seed)
 
     def model(self, task: Training) -> Adapted:
         """Initialised by the task's seed alone."""
@@ -87,17 +86,14 @@ def train(
     micro: MicroBatch,
     stepped: Callable[[int], None],
 ) -> list[CurveRow]:
-    """Train ``model`` in place; a row an epoch.
+    """Train the fresh ``model`` in place; returns a row an epoch.
 
-    A training whose loss is no longer finite ends there, with accuracy 0.
+    A training ends when its loss isn't finite, with accuracy 0.
 
     Args:
-        model: fresh.
-        task: what to do.
-        setting: of the run.
         images: to learn from.
-        evaluate_on: to look at after each epoch.
-        micro: images that pass the backbone at a time.
+        evaluate_on: to evaluate on after each epoch.
+        micro: how many images pass the backbone at a time.
         stepped: called after each step with its number of images.
 
     Raises:
@@ -141,13 +137,10 @@ def train(
                 f"{task.label} diverged at a learning rate of {task.learning_rate:g}: give smaller "
                 "--learning-rates"
             )
-        accuracy = None
-        if evaluate_on is not None:
-            accuracy = 0.0
-            if finite:
-                record = Arrays(predict(model, evaluate_on, "scores", setting, micro))
-                metric = TASK.metric()
-                accuracy = float(metric.value(record, evaluate_on.labels)[0])
+        accuracy = None if evaluate_on is None else 0.0
+        if evaluate_on is not None and finite:
+            record = Arrays(predict(model, evaluate_on, "scores", setting, micro))
+            accuracy = float(TASK.metric().value(record, evaluate_on.labels)[0])
         rows.append(
             CurveRow(
                 probe=task.label,
@@ -169,10 +162,11 @@ def train(
 def predict(
     model: Adapted, images: Images, keep: Keep, setting: AdaptationContext, micro: MicroBatch
 ) -> Record:
-    """What the task keeps of every image, of one member."""
+    """What the task records of every image, for one member."""
     model.eval()
     found = []
-    for pixels, labels in images.batches(_in_order(images, micro.size)):
+    in_order = np.split(np.arange(len(images)), range(micro.size, len(images), micro.size))
+    for pixels, labels in images.batches(in_order):
         with autocast(setting.device, setting.forward_dtype):
             logits = model(pixels.to(setting.device))
         found.append(TASK.record(logits.float()[None], labels.to(setting.device), keep))
@@ -182,9 +176,9 @@ def predict(
 def time_step(
     task: Training, setting: AdaptationContext, images: Images, micro: MicroBatch
 ) -> tuple[float, float]:
-    """Seconds an image of training and of evaluation, by one real step of each after a first one.
+    """Seconds an image of training and of evaluation, by one real step of each after a warm-up.
 
-    Nothing of it is kept but the size of micro-batches that memory allows.
+    Only the size of micro-batches that memory allows is kept.
     """
     model = setting.model(task)
     count = images_per_step(setting.protocol, len(images))
@@ -203,10 +197,6 @@ def time_step(
     with torch.no_grad(), autocast(setting.device, setting.forward_dtype):
         model(pixels[: micro.size])
     return seconds / count, (_now(setting.device) - began) / min(micro.size, count)
-
-
-def _in_order(images: Images, size: int) -> list[np.ndarray]:
-    return [np.arange(i, min(i + size, len(images))) for i in range(0, len(images), size)]
 
 
 def _now(device: torch.device) -> float:

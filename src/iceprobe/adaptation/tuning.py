@@ -1,6 +1,6 @@
-"""Adaptations that add nothing: they choose which of the backbone's own parameters learn.
+"""Adaptations that add no weights: they name the backbone's parameters that learn.
 
-Each names what learns; the rest stays as it is, bit by bit.
+All other parameters keep their exact values.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _NORMS = (
 
 
 def biases(reader: nn.Module, images: Any) -> Change:
-    """All bias vectors, those of norms and of projections kept apart included (BitFit)."""
+    """All bias vectors, including those of norms and separate bias parameters (BitFit)."""
     return Change([name for name, _ in root(reader).named_parameters() if name.endswith("bias")])
 
 

@@ -1,14 +1,14 @@
-"""A backbone's own attention: the weights that the class token of a block gives to all tokens.
+"""A backbone's own attention: the weights of a block's class token over all tokens.
 
     a_h = softmax(q_h Kᵀ_h s + bias)      q_h: the class token's query, s: the block's scale
 
-Blocks hand queries and keys to one fused product that never shows a_h, so they are caught on their
-way into it, after norms and rotary positions, and a_h is computed again for the class token alone.
+A block's fused attention doesn't return a_h. So its arguments, after norms and rotary positions,
+are intercepted, and a_h is computed again for the class token only.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class CaughtAttention(TorchFunctionMode):
-    """While a block runs, keeps the weights of its first token in its last fused attention.
+    """Keeps the first token's weights in the last fused attention of a running block.
 
     Attributes:
-        weights: ``(B, heads, keys)``, or None where the block had no fused attention.
+        weights: ``(B, heads, keys)``, or None if the block had no fused attention.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class CaughtAttention(TorchFunctionMode):
 
     @contextmanager
     def within(self, block: nn.Module) -> Iterator[None]:
-        """Watch ``block`` alone."""
+        """Watch ``block`` only."""
 
         def enter(*_: Any) -> None:
             self._inside = True
@@ -51,20 +51,16 @@ class CaughtAttention(TorchFunctionMode):
         def leave(*_: Any) -> None:
             self._inside = False
 
-        hooks = [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-        fused: list[Any] = [
-            part for part in block.modules() if getattr(part, "fused_attn", None) is False
-        ]
-        for part in fused:
-            part.fused_attn = True
-        try:
-            with self:
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for part in fused:
-                part.fused_attn = False
+        with ExitStack() as stack:
+            stack.enter_context(block.register_forward_pre_hook(enter))
+            stack.enter_context(block.register_forward_hook(leave))
+            parts: Iterator[Any] = block.modules()
+            for part in parts:
+                if getattr(part, "fused_attn", None) is False:
+                    stack.callback(setattr, part, "fused_attn", False)
+                    part.fused_attn = True
+            stack.enter_context(self)
+            yield
 
 
 def first_query_weights(
@@ -79,15 +75,10 @@ def first_query_weights(
 ) -> Tensor:
     """The weights of the first query in one call of ``scaled_dot_product_attention``.
 
-    Args:
-        query, key: ``(B, heads, L, d)``.
-        value, dropout_p, enable_gqa: have no effect here.
-        attn_mask: a bias that is added, or which keys are seen (bool), broadcast to ``(B, heads, L, K)``.
-        is_causal: whether the first query sees the first key alone.
-        scale: of the products; 1/√d by default.
+    It has that function's arguments; ``value``, ``dropout_p`` and ``enable_gqa`` aren't used.
 
     Returns:
-        ``(B, heads, K)`` in float32, or float64 where queries are.
+        ``(B, heads, K)`` in float32, or float64 if the queries are.
     """
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     scores = query[:, :, :1].to(wide) @ key.to(wide).mT

@@ -2,17 +2,17 @@
 
     view = normalise(flip(resize(crop)))
 
-The crop is asked to have s·H·W of the image's area, s ~ U(scale), and an aspect of
-exp(U(log 3/4, log 4/3)), somewhere in the image; it is resized to S x S (bicubic). Szegedy et al.
-(2015), "Going deeper with convolutions". Implementations differ where it doesn't fit in the image:
+The crop has a requested area of s·H·W, s ~ U(scale), a requested aspect of
+exp(U(log 3/4, log 4/3)) and a random place in the image; it is resized to S x S (bicubic). Szegedy
+et al. (2015), "Going deeper with convolutions". Implementations differ if it doesn't fit:
 
-    clamped   h = min(√(sHW/r), H), w = min(√(sHW·r), W), from the one draw: masked autoencoders' code,
+    clamped   h = min(√(sHW/r), H), w = min(√(sHW·r), W) from one draw: masked autoencoders' code,
               which the publication of Efficient Probing trains with
     redrawn   s and r again, ten times, then a centred crop: torchvision's ``RandomResizedCrop``
 
-Clamped crops are larger (52% against 43% of an image of 500 x 375 on average) and reach from side to
-side more often (26% of them against 0.6%). torchvision's transforms draw from the process's one
-generator, which threads share; these take a generator of their own.
+Clamped crops are larger (on average 52% against 43% of an image of 500 x 375) and more often span
+a whole side (26% against 0.6%). torchvision's transforms use the process's one generator, which
+threads share; these functions take a generator.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 
 RATIO = (3 / 4, 4 / 3)  # width over height of the crop
-TRIES = 10  # for a crop that lies within the image, as torchvision has it
+TRIES = 10  # for a crop within the image, as in torchvision
 
 Augmentation = Callable[[Image.Image, torch.Generator], Tensor]
 RandomView = Callable[[Image.Image, torch.Generator], Image.Image]
@@ -42,7 +42,7 @@ def random_view(preprocessing: Preprocessing, strength: str = "paper") -> Random
     """A function of an image and a generator that returns a random view of S x S pixels.
 
     Raises:
-        IceprobeError: for a strength there isn't.
+        IceprobeError: for an unknown strength.
     """
     if strength not in STRENGTHS:
         raise IceprobeError(unknown("augmentation", strength, STRENGTHS))
@@ -52,25 +52,20 @@ def random_view(preprocessing: Preprocessing, strength: str = "paper") -> Random
 def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augmentation:
     """The same, normalised for the backbone: float32 ``(C, S, S)``.
 
-    The same state of the generator gives the same view. It can go to another process.
+    The view depends on the generator's state only. The function can be pickled.
 
     Args:
         preprocessing: of the backbone: size, channels, mean and std.
         strength: ``"paper"``, ``"light"`` or ``"clip"``, see `STRENGTHS`.
 
     Raises:
-        IceprobeError: for a strength there isn't.
+        IceprobeError: for an unknown strength.
     """
     return partial(_normalised, preprocessing, random_view(preprocessing, strength))
 
 
 def view_generator(index: int, view: int) -> torch.Generator:
-    """The random numbers of one view of one image, the same in whatever process and order.
-
-    Args:
-        index: the image's place in its split's listing.
-        view: which of its views.
-    """
+    """The generator of view ``view`` of the image at ``index`` in its split, in any process."""
     digest = hashlib.sha256(f"{index} {view}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
@@ -115,7 +110,7 @@ def redrawn_crop(
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop of an image of ``size`` (width, height).
 
-    Where no try lies within the image: the largest centred crop of the nearest ratio allowed.
+    If no try lies within the image: the largest centred crop of the nearest allowed ratio.
     """
     wide, high = size
     for _ in range(TRIES):
@@ -130,7 +125,7 @@ def redrawn_crop(
 def _sides(
     size: tuple[int, int], scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int]:
-    """Width and height asked for."""
+    """Requested width and height."""
     area = size[0] * size[1] * torch.empty(1).uniform_(*scale, generator=generator).item()
     logarithm = torch.empty(1).uniform_(*map(math.log, RATIO), generator=generator)
     ratio = logarithm.exp().item()
@@ -138,7 +133,7 @@ def _sides(
 
 
 def _corner(right: int, down: int, generator: torch.Generator) -> tuple[int, int]:
-    """Top and left of a crop that has so much room."""
+    """Top and left of a crop, given the room to its right and below."""
     top = torch.randint(down + 1, (1,), generator=generator).item()
     left = torch.randint(right + 1, (1,), generator=generator).item()
     return int(top), int(left)

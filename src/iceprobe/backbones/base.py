@@ -21,26 +21,25 @@ from iceprobe.tokens import HasTokenShape, Tokens, TokenShape
 
 
 class Backbone(HasTokenShape, nn.Module):
-    """A frozen encoder: always in eval mode, never a gradient.
+    """A frozen encoder: always in eval mode and without gradients.
 
-    ``train()`` changes nothing. A ``borrowed`` module, one that is still being trained, keeps its
-    training mode and ``requires_grad`` flags: it is in eval mode during each forward pass only.
+    ``train()`` does nothing. A ``borrowed`` module, which may still be in training, keeps its
+    training mode and ``requires_grad`` flags: it is in eval mode during forward passes only.
 
-    A backbone that was loaded with several layers gives all of them in one pass by
-    :meth:`forward_layers`. :meth:`per_layer` splits it into backbones of one layer each; only these
-    have the attributes from ``shape`` on.
+    :meth:`forward_layers` returns all layers of a backbone from one pass. :meth:`per_layer` splits
+    it into backbones of one layer each; only these have the attributes from ``shape`` on.
 
     Attributes:
         spec: the spec string that loads it.
-        name: short and readable, for folders and tables.
-        paradigm: how it was pre-trained, in words; ``"unknown"`` where its name doesn't say.
-        preprocessing: image → what ``forward`` takes.
-        assumed: what was assumed about its weights or its preprocessing, a line each: logged when
-            it is loaded, kept in the store and in every result (docs/assumptions.md).
+        name: short, for folders and tables.
+        paradigm: how it was pre-trained; ``"unknown"`` if its name doesn't show it.
+        preprocessing: image → input of ``forward``.
+        assumed: assumptions about its weights or preprocessing, a line each: logged when it is
+            loaded, kept in the store and in every result (docs/assumptions.md).
         pooled_class: whether the model was trained on the output of a learned pooler rather than
             on its tokens, so that k-NN and linear probes read the mean of patches.
-        layers: the layers it reads, counted from 0, in the order asked for; ``(0,)`` for a module
-            that has no layers to choose from.
+        layers: the layers it reads, counted from 0, in the given order; ``(0,)`` for a module
+            without a choice of layers.
         shape: of one image's tokens. Its fields (``dim``, ``num_tokens``, ``num_prefix``, ``grid``,
             ``has_class``, ``vectors``) are attributes too.
     """
@@ -59,12 +58,11 @@ class Backbone(HasTokenShape, nn.Module):
     ):
         """
         Args:
-            reader: ``(B, C, S, S)`` → ``Tokens``; a ``LayerReader`` where there are layers to
-                choose from.
-            settings: what besides weights, preprocessing and layer decides the tokens
-                (architecture, norm, …), ready for JSON; part of the identity.
+            reader: ``(B, C, S, S)`` → ``Tokens``; a ``LayerReader`` if it has a choice of layers.
+            settings: what else determines the tokens (architecture, norm, …) besides weights,
+                preprocessing and layer, as JSON values; part of the identity.
             borrowed: whether the module is in use elsewhere, so that its training mode and
-                ``requires_grad`` flags are left alone.
+                ``requires_grad`` flags must not change.
 
         Raises:
             IceprobeError: if the reader doesn't make tokens of images of this preprocessing.
@@ -86,7 +84,7 @@ class Backbone(HasTokenShape, nn.Module):
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised images ``(B, C, S, S)``, without gradient.
 
-        Images are brought to the dtype of the weights; they must be on their device.
+        Images are cast to the dtype of the weights; they must be on the same device.
 
         Raises:
             IceprobeError: if the backbone reads several layers.
@@ -105,18 +103,18 @@ class Backbone(HasTokenShape, nn.Module):
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
-        """Attention weights of the class token in the block that is read (by default the last).
+        """Attention weights of the class token in the block that is read (default: the last).
 
         Args:
             images: normalised, ``(B, C, S, S)``, as for :meth:`forward`.
 
         Returns:
-            ``(B, heads, N)``, one map over the patches for each head, in float32 (float64 where the
+            ``(B, heads, N)``, one map over the patches for each head, in float32 (float64 if the
             backbone is). The weights of prefix tokens are left out, so a map sums to at most 1.
 
         Raises:
-            IceprobeError: if the backbone reads several layers, has no class token, or isn't made
-                of blocks of attention as timm's vision transformers and the bundled ones are.
+            IceprobeError: if the backbone reads several layers, has no class token, or isn't built
+                of attention blocks like timm's vision transformers and the bundled ones.
         """
         shape = self._only_one("attention")
         if not shape.has_class:
@@ -146,21 +144,18 @@ class Backbone(HasTokenShape, nn.Module):
     def per_layer(self) -> list["Backbone"]:
         """A backbone of one layer for each of ``layers``, all on the same module.
 
-        Each equals the model loaded with that one ``layer=``: same tokens, same identity, same
-        spec.
+        Each equals the model loaded with only that ``layer=``: same tokens, identity and spec.
         """
         if len(self.layers) == 1:
             return [self]
-        return [self._single(layer) for layer in range(len(self.layers))]
+        return list(map(self._single, self.layers, self._shapes))
 
-    def _single(self, position: int) -> "Backbone":
-        layer = self.layers[position]
+    def _single(self, layer: int, shape: TokenShape) -> "Backbone":
         assert isinstance(self.reader, LayerReader)
         spec = parse_spec(self.spec)
-        single = copy.copy(self)  # shares the table of submodules as well, so it gets its own
+        single = copy.copy(self)  # shares the dict of submodules too: replaced in the next line
         single._modules = {"reader": self.reader.single(layer)}
-        single.layers = (layer,)
-        single._shapes = (self._shapes[position],)
+        single.layers, single._shapes = (layer,), (shape,)
         single.spec = str(replace(spec, options={**spec.options, "layer": str(layer)}))
         return single
 
@@ -181,13 +176,12 @@ class Backbone(HasTokenShape, nn.Module):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the tokens, ready for JSON: equal identities mean equal tokens.
+        """All that determines the tokens, as JSON values: equal identities mean equal tokens.
 
-        Weights are hashed by name, dtype, shape and bytes (parameters and buffers), as they are
-        at the time of the call.
+        Weights (parameters and buffers) are hashed by name, dtype, shape and bytes at each call.
 
         Raises:
-            IceprobeError: if the backbone reads several layers, or weights aren't there.
+            IceprobeError: if the backbone reads several layers, or weights are on the meta device.
         """
         self._only_one("identity")
         layer = {"layer": self.layers[0]} if isinstance(self.reader, LayerReader) else {}
@@ -203,7 +197,7 @@ class Backbone(HasTokenShape, nn.Module):
         }
 
     def macs(self) -> int:
-        """Multiply-accumulates of one image's forward pass, counted while running it."""
+        """Multiply-accumulates of one image's forward pass, counted in a real pass."""
         with FlopCounterMode(display=False) as counter:
             self.forward_layers(self._blank_image())
         return counter.get_total_flops() // 2

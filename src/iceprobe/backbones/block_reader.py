@@ -1,6 +1,7 @@
-"""Tokens caught at the outputs of a model's blocks, whatever library the model is from."""
+"""Tokens from the outputs of a model's blocks, for any library."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,13 +15,8 @@ from iceprobe.tokens import Tokens
 
 
 def first_tensor(output: Any, position: int) -> Tensor:
-    """A block's output: a tensor, or a tuple or list that begins with it."""
+    """A block's output: a tensor, or the first item of a tuple or list."""
     return output if isinstance(output, Tensor) else output[0]
-
-
-def nothing(output: Any) -> dict[str, Tensor]:
-    """No vectors."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -28,15 +24,15 @@ class BlockPaths:
     """Where a model's tokens are: its blocks, its final norm, its prefix tokens.
 
     Attributes:
-        blocks: one after another; the stages of a model with stages.
-        norm: the final norm over D, ``None`` where features have none.
+        blocks: in order; the stages of a model with stages.
+        norm: the final norm over D, ``None`` if there is none.
         num_prefix: prefix tokens at the start of a sequence, the class token first.
         has_class: whether there is a class token.
-        stages: whether the blocks are stages, so that the norm is the last one's alone.
+        stages: whether the blocks are stages, so that the norm applies to the last one only.
         features: a block's output and its position → ``(B, P + N, D)`` or a map ``(B, D, H, W)``;
-            sequences lie row by row over a square grid.
-        inputs: images → keyword arguments of the model, or ``None``: it takes images alone.
-        vectors: the model's output → ``Tokens.vectors`` of the last layer.
+            patches lie row by row over a square grid.
+        inputs: images → keyword arguments of the model; ``None``: it takes the images.
+        vectors: the model's output → ``Tokens.vectors`` of the last layer; ``None``: no vectors.
         pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
@@ -47,16 +43,12 @@ class BlockPaths:
     stages: bool = False
     features: Callable[[Any, int], Tensor] = first_tensor
     inputs: Callable[[Tensor], dict[str, Any]] | None = None
-    vectors: Callable[[Any], dict[str, Tensor]] = nothing
+    vectors: Callable[[Any], dict[str, Tensor]] | None = None
     pooled_class: bool = False
 
 
 class BlockReader(LayerReader):
-    """Runs the whole model and catches the outputs of its blocks.
-
-    Attributes:
-        paths: where the tokens are.
-    """
+    """Runs the whole model and keeps the outputs of its blocks."""
 
     def __init__(self, model: nn.Module, paths: BlockPaths, layer: Layers, norm: bool):
         name = type(model).__name__
@@ -73,37 +65,32 @@ class BlockReader(LayerReader):
             IceprobeError: if the patches of a sequence make no square grid.
         """
         found: dict[int, Tensor] = {}
-        hooks = [
-            self.paths.blocks[layer].register_forward_hook(partial(self._catch, found, layer))
-            for layer in self.layers
-        ]
-        try:
+
+        def keep(layer: int, block: nn.Module, inputs: Any, output: Any) -> None:
+            found[layer] = self.paths.features(output, layer)
+
+        with ExitStack() as hooks:
+            for layer in self.layers:
+                block = self.paths.blocks[layer]
+                hooks.enter_context(block.register_forward_hook(partial(keep, layer)))
             inputs = self.paths.inputs
             output = self.model(images) if inputs is None else self.model(**inputs(images))
-        finally:
-            for hook in hooks:
-                hook.remove()
         return [self._tokens(layer, found[layer], output) for layer in self.layers]
 
-    def _catch(
-        self, found: dict[int, Tensor], layer: int, block: nn.Module, inputs: Any, output: Any
-    ) -> None:
-        found[layer] = self.paths.features(output, layer)
-
     def _tokens(self, layer: int, features: Tensor, output: Any) -> Tokens:
-        last = layer == len(self.paths.blocks) - 1
-        grid = None
+        paths, grid = self.paths, None
+        last = layer == len(paths.blocks) - 1
         if features.ndim == 4:
             cells = tokens_of_map(features)
             features, grid = cells.patches, cells.grid
-        if self.norm and self.paths.norm is not None and (last or not self.paths.stages):
-            features = self.paths.norm(features)
-        count = self.paths.num_prefix
+        if self.norm and paths.norm is not None and (last or not paths.stages):
+            features = paths.norm(features)
+        count = paths.num_prefix
         grid = grid or square_grid(features.shape[1] - count)
         if grid is None:
             raise IceprobeError(
                 f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {count} "
                 "are prefix tokens: the rest make no square grid"
             )
-        vectors: Mapping[str, Tensor] = self.paths.vectors(output) if last else {}
-        return Tokens(features[:, count:], features[:, :count], grid, self.paths.has_class, vectors)
+        vectors = paths.vectors(output) if last and paths.vectors else {}
+        return Tokens(features[:, count:], features[:, :count], grid, paths.has_class, vectors)

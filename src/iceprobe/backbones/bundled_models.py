@@ -1,8 +1,8 @@
-"""``bundled:NAME``: small ViTs of one shape that ship with the package, made by tools/pretrain_*.py.
+"""``bundled:NAME``: small ViTs of one shape that ship with iceprobe (tools/pretrain_*.py).
 
-``bundled/NAME.json`` is the model card, which says too whether the final norm is applied: a masked
-autoencoder is read as plain ViTs of that family are, without it; whatever was trained on its class
-token behind the norm, with it.
+``bundled/NAME.json`` is the model card. It also states whether the final norm is applied: not for a
+masked autoencoder (as for plain ViTs of that family), but for models trained on the class token
+after the norm.
 """
 
 import json
@@ -25,10 +25,10 @@ NAMES = ("mae-tiny", "supervised-tiny", "dino-tiny")
 def load_bundled(name: str, *, spec: str, tokens: TokenOptions) -> Backbone:
     """Load a bundled backbone in float32 (its weights ship as float16).
 
-    Without ``norm`` in ``tokens`` the model card's counts.
+    The default of ``norm`` is in the model card.
 
     Raises:
-        IceprobeError: for a name that isn't bundled, or a file that isn't what was shipped.
+        IceprobeError: for an unknown name, or a file that differs from the one that was shipped.
     """
     if name not in NAMES:
         raise IceprobeError(unknown("bundled backbone", name, NAMES))
@@ -40,7 +40,7 @@ def load_bundled(name: str, *, spec: str, tokens: TokenOptions) -> Backbone:
     model.load_state_dict(load(listed(folder, f"{name}.safetensors")))
     return Backbone(
         TimmReader(model, tokens.layers, norm),
-        # Images are composed at the size the model sees: nothing is cropped off.
+        # Images are made at the model's size: nothing is cropped.
         Preprocessing(**card["preprocessing"], crop_pct=1.0),
         spec=spec,
         name=name,

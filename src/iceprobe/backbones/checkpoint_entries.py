@@ -12,9 +12,9 @@ from iceprobe.backbones.checkpoint_files import read_checkpoint
 from iceprobe.backbones.plain_pickle import Plain
 from iceprobe.core.errors import IceprobeError
 
-# What wrappers leave in the middle of names: torch.compile, FSDP, activation checkpointing.
+# What wrappers add within names: torch.compile, FSDP, activation checkpointing.
 INFIX = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_BESIDE = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries that hold no model
+_NO_MODEL = re.compile(r"optim|sched|scaler|amp$", re.IGNORECASE)  # entries without a model
 _DEPTH = 4
 
 
@@ -23,8 +23,8 @@ class Checkpoint:
     """A file that has been read.
 
     Attributes:
-        path: as the user names it.
-        content: as the file has it.
+        path: as the user wrote it.
+        content: what the file holds.
     """
 
     path: str
@@ -37,17 +37,17 @@ class Checkpoint:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Its entries, and the names of all weights under them with the entry's before them."""
+        """Its top-level entries, and the paths of all weights."""
         found = list(map(str, self.content)) if isinstance(self.content, Mapping) else []
         for entry, weights in _entries_with_weights(self.content):
             found += [f"{entry}.{name}" if entry else name for name in weights]
         return tuple(found)
 
     def weights(self, key: str | None = None) -> dict[str, Tensor]:
-        """The entry that holds the weights, without the infixes of wrappers.
+        """The weights of one entry, their names without the infixes of wrappers.
 
         Raises:
-            IceprobeError: if ``key`` isn't there or is needed, or the weights can't be used.
+            IceprobeError: if ``key`` doesn't exist or is needed, or the weights can't be used.
         """
         weights: dict[str, Tensor] = {}
         for name, tensor in _pick(self.content, self.path, key).items():
@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def _pick(content: Any, path: str, key: str | None) -> dict[str, Tensor]:
-    """The entry of a checkpoint that holds the weights, its tensors alone."""
+    """The tensors of the entry that holds the weights."""
     if key:
         for part in [key] if _has(content, key) else key.split("."):
             if not _has(content, part):
@@ -96,19 +96,19 @@ def _has(content: Any, key: str) -> bool:
 def _entries_with_weights(
     content: Any, at: str = "", depth: int = _DEPTH
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every entry that holds weights, by its path; ``""`` is the top."""
+    """The path and tensors of every entry that holds weights; ``""`` is the top."""
     if _is_module(content):
         return
     if _is_weights(content):
         yield at, _tensors(content)
     elif isinstance(content, Mapping) and depth:
         for key, value in content.items():
-            if isinstance(key, str) and not _BESIDE.search(key) and not _is_module(value):
+            if isinstance(key, str) and not _NO_MODEL.search(key) and not _is_module(value):
                 yield from _entries_with_weights(value, f"{at}.{key}" if at else key, depth - 1)
 
 
 def _is_weights(value: Any) -> bool:
-    """Tensors by name; what else there is among them is numbers, texts and settings."""
+    """Whether it holds tensors by name, and no larger mapping of weights inside."""
     return (
         isinstance(value, Mapping)
         and all(isinstance(name, str) for name in value)
@@ -118,7 +118,7 @@ def _is_weights(value: Any) -> bool:
 
 
 def _is_module(value: Any) -> bool:
-    """Whether a whole module was saved, in place of its weights."""
+    """Whether it is a whole module that was saved instead of its weights."""
     return isinstance(value, Plain) and "_parameters" in value
 
 
@@ -127,22 +127,23 @@ def _tensors(value: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _entries(content: Any) -> str:
-    if isinstance(content, Plain) and content.of.startswith("numpy"):
-        return "There are NumPy arrays: make tensors of them with torch.from_numpy."
     if _is_module(content):
         return (
             f"There is a whole {content.of}: load it where you trust it and torch.save() its "
             "state_dict()."
         )
+    inside = list(content.values()) if isinstance(content, Mapping) else []
+    if any(isinstance(v, Plain) and v.of.startswith("numpy") for v in (content, *inside)):
+        return "There are NumPy arrays: make tensors of them with torch.from_numpy."
+    if whole := list(filter(_is_module, inside)):
+        return _entries(whole[0])
     if isinstance(content, Mapping):
-        if any(isinstance(v, Plain) and v.of.startswith("numpy") for v in content.values()):
-            return "There are NumPy arrays: make tensors of them with torch.from_numpy."
-        whole = [value for value in content.values() if _is_module(value)]
-        return _entries(whole[0]) if whole else f"There are: {some(map(str, content))}."
+        return f"There are: {first_few(map(str, content))}."
     return f"There is a {type(content).__name__}."
 
 
-def some(names: Iterable[str], count: int = 6) -> str:
+def first_few(names: Iterable[str], count: int = 6) -> str:
+    """The first of the names as a text, and how many there are in all."""
     names = [name if len(name) <= 120 else f"{name[:120]}…" for name in names]
     tail = f", … ({len(names)} in all)" if len(names) > count else ""
     return ", ".join(names[:count]) + tail

@@ -1,4 +1,4 @@
-"""What a checkpoint file really is, whatever its ending, and its content read as data."""
+"""The type of a checkpoint file by its content, not its ending, and that content read as data."""
 
 import argparse
 import codecs
@@ -18,16 +18,12 @@ from iceprobe.backbones import plain_pickle
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 
-# First bytes of what is no checkpoint → what it is, and what to do.
-_COMPRESSED = "is compressed: unpack it first"
+_GZIP, _COMPRESSED = b"\x1f\x8b", "is compressed: unpack it first"
+# First bytes of files that are no checkpoints → what they are, and what to do.
 _OTHERS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the file: run git lfs pull in its folder",
-    b"\x1f\x8b": _COMPRESSED,
-    b"BZh": _COMPRESSED,
-    b"\xfd7zXZ": _COMPRESSED,
-    b"\x28\xb5\x2f\xfd": _COMPRESSED,
-    b"7z\xbc\xaf": _COMPRESSED,
-    b"Rar!": _COMPRESSED,
+    **dict.fromkeys((_GZIP, b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), _COMPRESSED),
+    **dict.fromkeys((b"7z\xbc\xaf", b"Rar!"), _COMPRESSED),
     b"\x89HDF": "is HDF5: load it in its own library and torch.save() the weights as tensors",
     b"\x93NUMPY": "is one NumPy array, not the weights of a model",
     b"GGUF": "is GGUF, whose weights are quantised: take the safetensors of the same model",
@@ -36,13 +32,13 @@ _WHOLE = "is the file whole?"
 
 
 def read_checkpoint(path: str) -> Any:
-    """The content of a file: of safetensors, or of what ``torch.save`` wrote.
+    """The content of a file in safetensors or written by ``torch.save``.
 
-    Read with ``weights_only=True``; where that refuses something beside the weights, by
-    :mod:`iceprobe.backbones.plain_pickle`. No code of the file is ever run.
+    It is read with ``weights_only=True``; if that refuses an entry, by
+    :mod:`iceprobe.backbones.plain_pickle`. No code from the file is ever run.
 
     Raises:
-        IceprobeError: if there is no such file, if it is something else, or can't be read as data.
+        IceprobeError: if there is no such file, it has another format, or can't be read as data.
     """
     file = Path(path).expanduser()
     try:
@@ -68,7 +64,7 @@ def read_checkpoint(path: str) -> Any:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Eight bytes that say how long a header in JSON is, then that."""
+    """Whether it starts with eight bytes for the length of a JSON header, then the header."""
     return len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0"
 
 
@@ -81,25 +77,25 @@ def _safetensors(file: Path, path: str, size: int, head: bytes) -> Any:
         raise IceprobeError(f"checkpoint {path!r} can't be read ({cut}): {_WHOLE}") from error
 
 
+def _load(file: Path, **options: Any) -> Any:
+    # As a stream: for a path, torch would look at the ending.
+    with file.open("rb") as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about protocols and deprecated storages
+        return torch.load(stream, map_location="cpu", **options)
+
+
 def _pickled(file: Path, path: str) -> Any:
-    # By a stream: of a path, torch would go by the ending.
     try:
-        with file.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols and deprecated storages
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(stream, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return _load(file, weights_only=True)
     except pickle.UnpicklingError:
         pass
-    except Exception as error:  # the unpickler raises whatever a broken file makes it
+    except Exception as error:  # the unpickler may raise anything for a broken file
         raise IceprobeError(
             f"checkpoint {path!r} can't be read ({_clause(error)}): {_WHOLE}"
         ) from error
     try:
-        with file.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(
-                stream, map_location="cpu", weights_only=False, pickle_module=plain_pickle
-            )
+        return _load(file, weights_only=False, pickle_module=plain_pickle)
     except Exception as error:  # as above
         remedy = "load it where you trust it and save its state_dict() alone"
         if "torch.distributed" in str(error):
@@ -114,12 +110,12 @@ def _pickled(file: Path, path: str) -> Any:
 
 
 def _other(file: Path, head: bytes) -> str | None:
-    """What a file is that is neither safetensors nor of ``torch.save``, with what to do."""
+    """What a file is, and what to do, if it is neither safetensors nor from ``torch.save``."""
     if not head:
         return "is empty: copy or download it again"
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
-            return _inside(file) if magic == b"\x1f\x8b" else what
+            return _gzip(file) if magic == _GZIP else what
     if head[257:262] == b"ustar":
         return "is a tar archive: unpack it first"
     if head.startswith(b"PK"):
@@ -136,14 +132,14 @@ def _other(file: Path, head: bytes) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    try:  # the last letter may be cut
+    try:  # the last character may be cut
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
 
 
-def _inside(file: Path) -> str:
+def _gzip(file: Path) -> str:
     try:
         with gzip.open(file) as stream:
             tar = stream.read(262)[257:262] == b"ustar"
@@ -153,12 +149,12 @@ def _inside(file: Path) -> str:
 
 
 def _zip(file: Path) -> str | None:
-    """``None`` for what ``torch.save`` writes, a zip as well."""
+    """``None`` for the zip files of ``torch.save``."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return None  # torch says what is wrong with it
+        return None  # torch reports the problem
     parts = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in parts:
         return (

@@ -1,8 +1,8 @@
-"""timm's own conversions of published files, with every change of a shape reported or refused.
+"""timm's own conversions of published files, with every change of shape reported or refused.
 
-A conversion renames weights, and brings position tables and patch embeddings to the model's sizes
-without a word. Position tables may be resampled: that is said. A patch embedding may be only where
-``resample=patch_embed`` asks for it; anything else keeps its shape, so that it is refused by both.
+A conversion renames weights, and silently resizes position tables and patch embeddings. Here a
+resampled position table is reported. A patch embedding is resampled only with
+``resample=patch_embed``. Anything else keeps its shape and is refused later.
 """
 
 import math
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from iceprobe.backbones.checkpoints import Convert
 from iceprobe.core.errors import IceprobeError
 
-PATCH_EMBED = "patch_embed"  # what ``resample=`` may name
 _RESAMPLED = "resample_patch_embed"
 _TABLES = (
     "resample_abs_pos_embed",
@@ -30,20 +29,18 @@ _TABLES = (
 )
 _POSITIONS = ("pos", "relative", "attention_biases")  # in the names of position tables
 _SIZES = ("img_size", "image_size", "input_size")
-_ALIKE = 0.3  # mean cosine of neighbours from which a table shows its grid
+_LEAST_COSINE = 0.3  # of neighbours, on average, if a table shows its grid
 
 
 def conversion(
-    model: nn.Module, path: str, resample: str | None, content: Any, assumed: list[str]
+    model: nn.Module, path: str, resample: bool, content: Any, assumed: list[str]
 ) -> Convert:
-    """A function that brings the weights of a file to the names and sizes of a model of timm.
+    """A function that converts the weights of a file to the names and sizes of a model of timm.
 
     Args:
-        model: the model.
-        path: of the file, for what is said.
-        resample: ``"patch_embed"`` where its kernel may be resampled.
-        content: of the file, whose settings may say the image size.
-        assumed: takes the lines that say what was resampled.
+        resample: whether the kernel of the patch embedding may be resampled.
+        content: of the file at ``path``, whose settings may state the image size.
+        assumed: gets a line for each resampled weight.
     """
     family: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if isinstance(family, FunctionType):
@@ -52,7 +49,7 @@ def conversion(
         family = partial(_convert_beit, convert=family)
 
     def convert(weights: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        if "base_model.patch_generator.embedder.weight" in weights:  # RADIO as it was trained
+        if "base_model.patch_generator.embedder.weight" in weights:  # RADIO's training names
             weights = {
                 name.replace("base_model.", "radio_model.model.", 1): tensor
                 for name, tensor in weights.items()
@@ -67,9 +64,9 @@ def conversion(
 
 
 def _rebound(function: FunctionType, observers: Mapping[str, Callable[..., Any]]) -> FunctionType:
-    """``function`` and the functions of its file, reading ``observers`` by their names.
+    """A copy of ``function``, and of its file's functions, that calls ``observers`` by their names.
 
-    timm's module itself stays as it is.
+    timm's module itself doesn't change.
     """
     names = dict(function.__globals__)
     for name, value in function.__globals__.items():
@@ -87,7 +84,7 @@ def _with_globals(function: FunctionType, names: dict[str, Any]) -> FunctionType
     return copy
 
 
-def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str, Any]:
+def _observers(path: str, resample: bool, assumed: list[str]) -> dict[str, Any]:
     import timm.layers
 
     def watched(
@@ -95,13 +92,13 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
     ) -> Tensor:
         found = function(table, *args, **options)
         if found.shape != table.shape:
-            _report(assumed, f"a position table of {path}", table, found)
+            note_resampled(assumed, f"a position table of {path}", table, found)
         return found
 
     def squared(table: Tensor, new_size: Any, old_size: Any = None, **options: Any) -> Tensor:
         count = table.shape[1] - options.get("num_prefix_tokens", 1)
         if old_size is None and math.isqrt(max(count, 0)) ** 2 != count:
-            return table  # of no square grid, or with other prefix tokens: its shape is refused
+            return table  # no square grid, or other prefix tokens: refused for its shape
         return watched(timm.layers.resample_abs_pos_embed, table, new_size, old_size, **options)
 
     observers: dict[str, Any] = {
@@ -110,7 +107,7 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
         if hasattr(timm.layers, name)
     }
     observers[_TABLES[0]] = squared
-    if resample != PATCH_EMBED:
+    if not resample:
         observers[_RESAMPLED] = lambda kernel, *args, **options: kernel
     return observers
 
@@ -118,29 +115,30 @@ def _observers(path: str, resample: str | None, assumed: list[str]) -> dict[str,
 def _as_they_were(
     before: Mapping[str, Tensor],
     after: dict[str, Tensor],
-    resample: str | None,
+    resample: bool,
     path: str,
     assumed: list[str],
 ) -> dict[str, Tensor]:
-    """Report what a conversion resized by other means, or put it back so that it is refused."""
+    """Report what a conversion resized by other means, or undo it so that it is refused."""
     reported = " ".join(assumed)
     for name in before.keys() & after.keys():
         old, new = before[name], after[name]
         if old.shape == new.shape:
             continue
         if old.numel() == new.numel():
-            if old.ndim == new.ndim:  # the same numbers under other rows and columns
+            if old.ndim == new.ndim:  # the same numbers in other rows and columns
                 after[name] = old
-        elif resample == PATCH_EMBED and "patch_embed" in name:
-            _report(assumed, f"{name} of {path}", old, new)
+        elif resample and "patch_embed" in name:
+            note_resampled(assumed, f"{name} of {path}", old, new)
         elif not any(word in name for word in _POSITIONS):
             after[name] = old
         elif _sizes(old, new) not in reported:
-            _report(assumed, f"{name} of {path}", old, new)
+            note_resampled(assumed, f"{name} of {path}", old, new)
     return after
 
 
-def _report(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
+def note_resampled(assumed: list[str], what: str, old: Tensor, new: Tensor) -> None:
+    """Add a line to ``assumed``, once."""
     line = f"{what} is resampled ({_sizes(old, new)})"
     if line not in assumed:
         assumed.append(line)
@@ -153,7 +151,7 @@ def _sizes(old: Tensor, new: Tensor) -> str:
 def _check_grid(
     model: Any, weights: Mapping[str, Tensor], content: Any, path: str, assumed: list[str]
 ) -> None:
-    """Refuse a position table of a grid that isn't square: its rows would be mixed up."""
+    """Refuse a position table whose grid isn't square: its rows would be mixed up."""
     name, table = _position_table(model, weights)
     if table is None:
         return
@@ -194,10 +192,10 @@ def _position_table(model: Any, weights: Mapping[str, Tensor]) -> tuple[str, Ten
 
 
 def _seen_grid(table: Tensor) -> tuple[int, int] | None:
-    """The grid that a table of positions itself shows, ``None`` where it shows none.
+    """The grid that a table of positions shows, or ``None``.
 
-    What lies one above the other is alike; so of all ways to cut the N positions into rows, the true
-    length has the most similar neighbours.
+    Vertical neighbours are similar, so the true row length is the one with the most similar
+    neighbours.
     """
     count = len(table)
     if not torch.isfinite(table).all():
@@ -208,13 +206,13 @@ def _seen_grid(table: Tensor) -> tuple[int, int] | None:
     if not scores:
         return None
     best, *others = sorted(scores, key=scores.__getitem__, reverse=True)
-    if scores[best] < _ALIKE or (others and scores[best] - scores[others[0]] < 0.02):
+    if scores[best] < _LEAST_COSINE or (others and scores[best] - scores[others[0]] < 0.02):
         return None
     return count // best, best
 
 
 def _stated_sizes(content: Any, depth: int = 4) -> Iterator[tuple[int, int]]:
-    """Image sizes in the settings beside the weights, rows and columns."""
+    """Image sizes (rows, columns) in the settings saved with the weights."""
     fields = content if isinstance(content, Mapping) else getattr(content, "__dict__", {})
     for key, value in fields.items():
         if isinstance(value, Tensor) or not isinstance(key, str):
@@ -230,13 +228,12 @@ def _stated_sizes(content: Any, depth: int = 4) -> Iterator[tuple[int, int]]:
 def _convert_beit(
     weights: dict[str, Tensor], model: Any, convert: Callable[..., Mapping[str, Tensor]]
 ) -> Mapping[str, Tensor]:
-    """Pre-training checkpoints of BEiT, BEiTv2 and SimMIM as timm's classifiers have them.
+    """Pre-training checkpoints of BEiT, BEiTv2 and SimMIM with the names of timm's classifiers.
 
-    While pre-training, all blocks share one table of relative positions, and the final norm comes
-    before pooling; timm has a table in every block and, in its models that pool by the mean, the
-    norm after it. Neither changes a token that is read without the norm.
+    In pre-training, all blocks share one table of relative positions, and the final norm comes
+    before pooling. timm has a table in every block and, in models with mean pooling, the norm after
+    it. Neither changes a token that is read without the norm.
     """
-    weights = dict(weights)
     shared = weights.pop("rel_pos_bias.relative_position_bias_table", None)
     weights.pop("rel_pos_bias.relative_position_index", None)
     if shared is not None:

@@ -3,9 +3,9 @@
     z = scale · mode(VAE(x)),   tokens = blocks of DiT(z, c = 0)
 
 Peebles & Xie, "Scalable Diffusion Models with Transformers" (2023). The latent is the mode of the
-VAE's posterior, not a sample of it: the same image gives the same tokens. The conditioning vector,
-the sum of the embeddings of timestep and class, is zero (``spec/protocols.md``). Tokens are those
-of a block; the final norm of a DiT belongs to its prediction of noise and is never applied.
+VAE's posterior, not a sample: the same image gives the same tokens. The conditioning vector (the
+embeddings of timestep and class, summed) is zero (``spec/protocols.md``). Tokens are a block's
+output; the final norm of a DiT belongs to its noise prediction and is never applied.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import model_folder, one_line, quiet, require
+from iceprobe.backbones.extras import explained, model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, LayerOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
@@ -33,11 +33,11 @@ _FETCH = (
 def load_diffusers(
     name: str, *, spec: str, tokens: LayerOptions, images: ImageOptions, saved: CheckpointOptions
 ) -> Backbone:
-    """Load ``diffusers:NAME_OR_DIR``, a pipeline of a DiT; options as :func:`iceprobe.load_backbone`.
+    """Load ``diffusers:NAME_OR_DIR``, a DiT pipeline; options as :func:`iceprobe.load_backbone`.
 
-    Pixels go to [-1, 1], as the VAE was trained; the image is as large as the latents that the
-    transformer was trained on. With ``checkpoint`` the transformer's weights come from that file, by
-    diffusers' names or by those of the publication's own code.
+    Pixels are scaled to [-1, 1], as in the VAE's training; the default image size is that of the
+    transformer's training. With ``checkpoint`` the transformer's weights come from that file, named
+    as in diffusers or in the publication's code.
 
     Raises:
         IceprobeError: if diffusers isn't installed, the folder holds no DiT, or weights are missing.
@@ -63,7 +63,7 @@ def load_diffusers(
         Preprocessing(**{**stated, **images.given}),
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        # A folder says what was built, not how it was trained.
+        # A folder states the architecture, not the training.
         paradigm="unknown" if saved.checkpoint or Path(folder).is_dir() else family.paradigm,
         settings={
             "architecture": f"diffusers {TRANSFORMER}",
@@ -80,11 +80,11 @@ class Conditioned(nn.Module):
     def __init__(self, vae: Any, transformer: Any):
         super().__init__()
         self.vae, self.transformer = vae, transformer
-        # Every block has its own copy of the same embedders; none of them is asked.
+        # Every block has its own copy of the same embedders; none is used.
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
         for block in transformer.transformer_blocks:
             block.norm1.emb = Zeros(width)
-        # Only the encoder of the VAE is run.
+        # Only the VAE's encoder runs.
         vae.decoder, vae.post_quant_conv = nn.Identity(), nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Conditioned(nn.Module):
 
 
 class Zeros(nn.Module):
-    """In place of the embeddings of timestep and class: ``(B,)`` → zeros ``(B, D)``."""
+    """Replaces the embeddings of timestep and class: ``(B,)`` → zeros ``(B, D)``."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -104,7 +104,7 @@ class Zeros(nn.Module):
         return torch.zeros(len(timestep), self.width, dtype=hidden_dtype, device=timestep.device)
 
 
-# The publication's names → diffusers', in the blocks and around them.
+# The publication's names → diffusers' names, in the blocks and outside them.
 _IN_BLOCKS = {
     "adaLN_modulation.1.": "norm1.linear.",
     "attn.proj.": "attn1.to_out.0.",
@@ -120,10 +120,10 @@ _CONDITION = ("t_embedder.", "y_embedder.")  # embeddings that are zero here
 
 
 def _converted(weights: dict[str, Tensor], transformer: Any, path: str) -> dict[str, Tensor]:
-    """A checkpoint of the publication's own code by diffusers' names; any other as it is.
+    """A checkpoint of the publication's code with diffusers' names; any other unchanged.
 
     Raises:
-        IceprobeError: if its table of positions is another than the transformer's, which is computed.
+        IceprobeError: if its position table differs from the transformer's, which is computed.
     """
     if "x_embedder.proj.weight" not in weights:
         return weights
@@ -136,8 +136,8 @@ def _converted(weights: dict[str, Tensor], transformer: Any, path: str) -> dict[
                 kind = rest.removeprefix("attn.qkv.")
                 for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                     found[f"{at}attn1.to_{letter}.{kind}"] = part
-                continue
-            found[at + _renamed(rest, _IN_BLOCKS)] = tensor
+            else:
+                found[at + _renamed(rest, _IN_BLOCKS)] = tensor
         elif name == "pos_embed":
             own = transformer.pos_embed.pos_embed
             if own.shape != tensor.shape or not torch.allclose(own, tensor.float(), atol=1e-3):
@@ -160,7 +160,7 @@ def _renamed(name: str, names: dict[str, str]) -> str:
 def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
     """A model of the pipeline, in float32."""
     loads = getattr(diffusers, kind)
-    try:
+    with explained(lambda e: f"{spec}: its {part} can't be loaded ({one_line(e)}): {_FETCH}"):
         stated = loads.load_config(folder, subfolder=part).get("_class_name")
         if stated != kind:
             raise IceprobeError(
@@ -171,12 +171,6 @@ def _part(diffusers: Any, kind: str, folder: str, part: str, spec: str) -> Any:
             model, info = loads.from_pretrained(
                 folder, subfolder=part, output_loading_info=True, low_cpu_mem_usage=False
             )
-    except IceprobeError:
-        raise
-    except Exception as error:  # the library's own, and the hub's client's
-        raise IceprobeError(
-            f"{spec}: its {part} can't be loaded ({one_line(error)}): {_FETCH}"
-        ) from error
     check_keys(model, f"{folder}/{part}", sorted(info["missing_keys"]))
     return model.float()
 

@@ -1,8 +1,8 @@
-"""Libraries that not everybody needs, and weights that aren't on this machine yet."""
+"""Optional libraries, and weights that aren't on this machine yet."""
 
 import importlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from iceprobe.core.errors import IceprobeError
 
 
 def require(module: str, extra: str, source: str) -> Any:
-    """Import the library behind a source of backbones.
+    """Import the library of a source of backbones.
 
     Raises:
         IceprobeError: if it isn't installed; says what to install.
@@ -21,7 +21,7 @@ def require(module: str, extra: str, source: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:  # it is there, and misses something itself
+        if error.name != module:  # it is installed, but one of its own imports isn't
             raise
         raise IceprobeError(
             f"{source}: needs the package {module}: pip install 'iceprobe[{extra}]'"
@@ -29,9 +29,9 @@ def require(module: str, extra: str, source: str) -> Any:
 
 
 def hub_has_address() -> bool:
-    """Whether Hugging Face's name resolves, or a proxy is set that would resolve it.
+    """Whether Hugging Face's host name resolves, or a proxy is set.
 
-    Asked before a download: without a network the hub's client tries for a minute.
+    Checked before a download: without a network the hub's client retries for a minute.
     """
     from huggingface_hub import constants
 
@@ -45,11 +45,11 @@ def hub_has_address() -> bool:
 
 
 def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
-    """A local folder, or a name of Hugging Face whose files are cached or can be downloaded.
+    """A local folder, or a name on Hugging Face whose files are cached or can be downloaded.
 
     Args:
-        first: a file that is in every such folder.
-        fetch: what to do where there is no network.
+        first: a file that every such folder has.
+        fetch: what to do without a network.
 
     Raises:
         IceprobeError: if it is neither.
@@ -70,10 +70,21 @@ def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
 
 
 @contextmanager
-def quiet(logging: Any) -> Iterator[None]:
-    """No warnings about heads that aren't there, no progress bars; afterwards as it was.
+def explained(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn any error of foreign code into an IceprobeError with this message."""
+    try:
+        yield
+    except IceprobeError:
+        raise
+    except Exception as error:
+        raise IceprobeError(message(error)) from error
 
-    ``logging`` is ``transformers.utils.logging`` or its twin of diffusers.
+
+@contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """No warnings about missing heads and no progress bars within; the former state afterwards.
+
+    ``logging`` is ``transformers.utils.logging`` or the same module of diffusers.
     """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -87,7 +98,7 @@ def quiet(logging: Any) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An error of another library as a clause: its message on one line, or its type."""
+    """Another library's error as a clause: its message on one line, or its type."""
     message = " ".join(str(error).split())
     if len(message) > limit:
         message = message[:limit].rsplit(" ", 1)[0] + " …"

@@ -1,7 +1,7 @@
 """``layer=``: which blocks of a model are read. 0 is the first block, -1 the last.
 
-One (``layer=3``), several (``layer=0,5,-1``) or every one of them (``layer=all``). Models with
-stages (CNNs, Swin, Hiera) count their stages as their library does.
+One (``layer=3``), several (``layer=0,5,-1``) or all (``layer=all``). In models with stages (CNNs,
+Swin, Hiera) a layer is a stage, as their library counts them.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,7 @@ Layers = int | Sequence[int] | Literal["all"]
 
 
 def parse_layers(text: str) -> Layers:
-    """``3``, ``0,5,-1`` or ``all``.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """``3``, ``0,5,-1`` or ``all``; ValueError for anything else."""
     if text == "all":
         return "all"
     try:
@@ -28,10 +24,10 @@ def parse_layers(text: str) -> Layers:
 
 
 def resolve_layers(layers: Layers, count: int, model: str) -> tuple[int, ...]:
-    """Layers counted from 0, in the order asked for, of a model that has ``count`` of them.
+    """Layers counted from 0, in the given order, of a model with ``count`` layers.
 
     Raises:
-        IceprobeError: for a layer that isn't there, one that is named twice, and no layer at all.
+        IceprobeError: for a layer out of range, a layer named twice, or no layer.
     """
     if layers == "all":
         return tuple(range(count))

@@ -1,10 +1,9 @@
-"""The files that a backbone is loaded from: while they don't change, its spec gives the same.
+"""The files that a backbone is loaded from: while they don't change, neither does the backbone.
 
-No files are listed for a spec whose backbone depends on more: one that runs other people's code, or
-asks a server.
+No files are listed for a backbone that also depends on foreign code or on a server.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -12,22 +11,21 @@ from iceprobe.core.specs import Spec
 
 
 def local_files(spec: Spec) -> list[Path] | None:
-    """Every file that ``spec`` is loaded from, beside those of libraries.
+    """Every file that ``spec`` is loaded from, except those of libraries.
 
     Returns:
-        ``None`` where it depends on something else too, or where the files aren't here yet.
+        ``None`` if it depends on something else too, or if the files aren't on this machine yet.
     """
     if spec.options.get("trust", "").lower() == "true" or spec.kind not in _FILES:
         return None
     files = _FILES[spec.kind](spec)
-    checkpoint = spec.options.get("checkpoint")
-    if files is None or checkpoint is None:
-        return files
-    return [*files, Path(checkpoint).expanduser()]
+    if files is not None and "checkpoint" in spec.options:
+        files = [*files, Path(spec.options["checkpoint"]).expanduser()]
+    return files
 
 
 def is_file_path(module: str) -> bool:
-    """Whether what ``python:`` names is a file, ``./models.py``, and no module."""
+    """Whether ``python:`` names a file (``./models.py``) rather than a module."""
     return module.endswith(".py") or "/" in module
 
 
@@ -38,7 +36,7 @@ def _bundled(spec: Spec) -> list[Path]:
 
 def _timm(spec: Spec) -> list[Path] | None:
     if "checkpoint" in spec.options or spec.options.get("pretrained", "").lower() == "false":
-        return []  # what else it takes is in the library
+        return []  # the rest is in the library
     import timm
 
     config = timm.get_pretrained_cfg(spec.name)
@@ -55,7 +53,7 @@ def _folder_or_hub(spec: Spec) -> list[Path] | None:
 
 
 def _of_hub(repository: str) -> list[Path] | None:
-    """Files of the revision in the hub's cache, and the reference that names the revision."""
+    """Files of the revision in the hub's cache, and the reference that names it."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
@@ -68,8 +66,7 @@ def _of_hub(repository: str) -> list[Path] | None:
 
 
 def _within(folder: Path) -> list[Path]:
-    files: Iterable[Path] = folder.rglob("*")
-    return sorted(file for file in files if file.is_file())
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 _FILES: dict[str, Callable[[Spec], list[Path] | None]] = {

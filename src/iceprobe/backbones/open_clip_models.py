@@ -1,8 +1,8 @@
 """``open_clip:ARCH?pretrained=TAG``: the image tower of a model of open_clip.
 
-Patch tokens are those before the projection into the space shared with text. The class token after
-the final norm is a prefix token; the same after the projection is the vector ``class_projected``.
-Towers with an attention pool (SigLIP, PE, the ResNets) give its output as ``pooled``.
+Patch tokens are read before the projection into the space shared with text. The class token after
+the final norm is a prefix token; after the projection it is the vector ``class_projected``. Towers
+with an attention pool (SigLIP, PE, the ResNets) give its output as ``pooled``.
 """
 
 import math
@@ -14,19 +14,14 @@ import torch
 from torch import Tensor
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import BlockPaths, BlockReader, nothing
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import one_line, require
+from iceprobe.backbones.conversions import note_resampled
+from iceprobe.backbones.extras import explained, one_line, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
-from iceprobe.backbones.preprocessing import (
-    Preprocessing,
-    check_image_size,
-    check_square,
-    fixed_interpolation,
-    other_crop,
-)
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -45,31 +40,30 @@ def load_open_clip(
     """Load ``open_clip:ARCH``; the options are those of :func:`iceprobe.load_backbone`.
 
     ``pretrained`` is a tag of open_clip. With ``checkpoint`` the weights come from that file, and
-    the tag says only how images are prepared and which activation the model was trained with.
-    ``ARCH`` may be ``local-dir:DIR`` or ``hf-hub:NAME`` as well.
+    the tag gives only the preprocessing and the activation function. ``ARCH`` may also be
+    ``local-dir:DIR`` or ``hf-hub:NAME``.
 
     Raises:
         IceprobeError: if open_clip isn't installed, for an architecture or tag that it doesn't
             know, weights that can't be downloaded, and a checkpoint that doesn't fit.
     """
     open_clip = require("open_clip", "open-clip", spec)
-    model = _create(open_clip, name, spec, pretrained, saved.checkpoint, images.image_size)
+    model = _create(name, spec, pretrained, saved.checkpoint, images.image_size)
     assumed: list[str] = []
-    # Only the image tower is read, and it may be all there is.
+    # Only the image tower is read, and the file may hold nothing else.
     ignore = [*saved.ignore, *(prefix.removeprefix("visual.") for prefix in saved.ignore)]
+    tower = model.visual
     assumed += load_saved(
-        model.visual,
+        tower,
         replace(saved, ignore=ignore),
         convert=lambda weights: _converted(model, weights, str(saved.checkpoint), assumed),
     )
-    tower = model.visual
     config = open_clip.get_model_preprocess_cfg(model)
     patch = getattr(tower, "patch_size", None)
     if images.image_size is not None and isinstance(patch, tuple):
         check_image_size(images.image_size, patch[0], name)
-    # Weights of the user's own, in a file or a folder, don't say how they were trained.
-    own = saved.checkpoint is not None and pretrained is None
-    own = own or name.startswith("local-dir:")
+    # The user's own weights, in a file or a folder, don't show how they were trained.
+    own = (saved.checkpoint is not None and pretrained is None) or name.startswith("local-dir:")
     family = family_of(f"{name}.{pretrained or ''}", "clip")
     preprocessing, crop = _preprocessing(config, images, spec)
     norm = tokens.norm is not False
@@ -87,24 +81,20 @@ def load_open_clip(
 def _preprocessing(
     config: Mapping[str, Any], images: ImageOptions, spec: str
 ) -> tuple[Preprocessing, list[str]]:
-    """``images``, the rest from the model's ``preprocess_cfg``, and what was assumed."""
+    """The transform by ``images`` and the model's ``preprocess_cfg``, and what was assumed."""
     size = config["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    if images.image_size is None:
-        check_square(spec, height, width)
-    stated = {
-        "image_size": height,
-        "mean": _each(config["mean"]),
-        "std": _each(config["std"]),
-        "interpolation": fixed_interpolation(config["interpolation"]),
-    }
-    preprocessing = Preprocessing(**{**stated, **images.given})
+    stated = {"mean": _each(config["mean"]), "std": _each(config["std"])}
     own = {
-        "squash": "squashes images: resize=squash&crop_pct=1 does so",
-        "longest": "pads images, which iceprobe has no option for",
+        "squash": "its own squashes images: resize=squash&crop_pct=1 does so",
+        "longest": "its own pads images, which iceprobe has no option for",
     }.get(config["resize_mode"])
-    crop = [other_crop(spec, f"its own {own}")] if own and not images.resize else []
-    return preprocessing, crop
+    return stated_transform(
+        spec,
+        images,
+        (size, size) if isinstance(size, int) else size,
+        {**stated, "interpolation": config["interpolation"]},
+        own,
+    )
 
 
 def _each(value: Any) -> tuple[float, ...]:
@@ -112,13 +102,10 @@ def _each(value: Any) -> tuple[float, ...]:
 
 
 def _create(
-    open_clip: Any,
-    name: str,
-    spec: str,
-    pretrained: str | None,
-    checkpoint: str | None,
-    image_size: int | None,
+    name: str, spec: str, pretrained: str | None, checkpoint: str | None, image_size: int | None
 ) -> Any:
+    import open_clip
+
     options: dict[str, Any] = {"pretrained_text": False, "force_image_size": image_size}
     stored = name.startswith(("local-dir:", "hf-hub:"))
     if not stored:
@@ -144,26 +131,24 @@ def _create(
         }
     else:
         options["pretrained"] = pretrained
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            return open_clip.create_model(name, require_pretrained=checkpoint is None, **options)
-    except Exception as error:  # the library's own, and the hub's client's
-        where = tag.get("hf_hub", "").rstrip("/")
-        fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
-        take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
-        raise IceprobeError(
-            f"{spec}: its weights can't be loaded ({one_line(error)}): fetch {fetch} on a connected "
-            f"machine and pass open_clip:{take}"
-        ) from error
+    where = (tag.get("hf_hub") or "").rstrip("/")
+    fetch = f"{where} of Hugging Face" if where else tag.get("url") or "its folder"
+    take = name if stored else f"{name}?pretrained={pretrained}&checkpoint=FILE"
+    remedy = f"fetch {fetch} on a connected machine and pass open_clip:{take}"
+    with (
+        explained(lambda e: f"{spec}: its weights can't be loaded ({one_line(e)}): {remedy}"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.default_generator.manual_seed(0)
+        return open_clip.create_model(name, require_pretrained=checkpoint is None, **options)
 
 
 def _converted(
     model: Any, weights: dict[str, Tensor], path: str, assumed: list[str]
 ) -> Mapping[str, Tensor]:
-    """The image tower of a published file, by the model's names and sizes, as open_clip has them.
+    """The image tower of a published file, converted to the model's names and sizes.
 
-    Without ``visual.`` in any name the file is of an image tower alone.
+    A file without ``visual.`` in its names holds only an image tower.
     """
     from open_clip.convert import convert_state_dict
     from open_clip.model import resize_pos_embed
@@ -177,12 +162,10 @@ def _converted(
     before = weights.get(table)
     if before is not None:
         rows = before.shape[0] - 1
-        if math.isqrt(max(rows, 0)) ** 2 == rows:  # else it is refused by its shape
+        if math.isqrt(max(rows, 0)) ** 2 == rows:  # otherwise refused for its shape
             resize_pos_embed(weights, model)
-        after = weights[table]
-        if after.shape != before.shape:
-            sizes = " to ".join("x".join(map(str, t.shape)) for t in (before, after))
-            assumed.append(f"a position table of {path} is resampled ({sizes})")
+        if weights[table].shape != before.shape:
+            note_resampled(assumed, f"a position table of {path}", before, weights[table])
     return {
         name.removeprefix("visual."): tensor
         for name, tensor in weights.items()
@@ -191,40 +174,35 @@ def _converted(
 
 
 def _reader(tower: Any, layer: Layers, norm: bool) -> LayerReader:
-    if hasattr(tower, "trunk"):  # a model of timm, with a head of open_clip's
+    if hasattr(tower, "trunk"):  # a model of timm, with open_clip's head
         return TowerReader(tower, layer, norm)
     if hasattr(tower, "attnpool"):  # CLIP's ResNets
-        stages = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
         paths = BlockPaths(
-            stages,
+            [tower.layer1, tower.layer2, tower.layer3, tower.layer4],
             norm=None,
             stages=True,
             vectors=lambda output: {"pooled": output},
             pooled_class=True,
         )
-        return BlockReader(tower, paths, layer, norm)
-    tower.output_tokens = False
-    pooled = tower.attn_pool is not None  # CoCa: its final norm is the pooler's
-    by_class = not pooled and tower.pool_type == "tok" and tower.proj is not None
-    return BlockReader(
-        tower,
-        BlockPaths(
+    else:
+        tower.output_tokens = False
+        pooled = tower.attn_pool is not None  # CoCa: its final norm is the pooler's
+        by_class = not pooled and tower.pool_type == "tok" and tower.proj is not None
+        paths = BlockPaths(
             list(tower.transformer.resblocks),
             norm=None if pooled else tower.ln_post,
             num_prefix=1,
             has_class=True,
-            vectors=(lambda output: {"class_projected": output}) if by_class else nothing,
-        ),
-        layer,
-        norm,
-    )
+            vectors=(lambda output: {"class_projected": output}) if by_class else None,
+        )
+    return BlockReader(tower, paths, layer, norm)
 
 
 class TowerReader(TimmReader):
     """A tower whose trunk is a model of timm.
 
-    The trunk's head and the tower's are the projection: ``class_projected`` is the tower's own
-    output where the trunk pools by its class token.
+    ``class_projected`` is the tower's own output (the trunk's head, then the tower's) if the trunk
+    pools by its class token.
     """
 
     def __init__(self, tower: Any, layer: Layers, norm: bool):
@@ -241,6 +219,6 @@ class TowerReader(TimmReader):
 
 
 def _activation(tower: Any) -> dict[str, str]:
-    """QuickGELU or GELU: not in the weights, nor always in the architecture's name."""
+    """QuickGELU or GELU: neither the weights nor the architecture's name always show it."""
     names = {type(part).__name__ for part in tower.modules() if "GELU" in type(part).__name__}
     return {"activation": ",".join(sorted(names))}

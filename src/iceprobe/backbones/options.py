@@ -1,7 +1,7 @@
-"""Options that several sources of backbones share: a field is its name, type, parser and default.
+"""Options that several sources of backbones share: each field has a name, type, parser and default.
 
-A loader takes the groups it has use for as keyword arguments (``images: ImageOptions``); spec
-strings and :func:`iceprobe.load_backbone` name the fields. Importing this doesn't import torch.
+A loader takes the groups that it needs as keyword arguments (``images: ImageOptions``). Spec
+strings and :func:`iceprobe.load_backbone` name the fields. This module doesn't import torch.
 """
 
 import math
@@ -14,15 +14,11 @@ from iceprobe.core.specs import boolean
 
 Parser = Callable[[str], Any]
 
-LARGEST = 2**14  # pixels a side: beyond that a blank image alone takes gigabytes
+LARGEST = 2**14  # pixels a side: above this, even a blank image takes gigabytes
 
 
 def parse_pixels(text: str) -> int:
-    """A number of pixels a side.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Pixels a side; ValueError if the text is not such a number."""
     side = int(text)
     if not 0 < side <= LARGEST:
         raise ValueError(f"write a number of pixels from 1 to {LARGEST}")
@@ -36,13 +32,14 @@ def _numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """``a,b`` as a tuple."""
     return tuple(filter(None, text.split(",")))
 
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """Which layers are read (:mod:`iceprobe.backbones.layers`); ``None`` is the last."""
+    """Which layers are read (:mod:`iceprobe.backbones.layers`); ``None``: the last."""
 
     layer: Annotated[Layers | None, parse_layers] = None
 
@@ -53,18 +50,18 @@ class LayerOptions:
 
 @dataclass(frozen=True)
 class TokenOptions(LayerOptions):
-    """Layers, and whether the model's final norm is applied; ``None`` does as its family does."""
+    """Layers, and whether the final norm is applied; ``None``: the family's default."""
 
     norm: Annotated[bool | None, boolean] = None
 
 
 @dataclass(frozen=True)
 class OutputOptions(TokenOptions):
-    """The same, and what a ``(B, P + N, D)`` output holds where the module doesn't say it itself.
+    """The same, and what a ``(B, P + N, D)`` output holds if the module doesn't state it.
 
     Attributes:
         num_prefix: P.
-        has_class: whether the first of the prefix tokens is a class token.
+        has_class: whether the first prefix token is a class token.
     """
 
     num_prefix: Annotated[int | None, int] = None
@@ -72,13 +69,13 @@ class OutputOptions(TokenOptions):
 
     @property
     def describes_output(self) -> bool:
-        """Whether one of the two is given."""
+        """Whether ``num_prefix`` or ``has_class`` is given."""
         return self.num_prefix is not None or self.has_class is not None
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Fields of :class:`Preprocessing` in place of the model's own; ``None`` keeps its own."""
+    """Fields of :class:`Preprocessing` that replace the model's own; ``None`` keeps the model's."""
 
     image_size: Annotated[int | None, parse_pixels] = None
     mean: Annotated[Sequence[float] | None, _numbers] = None
@@ -90,10 +87,8 @@ class ImageOptions:
     @property
     def given(self) -> dict[str, Any]:
         """Those that aren't ``None``, as arguments of :class:`Preprocessing`."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        values["mean"] = self.mean and tuple(self.mean)
-        values["std"] = self.std and tuple(self.std)
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {key: tuple(v) if key in ("mean", "std") else v for key, v in given.items()}
 
 
 @dataclass(frozen=True)
@@ -101,16 +96,16 @@ class CheckpointOptions:
     """A file of weights; see :func:`iceprobe.backbones.checkpoints.load_checkpoint`.
 
     Attributes:
-        checkpoint: the file; ``None`` takes the source's own weights.
+        checkpoint: the file; ``None``: the source's own weights.
         checkpoint_key: where in the file the weights are.
-        strip: prefix of names that is taken off.
-        ignore: prefixes of names that are no part of the encoder.
+        strip: prefix to remove from the names.
+        ignore: prefixes of names outside the encoder.
     """
 
     checkpoint: Annotated[str | None, str] = None
     checkpoint_key: Annotated[str | None, str] = None
     strip: Annotated[str | None, str] = None
-    ignore: Annotated[Sequence[str], _words] = ()
+    ignore: Annotated[Sequence[str], words] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ class HubOptions:
 
     Attributes:
         entry: name of the function that builds the model.
-        weights, pretrained: passed on to it.
+        weights, pretrained: passed to it.
         trust: whether the repository's code may run.
     """
 
@@ -133,7 +128,7 @@ Groups = Mapping[str, type[Any]]  # a loader's keyword argument → one of the c
 
 
 def parsers(groups: Iterable[type[Any]]) -> dict[str, Parser]:
-    """Every option of these classes, and how its text becomes a value."""
+    """Every option of these classes, and the parser of its text."""
     return {
         name: hint.__metadata__[0]
         for group in groups
@@ -142,12 +137,10 @@ def parsers(groups: Iterable[type[Any]]) -> dict[str, Parser]:
 
 
 def grouped(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a loader: ``values``, those of each group as one object under its keyword."""
+    """Arguments of a loader: ``values``, with each group as one object under its keyword."""
     rest = dict(values)
-    made = {
-        keyword: group(
-            **{each.name: rest.pop(each.name) for each in fields(group) if each.name in rest}
-        )
-        for keyword, group in groups.items()
-    }
-    return made | rest
+    arguments = {}
+    for keyword, group in groups.items():
+        shared = {each.name for each in fields(group)} & rest.keys()
+        arguments[keyword] = group(**{name: rest.pop(name) for name in shared})
+    return arguments | rest

@@ -1,9 +1,9 @@
-"""The rest of a checkpoint, beside its weights, read as data: nothing named in the file is run.
+"""Read what a checkpoint holds besides its weights as data: no code that the file names is run.
 
-``torch.load(weights_only=True)`` refuses a file for one ``yacs.CfgNode`` beside the weights. Here every
-class of other libraries, or of the user's own script, is read as a :class:`Plain`, which keeps what it
-is given and does nothing. Functions that rebuild tensors are the only ones that are called. What names
-a function or class of Python itself other than a plain container is refused: no checkpoint needs it.
+``torch.load(weights_only=True)`` refuses a file because of one ``yacs.CfgNode``. Here every class
+of another library, or of the user's script, becomes a :class:`Plain`, which stores its state and
+does nothing. Only functions that rebuild tensors are called. Python's own functions and classes,
+except plain containers, are refused: no checkpoint needs them.
 """
 
 import pickle
@@ -44,7 +44,7 @@ _OF_PYTHON = {*sys.stdlib_module_names, "__builtin__", "copy_reg"} - {"__main__"
 
 
 class Plain(dict[Any, Any]):
-    """An object of a class that isn't loaded: what a pickle put into it, and its class's name."""
+    """An object whose class isn't loaded: its state, and its class's name in ``of``."""
 
     of = ""
 
@@ -55,22 +55,18 @@ class Plain(dict[Any, Any]):
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:
-        # A class that a pickle hands state to gets here with the state as ``self``: that fails.
+        # If a pickle sets the state of a class, not an object, ``self`` is the state: that fails.
         if isinstance(state, dict):
             self.update(state)
 
     def append(self, item: Any) -> None:
-        """An item of a class derived from ``list``."""
+        """Ignores items of a class derived from ``list`` or ``set``."""
 
-    def extend(self, items: Any) -> None:
-        """Items of a class derived from ``list``."""
-
-    def add(self, item: Any) -> None:
-        """An item of a class derived from ``set``."""
+    extend = add = append
 
 
 class _Rebuild:
-    """A function that a pickle may call and can't change."""
+    """A function that a pickle may call but can't change."""
 
     __slots__ = ("_function",)
     _function: Any
@@ -104,7 +100,7 @@ class Unpickler(pickle.Unpickler):
     """Reads containers, tensors and :class:`Plain`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Raises UnpicklingError for what would run code."""
+        """Raises UnpicklingError for anything that would run code."""
         full = f"{module}.{name}"
         if full in ("collections.OrderedDict", "torch.OrderedDict"):
             return OrderedDict
@@ -121,5 +117,5 @@ class Unpickler(pickle.Unpickler):
 
 
 def load(file: Any, **options: Any) -> Any:
-    """As ``pickle.load``; with :class:`Unpickler` what ``torch.load`` asks of a pickle module."""
+    """``pickle.load``; ``torch.load`` needs it and :class:`Unpickler` of a pickle module."""
     return Unpickler(file, **options).load()

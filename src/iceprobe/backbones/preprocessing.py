@@ -1,8 +1,8 @@
-"""From a decoded image to what a backbone sees: resize, centre crop, normalise."""
+"""From a decoded image to a backbone's input: resize, centre crop, normalise."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,25 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
+from iceprobe.backbones.options import ImageOptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.pixels import plain
 
-LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: a side of 292 times the other's at 256
-CROP_PCT = 224 / 256  # of the resized shorter side, as published linear and attentive probes use
-RESIZES = ("shorter", "squash")
-ORDERS = ("RGB", "BGR")
+LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: 512 to 1 at a shorter side of 256
+CROP_PCT = 224 / 256  # of the resized shorter side, as in published linear and attentive probes
+CHOICES = {
+    "resize": ("shorter", "squash"),
+    "order": ("RGB", "BGR"),
+    "interpolation": tuple(mode.value for mode in InterpolationMode),
+}
 
 
 def check_image_size(image_size: int, patch: int, model: str) -> None:
-    """Refuse an image that patches don't fill: models drop the rest silently.
+    """Refuse an image size that is no multiple of the patch size: models drop the rest silently.
 
     Raises:
-        IceprobeError: if ``image_size`` is no multiple of ``patch``; names the nearest ones.
+        IceprobeError: names the nearest multiples.
     """
     if image_size % patch:
         near = max(image_size // patch, 1) * patch
@@ -38,11 +42,7 @@ def check_image_size(image_size: int, patch: int, model: str) -> None:
 
 
 def check_square(spec: str, height: int, width: int) -> None:
-    """Refuse a model of images that aren't square.
-
-    Raises:
-        IceprobeError: if they aren't; not every model can be given another size.
-    """
+    """Raise IceprobeError for a model whose images aren't square."""
     if height != width:
         raise IceprobeError(
             f"{spec}: its images are {height} x {width} pixels (height x width), iceprobe's are "
@@ -51,13 +51,8 @@ def check_square(spec: str, height: int, width: int) -> None:
         )
 
 
-def fixed_interpolation(stated: str) -> str:
-    """``"random"``, drawn anew for each training image, is ``"bicubic"`` in evaluation."""
-    return "bicubic" if stated == "random" else stated
-
-
 def other_crop(spec: str, own: str) -> str:
-    """The line that says that a model's own way from an image to a square is no centre crop."""
+    """The line that states that a model's own transform (``own``) isn't a centre crop."""
     return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"
 
 
@@ -65,17 +60,16 @@ def other_crop(spec: str, own: str) -> str:
 class Preprocessing:
     """The evaluation transform of a backbone.
 
-    The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped, so
-    that with the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
+    The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped. With
+    the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
 
     Attributes:
-        image_size: S, pixels a side of what the backbone sees.
-        mean, std: per channel as the backbone sees them, for pixels in [0, 1].
+        image_size: S, pixels a side of the backbone's input.
+        mean, std: one value a channel in the backbone's order, for pixels in [0, 1].
         interpolation: ``"bicubic"``, ``"bilinear"``, ``"lanczos"`` or ``"nearest"``.
         crop_pct: side of the crop over the resized side, in (0, 1].
         channels: 3 (colour) or 1 (grey).
-        resize: ``"shorter"`` (that side is resized, the other keeps the aspect) or ``"squash"``
-            (both are).
+        resize: ``"shorter"`` (that side is resized, the aspect is kept) or ``"squash"`` (both).
         order: of three channels, ``"RGB"`` or ``"BGR"``.
     """
 
@@ -109,20 +103,14 @@ class Preprocessing:
                 raise IceprobeError(f"{name}={values}: take finite numbers")
         if min(self.std) <= 0:
             raise IceprobeError(f"std={self.std}: standard deviations are above 0")
-        if self.resize not in RESIZES:
-            raise IceprobeError(f"resize={self.resize!r}: take one of {', '.join(RESIZES)}")
-        if self.order not in ORDERS:
-            raise IceprobeError(f"order={self.order!r}: take one of {', '.join(ORDERS)}")
         if not 0 < self.crop_pct <= 1:
             raise IceprobeError(f"crop_pct={self.crop_pct}: take one in (0, 1]")
-        choices = [mode.value for mode in InterpolationMode]
-        if self.interpolation not in choices:
-            raise IceprobeError(
-                f"interpolation={self.interpolation!r}: take one of {', '.join(choices)}"
-            )
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise IceprobeError(f"{name}={value!r}: take one of {', '.join(choices)}")
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height after the resize of an image of ``size`` (width, height)."""
+        """Width and height after the resize, of an image of ``size`` (width, height)."""
         width, height = size
         side = int(self.image_size / self.crop_pct)
         if self.resize == "squash":
@@ -132,7 +120,7 @@ class Preprocessing:
         return int(side * width / height), side
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """What the backbone sees, as a picture of S x S pixels."""
+        """The backbone's input as a picture of S x S pixels."""
         width, height = self.resized(image.size)
         if width * height > LARGEST_RESIZED:
             return self._crop_of_strip(image, width, height)
@@ -142,10 +130,10 @@ class Preprocessing:
         return F.center_crop(image, [self.image_size, self.image_size])
 
     def _crop_of_strip(self, image: Image.Image, width: int, height: int) -> Image.Image:
-        """The same crop of an image so long that, resized, it would take gigabytes.
+        """The same crop of an image so long that the resized one would take gigabytes.
 
-        The part that the crop shows is resized alone; pixels beside it still weigh in at its
-        edges, so the result differs from the other order by the rounding of coordinates.
+        Only the cropped part is resized. Pixels beside it still count at its edges, so the result
+        differs only by the rounding of coordinates.
         """
         side = self.image_size
         left, top = round((width - side) / 2.0), round((height - side) / 2.0)
@@ -155,11 +143,11 @@ class Preprocessing:
         return self.converted(image).resize((side, side), method, box)
 
     def transform(self, image: Image.Image) -> Tensor:
-        """What the backbone is given: float32 ``(C, S, S)``."""
+        """The backbone's input: float32 ``(C, S, S)``."""
         return self.normalised(self.crop(image))
 
     def converted(self, image: Image.Image) -> Image.Image:
-        """The image in the colours that the backbone reads."""
+        """The image as RGB or grey, as the backbone reads it."""
         return plain(image).convert("L" if self.channels == 1 else "RGB")
 
     def normalised(self, picture: Image.Image) -> Tensor:
@@ -192,15 +180,15 @@ class Preprocessing:
         return moved.clip(0, self.image_size).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields, ready for JSON; ``resize`` and ``order`` only where they aren't the usual.
+        """Its fields as JSON values, without ``resize`` and ``order`` at their defaults.
 
         So stores and exported folders from before these two fields existed keep their identity.
         """
-        fields = asdict(self)
-        for key in ("resize", "order"):
-            if fields[key] == getattr(type(self), key):
-                del fields[key]
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self).items()
+            if key not in ("resize", "order") or value != getattr(type(self), key)
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
@@ -212,3 +200,30 @@ class Preprocessing:
                 f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
                 "it is in again"
             ) from error
+
+
+def stated_transform(
+    spec: str,
+    images: ImageOptions,
+    size: Sequence[int],
+    stated: Mapping[str, Any],
+    own_crop: str | None,
+) -> tuple[Preprocessing, list[str]]:
+    """The transform by ``images`` and a library's configuration, and what was assumed.
+
+    Args:
+        size: height and width that the model was built for.
+        stated: fields of :class:`Preprocessing` in the configuration.
+        own_crop: a clause for the assumed line if the library's own crop isn't a centre crop.
+
+    Raises:
+        IceprobeError: for images that aren't square, unless ``image_size`` is given.
+    """
+    height, width = size
+    if images.image_size is None:
+        check_square(spec, height, width)
+    fields = {"image_size": height, **stated}
+    if fields["interpolation"] == "random":  # drawn for each training image
+        fields["interpolation"] = "bicubic"
+    crop = [other_crop(spec, own_crop)] if own_crop and not images.resize else []
+    return Preprocessing(**{**fields, **images.given}), crop

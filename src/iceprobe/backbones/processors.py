@@ -1,14 +1,14 @@
 """What an image processor of transformers does to an image, found by running it.
 
-The fields of a processor don't say what its class makes of them: MobileViT never normalises,
-whatever its ``image_mean``, and turns the channels round; EfficientNet divides by ``image_std``
-twice. So the fields give the numbers, and a run on noise says which formula of them is the class's:
+The fields of a processor don't define its output: MobileViT never normalises, despite its
+``image_mean``, and reverses the channels; EfficientNet divides by ``image_std`` twice. So the
+fields give the numbers, and a run on noise shows which formula the class applies to them:
 
     x_c = (p_c − m_c) / s_c      p in [0, 1], m and s made of rescale_factor, mean, std and offset
 
-Where none is, the processor is refused by name. What is taken over is the formula, the order of
-channels, the size and the interpolation. The crop is this project's (spec/protocols.md): models
-are compared alike. Where the processor's own crop is of another kind, a line says so.
+If no formula matches, the processor is refused by name. The formula, the order of channels, the
+size and the interpolation are used. The crop is this project's (spec/protocols.md), the same for
+all models; a line reports a processor whose own crop is of another kind.
 """
 
 import itertools
@@ -27,8 +27,8 @@ from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
 from iceprobe.core.errors import IceprobeError
 
-TOLERANCE = 1e-6  # of the largest value, between the processor's pixels and ours
-LARGEST = 4096  # pixels a side: no processor is run that says it makes more
+TOLERANCE = 1e-6  # difference from the processor's pixels, relative to the largest value
+LARGEST = 4096  # pixels a side: a processor that states more isn't run
 GEOMETRY = (
     "do_resize", "do_center_crop", "do_crop", "do_pad", "do_thumbnail", "do_align_long_axis",
     "do_crop_margin", "do_image_splitting", "crop_to_patches", "do_pan_and_scan",
@@ -51,15 +51,14 @@ def read_processor(
     """The fields of a :class:`Preprocessing`, and what was assumed.
 
     Args:
-        given: what the user gives in its place: ``image_size``, ``mean``, ``std``, ….
-        channels: of the pictures that the model takes.
+        given: fields that the user gives instead: ``image_size``, ``mean``, ``std``, ….
+        channels: of the model's images.
         made_for: pixels a side that the model's configuration states.
-        patches: whether the model takes patches rather than pictures (NaFlex), and so does the
-            processor.
+        patches: whether model and processor use patches instead of pictures (NaFlex).
 
     Raises:
-        IceprobeError: if it makes other pixels than any formula, or images of no one square size,
-            and what that leaves open isn't given.
+        IceprobeError: if no formula gives its pixels, or its images have no fixed square size, and
+            ``given`` doesn't replace them.
     """
     run = _Run(processor, channels, patches)
     fields: dict[str, Any] = {"channels": channels, "interpolation": _interpolation(run, spec)}
@@ -84,11 +83,11 @@ def read_processor(
 
 
 class _NoPicture(IceprobeError):
-    """The processor makes no picture, whatever the image's size."""
+    """The processor returns no picture for any image size."""
 
 
 class _Run:
-    """A processor on pictures of noise and of plain colours."""
+    """A processor, run on pictures of noise and of plain colours."""
 
     def __init__(self, processor: Any, channels: int, patches: bool):
         self.processor, self.channels, self.patches = processor, channels, patches
@@ -108,13 +107,13 @@ class _Run:
         """``(C, H, W)``.
 
         Raises:
-            IceprobeError: a clause, if it makes no such thing of one image.
+            IceprobeError: a clause, if it doesn't return this for one image.
         """
         off = () if geometry else GEOMETRY
         options = {key: False for key in (*off, "apply_ocr") if getattr(self.processor, key, None)}
         try:
             output = self.processor(images=picture, return_tensors="pt", **options)
-        except Exception as error:  # the library's own, and foreign code's
+        except Exception as error:  # from the library or foreign code
             raise IceprobeError(f"can't be run on one image ({one_line(error, 120)})") from error
         made = output if isinstance(output, Tensor) else output.get("pixel_values")
         if self.patches and isinstance(made, Tensor) and made.ndim == 3:
@@ -127,15 +126,15 @@ class _Run:
         return made[0].float()
 
     def _unfolded(self, patches: Tensor, output: Any) -> Tensor:
-        """Rows of pixels ``(N, side·side·C)`` back in a picture, as ``spatial_shapes`` says."""
+        """Patches ``(N, side·side·C)`` as a picture again, by ``spatial_shapes``."""
         rows, columns = output["spatial_shapes"][0].tolist()
         side = self.processor.patch_size
         grid = patches[: rows * columns].reshape(rows, columns, side, side, self.channels)
         return grid.permute(4, 0, 2, 1, 3).reshape(self.channels, rows * side, columns * side)
 
     @cached_property
-    def made(self) -> tuple[int, int] | None:
-        """Height and width of what it makes of square images, if that is one size."""
+    def output_size(self) -> tuple[int, int] | None:
+        """Height and width of its output for square images, if that is one size."""
         if self.too_large:
             return None
         try:
@@ -146,7 +145,7 @@ class _Run:
 
 
 def _numbers(processor: Any, name: str) -> dict[str, float]:
-    """``size`` and its like as a dictionary, whatever the version of the library has them as."""
+    """``size``, ``crop_size`` or ``pad_size`` as a dictionary, in any version of the library."""
     value = getattr(processor, name, None)
     if isinstance(value, int):
         return {"height": value, "width": value}
@@ -158,13 +157,13 @@ def _numbers(processor: Any, name: str) -> dict[str, float]:
 
 
 def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
-    """The formula that makes the processor's pixels, or ``None`` and why there is none."""
+    """The formula that gives the processor's pixels, or ``None`` and why there is none."""
     why = ""
-    # Some can't leave an image as large as it is: those are given one of the size they make.
+    # Some can't keep the size of an image: they get an image of their own output size.
     for geometry in (False, True):
-        if geometry and run.made is None:
+        if geometry and run.output_size is None:
             continue
-        size = max(run.made) if geometry and run.made else 32
+        size = max(run.output_size) if geometry and run.output_size else 32
         picture = run.picture((size, size))
         try:
             made = run(picture, geometry=geometry)
@@ -194,14 +193,14 @@ def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
 
 
 def _formulas(processor: Any, channels: int) -> Iterator[dict[str, Any]]:
-    """The formulas that processors' classes make of their fields, the usual one first."""
+    """The formulas that processors apply to their fields, the usual one first."""
     factor = getattr(processor, "rescale_factor", None) or 1 / 255
-    full = 1.0 if math.isclose(255 * factor, 1) else 255 * factor  # what a white pixel is
+    full = 1.0 if math.isclose(255 * factor, 1) else 255 * factor  # value of a white pixel
     normalised = [(0.0,) * channels, (1.0,) * channels]
     statistics = [getattr(processor, name, None) for name in ("image_mean", "image_std")]
     stated = [_each(value, channels) for value in statistics]
     pairs = [stated, normalised] if all(stated) else [normalised]
-    turned = [[one[::-1] for one in stated]] if all(stated) else []  # normalised, then turned
+    turned = [[one[::-1] for one in stated]] if all(stated) else []  # normalised, then reversed
     choices = [("RGB", pair) for pair in pairs]
     choices += [("BGR", pair) for pair in (*pairs, *turned) if channels == 3]
     for (order, (mean, std)), white, offset, power in itertools.product(
@@ -216,7 +215,7 @@ def _formulas(processor: Any, channels: int) -> Iterator[dict[str, Any]]:
 
 
 def _each(value: Any, channels: int) -> tuple[float, ...]:
-    """A statistic a channel: a processor may have one number for all."""
+    """One value a channel: a processor may have one number for all."""
     try:
         if isinstance(value, int | float):
             return (float(value),) * channels
@@ -228,7 +227,7 @@ def _each(value: Any, channels: int) -> tuple[float, ...]:
 def _interpolation(run: _Run, spec: str) -> str:
     resample = getattr(run.processor, "resample", None)
     if resample is None:
-        return "bilinear"  # what the library itself takes then
+        return "bilinear"  # the library's default
     if isinstance(resample, InterpolationMode):
         return resample.value
     try:
@@ -241,24 +240,24 @@ def _interpolation(run: _Run, spec: str) -> str:
 
 
 def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
-    """Pixels a side of what the processor makes of a square image, and what was assumed of it."""
-    if run.made is None:
-        what = f"of more than {LARGEST} pixels a side" if run.too_large else "of no one size"
+    """Pixels a side of the processor's output for a square image, and what was assumed."""
+    if run.output_size is None:
+        what = f"of more than {LARGEST} pixels a side" if run.too_large else "of varying size"
         if made_for is None:
             raise IceprobeError(f"{spec}: its {run.name} makes images {what}: pass image_size=")
         return made_for, [
             f"{spec}: image_size={made_for}, which the model's configuration states; its "
             f"{run.name} makes images {what}"
         ]
-    height, width = run.made
+    height, width = run.output_size
     check_square(f"{spec} ({run.name})", height, width)
     return height, []
 
 
 def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
-    """A clause that says how the processor makes an image square, if not by a centre crop.
+    """A clause that states how the processor makes an image square, if not by a centre crop.
 
-    It is run on three colours side by side. The corners of a centre crop have the middle one.
+    It is run on three colours side by side. The corners of a centre crop have the middle colour.
     """
     colours = np.zeros((32, 160, 3), np.uint8)
     colours[:, :32, 0] = colours[:, 32:128, 1] = colours[:, 128:, 2] = 255
@@ -286,6 +285,6 @@ def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
 
 
 def crop_share(side: int, resized: int) -> str:
-    """The shortest ``crop_pct`` by which a square of ``side`` is cut of one of ``resized``."""
+    """The shortest ``crop_pct`` that crops a square of ``side`` from one of ``resized``."""
     texts = (f"{side / resized:.{digits}g}" for digits in range(1, 18))
     return next((t for t in texts if int(side / float(t)) == resized), str(side / resized))

@@ -14,12 +14,12 @@ from torch import nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import one_line
+from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
+from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm, timm_name
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 
@@ -65,26 +65,25 @@ def wrap_module(
     """Make a backbone of a module.
 
     Args:
-        module: a ``Backbone`` (given back as it is), a model of timm, a module with
+        module: a ``Backbone`` (returned unchanged), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std. Wrappers
-            of training are taken off, see :mod:`iceprobe.backbones.wrappers`.
+            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std.
+            Training wrappers are removed, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.
-        images: what counts in place of the module's own configuration; size, mean and std are
-            needed where it has none.
+        images: replaces the module's own configuration; without one, size, mean and std are needed.
         sources: functions whose code is part of the identity besides the module's class.
-        borrowed: whether the module is somebody else's and must be left as it is.
-        assumed: what was assumed on the way here, a line each.
+        borrowed: whether the module is in use elsewhere and must not change.
+        assumed: earlier assumptions, a line each.
 
     Raises:
-        IceprobeError: if nothing says how the module's images are normalised, if an option doesn't
-            apply to it, or if it doesn't make tokens.
+        IceprobeError: if nothing states how the module's images are normalised, if an option
+            doesn't apply to it, or if it doesn't return tokens.
     """
     if isinstance(module, Backbone):
         if images.given or tokens != OutputOptions():
             raise IceprobeError(
-                f"backbone {module.spec!r} is loaded already: options come too late"
+                f"backbone {module.spec!r} is already loaded: give its options when loading it"
             )
         return module
     module = unwrapped(module)
@@ -95,26 +94,23 @@ def wrap_module(
     reader: nn.Module
     if is_timm(module):
         if tokens.describes_output:
-            raise IceprobeError(f"{label} is a model of timm: it says its prefix tokens itself")
-        # timm's tag says how such a model is read. A model with random weights has one too, so it
-        # says nothing of how this one was trained.
-        family = family_of(_timm_name(module))
+            raise IceprobeError(f"{label} is a model of timm: drop num_prefix and has_class")
+        # timm's tag decides how the model is read. It doesn't show how the model was trained, since
+        # a model with random weights has a tag too.
+        family = family_of(timm_name(module))
         if tokens.norm is None and not family.norm:
             assumed.append(
                 f"{label} is read without its final norm, as {family.name} is: its tag of timm is "
-                f"{_timm_name(module)}"
+                f"{timm_name(module)}"
             )
-        norm = family.norm if tokens.norm is None else tokens.norm
-        settings |= {"norm": norm}
+        settings["norm"] = norm = family.norm if tokens.norm is None else tokens.norm
         reader = TimmReader(module, tokens.layers, norm)
     else:
         if tokens.layer is not None or tokens.norm is not None:
             raise IceprobeError(
                 f"layer and norm don't apply to {label}: choose inside its tokens(images) method"
             )
-        reader = OutputReader(
-            module, tokens.num_prefix, tokens.has_class, pooled_class=has_pooler(module)
-        )
+        reader = OutputReader(module, tokens, has_pooler(module))
     return Backbone(
         reader,
         preprocessing,
@@ -129,7 +125,7 @@ def wrap_module(
 def _made(factory: Callable[[], Any], spec: str) -> Any:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError) as error:  # built in: what it takes isn't known
+    except (TypeError, ValueError) as error:  # built in: its parameters aren't known
         raise IceprobeError(
             f"{spec!r}: its factory is called without arguments ({one_line(error)}): name a "
             "function that takes none and returns the module"
@@ -145,14 +141,8 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
             f"{spec!r}: its factory is called without arguments and needs {', '.join(needed)}: "
             "name a function that takes none and returns the module, def build(): return ..."
         )
-    try:
+    with explained(lambda error: f"{spec!r} failed: {_where(error)}"):
         return factory()
-    except IceprobeError:
-        raise
-    except Exception as error:  # the user's own code raises what it likes
-        raise IceprobeError(
-            f"{spec!r} failed: {type(error).__name__}: {one_line(error)} (--debug shows where)"
-        ) from error
 
 
 def _import(name: str, spec: str) -> Callable[[], Any]:
@@ -162,29 +152,27 @@ def _import(name: str, spec: str) -> Callable[[], Any]:
             f"{spec!r} names no factory: write python:package.module:factory, or "
             "python:./file.py:factory"
         )
-    try:
-        if is_file_path(path):
-            module = _from_file(Path(path).expanduser(), spec)
-        else:
-            module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise IceprobeError(
-            f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
-        ) from error
-    except IceprobeError:
-        raise
-    except Exception as error:  # the user's own code raises what it likes
-        raise IceprobeError(
-            f"{spec!r} can't be imported: {type(error).__name__}: {one_line(error)} (--debug shows "
-            "where)"
-        ) from error
+    with explained(lambda error: f"{spec!r} can't be imported: {_where(error)}"):
+        try:
+            if is_file_path(path):
+                module = _from_file(Path(path).expanduser(), spec)
+            else:
+                module = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            raise IceprobeError(
+                f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
+            ) from error
     if not callable(getattr(module, attribute, None)):
         raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
     return getattr(module, attribute)
 
 
+def _where(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)} (--debug shows where)"
+
+
 def _from_file(file: Path, spec: str) -> ModuleType:
-    """Import the module in a file; the file's folder isn't added to the import path."""
+    """Import the module in a file, without adding its folder to the import path."""
     if not file.is_file():
         raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
     file = file.resolve()
@@ -205,10 +193,10 @@ def _from_file(file: Path, spec: str) -> ModuleType:
 def stated_preprocessing(
     module: nn.Module, images: ImageOptions, label: str
 ) -> tuple[Preprocessing, list[str]]:
-    """``images``, the rest from the module's own configuration, and what was assumed.
+    """The transform by ``images`` and the module's own configuration, and what was assumed.
 
     Raises:
-        IceprobeError: if it says nothing and something is missing.
+        IceprobeError: if size, mean or std are in neither.
     """
     stated, given = getattr(module, "preprocessing", None), images.given
     if isinstance(stated, Preprocessing):
@@ -226,13 +214,8 @@ def stated_preprocessing(
     return Preprocessing(channels=len(given["mean"]), **given), []
 
 
-def _timm_name(module: Any) -> str:
-    config = getattr(module, "pretrained_cfg", None) or {}
-    return f"{config.get('architecture', '')}.{config.get('tag') or ''}"
-
-
 def code_of(*objects: Any) -> str:
-    """Sha256 of the files that define the objects: other code may make other tokens."""
+    """SHA-256 of the files that define the objects: other code may return other tokens."""
     digest = hashlib.sha256()
     for item in objects:
         definition = type(item) if isinstance(item, nn.Module) else item

@@ -1,8 +1,8 @@
 """Readers: modules that run a model and return its tokens.
 
-``norm`` means the same in all of them: the model's final norm is applied to every layer that is
-read, as if that layer were the last. Models with stages have a norm for their last stage only
-(stages differ in width): their earlier stages are read without it.
+``norm`` has one meaning in all of them: the model's final norm is applied to every layer that is
+read, as if that layer were the last. In models with stages it is applied to the last stage only,
+since stages differ in width.
 """
 
 import copy
@@ -13,17 +13,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from iceprobe.backbones.layers import Layers, resolve_layers
+from iceprobe.backbones.options import OutputOptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
 
 def is_timm(module: nn.Module) -> bool:
-    """Whether ``module`` is a model of timm with timm's own methods for its tokens."""
+    """Whether ``module`` is a model of timm whose token methods are timm's own."""
     return all(
         getattr(type(module), method, None) is not None
         and getattr(type(module), method).__module__.startswith("timm.")
         for method in ("forward_features", "forward_intermediates")
     )
+
+
+def timm_name(module: nn.Module) -> str:
+    """``ARCHITECTURE.TAG`` of a model of timm."""
+    config: Any = getattr(module, "pretrained_cfg", None) or {}
+    return f"{config.get('architecture', '')}.{config.get('tag') or ''}"
 
 
 def has_pooler(module: nn.Module) -> bool:
@@ -52,12 +59,12 @@ class LayerReader(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tokens:
-        """Tokens of images ``(B, C, S, S)`` at the only layer."""
+        """Tokens of images ``(B, C, S, S)``, for a reader of one layer."""
         (tokens,) = self.forward_layers(images)
         return tokens
 
     def single(self, layer: int) -> "LayerReader":
-        """A reader of one of the layers, on the same model."""
+        """A reader of one layer, on the same model."""
         reader = copy.copy(self)
         reader.layers = (layer,)
         return reader
@@ -66,13 +73,13 @@ class LayerReader(nn.Module):
 class TimmReader(LayerReader):
     """Tokens of a model of timm.
 
-    The last layer with the final norm is timm's own ``forward_features``; any other layer, and
-    the last without norm, is its ``forward_intermediates``. What has a map at the end instead of
-    tokens (CNNs, Swin) gives the map's cells as patch tokens and no prefix.
+    The last layer with the final norm comes from timm's ``forward_features``; any other layer, and
+    the last without norm, from its ``forward_intermediates``. Models that end in a map (CNNs, Swin)
+    give the map's cells as patch tokens and no prefix.
 
     ``vectors["pooled"]`` is timm's ``forward_head(pre_logits=True)``: the output of a learned
-    attention pool (SigLIP, PE), or the global pooling of models that end in a map, with the norm or
-    the layers that follow it in some (ConvNeXt, MobileNetV3). Its width may differ from D.
+    attention pool (SigLIP, PE), or the global pooling of models that end in a map, including the
+    norm or layers that follow it in some (ConvNeXt, MobileNetV3). Its width may differ from D.
     """
 
     def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):
@@ -83,10 +90,12 @@ class TimmReader(LayerReader):
         self.has_class = self.num_prefix > 0 and getattr(model, "cls_token", None) is not None
         parameters = inspect.signature(self.model.forward_intermediates).parameters
         self._splits_prefix = "return_prefix_tokens" in parameters
-        # Hiera's forward_features leaves tokens in the order of its mask units, and its norm
-        # comes after pooling: its stages, which timm puts back into spatial order, are all there is.
+        # Hiera's forward_features leaves tokens in the order of its mask units, and its norm comes
+        # after pooling. So only its stages are read, which timm puts back into spatial order.
         self._stages_only = hasattr(model, "reroll")
-        self._options: dict[str, Any] = {"stop_early": True}
+        self._options: dict[str, Any] = {"stop_early": True, "output_fmt": "NCHW"}
+        if self._splits_prefix:
+            self._options |= {"output_fmt": "NLC", "return_prefix_tokens": self.num_prefix > 0}
         if "norm" in parameters:
             self._options["norm"] = norm and not self._stages_only
         elif not norm:
@@ -116,9 +125,7 @@ class TimmReader(LayerReader):
             cells = features.permute(0, 3, 1, 2) if last else features
             return self._with_pooled(tokens_of_map(cells), features)
         tokens = self._split(features, images)
-        if getattr(self.model, "attn_pool", None) is None:
-            return tokens
-        return self._with_pooled(tokens, features)
+        return self._with_pooled(tokens, features) if has_pooler(self.model) else tokens
 
     def _with_pooled(self, tokens: Tokens, features: Tensor) -> Tokens:
         if "pre_logits" not in inspect.signature(self.model.forward_head).parameters:
@@ -129,15 +136,11 @@ class TimmReader(LayerReader):
         return replace(tokens, vectors={"pooled": pooled})
 
     def _intermediates(self, images: Tensor, whole: bool) -> tuple[Any, list[Tokens]]:
-        """``forward_features`` where it is wanted, and the tokens of each layer, ascending."""
-        options = dict(self._options, indices=sorted(self.layers), intermediates_only=not whole)
-        if self._splits_prefix:
-            options["output_fmt"] = "NLC"
-            options["return_prefix_tokens"] = self.num_prefix > 0
-        else:
-            options["output_fmt"] = "NCHW"
+        """The output of ``forward_features`` if ``whole``, and each layer's tokens, ascending."""
         try:
-            output = self.model.forward_intermediates(images, **options)
+            output = self.model.forward_intermediates(
+                images, indices=sorted(self.layers), intermediates_only=not whole, **self._options
+            )
         except AssertionError as error:
             layers = ",".join(map(str, self.layers))
             raise IceprobeError(
@@ -174,35 +177,28 @@ class TimmReader(LayerReader):
 
 
 class OutputReader(nn.Module):
-    """Tokens of any module: its ``tokens(images)`` method, or its output.
+    """Tokens of any module: from its ``tokens(images)`` method, or its output.
 
     Attributes:
         model: the module.
-        num_prefix: P, prefix tokens at the start of a ``(B, P + N, D)`` output; ``None`` where
-            nobody says, and then it can't be read.
-        has_class: whether the first of them is a class token; ``None``: where P is above 0.
+        num_prefix: P, prefix tokens at the start of a ``(B, P + N, D)`` output; ``None``: unknown,
+            so that such an output can't be read.
+        has_class: whether the first of them is a class token; ``None``: if P is above 0.
         pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        num_prefix: int | None = None,
-        has_class: bool | None = None,
-        *,
-        pooled_class: bool = False,
-    ):
+    def __init__(self, model: nn.Module, tokens: OutputOptions, pooled_class: bool):
         super().__init__()
         self.model: Any = model
-        self.num_prefix, self.has_class = num_prefix, has_class
+        self.num_prefix, self.has_class = tokens.num_prefix, tokens.has_class
         self.pooled_class = pooled_class
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of images ``(B, C, S, S)``.
 
         Raises:
-            IceprobeError: if the output is neither tokens nor a map, or if tokens come without a
-                stated number of prefix tokens.
+            IceprobeError: if the output is neither tokens nor a map, or if ``num_prefix`` of tokens
+                isn't known.
         """
         name = type(self.model).__name__
         if hasattr(self.model, "tokens"):
@@ -240,18 +236,17 @@ class OutputReader(nn.Module):
 def tokens_of_map(features: Tensor) -> Tokens:
     """The cells of ``(B, D, H, W)`` as patch tokens, row by row; no prefix."""
     patches = features.flatten(2).transpose(1, 2)
-    height, width = features.shape[2:]
-    return Tokens(patches, patches[:, :0], (height, width))
+    return Tokens(patches, patches[:, :0], (features.shape[2], features.shape[3]))
 
 
 def square_grid(num_patches: int) -> tuple[int, int] | None:
-    """The grid of a square image's patches, ``None`` if their number is no square."""
+    """The grid of a square image's patches, ``None`` if their number isn't a square."""
     side = round(num_patches**0.5)
     return (side, side) if side * side == num_patches else None
 
 
 def _num_prefix(model: nn.Module) -> int:
-    """``num_prefix_tokens``; models of timm that don't say have at most the class token."""
+    """``num_prefix_tokens``; timm's models without it have at most a class token."""
     stated = getattr(model, "num_prefix_tokens", None)
     return int(getattr(model, "cls_token", None) is not None) if stated is None else int(stated)
 

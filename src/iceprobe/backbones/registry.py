@@ -1,4 +1,4 @@
-"""The sources of backbones by name, and ``load_backbone``. Importing this doesn't import torch."""
+"""The sources of backbones by name, and ``load_backbone``. This module doesn't import torch."""
 
 import os
 from collections.abc import Mapping
@@ -23,18 +23,12 @@ from iceprobe.backbones.options import (
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
-from iceprobe.core.specs import Spec, boolean, parse_spec, typed_options, with_options
+from iceprobe.core.specs import Spec, boolean, one_of, parse_spec, typed_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
 
     from iceprobe.backbones.base import Backbone
-
-
-def _resampled(text: str) -> str:
-    if text != "patch_embed":
-        raise ValueError("patch_embed is what may be resampled")
-    return text
 
 
 def _paradigm(text: str) -> str:
@@ -53,10 +47,9 @@ class SourceEntry(Entry):
 
     Attributes:
         examples: spec strings to copy from.
-        groups: the options that it shares with others, by the keyword of its loader that takes them.
-        own: its further options, each a keyword of the loader, and how their text becomes a value.
-        foreign: whether the code of its models is never a library's, so that loading one runs
-            somebody's code.
+        groups: options shared with other sources, by the keyword of the loader that takes them.
+        own: further options, each a keyword of the loader, and their parsers.
+        foreign: whether loading always runs code from outside the known libraries.
     """
 
     examples: tuple[str, ...] = ()
@@ -66,11 +59,11 @@ class SourceEntry(Entry):
 
     @property
     def options(self) -> dict[str, Parser]:
-        """Every key of the source, and how its text becomes a value."""
+        """Every key of the source, and the parser of its text."""
         return {**parsers(self.groups.values()), "paradigm": _paradigm, **self.own}
 
     def runs_code(self, spec: Spec) -> bool:
-        """Whether code runs that comes with the model."""
+        """Whether loading runs code that comes with the model."""
         return self.foreign or spec.options.get("trust", "").lower() == "true"
 
 
@@ -86,7 +79,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "timm:vit_base_patch16_224.mae?checkpoint=last.pth&checkpoint_key=model",
             ),
             {"tokens": TokenOptions, **OF_IMAGES},
-            {"resample": _resampled, "pretrained": boolean},
+            {"resample": one_of("patch_embed"), "pretrained": boolean},
         ),
         "transformers": SourceEntry(
             "iceprobe.backbones.transformers_models:load_transformers",
@@ -154,17 +147,17 @@ BACKBONES: Registry[SourceEntry] = Registry(
 OF_MODULES: Groups = {"tokens": OutputOptions, "images": ImageOptions}
 
 
-# What the caller's own specs have run in this process: files may name the same code again.
+# Code that the caller's own specs have run in this process: a file may name the same code again.
 _ran: set[tuple[str, ...]] = set()
 
 
 def has_run(spec: Spec) -> bool:
-    """Whether a spec that the caller gave has run the same code in this process."""
+    """Whether a spec of the caller has run the same code in this process."""
     return _code(spec) in _ran
 
 
 def _code(spec: Spec) -> tuple[str, ...]:
-    """What decides which code of a model runs, and with which arguments."""
+    """What determines the code that runs for a model, and its arguments."""
     given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
     file = spec.name.rpartition(":")[0] if spec.kind == "python" else ""
     place = spec.name if os.path.isdir(spec.name) else file if is_file_path(file) else ""
@@ -178,26 +171,26 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     Args:
         backbone: ``timm:NAME``, ``transformers:NAME_OR_DIR``, ``open_clip:ARCH?pretrained=TAG``,
             ``torch_hub:OWNER/REPO?entry=NAME`` (or a folder), ``diffusers:NAME_OR_DIR``,
-            ``python:package.module:factory`` (or ``python:PATH.py:factory``) or ``bundled:NAME``, with ``?key=value`` options; or
-            an ``nn.Module``, which is used as it is and never changed: a model of timm, one with
-            a method ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` tokens or a
-            ``(B, D, H, W)`` map.
-        **options: the same options as keyword arguments, typed.
+            ``python:package.module:factory`` (or ``python:PATH.py:factory``) or ``bundled:NAME``,
+            with ``?key=value`` options; or an ``nn.Module``, which is never changed: a model of
+            timm, one with a method ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)``
+            tokens or a ``(B, D, H, W)`` map.
+        **options: the same options as typed keyword arguments.
             ``layer`` (0 is the first block, -1 the last; several as ``0,5,-1`` or a sequence,
-            every one as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
+            all as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
             is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's),
             ``image_size`` (pixels a side), ``mean`` and ``std`` (per channel, for pixels in
             [0, 1]), ``interpolation``, ``crop_pct`` (224/256), ``resize`` (``shorter`` side, or
             ``squash`` both), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
             :func:`iceprobe.backbones.checkpoints.load_checkpoint`), ``resample``
-            (``patch_embed``: of a checkpoint with another patch size), ``paradigm`` (how it was
-            pre-trained, where neither its name nor its file says), ``pretrained`` (``False``:
-            timm's random initialisation, seeded; a tag for open_clip), ``entry`` and ``weights``
-            (of a torch.hub repository), ``trust`` (whether code that comes with a model may run).
+            (``patch_embed``: resample it if a checkpoint has another patch size), ``paradigm``
+            (how it was pre-trained, if neither its name nor its file shows it), ``pretrained``
+            (``False``: timm's random initialisation, seeded; a tag for open_clip), ``entry`` and
+            ``weights`` (of a torch.hub repository), ``trust`` (whether a model's code may run).
 
     Raises:
-        IceprobeError: for an unknown source, name or option, for weights that can't be had or
+        IceprobeError: for an unknown source, name or option, for weights that aren't available or
             don't fit, and for a module whose image statistics aren't known.
     """
     if not isinstance(backbone, str):
@@ -211,24 +204,22 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
                     raise IceprobeError(f"{key}={options[key]!r}: {error}") from error
         paradigm = options.pop("paradigm", None)
         loaded = wrap_module(backbone, **grouped(OF_MODULES, options))
-        loaded.paradigm = paradigm or loaded.paradigm
-        log_assumptions(loaded.assumed)
-        return loaded
-    from iceprobe.machine.torch_state import own_state
+    else:
+        from iceprobe.machine.torch_state import own_state
 
-    parsed = parse_spec(backbone)
-    if parsed.kind is None:
-        examples = " or ".join(entry.examples[0] for entry in map(BACKBONES.__getitem__, BACKBONES))
-        raise IceprobeError(f"backbone {backbone!r} doesn't say where from: write {examples}")
-    entry = BACKBONES[parsed.kind]
-    parsed = with_options(parsed, options)
-    values = typed_options(parsed, entry.options)
-    paradigm = values.pop("paradigm", None)
-    load = entry.load()
-    with own_state():
-        loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, values))
-    if entry.runs_code(parsed):
-        _ran.add(_code(parsed))
+        parsed = parse_spec(backbone)
+        if parsed.kind is None:
+            examples = " or ".join(BACKBONES[name].examples[0] for name in BACKBONES)
+            raise IceprobeError(f"backbone {backbone!r} names no source: write {examples}")
+        entry = BACKBONES[parsed.kind]
+        parsed = with_options(parsed, options)
+        values = typed_options(parsed, entry.options)
+        paradigm = values.pop("paradigm", None)
+        load = entry.load()
+        with own_state():
+            loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, values))
+        if entry.runs_code(parsed):
+            _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm
     log_assumptions(loaded.assumed)
     return loaded

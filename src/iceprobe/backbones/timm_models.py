@@ -1,4 +1,4 @@
-"""``timm:NAME``: any model of timm, with its published weights or a checkpoint of the user's."""
+"""``timm:NAME``: any model of timm, with its published weights or the user's checkpoint."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,8 @@ from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
-from iceprobe.backbones.preprocessing import (
-    Preprocessing,
-    check_image_size,
-    check_square,
-    fixed_interpolation,
-    other_crop,
-)
-from iceprobe.backbones.readers import TimmReader, has_pooler
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
+from iceprobe.backbones.readers import TimmReader, has_pooler, timm_name
 from iceprobe.core.errors import IceprobeError
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
@@ -43,47 +37,47 @@ def load_timm(
 ) -> Backbone:
     """Load ``timm:NAME``; the options are those of :func:`iceprobe.load_backbone`.
 
-    Statistics, size and interpolation are those of the name's tag in timm, also for a checkpoint,
-    unless its family (by the name, or by the file) has its own: name the tag whose training they
-    belong to, or pass ``mean``, ``std`` and ``image_size``. ``resample="patch_embed"`` lets the
-    kernel of a checkpoint's patch embedding be brought to another patch size.
+    Statistics, size and interpolation are those of the name's tag in timm, for a checkpoint too,
+    unless the checkpoint's family (by name or file) has its own. Name the tag that matches the
+    training, or pass ``mean``, ``std`` and ``image_size``. ``resample="patch_embed"`` allows
+    resampling the kernel of a checkpoint's patch embedding to another patch size.
 
     Raises:
         IceprobeError: for a name that timm doesn't know, weights that can't be downloaded, and a
             checkpoint that doesn't fit.
     """
     _check_name(name, saved.checkpoint is not None)
-    file = None if saved.checkpoint is None else Checkpoint.read(saved.checkpoint)
     assumed: list[str] = []
-    # A checkpoint's family is what the name or the file says, not the tag that timm adds to a bare
-    # name.
-    family = family_of(name) if file is not None else UNKNOWN
-    if file is not None:
-        family = _family_of_file(file, name, family, tokens, images, assumed)
+    file = family = None
+    if saved.checkpoint is not None:
+        file = Checkpoint.read(saved.checkpoint)
+        family = _family_of_file(file, name, tokens, images, assumed)
     if file is None and pretrained:
         _same_channels(name, images.mean)
         model = _published(name)
-        _set_image_size(model, images.image_size, name)
-        family = family_of(_full_name(model))
     else:
-        model = _random(name, **_options(name, family, images.mean))
-        _set_image_size(model, images.image_size, name)
-        family = family if file is not None else family_of(_full_name(model))
+        options = dict(_overrides(family, name)) if family else {}
+        if images.mean is not None and len(images.mean) != 3:
+            options["in_chans"] = len(images.mean)
+        model = _random(name, **options)
+    _set_image_size(model, images.image_size, name)
+    # timm adds a tag to a bare name. It says nothing about a checkpoint.
+    family = family or family_of(timm_name(model))
     norm = family.norm if tokens.norm is None else tokens.norm
     if file is not None:
         assumed += [
             f"{key}={value}, as {family.name} trained {name}; timm's has another"
             for key, value in _overrides(family, name).items()
         ]
-        key, strip = saved.checkpoint_key, saved.strip
+        key, strip = _key_and_strip(file, saved, family)
         assumed += load_checkpoint(
             model,
             file,
-            key=key or _key(file, family),
-            strip=_strip(file, key, family) if strip is None else strip,
+            key=key,
+            strip=strip,
             ignore=(*saved.ignore, *family.ignore),
             unneeded=_unneeded(model, norm),
-            convert=conversion(model, file.path, resample, file.content, assumed),
+            convert=conversion(model, file.path, resample is not None, file.content, assumed),
         )
         if family.statistics and not ("." in name and timm.is_model_pretrained(name)):
             mean, std = family.statistics
@@ -97,30 +91,26 @@ def load_timm(
     elif resample is not None:
         raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
     preprocessing, crop = timm_preprocessing(model, images, spec)
+    architecture = timm_name(model).partition(".")[0]
     return Backbone(
         TimmReader(model, tokens.layers, norm),
         preprocessing,
         spec=spec,
         name=name,
         paradigm="random weights" if file is None and not pretrained else family.paradigm,
-        settings={"architecture": _architecture(model), "norm": norm, **_overrides(family, name)},
+        settings={"architecture": architecture, "norm": norm, **_overrides(family, name)},
         assumed=[*assumed, *crop],
     )
 
 
 def _family_of_file(
-    file: Checkpoint,
-    name: str,
-    named: Family,
-    tokens: TokenOptions,
-    images: ImageOptions,
-    assumed: list[str],
+    file: Checkpoint, name: str, tokens: TokenOptions, images: ImageOptions, assumed: list[str]
 ) -> Family:
-    """The family by the name, else by the file; a line in ``assumed`` where they differ."""
-    shown = family_of_file(file.names)
+    """The family by the name, else by the file; a line in ``assumed`` if they differ."""
+    named, shown = family_of(name), family_of_file(file.names)
     if shown is UNKNOWN or shown is named:
         return named
-    if named is not UNKNOWN and "." in name:  # an architecture alone says nothing of training
+    if named is not UNKNOWN and "." in name:  # an architecture alone says nothing about training
         assumed.append(
             f"{file.path} is read as one of {named.name}, as the name {name} says, though it looks "
             f"like one of {shown.name}"
@@ -136,22 +126,20 @@ def _family_of_file(
     return shown
 
 
-def _key(file: Checkpoint, family: Family) -> str | None:
-    """The family's own entry, where the file has it."""
-    has = isinstance(file.content, Mapping) and family.key in file.content
-    return family.key if has else None
-
-
-def _strip(file: Checkpoint, key: str | None, family: Family) -> str | None:
-    """The family's own prefix, where the names have it."""
-    if family.strip is None:
-        return None
-    weights = file.weights(key or _key(file, family))
-    return family.strip if any(name.startswith(family.strip) for name in weights) else None
+def _key_and_strip(
+    file: Checkpoint, saved: CheckpointOptions, family: Family
+) -> tuple[str | None, str | None]:
+    """As given; otherwise the family's own entry and prefix if the file has them."""
+    key, strip = saved.checkpoint_key, saved.strip
+    if not key and isinstance(file.content, Mapping) and family.key in file.content:
+        key = family.key
+    if strip is None and (own := family.strip) is not None:
+        strip = own if any(name.startswith(own) for name in file.weights(key)) else None
+    return key, strip
 
 
 def _unneeded(model: nn.Module, norm: bool) -> tuple[str, ...]:
-    """Weights that tokens don't depend on: what comes after pooling, and a norm that isn't read."""
+    """Weights that the tokens don't depend on: norms after pooling, and an unused final norm."""
     if has_pooler(model):
         return ()
     return ("fc_norm.",) if norm else ("norm.", "fc_norm.")
@@ -166,21 +154,18 @@ def timm_preprocessing(
 ) -> tuple[Preprocessing, list[str]]:
     """The evaluation transform: ``images``, and the rest from the model's own data configuration.
 
-    The crop is this project's (``spec/protocols.md``), not timm's: models are compared alike.
+    The crop is this project's (``spec/protocols.md``), the same for all models, not timm's.
 
     Returns:
-        It, and a line where timm's own crop is of another kind than a centre crop.
+        The transform, and a line if timm's own crop isn't a centre crop.
 
     Raises:
-        IceprobeError: for a model of images that aren't square or of one channel, unless the size
-            or statistics of one channel are given.
+        IceprobeError: for a model of images that aren't square, unless ``image_size`` is given, or
+            statistics of another number of channels than the model's.
     """
     config = resolve_model_data_config(model)
-    # A model that was made for another size than its tag's knows so itself.
+    # A model that was built for another size than its tag's states it in patch_embed.
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    height, width = (made_for or config["input_size"])[-2:]
-    if images.image_size is None:
-        check_square(spec, height, width)
     channels = _input_channels(model)
     mean, std = tuple(images.mean or config["mean"]), tuple(images.std or config["std"])
     if channels is not None and channels != len(mean):
@@ -188,19 +173,22 @@ def timm_preprocessing(
             f"{spec}: its images have {channels} channel(s), mean={mean} is of {len(mean)}: pass "
             "mean and std with a number a channel"
         )
-    stated = {"image_size": height, "interpolation": fixed_interpolation(config["interpolation"])}
-    preprocessing = Preprocessing(
-        **{**stated, **images.given, "mean": mean, "std": std}, channels=len(mean)
-    )
+    stated = {"mean": mean, "std": std, "channels": len(mean)}
     own = {
-        "squash": f"squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
-        "border": "pads images, which iceprobe has no option for",
+        "squash": f"its tag squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
+        "border": "its tag pads images, which iceprobe has no option for",
     }.get(config["crop_mode"])
-    return preprocessing, [other_crop(spec, f"its tag {own}")] if own and not images.resize else []
+    return stated_transform(
+        spec,
+        images,
+        (made_for or config["input_size"])[-2:],
+        {**stated, "interpolation": config["interpolation"]},
+        own,
+    )
 
 
 def _input_channels(model: Any) -> int | None:
-    """Channels of the images that the model takes, where timm says which layer is the first."""
+    """Input channels of the model, if timm names its first layer."""
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     try:
         layer = model.get_submodule(first) if isinstance(first, str) else None
@@ -210,7 +198,7 @@ def _input_channels(model: Any) -> int | None:
 
 
 def _check_name(name: str, own: bool) -> None:
-    """See that timm has the model; with a checkpoint (``own``) its tag may name a family alone."""
+    """Check that timm has the model; with a checkpoint (``own``) its tag may just name a family."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
@@ -218,17 +206,16 @@ def _check_name(name: str, own: bool) -> None:
         raise IceprobeError(
             f"timm has no model {architecture!r}: {hint}timm.list_models('*vit*') lists names"
         )
-    if tag and not timm.is_model_pretrained(name):
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-        if family_of(name) is not family_of(architecture):
-            if own:
-                return
-            raise IceprobeError(
-                f"timm has no weights of {name} to download: pass timm:{name}?checkpoint=FILE. Those "
-                f"it has: {', '.join(tags) or 'none'}"
-            )
+    if not tag or timm.is_model_pretrained(name):
+        return
+    known = timm.list_pretrained(f"{architecture}.*")
+    tags = ", ".join(full.partition(".")[2] for full in known) or "none"
+    if family_of(name) is family_of(architecture):
+        raise IceprobeError(f"timm's {architecture} has no weights {tag!r}. There are: {tags}.")
+    if not own:
         raise IceprobeError(
-            f"timm's {architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}."
+            f"timm has no weights of {name} to download: pass timm:{name}?checkpoint=FILE. Those it "
+            f"has: {tags}"
         )
 
 
@@ -243,7 +230,7 @@ def _published(name: str) -> nn.Module:
     where = f"{_HUB_FILES[0]} from {repository} of Hugging Face" if repository else config.url
     remedy = f"fetch {where} on a connected machine and pass timm:{name}?checkpoint=FILE"
     if repository and not _is_cached(repository) and not hub_has_address():
-        # Said at once: the hub's client would try for a minute.
+        # Fail at once: the hub's client would retry for a minute.
         raise IceprobeError(
             f"the weights of timm:{name} can't be downloaded, there is no network: {remedy}"
         )
@@ -260,17 +247,11 @@ def _is_cached(repository: str) -> bool:
 
 
 def _random(name: str, **options: Any) -> nn.Module:
-    """The architecture with timm's random weights, the same in every process."""
+    """The architecture with timm's random weights from a fixed seed."""
     known = name if timm.is_model_pretrained(name) else name.partition(".")[0]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return timm.create_model(known, pretrained=False, num_classes=0, **options)
-
-
-def _options(name: str, family: Family, mean: Sequence[float] | None) -> dict[str, Any]:
-    """Arguments in which the model differs from timm's: the family's, and a channel for each mean."""
-    channels = {"in_chans": len(mean)} if mean is not None and len(mean) != 3 else {}
-    return {**_overrides(family, name), **channels}
 
 
 def _overrides(family: Family, name: str) -> Mapping[str, Any]:
@@ -288,7 +269,7 @@ def _same_channels(name: str, mean: Sequence[float] | None) -> None:
 
 
 def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
-    """Set the image size of models with position embeddings; CNNs take any size."""
+    """Set the image size of models with position embeddings. CNNs take any size."""
     if image_size is None:
         return
     if not hasattr(model, "set_input_size"):
@@ -296,20 +277,10 @@ def _set_image_size(model: Any, image_size: int | None, name: str) -> None:
         height, width = config["input_size"][-2:]
         if config.get("fixed_input_size") and (height, width) != (image_size, image_size):
             raise IceprobeError(
-                f"timm's {name} takes images of {height} x {width} alone: drop "
-                f"image_size={image_size}"
+                f"timm's {name} only takes images of {height} x {width}: drop image_size={image_size}"
             )
         return
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
     for side in patch:
         check_image_size(image_size, side, name)
     model.set_input_size(img_size=(image_size, image_size))
-
-
-def _full_name(model: Any) -> str:
-    config = model.pretrained_cfg
-    return f"{config['architecture']}.{config.get('tag') or ''}"
-
-
-def _architecture(model: Any) -> str:
-    return model.pretrained_cfg["architecture"]

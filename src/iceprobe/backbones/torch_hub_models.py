@@ -1,9 +1,9 @@
 """``torch_hub:OWNER/REPO?entry=NAME`` and ``torch_hub:DIR?entry=NAME``: repositories with a hubconf.
 
-Their code runs on this machine, so it has to be trusted (``trust=true``). The module that an entry
-returns is read by what it has: a model of timm as such; a plain ViT, with ``blocks`` and a final
-``norm`` (DINO, DINOv2, DINOv3, Franca, …), at its blocks; a ResNet at its four stages; a module
-with ``tokens(images)``, or whose output is tokens or a map, by that.
+Their code runs on this machine, so it must be trusted (``trust=true``). How the returned module is
+read depends on its kind: models of timm by timm's methods; a plain ViT with ``blocks`` and a final
+``norm`` (DINO, DINOv2, DINOv3, Franca, …) at its blocks; a ResNet at its four stages; any other by
+its ``tokens(images)`` or its output.
 """
 
 from pathlib import Path
@@ -15,14 +15,9 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import one_line
+from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.options import (
-    CheckpointOptions,
-    HubOptions,
-    ImageOptions,
-    OutputOptions,
-)
+from iceprobe.backbones.options import CheckpointOptions, HubOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
 from iceprobe.backbones.wrappers import unwrapped
@@ -42,12 +37,12 @@ def load_torch_hub(
 ) -> Backbone:
     """Load an entry of a repository; the options are those of :func:`iceprobe.load_backbone`.
 
-    ``weights`` and ``pretrained`` go to the entry as they are. Image size and statistics must be
-    said, as no hub states them, unless the module has an attribute ``preprocessing``.
+    ``weights`` and ``pretrained`` go to the entry unchanged. Image size and statistics must be
+    given, since no hub states them, unless the module has an attribute ``preprocessing``.
 
     Raises:
-        IceprobeError: if the code isn't trusted, the repository or the entry isn't there, the
-            entry fails, or an option doesn't apply to what it returns.
+        IceprobeError: if the code isn't trusted, the repository or entry doesn't exist, the entry
+            fails, or an option doesn't apply to the module that it returns.
     """
     module = _load(name, spec, hub)
     assumed = load_saved(module, saved)
@@ -67,9 +62,7 @@ def load_torch_hub(
             f"{spec}: layer and norm don't apply to {label}, it has no blocks that iceprobe knows"
         )
     else:
-        reader = OutputReader(
-            module, tokens.num_prefix, tokens.has_class, pooled_class=has_pooler(module)
-        )
+        reader = OutputReader(module, tokens, has_pooler(module))
     preprocessing, crop = stated_preprocessing(module, images, label)
     random = hub.pretrained is False and saved.checkpoint is None
     return Backbone(
@@ -101,27 +94,26 @@ def _load(name: str, spec: str, hub: HubOptions) -> nn.Module:
     given = {"weights": hub.weights, "pretrained": hub.pretrained}
     given = {key: value for key, value in given.items() if value is not None}
     repository = str(folder.resolve()) if local else name
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            module = torch.hub.load(repository, hub.entry, **where, verbose=False, **given)
-    except Exception as error:  # foreign code raises what it likes, and so does its download
-        remedy = (
-            f"torch.hub.list({repository!r}, source='local') lists entries"
-            if local
-            else f"clone it on a connected machine and pass torch_hub:DIR?entry={hub.entry}"
-        )
-        raise IceprobeError(
-            f"{spec}: its entry {hub.entry!r} can't be loaded ({type(error).__name__}: "
-            f"{one_line(error)}): {remedy}"
-        ) from error
+    remedy = (
+        f"torch.hub.list({repository!r}, source='local') lists entries"
+        if local
+        else f"clone it on a connected machine and pass torch_hub:DIR?entry={hub.entry}"
+    )
+
+    def failed(error: Exception) -> str:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        return f"{spec}: its entry {hub.entry!r} can't be loaded ({reason}): {remedy}"
+
+    with explained(failed), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = torch.hub.load(repository, hub.entry, **where, verbose=False, **given)
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec}: the entry returned a {type(module).__name__}, no nn.Module")
     return unwrapped(module)
 
 
 def _block_paths(module: Any) -> BlockPaths | None:
-    """Where the tokens of a plain ViT or a ResNet are; ``None`` for other modules."""
+    """Where a plain ViT or a ResNet has its tokens; ``None`` for other modules."""
     if hasattr(module, "tokens"):
         return None
     blocks, norm = getattr(module, "blocks", None), getattr(module, "norm", None)
@@ -130,6 +122,5 @@ def _block_paths(module: Any) -> BlockPaths | None:
         registers = sum(int(getattr(module, name, 0) or 0) for name in REGISTERS)
         return BlockPaths(list(blocks), norm, int(has_class) + registers, has_class)
     stages = [getattr(module, f"layer{number}", None) for number in (1, 2, 3, 4)]
-    if all(isinstance(stage, nn.Module) for stage in stages):
-        return BlockPaths([s for s in stages if s is not None], norm=None, stages=True)
-    return None
+    modules = [stage for stage in stages if isinstance(stage, nn.Module)]
+    return BlockPaths(modules, norm=None, stages=True) if len(modules) == 4 else None

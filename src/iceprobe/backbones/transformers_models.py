@@ -1,13 +1,12 @@
 """``transformers:NAME_OR_DIR``: vision models of Hugging Face's transformers.
 
-Of image-text models the image tower alone is loaded. Tokens are caught at the blocks
-(``transformers_architectures.py``), so that every layer is there without the final norm too, which
-``last_hidden_state`` includes. A model type that isn't in that table, or that comes with code of its
-own (``trust=true``), is read by its ``last_hidden_state``.
+Only the image tower of image-text models is loaded. Tokens are read at the blocks
+(``transformers_architectures.py``), so every layer is available without the final norm too, which
+``last_hidden_state`` includes. Model types outside that table, and models with their own code
+(``trust=true``), are read by their ``last_hidden_state``.
 """
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.block_reader import BlockPaths, BlockReader, nothing
+from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import model_folder, one_line, quiet, require
+from iceprobe.backbones.extras import explained, model_folder, one_line, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
@@ -28,7 +27,7 @@ from iceprobe.backbones.timm_models import timm_preprocessing
 from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture, patchified
 from iceprobe.core.errors import IceprobeError
 
-OPTIONAL = ("visual_projection", "head")  # what vectors are made by; not every checkpoint has it
+OPTIONAL = ("visual_projection", "head")  # they make the vectors; not every checkpoint has them
 
 
 def load_transformers(
@@ -42,9 +41,9 @@ def load_transformers(
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
 
-    Size, statistics and interpolation are those of the folder's ``preprocessor_config.json``
-    (:mod:`iceprobe.backbones.processors`).
-    ``num_prefix`` and ``has_class`` are for model types that iceprobe doesn't know.
+    Size, statistics and interpolation come from the folder's ``preprocessor_config.json``
+    (:mod:`iceprobe.backbones.processors`). ``num_prefix`` and ``has_class`` are for model types
+    that iceprobe doesn't know.
 
     Raises:
         IceprobeError: if transformers isn't installed, the folder isn't one of a model, weights
@@ -55,6 +54,7 @@ def load_transformers(
     with quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]):
         config = _config(transformers, folder, spec, trust)
         architecture = ARCHITECTURES.get(config.model_type)
+        trust = trust and architecture is None
         model, whole = _model(
             transformers, folder, config, architecture, spec, trust, saved.checkpoint
         )
@@ -69,7 +69,7 @@ def load_transformers(
     else:
         with quiet(transformers.utils.logging):
             stated, crop = _stated_preprocessing(
-                transformers, folder, spec, images.given, model, trust and architecture is None
+                transformers, folder, spec, images.given, model.config, trust
             )
         preprocessing = Preprocessing(**{**stated, **images.given})
         patch = getattr(model.config, "patch_size", None)
@@ -79,25 +79,20 @@ def load_transformers(
             _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
             paths = _block_paths(architecture, model, spec)
             if not whole:
-                paths = replace(paths, vectors=nothing)
+                paths = replace(paths, vectors=None)
             if tokens.norm is None and paths.norm is None:
                 norm = True  # a CNN by the name of a family of ViTs
             reader = BlockReader(model, paths, tokens.layers, norm)
         else:
             _refuse(spec, config.model_type, tokens, "layer", "norm")
-            reader = OutputReader(
-                _LastHiddenState(model),
-                tokens.num_prefix,
-                tokens.has_class,
-                pooled_class=has_pooler(model),
-            )
+            reader = OutputReader(_LastHiddenState(model), tokens, has_pooler(model))
     own_file = bool(saved.checkpoint) or Path(folder).is_dir()
     return Backbone(
         reader,
         preprocessing,
         spec=spec,
         name=Path(folder).name if Path(folder).is_dir() else name,
-        # A folder's model type says what was built, not how it was trained.
+        # A folder's model type states the architecture, not the training.
         paradigm="unknown" if own_file else family.paradigm,
         settings={
             "architecture": f"transformers {type(model).__name__}",
@@ -129,14 +124,15 @@ _FETCH = (
 def _config(transformers: Any, folder: str, spec: str, trust: bool) -> Any:
     try:
         fields, _ = transformers.PretrainedConfig.get_config_dict(folder)
-        if "auto_map" in fields and fields.get("model_type") not in transformers.CONFIG_MAPPING:
-            if not trust:
-                raise IceprobeError(
-                    f"{spec}: its model comes with code of its own, which would run on this "
-                    "machine: read it, then add trust=true"
-                )
-            return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        foreign = (
+            "auto_map" in fields and fields.get("model_type") not in transformers.CONFIG_MAPPING
+        )
+        if foreign and not trust:
+            raise IceprobeError(
+                f"{spec}: its model comes with code of its own, which would run on this machine: "
+                "read it, then add trust=true"
+            )
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=foreign)
     except (OSError, ValueError, KeyError) as error:
         raise IceprobeError(
             f"{spec}: its configuration can't be read ({one_line(error)}): {_FETCH}"
@@ -152,40 +148,32 @@ def _model(
     trust: bool,
     checkpoint: str | None,
 ) -> tuple[Any, bool]:
-    """The model in float32, without its pooler, and whether all that vectors need is there."""
+    """The model in float32 without its pooler, and whether all `OPTIONAL` layers are loaded."""
     loads = architecture.loads if architecture else ""
     if loads and not hasattr(transformers, loads):
         raise IceprobeError(
             f"{spec}: transformers {transformers.__version__} has no {loads}: upgrade it"
         )
     kind = getattr(transformers, loads or "AutoModel")
-    code = {"trust_remote_code": trust and architecture is None}
+    code = {} if loads else {"trust_remote_code": trust}
     if checkpoint is not None:
         tower = getattr(config, "vision_config", config) if loads else config
-        make = kind._from_config if loads else partial(kind.from_config, **code)
-        model, missing = make(tower), []
+        make = kind._from_config if loads else kind.from_config
+        model, missing = make(tower, **code), []
     else:
-        try:
-            model, info = kind.from_pretrained(
-                folder, output_loading_info=True, **({} if loads else code)
-            )
-        except Exception as error:  # the library's own, the hub's client's, foreign code's
-            raise IceprobeError(
-                f"{spec}: its weights can't be loaded ({one_line(error)}): {_FETCH}"
-            ) from error
+        with explained(lambda e: f"{spec}: its weights can't be loaded ({one_line(e)}): {_FETCH}"):
+            model, info = kind.from_pretrained(folder, output_loading_info=True, **code)
         missing = sorted(info["missing_keys"])
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module) and next(pooler.parameters(), None) is not None:
-        model.pooler = None  # not read, and random where the checkpoint has none
-    whole = True
-    for part in OPTIONAL:
-        if any(key.startswith(f"{part}.") for key in missing):
-            setattr(model, part, nn.Identity())
-            whole = False
+        model.pooler = None  # not read, and random if the checkpoint has none
+    absent = [part for part in OPTIONAL if any(key.startswith(f"{part}.") for key in missing)]
+    for part in absent:
+        setattr(model, part, nn.Identity())
     check_keys(model, folder, [k for k in missing if not k.startswith(("pooler.", *OPTIONAL))])
     if config.model_type == "vit_mae":
         model.config.mask_ratio = 0.0
-    return model.float(), whole
+    return model.float(), not absent
 
 
 def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPaths:
@@ -199,14 +187,13 @@ def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPath
 
 
 def _stated_preprocessing(
-    transformers: Any, folder: str, spec: str, given: dict[str, Any], model: Any, trust: bool
+    transformers: Any, folder: str, spec: str, given: dict[str, Any], config: Any, trust: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the folder's image processor says, and what was assumed."""
-    config = model.config
+    """Fields of the folder's image processor, and what was assumed."""
     channels = getattr(config, "num_channels", 3)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # the library's own, whatever a wrong field leads it to
+    except Exception as error:  # the library raises anything for a wrong field
         if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
             raise IceprobeError(
                 f"{spec}: no preprocessor_config.json says how its images are prepared "
@@ -219,23 +206,23 @@ def _stated_preprocessing(
     side = getattr(config, "image_size", None)
     if isinstance(side, list | tuple):
         side = side[0] if len(set(side)) == 1 else None
+    known = ARCHITECTURES.get(config.model_type)
     return read_processor(
         processor,
         given,
         spec,
         channels=channels,
         made_for=side if isinstance(side, int) else None,
-        patches=(known := ARCHITECTURES.get(config.model_type)) is not None
-        and known.inputs is patchified,
+        patches=known is not None and known.inputs is patchified,
     )
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What the configuration says about the tokens, without what it says about its file."""
+    """The configuration without its metadata."""
     config = getattr(config, "vision_config", config)
-    kept = {"architectures", "transformers_version", "dtype", "torch_dtype"}
+    metadata = {"architectures", "transformers_version", "dtype", "torch_dtype"}
     fields = config.to_diff_dict().items()
-    return {key: v for key, v in fields if key not in kept and not key.startswith("_")}
+    return {key: v for key, v in fields if key not in metadata and not key.startswith("_")}
 
 
 def _refuse(spec: str, model_type: str, tokens: OutputOptions, *options: str) -> None:

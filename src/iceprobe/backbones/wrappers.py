@@ -1,8 +1,7 @@
-"""Modules inside wrappers of training: taken out where that is safe, named where it isn't.
+"""Unwrap modules from training wrappers, or refuse a wrapper by name.
 
-What computes the same with the wrapper and without is taken out: ``torch.compile``, DataParallel, DDP,
-averages of weights, peft's adapters (which lie inside the model). Weights that lie in pieces over
-several processes can't be read here.
+Wrappers that don't change the output are removed: ``torch.compile``, DataParallel, DDP, averages of
+weights, peft (whose adapters stay in the model). Weights sharded over processes can't be read here.
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 
 from iceprobe.core.errors import IceprobeError
 
-# Class, wherever it is from → the attribute that holds the module.
+# Class name → the attribute that holds the module.
 _INSIDE = {
     "OptimizedModule": "_orig_mod",
     "DataParallel": "module",
@@ -23,10 +22,8 @@ _INSIDE = {
     "EMA": "ema_model",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
-_IN_PIECES = {
-    "FullyShardedDataParallel": "FSDP",
-    "DeepSpeedEngine": "DeepSpeed",
-}
+_LIBRARIES = ("torch", "timm", "ema_pytorch")  # a user's own class of such a name is left alone
+_SHARDED = {"FullyShardedDataParallel": "FSDP", "DeepSpeedEngine": "DeepSpeed"}
 _WHOLE = (
     "build the model anew and load into it what torch.distributed.checkpoint.state_dict."
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives"
@@ -37,13 +34,10 @@ def unwrapped(module: Any) -> nn.Module:
     """The module inside all wrappers.
 
     Raises:
-        IceprobeError: for a module in pieces, a wrapper that changes what the module computes, and
-            what is no module; says what to pass.
+        IceprobeError: for a sharded module, a wrapper that changes the output, and anything that
+            isn't a module; says what to pass.
     """
-    while True:
-        inside = _inside(module)
-        if inside is module:
-            break
+    while (inside := _inside(module)) is not module:
         module = inside
     if not isinstance(module, nn.Module):
         raise IceprobeError(
@@ -52,8 +46,8 @@ def unwrapped(module: Any) -> nn.Module:
     for name, parameter in module.named_parameters():
         if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
             raise IceprobeError(
-                f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} lies in "
-                f"pieces over several processes: {_WHOLE}"
+                f"{type(module).__name__} is wrapped by fully_shard or parallelised: {name} is "
+                f"sharded over processes: {_WHOLE}"
             )
         if parameter.is_meta:
             raise IceprobeError(
@@ -70,26 +64,22 @@ def unwrapped(module: Any) -> nn.Module:
 
 def _inside(module: Any) -> Any:
     for kind in type(module).__mro__:
-        if kind.__name__ in _IN_PIECES:
+        if kind.__name__ in _SHARDED:
             raise IceprobeError(
-                f"the module is wrapped by {_IN_PIECES[kind.__name__]} ({kind.__name__}), its "
-                f"weights may lie in pieces over several processes: {_WHOLE}"
+                f"the module is wrapped by {_SHARDED[kind.__name__]} ({kind.__name__}), which may "
+                f"shard its weights over processes: {_WHOLE}"
             )
         attribute = _INSIDE.get(kind.__name__)
-        if attribute and _is_foreign(kind) and hasattr(module, attribute):
+        library = kind.__module__.partition(".")[0]
+        if attribute and library in _LIBRARIES and hasattr(module, attribute):
             return getattr(module, attribute)
         if kind.__name__ == "PeftModel" and kind.__module__.startswith("peft."):
             return _of_peft(module)
     return module
 
 
-def _is_foreign(kind: type) -> bool:
-    """Whether the class is one of a library's, not the user's own of the same name."""
-    return kind.__module__.partition(".")[0] in ("torch", "timm", "ema_pytorch")
-
-
 def _of_peft(module: Any) -> Any:
-    """The model with its adapters in it; adapters of prompts act outside of it."""
+    """The model with its adapters inside; prompts act outside the model and are refused."""
     config = module.active_peft_config
     if config.is_prompt_learning:
         raise IceprobeError(
