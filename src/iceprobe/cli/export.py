@@ -1,18 +1,17 @@
 """``iceprobe export``: a fitted probe with its backbone as one folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import iceprobe
 from iceprobe.cli.arguments import named_result
-from iceprobe.cli.console import console
+from iceprobe.cli.console import console, say
 from iceprobe.cli.paths import check_writable
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
-
-if TYPE_CHECKING:
-    from iceprobe.results import FittedResult
+from iceprobe.results import FittedResult, read_results
 
 
 def export(
@@ -50,22 +49,18 @@ def export(
       iceprobe export runs/demo --probe ep12 --seed 1 --output models/clutter
       iceprobe export runs/demo --probe ep12 --format onnx --output models/clutter-onnx
     """
-    from iceprobe.results import read_results
-
     results = read_results(run)
     result = _only_trained(results, run) if probe is None else named_result(results, probe)
     place = output or run / "exported" / _name(result, seed, format)
     check_writable(place, "--output")
-    from iceprobe import export as write
-
     with console.status("exporting"):
-        write(
+        iceprobe.export(
             result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
         )
-    console.print(str(place.resolve()), markup=False, soft_wrap=True)
+    say(place.resolve())
 
 
-def _only_trained(results: "list[FittedResult]", run: Path) -> "FittedResult":
+def _only_trained(results: list[FittedResult], run: Path) -> FittedResult:
     trained = [result for result in results if result.method == "trained"]
     if len(trained) != 1:
         names = ", ".join(result.label for result in trained) or "none that was trained"
@@ -73,8 +68,8 @@ def _only_trained(results: "list[FittedResult]", run: Path) -> "FittedResult":
     return trained[0]
 
 
-def _name(result: "FittedResult", seed: int, format: str) -> str:
-    """``ep12-seed0``: as its file in the run folder is called."""
+def _name(result: FittedResult, seed: int, format: str) -> str:
+    """``ep12-seed0``, as its file in the run folder."""
     files = dict(zip(result.seeds, result.files.probes, strict=False))
     stem = Path(files.get(seed, "probe")).stem
     return stem if format == "folder" else f"{stem}-{format}"

@@ -1,12 +1,14 @@
 """``iceprobe extract``: tokens of a frozen backbone into a feature store."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import iceprobe
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
@@ -55,18 +57,14 @@ def extract(
                 "--backbone and --data out"
             )
     if repair is not None:
-        path: Path | RemotePath = _repair(repair, trust)
+        say(_repair(repair, trust))
     elif verify is not None:
-        checked = verify
-        path = first(lambda: _verify(checked))
+        say(first(partial(_verify, verify)))
     else:
-        path = _extract(resolve(ExtractRun, given))
-    console.print(str(path), markup=False, soft_wrap=True)
+        say(_extract(resolve(ExtractRun, given)))
 
 
 def _extract(config: ExtractRun) -> Path | RemotePath:
-    import iceprobe
-
     check_features(config.features, "--features")
     loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
     with Bars() as progress:

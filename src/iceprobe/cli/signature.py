@@ -5,8 +5,8 @@ A command is a function whose parameter ``given`` stands for all of them::
     @options(Run)
     def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> None: ...
 
-Typer sees an option for each field in the place of ``given``; the function gets those that were given. None has
-a default of its own: the model has it, so that what was given is known from what wasn't.
+Typer sees one option per field in place of ``given``; the function gets those that the user gave. No
+option has a default here, since the model has it and must know what was given.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from iceprobe.settings import FIGURE, HOW, PAPER, WHAT, WHERE
 Given = Mapping[str, Any]
 
 PANELS = (WHAT, HOW, WHERE, PAPER, FIGURE)
-FIRST = ("backbone", "layers", "data", "adapt", "probe")  # what is asked for before how
+FIRST = ("backbone", "layers", "data", "adapt", "probe")  # first in their panel
 
 Arguments = Annotated[
     list[str] | None,
@@ -54,14 +54,6 @@ Trust = Annotated[
         help="Let code and other hosts that the folder's own files name be used: they are yours.",
     ),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1 … (cuda where there is one).",
-        rich_help_panel=WHERE,
-        show_default=False,
-    ),
-]
 
 
 def options(
@@ -70,21 +62,21 @@ def options(
     """A decorator: the parameter ``given`` becomes the options of ``models``.
 
     Args:
-        models: later ones add what the earlier haven't.
-        only: names of those that the command takes; all by default.
+        models: later ones add the options that earlier ones lack.
+        only: names of the options that the command takes; all by default.
     """
     fields = {
         name: (model, option)
         for model in reversed(models)
         for name, option in options_of(model).items()
+        if option.panel and (only is None or name in only)
     }
-    chosen = [name for name in fields if fields[name][1].panel and (only is None or name in only)]
-    chosen.sort(key=lambda name: _rank(name, fields[name][1]))
+    chosen = sorted(fields, key=lambda name: _rank(name, fields[name][1]))
     earlier = {
         was: name
         for model in models
         for was, name in model.EARLIER.items()
-        if name in chosen and was not in fields
+        if name in fields and was not in fields
     }
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -120,11 +112,12 @@ def _parameter(
     model: type[Settings], option: Option, name: str, *, hidden: bool = False
 ) -> inspect.Parameter:
     """An option as typer takes it."""
-    today = model.EARLIER.get(name, name)
-    hint = _type(model.model_fields[name if name in model.model_fields else today].annotation)
-    flag = option.flag if option.flag and not hidden else f"--{name.replace('_', '-')}"
+    today = name if name in model.model_fields else model.EARLIER[name]
+    hint = _type(model.model_fields[today].annotation)
+    words = name.replace("_", "-")
+    flag = option.flag if option.flag and not hidden else f"--{words}"
     if hint is bool and option.flag is None:
-        flag = f"{flag}/--no-{name.replace('_', '-')}"
+        flag += f"/--no-{words}"
     said = typer.Option(
         flag, help=option.help, rich_help_panel=option.panel, show_default=False, hidden=hidden
     )
@@ -134,20 +127,15 @@ def _parameter(
 
 
 def _type(hint: Any) -> Any:
-    """What the command line reads: numbers, paths and switches as such, all else as text."""
+    """The type that the command line reads: numbers, paths, switches and lists; else text."""
     plain = bare(hint)
     kinds = get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
     if Sequence[str] in kinds:
         return list[str]
-    if not _has_a_text_of_its_own(hint):
-        for kind in (bool, int, Path):
-            if kind in kinds:
-                return kind
-    return str
+    simple = [] if _is_parsed(hint) else [kind for kind in (bool, int, Path) if kind in kinds]
+    return simple[0] if simple else str
 
 
-def _has_a_text_of_its_own(hint: Any) -> bool:
-    """Whether a text such as ``8GB`` or ``1,5,10`` is parsed."""
-    return any(
-        isinstance(one, BeforeValidator) or _has_a_text_of_its_own(one) for one in get_args(hint)
-    )
+def _is_parsed(hint: Any) -> bool:
+    """Whether the model parses a text such as ``8GB`` or ``1,5,10``."""
+    return any(isinstance(one, BeforeValidator) or _is_parsed(one) for one in get_args(hint))
