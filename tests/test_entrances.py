@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 import iceprobe
 from iceprobe.cli import main
 from iceprobe.cli.app import app
+from iceprobe.cli.commands import AdaptRun, Planning, Run, SegmentRun, StoreRun
 from iceprobe.core.checksums import seal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.core.text import shown
-from iceprobe.settings import AdaptRun, Planning, Run, SegmentRun, StoreRun
 from tests.cli.conftest import BACKBONE, write_images
 
 MOST = 2600  # characters of an error

@@ -9,10 +9,10 @@ import pytest
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import pairs
 from iceprobe.backbones import load_backbone
+from iceprobe.cli.commands import AdaptRun, Run
 from iceprobe.cli.config import read_yaml, resolve
 from iceprobe.probes import parse_probe
 from iceprobe.probes.probe import build_for
-from iceprobe.settings import AdaptRun, Run
 
 ROOT = Path(__file__).parents[1]
 

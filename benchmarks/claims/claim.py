@@ -26,13 +26,13 @@ from benchmarks.study_cases import images
 from iceprobe.adaptation.registry import ON, pairs
 from iceprobe.analysis import Analysis
 from iceprobe.backbones.bundled_models import NAMES
+from iceprobe.cli.commands import AdaptRun
 from iceprobe.cli.config import resolve
 from iceprobe.core.specs import parse_spec
 from iceprobe.datasets.base import Dataset
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.results import Result, read_results
 from iceprobe.results.files import FILE_NAME
-from iceprobe.settings import AdaptRun
 
 FOLDER = Path(__file__).parent / "experiments"
 ROOT = Path(__file__).parents[2]

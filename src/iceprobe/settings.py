@@ -1,12 +1,12 @@
-"""Every option, once.
+"""Every option, once; those of commands alone are in `cli/commands.py`.
 
 A field of a model is a Python argument, a ``--flag``, a key of the YAML file, a line of help and a line of
-``config.yaml``. Its annotation says what it takes, its :class:`Option` the rest. Models are composed of the same
-parts; which commands take an option follows from the models that have it.
+``config.yaml``. Its annotation is its type, its :class:`Option` the rest. Models are composed of the same
+parts; which functions and commands take an option follows from the models that have it.
 
-    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction     settings, of Python
-    FitCall, ProbeCall, ExtractCall, …                                  with what else a call takes
-    Run, StoreRun, ExtractRun, AdaptRun, SegmentRun, Planning           a command and its config.yaml
+    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction, Analysis      settings
+    FitCall, ProbeCall, ExtractCall, …                  and what else a call from Python takes
+    Run, StoreRun, ExtractRun, AdaptRun, …              and what else a command takes
 
 No torch here: ``iceprobe --help`` reads this file.
 """
@@ -14,22 +14,14 @@ No torch here: ``iceprobe --help`` reads this file.
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from iceprobe.core.options import Option, Settings
 from iceprobe.core.quantities import parse_bytes, parse_count, parse_numbers
 from iceprobe.core.specs import MOST
-from iceprobe.machine.object_storage import located
 
 WHAT, HOW, WHERE = "What", "How", "Where and with what"
-PAPER, FIGURE = "On paper", "A figure for a paper"
-ON_PAPER = "on paper"  # in place of a data set
 SHARD_IMAGES = 1024
-
-
-def _one_or_several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TokenDtype = Literal["float32", "bfloat16", "float16", "int8"]
@@ -38,17 +30,12 @@ Policy = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, lt=2**63)]
-# Whole numbers from so many on, up to what is counted at all.
+# Whole numbers with a lower bound.
 From0 = Annotated[int, Field(ge=0, le=MOST)]
 From1 = Annotated[int, Field(ge=1, le=MOST)]
 From2 = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
-# A folder, or a URL of object storage as pathlib keeps it (`located` knows it again).
-Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
-Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
-Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=1)]
-Shares = Annotated[list[Share], BeforeValidator(parse_numbers), Field(min_length=1)]
 Device = Annotated[
     str, BeforeValidator(lambda device: device if isinstance(device, str) else str(device))
 ]
@@ -59,16 +46,17 @@ Decays = Annotated[
     Field(min_length=1),
 ]
 
-# Said alike wherever they are taken.
+
+def resource(help: str) -> Option:
+    """An option about time, memory or place, which can't change a number."""
+    return Option(help, WHERE, changes_numbers=False)
+
+
+# Options of several models.
 _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
-_LONG = Option(
-    "Begin what will take more than a day, and don't ask.", changes_numbers=False, flag="--long"
-)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
-_FEATURES = Option(
-    "Folder or s3:// URL of the feature stores (features).", WHERE, changes_numbers=False
-)
+_ON_ESTIMATE = Option("Called with the seconds that training will take, about.", None)
 
 # --- extraction -------------------------------------------------------------------------------
 
@@ -81,8 +69,7 @@ class Forward(Settings):
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
     forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
     forward_dtype: Annotated[
-        Dtype,
-        Option("Dtype of the forward pass: float32 (default), bfloat16, float16."),
+        Dtype, Option("Dtype of the forward pass: float32 (default), bfloat16, float16.")
     ] = "float32"
     device: Annotated[Device | None, _DEVICE] = None
 
@@ -96,9 +83,7 @@ class Storing(Forward):
     on_bad_image: Annotated[
         Policy, Option("fail (default), or skip and count it in the result.")
     ] = "fail"
-    workers: Annotated[
-        From0, Option("Processes that read images (0: threads).", WHERE, changes_numbers=False)
-    ] = 0
+    workers: Annotated[From0, resource("Processes that read images (0: threads).")] = 0
 
 
 class Views(Storing):
@@ -111,10 +96,9 @@ class Views(Storing):
     augmentation: Annotated[
         Strength | None, Option("Of those views: paper (default), light, clip.")
     ] = None
-    engine: Annotated[
-        Engine,
-        Option("local (default), or ray: tasks on a Ray cluster.", WHERE, changes_numbers=False),
-    ] = "local"
+    engine: Annotated[Engine, resource("local (default), or ray: tasks on a Ray cluster.")] = (
+        "local"
+    )
 
 
 class Extraction(Views):
@@ -126,7 +110,7 @@ class Extraction(Views):
 
 
 class Live(Forward):
-    """Tokens that the backbone makes whenever they are read: ``iceprobe.live``."""
+    """Tokens that the backbone computes whenever they are read: ``iceprobe.live``."""
 
     augmentation: Annotated[
         Strength | None,
@@ -140,7 +124,7 @@ class Live(Forward):
 
 
 class Fitting(Settings):
-    """How probes are fitted, whatever the tokens come from: ``iceprobe.fit``."""
+    """How probes are fitted, on stored or live tokens: ``iceprobe.fit``."""
 
     EARLIER: ClassVar = {"amp": "fit_dtype"}
 
@@ -185,11 +169,7 @@ class Fitting(Settings):
         ),
     ] = None
     halving: Annotated[
-        bool,
-        Option(
-            "Stop settings early that held-out images show clearly beaten (off).",
-            flag="--halving/--no-halving",
-        ),
+        bool, Option("Stop settings early that held-out images show clearly beaten (off).")
     ] = False
     coordinates: Annotated[
         Literal["standardised", "raw"] | None,
@@ -205,11 +185,7 @@ class Fitting(Settings):
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
         Bytes | None,
-        Option(
-            "Budget of a fit for tokens and what is computed from them: 8GB, 500MB …",
-            WHERE,
-            changes_numbers=False,
-        ),
+        resource("Budget of a fit for tokens and what is computed from them: 8GB, 500MB …"),
     ] = None
     shuffle: Annotated[
         Literal["auto", "rows", "blocks"],
@@ -220,7 +196,7 @@ class Fitting(Settings):
 
 
 class Call(Settings):
-    """What a long call from Python takes beside its settings."""
+    """What a long call from Python takes besides its settings."""
 
     progress: Annotated[
         Any, Option("Called with (stage, done, total); False shows nothing, None a bar.", None)
@@ -231,16 +207,13 @@ class Call(Settings):
 
 
 class Folder(Settings):
-    """What ends in a run folder."""
+    """The run folder, of everything that writes one."""
 
-    output: Annotated[
-        Path | None,
-        Option("Run folder (runs/ and a readable name).", WHERE, changes_numbers=False),
-    ] = None
+    output: Annotated[Path | None, resource("Run folder (runs/ and a readable name).")] = None
 
 
 class FitCall(Fitting, Folder, Call):
-    """All that ``iceprobe.fit`` takes beside store and probes."""
+    """All that ``iceprobe.fit`` takes besides store and probes."""
 
     resume: Annotated[
         bool, Option("Go on where an interrupted fit of this folder stands.", None)
@@ -248,7 +221,7 @@ class FitCall(Fitting, Folder, Call):
 
 
 class ProbeCall(Fitting, Call):
-    """All that ``iceprobe.probe`` takes beside model, data and probes."""
+    """All that ``iceprobe.probe`` takes besides model, data and probes."""
 
     EARLIER: ClassVar = {}
 
@@ -274,13 +247,13 @@ class ProbeCall(Fitting, Call):
 
 
 class ExtractCall(Extraction):
-    """All that ``iceprobe.extract`` takes beside backbone, data and place."""
+    """All that ``iceprobe.extract`` takes besides backbone, data and place."""
 
     progress: Annotated[Any, Option("As of fit.", None)] = None
 
 
 class ExtractPlan(Extraction):
-    """All that ``iceprobe.plan`` takes beside backbone, data and place."""
+    """All that ``iceprobe.plan`` takes besides backbone, data and place."""
 
     measure_seconds: Annotated[float, Option("How long to run the pipeline for.", None)] = 3.0
     images_per_second: Annotated[
@@ -289,7 +262,7 @@ class ExtractPlan(Extraction):
 
 
 class FitPlanning(Fitting):
-    """All that ``iceprobe.plan_fit`` takes beside backbone, data and probes."""
+    """All that ``iceprobe.plan_fit`` takes besides backbone, data and probes."""
 
     EARLIER: ClassVar = {"amp": "fit_dtype", "root": "features"}
 
@@ -310,7 +283,7 @@ class FitPlanning(Fitting):
     ] = None
 
 
-# --- what changes the backbone, and dense tokens ------------------------------------------------
+# --- adaptation, segmentation, prediction, analysis ----------------------------------------------
 
 
 class Adaptation(Settings):
@@ -339,7 +312,6 @@ class Adaptation(Settings):
         Option(
             "Run each block again in the backward pass: less memory, a third more time.",
             changes_numbers=False,
-            flag="--checkpointing/--no-checkpointing",
         ),
     ] = False
     accumulate: Annotated[
@@ -351,11 +323,7 @@ class Adaptation(Settings):
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
         Bytes | None,
-        Option(
-            "Budget for decoded images, read anew beyond it; training comes on top.",
-            WHERE,
-            changes_numbers=False,
-        ),
+        resource("Budget for decoded images, read anew beyond it; training comes on top."),
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
@@ -368,165 +336,33 @@ class Segmentation(Settings):
     epochs: Annotated[From1, Option("Passes over the training images (10).")] = 10
     batch_size: Annotated[From2, Option("Images a training step (64).")] = 64
     learning_rates: Annotated[Rates, Option("The grid (1e-2,3e-2,1e-1,3e-1).")] = [
-        1e-2, 3e-2, 1e-1, 3e-1,
+        1e-2, 3e-2, 1e-1, 3e-1
     ]  # fmt: skip
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None,
-        Option(
-            "Budget for tokens and masks held; training steps come on top.",
-            WHERE,
-            changes_numbers=False,
-        ),
+        Bytes | None, resource("Budget for tokens and masks held; training steps come on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
 
 
 class AdaptCall(Adaptation, Folder, Call):
-    """All that ``iceprobe.adapt`` takes beside backbone, data, adaptations and probes."""
+    """All that ``iceprobe.adapt`` takes besides backbone, data, adaptations and probes."""
 
     EARLIER: ClassVar = {**Adaptation.EARLIER, "tell": "on_estimate"}
 
     resume: Annotated[
         bool, Option("Keep the trainings that an interrupted run of this folder finished.", None)
     ] = True
-    on_estimate: Annotated[
-        Any, Option("Called with the seconds that training will take, about.", None)
-    ] = None
+    on_estimate: Annotated[Any, _ON_ESTIMATE] = None
 
 
 class SegmentCall(Segmentation, Folder, Call):
-    """All that ``iceprobe.segment`` takes beside store and probes."""
+    """All that ``iceprobe.segment`` takes besides store and probes."""
 
     EARLIER: ClassVar = {"tell": "on_estimate"}
 
-    on_estimate: Annotated[
-        Any, Option("Called with the seconds that training will take, about.", None)
-    ] = None
-
-
-# --- commands -----------------------------------------------------------------------------------
-
-
-class OneSource(Settings):
-    """One backbone on one data set."""
-
-    backbone: Annotated[str, Option("Spec of the frozen model (iceprobe ls backbones).", WHAT)]
-    data: Annotated[str, Option("Spec of the labelled images (iceprobe ls datasets).", WHAT)]
-
-
-class FitRun(Fitting, Folder):
-    """A fit from the command line: numbers of training images may be several, a fit each."""
-
-    EARLIER: ClassVar = {}  # of a fit from the command line `amp` never was one
-
-    probe: Annotated[
-        Specs, Option("A probe; repeat for more (knn, linear and ep32 if none).", WHAT)
-    ] = ["knn", "linear", "ep32"]
-    shots: Annotated[
-        Shots | None, Option("Learn from this many images a class, 1,5,10: a fit each.")
-    ] = None  # type: ignore[assignment]
-    fraction: Annotated[
-        Shares | None, Option("Learn from this part of train, 0.01,0.1: a fit each.")
-    ] = None  # type: ignore[assignment]
-    long: Annotated[bool, _LONG] = False
-
-
-class StoreRun(FitRun):
-    """``iceprobe fit`` and ``knn``: on a feature store that exists."""
-
-    store: Place
-
-
-class Run(Views, FitRun):
-    """``iceprobe run``: from images to report; of several backbones, data sets or layers a campaign."""
-
-    EARLIER: ClassVar = {"amp": "forward_dtype"}
-
-    backbone: Annotated[
-        Specs, Option("Spec of the frozen model; repeat for more (iceprobe ls backbones).", WHAT)
-    ]
-    layers: Annotated[str | None, Option("Read these layers, 0,5,11 or all: a fit each.", WHAT)] = (
-        None
-    )
-    data: Annotated[
-        Specs, Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
-    ]
-    live: Annotated[
-        bool,
-        Option(
-            "Store no tokens: run the backbone in every epoch, on images augmented anew (cached).",
-            flag="--live/--cached",
-        ),
-    ] = False
-    augmentation: Annotated[
-        Strength | Literal["none"] | None,
-        Option("Of those views, or live: paper (default), light, clip, or live none."),
-    ] = None  # type: ignore[assignment]
-    features: Annotated[Place, _FEATURES] = Path("features")
-
-
-class Planning(Run):
-    """``iceprobe plan``: what a run would cost, also of images or a machine that one doesn't have."""
-
-    data: Annotated[
-        Specs, Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
-    ] = [ON_PAPER]
-    images: Annotated[
-        Count | None, Option("Training images, 1.28M, in place of --data; with --classes.", PAPER)
-    ] = None
-    classes: Annotated[Count | None, Option("Classes of those images.", PAPER)] = None
-    device_images_per_second: Annotated[
-        Positive | None, Option("What the backbone reaches on its device.", PAPER)
-    ] = None
-    device_tflops: Annotated[
-        Positive | None, Option("What a step of the probes reaches there, TFLOP/s.", PAPER)
-    ] = None
-    disk_gb_per_second: Annotated[Positive | None, Option("What its disk reads.", PAPER)] = None
-    dollars_per_hour: Annotated[
-        Positive | None, Option("Price of that device, for the cost.", PAPER)
-    ] = None
-    dollars_per_tb_month: Annotated[
-        Positive | None, Option("Price of a stored terabyte.", PAPER)
-    ] = None
-
-
-class ExtractRun(Extraction, OneSource):
-    """``iceprobe extract``."""
-
-    EARLIER: ClassVar = {**Extraction.EARLIER, "output": "features"}
-
-    features: Annotated[
-        Place,
-        Option("Folder or s3:// URL of the feature stores (features).", WHERE),
-    ] = Path("features")
-
-
-class AdaptRun(Adaptation, OneSource, Folder):
-    """``iceprobe adapt``."""
-
-    adapt: Annotated[
-        Specs,
-        Option(
-            "none, lora?rank=8, bitfit …; repeat for more (none and lora; iceprobe ls adaptations).",
-            WHAT,
-        ),
-    ] = ["none", "lora"]
-    probe: Annotated[Specs, Option("A probe on top; repeat for more (linear).", WHAT)] = ["linear"]
-    long: Annotated[bool, _LONG] = False
-
-
-class SegmentRun(Segmentation, Storing, OneSource, Folder):
-    """``iceprobe segment``."""
-
-    EARLIER: ClassVar = {"amp": "forward_dtype"}
-
-    probe: Annotated[
-        Specs, Option("linear, or EP by its queries, ep8; repeat for more (both).", WHAT)
-    ] = ["linear", "ep8"]
-    long: Annotated[bool, _LONG] = False
-    features: Annotated[Place, _FEATURES] = Path("features")
+    on_estimate: Annotated[Any, _ON_ESTIMATE] = None
 
 
 class Prediction(Settings):
@@ -541,35 +377,26 @@ class Prediction(Settings):
     forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
     device: Annotated[Device | None, _DEVICE] = None
     forward_dtype: Annotated[
-        Dtype | None,
-        Option("Dtype of the backbone's forward pass (the features' of its run)."),
+        Dtype | None, Option("Dtype of the backbone's forward pass (the features' of its run).")
     ] = None
     workers: Annotated[From0, Option("Processes that read images (0: threads).", WHERE)] = 0
     on_bad_image: Annotated[Policy, Option("fail (default), or skip and leave it out.")] = "fail"
 
 
 class PredictCall(Prediction):
-    """All that ``iceprobe.exporting.predict`` takes beside model, images and table."""
+    """All that ``iceprobe.exporting.predict`` takes besides model, images and table."""
 
     progress: Annotated[Any, Option("As of fit.", None)] = None
 
 
-class PredictRun(Prediction):
-    """``iceprobe predict``."""
-
-    images: Annotated[Path, Option("A folder with images at any depth.", WHAT)]
-    output: Annotated[Path, Option("The table (predictions.csv).", WHAT)] = Path("predictions.csv")
-
-
 class Analysis(Settings):
-    """How it is measured where probes look: ``iceprobe.analyze``."""
+    """How attention maps are measured: ``iceprobe.analyze``."""
 
     thresholds: Annotated[From1, Option("Thresholds of MaxBoxAccV2 (100).")] = 100
     draws: Annotated[From1, Option("Of the bootstrap over images (2,000).", None)] = 2000
     batch_size: Annotated[From1, Option("Images at a time (64).", None)] = 64
     background: Annotated[
-        bool,
-        Option("Test what is lost when all but the object is exchanged.", flag="--background"),
+        bool, Option("Test what is lost when all but the object is exchanged.", flag="--background")
     ] = False
     heads: Annotated[bool, Option("Add the backbone's own attention heads.", flag="--heads")] = (
         False
@@ -578,27 +405,9 @@ class Analysis(Settings):
 
 
 class AnalyzeCall(Analysis, Folder):
-    """All that ``iceprobe.analyze`` takes beside results."""
+    """All that ``iceprobe.analyze`` takes besides results."""
 
     trust: Annotated[
         bool, Option("Whether code may run, and hosts be asked, that the files name.", None)
     ] = False
     progress: Annotated[Any, Option("As of fit.", None)] = None
-
-
-class AnalyzeRun(Analysis):
-    """``iceprobe analyze``."""
-
-    probe: Annotated[list[str] | None, Option("Probes to look at (all with attention).", WHAT)] = (
-        None
-    )
-    predictors: Annotated[
-        From0, Option("Rows of a probe's table; the files have all (16).", WHAT)
-    ] = 16
-    figure: Annotated[
-        Path | None, Option("Draw maps into one .pdf, .svg or .png, and measure nothing.", FIGURE)
-    ] = None
-    images: Annotated[From1, Option("Rows: test images (6).", FIGURE)] = 6
-    column: Annotated[
-        bool, Option("As wide as one column of a paper.", FIGURE, flag="--column")
-    ] = False

@@ -25,9 +25,9 @@ from benchmarks.claims.claim import (
 )
 from benchmarks.claims.rules import Finding, Rule, Verdict, together
 from iceprobe.adaptation.registry import pairs
+from iceprobe.cli.commands import AdaptRun
 from iceprobe.cli.config import resolve
 from iceprobe.probes.probe import build_for
-from iceprobe.settings import AdaptRun
 from iceprobe.tokens import TokenShape
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN, TOLD = Verdict

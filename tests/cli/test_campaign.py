@@ -6,9 +6,9 @@ import re
 import pytest
 
 from iceprobe.cli.campaign import cells
+from iceprobe.cli.commands import Run
 from iceprobe.cli.config import resolve
 from iceprobe.results import read_results
-from iceprobe.settings import Run
 from tests.cli.conftest import BACKBONE, write_images
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--probe", "ep4", "--epochs", "2", "--seeds", "1"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from iceprobe.cli.commands import AdaptRun, Run, SegmentRun, StoreRun
 from iceprobe.cli.config import differences, readable_name, resolve, to_yaml
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.quantities import parse_bytes
-from iceprobe.settings import AdaptRun, Run, SegmentRun, StoreRun
 
 GIVEN = {"backbone": "timm:vit_tiny_patch16_224?layer=-2", "data": "folder:/data/my birds"}
 

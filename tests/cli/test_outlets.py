@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import iceprobe as api
+from iceprobe.cli.commands import Run
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import csv_cell, csv_text, json_bytes, visible
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.new_folder import new_folder
 from iceprobe.results import read_results
-from iceprobe.settings import Run
 from iceprobe.store import shard_records
 from tests.cli.conftest import BACKBONE, write_images
 

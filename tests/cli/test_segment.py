@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import iceprobe as library
+from iceprobe.cli.commands import SegmentRun
 from iceprobe.cli.config import read_yaml
 from iceprobe.core.checksums import seal
-from iceprobe.settings import SegmentRun
 
 TINY = ["--backbone", "bundled:mae-tiny", "--limit", "60", "--epochs", "1", "--seeds", "1"]
 CLUTTER = ["--data", "bundled:fashion-clutter", "--learning-rates", "1e-1"]

@@ -6,13 +6,14 @@ from functools import partial
 import iceprobe
 from iceprobe.adaptation.registry import pairs
 from iceprobe.cli.arguments import resolve_arguments
+from iceprobe.cli.commands import AdaptRun
 from iceprobe.cli.console import Bars
 from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.stages import print_duration, show, show_finished, write_run
 from iceprobe.core.options import part_of
 from iceprobe.results import FittedResult
-from iceprobe.settings import Adaptation, AdaptRun
+from iceprobe.settings import Adaptation
 
 
 @options(AdaptRun)

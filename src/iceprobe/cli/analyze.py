@@ -7,6 +7,7 @@ import typer
 
 import iceprobe
 from iceprobe.cli.arguments import named_result
+from iceprobe.cli.commands import AnalyzeRun
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console, say, table_of
 from iceprobe.cli.paths import check_file, check_writable
@@ -15,7 +16,6 @@ from iceprobe.core.options import part_of
 from iceprobe.results import read_results
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.settings import Analysis as AnalysisSettings
-from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
     from iceprobe.analysis import Analysis, Estimate

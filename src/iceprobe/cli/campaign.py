@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from iceprobe.cli.commands import FitRun, Run
 from iceprobe.cli.config import digest
 from iceprobe.cli.console import Bars, say
 from iceprobe.cli.folder import RunFolder
@@ -30,7 +31,6 @@ from iceprobe.core.specs import parse_spec
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first
 from iceprobe.results import FittedResult, read_results, write_results
-from iceprobe.settings import FitRun, Run
 
 
 def cells(config: C) -> list[C]:

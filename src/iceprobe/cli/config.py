@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from iceprobe.cli.commands import AdaptRun, FitRun, Run, SegmentRun, StoreRun
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, options_of, renamed
 from iceprobe.core.specs import check_text, parse_spec, unknown
 from iceprobe.core.text import short_name, shown
 from iceprobe.protocols.protocol import PROTOCOLS
-from iceprobe.settings import AdaptRun, FitRun, Run, SegmentRun, StoreRun
 
 _LARGEST = 2**20  # characters of a configuration
 RunFolderSettings = FitRun | AdaptRun | SegmentRun  # what ends in a run folder

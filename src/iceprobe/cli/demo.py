@@ -1,9 +1,9 @@
 """``iceprobe demo``: a run on the bundled backbone and images, without a network."""
 
+from iceprobe.cli.commands import Run
 from iceprobe.cli.config import resolve
 from iceprobe.cli.run import execute
 from iceprobe.cli.signature import Given, Resume, options
-from iceprobe.settings import Run
 
 PROBES = [
     "knn", "linear?input=class", "linear?input=mean", "ep12", "ep12?value=identity", "aim12",

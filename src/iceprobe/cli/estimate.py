@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 import iceprobe
+from iceprobe.cli.commands import Planning, Run
 from iceprobe.cli.console import say
 from iceprobe.cli.stages import check_fit, extraction_of, fitting_of
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import duration
-from iceprobe.settings import Planning, Run
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone

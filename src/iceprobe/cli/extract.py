@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import iceprobe
+from iceprobe.cli.commands import ExtractRun
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.paths import check_features
@@ -15,7 +16,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.processes import first
-from iceprobe.settings import Extraction, ExtractRun
+from iceprobe.settings import Extraction
 
 
 @options(ExtractRun)

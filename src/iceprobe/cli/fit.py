@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from iceprobe.cli import run
 from iceprobe.cli.arguments import is_config
 from iceprobe.cli.campaign import cells, run_cells
+from iceprobe.cli.commands import Run, StoreRun
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.signature import Given, Resume, StoreArguments, options
@@ -13,7 +14,6 @@ from iceprobe.cli.stages import check_fit
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
 from iceprobe.probes import parse_probe
-from iceprobe.settings import Run, StoreRun
 
 if TYPE_CHECKING:
     from iceprobe.store import Store

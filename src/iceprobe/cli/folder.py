@@ -11,6 +11,7 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Literal, Self
 
+from iceprobe.cli.commands import SegmentRun
 from iceprobe.cli.config import RunFolderSettings, differences, read_yaml, to_yaml
 from iceprobe.cli.paths import check_place, check_writable
 from iceprobe.core.errors import IceprobeError
@@ -20,7 +21,6 @@ from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
-from iceprobe.settings import SegmentRun
 
 LOGGERS = ("iceprobe", "py.warnings")
 State = Literal["new", "unfinished", "finished"]

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
+from iceprobe.cli.commands import StoreRun
 from iceprobe.cli.config import resolve
 from iceprobe.cli.fit import execute
 from iceprobe.cli.signature import Given, options
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.probes.registry import VECTORS
-from iceprobe.settings import StoreRun
 
 
 @options(StoreRun, only=("output", "protocol", "device"))

@@ -2,6 +2,7 @@
 
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells
+from iceprobe.cli.commands import ON_PAPER, Planning
 from iceprobe.cli.console import console
 from iceprobe.cli.estimate import costs, estimate, refusals, rows
 from iceprobe.cli.paths import check_features
@@ -9,7 +10,6 @@ from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results.terminal import Column, TerminalTable
-from iceprobe.settings import ON_PAPER, Planning
 
 
 @options(Planning)

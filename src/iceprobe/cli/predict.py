@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from iceprobe import exporting
+from iceprobe.cli.commands import PredictRun
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, say
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.options import part_of
-from iceprobe.settings import Prediction, PredictRun
+from iceprobe.settings import Prediction
 
 
 @options(PredictRun)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from iceprobe.cli.campaign import cells
+from iceprobe.cli.commands import Run
 from iceprobe.cli.sources import Sources
 from iceprobe.cli.stages import run_stages
 from iceprobe.machine.processes import first
-from iceprobe.settings import Run
 from iceprobe.store.ray_shards import RETRIES, connect, enter, results_of
 
 log = logging.getLogger("iceprobe")

@@ -5,13 +5,13 @@ from functools import partial
 
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells, run_cells
+from iceprobe.cli.commands import Run
 from iceprobe.cli.console import Bars
 from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
-from iceprobe.settings import Run
 
 
 @options(Run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import iceprobe
 from iceprobe import settings
 from iceprobe.cli.arguments import resolve_arguments
+from iceprobe.cli.commands import Run, SegmentRun
 from iceprobe.cli.config import to_yaml
 from iceprobe.cli.console import Bars, console, say, table_of
 from iceprobe.cli.folder import RunFolder, RunLog
@@ -24,7 +25,7 @@ from iceprobe.machine.new_folder import new_folder
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.segmentation_files import PICTURE_NAME, read_segmentations
 from iceprobe.results.terminal import Column, TerminalTable
-from iceprobe.settings import Extraction, Run, SegmentRun
+from iceprobe.settings import Extraction
 
 if TYPE_CHECKING:
     from iceprobe.store import Store

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic import BeforeValidator
 
+from iceprobe.cli.commands import FIGURE, PAPER
 from iceprobe.core.arguments import bare
 from iceprobe.core.options import Option, Settings, options_of
-from iceprobe.settings import FIGURE, HOW, PAPER, WHAT, WHERE
+from iceprobe.settings import HOW, WHAT, WHERE
 
 Given = Mapping[str, Any]
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import iceprobe
+from iceprobe.cli.commands import Run
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
 from iceprobe.cli.paths import check_features
@@ -11,7 +12,6 @@ from iceprobe.cli.stages import check_fit, extraction_of, live_of
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.specs import parse_spec, with_options
 from iceprobe.machine.processes import first
-from iceprobe.settings import Run
 from iceprobe.store.format import BackboneRecord
 from iceprobe.tokens import TokenShape
 

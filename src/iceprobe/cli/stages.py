@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
+from iceprobe.cli.commands import FitRun, Run
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
@@ -24,7 +25,7 @@ from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
 from iceprobe.protocols.protocol import launch_line, protocol_of
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.segmentation import Segmentation
-from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
+from iceprobe.settings import Extraction, Fitting, Forward, Live, Views
 
 if TYPE_CHECKING:
     import numpy as np

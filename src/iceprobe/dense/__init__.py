@@ -1,4 +1,4 @@
-"""The names of segmentation, where they have always been; they live in other rooms."""
+"""Segmentation under the names of earlier versions; the code is in other packages."""
 
 from iceprobe.core.lazy import lazy
 
