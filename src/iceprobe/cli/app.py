@@ -41,36 +41,23 @@ from iceprobe.machine.signals import Stopped, caught
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 # Errors of the system that the user can put right, and how.
-_ROOM = "make room and run the same again, it goes on from here"
-_RIGHTS = "choose a place that you may write to"
-_PATH = "choose another path"
-# Of EIO, ESTALE and all others.
-_ANSWER = "see that its disk or server answers and run the same again, it goes on from here"
-REMEDIES = {
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: _RIGHTS,
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
-    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
-    errno.EEXIST: _PATH,
-    errno.EISDIR: _PATH,
-    errno.ELOOP: _PATH,
-    errno.ENAMETOOLONG: _PATH,
-    errno.ENOTDIR: _PATH,
-    errno.ENOENT: "it was removed while it was in use: run the same again",
-    errno.ENOMEM: "free some memory, or ask for less of it, and run the same again",
-    errno.ENOLCK: "this file system has no locks: choose a place on another",
-    errno.ENOTSUP: "this file system can't do that: choose a place on another",
+_OF_PATHS = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+_REMEDIES = {
+    "choose a place that you may write to": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "make room and run the same again, it goes on from here": (errno.ENOSPC, errno.EDQUOT),
+    "lift the limit on the size of files (ulimit -f) and run the same again": (errno.EFBIG,),
+    "raise the limit of open files (ulimit -n) and run the same again": (errno.EMFILE,),
+    "choose another path": _OF_PATHS,
+    "it was removed while it was in use: run the same again": (errno.ENOENT,),
+    "free some memory, or ask for less of it, and run the same again": (errno.ENOMEM,),
+    "this file system has no locks: choose a place on another": (errno.ENOLCK,),
+    "this file system can't do that: choose a place on another": (errno.ENOTSUP,),
 }
+REMEDIES = {code: remedy for remedy, codes in _REMEDIES.items() for code in codes}
+# For all others, such as EIO and ESTALE.
+_ANSWER = "see that its disk or server answers and run the same again, it goes on from here"
 
-app = typer.Typer(
-    name="iceprobe",
-    rich_markup_mode="rich",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="iceprobe", rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "run": run, "plan": plan},

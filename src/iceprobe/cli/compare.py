@@ -25,16 +25,12 @@ def compare(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Compare every probe with this one (with one run: k-NN or the best linear).",
-            show_default=False,
+            help="Compare every probe with this one (with one run: k-NN or the best linear)."
         ),
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(
-            help="Also say whether the two are equivalent within ± this many points.",
-            show_default=False,
-        ),
+        typer.Option(help="Also say whether the two are equivalent within ± this many points."),
     ] = None,
     mistakes: Annotated[
         int,

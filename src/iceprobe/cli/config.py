@@ -71,25 +71,19 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         IceprobeError: if it is missing, isn't YAML or isn't a mapping.
     """
+    what = f"config file {str(file)!r}"
     try:
         with file.open(encoding="utf-8") as opened:
-            text = opened.read(_LARGEST + 1)
+            content = _parse_yaml(opened.read(_LARGEST + 1))
     except OSError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r}: {error.strerror}; name a YAML file"
-        ) from error
+        raise IceprobeError(f"{what}: {error.strerror}; name a YAML file") from error
     except UnicodeDecodeError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r} is not UTF-8 text (byte {error.start}): name a YAML file"
-        ) from error
-    try:
-        content = _parse_yaml(text)
+        reason = f"is not UTF-8 text (byte {error.start}): name a YAML file"
+        raise IceprobeError(f"{what} {reason}") from error
     except ValueError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r} is not YAML{error}: mend it there"
-        ) from error
+        raise IceprobeError(f"{what} is not YAML{error}: mend it there") from error
     if not isinstance(content, dict):
-        raise IceprobeError(f"config file {str(file)!r} has no key: value lines: write some")
+        raise IceprobeError(f"{what} has no key: value lines: write some")
     return content
 
 

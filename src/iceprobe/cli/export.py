@@ -18,16 +18,11 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     probe: Annotated[
         str | None,
-        typer.Option(
-            help="Which probe of the run (needn't be said if one was trained).", show_default=False
-        ),
+        typer.Option(help="Which probe of the run (needn't be said if one was trained)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which of its seeds.")] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder (exported/ in the run, and the probe's name).", show_default=False
-        ),
+        Path | None, typer.Option(help="A new folder (exported/ in the run, and the probe's name).")
     ] = None,
     format: Annotated[
         str,

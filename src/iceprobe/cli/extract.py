@@ -24,24 +24,18 @@ def extract(
     given: Given,
     repair: Annotated[
         Path | None,
-        typer.Option(
-            help="Mend this store: extract its corrupt shards again, nothing else.",
-            show_default=False,
-        ),
+        typer.Option(help="Mend this store: extract its corrupt shards again, nothing else."),
     ] = None,
     trust: Trust = False,
     verify: Annotated[
         Path | None,
-        typer.Option(
-            help="Read all of this store and compare its checksums, nothing else.",
-            show_default=False,
-        ),
+        typer.Option(help="Read all of this store and compare its checksums, nothing else."),
     ] = None,
 ) -> None:
     """Write the tokens of every image to a feature store, resumable and checked.
 
     A killed extraction always goes on at its next shard when the same command is given again; to
-    begin it again, remove the store or take another --output.
+    begin it again, remove the store or take another --features.
 
     \b
     Examples:
@@ -67,11 +61,10 @@ def extract(
 
 def _extract(config: ExtractRun) -> Path | RemotePath:
     check_features(config.features, "--features")
-    loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    backbone, dataset = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    settings = part_of(config, Extraction)
     with Bars() as progress:
-        store = iceprobe.extract(
-            *loaded, config.features, part_of(config, Extraction), progress=progress
-        )
+        store = iceprobe.extract(backbone, dataset, config.features, settings, progress=progress)
     assert store.path is not None  # extract() writes
     return store.path
 

@@ -25,14 +25,12 @@ def prune(
     stores: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Stores to remove, also if a run reads them (those that no run reads).",
-            show_default=False,
+            help="Stores to remove, also if a run reads them (those that no run reads)."
         ),
     ] = None,
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
     runs: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of runs that may read them; repeat it. (runs)"),
+        list[Path] | None, typer.Option(help="Folder of runs that may read them; repeat it. (runs)")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:

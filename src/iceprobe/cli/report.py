@@ -20,8 +20,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="File to write: .html, .md or .csv (report.html in the run, if it is one run).",
-            show_default=False,
+            help="File to write: .html, .md or .csv (report.html in the run, if it is one run)."
         ),
     ] = None,
     trust: Trust = False,

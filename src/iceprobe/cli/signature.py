@@ -24,6 +24,7 @@ from iceprobe.core.options import Option, Settings, options_of
 from iceprobe.settings import HOW, WHAT, WHERE
 
 Given = Mapping[str, Any]
+Command = Callable[..., None]
 
 PANELS = (WHAT, HOW, WHERE, PAPER, FIGURE)
 FIRST = ("backbone", "layers", "data", "adapt", "probe")  # first in their panel
@@ -59,7 +60,7 @@ Trust = Annotated[
 
 def options(
     *models: type[Settings], only: Iterable[str] | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Command], Command]:
     """A decorator: the parameter ``given`` becomes the options of ``models``.
 
     Args:
@@ -80,7 +81,7 @@ def options(
         if name in fields and was not in fields
     }
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Command) -> Command:
         def command(**values: Any) -> None:
             given = {name: values.pop(name) for name in chosen}
             for was, name in earlier.items():
@@ -91,10 +92,8 @@ def options(
         made = [_parameter(*fields[name], name) for name in chosen]
         made += [_parameter(*fields[name], was, hidden=True) for was, name in earlier.items()]
         parameters: list[inspect.Parameter] = []
-        for name, parameter in inspect.signature(function).parameters.items():
-            parameters += (
-                made if name == "given" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
-            )
+        for name, own in inspect.signature(function).parameters.items():
+            parameters += made if name == "given" else [own.replace(kind=own.KEYWORD_ONLY)]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__module__ = function.__module__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -119,9 +118,7 @@ def _parameter(
     flag = option.flag if option.flag and not hidden else f"--{words}"
     if hint is bool and option.flag is None:
         flag += f"/--no-{words}"
-    said = typer.Option(
-        flag, help=option.help, rich_help_panel=option.panel, show_default=False, hidden=hidden
-    )
+    said = typer.Option(flag, help=option.help, rich_help_panel=option.panel, hidden=hidden)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, said]
     )
