@@ -36,15 +36,10 @@ From1 = Annotated[int, Field(ge=1, le=MOST)]
 From2 = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Device = Annotated[
-    str, BeforeValidator(lambda device: device if isinstance(device, str) else str(device))
-]
+Device = Annotated[str, BeforeValidator(str)]  # of a torch.device too
+Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rates = Annotated[list[Positive], BeforeValidator(parse_numbers), Field(min_length=1)]
-Decays = Annotated[
-    list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
-    BeforeValidator(parse_numbers),
-    Field(min_length=1),
-]
+Decays = Annotated[list[Decay], BeforeValidator(parse_numbers), Field(min_length=1)]
 
 
 def resource(help: str) -> Option:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import iceprobe
-from iceprobe.cli.app import GROUPS
 from iceprobe.cli import commands
+from iceprobe.cli.app import GROUPS
 from iceprobe.cli.commands import Run
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, options_of, takes

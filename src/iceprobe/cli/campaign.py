@@ -51,9 +51,9 @@ def cells(config: C) -> list[C]:
                 f"{was!r} is asked for twice: name each backbone, data set and number of training "
                 "images once"
             )
-    places = [config.output / "cells" / name for name in names]
     return [
-        cell.model_copy(update={"output": place}) for cell, place in zip(found, places, strict=True)
+        cell.model_copy(update={"output": config.output / "cells" / name})
+        for cell, name in zip(found, names, strict=True)
     ]
 
 

@@ -96,11 +96,6 @@ def _reference(results: Sequence[FittedResult], against: str | None) -> FittedRe
     return reference
 
 
-def _name(one: "Comparison", in_both: bool) -> str:
-    """The compared probe; if both runs have it, frozen and adapted, the label of the adapted one."""
-    return one.against.label if in_both and one.probe.adaptation is None else one.probe.label
-
-
 def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
     """A line for each undertrained result, whose place in an order means nothing."""
     from iceprobe.results.tables import undertrained_note
@@ -148,9 +143,11 @@ def _table(
     rows = []
     for one in comparisons:
         difference = one.difference
+        # Of a probe that is frozen in one run and adapted in the other, the adapted one is named.
+        named = one.against if labels[0] and one.probe.adaptation is None else one.probe
         mark = ("*" if one.undertrained else "") + ("†" if one.probe.lost_seeds else "")
         row = [
-            f"{_name(one, bool(labels[0]))}{mark}",
+            f"{named.label}{mark}",
             *(value_of(one.probe, name) for name in names),
             tenths(one.probe.score.mean),
             tenths(one.against.score.mean),

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from iceprobe.store import Store
 
 
-# With --live in place of a store; a store has its tokens already.
-LIVE = ("backbone", "data", "live", "augmentation", "limit", "forward_batch_size", "forward_dtype")
+# For --live; a store has its tokens already.
+LIVE = ("backbone", "data", "augmentation", "limit", "forward_batch_size", "forward_dtype")
 
 
-@options(StoreRun, Run, only=[*options_of(StoreRun), *LIVE])
+@options(StoreRun, Run, only=[*options_of(StoreRun), "live", *LIVE])
 def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -> None:
     """Fit probes on a feature store and write a run folder with a report.
 
@@ -45,11 +45,9 @@ def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -
     if not arguments:
         raise IceprobeError("name a feature store, or images and a backbone with --live")
     for name in LIVE:
-        if name != "live" and name in given:
-            value = given[name]
-            raise IceprobeError(
-                f"--{name.replace('_', '-')} {value} is for --live: a store has its tokens already"
-            )
+        if name in given:
+            flag = f"--{name.replace('_', '-')} {given[name]}"
+            raise IceprobeError(f"{flag} is for --live: a store has its tokens already")
     first, *overrides = arguments
     asked = {key: value for key, value in given.items() if key != "live"}
     if is_config(first):

@@ -24,7 +24,6 @@ from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
 from iceprobe.results.files import SEGMENTATIONS
 from iceprobe.results.segmentation_files import read_segmentations
-from iceprobe.store.format import Manifest
 
 
 @dataclass(frozen=True)
@@ -186,11 +185,7 @@ def _runs(folder: Path) -> list[Entry]:
 def _stores(features: Path, runs: Path) -> list[Entry]:
     entries = []
     for one in stores_in(features, [runs]):
-        lines = []
-        if isinstance(one.manifest, Manifest):
-            lines.append(f"{one.manifest.backbone.spec} on {one.manifest.dataset.spec}")
-            lines.append(f"images: {one.images}; {one.tokens}")
         readers = ", ".join(map(str, one.readers)) or f"no run in {runs}: iceprobe prune"
-        lines.append(f"read by {readers}")
+        lines = [*one.content, f"read by {readers}"]
         entries.append(Entry(str(one.path), f"{decimal(one.bytes)}, {one.state}", lines))
     return entries

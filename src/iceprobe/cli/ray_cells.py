@@ -7,6 +7,7 @@ from typing import Any
 
 from iceprobe.cli.campaign import cells
 from iceprobe.cli.commands import Run
+from iceprobe.cli.console import Bars
 from iceprobe.cli.sources import Sources
 from iceprobe.cli.stages import run_stages
 from iceprobe.machine.processes import first
@@ -15,12 +16,15 @@ from iceprobe.store.ray_shards import RETRIES, connect, enter, results_of
 log = logging.getLogger("iceprobe")
 
 
-def run_on_ray(runs: Sequence[Run], resume: bool) -> None:
-    """Run the cells of a campaign, one task each, on stores that exist.
+def run_on_ray(sources: Sources, runs: Sequence[Run], resume: bool) -> None:
+    """Extract the stores of a campaign, one task per shard; then run its cells, one task each.
 
     Raises:
         IceprobeError: of the first cell that fails; other cells that have begun run to their end.
     """
+    for run in runs:
+        with Bars() as progress:
+            sources.store(run, progress)
     ray = connect()
     gpus = int(bool(ray.cluster_resources().get("GPU")) and all(r.device != "cpu" for r in runs))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(run_cell)

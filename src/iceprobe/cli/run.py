@@ -1,12 +1,10 @@
 """``iceprobe run``: from images to a report, each stage left out that is done already."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.commands import Run
-from iceprobe.cli.console import Bars
 from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
@@ -48,16 +46,10 @@ def execute(config: Run, resume: bool = True) -> None:
         raise IceprobeError("--augmentation none is what is stored anyway: leave it out")
     sources = Sources(config)
     runs = cells(sources.single_layers())
-    ahead = partial(_on_ray, sources, resume=resume) if config.engine == "ray" else None
+    ahead = None
+    if config.engine == "ray":
+        from iceprobe.cli.ray_cells import run_on_ray
+
+        ahead = partial(run_on_ray, sources, resume=resume)
     run_cells(config, runs, sources, resume=resume, ahead=ahead)
     first(sources.keep)
-
-
-def _on_ray(sources: Sources, runs: Sequence[Run], resume: bool) -> None:
-    """Extract the stores of ``runs``, one task per shard; then run them, one task each."""
-    from iceprobe.cli.ray_cells import run_on_ray
-
-    for run in runs:
-        with Bars() as progress:
-            sources.store(run, progress)
-    run_on_ray(runs, resume)

@@ -1,5 +1,6 @@
 """The backbones, data sets and stores of a run or campaign, each loaded or extracted once."""
 
+import functools
 from typing import TYPE_CHECKING
 
 import iceprobe
@@ -34,7 +35,7 @@ class Sources:
             str, str
         ] = {}  # spec of one layer → spec with all layers of the backbone
         self._backbones: dict[str, Backbone] = {}
-        self._datasets: dict[str, Dataset] = {}
+        self._load_dataset = functools.cache(iceprobe.load_dataset)
         self._stores: dict[tuple[str, str], Store] = {}
         self._identities: dict[tuple[str, str], set[str]] = {}
         self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
@@ -66,9 +67,7 @@ class Sources:
 
     def dataset(self, run: Run) -> "Dataset":
         (asked,) = run.data
-        if asked not in self._datasets:
-            self._datasets[asked] = iceprobe.load_dataset(asked)
-        return self._datasets[asked]
+        return self._load_dataset(asked)
 
     def store(self, run: Run, progress: Bars) -> "Store":
         """The store of a run; the stores of its backbone's other layers are written in the same pass."""

@@ -123,29 +123,21 @@ def write_run(
 def check_fit(
     config: FitRun, tokens: "HasTokenShape", classes: Sequence[str], train_labels: "np.ndarray"
 ) -> None:
-    """Check that probes, budget and draws fit the tokens and the images, before anything long.
+    """Check that probes, budget and draws fit the tokens and the images.
 
     Args:
         config: of the fit.
         tokens: a store, or a backbone.
         classes: their names.
         train_labels: ``(n,)`` of the training images.
-
-    Raises:
-        IceprobeError: naming what doesn't fit.
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import draw
 
     shape = tokens.shape
     if has_budget(config):
-        probes.within_budget(
-            shape.dim,
-            len(classes),
-            shape.num_tokens,
-            parameters=config.budget,
-            flops=config.budget_flops,
-        )
+        sizes = shape.dim, len(classes), shape.num_tokens
+        probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
     for shots in config.shots or []:
         draw(train_labels, list(classes), shots=shots)
     for text in config.probe:
@@ -186,11 +178,7 @@ def _check_duration(config: FitRun, store: "Store") -> None:
 
 
 def print_duration(config: Any, seconds: float) -> None:
-    """Print how long ``config.epochs`` of training will take; ask if that is more than a day.
-
-    Raises:
-        IceprobeError: as :func:`begin_or_refuse`.
-    """
+    """Print how long ``config.epochs`` of training will take; ask if that is more than a day."""
     console.print(f"about {duration(seconds)} of training, by its first steps", markup=False)
     if not config.long:
         begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)

@@ -45,21 +45,21 @@ class Stored:
         return f"unfinished: {done} of {done + missing} shards; the same command goes on from here"
 
     @property
-    def tokens(self) -> str:
-        """``"196 patch tokens and 1 prefix token of width 768 in float16"``."""
-        assert isinstance(self.manifest, Manifest)
+    def content(self) -> list[str]:
+        """Lines such as ``images: train 320, test 80; 196 patch tokens of width 768 in float16``."""
+        if isinstance(self.manifest, IceprobeError):
+            return []
         shape, settings = self.manifest.shape, self.manifest.settings
         kept = f"{shape.num_tokens} patch tokens" if settings.patches else "mean of the patches"
         if shape.num_prefix:
             kept += f" and {shape.num_prefix} prefix token{'s' * (shape.num_prefix > 1)}"
         views = f", {count} augmented views" if (count := settings.augmented_views) else ""
-        return f"{kept} of width {shape.dim} in {settings.tokens}{views}"
-
-    @property
-    def images(self) -> str:
-        """``"train 320, test 80"``."""
-        assert isinstance(self.manifest, Manifest)
-        return ", ".join(f"{name} {one.images:,}" for name, one in self.manifest.splits.items())
+        splits = self.manifest.splits.items()
+        images = ", ".join(f"{name} {split.images:,}" for name, split in splits)
+        return [
+            f"{self.manifest.backbone.spec} on {self.manifest.dataset.spec}",
+            f"images: {images}; {kept} of width {shape.dim} in {settings.tokens}{views}",
+        ]
 
 
 def stores_in(features: Path, runs: Sequence[Path]) -> list[Stored]:
