@@ -51,7 +51,7 @@ def resource(help: str) -> Option:
 _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
-_ON_ESTIMATE = Option("Called with the seconds that training will take, about.", None)
+_ON_ESTIMATE = Option("Called with the estimated seconds of training.", None)
 
 # --- extraction -------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ class Forward(Settings):
     EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
 
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
-    forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
+    forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     forward_dtype: Annotated[
         Dtype, Option("Dtype of the forward pass: float32 (default), bfloat16, float16.")
     ] = "float32"
@@ -85,15 +85,12 @@ class Views(Storing):
     """Stored tokens with augmented views of the training images beside them."""
 
     views: Annotated[
-        From0,
-        Option("Augmented views stored of each training image, to learn from (0).", implicit=True),
+        From0, Option("Augmented views to store per training image (0).", implicit=True)
     ] = 0
     augmentation: Annotated[
-        Strength | None, Option("Of those views: paper (default), light, clip.")
+        Strength | None, Option("Augmentation of those views: paper (default), light, clip.")
     ] = None
-    engine: Annotated[Engine, resource("local (default), or ray: tasks on a Ray cluster.")] = (
-        "local"
-    )
+    engine: Annotated[Engine, resource("local (default) or ray (tasks on a cluster).")] = "local"
 
 
 class Extraction(Views):
@@ -101,7 +98,7 @@ class Extraction(Views):
 
     patches: Annotated[bool, Option("Store patch tokens, or only class token and mean.")] = True
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
-    shard_images: Annotated[From1, Option("Images a shard (1024).", None)] = SHARD_IMAGES
+    shard_images: Annotated[From1, Option("Images per shard (1024).", None)] = SHARD_IMAGES
 
 
 class Live(Forward):
@@ -109,9 +106,9 @@ class Live(Forward):
 
     augmentation: Annotated[
         Strength | None,
-        Option("Of images to learn from, anew in each epoch: paper, light, clip, or None."),
+        Option("Of training images, new in each epoch: paper, light, clip, or None."),
     ] = "paper"
-    tokens: Annotated[Dtype, Option("Dtype in which tokens are handed on.")] = "float32"
+    tokens: Annotated[Dtype, Option("Dtype of the tokens.")] = "float32"
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
 
 
@@ -123,52 +120,45 @@ class Fitting(Settings):
 
     EARLIER: ClassVar = {"amp": "fit_dtype"}
 
-    task: Annotated[str, Option("What the target is (classification).", None, implicit=True)] = (
-        "classification"
-    )
+    task: Annotated[str, Option("Task (classification).", None, implicit=True)] = "classification"
     budget: Annotated[
-        Count | None, Option("Add the EPs that stay within these parameters: 200k, 1.5M.", WHAT)
+        Count | None, Option("Add the EPs with at most this many parameters: 200k, 1.5M.", WHAT)
     ] = None
     budget_flops: Annotated[
-        Count | None, Option("Add the EPs that stay within these FLOPs an image: 5M.", WHAT)
+        Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
-    protocol: Annotated[str, Option("heldout (default) or paper (iceprobe ls protocols).")] = (
+    protocol: Annotated[str, Option("heldout (default), paper (iceprobe ls protocols).")] = (
         "heldout"
     )
     shots: Annotated[
-        From1 | None, Option("Learn from this many images a class, a seeded draw a replicate.")
+        From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None
-    fraction: Annotated[Share | None, Option("Learn from this part of each class, likewise.")] = (
-        None
-    )
+    fraction: Annotated[
+        Share | None, Option("Train on this fraction of each class, drawn likewise.")
+    ] = None
     seeds: Annotated[From1 | None, Option("Seeds of the initialisation alone (3).")] = None
     replicates: Annotated[
         From1 | None, Option("Complete repetitions, not seeds (5 of two or more trained probes).")
     ] = None
-    epochs: Annotated[From1 | None, Option("Passes over the training images (the protocol's).")] = (
-        None
-    )
-    batch_size: Annotated[From2 | None, Option("Images a training step (the protocol's).")] = None
+    epochs: Annotated[From1 | None, Option("Passes over training images (the protocol's).")] = None
+    batch_size: Annotated[From2 | None, Option("Images per training step (the protocol's).")] = None
     learning_rates: Annotated[
         Rates | None,
-        Option("The grid of every probe, such as 1e-3,1e-2 (each kind's own, which grows)."),
+        Option("Grid of every probe, such as 1e-3,1e-2 (each kind's own, extended at its ends)."),
     ] = None
     weight_decays: Annotated[
-        Decays | None,
-        Option("The grid, such as 0,1e-4 (0; large probes 0.1 too; λ of linear ones)."),
+        Decays | None, Option("Grid, such as 0,1e-4 (0; large probes also 0.1; linear probes: λ).")
     ] = None
     min_steps: Annotated[
         From0 | None,
-        Option(
-            "Steps a fit takes at least: epochs are raised to it (400; 0 where --epochs is given)."
-        ),
+        Option("Minimum steps of a fit, reached by more epochs (400; 0 if --epochs is given)."),
     ] = None
     halving: Annotated[
-        bool, Option("Stop settings early that held-out images show clearly beaten (off).")
+        bool, Option("Stop settings early that are clearly worse on held-out images (off).")
     ] = False
     coordinates: Annotated[
         Literal["standardised", "raw"] | None,
-        Option("In which probes learn: standardised, or raw tokens as they are (the protocol's)."),
+        Option("Coordinates of the tokens in training: standardised or raw (the protocol's)."),
     ] = None
     fit_dtype: Annotated[
         Dtype,
@@ -180,7 +170,7 @@ class Fitting(Settings):
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
         Bytes | None,
-        resource("Budget of a fit for tokens and what is computed from them: 8GB, 500MB …"),
+        resource("Memory budget of a fit for tokens and what is computed from them: 8GB, 500MB …"),
     ] = None
     shuffle: Annotated[
         Literal["auto", "rows", "blocks"],
@@ -197,7 +187,7 @@ class Call(Settings):
         Any, Option("Called with (stage, done, total); False shows nothing, None a bar.", None)
     ] = None
     command: Annotated[
-        str | None, Option("To be written into the results (this process's own).", None)
+        str | None, Option("Command to record in the results (this process's own).", None)
     ] = None
 
 
@@ -210,9 +200,7 @@ class Folder(Settings):
 class FitCall(Fitting, Folder, Call):
     """All that ``iceprobe.fit`` takes besides store and probes."""
 
-    resume: Annotated[
-        bool, Option("Go on where an interrupted fit of this folder stands.", None)
-    ] = True
+    resume: Annotated[bool, Option("Continue an interrupted fit of this folder.", None)] = True
 
 
 class ProbeCall(Fitting, Call):
@@ -225,12 +213,8 @@ class ProbeCall(Fitting, Call):
     forward_dtype: Annotated[
         Dtype, Option("Dtype of the backbone's forward pass (float32).", None)
     ] = "float32"
-    tokens: Annotated[TokenDtype, Option("Dtype in which tokens are held (float16).", None)] = (
-        "float16"
-    )
-    amp: Annotated[Dtype | None, Option("Earlier: of the forward pass and of training.", None)] = (
-        None
-    )
+    tokens: Annotated[TokenDtype, Option("Dtype of tokens in memory (float16).", None)] = "float16"
+    amp: Annotated[Dtype | None, Option("Earlier name of both dtypes.", None)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -244,15 +228,15 @@ class ProbeCall(Fitting, Call):
 class ExtractCall(Extraction):
     """All that ``iceprobe.extract`` takes besides backbone, data and place."""
 
-    progress: Annotated[Any, Option("As of fit.", None)] = None
+    progress: Annotated[Any, Option("As in fit.", None)] = None
 
 
 class ExtractPlan(Extraction):
     """All that ``iceprobe.plan`` takes besides backbone, data and place."""
 
-    measure_seconds: Annotated[float, Option("How long to run the pipeline for.", None)] = 3.0
+    measure_seconds: Annotated[float, Option("Seconds to measure the pipeline for.", None)] = 3.0
     images_per_second: Annotated[
-        Positive | None, Option("Of another machine, in place of measuring this one.", None)
+        Positive | None, Option("Rate of another machine, in place of a measurement.", None)
     ] = None
 
 
@@ -261,20 +245,20 @@ class FitPlanning(Fitting):
 
     EARLIER: ClassVar = {"amp": "fit_dtype", "root": "features"}
 
-    num_classes: Annotated[From1 | None, Option("On paper; a data set has its own.", None)] = None
+    num_classes: Annotated[From1 | None, Option("Classes, without a data set.", None)] = None
     limit: Annotated[From1 | None, Option("Images of each split.", None)] = None
-    tokens: Annotated[TokenDtype, Option("Dtype in which they are stored.", None)] = "float16"
+    tokens: Annotated[TokenDtype, Option("Dtype of stored tokens.", None)] = "float16"
     views: Annotated[From0, Option("Augmented views stored of each training image.", None)] = 0
     features: Annotated[Path, Option("Folder of the feature stores.", None)] = Path("features/")
     measure_seconds: Annotated[
-        float, Option("How long to run training steps for, about.", None)
+        float, Option("Seconds to measure training steps for, about.", None)
     ] = 3.0
     here: Annotated[
-        bool, Option("Whether the fit is to run on this machine, whose memory counts.", None)
+        bool, Option("Whether the fit will run on this machine and must fit into its memory.", None)
     ] = True
-    bytes_per_second: Annotated[Positive | None, Option("Of the disk.", None)] = None
+    bytes_per_second: Annotated[Positive | None, Option("Read rate of the disk.", None)] = None
     flops_per_second: Annotated[
-        Positive | None, Option("That a step reaches, in place of running any.", None)
+        Positive | None, Option("Rate of a training step, in place of a measurement.", None)
     ] = None
 
 
@@ -289,14 +273,14 @@ class Adaptation(Settings):
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (20).")] = 20
-    batch_size: Annotated[From2, Option("Images a training step (64).")] = 64
+    batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
     learning_rates: Annotated[
         Rates | None,
         Option("The grid (1e-3,3e-3,1e-2) of the probe; the backbone's is lr_scale times it."),
     ] = None
     weight_decays: Annotated[Decays | None, Option("The grid (0); vectors get none.")] = None
     augmentation: Annotated[
-        Strength | None, Option("Of training images, at each pass anew: paper, light, clip (none).")
+        Strength | None, Option("Of training images, new in each epoch: paper, light, clip (none).")
     ] = None
     forward_dtype: Annotated[
         Literal["float32", "bfloat16"],
@@ -304,21 +288,15 @@ class Adaptation(Settings):
     ] = "float32"
     checkpointing: Annotated[
         bool,
-        Option(
-            "Run each block again in the backward pass: less memory, a third more time.",
-            changes_numbers=False,
-        ),
+        Option("Recompute blocks in backward: less memory, 1/3 more time.", changes_numbers=False),
     ] = False
     accumulate: Annotated[
         From1,
-        Option(
-            "Micro-batches a step; its gradient stays the whole batch's.", changes_numbers=False
-        ),
+        Option("Micro-batches per step; gradients are the whole batch's.", changes_numbers=False),
     ] = 1
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None,
-        resource("Budget for decoded images, read anew beyond it; training comes on top."),
+        Bytes | None, resource("Memory budget for decoded images; training needs more on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
@@ -329,13 +307,13 @@ class Segmentation(Settings):
 
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (10).")] = 10
-    batch_size: Annotated[From2, Option("Images a training step (64).")] = 64
+    batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
     learning_rates: Annotated[Rates, Option("The grid (1e-2,3e-2,1e-1,3e-1).")] = [
         1e-2, 3e-2, 1e-1, 3e-1
     ]  # fmt: skip
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None, resource("Budget for tokens and masks held; training steps come on top.")
+        Bytes | None, resource("Memory budget for tokens and masks; training needs more on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
@@ -366,10 +344,10 @@ class Prediction(Settings):
     EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
 
     maps: Annotated[
-        Path | None, Option("A new folder for pictures of where the probe looked, one an image.")
+        Path | None, Option("A new folder for pictures of the attention maps, one per image.")
     ] = None
-    top: Annotated[From1, Option("Classes a row, best first (5).")] = 5
-    forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
+    top: Annotated[From1, Option("Classes per row, best first (5).")] = 5
+    forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     device: Annotated[Device | None, _DEVICE] = None
     forward_dtype: Annotated[
         Dtype | None, Option("Dtype of the backbone's forward pass (the features' of its run).")
@@ -381,21 +359,19 @@ class Prediction(Settings):
 class PredictCall(Prediction):
     """All that ``iceprobe.exporting.predict`` takes besides model, images and table."""
 
-    progress: Annotated[Any, Option("As of fit.", None)] = None
+    progress: Annotated[Any, Option("As in fit.", None)] = None
 
 
 class Analysis(Settings):
     """How attention maps are measured: ``iceprobe.analyze``."""
 
     thresholds: Annotated[From1, Option("Thresholds of MaxBoxAccV2 (100).")] = 100
-    draws: Annotated[From1, Option("Of the bootstrap over images (2,000).", None)] = 2000
-    batch_size: Annotated[From1, Option("Images at a time (64).", None)] = 64
+    draws: Annotated[From1, Option("Draws of the bootstrap over images (2,000).", None)] = 2000
+    batch_size: Annotated[From1, Option("Images per batch (64).", None)] = 64
     background: Annotated[
-        bool, Option("Test what is lost when all but the object is exchanged.", flag="--background")
+        bool, Option("Measure the accuracy lost with another background.", flag="--background")
     ] = False
-    heads: Annotated[bool, Option("Add the backbone's own attention heads.", flag="--heads")] = (
-        False
-    )
+    heads: Annotated[bool, Option("Add the backbone's attention heads.", flag="--heads")] = False
     device: Annotated[Device | None, _DEVICE] = None
 
 
@@ -403,6 +379,6 @@ class AnalyzeCall(Analysis, Folder):
     """All that ``iceprobe.analyze`` takes besides results."""
 
     trust: Annotated[
-        bool, Option("Whether code may run, and hosts be asked, that the files name.", None)
+        bool, Option("Whether to run code and connect to hosts that the files name.", None)
     ] = False
-    progress: Annotated[Any, Option("As of fit.", None)] = None
+    progress: Annotated[Any, Option("As in fit.", None)] = None

@@ -1,4 +1,4 @@
-"""``iceprobe adapt``: backbones that change, beside frozen ones."""
+"""``iceprobe adapt``: fine-tuned backbones beside frozen ones."""
 
 from collections.abc import Callable
 from functools import partial

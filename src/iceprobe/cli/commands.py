@@ -43,7 +43,7 @@ Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=
 Shares = Annotated[list[Share], BeforeValidator(parse_numbers), Field(min_length=1)]
 
 _LONG = Option(
-    "Begin what will take more than a day, and don't ask.", changes_numbers=False, flag="--long"
+    "Begin without asking, even if it takes more than a day.", changes_numbers=False, flag="--long"
 )
 _DATA = Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
 _FEATURES = resource("Folder or s3:// URL of the feature stores (features).")
@@ -65,10 +65,10 @@ class FitRun(Fitting, Folder):
         Specs, Option("A probe; repeat for more (knn, linear and ep32 if none).", WHAT)
     ] = ["knn", "linear", "ep32"]
     shots: Annotated[
-        Shots | None, Option("Learn from this many images a class, 1,5,10: a fit each.")
+        Shots | None, Option("Train on this many images per class, 1,5,10: one fit each.")
     ] = None  # type: ignore[assignment]
     fraction: Annotated[
-        Shares | None, Option("Learn from this part of train, 0.01,0.1: a fit each.")
+        Shares | None, Option("Train on this fraction of train, 0.01,0.1: one fit each.")
     ] = None  # type: ignore[assignment]
     long: Annotated[bool, _LONG] = False
 
@@ -87,20 +87,18 @@ class Run(Views, FitRun):
     backbone: Annotated[
         Specs, Option("Spec of the frozen model; repeat for more (iceprobe ls backbones).", WHAT)
     ]
-    layers: Annotated[str | None, Option("Read these layers, 0,5,11 or all: a fit each.", WHAT)] = (
-        None
-    )
+    layers: Annotated[str | None, Option("Layers, 0,5,11 or all: one fit each.", WHAT)] = None
     data: Annotated[Specs, _DATA]
     live: Annotated[
         bool,
         Option(
-            "Store no tokens: run the backbone in every epoch, on images augmented anew (cached).",
+            "Store no tokens: run the backbone in every epoch, on newly augmented images (cached).",
             flag="--live/--cached",
         ),
     ] = False
     augmentation: Annotated[
         Strength | Literal["none"] | None,
-        Option("Of those views, or live: paper (default), light, clip, or live none."),
+        Option("Of those views or of live images: paper (default), light, clip; live also none."),
     ] = None  # type: ignore[assignment]
     features: Annotated[Place, _FEATURES] = Path("features")
 
@@ -114,18 +112,14 @@ class Planning(Run):
     ] = None
     classes: Annotated[Count | None, Option("Classes of those images.", PAPER)] = None
     device_images_per_second: Annotated[
-        Positive | None, Option("What the backbone reaches on its device.", PAPER)
+        Positive | None, Option("Rate of the backbone on that device.", PAPER)
     ] = None
     device_tflops: Annotated[
-        Positive | None, Option("What a step of the probes reaches there, TFLOP/s.", PAPER)
+        Positive | None, Option("TFLOP/s of a training step of the probes there.", PAPER)
     ] = None
-    disk_gb_per_second: Annotated[Positive | None, Option("What its disk reads.", PAPER)] = None
-    dollars_per_hour: Annotated[
-        Positive | None, Option("Price of that device, for the cost.", PAPER)
-    ] = None
-    dollars_per_tb_month: Annotated[
-        Positive | None, Option("Price of a stored terabyte.", PAPER)
-    ] = None
+    disk_gb_per_second: Annotated[Positive | None, Option("Read rate of its disk.", PAPER)] = None
+    dollars_per_hour: Annotated[Positive | None, Option("Price of that device.", PAPER)] = None
+    dollars_per_tb_month: Annotated[Positive | None, Option("Price of storage.", PAPER)] = None
 
 
 class ExtractRun(Extraction, OneSource):
@@ -172,12 +166,8 @@ class PredictRun(Prediction):
 class AnalyzeRun(Analysis):
     """``iceprobe analyze``."""
 
-    probe: Annotated[list[str] | None, Option("Probes to look at (all with attention).", WHAT)] = (
-        None
-    )
-    predictors: Annotated[
-        From0, Option("Rows of a probe's table; the files have all (16).", WHAT)
-    ] = 16
+    probe: Annotated[list[str] | None, Option("Probes (all with attention).", WHAT)] = None
+    predictors: Annotated[From0, Option("Rows of a probe's table (16).", WHAT)] = 16
     figure: Annotated[
         Path | None, Option("Draw maps into one .pdf, .svg or .png, and measure nothing.", FIGURE)
     ] = None

@@ -30,12 +30,12 @@ def compare(
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="Also say whether the two are equivalent within ± this many points."),
+        typer.Option(help="Also report whether the two are equivalent within ± this many points."),
     ] = None,
     mistakes: Annotated[
         int,
         typer.Option(
-            min=0, help="Images named for each pair that one reads and the other doesn't."
+            min=0, help="Images to name per pair that only one of the two classifies correctly."
         ),
     ] = 2,
 ) -> None:
@@ -97,7 +97,7 @@ def _reference(results: Sequence[FittedResult], against: str | None) -> FittedRe
 
 
 def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
-    """A line for each undertrained result, whose place in an order means nothing."""
+    """A line for each undertrained result, which can't be ranked."""
     from iceprobe.results.tables import undertrained_note
 
     found = {id(one): one for pair in comparisons for one in pair.undertrained}
@@ -109,7 +109,7 @@ def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
 
 
 def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
-    """A line for each side of each pair that classifies images right which the other doesn't."""
+    """A line for each side of each pair with images that only this side classifies correctly."""
     from iceprobe.results.disagreement import misread_by_name
 
     lines = []

@@ -18,7 +18,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     probe: Annotated[
         str | None,
-        typer.Option(help="Which probe of the run (needn't be said if one was trained)."),
+        typer.Option(help="Which probe of the run (optional if only one was trained)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which of its seeds.")] = 0,
     output: Annotated[
@@ -32,7 +32,7 @@ def export(
         ),
     ] = "folder",
     backbone_weights: Annotated[
-        bool, typer.Option(help="Put the backbone's weights in, or name it by its spec alone.")
+        bool, typer.Option(help="Include the backbone's weights, or only its spec.")
     ] = True,
     trust: Trust = False,
 ) -> None:

@@ -24,7 +24,7 @@ def extract(
     given: Given,
     repair: Annotated[
         Path | None,
-        typer.Option(help="Mend this store: extract its corrupt shards again, nothing else."),
+        typer.Option(help="Repair this store: extract its corrupt shards again, nothing else."),
     ] = None,
     trust: Trust = False,
     verify: Annotated[

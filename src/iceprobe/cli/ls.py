@@ -51,7 +51,9 @@ def ls(
             help="backbones, datasets, probes, adaptations, protocols, runs or stores; all if left out."
         ),
     ] = None,
-    word: Annotated[str | None, typer.Argument(help="Show only what has this word in it.")] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="Show only entries that contain this word.")
+    ] = None,
     dim: Annotated[int, typer.Option(min=1, help="probes: width of the tokens, D.")] = 768,
     classes: Annotated[int, typer.Option(min=1, help="probes: number of classes, C.")] = 1000,
     grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",

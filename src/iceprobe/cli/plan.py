@@ -1,4 +1,4 @@
-"""``iceprobe plan``: bytes on disk, memory, FLOPs and time of a run, which isn't begun."""
+"""``iceprobe plan``: estimates of disk, memory, FLOPs and time of a run."""
 
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells

@@ -1,4 +1,4 @@
-"""``iceprobe run``: from images to a report, each stage left out that is done already."""
+"""``iceprobe run``: from images to a report; finished stages are skipped."""
 
 from functools import partial
 

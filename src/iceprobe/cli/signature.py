@@ -31,9 +31,7 @@ FIRST = ("backbone", "layers", "data", "adapt", "probe")  # first in their panel
 
 Arguments = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="CONFIG.YAML KEY=VALUE...", help="A file, and keys that override what it says."
-    ),
+    typer.Argument(metavar="CONFIG.YAML KEY=VALUE...", help="A file, then keys that override it."),
 ]
 StoreArguments = Annotated[
     list[str] | None,
@@ -45,15 +43,13 @@ StoreArguments = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
-        help="Go on where a killed run stopped, or begin it again.", rich_help_panel=WHERE
-    ),
+    typer.Option(help="Continue a killed run, or begin it again.", rich_help_panel=WHERE),
 ]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Let code and other hosts that the folder's own files name be used: they are yours.",
+        help="Run code and connect to hosts that the folder's files name, because you trust them.",
     ),
 ]
 

@@ -31,9 +31,8 @@ class Sources:
 
     def __init__(self, config: Run):
         self.config = config
-        self._origin: dict[
-            str, str
-        ] = {}  # spec of one layer → spec with all layers of the backbone
+        # Spec of one layer → spec of its backbone with all layers.
+        self._origin: dict[str, str] = {}
         self._backbones: dict[str, Backbone] = {}
         self._load_dataset = functools.cache(iceprobe.load_dataset)
         self._stores: dict[tuple[str, str], Store] = {}

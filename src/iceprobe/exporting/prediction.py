@@ -1,4 +1,4 @@
-"""An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
+"""An exported probe on a folder of images: a table of classes, and attention maps on request."""
 
 import contextlib
 import logging
