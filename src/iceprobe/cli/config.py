@@ -60,9 +60,10 @@ def resolve(
     protocol = getattr(config, "protocol", None)
     if protocol is not None and protocol not in PROTOCOLS:
         raise IceprobeError(unknown("--protocol", protocol, PROTOCOLS))
+    place = {}
     if isinstance(config, RunFolderSettings) and config.output is None:
-        return config.model_copy(update={"output": Path("runs") / readable_name(config)})
-    return config
+        place = {"output": Path("runs") / readable_name(config)}
+    return config.model_copy(update=place)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

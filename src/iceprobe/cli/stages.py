@@ -57,9 +57,6 @@ def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> Non
 
     A finished run is shown if it read one of the stores that would serve it now. An unfinished
     one is continued, or with ``resume=False`` started again.
-
-    Raises:
-        IceprobeError: for what the user can put right.
     """
     folder = RunFolder(config)
     if folder.state == "finished":
