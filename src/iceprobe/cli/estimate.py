@@ -34,9 +34,9 @@ def estimate(
         # Only draws read labels: as many as they need, since 10⁹ labels take 8 GB.
         labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
         check_fit(config, backbone, [str(c) for c in range(classes)], labels)
-    rate = paper and paper.device_images_per_second
-    speed = paper and paper.device_tflops
-    disk = paper and paper.disk_gb_per_second
+    rate = paper.device_images_per_second if paper else None
+    speed = paper.device_tflops if paper else None
+    disk = paper.disk_gb_per_second if paper else None
     extraction = iceprobe.plan(
         backbone,
         dataset,
