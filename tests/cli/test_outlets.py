@@ -120,7 +120,7 @@ def test_a_log_line_stays_one(tmp_path, caplog):
 def test_the_log_follows_no_link(tmp_path):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "log.txt").symlink_to(tmp_path / "victim")
-    with RunLog() as log, pytest.raises(IceprobeError, match=r"log\.txt is no file of this run"):
+    with RunLog() as log, pytest.raises(IceprobeError, match=r"log\.txt is not a file of this run"):
         log.write_to(tmp_path / "log.txt")
     assert (tmp_path / "victim").read_text() == "mine"
 

@@ -48,7 +48,7 @@ def cells(config: C) -> list[C]:
     for name, was in zip(names, spelled, strict=True):
         if names.count(name) > 1:
             raise IceprobeError(
-                f"{was!r} is asked for twice: name each backbone, data set and number of training "
+                f"{was!r} is given twice: name each backbone, data set and number of training "
                 "images once"
             )
     return [

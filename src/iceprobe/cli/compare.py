@@ -92,7 +92,7 @@ def _reference(results: Sequence[FittedResult], against: str | None) -> FittedRe
     if against is not None:
         return named_result(results, against)
     if (reference := best_baseline(results)) is None:
-        raise IceprobeError(f"the run has neither knn nor linear: say --against {results[0].label}")
+        raise IceprobeError(f"the run has neither knn nor linear: add --against {results[0].label}")
     return reference
 
 

@@ -82,7 +82,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         reason = f"is not UTF-8 text (byte {error.start}): name a YAML file"
         raise IceprobeError(f"{what} {reason}") from error
     except ValueError as error:
-        raise IceprobeError(f"{what} is not YAML{error}: mend it there") from error
+        raise IceprobeError(f"{what} is not YAML{error}: correct it there") from error
     if not isinstance(content, dict):
         raise IceprobeError(f"{what} has no key: value lines: write some")
     return content
@@ -193,6 +193,6 @@ def _one_line(error: ValidationError) -> str:
     key = str(first["loc"][0])
     if first["type"] == "missing":
         option = "store=" if key == "store" else f"--{key} "  # `fit` has no option for its argument
-        return f"no {key} given: say {option}VALUE, or {key}: VALUE in the file"
+        return f"no {key} given: give {option}VALUE, or {key}: VALUE in the file"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"--{key.replace('_', '-')} {shown(first['input'])}: {reason}"

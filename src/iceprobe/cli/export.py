@@ -59,7 +59,7 @@ def _only_trained(results: list[FittedResult], run: Path) -> FittedResult:
     trained = [result for result in results if result.method == "trained"]
     if len(trained) != 1:
         names = ", ".join(result.label for result in trained) or "none that was trained"
-        raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: say --probe NAME")
+        raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: give --probe NAME")
     return trained[0]
 
 

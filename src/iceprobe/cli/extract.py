@@ -73,8 +73,8 @@ def _repair(path: Path, trust: bool) -> Path:
     from iceprobe.store import repair
 
     with Bars() as progress:
-        mended = repair(path, trust=trust, progress=progress)
-    console.print(f"mended: {', '.join(mended) or 'nothing was corrupt'}", markup=False)
+        repaired = repair(path, trust=trust, progress=progress)
+    console.print(f"repaired: {', '.join(repaired) or 'nothing was corrupt'}", markup=False)
     return path
 
 

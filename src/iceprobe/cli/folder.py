@@ -59,7 +59,7 @@ class RunFolder:
             return "new"
         if not self._config_file.exists():
             raise IceprobeError(
-                f"output {str(self.path)!r} holds something that is no run: choose another --output"
+                f"output {str(self.path)!r} holds something other than a run: choose another --output"
             )
         earlier = read_yaml(self._config_file)
         if changed := differences(self.config, earlier):
@@ -138,7 +138,7 @@ class RunLog:
             return
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise IceprobeError(
-                f"{path} is no file of this run: remove it, then run the same again"
+                f"{path} is not a file of this run: remove it, then run the same again"
             )
         self._file = _LogFile(path, encoding="utf-8")
         self._file.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))

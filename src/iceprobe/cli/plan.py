@@ -54,7 +54,7 @@ def _check_paper(config: Planning) -> None:
     """Require either a data set, or a number of images with its classes."""
     there = config.data != [ON_PAPER]
     if config.images is None and not there:
-        raise IceprobeError("no data given: say --data VALUE, or --images 1.28M on paper")
+        raise IceprobeError("no data given: give --data VALUE, or --images 1.28M on paper")
     if config.images is not None and there:
         raise IceprobeError(
             f"--images {config.images} and --data {config.data[0]}: give one of the two"

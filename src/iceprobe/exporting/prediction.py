@@ -108,7 +108,7 @@ def predict(
                 progress("predict", done, len(split))
         if not rows:
             raise IceprobeError(
-                f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
+                f"none of the {len(split)} images in {str(images)!r} can be read: replace them"
             )
     # After the maps: if another process made that folder first, its table isn't replaced either.
     write_atomically(Path(output), _csv(rows))
