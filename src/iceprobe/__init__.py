@@ -1,7 +1,7 @@
 """iceprobe tells what a frozen vision backbone knows.
 
-The public names; each is imported when it is first used, so that ``import iceprobe`` (and with it
-``iceprobe --help``) doesn't wait for torch.
+Each public name is imported when it is first used, so that ``import iceprobe`` and ``iceprobe
+--help`` don't import torch.
 """
 
 import logging
@@ -39,37 +39,22 @@ __version__ = "0.1.0"
 
 logging.getLogger("iceprobe").addFilter(spelled)
 
-_HOME = {
-    "Adaptation": "settings",
-    "Extraction": "settings",
-    "Fitting": "settings",
-    "settings": "",
-    "Backbone": "backbones",
-    "Dataset": "datasets",
-    "Result": "results",
-    "Store": "store",
-    "dense": "",
-    "Tokens": "tokens",
-    "adapt": "adaptation",
-    "advise": "results",
-    "analyze": "analysis",
-    "export": "exporting",
-    "extract": "store",
-    "extract_layers": "store",
-    "figure": "reporting",
-    "fit": "fitting",
-    "knn": "neighbours",
-    "live": "store",
-    "load_backbone": "backbones",
-    "load_dataset": "datasets",
-    "load_probe": "exporting",
-    "plan": "cost",
-    "plan_fit": "cost",
-    "probe": "fitting",
-    "probes": "",
-    "read_results": "results",
-    "report": "reporting",
-    "segment": "fitting",
+# Submodule → public names; "" holds the names that are submodules themselves.
+_NAMES = {
+    "": ["dense", "probes", "settings"],
+    "adaptation": ["adapt"],
+    "analysis": ["analyze"],
+    "backbones": ["Backbone", "load_backbone"],
+    "cost": ["plan", "plan_fit"],
+    "datasets": ["Dataset", "load_dataset"],
+    "exporting": ["export", "load_probe"],
+    "fitting": ["fit", "probe", "segment"],
+    "neighbours": ["knn"],
+    "reporting": ["figure", "report"],
+    "results": ["Result", "advise", "read_results"],
+    "settings": ["Adaptation", "Extraction", "Fitting"],
+    "store": ["Store", "extract", "extract_layers", "live"],
+    "tokens": ["Tokens"],
 }
 
 __all__ = [
@@ -105,8 +90,7 @@ __all__ = [
     "settings",
 ]
 
-
-__getattr__ = lazy(__name__, _HOME)
+__getattr__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})
 
 
 def __dir__() -> list[str]:

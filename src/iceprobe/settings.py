@@ -1,12 +1,12 @@
 """Every option, once.
 
 A field of a model is a Python argument, a ``--flag``, a key of the YAML file, a line of help and a line of
-``config.yaml``. Its annotation says what it takes, its :class:`Option` the rest. Models are composed of the same
-parts; which commands take an option follows from the models that have it.
+``config.yaml``. Its annotation is its type, its :class:`Option` the rest. Models are composed of the same
+parts; which functions and commands take an option follows from the models that have it.
 
-    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction     settings, of Python
-    FitCall, ProbeCall, ExtractCall, …                                  with what else a call takes
-    Run, StoreRun, ExtractRun, AdaptRun, SegmentRun, Planning           a command and its config.yaml
+    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction, Analysis      settings
+    FitCall, ProbeCall, ExtractCall, …                  and what else a call from Python takes
+    Run, StoreRun, ExtractRun, AdaptRun, …              and what else a command takes
 
 No torch here: ``iceprobe --help`` reads this file.
 """
@@ -38,37 +38,39 @@ Policy = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0, lt=2**63)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, lt=2**63)]
-# Whole numbers from so many on, up to what is counted at all.
+# Whole numbers with a lower bound.
 From0 = Annotated[int, Field(ge=0, le=MOST)]
 From1 = Annotated[int, Field(ge=1, le=MOST)]
 From2 = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Device = Annotated[str, BeforeValidator(str)]  # of a torch.device too
+Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rates = Annotated[list[Positive], BeforeValidator(parse_numbers), Field(min_length=1)]
+Decays = Annotated[list[Decay], BeforeValidator(parse_numbers), Field(min_length=1)]
+
 # A folder, or a URL of object storage as pathlib keeps it (`located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
 Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=1)]
 Shares = Annotated[list[Share], BeforeValidator(parse_numbers), Field(min_length=1)]
-Device = Annotated[
-    str, BeforeValidator(lambda device: device if isinstance(device, str) else str(device))
-]
-Rates = Annotated[list[Positive], BeforeValidator(parse_numbers), Field(min_length=1)]
-Decays = Annotated[
-    list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
-    BeforeValidator(parse_numbers),
-    Field(min_length=1),
-]
 
-# Said alike wherever they are taken.
+
+def _resource(help: str) -> Option:
+    """An option about time, memory or place, which can't change a number."""
+    return Option(help, WHERE, changes_numbers=False)
+
+
+# Options of several models.
 _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
-_LONG = Option(
-    "Begin what will take more than a day, and don't ask.", changes_numbers=False, flag="--long"
-)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
-_FEATURES = Option(
-    "Folder or s3:// URL of the feature stores (features).", WHERE, changes_numbers=False
+_ON_ESTIMATE = Option("Called with the estimated seconds of training.", None)
+_LONG = Option(
+    "Begin without asking, even if it takes more than a day.", changes_numbers=False, flag="--long"
 )
+_DATA = Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
+_FEATURES = _resource("Folder or s3:// URL of the feature stores (features).")
 
 # --- extraction -------------------------------------------------------------------------------
 
@@ -79,10 +81,9 @@ class Forward(Settings):
     EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
 
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
-    forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
+    forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     forward_dtype: Annotated[
-        Dtype,
-        Option("Dtype of the forward pass: float32 (default), bfloat16, float16."),
+        Dtype, Option("Dtype of the forward pass: float32 (default), bfloat16, float16.")
     ] = "float32"
     device: Annotated[Device | None, _DEVICE] = None
 
@@ -96,25 +97,19 @@ class Storing(Forward):
     on_bad_image: Annotated[
         Policy, Option("fail (default), or skip and count it in the result.")
     ] = "fail"
-    workers: Annotated[
-        From0, Option("Processes that read images (0: threads).", WHERE, changes_numbers=False)
-    ] = 0
+    workers: Annotated[From0, _resource("Processes that read images (0: threads).")] = 0
 
 
 class Views(Storing):
     """Stored tokens with augmented views of the training images beside them."""
 
     views: Annotated[
-        From0,
-        Option("Augmented views stored of each training image, to learn from (0).", implicit=True),
+        From0, Option("Augmented views to store per training image (0).", implicit=True)
     ] = 0
     augmentation: Annotated[
-        Strength | None, Option("Of those views: paper (default), light, clip.")
+        Strength | None, Option("Augmentation of those views: paper (default), light, clip.")
     ] = None
-    engine: Annotated[
-        Engine,
-        Option("local (default), or ray: tasks on a Ray cluster.", WHERE, changes_numbers=False),
-    ] = "local"
+    engine: Annotated[Engine, _resource("local (default) or ray (tasks on a cluster).")] = "local"
 
 
 class Extraction(Views):
@@ -122,17 +117,17 @@ class Extraction(Views):
 
     patches: Annotated[bool, Option("Store patch tokens, or only class token and mean.")] = True
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
-    shard_images: Annotated[From1, Option("Images a shard (1024).", None)] = SHARD_IMAGES
+    shard_images: Annotated[From1, Option("Images per shard (1024).", None)] = SHARD_IMAGES
 
 
 class Live(Forward):
-    """Tokens that the backbone makes whenever they are read: ``iceprobe.live``."""
+    """Tokens that the backbone computes whenever they are read: ``iceprobe.live``."""
 
     augmentation: Annotated[
         Strength | None,
-        Option("Of images to learn from, anew in each epoch: paper, light, clip, or None."),
+        Option("Of training images, new in each epoch: paper, light, clip, or None."),
     ] = "paper"
-    tokens: Annotated[Dtype, Option("Dtype in which tokens are handed on.")] = "float32"
+    tokens: Annotated[Dtype, Option("Dtype of the tokens.")] = "float32"
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
 
 
@@ -140,60 +135,49 @@ class Live(Forward):
 
 
 class Fitting(Settings):
-    """How probes are fitted, whatever the tokens come from: ``iceprobe.fit``."""
+    """How probes are fitted, on stored or live tokens: ``iceprobe.fit``."""
 
     EARLIER: ClassVar = {"amp": "fit_dtype"}
 
-    task: Annotated[str, Option("What the target is (classification).", None, implicit=True)] = (
-        "classification"
-    )
+    task: Annotated[str, Option("Task (classification).", None, implicit=True)] = "classification"
     budget: Annotated[
-        Count | None, Option("Add the EPs that stay within these parameters: 200k, 1.5M.", WHAT)
+        Count | None, Option("Add the EPs with at most this many parameters: 200k, 1.5M.", WHAT)
     ] = None
     budget_flops: Annotated[
-        Count | None, Option("Add the EPs that stay within these FLOPs an image: 5M.", WHAT)
+        Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
-    protocol: Annotated[str, Option("heldout (default) or paper (iceprobe ls protocols).")] = (
+    protocol: Annotated[str, Option("heldout (default), paper (iceprobe ls protocols).")] = (
         "heldout"
     )
     shots: Annotated[
-        From1 | None, Option("Learn from this many images a class, a seeded draw a replicate.")
+        From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None
-    fraction: Annotated[Share | None, Option("Learn from this part of each class, likewise.")] = (
-        None
-    )
+    fraction: Annotated[
+        Share | None, Option("Train on this fraction of each class, drawn likewise.")
+    ] = None
     seeds: Annotated[From1 | None, Option("Seeds of the initialisation alone (3).")] = None
     replicates: Annotated[
         From1 | None, Option("Complete repetitions, not seeds (5 of two or more trained probes).")
     ] = None
-    epochs: Annotated[From1 | None, Option("Passes over the training images (the protocol's).")] = (
-        None
-    )
-    batch_size: Annotated[From2 | None, Option("Images a training step (the protocol's).")] = None
+    epochs: Annotated[From1 | None, Option("Passes over training images (the protocol's).")] = None
+    batch_size: Annotated[From2 | None, Option("Images per training step (the protocol's).")] = None
     learning_rates: Annotated[
         Rates | None,
-        Option("The grid of every probe, such as 1e-3,1e-2 (each kind's own, which grows)."),
+        Option("Grid of every probe, such as 1e-3,1e-2 (each kind's own, extended at its ends)."),
     ] = None
     weight_decays: Annotated[
-        Decays | None,
-        Option("The grid, such as 0,1e-4 (0; large probes 0.1 too; λ of linear ones)."),
+        Decays | None, Option("Grid, such as 0,1e-4 (0; large probes also 0.1; linear probes: λ).")
     ] = None
     min_steps: Annotated[
         From0 | None,
-        Option(
-            "Steps a fit takes at least: epochs are raised to it (400; 0 where --epochs is given)."
-        ),
+        Option("Minimum steps of a fit, reached by more epochs (400; 0 if --epochs is given)."),
     ] = None
     halving: Annotated[
-        bool,
-        Option(
-            "Stop settings early that held-out images show clearly beaten (off).",
-            flag="--halving/--no-halving",
-        ),
+        bool, Option("Stop settings early that are clearly worse on held-out images (off).")
     ] = False
     coordinates: Annotated[
         Literal["standardised", "raw"] | None,
-        Option("In which probes learn: standardised, or raw tokens as they are (the protocol's)."),
+        Option("Coordinates of the tokens in training: standardised or raw (the protocol's)."),
     ] = None
     fit_dtype: Annotated[
         Dtype,
@@ -205,11 +189,7 @@ class Fitting(Settings):
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
         Bytes | None,
-        Option(
-            "Budget of a fit for tokens and what is computed from them: 8GB, 500MB …",
-            WHERE,
-            changes_numbers=False,
-        ),
+        _resource("Memory budget of a fit for tokens and what is computed from them: 8GB, 500MB …"),
     ] = None
     shuffle: Annotated[
         Literal["auto", "rows", "blocks"],
@@ -220,35 +200,30 @@ class Fitting(Settings):
 
 
 class Call(Settings):
-    """What a long call from Python takes beside its settings."""
+    """What a long call from Python takes besides its settings."""
 
     progress: Annotated[
         Any, Option("Called with (stage, done, total); False shows nothing, None a bar.", None)
     ] = None
     command: Annotated[
-        str | None, Option("To be written into the results (this process's own).", None)
+        str | None, Option("Command to record in the results (this process's own).", None)
     ] = None
 
 
 class Folder(Settings):
-    """What ends in a run folder."""
+    """The run folder, of everything that writes one."""
 
-    output: Annotated[
-        Path | None,
-        Option("Run folder (runs/ and a readable name).", WHERE, changes_numbers=False),
-    ] = None
+    output: Annotated[Path | None, _resource("Run folder (runs/ and a readable name).")] = None
 
 
 class FitCall(Fitting, Folder, Call):
-    """All that ``iceprobe.fit`` takes beside store and probes."""
+    """All that ``iceprobe.fit`` takes besides store and probes."""
 
-    resume: Annotated[
-        bool, Option("Go on where an interrupted fit of this folder stands.", None)
-    ] = True
+    resume: Annotated[bool, Option("Continue an interrupted fit of this folder.", None)] = True
 
 
 class ProbeCall(Fitting, Call):
-    """All that ``iceprobe.probe`` takes beside model, data and probes."""
+    """All that ``iceprobe.probe`` takes besides model, data and probes."""
 
     EARLIER: ClassVar = {}
 
@@ -257,12 +232,8 @@ class ProbeCall(Fitting, Call):
     forward_dtype: Annotated[
         Dtype, Option("Dtype of the backbone's forward pass (float32).", None)
     ] = "float32"
-    tokens: Annotated[TokenDtype, Option("Dtype in which tokens are held (float16).", None)] = (
-        "float16"
-    )
-    amp: Annotated[Dtype | None, Option("Earlier: of the forward pass and of training.", None)] = (
-        None
-    )
+    tokens: Annotated[TokenDtype, Option("Dtype of tokens in memory (float16).", None)] = "float16"
+    amp: Annotated[Dtype | None, Option("Earlier name of both dtypes.", None)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -274,43 +245,43 @@ class ProbeCall(Fitting, Call):
 
 
 class ExtractCall(Extraction):
-    """All that ``iceprobe.extract`` takes beside backbone, data and place."""
+    """All that ``iceprobe.extract`` takes besides backbone, data and place."""
 
-    progress: Annotated[Any, Option("As of fit.", None)] = None
+    progress: Annotated[Any, Option("As in fit.", None)] = None
 
 
 class ExtractPlan(Extraction):
-    """All that ``iceprobe.plan`` takes beside backbone, data and place."""
+    """All that ``iceprobe.plan`` takes besides backbone, data and place."""
 
-    measure_seconds: Annotated[float, Option("How long to run the pipeline for.", None)] = 3.0
+    measure_seconds: Annotated[float, Option("Seconds to measure the pipeline for.", None)] = 3.0
     images_per_second: Annotated[
-        Positive | None, Option("Of another machine, in place of measuring this one.", None)
+        Positive | None, Option("Rate of another machine, in place of a measurement.", None)
     ] = None
 
 
 class FitPlanning(Fitting):
-    """All that ``iceprobe.plan_fit`` takes beside backbone, data and probes."""
+    """All that ``iceprobe.plan_fit`` takes besides backbone, data and probes."""
 
     EARLIER: ClassVar = {"amp": "fit_dtype", "root": "features"}
 
-    num_classes: Annotated[From1 | None, Option("On paper; a data set has its own.", None)] = None
+    num_classes: Annotated[From1 | None, Option("Classes, without a data set.", None)] = None
     limit: Annotated[From1 | None, Option("Images of each split.", None)] = None
-    tokens: Annotated[TokenDtype, Option("Dtype in which they are stored.", None)] = "float16"
+    tokens: Annotated[TokenDtype, Option("Dtype of stored tokens.", None)] = "float16"
     views: Annotated[From0, Option("Augmented views stored of each training image.", None)] = 0
     features: Annotated[Path, Option("Folder of the feature stores.", None)] = Path("features/")
     measure_seconds: Annotated[
-        float, Option("How long to run training steps for, about.", None)
+        float, Option("Seconds to measure training steps for, about.", None)
     ] = 3.0
     here: Annotated[
-        bool, Option("Whether the fit is to run on this machine, whose memory counts.", None)
+        bool, Option("Whether the fit will run on this machine and must fit into its memory.", None)
     ] = True
-    bytes_per_second: Annotated[Positive | None, Option("Of the disk.", None)] = None
+    bytes_per_second: Annotated[Positive | None, Option("Read rate of the disk.", None)] = None
     flops_per_second: Annotated[
-        Positive | None, Option("That a step reaches, in place of running any.", None)
+        Positive | None, Option("Rate of a training step, in place of a measurement.", None)
     ] = None
 
 
-# --- what changes the backbone, and dense tokens ------------------------------------------------
+# --- adaptation, segmentation, prediction, analysis ----------------------------------------------
 
 
 class Adaptation(Settings):
@@ -321,14 +292,14 @@ class Adaptation(Settings):
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (20).")] = 20
-    batch_size: Annotated[From2, Option("Images a training step (64).")] = 64
+    batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
     learning_rates: Annotated[
         Rates | None,
         Option("The grid (1e-3,3e-3,1e-2) of the probe; the backbone's is lr_scale times it."),
     ] = None
     weight_decays: Annotated[Decays | None, Option("The grid (0); vectors get none.")] = None
     augmentation: Annotated[
-        Strength | None, Option("Of training images, at each pass anew: paper, light, clip (none).")
+        Strength | None, Option("Of training images, new in each epoch: paper, light, clip (none).")
     ] = None
     forward_dtype: Annotated[
         Literal["float32", "bfloat16"],
@@ -336,26 +307,15 @@ class Adaptation(Settings):
     ] = "float32"
     checkpointing: Annotated[
         bool,
-        Option(
-            "Run each block again in the backward pass: less memory, a third more time.",
-            changes_numbers=False,
-            flag="--checkpointing/--no-checkpointing",
-        ),
+        Option("Recompute blocks in backward: less memory, 1/3 more time.", changes_numbers=False),
     ] = False
     accumulate: Annotated[
         From1,
-        Option(
-            "Micro-batches a step; its gradient stays the whole batch's.", changes_numbers=False
-        ),
+        Option("Micro-batches per step; gradients are the whole batch's.", changes_numbers=False),
     ] = 1
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None,
-        Option(
-            "Budget for decoded images, read anew beyond it; training comes on top.",
-            WHERE,
-            changes_numbers=False,
-        ),
+        Bytes | None, _resource("Memory budget for decoded images; training needs more on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
@@ -366,47 +326,84 @@ class Segmentation(Settings):
 
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (10).")] = 10
-    batch_size: Annotated[From2, Option("Images a training step (64).")] = 64
+    batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
     learning_rates: Annotated[Rates, Option("The grid (1e-2,3e-2,1e-1,3e-1).")] = [
-        1e-2, 3e-2, 1e-1, 3e-1,
+        1e-2, 3e-2, 1e-1, 3e-1
     ]  # fmt: skip
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None,
-        Option(
-            "Budget for tokens and masks held; training steps come on top.",
-            WHERE,
-            changes_numbers=False,
-        ),
+        Bytes | None, _resource("Memory budget for tokens and masks; training needs more on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0
 
 
 class AdaptCall(Adaptation, Folder, Call):
-    """All that ``iceprobe.adapt`` takes beside backbone, data, adaptations and probes."""
+    """All that ``iceprobe.adapt`` takes besides backbone, data, adaptations and probes."""
 
     EARLIER: ClassVar = {**Adaptation.EARLIER, "tell": "on_estimate"}
 
     resume: Annotated[
         bool, Option("Keep the trainings that an interrupted run of this folder finished.", None)
     ] = True
-    on_estimate: Annotated[
-        Any, Option("Called with the seconds that training will take, about.", None)
-    ] = None
+    on_estimate: Annotated[Any, _ON_ESTIMATE] = None
 
 
 class SegmentCall(Segmentation, Folder, Call):
-    """All that ``iceprobe.segment`` takes beside store and probes."""
+    """All that ``iceprobe.segment`` takes besides store and probes."""
 
     EARLIER: ClassVar = {"tell": "on_estimate"}
 
-    on_estimate: Annotated[
-        Any, Option("Called with the seconds that training will take, about.", None)
+    on_estimate: Annotated[Any, _ON_ESTIMATE] = None
+
+
+class Prediction(Settings):
+    """How an exported probe is run on images: ``iceprobe.exporting.predict``."""
+
+    EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
+
+    maps: Annotated[
+        Path | None, Option("A new folder for pictures of the attention maps, one per image.")
     ] = None
+    top: Annotated[From1, Option("Classes per row, best first (5).")] = 5
+    forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
+    device: Annotated[Device | None, _DEVICE] = None
+    forward_dtype: Annotated[
+        Dtype | None, Option("Dtype of the backbone's forward pass (the features' of its run).")
+    ] = None
+    workers: Annotated[From0, Option("Processes that read images (0: threads).", WHERE)] = 0
+    on_bad_image: Annotated[Policy, Option("fail (default), or skip and leave it out.")] = "fail"
 
 
-# --- commands -----------------------------------------------------------------------------------
+class PredictCall(Prediction):
+    """All that ``iceprobe.exporting.predict`` takes besides model, images and table."""
+
+    progress: Annotated[Any, Option("As in fit.", None)] = None
+
+
+class Analysis(Settings):
+    """How attention maps are measured: ``iceprobe.analyze``."""
+
+    thresholds: Annotated[From1, Option("Thresholds of MaxBoxAccV2 (100).")] = 100
+    draws: Annotated[From1, Option("Draws of the bootstrap over images (2,000).", None)] = 2000
+    batch_size: Annotated[From1, Option("Images per batch (64).", None)] = 64
+    background: Annotated[
+        bool, Option("Measure the accuracy lost with another background.", flag="--background")
+    ] = False
+    heads: Annotated[bool, Option("Add the backbone's attention heads.", flag="--heads")] = False
+    device: Annotated[Device | None, _DEVICE] = None
+
+
+class AnalyzeCall(Analysis, Folder):
+    """All that ``iceprobe.analyze`` takes besides results."""
+
+    trust: Annotated[
+        bool, Option("Whether to run code and connect to hosts that the files name.", None)
+    ] = False
+    progress: Annotated[Any, Option("As in fit.", None)] = None
+
+
+# --- commands: what else each takes, and the keys of its config.yaml ---------------------------
 
 
 class OneSource(Settings):
@@ -417,79 +414,69 @@ class OneSource(Settings):
 
 
 class FitRun(Fitting, Folder):
-    """A fit from the command line: numbers of training images may be several, a fit each."""
+    """A fit from the command line; several numbers of training images are a fit each."""
 
-    EARLIER: ClassVar = {}  # of a fit from the command line `amp` never was one
+    EARLIER: ClassVar = {}  # the command line never had `amp` for a fit
 
     probe: Annotated[
         Specs, Option("A probe; repeat for more (knn, linear and ep32 if none).", WHAT)
     ] = ["knn", "linear", "ep32"]
     shots: Annotated[
-        Shots | None, Option("Learn from this many images a class, 1,5,10: a fit each.")
+        Shots | None, Option("Train on this many images per class, 1,5,10: one fit each.")
     ] = None  # type: ignore[assignment]
     fraction: Annotated[
-        Shares | None, Option("Learn from this part of train, 0.01,0.1: a fit each.")
+        Shares | None, Option("Train on this fraction of train, 0.01,0.1: one fit each.")
     ] = None  # type: ignore[assignment]
     long: Annotated[bool, _LONG] = False
 
 
 class StoreRun(FitRun):
-    """``iceprobe fit`` and ``knn``: on a feature store that exists."""
+    """``iceprobe fit`` and ``knn``, on an existing feature store."""
 
     store: Place
 
 
 class Run(Views, FitRun):
-    """``iceprobe run``: from images to report; of several backbones, data sets or layers a campaign."""
+    """``iceprobe run``: from images to report; several backbones, data sets or layers are a campaign."""
 
     EARLIER: ClassVar = {"amp": "forward_dtype"}
 
     backbone: Annotated[
         Specs, Option("Spec of the frozen model; repeat for more (iceprobe ls backbones).", WHAT)
     ]
-    layers: Annotated[str | None, Option("Read these layers, 0,5,11 or all: a fit each.", WHAT)] = (
-        None
-    )
-    data: Annotated[
-        Specs, Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
-    ]
+    layers: Annotated[str | None, Option("Layers, 0,5,11 or all: one fit each.", WHAT)] = None
+    data: Annotated[Specs, _DATA]
     live: Annotated[
         bool,
         Option(
-            "Store no tokens: run the backbone in every epoch, on images augmented anew (cached).",
+            "Store no tokens: run the backbone in every epoch, on newly augmented images (cached).",
             flag="--live/--cached",
         ),
     ] = False
     augmentation: Annotated[
         Strength | Literal["none"] | None,
-        Option("Of those views, or live: paper (default), light, clip, or live none."),
+        Option("Of those views or of live images: paper (default), light, clip; live also none."),
     ] = None  # type: ignore[assignment]
     features: Annotated[Place, _FEATURES] = Path("features")
 
 
 class Planning(Run):
-    """``iceprobe plan``: what a run would cost, also of images or a machine that one doesn't have."""
+    """``iceprobe plan``: the cost of a run, also for images or a machine that aren't there."""
 
-    data: Annotated[
-        Specs, Option("Spec of labelled images; repeat for more (iceprobe ls datasets).", WHAT)
-    ] = [ON_PAPER]
+    data: Annotated[Specs, _DATA] = [ON_PAPER]
     images: Annotated[
         Count | None, Option("Training images, 1.28M, in place of --data; with --classes.", PAPER)
     ] = None
     classes: Annotated[Count | None, Option("Classes of those images.", PAPER)] = None
     device_images_per_second: Annotated[
-        Positive | None, Option("What the backbone reaches on its device.", PAPER)
+        Positive | None, Option("Rate of the backbone on that device.", PAPER)
     ] = None
     device_tflops: Annotated[
-        Positive | None, Option("What a step of the probes reaches there, TFLOP/s.", PAPER)
+        Positive | None, Option("TFLOP/s of a training step of the probes there.", PAPER)
     ] = None
-    disk_gb_per_second: Annotated[Positive | None, Option("What its disk reads.", PAPER)] = None
-    dollars_per_hour: Annotated[
-        Positive | None, Option("Price of that device, for the cost.", PAPER)
-    ] = None
-    dollars_per_tb_month: Annotated[
-        Positive | None, Option("Price of a stored terabyte.", PAPER)
-    ] = None
+    disk_gb_per_second: Annotated[Positive | None, Option("Read rate of its disk.", PAPER)] = None
+    dollars_per_hour: Annotated[Positive | None, Option("Price of that device.", PAPER)] = None
+    dollars_per_tb_month: Annotated[Positive | None, Option("Price of storage.", PAPER)] = None
 
 
 class ExtractRun(Extraction, OneSource):
@@ -497,10 +484,7 @@ class ExtractRun(Extraction, OneSource):
 
     EARLIER: ClassVar = {**Extraction.EARLIER, "output": "features"}
 
-    features: Annotated[
-        Place,
-        Option("Folder or s3:// URL of the feature stores (features).", WHERE),
-    ] = Path("features")
+    features: Annotated[Place, _FEATURES] = Path("features")
 
 
 class AdaptRun(Adaptation, OneSource, Folder):
@@ -529,31 +513,6 @@ class SegmentRun(Segmentation, Storing, OneSource, Folder):
     features: Annotated[Place, _FEATURES] = Path("features")
 
 
-class Prediction(Settings):
-    """How an exported probe is run on images: ``iceprobe.exporting.predict``."""
-
-    EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
-
-    maps: Annotated[
-        Path | None, Option("A new folder for pictures of where the probe looked, one an image.")
-    ] = None
-    top: Annotated[From1, Option("Classes a row, best first (5).")] = 5
-    forward_batch_size: Annotated[From1, Option("Images a forward pass of the backbone (64).")] = 64
-    device: Annotated[Device | None, _DEVICE] = None
-    forward_dtype: Annotated[
-        Dtype | None,
-        Option("Dtype of the backbone's forward pass (the features' of its run)."),
-    ] = None
-    workers: Annotated[From0, Option("Processes that read images (0: threads).", WHERE)] = 0
-    on_bad_image: Annotated[Policy, Option("fail (default), or skip and leave it out.")] = "fail"
-
-
-class PredictCall(Prediction):
-    """All that ``iceprobe.exporting.predict`` takes beside model, images and table."""
-
-    progress: Annotated[Any, Option("As of fit.", None)] = None
-
-
 class PredictRun(Prediction):
     """``iceprobe predict``."""
 
@@ -561,40 +520,11 @@ class PredictRun(Prediction):
     output: Annotated[Path, Option("The table (predictions.csv).", WHAT)] = Path("predictions.csv")
 
 
-class Analysis(Settings):
-    """How it is measured where probes look: ``iceprobe.analyze``."""
-
-    thresholds: Annotated[From1, Option("Thresholds of MaxBoxAccV2 (100).")] = 100
-    draws: Annotated[From1, Option("Of the bootstrap over images (2,000).", None)] = 2000
-    batch_size: Annotated[From1, Option("Images at a time (64).", None)] = 64
-    background: Annotated[
-        bool,
-        Option("Test what is lost when all but the object is exchanged.", flag="--background"),
-    ] = False
-    heads: Annotated[bool, Option("Add the backbone's own attention heads.", flag="--heads")] = (
-        False
-    )
-    device: Annotated[Device | None, _DEVICE] = None
-
-
-class AnalyzeCall(Analysis, Folder):
-    """All that ``iceprobe.analyze`` takes beside results."""
-
-    trust: Annotated[
-        bool, Option("Whether code may run, and hosts be asked, that the files name.", None)
-    ] = False
-    progress: Annotated[Any, Option("As of fit.", None)] = None
-
-
 class AnalyzeRun(Analysis):
     """``iceprobe analyze``."""
 
-    probe: Annotated[list[str] | None, Option("Probes to look at (all with attention).", WHAT)] = (
-        None
-    )
-    predictors: Annotated[
-        From0, Option("Rows of a probe's table; the files have all (16).", WHAT)
-    ] = 16
+    probe: Annotated[list[str] | None, Option("Probes (all with attention).", WHAT)] = None
+    predictors: Annotated[From0, Option("Rows of a probe's table (16).", WHAT)] = 16
     figure: Annotated[
         Path | None, Option("Draw maps into one .pdf, .svg or .png, and measure nothing.", FIGURE)
     ] = None

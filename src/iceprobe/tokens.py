@@ -1,4 +1,4 @@
-"""Tokens: what a frozen backbone makes of a batch of images, and the shape of them."""
+"""Tokens, the output of a frozen backbone on a batch of images, and their shape."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenShape:
-    """What the tokens of one image look like: all that backbone, store and probe agree on.
+    """The shape of the tokens of one image, on which backbone, store and probe agree.
 
     Attributes:
         dim: D, width of the tokens.
         num_tokens: N, patch tokens.
         num_prefix: P, prefix tokens.
-        grid: rows and columns ``(H, W)`` of the patch tokens; ``None`` where they have no grid.
+        grid: rows and columns ``(H, W)`` of the patch tokens; ``None`` without a grid.
         has_class: whether the first prefix token is a class token.
         vectors: width of each of ``Tokens.vectors``, by name.
-        pooled_class: whether the backbone was trained on the output of a learned pooler rather
-            than on its tokens, so that k-NN and linear probes read the mean of the patches.
+        pooled_class: whether the backbone was trained on the output of a learned pooler, not on
+            its tokens: k-NN and linear probes then read the mean of the patches.
     """
 
     dim: int
@@ -33,11 +33,11 @@ class TokenShape:
 
 
 class HasTokenShape:
-    """What has a ``shape`` has its fields as attributes too."""
+    """The fields of ``shape`` as attributes."""
 
     @property
     def shape(self) -> TokenShape:
-        """Of the tokens of one image."""
+        """Shape of the tokens of one image."""
         raise NotImplementedError
 
     @property
@@ -72,19 +72,16 @@ class Tokens:
     Attributes:
         patches: ``(B, N, D)``, one vector per image patch (or cell of a CNN's last map), row by
             row over the grid.
-        prefix: ``(B, P, D)``, the class token first where there is one, then registers; P may
-            be 0.
-        grid: rows and columns ``(H, W)`` of the patches, N = H·W; ``None`` where they have no
-            grid.
+        prefix: ``(B, P, D)``, the class token first if there is one, then registers; P may be 0.
+        grid: rows and columns ``(H, W)`` of the patches, N = H·W; ``None`` without a grid.
         has_class: whether ``prefix[:, 0]`` is a class token.
-        vectors: what the model itself computes of its last tokens, by name, each ``(B, D')`` of
-            any width D'. ``pooled`` is the output of its learned attention pool (SigLIP, SigLIP2,
-            PE), or of its global pooling where it ends in a map (CNNs, Swin);
-            ``class_projected`` is the class token in the space shared with text, not normalised
-            (CLIP). Empty where the model has none, and for layers before the last.
+        vectors: the model's own outputs from its last tokens, by name, each ``(B, D')`` of any
+            width D'. ``pooled`` is the output of its learned attention pool (SigLIP, SigLIP2,
+            PE), or of its global pooling (CNNs, Swin); ``class_projected`` is the class token in
+            the space shared with text, not normalised (CLIP). Empty for layers before the last.
 
     Raises:
-        ValueError: if the shapes contradict one another.
+        ValueError: if the shapes contradict each other.
     """
 
     patches: "Tensor"
@@ -107,7 +104,7 @@ class Tokens:
 
     @property
     def shape(self) -> TokenShape:
-        """Of one image's tokens."""
+        """Shape of one image's tokens."""
         return TokenShape(
             dim=self.patches.shape[2],
             num_tokens=self.patches.shape[1],
@@ -119,7 +116,7 @@ class Tokens:
 
     @property
     def class_token(self) -> "Tensor | None":
-        """``(B, D)``, or ``None`` where the backbone has none."""
+        """``(B, D)``, or ``None`` if there is none."""
         return self.prefix[:, 0] if self.has_class else None
 
     @property

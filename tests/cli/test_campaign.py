@@ -95,7 +95,7 @@ def test_a_budget_adds_the_probes_within_it(iceprobe, images, tmp_path):
         (["--budget", "3"], "the least is"),
         (["--shots", "99"], "has only 12 training images, take --shots 12"),
         (["--layers", "0,1"], "layer"),
-        (["--backbone", BACKBONE], "asked for twice"),
+        (["--backbone", BACKBONE], "is given twice"),
     ],
     ids=str,
 )

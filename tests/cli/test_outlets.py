@@ -1,5 +1,6 @@
 """What leaves iceprobe: names from data are seen and do nothing, outputs replace nothing but files."""
 
+import copy
 import csv
 import errno
 import io
@@ -119,7 +120,7 @@ def test_a_log_line_stays_one(tmp_path, caplog):
 def test_the_log_follows_no_link(tmp_path):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "log.txt").symlink_to(tmp_path / "victim")
-    with RunLog() as log, pytest.raises(IceprobeError, match=r"log\.txt is no file of this run"):
+    with RunLog() as log, pytest.raises(IceprobeError, match=r"log\.txt is not a file of this run"):
         log.write_to(tmp_path / "log.txt")
     assert (tmp_path / "victim").read_text() == "mine"
 
@@ -239,8 +240,8 @@ def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):
     two.abandon()  # and removes nothing that isn't its own
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
     other = config.model_copy(update={"seeds": 7})
-    late = RunFolder.__new__(RunFolder)
-    late.config, late.path, late._made, late.state = other, one.path, False, "new"
+    late = copy.copy(one)
+    late.config, late._made, late.state = other, False, "new"
     with pytest.raises(IceprobeError, match="another configuration"):
         late.create()
     one.abandon()

@@ -115,7 +115,7 @@ def test_from_images_to_table_and_picture(iceprobe):
         ([*CLUTTER, "--limit", "5"], "no training image of class"),
         ([*CLUTTER, "--batch-size", "1"], "--batch-size 1"),
         (["--data", "bundled:fashion-cluter"], "Did you mean fashion-clutter"),
-        ([], "no data given: say --data VALUE"),
+        ([], "no data given: give --data VALUE"),
     ],
 )
 def test_what_cannot_be_segmented_is_one_line(iceprobe, options, told):

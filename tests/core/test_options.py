@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import iceprobe
+from iceprobe.cli import commands
 from iceprobe.cli.app import GROUPS
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, options_of, takes
@@ -88,7 +89,8 @@ def test_editors_see_every_option(name: str, model: str) -> None:
 
 
 def test_every_option_of_a_command_has_a_line_of_help() -> None:
-    models = [one for one in vars(iceprobe.settings).values() if isinstance(one, type)]
+    names = {**vars(iceprobe.settings), **vars(commands)}
+    models = [one for one in names.values() if isinstance(one, type)]
     for model in (one for one in models if issubclass(one, Settings) and one is not Settings):
         options = options_of(model)
         assert set(model.model_fields) - set(options) <= {"store"}  # an argument

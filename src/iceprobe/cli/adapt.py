@@ -1,26 +1,18 @@
-"""``iceprobe adapt``: backbones that change, beside frozen ones."""
+"""``iceprobe adapt``: fine-tuned backbones beside frozen ones."""
 
-import logging
-import shlex
-import sys
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
+import iceprobe
 from iceprobe.adaptation.registry import pairs
-from iceprobe.cli.arguments import split_arguments
-from iceprobe.cli.config import resolve
+from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.console import Bars
-from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.signature import Arguments, Given, Resume, options
-from iceprobe.cli.stages import print_duration, show, show_finished, write_report
-from iceprobe.core.errors import IceprobeError
+from iceprobe.cli.stages import print_duration, show, show_finished, write_run
 from iceprobe.core.options import part_of
+from iceprobe.results import FittedResult
 from iceprobe.settings import Adaptation, AdaptRun
-
-if TYPE_CHECKING:
-    from iceprobe.results import FittedResult
-
-log = logging.getLogger("iceprobe")
 
 
 @options(AdaptRun)
@@ -40,62 +32,35 @@ def adapt(given: Given, arguments: Arguments = None, resume: Resume = True) -> N
       iceprobe adapt … --adapt "lora?rank=4 + ep12?out_dim=48" --checkpointing --accumulate 4
       iceprobe adapt examples/adaptation.yaml seeds=1 output=runs/one-seed
     """
-    file, overrides = split_arguments(arguments or [])
-    execute(resolve(AdaptRun, given, file, overrides), resume)
+    execute(resolve_arguments(AdaptRun, given, arguments), resume)
 
 
 def execute(config: AdaptRun, resume: bool = True) -> None:
-    """Train what isn't trained yet of ``config``, then show the table and the report's path."""
-    pairs(config.adapt, config.probe)  # a wrong name needn't wait for torch
+    """Run the unfinished trainings of ``config``, then show the table and the report's path."""
+    pairs(config.adapt, config.probe)  # a wrong name is reported before torch is imported
     folder = RunFolder(config)
     if folder.state == "finished":
         show_finished(folder, lambda: {_identity(config)}, resume)
-    else:
-        show(_run(config, folder, resume), folder)
+        return
 
+    def prepare(_: Bars) -> Callable[..., list[FittedResult]]:
+        return partial(
+            iceprobe.adapt,
+            iceprobe.load_backbone(config.backbone),
+            iceprobe.load_dataset(config.data),
+            config.adapt,
+            config.probe,
+            part_of(config, Adaptation),
+            on_estimate=partial(print_duration, config),
+        )
 
-def _run(config: AdaptRun, folder: RunFolder, resume: bool) -> list["FittedResult"]:
-    import iceprobe
-
-    command = shlex.join(["iceprobe", *sys.argv[1:]])
-    with RunLog() as run_log:
-        log.info("%s", command)
-        with Bars() as progress:
-            backbone = iceprobe.load_backbone(config.backbone)
-            dataset = iceprobe.load_dataset(config.data)
-            folder.create()
-            run_log.write_to(folder.log)
-            try:
-                results = iceprobe.adapt(
-                    backbone,
-                    dataset,
-                    config.adapt,
-                    config.probe,
-                    part_of(config, Adaptation),
-                    output=config.output,
-                    resume=resume,
-                    progress=progress,
-                    on_estimate=partial(print_duration, config),
-                    command=command,
-                )
-            except IceprobeError:
-                folder.abandon()
-                raise
-            log.info("results of %d probes", len(results))
-            write_report(results, folder, progress)
-            log.info("report %s", folder.report)
-    return results
+    show(write_run(folder, prepare, resume=resume), folder)
 
 
 def _identity(config: AdaptRun) -> str:
-    """Of the store that the frozen backbone would make now: which images, which weights."""
-    import iceprobe
+    """Identity of the store that the frozen backbone would make now: which images, which weights."""
     from iceprobe.adaptation.api import manifest_of
     from iceprobe.fitting.checks import check_device
 
-    return manifest_of(
-        iceprobe.load_backbone(config.backbone),
-        iceprobe.load_dataset(config.data),
-        config,
-        check_device(config.device),
-    ).identity
+    backbone, dataset = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    return manifest_of(backbone, dataset, config, check_device(config.device)).identity

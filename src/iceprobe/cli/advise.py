@@ -5,8 +5,12 @@ from typing import Annotated
 
 import typer
 
+import iceprobe
 from iceprobe.cli.console import console
 from iceprobe.core.errors import IceprobeError
+from iceprobe.results import read_results
+from iceprobe.results.files import is_segmented
+from iceprobe.results.segmentation_files import read_segmentations
 
 
 def advise(
@@ -29,17 +33,13 @@ def advise(
       iceprobe advise runs/demo --margin 0.5
       iceprobe advise runs/mae runs/dino
     """
-    from iceprobe.results import advise, read_results
-    from iceprobe.results.files import is_segmented
-
     if not margin >= 0:
         raise IceprobeError(f"--margin {margin:g}: give a number of points from 0 up, such as 0.5")
     if len(runs) == 1 and is_segmented(runs[0]):
         from iceprobe.reporting.segment_page import headline
-        from iceprobe.results.segmentation_files import read_segmentations
 
         said = headline(read_segmentations(runs[0]))
         console.print(f"{said.sentence} {said.detail}.", markup=False)
         return
     results = [result for run in runs for result in read_results(run)]
-    console.print(str(advise(results, margin / 100)), markup=False)
+    console.print(str(iceprobe.advise(results, margin / 100)), markup=False)

@@ -1,7 +1,6 @@
-"""The commands in their groups, and what happens to errors."""
+"""The commands in their groups, and the handling of errors."""
 
 import errno
-import functools
 import inspect
 import logging
 import sys
@@ -12,25 +11,23 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from iceprobe import __version__
-from iceprobe.cli import (
-    adapt,
-    advise,
-    analyze,
-    compare,
-    demo,
-    export,
-    extract,
-    fit,
-    knn,
-    ls,
-    plan,
-    predict,
-    prune,
-    report,
-    run,
-    segment,
-)
+from iceprobe.cli.adapt import adapt
+from iceprobe.cli.advise import advise
+from iceprobe.cli.analyze import analyze
+from iceprobe.cli.compare import compare
 from iceprobe.cli.console import Said, console
+from iceprobe.cli.demo import demo
+from iceprobe.cli.export import export
+from iceprobe.cli.extract import extract
+from iceprobe.cli.fit import fit
+from iceprobe.cli.knn import knn
+from iceprobe.cli.ls import ls
+from iceprobe.cli.plan import plan
+from iceprobe.cli.predict import predict
+from iceprobe.cli.prune import prune
+from iceprobe.cli.report import report
+from iceprobe.cli.run import run
+from iceprobe.cli.segment import segment
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import check_text
 from iceprobe.core.text import clipped, visible
@@ -44,40 +41,48 @@ from iceprobe.machine.signals import Stopped, caught
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 # Errors of the system that the user can put right, and how.
-_ROOM = "make room and run the same again, it goes on from here"
-_RIGHTS = "choose a place that you may write to"
-_PATH = "choose another path"
-_ANSWER = "see that its disk or server answers and run the same again, it goes on from here"
-_GONE = "it was removed while it was in use: run the same again"
-REMEDIES = {
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: _RIGHTS,
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: "lift the limit on the size of files (ulimit -f) and run the same again",
-    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
-    errno.EEXIST: _PATH,
-    errno.EISDIR: _PATH,
-    errno.ELOOP: _PATH,
-    errno.ENAMETOOLONG: _PATH,
-    errno.ENOTDIR: _PATH,
-    errno.ENOENT: _GONE,
-    errno.ESTALE: _ANSWER,
-    errno.EIO: _ANSWER,
-    errno.EMFILE: "raise the limit of open files (ulimit -n) and run the same again",
-    errno.ENOMEM: "free some memory, or ask for less of it, and run the same again",
-    errno.ENOLCK: "this file system has no locks: choose a place on another",
-    errno.ENOTSUP: "this file system can't do that: choose a place on another",
+_OF_PATHS = (errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+_REMEDIES = {
+    "choose a place that you may write to": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "make room and run the same again, it goes on from here": (errno.ENOSPC, errno.EDQUOT),
+    "lift the limit on the size of files (ulimit -f) and run the same again": (errno.EFBIG,),
+    "raise the limit of open files (ulimit -n) and run the same again": (errno.EMFILE,),
+    "choose another path": _OF_PATHS,
+    "it was removed while it was in use: run the same again": (errno.ENOENT,),
+    "free some memory, or ask for less of it, and run the same again": (errno.ENOMEM,),
+    "this file system has no locks: choose a place on another": (errno.ENOLCK,),
+    "this file system can't do that: choose a place on another": (errno.ENOTSUP,),
 }
+REMEDIES = {code: remedy for remedy, codes in _REMEDIES.items() for code in codes}
+# For all others, such as EIO and ESTALE.
+_ANSWER = "see that its disk or server answers and run the same again, it goes on from here"
+
+app = typer.Typer(name="iceprobe", rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {"demo": demo, "run": run, "plan": plan},
+    "One stage at a time": {"extract": extract, "fit": fit, "knn": knn},
+    "Change the backbone": {"adapt": adapt},
+    "Dense tokens": {"segment": segment},
+    "Results": {"advise": advise, "report": report, "compare": compare, "analyze": analyze},
+    "Use a probe": {"export": export, "predict": predict},
+    "Look around": {"ls": ls, "prune": prune},
+}
+TOGETHER = ("demo", "run", "extract", "fit", "knn")  # these share their work between processes
 
 
-def debuggable(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option ``--debug``, which shows the traceback before the one line."""
+def _registered(command: Callable[..., None], together: bool) -> Callable[..., None]:
+    """The command with an option ``--debug``, which shows the traceback before the one line.
+
+    Unless all processes work ``together``, it runs in process 0 and the others wait.
+    """
 
     def wrapper(debug: bool = False, **options: Any) -> None:
         try:
-            command(**options)
+            if together:
+                command(**options)
+            else:
+                first(lambda: command(**options))
         except (IceprobeError, OSError):
             if debug:
                 print(visible(traceback.format_exc()), file=sys.stderr)
@@ -96,44 +101,9 @@ def debuggable(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-app = typer.Typer(
-    name="iceprobe",
-    rich_markup_mode="rich",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
-
-GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo.demo, "run": run.run, "plan": plan.plan},
-    "One stage at a time": {"extract": extract.extract, "fit": fit.fit, "knn": knn.knn},
-    "Change the backbone": {"adapt": adapt.adapt},
-    "Dense tokens": {"segment": segment.segment},
-    "Results": {
-        "advise": advise.advise,
-        "report": report.report,
-        "compare": compare.compare,
-        "analyze": analyze.analyze,
-    },
-    "Use a probe": {"export": export.export, "predict": predict.predict},
-    "Look around": {"ls": ls.ls, "prune": prune.prune},
-}
-TOGETHER = ("demo", "run", "extract", "fit", "knn")  # what several processes share the work of
-
-
-def by_one(command: Callable[..., None]) -> Callable[..., None]:
-    """The command in process 0 alone; the others wait for its end."""
-
-    @functools.wraps(command)
-    def wrapper(**options: Any) -> None:
-        first(lambda: command(**options))
-
-    return wrapper
-
-
 for group, commands in GROUPS.items():
-    for name, function in commands.items():
-        command = function if name in TOGETHER else by_one(function)
-        app.command(name, rich_help_panel=group)(debuggable(command))
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=group)(_registered(command, name in TOGETHER))
 
 
 @app.callback(invoke_without_command=True)
@@ -155,12 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Exits with 0; with 2 and one line on stderr for a user's error; with 128 + its number and one
-    line for a signal that asked it to stop. Of several processes all exit alike and the first one
+    line for a signal that asked it to stop. Of several processes all exit alike and process 0
     prints.
     """
     keep_freed_memory()
     raise_limit()
-    # Warnings of libraries go to the run's log, not between an error and the eye that seeks it.
+    # Warnings of libraries go to the run's log, not to the terminal, where they would hide an error.
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logging.NullHandler())
     terminal = Said()
@@ -169,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with join() as here:
             console.quiet = not here.main
             _run(arguments)
-    except IceprobeError as error:  # of the joining
+    except IceprobeError as error:  # from join()
         _fail(str(error))
     finally:
         logging.getLogger("iceprobe").removeHandler(terminal)

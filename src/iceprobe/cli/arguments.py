@@ -1,23 +1,27 @@
-"""What commands make of their arguments: a file or a store, and keys that override."""
+"""Arguments of commands: a configuration file and keys that override it, and names of probes."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from iceprobe.adaptation import adaptation_label
+from iceprobe.cli.config import resolve
+from iceprobe.cli.signature import Given
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import Settings
 from iceprobe.core.specs import unknown
 from iceprobe.probes import parse_probe, probe_label
+from iceprobe.results import FittedResult
 
-if TYPE_CHECKING:
-    from iceprobe.results import FittedResult
+C = TypeVar("C", bound=Settings)
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
-    """A configuration file, if the first argument names one, and the overrides."""
-    if arguments and (is_config(arguments[0]) or "=" not in arguments[0]):
-        return Path(arguments[0]), arguments[1:]
-    return None, arguments
+def resolve_arguments(schema: type[C], given: Given, arguments: Sequence[str] | None) -> C:
+    """The configuration of a command whose first argument may be a file and others override keys."""
+    file, overrides = None, arguments or []
+    if overrides and (is_config(overrides[0]) or "=" not in overrides[0]):
+        file, overrides = Path(overrides[0]), overrides[1:]
+    return resolve(schema, given, file, overrides)
 
 
 def is_config(argument: str) -> bool:
@@ -25,12 +29,11 @@ def is_config(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml"))
 
 
-def named_result(results: Sequence["FittedResult"], probe: str) -> "FittedResult":
-    """The result of a run that ``probe`` names, however it is spelled.
+def named_result(results: Sequence[FittedResult], probe: str) -> FittedResult:
+    """The result of the probe that ``probe`` names, in any spelling of its options.
 
     Raises:
-        IceprobeError: if there is no such probe, the run hasn't it (with those it has), or has
-            it several times.
+        IceprobeError: if there is no such probe, or the run has no result of it, or several.
     """
     labels = {result.label for result in results}
     label = probe if probe in labels else _canonical(probe)
@@ -46,7 +49,7 @@ def named_result(results: Sequence["FittedResult"], probe: str) -> "FittedResult
 
 
 def _canonical(name: str) -> str:
-    """The label of a probe, or of one on an adapted backbone."""
+    """The label of a probe, or of an adaptation with its probe."""
     adaptation, plus, probe = name.partition("+")
     label = probe_label(parse_probe((probe if plus else name).strip()))
     return f"{adaptation_label(adaptation.strip())} + {label}" if plus else label

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iceprobe.cli.arguments import named_result
-from iceprobe.cli.console import console
+from iceprobe.cli.console import console, say
 from iceprobe.core.errors import IceprobeError
+from iceprobe.results import FittedResult, read_results
+from iceprobe.results.caveats import covered, few_rows, lost_note
+from iceprobe.results.terminal import Column, TerminalTable
+from iceprobe.results.varying import value_of, varying
 
 if TYPE_CHECKING:
-    from iceprobe.results import Comparison, FittedResult
-    from iceprobe.results.terminal import TerminalTable
+    from iceprobe.results import Comparison
 
 
 def compare(
@@ -22,21 +25,17 @@ def compare(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Compare every probe with this one (with one run: k-NN or the best linear).",
-            show_default=False,
+            help="Compare every probe with this one (with one run: k-NN or the best linear)."
         ),
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(
-            help="Also say whether the two are equivalent within ± this many points.",
-            show_default=False,
-        ),
+        typer.Option(help="Also report whether the two are equivalent within ± this many points."),
     ] = None,
     mistakes: Annotated[
         int,
         typer.Option(
-            min=0, help="Images named for each pair that one reads and the other doesn't."
+            min=0, help="Images to name per pair that only one of the two classifies correctly."
         ),
     ] = 2,
 ) -> None:
@@ -51,7 +50,7 @@ def compare(
       iceprobe compare runs/mae runs/dino
     """
     from iceprobe.results import compare as compare_runs
-    from iceprobe.results import compare_pair, read_results
+    from iceprobe.results import compare_pair
     from iceprobe.results.comparison import corrected
 
     if margin is not None and margin <= 0:
@@ -72,16 +71,14 @@ def compare(
             )
         labels = ["", " or ".join(dict.fromkeys(references))]
     for line in _undertrained(comparisons):
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     console.print(_table(comparisons, margin, labels))
-    for line in _mistakes(comparisons, mistakes):
-        console.print(line, markup=False, soft_wrap=True)
+    for line in _mistakes(comparisons, mistakes) if mistakes else []:
+        say(line)
 
 
-def _cells(results: Sequence["FittedResult"]) -> list[list["FittedResult"]]:
-    """The results of each run of a campaign; all of them of an ordinary run."""
-    from iceprobe.results.varying import value_of, varying
-
+def _cells(results: Sequence[FittedResult]) -> list[list[FittedResult]]:
+    """The results of each run of a campaign, or those of an ordinary run."""
     names = varying(results)
     cells: dict[tuple[str, ...], list[FittedResult]] = {}
     for result in results:
@@ -89,26 +86,18 @@ def _cells(results: Sequence["FittedResult"]) -> list[list["FittedResult"]]:
     return list(cells.values())
 
 
-def _reference(results: Sequence["FittedResult"], against: str | None) -> "FittedResult":
+def _reference(results: Sequence[FittedResult], against: str | None) -> FittedResult:
     from iceprobe.results.comparison import best_baseline
 
-    if against is None:
-        reference = best_baseline(results)
-        if reference is None:
-            raise IceprobeError(
-                f"the run has neither knn nor linear: say --against {results[0].label}"
-            )
-        return reference
-    return named_result(results, against)
-
-
-def _name(one: "Comparison", in_both: bool) -> str:
-    """The probe compared; of one in both runs, frozen in one and adapted in the other, the adapted one."""
-    return one.against.label if in_both and one.probe.adaptation is None else one.probe.label
+    if against is not None:
+        return named_result(results, against)
+    if (reference := best_baseline(results)) is None:
+        raise IceprobeError(f"the run has neither knn nor linear: add --against {results[0].label}")
+    return reference
 
 
 def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
-    """A line for each result that no order can be read from, before the table."""
+    """A line for each undertrained result, which can't be ranked."""
     from iceprobe.results.tables import undertrained_note
 
     found = {id(one): one for pair in comparisons for one in pair.undertrained}
@@ -120,32 +109,28 @@ def _undertrained(comparisons: Sequence["Comparison"]) -> list[str]:
 
 
 def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
-    """A line for each side of each pair that reads images which the other doesn't."""
+    """A line for each side of each pair with images that only this side classifies correctly."""
     from iceprobe.results.disagreement import misread_by_name
 
     lines = []
-    for one in comparisons if count else []:
+    for one in comparisons:
         for right, wrong in ((one.probe, one.against), (one.against, one.probe)):
             ours, theirs = right.predictions(), wrong.predictions()
             assert ours, "compare_pair() has read them"
             assert theirs, "compare_pair() has read them"
             if misread := misread_by_name(ours, theirs, right.class_names, count):
-                same = right.label == wrong.label
-                of = [
-                    f"{each.label} on {each.backbone}" if same else each.label
-                    for each in (right, wrong)
-                ]
-                lines.append(f"{of[0]} reads and {of[1]} doesn't: {', '.join(misread)}")
+                a, b = right.label, wrong.label
+                if a == b:
+                    a, b = f"{a} on {right.backbone}", f"{b} on {wrong.backbone}"
+                lines.append(f"{a} reads and {b} doesn't: {', '.join(misread)}")
     return lines
 
 
 def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
-) -> "TerminalTable":
+) -> TerminalTable:
     from iceprobe.results.statistics import same_within
     from iceprobe.results.tables import signed_points, span, tenths
-    from iceprobe.results.terminal import Column, TerminalTable
-    from iceprobe.results.varying import value_of, varying
 
     names = varying([one.probe for one in comparisons])
     columns = [Column("probe", numeric=False), *(Column(name, numeric=False) for name in names)]
@@ -158,9 +143,11 @@ def _table(
     rows = []
     for one in comparisons:
         difference = one.difference
+        # Of a probe that is frozen in one run and adapted in the other, the adapted one is named.
+        named = one.against if labels[0] and one.probe.adaptation is None else one.probe
         mark = ("*" if one.undertrained else "") + ("†" if one.probe.lost_seeds else "")
         row = [
-            f"{_name(one, bool(labels[0]))}{mark}",
+            f"{named.label}{mark}",
             *(value_of(one.probe, name) for name in names),
             tenths(one.probe.score.mean),
             tenths(one.against.score.mean),
@@ -177,9 +164,7 @@ def _table(
 
 
 def _notes(comparisons: Sequence["Comparison"], margin: float | None) -> list[str]:
-    """What the intervals are over, what p is corrected for, and what was lost."""
-    from iceprobe.results.caveats import covered, few_rows, lost_note
-
+    """What the intervals are over, what p is corrected for, and which seeds were lost."""
     if not comparisons:
         return []
     over = dict.fromkeys(covered(one.probe, one.against) for one in comparisons)

@@ -1,10 +1,9 @@
-"""What a run was asked to do: options of the command line and keys of the YAML file are the same.
+"""The configuration of a command: options of the command line and keys of a YAML file are the same.
 
-The options are those of `settings.py`: `Run` is what ``runs/NAME/config.yaml`` holds after `run`, `StoreRun` after
-`fit` and `knn`.
-The file holds its own output too: ``iceprobe run runs/NAME/config.yaml output=runs/AGAIN`` does it
-again (`fit` in place of `run` for the other two), without ``output=`` the finished run is shown.
-Later sources win: defaults, file, options, ``key=value`` overrides.
+They are the fields of a model in `settings.py`: of `Run` in the ``runs/NAME/config.yaml`` of `run`, of `StoreRun`
+in that of `fit` and `knn`. The file has the key ``output`` too, so ``iceprobe run runs/NAME/config.yaml`` shows the
+finished run, and ``output=runs/AGAIN`` runs it again. Later sources win: defaults, file, options, ``key=value``
+overrides.
 """
 
 import hashlib
@@ -36,15 +35,13 @@ def resolve(
     file: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> C:
-    """The configuration from file, options (None: not given) and overrides, all checked.
+    """The checked configuration from file, options and overrides; ``output`` has a readable default.
 
     Raises:
-        IceprobeError: for a file that isn't there or isn't a YAML mapping, a key that there isn't
-            (with the nearest right ones), or a value that doesn't fit.
+        IceprobeError: for a file that is missing or no YAML mapping, an unknown key (with the
+            nearest right ones), or a wrong value.
     """
-    values = read_yaml(file) if file else {}
-    values |= {key: value for key, value in options.items() if value not in (None, [])}
-    values = renamed(schema, values)
+    values = renamed(schema, {**(read_yaml(file) if file else {}), **options})
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -63,59 +60,49 @@ def resolve(
     protocol = getattr(config, "protocol", None)
     if protocol is not None and protocol not in PROTOCOLS:
         raise IceprobeError(unknown("--protocol", protocol, PROTOCOLS))
-    return config.model_copy(update=_place(config))
-
-
-def _place(config: Settings) -> dict[str, Any]:
-    """A readable ``output`` where a run folder is wanted and none was named."""
-    if not isinstance(config, RunFolderSettings) or config.output is not None:
-        return {}
-    return {"output": Path("runs") / readable_name(config)}
+    place = {}
+    if isinstance(config, RunFolderSettings) and config.output is None:
+        place = {"output": Path("runs") / readable_name(config)}
+    return config.model_copy(update=place)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        IceprobeError: if it isn't there, isn't YAML or isn't a mapping.
+        IceprobeError: if it is missing, isn't YAML or isn't a mapping.
     """
+    what = f"config file {str(file)!r}"
     try:
         with file.open(encoding="utf-8") as opened:
-            text = opened.read(_LARGEST + 1)
+            content = _parse_yaml(opened.read(_LARGEST + 1))
     except OSError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r}: {error.strerror}; name a YAML file"
-        ) from error
+        raise IceprobeError(f"{what}: {error.strerror}; name a YAML file") from error
     except UnicodeDecodeError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r} is not UTF-8 text (byte {error.start}): name a YAML file"
-        ) from error
-    try:
-        content = _parse_yaml(text)
+        reason = f"is not UTF-8 text (byte {error.start}): name a YAML file"
+        raise IceprobeError(f"{what} {reason}") from error
     except ValueError as error:
-        raise IceprobeError(
-            f"config file {str(file)!r} is not YAML{error}: mend it there"
-        ) from error
+        raise IceprobeError(f"{what} is not YAML{error}: correct it there") from error
     if not isinstance(content, dict):
-        raise IceprobeError(f"config file {str(file)!r} has no key: value lines: write some")
+        raise IceprobeError(f"{what} has no key: value lines: write some")
     return content
 
 
 def written(config: Settings) -> dict[str, Any]:
-    """What ``config.yaml`` holds: all that is set; an option that came later only where it isn't its default."""
+    """The content of ``config.yaml``: all options, without None and implicit ones at their default."""
     values = config.model_dump(mode="json", exclude_none=True)
-    late = {name for name, option in options_of(type(config)).items() if option.implicit}
-    defaults = {name: type(config).model_fields[name].default for name in late}
-    return {key: v for key, v in values.items() if key not in late or v != defaults[key]}
+    fields, options = type(config).model_fields, options_of(type(config))
+    late = {key: fields[key].default for key, option in options.items() if option.implicit}
+    return {key: v for key, v in values.items() if key not in late or v != late[key]}
 
 
 def to_yaml(config: RunFolderSettings) -> str:
-    """What :func:`read_yaml` and :func:`resolve` read back to an equal configuration."""
+    """Text from which :func:`read_yaml` and :func:`resolve` make an equal configuration."""
     return yaml.safe_dump(written(config), sort_keys=False)
 
 
 def differences(config: RunFolderSettings, earlier: Mapping[str, Any]) -> list[str]:
-    """Keys in which an earlier configuration would have given other results."""
+    """Keys that differ from an earlier configuration and can change a result."""
     now, before = written(config), renamed(type(config), earlier)
     keys = [*now, *(key for key in before if key not in now)]
     kept = circumstances(type(config))
@@ -123,26 +110,26 @@ def differences(config: RunFolderSettings, earlier: Mapping[str, Any]) -> list[s
 
 
 def circumstances(model: type[Settings]) -> set[str]:
-    """Where things lie and how fast they go: what a run may be continued with otherwise."""
+    """Options that can't change a result, such as paths and devices: a resumed run may change them."""
     return {name for name, option in options_of(model).items() if not option.changes_numbers}
 
 
 def readable_name(config: RunFolderSettings) -> str:
-    """``mae-tiny-fashion-heldout-1f9a03``: the same for the same request, else another."""
+    """``mae-tiny-fashion-heldout-1f9a03``: equal for equal requests alone."""
     if isinstance(config, AdaptRun | SegmentRun):
-        what = "adapt" if isinstance(config, AdaptRun) else "segment"
-        parts = [_joined([config.backbone]), _joined([config.data]), what, digest(config)]
-        return short_name(re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-."))
-    if isinstance(config, Run):
-        parts = [_joined(config.backbone), _joined(config.data)]
+        kind = "adapt" if isinstance(config, AdaptRun) else "segment"
+        parts = [_joined([config.backbone]), _joined([config.data]), kind]
+    elif isinstance(config, Run):
+        parts = [_joined(config.backbone), _joined(config.data), config.protocol]
     else:
         parts = [config.store.name] if isinstance(config, StoreRun) else []
-    words = "-".join([*parts, config.protocol, digest(config)])
+        parts.append(config.protocol)
+    words = "-".join([*parts, digest(config)])
     return short_name(re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-."))
 
 
 def digest(config: RunFolderSettings) -> str:
-    """Six characters that tell a request from others; options under their first names."""
+    """Six characters of a hash of the request; options have their first names in it."""
     kept = circumstances(type(config))
     first = {today: was for was, today in type(config).EARLIER.items()}
     values = {first.get(key, key): v for key, v in written(config).items() if key not in kept}
@@ -167,7 +154,7 @@ def _parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ValueError: where it isn't YAML; its text says where, and goes on " is not YAML".
+        ValueError: where it isn't YAML; its text says where, and continues " is not YAML".
     """
     if len(text) > _LARGEST:
         raise ValueError(f", it has more than {_LARGEST:,} characters")
@@ -186,11 +173,11 @@ def _parse_yaml(text: str) -> Any:
 
 
 class _Wrong(yaml.constructor.ConstructorError):
-    """A word that looks like a number or a date and is none."""
+    """A word that has the form of a number or a date and is none, such as ``2001-99-99``."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a word that YAML's own types can't read, ``2001-99-99``, has its place."""
+    """Safe YAML whose errors of conversion, of ``2001-99-99``, have a line and a column."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -206,6 +193,6 @@ def _one_line(error: ValidationError) -> str:
     key = str(first["loc"][0])
     if first["type"] == "missing":
         option = "store=" if key == "store" else f"--{key} "  # `fit` has no option for its argument
-        return f"no {key} given: say {option}VALUE, or {key}: VALUE in the file"
+        return f"no {key} given: give {option}VALUE, or {key}: VALUE in the file"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"--{key.replace('_', '-')} {shown(first['input'])}: {reason}"

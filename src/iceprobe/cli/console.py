@@ -1,19 +1,22 @@
-"""What the terminal shows: bars or lines, and tables, go to stdout, errors alone to stderr."""
+"""The terminal: progress and tables go to stdout, errors alone to stderr."""
 
 import logging
 import textwrap
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from iceprobe.core.text import visible
 from iceprobe.machine import progress
+from iceprobe.results.terminal import Column, TerminalTable
+
+T = TypeVar("T")
 
 
 class _Outlet(Console):
-    """Shows names from data as they are spelled: no control character of theirs gets through.
+    """Escapes control characters in names that come from data.
 
     Lines break between words alone: a word longer than the terminal is wide stays in one piece.
     """
@@ -31,8 +34,13 @@ class _Outlet(Console):
 console = _Outlet(highlight=False)
 
 
+def say(text: object, style: str | None = None) -> None:
+    """Print a text as it is: without markup, and without line breaks at the terminal's width."""
+    console.print(str(text), style=style, markup=False, soft_wrap=True)
+
+
 def below(text: str) -> None:
-    """Print what belongs to the line before, set in by two."""
+    """Print details of the line before, indented by two."""
     for line in text.splitlines():
         for part in textwrap.wrap(
             line,
@@ -42,7 +50,15 @@ def below(text: str) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         ):
-            console.print(part, markup=False, soft_wrap=True)
+            say(part)
+
+
+def table_of(
+    items: Sequence[T], cells: Sequence[tuple[Column, Callable[[T], str]]], title: str | None = None
+) -> TerminalTable:
+    """A table with one row per item; each column comes with the function that makes its cells."""
+    rows = [[text(one) for _, text in cells] for one in items]
+    return TerminalTable([column for column, _ in cells], rows, title)
 
 
 class Said(logging.Handler):
@@ -53,11 +69,11 @@ class Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:  # errors go to stderr, at the end
-            console.print(record.getMessage(), style="yellow", markup=False, soft_wrap=True)
+            say(record.getMessage(), style="yellow")
 
 
 class Bars(progress.Bars):
-    """Bars, or lines, of a command's stages."""
+    """Progress bars, or lines, of a command's stages."""
 
     def __init__(self) -> None:
         super().__init__(console)

@@ -1,10 +1,14 @@
-"""What a run would cost, measured and in words: a line before it, a table of `plan`."""
+"""The cost of a run, estimated from short measurements: a line of `run`, a table of `plan`."""
 
 from typing import TYPE_CHECKING
 
-from iceprobe.cli.console import console
+from rich.filesize import decimal
+
+import iceprobe
+from iceprobe.cli.console import say
 from iceprobe.cli.stages import check_fit, extraction_of, fitting_of
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import duration
 from iceprobe.settings import Planning, Run
 
 if TYPE_CHECKING:
@@ -24,12 +28,10 @@ def estimate(
     """
     import numpy as np
 
-    import iceprobe
-
     paper = config if isinstance(config, Planning) else None
     classes = (paper and paper.classes) or 0
     if isinstance(dataset, int):
-        # Labels are read by draws alone, and 10⁹ of them take 8 GB.
+        # Only draws read labels: as many as they need, since 10⁹ labels take 8 GB.
         labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
         check_fit(config, backbone, [str(c) for c in range(classes)], labels)
     rate = paper.device_images_per_second if paper else None
@@ -62,65 +64,52 @@ def estimate(
 
 
 def print_estimate(backbone: "Backbone", dataset: "Dataset", config: Run) -> None:
-    """One line before a run begins.
+    """Print one line before a run begins.
 
     Raises:
-        IceprobeError: for a fit that memory doesn't hold.
+        IceprobeError: for a fit that needs more memory than there is.
     """
     extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
+    images = f"plan: {sum(extraction.images.values()):,} images"
+    members = f"fit of {fitting.members:,} members"
     if config.live:
         seconds = fitting.live_seconds(extraction.images_per_second)
-        console.print(
-            f"plan: {sum(extraction.images.values()):,} images, fit of {fitting.members:,} members "
-            f"live, {_about(seconds)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{images}, {members} live, {_about(seconds)}")
         return
     views = f"those of train in {1 + config.views} views, " if config.views else ""
-    console.print(
-        f"plan: {sum(extraction.images.values()):,} images, {views}"
-        f"{_bytes(extraction.bytes_to_write)} to write, "
-        f"extraction {_about(extraction.seconds)}, "
-        f"fit of {fitting.members:,} members {_about(fitting.seconds)}",
-        markup=False,
-        soft_wrap=True,
+    say(
+        f"{images}, {views}{decimal(extraction.bytes_to_write)} to write, "
+        f"extraction {_about(extraction.seconds)}, {members} {_about(fitting.seconds)}"
     )
 
 
 def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str, str]]:
-    """The table: what is estimated, and the number with its circumstances."""
+    """The rows of the table: a name, and the number with what it depends on."""
     rate = extraction.images_per_second
     views = {"train": f" in {1 + config.views} views"} if config.views else {}
     counts = extraction.images.items()
     images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
-    disk = f"{_bytes(extraction.store_bytes)}, {_bytes(extraction.bytes_to_write)} still to write"
-    memory = _bytes(extraction.memory_bytes)
+    disk = f"{decimal(extraction.store_bytes)}, {decimal(extraction.bytes_to_write)} still to write"
+    memory = decimal(extraction.memory_bytes)
     here = extraction.free_bytes is not None or extraction.memory_available is not None
     if extraction.free_bytes is not None:
         free = extraction.memory_available
-        disk += f", {_bytes(extraction.free_bytes)} free"
-        memory += f", {_bytes(free)} free" if free is not None else ", free memory unknown"
-    held = _bytes(sum(extraction.patch_bytes.values()))
-    budget = f", budget {_bytes(config.memory)}" if config.memory else ""
+        disk += f", {decimal(extraction.free_bytes)} free"
+        memory += f", {decimal(free)} free" if free is not None else ", free memory unknown"
+    held = decimal(sum(extraction.patch_bytes.values()))
+    budget = f", budget {decimal(config.memory)}" if config.memory else ""
+    passes = f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} an image"
+    pace = f"{_about(extraction.seconds)} at {rate:,.4g} images/s" if rate else "nothing to extract"
     found = [
         ("images", images),
         ("disk", disk),
         ("memory, extraction", memory),
         ("memory, to hold all patch tokens", f"{held}{budget}, streamed beyond it"),
-        (
-            "FLOPs, extraction",
-            f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} an image",
-        ),
+        ("FLOPs, extraction", passes),
         ("FLOPs, fit", f"{_flops(fitting.flops)}, {fitting.members:,} members"),
-        (
-            "time, extraction",
-            f"{_about(extraction.seconds)} at {rate:,.4g} images/s"
-            if rate
-            else "nothing to extract",
-        ),
+        ("time, extraction", pace),
     ]
     if here:
         found.insert(1, ("feature store", str(extraction.store)))
@@ -143,9 +132,8 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
         if phase.trained_on
     )
     times = f"{fitting.repetitions} × " if fitting.repetitions > 1 else ""
-    found.append(
-        ("time, fit", f"{_about(fitting.seconds)}, {times}{epochs}; steps {fitting.basis}")
-    )
+    fit = f"{_about(fitting.seconds)}, {times}{epochs}; steps {fitting.basis}"
+    found.append(("time, fit", fit))
     if rate:
         found.append(("cheaper", verdict(extraction.seconds, fitting, rate)))
     return found
@@ -158,10 +146,10 @@ def costs(extraction: "Plan", fitting: "FitPlan", config: Planning) -> list[tupl
         stages = {"extraction": extraction.seconds, "fit": fitting.seconds}
         if fitting.search:
             stages["k-NN"] = fitting.search.seconds
-        for name, seconds in stages.items():
-            found.append(
-                (f"cost, {name}", f"{_dollars(seconds / 3600 * hourly)} at ${hourly:g} an hour")
-            )
+        found += [
+            (f"cost, {name}", f"{_dollars(seconds / 3600 * hourly)} at ${hourly:g} an hour")
+            for name, seconds in stages.items()
+        ]
     if (monthly := config.dollars_per_tb_month) is not None:
         price = _dollars(extraction.store_bytes / 1e12 * monthly)
         found.append(("cost, store", f"{price} a month at ${monthly:g} a terabyte"))
@@ -169,24 +157,23 @@ def costs(extraction: "Plan", fitting: "FitPlan", config: Planning) -> list[tupl
 
 
 def verdict(extraction_seconds: float, fitting: "FitPlan", images_per_second: float) -> str:
-    """Which way is cheaper over the whole fit and why, in one sentence."""
+    """One sentence: whether stored tokens or the live backbone take less time over the whole fit."""
     cached = extraction_seconds + fitting.seconds
     live = fitting.live_seconds(images_per_second)
+    once, later = duration(extraction_seconds), duration(fitting.epoch_seconds)
     ways = [
-        (cached, f"cached ({_time(extraction_seconds)} once, then {_time(fitting.epoch_seconds)}"),
-        (live, f"live ({_time(fitting.live_epoch_seconds(images_per_second))}"),
+        (cached, f"cached ({once} once, then {later}"),
+        (live, f"live ({duration(fitting.live_epoch_seconds(images_per_second))}"),
     ]
-    (_, better), (_, worse) = sorted(ways, key=lambda way: way[0])
-    least, most = sorted((cached, live))
-    first = fitting.pays_from(extraction_seconds, images_per_second)
-    pays = (
-        f"the store pays for itself from epoch {first:,} of {fitting.epochs:,} on"
-        if first is not None and first <= fitting.epochs
-        else f"the store would pay for itself from epoch {first:,} on and there are {fitting.epochs:,}"
-        if first is not None
-        else "reading the store takes longer than the backbone, so it never pays for itself"
-    )
-    return f"{better} an epoch) takes {_time(least)}, {worse} an epoch) {_time(most)}: {pays}"
+    (least, better), (most, worse) = sorted(ways, key=lambda way: way[0])
+    first, epochs = fitting.pays_from(extraction_seconds, images_per_second), fitting.epochs
+    if first is None:
+        pays = "reading the store takes longer than the backbone, so it never pays for itself"
+    elif first <= epochs:
+        pays = f"the store pays for itself from epoch {first:,} of {epochs:,} on"
+    else:
+        pays = f"the store would pay for itself from epoch {first:,} on and there are {epochs:,}"
+    return f"{better} an epoch) takes {duration(least)}, {worse} an epoch) {duration(most)}: {pays}"
 
 
 def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
@@ -195,13 +182,13 @@ def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
     if extraction.free_bytes is not None and not extraction.fits_disk:
         found.append(
             f"the disk of {extraction.store.parent} lacks "
-            f"{_bytes(extraction.bytes_to_write - extraction.free_bytes)}: take another "
+            f"{decimal(extraction.bytes_to_write - extraction.free_bytes)}: take another "
             "--features folder, a --limit, or probes that read no patches"
         )
     if not extraction.fits_memory:
         lacking = extraction.memory_bytes - (extraction.memory_available or 0)
         found.append(
-            f"memory lacks {_bytes(lacking)} for extraction: lower --forward-batch-size or "
+            f"memory lacks {decimal(lacking)} for extraction: lower --forward-batch-size or "
             "--workers"
         )
     return [*found, *filter(None, [fitting.refusal])]
@@ -210,7 +197,7 @@ def refusals(extraction: "Plan", fitting: "FitPlan") -> list[str]:
 def _searching(search: "SearchPlan") -> str:
     return (
         f"{_about(search.seconds)}, {search.comparisons:,} comparisons, {_flops(search.flops)}, "
-        f"{_bytes(search.memory_bytes)} beside the vectors"
+        f"{decimal(search.memory_bytes)} beside the vectors"
     )
 
 
@@ -221,13 +208,7 @@ def _reading(fitting: "FitPlan") -> str:
         return "tokens held in memory"
     if fitting.bytes_per_second is None:
         return "reading not counted: give --disk-gb-per-second"
-    return f"tokens streamed at {_bytes(round(fitting.bytes_per_second))}/s"
-
-
-def _bytes(number: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(number)
+    return f"tokens streamed at {decimal(round(fitting.bytes_per_second))}/s"
 
 
 def _flops(number: float) -> str:
@@ -240,11 +221,5 @@ def _dollars(amount: float) -> str:
     return f"${amount:,.0f}" if amount >= 100 else f"${amount:.2g}"
 
 
-def _time(seconds: float) -> str:
-    from iceprobe.core.text import duration
-
-    return duration(seconds)
-
-
 def _about(seconds: float) -> str:
-    return f"about {_time(seconds)}" if seconds >= 1 else "under a second"
+    return f"about {duration(seconds)}" if seconds >= 1 else "under a second"

@@ -1,34 +1,28 @@
 """``iceprobe export``: a fitted probe with its backbone as one folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import iceprobe
 from iceprobe.cli.arguments import named_result
-from iceprobe.cli.console import console
+from iceprobe.cli.console import console, say
 from iceprobe.cli.paths import check_writable
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
-
-if TYPE_CHECKING:
-    from iceprobe.results import FittedResult
+from iceprobe.results import FittedResult, read_results
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     probe: Annotated[
         str | None,
-        typer.Option(
-            help="Which probe of the run (needn't be said if one was trained).", show_default=False
-        ),
+        typer.Option(help="Which probe of the run (optional if only one was trained)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which of its seeds.")] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder (exported/ in the run, and the probe's name).", show_default=False
-        ),
+        Path | None, typer.Option(help="A new folder (exported/ in the run, and the probe's name).")
     ] = None,
     format: Annotated[
         str,
@@ -38,7 +32,7 @@ def export(
         ),
     ] = "folder",
     backbone_weights: Annotated[
-        bool, typer.Option(help="Put the backbone's weights in, or name it by its spec alone.")
+        bool, typer.Option(help="Include the backbone's weights, or only its spec.")
     ] = True,
     trust: Trust = False,
 ) -> None:
@@ -50,31 +44,27 @@ def export(
       iceprobe export runs/demo --probe ep12 --seed 1 --output models/clutter
       iceprobe export runs/demo --probe ep12 --format onnx --output models/clutter-onnx
     """
-    from iceprobe.results import read_results
-
     results = read_results(run)
     result = _only_trained(results, run) if probe is None else named_result(results, probe)
     place = output or run / "exported" / _name(result, seed, format)
     check_writable(place, "--output")
-    from iceprobe import export as write
-
     with console.status("exporting"):
-        write(
+        iceprobe.export(
             result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
         )
-    console.print(str(place.resolve()), markup=False, soft_wrap=True)
+    say(place.resolve())
 
 
-def _only_trained(results: "list[FittedResult]", run: Path) -> "FittedResult":
+def _only_trained(results: list[FittedResult], run: Path) -> FittedResult:
     trained = [result for result in results if result.method == "trained"]
     if len(trained) != 1:
         names = ", ".join(result.label for result in trained) or "none that was trained"
-        raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: say --probe NAME")
+        raise IceprobeError(f"no --probe given, and {str(run)!r} has {names}: give --probe NAME")
     return trained[0]
 
 
-def _name(result: "FittedResult", seed: int, format: str) -> str:
-    """``ep12-seed0``: as its file in the run folder is called."""
+def _name(result: FittedResult, seed: int, format: str) -> str:
+    """``ep12-seed0``, as its file in the run folder."""
     files = dict(zip(result.seeds, result.files.probes, strict=False))
     stem = Path(files.get(seed, "probe")).stem
     return stem if format == "folder" else f"{stem}-{format}"

@@ -1,12 +1,14 @@
 """``iceprobe extract``: tokens of a frozen backbone into a feature store."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import iceprobe
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
@@ -21,24 +23,18 @@ def extract(
     given: Given,
     repair: Annotated[
         Path | None,
-        typer.Option(
-            help="Mend this store: extract its corrupt shards again, nothing else.",
-            show_default=False,
-        ),
+        typer.Option(help="Repair this store: extract its corrupt shards again, nothing else."),
     ] = None,
     trust: Trust = False,
     verify: Annotated[
         Path | None,
-        typer.Option(
-            help="Read all of this store and compare its checksums, nothing else.",
-            show_default=False,
-        ),
+        typer.Option(help="Read all of this store and compare its checksums, nothing else."),
     ] = None,
 ) -> None:
     """Write the tokens of every image to a feature store, resumable and checked.
 
     A killed extraction always goes on at its next shard when the same command is given again; to
-    begin it again, remove the store or take another --output.
+    begin it again, remove the store or take another --features.
 
     \b
     Examples:
@@ -55,24 +51,19 @@ def extract(
                 "--backbone and --data out"
             )
     if repair is not None:
-        path: Path | RemotePath = _repair(repair, trust)
+        say(_repair(repair, trust))
     elif verify is not None:
-        checked = verify
-        path = first(lambda: _verify(checked))
+        say(first(partial(_verify, verify)))
     else:
-        path = _extract(resolve(ExtractRun, given))
-    console.print(str(path), markup=False, soft_wrap=True)
+        say(_extract(resolve(ExtractRun, given)))
 
 
 def _extract(config: ExtractRun) -> Path | RemotePath:
-    import iceprobe
-
     check_features(config.features, "--features")
-    loaded = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    backbone, dataset = iceprobe.load_backbone(config.backbone), iceprobe.load_dataset(config.data)
+    settings = part_of(config, Extraction)
     with Bars() as progress:
-        store = iceprobe.extract(
-            *loaded, config.features, part_of(config, Extraction), progress=progress
-        )
+        store = iceprobe.extract(backbone, dataset, config.features, settings, progress=progress)
     assert store.path is not None  # extract() writes
     return store.path
 
@@ -81,8 +72,8 @@ def _repair(path: Path, trust: bool) -> Path:
     from iceprobe.store import repair
 
     with Bars() as progress:
-        mended = repair(path, trust=trust, progress=progress)
-    console.print(f"mended: {', '.join(mended) or 'nothing was corrupt'}", markup=False)
+        repaired = repair(path, trust=trust, progress=progress)
+    console.print(f"repaired: {', '.join(repaired) or 'nothing was corrupt'}", markup=False)
     return path
 
 

@@ -5,24 +5,25 @@ from typing import TYPE_CHECKING
 
 from iceprobe.cli import run
 from iceprobe.cli.arguments import is_config
-from iceprobe.cli.campaign import cells, run_campaign
+from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.signature import Given, Resume, StoreArguments, options
-from iceprobe.cli.stages import check_fit, run_stages
+from iceprobe.cli.stages import check_fit
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
+from iceprobe.probes import parse_probe
 from iceprobe.settings import Run, StoreRun
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
 
 
-# With --live in place of a store; a store has its tokens already.
-LIVE = ("backbone", "data", "live", "augmentation", "limit", "forward_batch_size", "forward_dtype")
+# For --live; a store has its tokens already.
+LIVE = ("backbone", "data", "augmentation", "limit", "forward_batch_size", "forward_dtype")
 
 
-@options(StoreRun, Run, only=[*options_of(StoreRun), *LIVE])
+@options(StoreRun, Run, only=[*options_of(StoreRun), "live", *LIVE])
 def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -> None:
     """Fit probes on a feature store and write a run folder with a report.
 
@@ -44,36 +45,36 @@ def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -
     if not arguments:
         raise IceprobeError("name a feature store, or images and a backbone with --live")
     for name in LIVE:
-        if name != "live" and name in given:
-            value = given[name]
-            raise IceprobeError(
-                f"--{name.replace('_', '-')} {value} is for --live: a store has its tokens already"
-            )
+        if name in given:
+            flag = f"--{name.replace('_', '-')} {given[name]}"
+            raise IceprobeError(f"{flag} is for --live: a store has its tokens already")
     first, *overrides = arguments
-    file = Path(first) if is_config(first) else None
     asked = {key: value for key, value in given.items() if key != "live"}
-    store = {} if file else {"store": first}
-    execute(resolve(StoreRun, asked | store, file, overrides), resume)
+    if is_config(first):
+        config = resolve(StoreRun, asked, Path(first), overrides)
+    else:
+        config = resolve(StoreRun, {**asked, "store": first}, overrides=overrides)
+    execute(config, resume)
 
 
 def execute(config: StoreRun, resume: bool = True) -> None:
-    """Fit on the store of ``config``, once or once a number of training images."""
+    """Fit on the store of ``config``, once for each number of training images."""
+    for text in config.probe:
+        parse_probe(text)  # a wrong name is reported before torch is imported
+    run_cells(config, cells(config), _NamedStore(), resume=resume)
 
-    def obtain(config: StoreRun, _: Bars | None = None) -> "Store":
+
+class _NamedStore:
+    """The store that a configuration names."""
+
+    def store(self, config: StoreRun, progress: Bars | None = None) -> "Store":
         from iceprobe.store import Store
 
         return Store.open(config.store)
 
-    def identities(config: StoreRun) -> set[str]:
-        return {obtain(config).identity}
+    def identities(self, config: StoreRun) -> set[str]:
+        return {self.store(config).identity}
 
-    def check(config: StoreRun) -> None:
-        store = obtain(config)
+    def check(self, config: StoreRun) -> None:
+        store = self.store(config)
         check_fit(config, store, store.classes, store["train"].labels)
-
-    runs = cells(config)
-    if len(runs) == 1:
-        (run,) = runs
-        run_stages(run, lambda bars: obtain(run, bars), lambda: identities(run), resume=resume)
-    else:
-        run_campaign(config, runs, obtain, identities, check, resume=resume)

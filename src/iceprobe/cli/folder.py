@@ -1,7 +1,7 @@
-"""The run folder from outside: new, left unfinished, or finished; never overwritten silently.
+"""The run folder: new, unfinished or finished; never overwritten silently.
 
-``config.yaml`` is written when there is something to fit, ``results.json`` by the fit at its end.
-So a folder with the first and without the second is a run that was stopped.
+``config.yaml`` is written before the fit and ``results.json`` at its end. So a folder with the first
+and without the second is a run that was stopped.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import logging
 import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 from iceprobe.cli.config import RunFolderSettings, differences, read_yaml, to_yaml
@@ -18,11 +17,13 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import clipped, utf8, visible
 from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.machine.files import write_atomically
+from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.results.files import FILE_NAME, SEGMENTATIONS
 from iceprobe.settings import SegmentRun
 
 LOGGERS = ("iceprobe", "py.warnings")
+State = Literal["new", "unfinished", "finished"]
 
 
 class RunFolder:
@@ -30,7 +31,8 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        state: as it was found.
+        report, log: its files.
+        state: in which it was found.
 
     Raises:
         IceprobeError: if the path is a file, a folder of something else, a run of another
@@ -40,22 +42,24 @@ class RunFolder:
     def __init__(self, config: RunFolderSettings):
         assert config.output is not None  # resolve() has set it
         self.config, self.path = config, config.output
-        self._made = False  # config.yaml is ours, and not that of another start of the same run
+        self.report, self.log = self.path / "report.html", self.path / "log.txt"
+        self._config_file = self.path / "config.yaml"
+        self._made = False  # whether this process wrote config.yaml
         self.state = first(self._look)
 
-    def _look(self) -> Literal["new", "unfinished", "finished"]:
+    def _look(self) -> State:
         check_place(self.path, "--output")
         state = self._find_state()
         if state != "finished":
             check_writable(self.path, "--output")
         return state
 
-    def _find_state(self) -> Literal["new", "unfinished", "finished"]:
+    def _find_state(self) -> State:
         if not self.path.is_dir() or all(map(self._is_remains, self.path.iterdir())):
             return "new"
         if not self._config_file.exists():
             raise IceprobeError(
-                f"output {str(self.path)!r} holds something that is no run: choose another --output"
+                f"output {str(self.path)!r} holds something other than a run: choose another --output"
             )
         earlier = read_yaml(self._config_file)
         if changed := differences(self.config, earlier):
@@ -68,20 +72,8 @@ class RunFolder:
         results = SEGMENTATIONS if isinstance(self.config, SegmentRun) else FILE_NAME
         return "finished" if (self.path / results).exists() else "unfinished"
 
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def _config_file(self) -> Path:
-        return self.path / "config.yaml"
-
     def _is_remains(self, file: Path) -> bool:
-        """Of a run that was killed while it wrote its ``config.yaml``, or that is just doing so."""
+        """Whether a run left it that was killed while it wrote ``config.yaml``, or is writing it now."""
         return file.name == ".lock" or file.name.startswith(f".{self._config_file.name}.")
 
     def create(self) -> None:
@@ -90,21 +82,20 @@ class RunFolder:
 
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.state == "new":
-            from iceprobe.machine.folder_lock import exclusive
-
-            with exclusive(self.path):
-                if self._find_state() == "new":  # as it was, now that nobody else writes it
-                    for temporary in self.path.glob(f".{self._config_file.name}.*"):
-                        temporary.unlink(missing_ok=True)
-                    write_atomically(self._config_file, utf8(to_yaml(self.config)))
-                    self._made = True
+        if self.state != "new":
+            return
+        with exclusive(self.path):
+            if self._find_state() == "new":  # still, now that no other process writes it
+                for temporary in self.path.glob(f".{self._config_file.name}.*"):
+                    temporary.unlink(missing_ok=True)
+                write_atomically(self._config_file, utf8(to_yaml(self.config)))
+                self._made = True
 
     def abandon(self) -> None:
-        """Remove the folder again if it holds nothing but what :meth:`create` and the log left."""
+        """Remove the folder if it holds only what :meth:`create` and the log wrote."""
         mine = [self._config_file, self.log, self.path / REQUEST]
         if not self.path.is_dir():
-            return  # somebody has removed it in the meantime
+            return  # removed in the meantime
         if world().main and self._made and set(self.path.iterdir()) <= set(mine):
             for file in mine:
                 file.unlink(missing_ok=True)
@@ -112,7 +103,7 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """A disk too full for the log isn't an error here: what needs the room more says so."""
+    """Ignores a full disk: the results need the same space, and their error is reported."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -124,35 +115,30 @@ class _LogFile(logging.FileHandler):
 
 
 class _Lines(logging.Formatter):
-    """What a record says stays its own: control characters are spelled, further lines indented."""
+    """Escapes control characters and indents further lines, so that no message looks like another record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record)).replace("\n", "\n    ")
 
 
 class RunLog:
-    """Collects log lines and warnings, and writes them to a file once there is a place for it.
-
-    A run that fails before it has a folder leaves none behind.
-    """
+    """Collects log lines and warnings, and writes them to a file once the run has a folder."""
 
     def __init__(self) -> None:
         self._waiting = MemoryHandler(capacity=1, flushOnClose=False)
         self._file: logging.FileHandler | None = None
 
     def write_to(self, path: Path) -> None:
-        """Append what was collected, and from now on every line, to the file at ``path``.
-
-        Of several processes the first one's.
+        """Append the collected lines and all later ones to the file at ``path``, in process 0.
 
         Raises:
-            IceprobeError: if a link or a device is there, which would be written to.
+            IceprobeError: if a link or a device is there.
         """
         if not world().main:
             return
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise IceprobeError(
-                f"{path} is no file of this run: remove it, then run the same again"
+                f"{path} is not a file of this run: remove it, then run the same again"
             )
         self._file = _LogFile(path, encoding="utf-8")
         self._file.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
@@ -165,12 +151,7 @@ class RunLog:
             logging.getLogger(name).setLevel(logging.INFO)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             logging.getLogger("iceprobe").error("%s: %s", type(error).__name__, clipped(str(error)))
         for name in LOGGERS:

@@ -21,8 +21,7 @@ def knn(
     input: Annotated[
         str | None,
         typer.Option(
-            help="class, mean, pooled or class_projected (the class token where there is one).",
-            show_default=False,
+            help="class, mean, pooled or class_projected (the class token where there is one)."
         ),
     ] = None,
 ) -> None:

@@ -1,31 +1,39 @@
-"""``iceprobe ls``: what there is to choose from. Only ``ls probes``, which counts, imports torch."""
+"""``iceprobe ls``: everything that can be chosen. Only ``ls probes``, which counts, imports torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 from rich.text import Text
 
+from iceprobe.adaptation import ADAPTATIONS
+from iceprobe.backbones import BACKBONES
+from iceprobe.backbones.families import FAMILIES
 from iceprobe.cli.console import below, console
 from iceprobe.cli.probe_table import show_probes
+from iceprobe.cli.stores import stores_in
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.registry import Registry
 from iceprobe.core.specs import unknown
-
-if TYPE_CHECKING:
-    from iceprobe.adaptation.registry import AdaptationOption
-    from iceprobe.protocols.protocol import Protocol
+from iceprobe.datasets import CATALOGUE, DATASETS
+from iceprobe.probes import PROBES, probe_label
+from iceprobe.protocols.protocol import PROTOCOLS
+from iceprobe.results import read_results
+from iceprobe.results.files import SEGMENTATIONS
+from iceprobe.results.segmentation_files import read_segmentations
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to choose.
+    """One thing that can be chosen.
 
     Attributes:
-        name: as it is asked for.
-        what: it is, in a few words.
-        lines: what else there is to know, an example last.
+        name: as an option takes it.
+        what: a short description.
+        lines: details, an example last.
     """
 
     name: str
@@ -43,7 +51,9 @@ def ls(
             help="backbones, datasets, probes, adaptations, protocols, runs or stores; all if left out."
         ),
     ] = None,
-    word: Annotated[str | None, typer.Argument(help="Show only what has this word in it.")] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="Show only entries that contain this word.")
+    ] = None,
     dim: Annotated[int, typer.Option(min=1, help="probes: width of the tokens, D.")] = 768,
     classes: Annotated[int, typer.Option(min=1, help="probes: number of classes, C.")] = 1000,
     grid: Annotated[str, typer.Option(help="probes: rows x columns of the patches.")] = "14x14",
@@ -81,7 +91,7 @@ def ls(
 
 
 def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
-    """Each entry as a line of its own and indented ones below; an address stays in one piece."""
+    """Print each entry with its details indented below."""
     found = [entry for entry in entries if word is None or entry.has(word)]
     if not found:
         console.print(f"{title}: {'none' if word is None else f'none with {word!r}'}", markup=False)
@@ -96,12 +106,12 @@ def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
     console.print()
 
 
-def _backbones() -> list[Entry]:
-    from iceprobe.backbones import BACKBONES
-    from iceprobe.backbones.families import FAMILIES
+def _sources(registry: Registry[Any]) -> list[Entry]:
+    return [Entry(f"{name}:", registry[name].summary, registry[name].examples) for name in registry]
 
-    sources = {name: BACKBONES[name] for name in BACKBONES}
-    entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
+
+def _backbones() -> list[Entry]:
+    entries = _sources(BACKBONES)
     for family in filter(lambda family: family.tokens, FAMILIES):
         read = f"{family.tokens}; {'with' if family.norm else 'without'} the final norm"
         if family.published_norm is False:
@@ -112,10 +122,7 @@ def _backbones() -> list[Entry]:
 
 
 def _datasets() -> list[Entry]:
-    from iceprobe.datasets import CATALOGUE, DATASETS
-
-    sources = {name: DATASETS[name] for name in DATASETS}
-    entries = [Entry(f"{name}:", one.summary, one.examples) for name, one in sources.items()]
+    entries = _sources(DATASETS)
     for name in CATALOGUE:
         one = CATALOGUE[name]
         train, test = one.images
@@ -130,95 +137,57 @@ def _datasets() -> list[Entry]:
 
 
 def _probes() -> list[Entry]:
-    from iceprobe.probes import PROBES, probe_label
-
+    found = {probe_label(name): PROBES[name] for name in PROBES}
     return [
-        Entry(
-            probe_label(name),
-            PROBES[name].summary,
-            (PROBES[name].equation, f"keys: {', '.join(PROBES[name].options)}"),
-        )
-        for name in PROBES
+        Entry(label, one.summary, (one.equation, f"keys: {', '.join(one.options)}"))
+        for label, one in found.items()
     ]
 
 
 def _adaptations() -> list[Entry]:
-    from iceprobe.adaptation import ADAPTATIONS
-
-    return [
-        Entry(
-            name,
-            one.summary,
-            (
-                one.source,
-                f"keys: {', '.join(_spelled(one.options))}" if one.options else "",
-                "; ".join(one.examples),
-            ),
-        )
-        for name, one in ((name, ADAPTATIONS[name]) for name in ADAPTATIONS)
-    ]
-
-
-def _spelled(options: "Mapping[str, AdaptationOption]") -> list[str]:
-    """``rank=8`` where there is a default, else the key alone."""
-    return [f"{key}={option.default}" if option.default else key for key, option in options.items()]
+    entries = []
+    for name in ADAPTATIONS:
+        one = ADAPTATIONS[name]
+        keys = [f"{k}={o.default}" if o.default else k for k, o in one.options.items()]
+        lines = (one.source, f"keys: {', '.join(keys)}" if keys else "", "; ".join(one.examples))
+        entries.append(Entry(name, one.summary, lines))
+    return entries
 
 
 def _protocols() -> list[Entry]:
-    from iceprobe.protocols.protocol import PROTOCOLS
-
-    def settings(p: "Protocol") -> str:
+    entries = []
+    for name, p in PROTOCOLS.items():
         least = f", at least {p.min_steps} steps" if p.min_steps else ""
-        return f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step{least}"
-
-    return [Entry(name, p.summary, (settings(p),)) for name, p in PROTOCOLS.items()]
+        line = f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step{least}"
+        entries.append(Entry(name, p.summary, (line,)))
+    return entries
 
 
 def _runs(folder: Path) -> list[Entry]:
-    from iceprobe.results import read_results
     from iceprobe.results.tables import leaderboard, percent
 
     entries = []
     places = {
-        path.parent for name in ("config.yaml", "results.json") for path in folder.glob(f"*/{name}")
+        file.parent for name in ("config.yaml", "results.json") for file in folder.glob(f"*/{name}")
     }
     for run in sorted(places):
-        if (run / "dense.json").exists():
-            entries.append(_segmentation(run))
-            continue
-        if not (run / "results.json").exists():
+        if (run / SEGMENTATIONS).exists():
+            one = max(read_segmentations(run), key=lambda one: one.miou.mean)
+            scored = f"{one.probe} {percent(one.miou)}% mIoU"
+        elif (run / "results.json").exists():
+            one = leaderboard(read_results(run))[0]
+            scored = f"{one.label} {percent(one.score)}%"
+        else:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
-        best = leaderboard(read_results(run))[0]
-        line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score)}%"
-        entries.append(Entry(run.name, lines=(line,)))
+        entries.append(Entry(run.name, lines=(f"{one.backbone} on {one.dataset}: {scored}",)))
     return entries
 
 
-def _segmentation(run: Path) -> Entry:
-    from iceprobe.results.segmentation_files import read_segmentations
-    from iceprobe.results.tables import percent
-
-    best = max(read_segmentations(run), key=lambda one: one.miou.mean)
-    line = f"{best.backbone} on {best.dataset}: {best.probe} {percent(best.miou)}% mIoU"
-    return Entry(run.name, lines=(line,))
-
-
 def _stores(features: Path, runs: Path) -> list[Entry]:
-    from rich.filesize import decimal
-
-    from iceprobe.cli.stores import stores_in
-    from iceprobe.store.format import Manifest
-
     entries = []
     for one in stores_in(features, [runs]):
-        lines = []
-        if isinstance(one.manifest, Manifest):
-            lines.append(f"{one.manifest.backbone.spec} on {one.manifest.dataset.spec}")
-            lines.append(f"images: {one.images}; {one.tokens}")
-        readers = ", ".join(map(str, one.readers))
-        lines.append(
-            f"read by {readers}" if readers else f"read by no run in {runs}: iceprobe prune"
-        )
+        readers = ", ".join(map(str, one.readers)) or f"no run in {runs}: iceprobe prune"
+        lines = [*one.content, f"read by {readers}"]
         entries.append(Entry(str(one.path), f"{decimal(one.bytes)}, {one.state}", lines))
     return entries

@@ -1,4 +1,4 @@
-"""Paths that a command will write to, checked before the work and not after it."""
+"""Checks of output paths before the work begins."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ from iceprobe.machine.object_storage import is_remote
 
 
 def check_place(path: Path, option: str) -> Path:
-    """See that ``path`` is a folder, or that names on the way allow one; nothing is made here.
+    """Check that ``path`` is a folder or can become one; nothing is created.
 
     Args:
-        path: what was given.
-        option: the one that it was given by, for the error.
+        path: to check.
+        option: the command line's name of it, for the error.
 
     Returns:
-        The path itself or the nearest parent that is there.
+        The path itself or its nearest existing parent.
 
     Raises:
         IceprobeError: if a file is in the way, or a name is too long.
@@ -27,26 +27,18 @@ def check_place(path: Path, option: str) -> Path:
         while not place.exists() and not place.is_symlink():
             place = place.parent
     except OSError as error:
-        raise IceprobeError(
-            f"{option} {str(path)!r}: {error.strerror}; choose another {option}"
-        ) from error
+        raise _wrong(path, option, f": {error.strerror};") from error
     if not place.is_dir():
-        what = "is no folder" if place == path else f"lies below {str(place)!r}, which is no folder"
-        raise IceprobeError(f"{option} {str(path)!r} {what}: choose another {option}")
+        below = "" if place == path else f" lies below {str(place)!r}, which"
+        raise _wrong(path, option, f"{below} is no folder:")
     longest = os.pathconf(place, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in path.parts):
-        raise IceprobeError(
-            f"{option} {str(path)!r}: a name is longer than {longest} bytes; choose another {option}"
-        )
+        raise _wrong(path, option, f": a name is longer than {longest} bytes;")
     return place
 
 
 def check_features(path: Path, option: str) -> None:
-    """See that stores can lie in ``path``: a folder, or a URL of object storage.
-
-    Raises:
-        IceprobeError: as :func:`check_place`, for a folder.
-    """
+    """Check that ``path`` can hold stores: a folder (:func:`check_place`), or a URL of object storage."""
     if is_remote(path):
         name_hosts(str(path))
     else:
@@ -54,7 +46,7 @@ def check_features(path: Path, option: str) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """See that a file can be put at ``path``: where nothing is yet, or a file.
+    """Check that a file can be written to ``path``: nothing is there, or a file.
 
     Raises:
         IceprobeError: if something else is there, or the folder can't be written to.
@@ -64,13 +56,15 @@ def check_file(path: Path, option: str) -> None:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """See that the folder ``path`` can be written to, or made; nothing is made here.
+    """Check that the folder ``path`` can be written to, or created; nothing is created.
 
     Raises:
         IceprobeError: if it can't.
     """
     place = check_place(path, option)
     if not os.access(place, os.W_OK | os.X_OK):
-        raise IceprobeError(
-            f"{option} {str(path)!r}: {str(place)!r} may not be written to; choose another {option}"
-        )
+        raise _wrong(path, option, f": {str(place)!r} may not be written to;")
+
+
+def _wrong(path: Path, option: str, reason: str) -> IceprobeError:
+    return IceprobeError(f"{option} {str(path)!r}{reason} choose another {option}")

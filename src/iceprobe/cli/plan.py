@@ -1,20 +1,15 @@
-"""``iceprobe plan``: bytes on disk, memory, FLOPs and time of a run, which isn't begun."""
+"""``iceprobe plan``: estimates of disk, memory, FLOPs and time of a run."""
 
-from typing import TYPE_CHECKING
-
-from iceprobe.cli.arguments import split_arguments
+from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.config import resolve
 from iceprobe.cli.console import console
 from iceprobe.cli.estimate import costs, estimate, refusals, rows
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
+from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.settings import ON_PAPER, Planning
-
-if TYPE_CHECKING:
-    pass
 
 
 @options(Planning)
@@ -34,39 +29,32 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         --classes 1000 --device-images-per-second 2500 --device-tflops 40 --disk-gb-per-second 5
         --dollars-per-hour 3 --dollars-per-tb-month 20
     """
-    file, overrides = split_arguments(arguments or [])
-    config = resolve(Planning, given, file, overrides)
-    check_paper(config)
+    config = resolve_arguments(Planning, given, arguments)
+    _check_paper(config)
     check_features(config.features, "--features")
-    from iceprobe.results.terminal import Column, TerminalTable
-
     sources = Sources(config)
+    columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
     refused = []
     for run in cells(sources.single_layers()):
-        backbone_ = sources.backbone(run)
+        backbone = sources.backbone(run)
         dataset = sources.dataset(run) if config.images is None else config.images
         if config.images is None:
             sources.check(run)
-        extraction, fitting = estimate(backbone_, dataset, run, measure_seconds=3.0)
-        asked = run.data[0] if config.images is None else f"{config.images:,} images"
+        extraction, fitting = estimate(backbone, dataset, run, measure_seconds=3.0)
+        images = run.data[0] if config.images is None else f"{config.images:,} images"
         lines = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
-        columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
-        title = f"{run.backbone[0]} on {asked}"
+        title = f"{run.backbone[0]} on {images}"
         console.print(TerminalTable(columns, lines, title, heads=False))
         refused += refusals(extraction, fitting)
     if refused:
         raise IceprobeError(refused[0])
 
 
-def check_paper(config: Planning) -> None:
-    """Refuse a data set beside a number of images, and neither of them.
-
-    Raises:
-        IceprobeError: naming what is missing or too much.
-    """
+def _check_paper(config: Planning) -> None:
+    """Require either a data set, or a number of images with its classes."""
     there = config.data != [ON_PAPER]
     if config.images is None and not there:
-        raise IceprobeError("no data given: say --data VALUE, or --images 1.28M on paper")
+        raise IceprobeError("no data given: give --data VALUE, or --images 1.28M on paper")
     if config.images is not None and there:
         raise IceprobeError(
             f"--images {config.images} and --data {config.data[0]}: give one of the two"

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from iceprobe import exporting
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.console import Bars, say
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.options import part_of
@@ -33,18 +34,10 @@ def predict(
     check_file(config.output, "--output")
     if config.maps is not None:
         check_writable(config.maps, "--maps")
-    from iceprobe.exporting import load_probe
-    from iceprobe.exporting import predict as classify
-
     with Bars() as progress:
-        done = classify(
-            load_probe(folder, trust=trust),
-            config.images,
-            config.output,
-            part_of(config, Prediction),
-            progress=progress,
-        )
+        model = exporting.load_probe(folder, trust=trust)
+        settings = part_of(config, Prediction)
+        done = exporting.predict(model, config.images, config.output, settings, progress=progress)
     if config.maps is not None:
-        tiles = ", ".join(["the image", *done.maps])
-        console.print(f"{config.maps.resolve()}: {tiles}", markup=False, soft_wrap=True)
-    console.print(str(config.output.resolve()), markup=False, soft_wrap=True)
+        say(f"{config.maps.resolve()}: {', '.join(['the image', *done.maps])}")
+    say(config.output.resolve())

@@ -1,7 +1,6 @@
-"""The table behind ``iceprobe ls probes``: what each probe is, and what it costs at one size."""
+"""The table of ``iceprobe ls probes``: each probe with its counts at one size."""
 
 import re
-from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -9,13 +8,13 @@ from iceprobe.cli.console import below, console
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import PROBES, probe_label
 
-HEADINGS = ("probe", "M", "pooling", "whole probe", "FLOPs")
-WIDTHS = (-28, 4, 12, 13, 9)  # to the left where it is negative
-GOING = ("pooling", "M", "FLOPs")  # in a narrow terminal, in this order
+# Heading → width; negative: aligned to the left.
+COLUMNS = {"probe": -28, "M": 4, "pooling": 12, "whole probe": 13, "FLOPs": 9}
+DROPPED = ("pooling", "M", "FLOPs")  # in a narrow terminal, in this order
 
 
 def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None:
-    """Print the probes whose names begin with ``word``, or, if none do, that speak of it.
+    """Print the probes whose names begin with ``word``, or, if none do, whose text contains it.
 
     Raises:
         IceprobeError: for a grid that isn't written like 14x14.
@@ -27,14 +26,13 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
         return
     size = f"D = {dim:,}, C = {num_classes:,}, N = {rows}x{columns}"
     console.print(Text(f"probes at {size}", style="bold"))
-    console.print(Text(_line(HEADINGS), style="bold"), soft_wrap=True)
+    _print_line(*COLUMNS)
     for name in names:
         entry = PROBES[name]
         console.print()
         for spec, equation in {name: entry.equation, **entry.variants}.items():
             if entry.target is None:  # nothing is trained, and its FLOPs grow with the images
-                line = _line((name, "–", "0", "0", "–"))
-                console.print(Text(line, style="bold"), soft_wrap=True)
+                _print_line(name, "–", "0", "0", "–")
                 below(equation)
             else:
                 _show(probe_label(spec), equation, dim, num_classes, (rows, columns))
@@ -44,12 +42,12 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
             below(f"learning rates: {', '.join(f'{rate:g}' for rate in entry.learning_rates)}")
     note = "pooling and whole probe: trainable parameters. FLOPs: whole probe, per image."
     console.print(f"\n{note}", markup=False)
-    if gone := _gone():
-        console.print(f"Too narrow for: {', '.join(gone)}.", markup=False)
+    if dropped := _dropped():
+        console.print(f"Too narrow for: {', '.join(dropped)}.", markup=False)
 
 
 def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, int]) -> None:
-    """Counts and equation of one probe; where it can't be built at this size, why."""
+    """Print counts and equation of one probe, or why it can't be built at this size."""
     from iceprobe.probes.counts import count
     from iceprobe.results.tables import short
 
@@ -60,8 +58,7 @@ def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, in
         below(str(error))
     else:
         figures = (f"{counted.pooling:,}", f"{counted.total:,}", short(counted.flops))
-        line = _line((label, str(counted.predictors or "–"), *figures))
-        console.print(Text(line, style="bold"), soft_wrap=True)
+        _print_line(label, str(counted.predictors or "–"), *figures)
         if counted.absorbed is not None:
             equation += (
                 f"\nabsorbed: {counted.absorbed:,} ({counted.pooling - counted.absorbed:,} fewer), "
@@ -70,37 +67,37 @@ def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, in
     below(equation)
 
 
-def _line(cells: Sequence[str]) -> str:
-    """Cells under one another; a name that is longer than its column moves the others on."""
-    gone = _gone()
-    return "".join(
+def _print_line(*cells: str) -> None:
+    """Print cells in their columns; a name longer than its column shifts the others."""
+    dropped = _dropped()
+    line = "".join(
         f"{cell:{abs(width)}}" if width < 0 else f"{cell:>{width}}"
-        for heading, width, cell in zip(HEADINGS, WIDTHS, cells, strict=True)
-        if heading not in gone
+        for (heading, width), cell in zip(COLUMNS.items(), cells, strict=True)
+        if heading not in dropped
     )
+    console.print(Text(line, style="bold"), soft_wrap=True)
 
 
-def _gone() -> list[str]:
+def _dropped() -> list[str]:
     """Columns for which the terminal is too narrow."""
-    room, gone = console.width - sum(map(abs, WIDTHS)), list[str]()
-    for heading in GOING:
+    room, dropped = console.width - sum(map(abs, COLUMNS.values())), list[str]()
+    for heading in DROPPED:
         if room < 0:
-            gone.append(heading)
-            room += abs(WIDTHS[HEADINGS.index(heading)])
-    return gone
+            dropped.append(heading)
+            room += COLUMNS[heading]
+    return dropped
 
 
 def _find(word: str) -> list[str]:
-    """Names that begin with ``word``; where none does, those with it in what is said of them."""
+    """Names that begin with ``word``, or else those whose summary, equation or source contains it."""
     word = word.lower()
     named = [name for name in PROBES if name.startswith(word)]
-    return named or [name for name in PROBES if word in _said(name)]
+    return named or [name for name in PROBES if word in _text_of(name)]
 
 
-def _said(name: str) -> str:
+def _text_of(name: str) -> str:
     entry = PROBES[name]
-    equations = " ".join(entry.variants.values())
-    return f"{entry.summary} {entry.equation} {equations} {entry.source}".lower()
+    return " ".join((entry.summary, entry.equation, *entry.variants.values(), entry.source)).lower()
 
 
 def _grid(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A campaign as Ray tasks, a cell each; what a task may rely on is said in `store/ray_shards.py`."""
+"""A campaign as Ray tasks, one per cell; `store/ray_shards.py` says what a task may rely on."""
 
 import logging
 import os
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from iceprobe.cli.campaign import cells
-from iceprobe.cli.sources import Sources, run_single
+from iceprobe.cli.console import Bars
+from iceprobe.cli.sources import Sources
+from iceprobe.cli.stages import run_stages
 from iceprobe.machine.processes import first
 from iceprobe.settings import Run
 from iceprobe.store.ray_shards import RETRIES, connect, enter, results_of
@@ -14,12 +16,15 @@ from iceprobe.store.ray_shards import RETRIES, connect, enter, results_of
 log = logging.getLogger("iceprobe")
 
 
-def run_cells(runs: Sequence[Run], resume: bool) -> None:
-    """Run the cells of a campaign, each a task; their stores are there already.
+def run_on_ray(sources: Sources, runs: Sequence[Run], resume: bool) -> None:
+    """Extract the stores of a campaign, one task per shard; then run its cells, one task each.
 
     Raises:
-        IceprobeError: of the first cell that fails; the others that were begun go on to their end.
+        IceprobeError: of the first cell that fails; other cells that have begun run to their end.
     """
+    for run in runs:
+        with Bars() as progress:
+            sources.store(run, progress)
     ray = connect()
     gpus = int(bool(ray.cluster_resources().get("GPU")) and all(r.device != "cpu" for r in runs))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(run_cell)
@@ -30,10 +35,10 @@ def run_cells(runs: Sequence[Run], resume: bool) -> None:
 
 
 def run_cell(folder: str, run: dict[str, Any], resume: bool) -> None:
-    """One cell, as ``iceprobe run`` runs it by itself."""
+    """One cell, as ``iceprobe run`` runs it."""
     enter(folder)
     config = Run(**run | {"engine": "local"})
     sources = Sources(config)
     (single,) = cells(sources.single_layers())
-    run_single(sources, single, resume=resume)
+    run_stages(single, sources, resume=resume)
     first(sources.keep)

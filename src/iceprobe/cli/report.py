@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from iceprobe.cli.console import console
+import iceprobe
+from iceprobe.cli.console import say
 from iceprobe.cli.paths import check_file
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
+from iceprobe.results import read_results
+from iceprobe.results.files import is_segmented
+from iceprobe.results.segmentation_files import read_segmentations
 
 
 def report(
@@ -16,8 +20,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="File to write: .html, .md or .csv (report.html in the run, if it is one run).",
-            show_default=False,
+            help="File to write: .html, .md or .csv (report.html in the run, if it is one run)."
         ),
     ] = None,
     trust: Trust = False,
@@ -31,17 +34,11 @@ def report(
       iceprobe report runs/demo --output table.md
       iceprobe report runs/segment
     """
-    from iceprobe import report as write_report
-    from iceprobe.results import read_results
-    from iceprobe.results.files import is_segmented
-
     if output is None and len(runs) > 1:
         raise IceprobeError(
             f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
         )
     if len(runs) == 1 and is_segmented(runs[0]):
-        from iceprobe.results.segmentation_files import read_segmentations
-
         results = read_segmentations(runs[0])
     else:
         results = [result for run in runs for result in read_results(run)]
@@ -49,5 +46,5 @@ def report(
     check_file(path, "--output")
     if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
-    write_report(results, path, trust=trust)
-    console.print(str(path.resolve()), markup=False, soft_wrap=True)
+    iceprobe.report(results, path, trust=trust)
+    say(path.resolve())

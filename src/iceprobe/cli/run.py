@@ -1,22 +1,15 @@
-"""``iceprobe run``: from images to a report, each stage left out that is done already."""
+"""``iceprobe run``: from images to a report; finished stages are skipped."""
 
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from iceprobe.cli.arguments import split_arguments
-from iceprobe.cli.campaign import cells, run_campaign
-from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars
+from iceprobe.cli.arguments import resolve_arguments
+from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.signature import Arguments, Given, Resume, options
-from iceprobe.cli.sources import Sources, run_single
+from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
 from iceprobe.settings import Run
-
-if TYPE_CHECKING:
-    pass
 
 
 @options(Run)
@@ -40,45 +33,23 @@ def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> Non
       iceprobe run config.yaml seeds=5 output=runs/five-seeds
       iceprobe run config.yaml --learning-rates 1e-3,1e-2 --output runs/two-rates
     """
-    file, overrides = split_arguments(arguments or [])
-    config = resolve(Run, given, file, overrides)
-    execute(config, resume)
+    execute(resolve_arguments(Run, given, arguments), resume)
 
 
 def execute(config: Run, resume: bool = True) -> None:
-    """Run what isn't done yet of ``config``, then show the table and the report's path."""
+    """Run the unfinished part of ``config``, then show the table and the report's path."""
     for text in config.probe:
-        parse_probe(text)  # a wrong name needn't wait for torch
+        parse_probe(text)  # a wrong name is reported before torch is imported
     if config.live and config.views:
         raise IceprobeError(f"--live with --views {config.views}: live images are new every epoch")
     if config.augmentation == "none" and not config.live:
         raise IceprobeError("--augmentation none is what is stored anyway: leave it out")
     sources = Sources(config)
     runs = cells(sources.single_layers())
-    if len(runs) == 1:
-        (run,) = runs
-        run_single(sources, run, resume=resume)
-    else:
-        ahead = None
-        if config.engine == "ray":
-            ahead = partial(_on_ray, sources, resume=resume)
-        run_campaign(
-            config,
-            runs,
-            sources.store,
-            sources.identities,
-            sources.check,
-            resume=resume,
-            ahead=ahead,
-        )
+    ahead = None
+    if config.engine == "ray":
+        from iceprobe.cli.ray_cells import run_on_ray
+
+        ahead = partial(run_on_ray, sources, resume=resume)
+    run_cells(config, runs, sources, resume=resume, ahead=ahead)
     first(sources.keep)
-
-
-def _on_ray(sources: "Sources", runs: Sequence[Run], resume: bool) -> None:
-    """Extract what ``runs`` read, a shard a task; then run them, each a task."""
-    from iceprobe.cli.ray_cells import run_cells
-
-    for run in runs:
-        with Bars() as progress:
-            sources.store(run, progress)
-    run_cells(runs, resume)

@@ -8,22 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import iceprobe
 from iceprobe import settings
-from iceprobe.cli.arguments import split_arguments
-from iceprobe.cli.config import resolve, to_yaml
-from iceprobe.cli.console import Bars, console
+from iceprobe.cli.arguments import resolve_arguments
+from iceprobe.cli.config import to_yaml
+from iceprobe.cli.console import Bars, console, say, table_of
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
+from iceprobe.cli.sources import Sources
 from iceprobe.cli.stages import check_features_of, print_duration, tell_complete
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.machine.temporary import new_folder
+from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.segmentation_files import PICTURE_NAME, read_segmentations
+from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.settings import Extraction, Run, SegmentRun
 
 if TYPE_CHECKING:
-    from iceprobe.results.segmentation import Segmentation
-    from iceprobe.results.terminal import TerminalTable
     from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
@@ -44,8 +47,7 @@ def segment(given: Given, arguments: Arguments = None) -> None:
       iceprobe segment --backbone timm:A --data pets?root=/data --probe linear --probe ep16
       iceprobe segment config.yaml seeds=5 output=runs/five-seeds
     """
-    file, overrides = split_arguments(arguments or [])
-    execute(resolve(SegmentRun, given, file, overrides))
+    execute(resolve_arguments(SegmentRun, given, arguments))
 
 
 def execute(config: SegmentRun) -> None:
@@ -53,9 +55,7 @@ def execute(config: SegmentRun) -> None:
 
     A finished run is shown, not run again.
     """
-    import iceprobe
     from iceprobe.fitting.segmentation_checks import check_probes
-    from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
     folder = RunFolder(config)
@@ -70,9 +70,7 @@ def execute(config: SegmentRun) -> None:
     _show(results, folder)
 
 
-def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
-    import iceprobe
-
+def _run(config: SegmentRun, output: Path) -> list[Segmentation]:
     check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log, new_folder(output, "--output") as folder:
@@ -94,23 +92,20 @@ def _run(config: SegmentRun, output: Path) -> "list[Segmentation]":
     return results
 
 
-def _show(results: "Sequence[Segmentation]", folder: RunFolder) -> None:
+def _show(results: Sequence[Segmentation], folder: RunFolder) -> None:
     from iceprobe.reporting.segment_page import headline
-    from iceprobe.results.segmentation_files import PICTURE_NAME
 
     console.print(_table(results))
     if any(one.undertrained for one in results):
         said = headline(results)
-        console.print(f"{said.sentence} {said.detail}", markup=False, soft_wrap=True)
+        say(f"{said.sentence} {said.detail}")
     _tell_differences(results)
     for file in (folder.path / PICTURE_NAME, folder.report):
-        console.print(str(file.resolve()), markup=False, soft_wrap=True)
+        say(file.resolve())
 
 
 def _identities(config: SegmentRun) -> set[str]:
-    """Of the stores that would be read now."""
-    from iceprobe.cli.sources import Sources
-
+    """Identities of the stores that would be read now."""
     shared = ["limit", "forward_dtype", "tokens", "forward_batch_size", "device", "output"]
     same = {name: getattr(config, name) for name in shared}
     run = Run(backbone=[config.backbone], data=[config.data], probe=["ep1"], **same)
@@ -121,8 +116,7 @@ def _identities(config: SegmentRun) -> set[str]:
 
 
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
-    """The tokens, once it is seen that images and backbone have what segmentation reads."""
-    import iceprobe
+    """Extract the tokens, if the images have masks and the tokens have a grid."""
     from iceprobe.fitting.segmentation_checks import no_grid, no_masks
 
     dataset = iceprobe.load_dataset(config.data)
@@ -131,56 +125,38 @@ def _extract(config: SegmentRun, progress: Bars) -> "Store":
     backbone = iceprobe.load_backbone(config.backbone)
     if backbone.grid is None:
         raise IceprobeError(no_grid(config.backbone))
-    store = iceprobe.extract(
-        backbone,
-        dataset,
-        config.features,
-        part_of(config, Extraction),
-        progress=progress,
-    )
+    extraction = part_of(config, Extraction)
+    store = iceprobe.extract(backbone, dataset, config.features, extraction, progress=progress)
     backbone.to("cpu")
     return store
 
 
-def _table(results: "Sequence[Segmentation]") -> "TerminalTable":
+def _table(results: Sequence[Segmentation]) -> TerminalTable:
     from iceprobe.results.tables import percent, short, span
-    from iceprobe.results.terminal import Column, TerminalTable
 
-    first = results[0]
-    columns = [
-        Column("probe", numeric=False),
-        Column("mIoU %"),
-        Column("95% interval"),
-        Column("object IoU %", goes=3),
-        Column("parameters", goes=2),
-        Column("FLOPs", goes=1),
-    ]
-    rows = [
+    one = results[0]
+    return table_of(
+        sorted(results, key=lambda result: -result.miou.mean),
         [
-            one.probe,
-            percent(one.miou),
-            span(one.miou.interval),
-            percent(one.object_iou),
-            short(one.parameters),
-            short(one.flops.per_image),
-        ]
-        for one in sorted(results, key=lambda result: -result.miou.mean)
-    ]
-    title = f"{first.backbone} on {first.dataset}, {len(first.class_names)} classes"
-    return TerminalTable(columns, rows, title)
+            (Column("probe", numeric=False), lambda one: one.probe),
+            (Column("mIoU %"), lambda one: percent(one.miou)),
+            (Column("95% interval"), lambda one: span(one.miou.interval)),
+            (Column("object IoU %", goes=3), lambda one: percent(one.object_iou)),
+            (Column("parameters", goes=2), lambda one: short(one.parameters)),
+            (Column("FLOPs", goes=1), lambda one: short(one.flops.per_image)),
+        ],
+        f"{one.backbone} on {one.dataset}, {len(one.class_names)} classes",
+    )
 
 
-def _tell_differences(results: "Sequence[Segmentation]") -> None:
+def _tell_differences(results: Sequence[Segmentation]) -> None:
     from iceprobe.results.tables import signed_points, span, tenths
 
     for one in results:
         if one.beside is not None:
             points, ends = signed_points(one.beside.mean), span(one.beside.interval, signed=True)
-            console.print(
+            say(
                 f"{one.probe} − {one.beside.probe}: {points} points of mIoU, 95% interval {ends} "
-                "(paired over images)",
-                markup=False,
-                soft_wrap=True,
+                "(paired over images)"
             )
-    everything = tenths(results[0].all_background)
-    console.print(f"all background: {everything}% mIoU", markup=False, soft_wrap=True)
+    say(f"all background: {tenths(results[0].all_background)}% mIoU")

@@ -5,8 +5,8 @@ A command is a function whose parameter ``given`` stands for all of them::
     @options(Run)
     def run(given: Given, arguments: Arguments = None, resume: Resume = True) -> None: ...
 
-Typer sees an option for each field in the place of ``given``; the function gets those that were given. None has
-a default of its own: the model has it, so that what was given is known from what wasn't.
+Typer sees one option per field in place of ``given``; the function gets those that the user gave. No
+option has a default here, since the model has it and must know what was given.
 """
 
 import inspect
@@ -23,15 +23,14 @@ from iceprobe.core.options import Option, Settings, options_of
 from iceprobe.settings import FIGURE, HOW, PAPER, WHAT, WHERE
 
 Given = Mapping[str, Any]
+Command = Callable[..., None]
 
 PANELS = (WHAT, HOW, WHERE, PAPER, FIGURE)
-FIRST = ("backbone", "layers", "data", "adapt", "probe")  # what is asked for before how
+FIRST = ("backbone", "layers", "data", "adapt", "probe")  # first in their panel
 
 Arguments = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="CONFIG.YAML KEY=VALUE...", help="A file, and keys that override what it says."
-    ),
+    typer.Argument(metavar="CONFIG.YAML KEY=VALUE...", help="A file, then keys that override it."),
 ]
 StoreArguments = Annotated[
     list[str] | None,
@@ -43,51 +42,41 @@ StoreArguments = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
-        help="Go on where a killed run stopped, or begin it again.", rich_help_panel=WHERE
-    ),
+    typer.Option(help="Continue a killed run, or begin it again.", rich_help_panel=WHERE),
 ]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Let code and other hosts that the folder's own files name be used: they are yours.",
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1 … (cuda where there is one).",
-        rich_help_panel=WHERE,
-        show_default=False,
+        help="Run code and connect to hosts that the folder's files name, because you trust them.",
     ),
 ]
 
 
 def options(
     *models: type[Settings], only: Iterable[str] | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Command], Command]:
     """A decorator: the parameter ``given`` becomes the options of ``models``.
 
     Args:
-        models: later ones add what the earlier haven't.
-        only: names of those that the command takes; all by default.
+        models: later ones add the options that earlier ones lack.
+        only: names of the options that the command takes; all by default.
     """
     fields = {
         name: (model, option)
         for model in reversed(models)
         for name, option in options_of(model).items()
+        if option.panel and (only is None or name in only)
     }
-    chosen = [name for name in fields if fields[name][1].panel and (only is None or name in only)]
-    chosen.sort(key=lambda name: _rank(name, fields[name][1]))
+    chosen = sorted(fields, key=lambda name: _rank(name, fields[name][1]))
     earlier = {
         was: name
         for model in models
         for was, name in model.EARLIER.items()
-        if name in chosen and was not in fields
+        if name in fields and was not in fields
     }
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Command) -> Command:
         def command(**values: Any) -> None:
             given = {name: values.pop(name) for name in chosen}
             for was, name in earlier.items():
@@ -98,10 +87,8 @@ def options(
         made = [_parameter(*fields[name], name) for name in chosen]
         made += [_parameter(*fields[name], was, hidden=True) for was, name in earlier.items()]
         parameters: list[inspect.Parameter] = []
-        for name, parameter in inspect.signature(function).parameters.items():
-            parameters += (
-                made if name == "given" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
-            )
+        for name, own in inspect.signature(function).parameters.items():
+            parameters += made if name == "given" else [own.replace(kind=own.KEYWORD_ONLY)]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__module__ = function.__module__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -120,34 +107,28 @@ def _parameter(
     model: type[Settings], option: Option, name: str, *, hidden: bool = False
 ) -> inspect.Parameter:
     """An option as typer takes it."""
-    today = model.EARLIER.get(name, name)
-    hint = _type(model.model_fields[name if name in model.model_fields else today].annotation)
-    flag = option.flag if option.flag and not hidden else f"--{name.replace('_', '-')}"
+    today = name if name in model.model_fields else model.EARLIER[name]
+    hint = _type(model.model_fields[today].annotation)
+    words = name.replace("_", "-")
+    flag = option.flag if option.flag and not hidden else f"--{words}"
     if hint is bool and option.flag is None:
-        flag = f"{flag}/--no-{name.replace('_', '-')}"
-    said = typer.Option(
-        flag, help=option.help, rich_help_panel=option.panel, show_default=False, hidden=hidden
-    )
+        flag += f"/--no-{words}"
+    said = typer.Option(flag, help=option.help, rich_help_panel=option.panel, hidden=hidden)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, said]
     )
 
 
 def _type(hint: Any) -> Any:
-    """What the command line reads: numbers, paths and switches as such, all else as text."""
+    """The type that the command line reads: numbers, paths, switches and lists; else text."""
     plain = bare(hint)
     kinds = get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
     if Sequence[str] in kinds:
         return list[str]
-    if not _has_a_text_of_its_own(hint):
-        for kind in (bool, int, Path):
-            if kind in kinds:
-                return kind
-    return str
+    simple = [] if _is_parsed(hint) else [kind for kind in (bool, int, Path) if kind in kinds]
+    return simple[0] if simple else str
 
 
-def _has_a_text_of_its_own(hint: Any) -> bool:
-    """Whether a text such as ``8GB`` or ``1,5,10`` is parsed."""
-    return any(
-        isinstance(one, BeforeValidator) or _has_a_text_of_its_own(one) for one in get_args(hint)
-    )
+def _is_parsed(hint: Any) -> bool:
+    """Whether the model parses a text such as ``8GB`` or ``1,5,10``."""
+    return any(isinstance(one, BeforeValidator) or _is_parsed(one) for one in get_args(hint))

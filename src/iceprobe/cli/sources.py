@@ -1,59 +1,47 @@
 """The backbones, data sets and stores of a run or campaign, each loaded or extracted once."""
 
+import functools
 from typing import TYPE_CHECKING
 
+import iceprobe
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
-from iceprobe.cli.stages import (
-    check_fit,
-    extraction_of,
-    live_of,
-    run_stages,
-)
+from iceprobe.cli.stages import check_fit, extraction_of, live_of
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.specs import parse_spec, with_options
 from iceprobe.machine.processes import first
 from iceprobe.settings import Run
+from iceprobe.store.format import BackboneRecord
+from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
     from iceprobe.store import Store
-    from iceprobe.store.format import BackboneRecord
-    from iceprobe.tokens import TokenShape
-
-
-def run_single(sources: "Sources", run: Run, *, resume: bool) -> None:
-    """A run of one backbone, layer, data set and draw, from images to report."""
-    run_stages(
-        run,
-        lambda bars: sources.store(run, bars),
-        lambda: sources.identities(run),
-        resume=resume,
-    )
 
 
 class Sources:
-    """Backbones, data sets and stores of a run or campaign, each loaded or extracted once.
+    """The `TokenSource` of a run or campaign on images.
 
     Args:
-        config: as it was asked for; a backbone may read several layers.
+        config: as given; a backbone may read several layers.
     """
 
     def __init__(self, config: Run):
         self.config = config
-        self._origin: dict[str, str] = {}  # spec of one layer → of the backbone it was asked in
+        # Spec of one layer → spec of its backbone with all layers.
+        self._origin: dict[str, str] = {}
         self._backbones: dict[str, Backbone] = {}
-        self._datasets: dict[str, Dataset] = {}
+        self._load_dataset = functools.cache(iceprobe.load_dataset)
         self._stores: dict[tuple[str, str], Store] = {}
         self._identities: dict[tuple[str, str], set[str]] = {}
         self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
         self._seen = SourcesSeen.read(config.output) if config.output else SourcesSeen()
 
     def single_layers(self) -> Run:
-        """The same with each backbone taken apart into backbones of one layer."""
+        """The configuration with each backbone split into backbones of one layer."""
         specs: list[str] = []
         for text in self.config.backbone:
             asked = text
@@ -71,23 +59,17 @@ class Sources:
         return self.config.model_copy(update={"backbone": specs})
 
     def backbone(self, run: Run) -> "Backbone":
-        """That of a run of one layer."""
+        """The backbone of a run of one layer."""
         (asked,) = run.backbone
         singles = self._backbone(self._origin[asked]).per_layer()
         return next(one for one in singles if len(singles) == 1 or one.spec == asked)
 
     def dataset(self, run: Run) -> "Dataset":
-        import iceprobe
-
         (asked,) = run.data
-        if asked not in self._datasets:
-            self._datasets[asked] = iceprobe.load_dataset(asked)
-        return self._datasets[asked]
+        return self._load_dataset(asked)
 
     def store(self, run: Run, progress: Bars) -> "Store":
-        """The store of a run; all layers asked for beside its own are written in the same pass."""
-        import iceprobe
-
+        """The store of a run; the stores of its backbone's other layers are written in the same pass."""
         (asked,), (data,) = run.backbone, run.data
         if (asked, data) not in self._stores:
             dataset, single = self.dataset(run), self.backbone(run)
@@ -122,10 +104,10 @@ class Sources:
         check_fit(run, self.backbone(run), dataset.classes, labels[rows])
 
     def identities(self, run: Run) -> set[str]:
-        """Of the stores that ``run`` would read or make now; nothing is extracted.
+        """Identities of the stores that would serve ``run`` now; nothing is extracted.
 
-        A store with patches serves probes that read none. Where no device is asked for, tokens
-        that another machine's made stay good.
+        A store with patches also serves probes that read none. Without a requested device, tokens
+        from any kind of device serve.
         """
         key = (run.backbone[0], run.data[0])
         if key not in self._identities:  # hashing weights takes a second a gigabyte
@@ -133,7 +115,6 @@ class Sources:
         return self._identities[key]
 
     def _identify(self, run: Run) -> set[str]:
-        from iceprobe.store.format import BackboneRecord
         from iceprobe.store.request import describe_as, live_settings, make_settings
 
         (asked,) = run.backbone
@@ -161,19 +142,17 @@ class Sources:
         return {wanted.model_copy(update={"settings": one}).identity for one in serving}
 
     def keep(self) -> None:
-        """Note in the run folder what its backbones were made from (`cli/sources_seen.py`)."""
+        """Save in the run folder which files its backbones came from (`cli/sources_seen.py`)."""
         if self.config.output is not None and self._files:
             self._seen.write(self.config.output)
 
-    def _remember(self, asked: str, backbone: "BackboneRecord", shape: "TokenShape") -> None:
-        """A backbone that was loaded in this process, if its files are all there is to it."""
+    def _remember(self, asked: str, backbone: BackboneRecord, shape: TokenShape) -> None:
+        """Keep the record of a backbone loaded in this process, if files alone determine it."""
         files = self._files.get(self._origin[asked])
         if files is not None:
             self._seen.backbones[asked] = Seen(files=files, backbone=backbone, shape=shape)
 
     def _backbone(self, asked: str) -> "Backbone":
-        import iceprobe
-
         if asked not in self._backbones:
             self._files[asked] = state_of(asked)
             self._backbones[asked] = iceprobe.load_backbone(asked)

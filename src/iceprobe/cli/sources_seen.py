@@ -1,8 +1,7 @@
-"""``sources.json`` of a run folder: the backbones as they were when they were last loaded.
+"""``sources.json`` of a run folder: the records of its backbones when they were last loaded.
 
-A finished run is shown if its features are those that would be read now. To know that, a backbone
-would have to be loaded and its weights hashed; as long as its files and the libraries stay as they
-are, what that gave the last time is still so.
+A finished run is shown if its features are those that would be read now. To check that, a backbone
+must be loaded and its weights hashed, unless its files and the libraries are unchanged since.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ def _versions() -> dict[str, str]:
 
 
 class Seen(BaseModel):
-    """A backbone as it was, and what it was made from."""
+    """The record of a backbone, and the files that it was loaded from."""
 
     files: State
     backbone: BackboneRecord
@@ -52,7 +51,7 @@ class SourcesSeen(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What is known and still holds; nothing, where the file isn't there or isn't whole."""
+        """The records that are still valid; none if the file is missing or damaged."""
         now = cls()
         with contextlib.suppress(OSError, ValueError):
             read = cls.model_validate(parse_json((folder / FILE_NAME).read_bytes()))
@@ -63,7 +62,7 @@ class SourcesSeen(BaseModel):
         return now
 
     def write(self, folder: Path) -> None:
-        """Beside the results; a folder that can't be written to does without."""
+        """Write the file, unless the folder is missing or can't be written to."""
         if self.backbones and folder.is_dir():
             text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
             with contextlib.suppress(OSError):
@@ -71,19 +70,19 @@ class SourcesSeen(BaseModel):
 
 
 def state_of(spec: str) -> State | None:
-    """The files of a backbone as they are now, to be asked before it is loaded.
+    """The state of a backbone's files, to be read before it is loaded.
 
     Returns:
-        ``None`` where files don't say all (:func:`local_files`).
+        ``None`` where files alone don't determine it (:func:`local_files`).
     """
     files = local_files(parse_spec(spec))
     return None if files is None else state(map(str, files))
 
 
 def state(files: Iterable[str]) -> State | None:
-    """Size and times of each; ``None`` where one isn't there.
+    """Size and times of each file; ``None`` where one is missing.
 
-    A copy that keeps the time of its content (``cp -p``) still changes the other.
+    A copy that keeps the time of its content (``cp -p``) still has a new time of change.
     """
     found = {}
     for file in files:

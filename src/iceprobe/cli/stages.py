@@ -1,14 +1,16 @@
-"""What ``run``, ``demo``, ``fit`` and ``knn`` share: checks, fit, report, and what is shown."""
+"""What ``run``, ``demo``, ``fit``, ``knn`` and ``adapt`` share: checks, fit, report and output."""
 
 import contextlib
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from iceprobe.cli.console import Bars, console
+import typer
+
+from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
@@ -19,71 +21,92 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.protocols.protocol import launch_line, protocol_of
+from iceprobe.results import FittedResult, read_results
+from iceprobe.results.segmentation import Segmentation
 from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from iceprobe.results import FittedResult
-    from iceprobe.results.segmentation import Segmentation
     from iceprobe.store import Store
     from iceprobe.tokens import HasTokenShape
 
 log = logging.getLogger("iceprobe")
 
+C = TypeVar("C", bound=FitRun)
+C_contra = TypeVar("C_contra", bound=FitRun, contravariant=True)
 
-def run_stages(
-    config: FitRun,
-    obtain: Callable[[Bars], "Store"],
-    identities: Callable[[], Collection[str]],
-    *,
-    resume: bool = True,
-) -> None:
-    """Everything between a configuration and the path of its report.
 
-    A finished run is shown, not run again; an unfinished one goes on.
+class TokenSource(Protocol[C_contra]):
+    """Where the tokens of a run come from."""
 
-    Args:
-        config: resolved.
-        obtain: makes or opens the feature store. It runs before the run folder is made, so that
-            what is wrong with backbone or images leaves no folder behind.
-        identities: of the stores that would serve ``config`` now. A finished run is shown if it
-            read one of them.
-        resume: go on from an unfinished fit; without it, begin it again.
+    def store(self, config: C_contra, progress: Bars) -> "Store":
+        """Make or open the feature store of ``config``."""
 
-    Raises:
-        IceprobeError: for what the user can put right.
+    def identities(self, config: C_contra) -> Collection[str]:
+        """Identities of the stores that would serve ``config`` now."""
+
+    def check(self, config: C_contra) -> None:
+        """Refuse probes, budgets and draws that don't fit the images."""
+
+
+def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> None:
+    """Fit the probes of ``config`` and report.
+
+    A finished run is shown if it read one of the stores that would serve it now. An unfinished
+    one is continued, or with ``resume=False`` started again.
     """
-    for text in config.probe:
-        parse_probe(text)  # a wrong name needn't wait for torch
     folder = RunFolder(config)
     if folder.state == "finished":
-        first(lambda: show_finished(folder, identities, resume))
+        first(lambda: show_finished(folder, lambda: source.identities(config), resume))
     else:
-        show(fit_run(config, folder, obtain, resume=resume), folder)
+        show(fit_run(config, folder, source, resume=resume), folder)
 
 
 def fit_run(
-    config: FitRun,
+    config: C, folder: RunFolder, source: TokenSource[C], *, resume: bool
+) -> list[FittedResult]:
+    """Obtain the tokens, fit, write the run folder with its report."""
+
+    def prepare(progress: Bars) -> Callable[..., list[FittedResult]]:
+        from iceprobe import fit
+
+        store = source.store(config, progress)
+        log.info("store %s", store.path or store.identity)
+        check_fit(config, store, store.classes, store["train"].labels)
+        first(lambda: _check_duration(config, store))
+        first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
+        if config.memory is not None:
+            give_back_freed_memory()
+        return partial(fit, store, config.probe, fitting_of(config))
+
+    return write_run(folder, prepare, resume=resume)
+
+
+def write_run(
     folder: RunFolder,
-    obtain: Callable[[Bars], "Store"],
+    prepare: Callable[[Bars], Callable[..., list[FittedResult]]],
     *,
     resume: bool,
-) -> list["FittedResult"]:
-    """Obtain the tokens, fit, write the run folder with its report."""
+) -> list[FittedResult]:
+    """Write a run folder with its log, results and report.
+
+    Args:
+        folder: of the run.
+        prepare: loads and checks everything, and returns the function that fits. It runs before
+            the folder is made, so that a wrong backbone or data set leaves no folder behind.
+        resume: passed to that function.
+    """
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log:
         log.info("%s", command)
         with Bars() as progress:
-            store = obtain(progress)
-            log.info("store %s", store.path or store.identity)
-            check_fit(config, store, store.classes, store["train"].labels)
-            first(lambda: _check_duration(config, store))
+            fit = prepare(progress)
             folder.create()
             run_log.write_to(folder.log)
-            first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
             try:
-                results = _fit(store, config, command, resume, progress)
+                results = fit(output=folder.path, resume=resume, progress=progress, command=command)
             except IceprobeError:
                 folder.abandon()
                 raise
@@ -94,34 +117,23 @@ def fit_run(
 
 
 def check_fit(
-    config: FitRun,
-    tokens: "HasTokenShape",
-    classes: Sequence[str],
-    train_labels: "np.ndarray",
+    config: FitRun, tokens: "HasTokenShape", classes: Sequence[str], train_labels: "np.ndarray"
 ) -> None:
-    """See that probes, budget and draws fit the tokens and the images, before anything long.
+    """Check that probes, budget and draws fit the tokens and the images.
 
     Args:
         config: of the fit.
         tokens: a store, or a backbone.
         classes: their names.
         train_labels: ``(n,)`` of the training images.
-
-    Raises:
-        IceprobeError: naming what doesn't fit.
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import draw
 
     shape = tokens.shape
     if has_budget(config):
-        probes.within_budget(
-            shape.dim,
-            len(classes),
-            shape.num_tokens,
-            parameters=config.budget,
-            flops=config.budget_flops,
-        )
+        sizes = shape.dim, len(classes), shape.num_tokens
+        probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
     for shots in config.shots or []:
         draw(train_labels, list(classes), shots=shots)
     for text in config.probe:
@@ -133,31 +145,12 @@ def check_fit(
             probes.build_for(shape, spec, len(classes))
 
 
-def needs_patches(config: FitRun) -> bool:
-    """Whether a probe reads patch tokens; the others do with class token and mean."""
-    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
-    return has_budget(config) or any(name.endswith("patches") for name in inputs)
-
-
 def has_budget(config: FitRun) -> bool:
     return config.budget is not None or config.budget_flops is not None
 
 
-def _fit(
-    store: "Store", config: FitRun, command: str, resume: bool, progress: Bars
-) -> list["FittedResult"]:
-    from iceprobe import fit
-
-    if config.memory is not None:
-        give_back_freed_memory()
-    return fit(
-        store, config.probe, fitting_of(config), output=config.output, resume=resume,
-        progress=progress, command=command,
-    )  # fmt: skip
-
-
 def fitting_of(config: FitRun) -> Fitting:
-    """The settings of one fit: the first number of training images, where there are any."""
+    """The settings of one fit: the first number of training images, if numbers are given."""
     one = {
         "shots": config.shots and config.shots[0],
         "fraction": config.fraction and config.fraction[0],
@@ -165,52 +158,46 @@ def fitting_of(config: FitRun) -> Fitting:
     return part_of(config.model_copy(update=one), Fitting)
 
 
+def _only_knn(config: FitRun) -> bool:
+    return all(parse_probe(text).name == "knn" for text in config.probe)
+
+
 def _check_duration(config: FitRun, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
-    if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
+    if config.long or _only_knn(config):
         return
     from iceprobe.cost.duration import expected_seconds
-    from iceprobe.protocols.protocol import protocol_of
 
     settings = fitting_of(config)
-    protocol = protocol_of(settings)
     seconds = expected_seconds(store, config.probe, settings)
-    begin_or_refuse(f"the fit of {protocol.epochs:,} epochs", seconds)
+    begin_or_refuse(f"the fit of {protocol_of(settings).epochs:,} epochs", seconds)
 
 
 def print_duration(config: Any, seconds: float) -> None:
-    """Say how long a training of ``config.epochs`` will take; one of more than a day is asked for.
-
-    Raises:
-        IceprobeError: as :func:`begin_or_refuse`.
-    """
+    """Print how long ``config.epochs`` of training will take; ask if that is more than a day."""
     console.print(f"about {duration(seconds)} of training, by its first steps", markup=False)
     if not config.long:
         begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
 
 
 def begin_or_refuse(what: str, seconds: float) -> None:
-    """Ask before ``what`` takes more than a day; where nobody can be asked, refuse it.
+    """Ask before ``what`` takes more than a day; without a terminal to ask in, refuse it.
 
     Raises:
-        IceprobeError: with the estimate, and the option that says yes.
+        IceprobeError: with the estimate and the option that allows it.
     """
     if seconds <= DAY:
         return
     text = f"{what} would take about {in_days(seconds)}"
-    if sys.stdin.isatty() and sys.stdout.isatty() and world().size == 1:
-        import typer
-
-        if typer.confirm(f"{text}. Begin it?"):
-            return
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and world().size == 1
+    if asks and typer.confirm(f"{text}. Begin it?"):
+        return
     raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")
 
 
 def _tell_steps(config: FitRun, images: int, classes: int) -> None:
-    """How many steps the fit takes, and why they aren't the protocol's epochs."""
-    from iceprobe.protocols.protocol import launch_line, protocol_of
-
-    if all(parse_probe(text).name == "knn" for text in config.probe) and not has_budget(config):
+    """Print how many steps the fit takes, and why they aren't the protocol's epochs."""
+    if _only_knn(config) and not has_budget(config):
         return
     if config.shots:
         images = min(images, config.shots[0] * classes)
@@ -218,14 +205,16 @@ def _tell_steps(config: FitRun, images: int, classes: int) -> None:
         images = max(1, round(images * config.fraction[0]))
     text = f"fit: {launch_line(protocol_of(fitting_of(config)), images)}"
     log.info("%s", text)
-    console.print(text, markup=False, soft_wrap=True)
+    say(text)
 
 
-def write_report(results: Sequence["FittedResult"], folder: RunFolder, progress: Bars) -> None:
+def write_report(
+    results: Sequence[FittedResult], folder: RunFolder, progress: Bars, title: str | None = None
+) -> None:
     from iceprobe import report
 
     progress("report", 0, 1)
-    report(results, folder.report)
+    report(results, folder.report, title=title)
     progress("report", 1, 1)
 
 
@@ -243,34 +232,32 @@ def show_finished(
     show(results, folder)
 
 
-def finish_off(folder: RunFolder, results: Sequence["FittedResult"]) -> None:
-    """What a run lacks that was killed between its last number and its end."""
+def finish_off(folder: RunFolder, results: Sequence[FittedResult]) -> None:
+    """Complete a run that was killed after its results were written."""
     if not folder.report.exists():
         with Bars() as progress:
             write_report(results, folder, progress)
     if untidy(folder.path):
-        # Another process at work there, or a disk that can't be written to: they stay.
+        # Files stay if another process works there, or the disk can't be written to.
         with contextlib.suppress(IceprobeError, OSError), exclusive(folder.path):
             tidy(folder.path)
 
 
-def check_finished(folder: RunFolder, identities: Collection[str]) -> list["FittedResult"]:
-    """The results of a finished run, if they are of the stores that would be read now.
-
-    Raises:
-        IceprobeError: if backbone or images have changed since.
-    """
-    from iceprobe.results import read_results
-
+def check_finished(folder: RunFolder, identities: Collection[str]) -> list[FittedResult]:
+    """Read the results of a finished run, checked by :func:`check_features_of`."""
     results = read_results(folder.path)
     check_features_of(results, folder, identities)
     return results
 
 
 def check_features_of(
-    results: "Sequence[FittedResult | Segmentation]", folder: RunFolder, identities: Collection[str]
+    results: Sequence[FittedResult | Segmentation], folder: RunFolder, identities: Collection[str]
 ) -> None:
-    """Refuse the results of a finished run that read other features than would be read now."""
+    """Check that results were computed on the stores that would be read now.
+
+    Raises:
+        IceprobeError: if backbone or images have changed since.
+    """
     if not {result.store.identity for result in results} <= set(identities):
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run, and its features have changed "
@@ -279,24 +266,22 @@ def check_features_of(
 
 
 def tell_complete(folder: RunFolder) -> None:
-    console.print(
-        f"{folder.path} is complete already: nothing to do.", markup=False, soft_wrap=True
-    )
+    say(f"{folder.path} is complete already: nothing to do.")
 
 
-def show(results: Sequence["FittedResult"], folder: RunFolder) -> None:
-    """The table and the report's path.
+def show(results: Sequence[FittedResult], folder: RunFolder) -> None:
+    """Print the table and the report's path.
 
     Raises:
-        IceprobeError: after them, if a probe that was asked for has no result.
+        IceprobeError: after them, if a requested probe has no result.
     """
     from iceprobe.results import to_rich, to_rich_matrix
 
-    first = results[0]
-    one = len({(r.backbone, r.dataset, r.shots, r.fraction) for r in results}) == 1
-    title = f"{first.backbone} on {first.dataset}, protocol {first.protocol}" if one else None
-    console.print(to_rich(results, title=title) if one else to_rich_matrix(results))
-    console.print(str(Path(folder.report).resolve()), markup=False, soft_wrap=True)
+    one, *_ = results
+    same = len({(r.backbone, r.dataset, r.shots, r.fraction) for r in results}) == 1
+    title = f"{one.backbone} on {one.dataset}, protocol {one.protocol}" if same else None
+    console.print(to_rich(results, title=title) if same else to_rich_matrix(results))
+    say(folder.report.resolve())
     found = {result.probe for result in results}
     asked = [probe_label(parse_probe(text)) for text in folder.config.probe]
     if lost := [label for label in asked if label not in found]:
@@ -312,8 +297,10 @@ def live_of(config: Run) -> Live:
 
 
 def extraction_of(config: Run) -> Extraction:
-    """The settings of ``iceprobe.extract`` in ``config``."""
-    values = _set_of(config, Views) | {"patches": needs_patches(config)}
+    """The settings of ``iceprobe.extract`` in ``config``; patches are stored only for probes that read them."""
+    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
+    patches = has_budget(config) or any(name.endswith("patches") for name in inputs)
+    values = _set_of(config, Views) | {"patches": patches}
     if config.live:
         values.pop("augmentation", None)
     return Extraction(**values)

@@ -1,4 +1,4 @@
-"""The feature stores of a folder, and which runs read them: for ``ls stores`` and ``prune``."""
+"""The feature stores of a folder and the runs that read them, for ``ls stores`` and ``prune``."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.object_storage import is_remote
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest
 
-# What says of a run which store it reads: finished, under way, or of segmentation.
-_SAID_IN = ("results.json", "request.json", "dense.json")
+# Files of a finished run, an unfinished one and a segmentation that name the store they read.
+_NAMED_IN = ("results.json", "request.json", "dense.json")
 _DEPTH = 3  # of a campaign's cell below the folder of runs: NAME/cells/CELL
 
 
@@ -20,8 +20,8 @@ class Stored:
 
     Attributes:
         path: of the store.
-        manifest: what it says of itself, or why that can't be read.
-        readers: folders of the runs that refer to it.
+        manifest: of the store, or why it can't be read.
+        readers: folders of the runs that read it.
     """
 
     path: Path
@@ -30,12 +30,12 @@ class Stored:
 
     @cached_property
     def bytes(self) -> int:
-        """Of its files, those included that a stopped writer left."""
+        """Size of all its files, also of those that a stopped writer left."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     @property
     def state(self) -> str:
-        """``"finished"``, or how far it has come."""
+        """``"finished"``, the number of finished shards, or what is wrong with it."""
         if isinstance(self.manifest, IceprobeError):
             return str(self.manifest)
         if self.manifest.finished:
@@ -45,28 +45,28 @@ class Stored:
         return f"unfinished: {done} of {done + missing} shards; the same command goes on from here"
 
     @property
-    def tokens(self) -> str:
-        """``"196 patch tokens and 1 prefix token of width 768 in float16"``."""
-        assert isinstance(self.manifest, Manifest)
+    def content(self) -> list[str]:
+        """Lines such as ``images: train 320, test 80; 196 patch tokens of width 768 in float16``."""
+        if isinstance(self.manifest, IceprobeError):
+            return []
         shape, settings = self.manifest.shape, self.manifest.settings
         kept = f"{shape.num_tokens} patch tokens" if settings.patches else "mean of the patches"
         if shape.num_prefix:
             kept += f" and {shape.num_prefix} prefix token{'s' * (shape.num_prefix > 1)}"
         views = f", {count} augmented views" if (count := settings.augmented_views) else ""
-        return f"{kept} of width {shape.dim} in {settings.tokens}{views}"
-
-    @property
-    def images(self) -> str:
-        """``"train 320, test 80"``."""
-        assert isinstance(self.manifest, Manifest)
-        return ", ".join(f"{name} {one.images:,}" for name, one in self.manifest.splits.items())
+        splits = self.manifest.splits.items()
+        images = ", ".join(f"{name} {split.images:,}" for name, split in splits)
+        return [
+            f"{self.manifest.backbone.spec} on {self.manifest.dataset.spec}",
+            f"images: {images}; {kept} of width {shape.dim} in {settings.tokens}{views}",
+        ]
 
 
 def stores_in(features: Path, runs: Sequence[Path]) -> list[Stored]:
     """The stores directly in ``features``, by name, with the runs below ``runs`` that read them.
 
     Raises:
-        IceprobeError: for object storage, which isn't listed.
+        IceprobeError: if ``features`` is on object storage.
     """
     if is_remote(features):
         raise IceprobeError(
@@ -85,9 +85,9 @@ def stores_in(features: Path, runs: Sequence[Path]) -> list[Stored]:
 
 
 def stored(path: Path, said: Sequence[tuple[Path, str]]) -> Stored:
-    """The store at ``path``; a run reads it if its files have the store's identity in them.
+    """The store at ``path``, read by the runs whose files contain its identity.
 
-    Of a store whose manifest can't be read, the folder's name has the start of its identity.
+    If the manifest can't be read, the start of the identity is taken from the folder's name.
     """
     manifest: Manifest | IceprobeError
     try:
@@ -100,9 +100,9 @@ def stored(path: Path, said: Sequence[tuple[Path, str]]) -> Stored:
 
 
 def _said(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each run folder with the text of a file that says what it reads."""
+    """Each run folder with the text of a file that names its store."""
     for root in runs:
         for depth in range(_DEPTH + 1):
-            for name in _SAID_IN:
+            for name in _NAMED_IN:
                 for file in sorted(root.glob("*/" * depth + name)):
                     yield file.parent, file.read_text(errors="replace")

@@ -1,22 +1,16 @@
-"""The names of segmentation, where they have always been; they live in other rooms."""
+"""Segmentation under the names of earlier versions; the code is in other packages."""
 
 from iceprobe.core.lazy import lazy
 
-_HOME = {
-    "Segmentation": "results.segmentation",
-    "read_segmentations": "results.segmentation_files",
-    "segment": "fitting.segmentation",
-    "write_segmentations": "fitting.segmentation_files",
-    "LinearSegmentation": "probes.segmentation",
-    "EPSegmentation": "probes.segmentation",
-    "build": "probes.segmentation",
-    "upsample": "probes.segmentation",
-    "Counts": "tasks.miou",
-    "count": "tasks.miou",
-    "iou": "tasks.miou",
-    "mean_iou": "tasks.miou",
-    "IGNORE": "tasks.miou",
+_NAMES = {
+    "results.segmentation": ["Segmentation"],
+    "results.segmentation_files": ["read_segmentations"],
+    "fitting.segmentation": ["segment"],
+    "fitting.segmentation_files": ["write_segmentations"],
+    "probes.segmentation": ["LinearSegmentation", "EPSegmentation", "build", "upsample"],
+    "tasks.miou": ["Counts", "count", "iou", "mean_iou", "IGNORE"],
 }
+_HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOME)
 __getattr__ = lazy("iceprobe", _HOME)

@@ -1,4 +1,4 @@
-"""Export: a fitted probe with its backbone as one folder, images → logits, and what runs it."""
+"""Export of a fitted probe with its backbone, and prediction with it."""
 
 from iceprobe.core.lazy import lazy
 

@@ -1,4 +1,4 @@
-"""``model.json``: what an exported folder holds, where it comes from, and how it is put together."""
+"""``model.json``: the content of an exported folder, its origin, and how to load it."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ PROBE, BACKBONE, ONNX = "probe.safetensors", "backbone.safetensors", "model.onnx
 
 
 class Measured(BaseModel):
-    """What the probe scored in its run."""
+    """The scores of the probe in its run."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -46,18 +46,18 @@ class Card(BaseModel):
     Attributes:
         kind: ``"folder"`` (weights, opened by :func:`iceprobe.load_probe`) or ``"onnx"``.
         probe: canonical label, ``"ep12"``.
-        input: which tokens it reads.
-        seed: of the initialisation, which one of the run's fits it is.
-        num_classes, classes: C names; a logit's place is an index into them.
+        input: the tokens that it reads.
+        seed: of the exported fit.
+        num_classes, classes: C names, in the order of the logits.
         shape: of the tokens of one image.
         backbone: its spec, its preprocessing, and its identity with the hash of the weights.
-        amp: dtype of the forward pass that made the tokens it was fitted on.
+        amp: dtype of the forward pass that made the training tokens.
         measured: its accuracy.
-        store: identity of the feature store that it was fitted on.
+        store: identity of the feature store of the fit.
         check: logits ``(C,)`` of the picture of :func:`iceprobe.exporting.exported.check_image`.
-        versions: of the program and its libraries when it was exported.
+        versions: of iceprobe and its libraries at the export.
         files: name → sha256 of every other file of the folder.
-        reading: options of how its images' files were read (`iceprobe.datasets.pixels.Reading`).
+        reading: options by which image files are read (`iceprobe.datasets.pixels.Reading`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -88,11 +88,10 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of the exported folder, after every file that it names was compared with its hash.
+    """The card of an exported folder, whose files are compared with their hashes.
 
     Raises:
-        IceprobeError: if it is no such folder, its card can't be read, or a file is missing or
-            damaged.
+        IceprobeError: if it is no exported folder, or a file is missing or damaged.
     """
     path = folder / CARD
     try:

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iceprobe.backbones import Backbone, Preprocessing
@@ -22,14 +20,13 @@ from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.pixels import Reading, Seen, Unreadable, finished
 from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
-from iceprobe.exporting.rebuilding import rebuilt_backbone
+from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.tasks.classification import Classification
 
-# Of the largest logit: rounding on other machines stays well below, another function doesn't.
+# Share of the largest logit: rounding on other machines stays well below it.
 TOLERANCE = 0.01
-
 
 Picture = Image.Image | str | os.PathLike[str]
 
@@ -41,9 +38,9 @@ class ExportedProbe(nn.Module):
         backbone: images → tokens.
         probe: tokens → logits.
         classes: C names.
-        amp: dtype of the forward pass that the probe was fitted on the tokens of.
-        reading: how image files are read, as those were that it was fitted on.
-        card: ``model.json``, where it was loaded from a folder.
+        amp: dtype of the forward pass that made the training tokens.
+        reading: how image files are read, the same as for training.
+        card: ``model.json``, if it was loaded from a folder.
     """
 
     def __init__(
@@ -58,14 +55,13 @@ class ExportedProbe(nn.Module):
     ):
         super().__init__()
         self.backbone, self.probe = backbone, probe
-        self.classes, self.amp, self.card = list(classes), amp, card
-        self.reading = reading
+        self.classes, self.amp, self.reading, self.card = list(classes), amp, reading, card
         self.task = Classification()
         self.eval().requires_grad_(False)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Image → what ``forward`` takes: ``preprocessing.transform(image)``, ``(C, S, S)``."""
+        """``preprocessing.transform(image)`` is an input of ``forward``, ``(C, S, S)``."""
         return self.backbone.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,9 +70,9 @@ class ExportedProbe(nn.Module):
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
-        """Weights ``(B, M, N)`` that each predictor gives the tokens which the probe reads.
+        """Attention weights ``(B, M, N)`` of each predictor over the tokens that the probe reads.
 
-        Prefix tokens, where it reads them, stand before the patches.
+        Prefix tokens, if it reads them, come before the patches.
 
         Args:
             images: normalised, ``(B, C, S, S)``.
@@ -88,21 +84,17 @@ class ExportedProbe(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self,
-        images: "Picture | Sequence[Picture]",
-        *,
-        top: int = 5,
-        batch_size: int = 64,
+        self, images: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 64
     ) -> list[list[tuple[str, float]]]:
         """The most probable classes of each picture, best first, with their probabilities.
 
         Args:
             images: pictures or paths, or one of them.
-            top: how many classes.
-            batch_size: images a forward pass.
+            top: number of classes.
+            batch_size: images per forward pass.
 
         Raises:
-            IceprobeError: for what is neither, or a number below 1.
+            IceprobeError: for anything else, or a number below 1.
             BadImage: if a file can't be read as an image.
         """
         if isinstance(images, Image.Image | str | os.PathLike):
@@ -125,13 +117,13 @@ class ExportedProbe(nn.Module):
 def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     """Open what :func:`iceprobe.export` wrote, on the CPU.
 
-    Where the folder holds the backbone's weights nothing else is read but its architecture, from
-    the library that defines it; otherwise the backbone is loaded by its spec.
+    If the folder holds the backbone's weights, only its architecture is built, by the library that
+    defines it; otherwise the backbone is loaded by its spec.
 
     Args:
-        folder: what was exported.
+        folder: the exported folder.
         trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
-            repository, a model of transformers that brings its own.
+            repository, or a transformers model with code of its own.
 
     Raises:
         IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
@@ -149,14 +141,8 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     else:
         backbone = recorded_backbone(card.backbone, folder, trust=trust)
     probe = build_for(card.shape, card.probe, len(card.classes))
-    try:
-        probe.load_state_dict(load_file(folder / PROBE))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise IceprobeError(
-            f"{folder / PROBE} doesn't fit {card.probe!r} ({reason}): "
-            f"install iceprobe {card.versions.get('iceprobe')}"
-        ) from error
+    remedy = f"install iceprobe {card.versions.get('iceprobe')}"
+    load_weights(probe, folder / PROBE, card.probe, remedy)
     try:
         reading = Reading(**card.reading)
     except TypeError as error:
@@ -164,18 +150,8 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
             f"{folder}: unknown way of reading images ({error}): export again"
         ) from error
     model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, reading=reading, card=card)
-    check_logits(model, card, folder)
-    return model
-
-
-def check_logits(model: ExportedProbe, card: Card, folder: Path) -> None:
-    """See that the model is the function that was exported, whatever versions are installed now.
-
-    Raises:
-        IceprobeError: if its logits on one picture differ by more than rounding.
-    """
     if same_logits(check_of(model), torch.tensor(card.check)):
-        return
+        return model
     was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))
     raise IceprobeError(
         f"{str(folder)!r} gives other logits than when it was exported: the code of its backbone "
@@ -184,7 +160,7 @@ def check_logits(model: ExportedProbe, card: Card, folder: Path) -> None:
 
 
 def same_logits(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits differ by rounding at most."""
+    """Whether logits differ only by rounding."""
     if found.shape != expected.shape:
         return False
     largest = max(float(expected.abs().max()), 1.0)
@@ -198,14 +174,14 @@ def check_of(model: ExportedProbe) -> Tensor:
 
 
 def check_image(preprocessing: Preprocessing) -> Tensor:
-    """A picture that is the same everywhere: a rising wave, ``(1, C, S, S)``."""
+    """A picture that is the same on every machine: one sine wave over all pixels, ``(1, C, S, S)``."""
     side, channels = preprocessing.image_size, preprocessing.channels
     wave = torch.linspace(0, 50, channels * side * side, dtype=torch.float64).sin()
     return wave.float().view(1, channels, side, side)
 
 
 def opened(image: Picture, reading: Reading) -> Image.Image:
-    """A picture by the rules of a data set's files (docs/images.md), whoever opened it."""
+    """A picture or file, read by the rules for a data set's files (docs/images.md)."""
     if isinstance(image, Image.Image):
         try:
             return finished(image, reading, Seen())

@@ -1,4 +1,4 @@
-"""Attention overlays as pictures: each image beside its maps, one tile a predictor."""
+"""Attention overlays as pictures: each image beside its maps, one tile per predictor."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ _GAP = 4  # pixels between tiles
 
 
 class MapWriter:
-    """Writes ``NAME.png`` for each image: the crop that the backbone saw, then its maps.
+    """Writes ``NAME.png`` for each image: the crop that the backbone read, then its maps.
 
-    More than eight predictors are grouped by what they do on the first batch of images, so a
-    tile's place means the same in every picture.
+    More than eight predictors are grouped by their maps of the first batch, so that a tile's
+    position has the same meaning in every picture.
 
     Attributes:
-        titles: what the maps are, left to right, once there was a batch.
+        titles: names of the maps, left to right, after the first batch.
 
     Raises:
         IceprobeError: if the probe has no attention, or its tokens no grid.
@@ -37,12 +37,12 @@ class MapWriter:
         self._groups: list[Tensor] = []
 
     def write(self, tokens: Tokens, crops: list[Image.Image], names: list[str]) -> None:
-        """Draw a batch.
+        """Draw a batch of B images.
 
         Args:
-            tokens: of B images, where the probe is.
-            crops: B pictures, as the backbone sees them.
-            names: B paths below the folder, without ``.png``.
+            tokens: on the probe's device.
+            crops: what the backbone reads of each image.
+            names: paths below the folder, without ``.png``.
         """
         weights = patch_attention(self.probe, tokens)
         if not self._groups:
@@ -55,7 +55,7 @@ class MapWriter:
 
 
 def side_by_side(tiles: list[Image.Image]) -> Image.Image:
-    """Pictures of one height in a row on white."""
+    """Pictures of equal height in a row on white."""
     width = sum(tile.width for tile in tiles) + _GAP * (len(tiles) - 1)
     row = Image.new("RGB", (width, tiles[0].height), "white")
     left = 0

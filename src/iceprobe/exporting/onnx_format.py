@@ -13,11 +13,11 @@ from iceprobe.exporting.card import ONNX
 from iceprobe.exporting.exported import ExportedProbe, check_image, same_logits
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-PROTOBUF_BYTES = 2 * 10**9  # a protobuf message ends at 2 GiB: weights beyond go into a file beside
+PROTOBUF_BYTES = 2 * 10**9  # a protobuf message holds 2 GiB: larger weights go into a second file
 
 
 def require_onnx() -> None:
-    """See that the packages of the extra are there.
+    """Check that the packages of the extra are installed.
 
     Raises:
         IceprobeError: naming the first that isn't.
@@ -30,7 +30,7 @@ def require_onnx() -> None:
 
 
 def write_onnx(model: ExportedProbe, folder: Path) -> None:
-    """Write ``folder/model.onnx`` and see in onnxruntime that it is the same function.
+    """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same logits.
 
     The input is ``images (batch, C, S, S)``, float32, the output ``logits (batch, classes)``.
 
@@ -62,7 +62,7 @@ def write_onnx(model: ExportedProbe, folder: Path) -> None:
 
 
 def _forget_traces(path: Path) -> None:
-    """Leave out the notes of the exporter on each node, which name files of this machine."""
+    """Remove the exporter's metadata of each node, which names files of this machine."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -72,7 +72,7 @@ def _forget_traces(path: Path) -> None:
 
 
 def _check(model: ExportedProbe, folder: Path) -> None:
-    """Compare with onnxruntime, on a batch of another size than the exporter saw."""
+    """Compare with onnxruntime, on another batch size than the exporter used."""
     import onnxruntime
 
     image = check_image(model.preprocessing)

@@ -1,4 +1,4 @@
-"""An exported probe on a folder of images: a table of classes and, where wanted, attention maps."""
+"""An exported probe on a folder of images: a table of classes, and attention maps on request."""
 
 import contextlib
 import logging
@@ -12,7 +12,6 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.text import csv_text
-from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import unlabelled
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
@@ -31,12 +30,12 @@ log = logging.getLogger("iceprobe")
 
 @dataclass(frozen=True)
 class Predicted:
-    """What :func:`predict` did.
+    """The outcome of :func:`predict`.
 
     Attributes:
         images: rows of the table.
         skipped: names of the images that couldn't be read.
-        maps: what the tiles beside each image are, left to right; empty without maps.
+        maps: names of the tiles beside each image, left to right; empty without maps.
     """
 
     images: int
@@ -51,17 +50,17 @@ def predict(
 ) -> Predicted:
     """Classify every image below a folder.
 
-    The table is CSV in UTF-8, one row an image in the order of their paths: ``file`` (relative to
-    the folder), ``class`` and ``probability``, then ``class_2``, ``probability_2`` and so on. It
-    is written at the end, whole; a table that is there is replaced.
+    The table is CSV in UTF-8, one row per image in the order of paths: ``file`` (relative to the
+    folder), ``class`` and ``probability``, then ``class_2``, ``probability_2`` and so on. It is
+    written at the end and replaces an existing one.
 
     Args:
         model: what :func:`iceprobe.load_probe` opened.
-        images: the folder, with images at any depth.
+        images: a folder with images at any depth.
         output: the table.
         call: an :class:`iceprobe.settings.Prediction` as ``settings``, or its options as keywords. Its
-            ``maps`` is a folder for ``NAME.png``, each image beside its attention maps: a new one, or one
-            that holds such pictures of these images and nothing else.
+            ``maps`` is a folder for ``NAME.png``, each image beside its attention maps: new, or with
+            nothing but such pictures of these images.
 
     Raises:
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
@@ -78,13 +77,14 @@ def predict(
     )
     settings = make_settings(asked, where.type)
     model.to(where)
+    names = [Path(name).as_posix() for name in split.names]
     rows: list[list[str]] = []
     skipped: list[str] = []
     done = 0
     with contextlib.ExitStack() as stack:
         writer = None
         if call.maps is not None:
-            pictures = {f"{_posix(split, row)}.png" for row in range(len(split))}
+            pictures = {f"{name}.png" for name in names}
             folder = stack.enter_context(new_folder(call.maps, "--maps", pictures))
             writer = MapWriter(model, folder)
         for batch in extracted_batches(
@@ -98,19 +98,19 @@ def predict(
         ):
             done += len(batch.work.rows)
             skipped += batch.skipped
-            if len(index := batch.tensors["index"].tolist()):
-                tokens = _tokens(model, batch.tensors, where)
-                rows += _rows(model, tokens, [_posix(split, i) for i in index], call.top)
+            if index := batch.tensors["index"].tolist():
+                tokens, named = _tokens(model, batch.tensors, where), [names[i] for i in index]
+                rows += _rows(model, tokens, named, call.top)
                 if writer is not None:
                     crops = [model.preprocessing.crop(split.image(i)) for i in index]
-                    writer.write(tokens, crops, [_posix(split, i) for i in index])
+                    writer.write(tokens, crops, named)
             if progress is not None:
                 progress("predict", done, len(split))
         if not rows:
             raise IceprobeError(
-                f"none of the {len(split)} images in {str(images)!r} can be read: mend them"
+                f"none of the {len(split)} images in {str(images)!r} can be read: replace them"
             )
-    # Behind the maps' folder: where another process has made that first, its table stays as well.
+    # After the maps: if another process made that folder first, its table isn't replaced either.
     write_atomically(Path(output), _csv(rows))
     if skipped:
         log.warning("%s", left_out(skipped))
@@ -120,13 +120,10 @@ def predict(
 def _rows(model: ExportedProbe, tokens: Tokens, names: list[str], top: int) -> list[list[str]]:
     with torch.no_grad():
         readings = model.task.readings(model.probe(tokens), model.classes, top)
-    table = []
-    for name, best in zip(names, readings, strict=True):
-        cells = [name]
-        for title, probability in best:
-            cells += [title, f"{probability:.6g}"]
-        table.append(cells)
-    return table
+    return [
+        [name, *(cell for title, share in best for cell in (title, f"{share:.6g}"))]
+        for name, best in zip(names, readings, strict=True)
+    ]
 
 
 def _csv(rows: list[list[str]]) -> bytes:
@@ -146,7 +143,3 @@ def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.devi
         backbone.has_class,
         {name: tensors[name].to(device) for name in backbone.vectors},
     )
-
-
-def _posix(split: FileSplit, row: int) -> str:
-    return Path(split.names[row]).as_posix()

@@ -1,7 +1,7 @@
-"""A backbone as it was when its tokens were stored, with exported weights.
+"""Weights of an exported folder: written, and loaded into the probe and the backbone again.
 
-An exported folder holds the weights, so of the spec only the architecture is needed: what fetches
-weights is left out of it, and what a checkpoint decided by its absence (the norm) is said.
+The folder holds the weights, so only the architecture is built from the backbone's spec: options
+that fetch weights are removed, and the norm that they decided is set.
 """
 
 from pathlib import Path
@@ -33,14 +33,9 @@ def rebuilt_backbone(record: BackboneRecord, weights: Path, *, trust: bool = Fal
     """
     spec = architecture_spec(record)
     backbone = load_recorded(spec, record, weights.parent, trust)
-    try:
-        # Assigned, not copied: in the dtype that was exported, whatever the architecture comes in.
-        backbone.reader.load_state_dict(load_file(weights), assign=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise IceprobeError(
-            f"{weights} doesn't fit {spec!r} ({reason}): install the versions that model.json names"
-        ) from error
+    # Assigned, not copied: the parameters take the dtype that was exported.
+    remedy = "install the versions that model.json names"
+    load_weights(backbone.reader, weights, spec, remedy, assign=True)
     backbone.preprocessing = Preprocessing.from_dict(record.preprocessing)
     return backbone
 
@@ -49,9 +44,9 @@ def architecture_spec(record: BackboneRecord) -> str:
     """The spec of ``record`` without what fetches weights.
 
     Examples:
-        ``timm:vit_base_patch16_224?checkpoint=last.pth`` → with ``norm=true&pretrained=false``
-        in place of the checkpoint: read by name alone, it would be the family of timm's default
-        weights that decides the norm.
+        ``timm:vit_base_patch16_224?checkpoint=last.pth`` → ``norm=true&pretrained=false`` in
+        place of the checkpoint. Without ``norm``, timm's default weights of that name would
+        decide it.
     """
     spec = parse_spec(record.spec)
     known = BACKBONES[spec.kind or ""].options
@@ -64,11 +59,26 @@ def architecture_spec(record: BackboneRecord) -> str:
     return str(Spec(spec.kind, spec.name, options))
 
 
+def load_weights(
+    module: nn.Module, path: Path, spec: str, remedy: str, *, assign: bool = False
+) -> None:
+    """Load the state that :func:`save_weights` wrote.
+
+    Raises:
+        IceprobeError: if it doesn't fit, naming ``spec`` and ``remedy``.
+    """
+    try:
+        module.load_state_dict(load_file(path), assign=assign)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IceprobeError(f"{path} doesn't fit {spec!r} ({reason}): {remedy}") from error
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the state of a module; tied weights stand there under each of their names."""
+    """Write the state of a module; tied weights are stored under each of their names."""
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
     save_file(state, path)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes private files
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes the file private

@@ -1,4 +1,4 @@
-"""A fitted probe with its backbone → one folder that works by itself."""
+"""Export of a fitted probe with its backbone to one folder."""
 
 from pathlib import Path
 
@@ -41,21 +41,21 @@ def export(
     ``(B, C, S, S)`` → logits, with ``model.json`` beside it.
 
     Args:
-        result: of a trained probe; its run folder and its store's manifest must be there.
-        output: a folder that isn't there yet, or is empty.
-        seed: which of the result's fits.
+        result: of a trained probe; its run folder and its store's manifest must exist.
+        output: a new or empty folder.
+        seed: of the fit to export.
         format: ``"folder"`` or ``"onnx"``.
-        backbone_weights: whether the folder holds them; without, it names the backbone by its
-            spec alone.
-        trust: whether code may run, and another host be asked, that the result's files name.
+        backbone_weights: whether to include them; without, the folder only holds the backbone's
+            spec.
+        trust: whether code that the result's files name may run, and hosts be connected to.
 
     Returns:
         ``output``.
 
     Raises:
-        IceprobeError: if the probe is k-NN, has no such seed or no weights, if the store is gone,
-            if the backbone can't be loaded by its spec or has changed, or if something is at
-            ``output``.
+        IceprobeError: if the probe is k-NN or has no such seed or weights, if the store is
+            missing, if the backbone can't be loaded by its spec or has changed, or if ``output``
+            isn't empty.
     """
     if result.method == "knn":
         raise IceprobeError(
@@ -89,15 +89,13 @@ def export(
 
 
 def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
-    record, classes = manifest.backbone, manifest.dataset.classes
-    fitted = load_fitted(result, manifest.shape, seed)
-    probe = build_for(
-        manifest.shape, result.probe, len(classes)
-    )  # the fitted one may be in use, on a device
+    fitted, classes = load_fitted(result, manifest.shape, seed), manifest.dataset.classes
+    # A copy: the fitted probe may be in use, on a device.
+    probe = build_for(manifest.shape, result.probe, len(classes))
     probe.load_state_dict(fitted.state_dict())
     place = None if result.store.path is None else located(result.store.path)
     return ExportedProbe(
-        recorded_backbone(record, place, trust=trust),
+        recorded_backbone(manifest.backbone, place, trust=trust),
         probe,
         classes,
         amp=manifest.settings.forward_dtype,
@@ -106,10 +104,10 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
 
 
 def _manifest(result: FittedResult, trust: bool) -> Manifest:
-    """Of the store that was probed; its shards needn't be there.
+    """The manifest of the probed store, whose shards may be missing.
 
     Raises:
-        IceprobeError: if it is gone, on another host that isn't trusted, or another store now.
+        IceprobeError: if it is missing, on a host that isn't trusted, or of another store now.
     """
     if result.open_store is None and result.store.path is None:
         raise IceprobeError(
