@@ -13,14 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import JointTrainer
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, make_groups
+from iceprobe.fitting.memory import cache_tokens, kept, step_memory, under_way
 from iceprobe.fitting.shuffling import ROWS
-from iceprobe.fitting.step_memory import kept, step_memory, under_way
 from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.protocol import get_protocol

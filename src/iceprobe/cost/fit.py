@@ -18,14 +18,13 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
-from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
+from iceprobe.fitting.memory import StepMemory, check_memory, step_memory
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
-from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, protocol_of
-from iceprobe.protocols.repeats import repeated
+from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, protocol_of, repeated
 from iceprobe.settings import FitPlanning
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout

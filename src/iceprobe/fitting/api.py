@@ -30,8 +30,7 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
-from iceprobe.protocols.protocol import for_images
-from iceprobe.protocols.repeats import repeated
+from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results

@@ -1,4 +1,4 @@
-"""Where a fit stands, in one file that is replaced whole: ``RUN/state-tokens.safetensors``."""
+"""The state of a fit, in one file that is replaced whole: ``RUN/state-0.safetensors``."""
 
 import json
 import os
@@ -22,9 +22,9 @@ class Saved:
 
     Attributes:
         tensors: of the phase under way.
-        phase: its description.
+        phase: description of the phase under way.
         before: descriptions of the phases finished before it.
-        shuffle: how its epochs are ordered, whatever memory there is when it goes on.
+        shuffle: order of its epochs, kept whatever memory is free when it goes on.
     """
 
     tensors: dict[str, Tensor]
@@ -40,7 +40,7 @@ class Checkpoint:
 
     Args:
         path: of the file; ``None`` keeps nothing (a fit in memory).
-        fingerprint: of everything that the fit's outcome depends on; a file with another one is
+        fingerprint: of everything that changes the fit's outcome; a file with another one is
             refused.
     """
 
@@ -48,10 +48,10 @@ class Checkpoint:
         self.path, self.fingerprint = path, fingerprint
 
     def save(self, saved: Saved) -> None:
-        """Put ``saved`` in the place of what was saved before.
+        """Replace the file by ``saved``.
 
         Raises:
-            IceprobeError: if it can't be written; what was saved before stays.
+            IceprobeError: if it can't be written; the file before stays.
         """
         if self.path is None or not world().main:
             return
@@ -104,5 +104,4 @@ class Checkpoint:
                 f"{self.path} is the state of a fit with other settings: give another --output, "
                 "or remove the file to start over"
             )
-        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         return Saved(tensors, meta["phase"], meta["before"], Shuffle(**meta["shuffle"]))

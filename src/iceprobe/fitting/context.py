@@ -108,5 +108,4 @@ class FitContext:
 
 def vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
     """The pooled vectors called ``name``, ``(b, D)`` at a time; patches stay unread."""
-    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype, views=feed.views)
-    return (batch.inputs[name] for batch in alone.in_order(batch_size))
+    return (batch.inputs[name] for batch in feed.reading({name}).in_order(batch_size))

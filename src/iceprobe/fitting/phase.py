@@ -21,8 +21,8 @@ class Best:
     Attributes:
         score: ``(G,)``, multiplied by the metric's sign.
         epoch: ``(G,)``.
-        record: what the task keeps of it, as predictions.
-        probes: the members as they were then.
+        record: the task's record of its predictions.
+        probes: copies of the members after that epoch.
     """
 
     score: NDArray[np.float64]
@@ -32,14 +32,13 @@ class Best:
 
     def keep(self, kept: Sequence[int]) -> "Best":
         """Of the members numbered ``kept`` only."""
-        index = list(kept)
-        probes = [self.probes[g] for g in index]
+        index, probes = list(kept), [self.probes[g] for g in kept]
         return Best(self.score[index], self.epoch[index], of_members(self.record, index), probes)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A member that isn't trained any more since the end of ``epoch``."""
+    """A member whose training ended with ``epoch``."""
 
     member: Member
     epoch: int
@@ -48,7 +47,7 @@ class Dropped:
 
 @dataclass
 class Phase:
-    """One phase, as far as it has come; all of it goes into the checkpoint.
+    """One phase and its state so far; all of it goes into the checkpoint.
 
     Attributes:
         name: unique in a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
@@ -63,9 +62,9 @@ class Phase:
         groups: of the members that go on; a probe with none has no group.
         best: of each group, where it is kept.
         evaluations: epochs after which it is evaluated; after every one if ``None``.
-        scores: by evaluation and member what it scored on each held-out example: ``(E, G, ⌈n/8⌉)``
-            as bits where the metric is right or wrong, ``(E, G, n)`` float32 otherwise, zeros where
-            it was gone; ``None`` where nothing is kept.
+        scores: of each held-out example, by evaluation and member: ``(E, G, ⌈n/8⌉)`` packed bits of
+            a boolean score, ``(E, G, n)`` float32 of any other, zeros after a member was dropped;
+            ``None`` where nothing is kept.
     """
 
     name: str
@@ -112,7 +111,7 @@ class Phase:
 
     def scores_of(self, member: int, count: int) -> NDArray[Any]:
         """What a member scored on ``count`` examples after each evaluation, ``(E, n)``."""
-        if self.scores is None:  # nobody got to an evaluation
+        if self.scores is None:  # no member reached an evaluation
             return np.zeros((len(self.evaluations or []), count), np.uint8)
         kept = self.scores[:, member]
         return np.unpackbits(kept, axis=-1, count=count) if kept.dtype == np.uint8 else kept
@@ -133,7 +132,7 @@ def describe(phase: Phase) -> dict[str, Any]:
 def remember(
     phase: Phase, description: dict[str, Any], tensors: Mapping[str, Tensor], number: int
 ) -> None:
-    """Put into ``phase`` what :func:`describe` said of it; it was number ``number`` of the fit."""
+    """Restore into ``phase``, the fit's number ``number``, what :func:`describe` gave."""
     phase.epoch, phase.seconds = description["epoch"], description["seconds"]
     phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
     phase.dropped = [
@@ -154,13 +153,17 @@ def best_state(phase: Phase) -> dict[str, Tensor]:
 
 
 def saved_best(
-    description: dict[str, Any], tensors: Mapping[str, Tensor], number: int, probes: list[nn.Module]
-) -> Best:
-    """The best epochs of group ``number``, whose weights go into ``probes``."""
-    for g, probe in enumerate(probes):
-        probe.load_state_dict(_below(tensors, f"best.{number}.probe.{g}."))
-    record = {n: t.clone() for n, t in _below(tensors, f"best.{number}.record.").items()}
-    return Best(np.array(description["score"]), np.array(description["epoch"]), record, probes)
+    groups: Sequence[Stacked], described: Sequence[dict[str, Any]], tensors: Mapping[str, Tensor]
+) -> list[Best]:
+    """The best epochs of each group; ``described`` is empty where none are kept."""
+    found = []
+    for i, (group, numbers) in enumerate(zip(groups, described, strict=False)):
+        probes = group.probes()
+        for g, probe in enumerate(probes):
+            probe.load_state_dict(_below(tensors, f"best.{i}.probe.{g}."))
+        record = {n: t.clone() for n, t in _below(tensors, f"best.{i}.record.").items()}
+        found.append(Best(np.array(numbers["score"]), np.array(numbers["epoch"]), record, probes))
+    return found
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

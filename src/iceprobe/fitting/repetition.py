@@ -22,9 +22,7 @@ from iceprobe.fitting.checks import (
 )
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
-from iceprobe.fitting.selection import run_protocol
-from iceprobe.fitting.shuffling import check_shuffle
-from iceprobe.fitting.tuning import grids_of
+from iceprobe.fitting.selection import grids_of, run_protocol
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.neighbours import knn
@@ -57,20 +55,20 @@ FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same setting
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, the same in every repetition.
+    """The settings of a fit, the same in every repetition.
 
     Attributes:
         labels: canonical spec strings of the probes.
         protocol: with the values that the caller sets.
         split: the split to report.
-        memory: budget in bytes for tokens and what is computed from them.
+        memory: budget in bytes for tokens and what is computed of them.
         shuffle: how streamed training images are ordered.
         device: where to fit.
         fit_dtype: name of the dtype of the token products.
         low_shot: whether the training images are a few drawn ones.
         resume: go on from a state file.
         command: for the results.
-        task: name of what the targets are.
+        task: its name.
     """
 
     labels: list[str]
@@ -93,7 +91,7 @@ class Request:
             protocol_of(settings),
             split=settings.split,
             memory=settings.memory,
-            shuffle=check_shuffle(settings.shuffle),
+            shuffle=settings.shuffle,
             device=check_device(settings.device),
             fit_dtype=settings.fit_dtype,
             low_shot=settings.shots is not None or settings.fraction is not None,
@@ -114,19 +112,12 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
-    # A wrong option of a probe ends here.
+    # A wrong option of a probe is refused here.
     trained = {
         label: build_for(store.shape, label, len(store.classes))
         for label in _trained(request.labels)
     }
-    check_request(
-        store,
-        request.labels,
-        trained,
-        seeds=seeds,
-        split=request.split,
-        run_seed=run_seed,
-    )
+    check_request(store, request.labels, trained, request.split)
     check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
@@ -171,28 +162,19 @@ def repetition(
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
     if trained := _trained(request.labels):
-        protocol = for_images(request.protocol, len(store["train"]))
-        checkpoint = Checkpoint(state, "")
-        task = get_task(request.task)
-        context = FitContext(
-            protocol,
-            store.shape,
-            task.num_outputs(store.classes),
-            run_seed,
-            request.device,
-            DTYPES[request.fit_dtype],
-            checkpoint,
-            progress,
-            task,
-            metric_of(task, store),
-        )
-        checkpoint.fingerprint = _fingerprint(
+        images, task = len(store["train"]), get_task(request.task)
+        protocol, metric = for_images(request.protocol, images), metric_of(task, store)
+        outputs = task.num_outputs(store.classes)
+        built = {label: build_for(store.shape, label, outputs) for label in trained}
+        parameters = {label: probe.num_parameters()["total"] for label, probe in built.items()}
+        grids = grids_of(protocol, parameters, images)
+        fingerprint = _fingerprint(
             store,
             task=task.name,
-            metric=context.metric.name,
+            metric=metric,
             probes=trained,
             protocol=protocol,
-            grids=grids_of(context, trained, len(store["train"])),
+            grids=grids,
             seeds=list(seeds),
             split=request.split,
             amp=request.fit_dtype,
@@ -201,9 +183,14 @@ def repetition(
             device=str(request.device).partition(":")[0],
             torch=torch.__version__,
         )
+        checkpoint = Checkpoint(state, fingerprint)
+        context = FitContext(
+            protocol, store.shape, outputs, run_seed, request.device, DTYPES[request.fit_dtype],
+            checkpoint, progress, task, metric,
+        )  # fmt: skip
         fitted, rows, diverged = run_protocol(
             store,
-            trained,
+            grids,
             context,
             seeds=seeds,
             split=request.split,
@@ -264,7 +251,7 @@ def _warnings(
     split: str,
     course: Mapping[str, Any],
 ) -> list[str]:
-    """What a result says of its training, and of its held-out score, in the log as well."""
+    """A result's warnings on its training and its held-out score; they are logged as well."""
     solution = fitted.solution
     if solution is None:
         found = training_warnings(edge=fitted.edge, **course)
@@ -285,7 +272,7 @@ def _warnings(
 
 
 def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) -> dict[str, Any]:
-    """How a probe was trained, but for what was selected."""
+    """How a probe was trained, without the selected values."""
     protocol, grid = context.protocol, fitted.grid
     where = {
         "run_seed": context.run_seed,

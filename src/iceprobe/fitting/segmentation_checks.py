@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.probes.segmentation import label
-from iceprobe.protocols.reported import refuse_train
+from iceprobe.protocols.protocol import refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.tasks.miou import IGNORE
 

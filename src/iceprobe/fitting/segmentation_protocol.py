@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.memory import cache_tokens
 from iceprobe.fitting.patch_group import MaskFeed, PatchGroup
 from iceprobe.fitting.phase import Phase
 from iceprobe.fitting.phases import Course

@@ -15,14 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
-
 BLOCK_BYTES = 2**22  # of a block at most: a disk's seek is short beside its reading
 BLOCKS = 64  # in a full buffer at least: of how many classes a batch is, where they lie sorted
 BATCHES = 4  # in a full buffer at least
-
-SHUFFLES = ("auto", "rows", "blocks")
 
 
 @dataclass(frozen=True)
@@ -45,17 +40,6 @@ class Shuffle:
 ROWS = Shuffle()
 
 
-def check_shuffle(asked: str) -> str:
-    """``asked``, if it is one of :data:`SHUFFLES`.
-
-    Raises:
-        IceprobeError: otherwise.
-    """
-    if asked not in SHUFFLES:
-        raise IceprobeError(unknown("shuffle", asked, SHUFFLES))
-    return asked
-
-
 def choose_shuffle(
     asked: str, images: int, image_bytes: int, memory: int, cache: int | None, batch_size: int
 ) -> Shuffle:
@@ -64,11 +48,11 @@ def choose_shuffle(
     Half of the memory is the buffer, the other half holds images for good.
 
     Args:
-        asked: one of :data:`SHUFFLES`; ``"auto"`` takes rows where they are read from memory, the
-            page cache's included.
+        asked: ``"rows"``, ``"blocks"``, or ``"auto"``: rows if they are read from memory, the page
+            cache included.
         images, image_bytes: of the split.
         memory: bytes of the budget for its tokens.
-        cache: bytes that the page cache may take beside it; ``None`` where nobody knows.
+        cache: bytes that the page cache may take beside it; ``None`` if unknown.
         batch_size: of the fit.
     """
     total = images * image_bytes

@@ -1,4 +1,4 @@
-"""Members whose parameters lie side by side: what the joint trainer and the optimiser need of them.
+"""Members whose parameters are stacked: what the joint trainer and the optimiser need of them.
 
 A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe have
 equal shapes: a group keeps each of their parameters in one tensor with a leading member axis, so that
@@ -29,6 +29,11 @@ class Member:
     weight_decay: float
     seed: int
 
+    @property
+    def setting(self) -> tuple[float, float]:
+        """Learning rate and weight decay."""
+        return self.learning_rate, self.weight_decay
+
 
 class Stacked(ABC):
     """G members of one probe.
@@ -47,6 +52,11 @@ class Stacked(ABC):
         return len(self.members)
 
     @property
+    def label(self) -> str:
+        """Canonical spec string of the probe."""
+        return self.members[0].probe
+
+    @property
     @abstractmethod
     def num_outputs(self) -> int:
         """K, outputs an example or a patch."""
@@ -55,27 +65,31 @@ class Stacked(ABC):
     def probe(self, g: int) -> nn.Module:
         """Member ``g`` as an ordinary module in evaluation mode, a copy."""
 
+    def probes(self) -> list[nn.Module]:
+        """Every member as :meth:`probe` gives it."""
+        return [self.probe(g) for g in range(len(self))]
+
     def trained(self) -> list[Tensor]:
-        """All that training changes of a member, ``(G, …)`` each."""
+        """All tensors that training changes, ``(G, …)`` each."""
         return list(self.parameters.values())
 
     def finite(self) -> Tensor:
-        """Whether all that training has made of a member is finite, ``(G,)``."""
+        """Whether all trained values of each member are finite, ``(G,)``."""
         finite = [t.detach().flatten(1).isfinite().all(1) for t in self.trained()]
         return torch.stack(finite).all(0)
 
     @torch.no_grad()
     def keep(self, kept: Sequence[int]) -> None:
-        """Go on with the members numbered ``kept`` only; each is as it was."""
+        """Keep the members numbered ``kept`` only, unchanged."""
         self.members = [self.members[g] for g in kept]
+        index = list(kept)
         self.parameters = {
-            name: stacked.detach()[torch.tensor(kept, device=stacked.device)].requires_grad_()
-            for name, stacked in self.parameters.items()
+            n: t.detach()[index].requires_grad_() for n, t in self.parameters.items()
         }
         self.views = self._views()
 
     def hand_gradients(self) -> None:
-        """Give the members' views their part of the stacked gradients, for the optimiser."""
+        """Give each member's views their part of the stacked gradients, for the optimiser."""
         for name, stacked in self.parameters.items():
             for g, view in enumerate(self.views):
                 view[name].grad = None if stacked.grad is None else stacked.grad[g]
@@ -98,12 +112,12 @@ class Stacked(ABC):
 
 
 class PatchMembers(Stacked):
-    """Members that say something of every patch: they go through a batch in parts."""
+    """Members with an output for every patch: they process a batch in parts."""
 
     @abstractmethod
     def loss_parts(self, batch: "Batch", task: Task) -> Iterator[Tensor]:
-        """The members' losses on a batch, ``(G,)``, as parts that add up to them."""
+        """Parts of the members' losses on a batch, ``(G,)`` each; their sum is the loss."""
 
     @abstractmethod
     def records(self, batch: "Batch", task: Task, keep: Keep) -> Iterator[Record]:
-        """What the task keeps of the batch's examples, in parts."""
+        """The task's records of the batch's examples, in parts."""

@@ -20,8 +20,7 @@ from iceprobe.neighbours.voting import Vote, classify, log_votes, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.protocols.heldout import folds_of
-from iceprobe.protocols.protocol import UNSELECTED, get_protocol
-from iceprobe.protocols.reported import refuse_train
+from iceprobe.protocols.protocol import UNSELECTED, get_protocol, refuse_train
 from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Logits, Predictions

@@ -5,7 +5,6 @@ A protocol is data; `fitting/` reads it. No torch here: `iceprobe ls protocols` 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -68,7 +67,6 @@ class Protocol:
     coordinates: str = "raw"
 
 
-COORDINATES = ("standardised", "raw")
 PROTOCOLS = {
     "heldout": Protocol(
         name="heldout",
@@ -106,6 +104,14 @@ PROTOCOLS = {
 
 UNSELECTED = "nothing: one image a class leaves none to hold out; a fixed setting"
 MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
+TRAIN = "train"
+
+# Probes that are compared need an interval that counts the order, the held-out part and the
+# initialisation: replicates. The interval of a difference from five is 1.35 times as wide as if it were
+# known that replicates don't differ, from three 1.68 times, from ten 1.24 times
+# (``python -m benchmarks.verdicts --only rule``), and a replicate costs a fit.
+REPLICATES = 5  # where two or more trained probes are compared, and of low-shot draws
+SEEDS = 3  # of a single probe, and under a protocol that selects on what it reports
 
 
 def protocol_of(settings: Fitting) -> Protocol:
@@ -142,49 +148,33 @@ def get_protocol(
     ``epochs`` without ``min_steps`` holds however few images there are.
 
     Raises:
-        IceprobeError: for an unknown name, a value that is not positive, or halving where settings
-            aren't selected on held-out images.
+        IceprobeError: for an unknown name, a value of a grid that is given twice, or halving where
+            settings aren't selected on held-out images. (`settings.py` checks the values.)
     """
     if name not in PROTOCOLS:
         raise IceprobeError(unknown("protocol", name, PROTOCOLS))
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rates": None if learning_rates is None else tuple(learning_rates),
-        "weight_decays": None if weight_decays is None else tuple(weight_decays),
-        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
-        "halving": halving,
-        "coordinates": coordinates,
-    }
-    if coordinates is not None and coordinates not in COORDINATES:
-        raise IceprobeError(unknown("coordinates", coordinates, COORDINATES))
-    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
-    if protocol.coordinates == "raw":
-        protocol = replace(protocol, whitening=None)
-    if halving and not protocol.held_out:
+    if halving and not PROTOCOLS[name].held_out:
         raise IceprobeError(
             f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
             "--protocol heldout, or leave halving off"
         )
-    if protocol.epochs < 1:
-        raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
-    if protocol.min_steps < 0:
-        raise IceprobeError(f"min_steps={protocol.min_steps}: give a number from 0 up")
-    if protocol.batch_size < 2:
-        raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
-    rates, decays = protocol.learning_rates, protocol.weight_decays
-    if rates is not None and (not rates or min(rates) <= 0):
-        raise IceprobeError(f"learning_rates={rates}: give positive numbers")
-    if decays is not None and (not decays or min(decays) < 0):
-        raise IceprobeError(f"weight_decays={decays}: give numbers from 0 up")
-    for key, values in (("learning_rates", rates), ("weight_decays", decays)):
+    grids = {"learning_rates": learning_rates, "weight_decays": weight_decays}
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
+        "halving": halving,
+        "coordinates": coordinates,
+    } | {key: None if values is None else tuple(values) for key, values in grids.items()}
+    for key, values in grids.items():
         if values is not None and len(set(values)) < len(values):
-            raise IceprobeError(f"{key}={values}: give each value once")
-    return protocol
+            raise IceprobeError(f"{key}={tuple(values)}: give each value once")
+    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    return replace(protocol, whitening=None) if protocol.coordinates == "raw" else protocol
 
 
 def for_images(protocol: Protocol, num_images: int) -> Protocol:
-    """The protocol on a training split of this size: as many epochs as `min_steps` need."""
+    """The protocol for a training split of this size: epochs raised to `min_steps`."""
     epochs = -(-protocol.min_steps // steps_an_epoch(protocol, num_images))
     return replace(protocol, epochs=max(protocol.epochs, epochs))
 
@@ -206,7 +196,7 @@ def evaluation_epochs(protocol: Protocol) -> list[int]:
 
 
 def launch_line(protocol: Protocol, num_images: int) -> str:
-    """How long a fit on ``num_images`` will train, and why that isn't the protocol's epochs."""
+    """The steps of a fit on ``num_images``, and why its epochs aren't the protocol's."""
     run = for_images(protocol, num_images)
     text = (
         f"{run.epochs} epochs of {steps_an_epoch(run, num_images)} steps "
@@ -229,3 +219,35 @@ def images_per_step(protocol: Protocol, num_images: int) -> int:
     if protocol.name == "paper":
         return max(2, min(protocol.batch_size, num_images // MIN_STEPS))
     return max(2, min(protocol.batch_size, num_images))
+
+
+def repeated(
+    seeds: int | None, replicates: int | None, *, trained: int, held_out: float, low_shot: bool
+) -> tuple[int, int | None]:
+    """Seeds and replicates of a fit: as given, but a low-shot fit always has replicates.
+
+    Args:
+        seeds, replicates: as given.
+        trained: probes that are trained.
+        held_out: part of the training images that selects, of the protocol.
+        low_shot: whether the training images are drawn, anew in every replicate.
+    """
+    compared = seeds is None and trained > 1 and held_out > 0
+    if replicates is None and (low_shot or compared):
+        replicates = REPLICATES
+    return (SEEDS if seeds is None else seeds), replicates
+
+
+def refuse_train(split: str, splits: Sequence[str]) -> None:
+    """Refuse to report the training split.
+
+    Raises:
+        IceprobeError: with those that may be reported.
+    """
+    if split == TRAIN:
+        others = [f"{name!r}" for name in splits if name != TRAIN]
+        remedy = "give the data set a split of other images, such as test"
+        raise IceprobeError(
+            f"split={split!r}: probes are trained on it, so a number on it says what they know by heart; "
+            + (f"give split={' or '.join(others)}" if others else remedy)
+        )
