@@ -54,7 +54,7 @@ def execute(config: SegmentRun) -> None:
     A finished run is shown, not run again.
     """
     import iceprobe
-    from iceprobe.fitting.segmentation_checks import check_probes
+    from iceprobe.fitting.segmentation import check_probes
     from iceprobe.results.segmentation_files import read_segmentations
 
     check_probes(config.probe)
@@ -123,7 +123,7 @@ def _identities(config: SegmentRun) -> set[str]:
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
     """The tokens, once it is seen that images and backbone have what segmentation reads."""
     import iceprobe
-    from iceprobe.fitting.segmentation_checks import no_grid, no_masks
+    from iceprobe.fitting.segmentation import no_grid, no_masks
 
     dataset = iceprobe.load_dataset(config.data)
     if not all(split.masks for split in dataset.splits.values()):

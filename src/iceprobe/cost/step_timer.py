@@ -17,7 +17,8 @@ import torch
 
 from iceprobe.fitting.engine import JointTrainer, predict
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.members import Member, make_groups
+from iceprobe.fitting.members import make_groups
+from iceprobe.fitting.stacked import members_of
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import build_for
@@ -140,18 +141,10 @@ class RealSteps:
         patches = any(name.endswith("patches") for name in self.inputs)
         self.split = noise(shape, settings.model_copy(update={"patches": patches}))
 
-    def members(self, settings: int) -> list[Member]:
-        """Of the first ``settings`` of each grid."""
-        return [
-            Member(label, rate, decay, seed)
-            for label, grid in self.grids.items()
-            for rate, decay in grid.points[:settings]
-            for seed in range(self.seeds)
-        ]
-
     def __call__(self, settings: int, images: int, seconds: float) -> StepSeconds:
+        points = {label: grid.points[:settings] for label, grid in self.grids.items()}
         groups = make_groups(
-            self.members(settings),
+            members_of(points, range(self.seeds)),
             self.shape,
             self.num_classes,
             self.device,

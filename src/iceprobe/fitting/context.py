@@ -1,4 +1,4 @@
-"""What the phases of a fit share."""
+"""The context that the phases of a fit share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from iceprobe.tokens import TokenShape
 
 @dataclass
 class FitContext:
-    """What a phase shares with the others.
+    """The context of a fit.
 
     Attributes:
         protocol: of the fit.
@@ -37,9 +37,9 @@ class FitContext:
         device, dtype: where and in which dtype tokens are multiplied.
         checkpoint: the file that keeps the fit's state.
         progress: called with ``(stage, done, total)``.
-        task: what the targets are.
+        task: loss, records and metrics.
         metric_name: of the metric that selects; the task's primary one by default.
-        shuffle: order of the epochs, known when the tokens are at hand.
+        shuffle: order of the epochs; set once the tokens are cached.
     """
 
     protocol: Protocol
@@ -56,16 +56,16 @@ class FitContext:
 
     @property
     def metric(self) -> Metric:
-        """By which is selected."""
+        """The metric that selects."""
         return self.task.metric(self.metric_name)
 
     def build(self, label: str, seed: int | None = None) -> Probe:
-        """The probe called ``label`` for these tokens and outputs; initialised by a seed alone."""
+        """The probe called ``label`` for these tokens and outputs."""
         return build_for(self.shape, label, self.num_outputs, seed)
 
     @property
     def warmup_epochs(self) -> float:
-        """Of the schedule: the protocol's, of a short schedule half of it."""
+        """The protocol's warm-up, at most half of the schedule."""
         return min(self.protocol.warmup_epochs, self.protocol.epochs / 2)
 
     def groups(self, members: Sequence[Member], train: Feed, batch_size: int) -> Sequence[Stacked]:
@@ -80,17 +80,13 @@ class FitContext:
             for name in train.inputs
             if name in VECTORS and shrinkage is not None
         }
+        coordinates = self._coordinates(train)
         return make_groups(
-            list(members),
-            self.shape,
-            self.num_outputs,
-            self.device,
-            whitenings,
-            self._coordinates(train),
+            list(members), self.shape, self.num_outputs, self.device, whitenings, coordinates
         )
 
     def _coordinates(self, train: Feed) -> dict[str, Coordinates]:
-        """Of the tokens of each input, and whether the dtype of their products can hold them."""
+        """Coordinates of the tokens of each input; refuses a dtype that can't hold the tokens."""
         found: dict[str, Coordinates] = {}
         narrow, standardised = self.dtype.itemsize < 4, self.protocol.coordinates == "standardised"
         if not (narrow or standardised):

@@ -31,8 +31,8 @@ from iceprobe.results.curves import CurveRow
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.records import Arrays
 
-# λ; half decades. Of 500 to 6,000 images the bundled encoders want 1e-5 to 0.3: a class token whose
-# directions differ by orders of magnitude is read at 46% at 1e-5 and at 42% at 1e-3. They grow.
+# λ; half decades. On 500 to 6,000 images of the bundled encoders 1e-5 to 0.3 is best: a class token whose
+# directions differ by orders of magnitude is read at 46% at 1e-5 and at 42% at 1e-3. The grid grows.
 DECAYS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 LEAST, MOST = 1e-8, 1e3
 GROWTHS = 6  # half decades on either side
@@ -66,20 +66,20 @@ class LinearFit:
 
 
 def is_solved(label: str, protocol: Protocol, train: StoredSplit) -> bool:
-    """Whether a probe is solved for its optimum: a linear one, on tokens that are stored.
+    """Whether a probe is solved for its optimum: a linear one, on stored tokens.
 
-    The search reads them many times; of live tokens each time would be a pass of the backbone.
+    The search reads them many times; live tokens would need a pass of the backbone each time.
     """
     return protocol.solves_linear and not train.live and parse_probe(label).name == "linear"
 
 
 def given_decays(protocol: Protocol) -> list[float] | None:
-    """The λ that the caller gives; 0, of which separable images have no optimum, is none."""
+    """The caller's λ without 0, for which separable images have no optimum."""
     return [decay for decay in protocol.weight_decays or () if decay > 0] or None
 
 
 def solver_bytes(label: str, context: FitContext, images: int) -> int:
-    """Memory that the search takes beside what is held of the store."""
+    """Bytes that the search takes beside held tokens."""
     name = context.build(label).input
     width = context.shape.vectors.get(name, context.shape.dim)
     return memory_bytes(images, width, context.num_outputs)

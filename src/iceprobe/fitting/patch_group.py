@@ -1,8 +1,8 @@
-"""Members of a segmentation probe that train side by side, among those of other probes.
+"""Members of a segmentation probe, which train together with those of other probes.
 
     tokens ─▶ logits (G, B, N, C) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
 
-Weights that read tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
+Weights of tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
 probe in fewer steps.
 """
 
@@ -75,9 +75,8 @@ class PatchGroup(PatchMembers):
         return upsample(functional_call(self.template, self.weights(), (tokens,)), self.grid, side)
 
     def few(self, images: int, side: int) -> Iterator[slice]:
-        """The images that are worked on together."""
-        each = len(self) * self.num_outputs * side**2
-        size = max(1, PIXEL_LOGITS // each)
+        """Slices of images whose logits are computed at once."""
+        size = max(1, PIXEL_LOGITS // (len(self) * self.num_outputs * side**2))
         return (slice(start, start + size) for start in range(0, images, size))
 
     def loss_parts(self, batch: Batch, task: Task) -> Iterator[Tensor]:
@@ -105,11 +104,11 @@ class MaskFeed(Feed):
     """Patch tokens with the classes of pixels, ``(B, S, S)``, as labels of a batch."""
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """As of a `Feed`; epochs have always been counted from 1 here."""
+        """As of a `Feed`, with epochs counted from 1."""
         return super().shuffled(batch_size, seed, epoch + 1)
 
     def weight(self, images: int) -> int:
-        """Steps count the same in the mean loss of an epoch, whatever pixels they have."""
+        """Every step has the same weight, whatever pixels it has."""
         return 1
 
     def tokens(self, batch_size: int) -> Iterator[Tensor]:

@@ -85,7 +85,7 @@ class Request:
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
-        """The request of a call; nothing is resumed."""
+        """The request of a call; one that stays in memory resumes nothing."""
         return cls(
             labels,
             protocol_of(settings),
@@ -95,7 +95,7 @@ class Request:
             device=check_device(settings.device),
             fit_dtype=settings.fit_dtype,
             low_shot=settings.shots is not None or settings.fraction is not None,
-            resume=False,
+            resume=isinstance(settings, FitCall) and settings.resume,
             command=settings.command if settings.command is not None else shlex.join(sys.argv),
             task=settings.task,
         )

@@ -26,7 +26,7 @@ from iceprobe.fitting.linear import fit_linear, is_solved, solver_bytes
 from iceprobe.fitting.memory import cache_tokens, check_memory, step_memory
 from iceprobe.fitting.phase import Dropped, Phase
 from iceprobe.fitting.phases import Course
-from iceprobe.fitting.stacked import Member
+from iceprobe.fitting.stacked import members_of
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.grids import Grid, beyond, grid_of
 from iceprobe.protocols.halving import rungs
@@ -67,7 +67,7 @@ def run_protocol(
         if task.solves_linear and is_solved(label, protocol, store["train"])
     ]
     grids = {label: grid for label, grid in grids.items() if label not in solved}
-    grid = _members({label: one.points for label, one in grids.items()}, seeds)
+    grid = members_of({label: one.points for label, one in grids.items()}, seeds)
     stored = store["train"].patch_bytes // images
     counts = {label: len(one.points) * len(seeds) for label, one in grids.items()}
     step = step_memory(counts, context, store.num_tokens, store.num_prefix, images, stored)
@@ -112,7 +112,7 @@ def run_protocol(
         choices, grids = tune(course, grids, seeds, train.labels, folds, pairs)
     points = {label: [(one.learning_rate, one.weight_decay)] for label, one in choices.items()}
     stops = {label: choice.epoch for label, choice in choices.items()}
-    refit = course.run(Phase("refit", _members(points, seeds), stops=stops), whole, None)
+    refit = course.run(Phase("refit", members_of(points, seeds), stops=stops), whole, None)
     rows = [row for phase in course.done for row in phase.rows]
     seconds = sum(phase.seconds for phase in course.done)
     diverged = diverged_members([*grids, *solved], course.done)
@@ -202,7 +202,7 @@ def tune(
             turn = seeds if len(feeds) == 1 else [seeds[number % len(seeds)]]
             name = "select" + (f" {number + 1}/{len(feeds)}" if len(feeds) > 1 else "")
             name += f" +{growth}" if growth else ""
-            phase = Phase(name, _members(asked, turn), fold=number, evaluations=evaluations)
+            phase = Phase(name, members_of(asked, turn), fold=number, evaluations=evaluations)
             phases.append(course.run(phase, train, on, rungs=[] if growth else stops))
         choices = {
             label: choice
@@ -229,18 +229,6 @@ def tune(
         if not asked:
             break
     return choices, tried
-
-
-def _members(
-    points: Mapping[str, Sequence[tuple[float, float]]], seeds: Sequence[int]
-) -> list[Member]:
-    """A member of each seed at each of a probe's learning rates and weight decays."""
-    return [
-        Member(label, rate, decay, seed)
-        for label, of_probe in points.items()
-        for rate, decay in of_probe
-        for seed in seeds
-    ]
 
 
 def _middle(grid: Grid, epochs: int) -> Choice:

@@ -4,9 +4,9 @@
     blocks   blocks of neighbouring images, in random order ─▶ buffer ─▶ batches, drawn at random
              from all that the buffer holds; images held in memory come in evenly between
 
-Random rows are what an epoch should be, and what a disk is slowest at. Blocks of a few megabytes are
-read as fast as a whole file, and because they come from all over the split and many of them share
-the buffer, images that lie sorted by class come mixed as well. Every image is drawn once an epoch.
+Random rows are the order that training wants and the slowest one for a disk. Blocks of a few megabytes
+are read as fast as a whole file. They come from all over the split and many of them share the buffer, so
+images that are stored sorted by class are mixed too. Every image is drawn once an epoch.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ BATCHES = 4  # in a full buffer at least
 
 @dataclass(frozen=True)
 class Shuffle:
-    """How a fit's epochs are ordered; with the seed and the epoch it decides the order.
+    """How epochs are ordered; with the seed and the epoch it determines the order.
 
     Attributes:
         by: ``"rows"`` or ``"blocks"``.
@@ -68,7 +68,7 @@ def choose_shuffle(
 def block_order(
     held: np.ndarray, shuffle: Shuffle, sizes: list[int], rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What to load, and then which images to take, for each batch of an epoch.
+    """The images to load and the images to take for each batch of an epoch.
 
     Args:
         held: ``(n,)`` bool, which images stay in memory; the others are loaded once each.

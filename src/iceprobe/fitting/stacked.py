@@ -6,7 +6,7 @@ one batched product serves them all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,26 @@ class Member:
     def setting(self) -> tuple[float, float]:
         """Learning rate and weight decay."""
         return self.learning_rate, self.weight_decay
+
+
+def members_of(
+    points: Mapping[str, Sequence[tuple[float, float]]], seeds: Sequence[int]
+) -> list[Member]:
+    """A member of each seed at each of a probe's settings, by label."""
+    return [
+        Member(label, rate, decay, seed)
+        for label, settings in points.items()
+        for rate, decay in settings
+        for seed in seeds
+    ]
+
+
+def by_probe(members: Iterable[Member]) -> dict[str, list[Member]]:
+    """The members of each probe, in the order in which probes first appear."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.probe, []).append(member)
+    return found
 
 
 class Stacked(ABC):
