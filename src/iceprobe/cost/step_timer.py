@@ -48,19 +48,12 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Steps of a fit.
+    """Steps of a fit."""
 
-    Attributes:
-        one: with one setting of the grid, all seeds.
-        grid: with all settings.
-        settings: how many of them were run.
-        images: of a batch that was run.
-    """
-
-    one: StepSeconds
-    grid: StepSeconds
-    settings: int
-    images: int
+    one: StepSeconds  # with one setting of the grid, all seeds
+    grid: StepSeconds  # with all settings
+    settings: int  # how many of them were run
+    images: int  # of a batch that was run
 
 
 #: Settings of the grid, images of a batch, seconds to spend → their step.

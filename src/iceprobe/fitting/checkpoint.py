@@ -18,19 +18,12 @@ from iceprobe.machine.processes import world
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds.
+    """What a checkpoint holds."""
 
-    Attributes:
-        tensors: of the phase under way.
-        phase: description of the phase under way.
-        before: descriptions of the phases finished before it.
-        shuffle: order of its epochs, kept whatever memory is free when it goes on.
-    """
-
-    tensors: dict[str, Tensor]
-    phase: dict[str, Any]
-    before: list[dict[str, Any]]
-    shuffle: Shuffle = ROWS
+    tensors: dict[str, Tensor]  # of the phase under way
+    phase: dict[str, Any]  # description of the phase under way
+    before: list[dict[str, Any]]  # descriptions of the phases finished before it
+    shuffle: Shuffle = ROWS  # order of its epochs, kept whatever memory is free when it goes on
 
 
 class Checkpoint:

@@ -27,32 +27,19 @@ from iceprobe.tokens import TokenShape
 
 @dataclass
 class FitContext:
-    """The context of a fit.
+    """The context of a fit."""
 
-    Attributes:
-        protocol: of the fit.
-        shape: of the tokens.
-        num_outputs: K, of every probe.
-        run_seed: of the held-out part and of the order of batches.
-        device, dtype: where and in which dtype tokens are multiplied.
-        checkpoint: the file that keeps the fit's state.
-        progress: called with ``(stage, done, total)``.
-        task: loss, records and metrics.
-        metric_name: of the metric that selects; the task's primary one by default.
-        shuffle: order of the epochs; set once the tokens are cached.
-    """
-
-    protocol: Protocol
-    shape: TokenShape
-    num_outputs: int
-    run_seed: int
-    device: torch.device
+    protocol: Protocol  # of the fit
+    shape: TokenShape  # of the tokens
+    num_outputs: int  # K, of every probe
+    run_seed: int  # of the held-out part and of the order of batches
+    device: torch.device  # where and in which dtype tokens are multiplied
     dtype: torch.dtype
-    checkpoint: Checkpoint
-    progress: ProgressCallback
-    task: Task = field(default_factory=Classification)
-    metric_name: str | None = None
-    shuffle: Shuffle = ROWS
+    checkpoint: Checkpoint  # the file that keeps the fit's state
+    progress: ProgressCallback  # called with `(stage, done, total)`
+    task: Task = field(default_factory=Classification)  # loss, records and metrics
+    metric_name: str | None = None  # of the metric that selects; the task's primary one by default
+    shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
 
     @property
     def metric(self) -> Metric:

@@ -24,40 +24,24 @@ from iceprobe.tasks.records import Arrays, Record, joined, of_members
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """One probe after its protocol.
+    """One probe after its protocol."""
 
-    Attributes:
-        label: its canonical spec string.
-        seeds: those that were fitted to the end.
-        probes: fitted modules, one a seed.
-        predictions: on the reported split, one row a seed.
-        selected: learning rate, weight decay and epoch.
-        selected_on: what they were chosen on.
-        grid: what was tried.
-        settings_tried: combinations of learning rate and weight decay.
-        best_minus_median: score of the best setting minus the median setting's, where it was chosen.
-        last_epoch: score at the last epoch, where another epoch was chosen.
-        seconds: this probe's share of the fit's wall time, by its members' multiply–adds.
-        early_stopping: which settings stopped early, if any could.
-        solution: the optimum, of a linear probe that was solved for.
-        selected_score: held-out score that the choice was made by.
-        edge: ``"lowest"`` or ``"highest"``, if the chosen rate (decay of an optimum) is that.
-    """
-
-    label: str
-    seeds: list[int]
-    probes: Sequence[Any]
-    predictions: Predictions
-    selected: dict[str, float | int | str]
-    selected_on: str
-    grid: Grid
-    settings_tried: int
+    label: str  # its canonical spec string
+    seeds: list[int]  # those that were fitted to the end
+    probes: Sequence[Any]  # fitted modules, one a seed
+    predictions: Predictions  # on the reported split, one row a seed
+    selected: dict[str, float | int | str]  # learning rate, weight decay and epoch
+    selected_on: str  # what they were chosen on
+    grid: Grid  # what was tried
+    settings_tried: int  # combinations of learning rate and weight decay
+    # score of the best setting minus the median setting's, where it was chosen
     best_minus_median: float | None
-    last_epoch: Score | None
-    seconds: float
-    early_stopping: EarlyStopping | None = None
-    solution: Solution | None = None
-    selected_score: SelectedScore | None = None
+    last_epoch: Score | None  # score at the last epoch, where another epoch was chosen
+    seconds: float  # this probe's share of the fit's wall time, by its members' multiply–adds
+    early_stopping: EarlyStopping | None = None  # which settings stopped early, if any could
+    solution: Solution | None = None  # the optimum, of a linear probe that was solved for
+    selected_score: SelectedScore | None = None  # held-out score that the choice was made by
+    # "lowest" or "highest", if the chosen rate (decay of an optimum) is that
     edge: str | None = None
 
 

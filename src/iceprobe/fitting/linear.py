@@ -46,23 +46,14 @@ log = logging.getLogger("iceprobe")
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A linear probe at its optimum.
+    """A linear probe at its optimum."""
 
-    Attributes:
-        group: of one member, which predicts and gives the module.
-        choice: its decay; ``None`` where nothing could be held out.
-        decays: that were tried.
-        solution: on all training rows.
-        rows: one a fold and decay, and one of the refit.
-        seconds: that it took.
-    """
-
-    group: Group
-    choice: Choice | None
-    decays: list[float]
-    solution: Solution
-    rows: list[CurveRow]
-    seconds: float
+    group: Group  # of one member, which predicts and gives the module
+    choice: Choice | None  # its decay; `None` where nothing could be held out
+    decays: list[float]  # that were tried
+    solution: Solution  # on all training rows
+    rows: list[CurveRow]  # one a fold and decay, and one of the refit
+    seconds: float  # that it took
 
 
 def is_solved(label: str, protocol: Protocol, train: StoredSplit) -> bool:

@@ -46,26 +46,16 @@ Rows = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Solution:
-    """An optimum, for standardised features.
+    """An optimum, for standardised features."""
 
-    Attributes:
-        weight: ``(C, D)`` float64.
-        bias: ``(C,)``.
-        decay: λ.
-        loss: mean cross-entropy of the rows.
-        curvature: κ there.
-        iterations: of L-BFGS.
-        gradient: largest entry of the gradient, in U.
-        converged: whether that is within the tolerance, or the loss falls no further for rounding.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    decay: float
-    loss: float
-    curvature: float
-    iterations: int
-    gradient: float
+    weight: Tensor  # `(C, D)` float64
+    bias: Tensor  # `(C,)`
+    decay: float  # λ
+    loss: float  # mean cross-entropy of the rows
+    curvature: float  # κ there
+    iterations: int  # of L-BFGS
+    gradient: float  # largest entry of the gradient, in U
+    # whether that is within the tolerance, or the loss falls no further for rounding
     converged: bool
 
 

@@ -36,19 +36,12 @@ FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
 
 @dataclass(frozen=True)
 class StepMemory:
-    """In bytes, of one process.
+    """In bytes, of one process."""
 
-    Attributes:
-        fixed: of the members' parameters, gradients and moments, and what is read at once.
-        per_image: of tokens under way and what is computed of them in a step.
-        images: of a step.
-        before: of measuring the vectors that probes are whitened by, before the first step.
-    """
-
-    fixed: int
-    per_image: int
-    images: int
-    before: int = 0
+    fixed: int  # of the members' parameters, gradients and moments, and what is read at once
+    per_image: int  # of tokens under way and what is computed of them in a step
+    images: int  # of a step
+    before: int = 0  # of measuring the vectors that probes are whitened by, before the first step
 
     @property
     def bytes(self) -> int:

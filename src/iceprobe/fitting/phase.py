@@ -16,19 +16,12 @@ from iceprobe.tasks.records import Record, of_members
 
 @dataclass
 class Best:
-    """Each member's best epoch on the reported split (`paper`).
+    """Each member's best epoch on the reported split (`paper`)."""
 
-    Attributes:
-        score: ``(G,)``, multiplied by the metric's sign.
-        epoch: ``(G,)``.
-        record: the task's record of its predictions.
-        probes: copies of the members after that epoch.
-    """
-
-    score: NDArray[np.float64]
-    epoch: NDArray[np.int64]
-    record: Record
-    probes: list[nn.Module]
+    score: NDArray[np.float64]  # `(G,)`, multiplied by the metric's sign
+    epoch: NDArray[np.int64]  # `(G,)`
+    record: Record  # the task's record of its predictions
+    probes: list[nn.Module]  # copies of the members after that epoch
 
     def keep(self, kept: Sequence[int]) -> "Best":
         """Of the members numbered ``kept`` only."""
@@ -47,37 +40,27 @@ class Dropped:
 
 @dataclass
 class Phase:
-    """One phase and its state so far; all of it goes into the checkpoint.
+    """One phase and its state so far; all of it goes into the checkpoint."""
 
-    Attributes:
-        name: unique in a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
-            word is in the rows.
-        members: to train.
-        fold: number of the fold that it selects on, from 0.
-        stops: probe → epoch at which its members stop; the schedule keeps its full horizon.
-        epoch: finished ones.
-        rows: one a member and epoch.
-        seconds: of training and evaluation, over all sessions.
-        dropped: members that ended before their stop; the groups go on without them.
-        groups: of the members that go on; a probe with none has no group.
-        best: of each group, where it is kept.
-        evaluations: epochs after which it is evaluated; after every one if ``None``.
-        scores: of each held-out example, by evaluation and member: ``(E, G, ⌈n/8⌉)`` packed bits of
-            a boolean score, ``(E, G, n)`` float32 of any other, zeros after a member was dropped;
-            ``None`` where nothing is kept.
-    """
-
+    # unique in a fit: "select", "select 2/5", "refit"; rows have its first word
     name: str
-    members: list[Member]
-    fold: int = 0
+    members: list[Member]  # to train
+    fold: int = 0  # number of the fold that it selects on, from 0
+    # probe → epoch at which its members stop; the schedule keeps its full horizon
     stops: dict[str, int] = field(default_factory=dict)
-    epoch: int = 0
-    rows: list[CurveRow] = field(default_factory=list)
-    seconds: float = 0.0
+    epoch: int = 0  # epochs that are finished
+    rows: list[CurveRow] = field(default_factory=list)  # one a member and epoch
+    seconds: float = 0.0  # of training and evaluation, over all sessions
+    # members that ended before their stop; groups hold the others
     dropped: list[Dropped] = field(default_factory=list)
+    # of the members that go on; a probe with none has no group
     groups: list[Stacked] = field(default_factory=list)
-    best: list[Best] = field(default_factory=list)
+    best: list[Best] = field(default_factory=list)  # of each group, where it is kept
+    # epochs after which it is evaluated; after every one if `None`
     evaluations: list[int] | None = None
+    # of each held-out example, by evaluation and member: `(E, G, ⌈n/8⌉)` packed bits of a boolean
+    # score, `(E, G, n)` float32 of any other, zeros after a member was dropped; `None` where
+    # nothing is kept
     scores: NDArray[Any] | None = None
 
     @property

@@ -55,33 +55,19 @@ FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same setting
 
 @dataclass(frozen=True)
 class Request:
-    """The settings of a fit, the same in every repetition.
+    """The settings of a fit, the same in every repetition."""
 
-    Attributes:
-        labels: canonical spec strings of the probes.
-        protocol: with the values that the caller sets.
-        split: the split to report.
-        memory: budget in bytes for tokens and what is computed of them.
-        shuffle: how streamed training images are ordered.
-        device: where to fit.
-        fit_dtype: name of the dtype of the token products.
-        low_shot: whether the training images are a few drawn ones.
-        resume: go on from a state file.
-        command: for the results.
-        task: its name.
-    """
-
-    labels: list[str]
-    protocol: Protocol
-    split: str
-    memory: int | None
-    shuffle: str
-    device: torch.device
-    fit_dtype: str
-    low_shot: bool
-    resume: bool
-    command: str
-    task: str = "classification"
+    labels: list[str]  # canonical spec strings of the probes
+    protocol: Protocol  # with the values that the caller sets
+    split: str  # the split to report
+    memory: int | None  # budget in bytes for tokens and what is computed of them
+    shuffle: str  # how streamed training images are ordered
+    device: torch.device  # where to fit
+    fit_dtype: str  # name of the dtype of the token products
+    low_shot: bool  # whether a few training images are drawn
+    resume: bool  # go on from a state file
+    command: str  # for the results
+    task: str = "classification"  # name of the task
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:

@@ -22,19 +22,12 @@ BATCHES = 4  # in a full buffer at least
 
 @dataclass(frozen=True)
 class Shuffle:
-    """How epochs are ordered; with the seed and the epoch it determines the order.
-
-    Attributes:
-        by: ``"rows"`` or ``"blocks"``.
-        held: images at the split's beginning whose tokens stay in memory.
-        buffer: images that the buffer holds.
-        block: images of a block.
-    """
+    """How epochs are ordered; with the seed and the epoch it determines the order."""
 
     by: Literal["rows", "blocks"] = "rows"
-    held: int = 0
-    buffer: int = 0
-    block: int = 0
+    held: int = 0  # images at the split's beginning whose tokens stay in memory
+    buffer: int = 0  # images that the buffer holds
+    block: int = 0  # images of a block
 
 
 ROWS = Shuffle()

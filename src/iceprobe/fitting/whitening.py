@@ -28,17 +28,11 @@ from iceprobe.probes.probe import Probe
 
 @dataclass(frozen=True)
 class Whitening:
-    """Of vectors x ∈ R^D.
+    """Of vectors x ∈ R^D."""
 
-    Attributes:
-        mean: ``(D,)``.
-        std: ``(D,)`` standard deviations; 1 where a coordinate is constant.
-        matrix: A, ``(D, D)``, symmetric, for standardised vectors.
-    """
-
-    mean: Tensor
-    std: Tensor
-    matrix: Tensor
+    mean: Tensor  # `(D,)`
+    std: Tensor  # `(D,)` standard deviations; 1 where a coordinate is constant
+    matrix: Tensor  # A, `(D, D)`, symmetric, for standardised vectors
 
     def before(self, probe: Probe) -> tuple[str, Tensor] | None:
         """Name of the weight that ``probe`` multiplies the vector by, and the matrix of its W'.

@@ -32,45 +32,32 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Record:
-    """One setting on the held-out examples.
+    """One setting on the held-out examples."""
 
-    Attributes:
-        learning_rate, weight_decay: the setting.
-        epochs: after which it was evaluated, the schedule's last one last if it got there.
-        scores: ``(E, n)``: what its members score on each example, their mean.
-        lost: whether a member has diverged.
-        gone: whether all have.
-        ended: whether it stopped before the schedule's end, clearly beaten.
-    """
-
-    learning_rate: float
+    learning_rate: float  # the setting
     weight_decay: float
+    # after which it was evaluated; the last is the schedule's if it reached that
     epochs: Sequence[int]
-    scores: NDArray[np.float32]
-    lost: bool = False
-    gone: bool = False
-    ended: bool = False
+    scores: NDArray[np.float32]  # `(E, n)`: mean score of its members on each example
+    lost: bool = False  # whether a member has diverged
+    gone: bool = False  # whether all have
+    ended: bool = False  # whether it stopped before the schedule's end, clearly beaten
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of the grid and how it stood among the others.
+    """A point of the grid, compared with the others."""
 
-    Attributes:
-        learning_rate, weight_decay, epoch: the point.
-        tried: settings.
-        best_minus_median: how much better its score is than that of the median setting then.
-        held_out: its score on the held-out examples, where they are known one by one.
-        alone: whether no other learning rate (of settings without one: no other weight decay) is as
-            good at that epoch.
-    """
-
-    learning_rate: float
+    learning_rate: float  # the point
     weight_decay: float
     epoch: int
-    tried: int
+    tried: int  # settings
+    # its score minus the median setting's at that epoch, positive where it is better
     best_minus_median: float | None
+    # its score on the held-out examples, if those are known one by one
     held_out: SelectedScore | None = None
+    # whether no other learning rate (of settings without one: no other weight decay) is as good at
+    # that epoch
     alone: bool = False
 
 

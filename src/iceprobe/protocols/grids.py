@@ -20,17 +20,11 @@ LEAST, MOST = 1e-6, 1.0  # rates beyond which no grid grows
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried of one probe.
+    """The settings that are tried of one probe."""
 
-    Attributes:
-        learning_rates: at first.
-        weight_decays: each with every one of these.
-        grows: whether rates beyond these are tried where the best lies at the edge.
-    """
-
-    learning_rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]
-    grows: bool
+    learning_rates: tuple[float, ...]  # at first
+    weight_decays: tuple[float, ...]  # each rate is tried with each decay
+    grows: bool  # whether rates beyond these are tried if the best lies at an edge
 
     @property
     def points(self) -> list[tuple[float, float]]:

@@ -21,15 +21,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """What a fit selects on.
+    """The held-out parts that a fit selects on."""
 
-    Attributes:
-        folds: in their order; empty where no example can be held out.
-        description: what that is, in words: ``"held-out 10% of train"``.
-    """
-
-    folds: Sequence[Fold]
-    description: str
+    folds: Sequence[Fold]  # empty if no example can be held out
+    description: str  # in words: "held-out 10% of train"
 
 
 def folds_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Folds:

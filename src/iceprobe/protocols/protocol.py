@@ -13,57 +13,41 @@ from iceprobe.settings import Fitting
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a fit.
+    """The settings of a fit."""
 
-    Attributes:
-        name: as `--protocol` spells it.
-        summary: one line for `iceprobe ls protocols`.
-        optimizer: ``"adamw"`` or ``"lars"``.
-        epochs: passes over the training images; the schedule's horizon.
-        batch_size: images per step.
-        warmup_epochs: of linear warm-up, before the half-cosine to 0.
-        learning_rates: the grid of every probe; ``None`` for each kind's own (`grids.py`). For LARS
-            the values are per 256 images and are multiplied by ``batch_size / 256``.
-        weight_decays: likewise.
-        held_out: fraction of the training split that selects the setting and the epoch; 0 means
-            that the reported split does (and every number says so).
-        selected_on: what results say of it, where it isn't said by what was held out.
-        folds_below: training images below which folds select in place of one held-out part.
-        folds, repeats: of that cross-validation.
-        errors: standard errors by which an earlier epoch is better than the last, to be chosen
-            (`choosing.py`).
-        evaluations: on the held-out images in a schedule, at most.
-        growths: how often a grid grows on either side (`grids.py`).
-        min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
-        whitening: λ of the whitened coordinates in which probes on pooled vectors are trained
-            (`fitting/whitening.py`); ``None`` trains them as they are.
-        solves_linear: whether linear probes on stored vectors are solved for their optimum
-            (`fitting/linear.py`) in place of being trained.
-        halving: whether settings that are clearly beaten stop early (`protocols/halving.py`).
-        coordinates: ``"standardised"``, in which no number depends on the units of the features
-            (`probes/coordinates.py`), or ``"raw"``, in which pooled vectors aren't whitened either.
-    """
-
-    name: str
-    summary: str
-    optimizer: str
-    epochs: int
-    batch_size: int
-    warmup_epochs: float
+    name: str  # as `--protocol` spells it
+    summary: str  # one line for `iceprobe ls protocols`
+    optimizer: str  # "adamw" or "lars"
+    epochs: int  # passes over the training images; the schedule's horizon
+    batch_size: int  # images per step
+    warmup_epochs: float  # of linear warm-up, before the half-cosine to 0
+    # the grid of every probe; `None` for each kind's own (`grids.py`). For LARS the values are
+    # per 256 images and are multiplied by `batch_size / 256`
     learning_rates: tuple[float, ...] | None
-    weight_decays: tuple[float, ...] | None
+    weight_decays: tuple[float, ...] | None  # likewise
+    # fraction of the training split that selects the setting and the epoch; 0: the reported split
+    # selects (and every number says so)
     held_out: float
-    selected_on: str
-    folds_below: int = 0
-    folds: int = 5
+    selected_on: str  # the words of results, where no held-out part gives them
+    folds_below: int = 0  # training images below which folds select in place of one held-out part
+    folds: int = 5  # of that cross-validation
     repeats: int = 1
+    # standard errors by which an earlier epoch is better than the last, to be chosen
+    # (`choosing.py`)
     errors: float = 2.0
-    evaluations: int = 50
-    growths: int = 2
-    min_steps: int = 0
+    evaluations: int = 50  # on the held-out images in a schedule, at most
+    growths: int = 2  # how often a grid grows on either side (`grids.py`)
+    min_steps: int = 0  # least steps of a fit; on few images the epochs are raised to it
+    # λ of the whitened coordinates in which probes on pooled vectors are trained
+    # (`fitting/whitening.py`); `None` trains them as they are
     whitening: float | None = None
+    # whether linear probes on stored vectors are solved for their optimum (`fitting/linear.py`) in
+    # place of being trained
     solves_linear: bool = False
+    # whether settings that are clearly beaten stop early (`protocols/halving.py`)
     halving: bool = False
+    # "standardised", in which no number depends on the units of the features
+    # (`probes/coordinates.py`), or "raw", in which pooled vectors aren't whitened either
     coordinates: str = "raw"
 
 

@@ -19,15 +19,10 @@ _CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
 @dataclass
 class Counts:
-    """Pixels of a split by class.
+    """Pixels of a split by class."""
 
-    Attributes:
-        confusion: ``(C, C)``, truth by prediction, of all images.
-        hits, truth, called: ``(n, C)`` of each image: T_cc, Σ_k T_ck and Σ_k T_kc.
-    """
-
-    confusion: NDArray[np.int64]
-    hits: NDArray[np.int64]
+    confusion: NDArray[np.int64]  # `(C, C)`, truth by prediction, of all images
+    hits: NDArray[np.int64]  # `(n, C)` of each image: T_cc, Σ_k T_ck and Σ_k T_kc
     truth: NDArray[np.int64]
     called: NDArray[np.int64]
 
