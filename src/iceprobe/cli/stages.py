@@ -169,7 +169,7 @@ def _check_duration(config: FitRun, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or all(parse_probe(text).name == "knn" for text in config.probe):
         return
-    from iceprobe.cost.duration import expected_seconds
+    from iceprobe.cost.fit import expected_seconds
     from iceprobe.protocols.protocol import protocol_of
 
     settings = fitting_of(config)

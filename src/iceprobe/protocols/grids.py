@@ -1,7 +1,7 @@
-"""Which learning rates and weight decays are tried of a probe, and what comes beyond them.
+"""The learning rates and weight decays that are tried of a probe, and how they grow.
 
-A user's own grid holds for every probe and stays as it was given. Otherwise each kind states its
-rates (`probes/registry.py`), and they grow on the side on which the chosen one lies at the edge::
+A user's own grid is used for every probe and doesn't grow. Otherwise each kind states its rates
+(`probes/registry.py`), and they grow on the side on which the chosen one lies at the edge::
 
     … 1e-4   3e-4   1e-3   3e-3   1e-2   3e-2 …        half decades, `beyond`
 """
