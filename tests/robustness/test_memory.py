@@ -32,10 +32,10 @@ NUMBERS = N * D
 
 def step_of(*labels: str, amp: torch.dtype = torch.float32, prefix: int = 1):
     context = FitContext(
-        get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, 1, (14, 14), True), CLASSES, 0,
+        get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, prefix, (14, 14), True), CLASSES, 0,
         torch.device("cpu"), amp, Checkpoint(None, ""), lambda *_: None,
     )  # fmt: skip
-    return step_memory(dict.fromkeys(labels, 3), context, N, prefix, 3000, 2 * NUMBERS)
+    return step_memory(dict.fromkeys(labels, 3), context, 3000, 2 * NUMBERS)
 
 
 def test_a_step_of_three_members_by_hand():

@@ -162,7 +162,7 @@ def plan_fit(
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
-    step = step_memory(members, context, shape.num_tokens, shape.num_prefix, images, each)
+    step = step_memory(members, context, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         evaluated_on = reported if asked.held_out == 0 else 0  # after every epoch

@@ -25,11 +25,7 @@ def check_request(
     Raises:
         IceprobeError: naming it.
     """
-    if not labels:
-        raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
-    for label in labels:
-        if labels.count(label) > 1:
-            raise IceprobeError(f"probe {label!r} is named twice: name it once")
+    check_named(labels, "--probe knn --probe linear --probe ep32")
     refuse_train(split, store.splits)
     for name in ("train", split):
         if name not in store.splits:
@@ -50,6 +46,19 @@ def check_request(
                     f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
                     "extract it with patches"
                 )
+
+
+def check_named(labels: Sequence[str], examples: str) -> None:
+    """Refuse to fit no probe, or one probe twice.
+
+    Raises:
+        IceprobeError: naming it, or with ``examples``.
+    """
+    if not labels:
+        raise IceprobeError(f"no probe was named: give {examples}")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise IceprobeError(f"probe {label!r} is named twice: name it once")
 
 
 def check_training_images(

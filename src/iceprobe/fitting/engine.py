@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
-from iceprobe.fitting.stacked import PatchMembers, Stacked
+from iceprobe.fitting.patch_group import PatchGroup
+from iceprobe.fitting.stacked import Stacked
 from iceprobe.machine.processes import world
 from iceprobe.machine.shared_batches import learning_from, sum_gradients
 from iceprobe.probes.attend import attend_together, image_sums, log_attention
@@ -169,7 +170,7 @@ def loss_parts(
     if pooled:
         yield pooled, group_losses(pooled, batch, task)
     for group in groups:
-        if isinstance(group, PatchMembers):
+        if isinstance(group, PatchGroup):
             for losses in group.loss_parts(batch, task):
                 yield [group], [losses]
 
@@ -259,7 +260,7 @@ def predict(
             for one, logits in zip(pooled, of_pooled, strict=True):
                 parts[id(one)].append(task.record(logits, batch.labels, keep))
         for group in groups:
-            if isinstance(group, PatchMembers):
+            if isinstance(group, PatchGroup):
                 parts[id(group)] += group.records(batch, task, keep)
         del batch
     return [joined(parts[id(group)], task.summed) for group in groups]

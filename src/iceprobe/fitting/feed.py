@@ -17,7 +17,6 @@ from torch import Tensor
 
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.machine.processes import world
-from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.split import Buffer, StoredSplit
 
 # Tensors of the store that an input is made of, where their names differ.
@@ -201,26 +200,18 @@ class Feed:
         return Batch(inputs, self.labels[places])
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
-        split, pinned = self.source, self.device.type == "cuda"
-        match name:
-            case "patches":
-                return split.patches(rows, self.device, self.dtype)
-            case "mask":
-                return self.split.masks(rows).to(self.device)
-            case "mean":
-                vector = split.rows("mean", rows, pinned)
-            case "class":
-                vector = split.rows("prefix", rows, pinned)[:, 0]
-            case "class+patches" | "prefix+patches":
-                prefix = split.rows("prefix", rows, pinned)
-                prefix = prefix[:, :1] if name == "class+patches" else prefix
-                patches = split.patches(rows, self.device, self.dtype)
-                prefix = prefix.to(self.device, self.dtype, non_blocking=True)
-                return torch.cat([prefix, patches], 1)
-            case _ if name in MODEL_VECTORS:
-                vector = split.rows(name, rows, pinned)
-            case _:
-                raise ValueError(f"no input is called {name!r}")
+        if name == "mask":
+            return self.split.masks(rows).to(self.device)
+        if name == "patches":
+            return self.source.patches(rows, self.device, self.dtype)
+        (first, *_) = STORED_AS.get(name, (name,))
+        small = self.source.rows(first, rows, self.device.type == "cuda")
+        if name.endswith("+patches"):
+            prefix = small[:, :1] if name == "class+patches" else small
+            patches = self.source.patches(rows, self.device, self.dtype)
+            prefix = prefix.to(self.device, self.dtype, non_blocking=True)
+            return torch.cat([prefix, patches], 1)
+        vector = small[:, 0] if name == "class" else small
         dtype = torch.promote_types(self.dtype, torch.float32)
         return vector.to(self.device, dtype, non_blocking=True)
 

@@ -57,8 +57,6 @@ class StepMemory:
 def step_memory(
     counts: Mapping[str, int],
     context: FitContext,
-    num_tokens: int,
-    num_prefix: int,
     num_images: int,
     stored_bytes: int,
 ) -> StepMemory:
@@ -67,8 +65,6 @@ def step_memory(
     Args:
         counts: members of each probe that train together.
         context: of the fit.
-        num_tokens: N, patch tokens.
-        num_prefix: P.
         num_images: to train on.
         stored_bytes: of an image's patch tokens as they are stored.
     """
@@ -78,11 +74,11 @@ def step_memory(
     if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
-    dim = context.shape.dim
+    shape, dim = context.shape, context.shape.dim
     sizes = {
-        one: (probe.tokens_read(num_tokens, num_prefix), dim)
+        one: (probe.tokens_read(shape.num_tokens, shape.num_prefix), dim)
         if probe.input.endswith("patches")
-        else (1, context.shape.vectors.get(probe.input, dim))
+        else (1, shape.vectors.get(probe.input, dim))
         for one, probe in built.items()
     }
     widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from iceprobe.fitting.feed import Batch, Feed
-from iceprobe.fitting.stacked import Member, PatchMembers
+from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.segmentation import Grid, LinearSegmentation, build, upsample
 from iceprobe.tasks.records import Record
@@ -25,7 +25,7 @@ from iceprobe.tasks.task import Keep, Task
 PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few times over
 
 
-class PatchGroup(PatchMembers):
+class PatchGroup(Stacked):
     """Members of one segmentation probe, stacked; token weights are parameters as W'.
 
     Args:
@@ -80,6 +80,7 @@ class PatchGroup(PatchMembers):
         return (slice(start, start + size) for start in range(0, images, size))
 
     def loss_parts(self, batch: Batch, task: Task) -> Iterator[Tensor]:
+        """Parts of the members' losses on a batch, ``(G,)`` each; their sum is the loss."""
         assert isinstance(task, Segmentation)
         truth, pixels = batch.labels, known_pixels(batch.labels)
         for images in self.few(len(truth), truth.shape[-1]):
@@ -87,6 +88,7 @@ class PatchGroup(PatchMembers):
             yield task.loss(logits, truth[images], pixels)
 
     def records(self, batch: Batch, task: Task, keep: Keep) -> Iterator[Record]:
+        """The task's records of the batch's examples, in parts."""
         truth = batch.labels
         for images in self.few(len(truth), truth.shape[-1]):
             logits = self.pixels(batch.inputs["patches"][images], truth.shape[-1])

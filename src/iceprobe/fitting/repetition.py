@@ -38,7 +38,6 @@ from iceprobe.protocols.protocol import (
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
@@ -51,6 +50,10 @@ from iceprobe.tasks.task import Task
 
 log = logging.getLogger("iceprobe")
 FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+_AS_FITTED = (  # fields of a result that are a fitted probe's
+    "seeds", "probes", "selected", "selected_on", "selected_score", "settings_tried",
+    "best_minus_median", "last_epoch", "early_stopping", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,7 @@ def _result(
     fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
 ) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
-    probe, predictions = fitted.probes[0], fitted.predictions
-    at_optimum, rates = fitted.solution is not None, fitted.grid.learning_rates
+    probe, rates = fitted.probes[0], fitted.grid.learning_rates
     course: dict[str, Any] = {
         "rows": [row for row in rows if row.probe == fitted.label],
         "selected": fitted.selected,
@@ -202,26 +204,19 @@ def _result(
         "steps": total_steps(context.protocol, len(store["train"])),
     }
     return built_result(
-        predictions,
-        probes=fitted.probes,
+        fitted.predictions,
+        **{name: getattr(fitted, name) for name in _AS_FITTED},
         open_store=store,
         probe=fitted.label,
         method="trained",
         protocol=context.protocol.name,
-        last_epoch=fitted.last_epoch,
-        selected=fitted.selected,
-        selected_on=fitted.selected_on,
-        selected_score=fitted.selected_score,
-        settings_tried=fitted.settings_tried,
-        best_minus_median=fitted.best_minus_median,
-        early_stopping=fitted.early_stopping,
         parameters=Parameters(**probe.num_parameters()),
         flops=flops_of(probe, store.num_tokens, store.num_prefix),
-        seconds=fitted.seconds,
-        seeds=fitted.seeds,
         training=_training_record(context, fitted, len(store["train"])),
-        undertrained=[] if at_optimum else signs_of_undertraining(learning_rates=rates, **course),
-        warnings=_warnings(fitted, store, context, predictions, request.split, course),
+        undertrained=[]
+        if fitted.solution
+        else signs_of_undertraining(learning_rates=rates, **course),
+        warnings=_warnings(fitted, context, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command)
@@ -230,12 +225,7 @@ def _result(
 
 
 def _warnings(
-    fitted: FittedProbe,
-    store: Store,
-    context: FitContext,
-    predictions: Predictions,
-    split: str,
-    course: Mapping[str, Any],
+    fitted: FittedProbe, context: FitContext, split: str, course: Mapping[str, Any]
 ) -> list[str]:
     """A result's warnings on its training and its held-out score; they are logged as well."""
     solution = fitted.solution
@@ -247,10 +237,9 @@ def _warnings(
         )
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
-    metric, labels = context.metric, predictions.labels
-    reported = selected_score(
-        metric.needed_scores(predictions, labels).mean(0), metric.weights(labels)
-    )
+    metric, labels = context.metric, fitted.predictions.labels
+    scores = metric.needed_scores(fitted.predictions, labels).mean(0)
+    reported = selected_score(scores, metric.weights(labels))
     found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

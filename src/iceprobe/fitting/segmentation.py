@@ -17,7 +17,7 @@ from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import check_device, check_training_images
+from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
 from iceprobe.fitting.segmentation_files import reopened, write_segmentations
 from iceprobe.fitting.segmentation_protocol import (
@@ -228,11 +228,7 @@ def check_probes(probes: Sequence[str]) -> list[str]:
         IceprobeError: if there is none, one doesn't segment, or one is named twice.
     """
     labels = [label(text) for text in probes]
-    if not labels:
-        raise IceprobeError("no probe was named: give --probe linear --probe ep8")
-    for one in labels:
-        if labels.count(one) > 1:
-            raise IceprobeError(f"probe {one!r} is named twice: name it once")
+    check_named(labels, "--probe linear --probe ep8")
     return labels
 
 

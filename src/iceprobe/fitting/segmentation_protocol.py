@@ -6,7 +6,7 @@ the training images; with it a probe is trained on all of them, on the same sche
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,17 +29,12 @@ from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.miou import Counts
 from iceprobe.tasks.records import Arrays
-from iceprobe.tasks.segmentation import Segmentation
-from iceprobe.tasks.task import Task
 
 INPUTS = {"patches", "mask"}
 
 
-@dataclass
 class SegmentationContext(FitContext):
-    """What the phases of a segmentation share."""
-
-    task: Task = field(default_factory=Segmentation)
+    """The context of a segmentation."""
 
     @property
     def warmup_epochs(self) -> float:

@@ -70,7 +70,7 @@ def run_protocol(
     grid = members_of({label: one.points for label, one in grids.items()}, seeds)
     stored = store["train"].patch_bytes // images
     counts = {label: len(one.points) * len(seeds) for label, one in grids.items()}
-    step = step_memory(counts, context, store.num_tokens, store.num_prefix, images, stored)
+    step = step_memory(counts, context, images, stored)
     check_memory(step, len(grid), context.device)
     train, test, context.shuffle = cache_tokens(
         store["train"],

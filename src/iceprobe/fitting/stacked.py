@@ -6,18 +6,11 @@ one batched product serves them all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-from iceprobe.tasks.records import Record
-from iceprobe.tasks.task import Keep, Task
-
-if TYPE_CHECKING:
-    from iceprobe.fitting.feed import Batch
 
 
 @dataclass(frozen=True)
@@ -129,15 +122,3 @@ class Stacked(ABC):
             {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
             for g in range(len(self))
         ]
-
-
-class PatchMembers(Stacked):
-    """Members with an output for every patch: they process a batch in parts."""
-
-    @abstractmethod
-    def loss_parts(self, batch: "Batch", task: Task) -> Iterator[Tensor]:
-        """Parts of the members' losses on a batch, ``(G,)`` each; their sum is the loss."""
-
-    @abstractmethod
-    def records(self, batch: "Batch", task: Task, keep: Keep) -> Iterator[Record]:
-        """The task's records of the batch's examples, in parts."""

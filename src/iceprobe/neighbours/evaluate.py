@@ -25,7 +25,7 @@ from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters
+from iceprobe.results.schema import Flops, Parameters, SelectedScore
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
 from iceprobe.tasks.classification import TOP, Classification
@@ -105,7 +105,9 @@ def knn(
         neighbours = search(queries, features, np.arange(len(labels)))
         evaluated = [(neighbours, np.arange(len(queries)))]
         known, selected_on = truth, f"the reported split ({split})"
-    best, values, spread, held_out = settings(len(labels))[0], {}, None, None
+    best, values = settings(len(labels))[0], dict[Vote, float]()
+    spread: float | None = None
+    held_out: SelectedScore | None = None
     if evaluated:
         rows, tried = _tried(evaluated, classes, known, metric)
         known = known[rows]
