@@ -74,7 +74,7 @@ def plan_fit(
             ``here``, whether the fit is to run on this machine, whose free memory counts only then;
             and how it is measured: ``measure_seconds`` of training steps, about, ``bytes_per_second`` of the
             disk (measured by default where tokens don't fit into memory), or ``flops_per_second`` that a
-            step reaches on its device, in place of running any.
+            step reaches on its device, instead of a measurement.
 
     Raises:
         IceprobeError: for what ``fit`` would refuse, or images without a number of classes. (A step that
@@ -296,7 +296,7 @@ def _costed(
 def _step(
     probes: Sequence[Probe], each: Sequence[int], batch: int, shape: TokenShape, speed: float
 ) -> StepSeconds:
-    """Seconds of a step of so many members of every probe, by their FLOPs."""
+    """Seconds of a step with ``each`` members of the probes, by their FLOPs."""
     train, look = (
         batch * sum(n * f(probe, shape) for n, probe in zip(each, probes, strict=True)) / speed
         for f in (training_flops, forward_flops)

@@ -103,14 +103,7 @@ def line(a: tuple[int, StepSeconds], b: tuple[int, StepSeconds], at: int) -> Ste
 
 
 class RealSteps:
-    """Runs real steps of a fit on random tokens: a :data:`Runner`.
-
-    Args:
-        grids: of each probe.
-        seeds: of each setting.
-        context: of the fit.
-        settings: of the store.
-    """
+    """Runs real steps of a fit on random tokens of a store with ``settings``: a :data:`Runner`."""
 
     def __init__(
         self,

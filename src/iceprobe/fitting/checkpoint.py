@@ -18,7 +18,7 @@ from iceprobe.machine.processes import world
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     tensors: dict[str, Tensor]  # of the phase under way
     phase: dict[str, Any]  # description of the phase under way
@@ -75,7 +75,7 @@ class Checkpoint:
             ) from error
 
     def load(self) -> Saved | None:
-        """What was saved last, or ``None`` where nothing was.
+        """The last saved state, or ``None`` without any.
 
         Raises:
             IceprobeError: if the file belongs to another fit, or can't be read.

@@ -98,7 +98,7 @@ class JointTrainer:
     def train_step(self, batch: Batch) -> list[Tensor]:
         """One step of every active group; the losses of its members, ``(G,)`` a group.
 
-        Of a batch that several processes share, the step and the losses are those of the whole.
+        If several processes share a batch, the step and the losses are of the whole batch.
         """
         active = self.active
         found: dict[int, Tensor] = {}
@@ -246,11 +246,7 @@ def predict(
 ) -> list[Record]:
     """The task's record of every example, of the members of each group.
 
-    Args:
-        groups: trained.
-        batches: of the examples, in order; one at least.
-        task: makes the records.
-        keep: what they are for (`tasks/task.py`).
+    ``batches`` are of the examples in order, at least one; ``keep`` is the records' use (`tasks/task.py`).
     """
     pooled = [group for group in groups if isinstance(group, Group)]
     parts: dict[int, list[Record]] = {id(group): [] for group in groups}

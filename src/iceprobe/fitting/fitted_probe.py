@@ -1,4 +1,4 @@
-"""One probe after its protocol: the fitted modules, what they predict, and how they were chosen."""
+"""One probe after its protocol: the fitted modules, their predictions, and how they were chosen."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +31,8 @@ class FittedProbe:
     probes: Sequence[Any]  # fitted modules, one a seed
     predictions: Predictions  # on the reported split, one row a seed
     selected: dict[str, float | int | str]  # learning rate, weight decay and epoch
-    selected_on: str  # what they were chosen on
-    grid: Grid  # what was tried
+    selected_on: str  # the images they were chosen on
+    grid: Grid  # settings that were tried
     settings_tried: int  # combinations of learning rate and weight decay
     # score of the best setting minus the median setting's, where it was chosen
     best_minus_median: float | None

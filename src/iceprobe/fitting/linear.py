@@ -86,13 +86,8 @@ def fit_linear(
 ) -> LinearFit:
     """Select a decay on ``folds`` and fit all of ``train`` at it.
 
-    Args:
-        label: of the probe.
-        context: of the fit.
-        seed: that the member is named by.
-        train: all training examples, with this probe's input alone.
-        folds: to select on.
-        feeds: of each fold the examples to train on and the held-out ones.
+    ``feeds`` are of each fold the examples to train on and the held-out ones. All read the probe's input
+    alone. ``seed`` only names the member.
     """
     began = time.monotonic()
     probe = _Probe(label, context, seed)
@@ -153,7 +148,7 @@ class _Probe:
         return Problem(rows, count, width, classes, self.context.device, shared)
 
     def group(self, problem: Problem, solutions: Sequence[Solution]) -> Group:
-        """Solutions as members of an ordinary group: W x̂ + b folded into what the probe computes."""
+        """Solutions as members of an ordinary group: W x̂ + b folded into the probe's own parameters."""
         members = [Member(self.label, 0.0, one.decay, self.seed) for one in solutions]
         context = self.context
         (group,) = make_groups(members, context.shape, context.num_outputs, context.device)

@@ -205,7 +205,7 @@ class Group(Stacked):
             if isinstance(probe.norm, nn.BatchNorm1d):
                 probe.norm.running_mean.copy_(self.running_mean[g] + offset)  # type: ignore[union-attr]
                 probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
-                # What was divided by √(v + ετ²) is divided by √(v + ε) from here on.
+                # In training the divisor was √(v + ετ²), in the module it is √(v + ε).
                 variance = self.running_var[g]
                 ratio = (variance + probe.norm.eps) / (variance + self._epsilon)
                 probe.classifier.weight.mul_(ratio.sqrt())

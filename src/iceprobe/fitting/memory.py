@@ -1,6 +1,6 @@
 """Memory of a fit: the least that it takes beside tokens, and which tokens are held in the rest.
 
-    step = parameters + images · (tokens under way + what the probes make of them)
+    step = parameters + images · (tokens under way + tensors computed of them)
 
 A fit can't do with less: batches keep their size, and all probes train in one pass over them, whose
 shared products round by their width. So no number depends on the budget. Tokens that don't fit into it
@@ -39,7 +39,7 @@ class StepMemory:
     """In bytes, of one process."""
 
     fixed: int  # of the members' parameters, gradients and moments, and what is read at once
-    per_image: int  # of tokens under way and what is computed of them in a step
+    per_image: int  # of tokens under way and the tensors that a step computes of them
     images: int  # of a step
     before: int = 0  # of measuring the vectors that probes are whitened by, before the first step
 
@@ -60,13 +60,9 @@ def step_memory(
     num_images: int,
     stored_bytes: int,
 ) -> StepMemory:
-    """The memory of a step.
+    """The memory of a step of ``counts`` members of each probe, trained on ``num_images``.
 
-    Args:
-        counts: members of each probe that train together.
-        context: of the fit.
-        num_images: to train on.
-        stored_bytes: of an image's patch tokens as they are stored.
+    ``stored_bytes`` are an image's, of patch tokens as they are stored.
     """
     built = {label: context.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}

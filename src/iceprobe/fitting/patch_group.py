@@ -26,15 +26,7 @@ PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few ti
 
 
 class PatchGroup(Stacked):
-    """Members of one segmentation probe, stacked; token weights are parameters as W'.
-
-    Args:
-        members: G of them, of one probe.
-        classes: C.
-        whitening: of the training tokens.
-        grid: rows and columns of the patches.
-        device: to train on.
-    """
+    """G members of one segmentation probe of C classes, stacked; token weights are trained as W'."""
 
     def __init__(
         self,

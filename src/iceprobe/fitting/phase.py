@@ -1,4 +1,4 @@
-"""One phase of a fit: which members train, and where they stand."""
+"""One phase of a fit: its members and their state."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -86,14 +86,14 @@ class Phase:
         )
 
     def keep_scores(self, number: int, member: int, scores: NDArray[Any], evaluations: int) -> None:
-        """Keep what a member scored on each held-out example, ``(n,)``, after an evaluation."""
+        """Keep a member's scores of the held-out examples, ``(n,)``, after an evaluation."""
         kept = np.packbits(scores) if scores.dtype == np.bool_ else scores.astype(np.float32)
         if self.scores is None:
             self.scores = np.zeros((evaluations, len(self.members), len(kept)), kept.dtype)
         self.scores[number, member] = kept
 
     def scores_of(self, member: int, count: int) -> NDArray[Any]:
-        """What a member scored on ``count`` examples after each evaluation, ``(E, n)``."""
+        """A member's scores of ``count`` examples after each evaluation, ``(E, n)``."""
         if self.scores is None:  # no member reached an evaluation
             return np.zeros((len(self.evaluations or []), count), np.uint8)
         kept = self.scores[:, member]
@@ -154,7 +154,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def scores_state(phases: Sequence[Phase]) -> dict[str, Tensor]:
-    """What members scored in each phase, by name."""
+    """The members' scores in each phase, by name."""
     return {
         f"scores.{i}": torch.from_numpy(phase.scores)
         for i, phase in enumerate(phases)

@@ -46,12 +46,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
 class Course:
-    """The phases of a fit in their order; those that a checkpoint holds aren't trained again.
-
-    Args:
-        context: that they share.
-        saved: what :meth:`Checkpoint.load` gave.
-    """
+    """The phases of a fit in their order; those that a checkpoint, ``saved``, holds aren't trained again."""
 
     def __init__(self, context: FitContext, saved: Saved | None):
         self.context, self.saved = context, saved
@@ -184,7 +179,7 @@ def evaluate(
     """Evaluate ``groups`` on ``feed``, if there is one: a row a member, the scores or the best kept.
 
     Returns:
-        What each member scored on each example, ``(n,)``.
+        Each member's scores of the examples, ``(n,)``.
     """
     scores: dict[Member, NDArray[Any]] = {}
     values: dict[Member, float] = {}

@@ -63,7 +63,7 @@ class Request:
     labels: list[str]  # canonical spec strings of the probes
     protocol: Protocol  # with the values that the caller sets
     split: str  # the split to report
-    memory: int | None  # budget in bytes for tokens and what is computed of them
+    memory: int | None  # budget in bytes of tokens and training steps
     shuffle: str  # how streamed training images are ordered
     device: torch.device  # where to fit
     fit_dtype: str  # name of the dtype of the token products
@@ -130,9 +130,8 @@ def repetition(
         progress: called with ``(stage, done, total)``.
 
     Returns:
-        Results in the order asked for, with fitted modules and predictions, without probes
-        all members of which have diverged; a row a member and epoch; by probe the members that
-        have diverged.
+        Results in the order asked for, without probes all members of which have diverged; a row a
+        member and epoch; by probe the members that have diverged.
     """
     found = {
         label: knn(

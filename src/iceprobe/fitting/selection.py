@@ -177,7 +177,7 @@ def tune(
     take turns, one a fold: folds vary more than seeds do.
 
     Args:
-        course: of the fit; the phases are added.
+        course: runs the phases.
         grids: of each probe.
         seeds: initialisations.
         targets: ``(n, …)`` of the training examples.
@@ -185,7 +185,7 @@ def tune(
         feeds: of each fold the examples to train on and the held-out ones.
 
     Returns:
-        The choice of each probe that has a member left, and what was tried of each probe.
+        The choice of each probe that has a member left, and the grid that was tried of each probe.
     """
     context, protocol = course.context, course.context.protocol
     tried = dict(grids)
@@ -254,13 +254,9 @@ def _following(first: Grid, tried: Grid, choice: Choice, most: int) -> float | N
 def records(
     label: str, phases: Sequence[Phase], folds: Folds, held_out: np.ndarray
 ) -> list[Record]:
-    """The scores of each setting of a probe on the held-out examples, of all folds together.
+    """The scores of each setting of a probe, of all ``folds`` together.
 
-    Args:
-        label: of the probe.
-        phases: of selection.
-        folds: that they selected on, by the number of a phase's fold.
-        held_out: ``(n,)`` the rows held out in some fold, sorted.
+    They are of ``held_out (n,)``, the sorted rows that are held out in some fold.
     """
     members: dict[tuple[float, float], list[tuple[Phase, int, Dropped | None]]] = {}
     for phase in phases:

@@ -1,4 +1,4 @@
-"""Members whose parameters are stacked: what the joint trainer and the optimiser need of them.
+"""Members whose parameters are stacked, as the joint trainer and the optimiser use them.
 
 A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe have
 equal shapes: a group keeps each of their parameters in one tensor with a leading member axis, so that

@@ -48,12 +48,9 @@ class Whitening:
 
 
 def whitening(batches: Callable[[], Iterable[Tensor]], least: float, copies: int = 1) -> Whitening:
-    """Measure the vectors, in float64.
+    """Measure the vectors ``(b, D)`` of ``batches()``, which is called twice, in float64.
 
-    Args:
-        batches: gives the training vectors, ``(b, D)`` at a time; called twice.
-        least: δ at least.
-        copies: vectors an image, of its augmented views.
+    δ is at least ``least``; ``copies`` of the vectors are of one image, its augmented views.
     """
     count, origin = 0, torch.tensor(0.0)
     total, products = torch.tensor(0.0), torch.tensor(0.0)

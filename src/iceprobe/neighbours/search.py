@@ -64,7 +64,7 @@ def nearest(
             # A query's own length changes no order: it is divided out at the end.
             tile = rows_by_rows(queries[rows].to(device, made_in), unit)
             columns = _top(tile, k)
-            # What was found before stands first and has lower rows: ties stay in the bank's order.
+            # Earlier neighbours come first and have lower rows: ties stay in the bank's order.
             kept = best[rows, :known].to(made_in)  # as it was made: nothing is rounded
             values = torch.cat([kept, tile.gather(1, columns)], 1)
             numbers = torch.cat([where[rows, :known], columns + first], 1)

@@ -232,6 +232,6 @@ def refuse_train(split: str, splits: Sequence[str]) -> None:
         others = [f"{name!r}" for name in splits if name != TRAIN]
         remedy = "give the data set a split of other images, such as test"
         raise IceprobeError(
-            f"split={split!r}: probes are trained on it, so a number on it says what they know by heart; "
+            f"split={split!r}: probes are trained on it, so a number on it measures what they memorised; "
             + (f"give split={' or '.join(others)}" if others else remedy)
         )

@@ -67,7 +67,7 @@ class Classification(Task):
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         import torch
 
-        # Of equal logits torch takes any: how many are asked for is part of what is predicted.
+        # Of equal logits torch takes any, and which one depends on how many are asked for.
         best = best_classes(logits, 1 if keep == "scores" else TOP)
         best = torch.where(logits.isfinite().all(-1, keepdim=True), best, -1)
         found = {"predicted": best[..., 0].to("cpu", torch.int32)}
@@ -96,7 +96,7 @@ def best_classes(logits: "Tensor", most: int) -> "Tensor":
 
 
 def compact(logits: "Tensor") -> "Record":
-    """Logits ``(G, n, C)`` as they are kept: float16, the highest alone where classes are many."""
+    """Logits ``(G, n, C)`` as they are kept: float16, of many classes only the highest."""
     import torch
 
     if logits.shape[-1] <= MANY:

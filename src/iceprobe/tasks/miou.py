@@ -42,7 +42,7 @@ def count(truth: NDArray[np.integer], called: NDArray[np.integer], classes: int)
 
     Args:
         truth: ``(n, …)`` classes of pixels, or `IGNORE`.
-        called: the same shape, what they are called.
+        called: the same shape, predicted classes.
         classes: C.
     """
     images = len(truth)
