@@ -81,9 +81,9 @@ class FitContext:
         for name in sorted(train.inputs.difference(VECTORS)):
             tokens = train.sample(name, self.run_seed)
             if narrow:
-                name = str(self.dtype).removeprefix("torch.")
+                dtype = str(self.dtype).removeprefix("torch.")
                 share = float(rounding(tokens[None], tokens[None].to(self.dtype)))
-                check_rounding(share, f"fit_dtype={name}", "take fit_dtype=float32")
+                check_rounding(share, f"fit_dtype={dtype}", "take fit_dtype=float32")
             if standardised:
                 found[name] = Coordinates.of(tokens)
         return found
