@@ -202,6 +202,7 @@ def _result(
         "epochs": context.protocol.epochs,
         "steps": total_steps(context.protocol, len(store["train"])),
     }
+    signs = [] if fitted.solution else signs_of_undertraining(learning_rates=rates, **course)
     return built_result(
         fitted.predictions,
         **{name: getattr(fitted, name) for name in _AS_FITTED},
@@ -212,9 +213,7 @@ def _result(
         parameters=Parameters(**probe.num_parameters()),
         flops=flops_of(probe, store.num_tokens, store.num_prefix),
         training=_training_record(context, fitted, len(store["train"])),
-        undertrained=[]
-        if fitted.solution
-        else signs_of_undertraining(learning_rates=rates, **course),
+        undertrained=signs,
         warnings=_warnings(fitted, context, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
