@@ -204,15 +204,11 @@ def tune(
             name += f" +{growth}" if growth else ""
             phase = Phase(name, members_of(asked, turn), fold=number, evaluations=evaluations)
             phases.append(course.run(phase, train, on, rungs=[] if growth else stops))
-        choices = {
-            label: choice
+        chosen = {
+            label: choose(records(label, phases, folds, held_out), weights, protocol.errors, sign)
             for label in tried
-            if (
-                choice := choose(
-                    records(label, phases, folds, held_out), weights, protocol.errors, sign
-                )
-            )
         }
+        choices = {label: choice for label, choice in chosen.items() if choice is not None}
         asked = {}
         for label, choice in choices.items():
             rate = _following(grids[label], tried[label], choice, protocol.growths)
