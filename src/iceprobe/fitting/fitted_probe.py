@@ -187,7 +187,7 @@ def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:
     return at_edge(tried, chosen) if choice.alone else None
 
 
-def diverged_members(labels: Sequence[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
+def diverged_members(labels: Iterable[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
     """By probe, the members that were dropped because they were no longer finite."""
     found: dict[str, list[Diverged]] = {label: [] for label in labels}
     for phase in phases:

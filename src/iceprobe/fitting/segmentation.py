@@ -150,7 +150,8 @@ def _result(
     seconds: float,
 ) -> Segmentation:
     choice, group, protocol = fitted.choice, fitted.group, context.protocol
-    confusions, probes = [counts.confusion for counts in fitted.counts], group.probes()
+    confusions = [counts.confusion for counts in fitted.counts]
+    probes = [group.probe(g) for g in range(len(group))]
     by_class = np.array([miou.iou(one) for one in confusions])
     occurring = np.isfinite(by_class).any(0)
     truth = confusions[0].sum(1)

@@ -5,6 +5,7 @@ A protocol is data; `fitting/` reads it. No torch here: `iceprobe ls protocols` 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -143,7 +144,7 @@ def get_protocol(
             "--protocol heldout, or leave halving off"
         )
     grids = {"learning_rates": learning_rates, "weight_decays": weight_decays}
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
