@@ -33,8 +33,7 @@ class Checkpoint:
 
     Args:
         path: of the file; ``None`` keeps nothing (a fit in memory).
-        fingerprint: of everything that changes the fit's outcome; a file with another one is
-            refused.
+        fingerprint: of everything that changes the fit's outcome; another one is refused.
     """
 
     def __init__(self, path: Path | None, fingerprint: str):

@@ -84,10 +84,9 @@ def fit_linear(
     folds: Folds,
     feeds: Sequence[tuple[Feed, Feed]],
 ) -> LinearFit:
-    """Select a decay on ``folds`` and fit all of ``train`` at it.
+    """Select a decay on ``folds`` and fit all of ``train`` at it; ``seed`` only names the member.
 
-    ``feeds`` are of each fold the examples to train on and the held-out ones. All read the probe's input
-    alone. ``seed`` only names the member.
+    ``feeds`` are of each fold the examples to train on and the held-out ones; all read only its input.
     """
     began = time.monotonic()
     probe = _Probe(label, context, seed)

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-BLOCK_BYTES = 2**22  # of a block at most: a disk's seek is short beside its reading
-BLOCKS = 64  # in a full buffer at least: of how many classes a batch is, where they lie sorted
+BLOCK_BYTES = 2**22  # of a block at most: reading it takes a disk longer than the seek
+BLOCKS = 64  # in a full buffer at least: images of so many classes mix if they are stored sorted
 BATCHES = 4  # in a full buffer at least
 
 

@@ -58,8 +58,8 @@ class Segmentation(Task):
         return 1 + len(names)
 
     def loss(self, logits: "Tensor", targets: "Tensor", pixels: "Tensor | None" = None) -> "Tensor":
-        """Of logits of pixels ``(G, B, C, S, S)``; of a part of a batch, the sum of which is divided by
-        the ``pixels`` of the whole batch that have a class."""
+        """Of logits ``(G, B, C, S, S)``; of a part of a batch, the part's sum divided by ``pixels``, the
+        number of pixels of the whole batch that have a class."""
         from torch.nn import functional as F
 
         members, images = logits.shape[:2]
