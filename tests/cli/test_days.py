@@ -33,7 +33,7 @@ def test_a_fit_of_years_is_refused_with_its_estimate(
     assert not Path("r").exists()
     assert "the work begins" in iceprobe("fit", store.path, *long, "--long").err
     # A usual fit isn't held up: nothing is measured.
-    monkeypatch.setattr("iceprobe.cost.duration.plan_fit", None)
+    monkeypatch.setattr("iceprobe.cost.fit.plan_fit", None)
     short = ["--probe", "linear", "--epochs", "3", "--output", "s"]
     assert "the work begins" in iceprobe("fit", store.path, *short).err
 

@@ -7,7 +7,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import fit as planning
 from iceprobe.cost.phases import phases_of
 from iceprobe.cost.step_timer import StepSeconds, StepTimes, line, time_steps
-from iceprobe.fitting.step_memory import StepMemory
+from iceprobe.fitting.memory import StepMemory
 from iceprobe.protocols.protocol import get_protocol
 from tests.store.conftest import make_backbone, make_dataset
 
@@ -157,7 +157,7 @@ def test_flops_by_hand():
 
 
 def test_memory_that_does_not_suffice_is_told_and_nothing_is_run(monkeypatch):
-    monkeypatch.setattr("iceprobe.fitting.step_memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("iceprobe.fitting.memory.available_memory", lambda: 1000)
     plan = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], num_classes=4, epochs=1)
     assert "of memory" in plan.refusal
     assert plan.seconds == 0

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Dataset
-from iceprobe.fitting import phases, step_memory
+from iceprobe.fitting import memory, phases
 from iceprobe.fitting.engine import forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Member, make_groups
@@ -300,7 +300,7 @@ def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
     fixed = 16 * 4 * iceprobe.probes.build("ep4", 8, 3, (4, 4)).num_parameters()["total"] + 2**22
     each = 4 * 4 * (4 * (3 * 16 + 2 * 8) + 4 * (8 + 3)) + (16 * 8 * 2 + 2 * 16 * 8 * 4)
     for free, remedy in ((fixed + 20 * each, "--batch-size 20"), (fixed, "fewer probes")):
-        monkeypatch.setattr(step_memory, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         with pytest.raises(IceprobeError, match=remedy):
             iceprobe.fit(store, ["ep4"], output=tmp_path / "run", memory=0, **QUICK)
     assert not (tmp_path / "run").exists()
@@ -308,12 +308,12 @@ def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
 
 def test_what_a_block_keeps_for_the_backward_pass_is_counted(store, tmp_path, monkeypatch):
     """Two norms, q, k, v, what they mix, two of the MLP's width 4: 14 tokens a token or more."""
-    kept = step_memory.kept_for_backward(build_pooling("block", 64), num_tokens=9, dim=64)
+    kept = memory.kept_for_backward(build_pooling("block", 64), num_tokens=9, dim=64)
     assert 14 * 9 * 64 <= kept <= 20 * 9 * 64
-    assert step_memory.kept_for_backward(build_pooling("linear", 64), num_tokens=9, dim=64) == 0
-    scorer = step_memory.kept_for_backward(build_pooling("abmilp", 64), num_tokens=9, dim=64)
+    assert memory.kept_for_backward(build_pooling("linear", 64), num_tokens=9, dim=64) == 0
+    scorer = memory.kept_for_backward(build_pooling("abmilp", 64), num_tokens=9, dim=64)
     assert 9 * 64 + 9 <= scorer <= 9 * 64 + 2 * 9  # tanh's output, weights
-    monkeypatch.setattr(step_memory, "available_memory", lambda: 5_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 5_000_000)
     with pytest.raises(IceprobeError, match="--batch-size"):
         iceprobe.fit(store, ["block"], output=tmp_path / "run", memory=0, **QUICK)
 

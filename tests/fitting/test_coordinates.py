@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from iceprobe.fitting.checkpoint import Checkpoint
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import JointTrainer, forward
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.probes import build, coordinates
 from iceprobe.probes.coordinates import Coordinates, location_and_scale, published, usual
+from iceprobe.protocols.protocol import get_protocol
 from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, PlantedSplit, planted
 
@@ -261,3 +264,20 @@ def test_a_probe_takes_its_scale_along():
     again.load_state_dict(build("vjepa4", DIM, CLASSES, GRID).state_dict())
     assert again.scale is None
     assert "scale" not in fitted("ep4", "0.001", steps=3).probe(0).state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_fit_standardises_in_every_dtype(dtype):
+    feed = Feed(planted(150, seed=0), np.arange(150), {"patches"}, CPU, dtype)
+    context = FitContext(
+        get_protocol("heldout"),
+        SHAPE,
+        CLASSES,
+        0,
+        CPU,
+        dtype,
+        Checkpoint(None, ""),
+        lambda *_: None,
+    )
+    (group,) = context.groups([Member("ep4", 1e-3, 0.0, 0)], feed, 50)
+    assert group.coordinates is not None

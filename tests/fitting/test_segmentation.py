@@ -338,7 +338,7 @@ def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, told
 
 def test_data_sets_named_as_having_masks_have_them():
     from iceprobe.datasets import CATALOGUE, load_dataset
-    from iceprobe.fitting.segmentation_checks import MASKED
+    from iceprobe.fitting.segmentation import MASKED
 
     bundled, *others = MASKED
     assert all(split.masks for split in load_dataset(bundled).splits.values())

@@ -13,8 +13,8 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting import feed as feeds
 from iceprobe.fitting import phases, selection
 from iceprobe.fitting.feed import Feed, split_batches
+from iceprobe.fitting.memory import StepMemory
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order, choose_shuffle
-from iceprobe.fitting.step_memory import StepMemory
 from iceprobe.store import Store, reader
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
 from tests.store.conftest import make_backbone

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import iceprobe
-from iceprobe.fitting import phases, tuning
+from iceprobe.fitting import phases, selection
 from iceprobe.fitting.phase import Dropped, Phase
+from iceprobe.fitting.selection import records
 from iceprobe.fitting.stacked import Member
-from iceprobe.fitting.tuning import records
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.choosing import choose
 from iceprobe.protocols.heldout import Fold, Folds, cross_validation, folds_of
@@ -175,7 +175,7 @@ def test_halved_and_grown_settings_are_evaluated_after_the_same_epochs(
         seen.append({tuple(one.epochs) for one in found if not one.ended})
         return choose(found, *rest)
 
-    monkeypatch.setattr(tuning, "choose", told)
+    monkeypatch.setattr(selection, "choose", told)
     (result,) = iceprobe.fit(
         store, ["ep4"], output=tmp_path / "run", halving=True, **FIT | dict(epochs=60, seeds=1)
     )

@@ -5,10 +5,12 @@ import pytest
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import settle
 from iceprobe.fitting import phases
 from iceprobe.protocols.lowshot import draw
-from iceprobe.protocols.repeats import repeated
+from iceprobe.protocols.protocol import repeated
 from iceprobe.results import read_results
+from iceprobe.settings import Fitting
 from iceprobe.store import extract_in_memory
 from tests.fitting.test_api import QUICK, Killed, content, kill_after, planted_dataset
 from tests.store.conftest import make_backbone
@@ -47,8 +49,12 @@ def test_a_fraction_is_of_each_class():
     ],
 )
 def test_wrong_draws_are_named(asked, says):
+    def checked():
+        settings = settle(Fitting, None, asked, "fit")
+        draw(LABELS, list("abc"), shots=settings.shots, fraction=settings.fraction)
+
     with pytest.raises(IceprobeError, match=says):
-        draw(LABELS, list("abc"), **asked)
+        checked()
 
 
 def test_low_shot_results_are_of_the_images_drawn(store, tmp_path):

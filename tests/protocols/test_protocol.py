@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 
 from iceprobe import IceprobeError
-from iceprobe.fitting.tuning import peak_rate
+from iceprobe.core.options import settle
+from iceprobe.fitting.selection import peak_rate
 from iceprobe.protocols.choosing import best_at_last_epoch
 from iceprobe.protocols.heldout import heldout_split
-from iceprobe.protocols.protocol import PROTOCOLS, for_images, get_protocol, images_per_step
+from iceprobe.protocols.protocol import (
+    PROTOCOLS,
+    for_images,
+    get_protocol,
+    images_per_step,
+    protocol_of,
+)
 from iceprobe.results.curves import CurveRow
+from iceprobe.settings import Fitting
 
 
 def test_heldout_split_is_stratified_seeded_and_whole():
@@ -51,18 +59,22 @@ def test_a_protocol_takes_the_callers_values():
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "says"),
+    ("values", "says"),
     [
-        ("heldot", {}, "heldout"),
-        ("heldout", {"epochs": 0}, "epochs=0"),
-        ("heldout", {"batch_size": 1}, "batch_size=1"),
-        ("heldout", {"learning_rates": (-1.0,)}, "learning_rates"),
-        ("paper", {"weight_decays": (-1.0,)}, "weight_decays"),
+        ({"protocol": "heldot"}, "heldout"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 1}, "batch_size=1"),
+        ({"min_steps": -1}, "min_steps=-1"),
+        ({"learning_rates": [-1.0]}, "learning_rates"),
+        ({"learning_rates": [0.1, 0.1]}, "learning_rates=.*each value once"),
+        ({"protocol": "paper", "weight_decays": [-1.0]}, "weight_decays"),
+        ({"protocol": "paper", "halving": True}, "halving with protocol 'paper'"),
+        ({"coordinates": "whitened"}, "unknown coordinates 'whitened'"),
     ],
 )
-def test_wrong_values_are_named(name, values, says):
+def test_wrong_values_are_named(values, says):
     with pytest.raises(IceprobeError, match=says):
-        get_protocol(name, **values)
+        protocol_of(settle(Fitting, None, values, "fit"))
 
 
 def row(rate: float, seed: int, epoch: int, accuracy: float | None) -> CurveRow:

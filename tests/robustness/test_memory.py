@@ -13,14 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import JointTrainer
 from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, make_groups
+from iceprobe.fitting.memory import cache_tokens, kept, step_memory, under_way
 from iceprobe.fitting.shuffling import ROWS
-from iceprobe.fitting.step_memory import kept, step_memory, under_way
 from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.protocol import get_protocol
@@ -33,10 +32,10 @@ NUMBERS = N * D
 
 def step_of(*labels: str, amp: torch.dtype = torch.float32, prefix: int = 1):
     context = FitContext(
-        get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, 1, (14, 14), True), CLASSES, 0,
+        get_protocol("heldout", batch_size=BATCH), TokenShape(D, N, prefix, (14, 14), True), CLASSES, 0,
         torch.device("cpu"), amp, Checkpoint(None, ""), lambda *_: None,
     )  # fmt: skip
-    return step_memory(dict.fromkeys(labels, 3), context, N, prefix, 3000, 2 * NUMBERS)
+    return step_memory(dict.fromkeys(labels, 3), context, 3000, 2 * NUMBERS)
 
 
 def test_a_step_of_three_members_by_hand():

@@ -12,7 +12,7 @@ from torchvision import transforms
 from iceprobe.backbones.augmentation import view_generator
 from iceprobe.core.errors import IceprobeError
 from iceprobe.cost import plan
-from iceprobe.fitting.caching import cache_tokens
+from iceprobe.fitting.memory import cache_tokens
 from iceprobe.store import Store, extract, extract_in_memory, repair
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.memory import bytes_held

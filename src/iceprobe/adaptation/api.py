@@ -32,8 +32,7 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
-from iceprobe.protocols.protocol import get_protocol, images_per_step, total_steps
-from iceprobe.protocols.reported import refuse_train
+from iceprobe.protocols.protocol import get_protocol, images_per_step, refuse_train, total_steps
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult

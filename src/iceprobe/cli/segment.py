@@ -55,7 +55,7 @@ def execute(config: SegmentRun) -> None:
 
     A finished run is shown, not run again.
     """
-    from iceprobe.fitting.segmentation_checks import check_probes
+    from iceprobe.fitting.segmentation import check_probes
 
     check_probes(config.probe)
     folder = RunFolder(config)
@@ -117,7 +117,7 @@ def _identities(config: SegmentRun) -> set[str]:
 
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
     """Extract the tokens, if the images have masks and the tokens have a grid."""
-    from iceprobe.fitting.segmentation_checks import no_grid, no_masks
+    from iceprobe.fitting.segmentation import no_grid, no_masks
 
     dataset = iceprobe.load_dataset(config.data)
     if not all(split.masks for split in dataset.splits.values()):

@@ -166,7 +166,7 @@ def _check_duration(config: FitRun, store: "Store") -> None:
     """Ask before a fit of more than a day (:func:`begin_or_refuse`)."""
     if config.long or _only_knn(config):
         return
-    from iceprobe.cost.duration import expected_seconds
+    from iceprobe.cost.fit import expected_seconds
 
     settings = fitting_of(config)
     seconds = expected_seconds(store, config.probe, settings)

@@ -1,8 +1,8 @@
-"""What an extraction will cost, before it is begun: bytes, memory, FLOPs, seconds.
+"""What an extraction will cost, before it begins: bytes, memory, FLOPs, seconds.
 
-Sizes are exact. Seconds come from running the real pipeline (decoding and forward pass) on images
-of the data set for a few seconds; they hold for the machine as loaded at that moment. On paper, for
-a data set or a machine that isn't there, a number of images and a speed stand in their place.
+Sizes are exact. Seconds come from running the real pipeline (decoding and forward pass) on images of
+the data set for a few seconds; they hold for the machine and its load at that moment. On paper, a number
+of images and a speed replace a data set or a machine that isn't there.
 """
 
 import contextlib
@@ -123,7 +123,13 @@ def plan(
         place = located(features or ".")
         path = (features and find_finished(place, wanted)) or place / wanted.folder
         manifest = read_manifest(path) if features and (path / MANIFEST).exists() else wanted
-    left = _images_left(manifest)
+    views_of = manifest.settings.views_of
+    # An image counts once for each of its views.
+    left = sum(views_of(name) * manifest.rows_missing(name) for name in manifest.splits)
+    each = patch_bytes(token_layout(manifest.shape, manifest.settings))
+    patches = {name: views_of(name) * one.images * each for name, one in manifest.splits.items()}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    bytes_there = sum(file.bytes for shard in shards for file in shard.files)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
     rate = call.images_per_second if left else None
     if left and here:
@@ -131,10 +137,10 @@ def plan(
     return Plan(
         store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
-        store_bytes=_store_bytes(manifest),
+        store_bytes=bytes_there + bytes_missing(manifest),
         bytes_to_write=bytes_missing(manifest),
         free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
-        patch_bytes=_patch_bytes(manifest),
+        patch_bytes=patches,
         memory_bytes=_memory_bytes(backbone, manifest, target, call.workers),
         memory_available=available_memory() if here else None,
         flops=flops * left,
@@ -145,7 +151,7 @@ def plan(
 
 
 def _on_paper(backbone: "Backbone", images: int, settings: ExtractionSettings) -> Manifest:
-    """The manifest of a store of so many training images of which nothing else is known."""
+    """The manifest of a store of so many training images, of which nothing else is known."""
     if images < 1:
         raise IceprobeError(f"images={images}: take a number of images above 0")
     return Manifest(
@@ -158,38 +164,18 @@ def _on_paper(backbone: "Backbone", images: int, settings: ExtractionSettings) -
     )
 
 
-def _images_left(manifest: Manifest) -> int:
-    """Forward passes to make: an image counts once for each of its views."""
-    return sum(
-        manifest.settings.views_of(name) * manifest.rows_missing(name) for name in manifest.splits
-    )
-
-
-def _store_bytes(manifest: Manifest) -> int:
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    return sum(file.bytes for shard in shards for file in shard.files) + bytes_missing(manifest)
-
-
-def _patch_bytes(manifest: Manifest) -> dict[str, int]:
-    layout = token_layout(manifest.shape, manifest.settings)
-    each = patch_bytes(layout)
-    views_of = manifest.settings.views_of
-    return {name: views_of(name) * split.images * each for name, split in manifest.splits.items()}
-
-
 def _memory_bytes(
     backbone: "Backbone", manifest: Manifest, device: torch.device, workers: int
 ) -> int:
-    """Weights (where they are on the host), images decoded ahead, batches of tokens in flight.
+    """Weights (if they are on the host), images decoded ahead, batches of tokens in flight.
 
-    An image stands for as many as it has views. Masks are kept until their shard is written.
+    An image counts once for each of its views. Masks are kept until their shard is written.
     """
     settings, preprocessing = manifest.settings, backbone.preprocessing
     image = 4 * preprocessing.channels * preprocessing.image_size**2
     decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
-    stored = shard_bytes(
-        1, max((split_layout(manifest, name) for name in manifest.splits), key=len)
-    )
+    layouts = [split_layout(manifest, name) for name in manifest.splits]
+    stored = shard_bytes(1, max(layouts, key=len))
     made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))

@@ -8,8 +8,15 @@ import torch
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.cost.flops import forward_flops, phase_flops, solving_flops, training_flops
-from iceprobe.cost.phases import FitPlan, PhaseCost, phases_of
+from iceprobe.cost.phases import (
+    FitPlan,
+    PhaseCost,
+    forward_flops,
+    phase_flops,
+    phases_of,
+    solving_flops,
+    training_flops,
+)
 from iceprobe.cost.search import plan_search
 from iceprobe.cost.step_timer import TOKENS_AT_ONCE, RealSteps, StepSeconds, StepTimes, time_steps
 from iceprobe.datasets import load_dataset
@@ -18,23 +25,32 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
-from iceprobe.fitting.step_memory import StepMemory, check_memory, step_memory
+from iceprobe.fitting.memory import StepMemory, check_memory, step_memory
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
-from iceprobe.protocols.protocol import Protocol, for_images, images_per_step, protocol_of
-from iceprobe.protocols.repeats import repeated
-from iceprobe.settings import FitPlanning
+from iceprobe.protocols.protocol import (
+    Protocol,
+    for_images,
+    images_per_step,
+    protocol_of,
+    repeated,
+    total_steps,
+)
+from iceprobe.settings import FitPlanning, Fitting
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout
+from iceprobe.store.reader import Store
 from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
 
 PRODUCT = ((2048, 192), (192, 16))
+MANY_STEPS = 2000  # below it nothing is measured: a step takes far less than a minute
+MOMENT = 0.3  # seconds of timed steps
 
 
 @takes(FitPlanning)
@@ -58,7 +74,7 @@ def plan_fit(
             ``here``, whether the fit is to run on this machine, whose free memory counts only then;
             and how it is measured: ``measure_seconds`` of training steps, about, ``bytes_per_second`` of the
             disk (measured by default where tokens don't fit into memory), or ``flops_per_second`` that a
-            step reaches on its device, in place of running any.
+            step reaches on its device, instead of a measurement.
 
     Raises:
         IceprobeError: for what ``fit`` would refuse, or images without a number of classes. (A step that
@@ -78,8 +94,7 @@ def plan_fit(
     images = _training_images(sizes.get("train", 0), num_classes, call.shots, call.fraction)
     reported = sizes.get(call.split, 0)
     low_shot = call.shots is not None or call.fraction is not None
-    asked = protocol_of(call)
-    asked = for_images(asked, max(1, images))
+    asked = for_images(protocol_of(call), max(1, images))
 
     shape = backbone if isinstance(backbone, TokenShape) else backbone.shape
     texts = list(probes)
@@ -101,11 +116,8 @@ def plan_fit(
         low_shot=low_shot,
     )
     seeds = seeds if replicates is None else 1
-    widths = [
-        shape.vectors.get(parse_probe(label).options.get("input", ""), shape.dim)
-        for label in labels
-        if label not in trained
-    ]
+    inputs = [parse_probe(one).options.get("input", "") for one in labels if one not in trained]
+    widths = [shape.vectors.get(name, shape.dim) for name in inputs]
     banks = _searches(asked, images, reported, num_classes) * (replicates or 1)
     search = None
     if widths and images:
@@ -115,11 +127,8 @@ def plan_fit(
             flops_per_second=call.flops_per_second,
             measure_seconds=min(call.measure_seconds, 1.0),
         )
-    solved = [
-        one
-        for one in trained
-        if asked.solves_linear and parse_probe(one).name == "linear" and images
-    ]
+    solves = asked.solves_linear and images > 0
+    solved = [one for one in trained if solves and parse_probe(one).name == "linear"]
     solving = sum(solving_flops(asked, shape, num_classes, label, images) for label in solved)
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
@@ -153,7 +162,7 @@ def plan_fit(
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
     )
-    step = step_memory(members, context, shape.num_tokens, shape.num_prefix, images, each)
+    step = step_memory(members, context, images, each)
     held = None
     if any(probe.input.endswith("patches") for probe in built):
         evaluated_on = reported if asked.held_out == 0 else 0  # after every epoch
@@ -173,16 +182,7 @@ def plan_fit(
         )
         steps, basis = StepTimes(one, grid, 0, 0), f"at {call.flops_per_second / 1e12:g} TFLOP/s"
     else:
-        run = RealSteps(
-            grids,
-            seeds,
-            asked,
-            shape=shape,
-            num_classes=num_classes,
-            settings=settings,
-            device=context.device,
-            dtype=context.dtype,
-        )
+        run = RealSteps(grids, seeds, context, settings)
         refusal = _refusal(step, sum(members.values()), context) if call.here else None
         if refusal is None:
             most = max(2, TOKENS_AT_ONCE // (4 * shape.num_tokens * shape.dim))
@@ -211,6 +211,27 @@ def plan_fit(
     )
 
 
+def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> float:
+    """Seconds that a fit takes, about, before it begins; 0 if it has few steps: nothing is measured then.
+
+    (A zero too many in ``--epochs`` asks for years.)
+    """
+    images, protocol = len(store["train"]), protocol_of(settings)
+    if total_steps(for_images(protocol, images), images) < MANY_STEPS:
+        return 0.0
+    manifest = store.manifest
+    return plan_fit(
+        manifest.shape,
+        images,
+        probes,
+        settings.model_copy(update={"budget": None, "budget_flops": None, "memory": None}),
+        num_classes=len(store.classes),
+        tokens=manifest.settings.tokens,
+        measure_seconds=MOMENT,
+        here=False,
+    ).seconds
+
+
 def product_speed(device: torch.device, seconds: float = 0.05) -> float:
     """FLOPs a second of a product as the search for an optimum makes them, in float64."""
     left, right = (torch.ones(*size, dtype=torch.float64, device=device) for size in PRODUCT)
@@ -224,7 +245,7 @@ def product_speed(device: torch.device, seconds: float = 0.05) -> float:
 def _searches(
     protocol: Protocol, images: int, reported: int, num_classes: int
 ) -> list[tuple[int, int]]:
-    """k-NN's (bank, queries): a search to select on held-out images, and one to report."""
+    """k-NN's (bank, queries) of each search: on held-out images, and on reported ones."""
     phases = phases_of(protocol, [1], 1, images, reported, num_classes)
     select = [
         (p.trained_on, p.evaluated_on) for p in phases if p.name == "select" for _ in range(p.times)
@@ -242,9 +263,9 @@ def _training_images(
 
 
 def _held(needed: int, memory: int | None, here: bool) -> bool:
-    """Whether so many bytes, tokens and a step, are held, as the fit decides it.
+    """Whether so many bytes, tokens and a step, fit into the budget, as in the fit.
 
-    Of another machine only a budget that was given tells; without one tokens are streamed.
+    On another machine they do only in a budget that was given.
     """
     if memory is None:
         memory = (available_memory() or 0) // 2 if here else 0
@@ -252,7 +273,7 @@ def _held(needed: int, memory: int | None, here: bool) -> bool:
 
 
 def _refusal(step: StepMemory, members: int, context: FitContext) -> str | None:
-    """What the fit itself would say against a step that memory doesn't hold."""
+    """The fit's own error, if memory doesn't hold a step."""
     try:
         check_memory(step, members, context.device)
     except IceprobeError as error:
@@ -268,18 +289,14 @@ def _costed(
     at_hand = (phase.trained_on * step.train + phase.evaluated_on * step.evaluate) / batch
     read = (phase.trained_on + phase.evaluated_on) * image_bytes
     epoch = max(at_hand, read / bytes_per_second) if bytes_per_second else at_hand
-    return phase.model_copy(
-        update={
-            "step_seconds": phase.all_epochs * at_hand,
-            "seconds": phase.all_epochs * epoch,
-        }
-    )
+    step_seconds, seconds = phase.all_epochs * at_hand, phase.all_epochs * epoch
+    return phase.model_copy(update={"step_seconds": step_seconds, "seconds": seconds})
 
 
 def _step(
     probes: Sequence[Probe], each: Sequence[int], batch: int, shape: TokenShape, speed: float
 ) -> StepSeconds:
-    """Seconds of a step of so many members of every probe, by their FLOPs."""
+    """Seconds of a step with ``each`` members of the probes, by their FLOPs."""
     train, look = (
         batch * sum(n * f(probe, shape) for n, probe in zip(each, probes, strict=True)) / speed
         for f in (training_flops, forward_flops)

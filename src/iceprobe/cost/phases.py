@@ -16,22 +16,28 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from iceprobe.cost.search import SearchPlan
+from iceprobe.fitting.linear import DECAYS, given_decays
+from iceprobe.probes.pooling import QueryPooling
+from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol
+from iceprobe.tokens import TokenShape
+
+PASSES = 40  # over all rows, of a search for an optimum: on the bundled sets 12 to 110 iterations
 
 
 class PhaseCost(BaseModel):
     """A phase of the protocol, in one repetition.
 
     Attributes:
-        name: ``"select"``, ``"refit"``, ``"paper"`` or, the last look, ``"report"``.
-        members: that learn together.
+        name: ``"select"``, ``"refit"``, ``"paper"`` or, the last evaluation, ``"report"``.
+        members: trained together.
         settings: of the grid among them, of the probe that has most.
         each: members of each probe, in their order.
         epochs: at most; a refit stops at the epoch that was selected.
         trained_on, evaluated_on: images of an epoch, to train on and to evaluate on.
-        times: that it is run, once for each held-out part.
-        step_seconds: of its epochs, tokens at hand.
-        seconds: of its epochs, with reading where that takes longer.
+        times: number of runs, one for each held-out part.
+        step_seconds: of its epochs, with tokens in memory.
+        seconds: of its epochs, with reading if that takes longer.
     """
 
     name: str
@@ -99,7 +105,7 @@ class FitPlan(BaseModel):
 
     @property
     def epoch_seconds(self) -> float:
-        """Of an epoch of all members, its look included, on stored tokens."""
+        """Of an epoch of all members with its evaluation, on stored tokens."""
         return self.phases[0].seconds / self.phases[0].all_epochs if self.phases else 0.0
 
     def live_epoch_seconds(self, images_per_second: float) -> float:
@@ -116,8 +122,8 @@ class FitPlan(BaseModel):
         return self.repetitions * (steps + images / images_per_second)
 
     def pays_from(self, extraction_seconds: float, images_per_second: float) -> int | None:
-        """The first epoch by whose end extraction and cached epochs have taken no longer than live
-        ones; ``None`` if an epoch is no shorter for the store."""
+        """The number of epochs from which extraction and cached epochs take no longer than live ones;
+        ``None`` if the store makes no epoch shorter."""
         saved = self.live_epoch_seconds(images_per_second) - self.epoch_seconds
         if saved <= 0:
             return None
@@ -172,3 +178,35 @@ def phases_of(
         select = [phase("select", points, epochs, images - held, held)]
     one = [1] * len(points)
     return [*select, phase("refit", one, epochs, images, 0), phase("report", one, 1, 0, reported)]
+
+
+def solving_flops(
+    protocol: Protocol, shape: TokenShape, num_classes: int, label: str, images: int
+) -> float:
+    """Of a linear probe's path of decays on every part, and of its refit: three products a pass."""
+    width = shape.vectors.get(build_for(shape, label, num_classes).input, shape.dim)
+    parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
+    decays = len(given_decays(protocol) or DECAYS)
+    return (parts * decays + 1) * PASSES * 6.0 * images * width * num_classes
+
+
+def phase_flops(phase: PhaseCost, probes: Sequence[Probe], shape: TokenShape) -> float:
+    return phase.all_epochs * sum(
+        members * phase.trained_on * training_flops(probe, shape)
+        + members * phase.evaluated_on * forward_flops(probe, shape)
+        for members, probe in zip(phase.each, probes, strict=True)
+    )
+
+
+def forward_flops(probe: Probe, shape: TokenShape) -> int:
+    return probe.flops(shape.num_tokens, shape.num_prefix)
+
+
+def training_flops(probe: Probe, shape: TokenShape) -> int:
+    """Of one image: forward, by weight and by input backward.
+
+    Tokens are frozen: their products with queries have no backward pass by input.
+    """
+    forward = forward_flops(probe, shape)
+    of_queries = forward - probe.flops(0) if isinstance(probe.pooling, QueryPooling) else 0
+    return 3 * forward - of_queries

@@ -1,4 +1,4 @@
-"""What a search for neighbours will cost, before it is begun.
+"""What a search for neighbours will cost, before it begins.
 
     seconds = Σ_searches n · m · seconds of one comparison        FLOPs = Σ_searches 2 n m D
 
@@ -76,7 +76,7 @@ def plan_search(
 
 
 def _sample(bank: int, queries: int, dim: int) -> tuple[int, int, int]:
-    """What is searched in place of the whole."""
+    """Sizes of a measured search, which stands for the whole."""
     return min(bank, BANKS * BANK), min(queries, 2 * QUERIES), dim
 
 

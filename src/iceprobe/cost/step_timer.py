@@ -2,10 +2,10 @@
 
     seconds(members) ≈ seconds(few) + (members − few) · slope
 
-The groups, the batches and the thread that gathers them ahead are those of a fit; only the tokens
-are noise. Where whole steps don't fit into the time given, fewer settings of the grid or fewer
-images are run, and a straight line through two sizes gives the rest: a step costs something by
-itself (optimiser, launching), and then in proportion to its members and its images.
+The groups, the batches and the thread that reads them ahead are those of a fit; only the tokens are
+noise. If whole steps don't fit into the time given, fewer settings of the grid or fewer images are run,
+and a straight line through two sizes gives the rest: a step has a constant cost (optimiser, launching)
+and a cost in proportion to its members and its images.
 """
 
 import time
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import JointTrainer, predict
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.members import Member, make_groups
+from iceprobe.fitting.members import make_groups
+from iceprobe.fitting.stacked import members_of
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.coordinates import Coordinates
-from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.grids import Grid
-from iceprobe.protocols.protocol import Protocol
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import token_layout
 from iceprobe.store.split import StoredSplit, memory_split
@@ -47,19 +47,12 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Steps of a fit.
+    """Steps of a fit."""
 
-    Attributes:
-        one: with one setting of the grid, all seeds.
-        grid: with all settings.
-        settings: how many of them were run.
-        images: of a batch that was run.
-    """
-
-    one: StepSeconds
-    grid: StepSeconds
-    settings: int
-    images: int
+    one: StepSeconds  # with one setting of the grid, all seeds
+    grid: StepSeconds  # with all settings
+    settings: int  # how many of them were run
+    images: int  # of a batch that was run
 
 
 #: Settings of the grid, images of a batch, seconds to spend → their step.
@@ -74,7 +67,7 @@ def time_steps(run: Runner, settings: int, images: int, most: int, seconds: floa
         settings: of the grid.
         images: of a batch.
         most: images that a timed batch may have.
-        seconds: to spend; a step to warm up, one that counts and an evaluation are run in any case.
+        seconds: to spend; a warm-up step, one that counts and an evaluation are run in any case.
     """
     few = min(FEW_IMAGES, images, most)
     least = run(1, few, seconds / 10)
@@ -99,7 +92,7 @@ def time_steps(run: Runner, settings: int, images: int, most: int, seconds: floa
 def line(a: tuple[int, StepSeconds], b: tuple[int, StepSeconds], at: int) -> StepSeconds:
     """The step at size ``at`` on the line through ``a`` and ``b``, never a falling one.
 
-    Of one size alone seconds are taken to be in proportion to it.
+    If both have the same size, seconds are in proportion to it.
     """
     (x, first), (y, second) = a, b
 
@@ -110,57 +103,34 @@ def line(a: tuple[int, StepSeconds], b: tuple[int, StepSeconds], at: int) -> Ste
 
 
 class RealSteps:
-    """Runs real steps of a fit on random tokens: a :data:`Runner`.
-
-    Args:
-        grids: of each probe.
-        seeds: of each setting.
-        protocol: of the fit.
-        shape: of the tokens.
-        num_classes: C.
-        settings: of the store.
-        device, dtype: where and in which dtype the fit runs.
-    """
+    """Runs real steps of a fit on random tokens of a store with ``settings``: a :data:`Runner`."""
 
     def __init__(
         self,
         grids: Mapping[str, Grid],
         seeds: int,
-        protocol: Protocol,
-        *,
-        shape: TokenShape,
-        num_classes: int,
+        context: FitContext,
         settings: ExtractionSettings,
-        device: torch.device,
-        dtype: torch.dtype,
     ):
-        self.grids, self.seeds, self.protocol = grids, seeds, protocol
-        self.shape, self.num_classes, self.device, self.dtype = shape, num_classes, device, dtype
-        self.inputs = {build_for(shape, label, num_classes).input for label in grids}
+        self.grids, self.seeds, self.context = grids, seeds, context
+        self.inputs = {context.build(label).input for label in grids}
         patches = any(name.endswith("patches") for name in self.inputs)
-        self.split = noise(shape, settings.model_copy(update={"patches": patches}))
-
-    def members(self, settings: int) -> list[Member]:
-        """Of the first ``settings`` of each grid."""
-        return [
-            Member(label, rate, decay, seed)
-            for label, grid in self.grids.items()
-            for rate, decay in grid.points[:settings]
-            for seed in range(self.seeds)
-        ]
+        self.split = noise(context.shape, settings.model_copy(update={"patches": patches}))
 
     def __call__(self, settings: int, images: int, seconds: float) -> StepSeconds:
+        points = {label: grid.points[:settings] for label, grid in self.grids.items()}
+        context = self.context
         groups = make_groups(
-            self.members(settings),
-            self.shape,
-            self.num_classes,
-            self.device,
+            members_of(points, range(self.seeds)),
+            context.shape,
+            context.num_outputs,
+            context.device,
             self._whitenings(),
             self._coordinates(),
         )
-        trainer = JointTrainer(groups, self.protocol.optimizer, steps=1_000_000, warmup=1)
+        trainer = JointTrainer(groups, context.protocol.optimizer, steps=1_000_000, warmup=1)
         rows = np.resize(np.arange(len(self.split)), BATCHES * images)
-        feed = Feed(self.split, rows, self.inputs, self.device, self.dtype)
+        feed = Feed(self.split, rows, self.inputs, context.device, context.dtype)
         train = self._train(trainer, feed, images, seconds)
         batches = [next(feed.in_order(images))]
         began = self._now()
@@ -181,27 +151,27 @@ class RealSteps:
                     return (now - began) / steps
 
     def _whitenings(self) -> dict[str, Whitening]:
-        """Whitening that changes nothing and costs what another does."""
-        if self.protocol.whitening is None:
+        """Whitening that changes nothing and costs as much as any."""
+        shape = self.context.shape
+        if self.context.protocol.whitening is None:
             return {}
-        widths = {name: self.shape.vectors.get(name, self.shape.dim) for name in self.inputs}
+        widths = {n: shape.vectors.get(n, shape.dim) for n in self.inputs if n in VECTORS}
         return {
             name: Whitening(torch.zeros(width), torch.ones(width), torch.eye(width))
             for name, width in widths.items()
-            if name in VECTORS
         }
 
     def _coordinates(self) -> dict[str, Coordinates]:
         """Likewise."""
-        if self.protocol.coordinates == "raw":
+        if self.context.protocol.coordinates == "raw":
             return {}
-        zero, one = torch.zeros(self.shape.dim), torch.ones(self.shape.dim)
+        zero, one = torch.zeros(self.context.shape.dim), torch.ones(self.context.shape.dim)
         neutral = Coordinates(zero, one, 1.0, zero, one)
         return {name: neutral for name in self.inputs if name not in VECTORS}
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.context.device.type == "cuda":
+            torch.cuda.synchronize(self.context.device)
         return time.perf_counter()
 
 

@@ -39,8 +39,7 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
 from iceprobe.protocols.lowshot import draw
-from iceprobe.protocols.protocol import for_images
-from iceprobe.protocols.repeats import repeated
+from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
@@ -71,23 +70,27 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
             where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
             ``resume``, ``progress`` and ``command``.
 
-    Where neither seeds nor replicates are given there are 5 replicates of two or more trained probes under
+    Without seeds and replicates there are 5 replicates of two or more trained probes under
     ``"heldout"``, and 3 seeds otherwise. A replicate has its own initialisation, order of batches, held-out
     part and, low-shot, draw of images; the results' deviation is then over all of these.
 
     Returns:
-        One result a probe, in the order asked for; written to ``output`` as well. Where ``output``
-        holds this very run, finished, they are read from there. Seeds that have
-        diverged are left out of its scores and named in ``diverged``; a probe of which no member
-        got to the end has no result, and an error is logged.
+        One result a probe, in the order asked for; written to ``output`` as well. If ``output`` holds
+        this very run, finished, they are read from there. Seeds that have diverged are left out of the
+        scores and named in ``diverged``; a probe of which no member reached the end has no result, and
+        an error is logged.
 
     Raises:
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
-    store = _opened(store)
+    if isinstance(store, str | Path):
+        store = Store.open(store)
+    if not isinstance(store, Store):
+        raise IceprobeError(
+            f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
+        )
     request = Request.of(_labels(store, probes, call), call)
-    request = dataclasses.replace(request, resume=call.resume)
     seeds, replicates = _repeated(request, call)
     asked = {
         "store": store.identity,
@@ -104,11 +107,10 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "device": request.device.type,
         **({} if request.task == "classification" else {"task": request.task}),  # older runs: none
     }
-    folder = first(
-        lambda: call.output if call.output is not None else new_run(store.manifest, call.protocol)
-    )
+    folder = first(lambda: call.output or new_run(store.manifest, call.protocol))
     with contextlib.ExitStack() as locked:
-        if (done := first(lambda: _lock(folder, asked, call.resume, locked))) is not None:
+        done = first(lambda: _lock(folder, asked, call.resume, locked))
+        if done is not None:
             return [reopened(one, store, store.shape) for one in done]
         try:
             results, rows = _fit(
@@ -142,7 +144,7 @@ def _mapped(results: list[FittedResult], path: Path) -> list[FittedResult]:
 def _lock(
     folder: Path, asked: dict[str, Any], resume: bool, locked: contextlib.ExitStack
 ) -> list[FittedResult] | None:
-    """Lock the run folder, if it is new or this run's own; its results if that is finished."""
+    """Lock the run folder if it is new or this run's own; its results if the run is finished."""
     if folder.exists() and not folder.is_dir():
         raise IceprobeError(f"{folder} is a file: give --output a folder")
     locked.enter_context(exclusive(folder))
@@ -150,7 +152,7 @@ def _lock(
 
 
 def reopened(result: FittedResult, store: Store | None, shape: TokenShape) -> FittedResult:
-    """A result that was read from its folder, with the fitted modules as a fresh one has them."""
+    """A result read from its folder, with its fitted modules loaded."""
     seeds = result.seeds if result.files.probes else []
     probes = [load_fitted(result, shape, seed) for seed in seeds] or None
     return result.replaced(probes=probes, open_store=store)
@@ -164,7 +166,7 @@ def probe(
 ) -> list[FittedResult]:
     """Probe a model in memory: nothing is written, and the model is as before afterwards.
 
-    (`load_backbone` borrows a module: evaluation mode lasts for each forward pass only.)
+    (A module is in evaluation mode during each forward pass only.)
 
     Args:
         model: a :class:`Backbone`, a spec string or any ``nn.Module`` (``backbone_options`` go to
@@ -172,7 +174,7 @@ def probe(
         dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
             sets of torch or torchvision (:func:`iceprobe.load_dataset`).
         call: settings or options as of :func:`fit`, with ``limit``, images of each split, and
-            ``tokens``, the dtype in which they are held: ``"bfloat16"`` or ``"float32"`` where they are
+            ``tokens``, the dtype in which they are held: ``"bfloat16"`` or ``"float32"`` if values are
             too large for ``"float16"``.
 
     Returns:
@@ -225,23 +227,13 @@ def _fit(
     ``begin`` is called when all is checked.
     """
     progress, run_seed = callback(call.progress), call.run_seed
+    drawn: dict[str, Any] = {"shots": call.shots, "fraction": call.fraction}
     initialisations = [range(seeds)] if replicates is None else [[r] for r in range(replicates)]
     views = [store] * len(initialisations)
     if request.low_shot and "train" in store.splits:
         labels = store["train"].labels
-        views = [
-            store.take(
-                "train",
-                draw(
-                    labels,
-                    store.classes,
-                    shots=call.shots,
-                    fraction=call.fraction,
-                    seed=run_seed + r,
-                ),
-            )
-            for r in range(len(views))
-        ]
+        draws = (draw(labels, store.classes, **drawn, seed=run_seed + r) for r in range(len(views)))
+        views = [store.take("train", rows) for rows in draws]
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         check(view, request, mine, run_seed + r)
     first(begin)
@@ -263,10 +255,9 @@ def _fit(
         for label, members in gone.items():
             diverged.setdefault(label, []).extend(members)
     by_probe = {label: [r for r in rounds if r.probe == label] for label in request.labels}
-    lost = [label for label, found in by_probe.items() if not found]
-    if len(lost) == len(by_probe):
-        raise IceprobeError(all_diverged(lost))
-    if lost:
+    if lost := [label for label, found in by_probe.items() if not found]:
+        if not rounds:
+            raise IceprobeError(all_diverged(lost))
         log.error("%s", all_diverged(lost))
     results = [
         found[0] if replicates is None else merged(found) for found in by_probe.values() if found
@@ -274,7 +265,6 @@ def _fit(
     if line := identical_line(store, request.split):  # test images are read when all is fitted
         log.warning("assumed: %s", line)
     names = store.names_at_hand(request.split)
-    drawn: dict[str, Any] = {"shots": call.shots, "fraction": call.fraction}
     named = []
     for result in results:
         if (predictions := result.predictions()) is not None:
@@ -306,18 +296,8 @@ def _warning_of_days(
     return timed(progress, {"select", "refit", "paper"}, expected)
 
 
-def _opened(store: Any) -> Store:
-    if isinstance(store, str | Path):
-        return Store.open(store)
-    if not isinstance(store, Store):
-        raise IceprobeError(
-            f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
-        )
-    return store
-
-
 def _labels(store: Store, probes: Sequence[str], settings: Fitting) -> list[str]:
-    """Canonical labels of the probes named, and behind them of the EPs within a budget."""
+    """Canonical labels of the probes named, then of the EPs within a budget."""
     labels = [probe_label(parse_probe(text)) for text in probes]
     if settings.budget is None and settings.budget_flops is None:
         return labels

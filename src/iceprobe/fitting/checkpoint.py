@@ -1,4 +1,4 @@
-"""Where a fit stands, in one file that is replaced whole: ``RUN/state-tokens.safetensors``."""
+"""The state of a fit, in one file that is replaced whole: ``RUN/state-0.safetensors``."""
 
 import json
 import os
@@ -18,19 +18,12 @@ from iceprobe.machine.processes import world
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds.
+    """The content of a checkpoint."""
 
-    Attributes:
-        tensors: of the phase under way.
-        phase: its description.
-        before: descriptions of the phases finished before it.
-        shuffle: how its epochs are ordered, whatever memory there is when it goes on.
-    """
-
-    tensors: dict[str, Tensor]
-    phase: dict[str, Any]
-    before: list[dict[str, Any]]
-    shuffle: Shuffle = ROWS
+    tensors: dict[str, Tensor]  # of the phase under way
+    phase: dict[str, Any]  # description of the phase under way
+    before: list[dict[str, Any]]  # descriptions of the phases finished before it
+    shuffle: Shuffle = ROWS  # order of its epochs, kept whatever memory is free when it goes on
 
 
 class Checkpoint:
@@ -40,18 +33,17 @@ class Checkpoint:
 
     Args:
         path: of the file; ``None`` keeps nothing (a fit in memory).
-        fingerprint: of everything that the fit's outcome depends on; a file with another one is
-            refused.
+        fingerprint: of everything that changes the fit's outcome; another one is refused.
     """
 
     def __init__(self, path: Path | None, fingerprint: str):
         self.path, self.fingerprint = path, fingerprint
 
     def save(self, saved: Saved) -> None:
-        """Put ``saved`` in the place of what was saved before.
+        """Replace the file by ``saved``.
 
         Raises:
-            IceprobeError: if it can't be written; what was saved before stays.
+            IceprobeError: if it can't be written; the file before stays.
         """
         if self.path is None or not world().main:
             return
@@ -82,7 +74,7 @@ class Checkpoint:
             ) from error
 
     def load(self) -> Saved | None:
-        """What was saved last, or ``None`` where nothing was.
+        """The last saved state, or ``None`` without any.
 
         Raises:
             IceprobeError: if the file belongs to another fit, or can't be read.
@@ -104,5 +96,4 @@ class Checkpoint:
                 f"{self.path} is the state of a fit with other settings: give another --output, "
                 "or remove the file to start over"
             )
-        check_tensors(self.path, tensors, metadata, "iceprobe", "remove it to start over")
         return Saved(tensors, meta["phase"], meta["before"], Shuffle(**meta["shuffle"]))

@@ -1,4 +1,4 @@
-"""What can't be fitted is refused before anything is written."""
+"""Checks before a fit: they refuse it before anything is written."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,36 +12,20 @@ from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
 from iceprobe.protocols.heldout import heldout_split
-from iceprobe.protocols.protocol import Protocol
-from iceprobe.protocols.reported import refuse_train
+from iceprobe.protocols.protocol import Protocol, refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 
 
 def check_request(
-    store: Store,
-    labels: Sequence[str],
-    trained: Mapping[str, Probe],
-    *,
-    seeds: Sequence[int],
-    split: str,
-    run_seed: int,
+    store: Store, labels: Sequence[str], trained: Mapping[str, Probe], split: str
 ) -> None:
-    """Refuse probes that don't fit the tokens, and settings that mean nothing.
+    """Refuse probes that don't fit the tokens, and splits that can't be read.
 
     Raises:
         IceprobeError: naming it.
     """
-    inputs = {label: probe.input for label, probe in trained.items()}
-    if not labels:
-        raise IceprobeError("no probe was named: give --probe knn --probe linear --probe ep32")
-    for label in labels:
-        if labels.count(label) > 1:
-            raise IceprobeError(f"probe {label!r} is named twice: name it once")
-    if not seeds:
-        raise IceprobeError("seeds=0: give at least 1")
-    if run_seed < 0:
-        raise IceprobeError(f"run_seed={run_seed}: give a number from 0 up")
+    check_named(labels, "--probe knn --probe linear --probe ep32")
     refuse_train(split, store.splits)
     for name in ("train", split):
         if name not in store.splits:
@@ -56,12 +40,25 @@ def check_request(
             )
         check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     if not store.has_patches:
-        for label, name in inputs.items():
-            if name.endswith("patches"):
+        for label, probe in trained.items():
+            if probe.input.endswith("patches"):
                 raise IceprobeError(
                     f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
                     "extract it with patches"
                 )
+
+
+def check_named(labels: Sequence[str], examples: str) -> None:
+    """Refuse to fit no probe, or one probe twice.
+
+    Raises:
+        IceprobeError: naming it, or with ``examples``.
+    """
+    if not labels:
+        raise IceprobeError(f"no probe was named: give {examples}")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise IceprobeError(f"probe {label!r} is named twice: name it once")
 
 
 def check_training_images(
@@ -79,12 +76,9 @@ def check_training_images(
     if missing:
         names = ", ".join(repr(store.classes[i]) for i in sorted(missing)[:3])
         record = store.manifest.splits["train"]
-        limited = record.images < record.listed
-        remedy = (
-            f"the limit took {record.images} of {record.listed} training images: raise it"
-            if limited
-            else f"add some, or remove the class from {split!r}"
-        )
+        remedy = f"add some, or remove the class from {split!r}"
+        if record.images < record.listed:
+            remedy = f"the limit took {record.images} of {record.listed} training images: raise it"
         raise IceprobeError(f"no training image of class {names}: {remedy}")
     if low_shot or not protocol.held_out:
         return
@@ -96,7 +90,7 @@ def check_training_images(
 
 
 def all_diverged(labels: Sequence[str]) -> str:
-    """What is said of probes without a member that got to the end."""
+    """The message on probes without a member that reached the end."""
     return f"every member of {', '.join(labels)} has diverged: give smaller --learning-rates"
 
 

@@ -1,4 +1,4 @@
-"""What the phases of a fit share."""
+"""The context that the phases of a fit share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,45 +27,32 @@ from iceprobe.tokens import TokenShape
 
 @dataclass
 class FitContext:
-    """What a phase shares with the others.
+    """The context of a fit."""
 
-    Attributes:
-        protocol: of the fit.
-        shape: of the tokens.
-        num_outputs: K, of every probe.
-        run_seed: of the held-out part and of the order of batches.
-        device, dtype: where and in which dtype tokens are multiplied.
-        checkpoint: the file that keeps the fit's state.
-        progress: called with ``(stage, done, total)``.
-        task: what the targets are.
-        metric_name: of the metric that selects; the task's primary one by default.
-        shuffle: order of the epochs, known when the tokens are at hand.
-    """
-
-    protocol: Protocol
-    shape: TokenShape
-    num_outputs: int
-    run_seed: int
-    device: torch.device
+    protocol: Protocol  # of the fit
+    shape: TokenShape  # of the tokens
+    num_outputs: int  # K, of every probe
+    run_seed: int  # of the held-out part and of the order of batches
+    device: torch.device  # where and in which dtype tokens are multiplied
     dtype: torch.dtype
-    checkpoint: Checkpoint
-    progress: ProgressCallback
-    task: Task = field(default_factory=Classification)
-    metric_name: str | None = None
-    shuffle: Shuffle = ROWS
+    checkpoint: Checkpoint  # the file that keeps the fit's state
+    progress: ProgressCallback  # called with `(stage, done, total)`
+    task: Task = field(default_factory=Classification)  # loss, records and metrics
+    metric_name: str | None = None  # of the metric that selects; the task's primary one by default
+    shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
 
     @property
     def metric(self) -> Metric:
-        """By which is selected."""
+        """The metric that selects."""
         return self.task.metric(self.metric_name)
 
     def build(self, label: str, seed: int | None = None) -> Probe:
-        """The probe called ``label`` for these tokens and outputs; initialised by a seed alone."""
+        """The probe called ``label`` for these tokens and outputs."""
         return build_for(self.shape, label, self.num_outputs, seed)
 
     @property
     def warmup_epochs(self) -> float:
-        """Of the schedule: the protocol's, of a short schedule half of it."""
+        """The protocol's warm-up, at most half of the schedule."""
         return min(self.protocol.warmup_epochs, self.protocol.epochs / 2)
 
     def groups(self, members: Sequence[Member], train: Feed, batch_size: int) -> Sequence[Stacked]:
@@ -80,17 +67,13 @@ class FitContext:
             for name in train.inputs
             if name in VECTORS and shrinkage is not None
         }
+        coordinates = self._coordinates(train)
         return make_groups(
-            list(members),
-            self.shape,
-            self.num_outputs,
-            self.device,
-            whitenings,
-            self._coordinates(train),
+            list(members), self.shape, self.num_outputs, self.device, whitenings, coordinates
         )
 
     def _coordinates(self, train: Feed) -> dict[str, Coordinates]:
-        """Of the tokens of each input, and whether the dtype of their products can hold them."""
+        """Coordinates of the tokens of each input; refuses a dtype that can't hold the tokens."""
         found: dict[str, Coordinates] = {}
         narrow, standardised = self.dtype.itemsize < 4, self.protocol.coordinates == "standardised"
         if not (narrow or standardised):
@@ -98,9 +81,9 @@ class FitContext:
         for name in sorted(train.inputs.difference(VECTORS)):
             tokens = train.sample(name, self.run_seed)
             if narrow:
-                name = str(self.dtype).removeprefix("torch.")
+                dtype = str(self.dtype).removeprefix("torch.")
                 share = float(rounding(tokens[None], tokens[None].to(self.dtype)))
-                check_rounding(share, f"fit_dtype={name}", "take fit_dtype=float32")
+                check_rounding(share, f"fit_dtype={dtype}", "take fit_dtype=float32")
             if standardised:
                 found[name] = Coordinates.of(tokens)
         return found
@@ -108,5 +91,4 @@ class FitContext:
 
 def vectors(feed: Feed, name: str, batch_size: int) -> Iterator[Tensor]:
     """The pooled vectors called ``name``, ``(b, D)`` at a time; patches stay unread."""
-    alone = Feed(feed.split, feed.rows, {name}, feed.device, feed.dtype, views=feed.views)
-    return (batch.inputs[name] for batch in alone.in_order(batch_size))
+    return (batch.inputs[name] for batch in feed.reading({name}).in_order(batch_size))

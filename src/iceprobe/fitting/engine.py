@@ -1,11 +1,11 @@
-"""The engine: every member of every group trains on the same batch in the same pass.
+"""The joint trainer: every member of every group trains on the same batch in the same pass.
 
     batch ─▶ queries of all members side by side ─▶ one attend() ─▶ each group's values ─▶
              batch norm, classifiers ─▶ sum of all members' losses ─▶ one backward ─▶ optimiser
 
-Members don't touch each other: in a sum of losses each parameter's gradient is that of its own
-member's loss, and a row of the shared products belongs to one query. So a member trained among others
-ends with the weights that it ends with alone.
+Members are independent: in a sum of losses each parameter's gradient is that of its own member's
+loss, and a row of the shared products belongs to one query. So a member trained among others ends with
+the same weights as a member trained alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
-from iceprobe.fitting.stacked import PatchMembers, Stacked
+from iceprobe.fitting.patch_group import PatchGroup
+from iceprobe.fitting.stacked import Stacked
 from iceprobe.machine.processes import world
 from iceprobe.machine.shared_batches import learning_from, sum_gradients
 from iceprobe.probes.attend import attend_together, image_sums, log_attention
@@ -49,7 +50,7 @@ class JointTrainer:
         task: Task | None = None,
     ):
         self.groups, self.steps, self.warmup = list(groups), steps, warmup
-        self.task = Classification() if task is None else task
+        self.task = task or Classification()
         self.stops = stops or [steps] * len(groups)
         self.step = 0
         self._name = optimizer
@@ -59,8 +60,7 @@ class JointTrainer:
         alike: dict[tuple[float, float], list[Tensor]] = {}  # one fused step for each
         for group in self.groups:
             for member, view in zip(group.members, group.views, strict=True):
-                parameters = alike.setdefault((member.learning_rate, member.weight_decay), [])
-                parameters += view.values()
+                alike.setdefault(member.setting, []).extend(view.values())
         optimizer = build_optimizer(
             self._name,
             [
@@ -72,11 +72,11 @@ class JointTrainer:
         return optimizer
 
     def keep(self, kept: Sequence[Sequence[int]]) -> None:
-        """Go on with the members numbered ``kept`` of each group; a group left without any goes.
+        """Go on with the members numbered ``kept`` of each group, without the groups that keep none.
 
-        What stays is trained as if the others were still there.
+        The others train as if no member had left.
         """
-        going = [one for one in zip(self.groups, self.stops, kept, strict=True) if len(one[2]) > 0]
+        going = [one for one in zip(self.groups, self.stops, kept, strict=True) if one[2]]
         heirs: list[tuple[Tensor, Tensor]] = []
         for group, _, mine in going:
             before = [group.views[g] for g in mine]
@@ -98,9 +98,9 @@ class JointTrainer:
     def train_step(self, batch: Batch) -> list[Tensor]:
         """One step of every active group; the losses of its members, ``(G,)`` a group.
 
-        Of a batch that several processes share, the step and the losses are those of the whole.
+        If several processes share a batch, the step and the losses are of the whole batch.
         """
-        active, shared = self.active, batch.images > len(batch.labels)
+        active = self.active
         found: dict[int, Tensor] = {}
         with learning_from(len(batch.labels), batch.images) as weight:
             for groups, parts in loss_parts(active, batch, self.task):
@@ -110,7 +110,7 @@ class JointTrainer:
                     before = found.get(id(group))
                     found[id(group)] = loss.detach() if before is None else before + loss.detach()
         losses = [found[id(group)] for group in active]
-        if shared:
+        if batch.images > len(batch.labels):  # shared
             leaves = [leaf for group in active for leaf in group.parameters.values()]
             losses = sum_gradients(leaves, losses)
         for group in active:
@@ -125,7 +125,7 @@ class JointTrainer:
         return losses
 
     def state(self) -> dict[str, Tensor]:
-        """All that training changes, flat, for the checkpoint."""
+        """All tensors that training changes, by name, for the checkpoint."""
         state = {"step": torch.tensor(self.step)}
         for i, group in enumerate(self.groups):
             state |= {f"group.{i}.{name}": t for name, t in group.state().items()}
@@ -161,16 +161,16 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
 def loss_parts(
     groups: Sequence[Stacked], batch: Batch, task: Task
 ) -> Iterator[tuple[Sequence[Stacked], list[Tensor]]]:
-    """The losses of some groups, ``(G,)`` each, some at a time; a group's losses are their sum.
+    """Groups and their losses ``(G,)``, to be back-propagated before the next ones are computed.
 
-    Groups of pooled probes come together; those that read every patch by themselves, in parts of a
-    batch. Each part is back-propagated before the next one is asked for.
+    All groups of pooled probes come at once. A group that reads every patch comes alone, in several
+    parts of the batch; its loss is their sum.
     """
     pooled = [group for group in groups if isinstance(group, Group)]
     if pooled:
         yield pooled, group_losses(pooled, batch, task)
     for group in groups:
-        if isinstance(group, PatchMembers):
+        if isinstance(group, PatchGroup):
             for losses in group.loss_parts(batch, task):
                 yield [group], [losses]
 
@@ -178,9 +178,8 @@ def loss_parts(
 def group_losses(groups: list[Group], batch: Batch, task: Task) -> list[Tensor]:
     """The losses of the members of every group, ``(G,)`` a group.
 
-    The task's, and the terms of a probe that reads its own attention. Such groups share the
-    products of `forward` among themselves alone: those by which the others are trained keep the
-    weights to themselves (`attend_together`).
+    The task's loss, and the penalties of a probe on its own attention. Groups with penalties share
+    products among themselves only: `attend_together`, which the others use, keeps no weights.
     """
     losses = []
     for logits, penalties in _forward(groups, batch, training=True):
@@ -211,10 +210,7 @@ def _forward(
 def _descriptors(
     groups: list[Group], name: str, tokens: Tensor, training: bool
 ) -> Iterator[tuple[Group, Tensor, Tensor | None]]:
-    """Each group that reads the input ``name``, with its descriptors ``(G, B, D_o)``.
-
-    And, where its loss reads the attention too, the penalties ``(G,)`` on that.
-    """
+    """Each group that reads the input ``name``: descriptors ``(G, B, D_o)`` and penalties ``(G,)``."""
     reading = [group for group in groups if group.input == name]
     sharing = [group for group in reading if group.shares_attention]
 
@@ -248,13 +244,9 @@ def _descriptors(
 def predict(
     groups: Sequence[Stacked], batches: Iterable[Batch], task: Task, keep: Keep = "everything"
 ) -> list[Record]:
-    """What the task keeps of every example, of the members of each group.
+    """The task's record of every example, of the members of each group.
 
-    Args:
-        groups: of members that were trained.
-        batches: of the examples, in order; one at least.
-        task: which records.
-        keep: what for (`tasks/task.py`).
+    ``batches`` are of the examples in order, at least one; ``keep`` is the records' use (`tasks/task.py`).
     """
     pooled = [group for group in groups if isinstance(group, Group)]
     parts: dict[int, list[Record]] = {id(group): [] for group in groups}
@@ -264,7 +256,7 @@ def predict(
             for one, logits in zip(pooled, of_pooled, strict=True):
                 parts[id(one)].append(task.record(logits, batch.labels, keep))
         for group in groups:
-            if isinstance(group, PatchMembers):
+            if isinstance(group, PatchGroup):
                 parts[id(group)] += group.records(batch, task, keep)
         del batch
     return [joined(parts[id(group)], task.summed) for group in groups]
@@ -273,7 +265,7 @@ def predict(
 def predict_all(
     groups: Sequence[Stacked], feed: Feed, batch_size: int, task: Task, keep: Keep = "everything"
 ) -> list[Record]:
-    """As :func:`predict`, of every example of ``feed``; several processes share them and batches."""
+    """As :func:`predict`, of every example of ``feed``; several processes share examples and batches."""
     mine, place = feed.part(), world().part(len(feed))
     if len(mine):
         found = predict(groups, mine.in_order(-(-batch_size // world().size)), task, keep)
@@ -286,7 +278,7 @@ def predict_all(
 
 
 def _token_stats(group: Group, tokens: Tensor, training: bool) -> TokenStats | None:
-    """Statistics of the tokens that the group's pooling normalises by, if it does."""
+    """Statistics of the tokens, if the group's pooling normalises by them."""
     pooling = group.template.pooling.train(training)
     assert isinstance(pooling, QueryPooling)
     stats = pooling.token_stats(tokens)

@@ -1,4 +1,4 @@
-"""Batches of tokens for members that train together: each batch is gathered once, ahead of its use.
+"""Batches of tokens for members that train together: each batch is read once, ahead of its use.
 
 A thread reads the following batch while the members train on this one. For a GPU it reads into
 pinned memory and copies on a second stream, which doesn't wait for the members' products.
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.machine.processes import world
-from iceprobe.probes.registry import MODEL_VECTORS
 from iceprobe.store.split import Buffer, StoredSplit
 
 # Tensors of the store that an input is made of, where their names differ.
@@ -26,8 +25,6 @@ STORED_AS = {
     "class+patches": ("prefix", "patches"),
     "prefix+patches": ("prefix", "patches"),
 }
-
-
 SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
 
 
@@ -35,7 +32,7 @@ SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
 class Batch:
     """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``.
 
-    Where several processes share a batch this is one's part; ``whole`` counts the images of all.
+    If several processes share a batch, this is the part of one; ``whole`` counts the images of all.
     """
 
     inputs: dict[str, Tensor]
@@ -57,7 +54,7 @@ class Feed:
     Args:
         split: where labels are, and tokens unless ``views`` are given.
         rows: ``(n,)`` rows of the split that this feed covers, in the split's order.
-        inputs: names of the inputs that some member reads; nothing else is gathered.
+        inputs: names of the inputs that some member reads; nothing else is read.
         device: of the tensors handed out.
         dtype: of tokens; vectors (class token, mean) are small and stay float32 or wider.
         shuffle: how :meth:`shuffled` orders an epoch.
@@ -76,7 +73,7 @@ class Feed:
     ):
         self.shuffle = shuffle
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
-        self.views, self.source = views, split if views is None else views
+        self.source = split if views is None else views
         self.copies = len(self.source) // len(split)  # K
         self.measured = 1 if self.source.live else self.copies
         self.device, self.dtype = device, dtype
@@ -91,14 +88,14 @@ class Feed:
         return self.labels.cpu().numpy()
 
     def weight(self, images: int) -> int:
-        """What a step of so many images counts in the mean loss of an epoch."""
+        """Weight of a step of so many images in the mean loss of an epoch."""
         return images
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; their order depends on ``(seed, epoch)`` and ``shuffle``.
 
-        With K views each image shows one of them, in K epochs each once. Several processes go
-        through the same batches, each through its part of every one.
+        With K views each image is read in one of them, in K epochs in each once. Several processes
+        read the same batches, each its part of every one.
         """
         rng, rows = np.random.default_rng((seed, epoch)), self._shown(seed, epoch)
         if self.shuffle.by == "rows":
@@ -109,7 +106,7 @@ class Feed:
             yield from self._ahead(self._buffered(rows, batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every image, in every view that is stored of it; one of those made live."""
+        """Every image, in all its stored views; in one view if tokens are live."""
         views = np.arange(self.measured)[:, None] * len(self.split)
         rows = (views + self.rows).reshape(-1)
         batches = split_batches(np.arange(len(rows)), batch_size)
@@ -118,22 +115,29 @@ class Feed:
     def sample(self, name: str, seed: int) -> Tensor:
         """Some tokens of the input ``name``, drawn at random: ``(k, D)`` float32, k ≤ `SAMPLED`.
 
-        A few of each of many images; all of all where that is no more.
+        A few of each of many images; all tokens of all images if they are fewer.
         """
         rng = np.random.default_rng((seed, 2))
-        alone = Feed(self.split, self.rows, {name}, self.device, torch.float32, views=self.views)
+        alone = self.reading({name})
+        alone.dtype = torch.float32
         most = SAMPLED_LIVE if self.source.live else SAMPLED_IMAGES
         drawn = np.sort(rng.permutation(len(self))[:most])
         found, done = torch.empty(0, device=self.device), 0
         for positions in split_batches(drawn, SAMPLED_AT_ONCE):
             tokens = alone._gather(self.rows[positions], positions).inputs[name]
             places = np.sort(rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))])
-            if not done:  # whole, so that parts don't lie beside what they are joined to
+            if not done:  # allocated whole, so that no parts are concatenated
                 found = tokens.new_empty(len(drawn) * len(places), tokens.shape[2])
             part = tokens[:, torch.from_numpy(places).to(tokens.device)].flatten(0, 1)
             found[done : done + len(part)] = part
             done += len(part)
         return found
+
+    def reading(self, inputs: set[str]) -> "Feed":
+        """The same rows with other inputs."""
+        alone = copy.copy(self)
+        alone.inputs = inputs
+        return alone
 
     def part(self) -> "Feed":
         """This process's share of the rows, in order; the shares of all are all rows."""
@@ -148,8 +152,8 @@ class Feed:
         return replace(self._gather(rows[mine], mine), whole=len(positions))
 
     def _shown(self, seed: int, epoch: int) -> np.ndarray:
-        """The rows of the source that an epoch reads, ``(n,)``: views take turns from one drawn at
-        random, neighbours of a block together."""
+        """Rows of the source that an epoch reads, ``(n,)``: views take turns, the first is random;
+        neighbours of a block have the same view."""
         together = max(1, self.shuffle.block)
         drawn = np.random.default_rng((seed, 0, 1)).integers(
             self.copies, size=-(-len(self.split) // together)
@@ -160,7 +164,7 @@ class Feed:
     def _buffered(
         self, rows: np.ndarray, batch_size: int, rng: np.random.Generator
     ) -> Iterator[Batch]:
-        """Batches out of a buffer that blocks of neighbours are read into."""
+        """Batches drawn from a buffer, into which blocks of neighbours are read."""
         buffer, reading = self._buffer, copy.copy(self)
         buffer.clear()
         reading.source = buffer.split
@@ -177,7 +181,7 @@ class Feed:
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Each batch is made in a thread while the one before it is in use.
 
-        Who lets go of a batch (``del batch``) before asking for the next never has a third beside them.
+        A caller that does ``del batch`` before the next iteration never has three in memory.
         """
         copies = Copies(self.device) if self.device.type == "cuda" else None
         batches = batches if copies is None else copies.made(batches)
@@ -190,32 +194,24 @@ class Feed:
                 yield batch
 
     def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
-        """Rows of the source, and where among this feed's images they belong."""
+        """A batch of these rows of the source, at these positions of the feed."""
         places = torch.from_numpy(positions % len(self)).to(self.device)
         inputs = {name: self._input(name, rows) for name in self.inputs}
         return Batch(inputs, self.labels[places])
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
-        split, pinned = self.source, self.device.type == "cuda"
-        match name:
-            case "patches":
-                return split.patches(rows, self.device, self.dtype)
-            case "mask":
-                return self.split.masks(rows).to(self.device)
-            case "mean":
-                vector = split.rows("mean", rows, pinned)
-            case "class":
-                vector = split.rows("prefix", rows, pinned)[:, 0]
-            case "class+patches" | "prefix+patches":
-                prefix = split.rows("prefix", rows, pinned)
-                prefix = prefix[:, :1] if name == "class+patches" else prefix
-                patches = split.patches(rows, self.device, self.dtype)
-                prefix = prefix.to(self.device, self.dtype, non_blocking=True)
-                return torch.cat([prefix, patches], 1)
-            case _ if name in MODEL_VECTORS:
-                vector = split.rows(name, rows, pinned)
-            case _:
-                raise ValueError(f"no input is called {name!r}")
+        if name == "mask":
+            return self.split.masks(rows).to(self.device)
+        if name == "patches":
+            return self.source.patches(rows, self.device, self.dtype)
+        (first, *_) = STORED_AS.get(name, (name,))
+        small = self.source.rows(first, rows, self.device.type == "cuda")
+        if name.endswith("+patches"):
+            prefix = small[:, :1] if name == "class+patches" else small
+            patches = self.source.patches(rows, self.device, self.dtype)
+            prefix = prefix.to(self.device, self.dtype, non_blocking=True)
+            return torch.cat([prefix, patches], 1)
+        vector = small[:, 0] if name == "class" else small
         dtype = torch.promote_types(self.dtype, torch.float32)
         return vector.to(self.device, dtype, non_blocking=True)
 
@@ -223,9 +219,8 @@ class Feed:
 class Copies:
     """Copies to a GPU that go on while it computes.
 
-    A batch's tensors are made on a stream of their own; who uses them waits for the end of that,
-    and the allocator is informed that they are in use on the other stream too. Pinned memory is kept
-    by torch's allocator until the copy out of it has ended.
+    A batch's tensors are made on a second stream. The current stream waits for it, and the allocator
+    is informed that both use them. Torch's allocator keeps pinned memory until its copy has ended.
     """
 
     def __init__(self, device: torch.device):
@@ -235,7 +230,7 @@ class Copies:
         self._made: deque[torch.cuda.Event] = deque()
 
     def made(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """``batches``, made on the stream of copies by whichever thread asks for them."""
+        """``batches``, made on the stream of copies by the thread that asks for them."""
         while True:
             with torch.cuda.stream(self.stream):
                 batch = next(batches, None)

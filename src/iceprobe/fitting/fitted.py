@@ -11,19 +11,16 @@ from iceprobe.tokens import TokenShape
 
 
 def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None) -> Probe:
-    """One fitted probe of a result, in evaluation mode.
+    """The fitted probe of a result, in evaluation mode, with one of its seeds or the first.
 
-    Args:
-        result: of a trained probe.
-        shape: of the tokens it was fitted on.
-        seed: one of the result's; the first by default.
+    ``shape`` is of the tokens it was fitted on.
 
     Raises:
-        IceprobeError: if there is no such seed, if no weights were kept, or if their file is
-            missing or doesn't fit.
+        IceprobeError: for an unknown seed, if no weights were kept, or if their file is missing or
+            doesn't fit.
     """
     if result.training.get("optimizer") == "lbfgs" and len(result.seeds) == 1:
-        seed = None  # at its optimum, the same for every seed
+        seed = None  # an optimum is the same for every seed
     if seed is not None and seed not in result.seeds:
         raise IceprobeError(
             f"{result.probe} was not fitted with seed {seed}: "

@@ -1,57 +1,47 @@
-"""One probe after its protocol: the fitted modules, what they predict, and how they were chosen."""
+"""One probe after its protocol: the fitted modules, their predictions, and how they were chosen."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
+from iceprobe.fitting.context import FitContext
+from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.linear import LinearFit
 from iceprobe.fitting.logistic import Solution
-from iceprobe.fitting.phase import Phase
+from iceprobe.fitting.phase import Best, Phase
 from iceprobe.fitting.stacked import Stacked
 from iceprobe.protocols.choosing import Choice
 from iceprobe.protocols.grids import Grid, at_edge
 from iceprobe.protocols.halving import RULE, rungs
-from iceprobe.protocols.protocol import UNSELECTED, Protocol
+from iceprobe.protocols.protocol import UNSELECTED, Protocol, images_per_step
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Diverged, EarlyStopping, Score, SelectedScore, Stopped
+from iceprobe.tasks.records import Arrays, Record, joined, of_members
 
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """One probe after its protocol.
+    """One probe after its protocol."""
 
-    Attributes:
-        label: its canonical spec string.
-        seeds: those that were fitted to the end.
-        probes: fitted modules, one a seed.
-        predictions: on the reported split, one row a seed.
-        selected: learning rate, weight decay and epoch.
-        selected_on: what they were chosen on.
-        grid: what was tried.
-        settings_tried: combinations of learning rate and weight decay.
-        best_minus_median: how far the best setting lies above the median one where it was chosen.
-        last_epoch: the metric that selects at the last epoch, where another was chosen.
-        seconds: this probe's share of the fit's wall time, by its members' multiply–adds.
-        early_stopping: which settings stopped early, if some might.
-        solution: the optimum, of a linear probe that was solved for.
-        selected_score: held-out score that the choice was made by.
-        edge: where the chosen rate, or decay of an optimum, is the lowest or highest tried.
-    """
-
-    label: str
-    seeds: list[int]
-    probes: Sequence[Any]
-    predictions: Predictions
-    selected: dict[str, float | int | str]
-    selected_on: str
-    grid: Grid
-    settings_tried: int
+    label: str  # its canonical spec string
+    seeds: list[int]  # those that were fitted to the end
+    probes: Sequence[Any]  # fitted modules, one a seed
+    predictions: Predictions  # on the reported split, one row a seed
+    selected: dict[str, float | int | str]  # learning rate, weight decay and epoch
+    selected_on: str  # the images they were chosen on
+    grid: Grid  # settings that were tried
+    settings_tried: int  # combinations of learning rate and weight decay
+    # score of the best setting minus the median setting's, where it was chosen
     best_minus_median: float | None
-    last_epoch: Score | None
-    seconds: float
-    early_stopping: EarlyStopping | None = None
-    solution: Solution | None = None
-    selected_score: SelectedScore | None = None
+    last_epoch: Score | None  # score at the last epoch, where another epoch was chosen
+    seconds: float  # this probe's share of the fit's wall time, by its members' multiply–adds
+    early_stopping: EarlyStopping | None = None  # which settings stopped early, if any could
+    solution: Solution | None = None  # the optimum, of a linear probe that was solved for
+    selected_score: SelectedScore | None = None  # held-out score that the choice was made by
+    # "lowest" or "highest", if the chosen rate (decay of an optimum) is that
     edge: str | None = None
 
 
@@ -67,9 +57,9 @@ def refitted(
 ) -> FittedProbe:
     """A probe at the setting that was chosen on held-out examples."""
     return FittedProbe(
-        group.members[0].probe,
+        group.label,
         [member.seed for member in group.members],
-        [group.probe(g) for g in range(len(group))],
+        group.probes(),
         predictions,
         {
             "learning_rate": choice.learning_rate,
@@ -110,27 +100,102 @@ def at_optimum(one: LinearFit, predictions: Predictions, selected_on: str) -> Fi
     )
 
 
+def at_best_epoch(
+    phase: Phase,
+    group: Stacked,
+    best: Best,
+    context: FitContext,
+    reported: Feed,
+    *,
+    grid: Grid,
+    seconds: float,
+) -> FittedProbe:
+    """`paper`: each seed at its best epoch on the reported split, the last epoch beside it.
+
+    The setting is the one with the best mean over seeds of their best epochs. As in
+    :func:`iceprobe.protocols.choosing.choose`, a setting with more seeds left comes first.
+    """
+    sign, (lowest, highest) = context.metric.sign, context.metric.range
+    worst = (
+        lowest if sign > 0 else highest
+    )  # score of a member that diverged; None: there is no bound
+    rows = [row for row in phase.rows if row.probe == group.label]
+    peaks: dict[tuple[float, float], dict[int, float]] = {}
+    for row in rows:
+        value = worst if row.eval_accuracy is None else row.eval_accuracy
+        if value is not None:
+            seeds = peaks.setdefault((row.learning_rate, row.weight_decay), {})
+            seeds[row.seed] = sign * max(sign * seeds.get(row.seed, value), sign * value)
+    means = {point: float(np.mean(list(seeds.values()))) for point, seeds in peaks.items()}
+    by_setting: dict[tuple[float, float], list[int]] = {}
+    for g, member in enumerate(group.members):
+        by_setting.setdefault(member.setting, []).append(g)
+    chosen = max(by_setting, key=lambda point: (len(by_setting[point]), sign * means[point]))
+    mine = by_setting[chosen]
+    kept = [group.members[g].seed for g in mine]
+    last = {
+        row.seed: row.eval_accuracy or 0.0
+        for row in rows
+        if row.epoch == phase.epoch and (row.learning_rate, row.weight_decay) == chosen
+    }
+    epochs = [int(best.epoch[g]) for g in mine]
+    probes = [best.probes[g] for g in mine]
+    # Best epochs keep no logits, which are large: the probes of the chosen setting compute them again.
+    record = _logits(probes, reported, context) | of_members(best.record, mine)
+    return FittedProbe(
+        group.label,
+        kept,
+        probes,
+        Predictions.of(Arrays(record), reported.targets),
+        {
+            "learning_rate": chosen[0],
+            "weight_decay": chosen[1],
+            "epoch": epochs[0] if len(set(epochs)) == 1 else ", ".join(map(str, epochs)),
+        },
+        context.protocol.selected_on,
+        grid,
+        len(means),
+        sign * (means[chosen] - float(np.median(list(means.values())))),
+        Score.of(last[seed] for seed in kept),
+        seconds,
+        edge=at_edge(grid.learning_rates, chosen[0]),
+    )
+
+
+@torch.no_grad()
+def _logits(probes: list[Any], reported: Feed, context: FitContext) -> Record:
+    """The task's whole record, of modules of one probe."""
+    size, task = images_per_step(context.protocol, len(reported)), context.task
+    (name,) = {probe.input for probe in probes}
+    parts = []
+    for batch in reported.in_order(size):
+        tokens = batch.inputs[str(name)]
+        narrow = tokens.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
+            descriptors = [probe.pooling(probe.select(tokens)) for probe in probes]
+        logits = [
+            probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
+            for probe, y in zip(probes, descriptors, strict=True)
+        ]
+        parts.append(task.record(torch.stack(logits), batch.labels))
+        del batch, tokens
+    return joined(parts, task.summed)
+
+
 def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:
-    """Where the chosen value lies at an edge; of settings equally good none points beyond it."""
+    """Which edge of ``tried`` the chosen value lies at; none if another value is equally good."""
     return at_edge(tried, chosen) if choice.alone else None
 
 
-def diverged_members(labels: Sequence[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
+def diverged_members(labels: Iterable[str], phases: Iterable[Phase]) -> dict[str, list[Diverged]]:
     """By probe, the members that were dropped because they were no longer finite."""
     found: dict[str, list[Diverged]] = {label: [] for label in labels}
     for phase in phases:
         for one in phase.dropped:
             if one.why == "diverged":
-                m = one.member
-                found[m.probe].append(
-                    Diverged(
-                        learning_rate=m.learning_rate,
-                        weight_decay=m.weight_decay,
-                        seed=m.seed,
-                        phase=phase.stage,
-                        epoch=one.epoch,
-                    )
-                )
+                member = asdict(one.member)
+                probe = member.pop("probe")
+                found[probe].append(Diverged(**member, phase=phase.stage, epoch=one.epoch))
     return found
 
 
@@ -141,8 +206,7 @@ def stopped_early(label: str, phases: Iterable[Phase], protocol: Protocol) -> Ea
     stopped: dict[tuple[float, float, int], list[int]] = {}
     for one in (dropped for phase in phases for dropped in phase.dropped):
         if one.member.probe == label and one.why == "beaten":
-            point = (one.member.learning_rate, one.member.weight_decay, one.epoch)
-            stopped.setdefault(point, []).append(one.member.seed)
+            stopped.setdefault((*one.member.setting, one.epoch), []).append(one.member.seed)
     return EarlyStopping(
         rule=RULE,
         rungs=rungs(protocol.epochs),

@@ -1,10 +1,9 @@
-"""Multinomial logistic regression to its optimum: what a linear probe can read at a decay.
+"""Multinomial logistic regression to its optimum: the best linear probe at a decay.
 
     f(W, b) = 1/n Σ_i CE(W x̂_i + b, y_i) + ½ λ ‖W‖²        x̂ = (x − mean) / sd of the rows
 
-The features are standardised exactly, so λ means the same whatever their units; a constant one
-counts 0. The bias isn't penalised. It is scikit-learn's `LogisticRegression` on standardised features
-with C = 1/(λ n).
+The features are standardised exactly, so λ doesn't depend on their units; a constant feature is 0. The
+bias isn't penalised. It is scikit-learn's `LogisticRegression` on standardised features with C = 1/(λ n).
 
 L-BFGS (scipy's, as scikit-learn's) searches U with W = U Pᵀ. The directions of frozen features differ
 in scale by orders of magnitude, and P takes most of that away::
@@ -13,13 +12,12 @@ in scale by orders of magnitude, and P takes most of that away::
 
 with κ the mean of p(1 − p) over rows and classes where the search begins: κ s is about the curvature of
 the loss along a direction. On the class tokens of 2,000 images that takes 100 to 150 iterations at a
-weak decay where plain L-BFGS takes 700 and more. Solutions along a path of decays, strong to weak,
-begin where the one before ended.
+weak decay where plain L-BFGS takes 700 and more. On a path of decays, strong to weak, each search begins
+at the solution before.
 
-Of a small problem threads cost more than they bring (benchmarks/linear_threads.py): one works alone then.
-
-Rows are read in chunks, from memory where they fit, so that memory is bounded. Of many rows several
-processes take a share each and sum their gradients; few are cheaper solved by each than shared.
+Small problems run on one thread, on which they are faster (benchmarks/linear_threads.py). Rows are read
+in chunks, from memory if they fit, so that memory is bounded. Several processes share many rows and sum
+their gradients; few rows are solved faster by each process alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -48,26 +46,16 @@ Rows = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Solution:
-    """An optimum, for standardised features.
+    """An optimum, for standardised features."""
 
-    Attributes:
-        weight: ``(C, D)`` float64.
-        bias: ``(C,)``.
-        decay: λ.
-        loss: mean cross-entropy of the rows.
-        curvature: κ there.
-        iterations: of L-BFGS.
-        gradient: largest entry of the gradient, in U.
-        converged: whether that is within the tolerance, or rounding lets the loss fall no further.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    decay: float
-    loss: float
-    curvature: float
-    iterations: int
-    gradient: float
+    weight: Tensor  # `(C, D)` float64
+    bias: Tensor  # `(C,)`
+    decay: float  # λ
+    loss: float  # mean cross-entropy of the rows
+    curvature: float  # κ there
+    iterations: int  # of L-BFGS
+    gradient: float  # largest entry of the gradient, in U
+    # whether that is within the tolerance, or the loss falls no further for rounding
     converged: bool
 
 
@@ -145,7 +133,7 @@ class Problem:
                 yield x.to(self.dtype), y.to(self.device)
 
     def evaluate(self, weight: Tensor, bias: Tensor) -> tuple[float, float, Tensor, Tensor]:
-        """At ``weight (C, D)`` and ``bias (C,)`` mean cross-entropy, κ, and the gradients, float64."""
+        """Mean cross-entropy, κ and the gradients, float64, at ``weight (C, D)`` and ``bias (C,)``."""
         w, b = weight.to(self.dtype), bias.to(self.dtype)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -214,23 +202,14 @@ class Problem:
         weight, bias = unfold(found.x)
         world().align([weight, bias])  # processors may round differently
         loss, curvature, *_ = self.evaluate(weight, bias)
-        return Solution(
-            weight,
-            bias,
-            decay,
-            loss,
-            curvature,
-            int(found.nit),
-            gradient,
-            converged=bool(
-                gradient <= tolerance or (found.success and gradient <= 100 * tolerance)
-            ),
-        )
+        near = found.success and gradient <= 100 * tolerance
+        converged = bool(gradient <= tolerance or near)
+        return Solution(weight, bias, decay, loss, curvature, int(found.nit), gradient, converged)
 
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """torch's threads are as many inside, and as before behind it."""
+    """Sets the number of torch's threads, and restores it."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -240,7 +219,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def memory_bytes(count: int, dim: int, classes: int) -> int:
-    """What a problem of ``count`` rows takes at most: the rows if kept, a chunk, L-BFGS's history."""
+    """Bytes of a problem of ``count`` rows at most: kept rows, a chunk, L-BFGS's history."""
     numbers = count * dim
     kept = 0 if numbers > HELD else numbers * (8 if numbers <= DOUBLE else 4)
     return kept + 8 * (4 * CHUNK + (2 * HISTORY + 8) * classes * (dim + 1) + 4 * dim * dim)

@@ -1,4 +1,4 @@
-"""Groups of members of pooled probes: their parameters lie side by side (`fitting/stacked.py`)."""
+"""Groups of members of pooled probes, with stacked parameters (`fitting/stacked.py`)."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from iceprobe.fitting.stacked import Member as Member
-from iceprobe.fitting.stacked import Stacked
+from iceprobe.fitting.stacked import Stacked, by_probe
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.machine.products import linears
 from iceprobe.machine.shared_batches import part_of_batch
@@ -26,19 +26,17 @@ class Group(Stacked):
 
     Attributes:
         template: a probe of this shape.
-        buffers: of its pooling, by name. Where scores are linear in the tokens they are statistics
-            of the tokens, the same for every member of a batch, and are the template's own;
-            elsewhere they follow from a member's parameters and lie stacked, ``(G, …)``.
-        running_mean, running_var: ``(G, D_o)`` statistics of the descriptors, ``None`` for a
-            probe without batch norm.
-        fixed_statistics: whether the running ones are those of all training images already, and
-            serve in training too.
-        weights: the parameters as the published probe has them, ``(G, …)``, by `fold`: functions
-            of those that are trained, in other coordinates.
-        coordinates: of the tokens, where it is trained in them (`probes/coordinates.py`).
-        whitened: the name of a weight that is trained in whitened coordinates, and the matrix
-            that its parameter is multiplied by (see `fitting/whitening.py`).
-        scale: s, by which it reads the tokens.
+        buffers: of its pooling, by name. If scores are linear in the tokens they are statistics of
+            the tokens, the same for every member, and are the template's own; otherwise they depend
+            on a member's parameters and are stacked, ``(G, …)``.
+        running_mean, running_var: ``(G, D_o)`` statistics of the descriptors.
+        fixed_statistics: whether these are measured on all training images and used in training too.
+        weights: the published probe's parameters, ``(G, …)``, which `fold` computes of the trained
+            ones.
+        coordinates: of the tokens, if it is trained in them (`probes/coordinates.py`).
+        whitened: name of a weight that is trained in whitened coordinates, and the matrix that its
+            parameter is multiplied by (`fitting/whitening.py`).
+        scale: s, the factor of the tokens that it reads.
     """
 
     def __init__(
@@ -106,15 +104,12 @@ class Group(Stacked):
 
     @property
     def shares_attention(self) -> bool:
-        """Whether its scores are linear in the tokens, so that one product serves all such groups."""
+        """Whether its scores are linear in the tokens: one product serves all such groups."""
         return isinstance(self.template.pooling, QueryPooling)
 
     @property
     def layer_norm(self) -> float | None:
-        """ε of the LayerNorm through which it reads the tokens, if there is one.
-
-        LN of s x with ε is LN of x with ε/s².
-        """
+        """ε of its LayerNorm of the tokens, if it has one; LN of s x with ε is LN of x with ε/s²."""
         pooling = self.template.pooling
         if not isinstance(pooling, QueryPooling) or pooling.layer_norm is None:
             return None
@@ -126,17 +121,16 @@ class Group(Stacked):
         return bool(self.template.regularisation)
 
     def fold(self) -> None:
-        """Make `weights` of the trained parameters, differentiably."""
+        """Compute `weights` of the trained parameters, differentiably."""
         self.weights = self.parameters
         if self.coordinates is not None:
-            pooling = "pooling."
             trained = {
-                name.removeprefix(pooling): t
+                name.removeprefix("pooling."): t
                 for name, t in self.parameters.items()
-                if name.startswith(pooling)
+                if name.startswith("pooling.")
             }
             folded = published(self.template.pooling, trained, self.coordinates)
-            self.weights = self.parameters | {pooling + n: t for n, t in folded.items()}
+            self.weights = self.parameters | {f"pooling.{n}": t for n, t in folded.items()}
         if self.whitened is not None:
             name, matrix = self.whitened
             weight = self.parameters[name]
@@ -152,7 +146,7 @@ class Group(Stacked):
         return self._each("values", (1, None))(pooled, stats)
 
     def penalties(self, log_weights: Tensor, weights: Tensor) -> Tensor:
-        """Logarithms of its attention, and the attention, ``(B, G·M, N)`` → what is added to each member's loss, ``(G,)``."""
+        """Its attention and the logarithms, ``(B, G·M, N)`` → terms of the members' losses, ``(G,)``."""
         of_members = [t.unflatten(1, (len(self), -1)) for t in (log_weights, weights)]
         return self.template.regularisation(*of_members).mean(0)
 
@@ -164,12 +158,8 @@ class Group(Stacked):
         if not weights:
             return call(tokens)[None].expand(len(self), -1, -1)
         weights |= {f"pooling.{n}": buffer for n, buffer in self.buffers.items()}
-        return torch.stack(
-            [
-                functional_call(call, {n: w[g] for n, w in weights.items()}, (tokens,))
-                for g in range(len(self))
-            ]
-        )
+        members = [{n: w[g] for n, w in weights.items()} for g in range(len(self))]
+        return torch.stack([functional_call(call, mine, (tokens,)) for mine in members])
 
     def classify(self, descriptors: Tensor, training: bool) -> Tensor:
         """Batch norm without affine, then each member's linear classifier: ``(G, B, C)``."""
@@ -193,7 +183,7 @@ class Group(Stacked):
     @torch.no_grad()
     def keep(self, kept: Sequence[int]) -> None:
         super().keep(kept)
-        index = torch.tensor(kept, device=self.running_mean.device)
+        index = list(kept)
         if not self.shares_attention:
             self.buffers = {name: buffer[index] for name, buffer in self.buffers.items()}
         self.running_mean, self.running_var = self.running_mean[index], self.running_var[index]
@@ -215,7 +205,7 @@ class Group(Stacked):
             if isinstance(probe.norm, nn.BatchNorm1d):
                 probe.norm.running_mean.copy_(self.running_mean[g] + offset)  # type: ignore[union-attr]
                 probe.norm.running_var.copy_(self.running_var[g])  # type: ignore[union-attr]
-                # What was divided by √(v + ετ²) is divided by √(v + ε) from here on.
+                # In training the divisor was √(v + ετ²), in the module it is √(v + ε).
                 variance = self.running_var[g]
                 ratio = (variance + probe.norm.eps) / (variance + self._epsilon)
                 probe.classifier.weight.mul_(ratio.sqrt())
@@ -230,7 +220,7 @@ class Group(Stacked):
     def _enter(
         self, coordinates: Coordinates | None, whitening: Whitening | None, device: torch.device
     ) -> None:
-        """Train in ``coordinates`` of the tokens, or of the pooled vectors that are whitened."""
+        """Set the coordinates of training: of the tokens, or of whitened pooled vectors."""
         pooling, self.scale = self.template.pooling, 1.0
         unit = None if whitening is None or not pooling.own_values else whitening.std.to(device)
         self.coordinates = None if coordinates is None else coordinates.to(device)
@@ -245,10 +235,10 @@ class Group(Stacked):
         self._epsilon = eps if unit is None else eps * unit.square()
 
     def _offset(self) -> Tensor:
-        """What the mean token μ adds to its descriptors whatever the image, ``(G, 1, D_o)`` or 0.
+        """The part of every descriptor that the mean token μ makes, ``(G, 1, D_o)`` or 0.
 
-        Standardised tokens have none. A map with a bias takes it off by that, and a norm in front
-        by itself; of the others it is taken off here.
+        Standardised tokens make none. A map's bias or a norm in front subtracts it already; for the
+        others it is subtracted here.
         """
         pooling, at = self.template.pooling, self.coordinates
         if at is None:
@@ -262,10 +252,9 @@ class Group(Stacked):
         return self.values(at.mean.expand(1, len(self) * pooling.num_predictors, -1), None)
 
     def state(self) -> dict[str, Tensor]:
-        state = super().state()
         buffers = {f"buffer.{n}": b for n, b in self.buffers.items()}
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
-        return {**state, **buffers, **running}
+        return super().state() | buffers | running
 
     def _each(self, method: str, in_dims: tuple[int | None, ...]) -> Callable[..., Tensor]:
         """``pooling.method`` over the member axis of the parameters."""
@@ -304,15 +293,9 @@ def make_groups(
     whitenings: Mapping[str, Whitening] | None = None,
     coordinates: Mapping[str, Coordinates] | None = None,
 ) -> list[Group]:
-    """One group a probe, in the order in which probes first appear.
-
-    ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input.
-    """
-    by_probe: dict[str, list[Member]] = {}
-    for member in members:
-        by_probe.setdefault(member.probe, []).append(member)
+    """One group a probe; ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input."""
     groups = []
-    for probe, alike in by_probe.items():
+    for probe, alike in by_probe(members).items():
         read = build_for(shape, probe, num_classes).input
         of_vectors, of_tokens = (whitenings or {}).get(read), (coordinates or {}).get(read)
         groups.append(Group(alike, shape, num_classes, device, of_vectors, of_tokens))

@@ -1,7 +1,6 @@
-"""Optimisers of the two protocols, and the learning rate's course.
+"""Optimisers of the two protocols, and the schedule of the learning rate.
 
-Every member's parameters form parameter groups of their own, so ordinary optimisers serve: the
-engine hands them views of one member in tensors shared by many.
+Members have their own parameters, views of stacked tensors, so ordinary optimisers can train them.
 """
 
 import math
@@ -33,15 +32,8 @@ class LARS(Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
     ):
-        super().__init__(
-            params,
-            dict(
-                lr=lr,
-                momentum=momentum,
-                weight_decay=weight_decay,
-                trust_coefficient=trust_coefficient,
-            ),
-        )
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"trust_coefficient": trust_coefficient})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,11 +75,7 @@ def build_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def hand_over(old: Optimizer, new: Optimizer, heirs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Give the moments of parameters of ``old`` to those of ``new`` that go on in their place.
-
-    Args:
-        heirs: pairs of a parameter of ``old`` and the one of ``new``.
-    """
+    """Copy the moments of each parameter of ``old`` to the one of ``new`` that replaces it."""
     for parameter, heir in heirs:
         if parameter in old.state:
             new.state[heir] = old.state[parameter]

@@ -1,8 +1,8 @@
-"""Members of a segmentation probe that train side by side, among those of other probes.
+"""Members of a segmentation probe, which train together with those of other probes.
 
     tokens ─▶ logits (G, B, N, C) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
 
-Weights that read tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
+Weights of tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
 probe in fewer steps.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from iceprobe.fitting.feed import Batch, Feed
-from iceprobe.fitting.stacked import Member, PatchMembers
+from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.segmentation import Grid, LinearSegmentation, build, upsample
 from iceprobe.tasks.records import Record
@@ -25,16 +25,8 @@ from iceprobe.tasks.task import Keep, Task
 PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few times over
 
 
-class PatchGroup(PatchMembers):
-    """Members of one segmentation probe, stacked; token weights are parameters as W'.
-
-    Args:
-        members: G of them, of one probe.
-        classes: C.
-        whitening: of the training tokens.
-        grid: rows and columns of the patches.
-        device: to train on.
-    """
+class PatchGroup(Stacked):
+    """G members of one segmentation probe of C classes, stacked; token weights are trained as W'."""
 
     def __init__(
         self,
@@ -75,12 +67,12 @@ class PatchGroup(PatchMembers):
         return upsample(functional_call(self.template, self.weights(), (tokens,)), self.grid, side)
 
     def few(self, images: int, side: int) -> Iterator[slice]:
-        """The images that are worked on together."""
-        each = len(self) * self.num_outputs * side**2
-        size = max(1, PIXEL_LOGITS // each)
+        """Slices of images whose logits are computed at once."""
+        size = max(1, PIXEL_LOGITS // (len(self) * self.num_outputs * side**2))
         return (slice(start, start + size) for start in range(0, images, size))
 
     def loss_parts(self, batch: Batch, task: Task) -> Iterator[Tensor]:
+        """Parts of the members' losses on a batch, ``(G,)`` each; their sum is the loss."""
         assert isinstance(task, Segmentation)
         truth, pixels = batch.labels, known_pixels(batch.labels)
         for images in self.few(len(truth), truth.shape[-1]):
@@ -88,6 +80,7 @@ class PatchGroup(PatchMembers):
             yield task.loss(logits, truth[images], pixels)
 
     def records(self, batch: Batch, task: Task, keep: Keep) -> Iterator[Record]:
+        """The task's records of the batch's examples, in parts."""
         truth = batch.labels
         for images in self.few(len(truth), truth.shape[-1]):
             logits = self.pixels(batch.inputs["patches"][images], truth.shape[-1])
@@ -105,11 +98,11 @@ class MaskFeed(Feed):
     """Patch tokens with the classes of pixels, ``(B, S, S)``, as labels of a batch."""
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """As of a `Feed`; epochs have always been counted from 1 here."""
+        """As of a `Feed`, with epochs counted from 1."""
         return super().shuffled(batch_size, seed, epoch + 1)
 
     def weight(self, images: int) -> int:
-        """Steps count the same in the mean loss of an epoch, whatever pixels they have."""
+        """Every step has the same weight, whatever pixels it has."""
         return 1
 
     def tokens(self, batch_size: int) -> Iterator[Tensor]:

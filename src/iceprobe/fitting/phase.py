@@ -1,4 +1,4 @@
-"""One phase of a fit: which members train, and where they stand."""
+"""One phase of a fit: its members and their state."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,30 +16,22 @@ from iceprobe.tasks.records import Record, of_members
 
 @dataclass
 class Best:
-    """Each member's best epoch on the reported split (`paper`).
+    """Each member's best epoch on the reported split (`paper`)."""
 
-    Attributes:
-        score: ``(G,)``, multiplied by the metric's sign.
-        epoch: ``(G,)``.
-        record: what the task keeps of it, as predictions.
-        probes: the members as they were then.
-    """
-
-    score: NDArray[np.float64]
-    epoch: NDArray[np.int64]
-    record: Record
-    probes: list[nn.Module]
+    score: NDArray[np.float64]  # `(G,)`, multiplied by the metric's sign
+    epoch: NDArray[np.int64]  # `(G,)`
+    record: Record  # the task's record of its predictions
+    probes: list[nn.Module]  # copies of the members after that epoch
 
     def keep(self, kept: Sequence[int]) -> "Best":
         """Of the members numbered ``kept`` only."""
-        index = list(kept)
-        probes = [self.probes[g] for g in index]
+        index, probes = list(kept), [self.probes[g] for g in kept]
         return Best(self.score[index], self.epoch[index], of_members(self.record, index), probes)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A member that isn't trained any more since the end of ``epoch``."""
+    """A member whose training ended with ``epoch``."""
 
     member: Member
     epoch: int
@@ -48,37 +40,27 @@ class Dropped:
 
 @dataclass
 class Phase:
-    """One phase, as far as it has come; all of it goes into the checkpoint.
+    """One phase and its state so far; all of it goes into the checkpoint."""
 
-    Attributes:
-        name: unique in a fit: ``"select"``, ``"select 2/5"``, ``"refit"``; the first
-            word is in the rows.
-        members: to train.
-        fold: number of the fold that it selects on, from 0.
-        stops: probe → epoch at which its members stop; the schedule keeps its full horizon.
-        epoch: finished ones.
-        rows: one a member and epoch.
-        seconds: of training and evaluation, over all sessions.
-        dropped: members that ended before their stop; the groups go on without them.
-        groups: of the members that go on; a probe with none has no group.
-        best: of each group, where it is kept.
-        evaluations: epochs after which it is evaluated; after every one if ``None``.
-        scores: by evaluation and member what it scored on each held-out example: ``(E, G, ⌈n/8⌉)``
-            as bits where the metric is right or wrong, ``(E, G, n)`` float32 otherwise, zeros where
-            it was gone; ``None`` where nothing is kept.
-    """
-
+    # unique in a fit: "select", "select 2/5", "refit"; rows have its first word
     name: str
-    members: list[Member]
-    fold: int = 0
+    members: list[Member]  # to train
+    fold: int = 0  # number of the fold that it selects on, from 0
+    # probe → epoch at which its members stop; the schedule keeps its full horizon
     stops: dict[str, int] = field(default_factory=dict)
-    epoch: int = 0
-    rows: list[CurveRow] = field(default_factory=list)
-    seconds: float = 0.0
+    epoch: int = 0  # epochs that are finished
+    rows: list[CurveRow] = field(default_factory=list)  # one a member and epoch
+    seconds: float = 0.0  # of training and evaluation, over all sessions
+    # members that ended before their stop; groups hold the others
     dropped: list[Dropped] = field(default_factory=list)
+    # of the members that go on; a probe with none has no group
     groups: list[Stacked] = field(default_factory=list)
-    best: list[Best] = field(default_factory=list)
+    best: list[Best] = field(default_factory=list)  # of each group, where it is kept
+    # epochs after which it is evaluated; after every one if `None`
     evaluations: list[int] | None = None
+    # of each held-out example, by evaluation and member: `(E, G, ⌈n/8⌉)` packed bits of a boolean
+    # score, `(E, G, n)` float32 of any other, zeros after a member was dropped; `None` where
+    # nothing is kept
     scores: NDArray[Any] | None = None
 
     @property
@@ -104,15 +86,15 @@ class Phase:
         )
 
     def keep_scores(self, number: int, member: int, scores: NDArray[Any], evaluations: int) -> None:
-        """Keep what a member scored on each held-out example, ``(n,)``, after an evaluation."""
+        """Keep a member's scores of the held-out examples, ``(n,)``, after an evaluation."""
         kept = np.packbits(scores) if scores.dtype == np.bool_ else scores.astype(np.float32)
         if self.scores is None:
             self.scores = np.zeros((evaluations, len(self.members), len(kept)), kept.dtype)
         self.scores[number, member] = kept
 
     def scores_of(self, member: int, count: int) -> NDArray[Any]:
-        """What a member scored on ``count`` examples after each evaluation, ``(E, n)``."""
-        if self.scores is None:  # nobody got to an evaluation
+        """A member's scores of ``count`` examples after each evaluation, ``(E, n)``."""
+        if self.scores is None:  # no member reached an evaluation
             return np.zeros((len(self.evaluations or []), count), np.uint8)
         kept = self.scores[:, member]
         return np.unpackbits(kept, axis=-1, count=count) if kept.dtype == np.uint8 else kept
@@ -133,7 +115,7 @@ def describe(phase: Phase) -> dict[str, Any]:
 def remember(
     phase: Phase, description: dict[str, Any], tensors: Mapping[str, Tensor], number: int
 ) -> None:
-    """Put into ``phase`` what :func:`describe` said of it; it was number ``number`` of the fit."""
+    """Restore into ``phase``, the fit's number ``number``, what :func:`describe` gave."""
     phase.epoch, phase.seconds = description["epoch"], description["seconds"]
     phase.rows = [CurveRow.model_validate(row) for row in description["rows"]]
     phase.dropped = [
@@ -154,13 +136,17 @@ def best_state(phase: Phase) -> dict[str, Tensor]:
 
 
 def saved_best(
-    description: dict[str, Any], tensors: Mapping[str, Tensor], number: int, probes: list[nn.Module]
-) -> Best:
-    """The best epochs of group ``number``, whose weights go into ``probes``."""
-    for g, probe in enumerate(probes):
-        probe.load_state_dict(_below(tensors, f"best.{number}.probe.{g}."))
-    record = {n: t.clone() for n, t in _below(tensors, f"best.{number}.record.").items()}
-    return Best(np.array(description["score"]), np.array(description["epoch"]), record, probes)
+    groups: Sequence[Stacked], described: Sequence[dict[str, Any]], tensors: Mapping[str, Tensor]
+) -> list[Best]:
+    """The best epochs of each group; ``described`` is empty where none are kept."""
+    found = []
+    for i, (group, numbers) in enumerate(zip(groups, described, strict=False)):
+        probes = group.probes()
+        for g, probe in enumerate(probes):
+            probe.load_state_dict(_below(tensors, f"best.{i}.probe.{g}."))
+        record = {n: t.clone() for n, t in _below(tensors, f"best.{i}.record.").items()}
+        found.append(Best(np.array(numbers["score"]), np.array(numbers["epoch"]), record, probes))
+    return found
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -168,7 +154,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def scores_state(phases: Sequence[Phase]) -> dict[str, Tensor]:
-    """What members scored in each phase, by name."""
+    """The members' scores in each phase, by name."""
     return {
         f"scores.{i}": torch.from_numpy(phase.scores)
         for i, phase in enumerate(phases)

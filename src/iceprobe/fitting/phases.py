@@ -2,26 +2,30 @@
 
 `heldout` selects in one phase for each fold of the training split, and again where a grid grows,
 refits on all of it, and reads the test split once; `paper` has one phase, and evaluates on the
-reported split after every epoch.
+reported split after every epoch. Members that diverge and settings that are clearly beaten stop early.
 """
 
 import itertools
+import logging
+import math
 import time
-from collections.abc import Collection, Sequence
+from bisect import bisect
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iceprobe.fitting.checkpoint import Saved
 from iceprobe.fitting.checks import check_parts
 from iceprobe.fitting.context import FitContext
-from iceprobe.fitting.dropping import drop_beaten, drop_diverged
-from iceprobe.fitting.engine import JointTrainer
-from iceprobe.fitting.evaluation import evaluate
+from iceprobe.fitting.engine import JointTrainer, predict_all
 from iceprobe.fitting.feed import Feed, split_batches
 from iceprobe.fitting.phase import (
+    Best,
+    Dropped,
     Phase,
     best_state,
     describe,
@@ -29,20 +33,20 @@ from iceprobe.fitting.phase import (
     saved_best,
     scores_state,
 )
+from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.machine.processes import world
 from iceprobe.machine.signals import asked, saving_first, stop_if_asked
+from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.protocols.protocol import images_per_step
+from iceprobe.tasks.records import Arrays, Record
+from iceprobe.tasks.task import Keep
 
+log = logging.getLogger("iceprobe")
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
 class Course:
-    """The phases of a fit in their order; those that a checkpoint holds aren't trained again.
-
-    Args:
-        context: that they share.
-        saved: what :meth:`Checkpoint.load` gave.
-    """
+    """The phases of a fit in their order; those that a checkpoint, ``saved``, holds aren't trained again."""
 
     def __init__(self, context: FitContext, saved: Saved | None):
         self.context, self.saved = context, saved
@@ -74,8 +78,8 @@ def run_phase(
 ) -> None:
     """Train ``phase`` to its end, from ``saved`` where it holds a part of it.
 
-    Asked to stop by a signal, it saves what its steps have made so far, in the middle of an epoch
-    as well, and stops.
+    When a signal asks it to stop, it saves the steps made so far, in the middle of an epoch as well,
+    and stops.
 
     Args:
         phase: with its members and stops.
@@ -97,7 +101,7 @@ def run_phase(
     if not phase.going:
         return
     phase.groups = list(context.groups(phase.going, train, batch_size))
-    stops = [phase.stops.get(g.members[0].probe, protocol.epochs) for g in phase.groups]
+    stops = [phase.stops.get(g.label, protocol.epochs) for g in phase.groups]
     trainer = JointTrainer(
         phase.groups,
         protocol.optimizer,
@@ -107,7 +111,8 @@ def run_phase(
         task=context.task,
     )
     if saved is not None:
-        _restore(phase, trainer, saved)
+        trainer.load_state(saved.tensors)
+        phase.best = saved_best(phase.groups, saved.phase["best"], saved.tensors)
 
     def save(sums: Sequence[Tensor] = ()) -> None:
         tensors = trainer.state() | best_state(phase) | scores_state([*before, phase])
@@ -122,7 +127,7 @@ def run_phase(
         sums = [torch.zeros(len(group), device=context.device) for group in active]
         taken = (
             trainer.step - phase.epoch * steps_an_epoch
-        )  # steps of this epoch before it was stopped
+        )  # steps before the epoch was interrupted
         if taken and saved is not None:
             sums = [saved.tensors[f"losses.{i}"].to(running) for i, running in enumerate(sums)]
         batches = train.shuffled(batch_size, context.run_seed, phase.epoch)
@@ -142,7 +147,7 @@ def run_phase(
             for group, running in zip(active, sums, strict=True)
             for member, loss in zip(group.members, (running / weight).tolist(), strict=True)
         }
-        drop_diverged(phase, trainer, active, losses)
+        _drop_diverged(phase, trainer, active, losses)
         left = [group for group in active if group in trainer.groups]
         due = phase.evaluations is None or phase.epoch in phase.evaluations
         scores = evaluate(
@@ -151,7 +156,7 @@ def run_phase(
         )  # fmt: skip
         if phase.epoch in rungs and evaluate_on is not None:
             weights = context.metric.weights(evaluate_on.targets)
-            drop_beaten(phase, trainer, scores, weights, context.metric.sign)
+            _drop_beaten(phase, trainer, scores, weights, context.metric.sign)
 
         now = time.monotonic()
         phase.seconds, began = phase.seconds + now - began, now
@@ -161,9 +166,126 @@ def run_phase(
         stop_if_asked()
 
 
-def _restore(phase: Phase, trainer: JointTrainer, saved: Saved) -> None:
-    trainer.load_state(saved.tensors)
-    phase.best = [
-        saved_best(numbers, saved.tensors, i, [group.probe(g) for g in range(len(group))])
-        for i, (group, numbers) in enumerate(zip(phase.groups, saved.phase["best"], strict=False))
+def evaluate(
+    phase: Phase,
+    context: FitContext,
+    groups: Sequence[Stacked],
+    losses: Mapping[Member, float],
+    feed: Feed | None,
+    *,
+    batch_size: int,
+    keep_best: bool,
+) -> dict[Member, NDArray[Any]]:
+    """Evaluate ``groups`` on ``feed``, if there is one: a row a member, the scores or the best kept.
+
+    Returns:
+        Each member's scores of the examples, ``(n,)``.
+    """
+    scores: dict[Member, NDArray[Any]] = {}
+    values: dict[Member, float] = {}
+    if feed is not None and groups:
+        keep: Keep = "predictions" if keep_best else "scores"
+        records = predict_all(groups, feed, batch_size, context.task, keep)
+        targets, metric = feed.targets, context.metric
+        for group, record in zip(groups, records, strict=True):
+            found = metric.needed_scores(Arrays(record), targets)
+            scores |= zip(group.members, found, strict=True)
+            exact = metric.exact
+            value = exact(Arrays(record), targets) if exact else metric.mean(found, targets)
+            values |= zip(group.members, value.tolist(), strict=True)
+        if keep_best:
+            of_groups = [metric.sign * np.array([values[m] for m in g.members]) for g in groups]
+            _keep_best(phase, groups, of_groups, records)
+    evaluations = phase.evaluations
+    number = phase.epoch - 1 if evaluations is None else bisect(evaluations, phase.epoch) - 1
+    count = context.protocol.epochs if evaluations is None else len(evaluations)
+    numbers = {member: g for g, member in enumerate(phase.members)}
+    for member in (member for group in groups for member in group.members):
+        if member in scores and not keep_best:
+            phase.keep_scores(number, numbers[member], scores[member], count)
+        phase.rows.append(phase.row(member, losses[member], values.get(member)))
+    return scores
+
+
+def _keep_best(
+    phase: Phase,
+    groups: Sequence[Stacked],
+    scores: Sequence[NDArray[np.float64]],
+    records: Sequence[Record],
+) -> None:
+    if not phase.best:
+        phase.best = [
+            Best(score, np.full(len(group), phase.epoch), record, group.probes())
+            for group, score, record in zip(groups, scores, records, strict=True)
+        ]
+        return
+    for best, group, score, record in zip(phase.best, groups, scores, records, strict=True):
+        for g in np.flatnonzero(score > best.score):
+            best.score[g], best.epoch[g] = score[g], phase.epoch
+            best.probes[g] = group.probe(int(g))
+            for name, tensor in record.items():
+                best.record[name][g] = tensor[g]
+
+
+def _drop_diverged(
+    phase: Phase,
+    trainer: JointTrainer,
+    groups: Sequence[Stacked],
+    losses: Mapping[Member, float],
+) -> None:
+    """Go on without the members whose loss or weights aren't finite; their last row says so."""
+    diverged = [
+        member
+        for group in groups
+        for member, finite in zip(group.members, group.finite().tolist(), strict=True)
+        if not (finite and math.isfinite(losses[member]))
     ]
+    for member in diverged:
+        loss = math.nan if math.isfinite(losses[member]) else losses[member]
+        phase.rows.append(phase.row(member, loss, None))
+        log.warning(
+            "%s, learning rate %g, weight decay %g, seed %d diverged in epoch %d of %s: dropped",
+            member.probe, member.learning_rate, member.weight_decay, member.seed, phase.epoch,
+            phase.name,
+        )  # fmt: skip
+    _drop(phase, trainer, diverged, "diverged")
+
+
+def _drop_beaten(
+    phase: Phase,
+    trainer: JointTrainer,
+    scores: Mapping[Member, NDArray[Any]],
+    weights: NDArray[np.float64],
+    sign: int,
+) -> None:
+    """Go on without the settings that another one of their probe clearly beats.
+
+    ``scores (n,)`` of a member and ``weights (n,)`` are of the held-out examples; a seed that has
+    diverged scores 0 on all of them.
+    """
+    for probe in dict.fromkeys(member.probe for member in scores):
+        settings: dict[tuple[float, float], list[Member]] = {}
+        for member in phase.members:
+            if member.probe == probe:
+                settings.setdefault(member.setting, []).append(member)
+        running = [seeds for seeds in settings.values() if any(m in scores for m in seeds)]
+        means = [
+            sum(sign * 1.0 * scores[m] for m in seeds if m in scores) / len(seeds)
+            for seeds in running
+        ]
+        lost = clearly_beaten(np.stack(means), weights)
+        beaten = [m for seeds, out in zip(running, lost, strict=True) if out for m in seeds]
+        _drop(phase, trainer, [m for m in beaten if m in scores], "beaten")
+
+
+def _drop(phase: Phase, trainer: JointTrainer, members: Sequence[Member], why: str) -> None:
+    if not members:
+        return
+    phase.dropped += [Dropped(member, phase.epoch, why) for member in members]
+    gone = set(members)
+    kept = [[g for g, m in enumerate(group.members) if m not in gone] for group in trainer.groups]
+    if phase.best:
+        pairs = zip(phase.best, kept, strict=True)
+        phase.best = [best.keep(mine) for best, mine in pairs if mine]
+    trainer.keep(kept)
+    phase.groups = trainer.groups

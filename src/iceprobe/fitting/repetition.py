@@ -22,9 +22,7 @@ from iceprobe.fitting.checks import (
 )
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
-from iceprobe.fitting.selection import run_protocol
-from iceprobe.fitting.shuffling import check_shuffle
-from iceprobe.fitting.tuning import grids_of
+from iceprobe.fitting.selection import grids_of, run_protocol
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.neighbours import knn
@@ -40,7 +38,6 @@ from iceprobe.protocols.protocol import (
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
@@ -53,51 +50,41 @@ from iceprobe.tasks.task import Task
 
 log = logging.getLogger("iceprobe")
 FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+_AS_FITTED = (  # fields of a result that are a fitted probe's
+    "seeds", "probes", "selected", "selected_on", "selected_score", "settings_tried",
+    "best_minus_median", "last_epoch", "early_stopping", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, the same in every repetition.
+    """The settings of a fit, the same in every repetition."""
 
-    Attributes:
-        labels: canonical spec strings of the probes.
-        protocol: with the values that the caller sets.
-        split: the split to report.
-        memory: budget in bytes for tokens and what is computed from them.
-        shuffle: how streamed training images are ordered.
-        device: where to fit.
-        fit_dtype: name of the dtype of the token products.
-        low_shot: whether the training images are a few drawn ones.
-        resume: go on from a state file.
-        command: for the results.
-        task: name of what the targets are.
-    """
-
-    labels: list[str]
-    protocol: Protocol
-    split: str
-    memory: int | None
-    shuffle: str
-    device: torch.device
-    fit_dtype: str
-    low_shot: bool
-    resume: bool
-    command: str
-    task: str = "classification"
+    labels: list[str]  # canonical spec strings of the probes
+    protocol: Protocol  # with the values that the caller sets
+    split: str  # the split to report
+    memory: int | None  # budget in bytes of tokens and training steps
+    shuffle: str  # how streamed training images are ordered
+    device: torch.device  # where to fit
+    fit_dtype: str  # name of the dtype of the token products
+    low_shot: bool  # whether a few training images are drawn
+    resume: bool  # go on from a state file
+    command: str  # for the results
+    task: str = "classification"  # name of the task
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
-        """The request of a call; nothing is resumed."""
+        """The request of a call; one that stays in memory resumes nothing."""
         return cls(
             labels,
             protocol_of(settings),
             split=settings.split,
             memory=settings.memory,
-            shuffle=check_shuffle(settings.shuffle),
+            shuffle=settings.shuffle,
             device=check_device(settings.device),
             fit_dtype=settings.fit_dtype,
             low_shot=settings.shots is not None or settings.fraction is not None,
-            resume=False,
+            resume=isinstance(settings, FitCall) and settings.resume,
             command=settings.command if settings.command is not None else shlex.join(sys.argv),
             task=settings.task,
         )
@@ -114,19 +101,12 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
-    # A wrong option of a probe ends here.
+    # A wrong option of a probe is refused here.
     trained = {
         label: build_for(store.shape, label, len(store.classes))
         for label in _trained(request.labels)
     }
-    check_request(
-        store,
-        request.labels,
-        trained,
-        seeds=seeds,
-        split=request.split,
-        run_seed=run_seed,
-    )
+    check_request(store, request.labels, trained, request.split)
     check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
 
@@ -150,9 +130,8 @@ def repetition(
         progress: called with ``(stage, done, total)``.
 
     Returns:
-        Results in the order asked for, with fitted modules and predictions, without probes
-        all members of which have diverged; a row a member and epoch; by probe the members that
-        have diverged.
+        Results in the order asked for, without probes all members of which have diverged; a row a
+        member and epoch; by probe the members that have diverged.
     """
     found = {
         label: knn(
@@ -171,28 +150,19 @@ def repetition(
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
     if trained := _trained(request.labels):
-        protocol = for_images(request.protocol, len(store["train"]))
-        checkpoint = Checkpoint(state, "")
-        task = get_task(request.task)
-        context = FitContext(
-            protocol,
-            store.shape,
-            task.num_outputs(store.classes),
-            run_seed,
-            request.device,
-            DTYPES[request.fit_dtype],
-            checkpoint,
-            progress,
-            task,
-            metric_of(task, store),
-        )
-        checkpoint.fingerprint = _fingerprint(
+        images, task = len(store["train"]), get_task(request.task)
+        protocol, metric = for_images(request.protocol, images), metric_of(task, store)
+        outputs = task.num_outputs(store.classes)
+        built = {label: build_for(store.shape, label, outputs) for label in trained}
+        parameters = {label: probe.num_parameters()["total"] for label, probe in built.items()}
+        grids = grids_of(protocol, parameters, images)
+        fingerprint = _fingerprint(
             store,
             task=task.name,
-            metric=context.metric.name,
+            metric=metric,
             probes=trained,
             protocol=protocol,
-            grids=grids_of(context, trained, len(store["train"])),
+            grids=grids,
             seeds=list(seeds),
             split=request.split,
             amp=request.fit_dtype,
@@ -201,9 +171,14 @@ def repetition(
             device=str(request.device).partition(":")[0],
             torch=torch.__version__,
         )
+        checkpoint = Checkpoint(state, fingerprint)
+        context = FitContext(
+            protocol, store.shape, outputs, run_seed, request.device, DTYPES[request.fit_dtype],
+            checkpoint, progress, task, metric,
+        )  # fmt: skip
         fitted, rows, diverged = run_protocol(
             store,
-            trained,
+            grids,
             context,
             seeds=seeds,
             split=request.split,
@@ -219,8 +194,7 @@ def _result(
     fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
 ) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
-    probe, predictions = fitted.probes[0], fitted.predictions
-    at_optimum, rates = fitted.solution is not None, fitted.grid.learning_rates
+    probe, rates = fitted.probes[0], fitted.grid.learning_rates
     course: dict[str, Any] = {
         "rows": [row for row in rows if row.probe == fitted.label],
         "selected": fitted.selected,
@@ -228,27 +202,19 @@ def _result(
         "epochs": context.protocol.epochs,
         "steps": total_steps(context.protocol, len(store["train"])),
     }
+    signs = [] if fitted.solution else signs_of_undertraining(learning_rates=rates, **course)
     return built_result(
-        predictions,
-        probes=fitted.probes,
+        fitted.predictions,
+        **{name: getattr(fitted, name) for name in _AS_FITTED},
         open_store=store,
         probe=fitted.label,
         method="trained",
         protocol=context.protocol.name,
-        last_epoch=fitted.last_epoch,
-        selected=fitted.selected,
-        selected_on=fitted.selected_on,
-        selected_score=fitted.selected_score,
-        settings_tried=fitted.settings_tried,
-        best_minus_median=fitted.best_minus_median,
-        early_stopping=fitted.early_stopping,
         parameters=Parameters(**probe.num_parameters()),
         flops=flops_of(probe, store.num_tokens, store.num_prefix),
-        seconds=fitted.seconds,
-        seeds=fitted.seeds,
         training=_training_record(context, fitted, len(store["train"])),
-        undertrained=[] if at_optimum else signs_of_undertraining(learning_rates=rates, **course),
-        warnings=_warnings(fitted, store, context, predictions, request.split, course),
+        undertrained=signs,
+        warnings=_warnings(fitted, context, request.split, course),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command)
@@ -257,14 +223,9 @@ def _result(
 
 
 def _warnings(
-    fitted: FittedProbe,
-    store: Store,
-    context: FitContext,
-    predictions: Predictions,
-    split: str,
-    course: Mapping[str, Any],
+    fitted: FittedProbe, context: FitContext, split: str, course: Mapping[str, Any]
 ) -> list[str]:
-    """What a result says of its training, and of its held-out score, in the log as well."""
+    """A result's warnings on its training and its held-out score; they are logged as well."""
     solution = fitted.solution
     if solution is None:
         found = training_warnings(edge=fitted.edge, **course)
@@ -274,10 +235,9 @@ def _warnings(
         )
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
-    metric, labels = context.metric, predictions.labels
-    reported = selected_score(
-        metric.needed_scores(predictions, labels).mean(0), metric.weights(labels)
-    )
+    metric, labels = context.metric, fitted.predictions.labels
+    scores = metric.needed_scores(fitted.predictions, labels).mean(0)
+    reported = selected_score(scores, metric.weights(labels))
     found += far_below(reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)
@@ -285,7 +245,7 @@ def _warnings(
 
 
 def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) -> dict[str, Any]:
-    """How a probe was trained, but for what was selected."""
+    """How a probe was trained, without the selected values."""
     protocol, grid = context.protocol, fitted.grid
     where = {
         "run_seed": context.run_seed,

@@ -1,8 +1,8 @@
-"""The folder of a fit or an adaptation: which run it is, and the files that only a run at work needs.
+"""The folder of a fit or an adaptation: which run it is, and the files of an unfinished run.
 
-``request.json`` is written before the work begins and stays: all that could change a number. So a
-folder without results is recognised as this run's, whenever it was killed, and the results of a
-finished run are returned to a caller that asks for the same again.
+``request.json`` is written before the work begins and kept: every setting that can change a number. So
+a folder without results is recognised as this run's, whenever it was killed, and a finished run's
+results are returned to a caller that asks for the same again.
 """
 
 import json
@@ -39,12 +39,12 @@ _REMEDY = "give another --output, or remove the folder"
 def check_folder(
     folder: Path, request: Mapping[str, Any], *, resume: bool = True
 ) -> list[FittedResult] | None:
-    """What is in the folder of a run that is about to begin; nothing is written.
+    """Check the folder of a run that is about to begin; nothing is written.
 
     Args:
         folder: locked.
-        request: what could change a number.
-        resume: whether what is there may be used.
+        request: the settings that can change a number.
+        resume: whether an earlier run in it may be used.
 
     Returns:
         The results, if the run is finished already.
@@ -67,7 +67,7 @@ def check_folder(
 
 
 def check_same(folder: Path, request: Mapping[str, Any]) -> None:
-    """See that a finished run is the one that ``request`` asks for.
+    """Refuse a finished run that isn't the one of ``request``.
 
     Raises:
         IceprobeError: naming what differs, or that it isn't known.
@@ -95,13 +95,13 @@ def check_same(folder: Path, request: Mapping[str, Any]) -> None:
 
 
 def begin(folder: Path, request: Mapping[str, Any]) -> None:
-    """Say which run the folder is."""
+    """Write ``request.json``."""
     text = json.dumps(_plain(request), indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / REQUEST, text.encode())
 
 
 def check_there(folder: Path) -> None:
-    """See that the folder is still the one that the run began in.
+    """Refuse to go on in a folder that isn't the one that the run began in.
 
     Raises:
         IceprobeError: if it was removed.
@@ -111,18 +111,14 @@ def check_there(folder: Path) -> None:
 
 
 def abandon(folder: Path) -> None:
-    """Take :func:`begin` back, if nothing came of it."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {
-        REQUEST,
-        ".lock",
-        "config.yaml",
-        "log.txt",
-    }:
+    """Undo :func:`begin`, if the run has written nothing else."""
+    ours = {REQUEST, ".lock", "config.yaml", "log.txt"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
         (folder / REQUEST).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a finished run needs no more."""
+    """Remove the files that a finished run doesn't need."""
     for pattern in _WORKING:
         for path in folder.glob(pattern):
             if path.is_dir():

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
+from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import check_device, check_training_images
+from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
-from iceprobe.fitting.segmentation_checks import check_probes, check_store
 from iceprobe.fitting.segmentation_files import reopened, write_segmentations
 from iceprobe.fitting.segmentation_protocol import (
     FittedSegmentation,
@@ -27,7 +28,8 @@ from iceprobe.fitting.segmentation_protocol import (
 from iceprobe.machine.progress import callback, shows_progress, timed
 from iceprobe.machine.temporary import new_folder
 from iceprobe.machine.torch_state import in_own_state
-from iceprobe.protocols.protocol import get_protocol, images_per_step
+from iceprobe.probes.segmentation import label
+from iceprobe.protocols.protocol import get_protocol, images_per_step, refuse_train
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Score
 from iceprobe.results.segmentation import Difference, Segmentation, Selection
@@ -41,6 +43,7 @@ from iceprobe.tasks.segmentation import Segmentation as SegmentationTask
 log = logging.getLogger("iceprobe")
 
 PROBES = ("linear", "ep8")
+MASKED = ("bundled:fashion-clutter", "pets")  # data sets that come with masks
 
 
 @shows_progress
@@ -126,7 +129,7 @@ def segment(
             for name, value in provenance(store, split, command).items()
             if name in Segmentation.model_fields
         } | {"class_names": ["background", *store.classes]}
-        draws = [resampled_mean(one.counts) for one in fitted]
+        draws = [np.mean([miou.resampled(seed) for seed in one.counts], 0) for one in fitted]
         results = [
             _result(one, drawn, context, store, origin, seconds)
             for one, drawn in zip(fitted, draws, strict=True)
@@ -154,7 +157,7 @@ def _result(
     truth = confusions[0].sum(1)
     return Segmentation(
         **origin,
-        probe=group.members[0].probe,
+        probe=group.label,
         side=store.manifest.backbone.preprocessing["image_size"],
         miou=Score.of(map(miou.mean_iou, confusions), miou.interval(draws)),
         object_iou=Score.of(map(miou.object_iou, confusions)),
@@ -196,17 +199,12 @@ def _result(
 
 
 def _even_classes(pixels: NDArray[np.int64]) -> float:
-    """How many classes of equal share are as hard to guess: e to the entropy of the pixels' classes.
+    """Number of equal classes that are as hard to guess: e to the entropy of the pixels' classes.
 
-    Most pixels are background, so a loss is far below log C before any training.
+    Most pixels are background, so the loss is far below log C before any training.
     """
     share = pixels[pixels > 0] / max(1, pixels.sum())
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def resampled_mean(counts: Sequence[miou.Counts]) -> NDArray[np.float64]:
-    """Mean IoU of bootstrap samples of the images, mean over seeds: ``(draws,)``."""
-    return np.mean([miou.resampled(one) for one in counts], 0)
 
 
 def _beside_the_first(
@@ -222,3 +220,54 @@ def _beside_the_first(
         )
         found.append(result.replaced(beside=beside))
     return found
+
+
+def check_probes(probes: Sequence[str]) -> list[str]:
+    """Canonical labels.
+
+    Raises:
+        IceprobeError: if there is none, one doesn't segment, or one is named twice.
+    """
+    labels = [label(text) for text in probes]
+    check_named(labels, "--probe linear --probe ep8")
+    return labels
+
+
+def no_masks(dataset: str) -> str:
+    """The message on a data set without masks."""
+    return f"{dataset} has no masks to segment by: take one that has, {' or '.join(MASKED)}"
+
+
+def no_grid(backbone: str) -> str:
+    """The message on a backbone whose tokens lie on no grid."""
+    return (
+        f"tokens of {backbone} lie on no grid, and have no place in a mask: take another backbone"
+    )
+
+
+def check_store(store: Store, split: str) -> None:
+    """Refuse a store without the tokens and masks that segmentation reads.
+
+    Raises:
+        IceprobeError: naming what is missing.
+    """
+    name = store.path or store.manifest.dataset.spec
+    refuse_train(split, store.splits)
+    for one in ("train", split):
+        if one not in store.splits:
+            raise IceprobeError(unknown(f"split of {name}", one, store.splits))
+        if store[one].live:
+            raise IceprobeError(
+                "live tokens come without masks: extract a store (iceprobe extract)"
+            )
+        if not store[one].has_masks:
+            raise IceprobeError(no_masks(f"split {one!r} of {store.manifest.dataset.spec}"))
+    if not store.has_patches:
+        raise IceprobeError(f"store {name} has no patch tokens: extract it again with patches")
+    if store.grid is None:
+        raise IceprobeError(no_grid(store.manifest.backbone.spec))
+    if len(store.classes) >= miou.IGNORE:
+        raise IceprobeError(
+            f"{store.manifest.dataset.spec} has {len(store.classes)} classes: masks have room for "
+            f"{miou.IGNORE - 1} beside background and the ignored {miou.IGNORE}"
+        )

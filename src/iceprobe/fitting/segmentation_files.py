@@ -25,15 +25,9 @@ from iceprobe.store.reader import Store
 def write_segmentations(
     folder: str | Path, results: Sequence[Segmentation], store: Store
 ) -> list[Segmentation]:
-    """Write all files of fitted probes; ``dense.json`` last.
+    """Write all files of fitted probes, ``dense.json`` last, and return the results with their names.
 
-    Args:
-        folder: of the run.
-        results: fresh from `segment`, with their modules.
-        store: they were fitted on; its images are drawn.
-
-    Returns:
-        The results with the names of their files.
+    ``results`` have their modules, and images of ``store``, which they were fitted on, are drawn.
     """
     folder = Path(folder)
     named = []
@@ -52,7 +46,7 @@ def write_segmentations(
 
 
 def reopened(result: Segmentation, store: Store) -> Segmentation:
-    """A result that was read from its folder, with the fitted modules as a fresh one has them.
+    """A result read from its folder, with its fitted modules loaded.
 
     Raises:
         IceprobeError: naming a file that is missing or isn't as it was written.

@@ -1,4 +1,4 @@
-"""A sheet of reported images: a column each, below it the truth and what every probe makes of it."""
+"""A sheet of reported images: a column each, below it the truth and every probe's prediction."""
 
 import colorsys
 from collections.abc import Sequence
@@ -30,10 +30,7 @@ _COLOURS = (
 def draw(results: Sequence[Segmentation], store: Store, images: int = IMAGES) -> Image.Image:
     """The sheet, of each probe's first seed.
 
-    Args:
-        results: with their modules.
-        store: they were fitted on.
-        images: how many at most; the first one of each class, classes at even distances.
+    It shows at most ``images``: the first one of each class, of many classes every k-th.
     """
     first, split = results[0], store[results[0].split]
     rows = _one_a_class(np.asarray(split.labels), images)

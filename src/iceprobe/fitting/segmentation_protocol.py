@@ -6,20 +6,20 @@ the training images; with it a probe is trained on all of them, on the same sche
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.caching import cache_tokens
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.memory import cache_tokens
 from iceprobe.fitting.patch_group import MaskFeed, PatchGroup
 from iceprobe.fitting.phase import Phase
 from iceprobe.fitting.phases import Course
-from iceprobe.fitting.stacked import Member
+from iceprobe.fitting.stacked import Member, by_probe, members_of
 from iceprobe.fitting.whitening import whitening
 from iceprobe.protocols.choosing import Choice, best_at_last_epoch
 from iceprobe.protocols.heldout import heldout_split
@@ -29,17 +29,12 @@ from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.miou import Counts
 from iceprobe.tasks.records import Arrays
-from iceprobe.tasks.segmentation import Segmentation
-from iceprobe.tasks.task import Task
 
 INPUTS = {"patches", "mask"}
 
 
-@dataclass
 class SegmentationContext(FitContext):
-    """What the phases of a segmentation share."""
-
-    task: Task = field(default_factory=Segmentation)
+    """The context of a segmentation."""
 
     @property
     def warmup_epochs(self) -> float:
@@ -57,20 +52,17 @@ class SegmentationContext(FitContext):
             self.protocol.whitening or 0.0,
             copies=grid[0] * grid[1],
         )
-        by_probe: dict[str, list[Member]] = {}
-        for member in members:
-            by_probe.setdefault(member.probe, []).append(member)
         return [
-            PatchGroup(of_probe, self.num_outputs, measured, grid, self.device)
-            for of_probe in by_probe.values()
+            PatchGroup(mine, self.num_outputs, measured, grid, self.device)
+            for mine in by_probe(members).values()
         ]
 
 
 @dataclass(frozen=True)
 class FittedSegmentation:
-    """One probe after the protocol: its members, one a seed, their counts and what was chosen.
+    """One probe after the protocol: its members, one a seed, their counts and its choice.
 
-    ``rows`` are of its selection, of all members and epochs, and ``steps`` how many that took.
+    ``rows`` and ``steps`` are of its selection, ``held_out`` counts the images of that.
     """
 
     group: PatchGroup
@@ -115,24 +107,16 @@ def run_heldout(
         context.task.strata(train.labels), context.run_seed, protocol.held_out
     )
     course = Course(context, None)
-    grid = [
-        Member(label, rate, 0.0, seed)
-        for label in labels
-        for rate in protocol.learning_rates or ()
-        for seed in seeds
-    ]
+    points = [(rate, 0.0) for rate in protocol.learning_rates or ()]
+    grid = members_of(dict.fromkeys(labels, points), seeds)
     select = Phase("select", grid, evaluations=evaluation_epochs(protocol))
     course.run(select, feed(train, fit_rows), feed(train, held_rows))
     curves = {label: [row for row in select.rows if row.probe == label] for label in labels}
     choices = {label: best_at_last_epoch(rows) for label, rows in curves.items()}
     found = {label: choice for label, choice in choices.items() if choice is not None}
     _check([label for label in labels if label not in found])
-
-    members = [
-        Member(label, choice.learning_rate, 0.0, seed)
-        for label, choice in found.items()
-        for seed in seeds
-    ]
+    chosen = {label: [(choice.learning_rate, 0.0)] for label, choice in found.items()}
+    members = members_of(chosen, seeds)
     refit = course.run(Phase("refit", members), feed(train, np.arange(len(train))), None)
     _check(list(dict.fromkeys(one.member.probe for one in refit.dropped)))
     reported = _reported(context, split, feed(test, np.arange(len(test))))
@@ -141,8 +125,7 @@ def run_heldout(
     fitted = []
     for group, record in zip(refit.groups, records, strict=True):
         assert isinstance(group, PatchGroup)
-        label = group.members[0].probe
-        counts = [Counts.of(record, g) for g in range(len(group))]
+        label, counts = group.label, [Counts.of(record, g) for g in range(len(group))]
         fitted.append(
             FittedSegmentation(group, counts, found[label], len(held_rows), curves[label], steps)
         )

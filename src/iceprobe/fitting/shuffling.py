@@ -4,9 +4,9 @@
     blocks   blocks of neighbouring images, in random order ─▶ buffer ─▶ batches, drawn at random
              from all that the buffer holds; images held in memory come in evenly between
 
-Random rows are what an epoch should be, and what a disk is slowest at. Blocks of a few megabytes are
-read as fast as a whole file, and because they come from all over the split and many of them share
-the buffer, images that lie sorted by class come mixed as well. Every image is drawn once an epoch.
+Random rows are the order that training wants and the slowest one for a disk. Blocks of a few megabytes
+are read as fast as a whole file. They come from all over the split and many of them share the buffer, so
+images that are stored sorted by class are mixed too. Every image is drawn once an epoch.
 """
 
 from collections.abc import Iterator
@@ -15,45 +15,22 @@ from typing import Literal
 
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
-
-BLOCK_BYTES = 2**22  # of a block at most: a disk's seek is short beside its reading
-BLOCKS = 64  # in a full buffer at least: of how many classes a batch is, where they lie sorted
+BLOCK_BYTES = 2**22  # of a block at most: reading it takes a disk longer than the seek
+BLOCKS = 64  # in a full buffer at least: images of so many classes mix if they are stored sorted
 BATCHES = 4  # in a full buffer at least
-
-SHUFFLES = ("auto", "rows", "blocks")
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """How a fit's epochs are ordered; with the seed and the epoch it decides the order.
-
-    Attributes:
-        by: ``"rows"`` or ``"blocks"``.
-        held: images at the split's beginning whose tokens stay in memory.
-        buffer: images that the buffer holds.
-        block: images of a block.
-    """
+    """How epochs are ordered; with the seed and the epoch it determines the order."""
 
     by: Literal["rows", "blocks"] = "rows"
-    held: int = 0
-    buffer: int = 0
-    block: int = 0
+    held: int = 0  # images at the split's beginning whose tokens stay in memory
+    buffer: int = 0  # images that the buffer holds
+    block: int = 0  # images of a block
 
 
 ROWS = Shuffle()
-
-
-def check_shuffle(asked: str) -> str:
-    """``asked``, if it is one of :data:`SHUFFLES`.
-
-    Raises:
-        IceprobeError: otherwise.
-    """
-    if asked not in SHUFFLES:
-        raise IceprobeError(unknown("shuffle", asked, SHUFFLES))
-    return asked
 
 
 def choose_shuffle(
@@ -64,11 +41,11 @@ def choose_shuffle(
     Half of the memory is the buffer, the other half holds images for good.
 
     Args:
-        asked: one of :data:`SHUFFLES`; ``"auto"`` takes rows where they are read from memory, the
-            page cache's included.
+        asked: ``"rows"``, ``"blocks"``, or ``"auto"``: rows if they are read from memory, the page
+            cache included.
         images, image_bytes: of the split.
         memory: bytes of the budget for its tokens.
-        cache: bytes that the page cache may take beside it; ``None`` where nobody knows.
+        cache: bytes that the page cache may take beside it; ``None`` if unknown.
         batch_size: of the fit.
     """
     total = images * image_bytes
@@ -84,7 +61,7 @@ def choose_shuffle(
 def block_order(
     held: np.ndarray, shuffle: Shuffle, sizes: list[int], rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What to load, and then which images to take, for each batch of an epoch.
+    """The images to load and the images to take for each batch of an epoch.
 
     Args:
         held: ``(n,)`` bool, which images stay in memory; the others are loaded once each.

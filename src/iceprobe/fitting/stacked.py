@@ -1,4 +1,4 @@
-"""Members whose parameters lie side by side: what the joint trainer and the optimiser need of them.
+"""Members whose parameters are stacked, as the joint trainer and the optimiser use them.
 
 A *member* is one probe with one learning rate, weight decay and seed. Members of the same probe have
 equal shapes: a group keeps each of their parameters in one tensor with a leading member axis, so that
@@ -6,18 +6,11 @@ one batched product serves them all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-from iceprobe.tasks.records import Record
-from iceprobe.tasks.task import Keep, Task
-
-if TYPE_CHECKING:
-    from iceprobe.fitting.feed import Batch
 
 
 @dataclass(frozen=True)
@@ -28,6 +21,31 @@ class Member:
     learning_rate: float
     weight_decay: float
     seed: int
+
+    @property
+    def setting(self) -> tuple[float, float]:
+        """Learning rate and weight decay."""
+        return self.learning_rate, self.weight_decay
+
+
+def members_of(
+    points: Mapping[str, Sequence[tuple[float, float]]], seeds: Sequence[int]
+) -> list[Member]:
+    """A member of each seed at each of a probe's settings, by label."""
+    return [
+        Member(label, rate, decay, seed)
+        for label, settings in points.items()
+        for rate, decay in settings
+        for seed in seeds
+    ]
+
+
+def by_probe(members: Iterable[Member]) -> dict[str, list[Member]]:
+    """The members of each probe, in the order in which probes first appear."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.probe, []).append(member)
+    return found
 
 
 class Stacked(ABC):
@@ -47,6 +65,11 @@ class Stacked(ABC):
         return len(self.members)
 
     @property
+    def label(self) -> str:
+        """Canonical spec string of the probe."""
+        return self.members[0].probe
+
+    @property
     @abstractmethod
     def num_outputs(self) -> int:
         """K, outputs an example or a patch."""
@@ -55,27 +78,31 @@ class Stacked(ABC):
     def probe(self, g: int) -> nn.Module:
         """Member ``g`` as an ordinary module in evaluation mode, a copy."""
 
+    def probes(self) -> list[nn.Module]:
+        """Every member as :meth:`probe` gives it."""
+        return [self.probe(g) for g in range(len(self))]
+
     def trained(self) -> list[Tensor]:
-        """All that training changes of a member, ``(G, …)`` each."""
+        """All tensors that training changes, ``(G, …)`` each."""
         return list(self.parameters.values())
 
     def finite(self) -> Tensor:
-        """Whether all that training has made of a member is finite, ``(G,)``."""
+        """Whether all trained values of each member are finite, ``(G,)``."""
         finite = [t.detach().flatten(1).isfinite().all(1) for t in self.trained()]
         return torch.stack(finite).all(0)
 
     @torch.no_grad()
     def keep(self, kept: Sequence[int]) -> None:
-        """Go on with the members numbered ``kept`` only; each is as it was."""
+        """Keep the members numbered ``kept`` only, unchanged."""
         self.members = [self.members[g] for g in kept]
+        index = list(kept)
         self.parameters = {
-            name: stacked.detach()[torch.tensor(kept, device=stacked.device)].requires_grad_()
-            for name, stacked in self.parameters.items()
+            n: t.detach()[index].requires_grad_() for n, t in self.parameters.items()
         }
         self.views = self._views()
 
     def hand_gradients(self) -> None:
-        """Give the members' views their part of the stacked gradients, for the optimiser."""
+        """Give each member's views their part of the stacked gradients, for the optimiser."""
         for name, stacked in self.parameters.items():
             for g, view in enumerate(self.views):
                 view[name].grad = None if stacked.grad is None else stacked.grad[g]
@@ -95,15 +122,3 @@ class Stacked(ABC):
             {name: nn.Parameter(t.detach()[g]) for name, t in self.parameters.items()}
             for g in range(len(self))
         ]
-
-
-class PatchMembers(Stacked):
-    """Members that say something of every patch: they go through a batch in parts."""
-
-    @abstractmethod
-    def loss_parts(self, batch: "Batch", task: Task) -> Iterator[Tensor]:
-        """The members' losses on a batch, ``(G,)``, as parts that add up to them."""
-
-    @abstractmethod
-    def records(self, batch: "Batch", task: Task, keep: Keep) -> Iterator[Record]:
-        """What the task keeps of the batch's examples, in parts."""

@@ -1,20 +1,18 @@
-"""Whitened coordinates for probes on pooled vectors: what makes few steps enough.
+"""Whitened coordinates for probes on pooled vectors, in which few steps are enough.
 
     R = correlation of the training vectors      A = ((1−δ)R + δI)^-½      W = W' A
 
 The directions of a frozen feature space differ in scale by orders of magnitude (condition number
-of R for the bundled backbone's class token: 6e5), and a first-order optimiser creeps along the
-short ones. So the weight W that reads the vector is trained as W', for whitened vectors A x. The
-probe, its parameters, its initialisation and what it can express are unchanged; only the road is
-shorter.
+of R for the bundled backbone's class token: 6e5), and a first-order optimiser is slow along the
+short ones. So the weight W of the vector is trained as W', for whitened vectors A x. The probe, its
+parameters, its initialisation and the functions it can express are unchanged; training is shorter.
 
-δ keeps directions that hold next to no variance, or that few images can't estimate, from being
-amplified: the shrinkage of Ledoit and Wolf (2004), and never below the protocol's own.
+δ keeps directions with almost no variance, or that few images can't estimate, from being amplified: the
+shrinkage of Ledoit and Wolf (2004), and never below the protocol's own.
 
-Where the vector goes straight into the probe's batch norm (`linear`), its mean and variance over
-the training images are known as well and stand in for those of each batch: a batch of 256 knows a
-coordinate's scale to 4%, and that much noise drowns a direction that is a small difference of
-large coordinates.
+If the vector is the direct input of the probe's batch norm (`linear`), its mean and variance over the
+training images replace those of each batch: a batch of 256 estimates a coordinate's scale to 4%, and
+that noise hides a direction that is a small difference of large coordinates.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,23 +28,17 @@ from iceprobe.probes.probe import Probe
 
 @dataclass(frozen=True)
 class Whitening:
-    """Of vectors x ∈ R^D.
+    """Of vectors x ∈ R^D."""
 
-    Attributes:
-        mean: ``(D,)``.
-        std: ``(D,)`` standard deviations; 1 where a coordinate is constant.
-        matrix: A, ``(D, D)``, symmetric, for standardised vectors.
-    """
-
-    mean: Tensor
-    std: Tensor
-    matrix: Tensor
+    mean: Tensor  # `(D,)`
+    std: Tensor  # `(D,)` standard deviations; 1 where a coordinate is constant
+    matrix: Tensor  # A, `(D, D)`, symmetric, for standardised vectors
 
     def before(self, probe: Probe) -> tuple[str, Tensor] | None:
-        """The weight of ``probe`` that reads the vector, and what W' is multiplied by.
+        """Name of the weight that ``probe`` multiplies the vector by, and the matrix of its W'.
 
-        ``None`` where the first thing a probe does to the vector isn't a linear map of its own, and
-        without batch norm: nothing takes the vectors' mean off, which whitening would blow up.
+        ``None`` if a probe has no linear map of the vector, or no batch norm: nothing would subtract
+        the vectors' mean, which whitening amplifies.
         """
         if not isinstance(probe.norm, nn.BatchNorm1d):
             return None
@@ -56,12 +48,9 @@ class Whitening:
 
 
 def whitening(batches: Callable[[], Iterable[Tensor]], least: float, copies: int = 1) -> Whitening:
-    """Measure the vectors, in float64.
+    """Measure the vectors ``(b, D)`` of ``batches()``, which is called twice, in float64.
 
-    Args:
-        batches: gives the training vectors, ``(b, D)`` at a time; called twice.
-        least: δ at least.
-        copies: vectors an image, of its augmented views.
+    δ is at least ``least``; ``copies`` of the vectors are of one image, its augmented views.
     """
     count, origin = 0, torch.tensor(0.0)
     total, products = torch.tensor(0.0), torch.tensor(0.0)
@@ -94,11 +83,11 @@ def ledoit_wolf(covariance: Tensor, fourth: float, count: int, copies: int = 1) 
     matrices": δ = min(b², d²) / d² with d² = ‖S − μI‖² and b² = (Σ_k ‖z_k‖⁴/n − ‖S‖²)/n.
 
     Args:
-        covariance: S, ``(D, D)``.
-        fourth: Σ_k ‖z_k‖⁴ over the vectors z_k that it is of.
-        count: n of them.
-        copies: of them are one image's. They are no draws of their own, so the noise b² is that
-            of n / copies: exact if they were equal, on the safe side since they aren't.
+        covariance: S, ``(D, D)``, of vectors z_k.
+        fourth: Σ_k ‖z_k‖⁴.
+        count: n vectors.
+        copies: vectors of one image. They aren't independent, so the noise b² is that of n / copies:
+            exact if they were equal, too large otherwise.
     """
     level = covariance.diagonal().mean()
     distance = float(covariance.square().sum() - len(covariance) * level.square())

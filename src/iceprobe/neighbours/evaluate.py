@@ -20,13 +20,12 @@ from iceprobe.neighbours.voting import Vote, classify, log_votes, settings
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.protocols.heldout import folds_of
-from iceprobe.protocols.protocol import UNSELECTED, get_protocol
-from iceprobe.protocols.reported import refuse_train
+from iceprobe.protocols.protocol import UNSELECTED, get_protocol, refuse_train
 from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.provenance import provenance
-from iceprobe.results.schema import Flops, Parameters
+from iceprobe.results.schema import Flops, Parameters, SelectedScore
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
 from iceprobe.tasks.classification import TOP, Classification
@@ -52,12 +51,11 @@ def knn(
 ) -> FittedResult:
     """Classify a split of ``store`` by its nearest training images.
 
-    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (on the
-    folds of a cross-validation where images are few), then all of train is the bank for the
-    reported split. Under ``paper`` (k, T) is chosen on the
-    reported split itself, and the result says so. Among equals by the metric that selects the smaller k,
-    then the smaller T, is taken; where no image can be held out, the first of the grid, and the result
-    says so.
+    Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (with few
+    images on the folds of a cross-validation), then all of train is the bank for the reported split.
+    Under ``paper`` (k, T) is chosen on the reported split itself, and the result says so. Of equals the
+    smaller k, then the smaller T, is taken; if no image can be held out, the first of the grid, and the
+    result says so.
 
     Several processes share the queries, and each reads all of the bank.
 
@@ -91,10 +89,12 @@ def knn(
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
     search = _Search(labels, classes, device or "cpu", callback(progress))
+    search.total = len(queries)
+    truth = np.asarray(test.labels, dtype=np.int64)
 
     if chosen.held_out:
         folds = folds_of(labels, seed, chosen)
-        search.total = sum(len(fold.held_out) for fold in folds.folds) + len(queries)
+        search.total += sum(len(fold.held_out) for fold in folds.folds)
         neighbours = search(queries, features, np.arange(len(labels)))
         evaluated = [
             (search(features[fold.held_out], features, fold.train), fold.held_out)
@@ -102,24 +102,21 @@ def knn(
         ]
         known, selected_on = labels, folds.description if evaluated else UNSELECTED
     else:
-        search.total = len(queries)
         neighbours = search(queries, features, np.arange(len(labels)))
         evaluated = [(neighbours, np.arange(len(queries)))]
-        known, selected_on = np.asarray(test.labels), f"the reported split ({split})"
-    rows, tried = _tried(evaluated, classes, known, metric) if evaluated else (np.arange(0), {})
-    known = known[rows]
-    values = {vote: float(metric.mean(scores, known)) for vote, scores in tried.items()}
-    best = (
-        max(values, key=lambda vote: metric.sign * values[vote])
-        if tried
-        else settings(len(labels))[0]
-    )
-    spread = metric.sign * (values[best] - statistics.median(values.values())) if tried else None
-    held_out = None
-    if tried and chosen.held_out:
-        held_out = selected_score(tried[best], metric.weights(known))
+        known, selected_on = truth, f"the reported split ({split})"
+    best, values = settings(len(labels))[0], dict[Vote, float]()
+    spread: float | None = None
+    held_out: SelectedScore | None = None
+    if evaluated:
+        rows, tried = _tried(evaluated, classes, known, metric)
+        known = known[rows]
+        values = {vote: float(metric.mean(scores, known)) for vote, scores in tried.items()}
+        best = max(values, key=lambda vote: metric.sign * values[vote])
+        spread = metric.sign * (values[best] - statistics.median(values.values()))
+        if chosen.held_out:
+            held_out = selected_score(tried[best], metric.weights(known))
 
-    truth = np.asarray(test.labels, dtype=np.int64)
     guesses = classify(*neighbours, classes, best, top=min(TOP, classes)).numpy()
     top5 = (guesses == truth[:, None]).any(1)[None] if classes > TOP else None
     predictions = Predictions(
@@ -172,7 +169,7 @@ def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) ->
 
 
 class _Search:
-    """Neighbours with the labels they bring, reported to one progress bar."""
+    """Neighbours and their labels; all searches share one progress bar."""
 
     def __init__(
         self,
@@ -197,9 +194,8 @@ class _Search:
         most = settings(len(bank))[-1][0]
         # Of several processes each takes whole tiles of queries: the products are the same.
         tiles = world().part(-(-len(queries) // QUERIES))
-        mine = slice(
-            min(tiles.start * QUERIES, len(queries)), min(tiles.stop * QUERIES, len(queries))
-        )
+        start, stop = (min(tile * QUERIES, len(queries)) for tile in (tiles.start, tiles.stop))
+        mine = slice(start, stop)
         found = nearest(queries[mine], features[rows], most, device=self.device, progress=advance)
         similarity, index = (world().assembled(part, mine, len(queries)) for part in found)
         self.done += len(queries)
@@ -212,20 +208,20 @@ def _tried(
     truth: np.ndarray,
     metric: Metric,
 ) -> tuple[np.ndarray, dict[Vote, np.ndarray]]:
-    """What every vote of the grid, in the grid's order, scores on each image evaluated.
+    """The scores of every vote of the grid, in its order, on each evaluated image.
 
     Args:
-        evaluated: neighbours of some images, and which rows of ``truth`` those are; an image may be
+        evaluated: neighbours of some images, and their rows of ``truth (n,)``; an image may be
             evaluated several times.
         classes: C.
-        truth: ``(n,)`` the right classes.
+        truth: the right classes.
         metric: that selects.
 
     Returns:
         The rows that were evaluated, ``(m,)``, and by vote the mean of each row's scores, ``(m,)``.
     """
-    held_out = np.unique(np.concatenate([rows for _, rows in evaluated]))
-    seen = np.bincount(np.concatenate([rows for _, rows in evaluated]), minlength=len(truth))
+    everything = np.concatenate([rows for _, rows in evaluated])
+    held_out, seen = np.unique(everything), np.bincount(everything, minlength=len(truth))
     most = min(similarity.shape[1] for (similarity, _), _ in evaluated)
     found = {}
     for vote in settings(most):

@@ -4,14 +4,14 @@ Queries and bank are cut into tiles of a fixed size, so that memory beside the a
 with either and the answer doesn't depend on how much there is. Among equal similarities the lower
 row of the bank comes first, as in one stable sort of everything.
 
-Vectors x of some encoders all point one way: the class tokens of a masked autoencoder have cosines of
-0.9997 on average. float32 keeps seven digits of those, of which four are the same for all. With m, the
-mean of the unit vectors of the bank's first tile,
+Vectors x of some encoders all have nearly the same direction: the class tokens of a masked autoencoder
+have cosines of 0.9997 on average. float32 keeps seven digits of those, of which four are the same for
+all. With m, the mean of the unit vectors of the bank's first tile,
 
     cos(x, y) = (⟨x, y/|y| − m⟩ + ⟨x, m⟩)/|x|
 
-and the second product, one number a query, changes no order: the first alone is made in float32, where
-its error goes with |y/|y| − m| in place of 1.
+and the second product, one number a query, changes no order: only the first is computed in float32,
+with an error in proportion to |y/|y| − m| instead of 1.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def nearest(
             # A query's own length changes no order: it is divided out at the end.
             tile = rows_by_rows(queries[rows].to(device, made_in), unit)
             columns = _top(tile, k)
-            # What was found before stands first and has lower rows: ties stay in the bank's order.
+            # Earlier neighbours come first and have lower rows: ties stay in the bank's order.
             kept = best[rows, :known].to(made_in)  # as it was made: nothing is rounded
             values = torch.cat([kept, tile.gather(1, columns)], 1)
             numbers = torch.cat([where[rows, :known], columns + first], 1)
@@ -84,9 +84,9 @@ def nearest(
 
 
 def _common(unit: Tensor) -> Tensor:
-    """What unit vectors ``(n, D)`` share, their mean; nothing where that is less than half of them.
+    """The mean of unit vectors ``(n, D)``, or 0 if that is shorter than √½.
 
-    There float32 would gain less than half a bit, and equal similarities of unlike vectors would
+    A shorter one would save float32 less than half a bit, and equal similarities of unlike vectors would
     no longer be equal.
     """
     mean = unit.mean(0)
@@ -96,9 +96,9 @@ def _common(unit: Tensor) -> Tensor:
 def _top(values: Tensor, k: int, numbers: Tensor | None = None) -> Tensor:
     """Columns of the ``k`` greatest of each row, in any order.
 
-    Among equal values those of the lowest ``numbers`` are taken (the columns, by default).
-    ``topk`` takes any: that matters where the best value left out equals the last one taken, and
-    such rows, which are few, are sorted whole.
+    Among equal values those of the lowest ``numbers`` are taken (the columns, by default). ``topk``
+    takes any of them, so rows whose best value left out equals the last one taken, which are few, are
+    sorted whole.
     """
     if k >= values.shape[1]:
         return torch.arange(values.shape[1], device=values.device).expand_as(values)

@@ -43,8 +43,8 @@ def classify(
         top: classes wanted, at most C.
 
     Returns:
-        ``(n, top)`` int64. Among equal votes the lower class comes first. A class that nobody
-        voted for is no guess: −1 stands in its place.
+        ``(n, top)`` int64. Among equal votes the lower class comes first. A class without a vote is
+        no guess: −1 replaces it.
     """
     found = torch.full((len(labels), top), -1, dtype=torch.int64)
     for start in range(0, len(labels), ROWS):

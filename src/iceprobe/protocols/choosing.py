@@ -1,19 +1,19 @@
 """The rule by which a setting and an epoch are chosen on held-out examples.
 
-Of the K settings of a probe, r(k, e, i) is what k's members score on example i after epoch e by the
-metric that selects, their mean (members: seeds, and of repeated folds those that weren't trained on i; of
-an accuracy the fraction that is right), w_i what the example weighs in it, a(k, e) = Σ_i w_i r(k, e, i),
-and E the schedule's last epoch. Of a metric that is better low, r is its negative::
+For setting k of the K settings of a probe, r(k, e, i) is the mean score of k's members on example i after
+epoch e by the metric that selects (members: seeds, and with repeated folds those that weren't trained on
+i), w_i the example's weight, a(k, e) = Σ_i w_i r(k, e, i), and E the schedule's last epoch. For a metric
+that is better low, r is its negative::
 
     k* = argmax_k a(k, E)
     (k', e') = argmax_{k, e} a(k, e)
     d_i = r(k', e', i) − r(k*, E, i)      chosen: (k', e') if Σ w_i d_i > z · SE(d), else (k*, E)
 
-So schedules run whole, and an earlier epoch is taken only where it is better by more than z standard
-errors of the paired difference. The maximum over rate × epoch would be the luckiest of hundreds of
-evaluations on few examples (docs/selection.md). Of equals the smaller learning rate, then the larger weight
-decay, then the latest epoch: of two images a class most decays of a linear probe are equally good, and
-the strongest reads half a point more on test than the weakest.
+So schedules run whole, and an earlier epoch is taken only if it is better by more than z standard errors
+of the paired difference. The maximum over rate × epoch would be the luckiest of hundreds of evaluations
+on few examples (docs/selection.md). Of equals the smaller learning rate, then the larger weight decay,
+then the latest epoch: with two images a class most decays of a linear probe are equally good, and the
+strongest is half a point better on test than the weakest.
 """
 
 from collections.abc import Sequence
@@ -32,58 +32,45 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Record:
-    """One setting on the held-out examples.
+    """One setting on the held-out examples."""
 
-    Attributes:
-        learning_rate, weight_decay: the setting.
-        epochs: after which it was evaluated, the schedule's last one last if it got there.
-        scores: ``(E, n)``: what its members score on each example, their mean.
-        lost: whether a member has diverged.
-        gone: whether all have.
-        ended: whether it stopped before the schedule's end, clearly beaten.
-    """
-
-    learning_rate: float
+    learning_rate: float  # the setting
     weight_decay: float
+    # after which it was evaluated; the last is the schedule's if it reached that
     epochs: Sequence[int]
-    scores: NDArray[np.float32]
-    lost: bool = False
-    gone: bool = False
-    ended: bool = False
+    scores: NDArray[np.float32]  # `(E, n)`: mean score of its members on each example
+    lost: bool = False  # whether a member has diverged
+    gone: bool = False  # whether all have
+    ended: bool = False  # whether it stopped before the schedule's end, clearly beaten
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of the grid and how it stood among the others.
+    """A point of the grid, compared with the others."""
 
-    Attributes:
-        learning_rate, weight_decay, epoch: the point.
-        tried: settings.
-        best_minus_median: how much better its score is than that of the median setting then.
-        held_out: its score on the held-out examples, where they are known one by one.
-        alone: whether no other learning rate (of settings without one: no other weight decay) is as
-            good at that epoch.
-    """
-
-    learning_rate: float
+    learning_rate: float  # the point
     weight_decay: float
     epoch: int
-    tried: int
+    tried: int  # settings
+    # its score minus the median setting's at that epoch, positive where it is better
     best_minus_median: float | None
+    # its score on the held-out examples, if those are known one by one
     held_out: SelectedScore | None = None
+    # whether no other learning rate (of settings without one: no other weight decay) is as good at
+    # that epoch
     alone: bool = False
 
 
 def choose(
     records: Sequence[Record], weights: Floats, errors: float, sign: int = 1
 ) -> Choice | None:
-    """The choice by the rule above, among settings none of whose members has diverged.
+    """The choice by the rule above, among settings without a diverged member.
 
-    One that has lost a member is chosen only where all have; ``None`` where no member is left.
+    If every setting has one, among all with a member left; ``None`` if no member is left.
 
     Args:
         records: of one probe, a setting each.
-        weights: ``(n,)`` what an example weighs; their sum is 1.
+        weights: ``(n,)`` of the examples; their sum is 1.
         errors: z, standard errors that an earlier epoch is better by.
         sign: of the metric, −1 where less is better.
     """
@@ -131,9 +118,8 @@ def choose(
 def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
     """The setting with the best held-out score at its last epoch, mean over seeds.
 
-    For fits that choose among last epochs only (adaptation, segmentation). Of equals the smaller
-    learning rate, then the larger weight decay. A setting of which a seed has diverged is chosen only
-    where all settings have lost one, and none where no member is left.
+    For fits that choose among last epochs only (adaptation, segmentation). Of equals the smaller learning
+    rate, then the larger weight decay; of settings with a diverged seed and without, as :func:`choose`.
     """
     seeds: dict[tuple[float, float], set[int]] = {}
     lost: dict[tuple[float, float], set[int]] = {}
@@ -141,9 +127,7 @@ def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
         point = (row.learning_rate, row.weight_decay)
         seeds.setdefault(point, set()).add(row.seed)
         lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
-    best: dict[tuple[float, float], tuple[float, int]] = {}
-    for point, means in seed_means(rows).items():
-        best[point] = (means[max(means)], max(means))
+    best = {point: (means[max(means)], max(means)) for point, means in seed_means(rows).items()}
     left = [point for point in best if lost[point] < seeds[point]]
     eligible = [point for point in left if not lost[point]] or left
     if not eligible:

@@ -1,7 +1,7 @@
-"""Which learning rates and weight decays are tried of a probe, and what comes beyond them.
+"""The learning rates and weight decays that are tried of a probe, and how they grow.
 
-A user's own grid holds for every probe and stays as it was given. Otherwise each kind states its
-rates (`probes/registry.py`), and they grow on the side on which the chosen one lies at the edge::
+A user's own grid is used for every probe and doesn't grow. Otherwise each kind states its rates
+(`probes/registry.py`), and they grow on the side on which the chosen one lies at the edge::
 
     … 1e-4   3e-4   1e-3   3e-3   1e-2   3e-2 …        half decades, `beyond`
 """
@@ -20,17 +20,11 @@ LEAST, MOST = 1e-6, 1.0  # rates beyond which no grid grows
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried of one probe.
+    """The settings that are tried of one probe."""
 
-    Attributes:
-        learning_rates: at first.
-        weight_decays: each with every one of these.
-        grows: whether rates beyond these are tried where the best lies at the edge.
-    """
-
-    learning_rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]
-    grows: bool
+    learning_rates: tuple[float, ...]  # at first
+    weight_decays: tuple[float, ...]  # each rate is tried with each decay
+    grows: bool  # whether rates beyond these are tried if the best lies at an edge
 
     @property
     def points(self) -> list[tuple[float, float]]:

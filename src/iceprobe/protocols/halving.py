@@ -1,16 +1,16 @@
-"""Successive halving that stops only what is clearly beaten.
+"""Successive halving that stops only settings that are clearly beaten.
 
 At a rung, of K settings of a probe the ⌈K/2⌉ best on the held-out images go on; of the others
 setting k stops if it lies clearly behind the best one, ℓ::
 
     d_i = score(ℓ, i) − score(k, i),    Σ w_i d_i > 2 · SE(d)
 
-where score(k, i) is what k's seeds score on image i of n by the metric that selects, their mean (of an
-accuracy the fraction that is right), and w_i what the image weighs; with w_i = 1/n the standard error SE is
-sd(d)/√n. Plain successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
-optimization") stops the worse half however near it is, a race (Maron and Moore 1994, "Hoeffding
-races") whatever is clearly behind. Early in a schedule the first stops too much where few images
-distinguish settings, the second where large learning rates lead before they decay.
+where score(k, i) is the mean score of k's seeds on image i of n by the metric that selects (of an accuracy
+the fraction that is right), and w_i the image's weight; with w_i = 1/n the standard error SE is sd(d)/√n.
+Plain successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and
+hyperparameter optimization") stops the worse half however near it is, a race (Maron and Moore 1994,
+"Hoeffding races") every setting that is clearly behind. Early in a schedule the first stops too many
+if few images distinguish settings, the second if large learning rates lead before they decay.
 """
 
 import math
@@ -40,8 +40,8 @@ def clearly_beaten(
     """Which settings stop at a rung.
 
     Args:
-        scores: ``(K, n)``: what each setting's seeds score on each image, their mean; more is better.
-        weights: ``(n,)`` what an image weighs; the same by default.
+        scores: ``(K, n)``: mean score of each setting's seeds on each image; more is better.
+        weights: ``(n,)`` of the images; equal by default.
 
     Returns:
         ``(K,)``; never the better half.

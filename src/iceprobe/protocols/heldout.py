@@ -21,24 +21,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """What a fit selects on.
+    """The held-out parts that a fit selects on."""
 
-    Attributes:
-        folds: in their order; empty where no example can be held out.
-        description: what that is, in words: ``"held-out 10% of train"``.
-    """
-
-    folds: Sequence[Fold]
-    description: str
+    folds: Sequence[Fold]  # empty if no example can be held out
+    description: str  # in words: "held-out 10% of train"
 
 
 def folds_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Folds:
     """One held-out part, or below ``protocol.folds_below`` examples repeated stratified folds.
 
-    Args:
-        labels: ``(n,)`` strata of the training examples (of classification their classes).
-        seed: of the draw.
-        protocol: one that holds images out.
+    ``labels (n,)`` are strata of the training examples, in classification their classes.
     """
     if len(labels) < protocol.folds_below:
         folds = [
@@ -59,14 +51,9 @@ def heldout_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows held out, both sorted; stratified and seeded.
 
-    Of a class with m images ``round(fraction · m)`` are held out, at least one where the class
-    has two or more; a class with one image stays in training whole, so that no class is held out
-    without having been seen. (scikit-learn's stratified splitters refuse such classes.)
-
-    Args:
-        labels: ``(n,)`` classes of the training images.
-        seed: of the draw.
-        fraction: to hold out, in (0, 1).
+    Of a class with m images ``round(fraction · m)`` are held out, at least one if the class has two or
+    more; a class with one image stays in training, so that no held-out class is unseen. (scikit-learn's
+    stratified splitters refuse such classes.)
     """
     rng = np.random.default_rng(seed)
     held: list[np.ndarray] = []
@@ -81,10 +68,10 @@ def heldout_split(
 def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0) -> list[Fold]:
     """``folds`` folds; each image is held out in one of them, if its class has two or more.
 
-    The images of a class, shuffled, are dealt to the folds in turn, each class going on where the
-    one before it stopped: of a class with m images a fold holds ⌊m/k⌋ or ⌈m/k⌉, and its sizes
-    differ by one at most. A class with one image stays in training in all folds. (scikit-learn's
-    StratifiedKFold refuses classes smaller than a fold's number, and holds single images out.)
+    The images of a class, shuffled, are dealt to the folds in turn, from the fold after the last class's:
+    a fold holds ⌊m/k⌋ or ⌈m/k⌉ of a class with m images, and sizes of folds differ by one at most. A
+    class with one image stays in training in all folds. (scikit-learn's StratifiedKFold refuses classes
+    smaller than the number of folds, and holds single images out.)
     """
     rng = np.random.default_rng((seed, repeat, folds))
     held: list[list[int]] = [[] for _ in range(folds)]

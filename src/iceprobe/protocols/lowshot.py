@@ -15,9 +15,8 @@ def draw(
 ) -> np.ndarray:
     """Rows of the training split that a low-shot fit is trained on, sorted.
 
-    Each class's images are shuffled by ``(seed, class)`` alone and the first ones are taken, so of
-    one seed the 1-shot images are among the 5-shot ones, and a curve over shots compares like
-    with like.
+    Each class's images are shuffled by ``(seed, class)`` alone and the first ones are taken. So the
+    1-shot images of a seed are among its 5-shot images, and points of a curve over shots are comparable.
 
     Args:
         labels: ``(n,)`` classes of the training images.
@@ -27,15 +26,10 @@ def draw(
         seed: of the draw.
 
     Raises:
-        IceprobeError: if both or neither are given, for a value out of range, and for a class
-            with fewer images than ``shots``.
+        IceprobeError: if both or neither are given, and for a class with fewer images than ``shots``.
     """
     if (shots is None) == (fraction is None):
         raise IceprobeError(f"shots={shots} and fraction={fraction}: give one of the two")
-    if shots is not None and shots < 1:
-        raise IceprobeError(f"shots={shots}: give at least 1 image a class")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise IceprobeError(f"fraction={fraction}: give a number above 0 and at most 1")
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -14,61 +14,44 @@ from iceprobe.settings import Fitting
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a fit.
+    """The settings of a fit."""
 
-    Attributes:
-        name: as `--protocol` spells it.
-        summary: one line for `iceprobe ls protocols`.
-        optimizer: ``"adamw"`` or ``"lars"``.
-        epochs: passes over the training images; the schedule's horizon.
-        batch_size: images per step.
-        warmup_epochs: of linear warm-up, before the half-cosine to 0.
-        learning_rates: the grid of every probe; ``None`` for each kind's own (`grids.py`). For LARS
-            the values are per 256 images and are multiplied by ``batch_size / 256``.
-        weight_decays: likewise.
-        held_out: fraction of the training split that selects the setting and the epoch; 0 means
-            that the reported split does (and every number says so).
-        selected_on: what results say of it, where it isn't said by what was held out.
-        folds_below: training images below which folds select in place of one held-out part.
-        folds, repeats: of that cross-validation.
-        errors: standard errors by which an earlier epoch is better than the last, to be chosen
-            (`choosing.py`).
-        evaluations: on the held-out images in a schedule, at most.
-        growths: how often a grid grows on either side (`grids.py`).
-        min_steps: steps that a fit takes at least; on few images the epochs are raised to it.
-        whitening: λ of the whitened coordinates in which probes on pooled vectors are trained
-            (`fitting/whitening.py`); ``None`` trains them as they are.
-        solves_linear: whether linear probes on stored vectors are solved for their optimum
-            (`fitting/linear.py`) in place of being trained.
-        halving: whether settings that are clearly beaten stop early (`protocols/halving.py`).
-        coordinates: ``"standardised"``, in which no number depends on the units of the features
-            (`probes/coordinates.py`), or ``"raw"``, in which pooled vectors aren't whitened either.
-    """
-
-    name: str
-    summary: str
-    optimizer: str
-    epochs: int
-    batch_size: int
-    warmup_epochs: float
+    name: str  # as `--protocol` spells it
+    summary: str  # one line for `iceprobe ls protocols`
+    optimizer: str  # "adamw" or "lars"
+    epochs: int  # passes over the training images; the schedule's horizon
+    batch_size: int  # images per step
+    warmup_epochs: float  # of linear warm-up, before the half-cosine to 0
+    # the grid of every probe; `None` for each kind's own (`grids.py`). For LARS the values are
+    # per 256 images and are multiplied by `batch_size / 256`
     learning_rates: tuple[float, ...] | None
-    weight_decays: tuple[float, ...] | None
+    weight_decays: tuple[float, ...] | None  # likewise
+    # fraction of the training split that selects the setting and the epoch; 0: the reported split
+    # selects (and every number says so)
     held_out: float
-    selected_on: str
-    folds_below: int = 0
-    folds: int = 5
+    selected_on: str  # the words of results, where no held-out part gives them
+    folds_below: int = 0  # training images below which folds select in place of one held-out part
+    folds: int = 5  # of that cross-validation
     repeats: int = 1
+    # standard errors by which an earlier epoch is better than the last, to be chosen
+    # (`choosing.py`)
     errors: float = 2.0
-    evaluations: int = 50
-    growths: int = 2
-    min_steps: int = 0
+    evaluations: int = 50  # on the held-out images in a schedule, at most
+    growths: int = 2  # how often a grid grows on either side (`grids.py`)
+    min_steps: int = 0  # least steps of a fit; on few images the epochs are raised to it
+    # λ of the whitened coordinates in which probes on pooled vectors are trained
+    # (`fitting/whitening.py`); `None` trains them as they are
     whitening: float | None = None
+    # whether linear probes on stored vectors are solved for their optimum (`fitting/linear.py`) in
+    # place of being trained
     solves_linear: bool = False
+    # whether settings that are clearly beaten stop early (`protocols/halving.py`)
     halving: bool = False
+    # "standardised", in which no number depends on the units of the features
+    # (`probes/coordinates.py`), or "raw", in which pooled vectors aren't whitened either
     coordinates: str = "raw"
 
 
-COORDINATES = ("standardised", "raw")
 PROTOCOLS = {
     "heldout": Protocol(
         name="heldout",
@@ -106,6 +89,14 @@ PROTOCOLS = {
 
 UNSELECTED = "nothing: one image a class leaves none to hold out; a fixed setting"
 MIN_STEPS = 16  # an epoch under `paper`: below it, images per step are lowered
+TRAIN = "train"
+
+# Probes that are compared need an interval that counts the order, the held-out part and the
+# initialisation: replicates. The interval of a difference from five is 1.35 times as wide as if it were
+# known that replicates don't differ, from three 1.68 times, from ten 1.24 times
+# (``python -m benchmarks.verdicts --only rule``), and a replicate costs a fit.
+REPLICATES = 5  # where two or more trained probes are compared, and of low-shot draws
+SEEDS = 3  # of a single probe, and under a protocol that selects on what it reports
 
 
 def protocol_of(settings: Fitting) -> Protocol:
@@ -142,49 +133,33 @@ def get_protocol(
     ``epochs`` without ``min_steps`` holds however few images there are.
 
     Raises:
-        IceprobeError: for an unknown name, a value that is not positive, or halving where settings
-            aren't selected on held-out images.
+        IceprobeError: for an unknown name, a value of a grid that is given twice, or halving where
+            settings aren't selected on held-out images. (`settings.py` checks the values.)
     """
     if name not in PROTOCOLS:
         raise IceprobeError(unknown("protocol", name, PROTOCOLS))
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rates": None if learning_rates is None else tuple(learning_rates),
-        "weight_decays": None if weight_decays is None else tuple(weight_decays),
-        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
-        "halving": halving,
-        "coordinates": coordinates,
-    }
-    if coordinates is not None and coordinates not in COORDINATES:
-        raise IceprobeError(unknown("coordinates", coordinates, COORDINATES))
-    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
-    if protocol.coordinates == "raw":
-        protocol = replace(protocol, whitening=None)
-    if halving and not protocol.held_out:
+    if halving and not PROTOCOLS[name].held_out:
         raise IceprobeError(
             f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
             "--protocol heldout, or leave halving off"
         )
-    if protocol.epochs < 1:
-        raise IceprobeError(f"epochs={protocol.epochs}: train for at least 1 epoch")
-    if protocol.min_steps < 0:
-        raise IceprobeError(f"min_steps={protocol.min_steps}: give a number from 0 up")
-    if protocol.batch_size < 2:
-        raise IceprobeError(f"batch_size={protocol.batch_size}: batch norm needs 2 or more images")
-    rates, decays = protocol.learning_rates, protocol.weight_decays
-    if rates is not None and (not rates or min(rates) <= 0):
-        raise IceprobeError(f"learning_rates={rates}: give positive numbers")
-    if decays is not None and (not decays or min(decays) < 0):
-        raise IceprobeError(f"weight_decays={decays}: give numbers from 0 up")
-    for key, values in (("learning_rates", rates), ("weight_decays", decays)):
+    grids = {"learning_rates": learning_rates, "weight_decays": weight_decays}
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
+        "halving": halving,
+        "coordinates": coordinates,
+    } | {key: None if values is None else tuple(values) for key, values in grids.items()}
+    for key, values in grids.items():
         if values is not None and len(set(values)) < len(values):
-            raise IceprobeError(f"{key}={values}: give each value once")
-    return protocol
+            raise IceprobeError(f"{key}={tuple(values)}: give each value once")
+    protocol = replace(PROTOCOLS[name], **{k: v for k, v in given.items() if v is not None})
+    return replace(protocol, whitening=None) if protocol.coordinates == "raw" else protocol
 
 
 def for_images(protocol: Protocol, num_images: int) -> Protocol:
-    """The protocol on a training split of this size: as many epochs as `min_steps` need."""
+    """The protocol for a training split of this size: epochs raised to `min_steps`."""
     epochs = -(-protocol.min_steps // steps_an_epoch(protocol, num_images))
     return replace(protocol, epochs=max(protocol.epochs, epochs))
 
@@ -206,7 +181,7 @@ def evaluation_epochs(protocol: Protocol) -> list[int]:
 
 
 def launch_line(protocol: Protocol, num_images: int) -> str:
-    """How long a fit on ``num_images`` will train, and why that isn't the protocol's epochs."""
+    """The steps of a fit on ``num_images``, and why its epochs aren't the protocol's."""
     run = for_images(protocol, num_images)
     text = (
         f"{run.epochs} epochs of {steps_an_epoch(run, num_images)} steps "
@@ -229,3 +204,35 @@ def images_per_step(protocol: Protocol, num_images: int) -> int:
     if protocol.name == "paper":
         return max(2, min(protocol.batch_size, num_images // MIN_STEPS))
     return max(2, min(protocol.batch_size, num_images))
+
+
+def repeated(
+    seeds: int | None, replicates: int | None, *, trained: int, held_out: float, low_shot: bool
+) -> tuple[int, int | None]:
+    """Seeds and replicates of a fit: as given, but a low-shot fit always has replicates.
+
+    Args:
+        seeds, replicates: as given.
+        trained: probes that are trained.
+        held_out: part of the training images that selects, of the protocol.
+        low_shot: whether the training images are drawn, anew in every replicate.
+    """
+    compared = seeds is None and trained > 1 and held_out > 0
+    if replicates is None and (low_shot or compared):
+        replicates = REPLICATES
+    return (SEEDS if seeds is None else seeds), replicates
+
+
+def refuse_train(split: str, splits: Sequence[str]) -> None:
+    """Refuse to report the training split.
+
+    Raises:
+        IceprobeError: with those that may be reported.
+    """
+    if split == TRAIN:
+        others = [f"{name!r}" for name in splits if name != TRAIN]
+        remedy = "give the data set a split of other images, such as test"
+        raise IceprobeError(
+            f"split={split!r}: probes are trained on it, so a number on it measures what they memorised; "
+            + (f"give split={' or '.join(others)}" if others else remedy)
+        )

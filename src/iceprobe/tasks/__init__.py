@@ -1,4 +1,4 @@
-"""What a target is: outputs, loss, record, metrics and strata. One file a task."""
+"""Tasks, kinds of targets: outputs, loss, record, metrics and strata. One file a task."""
 
 from iceprobe.core.lazy import lazy
 

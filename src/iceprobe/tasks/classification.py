@@ -5,13 +5,13 @@
 A record holds ``predicted (G, n)`` int32, the class with the highest logit, and with more than five
 classes ``top5 (G, n)`` bool, whether the true class is among the five highest. Both are of the logits
 before they are rounded; a member with a logit that isn't finite predicts −1, which is no class. For
-metrics that are computed later it keeps ``logits (G, n, C)`` float16, or of more than 2,000 classes the
-20 highest with their classes (``logits (G, n, 20)``, ``logit_classes (G, n, 20)`` int32) and
-``log_sum_exp (G, n)`` float32 of all.
+later metrics it keeps ``logits (G, n, C)`` float16, or of more than 2,000 classes the 20 highest with
+their classes (``logits (G, n, 20)``, ``logit_classes (G, n, 20)`` int32) and ``log_sum_exp (G, n)``
+float32 of all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,53 +28,26 @@ TOP = 5
 MANY, KEPT = 2000, 20  # of more classes than MANY the logits of the KEPT highest are kept
 
 
-class Called(Protocol):
-    """What the metrics read of a record.
-
-    Attributes:
-        predicted: ``(S, n)``, the class that each seed predicts of an example.
-        top5: ``(S, n)`` bool, whether the true class is among the five best; None where that isn't known.
-    """
-
-    @property
-    def predicted(self) -> NDArray[np.int32]: ...
-    @property
-    def top5(self) -> NDArray[np.bool_] | None: ...
-
-
-def _right(record: Called, labels: NDArray) -> NDArray[np.bool_]:
+def _right(record: Any, labels: NDArray) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = record.predicted == labels
     return found
-
-
-def _among_five(record: Called, labels: NDArray) -> NDArray[np.bool_] | None:
-    return record.top5
-
-
-def _class(labels: NDArray) -> NDArray:
-    return labels
 
 
 class Classification(Task):
     """One class an example."""
 
     name: ClassVar[str] = "classification"
-    summary: ClassVar[str] = "one class an example"
     metrics: ClassVar[Mapping[str, Metric]] = {
         metric.name: metric
         for metric in (
             Metric("top1", "top-1", _right, accuracy=True),
-            Metric("top5", "top-5", _among_five, accuracy=True),
+            Metric("top5", "top-5", lambda record, labels: record.top5, accuracy=True),
             Metric(
-                "mean_per_class",
-                "mean per class",
-                _right,
-                _class,
-                accuracy=True,
-                heading="per class",
+                "mean_per_class", "mean per class", _right, strata=lambda labels: labels,
+                accuracy=True, heading="per class",
             ),
         )
-    }
+    }  # fmt: skip
     primary: ClassVar[str] = "top1"
     votes: ClassVar[bool] = True
     solves_linear: ClassVar[bool] = True
@@ -94,7 +67,7 @@ class Classification(Task):
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         import torch
 
-        # Of equal logits torch takes any: how many are asked for is part of what is predicted.
+        # Of equal logits torch takes any, and which one depends on how many are asked for.
         best = best_classes(logits, 1 if keep == "scores" else TOP)
         best = torch.where(logits.isfinite().all(-1, keepdim=True), best, -1)
         found = {"predicted": best[..., 0].to("cpu", torch.int32)}
@@ -123,7 +96,7 @@ def best_classes(logits: "Tensor", most: int) -> "Tensor":
 
 
 def compact(logits: "Tensor") -> "Record":
-    """Logits ``(G, n, C)`` as they are kept: float16, the highest alone where classes are many."""
+    """Logits ``(G, n, C)`` as they are kept: float16, of many classes only the highest."""
     import torch
 
     if logits.shape[-1] <= MANY:

@@ -1,13 +1,13 @@
-"""A metric: a number made of what a task records of the test examples, and of their targets.
+"""A metric: a number computed of a task's records of the test examples and of their targets.
 
-A metric that is a mean over examples is Σ_i w_i s_i: what example i scores, and what it counts. That is all
-that selection, comparison and intervals need to know of it. Examples of one stratum count the same, and so
-does each stratum: w_i = 1/(C · n_c) of an example of stratum c, which has n_c; C counts those with an example.
+A metric that is a mean over examples is Σ_i w_i s_i, with scores s_i and weights w_i. Selection, comparison
+and intervals use these alone. Examples of one stratum have the same weight, and so have strata: w_i =
+1/(C · n_c) of an example of stratum c with n_c examples; C counts the strata that have any.
 
 A metric that is no mean over examples (mAP, R², mIoU) gives linearised scores: its value M plus the
-influence of each example, by how much M changes when the example counts more. The influences have the
-mean 0, so Σ_i w_i s_i is M, and their spread gives the standard error of M (the infinitesimal jackknife:
-Jaeckel 1972, Efron 1981). So selection reads both kinds in the same way; `Metric.exact` computes M itself.
+influence of each example, by how much M changes with the example's weight. The influences have the mean 0,
+so Σ_i w_i s_i is M, and their spread gives the standard error of M (the infinitesimal jackknife: Jaeckel
+1972, Efron 1981). So selection reads both kinds in the same way; `Metric.exact` computes M itself.
 """
 
 from collections.abc import Callable
@@ -27,19 +27,19 @@ Strata = Callable[[NDArray], NDArray]  # targets (n, …) → (n,)
 class Metric:
     """One metric.
 
-    Any metric can be reported. One that selects keeps its scores of every held-out example after every
-    evaluation, as bits where they are bool and as float32 otherwise, and may be better high or low.
+    Any metric can be reported. Of one that selects, the scores of every held-out example are kept after
+    every evaluation, as bits if they are bool and as float32 otherwise.
 
     Attributes:
         name: its key in ``results.json`` and its spelling as an option: ``"top1"``.
         title: in tables and sentences: ``"top-1"``.
-        scores: what each example scores, ``(S, n)``, one row a seed; bool where it is right or wrong,
-            linearised where the metric is no mean over examples, None where the record doesn't say.
+        scores: of each example, ``(S, n)``, one row a seed; bool for right or wrong, linearised if the
+            metric is no mean over examples, None if the record lacks its fields.
         strata: the stratum of each example, ``(n,)``; None: all are of one.
         higher_is_better: whether more is better.
-        range: lowest and highest value there can be; ``None`` where there is no end.
+        range: lowest and highest possible value; ``None`` for no bound.
         percent: whether it is a fraction, shown as a percentage.
-        accuracy: whether it is a share of examples that are right, so that sentences call it an accuracy.
+        accuracy: whether it is a share of right examples, which sentences call an accuracy.
         heading: of its column in tables; the title by default.
         exact: of a metric that is no mean over examples: record and targets → its value, ``(S,)``.
     """
@@ -64,34 +64,34 @@ class Metric:
         return 1 if self.higher_is_better else -1
 
     def needed_scores(self, record: Any, targets: NDArray) -> NDArray:
-        """:attr:`scores`, where nothing can go on without them.
+        """:attr:`scores`, which must exist.
 
         Raises:
-            IceprobeError: if the record doesn't say.
+            IceprobeError: if the record lacks their fields.
         """
         if (found := self.scores(record, targets)) is None:
             raise IceprobeError(f"{self.title} can't be computed from what was kept: fit it again")
         return found
 
     def strata_of(self, targets: ArrayLike) -> NDArray | None:
-        """The stratum of each example: targets ``(n, …)`` → ``(n,)``; None where all are of one."""
+        """The stratum of each example: targets ``(n, …)`` → ``(n,)``; None if all are of one."""
         return None if self.strata is None else self.strata(np.asarray(targets))
 
     def weights(self, targets: ArrayLike) -> NDArray[np.float64]:
-        """What each example counts: targets ``(n, …)`` → ``(n,)`` with a sum of 1."""
-        if (strata := self.strata_of(targets)) is None:
-            return np.full(len(np.asarray(targets)), 1 / len(np.asarray(targets)))
-        return even_strata(strata)
+        """Weights of the examples: targets ``(n, …)`` → ``(n,)`` with a sum of 1."""
+        targets = np.asarray(targets)
+        strata = self.strata_of(targets)
+        return np.full(len(targets), 1 / len(targets)) if strata is None else even_strata(strata)
 
     def mean(self, scores: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
-        """The metric of what examples score: ``(…, n)``, ``(n, …)`` → ``(…)``."""
+        """The metric of scores and targets: ``(…, n)``, ``(n, …)`` → ``(…)``."""
         return mean_over_strata(scores, self.strata_of(targets))
 
     def value(self, record: Any, targets: NDArray) -> NDArray[np.float64]:
         """The metric of each seed or member, ``(S,)``.
 
         Raises:
-            IceprobeError: if the record doesn't say.
+            IceprobeError: as :meth:`needed_scores`.
         """
         if self.exact is not None:
             return self.exact(record, targets)
@@ -99,7 +99,7 @@ class Metric:
 
 
 def even_strata(strata: ArrayLike) -> NDArray[np.float64]:
-    """What each example counts where strata count the same: ``(n,)`` → ``(n,)``.
+    """Weights of examples by which strata count the same: ``(n,)`` → ``(n,)``.
 
     >>> even_strata([0, 0, 0, 7]).round(4).tolist()
     [0.1667, 0.1667, 0.1667, 0.5]

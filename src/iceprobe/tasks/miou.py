@@ -3,8 +3,8 @@
     IoU_c = T_cc / (Σ_k T_ck + Σ_k T_kc − T_cc)        T_tp: pixels of class t called p
 
 All pixels of a split are counted into one T (Everingham et al., the PASCAL VOC challenge); a mean of
-images' own IoUs is another number. A class that no pixel has and none is called is left out of the
-mean. Pixels labelled `IGNORE` are no part of it.
+images' own IoUs is another number. A class that is neither the truth nor the prediction of any pixel is
+left out of the mean. Pixels labelled `IGNORE` don't count.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255  # the field's label of pixels that nobody is asked about
+IGNORE = 255  # the field's label of pixels that aren't evaluated
 _CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
 
 @dataclass
 class Counts:
-    """Pixels of a split by class.
+    """Pixels of a split by class."""
 
-    Attributes:
-        confusion: ``(C, C)``, truth by prediction, of all images.
-        hits, truth, called: ``(n, C)`` of each image: T_cc, Σ_k T_ck and Σ_k T_kc.
-    """
-
-    confusion: NDArray[np.int64]
-    hits: NDArray[np.int64]
+    confusion: NDArray[np.int64]  # `(C, C)`, truth by prediction, of all images
+    hits: NDArray[np.int64]  # `(n, C)` of each image: T_cc, Σ_k T_ck and Σ_k T_kc
     truth: NDArray[np.int64]
     called: NDArray[np.int64]
 
@@ -47,7 +42,7 @@ def count(truth: NDArray[np.integer], called: NDArray[np.integer], classes: int)
 
     Args:
         truth: ``(n, …)`` classes of pixels, or `IGNORE`.
-        called: the same shape, what they are called.
+        called: the same shape, predicted classes.
         classes: C.
     """
     images = len(truth)
@@ -69,13 +64,13 @@ def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_iou(confusion: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur, ``(C, C)`` → a fraction; 0 where no pixel counts."""
+    """Mean over the classes that occur, ``(C, C)`` → a fraction; 0 without any pixel."""
     found = iou(confusion)
     return float(np.nanmean(found)) if np.isfinite(found).any() else 0.0
 
 
 def object_iou(confusion: NDArray[np.int64]) -> float:
-    """IoU of all classes but background (0) taken as one: *where*, whatever it is called."""
+    """IoU of all classes but background (0) taken as one: *where* objects are, of any class."""
     union = confusion.sum() - confusion[0, 0]
     return float(confusion[1:, 1:].sum() / union) if union else 0.0
 

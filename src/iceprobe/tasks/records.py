@@ -1,7 +1,7 @@
-"""What a task keeps of examples: tensors by name, ``(G, n, …)`` of G members and n examples.
+"""A task's record of examples: tensors by name, ``(G, n, …)`` of G members and n examples.
 
-A record of many examples is put together from those of batches, and, where several processes share the
-examples, from theirs.
+The record of many examples is joined from those of batches and, if several processes share the examples,
+of processes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,12 +23,8 @@ def joined(parts: Sequence[Record], summed: Collection[str] = ()) -> Record:
         parts: at least one, in the examples' order.
         summed: names of the fields that are sums over examples.
     """
-    return {
-        name: _sum([part[name] for part in parts])
-        if name in summed
-        else torch.cat([part[name] for part in parts], 1)
-        for name in parts[0]
-    }
+    of_parts = {name: [part[name] for part in parts] for name in parts[0]}
+    return {n: sum(t[1:], t[0]) if n in summed else torch.cat(t, 1) for n, t in of_parts.items()}
 
 
 def gathered(record: Record, mine: slice, count: int, summed: Collection[str] = ()) -> Record:
@@ -48,17 +44,10 @@ def of_members(record: Record, members: Sequence[int] | NDArray[Any]) -> Record:
 
 
 class Arrays:
-    """A record in numpy, sharing memory: its fields are attributes, and what it hasn't is None."""
+    """A record in numpy, sharing memory: its fields are attributes; a missing one is None."""
 
     def __init__(self, record: Mapping[str, Tensor]):
         self._fields = {name: tensor.numpy() for name, tensor in record.items()}
 
     def __getattr__(self, name: str) -> Any:
         return self.__dict__["_fields"].get(name)
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0].clone()
-    for tensor in tensors[1:]:
-        total += tensor
-    return total

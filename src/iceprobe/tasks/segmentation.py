@@ -47,7 +47,6 @@ class Segmentation(Task):
     """One class a pixel. Targets of a batch are classes of pixels, ``(B, S, S)``."""
 
     name: ClassVar[str] = "segmentation"
-    summary: ClassVar[str] = "one class a pixel"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "miou": Metric("miou", "mIoU", _linearised, exact=_mean_iou)
     }
@@ -59,8 +58,8 @@ class Segmentation(Task):
         return 1 + len(names)
 
     def loss(self, logits: "Tensor", targets: "Tensor", pixels: "Tensor | None" = None) -> "Tensor":
-        """Of logits of pixels ``(G, B, C, S, S)``; where these are a part of a batch, ``pixels`` of the
-        whole batch have a class."""
+        """Of logits ``(G, B, C, S, S)``; of a part of a batch, the part's sum divided by ``pixels``, the
+        number of pixels of the whole batch that have a class."""
         from torch.nn import functional as F
 
         members, images = logits.shape[:2]
@@ -105,8 +104,8 @@ def known_pixels(truth: "Tensor") -> "Tensor":
 def truth_of_masks(masks: "Tensor", labels: "Tensor") -> "Tensor":
     """Classes of pixels: ``(B, S, S)`` of 0 and 1, ``(B,)`` → ``(B, S, S)`` uint8.
 
-    0 is background, the image's label + 1 the object. A mask without a pixel on the object may be of
-    an image that has none: it is ignored.
+    0 is background, the image's label + 1 the object. A mask without a pixel on the object is ignored:
+    its image may have none.
     """
     import torch
 

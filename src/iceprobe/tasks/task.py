@@ -1,4 +1,4 @@
-"""The seam: all that the rest of the house knows of a task."""
+"""The interface of a task: all that the other rooms use of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,29 +14,27 @@ if TYPE_CHECKING:
 
     from iceprobe.tasks.records import Record
 
-#: What a record is for: ``"scores"``, what the metrics read, kept for a moment after each evaluation;
-#: ``"predictions"``, the same as it is reported, of every member's best epoch; ``"everything"``, with
-#: what any other metric may want later (logits), of the reported examples.
+#: The use of a record: ``"scores"``, the fields of the metrics, after each evaluation; ``"predictions"``,
+#: those that are reported, of every member's best epoch; ``"everything"``, with the logits for later
+#: metrics, of the reported examples.
 Keep = Literal["scores", "predictions", "everything"]
 
 
 class Task(ABC):
-    """What the target of an example is. One file and one registry entry a task.
+    """The kind of target of an example. One file and one registry entry a task.
 
     Attributes:
         name: as ``--task`` spells it.
-        summary: one line for ``iceprobe ls tasks``.
         metrics: by name, in the order of tables.
-        primary: the metric that selects and leads, where a data set has no convention.
+        primary: the metric that selects and comes first, if the data set has no convention.
         pooled: whether a target is of a whole example, so that probes on pooled tokens predict it.
         votes: whether `knn` predicts it.
-        solves_linear: whether linear probes are solved for as `fitting/logistic.py` does.
+        solves_linear: whether linear probes are solved for by `fitting/logistic.py`.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
             entry an example.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     primary: ClassVar[str]
     pooled: ClassVar[bool] = True
@@ -55,12 +53,12 @@ class Task(ABC):
 
     @abstractmethod
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
-        """What is kept of some examples, on the CPU.
+        """The record of some examples, on the CPU.
 
         Args:
             logits: ``(G, B, K)``; B may be 0.
             targets: ``(B, …)``.
-            keep: what for; a task with a small record keeps the same for all.
+            keep: its use; a task with a small record may keep the same for all.
 
         Returns:
             Tensors ``(G, B, …)`` by name, enough for every metric. A member with a logit that isn't
@@ -69,14 +67,14 @@ class Task(ABC):
 
     @abstractmethod
     def strata(self, targets: NDArray) -> NDArray[np.int64]:
-        """By what the training split is stratified where a part is held out: ``(n, …)`` → ``(n,)``."""
+        """Strata of the training split, of which each gives held-out examples: ``(n, …)`` → ``(n,)``."""
 
     @abstractmethod
     def readings(
         self, logits: "Tensor", names: Sequence[str], most: int
     ) -> list[list[tuple[str, float]]]:
-        """How single predictions read: of logits ``(B, K)`` for each example up to ``most`` names with
-        their numbers (a class and its probability, a tag and its, a quantity and its value)."""
+        """Predictions in words: for logits ``(B, K)`` up to ``most`` names with numbers an example (a class
+        or tag and its probability, a quantity and its value)."""
 
     def metric(self, name: str | None = None) -> Metric:
         """The metric called ``name``, the primary one by default."""

@@ -1,48 +1,47 @@
-"""What a fit takes beside the tokens that it holds: the least that its budget can be.
+"""Memory of a fit: the least that it takes beside tokens, and which tokens are held in the rest.
 
-    step = parameters + images · (tokens under way + what the probes make of them)
+    step = parameters + images · (tokens under way + tensors computed of them)
 
-A fit can't do with less: batches keep their size, and all probes train in one pass over them,
-whose shared products round by their width. So no number depends on the budget.
+A fit can't do with less: batches keep their size, and all probes train in one pass over them, whose
+shared products round by their width. So no number depends on the budget. Tokens that don't fit into it
+are read from disk.
 """
 
+import copy
+import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.context import FitContext
-from iceprobe.fitting.feed import SAMPLED
+from iceprobe.fitting.feed import SAMPLED, tensors_read
+from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.machine.processes import world
+from iceprobe.machine.processes import first, world
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
 from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.protocol import images_per_step
-from iceprobe.store.split import LOAD_BYTES
+from iceprobe.store.split import LOAD_BYTES, StoredSplit
 
+log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
 FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """In bytes, of one process.
+    """In bytes, of one process."""
 
-    Attributes:
-        fixed: of the members' parameters, gradients and moments, and what is read at once.
-        per_image: of what is under way and computed in a step.
-        images: of a step.
-        before: of measuring the vectors that probes are whitened by, before the first step.
-    """
-
-    fixed: int
-    per_image: int
-    images: int
-    before: int = 0
+    fixed: int  # of the members' parameters, gradients and moments, and what is read at once
+    per_image: int  # of tokens under way and the tensors that a step computes of them
+    images: int  # of a step
+    before: int = 0  # of measuring the vectors that probes are whitened by, before the first step
 
     @property
     def bytes(self) -> int:
@@ -51,27 +50,19 @@ class StepMemory:
 
     @property
     def least(self) -> int:
-        """That a fit takes with nothing held."""
+        """Of a fit that holds no tokens."""
         return max(self.before, self.bytes)
 
 
 def step_memory(
     counts: Mapping[str, int],
     context: FitContext,
-    num_tokens: int,
-    num_prefix: int,
     num_images: int,
     stored_bytes: int,
 ) -> StepMemory:
-    """What a step takes.
+    """The memory of a step of ``counts`` members of each probe, trained on ``num_images``.
 
-    Args:
-        counts: members of each probe that train together.
-        context: of the fit.
-        num_tokens: N, patch tokens.
-        num_prefix: P.
-        num_images: to train on.
-        stored_bytes: of an image's patch tokens as they are stored.
+    ``stored_bytes`` are an image's, of patch tokens as they are stored.
     """
     built = {label: context.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}
@@ -79,11 +70,11 @@ def step_memory(
     if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
-    dim = context.shape.dim
+    shape, dim = context.shape, context.shape.dim
     sizes = {
-        one: (probe.tokens_read(num_tokens, num_prefix), dim)
+        one: (probe.tokens_read(shape.num_tokens, shape.num_prefix), dim)
         if probe.input.endswith("patches")
-        else (1, context.shape.vectors.get(probe.input, dim))
+        else (1, shape.vectors.get(probe.input, dim))
         for one, probe in built.items()
     }
     widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim
@@ -140,7 +131,7 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
 def kept(probe: Probe, num_tokens: int, dim: int) -> tuple[int, int]:
     """Numbers an image that each member keeps of a step, and that one at a time takes going back.
 
-    Of each query the scores and weights of the tokens, what it pools, and the gradients of these;
+    Of each query the scores and weights of the tokens, its pooled token, and the gradients of these;
     of poolings that share no attention what autograd keeps of a pass, and its gradients; descriptors
     and logits.
     """
@@ -169,11 +160,6 @@ def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
     return sum(kept.values()) // 2
 
 
-def size(count: int) -> str:
-    """Bytes for a person, rounded up: what is promised suffices."""
-    return f"{-(-count // 10**6):,} MB" if count < 1e9 else f"{math.ceil(count / 1e8) / 10:,} GB"
-
-
 def _read(inputs: Collection[str]) -> int:
     """How many of ``inputs`` hold patch tokens."""
     return sum(name.endswith("patches") for name in inputs)
@@ -182,8 +168,7 @@ def _read(inputs: Collection[str]) -> int:
 def _before(inputs: Collection[str], context: FitContext, images: int) -> int:
     """Of whitening seven matrices (D, D) and three batches in float64 (`fitting/whitening.py`).
 
-    Of the coordinates of tokens three arrays of those that are drawn (`probes/coordinates.py`): they, what
-    they are read by, and what is computed of a few columns at a time.
+    Of the coordinates of tokens (`probes/coordinates.py`) three arrays as large as the sample.
     """
     widths = [context.shape.vectors.get(n, context.shape.dim) for n in inputs if n in VECTORS]
     protocol, sampled = context.protocol, WIDE * SAMPLED * context.shape.dim
@@ -191,4 +176,96 @@ def _before(inputs: Collection[str], context: FitContext, images: int) -> int:
     return max(
         0 if protocol.whitening is None else max(whitened, default=0),
         0 if protocol.coordinates == "raw" or not _read(inputs) else 3 * sampled + LOAD_BYTES,
+    )
+
+
+def cache_tokens(
+    train: StoredSplit,
+    test: StoredSplit,
+    inputs: Collection[str],
+    memory: int | None,
+    shuffle: str | Shuffle,
+    *,
+    batch_size: int,
+    beside: int,
+    evaluated: bool,
+) -> tuple[StoredSplit, StoredSplit, Shuffle]:
+    """The two splits with their held tokens, and how epochs are ordered; the log says both.
+
+    Class token and mean come first in the budget, patch tokens fill it; augmented views, which are
+    read again in every epoch, come before the evaluation view.
+
+    Args:
+        train, test: to train on and to report.
+        inputs: names of the inputs that some probe reads.
+        memory: the budget in bytes for held tokens and ``beside``, of all processes on this
+            machine together; ``None`` takes half of what is free. If it is less than the fit needs,
+            that is taken, and the log says how much it is.
+        shuffle: as asked for, or the order of the fit that this one goes on with.
+        batch_size: images of a step.
+        beside: bytes that this process takes beside held tokens.
+        evaluated: whether the reported split is read after every epoch.
+    """
+    names = tensors_read(set(inputs))
+    free, processes = first(available_memory), world().local_size  # one order for all of them
+    budget = (free or 0) // 2 if memory is None else memory // processes
+    if train.live:
+        log.info("training tokens are made by the backbone in every epoch")
+        return train, test, ROWS
+    room = max(0, budget - beside)
+    read = train if train.views is None else train.views  # in every epoch
+    read = read.hold(room, [name for name in names if name != "patches"])
+    left = room - read.bytes_held
+    chosen, each = ROWS, read.patch_bytes // len(read)
+    if "patches" in names and not read.held:
+        cache = None if free is None else free - budget
+        chosen = (
+            shuffle
+            if isinstance(shuffle, Shuffle)
+            else choose_shuffle(shuffle, len(read), each, left, cache, batch_size)
+        )
+        read = read.hold(each * chosen.held if chosen.by == "blocks" else left)
+    left = room - read.bytes_held - each * chosen.buffer
+    least = beside + read.bytes_held + each * chosen.buffer  # where it is more than the budget
+    if memory is not None and budget < least:
+        log.warning(
+            "memory=%s is less than this fit can do with: it takes %s, the least for steps of %s "
+            "images; a smaller --batch-size or fewer probes take less",
+            decimal(memory), _size(processes * least), f"{batch_size:,}",
+        )  # fmt: skip
+    if train.views is None:
+        train = read
+    else:
+        train = copy.copy(train.hold(left, names))
+        left -= train.bytes_held
+        train.views = read
+    if evaluated:
+        test = test.hold(left, names)
+    if "patches" in names:
+        _log("training tokens", read, chosen)
+        if train.views is not None:
+            _log("tokens of their evaluation view", train, ROWS)
+    return train, test, chosen
+
+
+def _size(count: int) -> str:
+    """Bytes in words, rounded up, so that a budget of them is enough."""
+    return f"{-(-count // 10**6):,} MB" if count < 1e9 else f"{math.ceil(count / 1e8) / 10:,} GB"
+
+
+def _log(what: str, split: StoredSplit, shuffle: Shuffle) -> None:
+    if split.held:
+        log.info("%s are in memory", what)
+        return
+    order = "images at random"
+    if shuffle.by == "blocks":
+        order = (
+            f"blocks of {shuffle.block:,} images at random, mixed in a buffer of {shuffle.buffer:,}"
+        )
+    log.info(
+        "%s: %s of %s images in memory, the rest streamed from disk, %s",
+        what,
+        f"{int(split.resident.sum()):,}",
+        f"{len(split):,}",
+        order,
     )
