@@ -190,7 +190,7 @@ def _runs(folder: Path) -> list[Entry]:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
         best = leaderboard(read_results(run))[0]
-        line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score)}%"
+        line = f"{best.backbone} on {best.dataset}: {best.label} {percent(best.score, best.metric)}{best.metric.unit}"
         entries.append(Entry(run.name, lines=(line,)))
     return entries
 

@@ -278,7 +278,7 @@ def _warnings(
     reported = selected_score(
         metric.needed_scores(predictions, labels).mean(0), metric.weights(labels)
     )
-    found += far_below(reported, fitted.selected_score, split)
+    found += far_below(metric, reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)
     return found

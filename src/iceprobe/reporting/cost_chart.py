@@ -24,9 +24,10 @@ from iceprobe.reporting.charts import (
     tooltip_names,
 )  # fmt: skip
 from iceprobe.reporting.labels import Box, place_labels
-from iceprobe.results.primary import percent_axis, titles_of
+from iceprobe.results.primary import axis_title, clipped, heading_of_all, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import percent, short, span
+from iceprobe.tasks.metrics import Metric
 
 
 def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Spec | None:
@@ -42,23 +43,25 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     """
     places = places_of(results)
     rows = [_row(*one, cost, palette) for one in zip(results, places, strict=True)]
-    points = sorted((row for row in rows if row["cost"] > 0), key=lambda row: -row["score"])
+    metric = shared_metric(*results)
+    points = [row for row in rows if row["cost"] > 0]
+    points.sort(key=lambda row: -metric.sign * row["score"])
     free = [row for row in rows if row["cost"] == 0]
     if not points:
         return None
-    x_domain, y_domain = _domains(points, rows)
+    x_domain, y_domain = _domains(points, rows, metric)
     for row in free:
         row.update(cost=x_domain[0], end=x_domain[1])
-    front = _front([*free, *points], x_domain)
+    front = _front([*free, *points], x_domain, metric.sign)
     _place([*points, *free], len(free), front, x_domain, y_domain)
     title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
-    y = alt.Y("score:Q", title=percent_axis(results)).scale(domain=y_domain, nice=False, zero=False)
+    y = alt.Y("score:Q", title=axis_title(results)).scale(domain=y_domain, nice=False, zero=False)
     tooltip = [
         *tooltip_names(places),
-        alt.Tooltip("shown:N", title=f"{titles_of(results)} %"),
+        alt.Tooltip("shown:N", title=heading_of_all(results)),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
         alt.Tooltip("flops:N", title="FLOPs per image"),
@@ -102,30 +105,32 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _row(result: Result, place: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
-    leads = result.score
+    leads, metric = result.score, result.metric
     low, high = leads.interval or (leads.mean, leads.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
         **series_of(result, place, palette),
         "cost": parameters if cost == "parameters" else flops,
-        "score": 100 * leads.mean,
-        "low": 100 * low,
-        "high": 100 * high,
-        "shown": percent(leads),
-        "span": span(leads.interval),
+        "score": metric.scale * leads.mean,
+        "low": metric.scale * low,
+        "high": metric.scale * high,
+        "shown": percent(leads, metric),
+        "span": span(leads.interval, metric),
         "parameters": short(parameters),
         "flops": short(flops),
     }
 
 
-def _domains(points: Sequence[dict], rows: Sequence[dict]) -> tuple[list[float], list[float]]:
+def _domains(
+    points: Sequence[dict], rows: Sequence[dict], metric: Metric
+) -> tuple[list[float], list[float]]:
     """Axis ranges with room for names: a third of the width to spare, an eighth of the height."""
     low, high = (math.log10(end(row["cost"] for row in points)) for end in (min, max))
     room = max(0.18 * (high - low), 0.25)
     bottom, top = min(row["low"] for row in rows), max(row["high"] for row in rows)
-    margin = max(0.10 * (top - bottom), 0.5)
+    margin = max(0.10 * (top - bottom), 0.005 * metric.scale)
     x_domain = [10 ** (low - room), 10 ** (high + room)]
-    return x_domain, [max(0.0, bottom - margin), min(100.0, top + margin)]
+    return x_domain, clipped(metric, bottom - margin, top + margin, metric.scale)
 
 
 def _ticks(domain: Sequence[float]) -> list[float]:
@@ -181,8 +186,8 @@ def _place(
             row["label_y"] = top - centre[1] / HEIGHT * (top - bottom)
 
 
-def _front(points: Sequence[dict], x_domain: Sequence[float]) -> list[dict]:
+def _front(points: Sequence[dict], x_domain: Sequence[float], sign: int) -> list[dict]:
     """The Pareto front as a staircase; probes that cost nothing start it at the left edge."""
     steps = [{"cost": row["cost"], "score": row["score"]} for row in points]
-    front = [steps[i] for i in pareto([(s["cost"], s["score"]) for s in steps])]
+    front = [steps[i] for i in pareto([(s["cost"], sign * s["score"]) for s in steps])]
     return [*front, {"cost": x_domain[1], "score": front[-1]["score"]}]

@@ -19,7 +19,7 @@ from iceprobe.results.comparison import (
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import is_usual, level
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
-from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
+from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span
 
 _NAMES = {
     "knn": "k-NN",
@@ -123,8 +123,7 @@ def find(results: Sequence[FittedResult]) -> Finding:
     except IceprobeError:
         sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
         return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
-    low, high = comparison.difference.interval
-    strong = f"{signed_points(comparison.difference.mean)} points"
+    strong = gap(comparison.shown.mean, comparison.metric)
     but = warned(subject, baseline)
     if comparison.clear:
         sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
@@ -136,7 +135,7 @@ def find(results: Sequence[FittedResult]) -> Finding:
         over += f", {name} being the best of {eps} EPs on these images"
     holm = f"; order by Holm among {comparison.among} pairs" if comparison.among > 1 else ""
     detail = (
-        f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
+        f"95% interval {span(comparison.shown.interval, comparison.metric, signed=True)}{over} "
         f"(paired, over {covered(subject, baseline)}{holm})"
     )
     return Finding(sentence, strong, detail, comparison)
@@ -234,9 +233,10 @@ def _best(points: Sequence[tuple[float, FittedResult]]) -> FittedResult:
 
 
 def _percent(result: FittedResult) -> str:
-    metric = "" if is_usual(result) else f" {result.metric.title}"
+    metric = result.metric
+    title = "" if is_usual(result) else f" {metric.title}"
     lost = f" ({kept(result)})" if result.lost_seeds else ""
-    return f"{tenths(result.score.mean)}%{metric}{lost}"
+    return f"{figure(result.score.mean, metric)}{metric.unit}{title}{lost}"
 
 
 def listed(texts: Sequence[str]) -> str:

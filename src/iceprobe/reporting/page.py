@@ -19,7 +19,7 @@ from iceprobe.reporting.groups import FEW, grouped, tiles_of
 from iceprobe.reporting.sections import analysis_of, disputes_of, galleries_of
 from iceprobe.reporting.template import asset, engine, environment, inert_json, policy
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.primary import noun_of
+from iceprobe.results.primary import clipped, noun_of, shared_metric
 from iceprobe.results.stores import store_of
 from iceprobe.results.sweeps import by_layer, by_training_images, rankings
 from iceprobe.results.tables import leaderboard, ordered_metrics
@@ -103,6 +103,7 @@ def render(
         tiles=[] if across else tiles_of(groups[0]),
         varying=differing,
         noun=noun_of(ordered),
+        leading=shared_metric(*ordered),
         metrics=_columns(ordered),
         rankings=ranked,
         moved=any(one.moved() for one in ranked),
@@ -144,11 +145,11 @@ def _headed(results: Sequence[FittedResult]) -> str:
     return ("frozen and adapted: " if "frozen" in how else "adapted: ") + ", ".join(adapted)
 
 
-def _scale(ordered: Sequence[FittedResult]) -> tuple[float, float]:
-    """Left and right end of the leaderboard's drawing, as fractions."""
+def _scale(ordered: Sequence[FittedResult]) -> list[float]:
+    """Left and right end of the leaderboard's drawing."""
     ends = [end for one in ordered for end in (one.score.interval or (one.score.mean,) * 2)]
     margin = max(0.04 * (max(ends) - min(ends)), 0.002)
-    return max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
+    return clipped(shared_metric(*ordered), min(ends) - margin, max(ends) + margin)
 
 
 def _columns(ordered: Sequence[FittedResult]) -> list[Metric]:

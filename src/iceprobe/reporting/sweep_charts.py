@@ -20,9 +20,9 @@ from iceprobe.reporting.charts import (
 )
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
-from iceprobe.results.primary import percent_axis, titles_of
+from iceprobe.results.primary import axis_title, heading_of_all
 from iceprobe.results.sweeps import Ranking, Sweep
-from iceprobe.results.tables import percent, span, tenths
+from iceprobe.results.tables import figure, percent, span
 
 _RANK = 72  # pixels from one rank to the next, at least: a mark and its score
 _BESIDE = 0.16  # of that between marks of equal rank
@@ -35,7 +35,7 @@ def rank_lines(ranking: Ranking) -> Spec:
     equal rank stand side by side, with their score written once.
     """
     rows: list[dict[str, Any]] = []
-    metric = titles_of([cell.result for cell in ranking.cells.values()])
+    heading = heading_of_all([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
         tied: dict[int, list[bool]] = defaultdict(list)
         for backbone in ranking.backbones:
@@ -48,7 +48,8 @@ def rank_lines(ranking: Ranking) -> Spec:
             before[cell.rank] += 1
             written = before[cell.rank] == len(tied[cell.rank])
             # Of equals only the first is compared with a better one; the rest with each other.
-            score = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
+            metric = cell.result.metric
+            score = figure(cell.result.score.mean, metric)
             rows.append(
                 {
                     "backbone": backbone,
@@ -57,9 +58,9 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "turn": turn,
                     "rank": cell.rank,
                     "at": cell.rank + _BESIDE * place,
-                    "shown": percent(cell.result.score),
-                    "short": score if written else "",
-                    "span": span(cell.result.score.interval),
+                    "shown": percent(cell.result.score, metric),
+                    "short": score + "≈" * all(tied[cell.rank]) if written else "",
+                    "span": span(cell.result.score.interval, metric),
                 }
             )
     probes = [display_name(probe) for probe in ranking.probes]
@@ -80,7 +81,7 @@ def rank_lines(ranking: Ranking) -> Spec:
         alt.Tooltip("backbone:N"),
         alt.Tooltip("probe:N"),
         alt.Tooltip("rank:Q"),
-        alt.Tooltip("shown:N", title=f"{metric} %"),
+        alt.Tooltip("shown:N", title=heading),
         alt.Tooltip("span:N", title="95% interval"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=colour, tooltip=tooltip)
@@ -102,8 +103,8 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
     results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
         for x, result in points:
-            sd = 100 * (result.score.sd or 0.0)
-            mean = 100 * result.score.mean
+            scale = result.metric.scale
+            sd, mean = scale * (result.score.sd or 0.0), scale * result.score.mean
             rows.append(
                 {
                     "probe": display_name(probe),
@@ -112,7 +113,7 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "score": mean,
                     "low": mean - sd,
                     "high": mean + sd,
-                    "shown": percent(result.score),
+                    "shown": percent(result.score, result.metric),
                 }
             )
     places: Sequence[float] = sorted({row["x"] for row in rows})
@@ -124,11 +125,11 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
         if log
         else axis.scale(nice=False, padding=14)
     )
-    y = alt.Y("score:Q", title=percent_axis(results)).scale(zero=False)
+    y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),
         alt.Tooltip("x:Q", title=title),
-        alt.Tooltip("shown:N", title=f"{titles_of(results)} %"),
+        alt.Tooltip("shown:N", title=heading_of_all(results)),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=axis, color=by_probe(rows))
     layers = [

@@ -19,7 +19,7 @@ from iceprobe.reporting.charts import (
     tooltip_names,
 )  # fmt: skip
 from iceprobe.results.curves import CurveRow, seed_means
-from iceprobe.results.primary import full_title_of, is_usual, noun_of
+from iceprobe.results.primary import axis_title, full_title_of, in_percent, is_usual, noun_of
 from iceprobe.results.schema import Result
 
 
@@ -38,9 +38,10 @@ def learning_curves(
     places = places_of(results)
     for result, place, table in zip(results, places, curves, strict=True):
         epochs: dict[int, list[float]] = defaultdict(list)
+        scale = result.metric.scale
         for row in table:
             if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
-                epochs[row.epoch].append(100 * row.eval_accuracy)
+                epochs[row.epoch].append(scale * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
             point = {**series_of(result, place, palette), "epoch": epoch}
             rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
@@ -50,30 +51,30 @@ def learning_curves(
         return None
     noun = _named(results)
     on = "the reported split" if results[0].selected_on_reported else "held-out images"
-    colour = by_probe(rows)
     focus = alt.selection_point(fields=["probe"], bind="legend")
     fade = alt.condition(focus, alt.value(1.0), alt.value(0.12))
     last = max(row["epoch"] for row in rows)
     x = alt.X("epoch:Q", title="Epoch").axis(grid=False, tickMinStep=1).scale(domain=[1, last])
+    y = alt.Y("mean:Q", title=axis_title(results, f"{noun} on {on}")).scale(zero=False)
+    shown = f"{noun}, %" if in_percent(results) else noun
     tooltip = [
         *tooltip_names(places),
         alt.Tooltip("epoch:Q"),
-        alt.Tooltip("mean:Q", title=f"{noun}, %", format=".2f"),
+        alt.Tooltip("mean:Q", title=shown, format=_decimals(results)),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour, detail="place:N")
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q")
-    line = base.mark_line(strokeWidth=2.2).encode(
-        y=alt.Y("mean:Q", title=f"{noun[0].upper()}{noun[1:]} on {on}, %").scale(zero=False),
-        opacity=fade,
-        strokeDash=by_place(places, DASHES),
-    )
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=by_probe(rows), detail="place:N")
+    line = base.mark_line(strokeWidth=2.2)
     dots = base.mark_point(filled=True, size=40, opacity=0).encode(y="mean:Q", tooltip=tooltip)
-    layers = [band, line, dots.add_params(focus)]
+    layers = [
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        line.encode(y=y, opacity=fade, strokeDash=by_place(places, DASHES)),
+        dots.add_params(focus),
+    ]
     if chosen:
         marks = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=80, stroke="white", strokeWidth=1.4, opacity=1
         )
-        layers.append(marks.encode(x=x, y="mean:Q", color=colour, tooltip=tooltip))
+        layers.append(marks.encode(x=x, y="mean:Q", color=by_probe(rows), tooltip=tooltip))
     return finish(alt.layer(*layers))
 
 
@@ -91,16 +92,18 @@ def learning_rates(
     chosen: list[dict[str, Any]] = []
     places = places_of(results)
     for result, place, table in zip(results, places, curves, strict=True):
-        best: dict[float, float] = defaultdict(float)
+        metric = result.metric
+        reached: dict[float, list[float]] = defaultdict(list)
         evaluated = [row for row in table if row.probe == result.label and row.phase != "refit"]
-        for (rate, _), means in seed_means(evaluated).items():
+        for (rate, _), means in seed_means(evaluated, metric.worst).items():
             found = means.values() if result.selected_on_reported else [means[max(means)]]
-            best[rate] = max(best[rate], *found)
-        if len(best) < 2:
+            reached[rate] += found
+        if len(reached) < 2:
             continue
-        for rate, value in sorted(best.items()):
+        for rate, values in sorted(reached.items()):
+            best = metric.sign * max(metric.sign * value for value in values)
             point = {**series_of(result, place, palette), "rate": rate}
-            rows.append({**point, "score": 100 * value})
+            rows.append({**point, "score": metric.scale * best})
             if _same(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
     if not rows:
@@ -109,20 +112,21 @@ def learning_rates(
     x = alt.X("rate:Q", title="Learning rate (log scale)").scale(type="log", nice=False, padding=12)
     rates = sorted({row["rate"] for row in rows})
     x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
-    y = alt.Y("score:Q", title=f"{noun[0].upper()}{noun[1:]} when selecting, %").scale(zero=False)
+    y = alt.Y("score:Q", title=axis_title(results, f"{noun} when selecting")).scale(zero=False)
     tooltip = [
         *tooltip_names(places),
         alt.Tooltip("rate:Q", format="~g", title="learning rate"),
-        alt.Tooltip("score:Q", title=noun, format=".2f"),
+        alt.Tooltip("score:Q", title=noun, format=_decimals(results)),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
+    encoding = dict(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
+    base = alt.Chart(alt.Data(values=rows)).encode(**encoding)
     line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_place(places, DASHES))
     layers = [line, base.mark_circle(size=28, opacity=1)]
     if chosen:
         ring = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=120, stroke="white", strokeWidth=1.6, opacity=1
         )
-        layers.append(ring.encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip))
+        layers.append(ring.encode(**encoding))
     return finish(alt.layer(*layers))
 
 
@@ -144,3 +148,7 @@ def _same(a: float, b: object) -> bool:
 def _named(results: Sequence[Result]) -> str:
     """The primary metric; in short where it is the usual one."""
     return noun_of(results) if all(map(is_usual, results)) else full_title_of(results)
+
+
+def _decimals(results: Sequence[Result]) -> str:
+    return ".2f" if in_percent(results) else ".3f"

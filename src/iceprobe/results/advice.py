@@ -55,7 +55,8 @@ def advise(results: Sequence[FittedResult], margin: float = MARGIN) -> Advice:
 
     Args:
         results: of a run, a campaign, or several runs on frozen backbones.
-        margin: of the primary metric, what a cheaper probe may lose, a fraction: 0.005 is half a point.
+        margin: what a cheaper probe may lose of the primary metric, in its own unit: of an accuracy
+            0.005 is half a point.
 
     Raises:
         IceprobeError: for a negative margin, without a result on a frozen backbone, or where a

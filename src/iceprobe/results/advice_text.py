@@ -9,7 +9,7 @@ from iceprobe.results.encoders import REMEDIES, Encoder, Order
 from iceprobe.results.primary import shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.sweeps import Ranked
-from iceprobe.results.tables import TRAIN_LONGER, short, signed_points, span, tenths
+from iceprobe.results.tables import TRAIN_LONGER, figure, gap, short, span
 
 
 def paragraph(
@@ -39,14 +39,15 @@ def _head(title: str, results: Sequence[Result], margin: float) -> str:
         if flattered
         else ""
     )
-    plural = "" if margin == 0.01 else "s"
-    allowed = f" A cheaper probe may lose less than {100 * margin:g} point{plural}."
+    metric = shared_metric(*results)
+    points = (" point" if margin == 0.01 else " points") if metric.percent else ""
+    allowed = f" A cheaper probe may lose less than {metric.scale * margin:g}{points}."
     seeds = {len(one.seeds) for one in results if one.seeds}
     noun = "replicate" if any(one.variance == "replicates" for one in results) else "seed"
     many = f", {max(seeds)} {noun}{'s' if max(seeds) > 1 else ''}" if seeds else ""
-    metric = shared_metric(*results)
     what = "accuracies are" if metric.accuracy else "scores are"
-    return f"{subject} on {title}{images}{many}; {what} {metric.title}.{selected}{allowed}"
+    order = "" if metric.higher_is_better else " (less is better)"
+    return f"{subject} on {title}{images}{many}; {what} {metric.title}{order}.{selected}{allowed}"
 
 
 def _single(encoder: Encoder) -> str:
@@ -68,8 +69,8 @@ def _aggregation(encoder: Encoder) -> str:
         return ""
     if not encoder.paired:
         ours, theirs = encoder.attentive, encoder.linear[0]
-        gap = signed_points(ours.score.mean - theirs.score.mean)
-        return f"{ours.label} reads {_percent(ours)} and {theirs.label} {_percent(theirs)}, {gap} points."
+        more = gap(ours.score.mean - theirs.score.mean, shared_metric(ours, theirs))
+        return f"{ours.label} reads {_percent(ours)} and {theirs.label} {_percent(theirs)}, {more}."
     first, *rest = encoder.gains
     verdict = (
         ("Aggregation matters" if first.difference.mean > 0 else "Learned aggregation loses")
@@ -82,7 +83,7 @@ def _aggregation(encoder: Encoder) -> str:
         else ""
     )
     interval = encoder.attentive.score.interval
-    own = f" (95% interval {span(interval)})" if interval else ""
+    own = f" (95% interval {span(interval, encoder.attentive.metric)})" if interval else ""
     more = "".join(
         f"; over {gain.against.label} ({_percent(gain.against)}) it is {_points(gain)}"
         for gain in rest
@@ -255,7 +256,8 @@ def _named(one: Result, encoders: Sequence[Encoder]) -> str:
 
 
 def _percent(one: Result) -> str:
-    return f"{tenths(one.score.mean)}%" + (f" of {kept(one)}" if one.lost_seeds else "")
+    score = f"{figure(one.score.mean, one.metric)}{one.metric.unit}"
+    return f"{score} of {kept(one)}" if one.lost_seeds else score
 
 
 def _costs(one: Result) -> str:
@@ -267,6 +269,6 @@ def _points(one: Comparison) -> str:
     alone = difference.clear and not one.clear and one.among > 1
     but = f"; among {one.among} comparisons not clear, by Holm" if alone else ""
     return (
-        f"{signed_points(difference.mean)} points "
-        f"(paired 95% interval {span(difference.interval, signed=True)}{but})"
+        f"{gap(one.shown.mean, one.metric)} "
+        f"(paired 95% interval {span(one.shown.interval, one.metric, signed=True)}{but})"
     )

@@ -6,7 +6,7 @@ from typing import Any
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Flops, Score
-from iceprobe.results.statistics import accuracy_interval
+from iceprobe.results.statistics import accuracy_interval, score_interval
 from iceprobe.tasks.registry import get_task
 
 
@@ -35,7 +35,8 @@ def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:
     labels = predictions.labels
     for name, metric in get_task(task).metrics.items():
         if (scores := metric.scores(predictions, labels)) is not None:
-            interval = accuracy_interval(scores, metric.strata_of(labels))
+            interval_of = accuracy_interval if metric.fraction else score_interval
+            interval = interval_of(scores, metric.strata_of(labels))
             found[name] = Score.of(metric.value(predictions, labels), interval)
     return found
 

@@ -58,6 +58,11 @@ class Comparison:
         """The metric that is compared."""
         return shared_metric(self.probe, self.against)
 
+    @property
+    def shown(self) -> Difference:
+        """The difference of the scores as they are: below 0 where less is better and ``probe`` is."""
+        return self.difference if self.metric.higher_is_better else -self.difference
+
 
 def warned(*results: Result) -> str:
     """``" (ep12: its learning rate is the highest tried)"``: for the sentence of a comparison."""
@@ -81,7 +86,11 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
     metric, labels = shared_metric(a, b), predicted_a.labels
     scores_a, scores_b = (metric.needed_scores(one, labels) for one in (predicted_a, predicted_b))
     difference = paired_difference(
-        scores_a, scores_b, metric.strata_of(labels), replicates=are_replicates(a, b)
+        scores_a,
+        scores_b,
+        metric.strata_of(labels),
+        replicates=are_replicates(a, b),
+        fractions=metric.fraction,
     )
     difference = difference if metric.higher_is_better else -difference
     return Comparison(a, b, difference, difference.p)

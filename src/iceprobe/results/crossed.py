@@ -81,6 +81,18 @@ class Spread:
         squares = of_examples**2 * self.examples + of_replicates**2 * self.replicates
         return math.sqrt(squares / self.variance)
 
+    def within(self, confidence: float) -> tuple[float, float]:
+        """The interval mean ± q·√variance."""
+        half = self.quantile(confidence) * math.sqrt(self.variance)
+        return self.mean - half, self.mean + half
+
+    def departure(self, delta: float) -> float:
+        """Standard errors by which the mean lies above ``delta``."""
+        distance = self.mean - delta
+        if abs(distance) < 1e-12 or self.variance:
+            return distance / math.sqrt(self.variance or 1.0)
+        return math.copysign(math.inf, distance)
+
     def p(self, departure: float) -> float:
         """Two-sided p of a mean that lies ``departure`` standard errors off."""
         distance = abs(departure)

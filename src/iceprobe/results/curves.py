@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,24 +40,26 @@ class CurveRow(BaseModel):
         return not math.isfinite(self.train_loss)
 
 
-def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, float]]:
+def seed_means(
+    rows: Iterable[CurveRow], worst: float | None = 0.0
+) -> dict[tuple[float, float], dict[int, float]]:
     """Primary metric of each setting (learning rate, weight decay) of a probe by epoch, mean over seeds and folds.
 
-    A member that has diverged counts 0 from then on. Epochs without an evaluation are left out.
+    A member that has diverged scores ``worst`` from then on; with None it is left out. So are epochs
+    without an evaluation.
     """
     values: dict[tuple[float, float], dict[int, list[float]]] = {}
     ended: dict[tuple[float, float], list[int]] = {}
     for row in rows:
-        if row.eval_accuracy is None and not row.diverged:
-            continue
         setting = (row.learning_rate, row.weight_decay)
-        epochs = values.setdefault(setting, {})
-        epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)
-        if row.diverged:
+        value = worst if row.diverged and row.eval_accuracy is None else row.eval_accuracy
+        if value is not None:
+            values.setdefault(setting, {}).setdefault(row.epoch, []).append(value)
+        if row.diverged and worst is not None:
             ended.setdefault(setting, []).append(row.epoch)
     return {
         setting: {
-            epoch: math.fsum(v) / (len(v) + sum(end < epoch for end in ended.get(setting, [])))
+            epoch: fmean(v + [worst or 0.0] * sum(end < epoch for end in ended.get(setting, [])))
             for epoch, v in epochs.items()
         }
         for setting, epochs in values.items()

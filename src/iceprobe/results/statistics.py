@@ -1,9 +1,10 @@
-"""Accuracies, their intervals and paired comparisons, in numpy.
+"""Scores, their intervals and paired comparisons, in numpy.
 
 Everything starts from ``correct``: ``(R, n)`` booleans (or fractions), replicate or seed by test image.
 Both are taken for draws from many: an interval says how the mean would move with other images *and* with
 other replicates (`results/crossed.py`), as a score interval (`results/scores.py`): Wilson's of an
-accuracy, Tango's of a paired difference. Images are taken for independent of each other.
+accuracy, Tango's of a paired difference. Scores that aren't bound to [0, 1] have mean ± q·√Var.
+Images are taken for independent of each other.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,7 +21,7 @@ from iceprobe.tasks.metrics import even_strata, mean_over_strata
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of a minus accuracy of b on the same images, as fractions.
+    """The score of a minus that of b on the same images.
 
     Attributes:
         gained: share of the images that only a reads, mean over replicates.
@@ -28,12 +29,14 @@ class Difference:
         spread: how the mean would move.
         family: the same with what replicates add estimated over all pairs of a family
             (:func:`together`); None without one, and of a single row.
+        fractions: whether scores are bound to [0, 1]; ``gained`` and ``lost`` mean nothing otherwise.
     """
 
     gained: float
     lost: float
     spread: Spread
     family: Spread | None = None
+    fractions: bool = True
 
     @property
     def mean(self) -> float:
@@ -48,7 +51,7 @@ class Difference:
     def __neg__(self) -> "Difference":
         """b − a."""
         turned = [replace(one, mean=0.0 - one.mean) for one in self.spreads]
-        return Difference(self.lost, self.gained, *turned)
+        return Difference(self.lost, self.gained, *turned, fractions=self.fractions)
 
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence.
@@ -56,6 +59,8 @@ class Difference:
         Where few images of a single row differ it reaches to zero unless McNemar's exact test leaves
         that out.
         """
+        if not self.fractions:
+            return self.spread.within(confidence)
         size = self.size(self.spread)
         low, high = tango(self.gained, self.lost, size, self.spread.quantile(confidence))
         if (exact := self._exact) is not None and exact >= 1 - confidence:
@@ -97,11 +102,13 @@ class Difference:
 
     def departure(self, spread: Spread, delta: float) -> float:
         """Standard errors of one of its spreads by which a − b lies above ``delta`` (a score test's)."""
+        if not self.fractions:
+            return spread.departure(delta)
         return departure(self.gained, self.lost, self.size(spread), delta)
 
     @cached_property
     def _exact(self) -> float | None:
-        if not self.spread.plain:
+        if not self.spread.plain or not self.fractions:
             return None
         only = [self.spread.size * share for share in (self.gained, self.lost)]
         whole = all(abs(count - round(count)) < 1e-6 for count in only)
@@ -164,12 +171,18 @@ def accuracy_interval(
     return wilson(share, size, found.quantile(confidence), confidence)
 
 
+def score_interval(scores: ArrayLike, strata: ArrayLike | None = None) -> tuple[float, float]:
+    """95% interval of the mean of scores of any range; arguments as of :func:`accuracy_interval`."""
+    return spread(scores, strata).within(0.95)
+
+
 def paired_difference(
     correct_a: ArrayLike,
     correct_b: ArrayLike,
     classes: ArrayLike | None = None,
     *,
     replicates: bool = False,
+    fractions: bool = True,
 ) -> Difference:
     """a − b on the images that both were tested on.
 
@@ -182,6 +195,7 @@ def paired_difference(
         classes: ``(n,)``, where means of each class's accuracy are compared.
         replicates: whether row r of both is the same complete repetition (the same draw of
             training images): their differences are taken row by row.
+        fractions: whether scores are bound to [0, 1].
 
     Raises:
         ValueError: if the two weren't tested on equally many images, or of replicates there
@@ -195,7 +209,7 @@ def paired_difference(
         float((one * (1 - other) * counted).sum()) / (len(a) if replicates else 1)
         for one, other in (rows, rows[::-1])
     )
-    return Difference(gained, lost, found)
+    return Difference(gained, lost, found, fractions=fractions)
 
 
 def together(

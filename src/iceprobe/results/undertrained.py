@@ -24,6 +24,8 @@ from typing import Any
 
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.schema import SelectedScore
+from iceprobe.results.tables import figure
+from iceprobe.tasks.metrics import Metric
 
 TOO_FEW_STEPS = 8
 FEW_STEPS = 100
@@ -112,16 +114,17 @@ def training_warnings(
 
 
 def far_below(
-    reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
+    metric: Metric, reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
 ) -> list[str]:
-    """Whether the reported score lies far below the held-out one that selected the setting.
+    """Whether the reported score is far worse than the held-out one that selected the setting.
 
-    Of n examples that are all right the standard error over them is 0 and means nothing, so it is at
-    least what it would be if both scores were one::
+    Of n examples that are all right the standard error over them is 0 and means nothing, so of a share it
+    is at least what it would be if both scores were one::
 
         p = (n s + m h)/(n + m)        SE² = p (1 − p) (1/n + 1/m)
 
     Args:
+        metric: of both.
         reported: s, of n examples.
         held: h, of m.
         split: that is reported.
@@ -130,15 +133,16 @@ def far_below(
         return []
     n, m = (one.size or one.images for one in (reported, held))
     p = (n * reported.mean + m * held.mean) / (n + m)
-    alike = math.sqrt(max(0.0, p * (1 - p)) * (1 / n + 1 / m))
+    alike = math.sqrt(max(0.0, p * (1 - p)) * (1 / n + 1 / m)) if metric.fraction else 0.0
     error = max(math.hypot(reported.error, held.error), alike)
-    gap = held.mean - reported.mean
+    gap = metric.sign * (held.mean - reported.mean)
     if gap <= FAR_BELOW * error + ROUNDING:
         return []
+    ours, theirs = (f"{figure(one.mean, metric)}{metric.unit}" for one in (reported, held))
     return [
-        f"it reads {100 * reported.mean:.1f}% on {split} and {100 * held.mean:.1f}% on the {held.images:,} "
-        f"images held out of train, {gap / error:.1f} standard errors more: do the two hold the same "
-        "kind of images?"
+        f"it reads {ours} on {split} and {theirs} on the {held.images:,} images held out of train, "
+        f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: do the two "
+        "hold the same kind of images?"
     ]
 
 
