@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.results.comparison import BASELINES, EFFICIENT, probe_name, reference_ep
 from iceprobe.results.disagreement import Disagreement, disagreement
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
 from iceprobe.results.tables import leaderboard
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ def disagreement_view(
     if chosen is None:
         return None
     first, second, rule = chosen
-    a, b = (_predictions(one) for one in (first, second))
+    a, b = first.needed_predictions(), second.needed_predictions()
     counted = disagreement(a, b, COUNT)
     rows = np.concatenate([counted.for_a, counted.for_b])
     if not len(rows):
@@ -129,10 +127,3 @@ def _mean_maps(result: FittedResult, album: "Album") -> list[str | None]:
 def _usable(result: FittedResult) -> bool:
     trained = result.method == "trained" and result.adaptation is None
     return trained and result.predictions() is not None
-
-
-def _predictions(result: FittedResult) -> Predictions:
-    found = result.predictions()
-    if found is None:
-        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
-    return found

@@ -15,7 +15,6 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, holm, paired_difference, together
@@ -76,9 +75,8 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
     """
-    predicted_a, predicted_b = _needed(a), _needed(b)
-    same = a.images == b.images and np.array_equal(predicted_a.labels, predicted_b.labels)
-    if not same:
+    predicted_a, predicted_b = a.needed_predictions(), b.needed_predictions()
+    if a.images != b.images or not np.array_equal(predicted_a.labels, predicted_b.labels):
         raise IceprobeError(
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
@@ -125,19 +123,20 @@ def family(
     Raises:
         IceprobeError: as :func:`compare_pair`.
     """
-
-    def readable(one: FittedResult) -> bool:
-        return not one.undertrained and one.predictions() is not None
-
     wanted = {id(one) for one in picked}
     return corrected(
         [
             compare_pair(a, b)
             for a in ours
             for b in theirs
-            if a is not b and (wanted >= {id(a), id(b)} or (readable(a) and readable(b)))
+            if a is not b and (wanted >= {id(a), id(b)} or (_readable(a) and _readable(b)))
         ]
     )
+
+
+def _readable(one: FittedResult) -> bool:
+    """Whether an order can be read from comparisons with it."""
+    return not one.undertrained and one.predictions() is not None
 
 
 def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
@@ -145,10 +144,7 @@ def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
 
     The family is all pairs of those with predictions and that are not undertrained; the others are in none.
     """
-    fine = [
-        i for i, one in enumerate(results) if not one.undertrained and one.predictions() is not None
-    ]
-    pairs = list(combinations(fine, 2))
+    pairs = list(combinations([i for i, one in enumerate(results) if _readable(one)], 2))
     family = corrected([compare_pair(results[i], results[j]) for i, j in pairs])
     return {
         (i, j) if one.difference.mean > 0 else (j, i)
@@ -180,34 +176,23 @@ def compare(
         return (result.label, *(value_of(result, name) for name in names))
 
     second = {place(result): result for result in results_b}
-    shared = [result for result in results_a if place(result) in second]
-    if not shared and (crossed := _adapted_and_frozen(results_a, results_b)):
-        return crossed
-    if not shared:
-        ours = ", ".join(result.label for result in results_a) or "none"
-        theirs = ", ".join(result.label for result in results_b) or "none"
+    pairs = [(one, second[place(one)]) for one in results_a if place(one) in second] or [
+        (a, b)
+        for a in results_a
+        for b in results_b
+        if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
+    ]
+    if not pairs:
+        ours, theirs = (
+            ", ".join(one.label for one in run) or "none" for run in (results_a, results_b)
+        )
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
-    return corrected([compare_pair(result, second[place(result)]) for result in shared])
-
-
-def _adapted_and_frozen(
-    results_a: Sequence[FittedResult], results_b: Sequence[FittedResult]
-) -> list[Comparison]:
-    """A probe on the frozen backbone of one run and on the adapted one of the other."""
-    return corrected(
-        [
-            compare_pair(a, b)
-            for a in results_a
-            for b in results_b
-            if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
-        ]
-    )
+    return corrected([compare_pair(a, b) for a, b in pairs])
 
 
 def best_baseline(results: Sequence[FittedResult]) -> FittedResult | None:
     """The best of k-NN and linear probes, which makes every gain over it a cautious one."""
-    baselines = [result for result in results if probe_name(result) in BASELINES]
-    return max(baselines, key=level, default=None)
+    return max((one for one in results if probe_name(one) in BASELINES), key=level, default=None)
 
 
 def reference_ep(results: Sequence[FittedResult]) -> FittedResult | None:
@@ -230,10 +215,3 @@ def probe_name(result: Result) -> str:
     Of an adapted backbone that of the adaptation, so that it is no baseline.
     """
     return parse_spec(result.adaptation or result.probe).name.rstrip("0123456789")
-
-
-def _needed(result: FittedResult) -> Predictions:
-    predictions = result.predictions()
-    if predictions is None:
-        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
-    return predictions

@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iceprobe.results.agreement import Agreement, agreement
 from iceprobe.results.choice import Choice, Undecided, choose, cost
-from iceprobe.results.comparison import (
-    Comparison,
-    compare_pair,
-    efficient,
-    family,
-    probe_name,
-)
+from iceprobe.results.comparison import Comparison, compare_pair, efficient, family, probe_name
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.sweeps import Ranked, clear_order, rank
+from iceprobe.results.tables import leaderboard
+from iceprobe.tasks.metrics import Metric
 
 LINEAR = "linear"
 #: Probes that don't train how they aggregate.
@@ -104,8 +101,9 @@ def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float)
     weak = [one for one in everything if one.undertrained]
     results = [one for one in everything if not one.undertrained] or everything
     best = min(results, key=lambda one: (-level(one), *cost(one)))
-    attending = _best_first([one for one in results if probe_name(one) not in PLAIN])
-    linear = _best_first([one for one in results if probe_name(one) == LINEAR])
+    ranked = leaderboard(results)
+    attending = [one for one in ranked if probe_name(one) not in PLAIN]
+    linear = [one for one in ranked if probe_name(one) == LINEAR]
     attentive = next(iter(attending), None)
     paired = all(one.predictions() is not None for one in results)
     choice = choose(results, margin) if paired else Choice([], [])
@@ -125,7 +123,7 @@ def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float)
             if one.probe is attentive
         ],
         linear=linear,
-        knn=_best_first([one for one in results if probe_name(one) == "knn"]),
+        knn=[one for one in ranked if probe_name(one) == "knn"],
         paired=paired,
         undertrained=weak,
         shown=bool(choice.shown),
@@ -159,22 +157,23 @@ def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
     return [_order(under(label), under(subject.label)) for label in linear]
 
 
+def _weighted(one: FittedResult, metric: Metric) -> NDArray[np.float64]:
+    """What each image adds to the score, mean over seeds, more where it is better: ``(n,)``."""
+    kept = one.needed_predictions()
+    scores = metric.needed_scores(kept, kept.labels).mean(0)
+    return metric.sign * scores * metric.weights(kept.labels)
+
+
 def _order(linear: Sequence[FittedResult], attentive: Sequence[FittedResult]) -> Order:
-    kept = [[one.predictions() for one in results] for results in (linear, attentive)]
     found = None
-    if all(one is not None for of_probe in kept for one in of_probe):
+    if all(one.predictions() is not None for one in (*linear, *attentive)):
         metric = shared_metric(*linear, *attentive)
-        x, y = (
-            [
-                metric.sign
-                * metric.needed_scores(one, one.labels).mean(0)
-                * metric.weights(one.labels)
-                for one in of_probe
-                if one
-            ]
-            for of_probe in kept
+        found = agreement(
+            *(
+                np.stack([_weighted(one, metric) for one in of_probe])
+                for of_probe in (linear, attentive)
+            )
         )
-        found = agreement(np.stack(x), np.stack(y))
     x_pairs, y_pairs = clear_order(linear), clear_order(attentive)
     every = len(linear) * (len(linear) - 1) // 2
     return Order(
@@ -184,7 +183,3 @@ def _order(linear: Sequence[FittedResult], attentive: Sequence[FittedResult]) ->
         changes=any((worse, better) in y_pairs for better, worse in x_pairs),
         holds=len(x_pairs) == every and x_pairs == y_pairs,
     )
-
-
-def _best_first(results: Sequence[FittedResult]) -> list[FittedResult]:
-    return sorted(results, key=lambda one: -level(one))

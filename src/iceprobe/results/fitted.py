@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PrivateAttr
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.schema import Result
 
 if TYPE_CHECKING:
@@ -47,13 +48,22 @@ class FittedResult(Result):
         """
         name = self.files.predictions
         if self._predictions is None and self._run is not None and name:
-            from iceprobe.results.predictions import (
-                read_predictions,  # numpy: `ls` has no need of it
-            )
+            # With numpy, which `ls` has no need of.
+            from iceprobe.results.predictions import read_predictions
 
             digest = self.files.digests.get(name)
             self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions
+
+    def needed_predictions(self) -> "Predictions":
+        """:meth:`predictions`, where nothing can go on without them.
+
+        Raises:
+            IceprobeError: if they were never kept, or as there.
+        """
+        if (found := self.predictions()) is None:
+            raise IceprobeError(f"no predictions of {self.label!r} were kept: fit it again")
+        return found
 
     def replaced(
         self,

@@ -52,13 +52,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def tested_images(store: Any, split: str) -> str:
-    """Hash of a split's listing and of the rows stored: equal means the same images in order."""
-    return images_hash(store.manifest, split, store[split].index)
-
-
 def images_hash(manifest: Any, split: str, index: Any) -> str:
-    """The same of the rows ``index (n,)`` int64 of a split that a manifest describes."""
+    """Of a split's listing and the rows ``index (n,)`` int64 of it: equal means the same images in order."""
     content = hashlib.sha256(manifest.splits[split].content["listing"].encode())
     content.update(index.tobytes())
     return content.hexdigest()[:16]
@@ -109,7 +104,7 @@ def origin(
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,
-        "created": now(),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "assumed": assumed(manifest),
         "skipped_images": len(manifest.skipped),
     }
@@ -131,8 +126,3 @@ def identical_line(store: Any, split: str) -> str:
         f"{'training images' if many else 'a training image'} (by {'their' if many else 'its'} pooled "
         f"tokens{first}): what was memorised counts as read"
     )
-
-
-def now() -> str:
-    """The wall clock's time with its zone, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

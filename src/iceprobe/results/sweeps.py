@@ -10,6 +10,7 @@ from iceprobe.results.comparison import clear_pairs
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import leaderboard
 from iceprobe.results.varying import draw_of
 
 
@@ -105,7 +106,7 @@ def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
 
 def rank(results: Sequence[FittedResult]) -> list[Ranked]:
     """Results of one probe on the same images, best first."""
-    ordered = sorted(results, key=lambda one: -level(one))
+    ordered = leaderboard(results)
     clear = clear_pairs(ordered)
     ranked = [Ranked(ordered[0], 1, tied=False)]
     for place, (better, one) in enumerate(pairwise(ordered), 2):
@@ -117,7 +118,7 @@ def rank(results: Sequence[FittedResult]) -> list[Ranked]:
 
 def leaders(results: Sequence[FittedResult]) -> list[FittedResult]:
     """The best of results on the same images, and all that it isn't clearly better than (Holm)."""
-    ordered = sorted(results, key=lambda one: -level(one))
+    ordered = leaderboard(results)
     clear = clear_pairs(ordered)
     return [one for place, one in enumerate(ordered) if (0, place) not in clear]
 
@@ -153,9 +154,8 @@ def _sweeps(
     placed: Sequence[tuple[int | None, FittedResult]],
     kind: Callable[[FittedResult], tuple[str, ...]],
 ) -> list[Sweep]:
-    lines: dict[tuple[str, ...], dict[str, list[tuple[float, FittedResult]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    lines: dict[tuple[str, ...], dict[str, list[tuple[float, FittedResult]]]]
+    lines = defaultdict(lambda: defaultdict(list))
     for x, one in placed:
         if x is not None:
             place = (" · ".join(filter(None, kind(one))), one.images, one.protocol, one.split)
@@ -177,7 +177,7 @@ def split_by(
     results: Sequence[FittedResult], key: Callable[[FittedResult], tuple[str, ...]]
 ) -> dict[tuple[str, ...], list[FittedResult]]:
     """Results by ``key``, in the order in which each first appears."""
-    found: dict[tuple[str, ...], list[FittedResult]] = {}
+    found: dict[tuple[str, ...], list[FittedResult]] = defaultdict(list)
     for one in results:
-        found.setdefault(key(one), []).append(one)
+        found[key(one)].append(one)
     return found

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
-from iceprobe.results.primary import heading_of_all, is_usual, shared_metric
+from iceprobe.results.primary import heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import value_of, varying
@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Result)
 
 def leaderboard(results: Sequence[R]) -> list[R]:
     """Results by their primary metric, best first; ties keep their order."""
-    return sorted(results, key=lambda result: -result.metric.sign * result.score.mean)
+    return sorted(results, key=level, reverse=True)
 
 
 def ordered_metrics(results: Sequence[Result]) -> list[Metric]:

@@ -54,24 +54,19 @@ class TerminalTable:
     lead: bool = False
     heads: bool = True
 
-    @property
-    def row_count(self) -> int:
-        return len(self.rows)
-
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         if self.title:
             yield _whole(self.title, "italic")
-        chosen = self._chosen(options.max_width)
+        chosen, notes = self._chosen(options.max_width), [*self.notes]
         if chosen is None:
             yield from self._turned()
         else:
             yield self._table(chosen, options.max_width)
             if gone := [c.title for i, c in enumerate(self.columns) if i not in chosen]:
-                left = f"Too narrow for: {', '.join(gone)}."
-                yield Text(left, style="dim italic", overflow="ignore")
-        for note in self.notes:
+                notes = [f"Too narrow for: {', '.join(gone)}.", *notes]
+        for note in notes:
             yield Text(note, style="dim italic", overflow="ignore")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -80,15 +75,14 @@ class TerminalTable:
     def _chosen(self, width: int) -> list[int] | None:
         """Columns that fit; None where those that have to stay don't."""
         chosen = list(range(len(self.columns)))
-        going = sorted((i for i in chosen if self.columns[i].goes), key=self._turn)
+        going = sorted(
+            (i for i in chosen if self.columns[i].goes), key=lambda i: self.columns[i].goes
+        )
         while self._least(chosen) > width:
             if not going:
                 return None
             chosen.remove(going.pop(0))
         return chosen
-
-    def _turn(self, index: int) -> int:
-        return self.columns[index].goes
 
     def _cells(self, index: int) -> list[str]:
         head = [self.columns[index].title] if self.heads else []
