@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results.advice_text import paragraph
+from iceprobe.results.caveats import counted
 from iceprobe.results.encoders import Encoder, Order, encoder_of, orders_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.sweeps import same_images, split_by
@@ -74,7 +75,7 @@ def advise(results: Sequence[FittedResult], margin: float = MARGIN) -> Advice:
         for (title, *_), members in split_by(frozen, same_images).items()
     ]
     adapted = len(results) - len(frozen)
-    many = f"{adapted} result{'s' if adapted > 1 else ''}"
+    many = counted(adapted, "result")
     remark = f"Left out: {many} on an adapted backbone (see iceprobe compare)."
     return Advice(questions, remark if adapted else "")
 

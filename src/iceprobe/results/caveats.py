@@ -9,20 +9,18 @@ def kept(result: Result) -> str:
     """``"2 of 3 seeds"`` where some have diverged, ``"3 seeds"``, ``""`` where nothing is random."""
     if not result.seeds:
         return ""
-    noun = "replicate" if result.variance == "replicates" else "seed"
-    there, lost = len(result.seeds), len(result.lost_seeds)
-    of = f" of {there + lost}" if lost else ""
-    return f"{there}{of} {noun}{'s' if there + lost > 1 else ''}"
+    lost = len(result.lost_seeds)
+    of = f"{len(result.seeds)} of " if lost else ""
+    return of + counted(len(result.seeds) + lost, _row_noun(result))
 
 
 def lost_note(result: Result) -> str:
     """Which seeds diverged, and that figure and interval are of the others; ``""`` without any."""
     if not (lost := result.lost_seeds):
         return ""
-    noun = "replicate" if result.variance == "replicates" else "seed"
-    names = f"{noun}{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+    noun, are = (f"{_row_noun(result)}s", "are") if len(lost) > 1 else (_row_noun(result), "is")
     return (
-        f"{names} diverged and {'are' if len(lost) > 1 else 'is'} left out: figure, deviation and "
+        f"{noun} {', '.join(map(str, lost))} diverged and {are} left out: figure, deviation and "
         f"interval are of {kept(result)}"
     )
 
@@ -50,17 +48,14 @@ def few_rows(results: Sequence[Result]) -> str:
     don't, hence one more of them (docs/verdicts.md).
     """
     trained = [one for one in results if one.seeds]
+    most = {"replicates": 3}
     alone = [one.label for one in trained if len(one.seeds) == 1]
-    few = [
-        one.label
-        for one in trained
-        if 1 < len(one.seeds) <= (3 if one.variance == "replicates" else 2)
-    ]
-    said = []
-    for names, words in ((alone, _ALONE), (few, _FEW)):
-        if names:
-            said.append(words.format(f" ({listed(names)})" if len(names) < len(trained) else ""))
-    return " ".join(said)
+    few = [one.label for one in trained if 1 < len(one.seeds) <= most.get(one.variance, 2)]
+    return " ".join(
+        words.format(f" ({listed(names)})" if len(names) < len(trained) else "")
+        for names, words in ((alone, _ALONE), (few, _FEW))
+        if names
+    )
 
 
 _ALONE = (
@@ -71,6 +66,20 @@ _FEW = (
     "Two seeds, or two or three replicates,{} say hardly how far others would lie: where they differ a "
     "lot, intervals are too narrow; --replicates 5 carries them."
 )
+
+
+def _row_noun(result: Result) -> str:
+    return "replicate" if result.variance == "replicates" else "seed"
+
+
+def counted(number: int, noun: str) -> str:
+    """``"1 seed"``, ``"3 seeds"``."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
