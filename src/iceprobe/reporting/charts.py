@@ -42,18 +42,19 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
 
 def by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
     """Colour by ``probe``, each in its row's ``colour``, with a legend below the chart."""
-    shades = {row["probe"]: row["colour"] for row in rows}
-    columns = max(1, min(4, int(WIDTH / (40 + max(map(text_width, shades))))))
+    columns = max(1, min(4, int(WIDTH / (40 + max(text_width(row["probe"]) for row in rows)))))
     legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        columns=columns,
-        symbolType="stroke",
-        symbolOpacity=1,
-        labelLimit=WIDTH,
-    )
+        title=None, orient="bottom", columns=columns, labelLimit=WIDTH,
+        symbolType="stroke", symbolOpacity=1,
+    )  # fmt: skip
+    return by_colour(rows, "probe", legend)
+
+
+def by_colour(rows: Sequence[dict[str, Any]], name: str, legend: alt.Legend) -> alt.Color:
+    """Colour by the column ``name``, each of its values in its row's ``colour``."""
+    shades = {row[name]: row["colour"] for row in rows}
     scale = alt.Scale(domain=list(shades), range=list(shades.values()))
-    return alt.Color("probe:N", scale=scale, legend=legend)
+    return alt.Color(f"{name}:N", scale=scale, legend=legend)
 
 
 def by_place(places: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any:

@@ -51,11 +51,9 @@ def disputes_of(
     remarks: list[str] = []
     for group in groups:
         try:
-            view = disagreement_view(group.results, opened)
+            found += filter(None, [disagreement_view(group.results, opened)])
         except IceprobeError as error:
             remarks.append(f"Not shown, {error}.")
-            continue
-        found += [view] if view is not None else []
     return found, remarks
 
 

@@ -5,7 +5,6 @@ decides which backbone is better.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -15,6 +14,7 @@ from iceprobe.reporting.charts import (
     OTHERS,
     WIDTH,
     Spec,
+    by_colour,
     by_probe,
     finish,
 )
@@ -70,13 +70,8 @@ def rank_lines(ranking: Ranking) -> Spec:
     y = alt.Y("probe:N", sort=probes, title=None).axis(
         grid=False, ticks=False, domain=False, labelFontWeight=600, labelPadding=8, labelLimit=0
     )
-    shades = {row["backbone"]: row["colour"] for row in rows}
     legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=WIDTH)
-    colour = alt.Color(
-        "backbone:N",
-        scale=alt.Scale(domain=list(shades), range=list(shades.values())),
-        legend=legend,
-    )
+    colour = by_colour(rows, "backbone", legend)
     tooltip = [
         alt.Tooltip("backbone:N"),
         alt.Tooltip("probe:N"),
@@ -116,15 +111,9 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "shown": percent(result.score, result.metric),
                 }
             )
-    places: Sequence[float] = sorted({row["x"] for row in rows})
-    axis = alt.X("x:Q", title=title).axis(
-        grid=False, values=list(places), format="~s", labelOverlap=True
-    )
-    axis = (
-        axis.scale(type="log", nice=False, padding=14)
-        if log
-        else axis.scale(nice=False, padding=14)
-    )
+    places = sorted({row["x"] for row in rows})
+    axis = alt.X("x:Q", title=title).axis(grid=False, values=places, format="~s", labelOverlap=True)
+    axis = axis.scale(nice=False, padding=14, **({"type": "log"} if log else {}))
     y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),

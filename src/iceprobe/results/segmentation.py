@@ -102,6 +102,11 @@ class Segmentation(Record):
     _run: Path | None = PrivateAttr(None)
 
     @property
+    def label(self) -> str:
+        """What distinguishes it from the others of its run."""
+        return self.probe
+
+    @property
     def probes(self) -> list[Any]:
         """The fitted modules, one a seed: (B, N, D) → logits (B, N, C). Empty once read from a file."""
         return self._probes
