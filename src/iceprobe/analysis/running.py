@@ -1,9 +1,9 @@
 """All measures of all attentive probes of a run, over the reported images of its store."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from iceprobe.settings import AnalyzeCall
 from iceprobe.store import Store
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
-
-if TYPE_CHECKING:
-    from iceprobe.probes.probe import Probe
 
 
 @shows_progress
@@ -57,7 +54,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         if result.method == "knn" or result.adaptation is not None:
             continue
         store = _opened(result, stores, call.trust)
-        fits = _fits(result, store)
+        fits = [load_fitted(result, store.shape, seed) for seed in result.seeds or [None]]
         if not fits[0].pooling.num_predictors:
             continue
         if store.grid is None or not store.has_patches:
@@ -81,7 +78,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
     report = callback(call.progress)
     for one in found:
         for number, fit in enumerate(one.probes):
-            one.over(fit, report and _counted(report, one.result, number, one.probes))
+            one.over(fit, report and _counted(report, one, number))
     draws = call.draws
     analyses = [analysis_of(one, draws) for one in found]
     if call.background:
@@ -111,9 +108,9 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
 
 def _by_store(found: Sequence[Measurements]) -> list[list[Measurements]]:
     """Those over the same images together."""
-    groups: dict[tuple[str, str], list[Measurements]] = {}
+    groups: dict[tuple[str, str], list[Measurements]] = defaultdict(list)
     for one in found:
-        groups.setdefault((one.store.identity, one.result.split), []).append(one)
+        groups[one.store.identity, one.result.split].append(one)
     return list(groups.values())
 
 
@@ -144,13 +141,8 @@ def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Stor
     return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
-def _fits(result: FittedResult, store: Store) -> list["Probe"]:
-    seeds: list[int | None] = [*result.seeds] or [None]
-    return [load_fitted(result, store.shape, seed) for seed in seeds]
-
-
 def _counted(
-    progress: ProgressCallback, result: FittedResult, number: int, fits: Sequence["Probe"]
+    progress: ProgressCallback, one: Measurements, number: int
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
-    return lambda done, of: progress(result.label, number * of + done, of * len(fits))
+    return lambda done, of: progress(one.result.label, number * of + done, of * len(one.probes))

@@ -11,14 +11,7 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
 from iceprobe.reporting.charts import Spec, finish
-from iceprobe.results.confusion import (
-    ClassScore,
-    Confusions,
-    Misread,
-    Mistake,
-    confusions,
-    misread,
-)
+from iceprobe.results.confusion import ClassScore, Confusions, Misread, Mistake, confusions, misread
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard, tenths

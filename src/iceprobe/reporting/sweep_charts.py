@@ -9,15 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from iceprobe.reporting.charts import (
-    HEIGHT,
-    OTHERS,
-    WIDTH,
-    Spec,
-    by_colour,
-    by_probe,
-    finish,
-)
+from iceprobe.reporting.charts import HEIGHT, OTHERS, WIDTH, Spec, by_colour, by_probe, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
 from iceprobe.results.primary import axis_title, heading_of_all
