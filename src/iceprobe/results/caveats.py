@@ -1,4 +1,4 @@
-"""What is said beside a figure: what its interval is over, and what isn't in it."""
+"""Words beside a figure: what its interval is over, and what it leaves out."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from iceprobe.results.schema import Result
 
 
 def kept(result: Result) -> str:
-    """``"2 of 3 seeds"`` where some have diverged, ``"3 seeds"``, ``""`` where nothing is random."""
+    """``"3 seeds"``, ``"2 of 3 seeds"`` where some diverged, ``""`` where nothing is random."""
     if not result.seeds:
         return ""
     lost = len(result.lost_seeds)
@@ -15,7 +15,7 @@ def kept(result: Result) -> str:
 
 
 def lost_note(result: Result) -> str:
-    """Which seeds diverged, and that figure and interval are of the others; ``""`` without any."""
+    """Which seeds diverged and are left out; ``""`` if none."""
     if not (lost := result.lost_seeds):
         return ""
     noun, are = (f"{_row_noun(result)}s", "are") if len(lost) > 1 else (_row_noun(result), "is")
@@ -26,10 +26,8 @@ def lost_note(result: Result) -> str:
 
 
 def covered(*results: Result) -> str:
-    """What an interval of these is over: ``"2,000 test images and 3 seeds"``.
-
-    Of two probes whose replicates aren't the same ones it says that they aren't paired.
-    """
+    """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``", unpaired"`` where the
+    replicates of two probes aren't the same."""
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
     over = f"{images}{results[0].split} images"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
@@ -42,10 +40,10 @@ def covered(*results: Result) -> str:
 
 
 def few_rows(results: Sequence[Result]) -> str:
-    """What the intervals of a single seed leave out, and of a few get wrong; ``""`` without any.
+    """A caveat for results of one seed or of few; ``""`` if there are none.
 
-    Seeds of two probes have nothing in common and pool what they vary by; replicates are paired and
-    don't, hence one more of them (docs/verdicts.md).
+    Seeds of two probes are independent, and their variances are pooled. Paired replicates give one
+    variance, so one more of them counts as few (docs/verdicts.md).
     """
     trained = [one for one in results if one.seeds]
     most = {"replicates": 3}
@@ -83,7 +81,7 @@ def enumerated(names: Sequence[str]) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """``"a, b"``; of many the first and how many more."""
+    """``"a, b"``; of more than ``most`` the first ones, and the number of the others."""
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -104,17 +104,15 @@ class Predictions:
     @classmethod
     def joined(cls, parts: "Sequence[Predictions]") -> Self:
         """One of several on the same images, whose seeds follow each other."""
-        first = parts[0]
+        predicted = np.concatenate([part.predicted for part in parts])
         top5 = [part.top5 for part in parts if part.top5 is not None]
         outputs = [logits.tensors() for part in parts if (logits := part.logits()) is not None]
-        joined = None
+        logits = None
         if len(outputs) == len(parts):
             every = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
-            joined = Logits(*(every.get(name) for name in LOGITS))  # type: ignore[arg-type]
-        predicted = np.concatenate([part.predicted for part in parts])
-        return cls(
-            first.labels, predicted, np.concatenate(top5) if top5 else None, first.names, joined
-        )
+            logits = Logits(*(every.get(name) for name in LOGITS))  # type: ignore[arg-type]
+        ranked = np.concatenate(top5) if top5 else None
+        return cls(parts[0].labels, predicted, ranked, parts[0].names, logits)
 
     def logits(self) -> Logits | None:
         """What the probe gave for each image, read from the file if need be; None in older files.

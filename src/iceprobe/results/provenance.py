@@ -31,15 +31,18 @@ def git_commit(folder: str | Path | None = None) -> str | None:
     None where iceprobe is installed and not run from a checkout, or git isn't there.
     """
     folder = Path(folder) if folder else Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"]
-    command += ["--exclude", "*"]
+
+    def git(*command: str) -> str:
+        full = ["git", "-C", str(folder), *command]
+        return subprocess.run(full, capture_output=True, check=True, text=True, timeout=10).stdout
+
     try:
-        tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "."]
-        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
-        done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=10)
+        git("ls-files", "--error-unmatch", ".")
+        return (
+            git("describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*").strip() or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 def _processor() -> str:
@@ -120,9 +123,9 @@ def identical_line(store: Any, split: str) -> str:
         return ""
     names = store.names_at_hand(split)
     first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
-    many = len(rows) > 1
+    one, many = ("is", "a training image", "its"), ("are", "training images", "their")
+    are, training, their = many if len(rows) > 1 else one
     return (
-        f"{len(rows):,} of {len(store[split]):,} {split} images {'are' if many else 'is'} identical to "
-        f"{'training images' if many else 'a training image'} (by {'their' if many else 'its'} pooled "
-        f"tokens{first}): what was memorised counts as read"
+        f"{len(rows):,} of {len(store[split]):,} {split} images {are} identical to {training} "
+        f"(by {their} pooled tokens{first}): what was memorised counts as read"
     )

@@ -79,12 +79,9 @@ class Difference:
 
     def p_above(self, delta: float) -> float:
         """One-sided p of "a − b is ``delta`` or less": small where it is shown to be more."""
-        found = []
-        for one in self.spreads:
-            off = self.departure(one, delta)
-            half = min(1.0, one.p(off)) / 2
-            found.append(half if off > 0 else 1 - half)
-        return max(found)
+        offs = [self.departure(one, delta) for one in self.spreads]
+        halves = [min(1.0, one.p(off)) / 2 for one, off in zip(self.spreads, offs, strict=True)]
+        return max(half if off > 0 else 1 - half for half, off in zip(halves, offs, strict=True))
 
     @property
     def clear(self) -> bool:
@@ -136,8 +133,7 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     >>> accuracy([[0, 1, 1, 0]], [0, 1, 0, 0])
     array([0.75])
     """
-    predicted, labels = _predictions(predicted, labels)
-    return (predicted == labels).mean(1)
+    return _right(predicted, labels).mean(1)
 
 
 def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
@@ -148,8 +144,7 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
     >>> mean_per_class([[0, 0, 0, 0]], [0, 0, 0, 1])
     array([0.5])
     """
-    predicted, labels = _predictions(predicted, labels)
-    return mean_over_strata(predicted == labels, labels)
+    return mean_over_strata(_right(predicted, labels), labels)
 
 
 def accuracy_interval(
@@ -263,8 +258,8 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _predictions(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+def _right(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     predicted, labels = np.atleast_2d(np.asarray(predicted)), np.asarray(labels)
     if labels.ndim != 1 or predicted.shape[1:] != labels.shape or not len(labels):
         raise ValueError(f"predictions {predicted.shape} don't fit labels {labels.shape}")
-    return predicted, labels
+    return predicted == labels

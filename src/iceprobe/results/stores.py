@@ -28,12 +28,13 @@ def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
         IceprobeError: if it was in memory only, is on another host that isn't trusted, or can't be
             opened.
     """
-    if result.open_store is not None:
-        store = result.open_store.trusting() if trust else result.open_store
-        return store.asked_as(result.backbone, result.dataset)
-    from iceprobe.store import Store
+    store = result.open_store
+    if store is not None and trust:
+        store = store.trusting()
+    if store is None:
+        from iceprobe.store import Store
 
-    store = Store.open(place_of(result, trust=trust), trust=trust)
+        store = Store.open(place_of(result, trust=trust), trust=trust)
     return store.asked_as(result.backbone, result.dataset)
 
 

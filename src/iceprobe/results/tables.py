@@ -183,11 +183,15 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
         one
         for one in others
         if one.scores is primary.scores
-        and any(not is_usual(r) or abs(_mean(r, one) - _mean(r, primary)) > 5e-4 for r in ordered)
+        and any(
+            not is_usual(r)
+            or abs(r.metrics.get(one.name, r.score).mean - r.metrics[primary.name].mean) > 5e-4
+            for r in ordered
+        )
     ]
     differing = varying(ordered)
     headings = [Column("probe", numeric=False), Column(heading_of(primary, ordered))]
-    headings += [Column("95% interval")]
+    headings.append(Column("95% interval"))
     headings += [Column(heading_of(one, ordered), goes=3) for one in shown]
     headings += [Column("parameters", goes=4), Column("FLOPs", goes=2), Column("time", goes=1)]
     headings += [Column(name, numeric=False) for name in differing]
@@ -206,11 +210,6 @@ def heading_of(metric: Metric, results: Sequence[Result]) -> str:
     """The heading of its column: ``"top-1 %"``; it says so where another than the usual one leads."""
     leads = metric == shared_metric(*results) and metric.name != get_task(results[0].task).primary
     return f"{metric.heading} {metric.unit}".rstrip() + (", headline" if leads else "")
-
-
-def _mean(result: Result, metric: Metric) -> float:
-    score = result.metrics.get(metric.name)
-    return score.mean if score is not None else result.score.mean
 
 
 def undertrained_note(result: Result) -> str:
@@ -237,8 +236,8 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             notes.append(f"{result.label}: {undertrained_note(result)}.")
         if result.warnings:
             notes.append(f"{result.label}: {'; '.join(result.warnings)}.")
-        if said := lost_note(result):
-            notes.append(f"† {result.label}: {said}.")
+        if lost := lost_note(result):
+            notes.append(f"† {result.label}: {lost}.")
     notes += filter(None, [few_rows(results)])
     return ["", *notes] if notes else []
 

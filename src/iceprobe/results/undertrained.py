@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
+from iceprobe.results.caveats import counted
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.tables import figure
@@ -58,16 +59,9 @@ def signs_of_undertraining(
         return []
     chosen = selected.get("epoch")
     epoch = chosen if isinstance(chosen, int) else epochs  # in words where each seed has its own
-    found = [f"{steps} training step{'s' if steps > 1 else ''}"]
-    losses = _losses(rows, selected, epochs)
-    half, end = losses.get(-(-epochs // 2)), losses.get(epochs)
-    falls = (
-        half is not None
-        and end is not None
-        and (half - end >= STILL_FALLING * math.log(max(classes, 2)))
-    )
-    if falls:
-        found.append(f"its loss still falls ({half:.2f} to {end:.2f} over the last half)")
+    found = [counted(steps, "training step")]
+    falls = _falls(rows, selected, classes, epochs, -(-epochs // 2), "half")
+    found += falls
     if steps >= TOO_FEW_STEPS and epochs > 1 and (2 * epoch <= epochs or not falls):
         return []
     if chosen == epochs:
@@ -100,16 +94,9 @@ def training_warnings(
     found = []
     if edge is not None:
         found.append(f"its learning rate, {selected.get('learning_rate'):g}, is the {edge} tried")
-    losses = _losses(rows, selected, epochs)
-    late, end = losses.get(epochs - epochs // 4), losses.get(epochs)
-    if (
-        late is not None
-        and end is not None
-        and late - end >= STILL_FALLING * math.log(max(classes, 2))
-    ):
-        found.append(f"its loss still falls ({late:.2f} to {end:.2f} over the last quarter)")
+    found += _falls(rows, selected, classes, epochs, epochs - epochs // 4, "quarter")
     if steps < ENOUGH_STEPS:
-        found.append(f"{steps} training step{'s' * (steps > 1)}, fewer than {ENOUGH_STEPS}")
+        found.append(f"{counted(steps, 'training step')}, fewer than {ENOUGH_STEPS}")
     return found
 
 
@@ -144,6 +131,22 @@ def far_below(
         f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: do the two "
         "hold the same kind of images?"
     ]
+
+
+def _falls(
+    rows: Iterable[CurveRow],
+    selected: Mapping[str, Any],
+    classes: float,
+    epochs: int,
+    since: int,
+    part: str,
+) -> list[str]:
+    """Whether the loss still falls from epoch ``since`` on, over the last ``part`` of them."""
+    losses = _losses(rows, selected, epochs)
+    late, end = losses.get(since, -math.inf), losses.get(epochs, math.inf)
+    if late - end < STILL_FALLING * math.log(max(classes, 2)):
+        return []
+    return [f"its loss still falls ({late:.2f} to {end:.2f} over the last {part})"]
 
 
 def _losses(rows: Iterable[CurveRow], selected: Mapping[str, Any], epochs: int) -> dict[int, float]:
