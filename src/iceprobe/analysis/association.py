@@ -19,17 +19,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's ρ over predictors.
+    """Spearman's ρ over predictors."""
 
-    Attributes:
-        rho: of the images as they are.
-        interval: 95% percentile bootstrap interval over images.
-        predictors: how many it is over.
-    """
-
-    rho: float
-    interval: tuple[float, float]
-    predictors: int
+    rho: float  # of the images as they are
+    interval: tuple[float, float]  # 95% percentile bootstrap over images
+    predictors: int  # how many it is over
 
 
 def spearman(x: Values, y: Values) -> Values:

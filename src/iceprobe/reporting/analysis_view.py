@@ -54,37 +54,23 @@ class PredictorRow:
 
 @dataclass(frozen=True)
 class PredictorTable:
-    """The predictors of one probe, by importance.
-
-    Attributes:
-        of: whose.
-        images: the example images.
-        names: of the images.
-        top, bottom: the first ones and the last ones.
-        left_out: how many stand between them.
-    """
+    """The predictors of one probe, by importance."""
 
     of: Analysed
-    images: list[str]
-    names: list[str]
-    top: list[PredictorRow]
-    bottom: list[PredictorRow]
-    left_out: int
+    images: list[str]  # the example images
+    names: list[str]  # of the images
+    top: list[PredictorRow]  # the first ones
+    bottom: list[PredictorRow]  # the last ones
+    left_out: int  # how many are between them
 
 
 @dataclass(frozen=True)
 class PartsView:
-    """A grid of images in the colours of a probe's parts.
+    """A grid of images in the colours of a probe's parts."""
 
-    Attributes:
-        result: whose first seed.
-        pictures: data URIs, with the names of their images.
-        legend: a colour and the predictors of its part.
-    """
-
-    result: FittedResult
-    pictures: list[tuple[str, str]]
-    legend: list[tuple[str, list[int]]]
+    result: FittedResult  # whose first seed
+    pictures: list[tuple[str, str]]  # data URIs, with the names of their images
+    legend: list[tuple[str, list[int]]]  # a colour and the predictors of its part
 
 
 def analysed(results: Sequence[FittedResult]) -> list[Analysed]:

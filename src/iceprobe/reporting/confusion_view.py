@@ -24,28 +24,18 @@ _RIGHT, _WRONG = (11, 111, 207), (179, 54, 47)
 
 @dataclass(frozen=True)
 class ConfusionView:
-    """What the page shows of one probe's answers.
-
-    Attributes:
-        result: whose.
-        names: of the classes, in their order.
-        worst: the classes with the lowest accuracy.
-        mistakes: the most frequent ones.
-        share: of all mistakes, what those shown make up.
-        chart: the matrix, or None where there are too many classes.
-        named: images that it is surest to read wrongly, with their names; none where those weren't
-            kept.
-        others: how many other probes ``named`` counts.
-    """
+    """What the page shows of one probe's answers."""
 
     result: FittedResult
-    names: list[str]
-    worst: list[ClassScore]
-    mistakes: list[Mistake]
-    share: float
-    chart: Spec | None
-    named: list[tuple[str, Misread]]
-    others: int
+    names: list[str]  # of the classes, in their order
+    worst: list[ClassScore]  # the classes with the lowest accuracy
+    mistakes: list[Mistake]  # the most frequent ones
+    share: float  # of all mistakes, what those shown make up
+    chart: Spec | None  # the matrix; None where there are too many classes
+    named: list[
+        tuple[str, Misread]
+    ]  # images it is surest to read wrongly; none where names weren't kept
+    others: int  # how many other probes ``named`` counts
 
 
 def confusion_view(results: Sequence[FittedResult], trust: bool = False) -> ConfusionView | None:

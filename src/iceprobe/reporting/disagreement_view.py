@@ -31,19 +31,12 @@ class Disputed:
 
 @dataclass(frozen=True)
 class DisagreementView:
-    """What the page shows of a pair of probes.
-
-    Attributes:
-        pair: the two results.
-        rule: how the second was chosen, as the end of a sentence.
-        counted: how often they disagree.
-        sides: images that the first alone is right on, then the second alone.
-    """
+    """What the page shows of a pair of probes."""
 
     pair: tuple[FittedResult, FittedResult]
-    rule: str
+    rule: str  # how the second was chosen, as the end of a sentence
     counted: Disagreement
-    sides: tuple[list[Disputed], list[Disputed]]
+    sides: tuple[list[Disputed], list[Disputed]]  # the first alone is right, the second alone
 
 
 def chosen_pair(results: Sequence[FittedResult]) -> tuple[FittedResult, FittedResult, str] | None:

@@ -50,19 +50,12 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """The headline.
+    """The headline."""
 
-    Attributes:
-        sentence: a full sentence with its numbers.
-        strong: the difference alone, ``"+9.9 points"``, or None where nothing is compared.
-        detail: what is uncertain about it, a short second sentence.
-        comparison: the two results compared, where there are two.
-    """
-
-    sentence: str
-    strong: str | None
-    detail: str
-    comparison: Comparison | None
+    sentence: str  # a full sentence with its numbers
+    strong: str | None  # the difference alone, ``"+9.9 points"``; None where nothing is compared
+    detail: str  # how uncertain it is, a short second sentence
+    comparison: Comparison | None  # of the two results, where there are two
 
 
 def display_name(probe: str) -> str:

@@ -29,17 +29,13 @@ POWER = 0.8416  # standard errors: the test succeeds in 80% of cases
 
 @dataclass(frozen=True)
 class Undecided:
-    """A probe that may be good enough, and what would probably show it.
+    """A probe that may be good enough, and what would probably show it."""
 
-    Attributes:
-        comparison: its hardest one.
-        images: test images needed; None where more would not be enough.
-        replicates: needed, on these images; None where more would not be enough, or images are needed.
-    """
-
-    comparison: Comparison
-    images: int | None
-    replicates: int | None
+    comparison: Comparison  # its hardest one
+    images: int | None  # test images needed; None where more would not be enough
+    replicates: (
+        int | None
+    )  # needed on these images; None where more would not do, or images are needed
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Misread:
-    """One image that a probe reads wrongly.
+    """One image that a probe reads wrongly."""
 
-    Attributes:
-        row: in the order of the split.
-        true, read: classes; what most of the seeds that are wrong say.
-        seeds: how many of the probe's seeds say so.
-        probes: how many of the other probes on these images say so, of each its first seed.
-    """
-
-    row: int
+    row: int  # in the order of the split
     true: int
-    read: int
-    seeds: int
-    probes: int
+    read: int  # the class that most of the seeds that are wrong say
+    seeds: int  # how many seeds of the probe say so
+    probes: int  # how many other probes on these images say so, by their first seed
 
 
 @dataclass(frozen=True)
@@ -53,17 +46,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusions:
-    """All answers of one probe.
+    """All answers of one probe."""
 
-    Attributes:
-        images: ``(C,)`` int64, images of each class.
-        right: ``(C,)`` of them read rightly, mean over seeds.
-        mistakes: the pairs that occur, the most frequent first; ties in the order of classes.
-    """
-
-    images: NDArray[np.int64]
-    right: NDArray[np.float64]
-    mistakes: Sequence[Mistake]
+    images: NDArray[np.int64]  # (C,), of each class
+    right: NDArray[np.float64]  # (C,), of them read rightly, mean over seeds
+    mistakes: Sequence[
+        Mistake
+    ]  # the pairs that occur, most frequent first, then in the order of classes
 
     def matrix(self) -> NDArray[np.float64]:
         """``(C, C)``: images of the row's class that were read as the column's, mean over seeds."""

@@ -44,29 +44,17 @@ KEPT = 0.4  # of V_error in what replicates add
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean and how it would move with other examples and other replicates.
+    """A mean and how it would move with other examples and other replicates."""
 
-    Attributes:
-        mean: over both.
-        examples: variance of the mean that other examples bring, seeds' disagreement included.
-        replicates: variance G that other replicates bring on top of it.
-        unbiased: the same as V_rows − V_error, which may fall below 0; 0 where neither has several rows.
-        df_examples: degrees of freedom; infinite for a plain mean.
-        df_replicates: R − 1, of two sets of rows by Satterthwaite.
-        size: n where all examples count alike, 1/Σ w_i² otherwise.
-        rows: R; the smaller of two sets.
-        plain: whether this is one row whose examples all count alike.
-    """
-
-    mean: float
-    examples: float
-    replicates: float
-    unbiased: float
-    df_examples: float
-    df_replicates: float
-    size: float
-    rows: int
-    plain: bool
+    mean: float  # over both
+    examples: float  # variance of the mean over other examples, the disagreement of seeds included
+    replicates: float  # variance G that other replicates add to it
+    unbiased: float  # V_rows − V_error, which may fall below 0; 0 where neither has several rows
+    df_examples: float  # degrees of freedom; infinite for a plain mean
+    df_replicates: float  # R − 1; of two sets of rows by Satterthwaite
+    size: float  # n where all examples count alike, 1/Σ w_i² otherwise
+    rows: int  # R; the smaller of two sets
+    plain: bool  # whether this is one row whose examples all count alike
 
     @property
     def variance(self) -> float:

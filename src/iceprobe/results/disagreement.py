@@ -16,19 +16,15 @@ from iceprobe.results.predictions import Predictions
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two probes on the same images.
+    """Two probes on the same images."""
 
-    Attributes:
-        only_a, only_b, neither: shares of images, over pairs of seeds.
-        for_a: ``(k,)`` rows on which the first seed of a is right and that of b is wrong.
-        for_b: the other way round.
-    """
-
-    only_a: float
+    only_a: float  # share of images that a alone is right on, over pairs of seeds
     only_b: float
     neither: float
-    for_a: NDArray[np.int64]
-    for_b: NDArray[np.int64]
+    for_a: NDArray[
+        np.int64
+    ]  # (k,) rows on which the first seed of a is right and that of b is wrong
+    for_b: NDArray[np.int64]  # the other way round
 
 
 def misread_by_name(

@@ -24,42 +24,27 @@ REMEDIES = {"linear probe": "linear?input=mean", "k-NN": "knn", "attentive probe
 
 @dataclass(frozen=True)
 class Encoder:
-    """One frozen backbone, or layer of it, on one set of test images.
+    """One frozen backbone, or layer of it, on one set of test images."""
 
-    Attributes:
-        backbone: its spec.
-        best: the best probe by the primary metric.
-        cheapest: of those that may be reported, that with the fewest parameters; ``best`` where
-            nothing may.
-        leanest: that with the fewest FLOPs.
-        shown: whether they are shown to lose less than the margin to every other probe.
-        undecided: probes that may be reported if more images show it, cheaper than ``cheapest``
-            where that is shown.
-        loss: ``cheapest`` minus ``best``, paired; ``None`` where they are the same.
-        attentive: the best probe that trains its aggregation, of ``attentive_of``.
-        gains: ``attentive`` minus each linear probe, paired, the best linear probe first.
-        linear, knn: baselines, best first.
-        paired: whether predictions of all probes were kept. Where they weren't there are no
-            ``gains``, and ``cheapest`` is ``best``, nothing being known of error bars.
-        undertrained: probes that are in none of the above, unless nothing else was run.
-        of: probes that ``best`` is the best of.
-    """
-
-    backbone: str
-    best: FittedResult
-    cheapest: FittedResult
-    leanest: FittedResult
-    loss: Comparison | None
-    attentive: FittedResult | None
-    attentive_of: int
-    gains: list[Comparison]
-    linear: list[FittedResult]
-    knn: list[FittedResult]
-    paired: bool = True
-    undertrained: list[FittedResult] = field(default_factory=list)
-    shown: bool = True
-    undecided: list[Undecided] = field(default_factory=list)
-    of: int = 1
+    backbone: str  # its spec
+    best: FittedResult  # by the primary metric, of those that aren't undertrained
+    cheapest: FittedResult  # fewest parameters of those shown; ``best`` where none is
+    leanest: FittedResult  # fewest FLOPs of them
+    loss: Comparison | None  # ``cheapest`` minus ``best``; None where they are the same
+    attentive: FittedResult | None  # the best probe that trains its aggregation
+    attentive_of: int  # how many such probes there are
+    gains: list[Comparison]  # ``attentive`` minus each linear probe, the best linear probe first
+    linear: list[FittedResult]  # best first
+    knn: list[FittedResult]  # best first
+    paired: bool = True  # whether all predictions were kept; no gains, nothing shown otherwise
+    undertrained: list[FittedResult] = field(
+        default_factory=list
+    )  # in none of the above, if others ran
+    shown: bool = True  # whether some are shown to lose less than the margin to every other probe
+    undecided: list[Undecided] = field(
+        default_factory=list
+    )  # cheaper than ``cheapest`` if that is shown
+    of: int = 1  # how many probes ``best`` is the best of
 
     @property
     def ran(self) -> list[FittedResult]:
@@ -80,20 +65,15 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Order:
-    """Backbones under a linear probe and under an attentive one, each best first.
-
-    Attributes:
-        agreement: of the two; ``None`` where predictions weren't kept.
-        changes: whether two backbones are clearly in one order under the first probe and clearly
-            in the other under the second.
-        holds: whether all pairs are clearly in the same order under both.
-    """
+    """Backbones under a linear probe and under an attentive one, each best first."""
 
     linear: list[Ranked]
     attentive: list[Ranked]
-    agreement: Agreement | None
-    changes: bool = False
-    holds: bool = False
+    agreement: Agreement | None  # of the two; None where predictions weren't kept
+    changes: bool = (
+        False  # whether a pair is clearly in one order under one, in the other under the other
+    )
+    holds: bool = False  # whether all pairs are clearly in the same order under both
 
 
 def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float) -> Encoder:

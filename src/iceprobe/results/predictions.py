@@ -34,17 +34,13 @@ LOGITS = ("logits", "logit_classes", "log_sum_exp")
 
 @dataclass(frozen=True)
 class Logits:
-    """The outputs of one probe, one row a seed.
+    """The outputs of one probe, one row a seed."""
 
-    Attributes:
-        values: ``(S, n, C)`` float16, or ``(S, n, 20)`` of the 20 best classes, best first.
-        classes: ``(S, n, 20)`` int32, of which classes; None where it is of all, in their order.
-        log_sum_exp: ``(S, n)`` float32, ln Σ exp over all classes; None likewise.
-    """
-
-    values: NDArray[np.float16]
-    classes: NDArray[np.int32] | None = None
-    log_sum_exp: NDArray[np.float32] | None = None
+    values: NDArray[np.float16]  # (S, n, C), or (S, n, 20) of the 20 best classes, best first
+    classes: NDArray[np.int32] | None = None  # (S, n, 20), of which classes; None: all, in order
+    log_sum_exp: NDArray[np.float32] | None = (
+        None  # (S, n), ln Σ exp over all classes; None likewise
+    )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """By their names in the file, without the probe's."""

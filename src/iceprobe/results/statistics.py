@@ -21,22 +21,13 @@ from iceprobe.tasks.metrics import even_strata, mean_over_strata
 
 @dataclass(frozen=True)
 class Difference:
-    """The score of a minus that of b on the same images.
+    """The score of a minus that of b on the same images."""
 
-    Attributes:
-        gained: share of the images that only a reads, mean over replicates.
-        lost: share that only b reads.
-        spread: how the mean would move.
-        family: the same with what replicates add estimated over all pairs of a family
-            (:func:`together`); None without one, and of a single row.
-        fractions: whether scores are bound to [0, 1]; ``gained`` and ``lost`` mean nothing otherwise.
-    """
-
-    gained: float
-    lost: float
-    spread: Spread
-    family: Spread | None = None
-    fractions: bool = True
+    gained: float  # share of the images that only a reads, mean over replicates
+    lost: float  # share that only b reads; both mean nothing where scores aren't fractions
+    spread: Spread  # how the mean would move
+    family: Spread | None = None  # with the variance of replicates of all pairs (:func:`together`)
+    fractions: bool = True  # whether scores are bound to [0, 1]
 
     @property
     def mean(self) -> float:

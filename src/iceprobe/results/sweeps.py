@@ -16,36 +16,21 @@ from iceprobe.results.varying import draw_of
 
 @dataclass(frozen=True)
 class Ranked:
-    """A backbone under one probe.
-
-    Attributes:
-        result: its numbers.
-        rank: 1 for the best backbone under this probe; equal scores have one rank.
-        tied: whether nothing shows that the backbone before it is better: their difference isn't
-            clear among all pairs (Holm), or there are no predictions, or one of the two is
-            undertrained; never for the first.
-    """
+    """A backbone under one probe."""
 
     result: FittedResult
-    rank: int
-    tied: bool
+    rank: int  # 1 for the best backbone under this probe; equal scores have one rank
+    tied: bool  # whether the backbone before it isn't clearly better (`clear_pairs`); not the first
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Backbones on the same images, under each probe.
+    """Backbones on the same images, under each probe."""
 
-    Attributes:
-        title: the data set, and the draw where there is one.
-        paradigms: how they were pre-trained → backbones, both in the order asked for.
-        probes: those that every backbone has, in the order asked for.
-        cells: ``(backbone, probe)`` → its place.
-    """
-
-    title: str
-    paradigms: dict[str, list[str]]
-    probes: list[str]
-    cells: dict[tuple[str, str], Ranked]
+    title: str  # the data set, and the draw where there is one
+    paradigms: dict[str, list[str]]  # how they were pre-trained → backbones, in the order given
+    probes: list[str]  # those that every backbone has, in the order given
+    cells: dict[tuple[str, str], Ranked]  # (backbone, probe) → its place
 
     @property
     def backbones(self) -> list[str]:
@@ -64,15 +49,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One backbone on one data set at several places of an axis.
+    """One backbone on one data set at several places of an axis."""
 
-    Attributes:
-        title: backbone and data set.
-        lines: probe → ``(x, result)`` in the order of x.
-    """
-
-    title: str
-    lines: dict[str, list[tuple[float, FittedResult]]]
+    title: str  # backbone and data set
+    lines: dict[str, list[tuple[float, FittedResult]]]  # probe → (x, result) in the order of x
 
 
 def rankings(results: Sequence[FittedResult]) -> list[Ranking]:

@@ -19,40 +19,26 @@ _BETWEEN = 3  # of rich's SIMPLE box: a space on either side of the place of a r
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tables that people read.
-
-    Attributes:
-        title: its heading.
-        numeric: whether it is set to the right.
-        goes: in which turn it goes where the table is too wide, 1 first; 0: it stays.
-        wraps: whether its text may go on below itself, between words; one column at most.
-    """
+    """A column of the tables that people read."""
 
     title: str
-    numeric: bool = True
-    goes: int = 0
-    wraps: bool = False
+    numeric: bool = True  # set to the right
+    goes: int = (
+        0  # where the table is too wide columns are left out in this order, from 1; 0: never
+    )
+    wraps: bool = False  # whether its text may be broken between words; one column at most
 
 
 @dataclass
 class TerminalTable:
-    """Rows under columns, as wide as there is room.
+    """Rows under columns, as wide as there is room."""
 
-    Attributes:
-        columns: from left to right; the first says what a row is of.
-        rows: a text a column.
-        title: above it, in one piece.
-        notes: below it.
-        lead: whether the first row is the best, and shown so.
-        heads: whether headings are shown; a turned table has them at any rate.
-    """
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str]]
-    title: str | None = None
-    notes: Sequence[str] = ()
-    lead: bool = False
-    heads: bool = True
+    columns: Sequence[Column]  # the first one names the row
+    rows: Sequence[Sequence[str]]  # a text a column
+    title: str | None = None  # above the table, never broken
+    notes: Sequence[str] = ()  # below it
+    lead: bool = False  # whether the first row is the best, and set in bold
+    heads: bool = True  # whether headings are shown; a turned table always has them
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
