@@ -74,10 +74,10 @@ class PartsView:
 
 
 def analysed(results: Sequence[FittedResult]) -> list[Analysed]:
-    """Analyses of the results of one group, the reference EP's first; without those that are stale.
+    """Analyses of the results of one group, the reference EP's first; stale ones are left out.
 
     Raises:
-        IceprobeError: if a run's analysis is there and can't be read.
+        IceprobeError: if a run's analysis can't be read.
     """
     found: list[Analysed] = []
     for run in dict.fromkeys(one.run for one in results if one.run is not None):
@@ -99,8 +99,7 @@ def importance_charts(
 ) -> list[tuple[str, str, Spec]]:
     """Importance against where predictors look, a point a predictor: title, remark, chart.
 
-    At most two measures: attention on the object and the centroid where there is ground truth,
-    entropy where there is none.
+    At most two measures: attention on the object and the centroid, or entropy without ground truth.
     """
     important = [
         one
@@ -177,11 +176,7 @@ def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str)
 def predictor_tables(
     shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"], images: int
 ) -> tuple[list[PredictorTable], list[str]]:
-    """The predictors of the first few probes, with example maps where they can be drawn.
-
-    Returns:
-        The tables, and why maps are missing where they are.
-    """
+    """The predictors of the first few probes, with example maps, and why maps are missing."""
     tables: list[PredictorTable] = []
     remarks: list[str] = []
     albums: dict[str, Album] = {}
@@ -239,11 +234,7 @@ def _example_maps(
 def parts_view(
     shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"]
 ) -> PartsView | None:
-    """Parts of the first probe that has several predictors.
-
-    Raises:
-        IceprobeError: if the store, its images or the fitted probe can't be found.
-    """
+    """Parts of the first probe that has several predictors. Raises as `Album`."""
     from iceprobe.analysis.parts import part_maps
     from iceprobe.reporting.pictures import part_uris
 

@@ -1,7 +1,6 @@
 """The primary metric against what a probe costs, with the Pareto front and names beside the points.
 
-Vega-Lite has no answer to names that don't cover each other: they are placed in
-:mod:`iceprobe.reporting.labels`.
+Vega-Lite can't keep names from covering each other: :mod:`iceprobe.reporting.labels` places them.
 """
 
 import math
@@ -34,7 +33,7 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     """The primary metric against ``cost`` ("parameters" or "flops") with error bars and the Pareto front.
 
     Args:
-        results: the points; each is called by its probe, its shape says what else differs.
+        results: the points; each is labelled by its probe, its shape shows what else differs.
         cost: the horizontal axis, logarithmic; probes that cost nothing become a dashed line.
         palette: colour by probe label.
 
@@ -148,17 +147,18 @@ def _place(
     x_domain: Sequence[float],
     y_domain: Sequence[float],
 ) -> None:
-    """Add ``label`` and, in data units, ``label_x`` and ``label_y`` where a name finds a place.
+    """Add ``label`` and, in data units, ``label_x`` and ``label_y`` where there is room for it.
 
-    The best point of each probe comes first: where there is no room for all, colour says the rest.
+    The best point of each probe comes first; a point without a label has the colour of its probe.
 
     Args:
-        points: best first; the last ``free`` of them cost nothing, and their lines go across.
+        points: best first; the last ``free`` of them cost nothing, and are lines across the chart.
     """
-    for number, row in enumerate(points):
-        untrained = number >= len(points) - free
-        row["label"] = f"{row['probe']}, nothing trained" if untrained else row["probe"]
     lines = points[len(points) - free :]
+    for row in points:
+        row["label"] = row["probe"]
+    for row in lines:
+        row["label"] += ", nothing trained"
     best = {row["probe"]: row for row in reversed(points)}
     points = sorted(points, key=lambda row: row is not best[row["probe"]])
     left, right = map(math.log10, x_domain)

@@ -156,11 +156,7 @@ def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, u
 
 
 def overlay(weights: Tensor) -> Image.Image:
-    """A map ``(H, W)`` that sums to 1 as a transparent picture, smooth between cell centres.
-
-    Colour starts at uniform attention and is full at the map's maximum, or at four times uniform
-    where that is more: the scale of the report's pictures.
-    """
+    """A map ``(H, W)`` that sums to 1 as a transparent picture, on the scale of `pictures.map_picture`."""
     uniform = 1 / weights.numel()
     span = max(float(weights.max()), 4 * uniform) - uniform
     heat = F.interpolate(
@@ -173,15 +169,14 @@ def overlay(weights: Tensor) -> Image.Image:
 
 
 def wrapped(text: str, width: float, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` of ``width`` letters; longer words and texts get an ellipsis.
+    """``text`` in at most ``lines`` of ``width`` letters; what is too long gets an ellipsis.
 
     Broken after a colon, which is left out, and at spaces.
     """
     letters = max(3, int(width))
     found: list[str] = []
-    printable = "".join(
-        letter if letter.isprintable() else " " for letter in text
-    )  # XML has no others
+    # XML has no other letters.
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
     for part in printable.split(": "):
         line = ""
         for word in part.split():

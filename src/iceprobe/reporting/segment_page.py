@@ -1,4 +1,4 @@
-"""The page of a run of ``iceprobe segment``: what its results say, and its picture."""
+"""The page of a run of ``iceprobe segment``."""
 
 import base64
 from collections.abc import Sequence
