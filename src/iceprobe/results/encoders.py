@@ -1,4 +1,4 @@
-"""What was found of each encoder on one set of test images, and in which order they are."""
+"""What was found of each encoder on one set of test images, and the order of encoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,18 +48,16 @@ class Encoder:
 
     @property
     def ran(self) -> list[FittedResult]:
-        """What is named of it."""
-        shown = [self.best, self.cheapest, *filter(None, [self.attentive]), *self.linear, *self.knn]
-        undecided = [one.comparison.probe for one in self.undecided]
-        every = [*shown, *undecided, *self.undertrained]
-        return list({id(one): one for one in every}.values())
+        """All results that are named above."""
+        every = [self.best, self.cheapest, *filter(None, [self.attentive]), *self.linear, *self.knn]
+        every += [one.comparison.probe for one in self.undecided]
+        return list({id(one): one for one in (*every, *self.undertrained)}.values())
 
     @property
     def missing(self) -> list[str]:
         """Which keys of ``REMEDIES`` weren't run on it."""
-        names = [probe_name(one) for one in self.ran]
-        attentive = self.attentive or any(name not in PLAIN for name in names)
-        there = (LINEAR in names, "knn" in names, attentive)
+        names = {probe_name(one) for one in self.ran}
+        there = (LINEAR in names, "knn" in names, bool(names - {*PLAIN}))
         return [name for name, found in zip(REMEDIES, there, strict=True) if not found]
 
 
@@ -77,7 +75,7 @@ class Order:
 
 
 def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float) -> Encoder:
-    """What the results of one backbone say, a cheaper probe losing less than ``margin``."""
+    """What the results of one backbone show, where a cheaper probe may lose less than ``margin``."""
     weak = [one for one in everything if one.undertrained]
     results = [one for one in everything if not one.undertrained] or everything
     best = min(results, key=lambda one: (-level(one), *cost(one)))
@@ -117,7 +115,7 @@ def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float)
 
 
 def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
-    """An order for each linear probe that all backbones have, beside that under EP."""
+    """For each linear probe that all backbones have, the order under it and under the best EP."""
     placed = [{one.label: one for one in results} for results in by_backbone]
     common = [one for one in by_backbone[0] if all(one.label in place for place in placed)]
     linear = [one.label for one in common if probe_name(one) == LINEAR]
@@ -130,8 +128,8 @@ def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
 
     def over_all(one: FittedResult) -> tuple[bool, float]:
         every = under(one.label)
-        trained = not any(one.undertrained for one in every)
-        return trained, round(sum(one.metric.sign * one.score.mean for one in every), 9)
+        score = sum(one.metric.sign * one.score.mean for one in every)
+        return not any(one.undertrained for one in every), round(score, 9)
 
     subject = max(efficient(attending) or attending, key=over_all)
     return [_order(under(label), under(subject.label)) for label in linear]

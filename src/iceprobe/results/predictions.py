@@ -56,8 +56,10 @@ class StoredLogits:
     probe: str
 
     def read(self) -> Logits:
-        """Raises:
-        IceprobeError: if the file can't be read.
+        """The logits.
+
+        Raises:
+            IceprobeError: if the file can't be read.
         """
         try:
             with safe_open(self.path, framework="numpy") as file:
@@ -65,9 +67,8 @@ class StoredLogits:
                 values, *others = (file.get_tensor(n) if n in keys else None for n in names)
                 assert values is not None
         except (SafetensorError, OSError) as error:
-            raise IceprobeError(
-                f"predictions {self.path} can't be read ({error}): fit again"
-            ) from error
+            message = f"predictions {self.path} can't be read ({error}): fit again"
+            raise IceprobeError(message) from error
         return Logits(values, *others)
 
 
@@ -111,7 +112,7 @@ class Predictions:
         return cls(parts[0].labels, predicted, ranked, parts[0].names, logits)
 
     def logits(self) -> Logits | None:
-        """What the probe gave for each image, read from the file if need be; None in older files.
+        """The probe's logits, read from the file if need be; None in older files.
 
         Raises:
             IceprobeError: if the file can't be read any more.

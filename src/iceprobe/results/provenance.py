@@ -26,9 +26,9 @@ def environment() -> dict[str, str]:
 
 
 def git_commit(folder: str | Path | None = None) -> str | None:
-    """The commit of the checkout that iceprobe runs from, ``-dirty`` added where files differ.
+    """The commit of the checkout that iceprobe runs from, with ``-dirty`` where files differ.
 
-    None where iceprobe is installed and not run from a checkout, or git isn't there.
+    None where iceprobe isn't run from a checkout, or git isn't installed.
     """
     folder = Path(folder) if folder else Path(__file__).resolve().parent
 
@@ -48,11 +48,9 @@ def git_commit(folder: str | Path | None = None) -> str | None:
 def _processor() -> str:
     """The processor's model name where Linux has it, else what ``platform`` knows."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def images_hash(manifest: Any, split: str, index: Any) -> str:
@@ -77,14 +75,14 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
 def origin(
     manifest: Any, split: str, train_images: int, index: Any, command: str
 ) -> dict[str, Any]:
-    """The same fields of what was trained on images themselves, as if their features were stored.
+    """The same fields for training on the images themselves.
 
     Args:
         manifest: of the store that would hold the features.
         split: that is reported.
         train_images: how many there are.
         index: ``(n,)`` int64, the rows of ``split`` that were tested.
-        command: what was typed.
+        command: as typed.
     """
     backbone, dataset, shape = manifest.backbone, manifest.dataset, manifest.shape
     return {
@@ -114,9 +112,9 @@ def origin(
 
 
 def identical_line(store: Any, split: str) -> str:
-    """That images of a split are training images too, with the first of them; ``""`` without any.
+    """How many images of a split are training images too, and the first of them; ``""`` if none are.
 
-    A note, no error: an encoder that has collapsed makes nearly the same of all images.
+    No error: a collapsed encoder makes nearly the same tokens of all images.
     """
     rows = store.identical(split)
     if not len(rows):

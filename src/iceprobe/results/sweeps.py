@@ -37,7 +37,7 @@ class Ranking:
         return [name for names in self.paradigms.values() for name in names]
 
     def moved(self) -> bool:
-        """Whether two backbones are clearly in one order under a probe, in the other under another."""
+        """Whether two probes put a pair of backbones clearly in different orders."""
         orders = [clear_order(self.under(probe)) for probe in self.probes]
         above = {pair for order in orders for pair in order}
         return any((worse, better) in above for better, worse in above)
@@ -56,9 +56,9 @@ class Sweep:
 
 
 def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
-    """A ranking for each set of test images on which several backbones were probed alike.
+    """A ranking for each set of test images on which several backbones have the same probe.
 
-    Layers of one backbone aren't ranked against each other: they have their own curve.
+    Layers of one backbone aren't ranked: they have their own curve.
     """
     found = []
     for (title, *_), members in split_by(results, same_images).items():
@@ -71,16 +71,16 @@ def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
             for probe in dict.fromkeys(one.label for one in members)
             if all((name, probe) in by_place for name in names)
         ]
-        if probes:
-            cells: dict[tuple[str, str], Ranked] = {}
-            for probe in probes:
-                ranked = rank([by_place[name, probe] for name in names])
-                cells |= {(one.result.backbone, probe): one for one in ranked}
-            paradigms: dict[str, list[str]] = {}
-            for name in names:
-                of = next(one.paradigm for one in members if one.backbone == name)
-                paradigms.setdefault(of or "unknown", []).append(name)
-            found.append(Ranking(title, paradigms, probes, cells))
+        cells = {
+            (one.result.backbone, probe): one
+            for probe in probes
+            for one in rank([by_place[name, probe] for name in names])
+        }
+        paradigms: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            of = next(one.paradigm for one in members if one.backbone == name)
+            paradigms[of or "unknown"].append(name)
+        found += [Ranking(title, paradigms, probes, cells)] if probes else []
     return found
 
 
@@ -97,14 +97,14 @@ def rank(results: Sequence[FittedResult]) -> list[Ranked]:
 
 
 def leaders(results: Sequence[FittedResult]) -> list[FittedResult]:
-    """The best of results on the same images, and all that it isn't clearly better than (Holm)."""
+    """The best of results on the same images, and all others that it isn't clearly better than (Holm)."""
     ordered = leaderboard(results)
     clear = clear_pairs(ordered)
     return [one for place, one in enumerate(ordered) if (0, place) not in clear]
 
 
 def clear_order(results: Sequence[FittedResult]) -> set[tuple[str, str]]:
-    """Backbones of one probe in pairs (better, worse), those that are clearly in this order."""
+    """Pairs (better, worse) of backbones that are clearly in this order under one probe."""
     return {(results[i].backbone, results[j].backbone) for i, j in clear_pairs(results)}
 
 
@@ -148,7 +148,7 @@ def _sweeps(
 
 
 def same_images(one: Result) -> tuple[str, str]:
-    """What results share that can be laid beside each other: in words, and the images' hash."""
+    """What comparable results share: data set, draw, protocol and split in words, and the images' hash."""
     title = " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
     return title, one.images
 

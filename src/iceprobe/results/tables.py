@@ -175,10 +175,10 @@ def short(number: float) -> str:
 
 
 def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
-    """What fits a terminal; further metrics stand in the report, in CSV and in results.json."""
+    """What fits a terminal; further metrics are in the report, in CSV and in results.json."""
     ordered = leaderboard(results)
     primary, *others = ordered_metrics(ordered)
-    # The same scores with other weights, which make no difference where the test split is balanced.
+    # The same scores with other weights; without effect where the test split is balanced.
     shown = [
         one
         for one in others
@@ -207,7 +207,7 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
 
 
 def heading_of(metric: Metric, results: Sequence[Result]) -> str:
-    """The heading of its column: ``"top-1 %"``; it says so where another than the usual one leads."""
+    """The heading of its column: ``"top-1 %"``, ``"…, headline"`` where an unusual metric leads."""
     leads = metric == shared_metric(*results) and metric.name != get_task(results[0].task).primary
     return f"{metric.heading} {metric.unit}".rstrip() + (", headline" if leads else "")
 

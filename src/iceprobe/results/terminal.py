@@ -1,7 +1,7 @@
 """A table for terminals of any width, in which no name and no heading is ever broken.
 
-Where it is too wide its least important columns go, and it says which; where that isn't enough it
-is turned: a block a row, a line a column.
+Where it is too wide, its least important columns are left out and named below. Where that isn't enough,
+it is turned: a block a row, a line a column.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ class TerminalTable:
         return Measurement(1, options.max_width)
 
     def _chosen(self, width: int) -> list[int] | None:
-        """Columns that fit; None where those that have to stay don't."""
+        """Indices of the columns that fit; None where the necessary ones don't."""
         chosen = list(range(len(self.columns)))
         going = sorted(
             (i for i in chosen if self.columns[i].goes), key=lambda i: self.columns[i].goes
@@ -78,7 +78,7 @@ class TerminalTable:
         return max(map(cell_len, self._cells(index)), default=0)
 
     def _least(self, chosen: Sequence[int]) -> int:
-        """Characters that the columns need, with two spaces and a rule's place between them."""
+        """Characters that the columns need, with those between them."""
         widths = [
             max((cell_len(word) for cell in self._cells(i) for word in cell.split()), default=0)
             if self.columns[i].wraps
