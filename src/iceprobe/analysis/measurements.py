@@ -1,7 +1,7 @@
-"""The raw measures of one probe, a pass over the images for each of its fits.
+"""The raw measures of one probe, in one pass over the images for each of its fits.
 
-Tokens are read once a pass, a batch at a time; what stays in memory are a few numbers for each
-predictor and image, and the descriptors for retrieval.
+In memory are the tokens of a batch, a few numbers for each predictor and image, and the descriptors for
+retrieval.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ Values = NDArray[np.float64]
 
 
 class Measurements:
-    """What each fit of one probe does on the images of a split, ``(M, n)`` a measure.
+    """Measures of one probe on the images of a split, ``(M, n)`` each.
 
     Args:
         result: of the probe.
@@ -45,13 +45,6 @@ class Measurements:
         batch: images at a time.
         thresholds: of MaxBoxAccV2.
         probes: the fitted modules; none for the heads of the backbone.
-
-    Attributes:
-        fits: by measure, one a pass.
-        hits: of each pass, which boxes are found at which threshold.
-        uniform: by measure, what uniform attention scores.
-        boxed, masked: ``(n,)`` bool, which images have a box, a mask.
-        exchanged: images with other backgrounds, and which of them each fit is right on.
     """
 
     def __init__(
@@ -72,12 +65,16 @@ class Measurements:
         boxes = self.part.boxes
         n = len(self.part)
         self.boxes = torch.from_numpy(np.zeros((n, 4), np.float32) if boxes is None else boxes)
+        # (n,): which images have a box, a mask.
         self.boxed = ((self.boxes[:, 2:] - self.boxes[:, :2]) > 0).all(1).numpy()
         self.masked = np.zeros(n, bool)
-        self.fits: list[dict[str, Values]] = []
-        self.hits: list[NDArray[np.bool_]] = []
-        self.uniform: dict[str, Values] = {}
+        self.fits: list[dict[str, Values]] = []  # measures of each pass
+        self.hits: list[
+            NDArray[np.bool_]
+        ] = []  # of each pass, which boxes are found at which threshold
+        self.uniform: dict[str, Values] = {}  # what uniform attention scores
         self.probes = probes
+        # Images with other backgrounds, and which of them each fit is right on.
         self.exchanged: tuple[OtherBackgrounds, Values] | None = None
 
     def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
@@ -192,7 +189,7 @@ def _right(logits: torch.Tensor, labels: torch.Tensor) -> Values:
 
 
 def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:
-    """Batches joined in their order, without measures that no image has the ground truth for."""
+    """Batches joined in their order, without measures for which no image has ground truth."""
     found = {name: np.concatenate(parts, 1) for name, parts in columns.items()}
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 

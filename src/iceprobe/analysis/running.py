@@ -65,7 +65,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         steps = [t / call.thresholds for t in range(call.thresholds)]
         found.append(Measurements(result, store, where, call.batch_size, steps, fits))
     groups = _by_store(found) if call.background or call.heads else []
-    # What a backbone or a data set hasn't is said before the first pass, not after it.
+    # A backbone or data set that lacks something is refused before the first pass.
     backbones = [
         recorded_backbone(store.manifest.backbone, store.path, trust=call.trust).to(where)
         for store in (group[0].store for group in groups)
@@ -117,7 +117,7 @@ def _by_store(found: Sequence[Measurements]) -> list[list[Measurements]]:
 def _exchange(
     found: Sequence[Measurements], others: OtherBackgrounds, progress: ProgressCallback | None
 ) -> None:
-    """What every fit answers on the images with other backgrounds: one pass of the backbone for all."""
+    """Whether each fit is right on images with other backgrounds: one pass of the backbone for all."""
     first = found[0]
     right: list[list[Values]] = [[] for _ in found]
     for start in range(0, len(others.rows), first.batch):

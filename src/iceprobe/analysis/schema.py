@@ -1,4 +1,4 @@
-"""What the analysis of a probe says: the entries of ``analysis.json``. Nothing here imports torch.
+"""Entries of ``analysis.json``. Nothing here imports torch.
 
 Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images.
 """
