@@ -52,7 +52,7 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     for row in free:
         row.update(cost=x_domain[0], end=x_domain[1])
     front = _front([*free, *points], x_domain, metric.sign)
-    _place([*points, *free], len(free), front, x_domain, y_domain)
+    _place(points, free, front, x_domain, y_domain)
     title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
@@ -142,7 +142,7 @@ def _ticks(domain: Sequence[float]) -> list[float]:
 
 def _place(
     points: list[dict],
-    free: int,
+    free: list[dict],
     front: list[dict],
     x_domain: Sequence[float],
     y_domain: Sequence[float],
@@ -152,15 +152,16 @@ def _place(
     The best point of each probe comes first; a point without a label has the colour of its probe.
 
     Args:
-        points: best first; the last ``free`` of them cost nothing, and are lines across the chart.
+        points: best first.
+        free: those that cost nothing, which are lines across the chart.
     """
-    lines = points[len(points) - free :]
     for row in points:
         row["label"] = row["probe"]
-    for row in lines:
-        row["label"] += ", nothing trained"
+    for row in free:
+        row["label"] = f"{row['probe']}, nothing trained"
+    points = [*points, *free]
     best = {row["probe"]: row for row in reversed(points)}
-    points = sorted(points, key=lambda row: row is not best[row["probe"]])
+    points.sort(key=lambda row: row is not best[row["probe"]])
     left, right = map(math.log10, x_domain)
     bottom, top = y_domain
 
@@ -178,7 +179,7 @@ def _place(
     stairs = [(across(step["cost"]), down(step["score"])) for step in front]
     for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
         bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
-    bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in lines]
+    bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in free]
     centres = place_labels(marks, [row["label"] for row in points], bars, (WIDTH, HEIGHT))
     for row, centre in zip(points, centres, strict=True):
         if centre is not None:

@@ -11,6 +11,7 @@ from iceprobe.core.text import utf8
 from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.finding import Finding, alone, display_name, no_order
 from iceprobe.reporting.template import asset, environment, policy
+from iceprobe.results.primary import capital
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.segmentation_files import CSV_NAME, PICTURE_NAME
 from iceprobe.results.tables import signed_points, span, tenths
@@ -64,8 +65,7 @@ def headline(results: Sequence[Segmentation]) -> Finding:
     An order is claimed where the paired interval shows it, and never of an undertrained fit.
     """
     best, *others = _best_first(results)
-    name = display_name(best.probe)
-    reads = f"{name[0].upper()}{name[1:]} reads {tenths(best.miou.mean)}% mean IoU"
+    reads = f"{capital(display_name(best.probe))} reads {tenths(best.miou.mean)}% mean IoU"
     floor = f"calling every pixel background reads {tenths(best.all_background)}%"
     if not others:
         return alone(reads, f"95% interval {span(best.miou.interval)}; {floor}", best)

@@ -4,7 +4,6 @@ A ranking is drawn as lines of rank from probe to probe, downwards: where they c
 decides which backbone is better.
 """
 
-from collections import Counter, defaultdict
 from typing import Any
 
 import altair as alt
@@ -21,27 +20,21 @@ _BESIDE = 0.16  # of that between marks of equal rank
 
 
 def rank_lines(ranking: Ranking) -> Spec:
-    """Rank of each backbone under each probe, its score written beside the mark.
+    """Rank of each backbone under each probe, with its score beside the mark.
 
-    Probes stand below each other, so that any number of them has room for its name. Backbones of
-    equal rank stand side by side, with their score written once.
+    Probes are below each other, so that there is room for any number of names. Backbones of equal rank
+    are side by side, with their score written once.
     """
     rows: list[dict[str, Any]] = []
     heading = heading_of_all([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
-        tied: dict[int, list[bool]] = defaultdict(list)
-        for backbone in ranking.backbones:
-            cell = ranking.cells[backbone, probe]
-            tied[cell.rank].append(cell.tied)
-        before: Counter[int] = Counter()
-        for number, backbone in enumerate(ranking.backbones):
-            cell = ranking.cells[backbone, probe]
-            place = before[cell.rank]
-            before[cell.rank] += 1
-            written = before[cell.rank] == len(tied[cell.rank])
-            # Of equals only the first is compared with a better one; the rest with each other.
+        cells = [ranking.cells[backbone, probe] for backbone in ranking.backbones]
+        for number, (backbone, cell) in enumerate(zip(ranking.backbones, cells, strict=True)):
+            equal = [one for one in cells if one.rank == cell.rank]
             metric = cell.result.metric
             score = figure(cell.result.score.mean, metric)
+            # Of equals only the first is compared with a better one; the rest with each other.
+            score += "≈" if all(one.tied for one in equal) else ""
             rows.append(
                 {
                     "backbone": backbone,
@@ -49,9 +42,9 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "probe": display_name(probe),
                     "turn": turn,
                     "rank": cell.rank,
-                    "at": cell.rank + _BESIDE * place,
+                    "at": cell.rank + _BESIDE * equal.index(cell),
                     "shown": percent(cell.result.score, metric),
-                    "short": score + "≈" * all(tied[cell.rank]) if written else "",
+                    "short": score if cell is equal[-1] else "",
                     "span": span(cell.result.score.interval, metric),
                 }
             )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from iceprobe.core.text import duration
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note
-from iceprobe.results.primary import full_title_of, heading_of_all, is_usual
+from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual
 from iceprobe.results.tables import (
     TRAIN_LONGER,
     figure,
@@ -41,7 +41,7 @@ def environment() -> jinja2.Environment:
     made.globals |= {
         "value_of": value_of, "remedy": TRAIN_LONGER, "heading_of_all": heading_of_all,
         "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
-        "first_capital": lambda text: text[0].upper() + text[1:],
+        "first_capital": capital,
         "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
     }  # fmt: skip
     made.tests["match_start"] = str.startswith

@@ -37,13 +37,9 @@ class Encoder:
     linear: list[FittedResult]  # best first
     knn: list[FittedResult]  # best first
     paired: bool = True  # whether all predictions were kept; no gains, nothing shown otherwise
-    undertrained: list[FittedResult] = field(
-        default_factory=list
-    )  # in none of the above, if others ran
+    undertrained: list[FittedResult] = field(default_factory=list)  # none of the above
     shown: bool = True  # whether some are shown to lose less than the margin to every other probe
-    undecided: list[Undecided] = field(
-        default_factory=list
-    )  # cheaper than ``cheapest`` if that is shown
+    undecided: list[Undecided] = field(default_factory=list)  # cheaper than what is shown
     of: int = 1  # how many probes ``best`` is the best of
 
     @property
@@ -68,9 +64,7 @@ class Order:
     linear: list[Ranked]
     attentive: list[Ranked]
     agreement: Agreement | None  # of the two; None where predictions weren't kept
-    changes: bool = (
-        False  # whether a pair is clearly in one order under one, in the other under the other
-    )
+    changes: bool = False  # whether the two put a pair clearly in different orders
     holds: bool = False  # whether all pairs are clearly in the same order under both
 
 

@@ -63,5 +63,9 @@ def heading_of_all(results: Sequence[Result]) -> str:
 
 def axis_title(results: Sequence[Result], title: str | None = None) -> str:
     """The title of an axis, ``"Top-1 accuracy, %"`` by default, with their unit."""
-    title = title or full_title_of(results)
-    return f"{title[0].upper()}{title[1:]}" + (", %" if in_percent(results) else "")
+    return capital(title or full_title_of(results)) + (", %" if in_percent(results) else "")
+
+
+def capital(text: str) -> str:
+    """``text`` with a capital first letter."""
+    return text[0].upper() + text[1:]

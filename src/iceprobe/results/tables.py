@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
-from iceprobe.results.primary import heading_of_all, is_usual, level, shared_metric
+from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import value_of, varying
@@ -105,13 +105,12 @@ def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
         [*key, *(_cell(by_probe[p]) if p in by_probe else "–" for p in probes)]
         for key, by_probe in by_key.items()
     ]
-    title = heading_of_all(results)
     notes = [
         f"† {one.label} on {' · '.join(value_of(one, name) for name in differing)}: {said}."
         for one in results
         if (said := lost_note(one))
     ]
-    return TerminalTable(columns, rows, title=title[0].upper() + title[1:], notes=notes)
+    return TerminalTable(columns, rows, title=capital(heading_of_all(results)), notes=notes)
 
 
 def _cell(result: Result) -> str:
