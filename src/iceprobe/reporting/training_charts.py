@@ -1,6 +1,5 @@
 """How training went: the primary metric by epoch, and by learning rate, on the images that select."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
@@ -18,7 +17,7 @@ from iceprobe.reporting.charts import (
     series_of,
     tooltip_names,
 )  # fmt: skip
-from iceprobe.results.curves import CurveRow, seed_means
+from iceprobe.results.curves import CurveRow, same_setting, seed_means
 from iceprobe.results.primary import axis_title, full_title_of, in_percent, is_usual, noun_of
 from iceprobe.results.schema import Result
 
@@ -39,8 +38,9 @@ def learning_curves(
     for result, place, table in zip(results, places, curves, strict=True):
         epochs: dict[int, list[float]] = defaultdict(list)
         scale = result.metric.scale
-        for row in table:
-            if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
+        for row in _of_selection(table, result):
+            kept = row.seed in result.seeds and row.is_of(result.selected)
+            if kept and row.eval_accuracy is not None:
                 epochs[row.epoch].append(scale * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
             point = {**series_of(result, place, palette), "epoch": epoch}
@@ -94,8 +94,7 @@ def learning_rates(
     for result, place, table in zip(results, places, curves, strict=True):
         metric = result.metric
         reached: dict[float, list[float]] = defaultdict(list)
-        evaluated = [row for row in table if row.probe == result.label and row.phase != "refit"]
-        for (rate, _), means in seed_means(evaluated, metric.worst).items():
+        for (rate, _), means in seed_means(_of_selection(table, result), metric.worst).items():
             found = means.values() if result.selected_on_reported else [means[max(means)]]
             reached[rate] += found
         if len(reached) < 2:
@@ -104,7 +103,7 @@ def learning_rates(
             best = metric.sign * max(metric.sign * value for value in values)
             point = {**series_of(result, place, palette), "rate": rate}
             rows.append({**point, "score": metric.scale * best})
-            if _same(rate, result.selected.get("learning_rate")):
+            if same_setting(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
     if not rows:
         return None
@@ -130,19 +129,8 @@ def learning_rates(
     return finish(alt.layer(*layers))
 
 
-def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
-    return (
-        row.probe == result.label
-        and row.phase != "refit"
-        and row.seed in result.seeds
-        and _same(row.learning_rate, result.selected.get("learning_rate"))
-        and _same(row.weight_decay, result.selected.get("weight_decay", row.weight_decay))
-    )
-
-
-def _same(a: float, b: object) -> bool:
-    """Equal to the eight figures that curves.csv keeps."""
-    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+def _of_selection(table: Sequence[CurveRow], result: Result) -> list[CurveRow]:
+    return [row for row in table if row.probe == result.label and row.phase != "refit"]
 
 
 def _named(results: Sequence[Result]) -> str:

@@ -1,10 +1,11 @@
-"""``curves.csv``: how every member went, epoch by epoch."""
+"""``curves.csv``: every member after every epoch."""
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,9 +29,7 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on what isn't held out) | "refit" (on all of train) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: (
-        float  # mean over the epoch, a probe's regularisation in it; not finite: it diverged
-    )
+    train_loss: float  # mean over the epoch, with its regularisation; not finite: it diverged
     eval_accuracy: float | None = None  # the primary metric on the phase's evaluation images
     fold: int = 0  # number of the held-out part, of a cross-validation
 
@@ -38,6 +37,16 @@ class CurveRow(BaseModel):
     def diverged(self) -> bool:
         """Whether the member ended here because it was no longer finite."""
         return not math.isfinite(self.train_loss)
+
+    def is_of(self, selected: Mapping[str, Any]) -> bool:
+        """Whether it is of the selected learning rate and weight decay."""
+        rate, decay = selected.get("learning_rate"), selected.get("weight_decay", self.weight_decay)
+        return same_setting(self.learning_rate, rate) and same_setting(self.weight_decay, decay)
+
+
+def same_setting(a: float, b: object) -> bool:
+    """Equal to the eight figures that curves.csv keeps; never where replicates have several."""
+    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def seed_means(

@@ -6,15 +6,15 @@
 L(e) is the mean training loss of epoch e at the chosen setting, over its whole schedule of E epochs
 and over seeds, e* the chosen epoch; log C is the loss of guessing among C classes. The schedule ends
 in a learning rate of 0, so a loss that still falls over the second half would have fallen further in
-a longer one, near 0 as well: attention moves on after the classes of a few images are separated. A
-probe whose best epoch lies in the first half has seen enough, whatever its loss does (linear probes on
-few images). From 100 steps on a falling loss says nothing: it falls as far in fits that gain nothing
-by going on. One epoch shows no fall, and neither do a few steps, an epoch's loss being that from before
-its steps and the first of them warm-up: there the steps alone decide.
+a longer one, also near 0: attention moves on after the classes of a few images are separated. A probe
+whose best epoch lies in the first half is trained long enough, whatever its loss does (linear probes on few
+images). From 100 steps on a falling loss shows nothing: it falls as far in fits that gain nothing by
+longer training. One epoch shows no fall, and neither do a few steps, since an epoch's loss is measured
+before its steps and the first of them are warm-up: there the steps alone decide.
 
-benchmarks/undertrained.py holds the rule against longer fits; docs/choosing.md has what it found.
+benchmarks/undertrained.py compares the rule with longer fits; docs/choosing.md has its results.
 
-Lesser doubts take a probe out of no comparison and are said beside it (`training_warnings`).
+Smaller doubts are warnings and take no probe out of comparisons (`training_warnings`).
 """
 
 import math
@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from iceprobe.results.caveats import counted
-from iceprobe.results.curves import CurveRow
+from iceprobe.results.curves import CurveRow, same_setting
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.tables import figure
 from iceprobe.tasks.metrics import Metric
@@ -45,13 +45,13 @@ def signs_of_undertraining(
     steps: int,
     learning_rates: Iterable[float],
 ) -> list[str]:
-    """What shows that a probe is undertrained, in words; nothing where it isn't.
+    """What shows that a probe is undertrained, in words; empty where it isn't.
 
     Args:
         rows: of this probe, of all phases.
         selected: its ``learning_rate``, ``weight_decay`` and ``epoch``.
-        classes: C; where they aren't of equal share, how many of equal share are as hard to guess.
-        epochs: E, the horizon of the schedule.
+        classes: C; of unbalanced classes the number of balanced ones that are as hard to guess.
+        epochs: E, the length of the schedule.
         steps: of all epochs together.
         learning_rates: the grid.
     """
@@ -67,7 +67,7 @@ def signs_of_undertraining(
     if chosen == epochs:
         found.append("its best epoch is the last")
     rates = sorted(learning_rates)
-    if len(rates) > 1 and _same(selected.get("learning_rate"), rates[-1]):
+    if len(rates) > 1 and same_setting(rates[-1], selected.get("learning_rate")):
         found.append("its learning rate is the highest tried")
     return found
 
@@ -83,13 +83,12 @@ def training_warnings(
 ) -> list[str]:
     """What casts doubt on a trained probe's number without showing that it is wrong.
 
-    The loss counts as falling if it does so by `STILL_FALLING` over the last quarter of the epochs,
-    in which a cosine leaves the learning rate 15% of its peak and less: what still falls there would
-    have fallen further.
+    The loss must not fall by `STILL_FALLING` over the last quarter of the epochs, in which the learning
+    rate of a cosine is at most 15% of its peak: it would have fallen further.
 
     Args:
         rows, selected, classes, epochs, steps: as for :func:`signs_of_undertraining`.
-        edge: ``"lowest"`` or ``"highest"``, where the chosen learning rate is that of those tried.
+        edge: ``"lowest"`` or ``"highest"``, where the chosen learning rate is that one of those tried.
     """
     found = []
     if edge is not None:
@@ -105,8 +104,8 @@ def far_below(
 ) -> list[str]:
     """Whether the reported score is far worse than the held-out one that selected the setting.
 
-    Of n examples that are all right the standard error over them is 0 and means nothing, so of a share it
-    is at least what it would be if both scores were one::
+    If all n examples are right, their standard error is 0 and means nothing. So that of a share is at
+    least the one of two equal scores::
 
         p = (n s + m h)/(n + m)        SE² = p (1 − p) (1/n + 1/m)
 
@@ -153,15 +152,7 @@ def _losses(rows: Iterable[CurveRow], selected: Mapping[str, Any], epochs: int) 
     """Epoch → mean training loss over seeds at the chosen setting, of a phase that ran to its end."""
     phases: dict[str, dict[int, list[float]]] = {}
     for row in rows:
-        if (
-            _same(selected.get("learning_rate"), row.learning_rate)
-            and _same(selected.get("weight_decay", row.weight_decay), row.weight_decay)
-            and not row.diverged
-        ):
+        if row.is_of(selected) and not row.diverged:
             phases.setdefault(row.phase, {}).setdefault(row.epoch, []).append(row.train_loss)
     whole = (found for found in phases.values() if epochs in found)  # a refit may stop before
     return {epoch: fmean(values) for epoch, values in next(whole, {}).items()}
-
-
-def _same(a: Any, b: float) -> bool:
-    return isinstance(a, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
