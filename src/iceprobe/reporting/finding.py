@@ -53,9 +53,9 @@ class Finding:
     """The headline."""
 
     sentence: str  # a full sentence with its numbers
-    strong: str | None  # the difference alone, ``"+9.9 points"``; None where nothing is compared
     detail: str  # how uncertain it is, a short second sentence
-    comparison: Comparison | None  # of the two results, where there are two
+    strong: str | None = None  # the difference alone, ``"+9.9 points"``, where two are compared
+    comparison: Comparison | None = None  # of the two
 
 
 def display_name(probe: str) -> str:
@@ -85,11 +85,10 @@ def display_name(probe: str) -> str:
 def find(results: Sequence[FittedResult]) -> Finding:
     """The headline of results on one backbone and one data set.
 
-    The best EP against the best linear probe, or against k-NN where nothing linear was run; without
-    an EP the best other probe takes its place; without either, the best number is reported alone. An
-    order is claimed where the paired difference shows it, and never of an undertrained fit. Where one
-    of several EPs, or of several linear probes, was picked by these very images, it is corrected for
-    all pairs that might have been (Holm).
+    The best EP against the best linear probe, or k-NN if no linear one was run; without an EP the best
+    other probe; without either the best number alone. An order is claimed where the paired difference
+    shows it, and never of an undertrained fit. Where the same images choose among several EPs or linear
+    probes, it is corrected for all pairs that they choose from (Holm).
     """
     linear = [result for result in results if probe_name(result) == "linear"]
     baseline = best_baseline(linear or results)
@@ -113,9 +112,8 @@ def find(results: Sequence[FittedResult]) -> Finding:
         )
     except IceprobeError:
         sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
-        return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
+        return Finding(sentence, "Predictions weren't kept: no paired interval.")
     comparison = next(one for one in pairs if one.probe is subject and one.against is baseline)
-    strong = gap(comparison.shown.mean, comparison.metric)
     but = warned(subject, baseline)
     if comparison.clear:
         sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
@@ -130,50 +128,48 @@ def find(results: Sequence[FittedResult]) -> Finding:
         f"95% interval {span(comparison.shown.interval, comparison.metric, signed=True)}{over} "
         f"(paired, over {covered(subject, baseline)}{holm})"
     )
-    return Finding(sentence, strong, detail, comparison)
+    return Finding(sentence, detail, gap(comparison.shown.mean, comparison.metric), comparison)
 
 
 def no_order(reads: str, two: Mapping[str, FittedResult | Segmentation]) -> Finding:
-    """That of two results, by what the sentence calls them, one or both are undertrained."""
+    """The headline of two results, by their names in it, of which one or both are undertrained."""
     weak = {name: one for name, one in two.items() if one.undertrained}
     verb = "is" if len(weak) == 1 else "are"
     return Finding(
         f"{reads}, but {enumerated([*weak])} {verb} undertrained: that shows no order.",
-        None,
         f"{'; '.join(map(signs, weak.values()))}. To compare them {TRAIN_LONGER}",
-        None,
     )
 
 
 def alone(reads: str, detail: str, one: FittedResult | Segmentation) -> Finding:
-    """A single number, and whether it can be trusted."""
-    if one.undertrained:
-        reads, detail = (
-            f"{reads}, but it is undertrained",
-            f"{signs(one)}. To trust the number {TRAIN_LONGER}",
-        )
-    return Finding(f"{reads}.", None, detail, None)
+    """The headline of a single result."""
+    if not one.undertrained:
+        return Finding(f"{reads}.", detail)
+    trust = f"{signs(one)}. To trust the number {TRAIN_LONGER}"
+    return Finding(f"{reads}, but it is undertrained.", trust)
 
 
 def find_across(
     ranked: Sequence[Ranking], layers: Sequence[Sweep], draws: Sequence[Sweep]
 ) -> Finding | None:
-    """The headline over several backbones, layers or numbers of training images, if there are."""
+    """The headline over several backbones, layers or numbers of training images, if there are any."""
     if ranked:
         return _of_ranking(ranked[0], len(ranked))
     if layers:
         lines = [[one for _, one in points] for points in layers[0].lines.values()]
         found = [_of_layers(results) for results in lines]
         detail = f"Layers of each probe, compared on the {lines[0][0].split} split itself"
-        return Finding(f"{'; '.join(found)}.", None, f"{detail} · {layers[0].title}", None)
+        return Finding(f"{'; '.join(found)}.", f"{detail} · {layers[0].title}")
     if draws:
-        lines = sorted(draws[0].lines.items(), key=lambda line: -max(level(r) for _, r in line[1]))
+        best_first = sorted(
+            draws[0].lines.items(), key=lambda line: -max(level(one) for _, one in line[1])
+        )
         found = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
             f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
-            for probe, points in lines
+            for probe, points in best_first
         ]
-        return Finding(f"{found[0]}.", None, f"{'; '.join(found[1:])} · {draws[0].title}", None)
+        return Finding(f"{found[0]}.", f"{'; '.join(found[1:])} · {draws[0].title}")
     return None
 
 
@@ -210,7 +206,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
     if weak:
         those = enumerated([f"{display_name(one.label)} on {one.backbone}" for one in weak])
         detail += f"; undertrained, so without an order: {those}"
-    return Finding(sentence, None, detail, None)
+    return Finding(sentence, detail)
 
 
 def signs(one: FittedResult | Segmentation) -> str:
@@ -219,7 +215,7 @@ def signs(one: FittedResult | Segmentation) -> str:
 
 
 def _of_layers(results: Sequence[FittedResult]) -> str:
-    """Where one probe reads most, if an interval shows it."""
+    """The best layer of one probe, if an interval shows it."""
     name, (best, *alike) = display_name(results[0].label), leaders(results)
     if not alike:
         return f"{name} reads most at layer {best.layer} ({_percent(best)})"

@@ -81,10 +81,9 @@ def headline(results: Sequence[Segmentation]) -> Finding:
         f"{reads} where {display_name(other.probe)} reads {tenths(other.miou.mean)}%."
         if clear
         else f"{reads} and {beside}: no clear difference.",
-        f"{signed_points(mean)} points",
         f"95% interval {span((low, high), signed=True)} (paired bootstrap over the "
         f"{best.split} images); {floor}",
-        None,
+        f"{signed_points(mean)} points",
     )
 
 
