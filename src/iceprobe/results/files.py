@@ -1,8 +1,7 @@
-"""``results.json``: the truth of a run, from which every table and picture is derived.
+"""``results.json``, from which every table and picture of a run is derived.
 
 ``{"sha256": …, "format": 2, "results": [Result, …]}``, one entry a probe, in the order they were asked
-for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
-follows it in :mod:`iceprobe.core.checksums`.
+for; for an entry's fields see :mod:`iceprobe.results.schema`, for the checksum :mod:`iceprobe.core.checksums`.
 """
 
 import json
@@ -23,7 +22,7 @@ from iceprobe.results.schema import Result
 
 FORMAT_VERSION = 2
 FILE_NAME = "results.json"
-SEGMENTATIONS = "dense.json"  # what `iceprobe segment` writes in its place
+SEGMENTATIONS = "dense.json"  # of `iceprobe segment`
 _METRICS = ("top1", "top5", "mean_per_class")  # of format 1, each in a field of its own
 EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 

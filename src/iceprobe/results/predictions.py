@@ -2,15 +2,14 @@
 
 The file holds ``labels (n)`` int64 once, and for each probe ``LABEL/predicted (S, n)`` int32 and,
 with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five
-with the highest scores. Images stand in the order of the store's split; ``names`` (bytes of a JSON
-list, uint8) has theirs where the data set was at hand, and is absent from older files. Statistics that pair two
-probes, and the report's pictures, read it.
+with the highest scores. Images are in the order of the store's split. Their ``names`` (bytes of a JSON list,
+uint8) are there if the data set was, and not in older files. Paired statistics and the report's pictures
+read the file.
 
 ``LABEL/logits (S, n, C)`` float16 are kept for metrics that are computed later; of more than 2,000
 classes those of the 20 best, ``LABEL/logits (S, n, 20)``, with their classes ``LABEL/logit_classes`` int32
-and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Of k-NN they are the logarithms of the votes,
-−∞ for a class without one. ``predicted`` and ``top5`` are of the logits before they were rounded. Older
-files have no logits.
+and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Those of k-NN are the logarithms of the votes, −∞
+for a class without one. ``predicted`` and ``top5`` are of the unrounded logits. Older files have no logits.
 """
 
 import json

@@ -51,7 +51,7 @@ class Segmentation(Record):
         seeds: of the initialisation.
         seconds: wall time of the whole fit, of all its probes together.
         files: fitted probes, one a seed, relative to the run folder.
-        assumed: what was taken for granted about backbone and images, a line each.
+        assumed: assumptions about backbone and images, a line each.
         undertrained: signs that its training stopped too early; empty where there are none.
     """
 
@@ -94,7 +94,7 @@ class Segmentation(Record):
 
     @property
     def label(self) -> str:
-        """What distinguishes it from the others of its run."""
+        """Its name in tables, unique in its run."""
         return self.probe
 
     @property
