@@ -109,7 +109,7 @@ def test_a_difference_is_of_any_size_and_reads_as_it_is(results):
         == "EP4 reads 1.200 mean distance where a linear probe reads 4.500 mean distance."
     )
     assert found.strong == "−3.300"
-    assert re.match(r"95% interval −3\.\d{3} to −3\.\d{3} ", found.detail)
+    assert re.match(r"95% interval −3\.\d{3} to −3\.\d{3}, EP4 ", found.detail)
 
 
 def test_tables_write_it_without_percent(results):
