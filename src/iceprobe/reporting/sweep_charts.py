@@ -98,7 +98,7 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
             )
     places = sorted({row["x"] for row in rows})
     axis = alt.X("x:Q", title=title).axis(grid=False, values=places, format="~s", labelOverlap=True)
-    axis = axis.scale(nice=False, padding=14, **({"type": "log"} if log else {}))
+    axis = axis.scale(**({"type": "log"} if log else {}), nice=False, padding=14)
     y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),
