@@ -47,8 +47,7 @@ class Difference:
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence.
 
-        Where few images of a single row differ it reaches to zero unless McNemar's exact test leaves
-        that out.
+        Where few images of a single row differ, it contains zero unless McNemar's exact test rejects it.
         """
         if not self.fractions:
             return self.spread.within(confidence)
@@ -62,17 +61,20 @@ class Difference:
     def p(self) -> float:
         """Two-sided p of "no difference"; McNemar's exact one where few images of a row differ.
 
-        In a family the larger of that by the pair's own spread and by the family's.
+        In a family the larger of the two by the pair's own spread and by the family's.
         """
         if self._exact is not None:
             return self._exact
         return max(min(1.0, one.p(self.departure(one, 0.0))) for one in self.spreads)
 
     def p_above(self, delta: float) -> float:
-        """One-sided p of "a − b is ``delta`` or less": small where it is shown to be more."""
-        offs = [self.departure(one, delta) for one in self.spreads]
-        halves = [min(1.0, one.p(off)) / 2 for one, off in zip(self.spreads, offs, strict=True)]
-        return max(half if off > 0 else 1 - half for half, off in zip(halves, offs, strict=True))
+        """One-sided p of "a − b is at most ``delta``"."""
+        found = []
+        for one in self.spreads:
+            off = self.departure(one, delta)
+            half = min(1.0, one.p(off)) / 2
+            found.append(half if off > 0 else 1 - half)
+        return max(found)
 
     @property
     def clear(self) -> bool:
@@ -85,11 +87,11 @@ class Difference:
         return [one for one in (self.spread, self.family) if one is not None]
 
     def size(self, spread: Spread) -> float:
-        """How many independent images the mean is worth by one of its spreads."""
+        """The effective number of images, by one of its spreads."""
         return spread.effective(self.gained + self.lost - self.mean**2)
 
     def departure(self, spread: Spread, delta: float) -> float:
-        """Standard errors of one of its spreads by which a − b lies above ``delta`` (a score test's)."""
+        """Standard errors by which a − b lies above ``delta`` (a score test), by one of its spreads."""
         if not self.fractions:
             return spread.departure(delta)
         return departure(self.gained, self.lost, self.size(spread), delta)
@@ -119,7 +121,7 @@ class Equivalence:
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Fraction of images with ``predicted == labels``: ``(S, n)``, ``(n,)`` → ``(S,)``.
+    """Share of images with ``predicted == labels``: ``(S, n)``, ``(n,)`` → ``(S,)``.
 
     >>> accuracy([[0, 1, 1, 0]], [0, 1, 0, 0])
     array([0.75])
@@ -141,15 +143,12 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
 def accuracy_interval(
     correct: ArrayLike, classes: ArrayLike | None = None, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the mean correctness, over images and replicates.
+    """Lower and upper end of the interval of the mean correctness, over images and replicates.
 
     Args:
         correct: ``(R, n)`` or ``(n,)``.
-        classes: ``(n,)``, where the mean of each class's accuracy is meant; None for top-1.
-        confidence: how often such intervals hold what many images and replicates would give.
-
-    Returns:
-        Lower and upper end, as fractions.
+        classes: ``(n,)``, for the mean of each class's accuracy; None for top-1.
+        confidence: how often such intervals contain the accuracy over all images and replicates.
     """
     found = spread(correct, classes)
     share = min(1.0, max(0.0, found.mean))  # sums of weights may pass 1 by their rounding
@@ -172,20 +171,18 @@ def paired_difference(
 ) -> Difference:
     """a − b on the images that both were tested on.
 
-    It is antisymmetric: b − a has exactly the negated mean, the mirrored interval and the same p,
-    whichever of two probes is named first.
+    It is antisymmetric: b − a has exactly the negated mean, the mirrored interval and the same p.
 
     Args:
         correct_a: ``(R, n)`` or ``(n,)``.
-        correct_b: ``(R', n)`` or ``(n,)``; the seeds of the two need not match in number.
-        classes: ``(n,)``, where means of each class's accuracy are compared.
-        replicates: whether row r of both is the same complete repetition (the same draw of
-            training images): their differences are taken row by row.
+        correct_b: ``(R', n)`` or ``(n,)``; the two may have different numbers of seeds.
+        classes: ``(n,)``, to compare means of each class's accuracy.
+        replicates: whether row r of both is the same complete repetition (the same draw of training
+            images): differences are computed row by row.
         fractions: whether scores are bound to [0, 1].
 
     Raises:
-        ValueError: if the two weren't tested on equally many images, or of replicates there
-            aren't equally many.
+        ValueError: if the numbers of images, or of replicates, differ.
     """
     a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
     found = spread_of_difference(a, b, classes, paired=replicates)
@@ -201,12 +198,8 @@ def paired_difference(
 def together(
     differences: Sequence[Difference], pairs: Sequence[tuple[Hashable, Hashable]]
 ) -> list[Difference]:
-    """The same as one family: what replicates add is estimated from all pairs as well (`results/crossed.py`).
-
-    Args:
-        differences: that are reported together.
-        pairs: what each is the difference of.
-    """
+    """Differences reported together: the variance of replicates is estimated from all ``pairs``, of which
+    each is the difference, as well (`results/crossed.py`)."""
     beside = pooled([one.spread for one in differences], pairs)
     return [replace(one, family=family) for one, family in zip(differences, beside, strict=True)]
 
