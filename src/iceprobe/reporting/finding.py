@@ -1,4 +1,4 @@
-"""What the numbers say, in one sentence."""
+"""The headline of a report: its finding in one sentence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,10 +59,7 @@ class Finding:
 
 
 def display_name(probe: str) -> str:
-    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)".
-
-    With an adaptation before it: "LoRA (rank=16) + EP12".
-    """
+    """A probe's label for readers: "EP12", "linear (mean)", "EP48 (out_dim=96)", "LoRA (rank=16) + EP12"."""
     adaptation, plus, on_top = probe.partition(" + ")
     if plus:
         return f"{display_name(adaptation)} + {display_name(on_top)}"

@@ -1,4 +1,4 @@
-"""Results that may be compared image by image, and how they compare."""
+"""Results that can be compared image by image, and their comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from iceprobe.results.sweeps import split_by
 from iceprobe.results.tables import leaderboard
 from iceprobe.results.varying import draw_of
 
-FEW = 3  # groups of which a page across several still draws cost, learning curves and maps
+FEW = 3  # up to so many groups have cost, learning curves and maps on the page
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class SourceResults:
-    """Results that may be compared image by image: one backbone, data set and protocol."""
+    """Results that can be compared image by image: of one backbone, data set and protocol."""
 
     results: list[FittedResult]  # in the order they were asked for
     finding: Finding
@@ -63,7 +63,7 @@ def _contests(results: Sequence[FittedResult]) -> list[Contest]:
 
 
 def tiles_of(group: SourceResults) -> list[FittedResult]:
-    """What stands large under the headline: k-NN, the best linear probe, EP."""
+    """The large numbers below the headline: k-NN, the best linear probe, EP."""
     knn, linear = (
         best_baseline([one for one in group.results if probe_name(one) == name])
         for name in ("knn", "linear")

@@ -1,4 +1,4 @@
-"""The page: everything the template shows, computed from results, and the file written."""
+"""The page: everything that the template shows, computed from results."""
 
 import logging
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def render(
 
 
 def _unasked(results: Sequence[FittedResult], trust: bool) -> list[str]:
-    """Stores on other hosts that only the results' files name."""
+    """Stores on other hosts that only the results' files name, and that aren't trusted."""
     named = [one.store.path or "" for one in results if one.open_store is None]
     return [] if trust else [place for place in dict.fromkeys(named) if elsewhere(place)]
 
@@ -144,7 +144,7 @@ def _scale(ordered: Sequence[FittedResult]) -> list[float]:
 
 
 def _across(results: Sequence[FittedResult]) -> str:
-    """All backbones on all data sets; of more than three the number."""
+    """All backbones on all data sets by name, or by number if there are more than three."""
 
     def together(names: Sequence[str], noun: str) -> str:
         return " · ".join(names) if len(names) <= FEW else f"{len(names)} {noun}"

@@ -27,7 +27,7 @@ _RAMP = np.array(
 
 
 def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
-    """The image the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in its pixels."""
+    """The image that the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in pixels."""
     picture = enlarged(image)
     if box is not None and np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
         scale = np.array([picture.width / image.width, picture.height / image.height] * 2)
@@ -59,10 +59,10 @@ def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
 
 
 def part_uris(images: Sequence[Image.Image], parts: Tensor, colours: Sequence[str]) -> list[str]:
-    """Images in the colours of parts ``(B, K, H, W)``, of which each sums to 1 over its cells.
+    """Images in the colours of parts ``(B, K, H, W)``, each of which sums to 1 over its cells.
 
-    A pixel has the colour of the part that is strongest there, relative to that part's maximum in
-    all pictures; it starts at uniform attention, as maps do.
+    A pixel has the colour of its strongest part, relative to that part's maximum in all pictures, and
+    none below uniform attention.
     """
     uniform = 1 / (parts.shape[2] * parts.shape[3])
     above = (parts - uniform).clamp_min(0)

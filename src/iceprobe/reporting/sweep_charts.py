@@ -1,7 +1,7 @@
 """Charts across several backbones, layers or numbers of training images.
 
-A ranking is drawn as lines of rank from probe to probe, downwards: where they cross, the choice of probe
-decides which backbone is better.
+A ranking has a line of ranks for each backbone, from probe to probe downwards. Where lines cross, the choice
+of probe decides which backbone is better.
 """
 
 from typing import Any

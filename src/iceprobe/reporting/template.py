@@ -75,7 +75,7 @@ def engine() -> str:
 
 
 def parted(spec: str) -> Markup:
-    """A spec that may be broken behind its separators, and is copied whole."""
+    """A spec that may be wrapped after its separators, and is copied as a whole."""
     return Markup("<wbr>").join(re.split(r"(?<=[:/?&._-])(?=[^:/?&._-])", spec))
 
 

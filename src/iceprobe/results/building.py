@@ -1,4 +1,4 @@
-"""How results are made: of predictions, of their task, and of where the numbers come from."""
+"""Results from predictions: the metrics of their task, and provenance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +17,13 @@ def built_result(
     open_store: Any = None,
     **fields: Any,
 ) -> FittedResult:
-    """The result of one probe, its metrics computed.
+    """The result of one probe, with its metrics computed.
 
     Args:
         predictions: on the reported split.
         probes: the fitted modules, one a seed.
         open_store: the ``Store`` that was probed.
-        fields: of the record; where it comes from is in :mod:`iceprobe.results.provenance`.
+        fields: of the record; for those of provenance see :mod:`iceprobe.results.provenance`.
     """
     made = FittedResult(metrics=scores_of(predictions, fields["task"]), **fields)
     return made.replaced(predictions=predictions, probes=probes, open_store=open_store)
