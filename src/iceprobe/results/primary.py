@@ -57,7 +57,7 @@ def in_percent(results: Sequence[Result]) -> bool:
 
 
 def heading_of_all(results: Sequence[Result]) -> str:
-    """What stands above their figures: ``"top-1 %"``, ``"mean distance"``."""
+    """The heading of their figures: ``"top-1 %"``, ``"mean distance"``."""
     return titles_of(results) + (" %" if in_percent(results) else "")
 
 
