@@ -9,6 +9,7 @@ import numpy as np
 from iceprobe.results.comparison import BASELINES, EFFICIENT, probe_name, reference_ep
 from iceprobe.results.disagreement import Disagreement, disagreement
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import noun_of
 from iceprobe.results.tables import leaderboard
 
 if TYPE_CHECKING:
@@ -59,16 +60,13 @@ def chosen_pair(results: Sequence[FittedResult]) -> tuple[FittedResult, FittedRe
     others = [one for one in attentive if one is not first]
     kind = probe_name(first)
     no_kin = "that is no EP" if kind == EFFICIENT else "of another kind"
+    most = "most accurate" if noun_of(usable) == "accuracy" else "best"
     candidates = {
         f"attentive probe {no_kin}": [one for one in others if probe_name(one) != kind],
         "other probe of its kind": others,
         "linear probe": [one for one in usable if probe_name(one) == "linear"],
     }
-    rules = (
-        (first, found[0], f"the most accurate {what}")
-        for what, found in candidates.items()
-        if found
-    )
+    rules = ((first, found[0], f"the {most} {what}") for what, found in candidates.items() if found)
     return next(rules, None)
 
 

@@ -23,29 +23,12 @@ from iceprobe.results.sweeps import Ranking, Sweep, leaders
 from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span
 
 _NAMES = {
-    "knn": "k-NN",
-    "linear": "linear",
-    "ep": "EP",
-    "mhca": "MHCA",
-    "aim": "AIM",
-    "abmilp": "AbMILP",
-    "cbam": "CBAM",
-    "delf": "DELF",
-    "mean_value": "mean + Wᵥ",
-    "simpool": "SimPool",
-    "clip": "CLIP",
-    "siglip": "SigLIP",
-    "vjepa": "V-JEPA",
-    "cait": "CaiT",
-    "cae": "CAE",
-    "coca": "CoCa",
-    "capi": "CAPI",
-    "slot": "slots",
-    "lora": "LoRA",
-    "bitfit": "BitFit",
-    "layernorm": "LayerNorm",
-    "full": "fine-tuned",
-}
+    "knn": "k-NN", "linear": "linear", "mean_value": "mean + Wᵥ", "slot": "slots",
+    "ep": "EP", "mhca": "MHCA", "aim": "AIM", "abmilp": "AbMILP", "cbam": "CBAM", "delf": "DELF",
+    "simpool": "SimPool", "clip": "CLIP", "siglip": "SigLIP", "vjepa": "V-JEPA", "cait": "CaiT",
+    "cae": "CAE", "coca": "CoCa", "capi": "CAPI",
+    "lora": "LoRA", "bitfit": "BitFit", "layernorm": "LayerNorm", "full": "fine-tuned",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
