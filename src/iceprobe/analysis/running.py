@@ -54,7 +54,8 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         if result.method == "knn" or result.adaptation is not None:
             continue
         store = _opened(result, stores, call.trust)
-        fits = [load_fitted(result, store.shape, seed) for seed in result.seeds or [None]]
+        seeds: list[int | None] = [*result.seeds] or [None]
+        fits = [load_fitted(result, store.shape, seed) for seed in seeds]
         if not fits[0].pooling.num_predictors:
             continue
         if store.grid is None or not store.has_patches:

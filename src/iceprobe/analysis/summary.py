@@ -46,6 +46,7 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         for name, values in stacked.items()
         if name not in ("drops", "prefix_share")
     }
+    measured: dict[str, Any] = {name: means.get(name) for name in MEASURES}
     correlation, more = _correlation(stacked, draws)
     boxes = _max_box_accuracy(found)
     return Analysis(
@@ -57,7 +58,7 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         images_with_mask=int(found.masked.sum()),
         seeds=seeds,
         accuracy=means.get("correct"),
-        **{name: means.get(name) for name in MEASURES},
+        **measured,
         prefix_share=float(stacked["prefix_share"].mean()),
         uniform={name: float(np.nanmean(values)) for name, values in found.uniform.items()},
         complementarity={k: means[k] for k in ("cosine", "intersection") if k in means},

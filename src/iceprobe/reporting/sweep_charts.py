@@ -83,8 +83,8 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
     results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
         for x, result in points:
-            scale = result.metric.scale
-            sd, mean = scale * (result.score.sd or 0.0), scale * result.score.mean
+            metric = result.metric
+            sd, mean = metric.scale * (result.score.sd or 0.0), metric.scale * result.score.mean
             rows.append(
                 {
                     "probe": display_name(probe),
@@ -93,12 +93,13 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "score": mean,
                     "low": mean - sd,
                     "high": mean + sd,
-                    "shown": percent(result.score, result.metric),
+                    "shown": percent(result.score, metric),
                 }
             )
     places = sorted({row["x"] for row in rows})
     axis = alt.X("x:Q", title=title).axis(grid=False, values=places, format="~s", labelOverlap=True)
-    axis = axis.scale(**({"type": "log"} if log else {}), nice=False, padding=14)
+    scale: dict[str, Any] = {"type": "log"} if log else {}
+    axis = axis.scale(**scale, nice=False, padding=14)
     y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),

@@ -117,7 +117,7 @@ def learning_rates(
         alt.Tooltip("rate:Q", format="~g", title="learning rate"),
         alt.Tooltip("score:Q", title=noun, format=_decimals(results)),
     ]
-    encoding = dict(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
+    encoding: dict[str, Any] = dict(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
     base = alt.Chart(alt.Data(values=rows)).encode(**encoding)
     line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_place(places, DASHES))
     layers = [line, base.mark_circle(size=28, opacity=1)]

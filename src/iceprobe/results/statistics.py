@@ -41,8 +41,9 @@ class Difference:
 
     def __neg__(self) -> "Difference":
         """b − a."""
-        turned = [replace(one, mean=0.0 - one.mean) for one in self.spreads]
-        return Difference(self.lost, self.gained, *turned, fractions=self.fractions)
+        spread, *family = (replace(one, mean=0.0 - one.mean) for one in self.spreads)
+        turned = replace(self, gained=self.lost, lost=self.gained, spread=spread)
+        return replace(turned, family=family[0]) if family else turned
 
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence.
