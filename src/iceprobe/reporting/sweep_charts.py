@@ -28,13 +28,13 @@ def rank_lines(ranking: Ranking) -> Spec:
     rows: list[dict[str, Any]] = []
     heading = heading_of_all([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
-        cells = [ranking.cells[backbone, probe] for backbone in ranking.backbones]
-        for number, (backbone, cell) in enumerate(zip(ranking.backbones, cells, strict=True)):
-            equal = [one for one in cells if one.rank == cell.rank]
+        cells = {backbone: ranking.cells[backbone, probe] for backbone in ranking.backbones}
+        for number, (backbone, cell) in enumerate(cells.items()):
+            equal = [name for name, one in cells.items() if one.rank == cell.rank]
             metric = cell.result.metric
             score = figure(cell.result.score.mean, metric)
             # Of equals only the first is compared with a better one; the rest with each other.
-            score += "≈" if all(one.tied for one in equal) else ""
+            score += "≈" if all(cells[name].tied for name in equal) else ""
             rows.append(
                 {
                     "backbone": backbone,
@@ -42,9 +42,9 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "probe": display_name(probe),
                     "turn": turn,
                     "rank": cell.rank,
-                    "at": cell.rank + _BESIDE * equal.index(cell),
+                    "at": cell.rank + _BESIDE * equal.index(backbone),
                     "shown": percent(cell.result.score, metric),
-                    "short": score if cell is equal[-1] else "",
+                    "short": score if backbone == equal[-1] else "",
                     "span": span(cell.result.score.interval, metric),
                 }
             )
