@@ -234,7 +234,7 @@ def test_tables():
     assert markdown[-1].startswith("Two seeds, or two or three replicates, say hardly")
     varied = to_markdown([result("ep12"), result("ep8", dataset="folder:/c")])
     assert "folder:/data/a\\|b" in varied
-    assert to_rich(results).row_count == 3
+    assert len(to_rich(results).rows) == 3
 
 
 def test_the_headline_orders_the_table():

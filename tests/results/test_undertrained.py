@@ -1,15 +1,17 @@
 """Whether a probe had learned to its end, on curves made by hand."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from iceprobe.results import undertrained
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import SelectedScore
-from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
+from iceprobe.results.undertrained import signs_of_undertraining, training_warnings
 from iceprobe.results.weighted import selected_score
 from iceprobe.tasks import get_task
 from tests.results.test_advice import result
@@ -17,6 +19,7 @@ from tests.results.test_advice import result
 CHANCE = math.log(10)
 
 METRICS = get_task("classification").metrics
+far_below = partial(undertrained.far_below, METRICS["top1"])
 
 
 def rows(losses, *, phase="select", rate=0.01, seeds=(0, 1)):

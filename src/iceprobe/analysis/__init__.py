@@ -6,36 +6,22 @@ reported images of a run.
 
 from iceprobe.core.lazy import lazy
 
-_HOME = {
-    "analyze": "running",
-    "Analysis": "schema",
-    "Estimate": "schema",
-    "Shortcut": "schema",
-    "read_analyses": "files",
-    "write_analyses": "files",
-    "Predictor": "schema",
-    "patch_maps": "maps",
-    "entropy": "concentration",
-    "box_shares": "localisation",
-    "mask_shares": "localisation",
-    "mass": "localisation",
-    "centroids": "localisation",
-    "centroid_in_box": "localisation",
-    "cosine_complementarity": "complementarity",
-    "intersection_complementarity": "complementarity",
-    "replaced_logits": "importance",
-    "Correlation": "association",
-    "spearman": "association",
-    "correlate": "association",
-    "box_hits": "box_accuracy",
-    "max_box_accuracy": "box_accuracy",
-    "recall_at": "retrieval",
-    "part_maps": "parts",
-    "part_picture": "parts",
-    "spherical_kmeans": "parts",
-    "replace_background": "background",
-    "shortcut": "background",
+_NAMES = {
+    "running": "analyze",
+    "schema": "Analysis Estimate Shortcut Predictor",
+    "files": "read_analyses write_analyses",
+    "maps": "patch_maps",
+    "concentration": "entropy",
+    "localisation": "box_shares mask_shares mass centroids centroid_in_box",
+    "complementarity": "cosine_complementarity intersection_complementarity",
+    "importance": "replaced_logits",
+    "association": "Correlation spearman correlate",
+    "box_accuracy": "box_hits max_box_accuracy",
+    "retrieval": "recall_at",
+    "parts": "part_maps part_picture spherical_kmeans",
+    "background": "replace_background shortcut",
 }
+_HOME = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = list(_HOME)
 __getattr__ = lazy(__name__, _HOME)

@@ -19,17 +19,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's ρ over predictors.
+    """Spearman's ρ over predictors."""
 
-    Attributes:
-        rho: of the images as they are.
-        interval: 95% percentile bootstrap interval over images.
-        predictors: how many it is over.
-    """
-
-    rho: float
-    interval: tuple[float, float]
-    predictors: int
+    rho: float  # of the images as they are
+    interval: tuple[float, float]  # 95% percentile bootstrap over images
+    predictors: int  # how many it is over
 
 
 def spearman(x: Values, y: Values) -> Values:
@@ -56,18 +50,17 @@ def correlate(
     """Correlation of importance with each measure, on the same draws of images.
 
     Args:
-        drops: ``(M, n)``: how many right answers predictor j being replaced costs on an image,
-            1, 0 or −1; their mean over images is its importance. Several fits may stand one
-            below the other.
-        measures: by name, ``(M, n)``; NaN where an image has no ground truth, the same images
-            for every predictor.
+        drops: ``(M, n)``: how many right answers on an image are lost when predictor j is replaced, 1,
+            0 or −1; their mean over images is its importance. M may be over several fits.
+        measures: by name, ``(M, n)``; NaN where an image has no ground truth, the same images for every
+            predictor.
         draws: of n images with replacement.
         confidence: of the interval.
         seed: of the draws.
 
     Returns:
-        By name; None where all predictors score the same, so that there are no ranks. Draws in
-        which that happens are left out of an interval.
+        By name; None where all predictors score the same, so that there are no ranks. Such draws are
+        left out of an interval.
     """
     names = list(measures)
     observed = np.ones((1, drops.shape[1]))
@@ -79,15 +72,13 @@ def correlate(
         for name in names:
             drawn[name].append(spearman(importance, _means(measures[name], counts)))
     tail = (1 - confidence) / 2
-    found: dict[str, Correlation | None] = {}
+    found: dict[str, Correlation | None] = dict.fromkeys(names)
     for name in names:
-        defined = np.concatenate(drawn[name])
-        defined = defined[~np.isnan(defined)]
-        if np.isnan(rho[name]) or not len(defined):
-            found[name] = None
-            continue
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        found[name] = Correlation(rho[name], (float(low), float(high)), len(drops))
+        values = np.concatenate(drawn[name])
+        defined = values[~np.isnan(values)]
+        if len(defined) and not np.isnan(rho[name]):
+            low, high = np.quantile(defined, [tail, 1 - tail]).tolist()
+            found[name] = Correlation(rho[name], (low, high), len(drops))
     return found
 
 
@@ -96,7 +87,7 @@ def mean_intervals(
 ) -> Values:
     """Percentile bootstrap interval over images of each row's mean: ``(M, n)`` → ``(M, 2)``.
 
-    Images with NaN take no part; rows without any other give NaN.
+    Images with NaN are left out; if none is left it is NaN.
     """
     drawn = np.concatenate([_means(values, c) for c in _counts(values.shape[1], draws, seed)])
     tail = (1 - confidence) / 2

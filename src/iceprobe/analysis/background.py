@@ -1,8 +1,8 @@
-"""Background shortcut: what accuracy is lost when all but the object is exchanged.
+"""Background shortcut: how much accuracy is lost when everything but the object is replaced.
 
     shortcut = accuracy(images) − accuracy(images with another background)
 
-A probe that reads the object alone loses nothing; one that leans on its surroundings does.
+A probe that reads the object alone loses nothing; one that depends on its surroundings does.
 """
 
 from dataclasses import replace
@@ -26,16 +26,14 @@ CLUTTER, MEAN = "clutter of other images", "mean colour"
 
 
 def replace_background(images: Tensor, boxes: Tensor, background: Tensor) -> Tensor:
-    """Everything outside the box from elsewhere: ``(B, C, S, S)`` → the same shape.
+    """Everything outside the box replaced: ``(B, C, S, S)`` → the same shape.
 
-    A pixel belongs to the box if its centre lies in it; a box without area leaves nothing of its
-    image.
+    A pixel belongs to the box if its centre lies in it; with a box without area all pixels are replaced.
 
     Args:
         images: pixels.
         boxes: ``(B, 4)`` as ``x0, y0, x1, y1`` in pixels with exclusive upper ends.
-        background: ``(B, C, S, S)``, such as other images' clutter, or ``(C,)``, such as the mean
-            of the data set.
+        background: ``(B, C, S, S)``, such as other images' clutter, or ``(C,)``, such as a mean colour.
     """
     if background.ndim == 1:
         background = background[:, None, None]
@@ -57,18 +55,18 @@ def shortcut(correct: ArrayLike, replaced: ArrayLike) -> Difference:
 
 
 class OtherBackgrounds:
-    """Images of a split whose background was exchanged, as tokens made by their backbone.
+    """Images of a split with another background, as tokens made by their backbone.
 
-    Where the data set knows what is around its objects (images that were composed), that of
-    another image, drawn once; elsewhere the mean colour that the backbone's images are centred by.
+    The background of composed images is that of another image, drawn once; elsewhere it is the mean
+    colour of the backbone's preprocessing.
 
     Args:
-        store: with boxes; its images at hand.
+        store: with boxes and its images.
         split: of it.
         backbone: that made its tokens, on the device where it is to run.
 
     Attributes:
-        name: of what is put there, as in ``Shortcut.background``.
+        name: of the background, as in ``Shortcut.background``.
         rows: of the split, those with a box in the crop.
     """
 
@@ -91,9 +89,8 @@ class OtherBackgrounds:
     def images(self, rows: NDArray[np.int64]) -> Tensor:
         """Normalised ``(b, C, S, S)`` with what is outside the box replaced."""
         preprocessing = self.backbone.preprocessing
-        own = torch.stack(
-            [preprocessing.normalised(one) for one in self.store.images(self.split, rows)]
-        )
+        pictures = self.store.images(self.split, rows)
+        own = torch.stack([preprocessing.normalised(one) for one in pictures])
         background = torch.zeros(own.shape[1])  # the mean, once images are normalised
         if self.composed:
             others = [self.source.background(i) for i in self.part.index[self.other[rows]].tolist()]

@@ -3,9 +3,9 @@
     BoxAcc(τ, δ) = share of images with IoU(box of a component of {map ≥ τ}, a true box) ≥ δ
     MaxBoxAccV2 = mean over δ ∈ {0.3, 0.5, 0.7} of max_τ BoxAcc(τ, δ)
 
-Maps are min–max normalised, then upsampled bilinearly to the image; the best τ is one for the
-whole set, and another for each δ. Components are connected over eight neighbours, and the boxes
-of all of them count. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right".
+Maps are min–max normalised, then upsampled bilinearly to the image; each δ has one best τ for the whole
+set. Components are connected over eight neighbours, and the boxes of all of them count. Choe et al.,
+"Evaluating Weakly Supervised Object Localization Methods Right".
 """
 
 from collections.abc import Sequence

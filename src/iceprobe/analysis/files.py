@@ -4,7 +4,6 @@
 has a row for each predictor of each seed.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from iceprobe.analysis.schema import Analysis, Estimate
-from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.checksums import unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import csv_text, json_bytes, utf8
+from iceprobe.core.text import csv_text, utf8
 from iceprobe.machine.files import write_atomically
+from iceprobe.results.files import write_sealed
 
 FORMAT_VERSION = 1
 JSON_NAME, CSV_NAME = "analysis.json", "analysis.csv"
@@ -29,12 +29,10 @@ def write_analyses(run: str | Path, analyses: Sequence[Analysis]) -> tuple[Path,
     Returns:
         The paths of the JSON file and of the table.
     """
-    document = seal({"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]})
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    written = Path(run) / JSON_NAME, Path(run) / CSV_NAME
-    write_atomically(written[0], json_bytes(text))
-    write_atomically(written[1], utf8(_table(analyses)))
-    return written
+    document = {"format": FORMAT_VERSION, "analyses": [asdict(one) for one in analyses]}
+    written = write_sealed(Path(run) / JSON_NAME, document)
+    write_atomically(Path(run) / CSV_NAME, utf8(_table(analyses)))
+    return written, Path(run) / CSV_NAME
 
 
 def read_analyses(run: str | Path) -> list[Analysis]:

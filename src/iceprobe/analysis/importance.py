@@ -1,10 +1,10 @@
-"""How much a probe leans on each predictor.
+"""How much a probe depends on each predictor.
 
     importance_j = accuracy(probe) − accuracy(probe with a_j = 1/N on every patch, 0 elsewhere)
 
-The rest of the probe stays as it was fitted. What the predictors pool, p_j = Xᵀ a_j, is taken
-once, and so is the mean of the patches, which is what a uniform predictor pools; then p_j gives
-way to the mean for one j after the other, and only values, norm and classifier are computed anew.
+The rest of the probe stays as it was fitted. What the predictors pool, p_j = Xᵀ a_j, is computed once, and
+so is the mean of the patches, which a uniform predictor pools. The mean replaces one p_j after the other,
+and only values, norm and classifier are computed again.
 """
 
 from typing import TYPE_CHECKING

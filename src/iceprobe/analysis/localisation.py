@@ -48,7 +48,7 @@ def mass(maps: Tensor, shares: Tensor) -> Tensor:
 
 
 def centroids(maps: Tensor, grid: Grid, size: int) -> Tensor:
-    """Attention-weighted mean cell centre: ``(B, M, N)`` → ``(B, M, 2)`` as x, y in pixels."""
+    """Attention-weighted mean cell centre: ``(B, M, N)`` → ``(B, M, 2)``, x and y in pixels."""
     height, width = grid
     y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) * (size / height)
     x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) * (size / width)
@@ -57,10 +57,8 @@ def centroids(maps: Tensor, grid: Grid, size: int) -> Tensor:
 
 
 def centroid_in_box(maps: Tensor, boxes: Tensor, grid: Grid, size: int) -> Tensor:
-    """Whether each map's centroid lies in the box: ``(B, M, N)``, ``(B, 4)`` → ``(B, M)`` bool.
-
-    In a box are its lower ends and what is below its upper ends.
-    """
+    """Whether each map's centroid lies in the box, upper ends excluded: ``(B, M, N)``, ``(B, 4)`` →
+    ``(B, M)`` bool."""
     points = centroids(maps, grid, size)
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     return ((points >= low) & (points < high)).all(-1)

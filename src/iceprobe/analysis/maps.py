@@ -34,7 +34,7 @@ def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
     selected = probe.select(tokens)
     weights = probe.pooling.attention(selected).float()
     added = probe.pooling.prefix_attention(selected).float().sum(-1)
-    patches = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read stand first
+    patches = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read come first
     on_patches = patches.sum(-1)
     everything = weights.sum(-1) + added
     share = 1 - on_patches / everything.clamp_min(_TINY)

@@ -1,9 +1,10 @@
-"""The raw measures of one probe, a pass over the images for each of its fits.
+"""The raw measures of one probe, in one pass over the images for each of its fits.
 
-Tokens are read once a pass, a batch at a time; what stays in memory are a few numbers for each
-predictor and image, and the descriptors for retrieval.
+In memory are the tokens of a batch, a few numbers for each predictor and image, and the descriptors for
+retrieval.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,7 @@ from numpy.typing import NDArray
 
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.box_accuracy import box_hits
-from iceprobe.analysis.complementarity import (
-    cosine_complementarity,
-    intersection_complementarity,
-)
+from iceprobe.analysis.complementarity import cosine_complementarity, intersection_complementarity
 from iceprobe.analysis.concentration import entropy
 from iceprobe.analysis.importance import has_importance, replaced_logits
 from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_shares, mass
@@ -38,7 +36,7 @@ Values = NDArray[np.float64]
 
 
 class Measurements:
-    """What each fit of one probe does on the images of a split, ``(M, n)`` a measure.
+    """Measures of one probe on the images of a split, ``(M, n)`` each.
 
     Args:
         result: of the probe.
@@ -47,13 +45,6 @@ class Measurements:
         batch: images at a time.
         thresholds: of MaxBoxAccV2.
         probes: the fitted modules; none for the heads of the backbone.
-
-    Attributes:
-        fits: by measure, one a pass.
-        hits: of each pass, which boxes are found at which threshold.
-        uniform: by measure, what uniform attention scores.
-        boxed, masked: ``(n,)`` bool, which images have a box, a mask.
-        exchanged: images with other backgrounds, and which of them each fit is right on.
     """
 
     def __init__(
@@ -74,20 +65,24 @@ class Measurements:
         boxes = self.part.boxes
         n = len(self.part)
         self.boxes = torch.from_numpy(np.zeros((n, 4), np.float32) if boxes is None else boxes)
+        # (n,): which images have a box, a mask.
         self.boxed = ((self.boxes[:, 2:] - self.boxes[:, :2]) > 0).all(1).numpy()
         self.masked = np.zeros(n, bool)
-        self.fits: list[dict[str, Values]] = []
-        self.hits: list[NDArray[np.bool_]] = []
-        self.uniform: dict[str, Values] = {}
+        self.fits: list[dict[str, Values]] = []  # measures of each pass
+        self.hits: list[
+            NDArray[np.bool_]
+        ] = []  # of each pass, which boxes are found at which threshold
+        self.uniform: dict[str, Values] = {}  # what uniform attention scores
         self.probes = probes
+        # Images with other backgrounds, and which of them each fit is right on.
         self.exchanged: tuple[OtherBackgrounds, Values] | None = None
 
     def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
         """Add a fit, or the heads of the backbone: one pass over the images."""
         home = next(source.parameters()).device
         source.to(self.device)
-        columns: dict[str, list[Values]] = {}
-        uniform: dict[str, list[Values]] = {}
+        columns: dict[str, list[Values]] = defaultdict(list)
+        uniform: dict[str, list[Values]] = defaultdict(list)
         hits, descriptors = [], []
         n = len(self.part)
         for start in range(0, n, self.batch):
@@ -98,18 +93,18 @@ class Measurements:
             else:
                 maps, share = patch_maps(source, tokens)
                 for name, values in self._answered(source, tokens, rows).items():
-                    columns.setdefault(name, []).append(values)
+                    columns[name].append(values)
                 with torch.no_grad():
                     descriptors.append(source.pooling(source.select(tokens)).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
             for name, values in self._measured(maps, rows).items():
-                columns.setdefault(name, []).append(values.T)
+                columns[name].append(values.T)
             for name, values in self._localised(flat, rows).items():
-                uniform.setdefault(name, []).append(values.T)
-            columns.setdefault("prefix_share", []).append(share.double().cpu().numpy().T)
-            if (inside := self.boxed[rows]).any():
-                mean = maps.mean(1).unflatten(1, self.grid)[torch.from_numpy(inside)]
-                boxes = self.boxes[rows][torch.from_numpy(inside)]
+                uniform[name].append(values.T)
+            columns["prefix_share"].append(share.double().cpu().numpy().T)
+            if (inside := torch.from_numpy(self.boxed[rows])).any():
+                mean = maps.mean(1).unflatten(1, self.grid)[inside]
+                boxes = self.boxes[rows][inside]
                 hits.append(box_hits(mean, boxes, self.size, thresholds=self.thresholds))
             if progress is not None:
                 progress(int(rows[-1]) + 1, n)
@@ -164,11 +159,9 @@ class Measurements:
     def _measured(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
         found = {"entropy": entropy(maps).double().cpu().numpy()} | self._localised(maps, rows)
         if maps.shape[1] > 1:
-            for name, measure in (
-                ("cosine", cosine_complementarity),
-                ("intersection", intersection_complementarity),
-            ):
-                found[name] = measure(maps).double().cpu().numpy()[:, None]
+            both = cosine_complementarity(maps), intersection_complementarity(maps)
+            for name, values in zip(("cosine", "intersection"), both, strict=True):
+                found[name] = values.double().cpu().numpy()[:, None]
         return found
 
     def _answered(
@@ -178,23 +171,25 @@ class Measurements:
         labels = self.labels[rows].to(self.device)
         if not has_importance(probe):
             with torch.no_grad():
-                correct = (probe(tokens).argmax(1) == labels).double()
-            return {"correct": correct[None].cpu().numpy()}
-        before, after = replaced_logits(probe, tokens)
-        correct = (before.argmax(-1) == labels).double()
-        drops = correct - (after.argmax(-1) == labels).double()
-        return {"correct": correct[None].cpu().numpy(), "drops": drops.cpu().numpy()}
+                return {"correct": _right(probe(tokens), labels)[None]}
+        before, after = (_right(logits, labels) for logits in replaced_logits(probe, tokens))
+        return {"correct": before[None], "drops": before - after}
 
     def _recalled(self, descriptors: torch.Tensor) -> dict[str, Values]:
-        ks = [k for k in RECALL_AT if k < len(descriptors)]
-        if not ks:
+        if not (ks := [k for k in RECALL_AT if k < len(descriptors)]):
             return {}
         found = recall_at(descriptors, self.labels.to(self.device), ks)
         return {f"recall {k}": hit.double()[None].cpu().numpy() for k, hit in found.items()}
 
 
+def _right(logits: torch.Tensor, labels: torch.Tensor) -> Values:
+    """Whether each is right, 0 or 1: ``(…, b, C)``, ``(b,)`` → ``(…, b)``."""
+    right: Values = (logits.argmax(-1) == labels).double().cpu().numpy()
+    return right
+
+
 def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:
-    """Batches joined in their order, without measures that no image has the ground truth for."""
+    """Batches joined in their order, without measures for which no image has ground truth."""
     found = {name: np.concatenate(parts, 1) for name, parts in columns.items()}
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 

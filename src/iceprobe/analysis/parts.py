@@ -1,7 +1,7 @@
-"""Part maps: what predictors look at, in as many colours as there are clusters of them.
+"""Part maps: what predictors look at, in one colour for each cluster of them.
 
-Predictors are clustered by spherical k-means on their maps concatenated over images, so a colour
-means the same part in every picture; its opacity is how strong the part's map is there.
+Predictors are clustered by spherical k-means on their maps concatenated over images, so a colour means the
+same part in every picture. Its opacity is the strength of the part's map.
 """
 
 import torch
@@ -51,15 +51,15 @@ def part_maps(maps: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
 
 
 def part_picture(parts: Tensor, colours: Tensor) -> Tensor:
-    """Each patch in the colour of its strongest part, as opaque as that part is strong there.
+    """Each patch in the colour of its strongest part.
 
     Args:
         parts: ``(B, K, N)``.
         colours: ``(K, 3)`` in [0, 1].
 
     Returns:
-        ``(B, N, 4)``, red, green, blue and opacity in [0, 1]; opacity 1 is the part's own
-        strongest patch in all pictures.
+        ``(B, N, 4)``, red, green, blue and opacity in [0, 1]; opacity 1 is the strongest patch of the
+        part in all pictures.
     """
     strength, part = (parts / parts.amax((0, 2), keepdim=True).clamp_min(1e-12)).max(1)
     return torch.cat([colours.to(parts)[part], strength[..., None]], -1)

@@ -22,7 +22,7 @@ def recall_at(
     Args:
         descriptors: ``(n, D_o)``.
         labels: ``(n,)``.
-        ks: the K of interest.
+        ks: values of K.
         block: queries compared at once, with all n.
 
     Raises:

@@ -1,9 +1,9 @@
 """All measures of all attentive probes of a run, over the reported images of its store."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from iceprobe.settings import AnalyzeCall
 from iceprobe.store import Store
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
-
-if TYPE_CHECKING:
-    from iceprobe.probes.probe import Probe
 
 
 @shows_progress
@@ -57,7 +54,8 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         if result.method == "knn" or result.adaptation is not None:
             continue
         store = _opened(result, stores, call.trust)
-        fits = _fits(result, store)
+        seeds: list[int | None] = [*result.seeds] or [None]
+        fits = [load_fitted(result, store.shape, seed) for seed in seeds]
         if not fits[0].pooling.num_predictors:
             continue
         if store.grid is None or not store.has_patches:
@@ -68,7 +66,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         steps = [t / call.thresholds for t in range(call.thresholds)]
         found.append(Measurements(result, store, where, call.batch_size, steps, fits))
     groups = _by_store(found) if call.background or call.heads else []
-    # What a backbone or a data set hasn't is said before the first pass, not after it.
+    # A backbone or data set that lacks something is refused before the first pass.
     backbones = [
         recorded_backbone(store.manifest.backbone, store.path, trust=call.trust).to(where)
         for store in (group[0].store for group in groups)
@@ -81,7 +79,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
     report = callback(call.progress)
     for one in found:
         for number, fit in enumerate(one.probes):
-            one.over(fit, report and _counted(report, one.result, number, one.probes))
+            one.over(fit, report and _counted(report, one, number))
     draws = call.draws
     analyses = [analysis_of(one, draws) for one in found]
     if call.background:
@@ -111,16 +109,16 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
 
 def _by_store(found: Sequence[Measurements]) -> list[list[Measurements]]:
     """Those over the same images together."""
-    groups: dict[tuple[str, str], list[Measurements]] = {}
+    groups: dict[tuple[str, str], list[Measurements]] = defaultdict(list)
     for one in found:
-        groups.setdefault((one.store.identity, one.result.split), []).append(one)
+        groups[one.store.identity, one.result.split].append(one)
     return list(groups.values())
 
 
 def _exchange(
     found: Sequence[Measurements], others: OtherBackgrounds, progress: ProgressCallback | None
 ) -> None:
-    """What every fit answers on the images with other backgrounds: one pass of the backbone for all."""
+    """Whether each fit is right on images with other backgrounds: one pass of the backbone for all."""
     first = found[0]
     right: list[list[Values]] = [[] for _ in found]
     for start in range(0, len(others.rows), first.batch):
@@ -144,13 +142,8 @@ def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Stor
     return stores[result.store.path].asked_as(result.backbone, result.dataset)
 
 
-def _fits(result: FittedResult, store: Store) -> list["Probe"]:
-    seeds: list[int | None] = [*result.seeds] or [None]
-    return [load_fitted(result, store.shape, seed) for seed in seeds]
-
-
 def _counted(
-    progress: ProgressCallback, result: FittedResult, number: int, fits: Sequence["Probe"]
+    progress: ProgressCallback, one: Measurements, number: int
 ) -> Callable[[int, int], None]:
     """Images of all fits of a probe in one count."""
-    return lambda done, of: progress(result.label, number * of + done, of * len(fits))
+    return lambda done, of: progress(one.result.label, number * of + done, of * len(one.probes))

@@ -1,4 +1,4 @@
-"""What the analysis of a probe says: the entries of ``analysis.json``. Nothing here imports torch.
+"""Entries of ``analysis.json``. Nothing here imports torch.
 
 Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images.
 """
@@ -20,90 +20,59 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Predictor:
-    """One predictor of one fitted seed; None where its data have no boxes or masks.
+    """One predictor of one fitted seed; None where its data have no boxes or masks."""
 
-    Attributes:
-        seed: of the fit.
-        predictor: j, from 1.
-        importance: drop in accuracy where it alone is uniform; None where it can't be replaced.
-        entropy: of its map, 1 where uniform.
-        centroid_in_box: share of images whose box holds the map's centroid.
-        mass_in_box: of its attention.
-        mass_in_mask: of its attention.
-        prefix_share: of its attention, before maps were renormalised.
-    """
-
-    seed: int
-    predictor: int
-    importance: Estimate | None
-    entropy: Estimate
-    centroid_in_box: Estimate | None
-    mass_in_box: Estimate | None
-    mass_in_mask: Estimate | None
-    prefix_share: float
+    seed: int  # of the fit
+    predictor: int  # j, from 1
+    importance: (
+        Estimate | None
+    )  # drop in accuracy where it alone is uniform; None: can't be replaced
+    entropy: Estimate  # of its map, 1 where uniform
+    centroid_in_box: Estimate | None  # share of images whose box holds the map's centroid
+    mass_in_box: Estimate | None  # of its attention
+    mass_in_mask: Estimate | None  # of its attention
+    prefix_share: float  # of its attention, before maps were renormalised
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What is lost when everything outside the object's box is exchanged.
+    """What is lost when everything outside the object's box is exchanged."""
 
-    Attributes:
-        background: what was put there: ``"clutter of other images"`` or ``"mean colour"``.
-        images: how many, those with a box.
-        accuracy: top-1 on them as they are.
-        replaced: top-1 with the other background.
-        drop: their difference, paired over images.
-    """
-
-    background: str
-    images: int
-    accuracy: Estimate
-    replaced: Estimate
-    drop: Estimate
+    background: str  # what replaces it: ``"clutter of other images"`` or ``"mean colour"``
+    images: int  # those with a box
+    accuracy: Estimate  # top-1 on them as they are
+    replaced: Estimate  # top-1 with the other background
+    drop: Estimate  # their difference, paired over images
 
 
 @dataclass(frozen=True)
 class Analysis:
     """Where one probe looks, means over its predictors and seeds.
 
-    The backbone's own heads, where they were asked for, stand among the probes as `HEADS`: their
-    predictors are heads, and they have no accuracy, importance, seeds or retrieval.
-
-    Attributes:
-        probe: label in the run.
-        store: identity of the tokens.
-        split: whose images were measured.
-        images: how many, ``images_with_box`` of them with a box, likewise with a mask.
-        seeds: fits that were pooled.
-        accuracy: top-1 on these images.
-        uniform: what uniform attention scores, by measure.
-        complementarity: of the maps of an image, by formula: ``cosine``, ``intersection``.
-        max_box_accuracy: of the mean map over predictors: by δ, and ``"mean"``, MaxBoxAccV2.
-        recall: by K, of the pooled descriptors.
-        correlation: of importance over all predictors with each measure.
-        predictors: by importance, the largest first.
-        notes: what is missing here, and why.
-        shortcut: the background test, where it was asked for.
+    The backbone's own heads, where they were asked for, are one more entry, `HEADS`: their predictors are
+    heads, and they have no accuracy, importance, seeds or retrieval.
     """
 
-    probe: str
-    store: str
-    split: str
+    probe: str  # label in the run
+    store: str  # identity of the tokens
+    split: str  # whose images were measured
     images: int
     images_with_box: int
     images_with_mask: int
-    seeds: list[int]
-    accuracy: Estimate | None
+    seeds: list[int]  # fits that were pooled
+    accuracy: Estimate | None  # top-1 on these images
     entropy: Estimate
     centroid_in_box: Estimate | None
     mass_in_box: Estimate | None
     mass_in_mask: Estimate | None
     prefix_share: float
-    uniform: dict[str, float]
-    complementarity: dict[str, Estimate]
-    max_box_accuracy: dict[str, float]
-    recall: dict[str, Estimate]
-    correlation: dict[str, Correlation]
-    predictors: list[Predictor]
-    notes: list[str] = field(default_factory=list)
-    shortcut: Shortcut | None = None
+    uniform: dict[str, float]  # what uniform attention scores, by measure
+    complementarity: dict[
+        str, Estimate
+    ]  # of the maps of an image, by formula: cosine, intersection
+    max_box_accuracy: dict[str, float]  # of the mean map: by δ, and ``"mean"``, MaxBoxAccV2
+    recall: dict[str, Estimate]  # by K, of the pooled descriptors
+    correlation: dict[str, Correlation]  # of importance over all predictors, by measure
+    predictors: list[Predictor]  # by importance, the largest first
+    notes: list[str] = field(default_factory=list)  # what is missing here, and why
+    shortcut: Shortcut | None = None  # the background test, where it was asked for

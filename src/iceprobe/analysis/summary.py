@@ -1,6 +1,6 @@
 """The measures of all fits of a probe together: means over images with their intervals."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,40 +16,38 @@ MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
 
 def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Analysis:
     """What all fits together say, or the heads."""
-    notes: list[str] = []
-    seeds = [] if heads else _seeds(found)
+    seeds = [] if heads else found.result.seeds or list(range(len(found.fits)))
     rows = [(seed, j + 1) for seed in seeds or [0] for j in range(len(found.fits[0]["entropy"]))]
     stacked = {name: np.concatenate([fit[name] for fit in found.fits]) for name in found.fits[0]}
-    each: dict[str, Sequence[Estimate]] = {
+    each = {
         name: _estimates(stacked[name], draws) for name in ("drops", *MEASURES) if name in stacked
     }
-    nothing: Sequence[None] = [None] * len(rows)
+
+    def of(name: str, row: int) -> Any:
+        return each[name][row] if name in each else None
+
     predictors = [
         Predictor(
             seed=seed,
             predictor=j,
-            importance=each.get("drops", nothing)[row],
-            entropy=each["entropy"][row],
-            centroid_in_box=each.get("centroid_in_box", nothing)[row],
-            mass_in_box=each.get("mass_in_box", nothing)[row],
-            mass_in_mask=each.get("mass_in_mask", nothing)[row],
+            importance=of("drops", row),
+            **{name: of(name, row) for name in MEASURES},
             prefix_share=float(stacked["prefix_share"][row].mean()),
         )
         for row, (seed, j) in enumerate(rows)
     ]
+    notes: list[str] = []
     if "drops" in each:
         predictors.sort(key=lambda one: one.importance.mean if one.importance else 0, reverse=True)
     elif not heads:
         notes.append("no importance: its descriptor isn't a function of what predictors pool alone")
-
-    def known(name: str) -> Estimate:
-        return _estimates(stacked[name].mean(0, keepdims=True), draws)[0]
-
-    def overall(name: str) -> Estimate | None:
-        return known(name) if name in stacked else None
-
+    means: dict[str, Any] = {
+        name: _mean(values, draws)
+        for name, values in stacked.items()
+        if name not in ("drops", "prefix_share")
+    }
+    measured: dict[str, Any] = {name: means.get(name) for name in MEASURES}
     correlation, more = _correlation(stacked, draws)
-    notes += more
     boxes = _max_box_accuracy(found)
     return Analysis(
         probe=HEADS if heads else found.result.label,
@@ -59,19 +57,16 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         images_with_box=int(found.boxed.sum()),
         images_with_mask=int(found.masked.sum()),
         seeds=seeds,
-        accuracy=overall("correct"),
-        entropy=known("entropy"),
-        centroid_in_box=overall("centroid_in_box"),
-        mass_in_box=overall("mass_in_box"),
-        mass_in_mask=overall("mass_in_mask"),
+        accuracy=means.get("correct"),
+        **measured,
         prefix_share=float(stacked["prefix_share"].mean()),
         uniform={name: float(np.nanmean(values)) for name, values in found.uniform.items()},
-        complementarity={k: known(k) for k in ("cosine", "intersection") if k in stacked},
+        complementarity={k: means[k] for k in ("cosine", "intersection") if k in means},
         max_box_accuracy=boxes,
-        recall={k[7:]: known(k) for k in stacked if k.startswith("recall ")},
+        recall={k[7:]: means[k] for k in means if k.startswith("recall ")},
         correlation=correlation,
         predictors=predictors,
-        notes=[*notes, *_missing(found, boxes)],
+        notes=[*notes, *more, *_missing(found, boxes)],
     )
 
 
@@ -82,21 +77,13 @@ def shortcut_of(found: Measurements, draws: int) -> Shortcut | None:
     others, replaced = found.exchanged
     correct = np.concatenate([fit["correct"] for fit in found.fits])[:, others.rows]
     drop = shortcut(correct, replaced)
-
-    def mean(values: Values) -> Estimate:
-        return _estimates(values.mean(0, keepdims=True), draws)[0]
-
     return Shortcut(
         background=others.name,
         images=len(others.rows),
-        accuracy=mean(correct),
-        replaced=mean(replaced),
+        accuracy=_mean(correct, draws),
+        replaced=_mean(replaced, draws),
         drop=Estimate(drop.mean, drop.interval),
     )
-
-
-def _seeds(found: Measurements) -> list[int]:
-    return found.result.seeds or list(range(len(found.fits)))
 
 
 def _correlation(
@@ -132,6 +119,11 @@ def _missing(found: Measurements, boxes: dict[str, float]) -> list[str]:
     if not found.masked.any():
         notes.append("no masks: nothing is said of mass in them")
     return notes
+
+
+def _mean(values: Values, draws: int) -> Estimate:
+    """Of the mean row of ``(M, n)``."""
+    return _estimates(values.mean(0, keepdims=True), draws)[0]
 
 
 def _estimates(values: Values, draws: int) -> list[Estimate]:

@@ -130,13 +130,14 @@ def _table(
     comparisons: Sequence["Comparison"], margin: float | None, labels: Sequence[str]
 ) -> TerminalTable:
     from iceprobe.results.statistics import same_within
-    from iceprobe.results.tables import signed_points, span, tenths
+    from iceprobe.results.tables import figure, span
 
     names = varying([one.probe for one in comparisons])
     columns = [Column("probe", numeric=False), *(Column(name, numeric=False) for name in names)]
     metric = " or ".join(dict.fromkeys(one.metric.title for one in comparisons))
     columns += [Column(labels[0] or metric, goes=2), Column(labels[1], goes=3)]
-    columns += [Column("points"), Column("95% interval"), Column("p", goes=1)]
+    points = "points" if all(one.metric.percent for one in comparisons) else "difference"
+    columns += [Column(points), Column("95% interval"), Column("p", goes=1)]
     columns += [Column("clear", numeric=False, goes=4)]
     if margin is not None:
         columns.append(Column(f"same ±{margin:g}", numeric=False))
@@ -149,15 +150,15 @@ def _table(
         row = [
             f"{named.label}{mark}",
             *(value_of(one.probe, name) for name in names),
-            tenths(one.probe.score.mean),
-            tenths(one.against.score.mean),
-            signed_points(difference.mean),
-            span(difference.interval, signed=True),
+            figure(one.probe.score.mean, one.metric),
+            figure(one.against.score.mean, one.metric),
+            figure(one.shown.mean, one.metric, signed=True),
+            span(one.shown.interval, one.metric, signed=True),
             f"{one.p:.3f}" if one.p >= 0.001 else "<.001",
             "yes" if one.clear else "no",
         ]
         if margin is not None:
-            holds = same_within(difference, margin / 100).holds
+            holds = same_within(difference, margin / one.metric.scale).holds
             row.append("yes" if holds and not one.undertrained else "not shown")
         rows.append(row)
     return TerminalTable(columns, rows, notes=_notes(comparisons, margin))

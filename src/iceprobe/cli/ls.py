@@ -176,7 +176,7 @@ def _runs(folder: Path) -> list[Entry]:
             scored = f"{one.probe} {percent(one.miou)}% mIoU"
         elif (run / "results.json").exists():
             one = leaderboard(read_results(run))[0]
-            scored = f"{one.label} {percent(one.score)}%"
+            scored = f"{one.label} {percent(one.score, one.metric)}{one.metric.unit}"
         else:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue

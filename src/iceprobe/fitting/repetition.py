@@ -238,7 +238,7 @@ def _warnings(
     metric, labels = context.metric, fitted.predictions.labels
     scores = metric.needed_scores(fitted.predictions, labels).mean(0)
     reported = selected_score(scores, metric.weights(labels))
-    found += far_below(reported, fitted.selected_score, split)
+    found += far_below(metric, reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)
     return found

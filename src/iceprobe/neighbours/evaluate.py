@@ -143,7 +143,7 @@ def knn(
         flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
-        warnings=far_below(reported, held_out, split),
+        warnings=far_below(metric, reported, held_out, split),
         **provenance(store, split, command),
     )
 

@@ -30,12 +30,12 @@ def report(
     """Write the report of ``results`` as one HTML file that works offline, or as a table.
 
     Args:
-        results: of one run or several; attention maps are drawn for those whose fitted probes,
-            store and images can be found, and the report says why where they can't. Or the
-            segmentations of one run, of :func:`iceprobe.segment` or
-            `iceprobe.dense.read_segmentations`; their page shows the run's picture.
-        path: where the file goes, replaced atomically if it is there. Its ending says what it is:
-            ``.md`` and ``.csv`` are tables, ``.html`` (or none) the report.
+        results: of one run or several; attention maps are drawn where fitted probes, store and
+            images can be found, and the report says why some are missing. Or the segmentations of
+            one run, of :func:`iceprobe.segment` or `iceprobe.dense.read_segmentations`; their page
+            shows the run's picture.
+        path: of the file, replaced atomically if it exists. ``.md`` and ``.csv`` are tables,
+            ``.html`` (or no ending) is the report.
         title: shown in the browser's tab; names the backbone and data by default.
         images: test images on the attention page; 0 leaves the page out.
         trust: whether other hosts may be asked for stores and images that the results' files name.

@@ -9,7 +9,7 @@ import altair as alt
 from iceprobe.analysis.files import read_analyses
 from iceprobe.analysis.schema import HEADS, Analysis, Predictor
 from iceprobe.core.errors import IceprobeError
-from iceprobe.reporting.charts import OTHERS, Spec, finish
+from iceprobe.reporting.charts import OTHERS, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.comparison import reference_ep
 from iceprobe.results.fitted import FittedResult
@@ -41,9 +41,7 @@ class Analysed:
 
     @property
     def name(self) -> str:
-        if self.result is None:
-            return "backbone’s heads"
-        return display_name(self.result.label)
+        return "backbone’s heads" if self.result is None else display_name(self.result.label)
 
 
 @dataclass(frozen=True)
@@ -56,49 +54,35 @@ class PredictorRow:
 
 @dataclass(frozen=True)
 class PredictorTable:
-    """The predictors of one probe, by importance.
-
-    Attributes:
-        of: whose.
-        images: the example images.
-        names: of the images.
-        top, bottom: the first ones and the last ones.
-        left_out: how many stand between them.
-    """
+    """The predictors of one probe, by importance."""
 
     of: Analysed
-    images: list[str]
-    names: list[str]
-    top: list[PredictorRow]
-    bottom: list[PredictorRow]
-    left_out: int
+    images: list[str]  # the example images
+    names: list[str]  # of the images
+    top: list[PredictorRow]  # the first ones
+    bottom: list[PredictorRow]  # the last ones
+    left_out: int  # how many are between them
 
 
 @dataclass(frozen=True)
 class PartsView:
-    """A grid of images in the colours of a probe's parts.
+    """A grid of images in the colours of a probe's parts."""
 
-    Attributes:
-        result: whose first seed.
-        pictures: data URIs, with the names of their images.
-        legend: a colour and the predictors of its part.
-    """
-
-    result: FittedResult
-    pictures: list[tuple[str, str]]
-    legend: list[tuple[str, list[int]]]
+    result: FittedResult  # whose first seed
+    pictures: list[tuple[str, str]]  # data URIs, with the names of their images
+    legend: list[tuple[str, list[int]]]  # a colour and the predictors of its part
 
 
 def analysed(results: Sequence[FittedResult]) -> list[Analysed]:
-    """Analyses of the results of one group, the reference EP's first; without those that are stale.
+    """Analyses of the results of one group, the reference EP's first; stale ones are left out.
 
     Raises:
-        IceprobeError: if a run's analysis is there and can't be read.
+        IceprobeError: if a run's analysis can't be read.
     """
     found: list[Analysed] = []
     for run in dict.fromkeys(one.run for one in results if one.run is not None):
         here = {(r.label, r.store.identity, r.split): r for r in results if r.run == run}
-        stores = {r.store.identity for r in here.values()}
+        stores = {store for _, store, _ in here}
         for one in read_analyses(run):
             result = here.get((one.probe, one.store, one.split))
             if result is not None and result.seeds == one.seeds:
@@ -115,8 +99,7 @@ def importance_charts(
 ) -> list[tuple[str, str, Spec]]:
     """Importance against where predictors look, a point a predictor: title, remark, chart.
 
-    At most two measures: attention on the object and the centroid where there is ground truth,
-    entropy where there is none.
+    At most two measures: attention on the object and the centroid, or entropy without ground truth.
     """
     important = [
         one
@@ -125,36 +108,30 @@ def importance_charts(
     ][:DETAILED]
     if not important:
         return []
-    known = [
-        name for name in _MEASURES if getattr(important[0].analysis.predictors[0], name) is not None
-    ]
+    first = important[0].analysis.predictors[0]
+    known = [name for name in _MEASURES if getattr(first, name) is not None]
     object_first = [name for name in known if name != "entropy"] or known
     if "mass_in_mask" in object_first:
         object_first.remove("mass_in_box")
     made = []
     for name in object_first[:2]:
         rows = [
-            _point(one, each, name, palette)
+            {
+                "probe": one.name,
+                "colour": palette[one.result.label],
+                "predictor": f"{each.predictor} of seed {each.seed}",
+                "x": 100 * getattr(each, name).mean,
+                "y": 100 * each.importance.mean,
+                "interval": span(each.importance.interval, signed=True),
+            }
             for one in important
             for each in one.analysis.predictors
+            if one.result is not None and each.importance is not None
         ]
         remark = "; ".join(_correlation(one, name) for one in important)
         title = f"Importance against {name.replace('_', ' ')}"
         made.append((title, f"Spearman: {remark}.", _importance_chart(rows, important[0], name)))
     return made
-
-
-def _point(one: Analysed, each: Predictor, measure: str, palette: dict[str, str]) -> dict[str, Any]:
-    assert one.result is not None
-    assert each.importance is not None
-    return {
-        "probe": one.name,
-        "colour": palette[one.result.label],
-        "predictor": f"{each.predictor} of seed {each.seed}",
-        "x": 100 * getattr(each, measure).mean,
-        "y": 100 * each.importance.mean,
-        "interval": span(each.importance.interval, signed=True),
-    }
 
 
 def _correlation(one: Analysed, measure: str) -> str:
@@ -167,16 +144,13 @@ def _correlation(one: Analysed, measure: str) -> str:
 
 
 def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str) -> Spec:
-    shades = {row["probe"]: row["colour"] for row in rows}
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("x:Q", title=_MEASURES[measure]).scale(zero=False, padding=10).axis(grid=False),
         y=alt.Y("y:Q", title="Importance, points of accuracy").scale(padding=10),
     )
     points = base.mark_circle(size=64, opacity=0.75, stroke="white", strokeWidth=0.8).encode(
-        color=alt.Color(
-            "probe:N",
-            scale=alt.Scale(domain=list(shades), range=list(shades.values())),
-            legend=alt.Legend(title=None, orient="bottom", columns=4, labelLimit=220),
+        color=by_colour(
+            rows, "probe", alt.Legend(title=None, orient="bottom", columns=4, labelLimit=220)
         ),
         tooltip=[
             alt.Tooltip("probe:N"),
@@ -202,11 +176,7 @@ def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str)
 def predictor_tables(
     shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"], images: int
 ) -> tuple[list[PredictorTable], list[str]]:
-    """The predictors of the first few probes, with example maps where they can be drawn.
-
-    Returns:
-        The tables, and why maps are missing where they are.
-    """
+    """The predictors of the first few probes, with example maps, and why maps are missing."""
     tables: list[PredictorTable] = []
     remarks: list[str] = []
     albums: dict[str, Album] = {}
@@ -214,27 +184,20 @@ def predictor_tables(
         assert one.result is not None
         everyone = one.analysis.predictors
         cut = len(everyone) if len(everyone) <= BEST + LEAST else BEST
-        top, bottom = everyone[:cut], everyone[cut:][-LEAST:]
+        kept = [*everyone[:cut], *everyone[cut:][-LEAST:]]
         maps: dict[tuple[int, int], list[str]] = {}
-        album = None
+        pictures: list[str] = []
+        names: list[str] = []
         try:
             if images:
                 album = _album(one.result, albums, opened, min(images, EXAMPLES))
-                maps = _example_maps(one.result, album, [*top, *bottom])
+                maps = _example_maps(one.result, album, kept)
+                pictures, names = (album.pictures, album.names) if maps else ([], [])
         except IceprobeError as error:
             remarks.append(f"{one.name}: no maps, {error}.")
-
-        def with_maps(
-            some: Sequence[Predictor], maps: dict[tuple[int, int], list[str]] = maps
-        ) -> list[PredictorRow]:
-            return [PredictorRow(e, maps.get((e.seed, e.predictor), [])) for e in some]
-
-        pictures = album.pictures if album is not None and maps else []
-        names = album.names if album is not None and maps else []
-        left_out = len(everyone) - len(top) - len(bottom)
-        tables.append(
-            PredictorTable(one, pictures, names, with_maps(top), with_maps(bottom), left_out)
-        )
+        rows = [PredictorRow(each, maps.get((each.seed, each.predictor), [])) for each in kept]
+        left_out = len(everyone) - len(kept)
+        tables.append(PredictorTable(one, pictures, names, rows[:cut], rows[cut:], left_out))
     return tables, remarks
 
 
@@ -258,24 +221,20 @@ def _example_maps(
     """By seed and predictor, its map on each image of the album."""
     made: dict[tuple[int, int], list[str]] = {}
     for seed in dict.fromkeys(each.seed for each in wanted):
-        found = album.maps(result, seed)
-        if found is None:
-            continue
-        mine = [each.predictor for each in wanted if each.seed == seed]
-        overlays = album.overlays(found[1][:, [j - 1 for j in mine]])
-        for place, j in enumerate(mine):
-            made[seed, j] = [each[place] for each in overlays]
+        if (found := album.maps(result, seed)) is not None:
+            mine = [each.predictor for each in wanted if each.seed == seed]
+            overlays = album.overlays(found[1][:, [j - 1 for j in mine]])
+            made |= {
+                (seed, j): [*maps]
+                for j, maps in zip(mine, zip(*overlays, strict=True), strict=True)
+            }
     return made
 
 
 def parts_view(
     shown: Sequence[Analysed], opened: Callable[[FittedResult], "Store"]
 ) -> PartsView | None:
-    """Parts of the first probe that has several predictors.
-
-    Raises:
-        IceprobeError: if the store, its images or the fitted probe can't be found.
-    """
+    """Parts of the first probe that has several predictors. Raises as `Album`."""
     from iceprobe.analysis.parts import part_maps
     from iceprobe.reporting.pictures import part_uris
 
@@ -283,8 +242,7 @@ def parts_view(
         if one.result is None or len(one.analysis.predictors) <= max(1, len(one.analysis.seeds)):
             continue
         album = _album(one.result, {}, opened, PART_IMAGES)
-        found = album.maps(one.result)
-        if found is None:
+        if (found := album.maps(one.result)) is None:
             continue
         parts, assigned = part_maps(found[1], PARTS)
         uris = part_uris(album.images, parts.unflatten(2, album.tokens.grid or (0, 0)), OTHERS)

@@ -1,8 +1,7 @@
 """Where each probe looks: fitted probes on test images, one map a predictor.
 
-With more than eight predictors the maps are grouped by spherical k-means over their
-concatenation on the images shown, and a group's mean map is drawn, so a column means the same
-part in every row.
+More than eight predictors are grouped by spherical k-means over their maps on all images shown. A column
+is the mean map of a group, the same group in every row.
 """
 
 from dataclasses import dataclass, replace
@@ -54,12 +53,7 @@ class Gallery:
 
 
 class Album:
-    """Some test images of a store, with their tokens.
-
-    Args:
-        store: an open store with patch tokens.
-        split: the reported split.
-        rows: of that split.
+    """Images of a split, by row, with their tokens.
 
     Raises:
         IceprobeError: if the store has no patch grid, or its images can't be found.
@@ -68,29 +62,24 @@ class Album:
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
-        part = store[split]
+        part, picked = store[split], torch.from_numpy(rows)
         self.store, self.split, self.rows = store, split, rows
-        self.images: list[Image.Image] = list(store.images(split, self.rows))
-        self.boxes = None if part.boxes is None else np.asarray(part.boxes)[self.rows]
-        self.labels = np.asarray(part.labels)[self.rows]
-        self.names = store.names(split, self.rows)
-        self.pictures = [
-            image_uri(image, None if self.boxes is None else self.boxes[i])
-            for i, image in enumerate(self.images)
-        ]
+        self.images: list[Image.Image] = list(store.images(split, rows))
+        self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
+        self.labels = np.asarray(part.labels)[rows]
+        self.names = store.names(split, rows)
+        boxes = [None] * len(rows) if self.boxes is None else self.boxes
+        self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
         self.tokens = Tokens(
-            patches=part.patches(torch.from_numpy(self.rows)).float(),
-            prefix=part.prefix[torch.from_numpy(self.rows)].float(),
+            patches=part.patches(picked).float(),
+            prefix=part.prefix[picked].float(),
             grid=store.grid,
             has_class=store.has_class,
         )
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
-        """``count`` images, one of each class first, in the order of the split.
-
-        What probes made of them has no say.
-        """
+        """``count`` images, one of each class first, in the order of the split, whatever probes predict."""
         return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
 
     def maps(self, result: FittedResult, seed: int | None = None) -> tuple["Probe", Tensor] | None:
@@ -121,13 +110,8 @@ class Album:
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
-    """Maps of the first seed of a fitted probe; None where it has no attention of its own.
-
-    Raises:
-        IceprobeError: if the fitted probe is missing or doesn't fit its description.
-    """
-    found = album.maps(result)
-    if found is None:
+    """Maps of the first seed of a fitted probe; None where it has no attention. Raises as `Album.maps`."""
+    if (found := album.maps(result)) is None:
         return None
     probe, weights = found
     with torch.no_grad():
@@ -135,19 +119,19 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         predicted: list[int] = probe(tokens).argmax(1).tolist()
     maps, columns = columns_of(weights)
     classes = list(album.store.classes)
-    rows = []
-    for i, overlays in enumerate(album.overlays(maps)):
-        label = int(album.labels[i])
-        rows.append(
-            Row(
-                name=album.names[i],
-                label=classes[label],
-                predicted=classes[predicted[i]],
-                correct=predicted[i] == label,
-                image=album.pictures[i],
-                maps=overlays,
-            )
+    rows = [
+        Row(
+            name=album.names[i],
+            label=classes[label],
+            predicted=classes[predicted[i]],
+            correct=predicted[i] == label,
+            image=album.pictures[i],
+            maps=overlays,
         )
+        for i, (label, overlays) in enumerate(
+            zip(album.labels.tolist(), album.overlays(maps), strict=True)
+        )
+    ]
     seed = result.seeds[0] if result.seeds else None
     return Gallery(result, weights.shape[1], columns, rows, album.boxes is not None, seed)
 
@@ -167,19 +151,12 @@ def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int
 
 
 def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
-    """Where each predictor of an attentive probe looks: ``(B, M, N)`` over the patches, sum 1."""
+    """Where each predictor of an attentive probe looks: ``(B, M, N)``, each map sums to 1."""
     return patch_maps(probe, tokens)[0].cpu()
 
 
 def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
-    """At most :data:`MAX_COLUMNS` maps an image, and what to call them.
-
-    Args:
-        weights: ``(B, M, N)``.
-
-    Returns:
-        ``(B, K, N)`` and K titles.
-    """
+    """At most :data:`MAX_COLUMNS` maps an image: ``(B, M, N)`` → ``(B, K, N)`` and K titles."""
     groups, titles = group_predictors(weights)
     return mean_of_groups(weights, groups), titles
 
@@ -190,14 +167,8 @@ def mean_of_groups(weights: Tensor, groups: list[Tensor]) -> Tensor:
 
 
 def group_predictors(weights: Tensor) -> tuple[list[Tensor], list[str]]:
-    """The predictors of each of at most :data:`MAX_COLUMNS` maps, and what to call the maps.
-
-    Args:
-        weights: ``(B, M, N)`` of the images to group them by.
-
-    Returns:
-        K index tensors and K titles.
-    """
+    """At most :data:`MAX_COLUMNS` groups of predictors, by their maps ``(B, M, N)``: K index tensors and
+    K titles."""
     predictors = weights.shape[1]
     if predictors <= MAX_COLUMNS:
         alone = list(torch.arange(predictors).split(1))

@@ -1,7 +1,7 @@
-"""What the report's charts share: size, colours, legends, and their last touch.
+"""What the report's charts share: size, colours, legends and style.
 
-Charts are Vega-Lite specifications made by Altair: they carry hover text, can be saved as SVG or PNG from
-the page for a slide, and their engine comes as one offline bundle of 0.9 MB from vl-convert.
+Charts are Vega-Lite specifications made by Altair: they have hover text and can be saved as SVG or PNG from
+the page. Their engine is one offline bundle of 0.9 MB from vl-convert.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ Spec = dict[str, Any]
 
 
 def colours(results: Sequence[Result]) -> dict[str, str]:
-    """A colour for each probe's label: EPs blue, baselines grey, every other one of its own."""
+    """A colour for each probe's label: EPs blue, baselines grey, the others different ones."""
     found: dict[str, str] = {}
     series = {"linear": cycle(_LINEARS), "knn": cycle([KNN]), "ep": cycle(_EPS)}
     others = cycle(OTHERS)
@@ -42,18 +42,19 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
 
 def by_probe(rows: Sequence[dict[str, Any]]) -> alt.Color:
     """Colour by ``probe``, each in its row's ``colour``, with a legend below the chart."""
-    shades = {row["probe"]: row["colour"] for row in rows}
-    columns = max(1, min(4, int(WIDTH / (40 + max(map(text_width, shades))))))
+    columns = max(1, min(4, int(WIDTH / (40 + max(text_width(row["probe"]) for row in rows)))))
     legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        columns=columns,
-        symbolType="stroke",
-        symbolOpacity=1,
-        labelLimit=WIDTH,
-    )
+        title=None, orient="bottom", columns=columns, labelLimit=WIDTH,
+        symbolType="stroke", symbolOpacity=1,
+    )  # fmt: skip
+    return by_colour(rows, "probe", legend)
+
+
+def by_colour(rows: Sequence[dict[str, Any]], name: str, legend: alt.Legend) -> alt.Color:
+    """Colour by the column ``name``, each of its values in its row's ``colour``."""
+    shades = {row[name]: row["colour"] for row in rows}
     scale = alt.Scale(domain=list(shades), range=list(shades.values()))
-    return alt.Color("probe:N", scale=scale, legend=legend)
+    return alt.Color(f"{name}:N", scale=scale, legend=legend)
 
 
 def by_place(places: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any:
@@ -79,22 +80,22 @@ def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
         titlePadding=10, gridColor=_FAINT, domainColor="#c3ccd5", tickColor="#c3ccd5",
     ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
     spec = chart.to_dict()
-    # Two legends stand one below the other; Altair's schema has no word for it.
+    # Two legends one below the other, for which Altair's schema has no name.
     spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}
     return spec
 
 
 def places_of(results: Sequence[Result]) -> list[str]:
-    """Of each result what differs among them besides the probe: backbone, data, draw, protocol."""
+    """For each result what differs among them besides the probe: backbone, data, draw, protocol."""
     differing = varying(results)
     return [" · ".join(value_of(result, name) for name in differing) for result in results]
 
 
 def tooltip_names(places: Sequence[str]) -> list[alt.Tooltip]:
-    """Hover text that says which probe a mark is of, and on what where that differs."""
+    """Hover text: the probe of a mark, and its place where places differ."""
     return [alt.Tooltip("probe:N"), *([alt.Tooltip("place:N", title="on")] if any(places) else [])]
 
 
 def series_of(result: Result, place: str, palette: dict[str, str]) -> dict[str, Any]:
-    """What a row of a chart's data says of its result."""
+    """The columns of a chart's data that describe a result."""
     return {"probe": display_name(result.label), "place": place, "colour": palette[result.label]}

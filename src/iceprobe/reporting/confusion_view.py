@@ -11,14 +11,7 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
 from iceprobe.reporting.charts import Spec, finish
-from iceprobe.results.confusion import (
-    ClassScore,
-    Confusions,
-    Misread,
-    Mistake,
-    confusions,
-    misread,
-)
+from iceprobe.results.confusion import ClassScore, Confusions, Misread, Mistake, confusions, misread
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard, tenths
@@ -31,54 +24,48 @@ _RIGHT, _WRONG = (11, 111, 207), (179, 54, 47)
 
 @dataclass(frozen=True)
 class ConfusionView:
-    """What the page shows of one probe's answers.
-
-    Attributes:
-        result: whose.
-        names: of the classes, in their order.
-        worst: the classes with the lowest accuracy.
-        mistakes: the most frequent ones.
-        share: of all mistakes, what those shown make up.
-        chart: the matrix, or None where there are too many classes.
-        named: images that it is surest to read wrongly, with their names; none where those weren't
-            kept.
-        others: how many other probes ``named`` counts.
-    """
+    """What the page shows of one probe's answers."""
 
     result: FittedResult
-    names: list[str]
-    worst: list[ClassScore]
-    mistakes: list[Mistake]
-    share: float
-    chart: Spec | None
-    named: list[tuple[str, Misread]]
-    others: int
+    names: list[str]  # of the classes, in their order
+    worst: list[ClassScore]  # the classes with the lowest accuracy
+    mistakes: list[Mistake]  # the most frequent ones
+    share: float  # of all mistakes, what those shown make up
+    chart: Spec | None  # the matrix; None where there are too many classes
+    named: list[
+        tuple[str, Misread]
+    ]  # images it is surest to read wrongly; none where names weren't kept
+    others: int  # how many other probes ``named`` counts
 
 
 def confusion_view(results: Sequence[FittedResult], trust: bool = False) -> ConfusionView | None:
-    """Of the most accurate of ``results`` whose predictions were kept, if there is one."""
-    kept = {one.label: found for one in leaderboard(results) if (found := one.predictions())}
-    best = next((one for one in leaderboard(results) if one.label in kept), None)
-    if best is None:
+    """Of the best of ``results`` whose predictions were kept, if there is one."""
+    kept = [(one, found) for one in leaderboard(results) if (found := one.predictions())]
+    if not kept:
         return None
-    image_names = next((found.names for found in kept.values() if found.names), None)
-    predictions = kept.pop(best.label)
-    wrong = misread(predictions, list(kept.values()), IMAGES) if image_names else []
-    named = [(visible(image_names[one.row]), one) for one in wrong] if image_names else []
+    (best, predictions), *others = kept
+    named: list[tuple[str, Misread]] = []
+    if image_names := next((found.names for _, found in kept if found.names), None):
+        wrong = misread(predictions, [found for _, found in others], IMAGES)
+        named = [(visible(image_names[one.row]), one) for one in wrong]
     counted = confusions(predictions, best.classes)
     names = class_names(best, trust)
     mistakes = list(counted.mistakes[:ROWS])
     everything = sum(one.images for one in counted.mistakes)
-    chart = matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None
-    share = sum(one.images for one in mistakes) / everything if everything else 0.0
-    return ConfusionView(best, names, counted.worst(ROWS), mistakes, share, chart, named, len(kept))
+    return ConfusionView(
+        best,
+        names,
+        counted.worst(ROWS),
+        mistakes,
+        share=sum(one.images for one in mistakes) / everything if everything else 0.0,
+        chart=matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None,
+        named=named,
+        others=len(others),
+    )
 
 
 def class_names(result: FittedResult, trust: bool = False) -> list[str]:
-    """Names of the classes; of results from before they were kept those of the store.
-
-    ``"class 7"`` where it can't be found or opened.
-    """
+    """Names of the classes: those of the result, or else of its store, or else ``"class 7"``."""
     if result.class_names:
         return result.class_names
     if result.open_store is not None:
@@ -90,10 +77,10 @@ def class_names(result: FittedResult, trust: bool = False) -> list[str]:
 
 
 def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
-    """Rows: true classes; columns: what they were read as; a cell is its share of the row.
+    """Rows: true classes; columns: predicted ones; a cell is its share of the row.
 
-    Right answers are blue and mistakes red, each on a scale of its own, so that the mistakes of a
-    good probe can be seen.
+    Right answers are blue and mistakes red, each on its own scale, so that the mistakes of a good probe
+    can be seen.
     """
     shown = _distinct(names)
     matrix = counted.matrix()
@@ -116,7 +103,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
                 "images": f"{matrix[i, j]:.4g} of {counted.images[i]}",
             }
         )
-    side = min(44, max(15, 430 // len(names)))
+    side = min(44, max(15, 430 // len(names))) * len(names)
     axis: dict[str, Any] = dict(
         grid=False, ticks=False, domain=False, labelLimit=150, labelPadding=6
     )
@@ -136,11 +123,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
         color=alt.Color("colour:N", scale=None)
     )
     text = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
-    return finish(
-        alt.layer(cells, text) if few else alt.layer(cells),
-        width=side * len(names),
-        height=side * len(names),
-    )
+    return finish(alt.layer(cells, text) if few else alt.layer(cells), height=side, width=side)
 
 
 def _shade(full: tuple[int, int, int], strength: float) -> str:
@@ -150,10 +133,8 @@ def _shade(full: tuple[int, int, int], strength: float) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names as categories of an axis: one that is there before gets its number."""
-    seen: set[str] = set()
-    found = []
+    """Names as categories of an axis: a repeated one gets its number."""
+    found: list[str] = []
     for number, name in enumerate(names):
-        found.append(name if name not in seen else f"{name} ({number})")
-        seen.add(found[-1])
+        found.append(f"{name} ({number})" if name in found else name)
     return found

@@ -1,7 +1,6 @@
 """The primary metric against what a probe costs, with the Pareto front and names beside the points.
 
-Vega-Lite has no answer to names that don't cover each other: they are placed in
-:mod:`iceprobe.reporting.labels`.
+Vega-Lite can't keep names from covering each other: :mod:`iceprobe.reporting.labels` places them.
 """
 
 import math
@@ -24,16 +23,17 @@ from iceprobe.reporting.charts import (
     tooltip_names,
 )  # fmt: skip
 from iceprobe.reporting.labels import Box, place_labels
-from iceprobe.results.primary import percent_axis, titles_of
+from iceprobe.results.primary import axis_title, clipped, heading_of_all, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import percent, short, span
+from iceprobe.tasks.metrics import Metric
 
 
 def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Spec | None:
     """The primary metric against ``cost`` ("parameters" or "flops") with error bars and the Pareto front.
 
     Args:
-        results: the points; each is called by its probe, its shape says what else differs.
+        results: the points; each is labelled by its probe, its shape shows what else differs.
         cost: the horizontal axis, logarithmic; probes that cost nothing become a dashed line.
         palette: colour by probe label.
 
@@ -42,23 +42,25 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     """
     places = places_of(results)
     rows = [_row(*one, cost, palette) for one in zip(results, places, strict=True)]
-    points = sorted((row for row in rows if row["cost"] > 0), key=lambda row: -row["score"])
+    metric = shared_metric(*results)
+    points = [row for row in rows if row["cost"] > 0]
+    points.sort(key=lambda row: -metric.sign * row["score"])
     free = [row for row in rows if row["cost"] == 0]
     if not points:
         return None
-    x_domain, y_domain = _domains(points, rows)
+    x_domain, y_domain = _domains(points, rows, metric)
     for row in free:
         row.update(cost=x_domain[0], end=x_domain[1])
-    front = _front([*free, *points], x_domain)
-    _place([*points, *free], len(free), front, x_domain, y_domain)
+    front = _front([*free, *points], x_domain, metric.sign)
+    _place(points, free, front, x_domain, y_domain)
     title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
-    y = alt.Y("score:Q", title=percent_axis(results)).scale(domain=y_domain, nice=False, zero=False)
+    y = alt.Y("score:Q", title=axis_title(results)).scale(domain=y_domain, nice=False, zero=False)
     tooltip = [
         *tooltip_names(places),
-        alt.Tooltip("shown:N", title=f"{titles_of(results)} %"),
+        alt.Tooltip("shown:N", title=heading_of_all(results)),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
         alt.Tooltip("flops:N", title="FLOPs per image"),
@@ -102,30 +104,32 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _row(result: Result, place: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
-    leads = result.score
+    leads, metric = result.score, result.metric
     low, high = leads.interval or (leads.mean, leads.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
         **series_of(result, place, palette),
         "cost": parameters if cost == "parameters" else flops,
-        "score": 100 * leads.mean,
-        "low": 100 * low,
-        "high": 100 * high,
-        "shown": percent(leads),
-        "span": span(leads.interval),
+        "score": metric.scale * leads.mean,
+        "low": metric.scale * low,
+        "high": metric.scale * high,
+        "shown": percent(leads, metric),
+        "span": span(leads.interval, metric),
         "parameters": short(parameters),
         "flops": short(flops),
     }
 
 
-def _domains(points: Sequence[dict], rows: Sequence[dict]) -> tuple[list[float], list[float]]:
+def _domains(
+    points: Sequence[dict], rows: Sequence[dict], metric: Metric
+) -> tuple[list[float], list[float]]:
     """Axis ranges with room for names: a third of the width to spare, an eighth of the height."""
     low, high = (math.log10(end(row["cost"] for row in points)) for end in (min, max))
     room = max(0.18 * (high - low), 0.25)
     bottom, top = min(row["low"] for row in rows), max(row["high"] for row in rows)
-    margin = max(0.10 * (top - bottom), 0.5)
+    margin = max(0.10 * (top - bottom), 0.005 * metric.scale)
     x_domain = [10 ** (low - room), 10 ** (high + room)]
-    return x_domain, [max(0.0, bottom - margin), min(100.0, top + margin)]
+    return x_domain, clipped(metric, bottom - margin, top + margin, metric.scale)
 
 
 def _ticks(domain: Sequence[float]) -> list[float]:
@@ -138,24 +142,26 @@ def _ticks(domain: Sequence[float]) -> list[float]:
 
 def _place(
     points: list[dict],
-    free: int,
+    free: list[dict],
     front: list[dict],
     x_domain: Sequence[float],
     y_domain: Sequence[float],
 ) -> None:
-    """Add ``label`` and, in data units, ``label_x`` and ``label_y`` where a name finds a place.
+    """Add ``label`` and, in data units, ``label_x`` and ``label_y`` where there is room for it.
 
-    The best point of each probe comes first: where there is no room for all, colour says the rest.
+    The best point of each probe comes first; a point without a label has the colour of its probe.
 
     Args:
-        points: best first; the last ``free`` of them cost nothing, and their lines go across.
+        points: best first.
+        free: those that cost nothing, which are lines across the chart.
     """
-    for number, row in enumerate(points):
-        untrained = number >= len(points) - free
-        row["label"] = f"{row['probe']}, nothing trained" if untrained else row["probe"]
-    lines = points[len(points) - free :]
+    for row in points:
+        row["label"] = row["probe"]
+    for row in free:
+        row["label"] = f"{row['probe']}, nothing trained"
+    points = [*points, *free]
     best = {row["probe"]: row for row in reversed(points)}
-    points = sorted(points, key=lambda row: row is not best[row["probe"]])
+    points.sort(key=lambda row: row is not best[row["probe"]])
     left, right = map(math.log10, x_domain)
     bottom, top = y_domain
 
@@ -173,7 +179,7 @@ def _place(
     stairs = [(across(step["cost"]), down(step["score"])) for step in front]
     for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
         bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
-    bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in lines]
+    bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in free]
     centres = place_labels(marks, [row["label"] for row in points], bars, (WIDTH, HEIGHT))
     for row, centre in zip(points, centres, strict=True):
         if centre is not None:
@@ -181,8 +187,8 @@ def _place(
             row["label_y"] = top - centre[1] / HEIGHT * (top - bottom)
 
 
-def _front(points: Sequence[dict], x_domain: Sequence[float]) -> list[dict]:
+def _front(points: Sequence[dict], x_domain: Sequence[float], sign: int) -> list[dict]:
     """The Pareto front as a staircase; probes that cost nothing start it at the left edge."""
     steps = [{"cost": row["cost"], "score": row["score"]} for row in points]
-    front = [steps[i] for i in pareto([(s["cost"], s["score"]) for s in steps])]
+    front = [steps[i] for i in pareto([(s["cost"], sign * s["score"]) for s in steps])]
     return [*front, {"cost": x_domain[1], "score": front[-1]["score"]}]

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.results.comparison import BASELINES, EFFICIENT, probe_name, reference_ep
 from iceprobe.results.disagreement import Disagreement, disagreement
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
+from iceprobe.results.primary import noun_of
 from iceprobe.results.tables import leaderboard
 
 if TYPE_CHECKING:
@@ -33,29 +32,26 @@ class Disputed:
 
 @dataclass(frozen=True)
 class DisagreementView:
-    """What the page shows of a pair of probes.
-
-    Attributes:
-        pair: the two results.
-        rule: how the second was chosen, as the end of a sentence.
-        counted: how often they disagree.
-        sides: images that the first alone is right on, then the second alone.
-    """
+    """What the page shows of a pair of probes."""
 
     pair: tuple[FittedResult, FittedResult]
-    rule: str
+    rule: str  # how the second was chosen, as the end of a sentence
     counted: Disagreement
-    sides: tuple[list[Disputed], list[Disputed]]
+    sides: tuple[list[Disputed], list[Disputed]]  # the first alone is right, the second alone
 
 
 def chosen_pair(results: Sequence[FittedResult]) -> tuple[FittedResult, FittedResult, str] | None:
-    """The two probes to be compared, and by what rule.
+    """The two probes to compare, and how the second was chosen.
 
-    EP (the best one, as in the headline; the most accurate attentive probe where there
-    is none) against the most accurate attentive probe of another kind, else against the most
-    accurate other EP, else against the most accurate linear probe.
+    EP (the best one, as in the headline; without an EP the most accurate attentive probe) against the
+    most accurate attentive probe of another kind, else against the most accurate other EP, else against
+    the most accurate linear probe.
     """
-    asked = [one for one in results if _usable(one)]
+    asked = [
+        one
+        for one in results
+        if one.method == "trained" and one.adaptation is None and one.predictions() is not None
+    ]
     usable = leaderboard(asked)
     attentive = [one for one in usable if probe_name(one) not in BASELINES]
     first = reference_ep(asked) or next(iter(attentive), None)
@@ -64,23 +60,20 @@ def chosen_pair(results: Sequence[FittedResult]) -> tuple[FittedResult, FittedRe
     others = [one for one in attentive if one is not first]
     kind = probe_name(first)
     no_kin = "that is no EP" if kind == EFFICIENT else "of another kind"
+    most = "most accurate" if noun_of(usable) == "accuracy" else "best"
     candidates = {
-        f"the most accurate attentive probe {no_kin}": [
-            one for one in others if probe_name(one) != kind
-        ],
-        "the most accurate other probe of its kind": others,
-        "the most accurate linear probe": [one for one in usable if probe_name(one) == "linear"],
+        f"attentive probe {no_kin}": [one for one in others if probe_name(one) != kind],
+        "other probe of its kind": others,
+        "linear probe": [one for one in usable if probe_name(one) == "linear"],
     }
-    for rule, found in candidates.items():
-        if found:
-            return first, found[0], rule
-    return None
+    rules = ((first, found[0], f"the {most} {what}") for what, found in candidates.items() if found)
+    return next(rules, None)
 
 
 def disagreement_view(
     results: Sequence[FittedResult], opened: Callable[[FittedResult], "Store"]
 ) -> DisagreementView | None:
-    """The images of one group of results, or None where no two probes can be compared so.
+    """Images that two of the results disagree on; None where no two can be compared.
 
     Args:
         results: on the same images.
@@ -89,11 +82,10 @@ def disagreement_view(
     Raises:
         IceprobeError: if the store, its images or the fitted probes can't be found.
     """
-    chosen = chosen_pair(results)
-    if chosen is None:
+    if (chosen := chosen_pair(results)) is None:
         return None
     first, second, rule = chosen
-    a, b = (_predictions(one) for one in (first, second))
+    a, b = first.needed_predictions(), second.needed_predictions()
     counted = disagreement(a, b, COUNT)
     rows = np.concatenate([counted.for_a, counted.for_b])
     if not len(rows):
@@ -119,20 +111,6 @@ def disagreement_view(
 
 def _mean_maps(result: FittedResult, album: "Album") -> list[str | None]:
     """Each image's mean map over the predictors of the first seed."""
-    found = album.maps(result)
-    if found is None:
+    if (found := album.maps(result)) is None:
         return [None] * len(album.rows)
-    _, weights = found
-    return [overlays[0] for overlays in album.overlays(weights.mean(1, keepdim=True))]
-
-
-def _usable(result: FittedResult) -> bool:
-    trained = result.method == "trained" and result.adaptation is None
-    return trained and result.predictions() is not None
-
-
-def _predictions(result: FittedResult) -> Predictions:
-    found = result.predictions()
-    if found is None:
-        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
-    return found
+    return [overlays[0] for overlays in album.overlays(found[1].mean(1, keepdim=True))]

@@ -12,7 +12,7 @@ from iceprobe.reporting.training_charts import learning_curves, learning_rates
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.primary import noun_of
+from iceprobe.results.primary import capital, noun_of
 from iceprobe.results.sweeps import Ranking, Sweep
 
 
@@ -33,22 +33,18 @@ def cost_and_training(ordered: Sequence[FittedResult], palette: dict[str, str]) 
             digest = result.files.digests.get(CURVES_FILE)
             tables[result.run] = read_curves(result.run, digest)
     curves = [tables[result.run] for result in ordered]
-    noun = noun_of(ordered)
-    noun = f"{noun[0].upper()}{noun[1:]}"
+    noun = capital(noun_of(ordered))
     front = "Bars: 95% intervals. Dashed: the Pareto front."
     chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."
     epoch = "Best" if any(one.selected_on_reported for one in ordered) else "Last"
     grid = f"{epoch} epoch, mean over seeds; the large dot is the rate chosen."
+    cost, flops = (scatter(ordered, name, palette) for name in ("parameters", "flops"))
     made = [
-        ("parameters", f"{noun} against parameters", front,
-         scatter(ordered, "parameters", palette)),
-        ("flops", f"{noun} against FLOPs", front,
-         scatter(ordered, "flops", palette)),
-        ("accuracy", "Learning curves", chosen,
-         learning_curves(ordered, curves, palette)),
-        ("rates", "Learning rates tried", grid,
-         learning_rates(ordered, curves, palette)),
-    ]  # fmt: skip
+        ("parameters", f"{noun} against parameters", front, cost),
+        ("flops", f"{noun} against FLOPs", front, flops),
+        ("accuracy", "Learning curves", chosen, learning_curves(ordered, curves, palette)),
+        ("rates", "Learning rates tried", grid, learning_rates(ordered, curves, palette)),
+    ]
     return [Chart(key, title, remark, spec) for key, title, remark, spec in made if spec]
 
 
@@ -59,35 +55,21 @@ def across_results(
     palette: dict[str, str],
 ) -> list[Chart]:
     """Charts across backbones, layers and numbers of training images."""
-    made = [
-        Chart(
-            f"rank-{i}",
-            one.title,
-            "≈: not clearly different from the one a rank better (all pairs, Holm, 5%).",
-            rank_lines(one),
-        )
-        for i, one in enumerate(ranked)
-    ]
-    for key, axis, log, sweeps in (
-        ("layer", "Layer, from 0", False, layers),
-        ("images", "Training images (log scale)", True, draws),
-    ):
+    tied = "≈: not clearly different from the one a rank better (all pairs, Holm, 5%)."
+    made = [Chart(f"rank-{i}", one.title, tied, rank_lines(one)) for i, one in enumerate(ranked)]
+    bars = "Bars: one standard deviation either way."
+    axes = ("layer", "Layer, from 0", layers), ("images", "Training images (log scale)", draws)
+    for key, axis, sweeps in axes:
         for i, one in enumerate(sweeps):
-            spec = sweep_lines(one, axis, palette, log=log)
-            made.append(
-                Chart(f"{key}-{i}", one.title, "Bars: one standard deviation either way.", spec)
-            )
+            spec = sweep_lines(one, axis, palette, log=key == "images")
+            made.append(Chart(f"{key}-{i}", one.title, bars, spec))
     return made
 
 
 def matrices(confused: Sequence[ConfusionView]) -> list[Chart]:
+    scales = "Percent of each true class; blue: right, red: wrong, each on its own scale."
     return [
-        Chart(
-            f"confusion-{i}",
-            "Confusion matrix",
-            "Percent of each true class; blue: right, red: wrong, each on its own scale.",
-            view.chart,
-        )
+        Chart(f"confusion-{i}", "Confusion matrix", scales, view.chart)
         for i, view in enumerate(confused)
         if view.chart is not None
     ]

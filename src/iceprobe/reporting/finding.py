@@ -1,11 +1,11 @@
-"""What the numbers say, in one sentence."""
+"""The headline of a report: its finding in one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
-from iceprobe.results.caveats import covered, kept
+from iceprobe.results.caveats import counted, covered, enumerated, kept
 from iceprobe.results.comparison import (
     BASELINES,
     Comparison,
@@ -18,57 +18,31 @@ from iceprobe.results.comparison import (
 )
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import is_usual, level
+from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
-from iceprobe.results.tables import TRAIN_LONGER, leaderboard, signed_points, tenths
+from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span
 
 _NAMES = {
-    "knn": "k-NN",
-    "linear": "linear",
-    "ep": "EP",
-    "mhca": "MHCA",
-    "aim": "AIM",
-    "abmilp": "AbMILP",
-    "cbam": "CBAM",
-    "delf": "DELF",
-    "mean_value": "mean + Wᵥ",
-    "simpool": "SimPool",
-    "clip": "CLIP",
-    "siglip": "SigLIP",
-    "vjepa": "V-JEPA",
-    "cait": "CaiT",
-    "cae": "CAE",
-    "coca": "CoCa",
-    "capi": "CAPI",
-    "slot": "slots",
-    "lora": "LoRA",
-    "bitfit": "BitFit",
-    "layernorm": "LayerNorm",
-    "full": "fine-tuned",
-}
+    "knn": "k-NN", "linear": "linear", "mean_value": "mean + Wᵥ", "slot": "slots",
+    "ep": "EP", "mhca": "MHCA", "aim": "AIM", "abmilp": "AbMILP", "cbam": "CBAM", "delf": "DELF",
+    "simpool": "SimPool", "clip": "CLIP", "siglip": "SigLIP", "vjepa": "V-JEPA", "cait": "CaiT",
+    "cae": "CAE", "coca": "CoCa", "capi": "CAPI",
+    "lora": "LoRA", "bitfit": "BitFit", "layernorm": "LayerNorm", "full": "fine-tuned",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The headline.
+    """The headline."""
 
-    Attributes:
-        sentence: a full sentence with its numbers.
-        strong: the difference alone, ``"+9.9 points"``, or None where nothing is compared.
-        detail: what is uncertain about it, a short second sentence.
-        comparison: the two results compared, where there are two.
-    """
-
-    sentence: str
-    strong: str | None
-    detail: str
-    comparison: Comparison | None
+    sentence: str  # a full sentence with its numbers
+    detail: str  # how uncertain it is, a short second sentence
+    strong: str | None = None  # the difference alone, ``"+9.9 points"``, where two are compared
+    comparison: Comparison | None = None  # of the two
 
 
 def display_name(probe: str) -> str:
-    """A probe's label as people write it: "EP12", "linear (mean)", "EP48 (out_dim=96)".
-
-    With an adaptation before it: "LoRA (rank=16) + EP12".
-    """
+    """A probe's label for readers: "EP12", "linear (mean)", "EP48 (out_dim=96)", "LoRA (rank=16) + EP12"."""
     adaptation, plus, on_top = probe.partition(" + ")
     if plus:
         return f"{display_name(adaptation)} + {display_name(on_top)}"
@@ -91,40 +65,35 @@ def display_name(probe: str) -> str:
 def find(results: Sequence[FittedResult]) -> Finding:
     """The headline of results on one backbone and one data set.
 
-    The best EP against the best linear probe, or against k-NN where nothing linear was run; without
-    an EP the best other probe takes its place; without either, the best number is reported alone. An
-    order is claimed where the paired difference shows it, and never of an undertrained fit. Where one
-    of several EPs, or of several linear probes, was picked by these very images, it is corrected for
-    all pairs that might have been (Holm).
+    The best EP against the best linear probe, or k-NN if no linear one was run; without an EP the best
+    other probe; without either the best number alone. An order is claimed where the paired difference
+    shows it, and never of an undertrained fit. Where the same images choose among several EPs or linear
+    probes, it is corrected for all pairs that they choose from (Holm).
     """
     linear = [result for result in results if probe_name(result) == "linear"]
     baseline = best_baseline(linear or results)
     others = [result for result in leaderboard(results) if probe_name(result) not in BASELINES]
     subject = reference_ep(results) or next(iter(others), None)
     if subject is None or baseline is None:
-        return _alone(leaderboard(results)[0])
+        best = leaderboard(results)[0]
+        reads = f"{display_name(best.label)} reads {_percent(best)}"
+        return alone(reads, "Nothing to compare it with in this report.", best)
     ours, theirs = _percent(subject), _percent(baseline)
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
-    if weak := [one for one in (subject, baseline) if one.undertrained]:
+    if subject.undertrained or baseline.undertrained:
         known = other.replace("a linear", "the linear")  # it has been named
-        who = listed([name if one is subject else known for one in weak])
-        verb = "is" if len(weak) == 1 else "are"
-        return Finding(
-            f"{name} reads {ours} and {other} {theirs}, but {who} {verb} undertrained: that shows "
-            "no order.",
-            None,
-            f"{'; '.join(signs(one) for one in weak)}. To compare them {TRAIN_LONGER}",
-            None,
+        return no_order(
+            f"{name} reads {ours} and {other} {theirs}", {name: subject, known: baseline}
         )
     try:
-        among = (efficient(results) or others, linear or [baseline])
-        comparison = _picked(subject, baseline, among)
+        pairs = family(
+            efficient(results) or others, linear or [baseline], picked=(subject, baseline)
+        )
     except IceprobeError:
         sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
-        return Finding(sentence, None, "Predictions weren't kept: no paired interval.", None)
-    low, high = comparison.difference.interval
-    strong = f"{signed_points(comparison.difference.mean)} points"
+        return Finding(sentence, "Predictions weren't kept: no paired interval.")
+    comparison = next(one for one in pairs if one.probe is subject and one.against is baseline)
     but = warned(subject, baseline)
     if comparison.clear:
         sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
@@ -136,46 +105,51 @@ def find(results: Sequence[FittedResult]) -> Finding:
         over += f", {name} being the best of {eps} EPs on these images"
     holm = f"; order by Holm among {comparison.among} pairs" if comparison.among > 1 else ""
     detail = (
-        f"95% interval {signed_points(low)} to {signed_points(high)}{over} "
+        f"95% interval {span(comparison.shown.interval, comparison.metric, signed=True)}{over} "
         f"(paired, over {covered(subject, baseline)}{holm})"
     )
-    return Finding(sentence, strong, detail, comparison)
+    return Finding(sentence, detail, gap(comparison.shown.mean, comparison.metric), comparison)
 
 
-def _picked(
-    subject: FittedResult,
-    baseline: FittedResult,
-    among: tuple[Sequence[FittedResult], Sequence[FittedResult]],
-) -> Comparison:
-    """The two of them in the family of all pairs that they were picked from.
+def no_order(reads: str, two: Mapping[str, FittedResult | Segmentation]) -> Finding:
+    """The headline of two results, by their names in it, of which one or both are undertrained."""
+    weak = {name: one for name, one in two.items() if one.undertrained}
+    verb = "is" if len(weak) == 1 else "are"
+    return Finding(
+        f"{reads}, but {enumerated([*weak])} {verb} undertrained: that shows no order.",
+        f"{'; '.join(map(signs, weak.values()))}. To compare them {TRAIN_LONGER}",
+    )
 
-    Raises:
-        IceprobeError: if predictions weren't kept.
-    """
-    pairs = family(*among, picked=(subject, baseline))
-    return next(one for one in pairs if one.probe is subject and one.against is baseline)
+
+def alone(reads: str, detail: str, one: FittedResult | Segmentation) -> Finding:
+    """The headline of a single result."""
+    if not one.undertrained:
+        return Finding(f"{reads}.", detail)
+    trust = f"{signs(one)}. To trust the number {TRAIN_LONGER}"
+    return Finding(f"{reads}, but it is undertrained.", trust)
 
 
 def find_across(
     ranked: Sequence[Ranking], layers: Sequence[Sweep], draws: Sequence[Sweep]
 ) -> Finding | None:
-    """The headline over several backbones, layers or numbers of training images, if there are."""
+    """The headline over several backbones, layers or numbers of training images, if there are any."""
     if ranked:
         return _of_ranking(ranked[0], len(ranked))
     if layers:
         lines = [[one for _, one in points] for points in layers[0].lines.values()]
         found = [_of_layers(results) for results in lines]
         detail = f"Layers of each probe, compared on the {lines[0][0].split} split itself"
-        return Finding(f"{'; '.join(found)}.", None, f"{detail} · {layers[0].title}", None)
+        return Finding(f"{'; '.join(found)}.", f"{detail} · {layers[0].title}")
     if draws:
+        best_first = sorted(
+            draws[0].lines.items(), key=lambda line: -max(level(one) for _, one in line[1])
+        )
         found = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
             f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
-            for probe, points in sorted(
-                draws[0].lines.items(), key=lambda line: -level(_best(line[1]))
-            )
+            for probe, points in best_first
         ]
-        return Finding(f"{found[0]}.", None, f"{'; '.join(found[1:])} · {draws[0].title}", None)
+        return Finding(f"{found[0]}.", f"{'; '.join(found[1:])} · {draws[0].title}")
     return None
 
 
@@ -192,62 +166,45 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
         any_ = every.replace("every", "any")
         sentence = f"No clear difference: none of {count} backbones leads under {any_}."
     elif none:
-        some = [f"{leader} leads under {listed(probes)}" for leader, probes in leads.items()]
+        some = [f"{leader} leads under {enumerated(probes)}" for leader, probes in leads.items()]
         sentence = (
-            f"Of {count} backbones {', '.join(some)}; none leads clearly under {listed(none)}."
+            f"Of {count} backbones {', '.join(some)}; none leads clearly under {enumerated(none)}."
         )
     elif len(leads) == 1:
         sentence = f"{next(iter(leads))} leads {count} backbones under {every}."
     else:
-        under = [f"{leader} under {listed(probes)}" for leader, probes in leads.items()]
+        under = [f"{leader} under {enumerated(probes)}" for leader, probes in leads.items()]
         sentence = f"Which of {count} backbones leads depends on the probe: {', '.join(under)}."
     below = len(ranking.probes) * (count - 1)
     clear = sum(not cell.tied for cell in ranking.cells.values()) - len(ranking.probes)
-    more = f"; {of - 1} more ranking{'s' if of > 2 else ''} below" if of > 1 else ""
+    more = f"; {counted(of - 1, 'more ranking')} below" if of > 1 else ""
     detail = (
         f"{ranking.title}: {clear} of {below} differences between neighbours in rank are "
         f"clear (all pairs, Holm, 5%){more}"
     )
     weak = [cell.result for cell in ranking.cells.values() if cell.result.undertrained]
     if weak:
-        those = listed([f"{display_name(one.label)} on {one.backbone}" for one in weak])
+        those = enumerated([f"{display_name(one.label)} on {one.backbone}" for one in weak])
         detail += f"; undertrained, so without an order: {those}"
-    return Finding(sentence, None, detail, None)
+    return Finding(sentence, detail)
 
 
-def signs(result: FittedResult) -> str:
+def signs(one: FittedResult | Segmentation) -> str:
     """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
-    return f"{display_name(result.label)}: {', '.join(result.undertrained)}"
+    return f"{display_name(one.label)}: {', '.join(one.undertrained)}"
 
 
 def _of_layers(results: Sequence[FittedResult]) -> str:
-    """Where one probe reads most, if an interval shows it."""
+    """The best layer of one probe, if an interval shows it."""
     name, (best, *alike) = display_name(results[0].label), leaders(results)
     if not alike:
         return f"{name} reads most at layer {best.layer} ({_percent(best)})"
-    layers = listed([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
+    layers = enumerated([str(one) for one in sorted(one.layer or 0 for one in (best, *alike))])
     return f"{name}: no clear difference between layers {layers} ({_percent(best)} at {best.layer})"
 
 
-def _best(points: Sequence[tuple[float, FittedResult]]) -> FittedResult:
-    return max((result for _, result in points), key=level)
-
-
 def _percent(result: FittedResult) -> str:
-    metric = "" if is_usual(result) else f" {result.metric.title}"
+    metric = result.metric
+    title = "" if is_usual(result) else f" {metric.title}"
     lost = f" ({kept(result)})" if result.lost_seeds else ""
-    return f"{tenths(result.score.mean)}%{metric}{lost}"
-
-
-def listed(texts: Sequence[str]) -> str:
-    """``"a, b and c"``."""
-    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
-
-
-def _alone(best: FittedResult) -> Finding:
-    sentence = f"{display_name(best.label)} reads {_percent(best)}."
-    detail = "Nothing to compare it with in this report."
-    if best.undertrained:
-        sentence = f"{sentence[:-1]}, but it is undertrained."
-        detail = f"{signs(best)}. To trust the number {TRAIN_LONGER}"
-    return Finding(sentence, None, detail, None)
+    return f"{figure(result.score.mean, metric)}{metric.unit}{title}{lost}"

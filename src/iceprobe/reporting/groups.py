@@ -1,4 +1,4 @@
-"""Results that may be compared image by image, and how they compare."""
+"""Results that can be compared image by image, and their comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from iceprobe.results.comparison import (
     reference_ep,
 )
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.sweeps import split_by
 from iceprobe.results.tables import leaderboard
 from iceprobe.results.varying import draw_of
 
-FEW = 3  # groups of which a page across several still draws cost, learning curves and maps
+FEW = 3  # up to so many groups have cost, learning curves and maps on the page
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class SourceResults:
-    """Results that may be compared image by image: one backbone, data set and protocol."""
+    """Results that can be compared image by image: of one backbone, data set and protocol."""
 
     results: list[FittedResult]  # in the order they were asked for
     finding: Finding
@@ -39,38 +40,32 @@ class SourceResults:
 
 def grouped(results: Sequence[FittedResult]) -> list[SourceResults]:
     """Results by backbone, data set, protocol, split and draw, in the order they were given."""
-    found: dict[tuple[str, ...], list[FittedResult]] = {}
-    for one in results:
-        draw = draw_of(one)
-        key = (one.backbone, one.store.identity, one.dataset, one.protocol, one.split, draw)
-        found.setdefault(key, []).append(one)
-    return [SourceResults(members, find(members), _contests(members)) for members in found.values()]
+    found = split_by(
+        results,
+        lambda one: (
+            one.backbone, one.store.identity, one.dataset, one.protocol, one.split, draw_of(one)
+        ),
+    ).values()  # fmt: skip
+    return [SourceResults(members, find(members), _contests(members)) for members in found]
 
 
 def _contests(results: Sequence[FittedResult]) -> list[Contest]:
     """Each probe against the best baseline and against EP, where predictions were kept."""
-    opponents = [best_baseline(results), reference_ep(results)]
+    kept = [one for one in leaderboard(results) if one.predictions() is not None]
     contests = []
-    for opponent in opponents:
+    for opponent in (best_baseline(results), reference_ep(results)):
         if opponent is None or opponent.predictions() is None:
             continue
-        rows = corrected(
-            [
-                compare_pair(result, opponent)
-                for result in leaderboard(results)
-                if result is not opponent and result.predictions() is not None
-            ]
-        )
-        if rows:
+        if rows := corrected([compare_pair(one, opponent) for one in kept if one is not opponent]):
             ends = [abs(end) for row in rows for end in row.difference.interval]
             contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
     return contests
 
 
 def tiles_of(group: SourceResults) -> list[FittedResult]:
-    """What stands large under the headline: k-NN, the best linear probe, EP."""
-    linear = best_baseline([one for one in group.results if probe_name(one) == "linear"])
-    knn = best_baseline([one for one in group.results if probe_name(one) == "knn"])
-    chosen = [knn, linear, reference_ep(group.results)]
-    shown = [one for one in chosen if one is not None]
-    return shown or group.results[:1]
+    """The large numbers below the headline: k-NN, the best linear probe, EP."""
+    knn, linear = (
+        best_baseline([one for one in group.results if probe_name(one) == name])
+        for name in ("knn", "linear")
+    )
+    return [*filter(None, [knn, linear, reference_ep(group.results)])] or group.results[:1]

@@ -42,18 +42,15 @@ def place_labels(
     obstacles: Sequence[Box],
     size: tuple[float, float],
 ) -> list[tuple[float, float] | None]:
-    """Centres of the labels, greedily: near places first, best-ranked point first.
+    """The centre of each label in pixels, greedily from near to far; None where no place is free.
 
-    A name that is there already is only written again close to its mark.
+    A name that was written before is written again only close to its mark.
 
     Args:
         points: marks in pixels, the most important first.
         texts: one label a point.
         obstacles: what must stay visible besides the marks (error bars).
         size: width and height of the plot.
-
-    Returns:
-        The centre of each label in pixels, or None where no place is free.
     """
     marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
     taken = [*marks, *obstacles]
@@ -61,15 +58,15 @@ def place_labels(
     written: set[str] = set()
     for (x, y), text in zip(points, texts, strict=True):
         half = text_width(text) / 2
-        chosen = None
         for dx, dy in _candidates(half, _NEAR if text in written else _GAPS):
             box = Box(x + dx - half, y + dy - _LINE / 2, x + dx + half, y + dy + _LINE / 2)
             if box.within(*size) and not any(box.overlaps(other) for other in taken):
-                chosen = (x + dx, y + dy)
+                centres.append((x + dx, y + dy))
                 taken.append(box)
                 written.add(text)
                 break
-        centres.append(chosen)
+        else:
+            centres.append(None)
     return centres
 
 

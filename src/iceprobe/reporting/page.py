@@ -1,4 +1,4 @@
-"""The page: everything the template shows, computed from results, and the file written."""
+"""The page: everything that the template shows, computed from results."""
 
 import logging
 from collections.abc import Sequence
@@ -19,12 +19,11 @@ from iceprobe.reporting.groups import FEW, grouped, tiles_of
 from iceprobe.reporting.sections import analysis_of, disputes_of, galleries_of
 from iceprobe.reporting.template import asset, engine, environment, inert_json, policy
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.primary import noun_of
+from iceprobe.results.primary import clipped, noun_of, shared_metric
 from iceprobe.results.stores import store_of
 from iceprobe.results.sweeps import by_layer, by_training_images, rankings
 from iceprobe.results.tables import leaderboard, ordered_metrics
 from iceprobe.results.varying import varying
-from iceprobe.tasks.metrics import Metric
 
 log = logging.getLogger("iceprobe")
 
@@ -42,8 +41,7 @@ def write_report(
     """See :func:`iceprobe.reporting.report`."""
     if not results:
         raise IceprobeError("a report needs at least one result: run a probe first")
-    unasked = _unasked(results, trust)
-    for place in unasked:
+    for place in _unasked(results, trust):
         log.warning(
             "%s is on another host, which wasn't asked: the report is without its "
             "pictures; %s", place, REMEDY,
@@ -66,8 +64,9 @@ def render(
     """
     ordered = leaderboard(results)
     groups = grouped(results)
+    shown = groups if len(groups) <= FEW else []
     opened = partial(store_of, trust=trust)
-    galleries, remarks = galleries_of(results, images, opened) if len(groups) <= FEW else ([], [])
+    galleries, remarks = galleries_of(results, images, opened) if shown else ([], [])
     if not remarks:
         remarks = [
             f"{place} wasn't asked, {REMEDY}: its pictures are left out."
@@ -77,13 +76,8 @@ def render(
     ranked, layers, draws = rankings(results), by_layer(results), by_training_images(results)
     across = find_across(ranked, layers, draws)
     differing = varying(ordered)
-    figures = (
-        cost_and_training(ordered, palette)
-        if len(groups) <= FEW and "draw" not in differing
-        else []
-    )
+    figures = cost_and_training(ordered, palette) if shown and "draw" not in differing else []
     figures += across_results(ranked, layers, draws, palette)
-    shown = groups if len(groups) <= FEW else []
     confused = [view for group in shown if (view := confusion_view(group.results, trust))]
     figures += matrices(confused)
     disputes, undisputed = disputes_of(shown, opened) if images else ([], [])
@@ -91,11 +85,10 @@ def render(
     analyses = [one for one in analyses if one.probes]
     figures += [chart for one in analyses for chart in one.charts]
     scripts = [engine(), asset("page.js")] if figures else [asset("page.js")]
-    first = ordered[0]
     page = environment().get_template("page.html.j2").render(
         headed=_headed(ordered),
         title=title or _across(ordered),
-        first=first,
+        first=ordered[0],
         ordered=ordered,
         weak=[one for one in ordered if one.undertrained],
         groups=groups,
@@ -103,7 +96,8 @@ def render(
         tiles=[] if across else tiles_of(groups[0]),
         varying=differing,
         noun=noun_of(ordered),
-        metrics=_columns(ordered),
+        leading=shared_metric(*ordered),
+        metrics=[one for one in ordered_metrics(ordered) if any(one.name in r.metrics for r in ordered)],
         rankings=ranked,
         moved=any(one.moved() for one in ranked),
         scale=_scale(ordered),
@@ -130,34 +124,27 @@ def render(
 
 
 def _unasked(results: Sequence[FittedResult], trust: bool) -> list[str]:
-    """Stores on other hosts that only the results' files name."""
+    """Stores on other hosts that only the results' files name, and that aren't trusted."""
     named = [one.store.path or "" for one in results if one.open_store is None]
     return [] if trust else [place for place in dict.fromkeys(named) if elsewhere(place)]
 
 
 def _headed(results: Sequence[FittedResult]) -> str:
     """What was done to the backbone: "frozen", or how it was adapted."""
-    how = dict.fromkeys(one.adaptation or "frozen" for one in results)
-    adapted = [name for name in how if name != "frozen"]
-    if not adapted:
-        return "frozen"
-    return ("frozen and adapted: " if "frozen" in how else "adapted: ") + ", ".join(adapted)
+    adapted = ", ".join(dict.fromkeys(one.adaptation for one in results if one.adaptation))
+    frozen = "frozen" if any(one.adaptation is None for one in results) else ""
+    return " and ".join(filter(None, [frozen, adapted and f"adapted: {adapted}"]))
 
 
-def _scale(ordered: Sequence[FittedResult]) -> tuple[float, float]:
-    """Left and right end of the leaderboard's drawing, as fractions."""
+def _scale(ordered: Sequence[FittedResult]) -> list[float]:
+    """Left and right end of the leaderboard's drawing."""
     ends = [end for one in ordered for end in (one.score.interval or (one.score.mean,) * 2)]
     margin = max(0.04 * (max(ends) - min(ends)), 0.002)
-    return max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
-
-
-def _columns(ordered: Sequence[FittedResult]) -> list[Metric]:
-    """The metrics that some result has, the primary one first."""
-    return [one for one in ordered_metrics(ordered) if any(one.name in r.metrics for r in ordered)]
+    return clipped(shared_metric(*ordered), min(ends) - margin, max(ends) + margin)
 
 
 def _across(results: Sequence[FittedResult]) -> str:
-    """All backbones on all data sets; of more than three the number."""
+    """All backbones on all data sets by name, or by number if there are more than three."""
 
     def together(names: Sequence[str], noun: str) -> str:
         return " · ".join(names) if len(names) <= FEW else f"{len(names)} {noun}"

@@ -5,10 +5,7 @@ layout are vectors and fonts are embedded in a PDF; an image and the map over it
 one above the other, so that the map's transparency can be changed in a drawing program.
 """
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -24,7 +21,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.attention import Album, columns_of
 from iceprobe.reporting.finding import display_name
-from iceprobe.reporting.pictures import colour
+from iceprobe.reporting.pictures import colour, picture_uri
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 
@@ -55,20 +52,6 @@ preserveAspectRatio="xMidYMid slice" xlink:href="{{ picture.uri }}"/>
 {% endfor %}</svg>
 """
 )
-
-
-@dataclass(frozen=True)
-class _Text:
-    x: float
-    y: float
-    lines: list[str]
-
-
-@dataclass(frozen=True)
-class _Picture:
-    x: float
-    y: float
-    uri: str
 
 
 @checked
@@ -104,9 +87,13 @@ def figure(
         raise IceprobeError(f"figure {str(path)!r}: it ends in {', '.join(FORMATS)}")
     if images < 1:
         raise IceprobeError(f"images={images}: a figure needs at least 1")
+    probes = ", ".join(result.label for result in results) or "nothing"
+    without = IceprobeError(
+        f"no probe with attention among {probes}: run one, such as --probe ep12"
+    )
     attentive = [one for one in results if one.method == "trained" and one.adaptation is None]
     if not attentive:
-        raise _without_attention(results)
+        raise without
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
     album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
@@ -114,7 +101,7 @@ def figure(
         (one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None
     ]  # linear probes have none
     if not found:
-        raise _without_attention(results)
+        raise without
     if len(found) == 1:
         weights, titles = columns_of(found[0][1])
     else:
@@ -130,11 +117,6 @@ def figure(
     return path
 
 
-def _without_attention(results: Sequence[FittedResult]) -> IceprobeError:
-    probes = ", ".join(result.label for result in results) or "nothing"
-    return IceprobeError(f"no probe with attention among {probes}: run one, such as --probe ep12")
-
-
 def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:
     """The figure as SVG: maps ``(B, K, N)`` beside their images."""
     columns = len(titles) + 1
@@ -144,20 +126,22 @@ def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, u
     across = [_LABELS + _GAP + c * (side + _GAP) for c in range(columns)]
     down = [head + r * (side + _GAP) for r in range(len(album.images))]
     above = [
-        _Text(x + side / 2, head - 3.5 - _LINE * (len(lines) - 1), lines)
+        {"x": x + side / 2, "y": head - 3.5 - _LINE * (len(lines) - 1), "lines": lines}
         for x, lines in zip(across, heads, strict=True)
     ]
     labels = []
     for y, label in zip(down, album.labels.tolist(), strict=True):
         lines = wrapped(album.store.classes[label], _LABELS / _LETTER, max(1, int(side / _LINE)))
-        labels.append(_Text(_LABELS, y + side / 2 + 2.6 - _LINE * (len(lines) - 1) / 2, lines))
+        middle = y + side / 2 + 2.6 - _LINE * (len(lines) - 1) / 2
+        labels.append({"x": _LABELS, "y": middle, "lines": lines})
     grid = album.tokens.grid or (0, 0)
     pictures = []
     for y, image, maps in zip(down, album.images, weights.unflatten(2, grid), strict=True):
-        seen, grey = _image_uri(image), _image_uri(_dimmed(image))
-        pictures.append(_Picture(across[0], y, seen))
+        grey = _image_uri(_dimmed(image))
+        pictures.append({"x": across[0], "y": y, "uri": _image_uri(image)})
         for x, map_ in zip(across[1:], maps, strict=True):
-            pictures += [_Picture(x, y, grey), _Picture(x, y, _uri(overlay(map_), "PNG"))]
+            over = picture_uri(overlay(map_), "PNG")
+            pictures += [{"x": x, "y": y, "uri": uri} for uri in (grey, over)]
     return _SVG.render(
         width=round(across[-1] + side, 2),
         height=round(down[-1] + side, 2),
@@ -172,11 +156,7 @@ def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, u
 
 
 def overlay(weights: Tensor) -> Image.Image:
-    """A map ``(H, W)`` that sums to 1 as a transparent picture, smooth between cell centres.
-
-    Colour starts at uniform attention and is full at the map's maximum, or at four times uniform
-    where that is more: the scale of the report's pictures.
-    """
+    """A map ``(H, W)`` that sums to 1 as a transparent picture, on the scale of `pictures.map_picture`."""
     uniform = 1 / weights.numel()
     span = max(float(weights.max()), 4 * uniform) - uniform
     heat = F.interpolate(
@@ -189,15 +169,14 @@ def overlay(weights: Tensor) -> Image.Image:
 
 
 def wrapped(text: str, width: float, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` of ``width`` letters; longer words and texts get an ellipsis.
+    """``text`` in at most ``lines`` of ``width`` letters; what is too long gets an ellipsis.
 
     Broken after a colon, which is left out, and at spaces.
     """
     letters = max(3, int(width))
     found: list[str] = []
-    printable = "".join(
-        letter if letter.isprintable() else " " for letter in text
-    )  # XML has no others
+    # XML has no other letters.
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
     for part in printable.split(": "):
         line = ""
         for word in part.split():
@@ -219,20 +198,13 @@ def _dimmed(image: Image.Image) -> Image.Image:
 
 def _image_uri(image: Image.Image) -> str:
     size = (PIXELS, round(PIXELS * image.height / image.width))
-    return _uri(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), "JPEG")
-
-
-def _uri(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=92, optimize=True)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return picture_uri(picture, quality=92)
 
 
 def _converted(svg: str, suffix: str) -> bytes:
-    import vl_convert
-
     if suffix == ".svg":
         return svg.encode()
-    if suffix == ".pdf":
-        return vl_convert.svg_to_pdf(svg)
-    return vl_convert.svg_to_png(svg, ppi=300)
+    import vl_convert
+
+    return vl_convert.svg_to_pdf(svg) if suffix == ".pdf" else vl_convert.svg_to_png(svg, ppi=300)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
 from iceprobe.analysis.parts import part_picture
 
 SIDE = 132  # pixels of a picture in the file; shown at about half of that on dense screens
-_QUALITY = 82
 _BOX = (255, 196, 0)
 
 # Dark blue to pale yellow through magenta, evenly lighter: matplotlib's "magma" at nine places.
@@ -28,19 +27,19 @@ _RAMP = np.array(
 
 
 def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
-    """The image the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in its pixels."""
+    """The image that the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in pixels."""
     picture = enlarged(image)
     if box is not None and np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
         scale = np.array([picture.width / image.width, picture.height / image.height] * 2)
         x0, y0, x1, y1 = (np.asarray(box, dtype=np.float64) * scale).round().astype(int).tolist()
         ends = (max(x0, 0), max(y0, 0), min(x1, picture.width) - 1, min(y1, picture.height) - 1)
         ImageDraw.Draw(picture).rectangle(ends, outline=_BOX, width=2)
-    return _jpeg(picture)
+    return picture_uri(picture)
 
 
 def map_uri(image: Image.Image, weights: NDArray) -> str:
     """:func:`map_picture` for the page."""
-    return _jpeg(map_picture(image, weights))
+    return picture_uri(map_picture(image, weights))
 
 
 def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
@@ -49,54 +48,47 @@ def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
     Colour starts at uniform attention, 1/(H·W), and is full at the map's maximum, or at four
     times uniform where the maximum is less: a map without a preference stays dark.
     """
-    picture = np.asarray(enlarged(image).convert("L"), dtype=np.float64)[..., None]
+    grey = enlarged(image).convert("L")
     uniform = 1 / weights.size
     above = (weights - uniform).clip(0) / (max(float(weights.max()), 4 * uniform) - uniform)
-    heat = _upsampled(above, picture.shape[:2])[..., None]
-    glow = colour(heat[..., 0])
-    # The image stays readable where nothing looks; colour takes over with attention.
+    cells = Image.fromarray(above.astype(np.float32))
+    heat = np.asarray(cells.resize(grey.size, Image.Resampling.BILINEAR), np.float64)[..., None]
+    picture = np.asarray(grey, np.float64)[..., None]
     opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
-    mixed = (1 - opacity) * (0.62 * picture + 12) + opacity * (0.85 * glow + 0.15 * picture)
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+    return _mixed(picture, opacity, 0.85 * colour(heat[..., 0]) + 0.15 * picture)
 
 
 def part_uris(images: Sequence[Image.Image], parts: Tensor, colours: Sequence[str]) -> list[str]:
-    """Images in the colours of parts ``(B, K, H, W)``, of which each sums to 1 over its cells.
+    """Images in the colours of parts ``(B, K, H, W)``, each of which sums to 1 over its cells.
 
-    A pixel has the colour of the part that is strongest there, relative to that part's maximum in
-    all pictures; it starts at uniform attention, as maps do.
+    A pixel has the colour of its strongest part, relative to that part's maximum in all pictures, and
+    none below uniform attention.
     """
     uniform = 1 / (parts.shape[2] * parts.shape[3])
     above = (parts - uniform).clamp_min(0)
     smooth = F.interpolate(above, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    palette = torch.tensor([_rgb(one) for one in colours]) / 255
+    palette = torch.tensor([ImageColor.getrgb(one) for one in colours]) / 255
     painted = part_picture(smooth.flatten(2), palette).unflatten(1, (SIDE, SIDE)).numpy()
-    return [_jpeg(_painted(image, one)) for image, one in zip(images, painted, strict=True)]
+    return [picture_uri(_painted(image, one)) for image, one in zip(images, painted, strict=True)]
 
 
 def _painted(image: Image.Image, paint: NDArray) -> Image.Image:
     """``paint (SIDE, SIDE, 4)`` in [0, 1] over the greyed image."""
     grey = np.asarray(enlarged(image).convert("L").resize((SIDE, SIDE)), np.float64)[..., None]
     opacity = 0.85 * np.sqrt(paint[..., 3:])
-    mixed = (1 - opacity) * (0.62 * grey + 12) + opacity * (0.8 * 255 * paint[..., :3] + 0.2 * grey)
+    return _mixed(grey, opacity, 0.8 * 255 * paint[..., :3] + 0.2 * grey)
+
+
+def _mixed(grey: NDArray, opacity: NDArray, over: NDArray) -> Image.Image:
+    """Colours ``over`` the dimmed grey image, which stays readable where they are transparent."""
+    mixed = (1 - opacity) * (0.62 * grey + 12) + opacity * over
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
-
-
-def _rgb(colour: str) -> list[int]:
-    """``"#d9822b"`` → 217, 130, 43."""
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def colour(values: NDArray) -> NDArray:
     """Map values in [0, 1] to colours: ``(...)`` → ``(..., 3)`` in 0 … 255."""
     place = np.clip(values, 0, 1) * (len(_RAMP) - 1)
     return np.stack([np.interp(place, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)], -1)
-
-
-def _upsampled(weights: NDArray, size: tuple[int, int]) -> NDArray:
-    """Bilinear between cell centres, ``(H, W)`` → ``size``."""
-    map_ = Image.fromarray(weights.astype(np.float32))
-    return np.asarray(map_.resize((size[1], size[0]), Image.Resampling.BILINEAR), dtype=np.float64)
 
 
 def enlarged(image: Image.Image) -> Image.Image:
@@ -106,7 +98,8 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def _jpeg(picture: Image.Image) -> str:
+def picture_uri(picture: Image.Image, kind: str = "JPEG", quality: int = 82) -> str:
+    """A picture as a data URI."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, kind, quality=quality, optimize=True)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

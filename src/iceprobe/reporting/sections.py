@@ -1,4 +1,4 @@
-"""The page's pictures: attention maps, disputed images, what was analysed. Each may be missing, and why."""
+"""The page's pictures: attention maps, disputed images, analyses; and why some of them are missing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,23 +46,21 @@ class AnalysisView:
 def disputes_of(
     groups: Sequence[SourceResults], opened: Opened
 ) -> tuple[list[DisagreementView], list[str]]:
-    """Of each group where its images can be found, and what is missing otherwise."""
+    """Disputed images of each group, and why some are missing."""
     found: list[DisagreementView] = []
     remarks: list[str] = []
     for group in groups:
         try:
-            view = disagreement_view(group.results, opened)
+            found += filter(None, [disagreement_view(group.results, opened)])
         except IceprobeError as error:
             remarks.append(f"Not shown, {error}.")
-            continue
-        found += [view] if view is not None else []
     return found, remarks
 
 
 def analysis_of(
     group: SourceResults, palette: dict[str, str], images: int, number: int, opened: Opened
 ) -> AnalysisView:
-    """Tables, charts and pictures of what was analysed."""
+    """Tables, charts and pictures of one group's analyses."""
     probes = analysed(group.results)
     made = [
         Chart(f"importance-{number}-{i}", *one)
@@ -81,7 +79,7 @@ def analysis_of(
 def galleries_of(
     results: Sequence[FittedResult], images: int, opened: Opened
 ) -> tuple[list["Gallery"], list[str]]:
-    """Attention of the reference EP first, then the rest by accuracy, until the page is full."""
+    """Attention of the reference EP first, then of the others, best first, until the page is full."""
     ranked = leaderboard(results)
     attentive = [
         one for one in ranked if one.method == "trained" and not one.probe.startswith("linear")

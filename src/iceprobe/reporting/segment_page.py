@@ -1,4 +1,4 @@
-"""The page of a run of ``iceprobe segment``: what its results say, and its picture."""
+"""The page of a run of ``iceprobe segment``."""
 
 import base64
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from markupsafe import Markup
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import utf8
 from iceprobe.machine.files import write_atomically
-from iceprobe.reporting.finding import Finding, display_name, listed
+from iceprobe.reporting.finding import Finding, alone, display_name, no_order
 from iceprobe.reporting.template import asset, environment, policy
+from iceprobe.results.primary import capital
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.segmentation_files import CSV_NAME, PICTURE_NAME
-from iceprobe.results.tables import TRAIN_LONGER, signed_points, span, tenths
+from iceprobe.results.tables import signed_points, span, tenths
 
 
 def write_segment_report(
@@ -64,25 +65,15 @@ def headline(results: Sequence[Segmentation]) -> Finding:
     An order is claimed where the paired interval shows it, and never of an undertrained fit.
     """
     best, *others = _best_first(results)
-    name = display_name(best.probe)
-    reads = f"{name[0].upper()}{name[1:]} reads {tenths(best.miou.mean)}% mean IoU"
+    reads = f"{capital(display_name(best.probe))} reads {tenths(best.miou.mean)}% mean IoU"
     floor = f"calling every pixel background reads {tenths(best.all_background)}%"
     if not others:
-        sentence, detail = f"{reads}.", f"95% interval {span(best.miou.interval)}; {floor}"
-        if best.undertrained:
-            sentence = f"{reads}, but it is undertrained."
-            detail = f"{_signs(best)}. To trust the number {TRAIN_LONGER}"
-        return Finding(sentence, None, detail, None)
+        return alone(reads, f"95% interval {span(best.miou.interval)}; {floor}", best)
     other = others[0] if best is results[0] else results[0]
     beside = f"{display_name(other.probe)} {tenths(other.miou.mean)}%"
-    if weak := [one for one in (best, other) if one.undertrained]:
-        who = listed([display_name(one.probe) for one in weak])
-        return Finding(
-            f"{reads} and {beside}, but {who} {'is' if len(weak) == 1 else 'are'} undertrained: "
-            "that shows no order.",
-            None,
-            f"{'; '.join(map(_signs, weak))}. To compare them {TRAIN_LONGER}",
-            None,
+    if best.undertrained or other.undertrained:
+        return no_order(
+            f"{reads} and {beside}", {display_name(one.probe): one for one in (best, other)}
         )
     mean, (low, high) = _difference(best, other)
     clear = low > 0 or high < 0
@@ -90,10 +81,9 @@ def headline(results: Sequence[Segmentation]) -> Finding:
         f"{reads} where {display_name(other.probe)} reads {tenths(other.miou.mean)}%."
         if clear
         else f"{reads} and {beside}: no clear difference.",
-        f"{signed_points(mean)} points",
-        f"95% interval {signed_points(low)} to {signed_points(high)} (paired bootstrap over the "
+        f"95% interval {span((low, high), signed=True)} (paired bootstrap over the "
         f"{best.split} images); {floor}",
-        None,
+        f"{signed_points(mean)} points",
     )
 
 
@@ -104,10 +94,6 @@ def _difference(one: Segmentation, other: Segmentation) -> tuple[float, tuple[fl
     assert other.beside is not None
     low, high = other.beside.interval
     return -other.beside.mean, (-high, -low)
-
-
-def _signs(one: Segmentation) -> str:
-    return f"{display_name(one.probe)}: {', '.join(one.undertrained)}"
 
 
 def _best_first(results: Sequence[Segmentation]) -> list[Segmentation]:

@@ -1,54 +1,40 @@
 """Charts across several backbones, layers or numbers of training images.
 
-A ranking is drawn as lines of rank from probe to probe, downwards: where they cross, the choice of probe
-decides which backbone is better.
+A ranking has a line of ranks for each backbone, from probe to probe downwards. Where lines cross, the choice
+of probe decides which backbone is better.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
-from iceprobe.reporting.charts import (
-    HEIGHT,
-    OTHERS,
-    WIDTH,
-    Spec,
-    by_probe,
-    finish,
-)
+from iceprobe.reporting.charts import HEIGHT, OTHERS, WIDTH, Spec, by_colour, by_probe, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
-from iceprobe.results.primary import percent_axis, titles_of
+from iceprobe.results.primary import axis_title, heading_of_all
 from iceprobe.results.sweeps import Ranking, Sweep
-from iceprobe.results.tables import percent, span, tenths
+from iceprobe.results.tables import figure, percent, span
 
 _RANK = 72  # pixels from one rank to the next, at least: a mark and its score
 _BESIDE = 0.16  # of that between marks of equal rank
 
 
 def rank_lines(ranking: Ranking) -> Spec:
-    """Rank of each backbone under each probe, its score written beside the mark.
+    """Rank of each backbone under each probe, with its score beside the mark.
 
-    Probes stand below each other, so that any number of them has room for its name. Backbones of
-    equal rank stand side by side, with their score written once.
+    Probes are below each other, so that there is room for any number of names. Backbones of equal rank
+    are side by side, with their score written once.
     """
     rows: list[dict[str, Any]] = []
-    metric = titles_of([cell.result for cell in ranking.cells.values()])
+    heading = heading_of_all([cell.result for cell in ranking.cells.values()])
     for turn, probe in enumerate(ranking.probes):
-        tied: dict[int, list[bool]] = defaultdict(list)
-        for backbone in ranking.backbones:
-            cell = ranking.cells[backbone, probe]
-            tied[cell.rank].append(cell.tied)
-        before: Counter[int] = Counter()
-        for number, backbone in enumerate(ranking.backbones):
-            cell = ranking.cells[backbone, probe]
-            place = before[cell.rank]
-            before[cell.rank] += 1
-            written = before[cell.rank] == len(tied[cell.rank])
+        cells = {backbone: ranking.cells[backbone, probe] for backbone in ranking.backbones}
+        for number, (backbone, cell) in enumerate(cells.items()):
+            equal = [name for name, one in cells.items() if one.rank == cell.rank]
+            metric = cell.result.metric
+            score = figure(cell.result.score.mean, metric)
             # Of equals only the first is compared with a better one; the rest with each other.
-            score = tenths(cell.result.score.mean) + ("≈" if all(tied[cell.rank]) else "")
+            score += "≈" if all(cells[name].tied for name in equal) else ""
             rows.append(
                 {
                     "backbone": backbone,
@@ -56,10 +42,10 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "probe": display_name(probe),
                     "turn": turn,
                     "rank": cell.rank,
-                    "at": cell.rank + _BESIDE * place,
-                    "shown": percent(cell.result.score),
-                    "short": score if written else "",
-                    "span": span(cell.result.score.interval),
+                    "at": cell.rank + _BESIDE * equal.index(backbone),
+                    "shown": percent(cell.result.score, metric),
+                    "short": score if backbone == equal[-1] else "",
+                    "span": span(cell.result.score.interval, metric),
                 }
             )
     probes = [display_name(probe) for probe in ranking.probes]
@@ -69,18 +55,13 @@ def rank_lines(ranking: Ranking) -> Spec:
     y = alt.Y("probe:N", sort=probes, title=None).axis(
         grid=False, ticks=False, domain=False, labelFontWeight=600, labelPadding=8, labelLimit=0
     )
-    shades = {row["backbone"]: row["colour"] for row in rows}
     legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=WIDTH)
-    colour = alt.Color(
-        "backbone:N",
-        scale=alt.Scale(domain=list(shades), range=list(shades.values())),
-        legend=legend,
-    )
+    colour = by_colour(rows, "backbone", legend)
     tooltip = [
         alt.Tooltip("backbone:N"),
         alt.Tooltip("probe:N"),
         alt.Tooltip("rank:Q"),
-        alt.Tooltip("shown:N", title=f"{metric} %"),
+        alt.Tooltip("shown:N", title=heading),
         alt.Tooltip("span:N", title="95% interval"),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=colour, tooltip=tooltip)
@@ -102,8 +83,8 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
     results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
         for x, result in points:
-            sd = 100 * (result.score.sd or 0.0)
-            mean = 100 * result.score.mean
+            metric = result.metric
+            sd, mean = metric.scale * (result.score.sd or 0.0), metric.scale * result.score.mean
             rows.append(
                 {
                     "probe": display_name(probe),
@@ -112,23 +93,18 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "score": mean,
                     "low": mean - sd,
                     "high": mean + sd,
-                    "shown": percent(result.score),
+                    "shown": percent(result.score, metric),
                 }
             )
-    places: Sequence[float] = sorted({row["x"] for row in rows})
-    axis = alt.X("x:Q", title=title).axis(
-        grid=False, values=list(places), format="~s", labelOverlap=True
-    )
-    axis = (
-        axis.scale(type="log", nice=False, padding=14)
-        if log
-        else axis.scale(nice=False, padding=14)
-    )
-    y = alt.Y("score:Q", title=percent_axis(results)).scale(zero=False)
+    places = sorted({row["x"] for row in rows})
+    axis = alt.X("x:Q", title=title).axis(grid=False, values=places, format="~s", labelOverlap=True)
+    scale: dict[str, Any] = {"type": "log"} if log else {}
+    axis = axis.scale(**scale, nice=False, padding=14)
+    y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)
     tooltip = [
         alt.Tooltip("probe:N"),
         alt.Tooltip("x:Q", title=title),
-        alt.Tooltip("shown:N", title=f"{titles_of(results)} %"),
+        alt.Tooltip("shown:N", title=heading_of_all(results)),
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=axis, color=by_probe(rows))
     layers = [

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 
 import jinja2
@@ -14,9 +14,11 @@ from markupsafe import Markup
 from iceprobe.core.text import duration
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note
-from iceprobe.results.primary import full_title_of, is_usual, titles_of
+from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual
 from iceprobe.results.tables import (
     TRAIN_LONGER,
+    figure,
+    gap,
     heading_of,
     percent,
     short,
@@ -37,15 +39,15 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals |= {
-        "value_of": value_of, "remedy": TRAIN_LONGER, "titles_of": titles_of,
+        "value_of": value_of, "remedy": TRAIN_LONGER, "heading_of_all": heading_of_all,
         "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
-        "first_capital": lambda text: text[0].upper() + text[1:],
+        "first_capital": capital,
         "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
     }  # fmt: skip
     made.tests["match_start"] = str.startswith
     made.filters.update(
-        display=display_name, percent=percent, span=span, short=short, duration=duration,
-        points=signed_points, tenths=tenths, signed=partial(span, signed=True), parted=parted,
+        display=display_name, figure=figure, gap=gap, percent=percent, span=span, short=short,
+        duration=duration, points=signed_points, tenths=tenths, parted=parted,
     )  # fmt: skip
     return made
 
@@ -73,7 +75,7 @@ def engine() -> str:
 
 
 def parted(spec: str) -> Markup:
-    """A spec that may be broken behind its separators, and is copied whole."""
+    """A spec that may be wrapped after its separators, and is copied as a whole."""
     return Markup("<wbr>").join(re.split(r"(?<=[:/?&._-])(?=[^:/?&._-])", spec))
 
 

@@ -1,6 +1,5 @@
 """How training went: the primary metric by epoch, and by learning rate, on the images that select."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
@@ -18,8 +17,8 @@ from iceprobe.reporting.charts import (
     series_of,
     tooltip_names,
 )  # fmt: skip
-from iceprobe.results.curves import CurveRow, seed_means
-from iceprobe.results.primary import full_title_of, is_usual, noun_of
+from iceprobe.results.curves import CurveRow, same_setting, seed_means
+from iceprobe.results.primary import axis_title, full_title_of, in_percent, is_usual, noun_of
 from iceprobe.results.schema import Result
 
 
@@ -38,9 +37,11 @@ def learning_curves(
     places = places_of(results)
     for result, place, table in zip(results, places, curves, strict=True):
         epochs: dict[int, list[float]] = defaultdict(list)
-        for row in table:
-            if _at_chosen_setting(row, result) and row.eval_accuracy is not None:
-                epochs[row.epoch].append(100 * row.eval_accuracy)
+        scale = result.metric.scale
+        for row in _of_selection(table, result):
+            kept = row.seed in result.seeds and row.is_of(result.selected)
+            if kept and row.eval_accuracy is not None:
+                epochs[row.epoch].append(scale * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
             point = {**series_of(result, place, palette), "epoch": epoch}
             rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
@@ -50,30 +51,30 @@ def learning_curves(
         return None
     noun = _named(results)
     on = "the reported split" if results[0].selected_on_reported else "held-out images"
-    colour = by_probe(rows)
     focus = alt.selection_point(fields=["probe"], bind="legend")
     fade = alt.condition(focus, alt.value(1.0), alt.value(0.12))
     last = max(row["epoch"] for row in rows)
     x = alt.X("epoch:Q", title="Epoch").axis(grid=False, tickMinStep=1).scale(domain=[1, last])
+    y = alt.Y("mean:Q", title=axis_title(results, f"{noun} on {on}")).scale(zero=False)
+    shown = f"{noun}, %" if in_percent(results) else noun
     tooltip = [
         *tooltip_names(places),
         alt.Tooltip("epoch:Q"),
-        alt.Tooltip("mean:Q", title=f"{noun}, %", format=".2f"),
+        alt.Tooltip("mean:Q", title=shown, format=_decimals(results)),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour, detail="place:N")
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q")
-    line = base.mark_line(strokeWidth=2.2).encode(
-        y=alt.Y("mean:Q", title=f"{noun[0].upper()}{noun[1:]} on {on}, %").scale(zero=False),
-        opacity=fade,
-        strokeDash=by_place(places, DASHES),
-    )
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=by_probe(rows), detail="place:N")
+    line = base.mark_line(strokeWidth=2.2)
     dots = base.mark_point(filled=True, size=40, opacity=0).encode(y="mean:Q", tooltip=tooltip)
-    layers = [band, line, dots.add_params(focus)]
+    layers = [
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        line.encode(y=y, opacity=fade, strokeDash=by_place(places, DASHES)),
+        dots.add_params(focus),
+    ]
     if chosen:
         marks = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=80, stroke="white", strokeWidth=1.4, opacity=1
         )
-        layers.append(marks.encode(x=x, y="mean:Q", color=colour, tooltip=tooltip))
+        layers.append(marks.encode(x=x, y="mean:Q", color=by_probe(rows), tooltip=tooltip))
     return finish(alt.layer(*layers))
 
 
@@ -91,17 +92,18 @@ def learning_rates(
     chosen: list[dict[str, Any]] = []
     places = places_of(results)
     for result, place, table in zip(results, places, curves, strict=True):
-        best: dict[float, float] = defaultdict(float)
-        evaluated = [row for row in table if row.probe == result.label and row.phase != "refit"]
-        for (rate, _), means in seed_means(evaluated).items():
+        metric = result.metric
+        reached: dict[float, list[float]] = defaultdict(list)
+        for (rate, _), means in seed_means(_of_selection(table, result), metric.worst).items():
             found = means.values() if result.selected_on_reported else [means[max(means)]]
-            best[rate] = max(best[rate], *found)
-        if len(best) < 2:
+            reached[rate] += found
+        if len(reached) < 2:
             continue
-        for rate, value in sorted(best.items()):
+        for rate, values in sorted(reached.items()):
+            best = metric.sign * max(metric.sign * value for value in values)
             point = {**series_of(result, place, palette), "rate": rate}
-            rows.append({**point, "score": 100 * value})
-            if _same(rate, result.selected.get("learning_rate")):
+            rows.append({**point, "score": metric.scale * best})
+            if same_setting(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
     if not rows:
         return None
@@ -109,38 +111,32 @@ def learning_rates(
     x = alt.X("rate:Q", title="Learning rate (log scale)").scale(type="log", nice=False, padding=12)
     rates = sorted({row["rate"] for row in rows})
     x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
-    y = alt.Y("score:Q", title=f"{noun[0].upper()}{noun[1:]} when selecting, %").scale(zero=False)
+    y = alt.Y("score:Q", title=axis_title(results, f"{noun} when selecting")).scale(zero=False)
     tooltip = [
         *tooltip_names(places),
         alt.Tooltip("rate:Q", format="~g", title="learning rate"),
-        alt.Tooltip("score:Q", title=noun, format=".2f"),
+        alt.Tooltip("score:Q", title=noun, format=_decimals(results)),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
+    encoding: dict[str, Any] = dict(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
+    base = alt.Chart(alt.Data(values=rows)).encode(**encoding)
     line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_place(places, DASHES))
     layers = [line, base.mark_circle(size=28, opacity=1)]
     if chosen:
         ring = alt.Chart(alt.Data(values=chosen)).mark_circle(
             size=120, stroke="white", strokeWidth=1.6, opacity=1
         )
-        layers.append(ring.encode(x=x, y=y, color=by_probe(rows), tooltip=tooltip))
+        layers.append(ring.encode(**encoding))
     return finish(alt.layer(*layers))
 
 
-def _at_chosen_setting(row: CurveRow, result: Result) -> bool:
-    return (
-        row.probe == result.label
-        and row.phase != "refit"
-        and row.seed in result.seeds
-        and _same(row.learning_rate, result.selected.get("learning_rate"))
-        and _same(row.weight_decay, result.selected.get("weight_decay", row.weight_decay))
-    )
-
-
-def _same(a: float, b: object) -> bool:
-    """Equal to the eight figures that curves.csv keeps."""
-    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+def _of_selection(table: Sequence[CurveRow], result: Result) -> list[CurveRow]:
+    return [row for row in table if row.probe == result.label and row.phase != "refit"]
 
 
 def _named(results: Sequence[Result]) -> str:
     """The primary metric; in short where it is the usual one."""
     return noun_of(results) if all(map(is_usual, results)) else full_title_of(results)
+
+
+def _decimals(results: Sequence[Result]) -> str:
+    return ".2f" if in_percent(results) else ".3f"

@@ -2,43 +2,20 @@
 
 from iceprobe.core.lazy import lazy
 
-_HOME = {
-    "Score": "schema",
-    "Parameters": "schema",
-    "Flops": "schema",
-    "StoreReference": "schema",
-    "Files": "schema",
-    "Result": "schema",
-    "FittedResult": "fitted",
-    "Predictions": "predictions",
-    "read_predictions": "predictions",
-    "write_predictions": "predictions",
-    "read_results": "files",
-    "write_results": "files",
-    "CurveRow": "curves",
-    "read_curves": "curves",
-    "write_curves": "curves",
-    "environment": "provenance",
-    "git_commit": "provenance",
-    "Difference": "statistics",
-    "Equivalence": "statistics",
-    "accuracy": "statistics",
-    "accuracy_interval": "statistics",
-    "equivalent": "statistics",
-    "holm": "statistics",
-    "mean_per_class": "statistics",
-    "paired_difference": "statistics",
-    "Advice": "advice",
-    "advise": "advice",
-    "Comparison": "comparison",
-    "compare": "comparison",
-    "compare_pair": "comparison",
-    "leaderboard": "tables",
-    "to_csv": "tables",
-    "to_markdown": "tables",
-    "to_rich": "tables",
-    "to_rich_matrix": "tables",
+_NAMES = {
+    "schema": "Score Parameters Flops StoreReference Files Result",
+    "fitted": "FittedResult",
+    "predictions": "Predictions read_predictions write_predictions",
+    "files": "read_results write_results",
+    "curves": "CurveRow read_curves write_curves",
+    "provenance": "environment git_commit",
+    "statistics": "Difference Equivalence accuracy accuracy_interval equivalent holm "
+    "mean_per_class paired_difference",
+    "advice": "Advice advise",
+    "comparison": "Comparison compare compare_pair",
+    "tables": "leaderboard to_csv to_markdown to_rich to_rich_matrix",
 }
+_HOME = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = list(_HOME)
 __getattr__ = lazy(__name__, _HOME)

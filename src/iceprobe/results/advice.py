@@ -1,12 +1,12 @@
 """Which probe to report, from the results: one paragraph for each set of test images.
 
-The one to report is the cheapest (fewest trainable parameters, of equals fewest FLOPs) of those that are
-shown to lose less than a margin, one point of the primary metric by default, to every other
-(`results/choice.py`). Where none is shown nothing is reported: the paragraph says between which it is
-undecided, and how many test images, or replicates, would probably decide.
+That is the cheapest (fewest trainable parameters, of equals fewest FLOPs) of the probes that are shown to
+lose less than a margin to every other (`results/choice.py`), one point of the primary metric by default.
+Where none is shown, the paragraph names the undecided probes, and how many test images, or replicates,
+would probably decide.
 
-A probe that is undertrained (`results/undertrained.py`) is in none of these comparisons: it is named,
-and while there is one nothing is said of which probe to report.
+An undertrained probe (`results/undertrained.py`) is named and left out of all comparisons. While there is
+one, no probe is recommended.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results.advice_text import paragraph
+from iceprobe.results.caveats import counted
 from iceprobe.results.encoders import Encoder, Order, encoder_of, orders_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.sweeps import same_images, split_by
@@ -23,7 +24,7 @@ MARGIN = 0.01  # of the primary metric: what a cheaper probe may lose
 
 @dataclass(frozen=True)
 class Question:
-    """One set of test images: what was found on it, and the paragraph that says so."""
+    """One set of test images: what was found on it, and the paragraph about it."""
 
     title: str
     encoders: list[Encoder]
@@ -33,11 +34,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Advice:
-    """What `advise` says; ``str(advice)`` is its text.
+    """What `advise` returns; ``str(advice)`` is its text.
 
     Attributes:
         questions: one for each data set, draw, protocol and split.
-        remark: what of the results was left out, and why.
+        remark: which results were left out, and why.
     """
 
     questions: list[Question] = field(default_factory=list)
@@ -48,14 +49,15 @@ class Advice:
 
 
 def advise(results: Sequence[FittedResult], margin: float = MARGIN) -> Advice:
-    """Which probe to report, how much aggregation matters, and what linear probing would have said.
+    """Which probe to report, how much aggregation matters, and how linear probing would have ranked.
 
     Everything is computed from the results and the predictions kept with them; the rule is at
     the head of this file.
 
     Args:
-        results: of a run, a campaign, or several runs on frozen backbones.
-        margin: of the primary metric, what a cheaper probe may lose, a fraction: 0.005 is half a point.
+        results: of a run, a campaign, or several runs, on frozen backbones.
+        margin: what a cheaper probe may lose of the primary metric, in its own unit: of an accuracy
+            0.005 is half a point.
 
     Raises:
         IceprobeError: for a negative margin, without a result on a frozen backbone, or where a
@@ -73,7 +75,7 @@ def advise(results: Sequence[FittedResult], margin: float = MARGIN) -> Advice:
         for (title, *_), members in split_by(frozen, same_images).items()
     ]
     adapted = len(results) - len(frozen)
-    many = f"{adapted} result{'s' if adapted > 1 else ''}"
+    many = counted(adapted, "result")
     remark = f"Left out: {many} on an adapted backbone (see iceprobe compare)."
     return Advice(questions, remark if adapted else "")
 

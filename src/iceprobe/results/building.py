@@ -1,4 +1,4 @@
-"""How results are made: of predictions, of their task, and of where the numbers come from."""
+"""Results from predictions: the metrics of their task, and provenance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Flops, Score
-from iceprobe.results.statistics import accuracy_interval
+from iceprobe.results.statistics import accuracy_interval, score_interval
 from iceprobe.tasks.registry import get_task
 
 
@@ -17,13 +17,13 @@ def built_result(
     open_store: Any = None,
     **fields: Any,
 ) -> FittedResult:
-    """The result of one probe, its metrics computed.
+    """The result of one probe, with its metrics computed.
 
     Args:
         predictions: on the reported split.
         probes: the fitted modules, one a seed.
         open_store: the ``Store`` that was probed.
-        fields: of the record; where it comes from is in :mod:`iceprobe.results.provenance`.
+        fields: of the record; for those of provenance see :mod:`iceprobe.results.provenance`.
     """
     made = FittedResult(metrics=scores_of(predictions, fields["task"]), **fields)
     return made.replaced(predictions=predictions, probes=probes, open_store=open_store)
@@ -35,7 +35,8 @@ def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:
     labels = predictions.labels
     for name, metric in get_task(task).metrics.items():
         if (scores := metric.scores(predictions, labels)) is not None:
-            interval = accuracy_interval(scores, metric.strata_of(labels))
+            interval_of = accuracy_interval if metric.fraction else score_interval
+            interval = interval_of(scores, metric.strata_of(labels))
             found[name] = Score.of(metric.value(predictions, labels), interval)
     return found
 

@@ -1,4 +1,4 @@
-"""What is said beside a figure: what its interval is over, and what isn't in it."""
+"""Words beside a figure: what its interval is over, and what it leaves out."""
 
 from collections.abc import Sequence
 
@@ -6,32 +6,28 @@ from iceprobe.results.schema import Result
 
 
 def kept(result: Result) -> str:
-    """``"2 of 3 seeds"`` where some have diverged, ``"3 seeds"``, ``""`` where nothing is random."""
+    """``"3 seeds"``, ``"2 of 3 seeds"`` where some diverged, ``""`` where nothing is random."""
     if not result.seeds:
         return ""
-    noun = "replicate" if result.variance == "replicates" else "seed"
-    there, lost = len(result.seeds), len(result.lost_seeds)
-    of = f" of {there + lost}" if lost else ""
-    return f"{there}{of} {noun}{'s' if there + lost > 1 else ''}"
+    lost = len(result.lost_seeds)
+    of = f"{len(result.seeds)} of " if lost else ""
+    return of + counted(len(result.seeds) + lost, _row_noun(result))
 
 
 def lost_note(result: Result) -> str:
-    """Which seeds diverged, and that figure and interval are of the others; ``""`` without any."""
+    """Which seeds diverged and are left out; ``""`` if none."""
     if not (lost := result.lost_seeds):
         return ""
-    noun = "replicate" if result.variance == "replicates" else "seed"
-    names = f"{noun}{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+    noun, are = (f"{_row_noun(result)}s", "are") if len(lost) > 1 else (_row_noun(result), "is")
     return (
-        f"{names} diverged and {'are' if len(lost) > 1 else 'is'} left out: figure, deviation and "
+        f"{noun} {', '.join(map(str, lost))} diverged and {are} left out: figure, deviation and "
         f"interval are of {kept(result)}"
     )
 
 
 def covered(*results: Result) -> str:
-    """What an interval of these is over: ``"2,000 test images and 3 seeds"``.
-
-    Of two probes whose replicates aren't the same ones it says that they aren't paired.
-    """
+    """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``", unpaired"`` where the
+    replicates of two probes aren't the same."""
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
     over = f"{images}{results[0].split} images"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
@@ -44,23 +40,20 @@ def covered(*results: Result) -> str:
 
 
 def few_rows(results: Sequence[Result]) -> str:
-    """What the intervals of a single seed leave out, and of a few get wrong; ``""`` without any.
+    """A caveat for results of one seed or of few; ``""`` if there are none.
 
-    Seeds of two probes have nothing in common and pool what they vary by; replicates are paired and
-    don't, hence one more of them (docs/verdicts.md).
+    Seeds of two probes are independent, and their variances are pooled. Paired replicates give one
+    variance, so one more of them counts as few (docs/verdicts.md).
     """
     trained = [one for one in results if one.seeds]
+    most = {"replicates": 3}
     alone = [one.label for one in trained if len(one.seeds) == 1]
-    few = [
-        one.label
-        for one in trained
-        if 1 < len(one.seeds) <= (3 if one.variance == "replicates" else 2)
-    ]
-    said = []
-    for names, words in ((alone, _ALONE), (few, _FEW)):
-        if names:
-            said.append(words.format(f" ({listed(names)})" if len(names) < len(trained) else ""))
-    return " ".join(said)
+    few = [one.label for one in trained if 1 < len(one.seeds) <= most.get(one.variance, 2)]
+    return " ".join(
+        words.format(f" ({listed(names)})" if len(names) < len(trained) else "")
+        for names, words in ((alone, _ALONE), (few, _FEW))
+        if names
+    )
 
 
 _ALONE = (
@@ -73,8 +66,22 @@ _FEW = (
 )
 
 
+def _row_noun(result: Result) -> str:
+    return "replicate" if result.variance == "replicates" else "seed"
+
+
+def counted(number: int, noun: str) -> str:
+    """``"1 seed"``, ``"3 seeds"``."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """``"a, b"``; of many the first and how many more."""
+    """``"a, b"``; of more than ``most`` the first ones, and the number of the others."""
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -4,16 +4,16 @@
 
 For one p the tests against all q must succeed together, each at 5% (an intersection–union test: Berger
 1982, "Multiparameter hypothesis testing and acceptance sampling"), so its p-value is the largest of them;
-for all p together they are corrected by Holm. In 95% of runs no probe that truly loses the margin is among
-them, however the best was picked: it is tested like every other.
+for all p together they are corrected by Holm. In 95% of runs no probe that truly loses the margin is
+shown, however the best was picked: the best is tested like every other.
 
-A probe within the margin of the best by its figure, and not shown, is undecided. What would probably
-decide (four times in five) is computed from the comparison that stands in its way, if that difference is
-as seen: the variance that the test needs is reached with more images as that of the examples shrinks by
-their number, or with more replicates as theirs does.
+A probe that scores within the margin of the best, and isn't shown, is undecided. How many test images or
+replicates would decide with a power of 80% is computed from its hardest comparison, for the difference
+that was observed: the variance of examples, or of replicates, shrinks by their number.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -24,60 +24,49 @@ from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import holm
 
-POWER = 0.8416  # standard errors: the test succeeds four times in five
+POWER = 0.8416  # standard errors: the test succeeds in 80% of cases
 
 
 @dataclass(frozen=True)
 class Undecided:
-    """A probe that may be reported, and what would probably show it.
+    """A probe that may be good enough, and what would probably show it."""
 
-    Attributes:
-        comparison: of it with the probe that stands in its way.
-        images: test images in place of those there are; None where more wouldn't do.
-        replicates: in place of those there are, on these images; None where more wouldn't do, or
-            images are what is missing.
-    """
-
-    comparison: Comparison
-    images: int | None
-    replicates: int | None
+    comparison: Comparison  # its hardest one
+    images: int | None  # test images needed; None where more would not be enough
+    replicates: (
+        int | None
+    )  # needed on these images; None where more would not do, or images are needed
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be reported, and what might.
-
-    Attributes:
-        shown: probes shown to lose less than the margin to every other.
-        undecided: the others within the margin of the best by their figure, the cheapest first.
-    """
+    """Probes shown to lose less than the margin to every other, and the undecided ones, cheapest first."""
 
     shown: list[FittedResult]
     undecided: list[Undecided]
 
 
 def choose(results: Sequence[FittedResult], margin: float) -> Choice:
-    """Lay every probe beside every other.
+    """Compare every probe with every other.
 
     Args:
         results: on the same images, with predictions.
-        margin: what may be lost, as a fraction.
+        margin: of the primary metric, what may be lost.
     """
-    pairs: dict[int, list[Comparison]] = {i: [] for i in range(len(results))}
+    pairs: dict[int, list[Comparison]] = defaultdict(list)
     family = [compare_pair(a, b) for a, b in combinations(results, 2)]
-    for (i, j), pair, difference in zip(
-        combinations(pairs, 2), family, in_family(family), strict=True
-    ):
-        pair = replace(pair, difference=difference)
-        pairs[i].append(pair)
-        pairs[j].append(_turned(pair))
-    hardest = {
-        i: max(found, key=lambda one: one.difference.p_above(-margin))
-        for i, found in pairs.items()
-        if found
-    }
-    ps = holm([one.difference.p_above(-margin) for one in hardest.values()])
-    shown = [i for i, p in zip(hardest, ps, strict=True) if p < LEVEL] if hardest else [*pairs]
+    places = combinations(range(len(results)), 2)
+    for (i, j), pair, difference in zip(places, family, in_family(family), strict=True):
+        pairs[i].append(replace(pair, difference=difference))
+        turned = replace(pair, probe=pair.against, against=pair.probe, difference=-difference)
+        pairs[j].append(turned)
+
+    def p_of(one: Comparison) -> float:
+        return one.difference.p_above(-margin)
+
+    hardest = {i: max(pairs[i], key=p_of) for i in sorted(pairs)}
+    ps = holm([p_of(one) for one in hardest.values()])
+    shown = [i for i, p in zip(hardest, ps, strict=True) if p < LEVEL] if hardest else [0]
     top = max(level(one) for one in results)
     near = [i for i in hardest if i not in shown and level(results[i]) > top - margin]
     near.sort(key=lambda i: cost(results[i]))
@@ -88,7 +77,7 @@ def choose(results: Sequence[FittedResult], margin: float) -> Choice:
 
 
 def cost(one: Result) -> tuple[int, int]:
-    """What a probe takes: trainable parameters, then FLOPs."""
+    """Trainable parameters, then FLOPs."""
     return one.parameters.total, one.flops.per_image
 
 
@@ -97,9 +86,8 @@ def needed(
 ) -> tuple[int | None, int | None]:
     """Test images, or replicates, with which ``comparison`` would probably show less than a margin lost.
 
-    It is one of as many tests as there are ``candidates``.
-
-    Both None where neither alone would, or by its figure the margin is lost.
+    It is one of as many tests as there are ``candidates``. Both are None where neither alone would show
+    it, or the margin is lost by its figure.
     """
     difference, confidence = comparison.difference, 1 - 2 * LEVEL / candidates
     spread = max(difference.spreads, key=lambda one: one.quantile(confidence) ** 2 * one.variance)
@@ -116,11 +104,6 @@ def needed(
     if wanted > 1 - share:
         return None, _rounded(spread.rows * share / (wanted - (1 - share)))
     return None, None
-
-
-def _turned(pair: Comparison) -> Comparison:
-    """b − a of a − b."""
-    return replace(pair, probe=pair.against, against=pair.probe, difference=-pair.difference)
 
 
 def _rounded(number: float) -> int:

@@ -1,8 +1,8 @@
-"""Which of two probes is better, image by image; and of many, with what is said of all of them.
+"""Which of two probes is better, paired over images; and which of many, corrected for all pairs.
 
-Of one pair the 95% interval leaves out zero. Of a family of m pairs those are clear whose p is below 5%
-by Holm's correction for m, so that in 95% of families nothing false is called clear (Holm 1979, "A simple
-sequentially rejective multiple test procedure"). Where the results themselves say whom to compare (the
+A single difference is clear if its 95% interval leaves out zero. In a family of m pairs it is clear if p is
+below 5% by Holm's correction for m, so that in 95% of families nothing false is called clear (Holm 1979, "A
+simple sequentially rejective multiple test procedure"). Where the scores themselves choose the pairs (the
 best with the rest, neighbours in rank) the family is all K(K−1)/2 pairs, whichever are reported.
 """
 
@@ -15,14 +15,13 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, holm, paired_difference, together
 from iceprobe.results.varying import value_of, varying
 from iceprobe.tasks.metrics import Metric
 
-BASELINES = ("knn", "linear")  # what a probe with attention has to beat
+BASELINES = ("knn", "linear")  # that a probe with attention has to beat
 EFFICIENT = "ep"
 LEVEL = 0.05
 
@@ -45,12 +44,12 @@ class Comparison:
 
     @property
     def undertrained(self) -> list[FittedResult]:
-        """Which of the two is undertrained: no order can be read from the pair."""
+        """Which of the two are undertrained: their pair shows no order."""
         return [one for one in (self.probe, self.against) if one.undertrained]
 
     @property
     def clear(self) -> bool:
-        """Whether an order may be claimed: nothing but chance is ruled out, both were trained."""
+        """Whether the pair shows an order: p is below 5%, and both were trained long enough."""
         return self.difference.clear and self.p < LEVEL and not self.undertrained
 
     @property
@@ -58,9 +57,14 @@ class Comparison:
         """The metric that is compared."""
         return shared_metric(self.probe, self.against)
 
+    @property
+    def shown(self) -> Difference:
+        """The difference of the scores as they are: below 0 where less is better and ``probe`` is."""
+        return self.difference if self.metric.higher_is_better else -self.difference
+
 
 def warned(*results: Result) -> str:
-    """``" (ep12: its learning rate is the highest tried)"``: for the sentence of a comparison."""
+    """Warnings for the sentence of a comparison: ``" (ep12: its learning rate is the highest tried)"``."""
     said = [f"{one.label}: {', '.join(one.warnings)}" for one in results if one.warnings]
     return f" ({'; '.join(said)})" if said else ""
 
@@ -71,9 +75,8 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
     """
-    predicted_a, predicted_b = _needed(a), _needed(b)
-    same = a.images == b.images and np.array_equal(predicted_a.labels, predicted_b.labels)
-    if not same:
+    predicted_a, predicted_b = a.needed_predictions(), b.needed_predictions()
+    if a.images != b.images or not np.array_equal(predicted_a.labels, predicted_b.labels):
         raise IceprobeError(
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
@@ -81,14 +84,18 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
     metric, labels = shared_metric(a, b), predicted_a.labels
     scores_a, scores_b = (metric.needed_scores(one, labels) for one in (predicted_a, predicted_b))
     difference = paired_difference(
-        scores_a, scores_b, metric.strata_of(labels), replicates=are_replicates(a, b)
+        scores_a,
+        scores_b,
+        metric.strata_of(labels),
+        replicates=are_replicates(a, b),
+        fractions=metric.fraction,
     )
     difference = difference if metric.higher_is_better else -difference
     return Comparison(a, b, difference, difference.p)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same as one family: with Holm's p, and what replicates add estimated from all of them."""
+    """The same as one family: Holm's p, and the variance of replicates estimated from all pairs."""
     differences = in_family(comparisons)
     ps = holm([one.p for one in differences])
     return [
@@ -98,7 +105,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def in_family(comparisons: Sequence[Comparison]) -> list[Difference]:
-    """Their differences, as one family."""
+    """Their differences, with the variance of replicates estimated from all pairs."""
     pairs = [(id(one.probe), id(one.against)) for one in comparisons]
     return together([one.difference for one in comparisons], pairs)
 
@@ -111,35 +118,33 @@ def family(
 ) -> list[Comparison]:
     """Each of ``ours`` with each of ``theirs``, as one family.
 
-    Pairs that none can be read from are left out, but of two that are both ``picked``.
+    Pairs that show no order are left out, except those of two ``picked`` results.
 
     Raises:
         IceprobeError: as :func:`compare_pair`.
     """
-
-    def readable(one: FittedResult) -> bool:
-        return not one.undertrained and one.predictions() is not None
-
     wanted = {id(one) for one in picked}
     return corrected(
         [
             compare_pair(a, b)
             for a in ours
             for b in theirs
-            if a is not b and (wanted >= {id(a), id(b)} or (readable(a) and readable(b)))
+            if a is not b and (wanted >= {id(a), id(b)} or (_readable(a) and _readable(b)))
         ]
     )
 
 
-def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
-    """Places (better, worse) of results on the same images that are clearly in this order.
+def _readable(one: FittedResult) -> bool:
+    """Whether comparisons with it show an order."""
+    return not one.undertrained and one.predictions() is not None
 
-    The family is all pairs of those with predictions and that are not undertrained; the others are in none.
+
+def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
+    """Indices (better, worse) of results on the same images that are clearly in this order.
+
+    The family is all pairs of those with predictions and that are not undertrained.
     """
-    fine = [
-        i for i, one in enumerate(results) if not one.undertrained and one.predictions() is not None
-    ]
-    pairs = list(combinations(fine, 2))
+    pairs = list(combinations([i for i, one in enumerate(results) if _readable(one)], 2))
     family = corrected([compare_pair(results[i], results[j]) for i, j in pairs])
     return {
         (i, j) if one.difference.mean > 0 else (j, i)
@@ -149,7 +154,7 @@ def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
 
 
 def are_replicates(a: Result, b: Result) -> bool:
-    """Whether both are over the same complete repetitions, so that they pair by number."""
+    """Whether both are over the same complete repetitions, so that replicates pair by number."""
     return a.variance == b.variance == "replicates" and a.seeds == b.seeds
 
 
@@ -158,9 +163,9 @@ def compare(
 ) -> list[Comparison]:
     """Two runs on the same images, probe by probe: those that both have, in the order of the first.
 
-    In campaigns a probe stands several times; it is compared with itself on the same draw and data
-    set, and at the same backbone where either run has several. Of a run on a frozen backbone and
-    one that adapts it, each adapted probe is compared with itself on the frozen one.
+    A campaign has a probe several times: it is compared with itself on the same draw and data set,
+    and on the same backbone where either run has several. Of a run on a frozen backbone and one that
+    adapts it, each probe on the adapted backbone is compared with itself on the frozen one.
 
     Raises:
         IceprobeError: if the runs share no probe, or weren't tested on the same images.
@@ -171,41 +176,30 @@ def compare(
         return (result.label, *(value_of(result, name) for name in names))
 
     second = {place(result): result for result in results_b}
-    shared = [result for result in results_a if place(result) in second]
-    if not shared and (crossed := _adapted_and_frozen(results_a, results_b)):
-        return crossed
-    if not shared:
-        ours = ", ".join(result.label for result in results_a) or "none"
-        theirs = ", ".join(result.label for result in results_b) or "none"
+    pairs = [(one, second[place(one)]) for one in results_a if place(one) in second] or [
+        (a, b)
+        for a in results_a
+        for b in results_b
+        if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
+    ]
+    if not pairs:
+        ours, theirs = (
+            ", ".join(one.label for one in run) or "none" for run in (results_a, results_b)
+        )
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
-    return corrected([compare_pair(result, second[place(result)]) for result in shared])
-
-
-def _adapted_and_frozen(
-    results_a: Sequence[FittedResult], results_b: Sequence[FittedResult]
-) -> list[Comparison]:
-    """A probe on the frozen backbone of one run and on the adapted one of the other."""
-    return corrected(
-        [
-            compare_pair(a, b)
-            for a in results_a
-            for b in results_b
-            if a.probe == b.probe and (a.adaptation is None) != (b.adaptation is None)
-        ]
-    )
+    return corrected([compare_pair(a, b) for a, b in pairs])
 
 
 def best_baseline(results: Sequence[FittedResult]) -> FittedResult | None:
-    """The best of k-NN and linear probes, which makes every gain over it a cautious one."""
-    baselines = [result for result in results if probe_name(result) in BASELINES]
-    return max(baselines, key=level, default=None)
+    """The best of k-NN and linear probes: a gain over it is a conservative one."""
+    return max((one for one in results if probe_name(one) in BASELINES), key=level, default=None)
 
 
 def reference_ep(results: Sequence[FittedResult]) -> FittedResult | None:
-    """The EP that others are compared with: the best by score; of equals the one asked for first.
+    """The EP that others are compared with: the best by score; of equals the first.
 
-    The test split picks it, which flatters it where there are several: who quotes it says of how
-    many it is the best.
+    The test split picks it, which flatters it where there are several: text that quotes it says of
+    how many it is the best.
     """
     return max(efficient(results), key=level, default=None)
 
@@ -216,15 +210,8 @@ def efficient(results: Sequence[FittedResult]) -> list[FittedResult]:
 
 
 def probe_name(result: Result) -> str:
-    """The registered name of a result's probe: "ep" of "ep48?out_dim=96".
+    """The registered name of a result's probe, "ep" of "ep48?out_dim=96".
 
-    Of an adapted backbone that of the adaptation, so that it is no baseline.
+    On an adapted backbone the name of the adaptation, so that it is no baseline.
     """
     return parse_spec(result.adaptation or result.probe).name.rstrip("0123456789")
-
-
-def _needed(result: FittedResult) -> Predictions:
-    predictions = result.predictions()
-    if predictions is None:
-        raise IceprobeError(f"no predictions of {result.label!r} were kept: fit it again")
-    return predictions

@@ -25,25 +25,18 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Misread:
-    """One image that a probe reads wrongly.
+    """One image that a probe reads wrongly."""
 
-    Attributes:
-        row: in the order of the split.
-        true, read: classes; what most of the seeds that are wrong say.
-        seeds: how many of the probe's seeds say so.
-        probes: how many of the other probes on these images say so, of each its first seed.
-    """
-
-    row: int
+    row: int  # in the order of the split
     true: int
-    read: int
-    seeds: int
-    probes: int
+    read: int  # the class that most of the seeds that are wrong say
+    seeds: int  # how many seeds of the probe say so
+    probes: int  # how many other probes on these images say so, by their first seed
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: its images, the share read rightly, and what it is mostly taken for."""
+    """One class: its images, the share read rightly, and its most frequent mistake."""
 
     index: int
     images: int
@@ -53,17 +46,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusions:
-    """All answers of one probe.
+    """All answers of one probe."""
 
-    Attributes:
-        images: ``(C,)`` int64, images of each class.
-        right: ``(C,)`` of them read rightly, mean over seeds.
-        mistakes: the pairs that occur, the most frequent first; ties in the order of classes.
-    """
-
-    images: NDArray[np.int64]
-    right: NDArray[np.float64]
-    mistakes: Sequence[Mistake]
+    images: NDArray[np.int64]  # (C,), of each class
+    right: NDArray[np.float64]  # (C,), of them read rightly, mean over seeds
+    mistakes: Sequence[
+        Mistake
+    ]  # the pairs that occur, most frequent first, then in the order of classes
 
     def matrix(self) -> NDArray[np.float64]:
         """``(C, C)``: images of the row's class that were read as the column's, mean over seeds."""
@@ -73,15 +62,13 @@ class Confusions:
         return found
 
     def worst(self, count: int) -> list[ClassScore]:
-        """The ``count`` classes with the lowest accuracy, worst first; classes without images are none.
+        """The ``count`` classes with the lowest accuracy, worst first, of those with images.
 
-        Ties go to the class with more images, then in the order of classes.
+        Of ties first the class with more images, then in the order of classes.
         """
-        first: dict[int, Mistake] = {}
-        for one in self.mistakes:
-            first.setdefault(one.true, one)
+        most = {one.true: one for one in reversed(self.mistakes)}
         scores = [
-            ClassScore(int(i), int(n), float(self.right[i] / n), first.get(int(i)))
+            ClassScore(i, int(n), float(self.right[i] / n), most.get(i))
             for i, n in enumerate(self.images)
             if n
         ]
@@ -89,12 +76,7 @@ class Confusions:
 
 
 def confusions(predictions: Predictions, classes: int) -> Confusions:
-    """Count the answers of one probe.
-
-    Args:
-        predictions: of the reported split.
-        classes: C.
-    """
+    """Count the answers of one probe among C ``classes``."""
     seeds = len(predictions.predicted)
     labels = np.asarray(predictions.labels, np.int64)
     pairs, counts = np.unique(labels * classes + predictions.predicted, return_counts=True)
@@ -109,15 +91,10 @@ def confusions(predictions: Predictions, classes: int) -> Confusions:
 
 
 def misread(predictions: Predictions, others: Sequence[Predictions], count: int) -> list[Misread]:
-    """The images that a probe is surest to read wrongly: those where most seeds say the same.
+    """At most ``count`` wrong images, first those for which most seeds predict the same class.
 
-    Of these first the ones that most other probes take for the same wrong class, which is where a label
-    may be wrong; then in the order of the split.
-
-    Args:
-        predictions: of the probe.
-        others: of the other probes on these images.
-        count: at most.
+    Of these first the ones that most ``others``, predictions of other probes on these images, take for
+    the same class: there a label may be wrong. Then in the order of the split.
     """
     labels, predicted = predictions.labels, predictions.predicted
     firsts = np.array([one.predicted[0] for one in others]).reshape(len(others), len(labels))

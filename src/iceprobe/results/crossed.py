@@ -44,42 +44,42 @@ KEPT = 0.4  # of V_error in what replicates add
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean and how it would move with other examples and other replicates.
+    """A mean and how it would move with other examples and other replicates."""
 
-    Attributes:
-        mean: over both.
-        examples: variance of the mean that other examples bring, seeds' disagreement included.
-        replicates: variance G that other replicates bring on top of it.
-        unbiased: the same as V_rows − V_error, which may fall below 0; 0 where neither has several rows.
-        df_examples: degrees of freedom; infinite for a plain mean.
-        df_replicates: R − 1, of two sets of rows by Satterthwaite.
-        size: n where all examples count alike, 1/Σ w_i² otherwise.
-        rows: R; the smaller of two sets.
-        plain: whether this is one row whose examples all count alike.
-    """
-
-    mean: float
-    examples: float
-    replicates: float
-    unbiased: float
-    df_examples: float
-    df_replicates: float
-    size: float
-    rows: int
-    plain: bool
+    mean: float  # over both
+    examples: float  # variance of the mean over other examples, the disagreement of seeds included
+    replicates: float  # variance G that other replicates add to it
+    unbiased: float  # V_rows − V_error, which may fall below 0; 0 where neither has several rows
+    df_examples: float  # degrees of freedom; infinite for a plain mean
+    df_replicates: float  # R − 1; of two sets of rows by Satterthwaite
+    size: float  # n where all examples count alike, 1/Σ w_i² otherwise
+    rows: int  # R; the smaller of two sets
+    plain: bool  # whether this is one row whose examples all count alike
 
     @property
     def variance(self) -> float:
         return self.examples + self.replicates
 
     def quantile(self, confidence: float) -> float:
-        """Half an interval's width in standard errors √variance."""
+        """Half the width of an interval, in standard errors √variance."""
         of_examples = _quantile(confidence, self.df_examples)
         if not self.replicates:
             return of_examples
         of_replicates = _quantile(confidence, self.df_replicates)
         squares = of_examples**2 * self.examples + of_replicates**2 * self.replicates
         return math.sqrt(squares / self.variance)
+
+    def within(self, confidence: float) -> tuple[float, float]:
+        """The interval mean ± q·√variance."""
+        half = self.quantile(confidence) * math.sqrt(self.variance)
+        return self.mean - half, self.mean + half
+
+    def departure(self, delta: float) -> float:
+        """Standard errors by which the mean lies above ``delta``."""
+        distance = self.mean - delta
+        if abs(distance) < 1e-12 or self.variance:
+            return distance / math.sqrt(self.variance or 1.0)
+        return math.copysign(math.inf, distance)
 
     def p(self, departure: float) -> float:
         """Two-sided p of a mean that lies ``departure`` standard errors off."""
@@ -97,10 +97,7 @@ class Spread:
         return high
 
     def effective(self, single: float) -> float:
-        """As many examples, each of variance ``single``, as would spread the mean as much.
-
-        As many as there are where none of them differ, and never more than R n.
-        """
+        """The effective number of examples of variance ``single``: at most R n; n where none differ."""
         if self.plain or not single > 0:
             return self.size
         most = self.rows * self.size
@@ -110,16 +107,15 @@ class Spread:
 def pooled(
     spreads: Sequence[Spread], pairs: Sequence[tuple[Hashable, Hashable]]
 ) -> list[Spread | None]:
-    """Each pair's spread with Ḡ and its degrees of freedom in place of that of the pair; None of single rows.
+    """Each pair's spread with Ḡ in place of its own G, and its degrees of freedom; None of single rows.
 
     V_rows of K pairs of m probes is the mean of K squares that share their probes. If the replicates of all
-    probes are alike it is worth
+    probes vary alike, it has
 
         (R − 1) (2K)² / (2K + Σ d²)
 
-    degrees of freedom, d being in how many pairs a probe is (the trace of AAᵀ squared over that of its
-    square, A being the K × m incidence matrix): (R − 1)(m − 1) for all pairs, up to 4 (R − 1) where one
-    reference is in all.
+    degrees of freedom, where a probe is in d pairs (the trace of AAᵀ squared over that of its square, with
+    the K × m incidence matrix A): (R − 1)(m − 1) for all pairs, up to 4 (R − 1) where one reference is in all.
 
     Args:
         spreads: of differences.
@@ -165,11 +161,11 @@ def spread_of_difference(
         a: ``(R, n)``.
         b: ``(R', n)``.
         classes: as of :func:`spread`.
-        paired: whether row r of both is the same replicate; R = R' then. Seeds aren't: the first
-            of two probes have nothing in common, and each adds its variance.
+        paired: whether row r of both is the same replicate, with R = R'. Seeds aren't paired: those of
+            two probes are independent, and each adds its variance.
 
     Raises:
-        ValueError: for other numbers of examples, or of replicates that are paired.
+        ValueError: if the numbers of examples, or of paired replicates, differ.
     """
     a, b = _rows(a), _rows(b)
     if a.shape[1] != b.shape[1]:
@@ -255,9 +251,9 @@ def _df(parts: NDArray[np.float64], dfs: NDArray[np.float64]) -> float:
 
 
 def _examples(n: int, classes: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weight and stratum of each example: ``(n,)``, ``(n,)``; a stratum has two examples at least.
+    """Weight and stratum of each example: ``(n,)``, ``(n,)``; a stratum has at least two examples.
 
-    Classes of one example make a stratum together; a single one joins the smallest class.
+    Classes with one example are one stratum together; if there is only one, it joins the smallest class.
     """
     if classes is None:
         return np.full(n, 1 / n), np.zeros(n, np.int64)
@@ -275,7 +271,7 @@ def _examples(n: int, classes: ArrayLike | None) -> tuple[NDArray[np.float64], N
 
 
 def _distinct(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One row of rows that are all the same: seeds of what has no chance in it."""
+    """A single row if all are the same: seeds of something that isn't random."""
     return values[:1] if (values == values[0]).all() else values
 
 

@@ -1,9 +1,11 @@
-"""``curves.csv``: how every member went, epoch by epoch."""
+"""``curves.csv``: every member after every epoch."""
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,9 +29,7 @@ class CurveRow(BaseModel):
     weight_decay: float
     phase: str  # "select" (on what isn't held out) | "refit" (on all of train) | "paper"
     epoch: int  # 1 after the first pass over the data
-    train_loss: (
-        float  # mean over the epoch, a probe's regularisation in it; not finite: it diverged
-    )
+    train_loss: float  # mean over the epoch, with its regularisation; not finite: it diverged
     eval_accuracy: float | None = None  # the primary metric on the phase's evaluation images
     fold: int = 0  # number of the held-out part, of a cross-validation
 
@@ -38,25 +38,37 @@ class CurveRow(BaseModel):
         """Whether the member ended here because it was no longer finite."""
         return not math.isfinite(self.train_loss)
 
+    def is_of(self, selected: Mapping[str, Any]) -> bool:
+        """Whether it is of the selected learning rate and weight decay."""
+        rate, decay = selected.get("learning_rate"), selected.get("weight_decay", self.weight_decay)
+        return same_setting(self.learning_rate, rate) and same_setting(self.weight_decay, decay)
 
-def seed_means(rows: Iterable[CurveRow]) -> dict[tuple[float, float], dict[int, float]]:
+
+def same_setting(a: float, b: object) -> bool:
+    """Equal to the eight figures that curves.csv keeps; never where replicates have several."""
+    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def seed_means(
+    rows: Iterable[CurveRow], worst: float | None = 0.0
+) -> dict[tuple[float, float], dict[int, float]]:
     """Primary metric of each setting (learning rate, weight decay) of a probe by epoch, mean over seeds and folds.
 
-    A member that has diverged counts 0 from then on. Epochs without an evaluation are left out.
+    A member that has diverged scores ``worst`` from then on; with None it is left out. So are epochs
+    without an evaluation.
     """
     values: dict[tuple[float, float], dict[int, list[float]]] = {}
     ended: dict[tuple[float, float], list[int]] = {}
     for row in rows:
-        if row.eval_accuracy is None and not row.diverged:
-            continue
         setting = (row.learning_rate, row.weight_decay)
-        epochs = values.setdefault(setting, {})
-        epochs.setdefault(row.epoch, []).append(row.eval_accuracy or 0.0)
-        if row.diverged:
+        value = worst if row.diverged and row.eval_accuracy is None else row.eval_accuracy
+        if value is not None:
+            values.setdefault(setting, {}).setdefault(row.epoch, []).append(value)
+        if row.diverged and worst is not None:
             ended.setdefault(setting, []).append(row.epoch)
     return {
         setting: {
-            epoch: math.fsum(v) / (len(v) + sum(end < epoch for end in ended.get(setting, [])))
+            epoch: fmean(v + [worst or 0.0] * sum(end < epoch for end in ended.get(setting, [])))
             for epoch, v in epochs.items()
         }
         for setting, epochs in values.items()

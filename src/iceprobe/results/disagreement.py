@@ -16,19 +16,15 @@ from iceprobe.results.predictions import Predictions
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two probes on the same images.
+    """Two probes on the same images."""
 
-    Attributes:
-        only_a, only_b, neither: shares of images, over pairs of seeds.
-        for_a: ``(k,)`` rows on which the first seed of a is right and that of b is wrong.
-        for_b: the other way round.
-    """
-
-    only_a: float
+    only_a: float  # share of images that a alone is right on, over pairs of seeds
     only_b: float
     neither: float
-    for_a: NDArray[np.int64]
-    for_b: NDArray[np.int64]
+    for_a: NDArray[
+        np.int64
+    ]  # (k,) rows on which the first seed of a is right and that of b is wrong
+    for_b: NDArray[np.int64]  # the other way round
 
 
 def misread_by_name(
@@ -36,7 +32,7 @@ def misread_by_name(
 ) -> list[str]:
     """Images that ``right`` reads and ``wrong`` doesn't: ``"a.png (cat read as dog)"``.
 
-    The rows and the seed are those of :func:`disagreement`; empty where no names were kept.
+    Rows and seed as in :func:`disagreement`; empty where no names were kept.
     """
     names = wrong.names or right.names
     if names is None:
@@ -50,14 +46,10 @@ def misread_by_name(
 
 
 def disagreement(a: Predictions, b: Predictions, count: int) -> Disagreement:
-    """Compare two probes image by image.
+    """Compare two probes on the same images, with at most ``count`` rows on each side.
 
-    Rows are those on which most of the other seeds say the same, p_i − q_i; of these one of each
-    class first, in the order of the split. No attention map is used.
-
-    Args:
-        a, b: on the same images.
-        count: rows on each side, at most.
+    Rows have the largest p_i − q_i, on which most of the other seeds agree; of equals one of each class
+    comes first, in the order of the split. No attention map is used.
     """
     p, q = (one.correct.mean(0) for one in (a, b))
     first_a, first_b = a.correct[0], b.correct[0]

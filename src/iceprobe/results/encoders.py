@@ -1,22 +1,19 @@
-"""What was found of each encoder on one set of test images, and in which order they are."""
+"""What was found of each encoder on one set of test images, and the order of encoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iceprobe.results.agreement import Agreement, agreement
 from iceprobe.results.choice import Choice, Undecided, choose, cost
-from iceprobe.results.comparison import (
-    Comparison,
-    compare_pair,
-    efficient,
-    family,
-    probe_name,
-)
+from iceprobe.results.comparison import Comparison, compare_pair, efficient, family, probe_name
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.sweeps import Ranked, clear_order, rank
+from iceprobe.results.tables import leaderboard
+from iceprobe.tasks.metrics import Metric
 
 LINEAR = "linear"
 #: Probes that don't train how they aggregate.
@@ -27,85 +24,58 @@ REMEDIES = {"linear probe": "linear?input=mean", "k-NN": "knn", "attentive probe
 
 @dataclass(frozen=True)
 class Encoder:
-    """One frozen backbone, or layer of it, on one set of test images.
+    """One frozen backbone, or layer of it, on one set of test images."""
 
-    Attributes:
-        backbone: its spec.
-        best: the best probe by the primary metric.
-        cheapest: of those that may be reported, that with the fewest parameters; ``best`` where
-            nothing may.
-        leanest: that with the fewest FLOPs.
-        shown: whether they are shown to lose less than the margin to every other probe.
-        undecided: probes that may be reported if more images show it, cheaper than ``cheapest``
-            where that is shown.
-        loss: ``cheapest`` minus ``best``, paired; ``None`` where they are the same.
-        attentive: the best probe that trains its aggregation, of ``attentive_of``.
-        gains: ``attentive`` minus each linear probe, paired, the best linear probe first.
-        linear, knn: baselines, best first.
-        paired: whether predictions of all probes were kept. Where they weren't there are no
-            ``gains``, and ``cheapest`` is ``best``, nothing being known of error bars.
-        undertrained: probes that are in none of the above, unless nothing else was run.
-        of: probes that ``best`` is the best of.
-    """
-
-    backbone: str
-    best: FittedResult
-    cheapest: FittedResult
-    leanest: FittedResult
-    loss: Comparison | None
-    attentive: FittedResult | None
-    attentive_of: int
-    gains: list[Comparison]
-    linear: list[FittedResult]
-    knn: list[FittedResult]
-    paired: bool = True
-    undertrained: list[FittedResult] = field(default_factory=list)
-    shown: bool = True
-    undecided: list[Undecided] = field(default_factory=list)
-    of: int = 1
+    backbone: str  # its spec
+    best: FittedResult  # by the primary metric, of those that aren't undertrained
+    cheapest: FittedResult  # fewest parameters of those shown; ``best`` where none is
+    leanest: FittedResult  # fewest FLOPs of them
+    loss: Comparison | None  # ``cheapest`` minus ``best``; None where they are the same
+    attentive: FittedResult | None  # the best probe that trains its aggregation
+    attentive_of: int  # how many such probes there are
+    gains: list[Comparison]  # ``attentive`` minus each linear probe, the best linear probe first
+    linear: list[FittedResult]  # best first
+    knn: list[FittedResult]  # best first
+    paired: bool = True  # whether all predictions were kept; no gains, nothing shown otherwise
+    undertrained: list[FittedResult] = field(default_factory=list)  # none of the above
+    shown: bool = True  # whether some are shown to lose less than the margin to every other probe
+    undecided: list[Undecided] = field(default_factory=list)  # cheaper than what is shown
+    of: int = 1  # how many probes ``best`` is the best of
 
     @property
     def ran(self) -> list[FittedResult]:
-        """What is named of it."""
-        shown = [self.best, self.cheapest, *filter(None, [self.attentive]), *self.linear, *self.knn]
-        undecided = [one.comparison.probe for one in self.undecided]
-        every = [*shown, *undecided, *self.undertrained]
-        return list({id(one): one for one in every}.values())
+        """All results that are named above."""
+        every = [self.best, self.cheapest, *filter(None, [self.attentive]), *self.linear, *self.knn]
+        every += [one.comparison.probe for one in self.undecided]
+        return list({id(one): one for one in (*every, *self.undertrained)}.values())
 
     @property
     def missing(self) -> list[str]:
         """Which keys of ``REMEDIES`` weren't run on it."""
-        names = [probe_name(one) for one in self.ran]
-        attentive = self.attentive or any(name not in PLAIN for name in names)
-        there = (LINEAR in names, "knn" in names, attentive)
+        names = {probe_name(one) for one in self.ran}
+        there = (LINEAR in names, "knn" in names, bool(names - {*PLAIN}))
         return [name for name, found in zip(REMEDIES, there, strict=True) if not found]
 
 
 @dataclass(frozen=True)
 class Order:
-    """Backbones under a linear probe and under an attentive one, each best first.
-
-    Attributes:
-        agreement: of the two; ``None`` where predictions weren't kept.
-        changes: whether two backbones are clearly in one order under the first probe and clearly
-            in the other under the second.
-        holds: whether all pairs are clearly in the same order under both.
-    """
+    """Backbones under a linear probe and under an attentive one, each best first."""
 
     linear: list[Ranked]
     attentive: list[Ranked]
-    agreement: Agreement | None
-    changes: bool = False
-    holds: bool = False
+    agreement: Agreement | None  # of the two; None where predictions weren't kept
+    changes: bool = False  # whether the two put a pair clearly in different orders
+    holds: bool = False  # whether all pairs are clearly in the same order under both
 
 
 def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float) -> Encoder:
-    """What the results of one backbone say, a cheaper probe losing less than ``margin``."""
+    """What the results of one backbone show, where a cheaper probe may lose less than ``margin``."""
     weak = [one for one in everything if one.undertrained]
     results = [one for one in everything if not one.undertrained] or everything
     best = min(results, key=lambda one: (-level(one), *cost(one)))
-    attending = _best_first([one for one in results if probe_name(one) not in PLAIN])
-    linear = _best_first([one for one in results if probe_name(one) == LINEAR])
+    ranked = leaderboard(results)
+    attending = [one for one in ranked if probe_name(one) not in PLAIN]
+    linear = [one for one in ranked if probe_name(one) == LINEAR]
     attentive = next(iter(attending), None)
     paired = all(one.predictions() is not None for one in results)
     choice = choose(results, margin) if paired else Choice([], [])
@@ -125,7 +95,7 @@ def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float)
             if one.probe is attentive
         ],
         linear=linear,
-        knn=_best_first([one for one in results if probe_name(one) == "knn"]),
+        knn=[one for one in ranked if probe_name(one) == "knn"],
         paired=paired,
         undertrained=weak,
         shown=bool(choice.shown),
@@ -139,7 +109,7 @@ def encoder_of(backbone: str, everything: Sequence[FittedResult], margin: float)
 
 
 def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
-    """An order for each linear probe that all backbones have, beside that under EP."""
+    """For each linear probe that all backbones have, the order under it and under the best EP."""
     placed = [{one.label: one for one in results} for results in by_backbone]
     common = [one for one in by_backbone[0] if all(one.label in place for place in placed)]
     linear = [one.label for one in common if probe_name(one) == LINEAR]
@@ -152,29 +122,30 @@ def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
 
     def over_all(one: FittedResult) -> tuple[bool, float]:
         every = under(one.label)
-        trained = not any(one.undertrained for one in every)
-        return trained, round(sum(one.metric.sign * one.score.mean for one in every), 9)
+        score = sum(one.metric.sign * one.score.mean for one in every)
+        return not any(one.undertrained for one in every), round(score, 9)
 
     subject = max(efficient(attending) or attending, key=over_all)
     return [_order(under(label), under(subject.label)) for label in linear]
 
 
+def _weighted(one: FittedResult, metric: Metric) -> NDArray[np.float64]:
+    """What each image adds to the score, mean over seeds, more where it is better: ``(n,)``."""
+    kept = one.needed_predictions()
+    scores = metric.needed_scores(kept, kept.labels).mean(0)
+    return metric.sign * scores * metric.weights(kept.labels)
+
+
 def _order(linear: Sequence[FittedResult], attentive: Sequence[FittedResult]) -> Order:
-    kept = [[one.predictions() for one in results] for results in (linear, attentive)]
     found = None
-    if all(one is not None for of_probe in kept for one in of_probe):
+    if all(one.predictions() is not None for one in (*linear, *attentive)):
         metric = shared_metric(*linear, *attentive)
-        x, y = (
-            [
-                metric.sign
-                * metric.needed_scores(one, one.labels).mean(0)
-                * metric.weights(one.labels)
-                for one in of_probe
-                if one
-            ]
-            for of_probe in kept
+        found = agreement(
+            *(
+                np.stack([_weighted(one, metric) for one in of_probe])
+                for of_probe in (linear, attentive)
+            )
         )
-        found = agreement(np.stack(x), np.stack(y))
     x_pairs, y_pairs = clear_order(linear), clear_order(attentive)
     every = len(linear) * (len(linear) - 1) // 2
     return Order(
@@ -184,7 +155,3 @@ def _order(linear: Sequence[FittedResult], attentive: Sequence[FittedResult]) ->
         changes=any((worse, better) in y_pairs for better, worse in x_pairs),
         holds=len(x_pairs) == every and x_pairs == y_pairs,
     )
-
-
-def _best_first(results: Sequence[FittedResult]) -> list[FittedResult]:
-    return sorted(results, key=lambda one: -level(one))

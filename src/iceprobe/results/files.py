@@ -1,14 +1,14 @@
-"""``results.json``: the truth of a run, from which every table and picture is derived.
+"""``results.json``, from which every table and picture of a run is derived.
 
 ``{"sha256": …, "format": 2, "results": [Result, …]}``, one entry a probe, in the order they were asked
-for; an entry's fields are described in :mod:`iceprobe.results.schema`, the checksum of all that
-follows it in :mod:`iceprobe.core.checksums`.
+for; for an entry's fields see :mod:`iceprobe.results.schema`, for the checksum :mod:`iceprobe.core.checksums`.
 """
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,13 +17,13 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
-from iceprobe.results.earlier import converted
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.schema import Result
 
 FORMAT_VERSION = 2
 FILE_NAME = "results.json"
-SEGMENTATIONS = "dense.json"  # what `iceprobe segment` writes in its place
+SEGMENTATIONS = "dense.json"  # of `iceprobe segment`
+_METRICS = ("top1", "top5", "mean_per_class")  # of format 1, each in a field of its own
 EDITED = "put it back as it was, run again, or take its line sha256 out to have it read as it is, unverified"
 
 
@@ -43,9 +43,12 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
             raise IceprobeError(f"probe {one.label!r} appears twice in {run}: keep one entry")
         seen.add(key)
     entries = [result.model_dump(mode="json") for result in results]
-    document = seal({"format": FORMAT_VERSION, "results": entries})
-    path = Path(run) / FILE_NAME
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return write_sealed(Path(run) / FILE_NAME, {"format": FORMAT_VERSION, "results": entries})
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> Path:
+    """Write a document with its checksum as JSON, atomically; returns its path."""
+    text = json.dumps(seal(document), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, json_bytes(text))
     return path
 
@@ -85,7 +88,9 @@ def read_results(run: str | Path) -> list[FittedResult]:
         )
     document = unseal(document, path, EDITED)
     try:
-        entries = [converted(entry, version) for entry in document["results"]]
+        entries = document["results"]
+        if version == 1:
+            entries = [_from_1(one) if isinstance(one, dict) else one for one in entries]
         results = [FittedResult.model_validate(entry) for entry in entries]
     except ValidationError as error:
         first = error.errors()[0]
@@ -94,6 +99,13 @@ def read_results(run: str | Path) -> list[FittedResult]:
             f"results {path} don't fit the schema: {field}: {first['msg']}; run again"
         ) from error
     return [result.replaced(run=path.parent) for result in results]
+
+
+def _from_1(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of format 1: metrics had a field each, ``headline`` was the name of the primary one."""
+    kept = {name: value for name, value in entry.items() if name not in ("headline", *_METRICS)}
+    metrics = {name: entry[name] for name in _METRICS if entry.get(name) is not None}
+    return {**kept, "primary": entry.get("headline", "top1"), "metrics": metrics}
 
 
 def is_segmented(run: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A result with what lives around it while the program runs: its run folder, predictions, probes, store."""
+"""A result with its run folder, predictions, probes and store while the program runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import PrivateAttr
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.schema import Result
 
 if TYPE_CHECKING:
@@ -13,10 +14,9 @@ if TYPE_CHECKING:
 
 
 class FittedResult(Result):
-    """A :class:`Result` and what was made with it. What `fit` and `read_results` return.
+    """A :class:`Result` with what was made with it, as `fit` and `read_results` return it.
 
-    None of the private parts is written. They are changed by :meth:`replaced` alone, which makes
-    another one.
+    The private parts aren't written. Only :meth:`replaced` changes them, in a copy.
     """
 
     _run: Path | None = PrivateAttr(None)
@@ -47,13 +47,22 @@ class FittedResult(Result):
         """
         name = self.files.predictions
         if self._predictions is None and self._run is not None and name:
-            from iceprobe.results.predictions import (
-                read_predictions,  # numpy: `ls` has no need of it
-            )
+            # With numpy, which `ls` has no need of.
+            from iceprobe.results.predictions import read_predictions
 
             digest = self.files.digests.get(name)
             self._predictions = read_predictions(self._run / name, self.label, digest)
         return self._predictions
+
+    def needed_predictions(self) -> "Predictions":
+        """:meth:`predictions`, where nothing can go on without them.
+
+        Raises:
+            IceprobeError: if they were never kept, or as there.
+        """
+        if (found := self.predictions()) is None:
+            raise IceprobeError(f"no predictions of {self.label!r} were kept: fit it again")
+        return found
 
     def replaced(
         self,
@@ -64,14 +73,14 @@ class FittedResult(Result):
         open_store: Any = None,
         **fields: Any,
     ) -> Self:
-        """The same result with other fields, or with more around it; what isn't named stays.
+        """A copy with other values; what isn't given stays.
 
         Args:
             run: the run folder, to which :attr:`files` are relative.
             predictions: of the probe, for results that were never written.
             probes: the fitted ``Probe`` modules, one a seed.
             open_store: the ``Store`` that was probed.
-            fields: of the record, in place of what it has.
+            fields: of the record.
         """
         made = type(self)(**(dict(self) | fields))
         made._run = Path(run) if run is not None else self._run

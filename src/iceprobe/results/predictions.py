@@ -2,15 +2,14 @@
 
 The file holds ``labels (n)`` int64 once, and for each probe ``LABEL/predicted (S, n)`` int32 and,
 with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five
-with the highest scores. Images stand in the order of the store's split; ``names`` (bytes of a JSON
-list, uint8) has theirs where the data set was at hand, and is absent from older files. Statistics that pair two
-probes, and the report's pictures, read it.
+with the highest scores. Images are in the order of the store's split. Their ``names`` (bytes of a JSON list,
+uint8) are there if the data set was, and not in older files. Paired statistics and the report's pictures
+read the file.
 
 ``LABEL/logits (S, n, C)`` float16 are kept for metrics that are computed later; of more than 2,000
 classes those of the 20 best, ``LABEL/logits (S, n, 20)``, with their classes ``LABEL/logit_classes`` int32
-and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Of k-NN they are the logarithms of the votes,
-−∞ for a class without one. ``predicted`` and ``top5`` are of the logits before they were rounded. Older
-files have no logits.
+and ``LABEL/log_sum_exp (S, n)`` float32 over all classes. Those of k-NN are the logarithms of the votes, −∞
+for a class without one. ``predicted`` and ``top5`` are of the unrounded logits. Older files have no logits.
 """
 
 import itertools
@@ -43,17 +42,11 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Logits:
-    """The outputs of one probe, one row a seed; of a file they are mapped, and take no memory until used.
+    """The logits of one probe, one row a seed. Those of a file are mapped: they take no memory until used."""
 
-    Attributes:
-        values: ``(S, n, C)`` float16, or ``(S, n, 20)`` of the 20 best classes, best first.
-        classes: ``(S, n, 20)`` int32, of which classes; None where it is of all, in their order.
-        log_sum_exp: ``(S, n)`` float32, ln Σ exp over all classes; None likewise.
-    """
-
-    values: NDArray[np.float16]
-    classes: NDArray[np.int32] | None = None
-    log_sum_exp: NDArray[np.float32] | None = None
+    values: NDArray[np.float16]  # (S, n, C), or (S, n, 20) of the 20 best classes, best first
+    classes: NDArray[np.int32] | None = None  # (S, n, 20), of which classes; None: all, in order
+    log_sum_exp: NDArray[np.float32] | None = None  # (S, n), ln Σ exp over all classes; likewise
 
     @classmethod
     def of(cls, record: Any) -> Self:
@@ -93,7 +86,7 @@ class Predictions:
     @classmethod
     def joined(cls, parts: "Sequence[Predictions]") -> Self:
         """One of several on the same images, whose seeds follow each other."""
-        first = parts[0]
+        predicted = np.concatenate([part.predicted for part in parts])
         top5 = [part.top5 for part in parts if part.top5 is not None]
         every = all(part.outputs for part in parts)
         return cls(

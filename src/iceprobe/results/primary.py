@@ -21,8 +21,8 @@ def shared_metric(*results: Result) -> Metric:
 
 
 def is_usual(one: Result) -> bool:
-    """Whether its primary metric is that of its task, which figures needn't name."""
-    return one.primary == get_task(one.task).primary
+    """Whether figures needn't name its metric: a percentage by the primary metric of its task."""
+    return one.metric.percent and one.primary == get_task(one.task).primary
 
 
 def titles_of(results: Sequence[Result]) -> str:
@@ -42,7 +42,30 @@ def full_title_of(results: Sequence[Result]) -> str:
     return titles if titles == noun else f"{titles} {noun}"
 
 
-def percent_axis(results: Sequence[Result]) -> str:
-    """The title of an axis of it, in percent."""
-    title = full_title_of(results)
-    return f"{title[0].upper()}{title[1:]}, %"
+def clipped(metric: Metric, low: float, high: float, scale: int = 1) -> list[float]:
+    """The ends of an axis of scores × ``scale``, no further apart than its metric's range."""
+    least, most = metric.range
+    return [
+        low if least is None else max(scale * least, low),
+        high if most is None else min(scale * most, high),
+    ]
+
+
+def in_percent(results: Sequence[Result]) -> bool:
+    """Whether all of their figures are percentages."""
+    return all(one.metric.percent for one in results)
+
+
+def heading_of_all(results: Sequence[Result]) -> str:
+    """The heading of their figures: ``"top-1 %"``, ``"mean distance"``."""
+    return titles_of(results) + (" %" if in_percent(results) else "")
+
+
+def axis_title(results: Sequence[Result], title: str | None = None) -> str:
+    """The title of an axis, ``"Top-1 accuracy, %"`` by default, with their unit."""
+    return capital(title or full_title_of(results)) + (", %" if in_percent(results) else "")
+
+
+def capital(text: str) -> str:
+    """``text`` with a capital first letter."""
+    return text[0].upper() + text[1:]

@@ -26,39 +26,35 @@ def environment() -> dict[str, str]:
 
 
 def git_commit(folder: str | Path | None = None) -> str | None:
-    """The commit of the checkout that iceprobe runs from, ``-dirty`` added where files differ.
+    """The commit of the checkout that iceprobe runs from, with ``-dirty`` where files differ.
 
-    None where iceprobe is installed and not run from a checkout, or git isn't there.
+    None where iceprobe isn't run from a checkout, or git isn't installed.
     """
     folder = Path(folder) if folder else Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"]
-    command += ["--exclude", "*"]
+
+    def git(*command: str) -> str:
+        full = ["git", "-C", str(folder), *command]
+        return subprocess.run(full, capture_output=True, check=True, text=True, timeout=10).stdout
+
     try:
-        tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "."]
-        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
-        done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=10)
+        git("ls-files", "--error-unmatch", ".")
+        return (
+            git("describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*").strip() or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 def _processor() -> str:
     """The processor's model name where Linux has it, else what ``platform`` knows."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def tested_images(store: Any, split: str) -> str:
-    """Hash of a split's listing and of the rows stored: equal means the same images in order."""
-    return images_hash(store.manifest, split, store[split].index)
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def images_hash(manifest: Any, split: str, index: Any) -> str:
-    """The same of the rows ``index (n,)`` int64 of a split that a manifest describes."""
+    """Of a split's listing and the rows ``index (n,)`` int64 of it: equal means the same images in order."""
     content = hashlib.sha256(manifest.splits[split].content["listing"].encode())
     content.update(index.tobytes())
     return content.hexdigest()[:16]
@@ -79,14 +75,14 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
 def origin(
     manifest: Any, split: str, train_images: int, index: Any, command: str
 ) -> dict[str, Any]:
-    """The same fields of what was trained on images themselves, as if their features were stored.
+    """The same fields for training on the images themselves.
 
     Args:
         manifest: of the store that would hold the features.
         split: that is reported.
         train_images: how many there are.
         index: ``(n,)`` int64, the rows of ``split`` that were tested.
-        command: what was typed.
+        command: as typed.
     """
     backbone, dataset, shape = manifest.backbone, manifest.dataset, manifest.shape
     return {
@@ -109,30 +105,25 @@ def origin(
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,
-        "created": now(),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "assumed": assumed(manifest),
         "skipped_images": len(manifest.skipped),
     }
 
 
 def identical_line(store: Any, split: str) -> str:
-    """That images of a split are training images too, with the first of them; ``""`` without any.
+    """How many images of a split are training images too, and the first of them; ``""`` if none are.
 
-    A note, no error: an encoder that has collapsed makes nearly the same of all images.
+    No error: a collapsed encoder makes nearly the same tokens of all images.
     """
     rows = store.identical(split)
     if not len(rows):
         return ""
     names = store.names_at_hand(split)
     first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
-    many = len(rows) > 1
+    one, many = ("is", "a training image", "its"), ("are", "training images", "their")
+    are, training, their = many if len(rows) > 1 else one
     return (
-        f"{len(rows):,} of {len(store[split]):,} {split} images {'are' if many else 'is'} identical to "
-        f"{'training images' if many else 'a training image'} (by {'their' if many else 'its'} pooled "
-        f"tokens{first}): what was memorised counts as read"
+        f"{len(rows):,} of {len(store[split]):,} {split} images {are} identical to {training} "
+        f"(by {their} pooled tokens{first}): what was memorised counts as read"
     )
-
-
-def now() -> str:
-    """The wall clock's time with its zone, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Complete repetitions of a fit → one result whose deviation is over all that chance decides."""
+"""Complete repetitions of a fit → one result whose deviation is over everything random."""
 
 import re
 from collections.abc import Sequence
@@ -13,11 +13,10 @@ from iceprobe.results.schema import EarlyStopping, Result, Score, SelectedScore
 
 
 def merged(results: Sequence[FittedResult]) -> FittedResult:
-    """One result of one probe's replicates; its values are one a replicate, in their order.
+    """One result of one probe's replicates, with one value a replicate.
 
-    Replicate r has the seed r; one whose member has diverged isn't among them.
-    Selected settings that differ between replicates stand side by side: ``"0.01, 0.03"``.
-    Parameters, FLOPs and provenance are the first's.
+    Replicate r has the seed r; one whose member has diverged is left out. Selected settings that differ
+    between replicates are listed: ``"0.01, 0.03"``. Parameters, FLOPs and provenance are the first's.
     """
     first = results[0]
     parts = [result.predictions() for result in results]
@@ -45,8 +44,7 @@ def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
     """What stopped early; the seed of each says in which replicate."""
     known = [result.early_stopping for result in results if result.early_stopping is not None]
     stopped = [one for early in known for one in early.stopped]
-    early = known[0] if known else None
-    return early and EarlyStopping(rule=early.rule, rungs=early.rungs, stopped=stopped)
+    return known[0].model_copy(update={"stopped": stopped}) if known else None
 
 
 def _undertrained(results: Sequence[Result]) -> list[str]:
@@ -56,9 +54,9 @@ def _undertrained(results: Sequence[Result]) -> list[str]:
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
-    """What casts doubt on any of them, and on how many; warnings that differ in numbers are one.
+    """Warnings of any of them, and of how many; those that differ only in numbers are one.
 
-    So does undertraining where it is that of too few to take the probe out of comparisons.
+    Undertraining is a warning where too few are undertrained to take the probe out of comparisons.
     """
     found: dict[str, list[str]] = {}
     left_out = bool(_undertrained(results))
@@ -77,12 +75,10 @@ def _warnings(results: Sequence[Result]) -> list[str]:
 
 
 def _held_out(results: Sequence[Result]) -> SelectedScore | None:
-    """The mean of what selected; the error is that of one, whose images are drawn from the same."""
+    """The mean of the held-out scores, with the standard error of the first."""
     found = [result.selected_score for result in results if result.selected_score is not None]
-    if not found:
-        return None
-    mean = float(np.mean([one.mean for one in found]))
-    return SelectedScore(**(dict(found[0]) | {"mean": mean}))
+    mean = float(np.mean([one.mean for one in found])) if found else 0.0
+    return found[0].model_copy(update={"mean": mean}) if found else None
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

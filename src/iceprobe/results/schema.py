@@ -1,7 +1,6 @@
-"""The result schema: what one entry of ``results.json`` means.
+"""The result schema: the fields of an entry of ``results.json``.
 
-One :class:`Result` is one probe on one store after selection, over its seeds, with all its
-provenance. Accuracies are fractions; times are seconds; FLOPs are 2 × multiply-adds.
+Accuracies are fractions; times are seconds; FLOPs are 2 × multiply-adds.
 """
 
 import statistics
@@ -38,8 +37,8 @@ class Score(Record):
         mean: over seeds.
         sd: sample standard deviation over seeds (n − 1); ``None`` for a single value.
         values: one a seed, in the order of `Result.seeds`.
-        interval: 95%, over test images and seeds (docs/protocols.md); in files of earlier
-            versions a percentile bootstrap over test images.
+        interval: 95%, over test images and seeds (docs/protocols.md); in files of earlier versions
+            a percentile bootstrap over test images.
     """
 
     mean: Finite
@@ -72,11 +71,11 @@ class Parameters(Record):
 
 
 class Flops(Record):
-    """2 × MACs of the whole probe at inference, matrix products only; the backbone left out.
+    """2 × MACs of the whole probe at inference, matrix products only, without the backbone.
 
     Attributes:
         per_image: for one image.
-        per_step: done once a step whatever the batch: folding keys into queries.
+        per_step: once a step, whatever the batch size: folding keys into queries.
     """
 
     per_image: Count
@@ -102,8 +101,8 @@ class Files(Record):
         probes: one safetensors file a seed, in the order of `Result.seeds`.
         predictions: safetensors shared by all results of the run.
         adapters: one folder a seed, where the backbone was adapted.
-        digests: of each of these files, and of ``curves.csv``, by its name; read files are
-            compared. Of an earlier iceprobe there are none.
+        digests: of each of these files, and of ``curves.csv``, by its name, checked when they are
+            read. Earlier versions wrote none.
     """
 
     probes: list[InnerPath] = []
@@ -126,7 +125,7 @@ class Files(Record):
 
 
 class Diverged(Record):
-    """A member that training left without finite weights, and that was dropped then.
+    """A member whose weights were no longer finite in training, and that was dropped.
 
     Attributes:
         learning_rate: of the member.
@@ -144,7 +143,7 @@ class Diverged(Record):
 
 
 class Stopped(Record):
-    """A setting that was clearly beaten, and no longer trained after an epoch of selection.
+    """A setting that was clearly beaten, and not trained any further.
 
     Attributes:
         learning_rate: of the setting.
@@ -160,12 +159,12 @@ class Stopped(Record):
 
 
 class EarlyStopping(Record):
-    """By what rule settings stopped early, and which did.
+    """The rule by which settings were stopped early, and those that were.
 
     Attributes:
         rule: in words.
         rungs: epochs of selection after which it was applied.
-        stopped: the settings that it stopped.
+        stopped: settings.
     """
 
     rule: str
@@ -180,7 +179,7 @@ class SelectedScore(Record):
         mean: over seeds, or over the folds that held an image out.
         images: held out.
         error: standard error over them.
-        size: as how many of equal weight they count, 1/Σ w_i²; None in files of an earlier version.
+        size: the number of equally weighted ones that they are worth, 1/Σ w_i²; None in earlier files.
     """
 
     mean: Finite
@@ -220,16 +219,15 @@ class Result(Record):
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
         training_images: what was seen of them, such as ``"4 stored views, paper augmentation"``.
-        undertrained: signs that its training stopped too early (`results/undertrained.py`); empty
-            where there are none, and in results from before these were recorded.
+        undertrained: signs that its training stopped too early (`results/undertrained.py`).
         warnings: what casts doubt on its training without taking it out of comparisons, in words
-            (a learning rate at the grid's edge, …): said in the sentence of each of them.
+            (a learning rate at the grid's edge, …), which their sentences repeat.
         selected_on: ``"held-out 10% of train"`` or ``"the reported split (best epoch)"``,
             or how many folds.
-        selected_score: what it scored there, at the chosen setting and epoch; ``None`` where the
-            reported split selected, or nothing.
-        settings_tried: settings that were selected from.
-        best_minus_median: accuracy on ``selected_on``: best setting − median one.
+        selected_score: its score there, at the chosen setting and epoch; ``None`` where the reported
+            split selected, or nothing did.
+        settings_tried: how many settings were compared.
+        best_minus_median: primary metric on ``selected_on``: best setting − median one.
         early_stopping: ``None``: no setting was stopped.
         diverged: members without finite weights, in all phases; see `lost_seeds`.
         parameters: trainable parameters by part.
@@ -240,13 +238,13 @@ class Result(Record):
         store: the feature store that was read.
         environment: python, torch, timm, iceprobe, processor, platform.
         git_commit: of the checkout that iceprobe ran from, where it did.
-        command: what was typed, quoted for a shell.
+        command: as typed, quoted for a shell.
         created: ISO 8601 with the zone.
-        assumed: what was taken for granted about backbone and images, a line each.
-        identical_images: of the reported split that are training images too, by their pooled tokens;
-            0 as well where this wasn't checked (adapted backbones, live tokens, older results).
+        assumed: assumptions about backbone and images, a line each.
+        identical_images: images of the reported split that are training images too, by their pooled
+            tokens; also 0 where this wasn't checked (adapted backbones, live tokens, older results).
         skipped_images: left out by ``--on-bad-image skip``.
-        files: what of it is in the run folder.
+        files: its files in the run folder.
     """
 
     probe: str
@@ -313,7 +311,7 @@ class Result(Record):
 
     @property
     def label(self) -> str:
-        """What distinguishes it from the others of its run: ``"ep12"``, ``"lora?rank=16 + ep12"``."""
+        """Its name in tables, unique in its run: ``"ep12"``, ``"lora?rank=16 + ep12"``."""
         return self.probe if self.adaptation is None else f"{self.adaptation} + {self.probe}"
 
     @property
@@ -323,7 +321,7 @@ class Result(Record):
 
     @property
     def metric(self) -> "Metric":
-        """What the primary metric is: its title, its range, what each example counts.
+        """The primary metric: its title, its range, the weights of examples.
 
         Raises:
             IceprobeError: of a task, or a metric of it, that isn't known here.
@@ -355,10 +353,10 @@ class Result(Record):
 
     @property
     def selected_on_reported(self) -> bool:
-        """Whether the settings were selected on the very split that is reported."""
+        """Whether the settings were selected on the reported split itself."""
         return self.protocol == "paper"
 
     @property
     def lost_seeds(self) -> list[int]:
-        """Seeds that have diverged before they could be reported: the scores are without them."""
+        """Seeds that diverged and have no scores."""
         return sorted({one.seed for one in self.diverged} - set(self.seeds))

@@ -10,22 +10,13 @@ from iceprobe.results.schema import Flops, InnerPath, Record, Score, StoreRefere
 
 
 class Selection(Record):
-    """What held-out training images chose.
+    """What held-out training images selected."""
 
-    Attributes:
-        learning_rate: chosen, by mean IoU over seeds after the last epoch.
-        epoch: up to which it was trained.
-        tried: learning rates.
-        images: held out.
-        best_minus_median: how far the best learning rate lay above the median one, each at its best
-            epoch.
-    """
-
-    learning_rate: float
-    epoch: int
-    tried: list[float]
-    images: int
-    best_minus_median: float
+    learning_rate: float  # by mean IoU over seeds after the last epoch
+    epoch: int  # up to which it was trained
+    tried: list[float]  # learning rates
+    images: int  # held out
+    best_minus_median: float  # best learning rate − median one, each at its best epoch
 
 
 class Difference(Record):
@@ -60,7 +51,7 @@ class Segmentation(Record):
         seeds: of the initialisation.
         seconds: wall time of the whole fit, of all its probes together.
         files: fitted probes, one a seed, relative to the run folder.
-        assumed: what was taken for granted about backbone and images, a line each.
+        assumed: assumptions about backbone and images, a line each.
         undertrained: signs that its training stopped too early; empty where there are none.
     """
 
@@ -100,6 +91,11 @@ class Segmentation(Record):
 
     _probes: list[Any] = PrivateAttr(default_factory=list)
     _run: Path | None = PrivateAttr(None)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, unique in its run."""
+        return self.probe
 
     @property
     def probes(self) -> list[Any]:

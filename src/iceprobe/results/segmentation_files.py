@@ -4,18 +4,18 @@
 :mod:`iceprobe.results.segmentation`. The table has a row for each class of each probe.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from iceprobe.core.checksums import seal, unseal
+from iceprobe.core.checksums import unseal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import csv_text, json_bytes, utf8
+from iceprobe.core.text import csv_text, utf8
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.files import SEGMENTATIONS as JSON_NAME
+from iceprobe.results.files import write_sealed
 from iceprobe.results.segmentation import Segmentation
 
 FORMAT_VERSION = 1
@@ -26,9 +26,7 @@ def write_segmentation_results(folder: Path, results: Sequence[Segmentation]) ->
     """Write both files atomically, ``dense.json`` last."""
     write_atomically(folder / CSV_NAME, utf8(_table(results)))
     entries = [result.model_dump(mode="json") for result in results]
-    document = seal({"format": FORMAT_VERSION, "segmentations": entries})
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / JSON_NAME, json_bytes(text))
+    write_sealed(folder / JSON_NAME, {"format": FORMAT_VERSION, "segmentations": entries})
 
 
 def read_segmentations(run: str | Path) -> list[Segmentation]:

@@ -1,9 +1,10 @@
-"""Accuracies, their intervals and paired comparisons, in numpy.
+"""Scores, their intervals and paired comparisons, in numpy.
 
 Everything starts from ``correct``: ``(R, n)`` booleans (or fractions), replicate or seed by test image.
 Both are taken for draws from many: an interval says how the mean would move with other images *and* with
 other replicates (`results/crossed.py`), as a score interval (`results/scores.py`): Wilson's of an
-accuracy, Tango's of a paired difference. Images are taken for independent of each other.
+accuracy, Tango's of a paired difference. Scores that aren't bound to [0, 1] have mean ± q·√Var.
+Images are taken for independent of each other.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,20 +21,13 @@ from iceprobe.tasks.metrics import even_strata, mean_over_strata
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of a minus accuracy of b on the same images, as fractions.
+    """The score of a minus that of b on the same images."""
 
-    Attributes:
-        gained: share of the images that only a reads, mean over replicates.
-        lost: share that only b reads.
-        spread: how the mean would move.
-        family: the same with what replicates add estimated over all pairs of a family
-            (:func:`together`); None without one, and of a single row.
-    """
-
-    gained: float
-    lost: float
-    spread: Spread
-    family: Spread | None = None
+    gained: float  # share of the images that only a reads, mean over replicates
+    lost: float  # share that only b reads; both mean nothing where scores aren't fractions
+    spread: Spread  # how the mean would move
+    family: Spread | None = None  # with the variance of replicates of all pairs (:func:`together`)
+    fractions: bool = True  # whether scores are bound to [0, 1]
 
     @property
     def mean(self) -> float:
@@ -47,15 +41,17 @@ class Difference:
 
     def __neg__(self) -> "Difference":
         """b − a."""
-        turned = [replace(one, mean=0.0 - one.mean) for one in self.spreads]
-        return Difference(self.lost, self.gained, *turned)
+        spread, *family = (replace(one, mean=0.0 - one.mean) for one in self.spreads)
+        turned = replace(self, gained=self.lost, lost=self.gained, spread=spread)
+        return replace(turned, family=family[0]) if family else turned
 
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence.
 
-        Where few images of a single row differ it reaches to zero unless McNemar's exact test leaves
-        that out.
+        Where few images of a single row differ, it contains zero unless McNemar's exact test rejects it.
         """
+        if not self.fractions:
+            return self.spread.within(confidence)
         size = self.size(self.spread)
         low, high = tango(self.gained, self.lost, size, self.spread.quantile(confidence))
         if (exact := self._exact) is not None and exact >= 1 - confidence:
@@ -66,14 +62,14 @@ class Difference:
     def p(self) -> float:
         """Two-sided p of "no difference"; McNemar's exact one where few images of a row differ.
 
-        In a family the larger of that by the pair's own spread and by the family's.
+        In a family the larger of the two by the pair's own spread and by the family's.
         """
         if self._exact is not None:
             return self._exact
         return max(min(1.0, one.p(self.departure(one, 0.0))) for one in self.spreads)
 
     def p_above(self, delta: float) -> float:
-        """One-sided p of "a − b is ``delta`` or less": small where it is shown to be more."""
+        """One-sided p of "a − b is at most ``delta``"."""
         found = []
         for one in self.spreads:
             off = self.departure(one, delta)
@@ -92,16 +88,18 @@ class Difference:
         return [one for one in (self.spread, self.family) if one is not None]
 
     def size(self, spread: Spread) -> float:
-        """How many independent images the mean is worth by one of its spreads."""
+        """The effective number of images, by one of its spreads."""
         return spread.effective(self.gained + self.lost - self.mean**2)
 
     def departure(self, spread: Spread, delta: float) -> float:
-        """Standard errors of one of its spreads by which a − b lies above ``delta`` (a score test's)."""
+        """Standard errors by which a − b lies above ``delta`` (a score test), by one of its spreads."""
+        if not self.fractions:
+            return spread.departure(delta)
         return departure(self.gained, self.lost, self.size(spread), delta)
 
     @cached_property
     def _exact(self) -> float | None:
-        if not self.spread.plain:
+        if not self.spread.plain or not self.fractions:
             return None
         only = [self.spread.size * share for share in (self.gained, self.lost)]
         whole = all(abs(count - round(count)) < 1e-6 for count in only)
@@ -124,13 +122,12 @@ class Equivalence:
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Fraction of images with ``predicted == labels``: ``(S, n)``, ``(n,)`` → ``(S,)``.
+    """Share of images with ``predicted == labels``: ``(S, n)``, ``(n,)`` → ``(S,)``.
 
     >>> accuracy([[0, 1, 1, 0]], [0, 1, 0, 0])
     array([0.75])
     """
-    predicted, labels = _predictions(predicted, labels)
-    return (predicted == labels).mean(1)
+    return _right(predicted, labels).mean(1)
 
 
 def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
@@ -141,27 +138,28 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
     >>> mean_per_class([[0, 0, 0, 0]], [0, 0, 0, 1])
     array([0.5])
     """
-    predicted, labels = _predictions(predicted, labels)
-    return mean_over_strata(predicted == labels, labels)
+    return mean_over_strata(_right(predicted, labels), labels)
 
 
 def accuracy_interval(
     correct: ArrayLike, classes: ArrayLike | None = None, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the mean correctness, over images and replicates.
+    """Lower and upper end of the interval of the mean correctness, over images and replicates.
 
     Args:
         correct: ``(R, n)`` or ``(n,)``.
-        classes: ``(n,)``, where the mean of each class's accuracy is meant; None for top-1.
-        confidence: how often such intervals hold what many images and replicates would give.
-
-    Returns:
-        Lower and upper end, as fractions.
+        classes: ``(n,)``, for the mean of each class's accuracy; None for top-1.
+        confidence: how often such intervals contain the accuracy over all images and replicates.
     """
     found = spread(correct, classes)
     share = min(1.0, max(0.0, found.mean))  # sums of weights may pass 1 by their rounding
     size = found.effective(share * (1 - share))
     return wilson(share, size, found.quantile(confidence), confidence)
+
+
+def score_interval(scores: ArrayLike, strata: ArrayLike | None = None) -> tuple[float, float]:
+    """95% interval of the mean of scores of any range; arguments as of :func:`accuracy_interval`."""
+    return spread(scores, strata).within(0.95)
 
 
 def paired_difference(
@@ -170,22 +168,22 @@ def paired_difference(
     classes: ArrayLike | None = None,
     *,
     replicates: bool = False,
+    fractions: bool = True,
 ) -> Difference:
     """a − b on the images that both were tested on.
 
-    It is antisymmetric: b − a has exactly the negated mean, the mirrored interval and the same p,
-    whichever of two probes is named first.
+    It is antisymmetric: b − a has exactly the negated mean, the mirrored interval and the same p.
 
     Args:
         correct_a: ``(R, n)`` or ``(n,)``.
-        correct_b: ``(R', n)`` or ``(n,)``; the seeds of the two need not match in number.
-        classes: ``(n,)``, where means of each class's accuracy are compared.
-        replicates: whether row r of both is the same complete repetition (the same draw of
-            training images): their differences are taken row by row.
+        correct_b: ``(R', n)`` or ``(n,)``; the two may have different numbers of seeds.
+        classes: ``(n,)``, to compare means of each class's accuracy.
+        replicates: whether row r of both is the same complete repetition (the same draw of training
+            images): differences are computed row by row.
+        fractions: whether scores are bound to [0, 1].
 
     Raises:
-        ValueError: if the two weren't tested on equally many images, or of replicates there
-            aren't equally many.
+        ValueError: if the numbers of images, or of replicates, differ.
     """
     a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
     found = spread_of_difference(a, b, classes, paired=replicates)
@@ -195,18 +193,14 @@ def paired_difference(
         float((one * (1 - other) * counted).sum()) / (len(a) if replicates else 1)
         for one, other in (rows, rows[::-1])
     )
-    return Difference(gained, lost, found)
+    return Difference(gained, lost, found, fractions=fractions)
 
 
 def together(
     differences: Sequence[Difference], pairs: Sequence[tuple[Hashable, Hashable]]
 ) -> list[Difference]:
-    """The same as one family: what replicates add is estimated from all pairs as well (`results/crossed.py`).
-
-    Args:
-        differences: that are reported together.
-        pairs: what each is the difference of.
-    """
+    """Differences reported together: the variance of replicates is estimated from all ``pairs``, of which
+    each is the difference, as well (`results/crossed.py`)."""
     beside = pooled([one.spread for one in differences], pairs)
     return [replace(one, family=family) for one, family in zip(differences, beside, strict=True)]
 
@@ -249,8 +243,8 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _predictions(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+def _right(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     predicted, labels = np.atleast_2d(np.asarray(predicted)), np.asarray(labels)
     if labels.ndim != 1 or predicted.shape[1:] != labels.shape or not len(labels):
         raise ValueError(f"predictions {predicted.shape} don't fit labels {labels.shape}")
-    return predicted, labels
+    return predicted == labels

@@ -1,7 +1,6 @@
-"""The feature store that a result was read from: open already, or opened where its file says.
+"""The feature store of a result: the open one, or the one that its file names.
 
-A results file may be somebody else's: another host that it names is asked where the caller trusts
-it, and not otherwise.
+A results file may be somebody else's: another host that it names is asked only where the caller trusts it.
 """
 
 from pathlib import Path
@@ -18,27 +17,27 @@ if TYPE_CHECKING:
 
 
 def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
-    """The store of ``result``, under the specs that its run named.
+    """The store of ``result``, with the specs that its run named.
 
     Args:
         result: of a run.
         trust: whether other hosts may be asked that the result, or its store's manifest, names.
 
     Raises:
-        IceprobeError: if it was in memory only, is on another host that isn't trusted, or can't be
-            opened.
+        IceprobeError: if it was in memory only, is on a host that isn't trusted, or can't be opened.
     """
-    if result.open_store is not None:
-        store = result.open_store.trusting() if trust else result.open_store
-        return store.asked_as(result.backbone, result.dataset)
-    from iceprobe.store import Store
+    store = result.open_store
+    if store is not None and trust:
+        store = store.trusting()
+    if store is None:
+        from iceprobe.store import Store
 
-    store = Store.open(place_of(result, trust=trust), trust=trust)
+        store = Store.open(place_of(result, trust=trust), trust=trust)
     return store.asked_as(result.backbone, result.dataset)
 
 
 def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
-    """The manifest of its store; the shards needn't be there. Raises as :func:`store_of`."""
+    """The manifest of its store, whose shards may be missing. Raises as :func:`store_of`."""
     if result.open_store is not None:
         return result.open_store.manifest.asked_as(result.backbone, result.dataset)
     from iceprobe.store.format import read_manifest

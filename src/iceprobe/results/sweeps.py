@@ -10,48 +10,34 @@ from iceprobe.results.comparison import clear_pairs
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
+from iceprobe.results.tables import leaderboard
 from iceprobe.results.varying import draw_of
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A backbone under one probe.
-
-    Attributes:
-        result: its numbers.
-        rank: 1 for the best backbone under this probe; equal scores have one rank.
-        tied: whether nothing shows that the backbone before it is better: their difference isn't
-            clear among all pairs (Holm), or there are no predictions, or one of the two is
-            undertrained; never for the first.
-    """
+    """A backbone under one probe."""
 
     result: FittedResult
-    rank: int
-    tied: bool
+    rank: int  # 1 for the best backbone under this probe; equal scores have one rank
+    tied: bool  # whether the backbone before it isn't clearly better (`clear_pairs`); not the first
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Backbones on the same images, under each probe.
+    """Backbones on the same images, under each probe."""
 
-    Attributes:
-        title: the data set, and the draw where there is one.
-        paradigms: how they were pre-trained → backbones, both in the order asked for.
-        probes: those that every backbone has, in the order asked for.
-        cells: ``(backbone, probe)`` → its place.
-    """
-
-    title: str
-    paradigms: dict[str, list[str]]
-    probes: list[str]
-    cells: dict[tuple[str, str], Ranked]
+    title: str  # the data set, and the draw where there is one
+    paradigms: dict[str, list[str]]  # how they were pre-trained → backbones, in the order given
+    probes: list[str]  # those that every backbone has, in the order given
+    cells: dict[tuple[str, str], Ranked]  # (backbone, probe) → its place
 
     @property
     def backbones(self) -> list[str]:
         return [name for names in self.paradigms.values() for name in names]
 
     def moved(self) -> bool:
-        """Whether two backbones are clearly in one order under a probe, in the other under another."""
+        """Whether two probes put a pair of backbones clearly in different orders."""
         orders = [clear_order(self.under(probe)) for probe in self.probes]
         above = {pair for order in orders for pair in order}
         return any((worse, better) in above for better, worse in above)
@@ -63,21 +49,16 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One backbone on one data set at several places of an axis.
+    """One backbone on one data set at several places of an axis."""
 
-    Attributes:
-        title: backbone and data set.
-        lines: probe → ``(x, result)`` in the order of x.
-    """
-
-    title: str
-    lines: dict[str, list[tuple[float, FittedResult]]]
+    title: str  # backbone and data set
+    lines: dict[str, list[tuple[float, FittedResult]]]  # probe → (x, result) in the order of x
 
 
 def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
-    """A ranking for each set of test images on which several backbones were probed alike.
+    """A ranking for each set of test images on which several backbones have the same probe.
 
-    Layers of one backbone aren't ranked against each other: they have their own curve.
+    Layers of one backbone aren't ranked: they have their own curve.
     """
     found = []
     for (title, *_), members in split_by(results, same_images).items():
@@ -90,22 +71,22 @@ def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
             for probe in dict.fromkeys(one.label for one in members)
             if all((name, probe) in by_place for name in names)
         ]
-        if probes:
-            cells: dict[tuple[str, str], Ranked] = {}
-            for probe in probes:
-                ranked = rank([by_place[name, probe] for name in names])
-                cells |= {(one.result.backbone, probe): one for one in ranked}
-            paradigms: dict[str, list[str]] = {}
-            for name in names:
-                of = next(one.paradigm for one in members if one.backbone == name)
-                paradigms.setdefault(of or "unknown", []).append(name)
-            found.append(Ranking(title, paradigms, probes, cells))
+        cells = {
+            (one.result.backbone, probe): one
+            for probe in probes
+            for one in rank([by_place[name, probe] for name in names])
+        }
+        paradigms: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            of = next(one.paradigm for one in members if one.backbone == name)
+            paradigms[of or "unknown"].append(name)
+        found += [Ranking(title, paradigms, probes, cells)] if probes else []
     return found
 
 
 def rank(results: Sequence[FittedResult]) -> list[Ranked]:
     """Results of one probe on the same images, best first."""
-    ordered = sorted(results, key=lambda one: -level(one))
+    ordered = leaderboard(results)
     clear = clear_pairs(ordered)
     ranked = [Ranked(ordered[0], 1, tied=False)]
     for place, (better, one) in enumerate(pairwise(ordered), 2):
@@ -116,14 +97,14 @@ def rank(results: Sequence[FittedResult]) -> list[Ranked]:
 
 
 def leaders(results: Sequence[FittedResult]) -> list[FittedResult]:
-    """The best of results on the same images, and all that it isn't clearly better than (Holm)."""
-    ordered = sorted(results, key=lambda one: -level(one))
+    """The best of results on the same images, and all others that it isn't clearly better than (Holm)."""
+    ordered = leaderboard(results)
     clear = clear_pairs(ordered)
     return [one for place, one in enumerate(ordered) if (0, place) not in clear]
 
 
 def clear_order(results: Sequence[FittedResult]) -> set[tuple[str, str]]:
-    """Backbones of one probe in pairs (better, worse), those that are clearly in this order."""
+    """Pairs (better, worse) of backbones that are clearly in this order under one probe."""
     return {(results[i].backbone, results[j].backbone) for i, j in clear_pairs(results)}
 
 
@@ -153,9 +134,8 @@ def _sweeps(
     placed: Sequence[tuple[int | None, FittedResult]],
     kind: Callable[[FittedResult], tuple[str, ...]],
 ) -> list[Sweep]:
-    lines: dict[tuple[str, ...], dict[str, list[tuple[float, FittedResult]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    lines: dict[tuple[str, ...], dict[str, list[tuple[float, FittedResult]]]]
+    lines = defaultdict(lambda: defaultdict(list))
     for x, one in placed:
         if x is not None:
             place = (" · ".join(filter(None, kind(one))), one.images, one.protocol, one.split)
@@ -168,7 +148,7 @@ def _sweeps(
 
 
 def same_images(one: Result) -> tuple[str, str]:
-    """What results share that can be laid beside each other: in words, and the images' hash."""
+    """What comparable results share: data set, draw, protocol and split in words, and the images' hash."""
     title = " · ".join(filter(None, (one.dataset, draw_of(one), one.protocol, one.split)))
     return title, one.images
 
@@ -177,7 +157,7 @@ def split_by(
     results: Sequence[FittedResult], key: Callable[[FittedResult], tuple[str, ...]]
 ) -> dict[tuple[str, ...], list[FittedResult]]:
     """Results by ``key``, in the order in which each first appears."""
-    found: dict[tuple[str, ...], list[FittedResult]] = {}
+    found: dict[tuple[str, ...], list[FittedResult]] = defaultdict(list)
     for one in results:
-        found.setdefault(key(one), []).append(one)
+        found[key(one)].append(one)
     return found

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
-from iceprobe.results.primary import is_usual, shared_metric, titles_of
+from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import value_of, varying
@@ -13,12 +13,10 @@ from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
 _COLUMNS = (
-    "probe", "top1", "sd", "low", "high", "top5", "mean_per_class", "parameters", "flops",
-    "seconds", "adaptation", "backbone", "layer", "dataset", "headline", "shots", "fraction",
-    "train_images", "protocol", "split", "selected_on", "training_images", "undertrained",
-    "per_class_low", "per_class_high", "seeds", "lost_seeds",
+    "parameters", "flops", "seconds", "adaptation", "backbone", "layer", "dataset", "headline",
+    "shots", "fraction", "train_images", "protocol", "split", "selected_on", "training_images",
+    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds",
 )  # fmt: skip
-
 
 #: What is said of an undertrained fit.
 TRAIN_LONGER = "leave --epochs out, or raise it"
@@ -29,7 +27,7 @@ R = TypeVar("R", bound=Result)
 
 def leaderboard(results: Sequence[R]) -> list[R]:
     """Results by their primary metric, best first; ties keep their order."""
-    return sorted(results, key=lambda result: -result.metric.sign * result.score.mean)
+    return sorted(results, key=level, reverse=True)
 
 
 def ordered_metrics(results: Sequence[Result]) -> list[Metric]:
@@ -40,16 +38,23 @@ def ordered_metrics(results: Sequence[Result]) -> list[Metric]:
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """One line a result, numbers at full precision: accuracies as fractions."""
-    rows: list[list[object]] = [list(_COLUMNS)]
+    """One line a result, numbers at full precision: accuracies as fractions.
+
+    Deviation and interval are of the primary metric of the task, whichever one leads.
+    """
+    tasks = {one.task: get_task(one.task) for one in results}
+    metrics = list(dict.fromkeys(name for task in tasks.values() for name in task.metrics))
+    columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *_COLUMNS]
+    rows: list[list[object]] = [[*columns]]
     for result in leaderboard(results):
-        top1, per_class = (result.metrics.get(name) for name in ("top1", "mean_per_class"))
-        low, high = (top1 and top1.interval) or (None, None)
+        usual = result.metrics.get(tasks[result.task].primary)
+        per_class = result.metrics.get("mean_per_class")
+        low, high = (usual and usual.interval) or (None, None)
         class_low, class_high = (per_class and per_class.interval) or (None, None)
         cells: dict[str, object] = {
-            **{name: getattr(result, name) for name in _COLUMNS if name in Result.model_fields},
+            **{name: getattr(result, name) for name in columns if name in Result.model_fields},
             **{name: score.mean for name, score in result.metrics.items()},
-            "sd": top1 and top1.sd,
+            "sd": usual and usual.sd,
             "low": low,
             "high": high,
             "parameters": result.parameters.total,
@@ -62,7 +67,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
         }
-        rows.append([cells.get(name) for name in _COLUMNS])
+        rows.append([cells.get(name) for name in columns])
     return csv_text(rows)
 
 
@@ -100,51 +105,64 @@ def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
         [*key, *(_cell(by_probe[p]) if p in by_probe else "–" for p in probes)]
         for key, by_probe in by_key.items()
     ]
-    title = f"{titles_of(results)} %"
     notes = [
         f"† {one.label} on {' · '.join(value_of(one, name) for name in differing)}: {said}."
         for one in results
         if (said := lost_note(one))
     ]
-    return TerminalTable(columns, rows, title=title[0].upper() + title[1:], notes=notes)
+    return TerminalTable(columns, rows, title=capital(heading_of_all(results)), notes=notes)
 
 
 def _cell(result: Result) -> str:
-    return percent(result.score) + ("†" if result.lost_seeds else "")
+    return percent(result.score, result.metric) + ("†" if result.lost_seeds else "")
 
 
-def percent(score: Score | None) -> str:
-    """``"83.1 ± 0.2"``, in percent; the deviation where there are several seeds."""
+def figure(value: float, metric: Metric | None = None, *, signed: bool = False) -> str:
+    """A score as its metric is written, the one place where scores are rounded; without a metric a share.
+
+    A percentage has one decimal, any other score three. The same score reached by two sums may differ
+    in its sixteenth digit, and 7.25 would be 7.2 in one table and 7.3 in another: it is rounded to nine
+    digits first. A minus is typographic, and never before 0.
+
+    >>> figure(0.0725), figure(0.0725 - 1e-16), figure(-0.0725, signed=True), figure(-1e-9)
+    ('7.2', '7.2', '−7.2', '0.0')
+    """
+    scale, decimals = (100, 1) if metric is None else (metric.scale, 1 if metric.percent else 3)
+    text = f"{abs(round(scale * value, 9)):.{decimals}f}"
+    sign = "−" if value < 0 else "+" if signed else ""
+    return f"{sign}{text}" if float(text) else text
+
+
+def tenths(share: float) -> str:
+    """``"72.5"``: a share in percent."""
+    return figure(share)
+
+
+def signed_points(share: float) -> str:
+    """``"+4.2"`` or ``"−0.3"``: a difference of shares in percentage points."""
+    return figure(share, signed=True)
+
+
+def gap(difference: float, metric: Metric) -> str:
+    """A difference of scores in a sentence: ``"+4.2 points"``, ``"−0.317"``."""
+    return figure(difference, metric, signed=True) + (" points" if metric.percent else "")
+
+
+def percent(score: Score | None, metric: Metric | None = None) -> str:
+    """``"83.1 ± 0.2"`` as :func:`figure` writes it; the deviation where there are several seeds."""
     if score is None:
         return "–"
-    spread = f" ± {tenths(score.sd)}" if score.sd is not None else ""
-    return f"{tenths(score.mean)}{spread}"
+    spread = f" ± {figure(score.sd, metric)}" if score.sd is not None else ""
+    return f"{figure(score.mean, metric)}{spread}"
 
 
-def span(interval: tuple[float, float] | None, signed: bool = False) -> str:
-    """``"82.0 to 84.2"``, in percent."""
+def span(
+    interval: tuple[float, float] | None, metric: Metric | None = None, *, signed: bool = False
+) -> str:
+    """``"82.0 to 84.2"``, as :func:`figure` writes it."""
     if interval is None:
         return "–"
-    low, high = (signed_points(end) if signed else tenths(end) for end in interval)
-    return f"{low} to {high}"
-
-
-def tenths(fraction: float) -> str:
-    """``"72.5"``: percent with one decimal; the one place where accuracies are rounded.
-
-    The same accuracy reached by two sums may differ in its sixteenth digit, and 7.25 would be 7.2
-    in one table and 7.3 in another: it is rounded to nine digits first.
-
-    >>> tenths(0.0725), tenths(0.0725 - 1e-16), tenths(0.0725 + 1e-16)
-    ('7.2', '7.2', '7.2')
-    """
-    return f"{round(100 * fraction, 9):.1f}"
-
-
-def signed_points(fraction: float) -> str:
-    """``"+4.2"`` or ``"−0.3"``: percentage points with a typographic minus; never "−0.0"."""
-    text = tenths(abs(fraction))
-    return text if float(text) == 0 else ("+" if fraction > 0 else "−") + text
+    return " to ".join(figure(end, metric, signed=signed) for end in interval)
 
 
 def short(number: float) -> str:
@@ -156,27 +174,31 @@ def short(number: float) -> str:
 
 
 def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
-    """What fits a terminal; further metrics stand in the report, in CSV and in results.json."""
+    """What fits a terminal; further metrics are in the report, in CSV and in results.json."""
     ordered = leaderboard(results)
     primary, *others = ordered_metrics(ordered)
-    # The same scores with other weights, which make no difference where the test split is balanced.
+    # The same scores with other weights; without effect where the test split is balanced.
     shown = [
         one
         for one in others
         if one.scores is primary.scores
-        and any(not is_usual(r) or abs(_mean(r, one) - _mean(r, primary)) > 5e-4 for r in ordered)
+        and any(
+            not is_usual(r)
+            or abs(r.metrics.get(one.name, r.score).mean - r.metrics[primary.name].mean) > 5e-4
+            for r in ordered
+        )
     ]
     differing = varying(ordered)
     headings = [Column("probe", numeric=False), Column(heading_of(primary, ordered))]
-    headings += [Column("95% interval")]
+    headings.append(Column("95% interval"))
     headings += [Column(heading_of(one, ordered), goes=3) for one in shown]
     headings += [Column("parameters", goes=4), Column("FLOPs", goes=2), Column("time", goes=1)]
     headings += [Column(name, numeric=False) for name in differing]
     rows = []
     for result in ordered:
         leads = result.metrics[primary.name]
-        row = [_marked(result), percent(leads), span(leads.interval)]
-        row += [percent(result.metrics.get(one.name)) for one in shown]
+        row = [_marked(result), percent(leads, primary), span(leads.interval, primary)]
+        row += [percent(result.metrics.get(one.name), one) for one in shown]
         row += [short(result.parameters.total), short(result.flops.per_image)]
         row += [duration(result.seconds)]
         rows.append(row + [value_of(result, name) for name in differing])
@@ -184,15 +206,9 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
 
 
 def heading_of(metric: Metric, results: Sequence[Result]) -> str:
-    """The heading of its column: ``"top-1 %"``; it says so where another than the usual one leads."""
+    """The heading of its column: ``"top-1 %"``, ``"…, headline"`` where an unusual metric leads."""
     leads = metric == shared_metric(*results) and metric.name != get_task(results[0].task).primary
-    unit = " %" if metric.percent else ""
-    return f"{metric.heading}{unit}{', headline' if leads else ''}"
-
-
-def _mean(result: Result, metric: Metric) -> float:
-    score = result.metrics.get(metric.name)
-    return score.mean if score is not None else result.score.mean
+    return f"{metric.heading} {metric.unit}".rstrip() + (", headline" if leads else "")
 
 
 def undertrained_note(result: Result) -> str:
@@ -219,8 +235,8 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             notes.append(f"{result.label}: {undertrained_note(result)}.")
         if result.warnings:
             notes.append(f"{result.label}: {'; '.join(result.warnings)}.")
-        if said := lost_note(result):
-            notes.append(f"† {result.label}: {said}.")
+        if lost := lost_note(result):
+            notes.append(f"† {result.label}: {lost}.")
     notes += filter(None, [few_rows(results)])
     return ["", *notes] if notes else []
 

@@ -1,7 +1,7 @@
 """A table for terminals of any width, in which no name and no heading is ever broken.
 
-Where it is too wide its least important columns go, and it says which; where that isn't enough it
-is turned: a block a row, a line a column.
+Where it is too wide, its least important columns are left out and named below. Where that isn't enough,
+it is turned: a block a row, a line a column.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,76 +19,56 @@ _BETWEEN = 3  # of rich's SIMPLE box: a space on either side of the place of a r
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the tables that people read.
-
-    Attributes:
-        title: its heading.
-        numeric: whether it is set to the right.
-        goes: in which turn it goes where the table is too wide, 1 first; 0: it stays.
-        wraps: whether its text may go on below itself, between words; one column at most.
-    """
+    """A column of the tables that people read."""
 
     title: str
-    numeric: bool = True
-    goes: int = 0
-    wraps: bool = False
+    numeric: bool = True  # set to the right
+    goes: int = (
+        0  # where the table is too wide columns are left out in this order, from 1; 0: never
+    )
+    wraps: bool = False  # whether its text may be broken between words; one column at most
 
 
 @dataclass
 class TerminalTable:
-    """Rows under columns, as wide as there is room.
+    """Rows under columns, as wide as there is room."""
 
-    Attributes:
-        columns: from left to right; the first says what a row is of.
-        rows: a text a column.
-        title: above it, in one piece.
-        notes: below it.
-        lead: whether the first row is the best, and shown so.
-        heads: whether headings are shown; a turned table has them at any rate.
-    """
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str]]
-    title: str | None = None
-    notes: Sequence[str] = ()
-    lead: bool = False
-    heads: bool = True
-
-    @property
-    def row_count(self) -> int:
-        return len(self.rows)
+    columns: Sequence[Column]  # the first one names the row
+    rows: Sequence[Sequence[str]]  # a text a column
+    title: str | None = None  # above the table, never broken
+    notes: Sequence[str] = ()  # below it
+    lead: bool = False  # whether the first row is the best, and set in bold
+    heads: bool = True  # whether headings are shown; a turned table always has them
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         if self.title:
             yield _whole(self.title, "italic")
-        chosen = self._chosen(options.max_width)
+        chosen, notes = self._chosen(options.max_width), [*self.notes]
         if chosen is None:
             yield from self._turned()
         else:
             yield self._table(chosen, options.max_width)
             if gone := [c.title for i, c in enumerate(self.columns) if i not in chosen]:
-                left = f"Too narrow for: {', '.join(gone)}."
-                yield Text(left, style="dim italic", overflow="ignore")
-        for note in self.notes:
+                notes = [f"Too narrow for: {', '.join(gone)}.", *notes]
+        for note in notes:
             yield Text(note, style="dim italic", overflow="ignore")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(1, options.max_width)
 
     def _chosen(self, width: int) -> list[int] | None:
-        """Columns that fit; None where those that have to stay don't."""
+        """Indices of the columns that fit; None where the necessary ones don't."""
         chosen = list(range(len(self.columns)))
-        going = sorted((i for i in chosen if self.columns[i].goes), key=self._turn)
+        going = sorted(
+            (i for i in chosen if self.columns[i].goes), key=lambda i: self.columns[i].goes
+        )
         while self._least(chosen) > width:
             if not going:
                 return None
             chosen.remove(going.pop(0))
         return chosen
-
-    def _turn(self, index: int) -> int:
-        return self.columns[index].goes
 
     def _cells(self, index: int) -> list[str]:
         head = [self.columns[index].title] if self.heads else []
@@ -98,7 +78,7 @@ class TerminalTable:
         return max(map(cell_len, self._cells(index)), default=0)
 
     def _least(self, chosen: Sequence[int]) -> int:
-        """Characters that the columns need, with two spaces and a rule's place between them."""
+        """Characters that the columns need, with those between them."""
         widths = [
             max((cell_len(word) for cell in self._cells(i) for word in cell.split()), default=0)
             if self.columns[i].wraps

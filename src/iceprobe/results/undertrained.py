@@ -6,15 +6,15 @@
 L(e) is the mean training loss of epoch e at the chosen setting, over its whole schedule of E epochs
 and over seeds, e* the chosen epoch; log C is the loss of guessing among C classes. The schedule ends
 in a learning rate of 0, so a loss that still falls over the second half would have fallen further in
-a longer one, near 0 as well: attention moves on after the classes of a few images are separated. A
-probe whose best epoch lies in the first half has seen enough, whatever its loss does (linear probes on
-few images). From 100 steps on a falling loss says nothing: it falls as far in fits that gain nothing
-by going on. One epoch shows no fall, and neither do a few steps, an epoch's loss being that from before
-its steps and the first of them warm-up: there the steps alone decide.
+a longer one, also near 0: attention moves on after the classes of a few images are separated. A probe
+whose best epoch lies in the first half is trained long enough, whatever its loss does (linear probes on few
+images). From 100 steps on a falling loss shows nothing: it falls as far in fits that gain nothing by
+longer training. One epoch shows no fall, and neither do a few steps, since an epoch's loss is measured
+before its steps and the first of them are warm-up: there the steps alone decide.
 
-benchmarks/undertrained.py holds the rule against longer fits; docs/choosing.md has what it found.
+benchmarks/undertrained.py compares the rule with longer fits; docs/choosing.md has its results.
 
-Lesser doubts take a probe out of no comparison and are said beside it (`training_warnings`).
+Smaller doubts are warnings and take no probe out of comparisons (`training_warnings`).
 """
 
 import math
@@ -22,8 +22,11 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from iceprobe.results.curves import CurveRow
+from iceprobe.results.caveats import counted
+from iceprobe.results.curves import CurveRow, same_setting
 from iceprobe.results.schema import SelectedScore
+from iceprobe.results.tables import figure
+from iceprobe.tasks.metrics import Metric
 
 TOO_FEW_STEPS = 8
 FEW_STEPS = 100
@@ -42,13 +45,13 @@ def signs_of_undertraining(
     steps: int,
     learning_rates: Iterable[float],
 ) -> list[str]:
-    """What shows that a probe is undertrained, in words; nothing where it isn't.
+    """What shows that a probe is undertrained, in words; empty where it isn't.
 
     Args:
         rows: of this probe, of all phases.
         selected: its ``learning_rate``, ``weight_decay`` and ``epoch``.
-        classes: C; where they aren't of equal share, how many of equal share are as hard to guess.
-        epochs: E, the horizon of the schedule.
+        classes: C; of unbalanced classes the number of balanced ones that are as hard to guess.
+        epochs: E, the length of the schedule.
         steps: of all epochs together.
         learning_rates: the grid.
     """
@@ -56,22 +59,15 @@ def signs_of_undertraining(
         return []
     chosen = selected.get("epoch")
     epoch = chosen if isinstance(chosen, int) else epochs  # in words where each seed has its own
-    found = [f"{steps} training step{'s' if steps > 1 else ''}"]
-    losses = _losses(rows, selected, epochs)
-    half, end = losses.get(-(-epochs // 2)), losses.get(epochs)
-    falls = (
-        half is not None
-        and end is not None
-        and (half - end >= STILL_FALLING * math.log(max(classes, 2)))
-    )
-    if falls:
-        found.append(f"its loss still falls ({half:.2f} to {end:.2f} over the last half)")
+    found = [counted(steps, "training step")]
+    falls = _falls(rows, selected, classes, epochs, -(-epochs // 2), "half")
+    found += falls
     if steps >= TOO_FEW_STEPS and epochs > 1 and (2 * epoch <= epochs or not falls):
         return []
     if chosen == epochs:
         found.append("its best epoch is the last")
     rates = sorted(learning_rates)
-    if len(rates) > 1 and _same(selected.get("learning_rate"), rates[-1]):
+    if len(rates) > 1 and same_setting(rates[-1], selected.get("learning_rate")):
         found.append("its learning rate is the highest tried")
     return found
 
@@ -87,41 +83,34 @@ def training_warnings(
 ) -> list[str]:
     """What casts doubt on a trained probe's number without showing that it is wrong.
 
-    The loss counts as falling if it does so by `STILL_FALLING` over the last quarter of the epochs,
-    in which a cosine leaves the learning rate 15% of its peak and less: what still falls there would
-    have fallen further.
+    The loss must not fall by `STILL_FALLING` over the last quarter of the epochs, in which the learning
+    rate of a cosine is at most 15% of its peak: it would have fallen further.
 
     Args:
         rows, selected, classes, epochs, steps: as for :func:`signs_of_undertraining`.
-        edge: ``"lowest"`` or ``"highest"``, where the chosen learning rate is that of those tried.
+        edge: ``"lowest"`` or ``"highest"``, where the chosen learning rate is that one of those tried.
     """
     found = []
     if edge is not None:
         found.append(f"its learning rate, {selected.get('learning_rate'):g}, is the {edge} tried")
-    losses = _losses(rows, selected, epochs)
-    late, end = losses.get(epochs - epochs // 4), losses.get(epochs)
-    if (
-        late is not None
-        and end is not None
-        and late - end >= STILL_FALLING * math.log(max(classes, 2))
-    ):
-        found.append(f"its loss still falls ({late:.2f} to {end:.2f} over the last quarter)")
+    found += _falls(rows, selected, classes, epochs, epochs - epochs // 4, "quarter")
     if steps < ENOUGH_STEPS:
-        found.append(f"{steps} training step{'s' * (steps > 1)}, fewer than {ENOUGH_STEPS}")
+        found.append(f"{counted(steps, 'training step')}, fewer than {ENOUGH_STEPS}")
     return found
 
 
 def far_below(
-    reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
+    metric: Metric, reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
 ) -> list[str]:
-    """Whether the reported score lies far below the held-out one that selected the setting.
+    """Whether the reported score is far worse than the held-out one that selected the setting.
 
-    Of n examples that are all right the standard error over them is 0 and means nothing, so it is at
-    least what it would be if both scores were one::
+    If all n examples are right, their standard error is 0 and means nothing. So that of a share is at
+    least the one of two equal scores::
 
         p = (n s + m h)/(n + m)        SE² = p (1 − p) (1/n + 1/m)
 
     Args:
+        metric: of both.
         reported: s, of n examples.
         held: h, of m.
         split: that is reported.
@@ -130,31 +119,40 @@ def far_below(
         return []
     n, m = (one.size or one.images for one in (reported, held))
     p = (n * reported.mean + m * held.mean) / (n + m)
-    alike = math.sqrt(max(0.0, p * (1 - p)) * (1 / n + 1 / m))
+    alike = math.sqrt(max(0.0, p * (1 - p)) * (1 / n + 1 / m)) if metric.fraction else 0.0
     error = max(math.hypot(reported.error, held.error), alike)
-    gap = held.mean - reported.mean
+    gap = metric.sign * (held.mean - reported.mean)
     if gap <= FAR_BELOW * error + ROUNDING:
         return []
+    ours, theirs = (f"{figure(one.mean, metric)}{metric.unit}" for one in (reported, held))
     return [
-        f"it reads {100 * reported.mean:.1f}% on {split} and {100 * held.mean:.1f}% on the {held.images:,} "
-        f"images held out of train, {gap / error:.1f} standard errors more: do the two hold the same "
-        "kind of images?"
+        f"it reads {ours} on {split} and {theirs} on the {held.images:,} images held out of train, "
+        f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: do the two "
+        "hold the same kind of images?"
     ]
+
+
+def _falls(
+    rows: Iterable[CurveRow],
+    selected: Mapping[str, Any],
+    classes: float,
+    epochs: int,
+    since: int,
+    part: str,
+) -> list[str]:
+    """Whether the loss still falls from epoch ``since`` on, over the last ``part`` of them."""
+    losses = _losses(rows, selected, epochs)
+    late, end = losses.get(since, -math.inf), losses.get(epochs, math.inf)
+    if late - end < STILL_FALLING * math.log(max(classes, 2)):
+        return []
+    return [f"its loss still falls ({late:.2f} to {end:.2f} over the last {part})"]
 
 
 def _losses(rows: Iterable[CurveRow], selected: Mapping[str, Any], epochs: int) -> dict[int, float]:
     """Epoch → mean training loss over seeds at the chosen setting, of a phase that ran to its end."""
     phases: dict[str, dict[int, list[float]]] = {}
     for row in rows:
-        if (
-            _same(selected.get("learning_rate"), row.learning_rate)
-            and _same(selected.get("weight_decay", row.weight_decay), row.weight_decay)
-            and not row.diverged
-        ):
+        if row.is_of(selected) and not row.diverged:
             phases.setdefault(row.phase, {}).setdefault(row.epoch, []).append(row.train_loss)
     whole = (found for found in phases.values() if epochs in found)  # a refit may stop before
     return {epoch: fmean(values) for epoch, values in next(whole, {}).items()}
-
-
-def _same(a: Any, b: float) -> bool:
-    return isinstance(a, int | float) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)

@@ -63,6 +63,26 @@ class Metric:
         """1 where more is better, −1 where less is."""
         return 1 if self.higher_is_better else -1
 
+    @property
+    def worst(self) -> float | None:
+        """What a member that diverged scores; None where the range has no such end."""
+        return self.range[0] if self.higher_is_better else self.range[1]
+
+    @property
+    def fraction(self) -> bool:
+        """Whether scores lie in [0, 1], so that they have the errors of a share."""
+        return self.range == (0.0, 1.0)
+
+    @property
+    def scale(self) -> int:
+        """By what a score is multiplied where it is shown."""
+        return 100 if self.percent else 1
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a score that is shown."""
+        return "%" if self.percent else ""
+
     def needed_scores(self, record: Any, targets: NDArray) -> NDArray:
         """:attr:`scores`, which must exist.
 
