@@ -90,10 +90,10 @@ class Predictions:
         top5 = [part.top5 for part in parts if part.top5 is not None]
         every = all(part.outputs for part in parts)
         return cls(
-            first.labels,
-            np.concatenate([part.predicted for part in parts]),
+            parts[0].labels,
+            predicted,
             np.concatenate(top5) if top5 else None,
-            first.names,
+            parts[0].names,
             [logits for part in parts for logits in part.outputs] if every else [],
         )
 
