@@ -21,13 +21,13 @@ import numpy as np
 
 import iceprobe
 from iceprobe.fitting import selection, shuffling
+from iceprobe.protocols.heldout import Folds
 from iceprobe.results import compare_pair
 from iceprobe.store import Store
 
 
-def none_held_out(labels: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.arange(len(labels))
-    return rows, rows[:0]
+def none_held_out(labels: np.ndarray, *_: object) -> Folds:
+    return Folds([], "none")
 
 
 def fit(store: Store, blocks: int | None, options: argparse.Namespace, folder: str) -> list:
@@ -36,7 +36,7 @@ def fit(store: Store, blocks: int | None, options: argparse.Namespace, folder: s
     with (
         mock.patch.object(shuffling, "BLOCK_BYTES", 2**40),
         mock.patch.object(shuffling, "BLOCKS", blocks or shuffling.BLOCKS),
-        mock.patch.object(selection, "heldout_split", none_held_out),
+        mock.patch.object(selection, "folds_of", none_held_out),
     ):
         return iceprobe.fit(
             store,

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import iceprobe
-from iceprobe.cli import commands
 from iceprobe.cli.app import GROUPS
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, options_of, takes
@@ -49,7 +48,8 @@ def test_earlier_spellings_are_taken() -> None:
     assert (features, call.forward_batch_size, call.forward_dtype) == ("stores", 8, "float16")
     both = ProbeCall(amp="bfloat16")  # of both, as it always was
     assert (both.forward_dtype, both.fit_dtype) == ("bfloat16", "bfloat16")
-    assert fit("s", device=torch.device("cuda", 1))[2].device == "cuda:1"
+    device = torch.device("cuda", 1)
+    assert fit("s", device=device)[2].device == Fitting(device=device).device == "cuda:1"
 
 
 def test_numbers_of_numpy_and_whole_floats_are_numbers() -> None:
@@ -89,8 +89,7 @@ def test_editors_see_every_option(name: str, model: str) -> None:
 
 
 def test_every_option_of_a_command_has_a_line_of_help() -> None:
-    names = {**vars(iceprobe.settings), **vars(commands)}
-    models = [one for one in names.values() if isinstance(one, type)]
+    models = [one for one in vars(iceprobe.settings).values() if isinstance(one, type)]
     for model in (one for one in models if issubclass(one, Settings) and one is not Settings):
         options = options_of(model)
         assert set(model.model_fields) - set(options) <= {"store"}  # an argument

@@ -1,6 +1,7 @@
 """Plans by hand: phases, steps and reading multiplied out, with the measurement given."""
 
 import pytest
+from safetensors.numpy import load_file
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
@@ -29,7 +30,7 @@ class Machine:
 
 @pytest.fixture
 def given(monkeypatch):
-    """Steps as if measured: 1 s of one setting and 4 s of all, looks a tenth of that."""
+    """Steps as if measured: 1 s of one setting and 4 s of all, evaluations a tenth of that."""
     steps = StepTimes(StepSeconds(1.0, 0.1), StepSeconds(4.0, 0.4), settings=5, images=256)
     monkeypatch.setattr(planning, "time_steps", lambda *arguments: steps)
 
@@ -109,6 +110,18 @@ def test_seconds_of_a_fit_by_hand(given):
     assert plan.live_seconds(500) == pytest.approx(select + refit + 12)
     # An epoch saves 2 s: 2 s of extraction are won back by the first, 5 s by the third.
     assert [plan.pays_from(x, 500) for x in (0, 2, 2.1, 5)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("repeated", [{"seeds": 2}, {"replicates": 2}], ids=["seeds", "replicates"])
+def test_predictions_take_the_bytes_that_were_planned(given, tmp_path, repeated):
+    probes, options = ["knn", "linear", "ep2"], dict(epochs=1, learning_rates=[0.1], **repeated)
+    backbone, dataset = make_backbone(), make_dataset(train=40, test=10)
+    plan = iceprobe.plan_fit(backbone, dataset, probes, **options)
+    store = iceprobe.extract(backbone, dataset, tmp_path)
+    iceprobe.fit(store, probes, output=tmp_path / "run", **options)
+    found = load_file(tmp_path / "run" / "predictions.safetensors")
+    kept = [tensor.nbytes for name, tensor in found.items() if "/" in name]
+    assert plan.prediction_bytes == sum(kept) > 0
 
 
 @pytest.mark.usefixtures("one_part")

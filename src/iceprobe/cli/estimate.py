@@ -111,6 +111,8 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
         ("FLOPs, fit", f"{_flops(fitting.flops)}, {fitting.members:,} members"),
         ("time, extraction", pace),
     ]
+    if fitting.prediction_bytes:
+        found.insert(2, ("disk, predictions", decimal(fitting.prediction_bytes)))
     if here:
         found.insert(1, ("feature store", str(extraction.store)))
     if fitting.search:

@@ -43,6 +43,8 @@ from iceprobe.settings import FitPlanning, Fitting
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout
 from iceprobe.store.reader import Store
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
 
 if TYPE_CHECKING:
@@ -132,11 +134,14 @@ def plan_fit(
     solving = sum(solving_flops(asked, shape, num_classes, label, images) for label in solved)
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
+    task, replicated = get_task(call.task), replicates or 1
+    rows = replicated * (len(widths) + len(solved) + seeds * len(trained))
+    predicted = rows * reported * record_bytes(task, num_classes)
     if not trained or not images:
         return FitPlan(
-            members=len(solved), repetitions=replicates or 1, images=images, phases=[],
-            flops=(replicates or 1) * solving, held=None, bytes_per_second=None,
-            solving=solving_seconds, search=search,
+            members=len(solved), repetitions=replicated, images=images, phases=[],
+            flops=replicated * solving, held=None, bytes_per_second=None,
+            solving=solving_seconds, search=search, prediction_bytes=predicted,
             basis="linear probes are solved for" if solved else "nothing is trained",
         )  # fmt: skip
 
@@ -197,18 +202,24 @@ def plan_fit(
     phases = [_costed(phase, steps, batch, each, bytes_per_second) for phase in phases]
     return FitPlan(
         members=phases[0].members + len(solved),
-        repetitions=replicates or 1,
+        repetitions=replicated,
         images=images,
         phases=phases,
-        flops=(replicates or 1)
-        * (sum(phase_flops(phase, built, shape) for phase in phases) + solving),
+        flops=replicated * (sum(phase_flops(phase, built, shape) for phase in phases) + solving),
         held=held,
         bytes_per_second=bytes_per_second,
         solving=solving_seconds,
         search=search,
+        prediction_bytes=predicted,
         basis=basis,
         refusal=refusal,
     )
+
+
+def record_bytes(task: Task, outputs: int) -> int:
+    """What a task keeps of one example's prediction by one member."""
+    record = task.record(torch.zeros(1, 1, outputs), torch.zeros(1, dtype=torch.int64))
+    return sum(tensor.nbytes for tensor in record.values())
 
 
 def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> float:

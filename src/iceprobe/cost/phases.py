@@ -77,6 +77,7 @@ class FitPlan(BaseModel):
         solving: seconds for linear probes at their optimum, of one repetition; ``seconds`` counts them.
         search: k-NN's part, all repetitions, which ``seconds`` and ``flops`` don't count; ``None``
             where it isn't asked for.
+        prediction_bytes: of ``predictions.safetensors``: what the task records of the reported images.
         basis: where a step's seconds come from, in words.
         refusal: why it can't be run on this machine; seconds are 0 then.
     """
@@ -90,6 +91,7 @@ class FitPlan(BaseModel):
     bytes_per_second: float | None
     solving: float = 0.0
     search: SearchPlan | None = None
+    prediction_bytes: int = 0
     basis: str
     refusal: str | None = None
 
