@@ -222,13 +222,13 @@ def test_what_an_earlier_version_wrote_opens_and_that_is_said_once(made, tmp_pat
         for result in document.get("results", []):
             del result["files"]["digests"]
         (tmp_path / "run" / name).write_text(json.dumps(document))
-    checksums._told.clear()
+    checksums._logged.clear()
     caplog.clear()
     now = read_run(tmp_path)
     assert now[1:] == whole[1:]
-    told = [record.getMessage() for record in caplog.records if "assumed" in record.getMessage()]
-    assert len(told) == 1
-    assert "results.json is as it was written, and so are other files" in told[0]
+    said = [record.getMessage() for record in caplog.records if "assumed" in record.getMessage()]
+    assert len(said) == 1
+    assert "results.json is as it was written, and so are other files" in said[0]
 
 
 def test_an_edit_by_hand_is_refused_and_its_remedies_work(made, tmp_path):

@@ -390,7 +390,7 @@ def test_whole_numbers_may_be_floats(base: Path) -> None:
     assert call == "the work begins"
 
 
-def test_sizes_are_told() -> None:
+def test_sizes_are_reported() -> None:
     said = refused(lambda: iceprobe.probes.build_pooling("ep8?out_dim=1000000000", dim=768))
     assert said == (
         "probe 'ep8?out_dim=1000000000' would have 768,000,006,144 parameters, 3,072 GB for each "

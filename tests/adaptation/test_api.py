@@ -31,16 +31,16 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, dataset):
-    """A run folder, its results and what was told."""
-    folder, told = tmp_path_factory.mktemp("runs") / "run", []
+    """A run folder, its results and what was printed."""
+    folder, seen = tmp_path_factory.mktemp("runs") / "run", []
     results = iceprobe.adapt(
-        backbone(), dataset, ASKED, ["linear?input=mean"], output=folder, tell=told.append, **QUICK
+        backbone(), dataset, ASKED, ["linear?input=mean"], output=folder, tell=seen.append, **QUICK
     )
-    return folder, results, told
+    return folder, results, seen
 
 
 def test_frozen_and_adapted_results_stand_side_by_side(run):
-    folder, results, told = run
+    folder, results, seen = run
     labels = ["linear?input=mean", "lora?rank=2 + linear?input=mean", "full + ep4"]
     assert [r.label for r in results] == [r.label for r in read_results(folder)] == labels
     frozen, lora, full = results
@@ -54,7 +54,7 @@ def test_frozen_and_adapted_results_stand_side_by_side(run):
         assert one.store.identity == frozen.store.identity
         # A frozen linear probe is at its optimum, which is the same for every seed.
         assert one.seeds == ([0] if one is frozen and one.probe.startswith("linear") else [0, 1])
-    assert 0 < told[0] < 60  # seconds of training, by one step of each
+    assert 0 < seen[0] < 60  # seconds of training, by one step of each
     assert not (folder / "trainings").exists()
 
 

@@ -1,4 +1,4 @@
-"""What is assumed about image files is told by `adapt` too, and kept in its results."""
+"""What is assumed about image files is printed by `adapt` too, and kept in its results."""
 
 import logging
 
@@ -12,7 +12,7 @@ from iceprobe.store.format import DatasetRecord
 from iceprobe.store.noted import FirstSeen
 
 
-def test_a_turned_image_is_told_once_and_adapted_as_it_is_shown(tmp_path, caplog):
+def test_a_turned_image_is_reported_once_and_adapted_as_it_is_shown(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "iceprobe")
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -148,19 +148,19 @@ def test_the_command_writes_both_files_and_shows_what_they_say(run, capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
         (["nowhere"], "no results at nowhere"),
         (["RUN", "--probe", "linear"], "no probe on a frozen backbone with attention among linear"),
         (["RUN", "--probe", "ep8"], "ep8"),
     ],
 )
-def test_errors_are_one_line(words, told, run, capsys):
+def test_errors_are_one_line(words, said, run, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["analyze", *(str(run) if word == "RUN" else word for word in words)])
     err = capsys.readouterr().err
     assert stop.value.code == 2
-    assert told in err
+    assert said in err
     assert err.count("\n") == 1
 
 

@@ -79,7 +79,7 @@ def test_targets_and_bounds_in_both_directions(target, met, share):
     assert (figure(**target).met, figure(**target).share_of_bound) == (met, share)
 
 
-def test_a_figure_is_told_in_one_line():
+def test_a_figure_is_reported_in_one_line():
     line = described(figure(at_least=9, bound=10.0, bounded_by="its FLOPs"))
     assert line == "a: 8 (7.5 to 8.25) b / c; wanted ≥ 9: NOT met; its FLOPs allows 10"
 

@@ -56,7 +56,7 @@ def test_rules_on_numbers(rule, interval, verdict):
     assert Rule(**rule).decide(interval, interval) is verdict
 
 
-def test_rules_and_numbers_are_told_with_minus_signs():
+def test_rules_and_numbers_are_reported_with_minus_signs():
     assert str(Rule(above=-1.5)) == "above −1.5"
     assert str(Rule(within=1.5)) == "within ±1.5"
     shown = [page.value({"value": v, "unit": "points"}) for v in (-0.01, -0.06, 2.349)]

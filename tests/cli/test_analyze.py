@@ -35,7 +35,7 @@ def test_without_boxes_the_background_is_refused_before_any_pass(iceprobe, image
     assert iceprobe("run", *asked, "--output", "r").code == 0
     passes = []
     with pytest.raises(IceprobeError, match="has no boxes"):
-        analyze(read_results("r"), background=True, progress=lambda *told: passes.append(told))
+        analyze(read_results("r"), background=True, progress=lambda *seen: passes.append(seen))
     assert passes == []
     refused = iceprobe("analyze", "r", "--background")
     assert (refused.code, refused.err.count("\n")) == (2, 1)

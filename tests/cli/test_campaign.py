@@ -117,7 +117,7 @@ def test_store_and_shots_make_a_campaign_of_fits(iceprobe, images, tmp_path):
     assert {entry["shots"] for entry in entries} == {1, 3}
 
 
-def test_cells_of_one_short_name_are_told_apart(tmp_path):
+def test_cells_of_one_short_name_are_distinguished(tmp_path):
     """Two checkpoints of one file name in different folders."""
     spec = "timm:vit_tiny_patch16_224?checkpoint=/{}/last.pth"
     config = resolve(
@@ -128,7 +128,7 @@ def test_cells_of_one_short_name_are_told_apart(tmp_path):
     assert all(name.startswith("vit_tiny_patch16_224-checkpoint-last.pth-") for name in names)
 
 
-def test_a_cell_that_cannot_run_is_told_before_any_is_begun(iceprobe, images, tmp_path):
+def test_a_cell_that_cannot_run_is_reported_before_any_is_begun(iceprobe, images, tmp_path):
     asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", *QUICK, "--output", "c"]
     for more, says in (
         (["--data", "folder:/nowhere"], "/nowhere"),

@@ -85,6 +85,6 @@ def test_python_warns(
         assert "will take about" not in caplog.text
 
 
-def test_days_are_told_in_words() -> None:
+def test_days_are_in_words() -> None:
     assert in_days(3.5 * 86_400) == "3.5 days"
     assert in_days(1027 * 365.25 * 86_400) == "1,027 years"

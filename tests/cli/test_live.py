@@ -14,8 +14,8 @@ def test_from_images_to_report(iceprobe, quick, tmp_path, command):
     assert (ended.code, ended.err) == (0, "")
     assert "members live, " in ended.out
     assert not (tmp_path / "features").exists()
-    told = [result.training_images for result in read_results("runs/live")]
-    assert told == ["evaluation view, without augmentation", *["live, paper augmentation"] * 2]
+    seen = [result.training_images for result in read_results("runs/live")]
+    assert seen == ["evaluation view, without augmentation", *["live, paper augmentation"] * 2]
     assert "live, paper augmentation" in (tmp_path / "runs/live/report.html").read_text()
     shown = iceprobe(*asked)
     assert (shown.code, "is complete already" in shown.out) == (0, True)

@@ -216,7 +216,7 @@ def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):
     config = Run(backbone=["b"], data=["d"], probe=["knn"], output=tmp_path / "run")
     one, two = RunFolder(config), RunFolder(config)
     assert (one.state, two.state) == ("new", "new")
-    replace, told = os.replace, []
+    replace, seen = os.replace, []
 
     def then_another(*paths):
         monkeypatch.setattr(os, "replace", replace)
@@ -230,12 +230,12 @@ def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):
             RunFolder(config)
             two.create()
         except IceprobeError as error:
-            told.append(str(error))
+            seen.append(str(error))
 
     monkeypatch.setattr(os, "replace", then_another)
     one.create()
-    assert len(told) == 1
-    assert "another process is writing to" in told[0]
+    assert len(seen) == 1
+    assert "another process is writing to" in seen[0]
     two.create()  # goes on with what is there
     two.abandon()  # and removes nothing that isn't its own
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
@@ -249,7 +249,7 @@ def test_two_starts_of_one_run_leave_each_other_alone(tmp_path, monkeypatch):
 
 
 def test_two_writers_of_one_folder(tmp_path):
-    """The one that ends later is told, and the first one's files are as they were."""
+    """The one that ends later says so, and the first one's files are as they were."""
 
     def write(text: str, meanwhile=lambda: None) -> None:
         with new_folder(tmp_path / "maps", "--maps") as folder:

@@ -110,7 +110,7 @@ def test_a_slow_disk_makes_live_cheaper(iceprobe):
     assert rows["cheaper"].endswith("it never pays for itself")
 
 
-def test_steps_that_are_not_given_are_measured_and_told_so(iceprobe):
+def test_steps_that_are_not_given_are_measured_and_said(iceprobe):
     options = ["--images", "64", "--classes", "3", "--probe", "ep2", "--epochs", "1", *DEVICE[:2]]
     ended = iceprobe("plan", "--backbone", BACKBONE, *options, "--seeds", "1")
     assert "at the speed of this machine" in " ".join(table(ended.out)["time, fit"].split())

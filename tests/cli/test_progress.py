@@ -43,7 +43,7 @@ def test_a_stage_has_an_estimate_a_line_every_30_seconds_and_its_time(clock):
     assert said == ["knn: 5/5 in 0.0 s"]
 
 
-def test_work_that_counts_nothing_is_told_as_well(clock):
+def test_work_that_counts_nothing_is_reported_as_well(clock):
     said: list[str] = []
     lines = progress.Lines(said.append)
     for _ in range(70):  # weights are hashed, images listed
@@ -78,7 +78,7 @@ def test_a_piped_run_says_each_stage_and_so_does_its_log(iceprobe, quick, tmp_pa
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_python_shows_a_bar_in_a_terminal_unless_told_not_to(tmp_path, monkeypatch, terminal):
+def test_python_shows_a_bar_in_a_terminal_unless_asked_not_to(tmp_path, monkeypatch, terminal):
     seen: list[io.StringIO] = []
 
     def console(**options):
@@ -103,12 +103,12 @@ def test_python_shows_a_bar_in_a_terminal_unless_told_not_to(tmp_path, monkeypat
     assert all((stage in text) == terminal for stage in ("knn", "select", "refit"))
     library.fit(store, ["linear"], output=tmp_path / "b", progress=False, **QUICK)
     assert shown() == ""
-    told: list[tuple[str, int, int]] = []
+    noted: list[tuple[str, int, int]] = []
     library.fit(
-        store, ["linear"], output=tmp_path / "c", progress=lambda *at: told.append(at), **QUICK
+        store, ["linear"], output=tmp_path / "c", progress=lambda *at: noted.append(at), **QUICK
     )
     assert shown() == ""
-    assert told[-1][0].startswith("refit")  # a linear one comes last
-    assert told[-1][1] == told[-1][2]
+    assert noted[-1][0].startswith("refit")  # a linear one comes last
+    assert noted[-1][1] == noted[-1][2]
     library.fit(store, ["linear"], output=tmp_path / "d", progress=True, **QUICK)
     assert "refit" in shown()

@@ -43,11 +43,11 @@ def test_stores_are_listed_with_what_they_are_and_who_reads_them(iceprobe, store
 
 def test_only_what_no_run_reads_is_removed_and_only_with_yes(iceprobe, stores):
     read, unread = stores
-    told = iceprobe("prune")
-    assert told.code == 0
-    assert f"{unread}  " in told.out
-    assert str(read) not in told.out
-    assert "--yes removes 1 store, " in told.out
+    seen = iceprobe("prune")
+    assert seen.code == 0
+    assert f"{unread}  " in seen.out
+    assert str(read) not in seen.out
+    assert "--yes removes 1 store, " in seen.out
     assert read.exists()
     assert unread.exists()
     assert "removed: 1 store, " in iceprobe("prune", "--yes").out
@@ -76,9 +76,9 @@ def test_an_unfinished_run_keeps_its_store_and_a_damaged_manifest_its_readers(ic
 def test_a_store_under_work_stays_and_nothing_is_half_removed(iceprobe, stores, monkeypatch):
     _, unread = stores
     with exclusive(unread):
-        told = iceprobe("prune", "--yes").out
-        assert "stays: another process is writing to" in told
-        assert "removed" not in told
+        seen = iceprobe("prune", "--yes").out
+        assert "stays: another process is writing to" in seen
+        assert "removed" not in seen
     assert unread.exists()
 
     def killed(path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_killed_node_costs_its_shards_and_not_the_run(cluster, tmp_path, icepr
     again = library.extract(
         backbone, dataset, tmp_path / "ray", engine="ray", progress=kill_once, **SMALL
     )
-    assert len(seen) == 16  # every shard was told of once
+    assert len(seen) == 16  # every shard was reported once
     assert killed  # while it wrote a shard
     assert content(again.path) == content(whole.path)
     until = time.monotonic() + 60  # the head hears of it when a heartbeat stays out
@@ -148,7 +148,7 @@ def test_a_killed_node_costs_its_shards_and_not_the_run(cluster, tmp_path, icepr
     assert [one.top1 for one in there] == [one.top1 for one in here]
     assert "complete already" in iceprobe("run", *asked, "--engine", "ray", "--output", "r").out
 
-    # What a user can put right is told as without Ray.
+    # What a user can put right is one line as without Ray.
     (images / "train" / "dark" / "broken.png").write_bytes(b"no image")
     try:
         ended = iceprobe("extract", "--backbone", BACKBONE, "--data", f"folder:{images}",

@@ -342,7 +342,7 @@ def test_halving_is_an_option_a_key_and_part_of_the_result(iceprobe, quick, tmp_
     assert (planned.code, "at most" in planned.out) == (0, True)
 
 
-def test_a_probe_that_diverges_whole_is_told_after_the_others_are_shown(iceprobe, quick):
+def test_a_probe_that_diverges_whole_is_reported_after_the_others_are_shown(iceprobe, quick):
     options = [*quick, "--probe", "knn", "--probe", "ep4", "--learning-rates", "1e38"]
     for _ in range(2):  # run, then show what is there
         ended = iceprobe("run", *options, "--output", "runs/a")

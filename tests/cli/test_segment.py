@@ -43,7 +43,7 @@ def test_from_images_to_table_and_picture(iceprobe):
     again = iceprobe("report", "runs/s", "--output", "again.html")
     assert again.code == 0, again.err
     assert Path("again.html").read_text() == page
-    told = (
+    seen = (
         "runs/s is a run of `iceprobe segment`: it has no top-1 to compare or tabulate; "
         "`iceprobe report runs/s`, of that run alone, shows its probes and their paired differences"
     )
@@ -55,7 +55,7 @@ def test_from_images_to_table_and_picture(iceprobe):
     ):
         refused = iceprobe(*command)
         assert refused.code == 2, command
-        assert told in refused.err
+        assert seen in refused.err
         assert refused.err.count("\n") == 1
     # One step of training: said by the result, the terminal, the page and advise alike.
     advice = iceprobe("advise", "runs/s")
@@ -107,7 +107,7 @@ def test_from_images_to_table_and_picture(iceprobe):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "seen"),
     [
         (["--data", "bundled:fashion"], "bundled:fashion has no masks to segment by: take one"),
         ([*CLUTTER, "--probe", "aim12"], "probe 'aim12' doesn't segment: take linear or an EP"),
@@ -118,10 +118,10 @@ def test_from_images_to_table_and_picture(iceprobe):
         ([], "no data given: give --data VALUE"),
     ],
 )
-def test_what_cannot_be_segmented_is_one_line(iceprobe, options, told):
+def test_what_cannot_be_segmented_is_one_line(iceprobe, options, seen):
     ended = iceprobe("segment", *TINY, *options, "--output", "runs/s")
     assert ended.code == 2
-    assert told in ended.err
+    assert seen in ended.err
     assert ended.err.count("\n") == 1
     assert not Path("runs").exists()
 

@@ -17,9 +17,9 @@ def test_from_images_to_report(iceprobe, quick, tmp_path):
     assert (ended.code, ended.err) == (0, "")
     assert "48 images, those of train in 3 views" in ended.out
     run = the_run(tmp_path)
-    told = [result.training_images for result in read_results(run)]
+    said = [result.training_images for result in read_results(run)]
     seen = "2 stored views, light augmentation"
-    assert told == ["evaluation view, without augmentation", seen, seen]
+    assert said == ["evaluation view, without augmentation", seen, seen]
     assert seen in (run / "report.html").read_text()
     log = (run / "log.txt").read_text()
     assert "tokens of their evaluation view are in memory" in log

@@ -24,20 +24,20 @@ PROBES = ["--probe", "linear", "--probe", "ep4", "--batch-size", "8"]
 
 @pytest.fixture
 def when(monkeypatch):
-    """Do something the first time that a stage has come to ``done``; gives all that is told."""
+    """Do something the first time that a stage has come to ``done``; gives all that is printed."""
 
     def arrange(stage: str, done: int, what) -> list[tuple[str, int]]:
-        call, fired, told = Bars.__call__, [], []
+        call, fired, seen = Bars.__call__, [], []
 
         def watched(self, name: str, count: int, total: int) -> None:
             call(self, name, count, total)
-            told.append((name, count))
+            seen.append((name, count))
             if name == stage and count >= done and not fired:
                 fired.append(True)
                 what()
 
         monkeypatch.setattr(Bars, "__call__", watched)
-        return told
+        return seen
 
     return arrange
 
@@ -87,16 +87,16 @@ def check_same(whole, stormy) -> None:
 def test_a_signal_saves_and_the_same_command_ends_the_same(
     iceprobe, quick, whole, when, tmp_path, number, stage, done, code
 ):
-    told = when(stage, done, lambda: os.kill(os.getpid(), number))
+    seen = when(stage, done, lambda: os.kill(os.getpid(), number))
     ended = iceprobe("run", *quick, *PROBES)
     says = f"iceprobe: stopped by {number.name}; the same command goes on from here\n"
     assert (ended.code, ended.err) == (code, says)
-    told.clear()
+    seen.clear()
     again = iceprobe("run", *quick, *PROBES)
     assert (again.code, again.err) == (0, "")
     check_same(whole, tmp_path / "stormy")
     if done == 3:  # no step is taken twice: the state is of the moment, not of an epoch
-        assert [count for name, count in told if name == "select"] == [4, 5, 6, 7, 8]
+        assert [count for name, count in seen if name == "select"] == [4, 5, 6, 7, 8]
 
 
 def test_a_second_signal_does_not_wait(iceprobe, quick, when):
@@ -245,11 +245,11 @@ def test_a_second_owner_is_refused_and_a_dead_one_holds_nothing(
             file.unlink()
     with owner(folder) as number:
         ended = iceprobe(*asked)
-        told = (
+        seen = (
             f"writing to {folder.relative_to(tmp_path)} (process {number} on {os.uname().nodename})"
         )
         assert ended.code == 2
-        assert told in ended.err
+        assert seen in ended.err
         assert ended.err.count("\n") == 1
     assert (folder / ".lock").exists()  # of the process that was killed
     ended = iceprobe(*asked)

@@ -294,7 +294,7 @@ def test_corrupt_shard_is_named_with_its_remedy(iceprobe, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["file/sub", LONG, f"new/{LONG}"])
-def test_an_output_that_cannot_be_made_is_told_before_anything_is_loaded(
+def test_an_output_that_cannot_be_made_is_reported_before_anything_is_loaded(
     iceprobe, tmp_path, monkeypatch, where
 ):
     def load(*_: object) -> None:

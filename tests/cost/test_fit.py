@@ -169,7 +169,7 @@ def test_flops_by_hand():
     assert "TFLOP/s" in plan.basis
 
 
-def test_memory_that_does_not_suffice_is_told_and_nothing_is_run(monkeypatch):
+def test_memory_that_does_not_suffice_is_reported_and_nothing_is_run(monkeypatch):
     monkeypatch.setattr("iceprobe.fitting.memory.available_memory", lambda: 1000)
     plan = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], num_classes=4, epochs=1)
     assert "of memory" in plan.refusal

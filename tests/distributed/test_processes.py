@@ -132,7 +132,7 @@ def strip(node, folder: Path):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_is_told_once_and_ends_all(images, tmp_path):  # noqa: F811
+def test_an_error_of_one_is_reported_once_and_ends_all(images, tmp_path):  # noqa: F811
     """The image that can't be read is in test, whose only shard is process 1's.
 
     Process 0 ends after torchrun has seen that process 1 has, and has sent it a signal.

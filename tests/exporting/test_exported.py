@@ -190,9 +190,9 @@ def test_a_module_in_memory_is_refused_with_what_to_do(tmp_path):
     (result,) = iceprobe.probe(Bright(), f"folder:{images}", ["ep4"], **options, **how)
     with pytest.raises(
         IceprobeError, match=r"module:Bright.*python:package.module:factory"
-    ) as told:
+    ) as seen:
         iceprobe.export(result, tmp_path / "out")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(seen.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -250,9 +250,9 @@ def test_damage_is_one_line(exported, tmp_path, damage, words):
     for file in exported.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     damage(folder)
-    with pytest.raises(IceprobeError, match=words) as told:
+    with pytest.raises(IceprobeError, match=words) as seen:
         iceprobe.load_probe(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(seen.value)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])

@@ -81,9 +81,9 @@ def test_weights_beyond_a_protobuf_lie_beside(tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_is_one_line(tmp_path):
     model = untrained(WIDE.replace(":wide", ":fickle"), "ep4", ["a", "b"])
-    with pytest.raises(IceprobeError, match=r"can't be written as ONNX.*--format folder") as told:
+    with pytest.raises(IceprobeError, match=r"can't be written as ONNX.*--format folder") as seen:
         write_onnx(model, tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(seen.value)
 
 
 def test_a_missing_package_is_named_with_the_extra(results, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_files_of_other_formats_are_counted_and_told(model, images, tmp_path, caplog):
+def test_files_of_other_formats_are_counted_and_reported(model, images, tmp_path, caplog):
     for index in range(24):
         Image.fromarray(picture(0)).save(images / "deep" / f"{index:02d}.gif")
     assert predict(model, images, tmp_path / "p.csv").images == 5
@@ -109,11 +109,11 @@ def test_top_is_at_most_all_classes_and_batches_change_nothing(model, images, tm
 
 
 def test_the_forward_pass_has_the_dtype_of_the_run(images, tmp_path):
-    told = untrained(BRIGHT, "ep4", CLASSES)
-    told.amp = "bfloat16"
-    predict(told, images, tmp_path / "run.csv")
+    seen = untrained(BRIGHT, "ep4", CLASSES)
+    seen.amp = "bfloat16"
+    predict(seen, images, tmp_path / "run.csv")
     for amp in ("bfloat16", "float32"):
-        predict(told, images, tmp_path / f"{amp}.csv", amp=amp)
+        predict(seen, images, tmp_path / f"{amp}.csv", amp=amp)
     assert table(tmp_path / "run.csv") == table(tmp_path / "bfloat16.csv")
     assert table(tmp_path / "run.csv") != table(tmp_path / "float32.csv")
 
@@ -201,7 +201,7 @@ def test_groups_are_the_same_in_every_batch(tmp_path):
     wanted = torch.tensor(9 * [0] + 4 * [1] + 3 * [2])
     model.probe.pooling.query.data = 80.0 * torch.nn.functional.one_hot(wanted, 16).float()
     writer = MapWriter(model, tmp_path)
-    # Where features 0, 1 and 2 are: in the second batch 0 and 2 can't be told apart.
+    # Where features 0, 1 and 2 are: in the second batch 0 and 2 are the same.
     for name, places in (("a", (0, 5, 10)), ("b", (15, 5, 15))):
         patches = torch.zeros(1, 16, 16)
         for feature, place in enumerate(places):

@@ -41,10 +41,10 @@ def test_a_turned_photo_is_the_upright_one(tmp_path):
     split = unlabelled(folder)
     again = split.image(split.names.index("b.png"))
     as_stored = upright.transpose(Image.Transpose.ROTATE_270)
-    told = [dict(best) for best in model.predict([upright, *paths, *map(Image.open, paths), again])]
+    seen = [dict(best) for best in model.predict([upright, *paths, *map(Image.open, paths), again])]
     (unturned,) = map(dict, model.predict([as_stored]))
-    upright_one = pytest.approx(told[0], abs=1e-5)  # the places of a batch are rounded differently
-    assert told == [upright_one] * 6  # turned once, however often it is handed on
+    upright_one = pytest.approx(seen[0], abs=1e-5)  # the places of a batch are rounded differently
+    assert seen == [upright_one] * 6  # turned once, however often it is handed on
     assert unturned != upright_one
     predict(model, folder, tmp_path / "p.csv")
     table = rows(tmp_path / "p.csv")

@@ -228,16 +228,16 @@ def test_a_finished_run_is_shown_to_the_same_request_and_never_overwritten(store
     fresh = iceprobe.fit(store, ["knn", "linear"], output=run, **ask)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     (run / "state-0.safetensors").write_bytes(b"of a run killed before it removed it")
-    told = []
+    seen = []
     again = iceprobe.fit(
         store,
         ["knn", "linear"],
         output=run,
         memory=10**9,
-        progress=lambda *t: told.append(t),
+        progress=lambda *t: seen.append(t),
         **ask,
     )
-    assert not told  # nothing was fitted
+    assert not seen  # nothing was fitted
     assert [one.model_dump() for one in again] == [one.model_dump() for one in fresh]
     for mine, other in zip(again, fresh, strict=True):
         assert np.array_equal(mine.predictions().predicted, other.predictions().predicted)
@@ -245,12 +245,12 @@ def test_a_finished_run_is_shown_to_the_same_request_and_never_overwritten(store
     (ours,), (theirs,) = again[1].probes, fresh[1].probes
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[name], tensor)
-    for changes, told_of in [
+    for changes, named in [
         (dict(epochs=2), r"protocol\.epochs 1 → 2"),
         (dict(seeds=2), "seeds 1 → 2"),
         (dict(resume=False), "finished run"),
     ]:
-        with pytest.raises(IceprobeError, match=told_of):
+        with pytest.raises(IceprobeError, match=named):
             iceprobe.fit(store, ["knn", "linear"], output=run, **ask | changes)
     with pytest.raises(
         IceprobeError, match=r"probes \['knn', 'linear'\] → \['knn'\].*another --out"
@@ -290,7 +290,7 @@ def test_what_cannot_be_fitted_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_step_too_large_for_memory_is_told_with_the_batch_size_that_would_do(
+def test_a_step_too_large_for_memory_is_reported_with_the_batch_size_that_would_do(
     store, tmp_path, monkeypatch
 ):
     """Two members a rate and seed, each of 4 queries with 3·16 + 2·8 floats an image and four times

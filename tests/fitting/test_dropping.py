@@ -1,4 +1,4 @@
-"""Members that are dropped: nobody else notices, and everybody is told."""
+"""Members that are dropped: the others are not affected, and results name them."""
 
 import logging
 from collections.abc import Callable
@@ -193,11 +193,11 @@ def test_a_seed_that_diverges_in_the_refit_is_left_out_and_named(store, tmp_path
         assert all(t.isfinite().all() for t in load_file(tmp_path / "run" / name).values())
     assert "ep4: seed 1 diverged and is left out" in to_markdown([knn, linear, ep])
     page = report(read_results(tmp_path / "run"), tmp_path / "report.html", images=0).read_text()
-    told = "seed 1 diverged and is left out: figure, deviation and interval are of 2 of 3 seeds"
-    assert f"<b>Diverged.</b> EP4: {told}." in page
+    seen = "seed 1 diverged and is left out: figure, deviation and interval are of 2 of 3 seeds"
+    assert f"<b>Diverged.</b> EP4: {seen}." in page
     assert f"EP4 reads {100 * ep.top1.mean:.1f}% (2 of 3 seeds)" in page  # the headline's
     assert page.count('<span class="tag">2 of 3 seeds</span>') == 2  # leaderboard, differences
-    assert told in str(advise([knn, linear, ep]))
+    assert seen in str(advise([knn, linear, ep]))
     assert compare_pair(ep, linear).difference.mean == pytest.approx(
         ep.top1.mean - linear.top1.mean, abs=1e-6
     )
@@ -283,7 +283,7 @@ def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
     halved = iceprobe.fit(store, probes, output=tmp_path / "run", halving=True, **SLOW)
     assert content(read_results(tmp_path / "run")) == content(halved)
     rows = [r for r in read_curves(tmp_path / "run") if r.phase == "select"]
-    told = 0
+    seen = 0
     for one, other in zip(whole, halved, strict=True):
         assert one.early_stopping is None
         early = other.early_stopping
@@ -293,7 +293,7 @@ def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
         assert other.top1.values == pytest.approx(one.top1.values, abs=0.012)
         last = {r.learning_rate: 8 for r in rows}
         for stopped in early.stopped:
-            told += 1
+            seen += 1
             assert stopped.learning_rate != other.selected["learning_rate"]
             assert stopped.seeds == [0, 1]
             last[stopped.learning_rate] = stopped.epoch
@@ -302,7 +302,7 @@ def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
         best = [means[max(means)] for means in seed_means(mine).values()]  # at the last look
         assert len(best) == 4
         assert other.best_minus_median == pytest.approx(max(best) - np.median(best))
-    assert told >= 4
+    assert seen >= 4
     page = report(read_results(tmp_path / "run"), tmp_path / "report.html", images=0).read_text()
     assert "stopped early</span>" in page
     assert "Early stopping: after a quarter and a half of the epochs" in page

@@ -174,7 +174,7 @@ def _range(line: str) -> range:
     return range(int(begin, 16), int(end, 16))
 
 
-def test_an_optimum_that_isn_t_reached_is_told(store, tmp_path, monkeypatch, caplog):
+def test_an_optimum_that_isn_t_reached_is_reported(store, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(logistic, "MOST_ITERATIONS", 1)
     with caplog.at_level(logging.WARNING, "iceprobe"):
         (result,) = iceprobe.fit(store, ["linear"], output=tmp_path / "run", seeds=1)

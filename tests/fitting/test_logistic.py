@@ -112,7 +112,7 @@ def test_rows_that_are_read_again_and_float32_give_the_same(monkeypatch, double,
     )
 
 
-def test_what_isn_t_reached_is_told(monkeypatch):
+def test_what_isn_t_reached_is_reported(monkeypatch):
     monkeypatch.setattr(logistic, "MOST_ITERATIONS", 2)
     found = problem(*data()).solve(1e-4)
     assert not found.converged

@@ -296,8 +296,8 @@ def test_a_store_without_masks_is_refused():
     dataset = planted()
     dataset.splits["test"].masks = False
     store = extract_in_memory(make_backbone(), dataset, batch_size=16)
-    told = "'test' of test:planted has no masks.*bundled:fashion-clutter or pets"
-    with pytest.raises(IceprobeError, match=told):
+    shown = "'test' of test:planted has no masks.*bundled:fashion-clutter or pets"
+    with pytest.raises(IceprobeError, match=shown):
         iceprobe.segment(store, ["linear"])
 
 
@@ -314,7 +314,7 @@ def test_a_store_without_patch_tokens_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "shown"),
     [
         ({"probes": ["ep8", "ep?queries=8"]}, "'ep8' is named twice"),
         ({"probes": []}, "no probe was named"),
@@ -328,10 +328,10 @@ def test_a_store_without_patch_tokens_is_refused(tmp_path):
         ),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, told):
+def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, shown):
     arguments = {"probes": ["linear"], "epochs": 1, "output": tmp_path / "run"} | arguments
     store = type(store).open(store.path, dataset=planted())
-    with pytest.raises(IceprobeError, match=told):
+    with pytest.raises(IceprobeError, match=shown):
         iceprobe.segment(store, **arguments)
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 

@@ -149,8 +149,8 @@ def test_a_grid_grows_until_its_best_is_inside_or_the_bound_is_reached(
     assert (ep.selected["learning_rate"], ep.settings_tried) == (3e-3, 4)
     assert aim.training["learning_rates"] == [1e-3, 1e-2, 1.0]
     assert aim.settings_tried == 3
-    told = [r.message for r in caplog.records if "edge" in r.message]
-    assert told == [
+    said = [r.message for r in caplog.records if "edge" in r.message]
+    assert said == [
         "ep4: the best learning rate, 0.0003, lies at the edge of what was tried (0.0001, 0.0003): 0.001 as well",
         "ep4: the best learning rate, 0.001, lies at the edge of what was tried "
         "(0.0001, 0.0003, 0.001): 0.003 as well",
@@ -169,13 +169,13 @@ def test_halved_and_grown_settings_are_evaluated_after_the_same_epochs(
     rates("ep", 1e-5, 3e-5)
     seen = []
 
-    def told(found, *rest):
+    def said(found, *rest):
         for one in found:
             assert len(one.epochs) == len(one.scores)
         seen.append({tuple(one.epochs) for one in found if not one.ended})
         return choose(found, *rest)
 
-    monkeypatch.setattr(selection, "choose", told)
+    monkeypatch.setattr(selection, "choose", said)
     (result,) = iceprobe.fit(
         store, ["ep4"], output=tmp_path / "run", halving=True, **FIT | dict(epochs=60, seeds=1)
     )
@@ -233,12 +233,12 @@ def test_killed_while_a_grid_grows_ends_as_never_stopped(
     for moment in moments:  # steps of each session
         kill = kill_after(moment)
 
-        def told(stage: str, done: int, total: int, kill=kill) -> None:
+        def said(stage: str, done: int, total: int, kill=kill) -> None:
             stages.append(stage)
             kill(stage, done, total)
 
         with pytest.raises(Killed):
-            iceprobe.fit(store, ["ep4", "abmilp"], output=tmp_path / "r", progress=told, **fit)
+            iceprobe.fit(store, ["ep4", "abmilp"], output=tmp_path / "r", progress=said, **fit)
     resumed = iceprobe.fit(store, ["ep4", "abmilp"], output=tmp_path / "r", **fit)
     assert any("+" in stage for stage in stages)  # it was killed in a growth
     assert_same_run(whole, resumed, tmp_path)

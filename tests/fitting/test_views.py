@@ -120,9 +120,9 @@ def test_training_reads_views_and_every_evaluation_the_evaluation_view(
     assert read["views"] == set(range(K * 240))  # four epochs show three views of every image
     assert len(read["train"]) == (24 if protocol == "heldout" else 0)  # held out, a tenth
     assert read["test"] == set(range(90))
-    told = {result.probe: result.training_images for result in read_results(tmp_path / "run")}
-    assert told["ep2"] == told["linear?input=mean"] == "3 stored views, paper augmentation"
-    assert told["knn"] == "evaluation view, without augmentation"
+    said = {result.probe: result.training_images for result in read_results(tmp_path / "run")}
+    assert said["ep2"] == said["linear?input=mean"] == "3 stored views, paper augmentation"
+    assert said["knn"] == "evaluation view, without augmentation"
     knn, *trained = iceprobe.fit(plain, PROBES, protocol=protocol, output=tmp_path / "p", **QUICK)
     assert {r.training_images for r in trained} == {"evaluation view, without augmentation"}
     assert knn.top1 == results[0].top1
@@ -135,9 +135,9 @@ def test_resumed_ends_as_never_stopped(store, tmp_path, monkeypatch):
     whole = iceprobe.fit(store, PROBES, output=tmp_path / "whole", **QUICK)
     monkeypatch.setattr(phases, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     for moment in (17, 12):  # steps: in the third epoch of select, then in refit or before
-        told = kill_after(moment)
+        said = kill_after(moment)
         with pytest.raises(Killed):
-            iceprobe.fit(store, PROBES, output=tmp_path / "killed", progress=told, **QUICK)
+            iceprobe.fit(store, PROBES, output=tmp_path / "killed", progress=said, **QUICK)
     resumed = iceprobe.fit(store, PROBES, output=tmp_path / "killed", **QUICK)
     assert content(resumed) == content(whole)
 

@@ -95,15 +95,15 @@ def _iceprobe(words: list[str]) -> str:
 
 def call(arguments: list[str]) -> str:
     """``iceprobe ARGUMENTS`` in this process: what it prints."""
-    printed, told = io.StringIO(), io.StringIO()
+    printed, seen = io.StringIO(), io.StringIO()
     before = sys.argv
     sys.argv = ["iceprobe", *arguments]
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(seen):
             main(arguments)
     except SystemExit as stop:
         if stop.code:
-            said = told.getvalue() or printed.getvalue()
+            said = seen.getvalue() or printed.getvalue()
             raise Broken(
                 f"iceprobe {shlex.join(arguments)} ended with {stop.code}: {said}"
             ) from None
@@ -258,8 +258,8 @@ def _run_python(block: Block, names: dict[str, Any], data: Path) -> list[str]:
         printed = [line.rstrip() for line in output.getvalue().splitlines()]
         shown = block.output.splitlines()
         if any(page == block.page and held in block.text for page, held in substitutions.VARYING):
-            told = _to_a_number if "textwrap" in block.text else _counted
-            printed, shown = told(printed), told(shown)
+            seen = _to_a_number if "textwrap" in block.text else _counted
+            printed, shown = seen(printed), seen(shown)
         if printed != shown:
             raise Broken(f"prints {printed} where the page shows {shown}: `make docs` mends it")
     return ["run"]

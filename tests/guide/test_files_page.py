@@ -22,7 +22,7 @@ def test_a_run_leaves_what_the_page_lists(runs):
     assert {"config.yaml", "results.json", "curves.csv", "predictions.safetensors"} <= left
 
 
-def test_results_and_curves_have_the_fields_that_are_told(runs):
+def test_results_and_curves_have_the_fields_that_are_reported(runs):
     document = json.loads((runs / "demo" / "results.json").read_text())
     assert set(document) == {"sha256", "format", "results"}
     assert all(set(entry) == set(Result.model_fields) for entry in document["results"])

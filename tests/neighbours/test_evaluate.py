@@ -174,9 +174,9 @@ def test_one_image_a_class_leaves_none_to_hold_out():
 
 
 def test_progress_covers_selection_and_test(store):
-    told = []
-    iceprobe.knn(store, progress=lambda *at: told.append(at))
-    assert told[-1] == ("knn", 140 + 63, 140 + 63)  # each image is held out once
+    seen = []
+    iceprobe.knn(store, progress=lambda *at: seen.append(at))
+    assert seen[-1] == ("knn", 140 + 63, 140 + 63)  # each image is held out once
 
 
 def test_wrong_option_is_answered_with_the_right_ones(store):

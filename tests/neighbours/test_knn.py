@@ -71,7 +71,7 @@ def test_half_precision_features_are_compared_in_float32():
 
 @pytest.mark.parametrize("common", [0.0, 120.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_vectors_that_point_one_way_are_told_apart_as_in_float64(dtype, common):
+def test_vectors_that_point_one_way_are_distinguished_as_in_float64(dtype, common):
     """Cosines of 0.9997, as the class tokens of a masked autoencoder have (`common` = 120)."""
     direction = torch.randn(192, generator=torch.Generator().manual_seed(5)).double()
     bank, labels = blobs(2000, 10, seed=0, dim=192)
@@ -122,16 +122,16 @@ def test_two_weak_neighbours_outvote_one_strong_only_when_hot():
 
 def test_progress_ends_at_the_number_of_queries(monkeypatch):
     monkeypatch.setattr(search_module, "QUERIES", 4)
-    told = []
-    nearest(torch.eye(10), torch.eye(10), 1, progress=lambda *at: told.append(at))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    seen = []
+    nearest(torch.eye(10), torch.eye(10), 1, progress=lambda *at: seen.append(at))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_a_query_compared_with_half_of_the_bank_is_half_done(monkeypatch):
     monkeypatch.setattr(search_module, "BANK", 5)
-    told = []
-    nearest(torch.eye(10)[:4], torch.eye(10), 1, progress=lambda *at: told.append(at))
-    assert told == [(2, 4), (4, 4)]
+    seen = []
+    nearest(torch.eye(10)[:4], torch.eye(10), 1, progress=lambda *at: seen.append(at))
+    assert seen == [(2, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e6])

@@ -251,7 +251,7 @@ def test_one_query_sliced_is_one_query():
         ("block", None, 0),
     ],
 )
-def test_what_absorbing_saves_is_told(spec, saved, per_step):
+def test_what_absorbing_saves_is_reported(spec, saved, per_step):
     counted = count(spec, 768, 1000, (14, 14))
     if saved is None:
         assert counted.absorbed is None

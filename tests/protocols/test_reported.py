@@ -43,7 +43,7 @@ def test_the_training_split_is_not_reported(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_under_another_name_it_is_told(tmp_path, caplog):
+def test_under_another_name_it_is_reported(tmp_path, caplog):
     rows = list(range(90))
     store = extract_in_memory(make_backbone(), with_copies(rows, rows[::-1], "val"), batch_size=7)
     with caplog.at_level(logging.WARNING, "iceprobe"):
@@ -55,7 +55,7 @@ def test_under_another_name_it_is_told(tmp_path, caplog):
     )
 
 
-def test_single_images_are_told_in_log_result_and_report(tmp_path, caplog):
+def test_single_images_are_reported_in_log_result_and_report(tmp_path, caplog):
     """Found although they went through the backbone in other batches."""
     data = with_copies([3, 50, 89], [200, 0, 17])
     store = iceprobe.extract(make_backbone(), data, tmp_path / "features", batch_size=7)

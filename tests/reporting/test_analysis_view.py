@@ -120,9 +120,9 @@ def test_a_share_is_rounded_alike_in_every_table(store, tmp_path):
         accuracy=estimate(share), mass_in_box=estimate(share), recall={"1": estimate(share)},
         max_box_accuracy={"mean": share}, uniform={"mass_in_box": share, "centroid_in_box": 0.4},
     )  # fmt: skip
-    told = "75.7% (75.7%)"
+    seen = "75.7% (75.7%)"
     assert _of_probes([one]).rows[0][1:] == [
-        "75.7%", "60.0% (40.0%)", told, "–", "0.55", "0.61 / 0.72", "75.7%", "75.7%",
+        "75.7%", "60.0% (40.0%)", seen, "–", "0.55", "0.61 / 0.72", "75.7%", "75.7%",
     ]  # fmt: skip
     assert _points(estimate(-share)) == "−75.7 [−76.7, −73.7]"
     results = make_run(tmp_path, store, chosen=LABELS)

@@ -191,7 +191,7 @@ def test_a_diverged_member_scores_the_worst_or_nothing():
     assert seed_means(rows, None) == {(0.1, 0.0): {1: 4.0, 2: 2.0}}
 
 
-def test_a_score_that_is_far_worse_than_the_held_out_one_is_told(ordinal):  # noqa: F811
+def test_a_score_that_is_far_worse_than_the_held_out_one_is_reported(ordinal):  # noqa: F811
     held, worse = (SelectedScore(mean=m, images=100, error=0.1, size=100) for m in (1.0, 2.0))
     (said,) = far_below(ordinal.metric(), worse, held)
     assert said.startswith("it reads 2.000 on test and 1.000 on the 100 images held out of train")

@@ -323,16 +323,16 @@ def test_print_neither_scrolls_nor_clips_nor_folds():
 
 def test_an_undertrained_probe_is_said_and_coloured_by_no_verdict(tmp_path, store):
     results = make_run(tmp_path, store, chosen={"linear": 0.7, "ep4": 0.3})
-    told = render(results, images=0)
-    assert "<b>Undertrained.</b>" not in told
-    assert 'class="n worse"' in told
+    seen = render(results, images=0)
+    assert "<b>Undertrained.</b>" not in seen
+    assert 'class="n worse"' in seen
     results[1] = results[1].replaced(undertrained=["3 training steps", "its loss still falls"])
-    told = render(results, images=0)
-    assert "<b>Undertrained.</b> EP4: 3 training steps, its loss still falls." in told
-    assert "leave --epochs out, or raise it" in told
+    seen = render(results, images=0)
+    assert "<b>Undertrained.</b> EP4: 3 training steps, its loss still falls." in seen
+    assert "leave --epochs out, or raise it" in seen
     for verdict in ("better", "worse"):
-        assert f'class="n {verdict}"' not in told
-    assert "that shows no order.</h1>" in told
+        assert f'class="n {verdict}"' not in seen
+    assert "that shows no order.</h1>" in seen
 
 
 def test_what_was_done_to_the_backbone_heads_it_and_its_classes_have_names(tmp_path, store):

@@ -123,7 +123,7 @@ def test_texts_are_broken_and_cut():
 
 
 @pytest.mark.parametrize(
-    ("probes", "name", "images", "told"),
+    ("probes", "name", "images", "seen"),
     [
         (["ep4"], "m.gif", 2, "ends in .pdf, .svg, .png"),
         (["ep4"], "m.pdf", 0, "images=0"),
@@ -132,7 +132,7 @@ def test_texts_are_broken_and_cut():
         ([], "m.pdf", 2, "among nothing"),
     ],
 )
-def test_errors_tell_what_to_do(probes, name, images, told, results, tmp_path):
-    with pytest.raises(IceprobeError, match=told):
+def test_errors_tell_what_to_do(probes, name, images, seen, results, tmp_path):
+    with pytest.raises(IceprobeError, match=seen):
         iceprobe.figure([results[one] for one in probes], tmp_path / name, images=images)
     assert not (tmp_path / name).exists()

@@ -312,14 +312,14 @@ def test_warnings_stand_in_the_sentence_of_each_comparison():
     results = of_one_encoder()
     results[4] = results[4].replaced(warnings=["its learning rate is the highest tried"])
     text = str(advise(results, margin=0.02))
-    told = "(ep12: its learning rate is the highest tried)"
+    said = "(ep12: its learning rate is the highest tried)"
     for sentence in ("Aggregation matters: ", "Report ep4 "):
         start = text.index(sentence)
-        assert told in text[start : text.index(". ", start + 80)]
+        assert said in text[start : text.index(". ", start + 80)]
     assert "to ep12 (ep12: its learning rate is the highest tried); about" in str(advise(results))
 
 
-def test_lost_seeds_are_told():
+def test_lost_seeds_are_reported():
     results = of_one_encoder()
     gone = Diverged(learning_rate=0.1, weight_decay=0, seed=1, phase="refit", epoch=2)
     results[4] = results[4].replaced(diverged=[gone])
@@ -382,7 +382,7 @@ def replicates(probe: str, right: np.ndarray, parameters: int, seeds):
     return one.replaced(predictions=predictions)
 
 
-def test_what_replicates_add_is_told_from_all_pairs():
+def test_what_replicates_add_is_reported_from_all_pairs():
     """Three probes × three replicates of which one pair's happen to agree: alone it would be shown."""
     rng = np.random.default_rng(33)
     hard, results = rng.standard_normal(1000), []

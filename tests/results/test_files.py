@@ -1,4 +1,4 @@
-"""results.json, curves.csv, predictions.safetensors: what is written comes back; damage is told."""
+"""results.json, curves.csv, predictions.safetensors: what is written comes back; damage is an error."""
 
 import json
 import math

@@ -36,8 +36,8 @@ def test_damaged_names_are_one_line(tmp_path):
 
 
 def test_mistakes_have_the_names_of_their_images():
-    told = misread_by_name(RIGHT, WRONG, ["ant", "bee", "cat"], 5)
-    assert told == ["b/\udcff.png (bee read as ant)", "c, d\n.png (cat read as bee)"]
+    seen = misread_by_name(RIGHT, WRONG, ["ant", "bee", "cat"], 5)
+    assert seen == ["b/\udcff.png (bee read as ant)", "c, d\n.png (cat read as bee)"]
     assert misread_by_name(RIGHT, WRONG, [], 1) == ["b/\udcff.png (class 1 read as class 0)"]
     assert misread_by_name(WRONG, RIGHT, ["ant", "bee", "cat"], 5) == []
     without = [dataclasses.replace(one, names=None) for one in (RIGHT, WRONG)]

@@ -174,7 +174,7 @@ def test_nothing_that_differs_has_a_width():
 
 
 @pytest.mark.parametrize(("b", "c"), [(5, 0), (6, 0), (9, 1), (1, 4), (12, 3)])
-def test_few_that_differ_are_told_by_mcnemars_exact_test(b, c):
+def test_few_that_differ_are_found_by_mcnemars_exact_test(b, c):
     a = np.r_[np.ones(b), np.zeros(c), np.ones(100)]
     other = np.r_[np.zeros(b), np.ones(c), np.ones(100)]
     difference = paired_difference(a, other)
@@ -297,7 +297,7 @@ ONE = [(i, 0) for i in range(1, 5)]
 @pytest.mark.parametrize(
     "pairs", [ALL, ONE, [(1, 0), (3, 2)], [("b", "a"), ("c", "a"), ("c", "d")]]
 )
-def test_a_familys_replicates_are_told_from_all_its_pairs(pairs):
+def test_a_familys_replicates_are_estimated_from_all_its_pairs(pairs):
     rng = np.random.default_rng(0)
     right = {name: rng.random((3, 200)) < rng.uniform(0.5, 0.9, (3, 1)) for pair in pairs for name in pair}  # fmt: skip
     own = [paired_difference(right[a], right[b], replicates=True) for a, b in pairs]

@@ -134,7 +134,7 @@ def score(mean: float, images: int, error: float | None = None) -> SelectedScore
     return SelectedScore(mean=mean, images=images, error=error, size=images)
 
 
-def test_a_score_far_below_the_held_out_one_is_told():
+def test_a_score_far_below_the_held_out_one_is_reported():
     held = score(0.9, 100, 0.03)
     assert far_below(score(0.9 - 3 * 0.05, 200, 0.04), held) == []  # √(0.03² + 0.04²) = 0.05
     (said,) = far_below(score(0.9 - 3.1 * 0.05, 200, 0.04), held)
@@ -158,7 +158,7 @@ def test_a_few_images_that_are_all_right_are_no_certainty():
 @pytest.mark.parametrize(
     ("n", "p", "m"), [(20, 0.9, 2000), (40, 0.97, 2000), (100, 0.99, 10_000), (200, 0.75, 2000)]
 )
-def test_the_same_probe_is_told_to_lie_far_below_in_few_draws(n, p, m):
+def test_the_same_probe_is_found_to_lie_far_below_in_few_draws(n, p, m):
     """Summed over both binomials: three standard errors of a normal are 0.13%."""
     test = np.arange(m + 1)
     likely = test[binom.pmf(test, m, p) > 1e-7]

@@ -174,9 +174,9 @@ def ended(
         _child(folder, call, Points(folder, fatal, keep), write)
     os.close(write)
     with os.fdopen(read) as pipe:
-        told = pipe.read()
+        seen = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    passed, modules = json.loads(told) if code == 0 else ([], [])
+    passed, modules = json.loads(seen) if code == 0 else ([], [])
     for name in modules:  # imported here once, they are there in every fork from now on
         if name not in sys.modules and not name.startswith("onnxruntime"):  # it starts a thread
             with contextlib.suppress(Exception):
@@ -213,13 +213,13 @@ def _child(folder: Path, call: Callable[[], None], points: Points, write: int) -
 def content(folder: Path) -> dict[str, object]:
     """Every file by what must be the same: its bytes, without times of day and durations."""
     return {
-        path.relative_to(folder).as_posix(): _told(path)
+        path.relative_to(folder).as_posix(): _comparable(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() or not any(path.iterdir())
     }
 
 
-def _told(path: Path) -> object:
+def _comparable(path: Path) -> object:
     if path.is_dir():
         return "empty folder"
     if path.name == "log.txt":

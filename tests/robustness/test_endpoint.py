@@ -60,9 +60,9 @@ def mute(monkeypatch):
 
 
 def test_it_is_given_up_after_the_tries_of_s3fs_in_one_line(mute):
-    with pytest.raises(IceprobeError) as told:
+    with pytest.raises(IceprobeError) as seen:
         RemotePath("s3://bucket/features/manifest.json").read_bytes()
-    text = str(told.value)
+    text = str(seen.value)
     assert text.startswith("s3://bucket/features/manifest.json: ")
     assert text.endswith("the server doesn't answer: check it, then run the same command again")
     assert "\n" not in text

@@ -18,10 +18,10 @@ def killed(folder: Path, *arguments: str) -> dict[str, dict]:
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    told = {one["command"]: one for one in map(json.loads, done.stdout.splitlines())}
-    for one in told.values():
+    seen = {one["command"]: one for one in map(json.loads, done.stdout.splitlines())}
+    for one in seen.values():
         assert (one["otherwise"], one["left"]) == ([], []), one
-    return told
+    return seen
 
 
 @pytest.mark.slow
@@ -45,8 +45,8 @@ def test_a_command_killed_and_given_again(tmp_path):
         "extract", "run", "fit", "knn", "adapt", "campaign", "cells", "predict", "export",
         "segment", "dense", "analyze", "report", "prune",
     ]  # fmt: skip
-    told = killed(tmp_path, "--kill", "--points", "2", *names)
-    assert list(told) == names
-    for one in told.values():
+    seen = killed(tmp_path, "--kill", "--points", "2", *names)
+    assert list(seen) == names
+    for one in seen.values():
         assert one["points"] > 5, one
         assert len(one["tried"]) == 2, one

@@ -74,10 +74,10 @@ def test_workers_that_hang_end_with_their_parent(tmp_path, monkeypatch, by_kerne
             )
 
     child = forked(parent)
-    told = b""
-    while len(told.split()) < 2 or not told.endswith(b" "):
-        told += os.read(read, 100)
-    workers = [int(text) for text in told.split()]
+    seen = b""
+    while len(seen.split()) < 2 or not seen.endswith(b" "):
+        seen += os.read(read, 100)
+    workers = [int(text) for text in seen.split()]
     assert len(set(workers)) == 2
     assert all(map(lives, workers))
     handles = [os.pidfd_open(worker) for worker in workers]

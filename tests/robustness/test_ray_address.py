@@ -1,4 +1,4 @@
-"""A Ray cluster that RAY_ADDRESS names and that isn't there, or doesn't let us in, is told apart."""
+"""A Ray cluster that RAY_ADDRESS names and that isn't there, or doesn't let us in: two errors."""
 
 import socket
 import sys
@@ -26,9 +26,9 @@ def test_nobody_listens(refusing, monkeypatch):
         one.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{one.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(IceprobeError) as told:
+        with pytest.raises(IceprobeError) as seen:
             connect()
-    assert str(told.value) == (
+    assert str(seen.value) == (
         f"no Ray cluster at RAY_ADDRESS={address}: start one with ray start --head"
     )
 
@@ -37,9 +37,9 @@ def test_a_cluster_that_asks_for_a_token(refusing, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(IceprobeError) as told:
+        with pytest.raises(IceprobeError) as seen:
             connect()
-    assert str(told.value).startswith(
+    assert str(seen.value).startswith(
         f"the Ray cluster at RAY_ADDRESS={address} doesn't let this process in"
     )
-    assert "set RAY_AUTH_MODE=token" in str(told.value)
+    assert "set RAY_AUTH_MODE=token" in str(seen.value)
