@@ -142,10 +142,12 @@ def collect(case: Case, root: Path) -> dict[str, NDArray]:
             found[f"{key}/test epochs"] = fit.epochs
             found[f"{key}/test"] = fit.right.mean(-1)
             found[f"{key}/test averaged"] = fit.average.mean(-1)
-            looks = min(len(one.epochs) for one in mine)
-            found[f"{key}/epochs"] = mine[0].epochs[-looks:]
-            found[f"{key}/right"] = np.concatenate([one.right[:, -looks:] for one in mine], -1)
-            found[f"{key}/loss"] = np.concatenate([one.loss[:, -looks:] for one in mine], -1)
+            evaluations = min(len(one.epochs) for one in mine)
+            found[f"{key}/epochs"] = mine[0].epochs[-evaluations:]
+            found[f"{key}/right"] = np.concatenate(
+                [one.right[:, -evaluations:] for one in mine], -1
+            )
+            found[f"{key}/loss"] = np.concatenate([one.loss[:, -evaluations:] for one in mine], -1)
             found[f"{key}/averaged"] = np.concatenate([one.average for one in mine], -1)
             found[f"{key}/fold"] = np.repeat(np.arange(len(parts)), [len(b) for _, b in parts])
             found[f"{key}/label"] = np.concatenate([data.train.labels[rows[b]] for _, b in parts])
@@ -186,7 +188,7 @@ def train(
     seen: NDArray,
     steps: int,
     seed: int,
-    looks: int,
+    evaluations: int,
 ) -> dict[str, Fit]:
     """As a phase of `heldout` trains, with a look at every image after (some) epochs."""
     protocol = for_images(get_protocol("heldout", min_steps=steps), len(rows))
@@ -207,7 +209,7 @@ def train(
     trainer = JointTrainer(
         groups, "adamw", protocol.epochs * each, round(protocol.warmup_epochs * each)
     )
-    at = set(np.unique(np.linspace(protocol.epochs, 1, looks).round().astype(int)).tolist())
+    at = set(np.unique(np.linspace(protocol.epochs, 1, evaluations).round().astype(int)).tolist())
     late = [epoch for epoch in at if epoch > (1 - AVERAGED) * protocol.epochs]
     seen_so_far: list[list[tuple[NDArray, NDArray]]] = []
     average: list[dict[str, torch.Tensor]] = [{} for _ in groups]
@@ -398,7 +400,7 @@ class Draw:
     def tested(self, pick: Pick) -> float:
         """Test accuracy of a choice, in points.
 
-        Between two looks at the test images the better one counts: in favour of early epochs, whose
+        Between two evaluations at the test images the better one counts: in favour of early epochs, whose
         accuracy rises steeply.
         """
         s, epoch = pick
@@ -408,7 +410,7 @@ class Draw:
         around = [after] if self.test_epochs[after] == epoch else [max(0, after - 1), after]
         return 100 * float(self.test[s, around].max())
 
-    def looks(self, held: str) -> Iterator[Seen]:
+    def evaluations(self, held: str) -> Iterator[Seen]:
         """What is held out: a ``tenth``, in all its draws, or all ``folds`` together."""
         if held == "folds":
             yield self.seen
@@ -441,7 +443,7 @@ def regrets(draws: Sequence[Draw], rule: Rule, held: str) -> NDArray[np.float64]
         [
             100 * draw.test[best, -1] - draw.tested(rule(seen))
             for draw in draws
-            for seen in draw.looks(held)
+            for seen in draw.evaluations(held)
         ]
     )
 

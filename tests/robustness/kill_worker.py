@@ -35,7 +35,7 @@ import torch
 
 import iceprobe
 from iceprobe.cli import main as command_line
-from iceprobe.cli import run
+from iceprobe.cli import sources
 from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.reporting import page
 from tests.cli.conftest import BACKBONE, write_images
@@ -301,7 +301,7 @@ def main() -> None:
     torch.set_num_threads(1)
     # What writes nothing and takes seconds: charts, the estimate before a run, 400 steps at least.
     page.render = lambda results, **_: "\n".join(f"{r.label} {r.top1.values}" for r in results)
-    run.print_estimate = lambda *_: None
+    sources.print_estimate = lambda *_: None
     PROTOCOLS["heldout"] = dataclasses.replace(PROTOCOLS["heldout"], min_steps=0)
     for name in given.commands or SCENARIOS:
         print(json.dumps(tried(name, given.folder.resolve() / name, given)), flush=True)

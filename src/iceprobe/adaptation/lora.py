@@ -57,16 +57,16 @@ def attach(
     """
     peft = require("peft", "peft", "lora")
     model = root(reader)
-    places = _places(reader, blocks)
+    block_names = _block_names(reader, blocks)
     asked = target if modules is None else modules
     if modules is None:
         for name in target:
             if name not in PROJECTIONS:
                 raise IceprobeError(unknown("target of lora", name, PROJECTIONS))
-        _split(reader, model, images, places)
+        _split(reader, model, images, block_names)
         modules = [ending for name in target for ending in PROJECTIONS[name]]
     endings = tuple(f".{ending}" for ending in modules)
-    inside = _within(model, places)
+    inside = _within(model, block_names)
     chosen = [name for name in inside if f".{name}".endswith(endings)]
     if not chosen:
         linear = [name for name, module in inside.items() if isinstance(module, nn.Linear)]
@@ -84,7 +84,7 @@ def attach(
     return Change([n for n, p in model.named_parameters() if p.requires_grad], wrapped)
 
 
-def _places(reader: nn.Module, blocks: Layers) -> list[str]:
+def _block_names(reader: nn.Module, blocks: Layers) -> list[str]:
     """Names of the requested blocks; ``[""]`` (everywhere) if not all blocks are known."""
     names = block_names(reader)
     stages = isinstance(reader, BlockReader) and reader.paths.stages
@@ -98,14 +98,14 @@ def _places(reader: nn.Module, blocks: Layers) -> list[str]:
     return [names[i] for i in resolve_layers(blocks, len(names), "the blocks that are read")]
 
 
-def _within(model: nn.Module, places: Sequence[str]) -> dict[str, nn.Module]:
+def _within(model: nn.Module, block_names: Sequence[str]) -> dict[str, nn.Module]:
     """Modules inside the blocks of these names."""
-    prefixes = tuple(f"{place}." if place else "" for place in places)
+    prefixes = tuple(f"{name}." if name else "" for name in block_names)
     return {name: one for name, one in model.named_modules() if name.startswith(prefixes)}
 
 
-def _split(reader: nn.Module, model: nn.Module, images: Tensor, places: Sequence[str]) -> None:
-    inside = _within(model, places)
+def _split(reader: nn.Module, model: nn.Module, images: Tensor, block_names: Sequence[str]) -> None:
+    inside = _within(model, block_names)
     fused = [name for name in fused_names(model) if name in inside]
     for name in fused:
         if not values_are_last(model, name, lambda: reader(images)):

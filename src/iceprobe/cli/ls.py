@@ -167,10 +167,10 @@ def _runs(folder: Path) -> list[Entry]:
     from iceprobe.results.tables import leaderboard, percent
 
     entries = []
-    places = {
+    folders = {
         file.parent for name in ("config.yaml", "results.json") for file in folder.glob(f"*/{name}")
     }
-    for run in sorted(places):
+    for run in sorted(folders):
         if (run / SEGMENTATIONS).exists():
             one = max(read_segmentations(run), key=lambda one: one.miou.mean)
             scored = f"{one.probe} {percent(one.miou)}% mIoU"

@@ -45,13 +45,13 @@ def prune(
       iceprobe prune --yes
       iceprobe prune features/mae-tiny--fashion-0123456789ab --yes
     """
-    places = runs or [Path("runs")]
+    folders = runs or [Path("runs")]
     if stores:
-        chosen = _named(stores, places)
+        chosen = _named(stores, folders)
     else:
-        chosen = [one for one in stores_in(features, places) if not one.readers]
+        chosen = [one for one in stores_in(features, folders) if not one.readers]
     if not chosen:
-        where = " or ".join(map(str, places))
+        where = " or ".join(map(str, folders))
         say(f"{features}: every store is read by a run in {where}, or there is none")
     removed = [one for one in chosen if _remove(one, yes)]
     if yes and features.is_dir():

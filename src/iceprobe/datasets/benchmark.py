@@ -130,5 +130,5 @@ def _check_classes(
             f"class {missing[0]!r} of {name} is missing from train: get the training images again"
         )
     if list(test_classes) != list(classes):  # some sets' parts name only the classes they hold
-        places = {class_name: label for label, class_name in enumerate(classes)}
-        test.labels = np.array([places[c] for c in test_classes], np.int64)[test.labels]
+        numbers = {class_name: label for label, class_name in enumerate(classes)}
+        test.labels = np.array([numbers[c] for c in test_classes], np.int64)[test.labels]

@@ -1,4 +1,4 @@
-"""Items at random places among distractor pieces, with exact boxes and masks.
+"""Items at random positions among distractor pieces, with exact boxes and masks.
 
 Fashion-MNIST items fill their frame, so every pooling of tokens reads them equally well. On a
 larger canvas, among pieces of *other* classes, a probe has to find the item before it can
@@ -42,7 +42,7 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
     Args:
         items: ``(n, s, s)`` uint8, zero outside the item; pieces are cut from them too.
         labels: ``(n,)`` integer classes, at least two of them.
-        seed: of the places and of the pieces.
+        seed: of the positions and of the pieces.
         pieces: distractors per image.
 
     Raises:

@@ -251,8 +251,8 @@ def _labels(
             ]
             names["test"] = names["train"]
             values["test"] = _whole(given, "test", spec)
-    places = {split: np.array(given, np.int64) for split, given in values.items()}
-    classes, labels, lines = by_names(places, names, spec)
+    given_labels = {split: np.array(given, np.int64) for split, given in values.items()}
+    classes, labels, lines = by_names(given_labels, names, spec)
     return classes, labels, [*assumed, *lines]
 
 

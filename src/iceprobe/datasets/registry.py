@@ -101,8 +101,8 @@ _fetched: set[str] = set()  # names on a hub that the caller loaded in this proc
 def names_elsewhere(spec: str) -> bool:
     """Whether loading ``spec`` would contact another host that the caller hasn't named."""
     parsed = parse_spec(spec)
-    places = (parsed.name, *parsed.options.values())
-    return any(map(elsewhere, places)) or (_is_fetched(parsed) and parsed.name not in _fetched)
+    values = (parsed.name, *parsed.options.values())
+    return any(map(elsewhere, values)) or (_is_fetched(parsed) and parsed.name not in _fetched)
 
 
 def _is_fetched(parsed: Spec) -> bool:

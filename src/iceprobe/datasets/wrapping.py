@@ -290,8 +290,8 @@ def _numbered(
         if listed is None
     ]
     listed = {split: own or known for split, own in names.items()}
-    places = {split: whole_labels(values, split) for split, values in raw.items()}
-    classes, labels, more = by_names(places, listed, spec)
+    numbers = {split: whole_labels(values, split) for split, values in raw.items()}
+    classes, labels, more = by_names(numbers, listed, spec)
     return classes, labels, [*assumed, *more]
 
 

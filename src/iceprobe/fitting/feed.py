@@ -125,10 +125,10 @@ class Feed:
         found, done = torch.empty(0, device=self.device), 0
         for positions in split_batches(drawn, SAMPLED_AT_ONCE):
             tokens = alone._gather(self.rows[positions], positions).inputs[name]
-            places = np.sort(rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))])
+            picked = np.sort(rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))])
             if not done:  # allocated whole, so that no parts are concatenated
-                found = tokens.new_empty(len(drawn) * len(places), tokens.shape[2])
-            part = tokens[:, torch.from_numpy(places).to(tokens.device)].flatten(0, 1)
+                found = tokens.new_empty(len(drawn) * len(picked), tokens.shape[2])
+            part = tokens[:, torch.from_numpy(picked).to(tokens.device)].flatten(0, 1)
             found[done : done + len(part)] = part
             done += len(part)
         return found
@@ -195,9 +195,9 @@ class Feed:
 
     def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
         """A batch of these rows of the source, at these positions of the feed."""
-        places = torch.from_numpy(positions % len(self)).to(self.device)
+        mine = torch.from_numpy(positions % len(self)).to(self.device)
         inputs = {name: self._input(name, rows) for name in self.inputs}
-        return Batch(inputs, self.labels[places])
+        return Batch(inputs, self.labels[mine])
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
         if name == "mask":

@@ -57,9 +57,9 @@ def by_colour(rows: Sequence[dict[str, Any]], name: str, legend: alt.Legend) -> 
     return alt.Color(f"{name}:N", scale=scale, legend=legend)
 
 
-def by_place(places: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any:
-    """Shape, or dashes of a line, by ``place``, with a legend below where there are several."""
-    names = list(dict.fromkeys(places))
+def by_condition(conditions: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any:
+    """Shape, or dashes of a line, by ``condition``, with a legend below where there are several."""
+    names = list(dict.fromkeys(conditions))
     legend = alt.Legend(
         title=None, orient="bottom", columns=1, labelLimit=WIDTH,
         symbolFillColor=_GREY, symbolStrokeColor=_GREY,
@@ -67,7 +67,7 @@ def by_place(places: Sequence[str], dashes: Sequence[Sequence[int]] = ()) -> Any
     made = dashes or _SHAPES
     scale = alt.Scale(domain=names, range=[made[i % len(made)] for i in range(len(names))])
     channel = alt.StrokeDash if dashes else alt.Shape
-    return channel("place:N", scale=scale, legend=legend if len(names) > 1 else None)
+    return channel("condition:N", scale=scale, legend=legend if len(names) > 1 else None)
 
 
 def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
@@ -85,17 +85,24 @@ def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
     return spec
 
 
-def places_of(results: Sequence[Result]) -> list[str]:
+def conditions_of(results: Sequence[Result]) -> list[str]:
     """For each result what differs among them besides the probe: backbone, data, draw, protocol."""
     differing = varying(results)
     return [" · ".join(value_of(result, name) for name in differing) for result in results]
 
 
-def tooltip_names(places: Sequence[str]) -> list[alt.Tooltip]:
-    """Hover text: the probe of a mark, and its place where places differ."""
-    return [alt.Tooltip("probe:N"), *([alt.Tooltip("place:N", title="on")] if any(places) else [])]
+def tooltip_names(conditions: Sequence[str]) -> list[alt.Tooltip]:
+    """Hover text: the probe of a mark, and its condition where conditions differ."""
+    return [
+        alt.Tooltip("probe:N"),
+        *([alt.Tooltip("condition:N", title="on")] if any(conditions) else []),
+    ]
 
 
-def series_of(result: Result, place: str, palette: dict[str, str]) -> dict[str, Any]:
+def series_of(result: Result, condition: str, palette: dict[str, str]) -> dict[str, Any]:
     """The columns of a chart's data that describe a result."""
-    return {"probe": display_name(result.label), "place": place, "colour": palette[result.label]}
+    return {
+        "probe": display_name(result.label),
+        "condition": condition,
+        "colour": palette[result.label],
+    }

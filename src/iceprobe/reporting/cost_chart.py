@@ -16,9 +16,9 @@ from iceprobe.reporting.charts import (
     KNN,
     WIDTH,
     Spec,
-    by_place,
+    by_condition,
+    conditions_of,
     finish,
-    places_of,
     series_of,
     tooltip_names,
 )  # fmt: skip
@@ -40,8 +40,8 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     Returns:
         A Vega-Lite specification, or None where no probe has a cost.
     """
-    places = places_of(results)
-    rows = [_row(*one, cost, palette) for one in zip(results, places, strict=True)]
+    conditions = conditions_of(results)
+    rows = [_row(*one, cost, palette) for one in zip(results, conditions, strict=True)]
     metric = shared_metric(*results)
     points = [row for row in rows if row["cost"] > 0]
     points.sort(key=lambda row: -metric.sign * row["score"])
@@ -59,7 +59,7 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
     y = alt.Y("score:Q", title=axis_title(results)).scale(domain=y_domain, nice=False, zero=False)
     tooltip = [
-        *tooltip_names(places),
+        *tooltip_names(conditions),
         alt.Tooltip("shown:N", title=heading_of_all(results)),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
@@ -80,7 +80,7 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
     layers += [
         base.mark_rule(strokeWidth=1.8, opacity=0.75).encode(y="low:Q", y2="high:Q", color=colour),
         base.mark_point(filled=True, size=95, opacity=1, stroke="white", strokeWidth=1.2).encode(
-            color=colour, shape=by_place(places), tooltip=tooltip
+            color=colour, shape=by_condition(conditions), tooltip=tooltip
         ),
         alt.Chart(alt.Data(values=named))
         .mark_text(fontSize=12, font=FONT, fontWeight=600)
@@ -103,12 +103,12 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _row(result: Result, place: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
+def _row(result: Result, condition: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
     leads, metric = result.score, result.metric
     low, high = leads.interval or (leads.mean, leads.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
-        **series_of(result, place, palette),
+        **series_of(result, condition, palette),
         "cost": parameters if cost == "parameters" else flops,
         "score": metric.scale * leads.mean,
         "low": metric.scale * low,

@@ -72,14 +72,14 @@ def place_labels(
 
 def _candidates(half: float, gaps: Sequence[float]) -> list[tuple[float, float]]:
     """Offsets of a label's centre from its mark: sides first, then corners, then further off."""
-    places = []
+    offsets = []
     for gap in gaps:
         side, lift = half + gap, gap + _LINE / 2
-        places += [(side, 0), (-side, 0), (side, -lift / 2), (side, lift / 2)]
-        places += [(-side, -lift / 2), (-side, lift / 2), (0, -lift), (0, lift)]
-        places += [(side, -lift), (-side, -lift), (side, lift), (-side, lift)]
-        places += [(-half, -lift), (-half, lift), (half, -lift), (half, lift)]
-    return places
+        offsets += [(side, 0), (-side, 0), (side, -lift / 2), (side, lift / 2)]
+        offsets += [(-side, -lift / 2), (-side, lift / 2), (0, -lift), (0, lift)]
+        offsets += [(side, -lift), (-side, -lift), (side, lift), (-side, lift)]
+        offsets += [(-half, -lift), (-half, lift), (half, -lift), (half, lift)]
+    return offsets
 
 
 def _advance(letter: str) -> float:

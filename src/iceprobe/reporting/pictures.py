@@ -16,7 +16,7 @@ from iceprobe.analysis.parts import part_picture
 SIDE = 132  # pixels of a picture in the file; shown at about half of that on dense screens
 _BOX = (255, 196, 0)
 
-# Dark blue to pale yellow through magenta, evenly lighter: matplotlib's "magma" at nine places.
+# Dark blue to pale yellow through magenta, evenly lighter: matplotlib's "magma" at nine points.
 _RAMP = np.array(
     [
         (0, 0, 4), (28, 16, 68), (79, 18, 123), (129, 37, 129), (181, 54, 122),

@@ -96,8 +96,8 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
                     "shown": percent(result.score, metric),
                 }
             )
-    places = sorted({row["x"] for row in rows})
-    axis = alt.X("x:Q", title=title).axis(grid=False, values=places, format="~s", labelOverlap=True)
+    ticks = sorted({row["x"] for row in rows})
+    axis = alt.X("x:Q", title=title).axis(grid=False, values=ticks, format="~s", labelOverlap=True)
     scale: dict[str, Any] = {"type": "log"} if log else {}
     axis = axis.scale(**scale, nice=False, padding=14)
     y = alt.Y("score:Q", title=axis_title(results)).scale(zero=False)

@@ -10,10 +10,10 @@ import altair as alt
 from iceprobe.reporting.charts import (
     DASHES,
     Spec,
-    by_place,
+    by_condition,
     by_probe,
+    conditions_of,
     finish,
-    places_of,
     series_of,
     tooltip_names,
 )  # fmt: skip
@@ -34,8 +34,8 @@ def learning_curves(
     """
     rows: list[dict[str, Any]] = []
     chosen: list[dict[str, Any]] = []
-    places = places_of(results)
-    for result, place, table in zip(results, places, curves, strict=True):
+    conditions = conditions_of(results)
+    for result, condition, table in zip(results, conditions, curves, strict=True):
         epochs: dict[int, list[float]] = defaultdict(list)
         scale = result.metric.scale
         for row in _of_selection(table, result):
@@ -43,7 +43,7 @@ def learning_curves(
             if kept and row.eval_accuracy is not None:
                 epochs[row.epoch].append(scale * row.eval_accuracy)
         for epoch, values in sorted(epochs.items()):
-            point = {**series_of(result, place, palette), "epoch": epoch}
+            point = {**series_of(result, condition, palette), "epoch": epoch}
             rows.append({**point, "mean": fmean(values), "low": min(values), "high": max(values)})
             if epoch == result.selected.get("epoch"):
                 chosen.append(rows[-1])
@@ -58,16 +58,16 @@ def learning_curves(
     y = alt.Y("mean:Q", title=axis_title(results, f"{noun} on {on}")).scale(zero=False)
     shown = f"{noun}, %" if in_percent(results) else noun
     tooltip = [
-        *tooltip_names(places),
+        *tooltip_names(conditions),
         alt.Tooltip("epoch:Q"),
         alt.Tooltip("mean:Q", title=shown, format=_decimals(results)),
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=by_probe(rows), detail="place:N")
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=by_probe(rows), detail="condition:N")
     line = base.mark_line(strokeWidth=2.2)
     dots = base.mark_point(filled=True, size=40, opacity=0).encode(y="mean:Q", tooltip=tooltip)
     layers = [
         base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        line.encode(y=y, opacity=fade, strokeDash=by_place(places, DASHES)),
+        line.encode(y=y, opacity=fade, strokeDash=by_condition(conditions, DASHES)),
         dots.add_params(focus),
     ]
     if chosen:
@@ -90,8 +90,8 @@ def learning_rates(
     """
     rows: list[dict[str, Any]] = []
     chosen: list[dict[str, Any]] = []
-    places = places_of(results)
-    for result, place, table in zip(results, places, curves, strict=True):
+    conditions = conditions_of(results)
+    for result, condition, table in zip(results, conditions, curves, strict=True):
         metric = result.metric
         reached: dict[float, list[float]] = defaultdict(list)
         for (rate, _), means in seed_means(_of_selection(table, result), metric.worst).items():
@@ -101,7 +101,7 @@ def learning_rates(
             continue
         for rate, values in sorted(reached.items()):
             best = metric.sign * max(metric.sign * value for value in values)
-            point = {**series_of(result, place, palette), "rate": rate}
+            point = {**series_of(result, condition, palette), "rate": rate}
             rows.append({**point, "score": metric.scale * best})
             if same_setting(rate, result.selected.get("learning_rate")):
                 chosen.append(rows[-1])
@@ -113,13 +113,13 @@ def learning_rates(
     x = x.axis(format="~g", grid=False, labelOverlap=True, values=rates)
     y = alt.Y("score:Q", title=axis_title(results, f"{noun} when selecting")).scale(zero=False)
     tooltip = [
-        *tooltip_names(places),
+        *tooltip_names(conditions),
         alt.Tooltip("rate:Q", format="~g", title="learning rate"),
         alt.Tooltip("score:Q", title=noun, format=_decimals(results)),
     ]
     encoding: dict[str, Any] = dict(x=x, y=y, color=by_probe(rows), tooltip=tooltip)
     base = alt.Chart(alt.Data(values=rows)).encode(**encoding)
-    line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_place(places, DASHES))
+    line = base.mark_line(strokeWidth=1.8).encode(strokeDash=by_condition(conditions, DASHES))
     layers = [line, base.mark_circle(size=28, opacity=1)]
     if chosen:
         ring = alt.Chart(alt.Data(values=chosen)).mark_circle(

@@ -55,8 +55,8 @@ def choose(results: Sequence[FittedResult], margin: float) -> Choice:
     """
     pairs: dict[int, list[Comparison]] = defaultdict(list)
     family = [compare_pair(a, b) for a, b in combinations(results, 2)]
-    places = combinations(range(len(results)), 2)
-    for (i, j), pair, difference in zip(places, family, in_family(family), strict=True):
+    indices = combinations(range(len(results)), 2)
+    for (i, j), pair, difference in zip(indices, family, in_family(family), strict=True):
         pairs[i].append(replace(pair, difference=difference))
         turned = replace(pair, probe=pair.against, against=pair.probe, difference=-difference)
         pairs[j].append(turned)

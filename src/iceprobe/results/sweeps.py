@@ -49,7 +49,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One backbone on one data set at several places of an axis."""
+    """One backbone on one data set at several points of an axis."""
 
     title: str  # backbone and data set
     lines: dict[str, list[tuple[float, FittedResult]]]  # probe → (x, result) in the order of x
@@ -65,16 +65,16 @@ def rankings(results: Sequence[FittedResult]) -> list[Ranking]:
         names = list(dict.fromkeys(one.backbone for one in members))
         if len({without_layer(name) for name in names}) < len(names) or len(names) < 2:
             continue
-        by_place = {(one.backbone, one.label): one for one in members}
+        by_setup = {(one.backbone, one.label): one for one in members}
         probes = [
             probe
             for probe in dict.fromkeys(one.label for one in members)
-            if all((name, probe) in by_place for name in names)
+            if all((name, probe) in by_setup for name in names)
         ]
         cells = {
             (one.result.backbone, probe): one
             for probe in probes
-            for one in rank([by_place[name, probe] for name in names])
+            for one in rank([by_setup[name, probe] for name in names])
         }
         paradigms: dict[str, list[str]] = defaultdict(list)
         for name in names:

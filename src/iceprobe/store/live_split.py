@@ -74,48 +74,48 @@ class LiveSplit(StoredSplit):
     Args:
         maker: of the tokens.
         name: of the split.
-        places: ``(n,)`` indices of its images in the data set's listing.
+        indices: ``(n,)`` indices of its images in the data set's listing.
         copies: rows per image: 1 for the evaluation view, else the augmented views; row ``v·n + i``
             is view v of image i.
     """
 
     live = True
 
-    def __init__(self, maker: "_Maker", name: str, places: np.ndarray, copies: int = 1):
-        self._maker, self._name, self._places, self._copies = maker, name, places, copies
+    def __init__(self, maker: "_Maker", name: str, indices: np.ndarray, copies: int = 1):
+        self._maker, self._name, self._indices, self._copies = maker, name, indices, copies
         super().__init__(
             self._whole,
             self._make,
             shape=maker.manifest.shape,
             layout=split_layout(maker.manifest, name, view=1),  # without boxes and masks
-            resident=np.zeros(len(places), bool),
+            resident=np.zeros(len(indices), bool),
             in_memory=True,
         )
 
     def __len__(self) -> int:
-        return self._copies * len(self._places)
+        return self._copies * len(self._indices)
 
     def take(self, rows: np.ndarray) -> "LiveSplit":
-        places = self._places[np.asarray(rows, np.int64)]
-        split = LiveSplit(self._maker, self._name, places, self._copies)
+        indices = self._indices[np.asarray(rows, np.int64)]
+        split = LiveSplit(self._maker, self._name, indices, self._copies)
         if self.views is not None:
-            split.views = LiveSplit(self._maker, self._name, places, VIEWS)
+            split.views = LiveSplit(self._maker, self._name, indices, VIEWS)
         return split
 
     def _make(self, name: str, rows: np.ndarray, out: Tensor) -> None:
-        view, place = np.divmod(rows, len(self._places))
+        view, index = np.divmod(rows, len(self._indices))
         view += self._copies > 1  # view 0 is the evaluation view
-        out.copy_(self._maker.tokens(self._name, self._places[place], view)[name])
+        out.copy_(self._maker.tokens(self._name, self._indices[index], view)[name])
 
     def _whole(self, name: str) -> Tensor:
         """A tensor of all images, in the evaluation view."""
         if name == "label":
-            return torch.from_numpy(self._maker.dataset.splits[self._name].labels[self._places])
+            return torch.from_numpy(self._maker.dataset.splits[self._name].labels[self._indices])
         if name == "index":
-            return torch.from_numpy(self._places)
+            return torch.from_numpy(self._indices)
         parts = [
-            self.rows(name, np.arange(first, min(first + VECTORS_AT_ONCE, len(self._places))))
-            for first in range(0, len(self._places), VECTORS_AT_ONCE)
+            self.rows(name, np.arange(first, min(first + VECTORS_AT_ONCE, len(self._indices))))
+            for first in range(0, len(self._indices), VECTORS_AT_ONCE)
         ]
         return torch.cat(parts)
 
@@ -135,34 +135,34 @@ class _Maker:
         self._pool = ThreadPoolExecutor(decode_threads(device.type == "cuda"), "decode")
         self._last: tuple[tuple[str, bytes, bytes], dict[str, Tensor]] | None = None
 
-    def tokens(self, split: str, places: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
-        """``patches``, ``prefix``, ``mean`` … as in a shard, a row for each of ``places``."""
-        asked = (split, places.tobytes(), views.tobytes())
+    def tokens(self, split: str, indices: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
+        """``patches``, ``prefix``, ``mean`` … as in a shard, a row for each of ``indices``."""
+        asked = (split, indices.tobytes(), views.tobytes())
         if self._last is None or self._last[0] != asked:
             size = self.manifest.settings.batch_size
             parts = [
-                self._forward(split, places[i : i + size], views[i : i + size])
-                for i in range(0, len(places), size)
+                self._forward(split, indices[i : i + size], views[i : i + size])
+                for i in range(0, len(indices), size)
             ]
             self._last = asked, {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         return self._last[1]
 
-    def _forward(self, split: str, places: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
+    def _forward(self, split: str, indices: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
         source, preprocessing = self.dataset.splits[split], self.backbone.preprocessing
 
-        def decode(place: int, view: int) -> Tensor:
-            image = source.image(place)
+        def decode(index: int, view: int) -> Tensor:
+            image = source.image(index)
             self._files.note(image)
             if not view:
                 return preprocessing.transform(image)
-            return self._augment(image, view_generator(place, view))
+            return self._augment(image, view_generator(index, view))
 
         try:
-            images = torch.stack(list(self._pool.map(decode, places.tolist(), views.tolist())))
+            images = torch.stack(list(self._pool.map(decode, indices.tolist(), views.tolist())))
         except BadImage as error:
             raise BadImage(f"{error} (a live fit reads all images: take it out)") from error
         settings = self.manifest.settings
         (tokens,) = forward(self.backbone, images, self.device, settings)
         tokens = {name: tensor.cpu() for name, tensor in tokens.items()}
-        check_finite(tokens, [source.names[place] for place in places], settings)
+        check_finite(tokens, [source.names[index] for index in indices], settings)
         return tokens

@@ -103,10 +103,10 @@ def _extract_split(
     ):
         (made,) = batch.layers
         count = len(batch.tensors["label"])
-        places = [tensors, *({key: views[key][k] for key in views} for k in range(augmented))]
-        for place, one in zip(places, made, strict=True):
+        targets = [tensors, *({key: views[key][k] for key in views} for k in range(augmented))]
+        for target, one in zip(targets, made, strict=True):
             for key, tensor in one.items():
-                place[key][images : images + count] = tensor
+                target[key][images : images + count] = tensor
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
         seen += batch.seen

@@ -91,23 +91,23 @@ class Shard:
             self._check_rows(np.arange(len(tensor)), np.arange(len(tensor)), flat_bytes(tensor))
         return tensor
 
-    def read_rows(self, name: str, rows: np.ndarray, out: memoryview, places: np.ndarray) -> None:
-        """Copy ``rows[i]`` of a tensor to row ``places[i]`` of ``out``, a flat view of bytes.
+    def read_rows(self, name: str, rows: np.ndarray, out: memoryview, targets: np.ndarray) -> None:
+        """Copy ``rows[i]`` of a tensor to row ``targets[i]`` of ``out``, a flat view of bytes.
 
-        ``rows`` ascend. A run of rows and places without gaps is one read.
+        ``rows`` ascend. A run of rows and targets without gaps is one read.
         """
         if name != "patches" and name not in self._compared:
             self._read(name)
         dtype, shape, offset = self._layout[name]
         size = int(np.prod(shape[1:])) * dtype.itemsize
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(targets) != 1)) + 1
         firsts = np.concatenate([[0], breaks])
         lengths = np.diff(np.concatenate([firsts, [len(rows)]])) * size
         positions = self._start + offset + rows[firsts] * size
-        runs = np.stack([positions, places[firsts] * size, lengths], 1).tolist()
+        runs = np.stack([positions, targets[firsts] * size, lengths], 1).tolist()
         self._fetch(lambda descriptor: self._read_runs(descriptor, runs, out), runs, out)
         if name == "patches":
-            self._check_rows(rows, places, out)
+            self._check_rows(rows, targets, out)
 
     def _fetch(self, read: Callable[[int], None], runs: Runs, out: memoryview) -> None:
         """``read`` the file, or copy from its map if it was removed, as from a full cache."""
@@ -167,7 +167,7 @@ class Shard:
             self._compared.add(name)
         return tensor
 
-    def _check_rows(self, rows: np.ndarray, places: np.ndarray, out: memoryview) -> None:
+    def _check_rows(self, rows: np.ndarray, targets: np.ndarray, out: memoryview) -> None:
         """Compare the patches of those of ``rows`` that weren't compared yet."""
         if not self._record.parts:
             return
@@ -177,8 +177,8 @@ class Shard:
         new = np.flatnonzero(~self._rows[rows])
         dtype, shape, _ = self._layout["patches"]
         size = int(np.prod(shape[1:])) * dtype.itemsize
-        for row, place in zip(rows[new].tolist(), places[new].tolist(), strict=True):
-            found = row_check(out[place * size : (place + 1) * size])
+        for row, target in zip(rows[new].tolist(), targets[new].tolist(), strict=True):
+            found = row_check(out[target * size : (target + 1) * size])
             if found != self._checks[row * CHECK_BYTES : (row + 1) * CHECK_BYTES]:
                 raise self._damaged(
                     self.path, f"the patches of image {row} aren't what was written"
@@ -218,8 +218,10 @@ def _are_cached(descriptor: int, runs: Runs) -> bool:
 
     The system caches long stretches. If another page is missing, the map only waits for it.
     """
-    places = [p for position, _, length in runs for p in range(position, position + length, STEP)]
-    return all(_read_cached(descriptor, _UNUSED, place) for place in places[::4])
+    positions = [
+        p for position, _, length in runs for p in range(position, position + length, STEP)
+    ]
+    return all(_read_cached(descriptor, _UNUSED, position) for position in positions[::4])
 
 
 def _read_cached(descriptor: int, view: memoryview, position: int) -> bool:

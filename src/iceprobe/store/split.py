@@ -192,12 +192,12 @@ class StoredSplit:
             first = np.arange(count)
             if not count or (name == "patches" and self.resident[:count].all()):
                 continue
-            place = np.full(len(self), -1)
-            place[:count] = first
-            split = split.over({part: split.rows(part, first) for part in parts}, place)
+            slot = np.full(len(self), -1)
+            slot[:count] = first
+            split = split.over({part: split.rows(part, first) for part in parts}, slot)
             split.bytes_held += count * each
             if name == "patches":
-                split.resident = self.resident | (place >= 0)
+                split.resident = self.resident | (slot >= 0)
         return split
 
     def _with_scales(self, name: str) -> list[str]:
@@ -205,28 +205,28 @@ class StoredSplit:
         names = ("patches", "scales") if name == "patches" else (name,)
         return [part for part in names if part in self._layout]
 
-    def over(self, tensors: Mapping[str, Tensor], place: np.ndarray) -> "StoredSplit":
+    def over(self, tensors: Mapping[str, Tensor], slot: np.ndarray) -> "StoredSplit":
         """This split, reading rows from ``tensors`` if they are there.
 
         Args:
             tensors: some rows of tensors of the shards, by name.
-            place: ``(n,)`` each row's index in ``tensors``, or −1; looked up at every read.
+            slot: ``(n,)`` each row's index in ``tensors``, or −1; looked up at every read.
         """
         elsewhere = self._gather
 
         def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
-            places = place[rows]
-            here = places >= 0
+            slots = slot[rows]
+            here = slots >= 0
             if name not in tensors or not here.any():
                 elsewhere(name, rows, out)
             elif here.all():
-                torch.index_select(tensors[name], 0, torch.from_numpy(places), out=out)
+                torch.index_select(tensors[name], 0, torch.from_numpy(slots), out=out)
             else:
                 there = np.flatnonzero(~here)
                 rest = fresh(len(there), tuple(out.shape[1:]), out.dtype)
                 elsewhere(name, rows[there], rest)
                 out[torch.from_numpy(there)] = rest
-                out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(places[here])]
+                out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(slots[here])]
 
         split = copy.copy(self)
         split._gather = gather
@@ -248,28 +248,28 @@ class Buffer:
 
     def __init__(self, source: StoredSplit, room: dict[str, Tensor], rows: int):
         self._source, self._room, self._rows = source, room, rows
-        self._place = np.full(len(source), -1)
+        self._slot = np.full(len(source), -1)
         self._free = np.arange(rows)
-        self.split = source.over(room, self._place)
+        self.split = source.over(room, self._slot)
 
     def load(self, rows: np.ndarray) -> None:
         """Read ``rows (k,)``, which aren't loaded yet; there must be room for them."""
-        places, self._free = self._free[: len(rows)], self._free[len(rows) :]
+        slots, self._free = self._free[: len(rows)], self._free[len(rows) :]
         at_once = max(1, LOAD_BYTES * len(self._source) // max(1, self._source.patch_bytes))
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             for name, room in self._room.items():
-                room[torch.from_numpy(places[part])] = self._source.rows(name, rows[part])
-        self._place[rows] = places
+                room[torch.from_numpy(slots[part])] = self._source.rows(name, rows[part])
+        self._slot[rows] = slots
 
     def forget(self, rows: np.ndarray) -> None:
-        """Free the places of those of ``rows`` that are loaded."""
-        places = self._place[rows]
-        self._place[rows] = -1
-        self._free = np.concatenate([self._free, places[places >= 0]])
+        """Free the slots of those of ``rows`` that are loaded."""
+        slots = self._slot[rows]
+        self._slot[rows] = -1
+        self._free = np.concatenate([self._free, slots[slots >= 0]])
 
     def clear(self) -> None:
-        self._place.fill(-1)
+        self._slot.fill(-1)
         self._free = np.arange(self._rows)
 
 
