@@ -13,7 +13,7 @@ import timm
 import torch
 from PIL import Image
 
-from iceprobe.cli import demo, plan, run
+from iceprobe.cli import demo, plan
 from iceprobe.cli.config import resolve
 from iceprobe.probes import PROBES
 from tests.cli.conftest import write_images
@@ -104,8 +104,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(demo, "resolve", few)
     patch.setattr(plan, "estimate", at_once)
-    if hasattr(run, "estimate"):
-        patch.setattr(run, "estimate", at_once)
+    patch.setattr("iceprobe.cli.estimate.estimate", at_once)
 
 
 @pytest.fixture

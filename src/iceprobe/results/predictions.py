@@ -183,26 +183,32 @@ def read_predictions(
             check_file(
                 path, digest, "put it back as it was, or fit the run again into another folder"
             )
-        with safe_open(path, framework="pt") as file:  # numpy's would read them, not map them
+        with safe_open(path, framework="numpy") as file:
             keys = set(file.keys())
             if not {"labels", f"{probe}/predicted"} <= keys:
                 raise IceprobeError(f"{path} holds no predictions of {probe!r}: fit it again")
-
-            def mapped(name: str) -> Any:
-                return file.get_tensor(name).numpy() if name in keys else None
-
-            labels, predicted = mapped("labels").copy(), mapped(f"{probe}/predicted").copy()
-            top5 = mapped(f"{probe}/top5")
-            names = json.loads(mapped("names").tobytes()) if "names" in keys else None
-            logits = Logits(*(mapped(f"{probe}/{name}") for name in LOGITS))
+            top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
+            labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
+            names = json.loads(file.get_tensor("names").tobytes()) if "names" in keys else None
+        outputs = [_mapped(path, probe)] if f"{probe}/logits" in keys else []
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    return Predictions(
-        labels,
-        predicted,
-        None if top5 is None else top5.copy(),
-        names,
-        [logits] if f"{probe}/logits" in keys else [],
-    )
+    return Predictions(labels, predicted, top5, names, outputs)
+
+
+def _mapped(path: Path, probe: str) -> Logits:
+    """The logits of a probe in their file. (The library's own arrays of numpy are copies.)"""
+    with path.open("rb") as file:
+        data = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(data - 8))
+    dtypes = {code: dtype for dtype, code in _CODES.items()}
+
+    def array(name: str) -> Any:
+        if (entry := header.get(f"{probe}/{name}")) is None:
+            return None
+        begin, shape = data + entry["data_offsets"][0], tuple(entry["shape"])
+        return np.memmap(path, dtypes[entry["dtype"]], "r", begin, shape)
+
+    return Logits(*map(array, LOGITS))
