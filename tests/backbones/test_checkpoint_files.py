@@ -232,7 +232,10 @@ def test_a_whole_module_is_answered_with_its_state_dict(tmp_path):
             r"0\.bias is quantised \(qint8\): call dequantize\(\)",
         ),
         (torch.arange(4, dtype=torch.int8), r"0\.bias holds int8, where the model has float32"),
-        (torch.zeros(4).to(torch.float8_e4m3fn), r"0\.bias holds float8_e4m3fn with a separate scale"),
+        (
+            torch.zeros(4).to(torch.float8_e4m3fn),
+            r"0\.bias holds float8_e4m3fn with a separate scale",
+        ),
     ],
 )
 def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor, message):

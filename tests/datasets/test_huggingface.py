@@ -203,7 +203,7 @@ def test_numbers_beside_names_are_places_and_said(tmp_path, saved):
     dataset = load_dataset(two(tmp_path / "a", (names, [2, 0, 1]), (numbers, [1, 2]), saved))
     assert named_of(dataset, "test") == ["newt", "ant"]
     (line,) = dataset.assumed
-    assert line.endswith("labels of test are numbers, read as places in train's list of names")
+    assert line.endswith("labels of test are numbers, read as indices into train's list of names")
     other = load_dataset(two(tmp_path / "b", (numbers, [2, 0, 1]), (names, [1, 2]), saved))
     assert (other.classes, other.splits["test"].labels.tolist()) == (["0", "1", "2"], [1, 2])
     assert "train names no classes" in other.assumed[0]

@@ -19,10 +19,11 @@ from iceprobe.protocols.choosing import best_at_last_epoch
 from iceprobe.protocols.halving import clearly_beaten, rungs
 from iceprobe.reporting import report
 from iceprobe.results import advise, compare_pair, read_curves, read_results, to_markdown
-from iceprobe.results.curves import CurveRow, seed_means
+from iceprobe.results.curves import seed_means
 from tests.fitting.conftest import PlantedSplit
 from tests.fitting.test_api import Killed, assert_same_run, content, kill_after, planted_dataset
 from tests.fitting.test_engine import CLASSES, CPU, FOLDED, PROBES, SHAPE, feed_of, float64  # noqa: F401
+from tests.protocols.test_protocol import row
 from tests.store.conftest import make_backbone
 
 pytestmark = pytest.mark.usefixtures("one_part")
@@ -339,19 +340,6 @@ def test_paper_stops_nothing_early(store, tmp_path):
 
 
 # ---------------------------------------------------------------- choosing
-
-
-def row(rate: float, seed: int, epoch: int, accuracy: float | None, loss: float = 1.0) -> CurveRow:
-    return CurveRow(
-        probe="ep4",
-        seed=seed,
-        learning_rate=rate,
-        weight_decay=0.0,
-        phase="select",
-        epoch=epoch,
-        train_loss=loss,
-        eval_accuracy=accuracy,
-    )
 
 
 def test_a_seed_that_is_gone_counts_as_wrong_and_a_stopped_setting_not():

@@ -77,7 +77,7 @@ def test_wrong_values_are_named(values, says):
         protocol_of(settle(Fitting, None, values, "fit"))
 
 
-def row(rate: float, seed: int, epoch: int, accuracy: float | None) -> CurveRow:
+def row(rate: float, seed: int, epoch: int, accuracy: float | None, loss: float = 1.0) -> CurveRow:
     return CurveRow(
         probe="ep4",
         seed=seed,
@@ -85,7 +85,7 @@ def row(rate: float, seed: int, epoch: int, accuracy: float | None) -> CurveRow:
         weight_decay=0.0,
         phase="select",
         epoch=epoch,
-        train_loss=1.0,
+        train_loss=loss,
         eval_accuracy=accuracy,
     )
 

@@ -247,7 +247,7 @@ def _labels(
             values["test"] = [names["test"].index(value) for value in given]
         else:
             assumed = [
-                f"{spec}: labels of test are numbers, read as places in train's list of names"
+                f"{spec}: labels of test are numbers, read as indices into train's list of names"
             ]
             names["test"] = names["train"]
             values["test"] = _whole(given, "test", spec)

@@ -285,7 +285,7 @@ def _numbered(
         classes, labels = numbered(values, spec)
         return classes, labels, negative_numbers(classes, spec)
     assumed = [
-        f"{spec}: {split} names no classes, its labels are read as places in the other's list"
+        f"{spec}: {split} names no classes, its labels are read as indices into the other's list"
         for split, listed in names.items()
         if listed is None
     ]
