@@ -1,5 +1,6 @@
 """The built guide: no warnings, nothing from elsewhere, every public name in its reference."""
 
+import html
 import importlib
 import os
 import re
@@ -57,11 +58,21 @@ def test_builds_without_a_warning_and_loads_nothing_from_elsewhere(site):
     for page in pages:
         assert (site / f"{page.stem}.html").exists()
     for file in site.rglob("*.html"):
-        html = file.read_text()
-        assert not re.findall(r'<(?:script|img|iframe|source)\b[^>]*\ssrc="?(?:https?:)?//', html)
-        assert not re.findall(r'<link\b[^>]*\shref="?(?:https?:)?//', html), file.name
+        text = file.read_text()
+        assert not re.findall(r'<(?:script|img|iframe|source)\b[^>]*\ssrc="?(?:https?:)?//', text)
+        assert not re.findall(r'<link\b[^>]*\shref="?(?:https?:)?//', text), file.name
     for file in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", file.read_text()), file
+
+
+@pytest.mark.slow
+def test_functions_show_their_settings_and_settings_their_options(site):
+    page = re.sub(r"<[^>]+>", "", (site / "reference.html").read_text())
+    text = html.unescape(" ".join(page.split()))
+    assert "settings: Fitting | None = None, **options: Any, ) -> list[FittedResult]" in text
+    assert "budget (Count | None) – Add the EPs with at most this many parameters" in text
+    assert "call:" not in text
+    assert "Annotated[" not in text
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def adapt(
         dataset: as for :func:`iceprobe.extract`; with splits ``train`` and the one to report.
         adaptations: spec strings, ``lora?rank=8``; ``"lora?rank=4 + ep12"`` names its own probe.
         probes: for adaptations that name none.
-        call: an :class:`iceprobe.settings.Adaptation` as ``settings``, its options as keywords, or
+        settings: an :class:`iceprobe.settings.Adaptation`, its options as keywords, or
             both; with ``output``, ``resume``, ``progress``, ``command``, and ``on_estimate``,
             called before training with its estimated seconds.
 

@@ -32,7 +32,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
 
     Args:
         results: of a run, with its fitted probes and its store of patch tokens.
-        call: an :class:`iceprobe.settings.Analysis` as ``settings``, or its options as keywords; with
+        settings: an :class:`iceprobe.settings.Analysis`, or its options as keywords; with
             ``output``, a folder for ``analysis.json`` and ``analysis.csv`` (nothing is written without),
             ``trust``, whether code may run, and other hosts be asked, that the results' files name, and
             ``progress``, called with ``(probe, images done, images)``. ``background`` exchanges everything

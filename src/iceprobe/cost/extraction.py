@@ -101,7 +101,7 @@ def plan(
             and masks aren't counted.
         features: where a store that is there already is looked for; ``None`` looks for none, as of
             a live fit.
-        call: settings or options as of ``extract``, and how it is measured: ``measure_seconds`` of
+        settings: or options as keywords, as of ``extract``, and how it is measured: ``measure_seconds`` of
             the pipeline, with 0 only one batch after the first; or ``images_per_second`` of another
             machine. Nothing is measured then, and the free disk and memory of this one don't count.
 

@@ -71,7 +71,7 @@ def plan_fit(
     Args:
         backbone: whose tokens they are, or the shape of them alone.
         dataset: or, on paper, its number of training images alone; nothing is reported then.
-        call: settings or options as of :func:`iceprobe.fit`, with ``num_classes`` on paper, where a data
+        settings: or options as keywords, as of :func:`iceprobe.fit`, with ``num_classes`` on paper, where a data
             set would have its own; ``limit``, ``tokens``, ``views`` and ``features`` of the extraction;
             ``here``, whether the fit is to run on this machine, whose free memory counts only then;
             and how it is measured: ``measure_seconds`` of training steps, about, ``bytes_per_second`` of the

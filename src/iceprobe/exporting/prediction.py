@@ -58,7 +58,7 @@ def predict(
         model: what :func:`iceprobe.load_probe` opened.
         images: a folder with images at any depth.
         output: the table.
-        call: an :class:`iceprobe.settings.Prediction` as ``settings``, or its options as keywords. Its
+        settings: an :class:`iceprobe.settings.Prediction`, or its options as keywords. Its
             ``maps`` is a folder for ``NAME.png``, each image beside its attention maps: new, or with
             nothing but such pictures of these images.
 

@@ -66,7 +66,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     Args:
         store: the tokens, with a ``train`` split and the split to report; or the store's folder.
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
-        call: an :class:`iceprobe.settings.Fitting` as ``settings``, its options as keywords, or both,
+        settings: an :class:`iceprobe.settings.Fitting`, its options as keywords, or both,
             where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
             ``resume``, ``progress`` and ``command``.
 
@@ -173,7 +173,7 @@ def probe(
             :func:`iceprobe.load_backbone`: image size, mean, std, …).
         dataset: a :class:`Dataset`, a spec string, or ``{"train": data, "test": data}`` with data
             sets of torch or torchvision (:func:`iceprobe.load_dataset`).
-        call: settings or options as of :func:`fit`, with ``limit``, images of each split, and
+        settings: or options as keywords, as of :func:`fit`, with ``limit``, images of each split, and
             ``tokens``, the dtype in which they are held: ``"bfloat16"`` or ``"float32"`` if values are
             too large for ``"float16"``.
 

@@ -60,7 +60,7 @@ def segment(
     Args:
         store: with patch tokens on a grid and masks.
         probes: ``"linear"``, ``"ep8"``; see `iceprobe.probes.segmentation`.
-        call: an :class:`iceprobe.settings.Segmentation` as ``settings``, its options as keywords, or
+        settings: an :class:`iceprobe.settings.Segmentation`, its options as keywords, or
             both; with ``output``, a folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the
             fitted probes, new or with this very run (nothing is written by default), ``progress``,
             ``command``, and ``on_estimate``, called with the seconds of training, about, after its first steps.

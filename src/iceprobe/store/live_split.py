@@ -47,7 +47,7 @@ def live(backbone: "Backbone | nn.Module | str", dataset: Data, *, call: Live) -
     Args:
         backbone: moved to ``device``.
         dataset: whose images; all of them must be readable.
-        call: an :class:`iceprobe.settings.Live` as ``settings``, or its options as keywords.
+        settings: an :class:`iceprobe.settings.Live`, or its options as keywords.
 
     Raises:
         IceprobeError: as :func:`iceprobe.extract` raises it, when tokens are read: for an image

@@ -30,7 +30,7 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
     """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
 
     Args:
-        call: settings or options as of ``extract``; ``device`` is by default the backbone's.
+        settings: or options as keywords, as of ``extract``; ``device`` is by default the backbone's.
 
     Raises:
         IceprobeError: if the tokens don't fit into the available memory, an image can't be read, or

@@ -55,7 +55,7 @@ def extract(
         dataset: labelled images: a :class:`Dataset`, a spec string or ``{"train": …, "test": …}``
             (:func:`iceprobe.load_dataset`).
         features: folder of stores, or a URL of one on object storage.
-        call: an :class:`iceprobe.settings.Extraction` as ``settings``, or its options as keywords.
+        settings: an :class:`iceprobe.settings.Extraction`, or its options as keywords.
 
     Raises:
         IceprobeError: if the disk is too full, another process writes this store, a shard is
