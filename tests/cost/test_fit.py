@@ -233,3 +233,8 @@ def test_linear_probes_are_passes_over_their_vectors():
     alone = iceprobe.plan_fit(make_backbone(), 100, ["ep2"], **once)
     assert beside.seconds == pytest.approx(alone.seconds + plan.seconds)
     assert beside.members == alone.members + 1
+
+
+def test_a_task_of_single_patches_is_refused_as_fit_refuses_it(given):
+    with pytest.raises(IceprobeError, match="task='segmentation' is of single patches"):
+        iceprobe.plan_fit(make_backbone(), 1000, ["ep2"], num_classes=10, task="segmentation")

@@ -22,7 +22,7 @@ from iceprobe.cost.step_timer import TOKENS_AT_ONCE, RealSteps, StepSeconds, Ste
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import check_device
+from iceprobe.fitting.checks import check_device, pooled_task
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.memory import StepMemory, check_memory, step_memory
@@ -43,7 +43,6 @@ from iceprobe.settings import FitPlanning, Fitting
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout
 from iceprobe.store.reader import Store
-from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
 
@@ -134,7 +133,7 @@ def plan_fit(
     solving = sum(solving_flops(asked, shape, num_classes, label, images) for label in solved)
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
-    task, replicated = get_task(call.task), replicates or 1
+    task, replicated = pooled_task(call.task), replicates or 1
     rows = replicated * (len(widths) + len(solved) + seeds * len(trained))
     predicted = rows * reported * record_bytes(task, num_classes)
     if not trained or not images:

@@ -77,7 +77,8 @@ class FitPlan(BaseModel):
         solving: seconds for linear probes at their optimum, of one repetition; ``seconds`` counts them.
         search: k-NN's part, all repetitions, which ``seconds`` and ``flops`` don't count; ``None``
             where it isn't asked for.
-        prediction_bytes: of ``predictions.safetensors``: what the task records of the reported images.
+        prediction_bytes: of ``predictions.safetensors``: what the task records of the reported images. Until a fit with
+            replicates ends it takes as much again.
         basis: where a step's seconds come from, in words.
         refusal: why it can't be run on this machine; seconds are 0 then.
     """

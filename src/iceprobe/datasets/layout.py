@@ -56,7 +56,8 @@ def find_layout(
     """
     folders = folders_in(root)
     by_role = {role: [name for name in folders if role_of(name) == role] for role in WORDS}
-    named = bool(train or test)
+    train, test = train or None, test or None  # `?train=` names none
+    named = train is not None or test is not None
     if split is not None and not named and not by_role["train"]:
         raise IceprobeError(
             f"folder {str(root)!r} has no train/ beside {split}/: make one, or drop split={split}"

@@ -46,6 +46,13 @@ class Member:
     size: int
 
 
+def _below(root: Path | RemotePath, tar: Path | RemotePath) -> str:
+    """A tar's name in those of its images; patterns may have ``..`` in them."""
+    return (
+        below(root, [tar])[0] if isinstance(root, RemotePath) else os.path.relpath(str(tar), root)
+    )
+
+
 class TarSplit(Split):
     """Images in tar files below ``root``."""
 
@@ -54,8 +61,8 @@ class TarSplit(Split):
     def __init__(
         self, name: str, root: Path | RemotePath, members: list[Member], labels: np.ndarray
     ):
-        tars = below(root, (member.tar for member in members))
-        names = [f"{tar}/{member.name}" for tar, member in zip(tars, members, strict=True)]
+        shown = {tar: _below(root, tar) for tar in {member.tar for member in members}}
+        names = [f"{shown[member.tar]}/{member.name}" for member in members]
         super().__init__(name, labels, names)
         self.members = members
 

@@ -131,7 +131,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
 
 def _mapped(results: list[FittedResult], path: Path) -> list[FittedResult]:
     """The results with their predictions as a file has them, which memory then keeps no copy of."""
-    if not path.exists():  # another machine wrote it, on a disk of its own
+    if not world().main:  # the file is the first process's, perhaps on a disk of its own
         return results
     return [
         one.replaced(predictions=read_predictions(path, one.label, fresh=True))

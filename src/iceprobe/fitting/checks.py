@@ -15,6 +15,8 @@ from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.protocol import Protocol, refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 
 
 def check_request(
@@ -59,6 +61,18 @@ def check_named(labels: Sequence[str], examples: str) -> None:
     for label in labels:
         if labels.count(label) > 1:
             raise IceprobeError(f"probe {label!r} is named twice: name it once")
+
+
+def pooled_task(name: str) -> Task:
+    """The task of that name, which is one of whole examples.
+
+    Raises:
+        IceprobeError: if it isn't, or there is none.
+    """
+    task = get_task(name)
+    if not task.pooled:
+        raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
+    return task
 
 
 def check_training_images(

@@ -19,6 +19,7 @@ from iceprobe.fitting.checks import (
     check_norms,
     check_request,
     check_training_images,
+    pooled_task,
 )
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
@@ -49,7 +50,7 @@ from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
 
 log = logging.getLogger("iceprobe")
-FIT_VERSION = 6  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
+FIT_VERSION = 7  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
 _AS_FITTED = (  # fields of a result that are a fitted probe's
     "seeds", "probes", "selected", "selected_on", "selected_score", "settings_tried",
     "best_minus_median", "last_epoch", "early_stopping", "seconds",
@@ -96,9 +97,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
-    task = get_task(request.task)
-    if not task.pooled:
-        raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
+    task = pooled_task(request.task)
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
     # A wrong option of a probe is refused here.
@@ -153,8 +152,10 @@ def repetition(
         images, task = len(store["train"]), get_task(request.task)
         protocol, metric = for_images(request.protocol, images), metric_of(task, store)
         outputs = task.num_outputs(store.classes)
-        built = {label: build_for(store.shape, label, outputs) for label in trained}
-        parameters = {label: probe.num_parameters()["total"] for label, probe in built.items()}
+        parameters = {
+            label: build_for(store.shape, label, outputs).num_parameters()["total"]
+            for label in trained
+        }
         grids = grids_of(protocol, parameters, images)
         fingerprint = _fingerprint(
             store,

@@ -113,6 +113,8 @@ def check_there(folder: Path) -> None:
 def abandon(folder: Path) -> None:
     """Undo :func:`begin`, if the run has written nothing else."""
     ours = {REQUEST, ".lock", "config.yaml", "log.txt"}
+    for path in folder.glob(PREDICTIONS_FILE.format("*")):
+        path.unlink()
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= ours:
         (folder / REQUEST).unlink(missing_ok=True)
 

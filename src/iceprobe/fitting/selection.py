@@ -7,6 +7,7 @@ paper     one phase; each seed at its best epoch on the reported split
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -87,13 +88,13 @@ def run_protocol(
         read = {inputs[label] for label in grids}
         return Feed(of, rows, read, context.device, context.dtype, context.shuffle, views)
 
-    whole = feed(train, np.arange(len(train)), train.views)
+    whole = partial(feed, train, np.arange(len(train)), train.views)
     reported = feed(test, np.arange(len(test))).reading(set(inputs.values()))
     flops = {label: context.build(label).flops(store.num_tokens) for label in grids}
     share = {label: value / sum(flops.values()) for label, value in flops.items()}  # of the time
     course = Course(context, saved)
     if protocol.held_out == 0:
-        phase = course.run(Phase("paper", grid), whole, reported, keep_best=True)
+        phase = course.run(Phase("paper", grid), whole(), reported, keep_best=True)
         found = [
             at_best_epoch(
                 phase, group, best, context, reported,
@@ -112,7 +113,7 @@ def run_protocol(
         choices, grids = tune(course, grids, seeds, train.labels, folds, pairs)
     points = {label: [(one.learning_rate, one.weight_decay)] for label, one in choices.items()}
     stops = {label: choice.epoch for label, choice in choices.items()}
-    refit = course.run(Phase("refit", members_of(points, seeds), stops=stops), whole, None)
+    refit = course.run(Phase("refit", members_of(points, seeds), stops=stops), whole(), None)
     rows = [row for phase in course.done for row in phase.rows]
     seconds = sum(phase.seconds for phase in course.done)
     diverged = diverged_members([*grids, *solved], course.done)
@@ -120,7 +121,7 @@ def run_protocol(
     for label in solved:
         read = {inputs[label]}
         mine = [(fit.reading(read), held.reading(read)) for fit, held in pairs]
-        linear.append(fit_linear(label, context, seeds[0], whole.reading(read), folds, mine))
+        linear.append(fit_linear(label, context, seeds[0], whole().reading(read), folds, mine))
     groups = [*refit.groups, *(one.group for one in linear)]
     if not groups:
         return [], rows, diverged

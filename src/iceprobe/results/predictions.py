@@ -14,10 +14,12 @@ for a class without one. ``predicted`` and ``top5`` are of the unrounded logits.
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +32,15 @@ from iceprobe.machine.files import write_atomically
 
 FILE_NAME = "predictions.safetensors"
 LOGITS = ("logits", "logit_classes", "log_sum_exp")
-_CODES = {
-    "float16": "F16",
-    "float32": "F32",
-    "int32": "I32",
-    "int64": "I64",
-    "bool": "BOOL",
-    "uint8": "U8",
-}  # of safetensors
+_DTYPES = {  # codes of safetensors
+    "F16": "float16", "F32": "float32", "I32": "int32", "I64": "int64", "BOOL": "bool", "U8": "uint8",
+}  # fmt: skip
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Logits:
-    """The logits of one probe, one row a seed. Those of a file are mapped: they take no memory until used."""
+    """The logits of one probe, one row a seed."""
 
     values: NDArray[np.float16]  # (S, n, C), or (S, n, 20) of the 20 best classes, best first
     classes: NDArray[np.int32] | None = None  # (S, n, 20), of which classes; None: all, in order
@@ -57,6 +55,39 @@ class Logits:
         """By their names in the file, without the probe's."""
         found = zip(LOGITS, (self.values, self.classes, self.log_sum_exp), strict=True)
         return {name: array for name, array in found if array is not None}
+
+    def read(self) -> Self:
+        return self
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Logits in a file, mapped while they are used: until then they take no memory, and no open file."""
+
+    path: Path
+    probe: str
+
+    def read(self) -> Logits:
+        """The logits.
+
+        Raises:
+            IceprobeError: if the file can't be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                data = 8 + int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(data - 8))
+            return Logits(*(self._mapped(header.get(f"{self.probe}/{n}"), data) for n in LOGITS))
+        except (OSError, ValueError) as error:
+            message = f"predictions {self.path} can't be read ({error}): fit again"
+            raise IceprobeError(message) from error
+
+    def _mapped(self, entry: Mapping[str, Any] | None, data: int) -> Any:
+        """The tensor that the header describes so, ``data`` bytes after which the first one begins."""
+        if entry is None:
+            return None
+        begin, shape = data + entry["data_offsets"][0], tuple(entry["shape"])
+        return np.memmap(self.path, _DTYPES[entry["dtype"]], "r", begin, shape)
 
 
 @dataclass(frozen=True)
@@ -75,7 +106,7 @@ class Predictions:
     predicted: NDArray[np.int32]
     top5: NDArray[np.bool_] | None = None
     names: Sequence[str] | None = None
-    outputs: Sequence[Logits] = ()
+    outputs: Sequence[Logits | StoredLogits] = ()
 
     @classmethod
     def of(cls, record: Any, labels: NDArray[np.int64]) -> Self:
@@ -98,10 +129,15 @@ class Predictions:
         )
 
     def logits(self) -> Logits | None:
-        """What the probe gave for each image; None in older files."""
-        if len(self.outputs) < 2:
-            return self.outputs[0] if self.outputs else None
-        tensors = [one.tensors() for one in self.outputs]
+        """What the probe gave for each image; None in older files.
+
+        Raises:
+            IceprobeError: if their file can't be read any more.
+        """
+        parts = [one.read() for one in self.outputs]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        tensors = [one.tensors() for one in parts]
         return Logits(*(np.concatenate([one[name] for one in tensors]) for name in tensors[0]))
 
     def __post_init__(self) -> None:
@@ -125,40 +161,61 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
     Raises:
         IceprobeError: if the probes weren't tested on the same images.
     """
-    tensors: dict[str, list[NDArray[Any]]] = {}
-    for probe, one in predictions.items():
-        labels = np.asarray(one.labels, dtype=np.int64)
-        if not np.array_equal(tensors.setdefault("labels", [labels])[0], labels):
+    tensors: dict[str, list[Part]] = {}
+
+    def add(name: str, array: NDArray[Any], load: Callable[[], NDArray[Any]] | None = None) -> None:
+        part = Part(array.dtype, array.shape, load or (lambda: array))
+        tensors.setdefault(name, []).append(part)
+
+    every = [np.asarray(one.labels, dtype=np.int64) for one in predictions.values()]
+    for probe, one, labels in zip(predictions, predictions.values(), every, strict=True):
+        if not np.array_equal(every[0], labels):
             raise IceprobeError(
                 f"probe {probe!r} was tested on other images than the rest: "
                 "write its predictions to another run"
             )
-        tensors[f"{probe}/predicted"] = [np.asarray(one.predicted, dtype=np.int32)]
+        add(f"{probe}/predicted", np.asarray(one.predicted, dtype=np.int32))
         if one.top5 is not None:
-            tensors[f"{probe}/top5"] = [np.asarray(one.top5, dtype=np.bool_)]
+            add(f"{probe}/top5", np.asarray(one.top5, dtype=np.bool_))
         for logits in one.outputs:
-            for name, array in logits.tensors().items():
-                tensors.setdefault(f"{probe}/{name}", []).append(array)
-        if one.names is not None:
-            text = json_bytes(json.dumps(list(one.names), ensure_ascii=False))
-            tensors["names"] = [np.frombuffer(text, dtype=np.uint8)]
+            for name, array in logits.read().tensors().items():
+                add(f"{probe}/{name}", array, partial(_tensor, logits, name))
+    if every:
+        add("labels", every[0])
+    named = [one.names for one in predictions.values() if one.names is not None]
+    if named:
+        text = json_bytes(json.dumps(list(named[-1]), ensure_ascii=False))
+        add("names", np.frombuffer(text, dtype=np.uint8))
     # Wide numbers first, as the library itself writes them: so each tensor is aligned.
-    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])))
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1][0].dtype.itemsize, item[0])))
     parts = itertools.chain.from_iterable(tensors.values())
-    buffers = (np.ascontiguousarray(part).data for part in parts)
+    buffers = (np.ascontiguousarray(part.load()).data for part in parts)
     write_atomically(Path(path), itertools.chain([_header(tensors)], buffers))
 
 
-def _header(tensors: Mapping[str, Sequence[NDArray[Any]]]) -> bytes:
+class Part(NamedTuple):
+    """A part of a tensor, which is loaded when it is written."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    load: Callable[[], NDArray[Any]]
+
+
+def _tensor(logits: Logits | StoredLogits, name: str) -> NDArray[Any]:
+    return logits.read().tensors()[name]
+
+
+def _header(tensors: Mapping[str, Sequence[Part]]) -> bytes:
     """Of a safetensors file of these, whose parts follow each other along the first axis.
 
     The library's own ``save`` wants all of them in memory, joined.
     """
     entries, offset = {}, 0
     for name, parts in tensors.items():
-        begin, offset = offset, offset + sum(part.nbytes for part in parts)
-        shape = [sum(map(len, parts)), *parts[0].shape[1:]]
-        code = _CODES[parts[0].dtype.name]
+        begin, first = offset, parts[0]
+        shape = [sum(part.shape[0] for part in parts), *first.shape[1:]]
+        offset += first.dtype.itemsize * math.prod(shape)
+        code = _CODES[first.dtype.name]
         entries[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, offset]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -190,25 +247,9 @@ def read_predictions(
             top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
             labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
             names = json.loads(file.get_tensor("names").tobytes()) if "names" in keys else None
-        outputs = [_mapped(path, probe)] if f"{probe}/logits" in keys else []
+        outputs = [StoredLogits(path, probe)] if f"{probe}/logits" in keys else []
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
     return Predictions(labels, predicted, top5, names, outputs)
-
-
-def _mapped(path: Path, probe: str) -> Logits:
-    """The logits of a probe in their file. (The library's own arrays of numpy are copies.)"""
-    with path.open("rb") as file:
-        data = 8 + int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(data - 8))
-    dtypes = {code: dtype for dtype, code in _CODES.items()}
-
-    def array(name: str) -> Any:
-        if (entry := header.get(f"{probe}/{name}")) is None:
-            return None
-        begin, shape = data + entry["data_offsets"][0], tuple(entry["shape"])
-        return np.memmap(path, dtypes[entry["dtype"]], "r", begin, shape)
-
-    return Logits(*map(array, LOGITS))
