@@ -1,6 +1,8 @@
 """Linear probes under `heldout`: at their optimum, as an ordinary module, for all seeds at once."""
 
 import logging
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import iceprobe
+from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting import linear, logistic
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.probes import build
@@ -164,6 +167,18 @@ def test_replicates_draw_folds_anew(store, tmp_path):
     assert [path.name for path in result.run.glob("predictions*")] == ["predictions.safetensors"]
     stored = StoredLogits(result.run / "predictions.safetensors", "linear")
     assert predictions.outputs == [stored]  # in the file, not in memory
+
+
+def test_a_folder_that_is_removed_between_replicates_is_not_made_again(store, tmp_path):
+    def removed(stage, done, total):
+        if stage == "knn 2/2":
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    fit = partial(iceprobe.fit, store, ["knn"], output=tmp_path / "run", replicates=2)
+    with pytest.raises(IceprobeError, match="was removed while the fit was at work: run the same"):
+        fit(progress=removed)
+    assert not (tmp_path / "run").exists()
+    assert len(fit()) == 1
 
 
 def test_an_optimum_that_isn_t_reached_is_reported(store, tmp_path, monkeypatch, caplog):

@@ -1,13 +1,15 @@
 """What is kept of classes: predictions of the logits as they are, and the logits rounded."""
 
+import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save, save_file
 
-from iceprobe.results.predictions import Logits, Predictions, read_predictions, write_predictions
+from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.tasks.classification import KEPT, MANY, Classification
 from iceprobe.tasks.records import Arrays, joined, of_members
 
@@ -91,28 +93,31 @@ def test_logits_are_in_the_file_of_predictions_and_older_files_have_none(tmp_pat
     np.testing.assert_array_equal(before.predicted, made.predicted)
 
 
-def test_predictions_are_written_part_by_part_as_the_library_writes_them_at_once(tmp_path):
+@pytest.mark.parametrize("classes", [3, MANY, MANY + 1])
+def test_predictions_are_written_part_by_part_as_the_library_writes_them_at_once(tmp_path, classes):
     """Logits of a run are GBs: neither the parts of all replicates nor the file are ever in memory."""
-    path, rows, megabyte = tmp_path / "predictions.safetensors", 250, 2**20
-    labels = np.arange(rows)
-    parts = []
+    path, images = tmp_path / "predictions.safetensors", 250
+    names, parts, kept = [f"ä{i}.png" for i in range(images)], [], []
     for seed in range(3):
-        values = torch.randn(1, rows, MANY, generator=torch.Generator().manual_seed(seed)).numpy()
-        one = Predictions(
-            labels, values.argmax(-1).astype("int32"), outputs=[Logits(values.astype("float16"))]
-        )
-        write_predictions(tmp_path / f"{seed}", {"ep4": one})
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randn(1, images, classes, generator=generator)
+        kept.append(TASK.record(logits, torch.arange(images) % classes))
+        one = Predictions.of(Arrays(kept[-1]), np.arange(images) % classes)
+        write_predictions(tmp_path / f"{seed}", {"ep4": replace(one, names=names)})
         parts.append(read_predictions(tmp_path / f"{seed}", "ep4", fresh=True))
     tracemalloc.start()
     write_predictions(path, {"ep4": Predictions.joined(parts)})
-    assert tracemalloc.get_traced_memory()[1] < megabyte / 4  # of 3 MB
+    assert tracemalloc.get_traced_memory()[1] < 250_000  # of 3 MB with 2,000 classes
     tracemalloc.stop()
-    whole = {
-        "labels": labels,
-        "ep4/predicted": np.concatenate([one.predicted for one in parts]),
-        "ep4/logits": np.concatenate([one.logits().values for one in parts]),
-    }
-    assert path.read_bytes() == save(whole)
+    whole = {name: torch.cat([one[name] for one in kept]).numpy() for name in kept[0]}
+    expected = {f"ep4/{name}": array for name, array in whole.items()}
+    expected["labels"] = np.arange(images) % classes
+    listed = json.dumps(names, ensure_ascii=False) + "\n"
+    expected["names"] = np.frombuffer(listed.encode(), np.uint8)
+    assert path.read_bytes() == save(expected)
+    values = parts[0].logits().values
+    values += 1  # a copy of one's own: the file stays as it was
+    assert (parts[0].logits().values == kept[0]["logits"].numpy()).all()
 
 
 def test_a_prediction_reads_as_classes_with_their_probabilities():

@@ -248,6 +248,7 @@ def _fit(
         results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
         if folder is not None and replicates is not None:
             aside = folder / PREDICTIONS_FILE.format(r)
+            first(lambda: check_there(folder))
             first(partial(_write_predictions, aside, results))
             results = _mapped(results, aside)
         rounds += results

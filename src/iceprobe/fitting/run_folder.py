@@ -55,8 +55,8 @@ def check_folder(
     if not (folder / RESULTS).exists():
         found = {path.name for path in folder.iterdir() if not path.name.startswith(f".{REQUEST}")}
         found -= {".lock"}
-        states = {path.name for path in folder.glob("state-*")}  # whole or being written
-        if found and not found & (_SIGNS | states):
+        work = {path.name for pattern in _WORKING for path in folder.glob(pattern)}
+        if found and not found & (_SIGNS | work):
             raise IceprobeError(f"{folder} holds something that is no run: give another --output")
         return None
     if not resume:

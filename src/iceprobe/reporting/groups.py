@@ -51,12 +51,13 @@ def grouped(results: Sequence[FittedResult]) -> list[SourceResults]:
 
 def _contests(results: Sequence[FittedResult]) -> list[Contest]:
     """Each probe against the best baseline and against EP, where predictions were kept."""
-    kept = [one for one in leaderboard(results) if one.predictions() is not None]
     contests = []
     for opponent in (best_baseline(results), reference_ep(results)):
         if opponent is None or opponent.predictions() is None:
             continue
-        if rows := corrected([compare_pair(one, opponent) for one in kept if one is not opponent]):
+        others = [one for one in leaderboard(results) if one is not opponent]
+        kept = [one for one in others if one.predictions() is not None]
+        if rows := corrected([compare_pair(one, opponent) for one in kept]):
             ends = [abs(end) for row in rows for end in row.difference.interval]
             contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
     return contests

@@ -32,8 +32,9 @@ from iceprobe.machine.files import write_atomically
 
 FILE_NAME = "predictions.safetensors"
 LOGITS = ("logits", "logit_classes", "log_sum_exp")
-_DTYPES = {  # codes of safetensors
-    "F16": "float16", "F32": "float32", "I32": "int32", "I64": "int64", "BOOL": "bool", "U8": "uint8",
+_DTYPES = {  # codes of safetensors, in the order in which it writes them
+    "I64": "int64", "F64": "float64", "F32": "float32", "I32": "int32", "F16": "float16",
+    "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
@@ -87,7 +88,7 @@ class StoredLogits:
         if entry is None:
             return None
         begin, shape = data + entry["data_offsets"][0], tuple(entry["shape"])
-        return np.memmap(self.path, _DTYPES[entry["dtype"]], "r", begin, shape)
+        return np.memmap(self.path, _DTYPES[entry["dtype"]], "c", begin, shape)
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,9 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
     if named:
         text = json_bytes(json.dumps(list(named[-1]), ensure_ascii=False))
         add("names", np.frombuffer(text, dtype=np.uint8))
-    # Wide numbers first, as the library itself writes them: so each tensor is aligned.
-    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1][0].dtype.itemsize, item[0])))
+    # In the library's own order, wide numbers first: so each tensor is aligned.
+    order = list(_CODES)
+    tensors = dict(sorted(tensors.items(), key=lambda t: (order.index(t[1][0].dtype.name), t[0])))
     parts = itertools.chain.from_iterable(tensors.values())
     buffers = (np.ascontiguousarray(part.load()).data for part in parts)
     write_atomically(Path(path), itertools.chain([_header(tensors)], buffers))
