@@ -25,7 +25,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            for part in [content] if isinstance(content, bytes) else content:
+                file.write(part)
     except OSError as error:
         if error.errno is not None:
             error.filename, error.filename2 = str(path), None
