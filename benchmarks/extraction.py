@@ -8,7 +8,8 @@ batch that is ready, in the same precision and batch size. Beside it stands the 
 seconds: on a processor, which the forward pass keeps busy, it is what is left of the speed when
 nothing can be overlapped, and it doesn't suffer from what else the machine does.
 
-Memory: peak memory in use (`measuring.PeakMemory`; page cache doesn't count) of two fresh processes that extract n and 10 n images.
+Memory: peak memory in use (`measuring.PeakMemory`; page cache doesn't count) of two fresh processes that
+extract n and 10 n images.
 """
 
 import json

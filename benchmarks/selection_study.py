@@ -400,8 +400,8 @@ class Draw:
     def tested(self, pick: Pick) -> float:
         """Test accuracy of a choice, in points.
 
-        Between two evaluations at the test images the better one counts: in favour of early epochs, whose
-        accuracy rises steeply.
+        Between two evaluations at the test images the better one counts: in favour of early epochs,
+        whose accuracy rises steeply.
         """
         s, epoch = pick
         if epoch == AVERAGE:

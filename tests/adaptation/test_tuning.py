@@ -91,7 +91,7 @@ def test_normalisation_statistics_of_the_backbone_stay_and_its_stages_are_its_bl
     assert trained.scale("conv1.0.weight") < 1 / 16
 
 
-def test_a_model_without_known_blocks_is_reported_what_it_can_take():
+def test_a_model_without_known_blocks_names_what_it_can_take():
     of = iceprobe.load_backbone(Tiny(), image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert adapted("full?layer_decay=1", of).num_parameters()["adapter"] == 12 * 3 * 64 + 12
     with pytest.raises(IceprobeError, match="layer_decay=1"):

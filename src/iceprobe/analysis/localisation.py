@@ -36,9 +36,8 @@ def mask_shares(masks: Tensor, grid: Grid) -> Tensor:
     """
     masks = masks if masks.is_floating_point() else masks.float()
     pixels = torch.arange(masks.shape[-1], device=masks.device, dtype=masks.dtype)[:, None]
-    rows, columns = (
-        _overlaps(pixels, pixels + 1, count, masks.shape[-1]) for count in grid
-    )  # (S, H) and (S, W): which part of a cell a pixel makes up, along one side
+    # (S, H) and (S, W): which part of a cell a pixel makes up, along one side.
+    rows, columns = (_overlaps(pixels, pixels + 1, count, masks.shape[-1]) for count in grid)
     return (rows.mT @ masks @ columns).flatten(1)
 
 

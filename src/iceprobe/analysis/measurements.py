@@ -69,9 +69,8 @@ class Measurements:
         self.boxed = ((self.boxes[:, 2:] - self.boxes[:, :2]) > 0).all(1).numpy()
         self.masked = np.zeros(n, bool)
         self.fits: list[dict[str, Values]] = []  # measures of each pass
-        self.hits: list[
-            NDArray[np.bool_]
-        ] = []  # of each pass, which boxes are found at which threshold
+        # Of each pass: which boxes are found at which threshold.
+        self.hits: list[NDArray[np.bool_]] = []
         self.uniform: dict[str, Values] = {}  # what uniform attention scores
         self.probes = probes
         # Images with other backgrounds, and which of them each fit is right on.

@@ -24,9 +24,8 @@ class Predictor:
 
     seed: int  # of the fit
     predictor: int  # j, from 1
-    importance: (
-        Estimate | None
-    )  # drop in accuracy where it alone is uniform; None: can't be replaced
+    # Drop in accuracy where it alone is uniform; None where it can't be replaced.
+    importance: Estimate | None
     entropy: Estimate  # of its map, 1 where uniform
     centroid_in_box: Estimate | None  # share of images whose box holds the map's centroid
     mass_in_box: Estimate | None  # of its attention
@@ -67,9 +66,8 @@ class Analysis:
     mass_in_mask: Estimate | None
     prefix_share: float
     uniform: dict[str, float]  # what uniform attention scores, by measure
-    complementarity: dict[
-        str, Estimate
-    ]  # of the maps of an image, by formula: cosine, intersection
+    # Of the maps of an image, by formula: cosine, intersection.
+    complementarity: dict[str, Estimate]
     max_box_accuracy: dict[str, float]  # of the mean map: by δ, and ``"mean"``, MaxBoxAccV2
     recall: dict[str, Estimate]  # by K, of the pooled descriptors
     correlation: dict[str, Correlation]  # of importance over all predictors, by measure

@@ -81,7 +81,6 @@ def _verify(path: Path) -> Path | RemotePath:
     from iceprobe.store import Store
 
     store = Store.open(path, verify=True)
-    records = [shard for split in store.manifest.splits.values() for shard in split.shards]
-    shards = sum(len(shard.files) for shard in records)
+    shards = len(store.manifest.files)
     console.print(f"intact: {shards} shards are as they were written", markup=False)
     return located(path)

@@ -128,8 +128,7 @@ def plan(
     left = sum(views_of(name) * manifest.rows_missing(name) for name in manifest.splits)
     each = patch_bytes(token_layout(manifest.shape, manifest.settings))
     patches = {name: views_of(name) * one.images * each for name, one in manifest.splits.items()}
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    bytes_there = sum(file.bytes for shard in shards for file in shard.files)
+    bytes_there = sum(file.bytes for file in manifest.files)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
     rate = call.images_per_second if left else None
     if left and here:

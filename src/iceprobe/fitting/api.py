@@ -10,7 +10,6 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +126,18 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         one.replaced(run=folder, files=each)
         for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
     ]
+
+
+def _put_aside(results: list[FittedResult], folder: Path, replicate: int) -> list[FittedResult]:
+    """The results, whose predictions stay in a file of their replicate until the run is written."""
+    path = folder / PREDICTIONS_FILE.format(replicate)
+
+    def write() -> None:
+        check_there(folder)
+        _write_predictions(path, results)
+
+    first(write)
+    return _mapped(results, path)
 
 
 def _mapped(results: list[FittedResult], path: Path) -> list[FittedResult]:
@@ -247,10 +258,7 @@ def _fit(
             stages = _warning_of_days(stages, view, request, len(views))
         results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
         if folder is not None and replicates is not None:
-            aside = folder / PREDICTIONS_FILE.format(r)
-            first(lambda: check_there(folder))
-            first(partial(_write_predictions, aside, results))
-            results = _mapped(results, aside)
+            results = _put_aside(results, folder, r)
         rounds += results
         rows += more
         for label, members in gone.items():

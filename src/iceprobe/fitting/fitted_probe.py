@@ -115,10 +115,7 @@ def at_best_epoch(
     The setting is the one with the best mean over seeds of their best epochs. As in
     :func:`iceprobe.protocols.choosing.choose`, a setting with more seeds left comes first.
     """
-    sign, (lowest, highest) = context.metric.sign, context.metric.range
-    worst = (
-        lowest if sign > 0 else highest
-    )  # score of a member that diverged; None: there is no bound
+    sign, worst = context.metric.sign, context.metric.worst
     rows = [row for row in phase.rows if row.probe == group.label]
     peaks: dict[tuple[float, float], dict[int, float]] = {}
     for row in rows:

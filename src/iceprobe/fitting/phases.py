@@ -125,9 +125,8 @@ def run_phase(
     began = last_saved = time.monotonic()
     while active := trainer.active:
         sums = [torch.zeros(len(group), device=context.device) for group in active]
-        taken = (
-            trainer.step - phase.epoch * steps_an_epoch
-        )  # steps before the epoch was interrupted
+        # Steps before the epoch was interrupted.
+        taken = trainer.step - phase.epoch * steps_an_epoch
         if taken and saved is not None:
             sums = [saved.tensors[f"losses.{i}"].to(running) for i, running in enumerate(sums)]
         batches = train.shuffled(batch_size, context.run_seed, phase.epoch)

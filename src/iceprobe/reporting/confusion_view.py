@@ -32,9 +32,8 @@ class ConfusionView:
     mistakes: list[Mistake]  # the most frequent ones
     share: float  # of all mistakes, what those shown make up
     chart: Spec | None  # the matrix; None where there are too many classes
-    named: list[
-        tuple[str, Misread]
-    ]  # images it is surest to read wrongly; none where names weren't kept
+    # images it is surest to read wrongly; none where names weren't kept
+    named: list[tuple[str, Misread]]
     others: int  # how many other probes ``named`` counts
 
 

@@ -97,9 +97,8 @@ def figure(
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
     album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
-    found = [
-        (one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None
-    ]  # linear probes have none
+    # Linear probes have no maps.
+    found = [(one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None]
     if not found:
         raise without
     if len(found) == 1:

@@ -33,9 +33,8 @@ class Undecided:
 
     comparison: Comparison  # its hardest one
     images: int | None  # test images needed; None where more would not be enough
-    replicates: (
-        int | None
-    )  # needed on these images; None where more would not do, or images are needed
+    # needed on these images; None where more would not do, or images are needed
+    replicates: int | None
 
 
 @dataclass(frozen=True)

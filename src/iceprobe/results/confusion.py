@@ -50,9 +50,8 @@ class Confusions:
 
     images: NDArray[np.int64]  # (C,), of each class
     right: NDArray[np.float64]  # (C,), of them read rightly, mean over seeds
-    mistakes: Sequence[
-        Mistake
-    ]  # the pairs that occur, most frequent first, then in the order of classes
+    # the pairs that occur, most frequent first, then in the order of classes
+    mistakes: Sequence[Mistake]
 
     def matrix(self) -> NDArray[np.float64]:
         """``(C, C)``: images of the row's class that were read as the column's, mean over seeds."""

@@ -21,9 +21,8 @@ class Disagreement:
     only_a: float  # share of images that a alone is right on, over pairs of seeds
     only_b: float
     neither: float
-    for_a: NDArray[
-        np.int64
-    ]  # (k,) rows on which the first seed of a is right and that of b is wrong
+    # (k,) rows on which the first seed of a is right and that of b is wrong
+    for_a: NDArray[np.int64]
     for_b: NDArray[np.int64]  # the other way round
 
 

@@ -77,8 +77,9 @@ def _warnings(results: Sequence[Result]) -> list[str]:
 def _held_out(results: Sequence[Result]) -> SelectedScore | None:
     """The mean of the held-out scores, with the standard error of the first."""
     found = [result.selected_score for result in results if result.selected_score is not None]
-    mean = float(np.mean([one.mean for one in found])) if found else 0.0
-    return found[0].model_copy(update={"mean": mean}) if found else None
+    if not found:
+        return None
+    return found[0].model_copy(update={"mean": float(np.mean([one.mean for one in found]))})
 
 
 def _side_by_side(key: str, results: Sequence[Result]) -> Any:

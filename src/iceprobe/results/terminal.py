@@ -23,9 +23,8 @@ class Column:
 
     title: str
     numeric: bool = True  # set to the right
-    goes: int = (
-        0  # where the table is too wide columns are left out in this order, from 1; 0: never
-    )
+    # where the table is too wide columns are left out in this order, from 1; 0: never
+    goes: int = 0
     wraps: bool = False  # whether its text may be broken between words; one column at most
 
 

@@ -141,9 +141,8 @@ class ExtractionJob:
 
     backbone: str  # spec string
     data: str  # spec string
-    layers: list[
-        tuple[int, Manifest, str]
-    ]  # number, manifest and destination of each unfinished one
+    # number, manifest and destination of each unfinished one
+    layers: list[tuple[int, Manifest, str]]
     folder: str  # the driver's working folder
     device: str
     workers: int

@@ -181,8 +181,12 @@ def repair(
             raise IceprobeError(unknown("on_bad_image", policy, ("fail", "skip")))
         target = choose_device(device or manifest.settings.device)
         record = manifest.backbone
-        source = backbone or load_recorded(record.spec, record, folder, trust)
-        images = dataset or recorded_dataset(manifest.dataset.spec, folder, trust=trust)
+        source = backbone
+        if source is None:
+            source = load_recorded(record.spec, record, folder, trust)
+        images = dataset
+        if images is None:
+            images = recorded_dataset(manifest.dataset.spec, folder, trust=trust)
         check_origin(folder, manifest, source, images, target)
         with exclusive(folder):
             manifest = read_manifest(folder)
