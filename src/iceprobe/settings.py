@@ -63,6 +63,9 @@ def _resource(help: str) -> Option:
 
 # Options of several models.
 _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
+_PROTOCOL = Option("heldout (default), paper (iceprobe ls protocols).")
+_TASK = Option("Task (the targets'; iceprobe ls tasks).", implicit=True)
+_METRIC = Option("Metric that selects and leads (the task's; iceprobe ls metrics).", implicit=True)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
 _ON_ESTIMATE = Option("Called with the estimated seconds of training.", None)
@@ -139,16 +142,19 @@ class Fitting(Settings):
 
     EARLIER: ClassVar = {"amp": "fit_dtype"}
 
-    task: Annotated[str, Option("Task (classification).", None, implicit=True)] = "classification"
+    task: Annotated[str | None, _TASK] = None
+    metric: Annotated[str | None, _METRIC] = None
+    class_weight: Annotated[
+        Literal["none", "balanced"],
+        Option("Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True),
+    ] = "none"
     budget: Annotated[
         Count | None, Option("Add the EPs with at most this many parameters: 200k, 1.5M.", WHAT)
     ] = None
     budget_flops: Annotated[
         Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
-    protocol: Annotated[str, Option("heldout (default), paper (iceprobe ls protocols).")] = (
-        "heldout"
-    )
+    protocol: Annotated[str, _PROTOCOL] = "heldout"
     shots: Annotated[
         From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None
@@ -220,6 +226,19 @@ class FitCall(Fitting, Folder, Call):
     """All that ``iceprobe.fit`` takes besides store and probes."""
 
     resume: Annotated[bool, Option("Continue an interrupted fit of this folder.", None)] = True
+
+
+class KnnCall(Call):
+    """All that ``iceprobe.knn`` takes besides store and probe."""
+
+    EARLIER: ClassVar = {"seed": "run_seed"}
+
+    protocol: Annotated[str, _PROTOCOL] = "heldout"
+    task: Annotated[str | None, _TASK] = None
+    metric: Annotated[str | None, _METRIC] = None
+    split: Annotated[str, _SPLIT] = "test"
+    run_seed: Annotated[From0, _RUN_SEED] = 0
+    device: Annotated[Device | None, Option("Of the products (cpu).", WHERE)] = None
 
 
 class ProbeCall(Fitting, Call):

@@ -83,12 +83,13 @@ def plan_fit(
     """
     if isinstance(dataset, int):
         sizes, num_classes = {"train": dataset}, call.num_classes or 0
+        task = pooled_task(call.task or "classification")
         if call.num_classes is None:
             raise IceprobeError(f"{dataset} images without a data set: give num_classes as well")
     else:
         dataset = load_dataset(dataset)
         sizes = {name: len(part) for name, part in dataset.splits.items()}
-        num_classes = len(dataset.classes)
+        num_classes, task = len(dataset.classes), pooled_task(call.task or dataset.task)
     if (images := min(sizes.values())) < 1:
         raise IceprobeError(f"images={images}: give at least 1")
     sizes = {name: min(size, call.limit or size) for name, size in sizes.items()}
@@ -133,7 +134,7 @@ def plan_fit(
     solving = sum(solving_flops(asked, shape, num_classes, label, images) for label in solved)
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
-    task, replicated = pooled_task(call.task), replicates or 1
+    replicated = replicates or 1
     rows = replicated * (len(widths) + len(solved) + seeds * len(trained))
     predicted = rows * reported * record_bytes(task, num_classes)
     if not trained or not images:
@@ -217,7 +218,8 @@ def plan_fit(
 
 def record_bytes(task: Task, outputs: int) -> int:
     """What a task keeps of one example's prediction by one member."""
-    record = task.record(torch.zeros(1, 1, outputs), torch.zeros(1, dtype=torch.int64))
+    target = torch.zeros(1, *task.target_shape(outputs), dtype=getattr(torch, task.target_dtype))
+    record = task.record(torch.zeros(1, 1, outputs), target)
     return sum(tensor.nbytes for tensor in record.values())
 
 
@@ -234,7 +236,9 @@ def expected_seconds(store: Store, probes: Sequence[str], settings: Fitting) -> 
         manifest.shape,
         images,
         probes,
-        settings.model_copy(update={"budget": None, "budget_flops": None, "memory": None}),
+        settings.model_copy(
+            update={"budget": None, "budget_flops": None, "memory": None, "task": store.task}
+        ),
         num_classes=len(store.classes),
         tokens=manifest.settings.tokens,
         measure_seconds=MOMENT,

@@ -1,41 +1,75 @@
-"""Data sets: labelled images in splits, each image with a name for error messages."""
+"""Data sets: examples with targets in splits, each with a name for error messages."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Union
+from typing import IO, Any, Union
 
 import numpy as np
 from PIL import Image
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.labels import check_count, labels_outside, whole_labels
+from iceprobe.core.specs import unknown
+from iceprobe.datasets.labels import check_count, labels_outside
 from iceprobe.datasets.pixels import Reading
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.targets import known, some
 
-Headline = Literal["top1", "mean_per_class"]
+TRAIN = "train"
 
 
 class BadImage(IceprobeError):
     """An image that can't be read; ``--on-bad-image skip`` leaves it out."""
 
 
+@dataclass(frozen=True)
+class Column:
+    """What an example has besides its target: its patient, its site, its fold.
+
+    Attributes:
+        codes: ``(n,)`` int64, indices into ``values``; −1 where it isn't known.
+        values: the names, the same of all splits. They are untrusted text.
+    """
+
+    codes: np.ndarray
+    values: Sequence[str]
+
+    @classmethod
+    def of(cls, splits: Mapping[str, Sequence[str | None]]) -> "dict[str, Column]":
+        """A column of each split from its values as text, of which None isn't known.
+
+        Values are in the order of numbers, if all are whole numbers, and of text otherwise.
+        """
+        found = {value for given in splits.values() for value in given if value is not None}
+        whole = all(value.removeprefix("-").isdecimal() and value.isascii() for value in found)
+        values = sorted(found, key=(lambda value: (int(value), value)) if whole else None)
+        place = {value: code for code, value in enumerate(values)} | {None: -1}
+        return {
+            split: cls(np.array([place[value] for value in given], np.int64), values)
+            for split, given in splits.items()
+        }
+
+
 class Split(ABC):
-    """Labelled images in a fixed order.
+    """Examples with targets, in a fixed order.
 
     Attributes:
         name: ``"train"`` or ``"test"``.
-        labels: ``(n,)`` int64, indices into the data set's classes.
+        labels: the targets as the task has them (`tasks/targets.py`): indices of classes ``(n,)`` int64,
+            tags ``(n, K)`` uint8, or numbers ``(n, K)`` float64.
         names: n names, unique in the data set; a file's path relative to its folder.
         boxes: ``(n, 4)`` float32, one box per image: ``x0, y0, x1, y1`` in pixels of the original
             image, upper ends exclusive, NaN for an image without a box. ``None`` if the data set
             has none.
         masks: whether images have masks.
+        columns: further ones by name: groups, folds, slices.
         reading: options for decoding image files; ``None`` if images aren't files.
 
     Raises:
-        IceprobeError: if labels aren't whole numbers, or names or boxes differ in number.
+        IceprobeError: if targets aren't those of the ``task``, or names, boxes or a column differ in
+            number.
     """
 
     reading: Reading | None = None
@@ -43,19 +77,30 @@ class Split(ABC):
     def __init__(
         self,
         name: str,
-        labels: np.ndarray,
+        labels: Any,
         names: Sequence[str],
         boxes: np.ndarray | None = None,
         masks: bool = False,
+        *,
+        task: str = "classification",
+        columns: Mapping[str, Column] | None = None,
     ):
-        self.name = name
-        self.labels = whole_labels(labels, name)
+        self.name, self.task = name, task
+        self.labels: np.ndarray = get_task(task).targets(labels, name)
         self.names = list(names)
         self.boxes = None if boxes is None else np.asarray(boxes, np.float32)
+        self.columns = dict(columns or {})
         check_count(name, len(self.labels), names=len(self.names))
         if self.boxes is not None:
             check_count(name, len(self.labels), boxes=len(self.boxes))
+        for column, given in self.columns.items():
+            check_count(name, len(self.labels), **{f"values of {column!r}": len(given.codes)})
         self.masks = masks
+
+    @property
+    def targets(self) -> np.ndarray:
+        """:attr:`labels`."""
+        return self.labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,7 +130,7 @@ class Split(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Sha256 that changes with any image, label or mask, and with their order."""
+        """Sha256 that changes with any image, target or mask, and with their order."""
 
 
 class ArraySplit(Split):
@@ -106,9 +151,10 @@ class ArraySplit(Split):
         boxes: np.ndarray | None = None,
         objects: np.ndarray | None = None,
         backgrounds: np.ndarray | None = None,
+        **more: Any,
     ):
         check_count(name, len(labels), images=len(images))
-        super().__init__(name, labels, names, boxes, masks=objects is not None)
+        super().__init__(name, labels, names, boxes, masks=objects is not None, **more)
         self.images, self.objects, self.backgrounds = images, objects, backgrounds
 
     def image(self, index: int) -> Image.Image:
@@ -136,42 +182,68 @@ Data = Union["Dataset", str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images with splits.
+    """Examples with targets, in splits.
 
     Attributes:
         spec: the spec string that loads this data set again.
         name: short and readable, for folders and tables.
-        classes: names of the classes; a label is an index into them. They are untrusted text:
-            escape them wherever they are shown.
+        classes: names of the K outputs: of classes, which a label is an index into, of tags, or of
+            numbers. They are untrusted text: escape them wherever they are shown.
         splits: ``"train"`` and ``"test"``.
-        headline: the accuracy that is conventionally reported on it.
+        headline: the metric that is conventionally reported on it; the task's primary one if empty.
         assumed: assumptions about its files, a line each: logged when it is loaded, kept in the
             store and in every result (docs/assumptions.md).
+        units: of the numbers of a regression, ``"kg"``; empty where they aren't known.
+        group: name of the column whose equal values are examples that aren't independent.
+        fold: name of the column of folds.
+        slices: names of the columns by whose values metrics are reported as well.
 
     Raises:
-        IceprobeError: if a label is not the index of a class, or train lacks a class.
+        IceprobeError: if a target is none of the task's, or train lacks an output.
     """
 
     spec: str
     name: str
     classes: Sequence[str]
     splits: Mapping[str, Split]
-    headline: Headline = "top1"
+    headline: str = "top1"
     assumed: Sequence[str] = ()
+    units: Sequence[str] = ()
+    group: str | None = None
+    fold: str | None = None
+    slices: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for split in self.splits.values():
+            # A source may have changed them after the split was made.
+            split.labels = get_task(self.task).targets(split.labels, split.name)
+            check_count(split.name, len(split.labels), names=len(split.names))
+        if self.task == "classification":
+            self._check_classes()
+        else:
+            self._check_outputs()
+        for name in filter(None, (self.group, self.fold, *self.slices)):
+            for split in self.splits.values():
+                if name not in split.columns:
+                    raise IceprobeError(unknown(f"column of {self.name}", name, split.columns))
+        object.__setattr__(self, "assumed", [*self.assumed, *self._shared_groups()])
+
+    @property
+    def task(self) -> str:
+        """Name of the task of its targets."""
+        return next((split.task for split in self.splits.values()), "classification")
+
+    def _check_classes(self) -> None:
         splits = self.splits.values()
         for split in splits:
-            labels = whole_labels(split.labels, split.name)
-            check_count(split.name, len(labels), names=len(split.names))
-            if len(outside := labels_outside(labels, self.classes)):
+            if len(outside := labels_outside(split.labels, self.classes)):
                 raise IceprobeError(
-                    f"label {labels[outside[0]]} of {split.names[outside[0]]!r} in split "
+                    f"label {split.labels[outside[0]]} of {split.names[outside[0]]!r} in split "
                     f"{split.name!r} of {self.name!r} is no class: {len(self.classes)} are named, "
                     f"0 to {len(self.classes) - 1} ({len(outside)} such labels); mend them or leave "
                     "the images out"
                 )
-        trained = next((np.unique(s.labels) for s in splits if s.name == "train"), np.array([]))
+        trained = next((np.unique(s.labels) for s in splits if s.name == TRAIN), np.array([]))
         for split in splits:
             unseen = np.setdiff1d(split.labels, trained)
             if len(trained) and len(unseen):
@@ -179,3 +251,44 @@ class Dataset:
                     f"class {str(self.classes[unseen[0]])!r} is in split {split.name!r} of "
                     f"{self.name!r} but missing from train: add images of it to train or leave it out"
                 )
+
+    def _check_outputs(self) -> None:
+        task = get_task(self.task)
+        for split in self.splits.values():
+            if split.task != self.task:
+                raise IceprobeError(
+                    f"split {split.name!r} of {self.name!r} has targets of {split.task}, and "
+                    f"{next(iter(self.splits))!r} of {self.task}: give all the same task="
+                )
+            if split.labels.shape[1] != len(self.classes):
+                raise IceprobeError(
+                    f"split {split.name!r} of {self.name!r} has {split.labels.shape[1]} "
+                    f"{task.outputs} an example and {len(self.classes)} are named: give each a name"
+                )
+            if not known(split.labels).any():
+                raise IceprobeError(
+                    f"split {split.name!r} of {self.name!r} has no known target: mend the values, "
+                    "or leave the split out"
+                )
+        if TRAIN in self.splits:
+            why = task.check_trained(self.splits[TRAIN].labels, self.classes)
+            if why is not None:
+                raise IceprobeError(f"{self.name}: {why}; mend the targets, or leave it out")
+
+    def _shared_groups(self) -> list[str]:
+        """A line on groups that are in train and in another split: the split is the user's, and stays."""
+        if self.group is None or TRAIN not in self.splits:
+            return []
+        trained = self.splits[TRAIN].columns[self.group]
+        lines = []
+        for split in self.splits.values():
+            mine = split.columns[self.group].codes
+            both = np.setdiff1d(np.intersect1d(mine, trained.codes), [-1])
+            if split.name != TRAIN and len(both):
+                shown = some([trained.values[code] for code in both])
+                lines.append(
+                    f"{len(both)} groups ({self.group} {shown}) are in train and in {split.name}: "
+                    f"{np.isin(mine, both).sum():,} of {len(mine):,} {split.name} examples aren't "
+                    "independent of train, so scores may be too high"
+                )
+        return lines

@@ -8,13 +8,10 @@ splits.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import boolean
-
-if TYPE_CHECKING:
-    from iceprobe.datasets.base import Headline
 
 Parts = tuple[str, ...]  # names of official parts that are read one after another
 Splits = Mapping[str, tuple[Parts, Parts]]
@@ -45,7 +42,7 @@ class Benchmark(Entry):
     where: str = ""
     files: tuple[str, ...] = ()
     splits: Splits = field(default_factory=lambda: TRAIN_TEST)
-    headline: "Headline" = "top1"
+    headline: str = "top1"
     options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     torchvision: str = ""
     fetches: tuple[Mapping[str, Any], ...] = ({},)

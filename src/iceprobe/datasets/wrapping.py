@@ -22,9 +22,10 @@ from torch.utils.data import Subset
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
 from iceprobe.datasets.files import FileSplit, one_line
-from iceprobe.datasets.labels import by_names, negative_numbers, numbered, whole_labels
+from iceprobe.datasets.labels import by_names, negative_numbers, numbered
 from iceprobe.datasets.layout import role_of
 from iceprobe.datasets.pixels import plain
+from iceprobe.tasks.targets import class_indices
 
 HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
@@ -281,7 +282,7 @@ def _numbered(
     known = next((listed for listed in names.values() if listed), None)
     if known is None:
         texts = all(isinstance(value, str) for values in raw.values() for value in values)
-        values = raw if texts else {s: whole_labels(v, s).tolist() for s, v in raw.items()}
+        values = raw if texts else {s: class_indices(v, s).tolist() for s, v in raw.items()}
         classes, labels = numbered(values, spec)
         return classes, labels, negative_numbers(classes, spec)
     assumed = [
@@ -290,7 +291,7 @@ def _numbered(
         if listed is None
     ]
     listed = {split: own or known for split, own in names.items()}
-    numbers = {split: whole_labels(values, split) for split, values in raw.items()}
+    numbers = {split: class_indices(values, split) for split, values in raw.items()}
     classes, labels, more = by_names(numbers, listed, spec)
     return classes, labels, [*assumed, *more]
 

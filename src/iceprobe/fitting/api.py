@@ -91,6 +91,11 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         )
     request = Request.of(_labels(store, probes, call), call)
     seeds, replicates = _repeated(request, call)
+    later = {
+        "task": store.task if store.task != "classification" else None,
+        "metric": call.metric,
+        "class_weight": call.class_weight if call.class_weight != "none" else None,
+    }
     asked = {
         "store": store.identity,
         "probes": request.labels,
@@ -104,7 +109,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "amp": call.fit_dtype,
         "shuffle": call.shuffle,
         "device": request.device.type,
-        **({} if request.task == "classification" else {"task": request.task}),  # older runs: none
+        **{name: value for name, value in later.items() if value},  # not in older runs
     }
     folder = first(lambda: call.output or new_run(store.manifest, call.protocol))
     with contextlib.ExitStack() as locked:
@@ -277,7 +282,12 @@ def _fit(
     named = []
     for result in results:
         if (predictions := result.predictions()) is not None:
-            predictions = dataclasses.replace(predictions, names=names)
+            predictions = dataclasses.replace(
+                predictions,
+                names=names,
+                groups=store.groups(request.split),
+                slices=store.slices(request.split),
+            )
         members = diverged.get(result.probe, [])
         named.append(result.replaced(predictions=predictions, diverged=members, **drawn))
     return named, rows

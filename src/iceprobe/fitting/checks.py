@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.labels import check_stored
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
@@ -40,7 +38,7 @@ def check_request(
                 f"split {name!r} has no image that could be read "
                 f"({len(store.manifest.skipped)} were skipped): mend the images"
             )
-        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
+        store.check_targets(name)
     if not store.has_patches:
         for label, probe in trained.items():
             if probe.input.endswith("patches"):
@@ -75,8 +73,24 @@ def pooled_task(name: str) -> Task:
     return task
 
 
+def check_task(store: Store, name: str | None) -> Task:
+    """The task of the store's targets, or the one that the caller names.
+
+    Raises:
+        IceprobeError: if that has other targets, or isn't one of whole examples.
+    """
+    stored = get_task(store.task)
+    task = stored if name is None else pooled_task(name)
+    if (task.target_dtype, task.several) != (stored.target_dtype, stored.several):
+        raise IceprobeError(
+            f"task={task.name!r}: the targets of {store.path or store.manifest.dataset.spec} are of "
+            f"{store.task!r}; leave task out, or give task={task.name} to the data, which is read again"
+        )
+    return task
+
+
 def check_training_images(
-    store: Store, protocol: Protocol, split: str, run_seed: int, low_shot: bool
+    store: Store, task: Task, protocol: Protocol, split: str, run_seed: int, low_shot: bool
 ) -> None:
     """Refuse a training split without images of a class, or with none to hold out.
 
@@ -85,17 +99,16 @@ def check_training_images(
     Raises:
         IceprobeError: naming it.
     """
-    labels = store["train"].labels
-    missing = set(range(len(store.classes))) - set(np.unique(labels).tolist())
-    if missing:
-        names = ", ".join(repr(store.classes[i]) for i in sorted(missing)[:3])
+    targets = store["train"].targets
+    if (why := task.check_trained(targets, store.classes)) is not None:
         record = store.manifest.splits["train"]
-        remedy = f"add some, or remove the class from {split!r}"
+        remedy = f"add some, or remove them from {split!r}"
         if record.images < record.listed:
             remedy = f"the limit took {record.images} of {record.listed} training images: raise it"
-        raise IceprobeError(f"no training image of class {names}: {remedy}")
+        raise IceprobeError(f"{why}: {remedy}")
     if low_shot or not protocol.held_out:
         return
+    labels = task.strata(targets)
     if not len(heldout_split(labels, run_seed, protocol.held_out)[1]):
         raise IceprobeError(
             f"{len(labels)} training images leave none to hold out: give a class two or "

@@ -21,7 +21,7 @@ from iceprobe.protocols.protocol import Protocol
 from iceprobe.store.quantisation import check_rounding, rounding
 from iceprobe.tasks.classification import Classification
 from iceprobe.tasks.metrics import Metric
-from iceprobe.tasks.task import Task
+from iceprobe.tasks.task import ClassWeight, Task
 from iceprobe.tokens import TokenShape
 
 
@@ -39,6 +39,7 @@ class FitContext:
     progress: ProgressCallback  # called with `(stage, done, total)`
     task: Task = field(default_factory=Classification)  # loss, records and metrics
     metric_name: str | None = None  # of the metric that selects; the task's primary one by default
+    class_weight: ClassWeight = "none"  # how classes or tags count in the loss
     shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
 
     @property
@@ -67,10 +68,20 @@ class FitContext:
             for name in train.inputs
             if name in VECTORS and shrinkage is not None
         }
-        coordinates = self._coordinates(train)
+        coordinates, scaling = self._coordinates(train), self.learning(train).scaling
         return make_groups(
-            list(members), self.shape, self.num_outputs, self.device, whitenings, coordinates
+            list(members),
+            self.shape,
+            self.num_outputs,
+            self.device,
+            whitenings,
+            coordinates,
+            scaling,
         )
+
+    def learning(self, train: Feed) -> Task:
+        """The task for training on the examples of ``train``: its scaling and class weights are theirs."""
+        return self.task.learning(train.targets, self.class_weight)
 
     def _coordinates(self, train: Feed) -> dict[str, Coordinates]:
         """Coordinates of the tokens of each input; refuses a dtype that can't hold the tokens."""

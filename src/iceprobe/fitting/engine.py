@@ -102,9 +102,8 @@ class JointTrainer:
         """
         active = self.active
         found: dict[int, Tensor] = {}
-        with learning_from(len(batch.labels), batch.images) as weight:
-            for groups, parts in loss_parts(active, batch, self.task):
-                losses = [loss * weight for loss in parts]
+        with learning_from(len(batch.labels), batch.images):
+            for groups, losses in loss_parts(active, batch, self.task):
                 torch.stack([loss.sum() for loss in losses]).sum().backward()
                 for group, loss in zip(groups, losses, strict=True):
                     before = found.get(id(group))
@@ -179,12 +178,14 @@ def group_losses(groups: list[Group], batch: Batch, task: Task) -> list[Tensor]:
     """The losses of the members of every group, ``(G,)`` a group.
 
     The task's loss, and the penalties of a probe on its own attention. Groups with penalties share
-    products among themselves only: `attend_together`, which the others use, keeps no weights.
+    products among themselves only: `attend_together`, which the others use, keeps no weights. Of a part
+    of a batch it is the part's share of the whole batch's loss.
     """
-    losses = []
+    losses, share = [], len(batch.labels) / batch.images
     for logits, penalties in _forward(groups, batch, training=True):
-        loss = task.loss(logits, batch.labels)
-        losses.append(loss if penalties is None else loss + penalties)
+        whole = () if batch.everyone is None else (batch.everyone,)
+        loss = task.loss(logits, batch.labels, *whole)
+        losses.append(loss if penalties is None else loss + share * penalties)
     return losses
 
 

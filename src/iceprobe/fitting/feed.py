@@ -30,14 +30,16 @@ SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and labels ``(B,)``.
+    """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and targets ``(B, …)``.
 
-    If several processes share a batch, this is the part of one; ``whole`` counts the images of all.
+    If several processes share a batch, this is the part of one; ``whole`` counts the images of all and
+    ``everyone`` has their targets.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     whole: int | None = None
+    everyone: Tensor | None = None
 
     @property
     def images(self) -> int:
@@ -149,7 +151,9 @@ class Feed:
     def _part(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
         """This process's share of a batch."""
         mine = positions[world().part(len(positions))]
-        return replace(self._gather(rows[mine], mine), whole=len(positions))
+        everyone = None if len(mine) == len(positions) else self._labels(positions)
+        batch = self._gather(rows[mine], mine)
+        return replace(batch, whole=len(positions), everyone=everyone)
 
     def _shown(self, seed: int, epoch: int) -> np.ndarray:
         """Rows of the source that an epoch reads, ``(n,)``: views take turns, the first is random;
@@ -195,9 +199,11 @@ class Feed:
 
     def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
         """A batch of these rows of the source, at these positions of the feed."""
-        mine = torch.from_numpy(positions % len(self)).to(self.device)
         inputs = {name: self._input(name, rows) for name in self.inputs}
-        return Batch(inputs, self.labels[mine])
+        return Batch(inputs, self._labels(positions))
+
+    def _labels(self, positions: np.ndarray) -> Tensor:
+        return self.labels[torch.from_numpy(positions % len(self)).to(self.device)]
 
     def _input(self, name: str, rows: np.ndarray) -> Tensor:
         if name == "mask":

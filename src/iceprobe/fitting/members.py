@@ -37,6 +37,7 @@ class Group(Stacked):
         whitened: name of a weight that is trained in whitened coordinates, and the matrix that its
             parameter is multiplied by (`fitting/whitening.py`).
         scale: s, the factor of the tokens that it reads.
+        scaling: μ and σ of the outputs, if the task has them: logits z are handed out as σ z + μ.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Group(Stacked):
         device: torch.device,
         whitening: Whitening | None = None,
         coordinates: Coordinates | None = None,
+        scaling: tuple[Tensor, Tensor] | None = None,
     ):
         self.members = members
+        self.scaling = None if scaling is None else tuple(one.to(device) for one in scaling)
         probes = [
             build_for(shape, member.probe, num_classes, member.seed).to(device)
             for member in members
@@ -162,7 +165,7 @@ class Group(Stacked):
         return torch.stack([functional_call(call, mine, (tokens,)) for mine in members])
 
     def classify(self, descriptors: Tensor, training: bool) -> Tensor:
-        """Batch norm without affine, then each member's linear classifier: ``(G, B, C)``."""
+        """Batch norm without affine, each member's linear classifier, the outputs' scaling: ``(G, B, K)``."""
         weight, bias = self.weights["classifier.weight"], self.weights["classifier.bias"]
         y = descriptors.to(weight.dtype) - self._offset()
         training = training and not self.fixed_statistics
@@ -178,7 +181,11 @@ class Group(Stacked):
                     y = y + (own - mean)[:, None]
                 self._track(mean, var, images)
             y = y * torch.rsqrt(var[:, None] + self._epsilon)
-        return linears(y, weight) + bias[:, None]
+        logits = linears(y, weight) + bias[:, None]
+        if self.scaling is not None:
+            shift, scale = self.scaling
+            logits = logits.to(shift) * scale + shift
+        return logits
 
     @torch.no_grad()
     def keep(self, kept: Sequence[int]) -> None:
@@ -215,6 +222,11 @@ class Group(Stacked):
                 probe.pooling.leave_coordinates()
             if self.scale != 1:
                 probe.scale = torch.tensor(self.scale, device=self.running_mean.device)
+            if self.scaling is not None:
+                weight, bias = probe.classifier.weight, probe.classifier.bias
+                shift, scale = (one.to(weight) for one in self.scaling)
+                weight.mul_(scale[:, None])
+                bias.copy_(bias * scale + shift)
         return probe.eval()
 
     def _enter(
@@ -292,11 +304,12 @@ def make_groups(
     device: torch.device,
     whitenings: Mapping[str, Whitening] | None = None,
     coordinates: Mapping[str, Coordinates] | None = None,
+    scaling: tuple[Tensor, Tensor] | None = None,
 ) -> list[Group]:
     """One group a probe; ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input."""
     groups = []
     for probe, alike in by_probe(members).items():
         read = build_for(shape, probe, num_classes).input
         of_vectors, of_tokens = (whitenings or {}).get(read), (coordinates or {}).get(read)
-        groups.append(Group(alike, shape, num_classes, device, of_vectors, of_tokens))
+        groups.append(Group(alike, shape, num_classes, device, of_vectors, of_tokens, scaling))
     return groups

@@ -19,7 +19,7 @@ from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.segmentation import Grid, LinearSegmentation, build, upsample
 from iceprobe.tasks.records import Record
-from iceprobe.tasks.segmentation import Segmentation, known_pixels, truth_of_masks
+from iceprobe.tasks.segmentation import truth_of_masks
 from iceprobe.tasks.task import Keep, Task
 
 PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few times over
@@ -73,11 +73,10 @@ class PatchGroup(Stacked):
 
     def loss_parts(self, batch: Batch, task: Task) -> Iterator[Tensor]:
         """Parts of the members' losses on a batch, ``(G,)`` each; their sum is the loss."""
-        assert isinstance(task, Segmentation)
-        truth, pixels = batch.labels, known_pixels(batch.labels)
+        truth = batch.labels
         for images in self.few(len(truth), truth.shape[-1]):
             logits = self.pixels(batch.inputs["patches"][images], truth.shape[-1])
-            yield task.loss(logits, truth[images], pixels)
+            yield task.loss(logits, truth[images], truth)
 
     def records(self, batch: Batch, task: Task, keep: Keep) -> Iterator[Record]:
         """The task's records of the batch's examples, in parts."""

@@ -108,7 +108,7 @@ def run_phase(
         steps=protocol.epochs * steps_an_epoch,
         warmup=round(context.warmup_epochs * steps_an_epoch),
         stops=[stop * steps_an_epoch for stop in stops],
-        task=context.task,
+        task=context.learning(train),
     )
     if saved is not None:
         trainer.load_state(saved.tensors)

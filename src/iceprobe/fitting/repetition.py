@@ -18,8 +18,8 @@ from iceprobe.fitting.checks import (
     check_device,
     check_norms,
     check_request,
+    check_task,
     check_training_images,
-    pooled_task,
 )
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
@@ -45,9 +45,8 @@ from iceprobe.results.undertrained import far_below, signs_of_undertraining, tra
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.layout import DTYPES
-from iceprobe.store.reader import Store
-from iceprobe.tasks.registry import get_task
-from iceprobe.tasks.task import Task
+from iceprobe.store.reader import Store, metric_of
+from iceprobe.tasks.task import ClassWeight
 
 log = logging.getLogger("iceprobe")
 FIT_VERSION = 7  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
@@ -71,7 +70,9 @@ class Request:
     low_shot: bool  # whether a few training images are drawn
     resume: bool  # go on from a state file
     command: str  # for the results
-    task: str = "classification"  # name of the task
+    task: str | None = None  # name of the task, if the caller gives it
+    metric: str | None = None  # name of the metric that selects and leads, likewise
+    class_weight: ClassWeight = "none"  # how classes or tags count in the loss
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
@@ -88,6 +89,8 @@ class Request:
             resume=isinstance(settings, FitCall) and settings.resume,
             command=settings.command if settings.command is not None else shlex.join(sys.argv),
             task=settings.task,
+            metric=settings.metric,
+            class_weight=settings.class_weight,
         )
 
 
@@ -97,7 +100,8 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     Raises:
         IceprobeError: naming it.
     """
-    task = pooled_task(request.task)
+    task = check_task(store, request.task)
+    metric_of(store, task, request.metric)
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
     # A wrong option of a probe is refused here.
@@ -107,7 +111,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     }
     check_request(store, request.labels, trained, request.split)
     check_norms({label: probe.pooling for label, probe in trained.items()})
-    check_training_images(store, request.protocol, request.split, run_seed, request.low_shot)
+    check_training_images(store, task, request.protocol, request.split, run_seed, request.low_shot)
 
 
 def repetition(
@@ -139,6 +143,8 @@ def repetition(
             protocol=request.protocol.name,
             split=request.split,
             seed=run_seed,
+            task=request.task,
+            metric=request.metric,
             device=request.device,
             command=request.command,
             progress=progress,
@@ -149,8 +155,9 @@ def repetition(
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
     if trained := _trained(request.labels):
-        images, task = len(store["train"]), get_task(request.task)
-        protocol, metric = for_images(request.protocol, images), metric_of(task, store)
+        images, task = len(store["train"]), check_task(store, request.task)
+        protocol = for_images(request.protocol, images)
+        metric = metric_of(store, task, request.metric)
         outputs = task.num_outputs(store.classes)
         parameters = {
             label: build_for(store.shape, label, outputs).num_parameters()["total"]
@@ -170,12 +177,13 @@ def repetition(
             run_seed=run_seed,
             shuffle=request.shuffle,
             device=str(request.device).partition(":")[0],
+            **({} if request.class_weight == "none" else {"class_weight": request.class_weight}),
             torch=torch.__version__,
         )
         checkpoint = Checkpoint(state, fingerprint)
         context = FitContext(
             protocol, store.shape, outputs, run_seed, request.device, DTYPES[request.fit_dtype],
-            checkpoint, progress, task, metric,
+            checkpoint, progress, task, metric, request.class_weight,
         )  # fmt: skip
         fitted, rows, diverged = run_protocol(
             store,
@@ -237,7 +245,7 @@ def _warnings(
         if fitted.edge is not None:
             found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
     metric, labels = context.metric, fitted.predictions.labels
-    scores = metric.needed_scores(fitted.predictions, labels).mean(0)
+    scores = metric.needed_scores(fitted.predictions.record, labels).mean(0)
     reported = selected_score(scores, metric.weights(labels))
     found += far_below(metric, reported, fitted.selected_score, split)
     for warning in found:
@@ -272,14 +280,9 @@ def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) 
         "shuffle": context.shuffle.by,
         **({"buffer_images": context.shuffle.buffer} if context.shuffle.buffer else {}),
         "dtype": str(context.dtype).removeprefix("torch."),
+        **({} if context.class_weight == "none" else {"class_weight": context.class_weight}),
         **where,
     }
-
-
-def metric_of(task: Task, store: Store) -> str:
-    """Name of the metric that selects: the data set's by its convention, if the task has that one."""
-    usual = store.manifest.dataset.headline
-    return usual if usual in task.metrics else task.primary
 
 
 def _trained(labels: list[str]) -> list[str]:

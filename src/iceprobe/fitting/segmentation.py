@@ -38,6 +38,7 @@ from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.settings import SegmentCall
 from iceprobe.store.reader import Store
 from iceprobe.tasks import miou
+from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.segmentation import Segmentation as SegmentationTask
 
 log = logging.getLogger("iceprobe")
@@ -82,7 +83,9 @@ def segment(
         batch_size=call.batch_size,
         learning_rates=call.learning_rates,
     )
-    check_training_images(store, protocol, split, call.run_seed, low_shot=False)
+    check_training_images(
+        store, get_task("segmentation"), protocol, split, call.run_seed, low_shot=False
+    )
 
     def expected(seconds: float) -> None:
         level = logging.WARNING if seconds > DAY else logging.INFO

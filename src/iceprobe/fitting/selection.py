@@ -65,7 +65,7 @@ def run_protocol(
     solved = [
         label
         for label in grids
-        if task.solves_linear and is_solved(label, protocol, store["train"])
+        if task.solver == "softmax" and is_solved(label, protocol, store["train"])
     ]
     grids = {label: grid for label, grid in grids.items() if label not in solved}
     grid = members_of({label: one.points for label, one in grids.items()}, seeds)

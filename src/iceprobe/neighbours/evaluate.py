@@ -1,4 +1,4 @@
-"""k-NN on a feature store: choose (k, T), then classify the test split."""
+"""k-NN on a feature store: choose (k, T), then predict the test split."""
 
 import statistics
 import time
@@ -9,47 +9,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.options import takes
 from iceprobe.core.specs import Spec, unknown
-from iceprobe.datasets.labels import check_stored
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
-from iceprobe.neighbours.voting import Vote, classify, log_votes, settings
+from iceprobe.neighbours.voting import Vote, settings, voted
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.registry import MODEL_VECTORS, no_vector
 from iceprobe.protocols.heldout import folds_of
 from iceprobe.protocols.protocol import UNSELECTED, get_protocol, refuse_train
 from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.predictions import Logits, Predictions
+from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import provenance
 from iceprobe.results.schema import Flops, Parameters, SelectedScore
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
-from iceprobe.tasks.classification import TOP, Classification
+from iceprobe.settings import KnnCall
+from iceprobe.store.reader import metric_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 
 if TYPE_CHECKING:
     from iceprobe.store import Store, StoredSplit
 
 
-@checked
 @shows_progress
-def knn(
-    store: "Store",
-    probe: str | Spec = "knn",
-    *,
-    protocol: str = "heldout",
-    split: str = "test",
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    command: str = "",
-    progress: ProgressCallback | bool | None = None,
-) -> FittedResult:
-    """Classify a split of ``store`` by its nearest training images.
+@takes(KnnCall)
+def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedResult:
+    """Predict the targets of a split of ``store`` from its nearest training images.
 
     Under ``heldout`` (k, T) is chosen on a stratified tenth of train against the rest of it (with few
     images on the folds of a cross-validation), then all of train is the bank for the reported split.
@@ -63,37 +55,32 @@ def knn(
         store: features, with a ``train`` split and the split to report.
         probe: ``knn``, or ``knn?input=class`` / ``knn?input=mean``. Without it the class token
             is read, or the mean of the patch tokens where there is none.
-        protocol: ``"heldout"`` or ``"paper"``.
-        split: the split to report.
-        seed: of the held-out images.
-        device: of the products; the CPU by default.
-        command: what was typed, for the result.
-        progress: called with ("knn", images done, images to do); by default a bar in a terminal or a
-            notebook, and ``False`` shows nothing.
+        settings: or options as keywords; ``progress`` is called with ("knn", images done, images to do).
 
     Raises:
         IceprobeError: for a split or class token that isn't there, or a wrong option of ``probe``.
     """
     started = time.monotonic()
-    chosen = get_protocol(protocol)
-    spec = parse_probe(str(probe))
+    chosen = get_protocol(call.protocol)
+    spec, split = parse_probe(str(probe)), call.split
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
-        check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
+        store.check_targets(name)
     refuse_train(split, store.splits)
     train, test = store["train"], store[split]
     classes = len(store.classes)
-    metric = Classification().metric(store.manifest.dataset.headline)
-    labels = np.asarray(train.labels)
+    task = get_task(call.task or store.task)
+    leading = task.metric(metric_of(store, task, call.metric))
+    labels = train.targets
     pooled = store.pooled_class
     features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
-    search = _Search(labels, classes, device or "cpu", callback(progress))
+    search = _Search(labels, classes, call.device or "cpu", callback(call.progress))
     search.total = len(queries)
-    truth = np.asarray(test.labels, dtype=np.int64)
+    truth = test.targets
 
     if chosen.held_out:
-        folds = folds_of(labels, seed, chosen)
+        folds = folds_of(task.strata(labels), call.run_seed, chosen)
         search.total += sum(len(fold.held_out) for fold in folds.folds)
         neighbours = search(queries, features, np.arange(len(labels)))
         evaluated = [
@@ -109,31 +96,25 @@ def knn(
     spread: float | None = None
     held_out: SelectedScore | None = None
     if evaluated:
-        rows, tried = _tried(evaluated, classes, known, metric)
+        rows, tried = _tried(evaluated, task, classes, known, leading)
         known = known[rows]
-        values = {vote: float(metric.mean(scores, known)) for vote, scores in tried.items()}
-        best = max(values, key=lambda vote: metric.sign * values[vote])
-        spread = metric.sign * (values[best] - statistics.median(values.values()))
+        values = {vote: float(leading.mean(scores, known)) for vote, scores in tried.items()}
+        best = max(values, key=lambda vote: leading.sign * values[vote])
+        spread = leading.sign * (values[best] - statistics.median(values.values()))
         if chosen.held_out:
-            held_out = selected_score(tried[best], metric.weights(known))
+            held_out = selected_score(tried[best], leading.weights(known))
 
-    guesses = classify(*neighbours, classes, best, top=min(TOP, classes)).numpy()
-    top5 = (guesses == truth[:, None]).any(1)[None] if classes > TOP else None
-    predictions = Predictions(
-        truth,
-        guesses[None, :, 0].astype(np.int32),
-        top5,
-        outputs=[Logits.of(Arrays(log_votes(*neighbours, classes, best)))],
-    )
+    record = voted(task, *neighbours, classes, torch.from_numpy(truth), best)
+    predictions = Predictions.of(Arrays(record), truth)
     reported = selected_score(
-        metric.needed_scores(predictions, truth).mean(0), metric.weights(truth)
+        leading.needed_scores(predictions.record, truth).mean(0), leading.weights(truth)
     )
     return built_result(
         predictions,
         open_store=store,
         probe=probe_label(spec),
         method="knn",
-        protocol=protocol,
+        protocol=call.protocol,
         selected={"k": best.k, "temperature": best.temperature},
         selected_on=selected_on,
         selected_score=held_out,
@@ -143,8 +124,9 @@ def knn(
         flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
-        warnings=far_below(metric, reported, held_out, split),
-        **provenance(store, split, command),
+        warnings=far_below(leading, reported, held_out, split),
+        **provenance(store, split, call.command or "")
+        | {"task": task.name, "primary": leading.name},
     )
 
 
@@ -169,7 +151,7 @@ def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) ->
 
 
 class _Search:
-    """Neighbours and their labels; all searches share one progress bar."""
+    """Neighbours and their targets; all searches share one progress bar."""
 
     def __init__(
         self,
@@ -184,7 +166,7 @@ class _Search:
     def __call__(
         self, queries: Tensor, features: Tensor, bank: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Similarities and classes ``(n, K)`` of the neighbours among the rows ``bank``."""
+        """Similarities ``(n, K)`` and targets ``(n, K, …)`` of the neighbours among the rows ``bank``."""
 
         def advance(done: int, _: int) -> None:
             if self.progress:
@@ -204,6 +186,7 @@ class _Search:
 
 def _tried(
     evaluated: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    task: Task,
     classes: int,
     truth: np.ndarray,
     metric: Metric,
@@ -211,10 +194,11 @@ def _tried(
     """The scores of every vote of the grid, in its order, on each evaluated image.
 
     Args:
-        evaluated: neighbours of some images, and their rows of ``truth (n,)``; an image may be
+        evaluated: neighbours of some images, and their rows of ``truth``; an image may be
             evaluated several times.
-        classes: C.
-        truth: the right classes.
+        task: of the targets.
+        classes: its outputs.
+        truth: the targets, ``(n, …)``.
         metric: that selects.
 
     Returns:
@@ -227,8 +211,8 @@ def _tried(
     for vote in settings(most):
         scores = np.zeros(len(truth))
         for (similarity, labels), rows in evaluated:
-            predicted = classify(similarity, labels, classes, vote)[:, 0]
-            record = Arrays({"predicted": predicted[None]})
-            scores[rows] += metric.needed_scores(record, truth[rows])[0]
+            of_rows = torch.from_numpy(truth[rows])
+            record = voted(task, similarity, labels, classes, of_rows, vote, "scores")
+            scores[rows] += metric.needed_scores(Arrays(record), truth[rows])[0]
         found[vote] = scores[held_out] / seen[held_out]
     return held_out, found

@@ -1,4 +1,4 @@
-"""k-NN classification: each of the k most similar training images votes exp(s / T) for its class.
+"""Votes of neighbours: each of the k most similar training images counts exp(s / T) for its target.
 
 Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination"; the
 grid of (k, T) is the one of ``spec/protocols.md``.
@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from iceprobe.tasks.classification import compact
+from iceprobe.tasks.classification import most_voted
 from iceprobe.tasks.records import Record, joined
+from iceprobe.tasks.task import Keep, Task
 
 NEIGHBOURS = (5, 10, 15, 20, 50, 100, 200)
 TEMPERATURES = (0.07, 0.1, 0.2)
@@ -43,30 +44,51 @@ def classify(
         top: classes wanted, at most C.
 
     Returns:
-        ``(n, top)`` int64. Among equal votes the lower class comes first. A class without a vote is
-        no guess: −1 replaces it.
+        ``(n, top)`` int64, as of `tasks.classification.most_voted`.
     """
-    found = torch.full((len(labels), top), -1, dtype=torch.int64)
-    for start in range(0, len(labels), ROWS):
-        rows = slice(start, start + ROWS)
-        scores = votes(similarity[rows], labels[rows], num_classes, vote)
-        for rank in range(top):
-            best, winner = scores.max(1, keepdim=True)
-            found[rows, rank] = winner.where(best > 0, -1)[:, 0]
-            scores.scatter_(1, winner, 0)
-    return found
+    parts = [slice(start, start + ROWS) for start in range(0, len(labels), ROWS)]
+    return torch.cat(
+        [
+            most_voted(votes(similarity[rows], labels[rows], num_classes, vote), top)
+            for rows in parts
+        ]
+    )
 
 
-def log_votes(similarity: Tensor, labels: Tensor, num_classes: int, vote: Vote) -> Record:
-    """Logarithms of the votes ``(1, n, C)`` as logits are kept, −∞ for a class without a vote.
+def voted(
+    task: Task,
+    similarity: Tensor,
+    neighbours: Tensor,
+    outputs: int,
+    targets: Tensor,
+    vote: Vote,
+    keep: Keep = "everything",
+) -> Record:
+    """The task's record of examples from their neighbours.
 
-    Of many classes the highest are kept (`tasks/classification.py`).
+    Args:
+        task: whose targets they are.
+        similarity: ``(n, K)`` cosine similarities of the nearest neighbours, best first.
+        neighbours: ``(n, K, …)``, their targets.
+        outputs: number of the task's outputs.
+        targets: ``(n, …)`` of the examples.
+        vote: k ≤ K and T.
+        keep: the record's use.
     """
-    parts = []
-    for start in range(0, len(labels), ROWS):
-        rows = slice(start, start + ROWS)
-        parts.append(compact(votes(similarity[rows], labels[rows], num_classes, vote).log()[None]))
-    return joined(parts)
+    k = vote.k
+    rows_at_once = [slice(start, start + ROWS) for start in range(0, len(targets), ROWS)]
+    return joined(
+        [
+            task.voted(
+                (similarity[rows, :k] / vote.temperature).exp(),
+                neighbours[rows, :k],
+                outputs,
+                targets[rows],
+                keep,
+            )
+            for rows in rows_at_once
+        ]
+    )
 
 
 def votes(similarity: Tensor, labels: Tensor, num_classes: int, vote: Vote) -> Tensor:

@@ -32,12 +32,12 @@ def built_result(
 def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:
     """Every metric of ``task`` that the predictions allow, over seeds or replicates, with intervals."""
     found = {}
-    labels = predictions.labels
+    labels, record = predictions.labels, predictions.record
     for name, metric in get_task(task).metrics.items():
-        if (scores := metric.scores(predictions, labels)) is not None:
+        if (scores := metric.scores(record, labels)) is not None:
             interval_of = accuracy_interval if metric.fraction else score_interval
             interval = interval_of(scores, metric.strata_of(labels))
-            found[name] = Score.of(metric.value(predictions, labels), interval)
+            found[name] = Score.of(metric.value(record, labels), interval)
     return found
 
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numpy as np
-
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.predictions import same_targets
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.statistics import Difference, holm, paired_difference, together
@@ -76,13 +75,15 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
         IceprobeError: if predictions weren't kept, or were made on other images.
     """
     predicted_a, predicted_b = a.needed_predictions(), b.needed_predictions()
-    if a.images != b.images or not np.array_equal(predicted_a.labels, predicted_b.labels):
+    if a.images != b.images or not same_targets(predicted_a.labels, predicted_b.labels):
         raise IceprobeError(
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
     metric, labels = shared_metric(a, b), predicted_a.labels
-    scores_a, scores_b = (metric.needed_scores(one, labels) for one in (predicted_a, predicted_b))
+    scores_a, scores_b = (
+        metric.needed_scores(one.record, labels) for one in (predicted_a, predicted_b)
+    )
     difference = paired_difference(
         scores_a,
         scores_b,

@@ -132,7 +132,7 @@ def orders_of(by_backbone: Sequence[Sequence[FittedResult]]) -> list[Order]:
 def _weighted(one: FittedResult, metric: Metric) -> NDArray[np.float64]:
     """What each image adds to the score, mean over seeds, more where it is better: ``(n,)``."""
     kept = one.needed_predictions()
-    scores = metric.needed_scores(kept, kept.labels).mean(0)
+    scores = metric.needed_scores(kept.record, kept.labels).mean(0)
     return metric.sign * scores * metric.weights(kept.labels)
 
 

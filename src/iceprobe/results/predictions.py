@@ -1,10 +1,14 @@
 """What every probe of a run predicted on the reported split: ``predictions.safetensors``.
 
-The file holds ``labels (n)`` int64 once, and for each probe ``LABEL/predicted (S, n)`` int32 and,
-with more than five classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five
-with the highest scores. Images are in the order of the store's split. Their ``names`` (bytes of a JSON list,
-uint8) are there if the data set was, and not in older files. Paired statistics and the report's pictures
-read the file.
+The file holds the targets once, ``labels``, and for each probe what its task records of every example
+(`tasks/`). Of classification: ``labels (n)`` int64, ``LABEL/predicted (S, n)`` int32 and, with more than five
+classes, ``LABEL/top5 (S, n)`` bool: whether the true class was among the five with the highest scores. Of
+multilabel: ``labels (n, K)`` uint8, 255 where a tag isn't known, ``LABEL/logits (S, n, K)`` float32. Of
+regression: ``labels (n, K)`` float64, NaN where a number isn't known, ``LABEL/predicted (S, n, K)`` float32
+in the target's unit. Examples are in the order of the store's split. Their ``names`` (bytes of a JSON list,
+uint8) are there if the data set was, and not in older files; ``group (n)`` int64 says which aren't
+independent, and ``column.NAME (n)`` int64 with the JSON of ``values`` are its slices. Paired statistics and the
+report's pictures read the file.
 
 ``LABEL/logits (S, n, C)`` float16 are kept for metrics that are computed later; of more than 2,000
 classes those of the 20 best, ``LABEL/logits (S, n, 20)``, with their classes ``LABEL/logit_classes`` int32
@@ -16,8 +20,8 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -43,7 +47,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 class Logits:
     """The logits of one probe, one row a seed."""
 
-    values: NDArray[np.float16]  # (S, n, C), or (S, n, 20) of the 20 best classes, best first
+    values: NDArray[Any]  # (S, n, K), or (S, n, 20) of the 20 best classes, best first
     classes: NDArray[np.int32] | None = None  # (S, n, 20), of which classes; None: all, in order
     log_sum_exp: NDArray[np.float32] | None = None  # (S, n), ln Σ exp over all classes; likewise
 
@@ -96,37 +100,49 @@ class Predictions:
     """Predictions of one probe, one row a seed.
 
     Attributes:
-        labels: ``(n,)`` int64, the true classes.
-        predicted: ``(S, n)`` int32.
+        labels: the true targets as the task has them, ``(n,)`` or ``(n, K)``.
+        predicted: ``(S, n)`` int32 classes, or ``(S, n, K)`` float32 numbers; None of tags.
         top5: ``(S, n)`` bool, or None with five classes or fewer.
         names: n of the images, or None where they aren't known.
         outputs: logits of its seeds, in one part or more; see :meth:`logits`.
+        groups: ``(n,)`` int64, equal for examples that aren't independent; None: all are.
+        slices: columns by whose values metrics are reported as well: codes ``(n,)`` and names of the
+            values.
     """
 
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int32]
+    labels: NDArray[Any]
+    predicted: Any
     top5: NDArray[np.bool_] | None = None
     names: Sequence[str] | None = None
     outputs: Sequence[Logits | StoredLogits] = ()
+    groups: NDArray[np.int64] | None = None
+    slices: Mapping[str, tuple[NDArray[np.int64], Sequence[str]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, record: Any, labels: NDArray[np.int64]) -> Self:
+    def of(cls, record: Any, labels: NDArray[Any]) -> Self:
         """Of what the task recorded (`tasks.records.Arrays`)."""
         outputs = [Logits.of(record)] if record.logits is not None else []
         return cls(labels, record.predicted, record.top5, outputs=outputs)
 
+    @property
+    def record(self) -> "Recorded":
+        """What the task recorded, with its fields as attributes, for the metrics."""
+        return Recorded(self)
+
     @classmethod
     def joined(cls, parts: "Sequence[Predictions]") -> Self:
         """One of several on the same images, whose seeds follow each other."""
-        predicted = np.concatenate([part.predicted for part in parts])
+        first, predicted = parts[0], [p.predicted for p in parts if p.predicted is not None]
         top5 = [part.top5 for part in parts if part.top5 is not None]
         every = all(part.outputs for part in parts)
         return cls(
-            parts[0].labels,
-            predicted,
+            first.labels,
+            np.concatenate(predicted) if predicted else None,
             np.concatenate(top5) if top5 else None,
-            parts[0].names,
+            first.names,
             [logits for part in parts for logits in part.outputs] if every else [],
+            first.groups,
+            first.slices,
         )
 
     def logits(self) -> Logits | None:
@@ -142,18 +158,48 @@ class Predictions:
         return Logits(*(np.concatenate([one[name] for one in tensors]) for name in tensors[0]))
 
     def __post_init__(self) -> None:
-        n = len(self.labels)
-        if self.predicted.ndim != 2 or self.predicted.shape[1] != n:
-            raise ValueError(f"predicted {self.predicted.shape} doesn't fit {n} labels")
-        if self.top5 is not None and self.top5.shape != self.predicted.shape:
-            raise ValueError(f"top5 {self.top5.shape} and predicted {self.predicted.shape} differ")
+        n, found = len(self.labels), self.predicted
+        if found is not None and (found.ndim != self.labels.ndim + 1 or found.shape[1] != n):
+            raise ValueError(f"predicted {found.shape} doesn't fit {n} labels")
+        if self.top5 is not None and (found is None or self.top5.shape != found.shape):
+            raise ValueError(f"top5 {self.top5.shape} and predicted {found and found.shape} differ")
         if self.names is not None and len(self.names) != n:
             raise ValueError(f"{len(self.names)} names don't fit {n} labels")
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """``(S, n)``: whether each seed was right on each image."""
-        return self.predicted == self.labels
+        """``(S, n)``: whether each seed was right on each image, of classification."""
+        found: NDArray[np.bool_] = self.predicted == self.labels
+        return found
+
+
+class Recorded:
+    """The fields of a task's record (`tasks/records.py`), read when they are asked for; None if missing."""
+
+    def __init__(self, predictions: Predictions):
+        self.predicted, self.top5 = predictions.predicted, predictions.top5
+        self._read = predictions.logits
+
+    @cached_property
+    def _logits(self) -> Logits | None:
+        return self._read()
+
+    @property
+    def logits(self) -> NDArray[Any] | None:
+        return None if self._logits is None else self._logits.values
+
+    @property
+    def logit_classes(self) -> NDArray[Any] | None:
+        return None if self._logits is None else self._logits.classes
+
+    @property
+    def log_sum_exp(self) -> NDArray[Any] | None:
+        return None if self._logits is None else self._logits.log_sum_exp
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None
 
 
 def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) -> None:
@@ -168,31 +214,49 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
         part = Part(array.dtype, array.shape, load or (lambda: array))
         tensors.setdefault(name, []).append(part)
 
-    every = [np.asarray(one.labels, dtype=np.int64) for one in predictions.values()]
+    every = [np.asarray(one.labels) for one in predictions.values()]
     for probe, one, labels in zip(predictions, predictions.values(), every, strict=True):
-        if not np.array_equal(every[0], labels):
+        if not same_targets(every[0], labels):
             raise IceprobeError(
                 f"probe {probe!r} was tested on other images than the rest: "
                 "write its predictions to another run"
             )
-        add(f"{probe}/predicted", np.asarray(one.predicted, dtype=np.int32))
+        if one.predicted is not None:
+            narrow = np.float32 if one.predicted.dtype.kind == "f" else np.int32
+            add(f"{probe}/predicted", np.asarray(one.predicted, narrow))
         if one.top5 is not None:
             add(f"{probe}/top5", np.asarray(one.top5, dtype=np.bool_))
         for logits in one.outputs:
             for name, array in logits.read().tensors().items():
                 add(f"{probe}/{name}", array, partial(_tensor, logits, name))
     if every:
-        add("labels", every[0])
+        whole = every[0].ndim == 1
+        add("labels", every[0].astype(np.int64) if whole else every[0])
+        first = next(iter(predictions.values()))
+        if first.groups is not None:
+            add("group", np.asarray(first.groups, np.int64))
+        for name, (codes, _) in first.slices.items():
+            add(f"column.{name}", np.asarray(codes, np.int64))
+        if first.slices:
+            add("values", _as_bytes({name: list(v) for name, (_, v) in first.slices.items()}))
     named = [one.names for one in predictions.values() if one.names is not None]
     if named:
-        text = json_bytes(json.dumps(list(named[-1]), ensure_ascii=False))
-        add("names", np.frombuffer(text, dtype=np.uint8))
+        add("names", _as_bytes(list(named[-1])))
     # In the library's own order, wide numbers first: so each tensor is aligned.
     order = list(_CODES)
     tensors = dict(sorted(tensors.items(), key=lambda t: (order.index(t[1][0].dtype.name), t[0])))
     parts = itertools.chain.from_iterable(tensors.values())
     buffers = (np.ascontiguousarray(part.load()).data for part in parts)
     write_atomically(Path(path), itertools.chain([_header(tensors)], buffers))
+
+
+def same_targets(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether the targets are the same; those that aren't known are."""
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def _as_bytes(value: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(json_bytes(json.dumps(value, ensure_ascii=False)), np.uint8)
 
 
 class Part(NamedTuple):
@@ -244,14 +308,19 @@ def read_predictions(
             )
         with safe_open(path, framework="numpy") as file:
             keys = set(file.keys())
-            if not {"labels", f"{probe}/predicted"} <= keys:
+            known = {f"{probe}/predicted", f"{probe}/logits"} & keys
+            if not known or "labels" not in keys:
                 raise IceprobeError(f"{path} holds no predictions of {probe!r}: fit it again")
             top5 = file.get_tensor(f"{probe}/top5") if f"{probe}/top5" in keys else None
-            labels, predicted = file.get_tensor("labels"), file.get_tensor(f"{probe}/predicted")
-            names = json.loads(file.get_tensor("names").tobytes()) if "names" in keys else None
+            read = file.get_tensor
+            labels, groups = read("labels"), read("group") if "group" in keys else None
+            predicted = read(f"{probe}/predicted") if f"{probe}/predicted" in keys else None
+            names = json.loads(read("names").tobytes()) if "names" in keys else None
+            values = json.loads(read("values").tobytes()) if "values" in keys else {}
+            slices = {name: (read(f"column.{name}"), mine) for name, mine in values.items()}
         outputs = [StoredLogits(path, probe)] if f"{probe}/logits" in keys else []
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    return Predictions(labels, predicted, top5, names, outputs)
+    return Predictions(labels, predicted, top5, names, outputs, groups, slices)

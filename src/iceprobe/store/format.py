@@ -139,14 +139,31 @@ class BackboneRecord(_Record):
 
 
 class DatasetRecord(_Record):
-    """The data set, and the accuracy that is conventionally reported on it."""
+    """The data set: its outputs, its columns, the metric that is conventionally reported on it."""
 
     spec: str
     name: str
-    classes: list[str]
-    headline: Literal["top1", "mean_per_class"] = "top1"
+    classes: list[str]  # names of classes, tags or numbers
+    headline: str = "top1"
     assumed: list[str] = []  # as of the backbone
     reading: dict[str, Any] = {}  # options for decoding files; they change the splits' content
+    task: str = "classification"
+    units: list[str] = []
+    group: str | None = None
+    fold: str | None = None
+    slices: list[str] = []
+    values: dict[str, list[str]] = {}  # of the columns, by name
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out at their default: stores of classes stay as they were."""
+        later = ("task", "units", "group", "fold", "slices", "values")
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in serialise(self).items()
+            if key not in later or value != fields[key].default
+        }
 
 
 def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
@@ -212,8 +229,10 @@ class SplitRecord(_Record):
     Attributes:
         images: how many are extracted; fewer than ``listed`` are a seeded choice in listing order.
         listed: images of the data set's split.
-        content: hashes of the ``listing`` (images and masks), the ``labels`` and the ``boxes``.
+        content: hashes of the ``listing`` (images and masks), the ``labels``, the ``boxes`` and the
+            columns.
         boxes, masks: whether images have them.
+        columns: names of further columns, in order.
         shards: the complete ones, in order.
     """
 
@@ -222,7 +241,13 @@ class SplitRecord(_Record):
     content: dict[str, str]
     boxes: bool
     masks: bool = False
+    columns: list[str] = []
     shards: list[ShardRecord] = []
+
+    @model_serializer(mode="wrap")
+    def _without_columns(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialise(self).items()
+        return {key: value for key, value in fields if key != "columns" or value}
 
 
 class Manifest(_Record):
@@ -247,6 +272,8 @@ class Manifest(_Record):
             "preprocessing": self.backbone.preprocessing,
             "settings": self.settings.model_dump(exclude_none=True),
             "classes": self.dataset.classes,
+            **({} if self.dataset.task == "classification" else {"task": self.dataset.task}),
+            **({"values": self.dataset.values} if self.dataset.values else {}),
             "splits": {
                 name: split.model_dump(include={"content", "images", "listed", "masks"})
                 for name, split in self.splits.items()

@@ -7,10 +7,12 @@ import torch
 
 from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
 from iceprobe.store.shards import CHECK_BYTES, HEADER_BYTES
+from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import TokenShape
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
+COLUMN = "column."  # before the names of columns in a shard
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Dtypes stored of patch tokens and of prefix tokens, by the option `tokens`.
 STORED = {name: (dtype, dtype) for name, dtype in DTYPES.items()}
@@ -28,8 +30,10 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     Only the evaluation view (0) has boxes and masks.
     """
     record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
-    layout["label"] = (torch.int64, ())
+    task, outputs = get_task(manifest.dataset.task), len(manifest.dataset.classes)
+    layout["label"] = (getattr(torch, task.target_dtype), task.target_shape(outputs))
     layout["index"] = (torch.int64, ())
+    layout |= {COLUMN + column: (torch.int64, ()) for column in record.columns}
     if record.boxes and not view:
         layout["box"] = (torch.float32, (4,))
     if record.masks and not view:

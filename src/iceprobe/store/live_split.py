@@ -23,7 +23,7 @@ from iceprobe.settings import Live
 from iceprobe.store.decoded_images import decode_threads
 from iceprobe.store.format import TRAIN, Manifest
 from iceprobe.store.forward import check_finite, forward
-from iceprobe.store.layout import chosen_rows, split_layout
+from iceprobe.store.layout import COLUMN, chosen_rows, split_layout
 from iceprobe.store.noted import FirstSeen
 from iceprobe.store.reader import Store
 from iceprobe.store.request import as_backbone, choose_device, describe, live_settings
@@ -111,6 +111,9 @@ class LiveSplit(StoredSplit):
         """A tensor of all images, in the evaluation view."""
         if name == "label":
             return torch.from_numpy(self._maker.dataset.splits[self._name].labels[self._indices])
+        if name.startswith(COLUMN):
+            column = self._maker.dataset.splits[self._name].columns[name.removeprefix(COLUMN)]
+            return torch.from_numpy(column.codes[self._indices])
         if name == "index":
             return torch.from_numpy(self._indices)
         parts = [

@@ -24,6 +24,7 @@ from iceprobe.settings import Policy
 from iceprobe.store.decoded_images import ImageDecoder, decoded_images
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.forward import FLAGS, check_finite, empty_batch, forward, rounding_share
+from iceprobe.store.layout import COLUMN
 from iceprobe.store.noted import NAMED
 from iceprobe.store.work import Decoded, Work
 
@@ -166,6 +167,8 @@ def _finish(
         "label": torch.from_numpy(split.labels[batch.rows]),
         "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
     }
+    for name, column in split.columns.items():
+        known[COLUMN + name] = torch.from_numpy(column.codes[batch.rows])
     found = {"box": batch.boxes, "mask": batch.masks}
     placed = {name: torch.from_numpy(one) for name, one in found.items() if one is not None}
     layers = list(zip(*views, strict=True))

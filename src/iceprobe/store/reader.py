@@ -24,6 +24,8 @@ from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import HasTokenShape, TokenShape
 
 
@@ -100,6 +102,38 @@ class Store(HasTokenShape):
     @property
     def splits(self) -> list[str]:
         return list(self._splits)
+
+    @property
+    def task(self) -> str:
+        """Name of the task of its targets."""
+        return self.manifest.dataset.task
+
+    def groups(self, split: str) -> NDArray[np.int64] | None:
+        """Which examples aren't independent, ``(n,)``: those of one group have equal codes.
+
+        Each example without a group is one of its own. None if the data set names none.
+        """
+        name = self.manifest.dataset.group
+        return None if name is None else alone(self[split].columns[name])
+
+    def slices(self, split: str) -> dict[str, tuple[NDArray[np.int64], list[str]]]:
+        """Columns by whose values metrics are reported: codes ``(n,)`` and names of the values, by name."""
+        record = self.manifest.dataset
+        return {n: (self[split].columns[n], record.values[n]) for n in record.slices}
+
+    def check_targets(self, split: str) -> None:
+        """Raise for the first target that is of no output; an early version stored such.
+
+        Raises:
+            IceprobeError: naming its row.
+        """
+        task, targets = get_task(self.task), self[split].targets
+        if len(outside := task.outside(targets, self.classes)):
+            raise IceprobeError(
+                f"label {targets[outside[0]]} of row {outside[0]} in split {split!r} of store "
+                f"{self.path or self.identity[:16]} is no class: {len(self.classes)} are named "
+                f"({len(outside)} such labels); extract it again from a data set without these images"
+            )
 
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store with only ``rows`` of ``split``; nothing is copied or read."""
@@ -193,6 +227,29 @@ class Store(HasTokenShape):
         source = self.dataset().splits[split]
         index = self[split].index[np.asarray(rows)].tolist()
         return [preprocessing.crop(source.image(row)) for row in index]
+
+
+def metric_of(store: Store, task: Task, name: str | None = None) -> str:
+    """Name of the metric that selects and leads: the one given, or the data set's by its convention, or
+    the task's.
+
+    Raises:
+        IceprobeError: if the task has no metric of the ``name``, with the nearest ones.
+    """
+    usual = store.manifest.dataset.headline
+    if name is not None:
+        if name not in task.metrics:
+            raise IceprobeError(unknown(f"metric of {task.name}", name, task.metrics))
+        return name
+    return usual if usual in task.metrics else task.primary
+
+
+def alone(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes of groups ``(n,)``, in which each example without one (−1) gets its own."""
+    without = codes < 0
+    found = codes.copy()
+    found[without] = codes.max(initial=-1) + 1 + np.arange(without.sum())
+    return found
 
 
 def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:

@@ -165,6 +165,16 @@ def describe_as(
             headline=dataset.headline,
             assumed=list(dataset.assumed),
             reading=next((r.said() for s in dataset.splits.values() if (r := s.reading)), {}),
+            task=dataset.task,
+            units=list(dataset.units),
+            group=dataset.group,
+            fold=dataset.fold,
+            slices=list(dataset.slices),
+            values={
+                name: [str(value) for value in column.values]
+                for split in dataset.splits.values()
+                for name, column in split.columns.items()
+            },
         ),
         settings=settings,
         shape=shape,
@@ -182,12 +192,14 @@ def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitReco
     content = {"listing": split.fingerprint(), "labels": _hash(split.labels)}
     if split.boxes is not None:
         content["boxes"] = _hash(split.boxes)
+    content |= {f"column {key}": _hash(one.codes) for key, one in split.columns.items()}
     return SplitRecord(
         images=len(split) if limit is None else min(limit, len(split)),
         listed=len(split),
         content=content,
         boxes=split.boxes is not None,
         masks=split.masks,
+        columns=list(split.columns),
     )
 
 

@@ -32,6 +32,7 @@ LARGEST_HEADER = 2**20
 STEP = 2**19  # bytes between the pages whose caching is checked
 _UNUSED = memoryview(bytearray(1))  # the buffer for them
 CODES = {
+    torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.store.buffers import fresh
-from iceprobe.store.layout import Layout, image_bytes, patch_bytes
+from iceprobe.store.layout import COLUMN, Layout, image_bytes, patch_bytes
 from iceprobe.store.quantisation import dequantise
 from iceprobe.tokens import TokenShape
 
@@ -21,7 +21,8 @@ class StoredSplit:
     """The stored tokens of one split; rows count the images that could be read.
 
     Attributes:
-        labels: ``(n,)`` int64.
+        labels: the targets as the task has them, ``(n,)`` or ``(n, K)`` (`tasks/targets.py`).
+        columns: further ones by name, ``(n,)`` int64 codes, −1 where one isn't known.
         index: ``(n,)`` int64, the image's index in the data set's split.
         boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
         shape: sizes of the tokens of one image.
@@ -56,10 +57,20 @@ class StoredSplit:
         self.dtype = torch.float32 if self._coded else layout["prefix"][0]
         self.labels: np.ndarray = tensors("label").numpy()
         self.index: np.ndarray = tensors("index").numpy()
+        self.columns: dict[str, np.ndarray] = {
+            name.removeprefix(COLUMN): tensors(name).numpy()
+            for name in layout
+            if name.startswith(COLUMN)
+        }
         self.boxes: np.ndarray | None = tensors("box").numpy() if "box" in layout else None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """:attr:`labels`."""
+        return self.labels
 
     @cached_property
     def prefix(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Classification: one class an example, K = C classes.
 
-    loss = −ln softmax(z)_y, mean over examples
+    loss = −w_y ln softmax(z)_y, mean over examples      w = 1, or balanced: n / (C n_c)
 
 A record holds ``predicted (G, n)`` int32, the class with the highest logit, and with more than five
 classes ``top5 (G, n)`` bool, whether the true class is among the five highest. Both are of the logits
@@ -11,13 +11,14 @@ float32 of all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.tasks.metrics import Metric
-from iceprobe.tasks.task import Keep, Task
+from iceprobe.tasks.targets import class_indices, unseen_classes
+from iceprobe.tasks.task import ClassWeight, Keep, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class Classification(Task):
     """One class an example."""
 
     name: ClassVar[str] = "classification"
+    outputs: ClassVar[str] = "classes"
     metrics: ClassVar[Mapping[str, Metric]] = {
         metric.name: metric
         for metric in (
@@ -49,20 +51,43 @@ class Classification(Task):
         )
     }  # fmt: skip
     primary: ClassVar[str] = "top1"
-    votes: ClassVar[bool] = True
-    solves_linear: ClassVar[bool] = True
+    weighs_classes: ClassVar[bool] = True
+    solver: ClassVar[str | None] = "softmax"
 
     def num_outputs(self, names: Sequence[str]) -> int:
         return len(names)
 
-    def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+    def targets(self, given: Any, split: str) -> NDArray[np.int64]:
+        return class_indices(given, split)
+
+    def check_trained(self, targets: NDArray[Any], names: Sequence[str]) -> str | None:
+        return unseen_classes(targets, names)
+
+    def outside(self, targets: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
+        return np.flatnonzero((targets < 0) | (targets >= len(names)))
+
+    def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
+        if class_weight == "none":
+            return self
+        import torch
+
+        counts = np.bincount(targets)
+        weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return self.bound(weights=torch.from_numpy(weights).float())
+
+    def loss(
+        self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None
+    ) -> "Tensor":
         from torch.nn import functional as F  # results read the metrics alone, without torch
 
         if logits.ndim == 2:
-            return F.cross_entropy(logits, targets)
+            return self.loss(logits[None], targets, everyone)[0]
         members, examples, _ = logits.shape
         losses = F.cross_entropy(logits.flatten(0, 1), targets.repeat(members), reduction="none")
-        return losses.view(members, examples).mean(1)
+        losses = losses.view(members, examples)
+        if self.weights is not None:
+            losses = losses * self.weights.to(losses)[targets]
+        return losses.mean(1) if everyone is None else losses.sum(1) / len(everyone)
 
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         import torch
@@ -75,7 +100,25 @@ class Classification(Task):
             found["top5"] = (best == targets[:, None]).any(-1).cpu()
         return found | compact(logits) if keep == "everything" else found
 
-    def strata(self, targets: NDArray) -> NDArray[np.int64]:
+    def voted(
+        self,
+        weights: "Tensor",
+        neighbours: "Tensor",
+        outputs: int,
+        targets: "Tensor",
+        keep: Keep = "everything",
+    ) -> "Record":
+        """Each neighbour votes for its class with its weight; logits are the logarithms of the votes."""
+        import torch
+
+        votes = weights.new_zeros(len(neighbours), outputs).scatter_add_(1, neighbours, weights)
+        best = most_voted(votes, 1 if keep == "scores" else min(TOP, outputs))
+        found = {"predicted": best[None, :, 0].to(torch.int32)}
+        if keep != "scores" and outputs > TOP:
+            found["top5"] = (best == targets[:, None]).any(-1)[None]
+        return found | compact(votes.log()[None]) if keep == "everything" else found
+
+    def strata(self, targets: NDArray[Any]) -> NDArray[np.int64]:
         return targets
 
     def readings(
@@ -93,6 +136,21 @@ class Classification(Task):
 def best_classes(logits: "Tensor", most: int) -> "Tensor":
     """The classes with the highest logits, best first: ``(…, C)`` → ``(…, min(most, C))``."""
     return logits.topk(min(most, logits.shape[-1]), dim=-1).indices
+
+
+def most_voted(votes: "Tensor", top: int) -> "Tensor":
+    """The ``top`` classes with the most votes, best first: ``(n, C)`` → ``(n, top)`` int64.
+
+    Among equal votes the lower class comes first. A class without a vote is no guess: −1 replaces it.
+    """
+    import torch
+
+    left, best = votes.clone(), []
+    for _ in range(top):
+        most, winner = left.max(1, keepdim=True)
+        best.append(winner.where(most > 0, -1)[:, 0])
+        left.scatter_(1, winner, 0)
+    return torch.stack(best, -1)
 
 
 def compact(logits: "Tensor") -> "Record":

@@ -12,6 +12,10 @@ TASKS: Registry[Entry] = Registry(
     "task",
     {
         "classification": Entry(f"{_HERE}.classification:Classification", "one class an example"),
+        "multilabel": Entry(
+            f"{_HERE}.multilabel:Multilabel", "a set of tags an example, which may be empty"
+        ),
+        "regression": Entry(f"{_HERE}.regression:Regression", "one or several numbers an example"),
         "segmentation": Entry(f"{_HERE}.segmentation:Segmentation", "one class a pixel"),
     },
 )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.miou import IGNORE, count, mean_iou
+from iceprobe.tasks.targets import class_indices, unseen_classes
 from iceprobe.tasks.task import Keep, Task
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Segmentation(Task):
     """One class a pixel. Targets of a batch are classes of pixels, ``(B, S, S)``."""
 
     name: ClassVar[str] = "segmentation"
+    outputs: ClassVar[str] = "classes"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "miou": Metric("miou", "mIoU", _linearised, exact=_mean_iou)
     }
@@ -57,9 +59,17 @@ class Segmentation(Task):
     def num_outputs(self, names: Sequence[str]) -> int:
         return 1 + len(names)
 
-    def loss(self, logits: "Tensor", targets: "Tensor", pixels: "Tensor | None" = None) -> "Tensor":
-        """Of logits ``(G, B, C, S, S)``; of a part of a batch, the part's sum divided by ``pixels``, the
-        number of pixels of the whole batch that have a class."""
+    def targets(self, given: Any, split: str) -> NDArray[np.int64]:
+        """The class of the object of each image, ``(n,)``."""
+        return class_indices(given, split)
+
+    def check_trained(self, targets: NDArray[Any], names: Sequence[str]) -> str | None:
+        return unseen_classes(targets, names)
+
+    def loss(
+        self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None
+    ) -> "Tensor":
+        """Of logits ``(G, B, C, S, S)``."""
         from torch.nn import functional as F
 
         members, images = logits.shape[:2]
@@ -68,7 +78,7 @@ class Segmentation(Task):
             logits.flatten(0, 1), wanted, ignore_index=IGNORE, reduction="none"
         )
         total = losses.reshape(members, images, -1).sum((1, 2))
-        return total / (known_pixels(targets) if pixels is None else pixels)
+        return total / known_pixels(targets if everyone is None else everyone)
 
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         import torch
@@ -80,7 +90,7 @@ class Segmentation(Task):
             for name in ("confusion", "hits", "truth", "called")
         }
 
-    def strata(self, targets: NDArray) -> NDArray[np.int64]:
+    def strata(self, targets: NDArray[Any]) -> NDArray[np.int64]:
         """By the classes of images, ``(n,)``."""
         return targets
 

@@ -1,8 +1,9 @@
 """The interface of a task: all that the other rooms use of it."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,37 +20,78 @@ if TYPE_CHECKING:
 #: metrics, of the reported examples.
 Keep = Literal["scores", "predictions", "everything"]
 
+#: How classes or tags count in the loss: alike, or each as much as any other.
+ClassWeight = Literal["none", "balanced"]
+
 
 class Task(ABC):
     """The kind of target of an example. One file and one registry entry a task.
 
     Attributes:
         name: as ``--task`` spells it.
+        outputs: what its K outputs are called: ``"classes"``, ``"tags"``, ``"numbers"``.
         metrics: by name, in the order of tables.
         primary: the metric that selects and comes first, if the data set has no convention.
+        target_dtype: of targets in memory and in a store.
+        several: whether a target is K numbers, ``(n, K)``, in place of one, ``(n,)``.
         pooled: whether a target is of a whole example, so that probes on pooled tokens predict it.
-        votes: whether `knn` predicts it.
-        solves_linear: whether linear probes are solved for by `fitting/logistic.py`.
+        weighs_classes: whether its loss takes class weights.
+        solver: how linear probes are solved for their optimum (`fitting/linear.py`): the loss's name
+            there, or None if they are trained.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
             entry an example.
     """
 
     name: ClassVar[str]
+    outputs: ClassVar[str] = "outputs"
     metrics: ClassVar[Mapping[str, Metric]]
     primary: ClassVar[str]
+    target_dtype: ClassVar[str] = "int64"
+    several: ClassVar[bool] = False
     pooled: ClassVar[bool] = True
-    votes: ClassVar[bool] = False
-    solves_linear: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
+    solver: ClassVar[str | None] = None
     summed: ClassVar[frozenset[str]] = frozenset()
+
+    #: μ and σ of the outputs, ``(K,)`` each: a probe's logits z are handed out as σ z + μ. None: as they are.
+    scaling: "tuple[Tensor, Tensor] | None" = None
+    #: Weights that `learning` found, of classes or of tags with the tag, ``(K,)``. None: all count alike.
+    weights: "Tensor | None" = None
 
     @abstractmethod
     def num_outputs(self, names: Sequence[str]) -> int:
         """K, the outputs of a probe's classifier, for these names of classes, tags or numbers."""
 
+    def targets(self, given: Any, split: str) -> NDArray[Any]:
+        """Targets as a source gives them → as this task has them, ``(n,)`` or ``(n, K)``.
+
+        Raises:
+            IceprobeError: naming the row of what is none.
+        """
+        return np.asarray(given, self.target_dtype)
+
+    def check_trained(self, targets: NDArray[Any], names: Sequence[str]) -> str | None:
+        """What of the K outputs can't be learnt from these training targets, in words; None if all can."""
+        return None
+
+    def outside(self, targets: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
+        """Rows whose target is of no output that has a name."""
+        return np.empty(0, np.int64)
+
+    def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
+        """This task for training on these targets: with its scaling and its weights."""
+        return self
+
     @abstractmethod
-    def loss(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+    def loss(
+        self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None
+    ) -> "Tensor":
         """The loss of each member, a mean over examples: ``(G, B, K)``, ``(B, …)`` → ``(G,)``; of one
-        member alone ``(B, K)`` → ``()``."""
+        member alone ``(B, K)`` → ``()``.
+
+        ``everyone`` are the targets of the whole batch, where these are one process's part of it: the
+        losses of the parts, weighted by their number of examples, have the whole batch's as their mean.
+        """
 
     @abstractmethod
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
@@ -65,8 +107,32 @@ class Task(ABC):
             finite must not score. Stored predictions hold them under these names.
         """
 
+    def voted(
+        self,
+        weights: "Tensor",
+        neighbours: "Tensor",
+        outputs: int,
+        targets: "Tensor",
+        keep: Keep = "everything",
+    ) -> "Record":
+        """The record of k-NN, one member.
+
+        Args:
+            weights: ``(n, k)`` of each neighbour.
+            neighbours: their targets, ``(n, k, …)``.
+            outputs: K.
+            targets: ``(n, …)`` of the examples.
+            keep: as of :meth:`record`.
+        """
+        raise NotImplementedError
+
+    @property
+    def votes(self) -> bool:
+        """Whether k-NN predicts its targets."""
+        return type(self).voted is not Task.voted
+
     @abstractmethod
-    def strata(self, targets: NDArray) -> NDArray[np.int64]:
+    def strata(self, targets: NDArray[Any]) -> NDArray[np.int64]:
         """Strata of the training split, of which each gives held-out examples: ``(n, …)`` → ``(n,)``."""
 
     @abstractmethod
@@ -79,3 +145,14 @@ class Task(ABC):
     def metric(self, name: str | None = None) -> Metric:
         """The metric called ``name``, the primary one by default."""
         return self.metrics[self.primary if name is None else name]
+
+    def target_shape(self, outputs: int) -> tuple[int, ...]:
+        """Of one example's target."""
+        return (outputs,) if self.several else ()
+
+    def bound(self, **found: Any) -> Self:
+        """A copy with these attributes."""
+        other = copy.copy(self)
+        for name, value in found.items():
+            setattr(other, name, value)
+        return other

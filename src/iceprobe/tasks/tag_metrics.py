@@ -1,0 +1,7 @@
+"""placeholder"""
+
+from collections.abc import Mapping
+
+from iceprobe.tasks.metrics import Metric
+
+METRICS: Mapping[str, Metric] = {}
