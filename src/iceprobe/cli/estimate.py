@@ -33,7 +33,7 @@ def estimate(
     if isinstance(dataset, int):
         # Only draws read labels: as many as they need, since 10⁹ labels take 8 GB.
         labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
-        check_fit(config, backbone, [str(c) for c in range(classes)], labels)
+        check_fit(config, backbone, [str(c) for c in range(classes)], labels, "classification")
     rate = paper.device_images_per_second if paper else None
     speed = paper.device_tflops if paper else None
     disk = paper.disk_gb_per_second if paper else None

@@ -99,9 +99,9 @@ class Sources:
         from iceprobe.store.layout import chosen_rows
 
         dataset = self.dataset(run)
-        labels = dataset.splits["train"].labels if "train" in dataset.splits else np.empty(0, int)
-        rows = chosen_rows(len(labels), min(run.limit or len(labels), len(labels)))
-        check_fit(run, self.backbone(run), dataset.classes, labels[rows])
+        targets = dataset.splits["train"].targets if "train" in dataset.splits else np.empty(0, int)
+        rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
+        check_fit(run, self.backbone(run), dataset.classes, targets[rows], dataset.task)
 
     def identities(self, run: Run) -> set[str]:
         """Identities of the stores that would serve ``run`` now; nothing is extracted.

@@ -74,7 +74,7 @@ def fit_run(
 
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
-        check_fit(config, store, store.classes, store["train"].labels)
+        check_fit(config, store, store.classes, store["train"].targets, store.task)
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
         if config.memory is not None:
@@ -117,7 +117,11 @@ def write_run(
 
 
 def check_fit(
-    config: FitRun, tokens: "HasTokenShape", classes: Sequence[str], train_labels: "np.ndarray"
+    config: FitRun,
+    tokens: "HasTokenShape",
+    classes: Sequence[str],
+    targets: "np.ndarray",
+    task: str,
 ) -> None:
     """Check that probes, budget and draws fit the tokens and the images.
 
@@ -125,17 +129,19 @@ def check_fit(
         config: of the fit.
         tokens: a store, or a backbone.
         classes: their names.
-        train_labels: ``(n,)`` of the training images.
+        targets: ``(n, …)`` of the training images.
+        task: name of their task.
     """
     from iceprobe import probes
-    from iceprobe.protocols.lowshot import draw
+    from iceprobe.protocols.lowshot import drawn
+    from iceprobe.tasks import get_task
 
     shape = tokens.shape
     if has_budget(config):
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
     for shots in config.shots or []:
-        draw(train_labels, list(classes), shots=shots)
+        drawn(get_task(task), targets, classes, shots=shots)
     for text in config.probe:
         spec = parse_probe(text)
         source = spec.options.get("input", "")

@@ -19,7 +19,7 @@ from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, in_days, short_name, shown
-from iceprobe.fitting.checks import all_diverged
+from iceprobe.fitting.checks import all_diverged, check_task
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.fitting.run_folder import (
@@ -37,7 +37,7 @@ from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
-from iceprobe.protocols.lowshot import draw
+from iceprobe.protocols.lowshot import drawn
 from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -243,12 +243,16 @@ def _fit(
     ``begin`` is called when all is checked.
     """
     progress, run_seed = callback(call.progress), call.run_seed
-    drawn: dict[str, Any] = {"shots": call.shots, "fraction": call.fraction}
+    few: dict[str, Any] = {"shots": call.shots, "fraction": call.fraction}
     initialisations = [range(seeds)] if replicates is None else [[r] for r in range(replicates)]
     views = [store] * len(initialisations)
     if request.low_shot and "train" in store.splits:
-        labels = store["train"].labels
-        draws = (draw(labels, store.classes, **drawn, seed=run_seed + r) for r in range(len(views)))
+        task, groups = check_task(store, request.task), store.groups("train")
+        targets = store["train"].targets
+        draws = (
+            drawn(task, targets, store.classes, **few, seed=run_seed + r, groups=groups)
+            for r in range(len(views))
+        )
         views = [store.take("train", rows) for rows in draws]
     for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
         check(view, request, mine, run_seed + r)
@@ -289,7 +293,7 @@ def _fit(
                 slices=store.slices(request.split),
             )
         members = diverged.get(result.probe, [])
-        named.append(result.replaced(predictions=predictions, diverged=members, **drawn))
+        named.append(result.replaced(predictions=predictions, diverged=members, **few))
     return named, rows
 
 

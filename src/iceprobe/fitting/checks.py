@@ -108,8 +108,8 @@ def check_training_images(
         raise IceprobeError(f"{why}: {remedy}")
     if low_shot or not protocol.held_out:
         return
-    labels = task.strata(targets)
-    if not len(heldout_split(labels, run_seed, protocol.held_out)[1]):
+    labels, groups = task.strata(targets), store.groups("train")
+    if not len(heldout_split(labels, run_seed, protocol.held_out, groups)[1]):
         raise IceprobeError(
             f"{len(labels)} training images leave none to hold out: give a class two or "
             "more images, or take --protocol paper"

@@ -189,9 +189,7 @@ def evaluate(
         for group, record in zip(groups, records, strict=True):
             found = metric.needed_scores(Arrays(record), targets)
             scores |= zip(group.members, found, strict=True)
-            exact = metric.exact
-            value = exact(Arrays(record), targets) if exact else metric.mean(found, targets)
-            values |= zip(group.members, value.tolist(), strict=True)
+            values |= zip(group.members, metric.mean(found, targets).tolist(), strict=True)
         if keep_best:
             of_groups = [metric.sign * np.array([values[m] for m in g.members]) for g in groups]
             _keep_best(phase, groups, of_groups, records)

@@ -102,6 +102,10 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     """
     task = check_task(store, request.task)
     metric_of(store, task, request.metric)
+    if request.class_weight != "none" and not task.weighs_classes:
+        raise IceprobeError(
+            f"class_weight={request.class_weight}: {task.name} has no classes to weigh; leave it out"
+        )
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
     # A wrong option of a probe is refused here.

@@ -104,7 +104,10 @@ def run_heldout(
         return MaskFeed(of, rows, INPUTS, context.device, torch.float32, context.shuffle)
 
     fit_rows, held_rows = heldout_split(
-        context.task.strata(train.labels), context.run_seed, protocol.held_out
+        context.task.strata(train.labels),
+        context.run_seed,
+        protocol.held_out,
+        store.groups("train"),
     )
     course = Course(context, None)
     points = [(rate, 0.0) for rate in protocol.learning_rates or ()]

@@ -104,7 +104,8 @@ def run_protocol(
         ]  # fmt: skip
         return found, phase.rows, diverged_members(grids, [phase])
 
-    folds = folds_of(task.strata(train.labels), context.run_seed, protocol)
+    strata = task.strata(train.targets)
+    folds = folds_of(strata, context.run_seed, protocol, store.groups("train"))
     pairs = [
         (feed(train, fold.train, train.views), feed(train, fold.held_out)) for fold in folds.folds
     ]

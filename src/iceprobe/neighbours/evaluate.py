@@ -80,7 +80,8 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     truth = test.targets
 
     if chosen.held_out:
-        folds = folds_of(task.strata(labels), call.run_seed, chosen)
+        strata, groups = task.strata(labels), store.groups("train")
+        folds = folds_of(strata, call.run_seed, chosen, groups)
         search.total += sum(len(fold.held_out) for fold in folds.folds)
         neighbours = search(queries, features, np.arange(len(labels)))
         evaluated = [

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.protocols.protocol import Protocol
+from iceprobe.protocols.stratified import Units, fold_parts, held_out_part
 
 Rows = NDArray[np.int64]
 
@@ -27,34 +28,47 @@ class Folds:
     description: str  # in words: "held-out 10% of train"
 
 
-def folds_of(labels: np.ndarray, seed: int, protocol: Protocol) -> Folds:
+def folds_of(
+    strata: np.ndarray, seed: int, protocol: Protocol, groups: np.ndarray | None = None
+) -> Folds:
     """One held-out part, or below ``protocol.folds_below`` examples repeated stratified folds.
 
-    ``labels (n,)`` are strata of the training examples, in classification their classes.
+    Args:
+        strata: of the training examples: their classes ``(n,)``, or tags ``(n, K)`` bool.
+        seed: of the draw.
+        protocol: of the fit.
+        groups: ``(n,)``; examples of one group are held out together.
     """
-    if len(labels) < protocol.folds_below:
+    if len(strata) < protocol.folds_below:
         folds = [
             fold
             for repeat in range(protocol.repeats)
-            for fold in cross_validation(labels, seed, protocol.folds, repeat)
+            for fold in cross_validation(strata, seed, protocol.folds, repeat, groups)
         ]
         times = f", {protocol.repeats} times" if protocol.repeats > 1 else ""
         each = len(folds) // protocol.repeats  # fewer than asked for where images are too few
-        return Folds(folds, f"{each}-fold cross-validation of train{times}")
-    train, held = heldout_split(labels, seed, protocol.held_out)
-    share = f"{100 * len(held) / max(1, len(labels)):.0f}%"
-    return Folds([Fold(train, held)] if len(held) else [], f"held-out {share} of train")
+        whole = "" if groups is None else ", groups whole"
+        return Folds(folds, f"{each}-fold cross-validation of train{times}{whole}")
+    train, held = heldout_split(strata, seed, protocol.held_out, groups)
+    share = f"{100 * len(held) / max(1, len(strata)):.0f}%"
+    whole = "" if groups is None else " in whole groups"
+    return Folds([Fold(train, held)] if len(held) else [], f"held-out {share} of train{whole}")
 
 
 def heldout_split(
-    labels: np.ndarray, seed: int, fraction: float = 0.1
+    labels: np.ndarray, seed: int, fraction: float = 0.1, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows held out, both sorted; stratified and seeded.
+
+    Tags ``(n, K)``, and whole ``groups (n,)``, are dealt by iterative stratification (`stratified.py`).
 
     Of a class with m images ``round(fraction · m)`` are held out, at least one if the class has two or
     more; a class with one image stays in training, so that no held-out class is unseen. (scikit-learn's
     stratified splitters refuse such classes.)
     """
+    if groups is not None or labels.ndim == 2:
+        out = held_out_part(Units.made(labels, groups), fraction, seed)
+        return np.setdiff1d(np.arange(len(labels)), out), out
     rng = np.random.default_rng(seed)
     held: list[np.ndarray] = []
     for label in np.unique(labels):
@@ -65,14 +79,25 @@ def heldout_split(
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0) -> list[Fold]:
+def cross_validation(
+    labels: np.ndarray,
+    seed: int,
+    folds: int,
+    repeat: int = 0,
+    groups: np.ndarray | None = None,
+) -> list[Fold]:
     """``folds`` folds; each image is held out in one of them, if its class has two or more.
 
     The images of a class, shuffled, are dealt to the folds in turn, from the fold after the last class's:
     a fold holds ⌊m/k⌋ or ⌈m/k⌉ of a class with m images, and sizes of folds differ by one at most. A
     class with one image stays in training in all folds. (scikit-learn's StratifiedKFold refuses classes
-    smaller than the number of folds, and holds single images out.)
+    smaller than the number of folds, and holds single images out.) Tags ``(n, K)``, and whole ``groups``, are
+    dealt by iterative stratification.
     """
+    everything = np.arange(len(labels))
+    if groups is not None or labels.ndim == 2:
+        parts = fold_parts(Units.made(labels, groups), folds, (seed, repeat, folds))
+        return [Fold(np.setdiff1d(everything, rows), rows) for rows in parts if len(rows)]
     rng = np.random.default_rng((seed, repeat, folds))
     held: list[list[int]] = [[] for _ in range(folds)]
     turn = 0
@@ -81,7 +106,6 @@ def cross_validation(labels: np.ndarray, seed: int, folds: int, repeat: int = 0)
         for row in rows if len(rows) > 1 else ():
             held[turn % folds].append(int(row))
             turn += 1
-    everything = np.arange(len(labels))
     return [
         Fold(np.setdiff1d(everything, rows), np.sort(np.asarray(rows, np.int64)))
         for rows in held

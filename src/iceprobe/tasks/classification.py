@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iceprobe.tasks.linearised import Formula, of_fields
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.targets import class_indices, unseen_classes
 from iceprobe.tasks.task import ClassWeight, Keep, Task
@@ -34,22 +35,82 @@ def _right(record: Any, labels: NDArray) -> NDArray[np.bool_]:
     return found
 
 
+def _of_all_logits(name: str) -> Formula:
+    """A formula that needs the logits of all classes."""
+    found = of_fields(f"class_formulas:{name}", "logits")
+
+    def formula(record: Any, targets: NDArray, weights: "Tensor") -> "Tensor | None":
+        return found(record, targets, weights) if record.logit_classes is None else None
+
+    return formula
+
+
+def _log_loss(record: Any, targets: NDArray) -> NDArray | None:
+    if record.logits is None or record.logit_classes is not None:
+        return None
+    from iceprobe.tasks.class_formulas import log_loss
+
+    found: NDArray = log_loss(record.logits, targets).numpy()
+    return found
+
+
+def _ece(record: Any, targets: NDArray, weights: "Tensor") -> "Tensor | None":
+    if record.logits is None:
+        return None
+    from iceprobe.tasks.class_formulas import ece
+
+    return ece(record.logits, record.predicted, targets, weights, record.log_sum_exp)
+
+
+_TWO = "examples of two classes"
+METRICS = (
+    Metric("top1", "top-1", _right, accuracy=True, note="share of examples whose highest logit is right"),
+    Metric(
+        "top5", "top-5", lambda record, labels: record.top5, accuracy=True,
+        note="share of examples whose class is among the five highest logits",
+    ),
+    Metric(
+        "mean_per_class", "mean per class", _right, strata=lambda labels: labels, accuracy=True,
+        heading="per class", note="mean over classes of the top-1 inside a class (balanced accuracy)",
+    ),
+    Metric(
+        "f1_macro", "macro-F1", formula=of_fields("class_formulas:f1_macro", "predicted"),
+        note="mean over classes of F1, the harmonic mean of precision and recall",
+    ),
+    Metric(
+        "auroc", "AUROC", formula=_of_all_logits("auroc"), needs=_TWO, most_outputs=20,
+        note="area under the ROC curve, one class against the rest, mean over classes",
+    ),
+    Metric(
+        "ap", "average precision", formula=_of_all_logits("ap"), needs=_TWO, most_outputs=20,
+        heading="AP", note="average precision, one class against the rest, mean over classes",
+    ),
+    Metric(
+        "log_loss", "log loss", _log_loss, higher_is_better=False, range=(0.0, None), percent=False,
+        note="−ln of the probability of the true class, mean over examples, in nats",
+    ),
+    Metric(
+        "ece", "calibration error", formula=_ece, higher_is_better=False, heading="ECE",
+        note="expected calibration error of the highest probability, 15 bins of equal mass",
+    ),
+    Metric(
+        "kappa", "kappa", formula=of_fields("class_formulas:kappa", "predicted"), needs=_TWO,
+        range=(-1.0, 1.0), percent=False, note="Cohen's kappa, agreement beyond chance (Cohen 1960)",
+    ),
+    Metric(
+        "kappa_quadratic", "quadratic kappa", needs=_TWO, range=(-1.0, 1.0), percent=False,
+        formula=of_fields("class_formulas:kappa_quadratic", "predicted"),
+        note="Cohen's kappa with squared distances of ordered classes (Cohen 1968)",
+    ),
+)  # fmt: skip
+
+
 class Classification(Task):
     """One class an example."""
 
     name: ClassVar[str] = "classification"
     outputs: ClassVar[str] = "classes"
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        metric.name: metric
-        for metric in (
-            Metric("top1", "top-1", _right, accuracy=True),
-            Metric("top5", "top-5", lambda record, labels: record.top5, accuracy=True),
-            Metric(
-                "mean_per_class", "mean per class", _right, strata=lambda labels: labels,
-                accuracy=True, heading="per class",
-            ),
-        )
-    }  # fmt: skip
+    metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "top1"
     weighs_classes: ClassVar[bool] = True
     solver: ClassVar[str | None] = "softmax"

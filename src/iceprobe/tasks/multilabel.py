@@ -31,7 +31,7 @@ class Multilabel(Task):
 
     name: ClassVar[str] = "multilabel"
     outputs: ClassVar[str] = "tags"
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+    metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "map"
     target_dtype: ClassVar[str] = "uint8"
     several: ClassVar[bool] = True
@@ -100,18 +100,9 @@ class Multilabel(Task):
         logits = torch.logit(share.nan_to_num(0.5)).clamp(-CERTAIN, CERTAIN)
         return {"logits": logits[None].to("cpu", torch.float32)}
 
-    def strata(self, targets: NDArray[Any]) -> NDArray[np.int64]:
-        """By its rarest tag: each tag in turn, the rarest first, takes the examples that have it and that
-        no rarer one has taken; those without a tag are the last stratum.
-
-        A held-out part drawn from these has of every tag close to its share (Sechidis, Tsoumakas and
-        Vlahavas 2011, "On the stratification of multi-label data": rarest first).
-        """
-        having = targets == 1
-        found = np.full(len(targets), targets.shape[1], np.int64)
-        for tag in np.argsort(having.sum(0), kind="stable")[::-1]:
-            found[having[:, tag]] = tag  # a rarer one overwrites it
-        return found
+    def strata(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """The tags themselves, ``(n, K)`` bool: they are dealt by iterative stratification."""
+        return targets == 1
 
     def readings(
         self, logits: "Tensor", names: Sequence[str], most: int

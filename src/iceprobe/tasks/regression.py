@@ -33,7 +33,7 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     outputs: ClassVar[str] = "numbers"
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+    metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "r2"
     target_dtype: ClassVar[str] = "float64"
     several: ClassVar[bool] = True

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from iceprobe.tasks.linearised import of_fields
 from iceprobe.tasks.metrics import Metric
-from iceprobe.tasks.miou import IGNORE, count, mean_iou
+from iceprobe.tasks.miou import IGNORE, count
 from iceprobe.tasks.targets import class_indices, unseen_classes
 from iceprobe.tasks.task import Keep, Task
 
@@ -24,24 +25,19 @@ if TYPE_CHECKING:
     from iceprobe.tasks.records import Record
 
 
-def _mean_iou(record: Any, targets: NDArray) -> NDArray[np.float64]:
-    return np.array([mean_iou(confusion) for confusion in record.confusion])
-
-
-def _linearised(record: Any, targets: NDArray) -> NDArray[np.float64]:
-    """mIoU and the influence of each image on it, ``(G, n)``.
-
-    IoU_c = H_c/U_c of sums over images; image i moves it by n (h_ic − IoU_c u_ic)/U_c.
-    """
-    hits = record.hits.astype(np.float64)
-    union = record.truth + record.called - record.hits
-    total = union.sum(1, keepdims=True).astype(np.float64)
-    occurring = total > 0
-    each = np.divide(1.0, total, out=np.zeros_like(total), where=occurring)
-    iou = hits.sum(1, keepdims=True) * each
-    classes = np.maximum(occurring.sum(-1), 1)
-    influence = hits.shape[1] * ((hits - iou * union) * each).sum(-1) / classes
-    return iou.sum(-1) / classes + influence
+METRICS = (
+    Metric(
+        "miou", "mIoU",
+        formula=of_fields("pixel_formulas:mean_iou", "hits", "truth", "called", targets=False),
+        note="intersection over union of all pixels, mean over the classes that occur",
+    ),
+    Metric(
+        "pixel_accuracy", "pixel accuracy",
+        formula=of_fields("pixel_formulas:pixel_accuracy", "hits", "truth", targets=False),
+        needs="a pixel that has a class",
+        note="share of pixels called right, background among them",
+    ),
+)  # fmt: skip
 
 
 class Segmentation(Task):
@@ -49,9 +45,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     outputs: ClassVar[str] = "classes"
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "miou": Metric("miou", "mIoU", _linearised, exact=_mean_iou)
-    }
+    metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "miou"
     pooled: ClassVar[bool] = False
     summed: ClassVar[frozenset[str]] = frozenset({"confusion"})

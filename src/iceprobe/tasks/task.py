@@ -35,7 +35,8 @@ class Task(ABC):
         target_dtype: of targets in memory and in a store.
         several: whether a target is K numbers, ``(n, K)``, in place of one, ``(n,)``.
         pooled: whether a target is of a whole example, so that probes on pooled tokens predict it.
-        weighs_classes: whether its loss takes class weights.
+        weighs_classes: whether it has classes or tags: its loss takes class weights, and ``shots`` of each
+            can be drawn.
         solver: how linear probes are solved for their optimum (`fitting/linear.py`): the loss's name
             there, or None if they are trained.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
@@ -132,8 +133,9 @@ class Task(ABC):
         return type(self).voted is not Task.voted
 
     @abstractmethod
-    def strata(self, targets: NDArray[Any]) -> NDArray[np.int64]:
-        """Strata of the training split, of which each gives held-out examples: ``(n, …)`` → ``(n,)``."""
+    def strata(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Strata of the training split, of which each gives held-out examples: ``(n, …)`` → codes ``(n,)``, or
+        where an example is of several ``(n, K)`` bool."""
 
     @abstractmethod
     def readings(

@@ -1,0 +1,109 @@
+"""Examples dealt to parts so that each part has its share of every class or tag, and no group is cut.
+
+Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label
+data"): of the tag with the fewest units left, each unit goes to the part that lacks most of that tag; of
+equals to the one that lacks most examples. Here a unit is a group with all its examples, or one example
+where there are no groups, and a tag is anything to be shared out: a class, a tag, a bin of a number.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is dealt whole.
+
+    Attributes:
+        of: ``(n,)`` the unit of each example.
+        having: ``(U, K)`` how many of a unit's examples have each tag.
+        sizes: ``(U,)`` examples of each unit.
+    """
+
+    of: Rows
+    having: NDArray[np.int64]
+    sizes: Rows
+
+    @classmethod
+    def made(cls, strata: NDArray, groups: NDArray[np.int64] | None = None) -> Self:
+        """Of strata, ``(n,)`` codes or ``(n, K)`` bool, and groups ``(n,)``; without groups an example each."""
+        tags = strata if strata.ndim == 2 else strata[:, None] == np.unique(strata)
+        whole = np.arange(len(tags)) if groups is None else groups
+        _, of = np.unique(whole, return_inverse=True)
+        having = np.zeros((of.max(initial=-1) + 1, tags.shape[1]), np.int64)
+        np.add.at(having, of, tags)
+        return cls(of, having, np.bincount(of))
+
+    @property
+    def alone(self) -> NDArray[np.bool_]:
+        """Units ``(U,)`` that are the only one with some tag: held out, that tag would be unseen."""
+        only: NDArray[np.bool_] = ((self.having > 0) & ((self.having > 0).sum(0) == 1)).any(1)
+        return only
+
+
+def dealt(units: Units, shares: NDArray[np.float64], seed: int | tuple[int, ...]) -> Rows:
+    """The part of each unit, ``(U,)``.
+
+    Args:
+        units: to be dealt.
+        shares: ``(P, K + 1)`` examples that each part wants: with each tag, and in all.
+        seed: of the order among units that are alike.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(units.sizes))
+    order = order[np.argsort(-units.sizes[order], kind="stable")]  # large groups first
+    wanted, part = shares.astype(np.float64), np.full(len(order), -1, np.int64)
+    left = (units.having > 0).sum(0)
+    everything = np.concatenate([units.having, units.sizes[:, None]], 1)
+    while len(waiting := order[part[order] < 0]):
+        tag = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin()) if left.any() else -1
+        for unit in waiting[everything[waiting, tag] > 0]:
+            lacking = wanted[:, tag]
+            best = np.flatnonzero(lacking >= lacking.max() - 1e-9)
+            best = best[wanted[best, -1] >= wanted[best, -1].max() - 1e-9]
+            part[unit] = chosen = best[0] if len(best) == 1 else rng.choice(best)
+            wanted[chosen] -= everything[unit]
+            left -= units.having[unit] > 0
+    return part
+
+
+def held_out_part(units: Units, fraction: float, seed: int) -> Rows:
+    """Examples held out, sorted: of a tag with m examples about ``round(fraction · m)``, at least one where
+    two units or more have it; a tag that one unit alone has stays in training."""
+    movable = ~units.alone
+    counts = np.concatenate([units.having.sum(0), [units.sizes.sum()]])
+    several = np.append((units.having[movable] > 0).sum(0) > 0, True)
+    wanted = np.where(several, np.maximum(np.round(fraction * counts), 1), 0)
+    part = np.zeros(len(units.sizes), np.int64)
+    part[movable] = dealt(
+        _only(units, movable), np.stack([counts - wanted, wanted]), (seed, len(counts))
+    )
+    return _seen(units, part, 1)
+
+
+def fold_parts(units: Units, folds: int, seed: int | tuple[int, ...]) -> list[Rows]:
+    """Examples of each fold, sorted, no two of one group apart; a tag that one unit alone has is in none."""
+    movable = ~units.alone
+    counts = np.concatenate([units.having[movable].sum(0), [units.sizes[movable].sum()]])
+    part = np.full(len(units.sizes), -1, np.int64)
+    part[movable] = dealt(_only(units, movable), np.tile(counts / folds, (folds, 1)), seed)
+    return [_seen(units, part, fold) for fold in range(folds)]
+
+
+def _only(units: Units, kept: NDArray[np.bool_]) -> Units:
+    return Units(units.of, units.having[kept], units.sizes[kept])
+
+
+def _seen(units: Units, part: Rows, held: int) -> Rows:
+    """Examples of the part ``held``, without units that leave a tag unseen by the others."""
+    out = part == held
+    for tag in np.flatnonzero((units.having[~out] > 0).sum(0) == 0):
+        with_tag = np.flatnonzero(out & (units.having[:, tag] > 0))
+        if len(with_tag):
+            out[with_tag[units.sizes[with_tag].argmin()]] = False
+    return np.flatnonzero(out[units.of])
