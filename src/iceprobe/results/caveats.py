@@ -1,8 +1,20 @@
-"""Words beside a figure: what its interval is over, and what it leaves out."""
+"""Words beside a figure: what its interval is over, what it leaves out, and whether it can be trusted."""
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from iceprobe.results.schema import Result
+from iceprobe.results.units import codes_of, number_of
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.targets import UNKNOWN
+
+UNTRUSTED = "the interval can't be trusted"
+FEW = 10  # independent examples, groups or positives, below which an interval isn't trusted
+#: Formulas of integer targets that count all examples alike, not those of a class or tag.
+_ALIKE = frozenset({"ece", "exact_match"})
+_POOLED = "_micro"  # metrics that take the cells of all tags for one
 
 
 def kept(result: Result) -> str:
@@ -54,6 +66,52 @@ def few_rows(results: Sequence[Result]) -> str:
         for names, words in ((alone, _ALONE), (few, _FEW))
         if names
     )
+
+
+def caveat(metric: Metric, targets: NDArray, groups: ArrayLike | None = None) -> str | None:
+    """Why the interval of a metric can't be trusted, in words; None where there is no reason.
+
+    There are fewer than 10 independent examples or groups, or, of a metric that counts those of a class or
+    tag, fewer than 10 with the rarest outcome (of groups, that have one).
+
+    Args:
+        targets: ``(n, …)`` as the task has them.
+        groups: ``(n,)``, equal for examples that aren't independent; None: all are.
+    """
+    n, unit = len(targets), "example" if codes_of(groups, len(targets)) is None else "group"
+    units = number_of(groups, n)
+    if units < FEW:
+        return f"{UNTRUSTED}: it is over {counted(units, unit)}"
+    found = positives(metric, targets, groups)
+    if found is None or found >= FEW:
+        return None
+    have = f"{'have' if found > 1 else 'has'} " if unit == "group" else "of "
+    return f"{UNTRUSTED}: {counted(found, unit)} {have}the rarest outcome"
+
+
+def positives(metric: Metric, targets: NDArray, groups: ArrayLike | None = None) -> int | None:
+    """Examples of the rarest outcome that occurs, or groups that have some; None where the metric counts none.
+
+    Of classes the rarest one; of tags the rarest of having and of lacking one, among known cells.
+    """
+    targets = np.asarray(targets)
+    if targets.dtype.kind not in "iub" or metric.name in _ALIKE:
+        return None
+    if metric.formula is None and metric.strata is None:
+        return None
+    codes = codes_of(groups, len(targets))
+    codes = np.arange(len(targets)) if codes is None else codes
+    if targets.ndim == 1:
+        _, targets = np.unique(targets, return_inverse=True)
+        pairs = np.unique(np.stack([targets, codes]), axis=1)
+        return int(np.bincount(pairs[0]).min())
+    cells = [targets[:, k] for k in range(targets.shape[1])]
+    if metric.name.endswith(_POOLED):
+        cells, codes = [targets.ravel()], np.repeat(codes, targets.shape[1])
+    found = [
+        len(np.unique(codes[of == value])) for of in cells for value in np.unique(of[of != UNKNOWN])
+    ]
+    return min(found, default=0)
 
 
 _ALONE = (

@@ -73,12 +73,20 @@ class Spread:
 
     def quantile(self, confidence: float) -> float:
         """Half the width of an interval, in standard errors √variance."""
-        of_examples = _quantile(confidence, self.df_examples)
+        of_examples = self.quantile_examples(confidence)
         if not self.replicates:
             return of_examples
-        of_replicates = _quantile(confidence, self.df_replicates)
+        of_replicates = self.quantile_replicates(confidence)
         squares = of_examples**2 * self.examples + of_replicates**2 * self.replicates
         return math.sqrt(squares / self.variance)
+
+    def quantile_examples(self, confidence: float) -> float:
+        """That of √examples alone."""
+        return _quantile(confidence, self.df_examples)
+
+    def quantile_replicates(self, confidence: float) -> float:
+        """That of √replicates alone."""
+        return _quantile(confidence, self.df_replicates)
 
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval mean ± q·√variance."""
@@ -115,7 +123,7 @@ class Spread:
         if self.plain or not single > 0:
             return self.units
         most = self.rows * self.size
-        return min(most, single / self.variance) if self.variance else most
+        return min(most, single / self.variance) if self.variance else self.rows * self.units
 
 
 def pooled(
@@ -299,9 +307,10 @@ def _parts(values: NDArray[np.float64], design: _Design) -> tuple[_Part, _Part, 
     """V_rows, V_cols and V_error of ``values (R, n)``."""
     rows, u = len(values), values * design.weights
     if design.groups is not None:
-        sums = _of_groups(values, design)
+        sums = _of_groups(values, design, design.groups)
         columns = sums.mean(0)
-        cols = _Part(float(columns @ columns), _df_of_groups(values.mean(0), design))
+        df = _df_of_groups(values.mean(0), design, design.groups)
+        cols = _Part(float(columns @ columns), df)
         left = max(0.0, float((sums**2).sum()) - rows * cols.variance)
         error = _Part(left / max(rows * (rows - 1), 1), (rows - 1) * cols.df)
     else:
@@ -320,7 +329,9 @@ def _parts(values: NDArray[np.float64], design: _Design) -> tuple[_Part, _Part, 
     return _Part(float(u.sum(1).var(ddof=1)) / rows, rows - 1.0), cols, error
 
 
-def _of_groups(values: NDArray[np.float64], design: _Design) -> NDArray[np.float64]:
+def _of_groups(
+    values: NDArray[np.float64], design: _Design, groups: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Z of each row and group: ``(R, n)`` → ``(R, G)``."""
     weights, strata = design.weights, design.strata
     mass = np.bincount(strata, weights)
@@ -328,16 +339,16 @@ def _of_groups(values: NDArray[np.float64], design: _Design) -> NDArray[np.float
     found = []
     for row in values:
         mean = np.bincount(strata, weights * row) / mass
-        found.append(np.bincount(design.groups, counted * (row - mean[strata])))
+        found.append(np.bincount(groups, counted * (row - mean[strata])))
     return np.array(found)
 
 
-def _df_of_groups(values: NDArray[np.float64], design: _Design) -> float:
+def _df_of_groups(values: NDArray[np.float64], design: _Design, groups: NDArray[np.int64]) -> float:
     """(Σ_g A_g)² / Σ_g A_g², less one for each stratum's mean, of working variances A_g = Σ_c W_gc² s_c².
 
     W_gc is the weight of group g in stratum c, s_c² the variance of ``values (n,)`` there.
     """
-    cells, where = np.unique(np.stack([design.strata, design.groups]), axis=1, return_inverse=True)
+    cells, where = np.unique(np.stack([design.strata, groups]), axis=1, return_inverse=True)
     weights = np.bincount(where.ravel(), design.weights)
     counts = np.bincount(design.strata)
     mean = np.bincount(design.strata, values) / counts

@@ -26,7 +26,7 @@ def merged(results: Sequence[FittedResult]) -> FittedResult:
     return first.replaced(
         predictions=predictions,
         probes=[probe for one in results for probe in one.probes or []],
-        metrics=scores_of(predictions, first.task),
+        metrics=scores_of(predictions, first.task, first.metrics),
         last_epoch=Score.of([v for score in last for v in score.values]) if last else None,
         selected={key: _side_by_side(key, results) for key in first.selected},
         best_minus_median=float(np.mean(spreads)) if spreads else None,

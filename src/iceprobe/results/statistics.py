@@ -184,6 +184,7 @@ def paired_difference(
     *,
     replicates: bool = False,
     fractions: bool = True,
+    least: float = 0.0,
 ) -> Difference:
     """a − b on the images that both were tested on.
 
@@ -197,12 +198,14 @@ def paired_difference(
         replicates: whether row r of both is the same complete repetition (the same draw of training
             images): differences are computed row by row.
         fractions: whether scores are bound to [0, 1].
+        least: variance over images that the difference of others has at least.
 
     Raises:
         ValueError: if the numbers of images, or of replicates, differ.
     """
     a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
     found = spread_of_difference(a, b, classes, groups, paired=replicates, fractions=fractions)
+    found = replace(found, examples=max(found.examples, least))
     counted = 1 / a.shape[1] if classes is None else even_strata(classes)
     rows = (a, b) if replicates else (a.mean(0), b.mean(0))
     gained, lost = (

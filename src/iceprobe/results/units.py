@@ -27,7 +27,7 @@ def number_of(groups: ArrayLike | None, n: int) -> int:
 
 def summed(values: NDArray[np.float64], codes: NDArray[np.int64] | None) -> NDArray[np.float64]:
     """Sums over the examples of each unit: ``(n,)`` → ``(G,)``."""
-    return values if codes is None else np.bincount(codes, values)
+    return values if codes is None else np.bincount(codes, values).astype(np.float64)
 
 
 def worth(weights: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> float:
