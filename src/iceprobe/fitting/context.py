@@ -40,6 +40,7 @@ class FitContext:
     task: Task = field(default_factory=Classification)  # loss, records and metrics
     metric_name: str | None = None  # of the metric that selects; the task's primary one by default
     shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
+    class_weight: str | None = None  # "balanced", of the loss that linear probes are solved for
 
     @property
     def metric(self) -> Metric:
