@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.losses import SOLVED, Loss
+from iceprobe.fitting.losses import SOLVED, Loss, SoftmaxLoss
 from iceprobe.probes.registry import PROBES, parse_probe, probe_options
 from iceprobe.protocols.grids import beyond
 from iceprobe.protocols.protocol import Protocol
@@ -72,7 +72,9 @@ class Penalty:
         """An output's λ on ``count`` rows, in units of its λ on all rows: ``(K,)`` or ``()``."""
         if self.key == "weight_decay":
             return None
-        return self.count / (count * torch.where(loss.known > 0, loss.known, 1.0))
+        # Of two classes scikit-learn penalises w₁ − w₀ = 2 w₁; ‖w₀‖² + ‖w₁‖² is half of its square.
+        two = 2 if isinstance(loss, SoftmaxLoss) and loss.outputs == 2 else 1
+        return two * self.count / (count * torch.where(loss.known > 0, loss.known, 1.0))
 
     def following(self, tried: Sequence[float], chosen: float, alone: bool) -> list[float]:
         """The values to try next, after ``chosen`` was the best of ``tried``.
