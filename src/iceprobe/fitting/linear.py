@@ -94,9 +94,8 @@ def fit_linear(
     penalty = penalty_of(label, context.protocol, len(train) * train.measured)
     probe = _Probe(label, context, seed, penalty)
     tried = list(penalty.values)
-    paths = [_Path(probe, fold, *both) for fold, both in zip(folds.folds, feeds, strict=True)]
-    if penalty.given:
-        paths = []
+    on = [] if penalty.given else list(zip(folds.folds, feeds, strict=True))
+    paths = [_Path(probe, fold, *both) for fold, both in on]
     choice, following = None, list(tried)
     by_decay: dict[float, float] = {}
     while paths and following:
