@@ -155,6 +155,10 @@ class Fitting(Settings):
         Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
     protocol: Annotated[str, _PROTOCOL] = "heldout"
+    folds: Annotated[
+        From2 | None,
+        Option("Folds of train to draw, each tested once (5, or the data's fold=).", implicit=True),
+    ] = None
     shots: Annotated[
         From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None

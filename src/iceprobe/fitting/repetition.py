@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -220,7 +220,7 @@ def _result(
     }
     signs = [] if fitted.solution else signs_of_undertraining(learning_rates=rates, **course)
     return built_result(
-        fitted.predictions,
+        replace(fitted.predictions, **store.beside(request.split)),
         **{name: getattr(fitted, name) for name in _AS_FITTED},
         open_store=store,
         probe=fitted.label,
