@@ -144,6 +144,14 @@ class Fitting(Settings):
 
     task: Annotated[str | None, _TASK] = None
     metric: Annotated[str | None, _METRIC] = None
+    groups: Annotated[
+        str | None,
+        Option(
+            "Column whose equal values are examples that aren't independent (the data's group=).",
+            flag="--group",
+            implicit=True,
+        ),
+    ] = None
     class_weight: Annotated[
         Literal["none", "balanced"],
         Option("Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True),

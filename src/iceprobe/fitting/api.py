@@ -90,9 +90,11 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         raise IceprobeError(
             f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
         )
+    store = store.grouped_by(call.groups)
     request = Request.of(_labels(store, probes, call), call)
     seeds, replicates = _repeated(request, call)
     later = {
+        "groups": store.manifest.dataset.group,
         "task": store.task if store.task != "classification" else None,
         "metric": call.metric,
         "class_weight": call.class_weight if call.class_weight != "none" else None,
@@ -215,6 +217,7 @@ def probe(
         progress=callback(call.progress),
     )
     seeds, replicates = _repeated(request, call)
+    store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
     return results
 
@@ -276,7 +279,7 @@ def _fit(
             results.append(parts[0][0] if replicates is None else merged([p[0] for p in parts]))
     if not results:
         raise IceprobeError(all_diverged(list(found)))
-    if line := identical_line(store, request.split):  # test images are read when all is fitted
+    if not folds and (line := identical_line(store, request.split)):  # read when all is fitted
         log.warning("assumed: %s", line)
     names = store.names_at_hand(request.split)
     named = []

@@ -32,11 +32,25 @@ def joined_folds(
         probes=[],
         metrics=scores_of(predictions, first.task),
         folds=Score.of(one.score.mean for one in results),
+        identical_images=sum(one.identical_images for one in results),
+        assumed=_assumed(results, len(of_all.labels)),
         train_images=len(of_all.labels),
         test_images=len(of_all.labels),
         selected_on=f"{first.selected_on}, in each of {len(results)} folds",
         **common_fields(results, "folds"),
     )
+
+
+def _assumed(results: Sequence[FittedResult], examples: int) -> list[str]:
+    """The assumptions that all folds share, and how many images have a twin in another fold."""
+    shared = [line for line in results[0].assumed if all(line in one.assumed for one in results)]
+    same = sum(one.identical_images for one in results)
+    if same:
+        shared.append(
+            f"{same:,} of {examples:,} images are identical to one of another fold (by their pooled "
+            "tokens): what was memorised counts as read"
+        )
+    return list(dict.fromkeys(shared))
 
 
 def out_of_fold(

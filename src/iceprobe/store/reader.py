@@ -127,6 +127,26 @@ class Store(HasTokenShape):
         name = self.manifest.dataset.group
         return None if name is None else alone(self[split].columns[name])
 
+    def grouped_by(self, column: str | None) -> "Store":
+        """A view of this store whose groups are the values of another column; None leaves them.
+
+        Raises:
+            IceprobeError: if the data set has no such column, with those that it has.
+        """
+        if column is None:
+            return self
+        record = self.manifest.dataset
+        if column not in record.values:
+            columns = ", ".join(record.values) or "no column"
+            raise IceprobeError(
+                f"groups={column!r}: {record.spec} was read with {columns}; name it in the data's spec, "
+                f"group={column}, or for tokens of your own as groups"
+            )
+        grouped = self.manifest.model_copy(
+            update={"dataset": record.model_copy(update={"group": column})}
+        )
+        return Store(grouped, self._splits, self.path, self._dataset, self._trust)
+
     def slices(self, split: str) -> dict[str, tuple[NDArray[np.int64], list[str]]]:
         """Columns by whose values metrics are reported: codes ``(n,)`` and names of the values, by name."""
         record = self.manifest.dataset
