@@ -11,6 +11,7 @@ from measuring import Figure, interleaved, run_alone
 
 from iceprobe.fitting import logistic
 from iceprobe.fitting.linear import SELECTING
+from iceprobe.fitting.losses import SoftmaxLoss
 
 SHAPES = ((2_700, 192, 10), (20_000, 192, 10), (5_000, 768, 100), (20_000, 768, 100))  # n, D, C
 DECAYS = (1e-2, 1e-3)
@@ -23,7 +24,8 @@ def measure(device: torch.device, rounds: int | None) -> list[Figure]:
 def figure(n: int, dim: int, classes: int, device: torch.device, rounds: int) -> Figure:
     x = torch.randn(n, dim) * torch.logspace(0, -2, dim)
     y = (x @ torch.randn(dim, classes) * 3 + torch.randn(n, classes)).argmax(1)
-    problem = logistic.Problem(lambda: [(x, y)], n, dim, classes, device)
+    loss = SoftmaxLoss(y.numpy(), classes)
+    problem = logistic.Problem(lambda: [(x, y)], n, dim, loss, device)
 
     def solved(alone: int) -> None:
         logistic.ALONE, start = alone, None

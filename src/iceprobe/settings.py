@@ -144,6 +144,14 @@ class Fitting(Settings):
 
     task: Annotated[str | None, _TASK] = None
     metric: Annotated[str | None, _METRIC] = None
+    groups: Annotated[
+        str | None,
+        Option(
+            "Column whose equal values are examples that aren't independent (the data's group=).",
+            flag="--group",
+            implicit=True,
+        ),
+    ] = None
     class_weight: Annotated[
         Literal["none", "balanced"],
         Option("Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True),
@@ -155,6 +163,10 @@ class Fitting(Settings):
         Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
     protocol: Annotated[str, _PROTOCOL] = "heldout"
+    folds: Annotated[
+        From2 | None,
+        Option("Folds of train to draw, each tested once (5, or the data's fold=).", implicit=True),
+    ] = None
     shots: Annotated[
         From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting import linear, logistic
+from iceprobe.fitting import logistic, penalties
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.probes import build
 from iceprobe.protocols.heldout import cross_validation
@@ -150,7 +150,7 @@ def test_a_users_decays_hold_and_do_not_grow(store, tmp_path):
 
 
 def test_decays_grow_while_the_best_lies_at_the_edge(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(linear, "DECAYS", (30.0, 100.0))  # far too strong
+    monkeypatch.setattr(penalties, "DECAYS", (30.0, 100.0))  # far too strong
     (result,) = iceprobe.fit(store, ["linear?input=mean"], output=tmp_path / "run", seeds=1)
     tried = result.training["weight_decays"]
     assert tried[-2:] == [30.0, 100.0]

@@ -6,8 +6,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from iceprobe.fitting import logistic
+from iceprobe.fitting import logistic, standardised
 from iceprobe.fitting.logistic import Problem
+from iceprobe.fitting.losses import SoftmaxLoss
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def problem(features: np.ndarray, labels: np.ndarray, chunk: int = 128) -> Probl
     def rows():
         yield from zip(x.split(chunk), y.split(chunk), strict=True)
 
-    return Problem(rows, len(x), x.shape[1], int(y.max()) + 1, CPU)
+    return Problem(rows, len(x), x.shape[1], SoftmaxLoss(labels, int(y.max()) + 1), CPU)
 
 
 @pytest.mark.parametrize("decay", [1.0, 1e-2, 1e-4])
@@ -98,9 +99,9 @@ def test_where_the_search_begins_changes_nothing():
 def test_rows_that_are_read_again_and_float32_give_the_same(monkeypatch, double, held):
     features, labels = data()
     expected = problem(features, labels).solve(1e-3)
-    monkeypatch.setattr(logistic, "DOUBLE", double)
-    monkeypatch.setattr(logistic, "HELD", held)
-    monkeypatch.setattr(logistic, "CHUNK", 24 * 30)  # 30 rows
+    monkeypatch.setattr(standardised, "DOUBLE", double)
+    monkeypatch.setattr(standardised, "HELD", held)
+    monkeypatch.setattr(standardised, "CHUNK", 24 * 30)  # 30 rows
     one = problem(features, labels)
     assert (one._kept is None) == (held == 0)
     assert one.dtype == (torch.float64 if double else torch.float32)
@@ -143,9 +144,10 @@ def test_gradients_of_two_halves_add_up(monkeypatch):
 
     weight, bias = torch.randn(4, 20, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     for place, part in enumerate(parts):
-        monkeypatch.setattr(logistic, "world", lambda into=recorded[place]: Recording(into))
+        monkeypatch.setattr(standardised, "world", lambda into=recorded[place]: Recording(into))
         one = Problem.__new__(Problem)
-        one.shared, one.count, one.dim, one.classes = True, 200, 20, 4
+        one.shared, one.count, one.dim, one.outputs = True, 200, 20, 4
+        one.loss = whole.loss
         one.device, one.dtype = CPU, torch.float64
         one.mean, one.inverse, one._kept = whole.mean, whole.inverse, None
         one._rows = lambda part=part: [(x[part], y[part])]
@@ -153,7 +155,7 @@ def test_gradients_of_two_halves_add_up(monkeypatch):
     loss, curvature, by_weight, by_bias = whole.evaluate(weight, bias)
     total = recorded[0][0] + recorded[1][0]
     expected = torch.cat(
-        [torch.tensor([loss, curvature * 4], dtype=torch.float64), by_weight.flatten(), by_bias]
+        [torch.tensor([loss, curvature], dtype=torch.float64), by_weight.flatten(), by_bias]
     )
     torch.testing.assert_close(total, expected, rtol=1e-9, atol=1e-7)
 

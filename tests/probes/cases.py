@@ -83,6 +83,22 @@ CASES = [
         number=(0, 769_000),
     ),
     Case(
+        "logreg?C=1",
+        reference.linear,
+        parameters=lambda d: 0,
+        macs=lambda d, n: 0,
+        published="logreg",
+        number=(0, 769_000),
+    ),
+    Case(
+        "ridge?alpha=1",
+        reference.linear,
+        parameters=lambda d: 0,
+        macs=lambda d, n: 0,
+        published="ridge",
+        number=(0, 769_000),
+    ),
+    Case(
         "mean_value",
         reference.mean_value,
         parameters=lambda d: d * d,

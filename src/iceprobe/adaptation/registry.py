@@ -12,7 +12,7 @@ from iceprobe.backbones.options import words
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import Spec, above_zero, parse_spec, typed_options
-from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes import PROBES, parse_probe, probe_label
 
 FROZEN = "none"
 ON = " + "  # between an adaptation and the probe on top of it
@@ -149,12 +149,17 @@ def pairs(adaptations: Sequence[str], probes: Sequence[str]) -> list[tuple[str, 
     """
     found: list[tuple[str, str]] = []
     for text in adaptations:
-        name, plus, own = text.partition(ON.strip())
+        adaptation, plus, own = text.partition(ON.strip())
         for probe in [own.strip()] if plus else probes:
-            pair = (adaptation_label(name.strip()), probe_label(parse_probe(probe)))
+            pair = (adaptation_label(adaptation.strip()), probe_label(parse_probe(probe)))
             if pair in found:
                 raise IceprobeError(f"{ON.join(pair)!r} is named twice: keep one")
-            if pair[0] != FROZEN and parse_probe(probe).name == "knn":
+            name = parse_probe(probe).name
+            if PROBES[name].solver:
+                raise IceprobeError(
+                    f"probe {name!r} is solved on stored tokens and adapt trains its probes: take linear"
+                )
+            if pair[0] != FROZEN and name == "knn":
                 raise IceprobeError(
                     f"probe 'knn' trains nothing, so {pair[0]!r} has no loss to learn from: take "
                     "it with --adapt none, and linear or ep32 here"

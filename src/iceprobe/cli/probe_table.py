@@ -38,7 +38,9 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
                 _show(probe_label(spec), equation, dim, num_classes, (rows, columns))
         below(entry.source)
         below(f"keys: {', '.join(entry.options)}")
-        if entry.target is not None:
+        if entry.solver:
+            below(f"solved for its optimum, for {' and '.join(entry.tasks)}")
+        elif entry.target is not None:
             below(f"learning rates: {', '.join(f'{rate:g}' for rate in entry.learning_rates)}")
     note = "pooling and whole probe: trainable parameters. FLOPs: whole probe, per image."
     console.print(f"\n{note}", markup=False)

@@ -25,7 +25,9 @@ from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, pooled_task
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
+from iceprobe.fitting.losses import SOLVED
 from iceprobe.fitting.memory import StepMemory, check_memory, step_memory
+from iceprobe.fitting.penalties import check_solved, is_solved
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
@@ -129,9 +131,15 @@ def plan_fit(
             flops_per_second=call.flops_per_second,
             measure_seconds=min(call.measure_seconds, 1.0),
         )
-    solves = asked.solves_linear and images > 0
-    solved = [one for one in trained if solves and parse_probe(one).name == "linear"]
-    solving = sum(solving_flops(asked, shape, num_classes, label, images) for label in solved)
+    for label in trained:
+        check_solved(label, task.name, live=False)
+    solved = [
+        one for one in trained if images > 0 and is_solved(one, asked, task.solver, live=False)
+    ]
+    searched = task.solver is None or SOLVED[task.solver].searched
+    solving = sum(
+        solving_flops(asked, shape, num_classes, label, images, searched) for label in solved
+    )
     solving_seconds = solving / (call.flops_per_second or product_speed(check_device(call.device)))
     trained = [one for one in trained if one not in solved]
     replicated = replicates or 1

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from iceprobe.cost.search import SearchPlan
-from iceprobe.fitting.linear import DECAYS, given_decays
+from iceprobe.fitting.penalties import penalty_of
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol
@@ -184,13 +184,25 @@ def phases_of(
 
 
 def solving_flops(
-    protocol: Protocol, shape: TokenShape, num_classes: int, label: str, images: int
+    protocol: Protocol,
+    shape: TokenShape,
+    num_classes: int,
+    label: str,
+    images: int,
+    searched: bool = True,
 ) -> float:
-    """Of a linear probe's path of decays on every part, and of its refit: three products a pass."""
+    """Of a linear probe's path of decays on every part, and of its refit.
+
+    A search makes three products a pass; in closed form (``searched`` is false) a part takes the products of the
+    vectors with themselves and with the targets, and their decomposition.
+    """
     width = shape.vectors.get(build_for(shape, label, num_classes).input, shape.dim)
+    penalty = penalty_of(label, protocol, images)
     parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
-    decays = len(given_decays(protocol) or DECAYS)
-    return (parts * decays + 1) * PASSES * 6.0 * images * width * num_classes
+    parts = 0 if penalty.given else parts
+    if not searched:
+        return (parts + 1) * (2.0 * images * width * (width + num_classes) + 10.0 * width**3)
+    return (parts * len(penalty.values) + 1) * PASSES * 6.0 * images * width * num_classes
 
 
 def phase_flops(phase: PhaseCost, probes: Sequence[Probe], shape: TokenShape) -> float:

@@ -1,7 +1,7 @@
 """One probe after its protocol: the fitted modules, their predictions, and how they were chosen."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.linear import LinearFit
-from iceprobe.fitting.logistic import Solution
 from iceprobe.fitting.phase import Best, Phase
+from iceprobe.fitting.solution import Solution
 from iceprobe.fitting.stacked import Stacked
 from iceprobe.protocols.choosing import Choice
 from iceprobe.protocols.grids import Grid, at_edge
@@ -40,6 +40,7 @@ class FittedProbe:
     seconds: float  # this probe's share of the fit's wall time, by its members' multiply–adds
     early_stopping: EarlyStopping | None = None  # which settings stopped early, if any could
     solution: Solution | None = None  # the optimum, of a linear probe that was solved for
+    searched: Mapping[str, list[float]] = field(default_factory=dict)  # values of its C or alpha
     selected_score: SelectedScore | None = None  # held-out score that the choice was made by
     # "lowest" or "highest", if the chosen rate (decay of an optimum) is that
     edge: str | None = None
@@ -81,22 +82,28 @@ def refitted(
 def at_optimum(one: LinearFit, predictions: Predictions, selected_on: str) -> FittedProbe:
     """A linear probe that was solved for, which is the same for every seed."""
     (member,) = one.group.members
-    choice = one.choice
+    choice, key = one.choice, one.penalty.key
+    selected: dict[str, float | int | str] = {key: one.value, "weight_decay": member.weight_decay}
+    if one.solution.method == "lbfgs":
+        selected["iterations"] = one.solution.iterations
+    if choice is None:
+        selected_on = f"nothing: {key}={one.value:g} is given" if one.penalty.given else UNSELECTED
     return FittedProbe(
         member.probe,
         [member.seed],
         [one.group.probe(0)],
         predictions,
-        {"weight_decay": member.weight_decay, "iterations": one.solution.iterations},
-        selected_on if choice else UNSELECTED,
-        Grid((), tuple(sorted(one.decays)), grows=False),
+        selected,
+        selected_on,
+        Grid((), tuple(sorted(map(one.penalty.decay, one.values))), grows=False),
         choice.tried if choice else 1,
         choice.best_minus_median if choice else None,
         None,
         one.seconds,
         solution=one.solution,
+        searched={} if key == "weight_decay" else {key: sorted(one.values)},
         selected_score=choice.held_out if choice else None,
-        edge=_edge(choice, one.decays, choice.weight_decay) if choice else None,
+        edge=_edge(choice, one.values, one.value) if choice else None,
     )
 
 

@@ -1,12 +1,16 @@
-"""Linear probes at their optimum: `logistic.py` on stored vectors, its decay selected like a rate.
+"""Linear probes at their optimum, on stored vectors: `linear`, `logreg` and `ridge`.
 
-Only the held-out part is random: one fit serves all seeds. Decays are searched from strong to weak on
-every fold, and the grid grows where the best one lies at its edge. The module is the ordinary `linear`:
-standardisation is folded into its BatchNorm, or without one into weight and bias.
+    penalties.py    the values that are tried: of λ, C or alpha
+    losses.py       what is solved for, by the task
+    logistic.py     its optimum by L-BFGS          ridge.py   in closed form
+
+The value is selected like a rate. Only the held-out part is random: one fit serves all seeds. Values are
+searched from strong to weak on every fold, and some grids grow where the best one lies at an edge. The
+module is an ordinary probe: standardisation is folded into its BatchNorm, or without one into weight and
+bias.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,31 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.fitting import logistic, ridge
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict_all
 from iceprobe.fitting.feed import Feed
-from iceprobe.fitting.logistic import DOUBLE, Problem, Solution, memory_bytes
+from iceprobe.fitting.logistic import Problem
+from iceprobe.fitting.losses import SOLVED, SearchedLoss, SquaredLoss, solver_loss
 from iceprobe.fitting.members import Group, make_groups
+from iceprobe.fitting.penalties import Penalty, penalty_of
+from iceprobe.fitting.ridge import RidgeProblem
+from iceprobe.fitting.solution import Solution
 from iceprobe.fitting.stacked import Member
+from iceprobe.fitting.standardised import DOUBLE
 from iceprobe.machine.processes import world
-from iceprobe.probes import parse_probe
 from iceprobe.protocols.choosing import Choice, Record, choose
-from iceprobe.protocols.grids import beyond
 from iceprobe.protocols.heldout import Fold, Folds
-from iceprobe.protocols.protocol import Protocol
 from iceprobe.results.curves import CurveRow
-from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.records import Arrays
 
-# λ; half decades. On 500 to 6,000 images of the bundled encoders 1e-5 to 0.3 is best: a class token whose
-# directions differ by orders of magnitude is read at 46% at 1e-5 and at 42% at 1e-3. The grid grows.
-DECAYS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-LEAST, MOST = 1e-8, 1e3
-GROWTHS = 6  # half decades on either side
 # Tolerance while decays are selected: predictions there and at the optimum differ by 0.1 points at most.
 SELECTING = 1e-4
 BATCH = 4096  # rows read at once
-TINY = 1e-12  # a decay of 0 has a logarithm too
 
 log = logging.getLogger("iceprobe")
 
@@ -49,31 +49,30 @@ class LinearFit:
     """A linear probe at its optimum."""
 
     group: Group  # of one member, which predicts and gives the module
-    choice: Choice | None  # its decay; `None` where nothing could be held out
-    decays: list[float]  # that were tried
+    choice: Choice | None  # its decay; `None` where nothing could be held out, or it is given
+    penalty: Penalty  # what was searched
+    values: list[float]  # that were tried
+    value: float  # the chosen one
     solution: Solution  # on all training rows
-    rows: list[CurveRow]  # one a fold and decay, and one of the refit
+    rows: list[CurveRow]  # one a fold and value, and one of the refit
     seconds: float  # that it took
 
-
-def is_solved(label: str, protocol: Protocol, train: StoredSplit) -> bool:
-    """Whether a probe is solved for its optimum: a linear one, on stored tokens.
-
-    The search reads them many times; live tokens would need a pass of the backbone each time.
-    """
-    return protocol.solves_linear and not train.live and parse_probe(label).name == "linear"
-
-
-def given_decays(protocol: Protocol) -> list[float] | None:
-    """The caller's λ without 0, for which separable images have no optimum."""
-    return [decay for decay in protocol.weight_decays or () if decay > 0] or None
+    @property
+    def label(self) -> str:
+        """Of the probe."""
+        return self.group.label
 
 
 def solver_bytes(label: str, context: FitContext, images: int) -> int:
     """Bytes that the search takes beside held tokens."""
-    name = context.build(label).input
-    width = context.shape.vectors.get(name, context.shape.dim)
-    return memory_bytes(images, width, context.num_outputs)
+    name, outputs = context.build(label).input, context.num_outputs
+    width, kind = (
+        context.shape.vectors.get(name, context.shape.dim),
+        SOLVED[context.task.solver or ""],
+    )
+    if not kind.searched:
+        return ridge.memory_bytes(width, outputs)
+    return logistic.memory_bytes(images, width, outputs, kind.copies)
 
 
 def fit_linear(
@@ -84,30 +83,41 @@ def fit_linear(
     folds: Folds,
     feeds: Sequence[tuple[Feed, Feed]],
 ) -> LinearFit:
-    """Select a decay on ``folds`` and fit all of ``train`` at it; ``seed`` only names the member.
+    """Select a strength of the penalty on ``folds`` and fit all of ``train`` at it.
 
-    ``feeds`` are of each fold the examples to train on and the held-out ones; all read only its input.
+    Args:
+        label: of the probe.
+        context: of the fit.
+        seed: names the member, and does nothing else.
+        train: the examples to learn from; all feeds read only the probe's input.
+        folds: to select on.
+        feeds: of each fold the examples to train on and the held-out ones.
     """
     began = time.monotonic()
-    probe = _Probe(label, context, seed)
-    given = given_decays(context.protocol)
-    tried = list(DECAYS if given is None else given)
-    paths = [_Path(probe, fold, *both) for fold, both in zip(folds.folds, feeds, strict=True)]
+    penalty = penalty_of(label, context.protocol, len(train) * train.measured)
+    probe = _Probe(label, context, seed, penalty)
+    tried = list(penalty.values)
+    on = [] if penalty.given else list(zip(folds.folds, feeds, strict=True))
+    paths = [_Path(probe, fold, *both) for fold, both in on]
     choice, following = None, list(tried)
+    by_decay: dict[float, float] = {}
     while paths and following:
+        by_decay |= {penalty.decay(value): value for value in following}
         for number, path in enumerate(paths, 1):
-            path.solve(following)
+            path.solve([penalty.decay(value) for value in following])
             context.progress(f"select {label}", number, len(paths))
-        choice = _choose(paths, train.targets, context)
-        grows = given is None and choice is not None and choice.alone
-        edge = beyond(tried, choice.weight_decay, LEAST, MOST) if choice and grows else None
-        following = [edge] if edge is not None and len(tried) < len(DECAYS) + GROWTHS else []
+        choice = _choose(paths, context)
+        following = []
+        if choice is not None:
+            following = penalty.following(tried, by_decay[choice.weight_decay], choice.alone)
         tried += following
-    decay = sorted(tried)[len(tried) // 2] if choice is None else choice.weight_decay
+    value = sorted(tried)[len(tried) // 2]
+    if choice is not None:
+        value = by_decay[choice.weight_decay]
     curves = [row for number, path in enumerate(paths) for row in path.rows(number)]
     del paths  # and the rows that they hold
     problem = probe.problem(train)
-    solution = problem.solve(decay)
+    solution = problem.solve(penalty.decay(value))
     if not solution.converged:
         log.warning(
             "%s: L-BFGS stopped after %d iterations before its optimum (gradient %.1e)",
@@ -117,7 +127,9 @@ def fit_linear(
     return LinearFit(
         probe.group(problem, [solution]),
         choice,
+        penalty,
         tried,
+        value,
         solution,
         [*curves, probe.row(solution, "refit")],
         time.monotonic() - began,
@@ -131,12 +143,13 @@ class _Probe:
     label: str
     context: FitContext
     seed: int
+    penalty: Penalty
 
-    def problem(self, feed: Feed) -> Problem:
+    def problem(self, feed: Feed) -> Problem | RidgeProblem:
         """The rows of ``feed`` in all stored views; where they are many the processes share them."""
         (name,) = feed.inputs
-        shape, classes = self.context.shape, self.context.num_outputs
-        count, width = len(feed) * feed.measured, shape.vectors.get(name, shape.dim)
+        context = self.context
+        count, width = len(feed) * feed.measured, context.shape.vectors.get(name, context.shape.dim)
         shared = world().size > 1 and count * width > DOUBLE
         mine = feed.part() if shared else feed
 
@@ -144,9 +157,15 @@ class _Probe:
             for batch in mine.in_order(BATCH) if len(mine) else ():
                 yield batch.inputs[name], batch.labels
 
-        return Problem(rows, count, width, classes, self.context.device, shared)
+        balanced = context.class_weight == "balanced"
+        loss = solver_loss(context.task.solver or "", feed.targets, context.num_outputs, balanced)
+        stretch = self.penalty.stretch(loss, count)
+        if isinstance(loss, SquaredLoss):
+            return RidgeProblem(rows, count, width, loss, context.device, shared, stretch)
+        assert isinstance(loss, SearchedLoss)
+        return Problem(rows, count, width, loss, context.device, shared, stretch)
 
-    def group(self, problem: Problem, solutions: Sequence[Solution]) -> Group:
+    def group(self, problem: Problem | RidgeProblem, solutions: Sequence[Solution]) -> Group:
         """Solutions as members of an ordinary group: W x̂ + b folded into the probe's own parameters."""
         members = [Member(self.label, 0.0, one.decay, self.seed) for one in solutions]
         context = self.context
@@ -191,15 +210,8 @@ class _Path:
         self.scores: dict[float, np.ndarray] = {}
 
     def solve(self, decays: Sequence[float]) -> None:
-        """Solve at each decay, from the strongest on, from the nearest solution that is known."""
-        for decay in sorted(decays, reverse=True):
-            start = min(
-                self.solutions,
-                key=lambda one: abs(math.log((one + TINY) / (decay + TINY))),
-                default=None,
-            )
-            known = None if start is None else self.solutions[start]
-            self.solutions[decay] = self.problem.solve(decay, known, SELECTING)
+        """Solve at each decay, from the nearest solution that is known."""
+        self.solutions |= self.problem.path(decays, self.solutions, SELECTING)
         group = self.probe.group(self.problem, [self.solutions[decay] for decay in decays])
         context, targets = self.probe.context, self.held_out.targets
         (record,) = predict_all([group], self.held_out, BATCH, context.task, "scores")
@@ -216,9 +228,11 @@ class _Path:
         ]
 
 
-def _choose(paths: Sequence[_Path], targets: np.ndarray, context: FitContext) -> Choice | None:
+def _choose(paths: Sequence[_Path], context: FitContext) -> Choice | None:
     """The rule of `protocols/choosing.py`, each decay evaluated once: at its optimum."""
-    held_out = np.unique(np.concatenate([path.fold.held_out for path in paths]))
+    everywhere = np.concatenate([path.fold.held_out for path in paths])
+    held_out, first = np.unique(everywhere, return_index=True)
+    targets = np.concatenate([path.held_out.targets for path in paths])[first]
     counts = np.zeros(len(held_out), np.float32)
     sums = {decay: np.zeros(len(held_out), np.float32) for decay in paths[0].scores}
     for path in paths:
@@ -228,4 +242,4 @@ def _choose(paths: Sequence[_Path], targets: np.ndarray, context: FitContext) ->
             sums[decay][columns] += scores
     records = [Record(0.0, decay, [1], (total / counts)[None]) for decay, total in sums.items()]
     metric = context.metric
-    return choose(records, metric.weights(targets[held_out]), context.protocol.errors, metric.sign)
+    return choose(records, metric.weights(targets), context.protocol.errors, metric.sign)

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from iceprobe.fitting.checks import (
 )
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
+from iceprobe.fitting.penalties import check_solved
 from iceprobe.fitting.selection import grids_of, run_protocol
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback
@@ -114,6 +115,8 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         for label in _trained(request.labels)
     }
     check_request(store, request.labels, trained, request.split)
+    for label in trained:
+        check_solved(label, task.name, store["train"].live)
     check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, task, request.protocol, request.split, run_seed, request.low_shot)
 
@@ -217,7 +220,7 @@ def _result(
     }
     signs = [] if fitted.solution else signs_of_undertraining(learning_rates=rates, **course)
     return built_result(
-        fitted.predictions,
+        replace(fitted.predictions, **store.beside(request.split)),
         **{name: getattr(fitted, name) for name in _AS_FITTED},
         open_store=store,
         probe=fitted.label,
@@ -247,7 +250,8 @@ def _warnings(
             [] if solution.converged else [f"not at its optimum (gradient {solution.gradient:.0e})"]
         )
         if fitted.edge is not None:
-            found.append(f"its weight decay, {solution.decay:g}, is the {fitted.edge} tried")
+            key, value = next(iter(fitted.selected.items()))  # λ, or the C or alpha that gives it
+            found.append(f"its {key.replace('_', ' ')}, {value:g}, is the {fitted.edge} tried")
     metric, labels = context.metric, fitted.predictions.labels
     scores = metric.needed_scores(fitted.predictions.record, labels).mean(0)
     reported = selected_score(scores, metric.weights(labels))
@@ -267,9 +271,10 @@ def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) 
     }
     if fitted.solution is not None:
         return {
-            "optimizer": "lbfgs",
+            "optimizer": fitted.solution.method,
             "converged": fitted.solution.converged,
             "weight_decays": list(grid.weight_decays),
+            **fitted.searched,
             **where,
         }
     return {

@@ -23,15 +23,16 @@ from iceprobe.fitting.fitted_probe import (
     refitted,
     stopped_early,
 )
-from iceprobe.fitting.linear import fit_linear, is_solved, solver_bytes
+from iceprobe.fitting.linear import LinearFit, fit_linear, solver_bytes
 from iceprobe.fitting.memory import cache_tokens, check_memory, step_memory
+from iceprobe.fitting.penalties import is_solved
 from iceprobe.fitting.phase import Dropped, Phase
 from iceprobe.fitting.phases import Course
 from iceprobe.fitting.stacked import members_of
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.grids import Grid, beyond, grid_of
 from iceprobe.protocols.halving import rungs
-from iceprobe.protocols.heldout import Folds, folds_of
+from iceprobe.protocols.heldout import Fold, Folds, folds_of
 from iceprobe.protocols.protocol import UNSELECTED, Protocol, evaluation_epochs, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
@@ -62,11 +63,8 @@ def run_protocol(
     """
     inputs = {label: context.build(label).input for label in grids}
     protocol, task, images = context.protocol, context.task, len(store["train"])
-    solved = [
-        label
-        for label in grids
-        if task.solver == "softmax" and is_solved(label, protocol, store["train"])
-    ]
+    live = store["train"].live
+    solved = [label for label in grids if is_solved(label, protocol, task.solver, live)]
     grids = {label: grid for label, grid in grids.items() if label not in solved}
     grid = members_of({label: one.points for label, one in grids.items()}, seeds)
     stored = store["train"].patch_bytes // images
@@ -102,7 +100,17 @@ def run_protocol(
             )
             for group, best in zip(phase.groups, phase.best, strict=True)
         ]  # fmt: skip
-        return found, phase.rows, diverged_members(grids, [phase])
+        everything = Fold(np.arange(len(train)), np.arange(len(test)))
+        on = Folds([everything], protocol.selected_on)
+        linear = _optima(solved, inputs, context, seeds[0], whole(), on, [(whole(), reported)])
+        for one in linear:
+            read = reported.reading({inputs[one.label]})
+            (record,) = predict_all([one.group], read, images_per_step(protocol, len(train)), task)
+            predicted = Predictions.of(Arrays(record), reported.targets)
+            best = at_optimum(one, predicted, f"the reported split (best {one.penalty.key})")
+            found.append(replace(best, selected_score=None))  # it isn't held out
+        rows = [*phase.rows, *(row for one in linear for row in one.rows)]
+        return found, rows, diverged_members([*grids, *solved], [phase])
 
     strata = task.strata(train.targets)
     folds = folds_of(strata, context.run_seed, protocol, store.groups("train"))
@@ -118,11 +126,7 @@ def run_protocol(
     rows = [row for phase in course.done for row in phase.rows]
     seconds = sum(phase.seconds for phase in course.done)
     diverged = diverged_members([*grids, *solved], course.done)
-    linear = []
-    for label in solved:
-        read = {inputs[label]}
-        mine = [(fit.reading(read), held.reading(read)) for fit, held in pairs]
-        linear.append(fit_linear(label, context, seeds[0], whole().reading(read), folds, mine))
+    linear = _optima(solved, inputs, context, seeds[0], whole(), folds, pairs)
     groups = [*refit.groups, *(one.group for one in linear)]
     if not groups:
         return [], rows, diverged
@@ -146,6 +150,24 @@ def run_protocol(
         rows += one.rows
         fitted.append(at_optimum(one, predicted, folds.description))
     return fitted, rows, diverged
+
+
+def _optima(
+    labels: Sequence[str],
+    inputs: Mapping[str, str],
+    context: FitContext,
+    seed: int,
+    train: Feed,
+    folds: Folds,
+    feeds: Sequence[tuple[Feed, Feed]],
+) -> list[LinearFit]:
+    """Probes that are solved for, each of its input; arguments as of `fit_linear`."""
+    found = []
+    for label in labels:
+        read = {inputs[label]}
+        mine = [(fit.reading(read), held.reading(read)) for fit, held in feeds]
+        found.append(fit_linear(label, context, seed, train.reading(read), folds, mine))
+    return found
 
 
 def grids_of(protocol: Protocol, parameters: Mapping[str, int], images: int) -> dict[str, Grid]:

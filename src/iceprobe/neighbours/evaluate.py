@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,7 +107,7 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
             held_out = selected_score(tried[best], leading.weights(known))
 
     record = voted(task, *neighbours, classes, torch.from_numpy(truth), best)
-    predictions = Predictions.of(Arrays(record), truth)
+    predictions = replace(Predictions.of(Arrays(record), truth), **store.beside(split))
     reported = selected_score(
         leading.needed_scores(predictions.record, truth).mean(0), leading.weights(truth)
     )

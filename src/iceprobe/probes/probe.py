@@ -185,9 +185,9 @@ def build_pooling(
         torch.Size([2, 768])
     """
     spec, values = _resolve(spec, options)
-    for key in ("input", "batch_norm", *TERMS):
-        values.pop(key, None)
     entry = PROBES[spec.name]
+    for key in ("input", "batch_norm", *TERMS, *entry.solver):
+        values.pop(key, None)
     if entry.needs_grid:
         if grid is None:
             raise IceprobeError(
@@ -260,7 +260,7 @@ def build(
         pooling,
         num_classes,
         input=source,
-        batch_norm=values["batch_norm"],
+        batch_norm=values.get("batch_norm", PROBES[spec.name].batch_norm),
         regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
     )
 

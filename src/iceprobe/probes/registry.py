@@ -8,7 +8,17 @@ from typing import Any, get_args
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
-from iceprobe.core.specs import Spec, as_text, boolean, one_of, parse_spec, typed_options, unknown
+from iceprobe.core.specs import (
+    MOST,
+    Spec,
+    above_zero,
+    as_text,
+    boolean,
+    one_of,
+    parse_spec,
+    typed_options,
+    unknown,
+)
 
 # Vectors that some models compute themselves: the output of a learned pooler, and the class token
 # in the space shared with text.
@@ -48,6 +58,10 @@ class ProbeEntry(Entry):
             ``iceprobe ls probes``.
         learning_rates: to try under ``heldout``, if the user gives none.
         weight_decays: likewise, for more than 10⁶ parameters.
+        batch_norm: whether the descriptor is normalised, if no option ``batch_norm`` says.
+        solver: keys of the spec string that say how it is solved for its optimum, whatever the
+            protocol (`fitting/linear.py`); a probe without any is trained.
+        tasks: names of the only tasks that it is for; empty for any.
     """
 
     equation: str
@@ -59,6 +73,9 @@ class ProbeEntry(Entry):
     variants: Mapping[str, str] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = RATES
     weight_decays: tuple[float, ...] = DECAYS
+    batch_norm: bool = True
+    solver: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 def no_vector(name: str, vectors: Iterable[str]) -> str:
@@ -202,6 +219,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _strength(text: str) -> float:
+    """A number above 0; a whole one is written without a point."""
+    value = above_zero(text)
+    return int(value) if value.is_integer() and value <= MOST else value
+
+
 def _simpool_heads(options: Mapping[str, str]) -> int:
     return 12 if options.get("linear", "true").lower() == "false" else 1
 
@@ -246,6 +269,35 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="standard linear probing",
             options={"input": Option(one_of(*VECTORS)), "batch_norm": Option(boolean, "true")},
             variants={"linear?input=mean": "y = mean_N(X)"},
+        ),
+        "logreg": ProbeEntry(
+            "iceprobe.probes.linear:Linear",
+            "logistic regression on standardised features by L-BFGS, C on a published grid",
+            equation="min_W,b mean_i CE(W x̂_i + b, y_i) + ‖W‖²/(2Cn), x̂ = (x − mean)/sd",
+            source="Kornblith et al., Do Better ImageNet Models Transfer Better?; Radford et al., "
+            "Learning Transferable Visual Models; Oquab et al., DINOv2",
+            options={
+                "input": Option(one_of(*VECTORS)),
+                "C": Option(_strength),
+                "grid": Option(one_of("dinov2", "clip"), "dinov2"),
+            },
+            variants={
+                "logreg?grid=clip": "the same, C by halving its steps around the best",
+                "logreg?C=1": "the same at one C: scikit-learn's default",
+            },
+            batch_norm=False,
+            solver=("C", "grid"),
+            tasks=("classification", "multilabel"),
+        ),
+        "ridge": ProbeEntry(
+            "iceprobe.probes.linear:Linear",
+            "ridge regression on standardised features in closed form, for numbers",
+            equation="min_W,b Σ_i (W x̂_i + b − y_i)² + alpha ‖W‖², x̂ = (x − mean)/sd",
+            source="Hoerl and Kennard, Ridge Regression",
+            options={"input": Option(one_of(*VECTORS)), "alpha": Option(_strength)},
+            batch_norm=False,
+            solver=("alpha",),
+            tasks=("regression",),
         ),
         "mean_value": ProbeEntry(
             "iceprobe.probes.mean_value:MeanValue",

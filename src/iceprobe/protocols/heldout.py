@@ -98,16 +98,23 @@ def cross_validation(
     if groups is not None or labels.ndim == 2:
         parts = fold_parts(Units.made(labels, groups), folds, (seed, repeat, folds))
         return [Fold(np.setdiff1d(everything, rows), rows) for rows in parts if len(rows)]
-    rng = np.random.default_rng((seed, repeat, folds))
-    held: list[list[int]] = [[] for _ in range(folds)]
-    turn = 0
-    for label in rng.permutation(np.unique(labels)):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        for row in rows if len(rows) > 1 else ():
-            held[turn % folds].append(int(row))
-            turn += 1
+    held = deal_in_turn(labels, folds, np.random.default_rng((seed, repeat, folds)), least=2)
     return [
         Fold(np.setdiff1d(everything, rows), np.sort(np.asarray(rows, np.int64)))
         for rows in held
         if rows
     ]
+
+
+def deal_in_turn(
+    labels: np.ndarray, folds: int, rng: np.random.Generator, least: int = 1
+) -> list[list[int]]:
+    """Rows of each fold: those of each class, shuffled, dealt in turn; of classes with ``least`` or more."""
+    held: list[list[int]] = [[] for _ in range(folds)]
+    turn = 0
+    for label in rng.permutation(np.unique(labels)):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        for row in rows if len(rows) >= least else ():
+            held[turn % folds].append(int(row))
+            turn += 1
+    return held

@@ -32,6 +32,9 @@ class Protocol:
     selected_on: str  # the words of results, where no held-out part gives them
     folds_below: int = 0  # training images below which folds select in place of one held-out part
     folds: int = 5  # of that cross-validation
+    outer_folds: int = (
+        0  # of train, each of which is the reported split once; 0: the data's own split
+    )
     repeats: int = 1
     # standard errors by which an earlier epoch is better than the last, to be chosen
     # (`choosing.py`)
@@ -52,24 +55,35 @@ class Protocol:
     coordinates: str = "raw"
 
 
+_HELDOUT: dict[str, Any] = {
+    "optimizer": "adamw",
+    "epochs": 20,
+    "batch_size": 256,
+    "warmup_epochs": 1,
+    "learning_rates": None,
+    "weight_decays": None,
+    "held_out": 0.1,
+    "selected_on": "held-out 10% of train",
+    "folds_below": 1200,
+    "min_steps": 400,
+    "whitening": 0.01,
+    "coordinates": "standardised",
+    "solves_linear": True,
+}
+
 PROTOCOLS = {
     "heldout": Protocol(
         name="heldout",
         summary="10% of train (five folds below 1,200 images) selects the setting, refit on all of "
         "train, test read once",
-        optimizer="adamw",
-        epochs=20,
-        batch_size=256,
-        warmup_epochs=1,
-        learning_rates=None,
-        weight_decays=None,
-        held_out=0.1,
-        selected_on="held-out 10% of train",
-        folds_below=1200,
-        min_steps=400,
-        whitening=0.01,
-        coordinates="standardised",
-        solves_linear=True,
+        **_HELDOUT,
+    ),
+    "folds": Protocol(
+        name="folds",
+        summary="heldout in each fold of train, which is read once; the metric is of all examples' "
+        "out-of-fold predictions, folds come from a column or are drawn",
+        outer_folds=5,
+        **_HELDOUT,
     ),
     "paper": Protocol(
         name="paper",
@@ -114,6 +128,7 @@ def protocol_of(settings: Fitting) -> Protocol:
         min_steps=settings.min_steps,
         halving=settings.halving,
         coordinates=settings.coordinates,
+        folds=settings.folds,
     )
 
 
@@ -127,6 +142,7 @@ def get_protocol(
     min_steps: int | None = None,
     halving: bool = False,
     coordinates: str | None = None,
+    folds: int | None = None,
 ) -> Protocol:
     """The protocol of that name with the values that the caller sets.
 
@@ -138,6 +154,13 @@ def get_protocol(
     """
     if name not in PROTOCOLS:
         raise IceprobeError(unknown("protocol", name, PROTOCOLS))
+    if folds is not None and name == "heldout":
+        name = "folds"  # it selects in the same way
+    if folds is not None and not PROTOCOLS[name].outer_folds:
+        raise IceprobeError(
+            f"folds={folds} with protocol {name!r}, which reads the data's own split: leave folds out, or "
+            "take --protocol folds"
+        )
     if halving and not PROTOCOLS[name].held_out:
         raise IceprobeError(
             f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
@@ -150,6 +173,7 @@ def get_protocol(
         "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
         "halving": halving,
         "coordinates": coordinates,
+        "outer_folds": folds,
     } | {key: None if values is None else tuple(values) for key, values in grids.items()}
     for key, values in grids.items():
         if values is not None and len(set(values)) < len(values):

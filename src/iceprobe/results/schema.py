@@ -241,8 +241,8 @@ class Result(Record):
         dataset: spec: ``"folder:/data/birds"``.
         task: what the target of an example is (`iceprobe.tasks`).
         images: hash of the listing and rows that were tested: equal means the same images.
-        protocol: ``"heldout"`` or ``"paper"``.
-        split: the split that the scores were read on.
+        protocol: ``"heldout"``, ``"folds"`` or ``"paper"``.
+        split: the split that the scores were read on; ``"folds"``: all of train, out of fold.
         layer: of the backbone, from 0; ``None`` where that isn't known.
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
@@ -256,6 +256,8 @@ class Result(Record):
         primary: name of the metric that leads: the data set's convention, or else the task's.
         metrics: name → score, in the order of tables; what each means is in `iceprobe.tasks`. Of
             classification ``top1``, ``top5`` where there are more than five classes, ``mean_per_class``.
+        folds: the primary metric of each fold, in place of a seed, under ``"folds"``; `metrics` are of all
+            examples together.
         last_epoch: the primary metric at the last epoch, where another was selected.
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
@@ -311,6 +313,7 @@ class Result(Record):
 
     primary: str
     metrics: dict[str, Score]
+    folds: Score | None = None
     last_epoch: Score | None = None
 
     selected: dict[str, float | int | str] = {}

@@ -181,7 +181,8 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
     shown = [
         one
         for one in others
-        if one.scores is primary.scores
+        if one.each is not None
+        and one.each is primary.each
         and any(
             not is_usual(r)
             or abs(r.metrics.get(one.name, r.score).mean - r.metrics[primary.name].mean) > 5e-4
