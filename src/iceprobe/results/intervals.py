@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.caveats import UNTRUSTED, caveat, positives
+from iceprobe.results.caveats import UNTRUSTED, caveat, rarest
 from iceprobe.results.crossed import Spread, spread
 from iceprobe.results.resampling import DRAWS, bootstrap_ends, bootstrapped, left_out
 from iceprobe.results.scores import wilson
@@ -37,7 +37,7 @@ from iceprobe.results.statistics import (
     paired_difference,
     score_interval,
 )
-from iceprobe.results.units import codes_of, summed
+from iceprobe.results.units import codes_of, number_of, summed
 from iceprobe.tasks.metrics import Metric
 
 FEW_UNITS = 50  # below which the jackknife takes the bootstrap's place
@@ -229,9 +229,8 @@ def _at_an_end(
     low, high = metric.range
     if low is None or high is None or 1e-9 < (value - low) / (high - low) < 1 - 1e-9:
         return None
-    number = positives(metric, targets, groups)
-    units = len(targets) if groups is None else len(np.unique(np.asarray(groups)))
-    size = max(1, units if number is None else number)
+    found = rarest(metric, targets, groups)
+    size = max(1, number_of(groups, len(targets)) if found is None else found[1])
     share = round((value - low) / (high - low))
     from scipy.special import ndtri
 
