@@ -190,6 +190,9 @@ def evaluate(
             found = metric.needed_scores(Arrays(record), targets)
             scores |= zip(group.members, found, strict=True)
             values |= zip(group.members, metric.mean(found, targets).tolist(), strict=True)
+        if phase.evaluations and phase.epoch == phase.evaluations[-1]:
+            for group, record in zip(groups, records, strict=True):
+                phase.keep_tuned(group.members, context.task.tuned(record, targets))
         if keep_best:
             of_groups = [metric.sign * np.array([values[m] for m in g.members]) for g in groups]
             _keep_best(phase, groups, of_groups, records)

@@ -26,7 +26,7 @@ from iceprobe.fitting.fitted_probe import (
 from iceprobe.fitting.linear import LinearFit, fit_linear, solver_bytes
 from iceprobe.fitting.memory import cache_tokens, check_memory, step_memory
 from iceprobe.fitting.penalties import is_solved
-from iceprobe.fitting.phase import Dropped, Phase
+from iceprobe.fitting.phase import Dropped, Phase, tuned_at
 from iceprobe.fitting.phases import Course
 from iceprobe.fitting.stacked import members_of
 from iceprobe.protocols.choosing import Choice, Record, choose
@@ -130,9 +130,16 @@ def run_protocol(
     groups = [*refit.groups, *(one.group for one in linear)]
     if not groups:
         return [], rows, diverged
+    tuned = [
+        tuned_at(course.done, group.label, points[group.label][0]) for group in refit.groups
+    ] + [one.tuned for one in linear]
     predictions = [
-        Predictions.of(Arrays(record), reported.targets)
-        for record in predict_all(groups, reported, images_per_step(protocol, len(train)), task)
+        Predictions.of(Arrays(record), reported.targets).tuned_to(mine)
+        for record, mine in zip(
+            predict_all(groups, reported, images_per_step(protocol, len(train)), task),
+            tuned,
+            strict=True,
+        )
     ]
     fitted = [
         refitted(

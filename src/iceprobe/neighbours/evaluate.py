@@ -108,6 +108,8 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
 
     record = voted(task, *neighbours, classes, torch.from_numpy(truth), best)
     predictions = replace(Predictions.of(Arrays(record), truth), **store.beside(split))
+    if evaluated and chosen.held_out:
+        predictions = predictions.tuned_to(_tuned(evaluated, task, classes, labels, best))
     reported = selected_score(
         leading.needed_scores(predictions.record, truth).mean(0), leading.weights(truth)
     )
@@ -184,6 +186,23 @@ class _Search:
         similarity, index = (world().assembled(part, mine, len(queries)) for part in found)
         self.done += len(queries)
         return similarity, self.labels[rows][index]
+
+
+def _tuned(
+    evaluated: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    task: Task,
+    classes: int,
+    truth: np.ndarray,
+    vote: Vote,
+) -> dict[str, np.ndarray]:
+    """What the task tunes on the held-out examples with the chosen vote, the mean over folds; arguments as of
+    :func:`_tried`."""
+    parts = []
+    for (similarity, labels), rows in evaluated:
+        of_rows = torch.from_numpy(truth[rows])
+        record = voted(task, similarity, labels, classes, of_rows, vote, "scores")
+        parts.append(task.tuned(record, truth[rows]))
+    return {name: np.mean([part[name][0].numpy() for part in parts], 0) for name in parts[0]}
 
 
 def _tried(
