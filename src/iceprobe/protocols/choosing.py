@@ -62,7 +62,11 @@ class Choice:
 
 
 def choose(
-    records: Sequence[Record], weights: Floats, errors: float, sign: int = 1
+    records: Sequence[Record],
+    weights: Floats,
+    errors: float,
+    sign: int = 1,
+    groups: NDArray[np.int64] | None = None,
 ) -> Choice | None:
     """The choice by the rule above, among settings without a diverged member.
 
@@ -73,6 +77,7 @@ def choose(
         weights: ``(n,)`` of the examples; their sum is 1.
         errors: z, standard errors that an earlier epoch is better by.
         sign: of the metric, −1 where less is better.
+        groups: ``(n,)``, equal for examples that aren't independent: standard errors are over groups then.
     """
     if sign < 0:
         records = [replace(record, scores=-record.scores) for record in records]
@@ -93,7 +98,8 @@ def choose(
     if luckiest != best:
         difference = _scores_at(records, luckiest) - _scores_at(records, best)
         # One image gained is one standard error exactly, which rounding may put on either side.
-        if float(weights @ difference) > errors * standard_error(difference, weights) + ROUNDING:
+        error = standard_error(difference, weights, groups)
+        if float(weights @ difference) > errors * error + ROUNDING:
             best = luckiest
     k, e = best
     record, score = records[k], float(scores[k][e])
@@ -106,7 +112,7 @@ def choose(
         record.epochs[e],
         tried=len(records),
         best_minus_median=score - float(np.median(then)),
-        held_out=selected_score(sign * _scores_at(records, best), weights),
+        held_out=selected_score(sign * _scores_at(records, best), weights, groups),
         alone=all(
             other < score - 1e-12
             for other, value in zip(then, along, strict=True)

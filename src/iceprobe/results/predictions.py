@@ -64,6 +64,14 @@ class Logits:
     def read(self) -> Self:
         return self
 
+    def rows(self, rows: NDArray[np.bool_]) -> "Logits":
+        """Of some examples, ``(n,)``."""
+        return Logits(
+            self.values[:, rows],
+            None if self.classes is None else self.classes[:, rows],
+            None if self.log_sum_exp is None else self.log_sum_exp[:, rows],
+        )
+
 
 @dataclass(frozen=True)
 class StoredLogits:
@@ -160,6 +168,21 @@ class Predictions:
                 for name in first.tuned
                 if all(name in part.tuned for part in parts)
             },
+        )
+
+    def rows(self, rows: NDArray[np.bool_]) -> "Predictions":
+        """Those of some examples, ``(n,)``; their logits are read."""
+        logits = self.logits()
+        return Predictions(
+            self.labels[rows],
+            None if self.predicted is None else self.predicted[:, rows],
+            None if self.top5 is None else self.top5[:, rows],
+            None
+            if self.names is None
+            else [self.names[row] for row in np.flatnonzero(rows).tolist()],
+            [] if logits is None else [logits.rows(rows)],
+            None if self.groups is None else self.groups[rows],
+            {name: (codes[rows], values) for name, (codes, values) in self.slices.items()},
         )
 
     def logits(self) -> Logits | None:

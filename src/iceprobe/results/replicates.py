@@ -25,7 +25,7 @@ def merged(results: Sequence[FittedResult]) -> FittedResult:
     return first.replaced(
         predictions=predictions,
         probes=[probe for one in results for probe in one.probes or []],
-        metrics=scores_of(predictions, first.task),
+        metrics=scores_of(predictions, first.task, first.metrics),
         last_epoch=Score.of([v for score in last for v in score.values]) if last else None,
         folds=_folds(results),
         seeds=[s for result in results for s in result.seeds] or list(range(len(results))),

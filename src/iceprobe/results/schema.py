@@ -37,21 +37,62 @@ class Score(Record):
         mean: over seeds.
         sd: sample standard deviation over seeds (n − 1); ``None`` for a single value.
         values: one a seed, in the order of `Result.seeds`.
-        interval: 95%, over test images and seeds (docs/protocols.md); in files of earlier versions
-            a percentile bootstrap over test images.
+        interval: 95%, over test images (or groups of them) and seeds (docs/protocols.md); in files of
+            earlier versions a percentile bootstrap over test images.
+        method: how the interval was found (`results/intervals.py`); ``"score"`` of a mean over examples.
+        caveat: why the interval can't be trusted, in words; None where it can.
     """
 
     mean: Finite
     sd: float | None
     values: list[Finite] = Field(min_length=1)
     interval: tuple[Finite, Finite] | None = None
+    method: Literal["score", "bootstrap", "jackknife", "linearised"] = "score"
+    caveat: str | None = None
 
     @classmethod
-    def of(cls, values: Iterable[float], interval: tuple[float, float] | None = None) -> Self:
+    def of(
+        cls, values: Iterable[float], interval: tuple[float, float] | None = None, **fields: Any
+    ) -> Self:
         """The score of ``values`` (one a seed): mean and sample standard deviation computed."""
         values = [float(value) for value in values]
         sd = statistics.stdev(values) if len(values) > 1 else None
-        return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval)
+        return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval, **fields)
+
+
+class Slice(Record):
+    """One metric on the test examples that have one value of a column.
+
+    Attributes:
+        value: of the column: ``"female"``.
+        images: examples that have it.
+        groups: independent groups among them; None where there are no groups.
+        score: on them; None where it is undefined there.
+        why: there is no score, in a sentence.
+    """
+
+    value: str
+    images: Count
+    groups: Count | None = None
+    score: Score | None = None
+    why: str | None = None
+
+
+class Slices(Record):
+    """One metric by the values of a column.
+
+    Attributes:
+        column: its name: ``"site"``.
+        metric: name of the metric.
+        values: in the order of the column's values; those that no test example has are left out.
+        worst: the value with the worst mean, among those whose interval can be trusted if there are any;
+            None with fewer than two scores. It was picked by the scores: of equal values one is the worst.
+    """
+
+    column: str
+    metric: str
+    values: list[Slice]
+    worst: str | None = None
 
 
 class Parameters(Record):
