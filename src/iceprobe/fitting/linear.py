@@ -107,7 +107,7 @@ def fit_linear(
         for number, path in enumerate(paths, 1):
             path.solve([penalty.decay(value) for value in following])
             context.progress(f"select {label}", number, len(paths))
-        choice = _choose(paths, context)
+        choice = _choose(paths, context, folds)
         following = []
         if choice is not None:
             following = penalty.following(tried, by_decay[choice.weight_decay], choice.alone)
@@ -241,7 +241,7 @@ class _Path:
         ]
 
 
-def _choose(paths: Sequence[_Path], context: FitContext) -> Choice | None:
+def _choose(paths: Sequence[_Path], context: FitContext, folds: Folds) -> Choice | None:
     """The rule of `protocols/choosing.py`, each decay evaluated once: at its optimum."""
     everywhere = np.concatenate([path.fold.held_out for path in paths])
     held_out, first = np.unique(everywhere, return_index=True)
@@ -254,5 +254,6 @@ def _choose(paths: Sequence[_Path], context: FitContext) -> Choice | None:
         for decay, scores in path.scores.items():
             sums[decay][columns] += scores
     records = [Record(0.0, decay, [1], (total / counts)[None]) for decay, total in sums.items()]
-    metric = context.metric
-    return choose(records, metric.weights(targets), context.protocol.errors, metric.sign)
+    metric, errors = context.metric, context.protocol.errors
+    groups = folds.groups_of(held_out)
+    return choose(records, metric.weights(targets), errors, metric.sign, groups)

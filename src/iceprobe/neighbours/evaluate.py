@@ -104,14 +104,16 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
         best = max(values, key=lambda vote: leading.sign * values[vote])
         spread = leading.sign * (values[best] - statistics.median(values.values()))
         if chosen.held_out:
-            held_out = selected_score(tried[best], leading.weights(known))
+            held_out = selected_score(tried[best], leading.weights(known), folds.groups_of(rows))
 
     record = voted(task, *neighbours, classes, torch.from_numpy(truth), best)
     predictions = replace(Predictions.of(Arrays(record), truth), **store.beside(split))
     if evaluated and chosen.held_out:
         predictions = predictions.tuned_to(_tuned(evaluated, task, classes, labels, best))
     reported = selected_score(
-        leading.needed_scores(predictions.record, truth).mean(0), leading.weights(truth)
+        leading.needed_scores(predictions.record, truth).mean(0),
+        leading.weights(truth),
+        predictions.groups,
     )
     return built_result(
         predictions,

@@ -111,7 +111,7 @@ def rarest(
     columns = [targets] if targets.ndim == 1 else list(targets.T)
     if metric.name.endswith(_POOLED):
         columns, units = [targets.ravel()], np.repeat(units, targets.shape[1])
-    found = []
+    found: list[tuple[int, int]] = []
     for column in columns:
         known = np.ones(len(column), bool) if targets.ndim == 1 else column != UNKNOWN
         outcomes = np.unique(column[known], return_inverse=True)[1]
