@@ -40,6 +40,12 @@ class SourceEntry(Entry):
     fetches: bool = False
 
 
+def _scene_target(text: str) -> list[str]:
+    from iceprobe.datasets.bundled_images import parse_target
+
+    return parse_target(text)
+
+
 #: Options of every source of image files (`iceprobe.datasets.pixels.Reading`).
 READING: Mapping[str, Callable[[str], Any]] = {
     "scale": above_zero,
@@ -88,8 +94,14 @@ DATASETS: Registry[SourceEntry] = Registry(
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
-            "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
-            ("bundled:fashion", "bundled:fashion-clutter"),
+            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers)",
+            (
+                "bundled:fashion",
+                "bundled:fashion-clutter",
+                "bundled:fashion-scenes",
+                "bundled:fashion-scenes?target=count,area",
+            ),
+            {"target": _scene_target},
         ),
     },
 )
