@@ -20,6 +20,7 @@ from iceprobe.core.specs import (
 )
 from iceprobe.core.trust import elsewhere, name_hosts
 from iceprobe.datasets.catalogue import CATALOGUE
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -147,6 +148,11 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         name_hosts(place)
     if _is_fetched(parsed):
         _fetched.add(parsed.name)
+    if parsed.kind == GIVEN:
+        raise IceprobeError(
+            f"{spec!r} are tokens that iceprobe.from_tokens was given: they were in memory, and there "
+            "are no images behind them"
+        )
     if parsed.kind is not None:
         load, types = DATASETS[parsed.kind].load(), DATASETS[parsed.kind].options
     elif parsed.name in CATALOGUE:
