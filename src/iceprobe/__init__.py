@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         extract,
         extract_layers,
         fit,
+        from_tokens,
         live,
         plan,
         plan_fit,
@@ -53,7 +54,7 @@ _NAMES = {
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "read_results"],
     "settings": ["Adaptation", "Extraction", "Fitting"],
-    "store": ["Store", "extract", "extract_layers", "live"],
+    "store": ["Store", "extract", "extract_layers", "from_tokens", "live"],
     "tokens": ["Tokens"],
 }
 
@@ -75,6 +76,7 @@ __all__ = [
     "extract_layers",
     "figure",
     "fit",
+    "from_tokens",
     "knn",
     "live",
     "load_backbone",

@@ -134,6 +134,44 @@ class Live(Forward):
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
 
 
+class GivenTokens(Settings):
+    """What tokens of your own are: ``iceprobe.from_tokens``.
+
+    Where an option is of examples, it is a value an example by split: ``{"train": […], "test": […]}``.
+    """
+
+    name: Annotated[str, Option("Name of the data in tables (given).", None)] = "given"
+    backbone: Annotated[str, Option("What made the tokens, in tables (tokens).", None)] = "tokens"
+    task: Annotated[
+        str | None, Option("classification, multilabel or regression (as y says).", None)
+    ] = None
+    metric: Annotated[
+        str | None, Option("Metric that leads (the task's; iceprobe ls metrics).", None)
+    ] = None
+    classes: Annotated[
+        list[str] | None, Option("Names of the classes, tags or numbers, in their order.", None)
+    ] = None
+    units: Annotated[list[str] | None, Option("Of each number, such as kg.", None)] = None
+    names: Annotated[
+        Any,
+        Option("Of examples. Results of other tokens of the same names can be compared.", None),
+    ] = None
+    groups: Annotated[Any, Option("Of examples: those of a group aren't independent.", None)] = None
+    folds: Annotated[Any, Option("Of examples.", None)] = None
+    slices: Annotated[
+        Any, Option("Columns to report by, such as site, each with a value an example.", None)
+    ] = None
+    prefix: Annotated[
+        Any, Option("Class token, then registers, (n, P, D) by split (none).", None)
+    ] = None
+    has_class: Annotated[
+        bool, Option("Whether the first prefix token is a class token (true).", None)
+    ] = True
+    grid: Annotated[
+        tuple[int, int] | None, Option("Rows and columns of the tokens, for maps (none).", None)
+    ] = None
+
+
 # --- fits -------------------------------------------------------------------------------------
 
 

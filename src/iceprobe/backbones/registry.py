@@ -24,6 +24,7 @@ from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import Spec, boolean, one_of, parse_spec, typed_options, with_options
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -211,6 +212,11 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         if parsed.kind is None:
             examples = " or ".join(BACKBONES[name].examples[0] for name in BACKBONES)
             raise IceprobeError(f"backbone {backbone!r} names no source: write {examples}")
+        if parsed.kind == GIVEN:
+            raise IceprobeError(
+                f"{backbone!r} are tokens that iceprobe.from_tokens was given: there is no backbone "
+                "behind them; name the one that made them"
+            )
         entry = BACKBONES[parsed.kind]
         parsed = with_options(parsed, options)
         values = typed_options(parsed, entry.options)

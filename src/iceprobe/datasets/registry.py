@@ -20,6 +20,7 @@ from iceprobe.core.specs import (
 )
 from iceprobe.core.trust import elsewhere, name_hosts
 from iceprobe.datasets.catalogue import CATALOGUE
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -38,6 +39,12 @@ class SourceEntry(Entry):
     examples: tuple[str, ...] = ()
     options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     fetches: bool = False
+
+
+def _scene_target(text: str) -> list[str]:
+    from iceprobe.datasets.bundled_images import parse_target
+
+    return parse_target(text)
 
 
 #: Options of every source of image files (`iceprobe.datasets.pixels.Reading`).
@@ -88,8 +95,14 @@ DATASETS: Registry[SourceEntry] = Registry(
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
-            "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
-            ("bundled:fashion", "bundled:fashion-clutter"),
+            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers)",
+            (
+                "bundled:fashion",
+                "bundled:fashion-clutter",
+                "bundled:fashion-scenes",
+                "bundled:fashion-scenes?target=count,area",
+            ),
+            {"target": _scene_target},
         ),
     },
 )
@@ -135,6 +148,11 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         name_hosts(place)
     if _is_fetched(parsed):
         _fetched.add(parsed.name)
+    if parsed.kind == GIVEN:
+        raise IceprobeError(
+            f"{spec!r} are tokens that iceprobe.from_tokens was given: they were in memory, and there "
+            "are no images behind them"
+        )
     if parsed.kind is not None:
         load, types = DATASETS[parsed.kind].load(), DATASETS[parsed.kind].options
     elif parsed.name in CATALOGUE:

@@ -22,6 +22,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.registry import load_dataset, names_elsewhere
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
@@ -69,6 +70,11 @@ def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = Fal
 def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> "Backbone":
     """Load ``spec``, a variant of the one in ``record``; errors as of :func:`recorded_backbone`."""
     asked = parse_spec(record.spec)
+    if asked.kind == GIVEN:
+        raise IceprobeError(
+            f"{record.spec!r} are tokens that iceprobe.from_tokens was given: there is no backbone to "
+            "run; probe the backbone itself (iceprobe.extract) for what needs one"
+        )
     if (asked.kind or "") not in BACKBONES:
         raise IceprobeError(
             f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "
