@@ -384,7 +384,9 @@ class Prediction(Settings):
     maps: Annotated[
         Path | None, Option("A new folder for pictures of the attention maps, one per image.")
     ] = None
-    top: Annotated[From1, Option("Classes per row, best first (5).")] = 5
+    top: Annotated[
+        From1 | None, Option("Classes per row, best first (5), or tags (a column for each of all).")
+    ] = None
     forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     device: Annotated[Device | None, _DEVICE] = None
     forward_dtype: Annotated[
