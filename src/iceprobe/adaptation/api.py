@@ -38,6 +38,7 @@ from iceprobe.protocols.protocol import get_protocol, images_per_step, refuse_tr
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.listing import Results
 from iceprobe.results.provenance import images_hash, origin
 from iceprobe.results.schema import Files, Parameters
 from iceprobe.results.undertrained import signs_of_undertraining
@@ -62,7 +63,7 @@ def adapt(
     probes: Sequence[str] = ("linear",),
     *,
     call: AdaptCall,
-) -> list[FittedResult]:
+) -> Results[FittedResult]:
     """Adapt a backbone in several ways, each with several probes, and write a run folder.
 
     Every adaptation with every probe is trained on its own copy: ``backbone`` doesn't change. The
@@ -117,7 +118,7 @@ def adapt(
             **_later(dataset, call),
         }
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
-            return [reopened(one, None, manifest.shape) for one in finished]
+            return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, progress)
         _check_trained(task, train, dataset)
@@ -167,7 +168,9 @@ def adapt(
             results[pair] = _result(fit, run, dataset, command)
         ordered = [results[pair] for pair in asked]
         files = write_run(folder, ordered, rows)
-    return [one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)]
+    return Results(
+        one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
+    )
 
 
 def _metric_of(task: Task, name: str | None, usual: str) -> str:

@@ -43,7 +43,6 @@ class ExportedProbe(nn.Module):
         classes: K names of classes, tags or numbers.
         task: what the outputs are.
         units: of the numbers of a regression; empty if they aren't known.
-        spread: standard deviation of the targets of each number, of a regression.
         amp: dtype of the forward pass that made the training tokens.
         reading: how image files are read, the same as for training.
         card: ``model.json``, if it was loaded from a folder.
@@ -60,12 +59,11 @@ class ExportedProbe(nn.Module):
         card: Card | None = None,
         task: str = "classification",
         units: Sequence[str] = (),
-        spread: Sequence[float] = (),
     ):
         super().__init__()
         self.backbone, self.probe = backbone, probe
         self.classes, self.amp, self.reading, self.card = list(classes), amp, reading, card
-        self.task, self.units, self.spread = get_task(task), list(units), list(spread)
+        self.task, self.units = get_task(task), list(units)
         self.eval().requires_grad_(False)
 
     @property
@@ -162,7 +160,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
         ) from error
     model = ExportedProbe(
         backbone, probe, card.classes, amp=card.amp, reading=reading, card=card, task=card.task,
-        units=card.units, spread=card.spread,
+        units=card.units,
     )  # fmt: skip
     if same_outputs(check_of(model), torch.tensor(card.check), card.spread):
         return model

@@ -5,6 +5,7 @@ Preprocessing stays outside and is described in ``model.json``; the metadata say
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,11 +31,12 @@ def require_onnx() -> None:
             )
 
 
-def write_onnx(model: ExportedProbe, folder: Path) -> None:
+def write_onnx(model: ExportedProbe, folder: Path, spread: Sequence[float] = ()) -> None:
     """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same outputs.
 
     The input is ``images (batch, C, S, S)``, float32, the output ``logits (batch, K)`` of classes or tags, or
-    ``values (batch, K)`` of numbers. Metadata: ``task``, ``names`` and ``units`` of the outputs, as JSON.
+    ``values (batch, K)`` of numbers, whose ``spread`` is that of the card. Metadata: ``task``, and ``names``
+    and ``units`` of the outputs as JSON.
 
     Raises:
         IceprobeError: if the backbone can't be exported, or its ONNX gives other outputs.
@@ -60,7 +62,7 @@ def write_onnx(model: ExportedProbe, folder: Path) -> None:
             "take --format folder"
         ) from error
     _describe(model, folder / ONNX)
-    _check(model, folder)
+    _check(model, folder, spread)
 
 
 def _describe(model: ExportedProbe, path: Path) -> None:
@@ -75,7 +77,7 @@ def _describe(model: ExportedProbe, path: Path) -> None:
     onnx.save(written, path)
 
 
-def _check(model: ExportedProbe, folder: Path) -> None:
+def _check(model: ExportedProbe, folder: Path, spread: Sequence[float]) -> None:
     """Compare with onnxruntime, on another batch size than the exporter used."""
     import onnxruntime
 
@@ -86,7 +88,7 @@ def _check(model: ExportedProbe, folder: Path) -> None:
     found = torch.from_numpy(session.run([what], {"images": images.numpy()})[0])
     with torch.no_grad():
         expected = model(images).float()
-    if not same_outputs(found, expected, model.spread):
+    if not same_outputs(found, expected, spread):
         raise IceprobeError(
             f"the ONNX of {model.backbone.spec!r} gives other {what} in onnxruntime (by up to "
             f"{float((found - expected).abs().max()):.3g}): take --format folder"

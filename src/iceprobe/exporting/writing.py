@@ -82,7 +82,7 @@ def export(
         manifest = _manifest(result, trust)
         model = _model(result, manifest, seed, trust)
         if format == "onnx":
-            write_onnx(model, folder)
+            write_onnx(model, folder, _spread(result))
         else:
             save_weights(model.probe, folder / PROBE)
             if backbone_weights:
@@ -105,7 +105,6 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
         reading=Reading(**manifest.dataset.reading),
         task=result.task,
         units=manifest.dataset.units,
-        spread=_spread(result),
     )
 
 
@@ -173,7 +172,7 @@ def _card(
         reading=manifest.dataset.reading,
         task=result.task,
         units=model.units,
-        spread=model.spread,
+        spread=_spread(result),
         check=check_of(model).tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},
