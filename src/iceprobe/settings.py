@@ -66,6 +66,9 @@ _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
 _PROTOCOL = Option("heldout (default), paper (iceprobe ls protocols).")
 _TASK = Option("Task (the targets'; iceprobe ls tasks).", implicit=True)
 _METRIC = Option("Metric that selects and leads (the task's; iceprobe ls metrics).", implicit=True)
+_CLASS_WEIGHT = Option(
+    "Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True
+)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
 _ON_ESTIMATE = Option("Called with the estimated seconds of training.", None)
@@ -190,10 +193,7 @@ class Fitting(Settings):
             implicit=True,
         ),
     ] = None
-    class_weight: Annotated[
-        Literal["none", "balanced"],
-        Option("Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True),
-    ] = "none"
+    class_weight: Annotated[Literal["none", "balanced"], _CLASS_WEIGHT] = "none"
     budget: Annotated[
         Count | None, Option("Add the EPs with at most this many parameters: 200k, 1.5M.", WHAT)
     ] = None
@@ -359,6 +359,8 @@ class Adaptation(Settings):
     EARLIER: ClassVar = {"amp": "forward_dtype"}
 
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
+    metric: Annotated[str | None, _METRIC] = None
+    class_weight: Annotated[Literal["none", "balanced"], _CLASS_WEIGHT] = "none"
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (20).")] = 20
     batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
@@ -434,7 +436,9 @@ class Prediction(Settings):
     maps: Annotated[
         Path | None, Option("A new folder for pictures of the attention maps, one per image.")
     ] = None
-    top: Annotated[From1, Option("Classes per row, best first (5).")] = 5
+    top: Annotated[
+        From1 | None, Option("Classes per row, best first (5), or tags (a column for each of all).")
+    ] = None
     forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     device: Annotated[Device | None, _DEVICE] = None
     forward_dtype: Annotated[
