@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from sklearn.metrics import average_precision_score, r2_score
+from sklearn.metrics import average_precision_score, f1_score, r2_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
@@ -196,6 +196,29 @@ def test_every_probe_is_fitted_and_scored_in_the_targets_unit(store, tmp_path):
         kept = result.predictions()
         kept = kept.predicted if kept.predicted is not None else kept.logits().values
         np.testing.assert_allclose(outputs, kept[0], rtol=2e-3, atol=2e-3 * np.abs(kept).max())
+
+
+def test_thresholds_are_tuned_on_held_out_examples(tmp_path):
+    store = extract_in_memory(make_backbone(), dataset("multilabel"), tokens="float32")
+    results = iceprobe.fit(store, PROBES, output=tmp_path / "run", **QUICK)
+    truth = store["test"].targets
+    for result in read_results(tmp_path / "run"):
+        found = result.predictions()
+        thresholds = found.tuned["thresholds"]
+        assert thresholds.shape == (len(found.logits().values), 3)
+        assert (
+            thresholds == thresholds[0]
+        ).all()  # one for all seeds, of held-out training examples
+        assert ((thresholds > 0) & (thresholds < 1)).all()
+        values = []
+        for logits, at in zip(found.logits().values.astype(np.float64), thresholds, strict=True):
+            called = 1 / (1 + np.exp(-logits)) >= at
+            known = truth != 255
+            values.append(
+                np.mean([f1_score(truth[known[:, k], k], called[known[:, k], k]) for k in range(3)])
+            )
+        assert result.metrics["f1_macro_best"].values == pytest.approx(values, abs=1e-9)
+    assert any((r.predictions().tuned["thresholds"] != 0.5).any() for r in results)
 
 
 def test_attending_finds_what_averaging_drowns(store, tmp_path):

@@ -210,6 +210,8 @@ def _result(
     fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
 ) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
+    of_split = replace(fitted.predictions, **store.beside(request.split))
+    fitted = replace(fitted, predictions=of_split)
     probe, rates = fitted.probes[0], fitted.grid.learning_rates
     course: dict[str, Any] = {
         "rows": [row for row in rows if row.probe == fitted.label],
@@ -220,7 +222,7 @@ def _result(
     }
     signs = [] if fitted.solution else signs_of_undertraining(learning_rates=rates, **course)
     return built_result(
-        replace(fitted.predictions, **store.beside(request.split)),
+        fitted.predictions,
         **{name: getattr(fitted, name) for name in _AS_FITTED},
         open_store=store,
         probe=fitted.label,
@@ -254,7 +256,7 @@ def _warnings(
             found.append(f"its {key.replace('_', ' ')}, {value:g}, is the {fitted.edge} tried")
     metric, labels = context.metric, fitted.predictions.labels
     scores = metric.needed_scores(fitted.predictions.record, labels).mean(0)
-    reported = selected_score(scores, metric.weights(labels))
+    reported = selected_score(scores, metric.weights(labels), fitted.predictions.groups)
     found += far_below(metric, reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

@@ -121,11 +121,18 @@ def choose(
     )
 
 
-def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
+def best_at_last_epoch(
+    rows: Sequence[CurveRow], sign: int = 1, worst: float | None = 0.0
+) -> Choice | None:
     """The setting with the best held-out score at its last epoch, mean over seeds.
 
     For fits that choose among last epochs only (adaptation, segmentation). Of equals the smaller learning
     rate, then the larger weight decay; of settings with a diverged seed and without, as :func:`choose`.
+
+    Args:
+        rows: of one probe.
+        sign: of the metric, −1 where less is better.
+        worst: what a seed that has diverged scores; with None it is left out.
     """
     seeds: dict[tuple[float, float], set[int]] = {}
     lost: dict[tuple[float, float], set[int]] = {}
@@ -133,14 +140,15 @@ def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
         point = (row.learning_rate, row.weight_decay)
         seeds.setdefault(point, set()).add(row.seed)
         lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
-    best = {point: (means[max(means)], max(means)) for point, means in seed_means(rows).items()}
+    found = seed_means(rows, worst)
+    best = {point: (means[max(means)], max(means)) for point, means in found.items()}
     left = [point for point in best if lost[point] < seeds[point]]
     eligible = [point for point in left if not lost[point]] or left
     if not eligible:
         return None
-    rate, decay = max(eligible, key=lambda s: (best[s][0], -s[0], s[1]))
-    accuracy, epoch = best[rate, decay]
-    spread = accuracy - float(np.median([a for a, _ in best.values()]))
+    rate, decay = max(eligible, key=lambda s: (sign * best[s][0], -s[0], s[1]))
+    score, epoch = best[rate, decay]
+    spread = sign * (score - float(np.median([one for one, _ in best.values()])))
     return Choice(rate, decay, epoch, len(best), spread)
 
 

@@ -26,6 +26,11 @@ class Folds:
 
     folds: Sequence[Fold]  # empty if no example can be held out
     description: str  # in words: "held-out 10% of train"
+    groups: Rows | None = None  # of the training examples, ``(n,)``
+
+    def groups_of(self, rows: Rows) -> Rows | None:
+        """Groups of some training examples; None if there are none."""
+        return None if self.groups is None else self.groups[rows]
 
 
 def folds_of(
@@ -48,11 +53,12 @@ def folds_of(
         times = f", {protocol.repeats} times" if protocol.repeats > 1 else ""
         each = len(folds) // protocol.repeats  # fewer than asked for where images are too few
         whole = "" if groups is None else ", groups whole"
-        return Folds(folds, f"{each}-fold cross-validation of train{times}{whole}")
+        return Folds(folds, f"{each}-fold cross-validation of train{times}{whole}", groups)
     train, held = heldout_split(strata, seed, protocol.held_out, groups)
     share = f"{100 * len(held) / max(1, len(strata)):.0f}%"
     whole = "" if groups is None else " in whole groups"
-    return Folds([Fold(train, held)] if len(held) else [], f"held-out {share} of train{whole}")
+    description = f"held-out {share} of train{whole}"
+    return Folds([Fold(train, held)] if len(held) else [], description, groups)
 
 
 def heldout_split(

@@ -116,11 +116,14 @@ SEEDS = 3  # of a single probe, and under a protocol that selects on what it rep
 def protocol_of(settings: Fitting) -> Protocol:
     """The protocol that ``settings`` name, with what they set in place of its own values.
 
+    A number of folds turns ``heldout`` into ``folds``, which selects in the same way.
+
     Raises:
-        IceprobeError: as :func:`get_protocol`.
+        IceprobeError: as :func:`get_protocol`, and for folds of a protocol that has none.
     """
-    return get_protocol(
-        settings.protocol,
+    folds, name = settings.folds, settings.protocol
+    protocol = get_protocol(
+        "folds" if folds is not None and name == "heldout" else name,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rates=settings.learning_rates,
@@ -128,8 +131,15 @@ def protocol_of(settings: Fitting) -> Protocol:
         min_steps=settings.min_steps,
         halving=settings.halving,
         coordinates=settings.coordinates,
-        folds=settings.folds,
     )
+    if folds is None:
+        return protocol
+    if not protocol.outer_folds:
+        raise IceprobeError(
+            f"folds={folds} with protocol {name!r}, which reads the data's own split: leave folds out, or "
+            "take --protocol folds"
+        )
+    return replace(protocol, outer_folds=folds)
 
 
 def get_protocol(
@@ -142,7 +152,6 @@ def get_protocol(
     min_steps: int | None = None,
     halving: bool = False,
     coordinates: str | None = None,
-    folds: int | None = None,
 ) -> Protocol:
     """The protocol of that name with the values that the caller sets.
 
@@ -154,13 +163,6 @@ def get_protocol(
     """
     if name not in PROTOCOLS:
         raise IceprobeError(unknown("protocol", name, PROTOCOLS))
-    if folds is not None and name == "heldout":
-        name = "folds"  # it selects in the same way
-    if folds is not None and not PROTOCOLS[name].outer_folds:
-        raise IceprobeError(
-            f"folds={folds} with protocol {name!r}, which reads the data's own split: leave folds out, or "
-            "take --protocol folds"
-        )
     if halving and not PROTOCOLS[name].held_out:
         raise IceprobeError(
             f"halving with protocol {name!r}: it holds no images out to stop a setting by; take "
@@ -173,7 +175,6 @@ def get_protocol(
         "min_steps": 0 if epochs is not None and min_steps is None else min_steps,
         "halving": halving,
         "coordinates": coordinates,
-        "outer_folds": folds,
     } | {key: None if values is None else tuple(values) for key, values in grids.items()}
     for key, values in grids.items():
         if values is not None and len(set(values)) < len(values):

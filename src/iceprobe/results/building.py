@@ -70,6 +70,27 @@ def known_metric(task: str, name: str | None = None) -> Metric:
     return get_task(task).metric(name)
 
 
+def led_by(result: FittedResult, name: str) -> FittedResult:
+    """The result with another metric in front, computed from its predictions.
+
+    Raises:
+        IceprobeError: as :func:`score_of`, or if no predictions were kept.
+    """
+    score = score_of(result.needed_predictions(), result.task, name)
+    known = result.metrics | {name: score}
+    ordered = {n: known[n] for n in get_task(result.task).metrics if n in known}
+    if name == result.primary:
+        return result.replaced(metrics=ordered)
+    return result.replaced(  # the others are of the metric that selected
+        primary=name,
+        metrics=ordered,
+        selected_score=None,
+        last_epoch=None,
+        best_minus_median=None,
+        folds=None,
+    )
+
+
 def _score(metric: Metric, predictions: Predictions) -> Score:
     record, labels = predictions.record, predictions.labels
     values = metric.value(record, labels)

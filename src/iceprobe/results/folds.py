@@ -78,4 +78,5 @@ def out_of_fold(
         outputs,
         of_all.groups,
         of_all.slices,
+        {name: np.mean([part.tuned[name] for part in parts], 0) for name in parts[0].tuned},
     )

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
+from iceprobe.results.html import html_table
 from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
@@ -80,6 +81,15 @@ def to_markdown(results: Sequence[Result]) -> str:
     ]
     lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join([*lines, *_footnotes(results)]) + "\n"
+
+
+def to_html(results: Sequence[Result]) -> str:
+    """A table for a notebook, or one for each task; names from data are escaped."""
+    tasks = dict.fromkeys(one.task for one in results)
+    parts = [[one for one in results if one.task == task] for task in tasks]
+    return "".join(
+        html_table(*_table(part), list(filter(None, _footnotes(part)))) for part in parts
+    )
 
 
 def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTable:
