@@ -33,6 +33,7 @@ from iceprobe.store.reader import metric_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -231,11 +232,12 @@ def _tried(
     held_out, seen = np.unique(everything), np.bincount(everything, minlength=len(truth))
     most = min(similarity.shape[1] for (similarity, _), _ in evaluated)
     found = {}
+    keep = kept_for(task, metric, classes, truth[held_out])
     for vote in settings(most):
         scores = np.zeros(len(truth))
         for (similarity, labels), rows in evaluated:
             of_rows = torch.from_numpy(truth[rows])
-            record = voted(task, similarity, labels, classes, of_rows, vote, "scores")
+            record = voted(task, similarity, labels, classes, of_rows, vote, keep)
             scores[rows] += metric.needed_scores(Arrays(record), truth[rows])[0]
         found[vote] = scores[held_out] / seen[held_out]
     return held_out, found

@@ -153,6 +153,10 @@ class Task(ABC):
         """The metric called ``name``, the primary one by default."""
         return self.metrics[self.primary if name is None else name]
 
+    def as_hard_as(self, outputs: int) -> float:
+        """How many balanced classes are as hard to guess: its loss of guessing is the logarithm."""
+        return float(outputs)
+
     def target_shape(self, outputs: int) -> tuple[int, ...]:
         """Of one example's target."""
         return (outputs,) if self.several else ()
