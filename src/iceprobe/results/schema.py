@@ -7,7 +7,15 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
@@ -49,6 +57,13 @@ class Score(Record):
     interval: tuple[Finite, Finite] | None = None
     method: Literal["score", "bootstrap", "jackknife", "linearised"] = "score"
     caveat: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that say nothing, which earlier versions don't know."""
+        usual = {"method": "score", "caveat": None}
+        found: dict[str, Any] = serialised(self)
+        return {k: v for k, v in found.items() if k not in usual or v != usual[k]}
 
     @classmethod
     def of(
