@@ -131,6 +131,26 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     )
 
 
+def read_votes(
+    bank: "StoredSplit",
+    other: "StoredSplit",
+    probe: str,
+    vote: Vote,
+    pooled_class: bool,
+    *,
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weights ``(n, k)`` and rows ``(n, k)`` of the neighbours in ``bank`` of the examples of ``other``.
+
+    For k-NN whose (k, T) is chosen already.
+    """
+    spec = parse_probe(probe)
+    features, queries = (features_of(split, spec, pooled_class) for split in (bank, other))
+    similarity, rows = nearest(queries, features, vote.k, device=device, progress=progress)
+    return (similarity / vote.temperature).exp(), rows
+
+
 def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:
     """The vectors ``(n, D)`` that ``spec`` asks for: class token, or mean of the patch tokens.
 
