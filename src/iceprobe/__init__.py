@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         plan_fit,
         probe,
         segment,
+        test,
     )
     from iceprobe.store import Store
     from iceprobe.tokens import Tokens
@@ -48,7 +49,7 @@ _NAMES = {
     "cost": ["plan", "plan_fit"],
     "datasets": ["Dataset", "load_dataset"],
     "exporting": ["export", "load_probe"],
-    "fitting": ["fit", "probe", "segment"],
+    "fitting": ["fit", "probe", "segment", "test"],
     "neighbours": ["knn"],
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "read_results"],
@@ -88,6 +89,7 @@ __all__ = [
     "report",
     "segment",
     "settings",
+    "test",
 ]
 
 __getattr__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})

@@ -53,9 +53,7 @@ def read_sketch(root: Path, name: str, parts: Sequence[str]) -> tuple[Split, lis
     return _read(root, name, "sketch", list(names_of_synsets()))
 
 
-def _read(
-    root: Path, name: str, folder: str, synsets: Sequence[str]
-) -> tuple[Split, list[str]]:
+def _read(root: Path, name: str, folder: str, synsets: Sequence[str]) -> tuple[Split, list[str]]:
     """Images in folders of ``synsets``, which are all classes of the set."""
     check_folders(root / folder, synsets)
     names, labels, _ = listing(root, folder, synsets)

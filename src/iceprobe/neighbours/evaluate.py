@@ -131,24 +131,21 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     )
 
 
-def read_votes(
+def neighbours_of(
     bank: "StoredSplit",
     other: "StoredSplit",
     probe: str,
-    vote: Vote,
+    k: int,
     pooled_class: bool,
     *,
     device: torch.device | str = "cpu",
     progress: ProgressCallback | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weights ``(n, k)`` and rows ``(n, k)`` of the neighbours in ``bank`` of the examples of ``other``.
-
-    For k-NN whose (k, T) is chosen already.
-    """
+    """Similarities ``(n, k)`` of the examples of ``other`` to their neighbours in ``bank``, and rows of
+    these ``(n, k)``, best first; for k-NN whose (k, T) is chosen already."""
     spec = parse_probe(probe)
     features, queries = (features_of(split, spec, pooled_class) for split in (bank, other))
-    similarity, rows = nearest(queries, features, vote.k, device=device, progress=progress)
-    return (similarity / vote.temperature).exp(), rows
+    return nearest(queries, features, k, device=device, progress=progress)
 
 
 def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.targets import known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,9 +85,13 @@ class Task(ABC):
         """Rows whose target is of no output that has a name."""
         return np.empty(0, np.int64)
 
-    def placed(
-        self, targets: NDArray[Any], place: NDArray[np.int64], outputs: int
-    ) -> NDArray[Any]:
+    def occurring(self, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """The outputs that some example has, or of which it is known whether or how much."""
+        if not self.several:
+            return np.unique(targets)
+        return np.flatnonzero(known(targets).any(0))
+
+    def placed(self, targets: NDArray[Any], place: NDArray[np.int64], outputs: int) -> NDArray[Any]:
         """Targets of another data set as those of ``outputs`` outputs: its output k is ours at ``place[k]``.
 
         −1 is none of ours. Where a target is K numbers, those that the other set lacks aren't known.
