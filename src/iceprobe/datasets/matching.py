@@ -93,10 +93,10 @@ def matched(
     outputs = np.full(len(ours), NOWHERE)
     targets = np.full(len(theirs), NOWHERE)
     names = []
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         if group:
-            outputs[group] = targets[number] = len(names)
-            names.append(str(theirs[number]))
+            outputs[group] = targets[place] = len(names)
+            names.append(str(theirs[place]))
     rest = np.flatnonzero(outputs == NOWHERE)
     outputs[rest] = len(names) + np.arange(len(rest))
     return Matching([*names, *(str(ours[one]) for one in rest)], outputs, targets)

@@ -54,6 +54,10 @@ def votes_of(
     votes = _votes(result, rows)
     most = max(vote.k for vote in votes)
     low_shot = result.shots is not None or result.fraction is not None
+
+    def searched(done: int, of: int) -> None:
+        advance("knn", done, of)
+
     for r, vote in enumerate(votes):
         bank = store
         if low_shot:
@@ -61,7 +65,7 @@ def votes_of(
         if found is None or low_shot:
             found = neighbours_of(
                 bank["train"], other, result.probe, vote.k if low_shot else most,
-                bank.pooled_class, device=device, progress=lambda n, of: advance("knn", n, of),
+                bank.pooled_class, device=device, progress=searched,
             )  # fmt: skip
         similarity, nearest = found
         targets = torch.from_numpy(np.asarray(bank["train"].targets))[nearest]

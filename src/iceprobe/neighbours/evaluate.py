@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import Spec, unknown
+from iceprobe.datasets.base import check_train
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
@@ -63,6 +64,7 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     started = time.monotonic()
     chosen = get_protocol(call.protocol)
     spec, split = parse_probe(str(probe)), call.split
+    check_train(store.splits, store.manifest.dataset.spec)
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
@@ -139,7 +141,7 @@ def neighbours_of(
     pooled_class: bool,
     *,
     device: torch.device | str = "cpu",
-    progress: ProgressCallback | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Similarities ``(n, k)`` of the examples of ``other`` to their neighbours in ``bank``, and rows of
     these ``(n, k)``, best first; for k-NN whose (k, T) is chosen already."""

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
+from iceprobe.results.other_sets import column_of, same_fit
 from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
@@ -15,7 +16,7 @@ from iceprobe.tasks.registry import get_task
 _COLUMNS = (
     "parameters", "flops", "seconds", "adaptation", "backbone", "layer", "dataset", "headline",
     "shots", "fraction", "train_images", "protocol", "split", "selected_on", "training_images",
-    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds",
+    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds", "test", "masked",
 )  # fmt: skip
 
 #: What is said of an undertrained fit.
@@ -46,7 +47,9 @@ def to_csv(results: Sequence[Result]) -> str:
     metrics = list(dict.fromkeys(name for task in tasks.values() for name in task.metrics))
     columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *_COLUMNS]
     rows: list[list[object]] = [[*columns]]
-    for result in leaderboard(results):
+    tests = [one for one in results if one.test_of]
+    own = leaderboard([one for one in results if not one.test_of])
+    for result in [*own, *tests]:
         usual = result.metrics.get(tasks[result.task].primary)
         per_class = result.metrics.get("mean_per_class")
         low, high = (usual and usual.interval) or (None, None)
@@ -66,6 +69,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "per_class_high": class_high,
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
+            "test": result.test_of.name if result.test_of else None,
         }
         rows.append([cells.get(name) for name in columns])
     return csv_text(rows)
@@ -73,13 +77,15 @@ def to_csv(results: Sequence[Result]) -> str:
 
 def to_markdown(results: Sequence[Result]) -> str:
     """A table for a README or an issue; names from data can't break out of their cells."""
-    headings, rows = _table(results)
+    return "\n".join([*_markdown_table(*_table(results)), *_footnotes(results)]) + "\n"
+
+
+def _markdown_table(headings: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [
-        "| " + " | ".join(heading.title for heading in headings) + " |",
+        "| " + " | ".join(_markdown(heading.title) for heading in headings) + " |",
         "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
     ]
-    lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, *_footnotes(results)]) + "\n"
+    return lines + ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
 
 
 def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTable:
@@ -111,6 +117,56 @@ def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
         if (said := lost_note(one))
     ]
     return TerminalTable(columns, rows, title=capital(heading_of_all(results)), notes=notes)
+
+
+def tests_table(
+    results: Sequence[Result], tests: Sequence[Result]
+) -> tuple[list[Column], list[list[str]]]:
+    """Runs beside their tests on other data sets: a row a probe, a column the run's own split or a test."""
+    ordered, differing = leaderboard(results), varying(results)
+    names = list(dict.fromkeys(map(column_of, tests)))
+    found = {(same_fit(one), column_of(one)): one for one in tests}
+    splits = dict.fromkeys(one.split for one in results)
+    headings = [Column("probe", numeric=False), *(Column(n, numeric=False) for n in differing)]
+    headings += [Column(" or ".join(splits)), *map(Column, names)]
+    rows = []
+    for one in ordered:
+        row = [
+            one.label,
+            *(value_of(one, name) for name in differing),
+            percent(one.score, one.metric),
+        ]
+        for name in names:
+            test = found.get((same_fit(one), name))
+            row.append("–" if test is None else percent(test.score, test.metric))
+        rows.append(row)
+    return headings, rows
+
+
+def to_rich_tests(results: Sequence[Result], tests: Sequence[Result]) -> TerminalTable:
+    """The same for the terminal."""
+    headings, rows = tests_table(results, tests)
+    title = f"Other test sets, {heading_of_all([*results, *tests])}"
+    return TerminalTable(headings, rows, title=title, notes=_tests_notes(tests))
+
+
+def to_markdown_tests(results: Sequence[Result], tests: Sequence[Result]) -> str:
+    """The same as a section in Markdown."""
+    lines = [f"## Other test sets, {heading_of_all([*results, *tests])}", ""]
+    lines += _markdown_table(*tests_table(results, tests))
+    return "\n".join([*lines, "", *_tests_notes(tests)]) + "\n"
+
+
+def _tests_notes(tests: Sequence[Result]) -> list[str]:
+    """What each test was read on."""
+    notes = [
+        f"{column_of(one)}: {one.dataset}, {one.test_images:,} images of {one.split}, {one.classes:,} "
+        f"{get_task(one.task).outputs}."
+        for one in {column_of(one): one for one in tests}.values()
+    ]
+    if any(one.masked for one in tests):
+        notes.append("masked: only the logits of the other set's classes count.")
+    return notes
 
 
 def _cell(result: Result) -> str:
