@@ -142,11 +142,9 @@ def _check_apart(
 
 def _unknown(what: str, name: str, missing: str, ours: Sequence[str]) -> str:
     names = [str(one) for one in ours]
-    near = difflib.get_close_matches(missing, names, n=3, cutoff=0.5)
-    if not near:  # another spelling
-        lowered = {one.casefold().replace("_", " "): one for one in names}
-        close = difflib.get_close_matches(missing.casefold().replace("_", " "), lowered, 3, 0.5)
-        near = [lowered[one] for one in close]
+    plain = {one.casefold().replace("_", " "): one for one in names}  # whatever the spelling
+    close = difflib.get_close_matches(missing.casefold().replace("_", " "), plain, n=3, cutoff=0.5)
+    near = [plain[one] for one in close]
     mapped = f" stands for {shown(missing)}, which" if name != missing else ""
     nearest = f"; the nearest are {', '.join(map(shown, near))}" if near else ""
     return (

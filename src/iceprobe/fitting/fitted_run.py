@@ -11,7 +11,7 @@ from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import read_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.other_sets import TESTS
-from iceprobe.results.stores import manifest_of, store_of
+from iceprobe.results.stores import manifest_of, place_of, store_of
 from iceprobe.store.format import BackboneRecord, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.store.recorded import load_recorded, recorded_backbone, same_backbone
@@ -57,7 +57,7 @@ class FittedRun:
         store: Store | None = None
         try:
             manifest = manifest_of(first, trust=trust)
-            store = store_of(first, trust=trust)
+            store = _whole_store(first, trust)
         except IceprobeError as error:
             gone = str(error)
         if store is not None and "train" not in store.splits:
@@ -137,6 +137,14 @@ class FittedRun:
                 f"store {store.path or store.identity[:16]} has tokens of {theirs.spec!r}, which isn't the "
                 f"backbone of the run, {self.results[0].backbone!r}: give the images' spec in its place"
             )
+
+
+def _whole_store(result: FittedResult, trust: bool) -> Store:
+    """Its store; what `fit` returns of a low-shot run has only the images of a draw open."""
+    if result.shots is None and result.fraction is None:
+        return store_of(result, trust=trust)
+    place = place_of(result, trust=trust)
+    return Store.open(place, trust=trust).asked_as(result.backbone, result.dataset)
 
 
 def _results_of(run: Any) -> list[FittedResult]:
