@@ -23,7 +23,8 @@ from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
-from iceprobe.datasets.base import Data, Dataset, check_train
+from iceprobe.datasets.base import Data, Dataset
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device

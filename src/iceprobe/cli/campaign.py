@@ -85,7 +85,7 @@ def run_cells(
 
         def read() -> None:
             for run in runs:
-                read_other_sets(run, RunFolder(run), source.other_sets)
+                read_other_sets(run, RunFolder(run), partial(source.other_sets, run))
 
         first(lambda: show_finished(folder, lambda: _identities(runs, source), resume, read))
         return
@@ -110,7 +110,7 @@ def run_cells(
             if cell.state == "finished":
                 done = check_finished(cell, source.identities(run))
                 first(partial(finish_off, cell, done))
-                first(partial(read_other_sets, run, cell, source.other_sets))
+                first(partial(read_other_sets, run, cell, partial(source.other_sets, run)))
             else:
                 fit_run(run, cell, source, resume=resume)
             results += _read(run.output, folder.path)

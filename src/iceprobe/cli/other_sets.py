@@ -50,7 +50,7 @@ def check_tests(config: FitRun, classes: Sequence[str], task: str) -> None:
 
 
 def read_other_sets(
-    config: FitRun, folder: RunFolder, how: Callable[[FitRun], Mapping[str, Any]]
+    config: FitRun, folder: RunFolder, how: Callable[[], Mapping[str, Any]]
 ) -> None:
     """Read the finished run in ``folder`` on the data sets of ``config``; those that are read stay.
 
@@ -63,7 +63,7 @@ def read_other_sets(
         run_log.write_to(folder.log)
         for name, spec in tests.items():
             results = iceprobe.test(
-                folder.path, spec, name=name, progress=progress, command=command, **how(config)
+                folder.path, spec, name=name, progress=progress, command=command, **how()
             )
             log.info("test %s: results of %d probes on %s", name, len(results), spec)
 

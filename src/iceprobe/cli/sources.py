@@ -12,7 +12,7 @@ from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
 from iceprobe.cli.stages import check_fit, extraction_of, live_of
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.specs import parse_spec, with_options
-from iceprobe.datasets.base import check_train
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import first
 from iceprobe.settings import Run
 from iceprobe.store.format import BackboneRecord

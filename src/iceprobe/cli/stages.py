@@ -16,7 +16,7 @@ from iceprobe.cli.other_sets import check_tests, read_other_sets, tell_tests
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
-from iceprobe.datasets.base import check_train
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
@@ -64,7 +64,7 @@ def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> Non
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        read = partial(read_other_sets, config, folder, source.other_sets)
+        read = partial(read_other_sets, config, folder, partial(source.other_sets, config))
         first(lambda: show_finished(folder, lambda: source.identities(config), resume, read))
     else:
         show(fit_run(config, folder, source, resume=resume), folder)
@@ -91,7 +91,7 @@ def fit_run(
         return partial(fit, store, config.probe, fitting_of(config))
 
     results = write_run(folder, prepare, resume=resume)
-    first(lambda: read_other_sets(config, folder, source.other_sets))
+    first(lambda: read_other_sets(config, folder, partial(source.other_sets, config)))
     return results
 
 

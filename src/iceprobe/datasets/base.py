@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Union
@@ -18,19 +18,6 @@ from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.targets import known, some
 
 TRAIN = "train"
-
-
-def check_train(splits: Iterable[str], spec: str) -> None:
-    """Refuse to fit on a data set without a training split, such as ``imagenet-a``.
-
-    Raises:
-        IceprobeError: with what reads it.
-    """
-    if TRAIN not in (names := list(splits)):
-        raise IceprobeError(
-            f"{spec} has no split {TRAIN!r} (it has {', '.join(names)}), so nothing can be fitted on it: "
-            f"fit on another data set, then read that run here: iceprobe test RUN --data {spec}"
-        )
 
 
 class BadImage(IceprobeError):

@@ -92,14 +92,14 @@ def matched(
     # The set's own classes first, then the outputs of the run that stand for none of them.
     outputs = np.full(len(ours), NOWHERE)
     targets = np.full(len(theirs), NOWHERE)
-    names = []
+    names: list[str] = []
     for place, group in enumerate(groups):
         if group:
             outputs[group] = targets[place] = len(names)
             names.append(str(theirs[place]))
     rest = np.flatnonzero(outputs == NOWHERE)
     outputs[rest] = len(names) + np.arange(len(rest))
-    return Matching([*names, *(str(ours[one]) for one in rest)], outputs, targets)
+    return Matching([*names, *(str(ours[int(one)]) for one in rest)], outputs, targets)
 
 
 class _Finder:

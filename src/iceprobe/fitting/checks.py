@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.base import check_train
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe

@@ -26,7 +26,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import short_name, shown
-from iceprobe.datasets import load_dataset
+from iceprobe.datasets import DATASETS, load_dataset
 from iceprobe.datasets.matching import Matching, matched
 from iceprobe.fitting.api import file_name
 from iceprobe.fitting.fitted_run import FittedRun
@@ -129,7 +129,9 @@ def is_store(place: Any) -> bool:
         return True
     if not isinstance(place, str | Path):
         return False
-    return bool(is_remote(place)) or (Path(place) / MANIFEST).is_file()
+    if (kind := str(place).partition(":")[0]) in DATASETS or "?" in str(place):
+        return False  # a spec, which `is_remote` would take for a URL
+    return (kind != str(place) and is_remote(place)) or (Path(place) / MANIFEST).is_file()
 
 
 def _tokens(

@@ -16,7 +16,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
-from iceprobe.datasets.base import check_train
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same

@@ -12,7 +12,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import Spec, unknown
-from iceprobe.datasets.base import check_train
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
