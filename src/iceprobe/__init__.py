@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iceprobe.exporting import export, load_probe
     from iceprobe.neighbours import knn
     from iceprobe.reporting import figure, report
-    from iceprobe.results import Result, advise, read_results
+    from iceprobe.results import Result, advise, frame, read_results, records
     from iceprobe.settings import Adaptation, Extraction, Fitting
     from iceprobe.signatures import (
         adapt,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         extract,
         extract_layers,
         fit,
+        from_tokens,
         live,
         plan,
         plan_fit,
@@ -52,9 +53,9 @@ _NAMES = {
     "fitting": ["fit", "probe", "segment", "test"],
     "neighbours": ["knn"],
     "reporting": ["figure", "report"],
-    "results": ["Result", "advise", "read_results"],
+    "results": ["Result", "advise", "frame", "read_results", "records"],
     "settings": ["Adaptation", "Extraction", "Fitting"],
-    "store": ["Store", "extract", "extract_layers", "live"],
+    "store": ["Store", "extract", "extract_layers", "from_tokens", "live"],
     "tokens": ["Tokens"],
 }
 
@@ -76,6 +77,8 @@ __all__ = [
     "extract_layers",
     "figure",
     "fit",
+    "frame",
+    "from_tokens",
     "knn",
     "live",
     "load_backbone",
@@ -86,6 +89,7 @@ __all__ = [
     "probe",
     "probes",
     "read_results",
+    "records",
     "report",
     "segment",
     "settings",

@@ -67,6 +67,9 @@ _DEVICE = Option("cpu, cuda, cuda:1 … (cuda where there is one).", WHERE)
 _PROTOCOL = Option("heldout (default), paper (iceprobe ls protocols).")
 _TASK = Option("Task (the targets'; iceprobe ls tasks).", implicit=True)
 _METRIC = Option("Metric that selects and leads (the task's; iceprobe ls metrics).", implicit=True)
+_CLASS_WEIGHT = Option(
+    "Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True
+)
 _SPLIT = Option("The split to report (test).", None, implicit=True)
 _RUN_SEED = Option("Of the held-out images and of the order of batches (0).", None, implicit=True)
 _ON_ESTIMATE = Option("Called with the estimated seconds of training.", None)
@@ -135,6 +138,44 @@ class Live(Forward):
     splits: Annotated[list[str] | None, Option("Names of the splits to read (all).", None)] = None
 
 
+class GivenTokens(Settings):
+    """What tokens of your own are: ``iceprobe.from_tokens``.
+
+    Where an option is of examples, it is a value an example by split: ``{"train": […], "test": […]}``.
+    """
+
+    name: Annotated[str, Option("Name of the data in tables (given).", None)] = "given"
+    backbone: Annotated[str, Option("What made the tokens, in tables (tokens).", None)] = "tokens"
+    task: Annotated[
+        str | None, Option("classification, multilabel or regression (as y says).", None)
+    ] = None
+    metric: Annotated[
+        str | None, Option("Metric that leads (the task's; iceprobe ls metrics).", None)
+    ] = None
+    classes: Annotated[
+        list[str] | None, Option("Names of the classes, tags or numbers, in their order.", None)
+    ] = None
+    units: Annotated[list[str] | None, Option("Of each number, such as kg.", None)] = None
+    names: Annotated[
+        Any,
+        Option("Of examples. Results of other tokens of the same names can be compared.", None),
+    ] = None
+    groups: Annotated[Any, Option("Of examples: those of a group aren't independent.", None)] = None
+    folds: Annotated[Any, Option("Of examples.", None)] = None
+    slices: Annotated[
+        Any, Option("Columns to report by, such as site, each with a value an example.", None)
+    ] = None
+    prefix: Annotated[
+        Any, Option("Class token, then registers, (n, P, D) by split (none).", None)
+    ] = None
+    has_class: Annotated[
+        bool, Option("Whether the first prefix token is a class token (true).", None)
+    ] = True
+    grid: Annotated[
+        tuple[int, int] | None, Option("Rows and columns of the tokens, for maps (none).", None)
+    ] = None
+
+
 # --- fits -------------------------------------------------------------------------------------
 
 
@@ -145,10 +186,15 @@ class Fitting(Settings):
 
     task: Annotated[str | None, _TASK] = None
     metric: Annotated[str | None, _METRIC] = None
-    class_weight: Annotated[
-        Literal["none", "balanced"],
-        Option("Classes in the loss: none (alike) or balanced (rare ones more).", implicit=True),
-    ] = "none"
+    groups: Annotated[
+        str | None,
+        Option(
+            "Column whose equal values are examples that aren't independent (the data's group=).",
+            flag="--group",
+            implicit=True,
+        ),
+    ] = None
+    class_weight: Annotated[Literal["none", "balanced"], _CLASS_WEIGHT] = "none"
     budget: Annotated[
         Count | None, Option("Add the EPs with at most this many parameters: 200k, 1.5M.", WHAT)
     ] = None
@@ -156,6 +202,10 @@ class Fitting(Settings):
         Count | None, Option("Add the EPs with at most this many FLOPs per image: 5M.", WHAT)
     ] = None
     protocol: Annotated[str, _PROTOCOL] = "heldout"
+    folds: Annotated[
+        From2 | None,
+        Option("Folds of train to draw, each tested once (5, or the data's fold=).", implicit=True),
+    ] = None
     shots: Annotated[
         From1 | None, Option("Train on this many images per class, one seeded draw per replicate.")
     ] = None
@@ -310,6 +360,8 @@ class Adaptation(Settings):
     EARLIER: ClassVar = {"amp": "forward_dtype"}
 
     limit: Annotated[From1 | None, Option("Take only this many images of each split.", WHAT)] = None
+    metric: Annotated[str | None, _METRIC] = None
+    class_weight: Annotated[Literal["none", "balanced"], _CLASS_WEIGHT] = "none"
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (20).")] = 20
     batch_size: Annotated[From2, Option("Images per training step (64).")] = 64
@@ -385,7 +437,9 @@ class Prediction(Settings):
     maps: Annotated[
         Path | None, Option("A new folder for pictures of the attention maps, one per image.")
     ] = None
-    top: Annotated[From1, Option("Classes per row, best first (5).")] = 5
+    top: Annotated[
+        From1 | None, Option("Classes per row, best first (5), or tags (a column for each of all).")
+    ] = None
     forward_batch_size: Annotated[From1, Option("Images per pass of the backbone (64).")] = 64
     device: Annotated[Device | None, _DEVICE] = None
     forward_dtype: Annotated[

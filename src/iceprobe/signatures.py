@@ -5,7 +5,7 @@ Only type checkers import this: at run time :func:`iceprobe.core.options.takes` 
 Options come from the models, so a new option needs no line here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -28,6 +28,7 @@ from iceprobe.settings import (
     FitCall,
     FitPlanning,
     Fitting,
+    GivenTokens,
     Live,
     OtherSet,
     OtherSetCall,
@@ -63,6 +64,13 @@ class Extract(Generic[P, R]):
         self, backbone: Model, dataset: Data, features: Place = ..., settings: Extraction | None = None,
         *args: P.args, **options: P.kwargs,
     ) -> R: ...  # fmt: skip
+
+
+class FromTokens(_Function[P]):
+    def __call__(
+        self, splits: Mapping[str, tuple[Any, Any]], settings: GivenTokens | None = None,
+        *args: P.args, **options: P.kwargs,
+    ) -> Store: ...  # fmt: skip
 
 
 class MakeLive(_Function[P]):
@@ -118,6 +126,7 @@ class ReadOther(_Function[P]):
 fit = Fit(FitCall)
 extract = Extract(ExtractCall, Store)
 extract_layers = Extract(ExtractCall, list[Store])
+from_tokens = FromTokens(GivenTokens)
 live = MakeLive(Live)
 plan = PlanExtraction(ExtractPlan)
 plan_fit = PlanFit(FitPlanning)

@@ -8,13 +8,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Kind of the specs of tokens that `iceprobe.from_tokens` was given: nothing can be loaded by them.
+GIVEN = "tokens"
+
+
 @dataclass(frozen=True)
 class TokenShape:
     """The shape of the tokens of one image, on which backbone, store and probe agree.
 
     Attributes:
         dim: D, width of the tokens.
-        num_tokens: N, patch tokens.
+        num_tokens: N, patch tokens; 0 where there is one vector an example, which is the mean.
         num_prefix: P, prefix tokens.
         grid: rows and columns ``(H, W)`` of the patch tokens; ``None`` without a grid.
         has_class: whether the first prefix token is a class token.

@@ -78,7 +78,8 @@ def test_what_is_wrong_is_said_in_one_line(wrong: dict[str, Any], said: str) -> 
 @pytest.mark.parametrize(
     ("name", "model"),
     [("fit", "FitCall"), ("probe", "ProbeCall"), ("extract", "ExtractCall"), ("adapt", "AdaptCall"),
-     ("segment", "SegmentCall"), ("plan_fit", "FitPlanning"), ("analyze", "AnalyzeCall")],
+     ("segment", "SegmentCall"), ("plan_fit", "FitPlanning"), ("analyze", "AnalyzeCall"),
+     ("from_tokens", "GivenTokens")],
 )  # fmt: skip
 def test_editors_see_every_option(name: str, model: str) -> None:
     shown = inspect.signature(getattr(iceprobe, name)).parameters

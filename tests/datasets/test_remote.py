@@ -53,6 +53,31 @@ def test_a_flat_folder_is_split_as_a_local_one(folder):
     assert there.splits["test"].names == here.splits["test"].names
 
 
+def test_a_table_and_its_images_are_read_as_local_ones(folder, tmp_path):
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("??.png"))
+    rows = [f"{name},{n / 2},{name.split('/')[0]}" for n, name in enumerate(names)]
+    text = "\n".join(["path,age,split", *rows]) + "\n"
+    (tmp_path / "ages.csv").write_text(text)
+    client().put_object(Bucket=BUCKET, Key="birds/ages.csv", Body=text.encode())
+    client().put_object(Bucket=BUCKET, Key="lists/ages.csv", Body=text.encode())
+    here = iceprobe.load_dataset(f"table:{tmp_path}/ages.csv?target=age&images={folder}")
+    for place in (
+        f"s3://{BUCKET}/birds/ages.csv?target=age",
+        f"s3://{BUCKET}/lists/ages.csv?target=age&images=s3://{BUCKET}/birds",
+    ):
+        there = iceprobe.load_dataset(f"table:{place}")
+        for split in ("train", "test"):
+            assert there.splits[split].names == here.splits[split].names
+            assert np.array_equal(there.splits[split].labels, here.splits[split].labels)
+            pair = [np.asarray(one.splits[split].image(0)) for one in (there, here)]
+            assert np.array_equal(*pair)
+        assert there.splits["test"].fingerprint() == there.splits["test"].fingerprint()
+    with pytest.raises(
+        IceprobeError, match=r"row 8 of 'ages.csv': no image .* in 's3://.*/lists'; 15 of 15"
+    ):
+        iceprobe.load_dataset(f"table:s3://{BUCKET}/lists/ages.csv?target=age")
+
+
 def test_the_fingerprint_follows_the_objects(folder):
     bucket = client()
     split = iceprobe.load_dataset(f"folder:s3://{BUCKET}/birds").splits["train"]

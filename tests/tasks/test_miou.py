@@ -15,6 +15,7 @@ from iceprobe.tasks.miou import (
     object_iou,
     resampled,
 )
+from iceprobe.tasks.pixel_formulas import abs_rel, class_iou, delta1, depth_rmse, depth_sums
 from iceprobe.tasks.records import Arrays, joined
 from iceprobe.tasks.segmentation import Segmentation
 
@@ -124,3 +125,40 @@ def test_linearised_scores_have_the_value_as_their_mean_and_its_derivative(pixel
         moved = (hits[there] / union[there]).mean()
         slope = (moved - value) * 7 * times  # of the weight 1 + 1/times in place of 1
         assert slope == pytest.approx(scores[image] - value, rel=1e-2, abs=1e-6)
+
+
+def test_depth_is_of_all_pixels_that_are_known():
+    rng = np.random.default_rng(0)
+    target = rng.uniform(1, 10, (5, 4, 6))
+    predicted = target * np.exp(0.3 * rng.normal(size=(2, 5, 4, 6)))
+    target[rng.random(target.shape) < 0.2] = np.nan
+    target[3] = np.nan
+    target[0, 0, 0] = 0
+    predicted[:, 1, 1, 1] = -1
+    sums = depth_sums(predicted, target)
+    weights = torch.from_numpy(np.array([[1.0] * 5, [2, 0, 1, 1, 1]]))
+    for draw, repeats in enumerate(weights.long().tolist()):
+        t = np.repeat(target, repeats, 0)
+        for seed in range(2):
+            p, known = np.repeat(predicted[seed], repeats, 0), t > 0
+            p, kept = p[known], t[known]
+            ratios = np.where(p > 0, np.maximum(p / kept, kept / p), np.inf)
+            for expected, found in (
+                ((ratios < 1.25).mean(), delta1(sums["within"], sums["pixels"], weights)),
+                ((abs(p - kept) / kept).mean(), abs_rel(sums["relative"], sums["pixels"], weights)),
+                (
+                    np.sqrt(((p - kept) ** 2).mean()),
+                    depth_rmse(sums["squares"], sums["pixels"], weights),
+                ),
+            ):
+                assert found[seed, draw] == pytest.approx(expected, rel=1e-12)
+
+
+def test_iou_of_each_class_and_the_share_of_pixels(pixels):
+    record = Arrays(recorded(*pixels))
+    truth, called = counted(*pixels)
+    ones = torch.ones(1, 7, dtype=torch.float64)
+    by_class = class_iou(record.hits, record.truth, record.called, ones)[0, 0]
+    np.testing.assert_allclose(by_class, iou(record.confusion[0]))
+    metric = Segmentation().metric("pixel_accuracy")
+    assert metric.value(record, np.zeros(7, int)) == pytest.approx([(truth == called).mean()])

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from iceprobe.adaptation.coordinates import measured
 from iceprobe.adaptation.finished import Trainings
@@ -27,7 +29,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
-from iceprobe.fitting.checks import check_device
+from iceprobe.fitting.checks import check_device, pooled_task
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
@@ -37,6 +39,7 @@ from iceprobe.protocols.protocol import get_protocol, images_per_step, refuse_tr
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.listing import Results
 from iceprobe.results.provenance import images_hash, origin
 from iceprobe.results.schema import Files, Parameters
 from iceprobe.results.undertrained import signs_of_undertraining
@@ -44,7 +47,9 @@ from iceprobe.settings import Adaptation, AdaptCall, Extraction
 from iceprobe.store.format import EVALUATION_VIEW, Manifest
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
+from iceprobe.store.reader import alone
 from iceprobe.store.request import describe, make_settings
+from iceprobe.tasks.task import ClassWeight, Task
 
 log = logging.getLogger("iceprobe")
 
@@ -59,7 +64,7 @@ def adapt(
     probes: Sequence[str] = ("linear",),
     *,
     call: AdaptCall,
-) -> list[FittedResult]:
+) -> Results[FittedResult]:
     """Adapt a backbone in several ways, each with several probes, and write a run folder.
 
     Every adaptation with every probe is trained on its own copy: ``backbone`` doesn't change. The
@@ -91,6 +96,9 @@ def adapt(
     target = check_device(call.device)
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
     dataset = load_dataset(dataset)
+    task = pooled_task(dataset.task)
+    metric = _metric_of(task, call.metric, dataset.headline)
+    _check_class_weight(task, call.class_weight)
     manifest = manifest_of(backbone, dataset, call, target)
     command = call.command if call.command is not None else shlex.join(sys.argv)
     folder = call.output if call.output is not None else new_run(manifest, "adapt")
@@ -108,14 +116,15 @@ def adapt(
             "amp": call.forward_dtype,
             "augmentation": call.augmentation,
             "device": target.type,
+            **_later(dataset, call),
         }
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
-            return [reopened(one, None, manifest.shape) for one in finished]
+            return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, progress)
-        _check_classes(train, dataset)
+        _check_trained(task, train, dataset)
+        groups = _groups(dataset, train)
         adapted = [pair for pair in asked if pair[0] != FROZEN]
-        classes = len(manifest.dataset.classes)
         setting = AdaptationContext(
             backbone,
             manifest,
@@ -127,12 +136,18 @@ def adapt(
             micro_batch=-(-images_per_step(protocol, len(train)) // call.accumulate),
             augmentation=call.augmentation,
             coordinates=measured(
-                backbone, train, classes, [probe for _, probe in adapted], call.run_seed
+                backbone, train, task.num_outputs(dataset.classes),
+                [probe for _, probe in adapted], call.run_seed,
             ),
-        )
-        trainings = Trainings(folder, _common(setting, train, reported), call.resume)
+            task=task,
+            metric_name=metric,
+            class_weight=call.class_weight,
+        )  # fmt: skip
+        common = _common(setting, train, reported) | _later(dataset, call)
+        trainings = Trainings(folder, common, call.resume)
         run = AdaptationRun(
             setting, train, reported, seeds=range(call.seeds), trainings=trainings, folder=folder,
+            groups=groups,
         )  # fmt: skip
         _estimate(run, adapted, call.on_estimate)
         begin(folder, request)
@@ -151,10 +166,35 @@ def adapt(
         for pair in adapted:
             fit = run.run(pair, stepped)
             rows += fit.rows
-            results[pair] = _result(fit, run, command)
+            results[pair] = _result(fit, run, dataset, command)
         ordered = [results[pair] for pair in asked]
         files = write_run(folder, ordered, rows)
-    return [one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)]
+    return Results(
+        one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
+    )
+
+
+def _metric_of(task: Task, name: str | None, usual: str) -> str:
+    """Name of the metric that selects and leads: the one given, or the data set's ``usual`` one, or the task's.
+
+    Raises:
+        IceprobeError: if the task has no metric of the ``name``, with the nearest ones.
+    """
+    if name is not None and name not in task.metrics:
+        raise IceprobeError(unknown(f"metric of {task.name}", name, task.metrics))
+    return name or (usual if usual in task.metrics else task.primary)
+
+
+def _check_class_weight(task: Task, class_weight: ClassWeight) -> None:
+    """Refuse class weights of a task without classes or tags.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    if class_weight != "none" and not task.weighs_classes:
+        raise IceprobeError(
+            f"class_weight={class_weight}: {task.name} has no classes to weigh; leave it out"
+        )
 
 
 def manifest_of(
@@ -194,13 +234,27 @@ def _images(
     return made[0], made[1]
 
 
-def _check_classes(train: Images, dataset: Dataset) -> None:
-    missing = sorted(set(range(len(dataset.classes))) - set(train.labels.tolist()))
-    if missing:
-        names = ", ".join(repr(str(dataset.classes[i])) for i in missing[:3])
-        raise IceprobeError(
-            f"no training image of class {names} among {len(train)}: add some, or raise --limit"
-        )
+def _later(dataset: Dataset, asked: Adaptation) -> dict[str, Any]:
+    """Settings that older runs don't have, without those at their default."""
+    found = {
+        "task": dataset.task if dataset.task != "classification" else None,
+        "metric": asked.metric,
+        "class_weight": asked.class_weight if asked.class_weight != "none" else None,
+        "group": dataset.group,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _groups(dataset: Dataset, images: Images) -> NDArray[np.int64] | None:
+    """Which images aren't independent, ``(n,)``; None if the data set doesn't say."""
+    if dataset.group is None:
+        return None
+    return alone(images.split.columns[dataset.group].codes[images.index])
+
+
+def _check_trained(task: Task, train: Images, dataset: Dataset) -> None:
+    if (why := task.check_trained(train.targets, dataset.classes)) is not None:
+        raise IceprobeError(f"{why} among {len(train)} training images: add some, or raise --limit")
 
 
 def _estimate(
@@ -231,14 +285,25 @@ def _frozen(
         return {}
     found = probe_in_memory(
         backbone, dataset, probes, seeds=asked.seeds, split=asked.split, limit=asked.limit,
+        metric=asked.metric, class_weight=asked.class_weight,
         forward_dtype=asked.forward_dtype, fit_dtype=asked.forward_dtype, run_seed=asked.run_seed,
         device=str(device), progress=progress, command=command,
     )  # fmt: skip
     return {(FROZEN, one.probe): one for one in found}
 
 
-def _result(fit: AdaptedFit, run: AdaptationRun, command: str) -> FittedResult:
+def _result(fit: AdaptedFit, run: AdaptationRun, dataset: Dataset, command: str) -> FittedResult:
     setting, train, choice = run.setting, run.images, fit.choice
+    split, rows = run.reported.split, run.reported.index
+    predictions = dataclasses.replace(
+        fit.predictions,
+        names=[split.names[row] for row in rows],
+        groups=_groups(dataset, run.reported),
+        slices={
+            name: (split.columns[name].codes[rows], split.columns[name].values)
+            for name in dataset.slices
+        },
+    )
     manifest, protocol = setting.manifest, setting.protocol
     learning_rates = list(protocol.learning_rates or ())
     selected: dict[str, float | int | str] = {
@@ -247,7 +312,7 @@ def _result(fit: AdaptedFit, run: AdaptationRun, command: str) -> FittedResult:
         "epoch": choice.epoch,
     }
     return built_result(
-        fit.predictions,
+        predictions,
         probes=fit.probes,
         probe=fit.probe,
         adaptation=fit.adaptation,
@@ -277,7 +342,8 @@ def _result(fit: AdaptedFit, run: AdaptationRun, command: str) -> FittedResult:
             learning_rates=learning_rates,
         ),
         files=Files(adapters=fit.adapters),
-        **origin(manifest, run.reported.split.name, len(train), run.reported.index, command),
+        **origin(manifest, split.name, len(train), rows, command)
+        | {"task": setting.task.name, "primary": setting.metric.name},
     )
 
 
@@ -293,6 +359,7 @@ def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any
         "run_seed": setting.run_seed,
         "device": setting.device.type,
         "dtype": setting.forward_dtype,
+        **({} if setting.class_weight == "none" else {"class_weight": setting.class_weight}),
     }
 
 

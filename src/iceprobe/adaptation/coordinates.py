@@ -70,8 +70,8 @@ def enter(probe: Probe, coordinates: Mapping[str, Coordinates]) -> Probe:
     return probe
 
 
-def published(probe: Probe) -> dict[str, Tensor]:
-    """The state of the published probe."""
+def published(probe: Probe, scaling: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    """The state of the published probe, with the scaling of the outputs (`tasks/task.py`) in its classifier."""
     state = {}
     for name, tensor in probe.state_dict().items():
         owner, is_folded, rest = name.partition("parametrizations.")
@@ -81,4 +81,9 @@ def published(probe: Probe) -> dict[str, Tensor]:
             parameter = rest.removesuffix(".original")
             module = probe.get_submodule(owner.removesuffix("."))
             state[owner + parameter] = getattr(module, parameter).detach()
+    if scaling is not None:
+        weight, bias = (state[f"classifier.{name}"] for name in ("weight", "bias"))
+        shift, scale = (one.to(weight) for one in scaling)
+        state["classifier.weight"] = weight * scale[:, None]
+        state["classifier.bias"] = bias * scale + shift
     return state

@@ -27,7 +27,7 @@ class Images:
         on_image: called with each image of the split before preprocessing, from any thread.
 
     Attributes:
-        labels: ``(n,)`` int64.
+        targets: as the task has them, ``(n,)`` or ``(n, K)``.
         index: the rows.
     """
 
@@ -40,7 +40,7 @@ class Images:
     ):
         self.split, self.preprocessing, self._on_image = split, preprocessing, on_image
         self.index = np.asarray(rows, np.int64)
-        self.labels = np.asarray(split.labels)[self.index]
+        self.targets = np.asarray(split.targets)[self.index]
         self._held: Tensor | None = None
         self._place = np.arange(len(self.index))  # in _held
 
@@ -72,7 +72,7 @@ class Images:
     def take(self, positions: np.ndarray) -> Self:
         """Some of these images; decoded images are shared."""
         taken = copy.copy(self)
-        taken.index, taken.labels = self.index[positions], self.labels[positions]
+        taken.index, taken.targets = self.index[positions], self.targets[positions]
         taken._place = self._place[positions]
         return taken
 
@@ -82,7 +82,7 @@ class Images:
         augmentation: str | None = None,
         seed: tuple[int, ...] = (),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each array of positions, read one batch ahead.
+        """Images and targets of each array of positions, read one batch ahead.
 
         Args:
             order: positions of each batch.
@@ -106,7 +106,7 @@ class Images:
                 images = following.result()
                 if after is not None:
                     following = ahead.submit(read, after)
-                yield images, torch.from_numpy(self.labels[positions])
+                yield images, torch.from_numpy(self.targets[positions])
 
     def _decoded(self, position: int) -> Tensor:
         return pil_to_tensor(self.preprocessing.crop(self._image(int(self.index[position]))))

@@ -1,7 +1,7 @@
 """`heldout` for trainings that pass the backbone at every step.
 
-As for frozen probes, a stratified tenth of train selects learning rate and weight decay by the last
-epoch, the selected setting is trained again on all of train, and the test split is read once. But
+As for frozen probes, a stratified tenth of train, in whole groups where there are any, selects learning
+rate and weight decay by the task's metric at the last epoch, the selected setting is trained again on all of train, and the test split is read once. But
 only the first seed selects, for all seeds; and with a grid of one setting nothing is held out.
 """
 
@@ -13,14 +13,23 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iceprobe.adaptation.coordinates import published
 from iceprobe.adaptation.finished import Finished, Trainings
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.steps import MicroBatch
-from iceprobe.adaptation.training import AdaptationContext, Training, predict, time_step, train
+from iceprobe.adaptation.training import (
+    AdaptationContext,
+    Training,
+    kept_for,
+    predict,
+    time_step,
+    train,
+)
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import duration
 from iceprobe.fitting.api import file_name
@@ -34,6 +43,7 @@ from iceprobe.tasks.records import Arrays
 log = logging.getLogger("iceprobe")
 
 SELECTED_ON = "held-out 10% of train, first seed"
+SELECTED_ON_GROUPS = "held-out 10% of train in whole groups, first seed"
 UNSELECTED = "nothing: one setting, its last epoch"
 Stepped = Callable[[int], None]
 
@@ -64,6 +74,7 @@ class AdaptationRun:
         seeds: initialisations.
         trainings: those that are already finished.
         folder: of the run.
+        groups: ``(n,)`` of the images to learn from, which are held out whole; None: all are independent.
     """
 
     def __init__(
@@ -75,10 +86,13 @@ class AdaptationRun:
         seeds: Sequence[int],
         trainings: Trainings,
         folder: Path,
+        groups: NDArray[np.int64] | None = None,
     ):
         self.setting, self.images, self.reported = setting, images, reported
         self.seeds, self.trainings, self.folder = seeds, trainings, folder
-        learn, held = heldout_split(images.labels, setting.run_seed, setting.protocol.held_out)
+        strata, share = setting.task.strata(images.targets), setting.protocol.held_out
+        learn, held = heldout_split(strata, setting.run_seed, share, groups)
+        self._selected_on = SELECTED_ON if groups is None else SELECTED_ON_GROUPS
         self._learn, self._held = images.take(learn), images.take(held)
         self._micro: dict[str, MicroBatch] = {}
 
@@ -86,7 +100,8 @@ class AdaptationRun:
         """The grid, with the first seed.
 
         Raises:
-            IceprobeError: if the grid has several settings and no image can be held out.
+            IceprobeError: if the grid has several settings and no image can be held out, or the metric
+                isn't defined for those that are.
         """
         protocol = self.setting.protocol
         tasks = [
@@ -98,6 +113,8 @@ class AdaptationRun:
                 f"{len(self.images)} training images leave none to hold out: give one of "
                 "--learning-rates, or a class two or more images"
             )
+        if len(tasks) > 1:
+            kept_for(self.setting.metric, self.setting, self._held)
         return tasks
 
     def steps(self, pair: tuple[str, str]) -> int:
@@ -140,7 +157,8 @@ class AdaptationRun:
         only, epochs = grid[0], self.setting.protocol.epochs
         if len(grid) == 1:
             return Choice(only.learning_rate, only.weight_decay, epochs, 1, None)
-        choice = best_at_last_epoch(rows)
+        metric = self.setting.metric
+        choice = best_at_last_epoch(rows, metric.sign, metric.worst)
         if choice is None:
             raise IceprobeError(
                 f"{only.label} diverged at every learning rate: give smaller --learning-rates"
@@ -170,9 +188,9 @@ class AdaptationRun:
             probes=[self._probe(task, done) for task, done in zip(refits, fits, strict=True)],
             adapters=[self._adapter(task) for task in refits],
             counts=fits[0].counts,
-            predictions=Predictions.of(Arrays(record), self.reported.labels),
+            predictions=Predictions.of(Arrays(record), self.reported.targets),
             choice=choice,
-            selected_on=SELECTED_ON if len(grid) > 1 else UNSELECTED,
+            selected_on=self._selected_on if len(grid) > 1 else UNSELECTED,
             rows=rows + [row for done in fits for row in done.rows],
             seconds=sum(done.seconds for done in [*selected, *fits]),
         )
@@ -197,8 +215,9 @@ class AdaptationRun:
         record: Mapping[str, Tensor] = {}
         probe: Mapping[str, Tensor] = {}
         if not selecting:
-            record = predict(model, self.reported, "everything", self.setting, micro)
-            probe = published(model.probe)
+            learned = self.setting.learning(images)
+            record = predict(model, learned, self.reported, "everything", self.setting, micro)
+            probe = published(model.probe, learned.scaling)
             self._keep(model.save, self.folder / self._adapter(task))
         stepped(whole - seen)  # left out by an early end
         seconds = time.monotonic() - began

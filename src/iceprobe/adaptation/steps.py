@@ -21,11 +21,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe
 from iceprobe.store.forward import autocast
 from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import Tokens
 
 log = logging.getLogger("iceprobe")
-
-TASK = Classification()
 
 
 @dataclass
@@ -46,26 +45,33 @@ class MicroBatch:
 
 
 def backward(
-    model: Adapted, images: Tensor, labels: Tensor, micro: MicroBatch, dtype: str = "float32"
+    model: Adapted,
+    images: Tensor,
+    targets: Tensor,
+    micro: MicroBatch,
+    dtype: str = "float32",
+    task: Task | None = None,
 ) -> float:
     """Add the gradient of the batch's mean loss (with the probe's penalty); returns the loss.
 
     Args:
         model: in training mode, without gradients.
         images: ``(B, C, S, S)`` uint8.
-        labels: ``(B,)``.
+        targets: ``(B, …)``.
         micro: halved when memory runs out; the gradient stays that of the whole batch.
         dtype: of the forward pass.
+        task: whose loss is minimised, with its scaling and weights; classification by default.
 
     Raises:
         IceprobeError: if memory doesn't suffice for one image.
     """
+    task = task or Classification()
     while True:
         statistics = {name: t.clone() for name, t in model.probe.named_buffers()}
         try:
             if micro.size >= len(images):
-                return _whole(model, images, labels, dtype)
-            return _in_parts(model, images, labels, micro.size, dtype)
+                return _whole(model, images, targets, dtype, task)
+            return _in_parts(model, images, targets, micro.size, dtype, task)
         except torch.OutOfMemoryError as error:
             micro.size = min(micro.size, len(images))
             micro.halve(error)
@@ -77,20 +83,30 @@ def backward(
             torch.cuda.empty_cache()
 
 
-def _whole(model: Adapted, images: Tensor, labels: Tensor, dtype: str) -> float:
+def scaled(logits: Tensor, task: Task) -> Tensor:
+    """The probe's outputs ``(…, K)`` in the target's unit, if the task has a scaling."""
+    if task.scaling is None:
+        return logits
+    shift, scale = (one.to(logits.device) for one in task.scaling)
+    return logits.to(shift) * scale + shift
+
+
+def _whole(model: Adapted, images: Tensor, targets: Tensor, dtype: str, task: Task) -> float:
     with autocast(images.device, dtype):
-        loss = _loss(model.probe, model.tokens(images), labels)
+        loss = _loss(model.probe, model.tokens(images), targets, task)
     loss.backward()
     return float(loss.detach())
 
 
-def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, dtype: str) -> float:
+def _in_parts(
+    model: Adapted, images: Tensor, targets: Tensor, size: int, dtype: str, task: Task
+) -> float:
     parts = images.split(size)
     with torch.no_grad(), autocast(images.device, dtype):
         tokens = _joined([model.tokens(part) for part in parts])
     leaves = [tensor.requires_grad_() for tensor in _tensors(tokens)]
     with autocast(images.device, dtype):
-        loss = _loss(model.probe, tokens, labels)
+        loss = _loss(model.probe, tokens, targets, task)
     loss.backward()
     # The probe doesn't read every tensor: the gradient of the others is None.
     gradients = [None if leaf.grad is None else leaf.grad.split(size) for leaf in leaves]
@@ -102,10 +118,10 @@ def _in_parts(model: Adapted, images: Tensor, labels: Tensor, size: int, dtype: 
     return float(loss.detach())
 
 
-def _loss(probe: Probe, tokens: Tokens, labels: Tensor) -> Tensor:
+def _loss(probe: Probe, tokens: Tokens, targets: Tensor, task: Task) -> Tensor:
     logits = probe(tokens)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return TASK.loss(wide, labels) + probe.penalty(tokens)
+    return task.loss(scaled(wide, task), targets) + probe.penalty(tokens)
 
 
 def _tensors(tokens: Tokens) -> list[Tensor]:

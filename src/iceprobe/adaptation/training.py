@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from iceprobe.adaptation.coordinates import enter
 from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
-from iceprobe.adaptation.steps import TASK, MicroBatch, backward
+from iceprobe.adaptation.steps import MicroBatch, backward, scaled
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import split_batches
@@ -23,8 +23,10 @@ from iceprobe.protocols.protocol import Protocol, images_per_step
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.format import Manifest
 from iceprobe.store.forward import autocast
+from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays, Record, joined
-from iceprobe.tasks.task import Keep
+from iceprobe.tasks.task import ClassWeight, Keep, Task
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Training:
 
 @dataclass(frozen=True)
 class AdaptationContext:
-    """What all trainings of a run share."""
+    """What all trainings of a run share: the task, its metric that selects, how classes count."""
 
     backbone: Backbone
     manifest: Manifest
@@ -61,10 +63,23 @@ class AdaptationContext:
     micro_batch: int
     augmentation: str | None
     coordinates: Mapping[str, Coordinates]
+    task: Task = field(default_factory=Classification)
+    metric_name: str | None = None
+    class_weight: ClassWeight = "none"
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that selects."""
+        return self.task.metric(self.metric_name)
+
+    def learning(self, images: Images) -> Task:
+        """The task for training on these images: its scaling and class weights are theirs."""
+        return self.task.learning(images.targets, self.class_weight)
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
-        """A probe for these tokens and classes; with a seed, initialised by it alone."""
-        return build_for(self.manifest.shape, probe, len(self.manifest.dataset.classes), seed)
+        """A probe for these tokens and outputs; with a seed, initialised by it alone."""
+        outputs = self.task.num_outputs(self.manifest.dataset.classes)
+        return build_for(self.manifest.shape, probe, outputs, seed)
 
     def model(self, task: Training) -> Adapted:
         """Initialised by the task's seed alone."""
@@ -88,7 +103,7 @@ def train(
 ) -> list[CurveRow]:
     """Train the fresh ``model`` in place; returns a row an epoch.
 
-    A training ends when its loss isn't finite, with accuracy 0.
+    A training ends when its loss isn't finite, with the metric's worst score.
 
     Args:
         images: to learn from.
@@ -99,7 +114,9 @@ def train(
     Raises:
         IceprobeError: if memory doesn't suffice, or a refit diverges.
     """
-    protocol, rows = setting.protocol, []
+    protocol, metric, rows = setting.protocol, setting.metric, []
+    learning = setting.learning(images)
+    keep = "scores" if evaluate_on is None else kept_for(metric, setting, evaluate_on)
     batch_size = images_per_step(protocol, len(images))
     steps_an_epoch = len(split_batches(np.arange(len(images)), batch_size))
     steps = protocol.epochs * steps_an_epoch
@@ -112,7 +129,7 @@ def train(
         views = (setting.run_seed, task.seed, epoch)
         total = 0.0
         model.train()
-        for pixels, labels in images.batches(batches, setting.augmentation, views):
+        for pixels, targets in images.batches(batches, setting.augmentation, views):
             rate = task.learning_rate * warmup_cosine(step, steps, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
@@ -120,27 +137,28 @@ def train(
             loss = backward(
                 model,
                 pixels.to(setting.device),
-                labels.to(setting.device),
+                targets.to(setting.device),
                 micro,
                 setting.forward_dtype,
+                learning,
             )
             if not math.isfinite(loss):
                 total = math.nan
                 break
             optimizer.step()
             step += 1
-            total += loss * len(labels)
-            stepped(len(labels))
+            total += loss * len(targets)
+            stepped(len(targets))
         finite = math.isfinite(total)
         if not finite and task.phase == "refit":
             raise IceprobeError(
                 f"{task.label} diverged at a learning rate of {task.learning_rate:g}: give smaller "
                 "--learning-rates"
             )
-        accuracy = None if evaluate_on is None else 0.0
+        score = None if evaluate_on is None else metric.worst
         if evaluate_on is not None and finite:
-            record = Arrays(predict(model, evaluate_on, "scores", setting, micro))
-            accuracy = float(TASK.metric().value(record, evaluate_on.labels)[0])
+            record = Arrays(predict(model, learning, evaluate_on, keep, setting, micro))
+            score = float(metric.value(record, evaluate_on.targets)[0])
         rows.append(
             CurveRow(
                 probe=task.label,
@@ -150,7 +168,7 @@ def train(
                 phase=task.phase,
                 epoch=epoch,
                 train_loss=total / len(images),
-                eval_accuracy=accuracy,
+                eval_accuracy=score,
             )
         )
         if not finite:
@@ -158,19 +176,40 @@ def train(
     return rows
 
 
+def kept_for(metric: Metric, setting: AdaptationContext, images: Images) -> Keep:
+    """What a record must keep for a metric of these images: its scores, or the logits as well.
+
+    Raises:
+        IceprobeError: if neither suffices, or the metric is undefined for their targets.
+    """
+    outputs = setting.task.num_outputs(setting.manifest.dataset.classes)
+    drawn = torch.randn(1, len(images), outputs, generator=torch.Generator().manual_seed(0))
+    targets = torch.from_numpy(images.targets)
+    if metric.scores(Arrays(setting.task.record(drawn, targets, "scores")), images.targets) is None:
+        metric.needed_scores(Arrays(setting.task.record(drawn, targets)), images.targets)
+        return "everything"
+    return "scores"
+
+
 @torch.no_grad()
 def predict(
-    model: Adapted, images: Images, keep: Keep, setting: AdaptationContext, micro: MicroBatch
+    model: Adapted,
+    task: Task,
+    images: Images,
+    keep: Keep,
+    setting: AdaptationContext,
+    micro: MicroBatch,
 ) -> Record:
-    """What the task records of every image, for one member."""
+    """What the task, with the scaling of the training, records of every image, for one member."""
     model.eval()
     found = []
     in_order = np.split(np.arange(len(images)), range(micro.size, len(images), micro.size))
-    for pixels, labels in images.batches(in_order):
+    for pixels, targets in images.batches(in_order):
         with autocast(setting.device, setting.forward_dtype):
             logits = model(pixels.to(setting.device))
-        found.append(TASK.record(logits.float()[None], labels.to(setting.device), keep))
-    return joined(found)
+        outputs = scaled(logits.float(), task)[None]
+        found.append(task.record(outputs, targets.to(setting.device), keep))
+    return joined(found, task.summed)
 
 
 def time_step(
@@ -182,14 +221,15 @@ def time_step(
     """
     model = setting.model(task)
     count = images_per_step(setting.protocol, len(images))
-    (pixels, labels), *_ = images.batches([np.arange(count)])
-    pixels, labels = pixels.to(setting.device), labels.to(setting.device)
+    (pixels, targets), *_ = images.batches([np.arange(count)])
+    pixels, targets = pixels.to(setting.device), targets.to(setting.device)
+    learning = setting.learning(images)
     optimizer = build_optimizer("adamw", model.parameter_groups())
     model.train()
     seconds = math.inf
     for _ in range(2):
         began = _now(setting.device)
-        backward(model, pixels, labels, micro, setting.forward_dtype)
+        backward(model, pixels, targets, micro, setting.forward_dtype, learning)
         optimizer.step()
         seconds = _now(setting.device) - began
     model.eval()

@@ -21,7 +21,6 @@ from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_sha
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store import Store
 from iceprobe.store.forward import autocast
@@ -58,7 +57,8 @@ class Measurements:
     ):
         self.result, self.store, self.device, self.batch = result, store, device, batch
         self.part = store[result.split]
-        self.size = Preprocessing.from_dict(store.manifest.backbone.preprocessing).image_size
+        # Pixels of the crop, for boxes and masks; tokens that were given have none.
+        self.size: int = store.manifest.backbone.preprocessing.get("image_size", 0)
         self.thresholds = tuple(thresholds)
         self.grid: tuple[int, int] = store.grid or (0, 0)
         self.labels = torch.from_numpy(np.asarray(self.part.labels))

@@ -2,7 +2,7 @@
 
 import importlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,6 @@ def model_folder(name: str, spec: str, first: str, fetch: str) -> str:
 
 
 @contextmanager
-def explained(message: Callable[[Exception], str]) -> Iterator[None]:
-    """Turn any error of foreign code into an IceprobeError with this message."""
-    try:
-        yield
-    except IceprobeError:
-        raise
-    except Exception as error:
-        raise IceprobeError(message(error)) from error
-
-
-@contextmanager
 def quiet(logging: Any) -> Iterator[None]:
     """No warnings about missing heads and no progress bars within; the former state afterwards.
 
@@ -95,11 +84,3 @@ def quiet(logging: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Another library's error as a clause: its message on one line, or its type."""
-    message = " ".join(str(error).split())
-    if len(message) > limit:
-        message = message[:limit].rsplit(" ", 1)[0] + " …"
-    return message or type(error).__name__

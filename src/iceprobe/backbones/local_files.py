@@ -24,11 +24,6 @@ def local_files(spec: Spec) -> list[Path] | None:
     return files
 
 
-def is_file_path(module: str) -> bool:
-    """Whether ``python:`` names a file (``./models.py``) rather than a module."""
-    return module.endswith(".py") or "/" in module
-
-
 def _bundled(spec: Spec) -> list[Path]:
     folder = Path(str(resources.files("iceprobe.backbones"))) / "bundled"
     return [folder / f"{spec.name}{ending}" for ending in (".json", ".safetensors")]

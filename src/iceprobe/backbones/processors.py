@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from iceprobe.backbones.extras import one_line
 from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import one_line
 
 TOLERANCE = 1e-6  # difference from the processor's pixels, relative to the largest value
 LARGEST = 4096  # pixels a side: a processor that states more isn't run

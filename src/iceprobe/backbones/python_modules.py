@@ -1,27 +1,22 @@
 """``python:package.module:factory`` and plain ``nn.Module`` objects."""
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm, timm_name
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import explained, imported, one_line, where
 
 
 def load_python(
@@ -33,7 +28,7 @@ def load_python(
         IceprobeError: if the factory isn't found or returns something else, and as
             :func:`wrap_module` and ``load_checkpoint``.
     """
-    factory = _import(name, spec)
+    factory = imported(name, spec, "factory")
     module = _made(factory, spec)
     if not isinstance(module, nn.Module):
         raise IceprobeError(f"{spec!r} returned a {type(module).__name__}: return an nn.Module")
@@ -141,53 +136,8 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
             f"{spec!r}: its factory is called without arguments and needs {', '.join(needed)}: "
             "name a function that takes none and returns the module, def build(): return ..."
         )
-    with explained(lambda error: f"{spec!r} failed: {_where(error)}"):
+    with explained(lambda error: f"{spec!r} failed: {where(error)}"):
         return factory()
-
-
-def _import(name: str, spec: str) -> Callable[[], Any]:
-    path, _, attribute = name.rpartition(":")
-    if not path or not attribute:
-        raise IceprobeError(
-            f"{spec!r} names no factory: write python:package.module:factory, or "
-            "python:./file.py:factory"
-        )
-    with explained(lambda error: f"{spec!r} can't be imported: {_where(error)}"):
-        try:
-            if is_file_path(path):
-                module = _from_file(Path(path).expanduser(), spec)
-            else:
-                module = importlib.import_module(path)
-        except ModuleNotFoundError as error:
-            raise IceprobeError(
-                f"{spec!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
-            ) from error
-    if not callable(getattr(module, attribute, None)):
-        raise IceprobeError(f"{spec!r}: {path} has no function {attribute!r}")
-    return getattr(module, attribute)
-
-
-def _where(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)} (--debug shows where)"
-
-
-def _from_file(file: Path, spec: str) -> ModuleType:
-    """Import the module in a file, without adding its folder to the import path."""
-    if not file.is_file():
-        raise IceprobeError(f"{spec!r}: no file {str(file)!r} here ({Path.cwd()})")
-    file = file.resolve()
-    name = f"_iceprobe_{hashlib.sha256(bytes(file)).hexdigest()[:12]}_{file.stem}"
-    found = importlib.util.spec_from_file_location(name, file)
-    if found is None or found.loader is None:
-        raise IceprobeError(f"{spec!r}: {str(file)!r} is no Python file: name one that ends in .py")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickle look their classes up there
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def stated_preprocessing(

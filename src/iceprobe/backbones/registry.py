@@ -1,12 +1,10 @@
 """The sources of backbones by name, and ``load_backbone``. This module doesn't import torch."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.backbones.families import PARADIGMS
-from iceprobe.backbones.local_files import is_file_path
 from iceprobe.backbones.options import (
     CheckpointOptions,
     Groups,
@@ -22,8 +20,10 @@ from iceprobe.backbones.options import (
 )
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import place_of
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import Spec, boolean, one_of, parse_spec, typed_options, with_options
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,10 +159,7 @@ def has_run(spec: Spec) -> bool:
 def _code(spec: Spec) -> tuple[str, ...]:
     """What determines the code that runs for a model, and its arguments."""
     given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
-    file = spec.name.rpartition(":")[0] if spec.kind == "python" else ""
-    place = spec.name if os.path.isdir(spec.name) else file if is_file_path(file) else ""
-    place = os.path.realpath(os.path.expanduser(place)) if place else ""
-    return (spec.kind or "", spec.name, place, *given)
+    return (spec.kind or "", spec.name, place_of(spec.name), *given)
 
 
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
@@ -211,6 +208,11 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         if parsed.kind is None:
             examples = " or ".join(BACKBONES[name].examples[0] for name in BACKBONES)
             raise IceprobeError(f"backbone {backbone!r} names no source: write {examples}")
+        if parsed.kind == GIVEN:
+            raise IceprobeError(
+                f"{backbone!r} are tokens that iceprobe.from_tokens was given: there is no backbone "
+                "behind them; name the one that made them"
+            )
         entry = BACKBONES[parsed.kind]
         parsed = with_options(parsed, options)
         values = typed_options(parsed, entry.options)

@@ -15,13 +15,13 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
-from iceprobe.backbones.extras import explained, one_line
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, HubOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.python_modules import code_of, stated_preprocessing
 from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import explained, one_line
 
 REGISTERS = ("num_register_tokens", "n_storage_tokens")  # DINOv2 and Franca, DINOv3
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import explained, model_folder, one_line, quiet, require
+from iceprobe.backbones.extras import model_folder, quiet, require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
@@ -26,6 +26,7 @@ from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler
 from iceprobe.backbones.timm_models import timm_preprocessing
 from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture, patchified
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import explained, one_line
 
 OPTIONAL = ("visual_projection", "head")  # they make the vectors; not every checkpoint has them
 

@@ -28,7 +28,7 @@ def export(
         str,
         typer.Option(
             help="folder: weights, for iceprobe.load_probe and iceprobe predict. onnx: model.onnx, "
-            "normalised images to logits."
+            "normalised images to logits or values."
         ),
     ] = "folder",
     backbone_weights: Annotated[

@@ -24,6 +24,7 @@ from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
 from iceprobe.results.files import SEGMENTATIONS
 from iceprobe.results.segmentation_files import read_segmentations
+from iceprobe.tasks import TASKS, get_task
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def ls(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, datasets, probes, adaptations, protocols, runs or stores; all if left out."
+            help="backbones, datasets, probes, tasks, metrics, adaptations, protocols, runs or stores; "
+            "all if left out."
         ),
     ] = None,
     word: Annotated[
@@ -60,7 +62,7 @@ def ls(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
 ) -> None:
-    """List backbones, data sets, probes, adaptations, protocols, runs or feature stores.
+    """List backbones, data sets, probes, tasks, metrics, adaptations, protocols, runs or stores.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -69,6 +71,7 @@ def ls(
       iceprobe ls probes
       iceprobe ls probes ep --dim 1024 --classes 100 --grid 16x16
       iceprobe ls backbones timm
+      iceprobe ls metrics multilabel
       iceprobe ls runs
       iceprobe ls stores
     """
@@ -76,6 +79,8 @@ def ls(
         "backbones": _backbones,
         "datasets": _datasets,
         "probes": _probes,
+        "tasks": _tasks,
+        "metrics": _metrics,
         "adaptations": _adaptations,
         "protocols": _protocols,
         "runs": lambda: _runs(runs),
@@ -143,6 +148,33 @@ def _probes() -> list[Entry]:
         Entry(label, one.summary, (one.equation, f"keys: {', '.join(one.options)}"))
         for label, one in found.items()
     ]
+
+
+def _tasks() -> list[Entry]:
+    entries = []
+    for name in TASKS:
+        task = get_task(name)
+        metrics = ", ".join(task.metrics)
+        lines = (f"selected by {task.metric().title}", f"metrics: {metrics}")
+        entries.append(Entry(name, TASKS[name].summary, lines))
+    return entries
+
+
+def _metrics() -> list[Entry]:
+    """The metrics of each task, the one that selects first."""
+    entries = []
+    for name in TASKS:
+        for metric in get_task(name).metrics.values():
+            low, high = (
+                ("−∞" if metric.range[0] is None else f"{metric.range[0]:g}"),
+                ("∞" if metric.range[1] is None else f"{metric.range[1]:g}"),
+            )
+            better = "more" if metric.higher_is_better else "less"
+            number = (
+                f"{low} to {high}{', shown in %' if metric.percent else ''}; {better} is better"
+            )
+            entries.append(Entry(metric.name, f"{metric.title}, of {name}", (metric.note, number)))
+    return entries
 
 
 def _adaptations() -> list[Entry]:

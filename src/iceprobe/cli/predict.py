@@ -20,9 +20,11 @@ def predict(
     folder: Annotated[Path, typer.Argument(help="What `iceprobe export` wrote.")],
     trust: Trust = False,
 ) -> None:
-    """Classify every image below a folder, and draw where the probe looked.
+    """Predict of every image below a folder, and draw where the probe looked.
 
-    The table is CSV: file, class, probability, then the next classes with theirs.
+    The table is CSV: file, class, probability, then the next classes with theirs. Of tags it has the
+    probability of each in a column of its name, or with --top those of the highest as of classes; of numbers
+    each in a column of its name and unit.
 
     \b
     Examples:

@@ -11,6 +11,7 @@ from iceprobe.cli.paths import check_file
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import read_results
+from iceprobe.results.building import led_by
 from iceprobe.results.files import is_segmented
 from iceprobe.results.segmentation_files import read_segmentations
 
@@ -23,6 +24,10 @@ def report(
             help="File to write: .html, .md or .csv (report.html in the run, if it is one run)."
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric that leads, computed from what was kept (iceprobe ls metrics)."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Write a report on runs that are finished.
@@ -32,19 +37,26 @@ def report(
       iceprobe report runs/demo
       iceprobe report runs/mae runs/dino --output comparison.html
       iceprobe report runs/demo --output table.md
+      iceprobe report runs/demo --metric f1_macro
       iceprobe report runs/segment
     """
     if output is None and len(runs) > 1:
         raise IceprobeError(
             f"{len(runs)} runs in one report: name its file, such as --output comparison.html"
         )
-    if len(runs) == 1 and is_segmented(runs[0]):
-        results = read_segmentations(runs[0])
-    else:
-        results = [result for run in runs for result in read_results(run)]
     path = output or runs[0] / "report.html"
     check_file(path, "--output")
     if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
-    iceprobe.report(results, path, trust=trust)
+    if len(runs) == 1 and is_segmented(runs[0]):
+        if metric is not None:
+            raise IceprobeError(
+                f"metric={metric!r}: a run of iceprobe segment reports mIoU, leave it out"
+            )
+        iceprobe.report(read_segmentations(runs[0]), path, trust=trust)
+    else:
+        results = [result for run in runs for result in read_results(run)]
+        if metric is not None:
+            results = [led_by(result, metric) for result in results]
+        iceprobe.report(results, path, trust=trust)
     say(path.resolve())

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from iceprobe.store import Store
 
 
+def load_grouped(spec: str, group: str | None) -> "Dataset":
+    """The data set of ``spec``, read with the column ``group`` if its source has columns."""
+    from iceprobe.datasets import DATASETS
+
+    parsed = parse_spec(spec)
+    takes = (parsed.kind or "") in DATASETS and "group" in DATASETS[parsed.kind or ""].options
+    if group is not None and takes and "group" not in parsed.options:
+        spec = str(with_options(parsed, {"group": group}))
+    return iceprobe.load_dataset(spec)
+
+
 class Sources:
     """The `TokenSource` of a run or campaign on images.
 
@@ -36,7 +47,7 @@ class Sources:
         # Spec of one layer → spec of its backbone with all layers.
         self._origin: dict[str, str] = {}
         self._backbones: dict[str, Backbone] = {}
-        self._load_dataset = functools.cache(iceprobe.load_dataset)
+        self._load_dataset = functools.cache(load_grouped)
         self._stores: dict[tuple[str, str], Store] = {}
         self._identities: dict[tuple[str, str], set[str]] = {}
         self._files: dict[str, State | None] = {}  # of each backbone, before it was loaded
@@ -68,7 +79,7 @@ class Sources:
 
     def dataset(self, run: Run) -> "Dataset":
         (asked,) = run.data
-        return self._load_dataset(asked)
+        return self._load_dataset(asked, run.groups)
 
     def store(self, run: Run, progress: Bars) -> "Store":
         """The store of a run; the stores of its backbone's other layers are written in the same pass."""

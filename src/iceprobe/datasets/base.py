@@ -229,7 +229,8 @@ class Dataset:
             for split in self.splits.values():
                 if name not in split.columns:
                     raise IceprobeError(unknown(f"column of {self.name}", name, split.columns))
-        object.__setattr__(self, "assumed", [*self.assumed, *self._shared_groups()])
+        lines = dict.fromkeys([*self.assumed, *self._shared_groups()])  # of a copy: once
+        object.__setattr__(self, "assumed", list(lines))
 
     @property
     def task(self) -> str:

@@ -54,18 +54,18 @@ def compose(items: np.ndarray, labels: np.ndarray, seed: int, *, pieces: int = P
     rows = np.arange(n)[:, None, None]
     for source in _other_class(labels, pieces, rng):
         # Cut from the middle of the frame, where items are: an empty piece is no distractor.
-        cut_y, cut_x = _window(rng.integers(4, side - 4 - PIECE + 1, (2, n)), PIECE)
-        y, x = _window(rng.integers(0, CANVAS - PIECE + 1, (2, n)), PIECE)
+        cut_y, cut_x = window(rng.integers(4, side - 4 - PIECE + 1, (2, n)), PIECE)
+        y, x = window(rng.integers(0, CANVAS - PIECE + 1, (2, n)), PIECE)
         piece = items[source[:, None, None], cut_y, cut_x]
         canvas[rows, y, x] = np.maximum(canvas[rows, y, x], piece)
 
     clutter = canvas.copy()
     corner = rng.integers(0, CANVAS - side + 1, (2, n))
-    y, x = _window(corner, side)
+    y, x = window(corner, side)
     canvas[rows, y, x] = np.where(items > 0, items, canvas[rows, y, x])
     masks = np.zeros(canvas.shape, bool)
     masks[rows, y, x] = items > 0
-    boxes = _tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16)
+    boxes = tight_boxes(items) + np.tile(corner[::-1].T, 2).astype(np.int16)
     return Cluttered(canvas, boxes, masks, clutter)
 
 
@@ -81,13 +81,13 @@ def _other_class(labels: np.ndarray, pieces: int, rng: np.random.Generator) -> I
         yield by_class[first[other] + rng.integers(0, counts[other])]
 
 
-def _window(corner: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+def window(corner: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and column indices ``(n, side, 1)`` and ``(n, 1, side)`` of windows at ``corner (2, n)``."""
     steps = np.arange(side)
     return corner[0][:, None, None] + steps[:, None], corner[1][:, None, None] + steps[None, :]
 
 
-def _tight_boxes(items: np.ndarray) -> np.ndarray:
+def tight_boxes(items: np.ndarray) -> np.ndarray:
     """Box of the non-zero pixels of each item, ``(n, 4)`` int16 as x0, y0, x1, y1."""
     side = items.shape[1]
     filled = [np.any(items > 0, axis) for axis in (1, 2)]  # columns, rows

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -30,8 +30,9 @@ class FileSplit(Split):
         labels: np.ndarray | Sequence[int],
         boxes: np.ndarray | None = None,
         masks: bool = False,
+        **more: Any,
     ):
-        super().__init__(name, np.asarray(labels), names, boxes, masks)
+        super().__init__(name, np.asarray(labels), names, boxes, masks, **more)
         self.root = root
 
     def image(self, index: int) -> Image.Image:

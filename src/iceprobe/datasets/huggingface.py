@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.columns import Asked, read_further, read_targets, several
 from iceprobe.datasets.files import decode, one_line, state
-from iceprobe.datasets.label_names import in_files
-from iceprobe.datasets.labels import by_names, negative_numbers, numbered
+from iceprobe.datasets.hub_columns import raw_rows, tag_names
+from iceprobe.datasets.hub_labels import Source, check_labels, read_classes
 from iceprobe.datasets.pixels import Reading
 from iceprobe.datasets.walking import images_below
 
@@ -40,13 +42,21 @@ class TableSplit(Split):
 
     reading = Reading()
 
-    def __init__(self, name: str, table: "datasets.Dataset", column: str, labels: np.ndarray):
-        self.table, self.column = table, column
+    def __init__(
+        self,
+        name: str,
+        table: "datasets.Dataset",
+        column: str,
+        labels: np.ndarray,
+        outputs: Sequence[str] = (),
+        **more: Any,
+    ):
+        self.table, self.column, self.outputs = table, column, list(outputs)
         names = [
             f"{name}/{row:07d}" + (f"/{os.path.basename(path)}" if path else "")
             for row, path in enumerate(self._field("path").to_pylist())
         ]
-        super().__init__(name, labels, names)
+        super().__init__(name, labels, names, **more)
 
     def image(self, index: int) -> Image.Image:
         source = self.source(index)
@@ -60,7 +70,8 @@ class TableSplit(Split):
         return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fingerprint(self) -> str:
-        """Sha256 over names, labels, and size and time of change of every file that holds rows."""
+        """Sha256 over names, labels, and size and time of change of every file that holds rows; and
+        over the names of tags or numbers."""
         tables = [entry["filename"] for entry in self.table.cache_files]
         in_files = self._field("path").filter(self._field("bytes").is_null()).to_pylist()
         digest = hashlib.sha256()
@@ -71,7 +82,8 @@ class TableSplit(Split):
                 raise IceprobeError(
                     f"{str(file)!r} is gone ({one_line(error)}): load the data set again"
                 ) from error
-        digest.update(json.dumps([self.names, self.labels.tolist()]).encode())
+        what = [self.names, self.labels.tolist(), *([self.outputs] if self.outputs else [])]
+        digest.update(json.dumps(what).encode())
         return self.reading.mark(digest.hexdigest())
 
     def _field(self, name: str) -> Any:
@@ -86,32 +98,99 @@ def load_huggingface(
     *,
     spec: str,
     image: str = "image",
-    label: str = "label",
     train: str = "train",
     test: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    **columns: str,
 ) -> Dataset:
     """Load ``huggingface:NAME_OR_DIR``.
 
     Args:
         name: of the hub, ``OWNER/NAME``, or a local folder.
         spec: the spec string given.
-        image, label: names of the columns.
+        image: name of the column of images.
         train, test: names of the splits; test is by default the first of ``test``, ``validation``
-            and ``val`` that exists.
+            and ``val`` that exists. With a ``fold`` there need be none.
         config: name of a configuration, if there are several.
         revision: branch, tag or commit of the hub.
+        **columns: ``label``, the column of classes (``label``), or the fields of `columns.Asked`.
 
     Raises:
         IceprobeError: if the package, a column or a split is missing, the data set can't be loaded,
             or labels are missing or absent from train.
     """
+    label = columns.pop("label", None)
+    asked = Asked(**columns)
+    if label is not None and asked.target is not None:
+        raise IceprobeError(f"{spec!r}: label= and target= are the same, keep one")
     tables = _load(name, config, revision)
     if train not in tables:
         raise IceprobeError(unknown(f"split of {name}", train, tables))
+    parts, assumed = _parts(name, tables, train, test, asked, spec)
+    chosen = {role: tables[split] for role, split in parts.items()}
+    first = chosen["train"]
+    targets = (
+        [label or "label"]
+        if asked.target is None
+        else several(asked.target, "target", first.column_names, name)
+    )
+    slices = several(asked.slice, "slice", first.column_names, name) if asked.slice else []
+    further = [column for column in (asked.group, asked.fold, *slices) if column]
+    option = "label" if asked.target is None else "target"
+    for table in chosen.values():
+        _check_columns(name, table, {"image": [image], option: targets, "group": further})
+        _check_images(name, table, image)
+    if plain := _is_plain(first, targets, asked):
+        for table in chosen.values():
+            check_labels(name, table, targets[0], option)
+        found, lines = read_classes(Source(name, config, revision), parts, chosen, targets[0], spec)
+    else:
+        named = {column: tag_names(first.features[column]) for column in targets}
+        rows = {split: raw_rows(table, targets, split, named) for split, table in chosen.items()}
+        found, lines = read_targets(rows, targets, asked, spec, named[targets[0]]), []
+    held, more = read_further(
+        {split: raw_rows(table, further, split, {}) for split, table in chosen.items()},
+        asked,
+        slices,
+    )
+    import datasets
+
+    encoded = datasets.Image(decode=False)
+    splits = {
+        split: TableSplit(
+            split,
+            table.select_columns([image]).cast_column(image, encoded),
+            image,
+            found.labels[split],
+            () if plain else found.names,
+            task=found.task,
+            columns=held[split],
+        )
+        for split, table in chosen.items()
+    }
+    return Dataset(
+        spec,
+        Path(name).name,
+        found.names,
+        splits,
+        found.headline,
+        [*assumed, *lines, *found.assumed, *more],
+        found.units,
+        asked.group,
+        asked.fold,
+        slices,
+    )
+
+
+def _parts(
+    name: str, tables: Any, train: str, test: str | None, asked: Asked, spec: str
+) -> tuple[dict[str, str], list[str]]:
+    """``"train"`` and ``"test"`` → the names of these splits, and a line on the choice."""
     assumed: list[str] = []
     if test is None:
+        if len(tables) == 1 and asked.fold is not None:
+            return {"train": train}, []
         if len(tables) == 1:
             raise IceprobeError(
                 f"{name} has one split, {train!r}, and nothing to test on: save it in two, with "
@@ -126,24 +205,23 @@ def load_huggingface(
         raise IceprobeError(f"{unknown(f'split of {name}', test, tables)} Pass test=SPLIT.")
     if test == train:
         raise IceprobeError(f"train and test of {spec!r} are both {test!r}: name two splits")
-    chosen = {"train": tables[train], "test": tables[test]}
-    for table in chosen.values():
-        _check_columns(name, table, image, label)
-    own = {split: table.features[label] for split, table in chosen.items()}
-    if own["train"] == own["test"]:  # perhaps because the library takes one for all splits
-        found, more = in_files(name, config, revision, {"train": train, "test": test}, label)
-        own, assumed = own | found, assumed + more
-    classes, labels, lines = _labels(chosen, label, own, spec)
+    return {"train": train, "test": test}, assumed
+
+
+def _is_plain(table: Any, targets: Sequence[str], asked: Asked) -> bool:
+    """Whether there is one column of classes, whose names the library or `label_names` knows."""
     import datasets
 
-    encoded = datasets.Image(decode=False)
-    splits = {
-        split: TableSplit(
-            split, table.select_columns([image]).cast_column(image, encoded), image, labels[split]
+    if asked.target is None:
+        return asked.separator is None and asked.task is None and asked.unit is None
+    feature = table.features[targets[0]]
+    named = len(targets) == 1 and isinstance(feature, datasets.ClassLabel)
+    if named and (asked.task not in (None, "classification") or asked.separator is not None):
+        raise IceprobeError(
+            f"column {targets[0]!r} holds one of {feature.num_classes} named classes: drop task= and "
+            "separator=, or name another column"
         )
-        for split, table in chosen.items()
-    }
-    return Dataset(spec, Path(name).name, classes, splits, assumed=[*assumed, *lines])
+    return named
 
 
 def _load(name: str, config: str | None, revision: str | None) -> Any:
@@ -178,18 +256,22 @@ def _causes(error: BaseException) -> str:
     return one_line(error) if cause is None else f"{one_line(error)}: {one_line(cause)}"
 
 
-def _check_columns(name: str, table: Any, image: str, label: str) -> None:
+def _check_columns(name: str, table: Any, wanted: dict[str, list[str]]) -> None:
+    """Refuse columns that aren't there; ``wanted`` has them by their option."""
+    for option, columns in wanted.items():
+        for column in columns:
+            if column not in table.column_names:
+                raise IceprobeError(
+                    f"{unknown(f'column of {name}', column, table.column_names)} "
+                    f"Pass {option}=COLUMN."
+                )
+
+
+def _check_images(name: str, table: Any, image: str) -> None:
     import datasets
 
-    for option, column in (("image", image), ("label", label)):
-        if column not in table.column_names:
-            raise IceprobeError(
-                f"{unknown(f'column of {name}', column, table.column_names)} Pass {option}=COLUMN."
-            )
     if not (isinstance(table.features[image], datasets.Image) or _holds_bytes(table, image)):
         raise IceprobeError(f"column {image!r} of {name} holds no images: pass image=COLUMN")
-    if not isinstance(table.features[label], datasets.ClassLabel | datasets.Value):
-        raise IceprobeError(f"column {label!r} of {name} holds no single labels: pass label=COLUMN")
 
 
 def _holds_bytes(table: Any, column: str) -> bool:
@@ -203,65 +285,3 @@ def _holds_bytes(table: Any, column: str) -> bool:
             return False
         kind = fields["bytes"]
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _labels(
-    tables: dict[str, Any], column: str, own: dict[str, Any], spec: str
-) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    """Classes, labels and assumptions, from each split's ``own`` feature of the label column."""
-    import datasets
-
-    values = {
-        split: table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-        for split, table in tables.items()
-    }
-    for split, table in tables.items():
-        # The library has converted text to indices into its own list of names.
-        text = getattr(own[split], "dtype", None) in ("string", "large_string")
-        if text and isinstance(table.features[column], datasets.ClassLabel):
-            own[split] = table.features[column]
-    named = {split: isinstance(kind, datasets.ClassLabel) for split, kind in own.items()}
-    for split, given in values.items():
-        if not given:
-            raise IceprobeError(f"split {split!r} of {spec!r} is empty: name another")
-        if any(value is None or (named[split] and value < 0) for value in given):
-            raise IceprobeError(
-                f"labels of split {split!r} of {spec!r} are missing (the hub hides those of some "
-                "test splits): name another, as test=validation"
-            )
-    assumed = []
-    if not named["train"]:
-        if named["test"]:
-            assumed = [
-                f"{spec}: train names no classes, so labels are numbers and test's names unread"
-            ]
-        numbers = {split: _whole(given, split, spec) for split, given in values.items()}
-        classes, labels = numbered(numbers, spec)
-        return classes, labels, [*assumed, *negative_numbers(classes, spec)]
-    names = {split: kind.names for split, kind in own.items() if named[split]}
-    if not named["test"]:
-        given = values["test"]
-        if all(isinstance(value, str) for value in given):
-            unseen = sorted(set(given) - set(names["train"]))
-            names["test"] = [*names["train"], *unseen]
-            values["test"] = [names["test"].index(value) for value in given]
-        else:
-            assumed = [
-                f"{spec}: labels of test are numbers, read as indices into train's list of names"
-            ]
-            names["test"] = names["train"]
-            values["test"] = _whole(given, "test", spec)
-    given_labels = {split: np.array(given, np.int64) for split, given in values.items()}
-    classes, labels, lines = by_names(given_labels, names, spec)
-    return classes, labels, [*assumed, *lines]
-
-
-def _whole(given: list[Any], split: str, spec: str) -> list[Any]:
-    """Labels with whole floats as integers, ``2.0`` as 2."""
-    for value in given:
-        if isinstance(value, float) and not value.is_integer():
-            raise IceprobeError(
-                f"label {value} of split {split!r} of {spec!r} is no class: name a column of "
-                "whole numbers or text as label=COLUMN"
-            )
-    return [int(value) if isinstance(value, float) else value for value in given]

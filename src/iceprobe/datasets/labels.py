@@ -4,7 +4,7 @@ Sources give names or numbers; `numbered` and `by_names` convert them to indices
 classes. Where splits have their own lists of names, the names decide, not the numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -42,9 +42,7 @@ def numbered(
         IceprobeError: if train lacks a class of another split.
     """
     texts = {split: list(map(str, given)) for split, given in values.items()}
-    classes = sorted(set(texts["train"]))
-    if all(_is_number(text) for text in classes):
-        classes.sort(key=int)
+    classes = by_number(set(texts["train"]))
     place = {name: label for label, name in enumerate(classes)}
     for split, given in texts.items():
         if unseen := sorted(set(given) - set(place)):
@@ -52,6 +50,12 @@ def numbered(
     return classes, {
         split: np.array([place[text] for text in given], np.int64) for split, given in texts.items()
     }
+
+
+def by_number(names: Collection[str]) -> list[str]:
+    """Names in the order of numbers, if all are whole numbers, and of text otherwise."""
+    ordered = sorted(names)
+    return sorted(ordered, key=int) if all(map(_is_number, ordered)) else ordered
 
 
 def by_names(
@@ -129,4 +133,4 @@ def _missing(name: str, split: str, spec: str) -> IceprobeError:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit()
+    return len(text) < 1000 and text.isascii() and text.removeprefix("-").isdigit()

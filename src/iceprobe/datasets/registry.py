@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import place_of
 from iceprobe.core.registry import Entry, Registry
 from iceprobe.core.specs import (
     Spec,
@@ -20,6 +21,7 @@ from iceprobe.core.specs import (
 )
 from iceprobe.core.trust import elsewhere, name_hosts
 from iceprobe.datasets.catalogue import CATALOGUE
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Dataset
@@ -33,11 +35,19 @@ class SourceEntry(Entry):
         examples: spec strings to copy.
         options: every option of the source and the function that converts its text.
         fetches: whether a name that is not a local folder is downloaded from a hub.
+        foreign: whether loading runs code from outside iceprobe, to which further options go as text.
     """
 
     examples: tuple[str, ...] = ()
     options: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     fetches: bool = False
+    foreign: bool = False
+
+
+def _scene_target(text: str) -> list[str]:
+    from iceprobe.datasets.bundled_images import parse_target
+
+    return parse_target(text)
 
 
 #: Options of every source of image files (`iceprobe.datasets.pixels.Reading`).
@@ -45,6 +55,17 @@ READING: Mapping[str, Callable[[str], Any]] = {
     "scale": above_zero,
     "alpha": one_of("white", "black", "drop"),
     "orientation": one_of("upright", "ignore"),
+}
+
+#: Options of every source with columns (`iceprobe.datasets.columns.Asked`).
+COLUMNS: Mapping[str, Callable[[str], Any]] = {
+    "target": str,
+    "separator": str,
+    "task": one_of("classification", "multilabel", "regression"),
+    "unit": str,
+    "group": str,
+    "fold": str,
+    "slice": str,
 }
 
 DATASETS: Registry[SourceEntry] = Registry(
@@ -67,14 +88,33 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "seed": int,
             },
         ),
+        "table": SourceEntry(
+            "iceprobe.datasets.table:load_table",
+            "images and targets listed in a CSV, TSV, JSON lines or Parquet file, columns by name",
+            (
+                "table:/data/labels.csv?image=file&target=species&split=split",
+                "table:labels.csv?images=DIR&target=tags&separator=;&test=test.csv&group=patient",
+                "table:scans.parquet?target=age,weight&unit=years,kg&test_fraction=0.2&slice=site,sex",
+            ),
+            {
+                **dict.fromkeys(("image", "images", "suffix"), str),
+                **COLUMNS,
+                **dict.fromkeys(("delimiter", "split", "train", "test"), str),
+                **dict.fromkeys(("box", "mask", "masks"), str),
+                "box_format": one_of("xyxy", "xywh"),
+                "test_fraction": float,
+                "seed": int,
+            },
+        ),
         "webdataset": SourceEntry(
             "iceprobe.datasets.webdataset:load_webdataset",
             "samples in tar files, read by index; labels are text, numbers or a field of JSON",
             (
                 "webdataset:/data/train-{000..010}.tar?test=/data/test-{000..001}.tar",
                 "webdataset:/data/train-*.tar?test=/data/val-*.tar&image=jpg;png&label=json.species",
+                "webdataset:/data/train-*.tar?test=/data/val-*.tar&target=json.tags&group=json.patient",
             ),
-            {"test": str, "image": str, "label": str},
+            {"test": str, "image": str, "label": str, **COLUMNS},
         ),
         "huggingface": SourceEntry(
             "iceprobe.datasets.huggingface:load_huggingface",
@@ -82,20 +122,41 @@ DATASETS: Registry[SourceEntry] = Registry(
             (
                 "huggingface:uoft-cs/cifar10?image=img",
                 "huggingface:/data/parquet?label=species&test=validation",
+                "huggingface:/data/parquet?target=tags&group=patient",
             ),
-            dict.fromkeys(("image", "label", "train", "test", "config", "revision"), str),
+            {
+                **dict.fromkeys(("image", "label", "train", "test", "config", "revision"), str),
+                **COLUMNS,
+            },
             fetches=True,
+        ),
+        "python": SourceEntry(
+            "iceprobe.datasets.python_source:load_python",
+            "a function of yours that returns a data set; its code runs only with trust=true",
+            (
+                "python:my_package.data:birds?trust=true&root=/data/birds",
+                "python:./data.py:birds?trust=true",
+            ),
+            {"trust": boolean},
+            foreign=True,
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
-            "real images that ship with iceprobe (Fashion-MNIST, 10 classes)",
-            ("bundled:fashion", "bundled:fashion-clutter"),
+            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers)",
+            (
+                "bundled:fashion",
+                "bundled:fashion-clutter",
+                "bundled:fashion-scenes",
+                "bundled:fashion-scenes?target=count,area",
+            ),
+            {"target": _scene_target},
         ),
     },
 )
 
 
 _fetched: set[str] = set()  # names on a hub that the caller loaded in this process
+_ran: set[tuple[str, ...]] = set()  # code that the caller's own specs have run in this process
 
 
 def names_elsewhere(spec: str) -> bool:
@@ -103,6 +164,23 @@ def names_elsewhere(spec: str) -> bool:
     parsed = parse_spec(spec)
     values = (parsed.name, *parsed.options.values())
     return any(map(elsewhere, values)) or (_is_fetched(parsed) and parsed.name not in _fetched)
+
+
+def runs_code(spec: str) -> bool:
+    """Whether loading ``spec`` runs code that comes with it."""
+    kind = parse_spec(spec).kind or ""
+    return kind in DATASETS and DATASETS[kind].foreign
+
+
+def has_run(spec: str) -> bool:
+    """Whether a spec of the caller has run the same code in this process."""
+    return _code(parse_spec(spec)) in _ran
+
+
+def _code(parsed: Spec) -> tuple[str, ...]:
+    """What determines the code that runs for a data set, and its arguments."""
+    given = (f"{key}={value}" for key, value in sorted(parsed.options.items()) if key != "trust")
+    return (parsed.name, place_of(parsed.name), *given)
 
 
 def _is_fetched(parsed: Spec) -> bool:
@@ -115,11 +193,12 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
-        spec: ``folder:DIR``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
-            ``bundled:NAME`` or a bare name of the catalogue with ``root=DIR``; with ``?key=value``
-            options. Or ``{"train": data, "test": data}`` with map-style data sets of torch or
-            torchvision, whose items are ``(image, label)``. A data set is returned as it is.
-        **options: the same options as keyword arguments.
+        spec: ``folder:DIR``, ``table:FILE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
+            ``python:package.module:function``, ``bundled:NAME`` or a bare name of the catalogue with
+            ``root=DIR``; with ``?key=value`` options. Or ``{"train": data, "test": data}`` with
+            map-style data sets of torch or torchvision, whose items are ``(image, label)``. A data set
+            is returned as it is.
+        **options: the same options as keyword arguments; ``task`` and ``unit`` of two map-style ones.
 
     For images in files, ``scale=``, ``alpha=`` and ``orientation=`` set how they are decoded
     (docs/images.md).
@@ -135,6 +214,11 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
         name_hosts(place)
     if _is_fetched(parsed):
         _fetched.add(parsed.name)
+    if parsed.kind == GIVEN:
+        raise IceprobeError(
+            f"{spec!r} are tokens that iceprobe.from_tokens was given: they were in memory, and there "
+            "are no images behind them"
+        )
     if parsed.kind is not None:
         load, types = DATASETS[parsed.kind].load(), DATASETS[parsed.kind].options
     elif parsed.name in CATALOGUE:
@@ -147,9 +231,16 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
             f"{', '.join(f'{kind}:' for kind in DATASETS)}."
         )
     parsed = with_options(parsed, options)
-    values = typed_options(parsed, {**READING, **types})
+    foreign = parsed.kind is not None and DATASETS[parsed.kind].foreign
+    if foreign:
+        types = {**dict.fromkeys(parsed.options, str), **types}
+    values = typed_options(parsed, {**types, **READING})
     reading = {key: values.pop(key) for key in READING if key in values}
+    if foreign:
+        values = {"trust": values.pop("trust", False), "arguments": values}
     loaded = load(parsed.name, spec=str(parsed), **values)
+    if foreign:
+        _ran.add(_code(parsed))
     _set_reading(loaded, reading)
     log_assumptions(loaded.assumed)
     return loaded
@@ -172,15 +263,22 @@ def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":
     """``data`` if it is a data set, else one made of two map-style data sets."""
     from iceprobe.datasets.base import Dataset
 
-    if options:
+    taken = ("task", "unit") if isinstance(data, Mapping) else ()
+    if others := options.keys() - set(taken):
         raise IceprobeError(
-            f"option {min(options)!r} is for a spec string: a {type(data).__name__} takes none"
+            f"option {min(others)!r} is for a spec string: a {type(data).__name__} takes "
+            f"{' and '.join(taken) or 'none'}"
         )
     if isinstance(data, Dataset):
         return data
     from iceprobe.datasets.wrapping import from_splits
 
-    made = from_splits(data)
+    if options.get("task") is not None:
+        try:
+            COLUMNS["task"](options["task"])
+        except ValueError as error:
+            raise IceprobeError(f"task={options['task']!r}: {error}") from error
+    made = from_splits(data, **options)
     log_assumptions(made.assumed)
     return made
 

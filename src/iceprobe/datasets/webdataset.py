@@ -12,23 +12,25 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from glob import glob, has_magic
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.cells import Rows
+from iceprobe.datasets.columns import Asked, Targets, read_further, read_targets
 from iceprobe.datasets.files import below, decode, one_line, state
 from iceprobe.datasets.labels import negative_numbers, numbered
 from iceprobe.datasets.pixels import Reading
+from iceprobe.datasets.sample_fields import Fields
 from iceprobe.datasets.tars import regular_members
 from iceprobe.datasets.walking import unreadable
 from iceprobe.machine.object_storage import RemotePath, located
@@ -59,12 +61,18 @@ class TarSplit(Split):
     reading = Reading()
 
     def __init__(
-        self, name: str, root: Path | RemotePath, members: list[Member], labels: np.ndarray
+        self,
+        name: str,
+        root: Path | RemotePath,
+        members: list[Member],
+        labels: np.ndarray,
+        outputs: Sequence[str] = (),
+        **more: Any,
     ):
         shown = {tar: _below(root, tar) for tar in {member.tar for member in members}}
         names = [f"{shown[member.tar]}/{member.name}" for member in members]
-        super().__init__(name, labels, names)
-        self.members = members
+        super().__init__(name, labels, names, **more)
+        self.members, self.outputs = members, list(outputs)
 
     def image(self, index: int) -> Image.Image:
         return decode(self.source(index), self.names[index], self.reading)
@@ -83,8 +91,9 @@ class TarSplit(Split):
             raise BadImage(f"image {shown!r} can't be read: {member.tar} is gone") from error
 
     def fingerprint(self) -> str:
-        """Sha256 over each image's name, place and label, and its tar's size and time of change."""
-        digest = hashlib.sha256()
+        """Sha256 over each image's name, place and label, and its tar's size and time of change; and over
+        the names of tags or numbers."""
+        digest = hashlib.sha256(json.dumps(self.outputs).encode() if self.outputs else b"")
         state_of = cache(_state)
         for member, name, label in zip(self.members, self.names, self.labels.tolist(), strict=True):
             row = [name, member.offset, member.size, label, *state_of(member.tar)]
@@ -98,49 +107,88 @@ def load_webdataset(
     spec: str,
     test: str | None = None,
     image: str = IMAGE_KEYS,
-    label: str = "cls",
+    label: str | None = None,
+    **columns: str,
 ) -> Dataset:
     """Load ``webdataset:PATTERN?test=PATTERN``.
 
     Args:
         name: the training tars, with ``{000..010}`` or ``*``.
         spec: the spec string given.
-        test: the test tars, likewise.
+        test: the test tars, likewise; without them, a ``fold`` is needed.
         image: keys of the image; a sample's first is taken.
-        label: key of the label, text or a number; ``json`` takes the field ``label`` of a JSON
+        label: key of the label (``cls``), text or a number; ``json`` takes the field ``label`` of a JSON
             object and ``json.FIELD`` another.
+        **columns: the fields of `columns.Asked`, in place of columns keys as of ``label``.
 
     Raises:
         IceprobeError: if a tar is missing, compressed or damaged, a sample lacks its image or label,
             or train lacks a class.
     """
-    if test is None:
+    asked = Asked(**columns)
+    if test is None and asked.fold is None:
         raise IceprobeError(f"{spec!r} has no test split: add test=PATTERN with the test tars")
-    tars = {"train": _expand(name), "test": _expand(test)}
-    if both := set(tars["train"]) & set(tars["test"]):
+    if label is not None and asked.target is not None:
+        raise IceprobeError(f"{spec!r}: label= and target= are the same, keep one")
+    tars = {"train": _expand(name)} | ({} if test is None else {"test": _expand(test)})
+    if both := set(tars["train"]) & set(tars.get("test", ())):
         raise IceprobeError(
             f"{min(map(str, both))!r} is in train and in test of {spec!r}: keep one"
         )
     root = _common([tar.parent for part in tars.values() for tar in part], spec)
-    read = _label_reader(label)
+    fields = Fields(label or "cls", asked, spec)
     members: dict[str, list[Member]] = {}
-    values: dict[str, list[str | int]] = {}
+    rows: dict[str, Rows] = {}
     assumed: list[str] = []
     for split, paths in tars.items():
         samples = [
-            sample for tar in paths for sample in _samples(tar, image.split(";"), *read, assumed)
+            sample for tar in paths for sample in _samples(tar, image.split(";"), fields, assumed)
         ]
         if not samples:
             raise IceprobeError(f"split {split!r} of {spec!r} is empty: its tars hold no samples")
         members[split] = [member for member, _ in samples]
-        values[split] = [value for _, value in samples]
+        values = {one.name: [found[one.key] for _, found in samples] for one in fields.all}
+        rows[split] = Rows(values, partial(_sample_of, members[split]))
         assumed += _repeated(split, members[split])
-    classes, labels = numbered(values, spec)
-    splits = {split: TarSplit(split, root, members[split], labels[split]) for split in tars}
-    assumed += negative_numbers(classes, spec)
     # `/data/birds/train-{000..010}.tar` is called `birds`.
     short = Path(os.path.abspath(name)).parent.name or "webdataset"
-    return Dataset(spec, short, classes, splits, assumed=assumed)
+    further, lines = read_further(rows, fields.asked, fields.slices)
+    assumed += lines
+    if fields.plain:
+        classes, labels = numbered(
+            {split: one.values[fields.targets[0]] for split, one in rows.items()}, spec
+        )
+        targets = Targets("classification", classes, labels, [], negative_numbers(classes, spec))
+    else:
+        targets = read_targets(rows, fields.targets, asked, spec)
+    splits = {
+        split: TarSplit(
+            split,
+            root,
+            members[split],
+            targets.labels[split],
+            () if fields.plain else targets.names,
+            task=targets.task,
+            columns=further[split],
+        )
+        for split in tars
+    }
+    return Dataset(
+        spec,
+        short,
+        targets.names,
+        splits,
+        targets.headline,
+        [*assumed, *targets.assumed],
+        targets.units,
+        fields.asked.group,
+        fields.asked.fold,
+        fields.slices,
+    )
+
+
+def _sample_of(members: Sequence[Member], row: int) -> str:
+    return f"sample {_parts(members[row].name)[0]!r} of {str(members[row].tar)!r}"
 
 
 def _common(folders: Sequence[Path | RemotePath], spec: str) -> Path | RemotePath:
@@ -193,30 +241,10 @@ def _see_folders(pattern: Path) -> None:
                     raise unreadable(error, folder) from error
 
 
-def _label_reader(label: str) -> tuple[str, Callable[[bytes], str | int]]:
-    """The key that holds labels, and the function that converts its bytes."""
-    key, dot, field = label.partition(".")
-    if key != "json":
-        return label, lambda content: content.decode().strip()
-    field = field if dot else "label"
-
-    def from_json(content: bytes) -> str | int:
-        value = parse_json(content, ours=False)[field]
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ValueError(f"{field!r} is {value!r}, no text and no whole number")
-        return value
-
-    return key, from_json
-
-
 def _samples(
-    tar: Path | RemotePath,
-    image_keys: Sequence[str],
-    label_key: str,
-    read_label: Callable[[bytes], str | int],
-    assumed: list[str],
-) -> Iterator[tuple[Member, str | int]]:
-    """Image and label of every sample of a tar, in its order; ``assumed`` gets remarks."""
+    tar: Path | RemotePath, image_keys: Sequence[str], fields: Fields, assumed: list[str]
+) -> Iterator[tuple[Member, dict[str, Any]]]:
+    """Image and fields of every sample of a tar, in its order; ``assumed`` gets remarks."""
     seen: set[str] = set()
     try:
         with tar.open("rb") as file:
@@ -238,25 +266,28 @@ def _samples(
                     )
                 seen.add(stem)
                 image = next((members[key] for key in image_keys if key in members), None)
-                label = members.get(label_key)
-                if image is None or label is None:
+                lacking = next((f for f in fields.all if f.member not in members), None)
+                if image is None or lacking is not None:
                     option, wanted = (
-                        ("image", ";".join(image_keys)) if image is None else ("label", label_key)
+                        ("image", ";".join(image_keys))
+                        if image is None or lacking is None
+                        else (lacking.option, lacking.member)
                     )
                     raise IceprobeError(
                         f"sample {stem!r} of {str(tar)!r} has no {wanted!r}, it has "
                         f"{', '.join(sorted(members))}: pass {option}=KEY"
                     )
-                file.seek(label.offset_data)
-                try:
-                    value = read_label(file.read(label.size))
-                except (ValueError, LookupError, TypeError) as error:
-                    raise IceprobeError(
-                        f"label {label.name!r} of {str(tar)!r} can't be read "
-                        f"({type(error).__name__}: {one_line(error)}): "
-                        "pass label=KEY, or label=json.FIELD for a field of a JSON object"
-                    ) from error
-                yield Member(tar, image.name, image.offset_data, image.size), value
+                contents: dict[str, bytes] = {}
+                found: dict[str, Any] = {}
+                for one in fields.all:
+                    held = members[one.member]
+                    if one.member not in contents:
+                        file.seek(held.offset_data)
+                        contents[one.member] = file.read(held.size)
+                    found[one.key] = one.read(
+                        contents[one.member], f"{held.name!r} of {str(tar)!r}"
+                    )
+                yield Member(tar, image.name, image.offset_data, image.size), found
     except tarfile.TarError as error:
         raise IceprobeError(
             f"{str(tar)!r} can't be read as a plain tar ({one_line(error)}): unpack it if it is "

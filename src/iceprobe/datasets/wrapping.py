@@ -21,11 +21,11 @@ from torch.utils.data import Subset
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset, Split
+from iceprobe.datasets.columns import Asked
 from iceprobe.datasets.files import FileSplit, one_line
-from iceprobe.datasets.labels import by_names, negative_numbers, numbered
+from iceprobe.datasets.item_labels import targets_of_items
 from iceprobe.datasets.layout import role_of
 from iceprobe.datasets.pixels import plain
-from iceprobe.tasks.targets import class_indices
 
 HOW = (
     'pass {"train": DATA, "test": DATA} with a map-style data set of (image, label) for each, '
@@ -37,8 +37,9 @@ CHECKED = 8  # images read twice, to check that they are the same
 class MapSplit(Split):
     """Images of a map-style data set, read by one thread at a time: they may share an open file."""
 
-    def __init__(self, name: str, data: Any, labels: np.ndarray):
-        super().__init__(name, labels, [f"{name}/{row:07d}" for row in range(len(labels))])
+    def __init__(self, name: str, data: Any, labels: np.ndarray, **more: Any):
+        names = [f"{name}/{row:07d}" for row in range(len(labels))]
+        super().__init__(name, labels, names, **more)
         self.data = data
         self._lock = threading.Lock()
         self._fingerprint = ""
@@ -68,11 +69,17 @@ class MapSplit(Split):
         self._lock = threading.Lock()
 
 
-def from_splits(given: Any) -> Dataset:
+def from_splits(given: Any, task: str | None = None, unit: str | None = None) -> Dataset:
     """``{"train": data, "test": data}`` → a data set.
 
     Keys may be any word for a split that ``folder:`` knows; classes are those that the data sets name
-    (``classes``, ``class_to_idx``), else the labels of train.
+    (``classes``, ``class_to_idx``), else the labels of train. Labels that are lists, vectors or fractions
+    are tags or numbers, as in a table.
+
+    Args:
+        given: the two.
+        task: of the labels, if they may be several things.
+        unit: of numbers.
 
     Raises:
         IceprobeError: if it is something else, images aren't PIL images or arrays of 8 bits or differ
@@ -90,24 +97,26 @@ def from_splits(given: Any) -> Dataset:
     name = type(_innermost(chosen["train"])).__name__.lower()
     files = {split: _files(data) for split, data in chosen.items()}
     raw = {split: _labels(data) for split, data in chosen.items()}
-    classes, labels, lines = _numbered(chosen, raw, name)
-    assumed += lines
+    listed = {split: _class_names(_innermost(data)) for split, data in chosen.items()}
+    targets = targets_of_items(raw, listed, Asked(task=task, unit=unit), name)
+    labels = targets.labels
+    assumed += targets.assumed
     splits: dict[str, Split] = {}
     roots = [os.path.abspath(_innermost(chosen[split]).root) for split in files if files[split]]
     root = Path(os.path.commonpath(roots)) if roots else Path()
     for split, data in chosen.items():
         if paths := files[split]:
             names = [os.path.relpath(path, root) for path in paths]
-            splits[split] = FileSplit(split, root, names, labels[split])
+            splits[split] = FileSplit(split, root, names, labels[split], task=targets.task)
         else:
-            splits[split] = MapSplit(split, data, labels[split])
+            splits[split] = MapSplit(split, data, labels[split], task=targets.task)
             assumed += _check_images(splits[split], data)
     if both := set(splits["train"].names) & set(splits["test"].names):
         raise IceprobeError(
             f"{len(both)} images are in train and in test, {min(both)!r} first: keep each in one"
         )
     name = root.name or name
-    return Dataset(name, name, classes, splits, assumed=assumed)
+    return Dataset(name, name, targets.names, splits, targets.headline, assumed, targets.units)
 
 
 def _not_a_mapping(given: Any) -> str:
@@ -273,27 +282,6 @@ def _check_images(split: Split, data: Any) -> list[str]:
         f"{split.name}: the transform of {type(inner).__name__} is applied before the backbone's own "
         "preprocessing"
     ]
-
-
-def _numbered(
-    chosen: Mapping[str, Any], raw: Mapping[str, Sequence[Any]], spec: str
-) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    names = {split: _class_names(_innermost(data)) for split, data in chosen.items()}
-    known = next((listed for listed in names.values() if listed), None)
-    if known is None:
-        texts = all(isinstance(value, str) for values in raw.values() for value in values)
-        values = raw if texts else {s: class_indices(v, s).tolist() for s, v in raw.items()}
-        classes, labels = numbered(values, spec)
-        return classes, labels, negative_numbers(classes, spec)
-    assumed = [
-        f"{spec}: {split} names no classes, its labels are read as indices into the other's list"
-        for split, listed in names.items()
-        if listed is None
-    ]
-    listed = {split: own or known for split, own in names.items()}
-    numbers = {split: class_indices(values, split) for split, values in raw.items()}
-    classes, labels, more = by_names(numbers, listed, spec)
-    return classes, labels, [*assumed, *more]
 
 
 def _class_names(data: Any) -> list[str] | None:

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from iceprobe.core.checksums import seal, sha256, unseal
 from iceprobe.core.documents import parse_json
@@ -26,18 +33,33 @@ PROBE, BACKBONE, ONNX = "probe.safetensors", "backbone.safetensors", "model.onnx
 
 
 class Measured(BaseModel):
-    """The scores of the probe in its run."""
+    """The score of the probe in its run, by the metric that leads there."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    top1: float  # of the exported seed
+    metric: str = "top1"  # its name: "top1", "map", "r2"
+    value: float  # of the exported seed
     mean: float  # over all seeds of the run
+    top1: float | None = None  # of classification: top-1 accuracy of the exported seed
     dataset: str  # spec
     split: str
     images: int | None
     protocol: str
     selected_on: str
     training_images: str = EVALUATION_VIEW
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, values: Any) -> Any:
+        """Cards of earlier versions have top-1 alone."""
+        if isinstance(values, dict) and "value" not in values and "top1" in values:
+            return {**values, "metric": "top1", "value": values["top1"]}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _without_top1(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialise(self)
+        return {key: value for key, value in fields.items() if key != "top1" or value is not None}
 
 
 class Card(BaseModel):
@@ -48,16 +70,20 @@ class Card(BaseModel):
         probe: canonical label, ``"ep12"``.
         input: the tokens that it reads.
         seed: of the exported fit.
-        num_classes, classes: C names, in the order of the logits.
+        num_classes, classes: K names of classes, tags or numbers, in the order of the outputs.
         shape: of the tokens of one image.
         backbone: its spec, its preprocessing, and its identity with the hash of the weights.
         amp: dtype of the forward pass that made the training tokens.
-        measured: its accuracy.
+        measured: its score.
         store: identity of the feature store of the fit.
-        check: logits ``(C,)`` of the picture of :func:`iceprobe.exporting.exported.check_image`.
+        check: outputs ``(K,)`` for the picture of :func:`iceprobe.exporting.exported.check_image`.
         versions: of iceprobe and its libraries at the export.
         files: name → sha256 of every other file of the folder.
         reading: options by which image files are read (`iceprobe.datasets.pixels.Reading`).
+        task: what its outputs are (`iceprobe.tasks`): logits of classes or of tags, or numbers.
+        units: of the numbers, ``"kg"``; empty if they aren't known.
+        spread: standard deviation of each number's targets in the reported split, by which ``check`` is
+            compared; empty of other tasks.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -78,6 +104,18 @@ class Card(BaseModel):
     versions: dict[str, str]
     files: dict[Name, str]
     reading: dict[str, Any] = {}
+    task: str = "classification"
+    units: list[str] = []
+    spread: list[float] = []
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out at their default."""
+        fields: dict[str, Any] = serialise(self)
+        later = {
+            name: type(self).model_fields[name].default for name in ("task", "units", "spread")
+        }
+        return {key: value for key, value in fields.items() if value != later.get(key, ...)}
 
     _complete = model_validator(mode="after")(take_pooled_class)
 

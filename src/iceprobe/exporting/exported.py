@@ -1,6 +1,6 @@
-"""An exported probe: images → logits.
+"""An exported probe: images → outputs.
 
-logits = probe(backbone(images))
+outputs = probe(backbone(images))        logits of classes or tags, or numbers in the target's unit
 """
 
 import os
@@ -23,10 +23,13 @@ from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
-from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.task import Task
 
-# Share of the largest logit: rounding on other machines stays well below it.
+# Share of the largest logit, or of the spread of a number's targets: rounding on other machines stays well
+# below it.
 TOLERANCE = 0.01
+TOP = 5  # classes that `predict` names
 
 Picture = Image.Image | str | os.PathLike[str]
 
@@ -36,8 +39,10 @@ class ExportedProbe(nn.Module):
 
     Attributes:
         backbone: images → tokens.
-        probe: tokens → logits.
-        classes: C names.
+        probe: tokens → outputs.
+        classes: K names of classes, tags or numbers.
+        task: what the outputs are.
+        units: of the numbers of a regression; empty if they aren't known.
         amp: dtype of the forward pass that made the training tokens.
         reading: how image files are read, the same as for training.
         card: ``model.json``, if it was loaded from a folder.
@@ -52,11 +57,13 @@ class ExportedProbe(nn.Module):
         amp: str = "float32",
         reading: Reading = Reading(),
         card: Card | None = None,
+        task: str = "classification",
+        units: Sequence[str] = (),
     ):
         super().__init__()
         self.backbone, self.probe = backbone, probe
         self.classes, self.amp, self.reading, self.card = list(classes), amp, reading, card
-        self.task = Classification()
+        self.task, self.units = get_task(task), list(units)
         self.eval().requires_grad_(False)
 
     @property
@@ -65,7 +72,7 @@ class ExportedProbe(nn.Module):
         return self.backbone.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images ``(B, C, S, S)`` → logits ``(B, C)``."""
+        """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``."""
         return self.probe(self.backbone(images))
 
     @torch.no_grad()
@@ -84,22 +91,24 @@ class ExportedProbe(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 64
+        self, images: Picture | Sequence[Picture], *, top: int | None = None, batch_size: int = 64
     ) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each picture, best first, with their probabilities.
+        """What it predicts of each picture: names with probabilities, best first, or with numbers.
 
         Args:
             images: pictures or paths, or one of them.
-            top: number of classes.
+            top: how many classes (5), or tags (all). Numbers are all given, in their order and the
+                target's unit (``units``).
             batch_size: images per forward pass.
 
         Raises:
-            IceprobeError: for anything else, or a number below 1.
+            IceprobeError: for anything else, a number below 1, or ``top`` of numbers.
             BadImage: if a file can't be read as an image.
         """
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
-        for name, number in (("top", top), ("batch_size", batch_size)):
+        most = most_readings(self.task, len(self.classes), top)
+        for name, number in (("top", most), ("batch_size", batch_size)):
             if not isinstance(number, int) or number < 1:
                 raise IceprobeError(f"{name}={shown(number)}: give a whole number from 1 up")
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -108,8 +117,8 @@ class ExportedProbe(nn.Module):
         for first in range(0, len(images), batch_size):
             pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
             pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
-            logits = self(pixels.to(self.backbone.device))
-            found += self.task.readings(logits, self.classes, top)
+            outputs = self(pixels.to(self.backbone.device))
+            found += self.task.readings(outputs, self.classes, most)
         return found
 
 
@@ -127,7 +136,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
 
     Raises:
         IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
-            or can't be built, or if the folder gives other logits than when it was exported.
+            or can't be built, or if the folder gives other outputs than when it was exported.
     """
     folder = Path(folder).expanduser()
     card = read_card(folder)
@@ -149,26 +158,59 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
         raise IceprobeError(
             f"{folder}: unknown way of reading images ({error}): export again"
         ) from error
-    model = ExportedProbe(backbone, probe, card.classes, amp=card.amp, reading=reading, card=card)
-    if same_logits(check_of(model), torch.tensor(card.check)):
+    model = ExportedProbe(
+        backbone, probe, card.classes, amp=card.amp, reading=reading, card=card, task=card.task,
+        units=card.units,
+    )  # fmt: skip
+    if same_outputs(check_of(model), torch.tensor(card.check), card.spread):
         return model
     was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))
     raise IceprobeError(
-        f"{str(folder)!r} gives other logits than when it was exported: the code of its backbone "
+        f"{str(folder)!r} gives other {what_of(model.task)} than when it was exported: the code of its backbone "
         f"{card.backbone.spec!r} has changed; put it back, or install {was}"
     )
 
 
-def same_logits(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits differ only by rounding."""
+def gives_numbers(task: Task) -> bool:
+    """Whether the outputs are numbers in the target's unit, and not logits."""
+    return task.several and not task.weighs_classes
+
+
+def what_of(task: Task) -> str:
+    """What its outputs are called: ``"logits"`` or ``"values"``."""
+    return "values" if gives_numbers(task) else "logits"
+
+
+def most_readings(task: Task, outputs: int, top: int | None) -> int:
+    """How many of the K outputs are told of an image, if ``top`` were asked for.
+
+    Raises:
+        IceprobeError: for ``top`` of numbers, which have no order.
+    """
+    if gives_numbers(task):
+        if top is not None:
+            raise IceprobeError(f"top={shown(top)}: all numbers are told, leave it out")
+        return outputs
+    return top if top is not None else outputs if task.several else TOP
+
+
+def same_outputs(found: Tensor, expected: Tensor, spread: Sequence[float] = ()) -> bool:
+    """Whether outputs ``(…, K)`` differ only by rounding.
+
+    Args:
+        spread: of numbers, the standard deviation of the targets of each; empty for logits.
+    """
     if found.shape != expected.shape:
         return False
-    largest = max(float(expected.abs().max()), 1.0)
-    return float((found - expected).abs().max()) <= TOLERANCE * largest
+    if spread:  # and what float32 rounds of numbers far from 0
+        tolerance = TOLERANCE * expected.new_tensor(spread) + 1e-6 * expected.abs()
+    else:
+        tolerance = TOLERANCE * expected.abs().max().clamp(min=1.0)
+    return bool(((found - expected).abs() <= tolerance).all())
 
 
 def check_of(model: ExportedProbe) -> Tensor:
-    """Logits ``(C,)`` of :func:`check_image`."""
+    """Outputs ``(K,)`` for :func:`check_image`."""
     with torch.no_grad():
         return model(check_image(model.preprocessing).to(model.backbone.device))[0].float().cpu()
 

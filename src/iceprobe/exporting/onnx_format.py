@@ -1,16 +1,18 @@
-"""``model.onnx``: images → logits for any runtime, with a dynamic batch.
+"""``model.onnx``: images → logits or values for any runtime, with a dynamic batch.
 
-Preprocessing stays outside and is described in ``model.json``.
+Preprocessing stays outside and is described in ``model.json``; the metadata say what the outputs are.
 """
 
 import importlib.util
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.exporting.card import ONNX
-from iceprobe.exporting.exported import ExportedProbe, check_image, same_logits
+from iceprobe.exporting.exported import ExportedProbe, check_image, same_outputs, what_of
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 PROTOBUF_BYTES = 2 * 10**9  # a protobuf message holds 2 GiB: larger weights go into a second file
@@ -29,13 +31,15 @@ def require_onnx() -> None:
             )
 
 
-def write_onnx(model: ExportedProbe, folder: Path) -> None:
-    """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same logits.
+def write_onnx(model: ExportedProbe, folder: Path, spread: Sequence[float] = ()) -> None:
+    """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same outputs.
 
-    The input is ``images (batch, C, S, S)``, float32, the output ``logits (batch, classes)``.
+    The input is ``images (batch, C, S, S)``, float32, the output ``logits (batch, K)`` of classes or tags, or
+    ``values (batch, K)`` of numbers, whose ``spread`` is that of the card. Metadata: ``task``, and ``names``
+    and ``units`` of the outputs as JSON.
 
     Raises:
-        IceprobeError: if the backbone can't be exported, or its ONNX gives other logits.
+        IceprobeError: if the backbone can't be exported, or its ONNX gives other outputs.
     """
     image = check_image(model.preprocessing)
     heavy = sum(tensor.nbytes for tensor in model.state_dict().values()) > PROTOBUF_BYTES
@@ -45,7 +49,7 @@ def write_onnx(model: ExportedProbe, folder: Path) -> None:
             (torch.cat([image, -image]),),
             folder / ONNX,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[what_of(model.task)],
             dynamo=True,
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             external_data=heavy,
@@ -57,32 +61,35 @@ def write_onnx(model: ExportedProbe, folder: Path) -> None:
             f"backbone {model.backbone.spec!r} with its probe can't be written as ONNX ({reason}): "
             "take --format folder"
         ) from error
-    _forget_traces(folder / ONNX)
-    _check(model, folder)
+    _describe(model, folder / ONNX)
+    _check(model, folder, spread)
 
 
-def _forget_traces(path: Path) -> None:
-    """Remove the exporter's metadata of each node, which names files of this machine."""
+def _describe(model: ExportedProbe, path: Path) -> None:
+    """Put the metadata of the outputs in place of those of each node, which name files of this machine."""
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
+    written = onnx.load(path, load_external_data=False)
+    for node in written.graph.node:
         del node.metadata_props[:]
-    onnx.save(model, path)
+    outputs = {"task": model.task.name, "names": json.dumps(model.classes)}
+    onnx.helper.set_model_props(written, outputs | {"units": json.dumps(model.units)})
+    onnx.save(written, path)
 
 
-def _check(model: ExportedProbe, folder: Path) -> None:
+def _check(model: ExportedProbe, folder: Path, spread: Sequence[float]) -> None:
     """Compare with onnxruntime, on another batch size than the exporter used."""
     import onnxruntime
 
     image = check_image(model.preprocessing)
     images = torch.cat([image, -image, image.flip(3)])
     session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    what = what_of(model.task)
+    found = torch.from_numpy(session.run([what], {"images": images.numpy()})[0])
     with torch.no_grad():
         expected = model(images).float()
-    if not same_logits(found, expected):
+    if not same_outputs(found, expected, spread):
         raise IceprobeError(
-            f"the ONNX of {model.backbone.spec!r} gives other logits in onnxruntime (by up to "
+            f"the ONNX of {model.backbone.spec!r} gives other {what} in onnxruntime (by up to "
             f"{float((found - expected).abs().max()):.3g}): take --format folder"
         )

@@ -1,4 +1,4 @@
-"""An exported probe on a folder of images: a table of classes, and attention maps on request."""
+"""An exported probe on a folder of images: a table of predictions, and attention maps on request."""
 
 import contextlib
 import logging
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.text import csv_text
 from iceprobe.datasets.folder import unlabelled
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
+from iceprobe.exporting.table import Table
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.temporary import new_folder
@@ -48,11 +48,12 @@ class Predicted:
 def predict(
     model: ExportedProbe, images: str | Path, output: str | Path, *, call: PredictCall
 ) -> Predicted:
-    """Classify every image below a folder.
+    """Predict of every image below a folder.
 
-    The table is CSV in UTF-8, one row per image in the order of paths: ``file`` (relative to the
-    folder), ``class`` and ``probability``, then ``class_2``, ``probability_2`` and so on. It is
-    written at the end and replaces an existing one.
+    The table is CSV in UTF-8, one row per image in the order of paths, ``file`` (relative to the folder)
+    and then what the task predicts (`exporting/table.py`): ``class`` and ``probability``, ``class_2``,
+    ``probability_2`` and so on; the probability of every tag, in a column of its name; or every number, in a
+    column of its name and unit, ``age (years)``. It is written at the end and replaces an existing one.
 
     Args:
         model: what :func:`iceprobe.load_probe` opened.
@@ -66,7 +67,7 @@ def predict(
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
             probe has no maps.
     """
-    progress = callback(call.progress)
+    progress, table = callback(call.progress), Table(model, call.top)
     split, where = unlabelled(images), choose_device(call.device)
     split.reading = model.reading
     asked = Extraction(
@@ -78,7 +79,6 @@ def predict(
     settings = make_settings(asked, where.type)
     model.to(where)
     names = [Path(name).as_posix() for name in split.names]
-    rows: list[list[str]] = []
     skipped: list[str] = []
     done = 0
     with contextlib.ExitStack() as stack:
@@ -100,38 +100,22 @@ def predict(
             skipped += batch.skipped
             if index := batch.tensors["index"].tolist():
                 tokens, named = _tokens(model, batch.tensors, where), [names[i] for i in index]
-                rows += _rows(model, tokens, named, call.top)
+                with torch.no_grad():
+                    table.add(named, model.probe(tokens))
                 if writer is not None:
                     crops = [model.preprocessing.crop(split.image(i)) for i in index]
                     writer.write(tokens, crops, named)
             if progress is not None:
                 progress("predict", done, len(split))
-        if not rows:
+        if not table.rows:
             raise IceprobeError(
                 f"none of the {len(split)} images in {str(images)!r} can be read: replace them"
             )
     # After the maps: if another process made that folder first, its table isn't replaced either.
-    write_atomically(Path(output), _csv(rows))
+    write_atomically(Path(output), table.csv())
     if skipped:
         log.warning("%s", left_out(skipped))
-    return Predicted(len(rows), skipped, writer.titles if writer else [])
-
-
-def _rows(model: ExportedProbe, tokens: Tokens, names: list[str], top: int) -> list[list[str]]:
-    with torch.no_grad():
-        readings = model.task.readings(model.probe(tokens), model.classes, top)
-    return [
-        [name, *(cell for title, share in best for cell in (title, f"{share:.6g}"))]
-        for name, best in zip(names, readings, strict=True)
-    ]
-
-
-def _csv(rows: list[list[str]]) -> bytes:
-    """The table; bytes of a file name that are no UTF-8 are written as ``\\udcXX``."""
-    heading = ["file", "class", "probability"]
-    for place in range(2, len(rows[0]) // 2 + 1):
-        heading += [f"class_{place}", f"probability_{place}"]
-    return csv_text([heading, *rows]).encode("utf-8", "backslashreplace")
+    return Predicted(len(table.rows), skipped, writer.titles if writer else [])
 
 
 def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from iceprobe.core.arguments import checked
 from iceprobe.core.checksums import sha256
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
-from iceprobe.exporting.exported import ExportedProbe, check_of
+from iceprobe.exporting.exported import ExportedProbe, check_of, gives_numbers
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
@@ -20,6 +22,7 @@ from iceprobe.results.provenance import environment
 from iceprobe.results.stores import manifest_of
 from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
+from iceprobe.tasks.registry import get_task
 
 FORMATS = ("folder", "onnx")
 
@@ -38,7 +41,7 @@ def export(
 
     ``format="folder"`` writes ``probe.safetensors``, ``backbone.safetensors`` and ``model.json``,
     which :func:`iceprobe.load_probe` opens; ``"onnx"`` writes ``model.onnx``, normalised images
-    ``(B, C, S, S)`` → logits, with ``model.json`` beside it.
+    ``(B, C, S, S)`` → ``logits``, or of a regression ``values``, with ``model.json`` beside it.
 
     Args:
         result: of a trained probe; its run folder and its store's manifest must exist.
@@ -79,7 +82,7 @@ def export(
         manifest = _manifest(result, trust)
         model = _model(result, manifest, seed, trust)
         if format == "onnx":
-            write_onnx(model, folder)
+            write_onnx(model, folder, _spread(result))
         else:
             save_weights(model.probe, folder / PROBE)
             if backbone_weights:
@@ -100,7 +103,18 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
         classes,
         amp=manifest.settings.forward_dtype,
         reading=Reading(**manifest.dataset.reading),
+        task=result.task,
+        units=manifest.dataset.units,
     )
+
+
+def _spread(result: FittedResult) -> list[float]:
+    """Standard deviation of the reported targets of each number; empty of classes and tags."""
+    if not gives_numbers(get_task(result.task)):
+        return []
+    targets = result.needed_predictions().labels
+    found = np.nanstd(targets, 0)  # 0 where a single one is known
+    return np.where(found > 0, found, np.maximum(np.abs(np.nanmean(targets, 0)), 1e-30)).tolist()
 
 
 def _manifest(result: FittedResult, trust: bool) -> Manifest:
@@ -131,6 +145,7 @@ def _card(
     kind: str,
     folder: Path,
 ) -> Card:
+    place = result.seeds.index(seed) if seed in result.seeds else 0
     return Card(
         kind=kind,  # type: ignore[arg-type]  # one of FORMATS
         probe=result.probe,
@@ -142,8 +157,10 @@ def _card(
         backbone=manifest.backbone,
         amp=manifest.settings.forward_dtype,
         measured=Measured(
-            top1=result.top1.values[result.seeds.index(seed) if seed in result.seeds else 0],
-            mean=result.top1.mean,
+            metric=result.primary,
+            value=result.score.values[place],
+            mean=result.score.mean,
+            top1=result.top1.values[place] if "top1" in result.metrics else None,
             dataset=result.dataset,
             split=result.split,
             images=result.test_images,
@@ -153,6 +170,9 @@ def _card(
         ),
         store=manifest.identity,
         reading=manifest.dataset.reading,
+        task=result.task,
+        units=model.units,
+        spread=_spread(result),
         check=check_of(model).tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},

@@ -5,11 +5,11 @@ data set in memory and leaves nothing, to be called every few epochs of pre-trai
 """
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, in_days, short_name, shown
-from iceprobe.fitting.checks import all_diverged, check_task
+from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.repetition import Request, check, repetition
+from iceprobe.fitting.rounds import cut_groups, folds_of_store, rounds_of
 from iceprobe.fitting.run_folder import (
     PREDICTIONS_FILE,
     STATE_FILE,
@@ -37,19 +38,19 @@ from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label, within_budget
-from iceprobe.protocols.lowshot import drawn
 from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.folds import joined_folds
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
-from iceprobe.results.predictions import read_predictions, write_predictions
+from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.results.provenance import identical_line
 from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files
 from iceprobe.settings import FitCall, Fitting, ProbeCall
-from iceprobe.store.format import Manifest
+from iceprobe.store.format import FOLDS, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.tokens import TokenShape
 
@@ -89,9 +90,11 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         raise IceprobeError(
             f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
         )
+    store = store.grouped_by(call.groups)
     request = Request.of(_labels(store, probes, call), call)
     seeds, replicates = _repeated(request, call)
     later = {
+        "groups": store.manifest.dataset.group,
         "task": store.task if store.task != "classification" else None,
         "metric": call.metric,
         "class_weight": call.class_weight if call.class_weight != "none" else None,
@@ -214,6 +217,7 @@ def probe(
         progress=callback(call.progress),
     )
     seeds, replicates = _repeated(request, call)
+    store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
     return results
 
@@ -238,62 +242,59 @@ def _fit(
     folder: Path | None,
     begin: Callable[[], None] = lambda: None,
 ) -> tuple[list[FittedResult], list[CurveRow]]:
-    """One repetition with all seeds, or one a replicate with everything drawn anew.
-
-    ``begin`` is called when all is checked.
-    """
-    progress, run_seed = callback(call.progress), call.run_seed
-    few: dict[str, Any] = {"shots": call.shots, "fraction": call.fraction}
-    initialisations = [range(seeds)] if replicates is None else [[r] for r in range(replicates)]
-    views = [store] * len(initialisations)
-    if request.low_shot and "train" in store.splits:
-        task, groups = check_task(store, request.task), store.groups("train")
-        targets = store["train"].targets
-        draws = (
-            drawn(task, targets, store.classes, **few, seed=run_seed + r, groups=groups)
-            for r in range(len(views))
-        )
-        views = [store.take("train", rows) for rows in draws]
-    for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
-        check(view, request, mine, run_seed + r)
+    """A repetition for each round, and what they give together; ``begin`` is called when all is checked."""
+    progress = callback(call.progress)
+    folds = folds_of_store(store, request, call.run_seed, call.folds)
+    request = replace(request, split=FOLDS) if folds else request
+    rounds = rounds_of(store, request, call, seeds, replicates, folds)
+    for one in rounds:
+        check(one.store, request, one.seeds, one.run_seed)
+    cut = cut_groups(store, folds)
     first(begin)
-    rounds: list[FittedResult] = []
+    found: dict[str, dict[int, list[FittedResult]]] = {label: {} for label in request.labels}
     rows: list[CurveRow] = []
     diverged: dict[str, list[Diverged]] = {}
-    for r, (view, mine) in enumerate(zip(views, initialisations, strict=True)):
-        state = folder / STATE_FILE.format(r) if folder else None
-        stages = _counted(progress, r, len(views))
-        if r == 0:
-            stages = _warning_of_days(stages, view, request, len(views))
-        results, more, gone = repetition(view, request, mine, run_seed + r, state, stages)
-        if folder is not None and replicates is not None:
-            results = _put_aside(results, folder, r)
-        rounds += results
+    for number, one in enumerate(rounds):
+        state = folder / STATE_FILE.format(number) if folder else None
+        stages = _counted(progress, number, len(rounds))
+        if number == 0:
+            stages = _warning_of_days(stages, one.store, request, len(rounds))
+        results, more, gone = repetition(one.store, request, one.seeds, one.run_seed, state, stages)
+        if folder is not None and len(rounds) > 1:
+            results = _put_aside(results, folder, number)
+        for result in results:
+            found[result.probe].setdefault(one.replicate, []).append(result)
         rows += more
         for label, members in gone.items():
             diverged.setdefault(label, []).extend(members)
-    by_probe = {label: [r for r in rounds if r.probe == label] for label in request.labels}
-    if lost := [label for label, found in by_probe.items() if not found]:
-        if not rounds:
-            raise IceprobeError(all_diverged(lost))
-        log.error("%s", all_diverged(lost))
-    results = [
-        found[0] if replicates is None else merged(found) for found in by_probe.values() if found
-    ]
-    if line := identical_line(store, request.split):  # test images are read when all is fitted
+    whole = Predictions(store[request.split].targets, None, **store.beside(request.split))
+    results = []
+    for label, of_replicates in found.items():
+        parts = list(of_replicates.values())
+        if folds:  # of which none may be lost
+            parts = [[joined_folds(p, folds, whole)] for p in parts if len(p) == len(folds)]
+        if not parts:
+            log.error("%s", all_diverged([label]))
+        else:
+            results.append(parts[0][0] if replicates is None else merged([p[0] for p in parts]))
+    if not results:
+        raise IceprobeError(all_diverged(list(found)))
+    if not folds and (line := identical_line(store, request.split)):  # read when all is fitted
         log.warning("assumed: %s", line)
     names = store.names_at_hand(request.split)
     named = []
     for result in results:
         if (predictions := result.predictions()) is not None:
-            predictions = dataclasses.replace(
-                predictions,
-                names=names,
-                groups=store.groups(request.split),
-                slices=store.slices(request.split),
+            predictions = replace(predictions, names=names)
+        named.append(
+            result.replaced(
+                predictions=predictions,
+                diverged=diverged.get(result.probe, []),
+                shots=call.shots,
+                fraction=call.fraction,
+                assumed=[*result.assumed, *filter(None, [cut])],
             )
-        members = diverged.get(result.probe, [])
-        named.append(result.replaced(predictions=predictions, diverged=members, **few))
+        )
     return named, rows
 
 

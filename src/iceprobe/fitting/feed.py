@@ -61,6 +61,7 @@ class Feed:
         dtype: of tokens; vectors (class token, mean) are small and stay float32 or wider.
         shuffle: how :meth:`shuffled` orders an epoch.
         views: the split's augmented views, to read tokens there (`StoredSplit.views`).
+        groups: ``(n,)`` of the split's examples that aren't independent, if there are any.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Feed:
         dtype: torch.dtype,
         shuffle: Shuffle = ROWS,
         views: StoredSplit | None = None,
+        groups: np.ndarray | None = None,
     ):
         self.shuffle = shuffle
         self.split, self.rows, self.inputs = split, np.asarray(rows), inputs
+        self.groups = None if groups is None else groups[self.rows]
         self.source = split if views is None else views
         self.copies = len(self.source) // len(split)  # K
         self.measured = 1 if self.source.live else self.copies

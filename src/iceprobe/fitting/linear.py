@@ -56,6 +56,7 @@ class LinearFit:
     solution: Solution  # on all training rows
     rows: list[CurveRow]  # one a fold and value, and one of the refit
     seconds: float  # that it took
+    tuned: dict[str, np.ndarray]  # what the task tuned on held-out examples
 
     @property
     def label(self) -> str:
@@ -106,7 +107,7 @@ def fit_linear(
         for number, path in enumerate(paths, 1):
             path.solve([penalty.decay(value) for value in following])
             context.progress(f"select {label}", number, len(paths))
-        choice = _choose(paths, context)
+        choice = _choose(paths, context, folds)
         following = []
         if choice is not None:
             following = penalty.following(tried, by_decay[choice.weight_decay], choice.alone)
@@ -114,6 +115,7 @@ def fit_linear(
     value = sorted(tried)[len(tried) // 2]
     if choice is not None:
         value = by_decay[choice.weight_decay]
+    tuned = _tuned(paths, penalty.decay(value))
     curves = [row for number, path in enumerate(paths) for row in path.rows(number)]
     del paths  # and the rows that they hold
     problem = probe.problem(train)
@@ -133,7 +135,14 @@ def fit_linear(
         solution,
         [*curves, probe.row(solution, "refit")],
         time.monotonic() - began,
+        tuned,
     )
+
+
+def _tuned(paths: Sequence["_Path"], decay: float) -> dict[str, np.ndarray]:
+    """What the task tuned on held-out examples at a decay, the mean over folds."""
+    parts = [path.tuned[decay] for path in paths]
+    return {name: np.mean([part[name] for part in parts], 0) for name in (parts or [{}])[0]}
 
 
 @dataclass(frozen=True)
@@ -208,6 +217,7 @@ class _Path:
         self.problem = probe.problem(train)
         self.solutions: dict[float, Solution] = {}
         self.scores: dict[float, np.ndarray] = {}
+        self.tuned: dict[float, dict[str, np.ndarray]] = {}
 
     def solve(self, decays: Sequence[float]) -> None:
         """Solve at each decay, from the nearest solution that is known."""
@@ -217,6 +227,9 @@ class _Path:
         (record,) = predict_all([group], self.held_out, BATCH, context.task, "scores")
         scores = context.metric.needed_scores(Arrays(record), targets)
         self.scores |= zip(decays, scores, strict=True)
+        tuned = {n: t.numpy() for n, t in context.task.tuned(record, targets).items()}
+        for number, decay in enumerate(decays):
+            self.tuned[decay] = {name: values[number] for name, values in tuned.items()}
 
     def rows(self, fold: int) -> list[CurveRow]:
         metric, targets = self.probe.context.metric, self.held_out.targets
@@ -228,7 +241,7 @@ class _Path:
         ]
 
 
-def _choose(paths: Sequence[_Path], context: FitContext) -> Choice | None:
+def _choose(paths: Sequence[_Path], context: FitContext, folds: Folds) -> Choice | None:
     """The rule of `protocols/choosing.py`, each decay evaluated once: at its optimum."""
     everywhere = np.concatenate([path.fold.held_out for path in paths])
     held_out, first = np.unique(everywhere, return_index=True)
@@ -241,5 +254,6 @@ def _choose(paths: Sequence[_Path], context: FitContext) -> Choice | None:
         for decay, scores in path.scores.items():
             sums[decay][columns] += scores
     records = [Record(0.0, decay, [1], (total / counts)[None]) for decay, total in sums.items()]
-    metric = context.metric
-    return choose(records, metric.weights(targets), context.protocol.errors, metric.sign)
+    metric, errors = context.metric, context.protocol.errors
+    groups = folds.groups_of(held_out)
+    return choose(records, metric.weights(targets), errors, metric.sign, groups)

@@ -56,6 +56,8 @@ class Phase:
     # of the members that go on; a probe with none has no group
     groups: list[Stacked] = field(default_factory=list)
     best: list[Best] = field(default_factory=list)  # of each group, where it is kept
+    # what the task tunes on the evaluated examples after the last evaluation, `(members, …)` each
+    tuned: dict[str, NDArray[Any]] = field(default_factory=dict)
     # epochs after which it is evaluated; after every one if `None`
     evaluations: list[int] | None = None
     # of each held-out example, by evaluation and member: `(E, G, ⌈n/8⌉)` packed bits of a boolean
@@ -67,6 +69,14 @@ class Phase:
     def stage(self) -> str:
         """``"select"``, ``"refit"`` or ``"paper"``."""
         return self.name.split()[0]
+
+    def keep_tuned(self, members: Sequence[Member], found: Record) -> None:
+        """Keep what was tuned for some of its members, ``(G, …)`` by name."""
+        numbers = {member: g for g, member in enumerate(self.members)}
+        for name, tensor in found.items():
+            empty = np.full((len(self.members), *tensor.shape[1:]), np.nan)
+            kept = self.tuned.setdefault(name, empty)
+            kept[[numbers[member] for member in members]] = tensor.numpy()
 
     @property
     def going(self) -> list[Member]:
@@ -100,6 +110,26 @@ class Phase:
         return np.unpackbits(kept, axis=-1, count=count) if kept.dtype == np.uint8 else kept
 
 
+def tuned_at(
+    phases: Sequence[Phase], label: str, setting: tuple[float, float]
+) -> dict[str, NDArray[Any]]:
+    """What was tuned for a probe at a setting, by name: the mean over its members in all phases."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for phase in phases:
+        for number, member in enumerate(phase.members):
+            if (member.probe, member.setting) == (label, setting):
+                for name, values in phase.tuned.items():
+                    parts.setdefault(name, []).append(values[number])
+    means = {name: mean_of_known(values) for name, values in parts.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def mean_of_known(values: Sequence[NDArray[Any]]) -> NDArray[np.float64] | None:
+    """The mean of those arrays that have no NaN; None without one."""
+    known = [one for one in values if np.isfinite(one).all()]
+    return np.mean(known, 0) if known else None
+
+
 def describe(phase: Phase) -> dict[str, Any]:
     """A phase as JSON, without its tensors."""
     return {
@@ -123,6 +153,8 @@ def remember(
     ]
     scores = tensors.get(f"scores.{number}")
     phase.scores = None if scores is None else scores.numpy().copy()
+    tuned = _below(tensors, f"tuned.{number}.")
+    phase.tuned = {name: tensor.numpy().copy() for name, tensor in tuned.items()}
 
 
 def best_state(phase: Phase) -> dict[str, Tensor]:
@@ -154,9 +186,14 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def scores_state(phases: Sequence[Phase]) -> dict[str, Tensor]:
-    """The members' scores in each phase, by name."""
-    return {
+    """The members' scores in each phase, and what was tuned for them, by name."""
+    scores = {
         f"scores.{i}": torch.from_numpy(phase.scores)
         for i, phase in enumerate(phases)
         if phase.scores is not None
+    }
+    return scores | {
+        f"tuned.{i}.{name}": torch.from_numpy(values)
+        for i, phase in enumerate(phases)
+        for name, values in phase.tuned.items()
     }

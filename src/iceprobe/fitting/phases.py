@@ -38,6 +38,7 @@ from iceprobe.machine.processes import world
 from iceprobe.machine.signals import asked, saving_first, stop_if_asked
 from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.protocols.protocol import images_per_step
+from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays, Record
 from iceprobe.tasks.task import Keep
 
@@ -154,8 +155,7 @@ def run_phase(
             batch_size=batch_size, keep_best=keep_best,
         )  # fmt: skip
         if phase.epoch in rungs and evaluate_on is not None:
-            weights = context.metric.weights(evaluate_on.targets)
-            _drop_beaten(phase, trainer, scores, weights, context.metric.sign)
+            _drop_beaten(phase, trainer, scores, evaluate_on, context.metric)
 
         now = time.monotonic()
         phase.seconds, began = phase.seconds + now - began, now
@@ -190,6 +190,9 @@ def evaluate(
             found = metric.needed_scores(Arrays(record), targets)
             scores |= zip(group.members, found, strict=True)
             values |= zip(group.members, metric.mean(found, targets).tolist(), strict=True)
+        if phase.evaluations and phase.epoch == phase.evaluations[-1]:
+            for group, record in zip(groups, records, strict=True):
+                phase.keep_tuned(group.members, context.task.tuned(record, targets))
         if keep_best:
             of_groups = [metric.sign * np.array([values[m] for m in g.members]) for g in groups]
             _keep_best(phase, groups, of_groups, records)
@@ -252,14 +255,14 @@ def _drop_beaten(
     phase: Phase,
     trainer: JointTrainer,
     scores: Mapping[Member, NDArray[Any]],
-    weights: NDArray[np.float64],
-    sign: int,
+    held_out: Feed,
+    metric: Metric,
 ) -> None:
     """Go on without the settings that another one of their probe clearly beats.
 
-    ``scores (n,)`` of a member and ``weights (n,)`` are of the held-out examples; a seed that has
-    diverged scores 0 on all of them.
+    ``scores (n,)`` of a member are of the held-out examples; a seed that has diverged scores 0 on all.
     """
+    weights, sign = metric.weights(held_out.targets), metric.sign
     for probe in dict.fromkeys(member.probe for member in scores):
         settings: dict[tuple[float, float], list[Member]] = {}
         for member in phase.members:
@@ -270,7 +273,7 @@ def _drop_beaten(
             sum(sign * 1.0 * scores[m] for m in seeds if m in scores) / len(seeds)
             for seeds in running
         ]
-        lost = clearly_beaten(np.stack(means), weights)
+        lost = clearly_beaten(np.stack(means), weights, held_out.groups)
         beaten = [m for seeds, out in zip(running, lost, strict=True) if out for m in seeds]
         _drop(phase, trainer, [m for m in beaten if m in scores], "beaten")
 

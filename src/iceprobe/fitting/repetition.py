@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -210,6 +210,8 @@ def _result(
     fitted: FittedProbe, store: Store, context: FitContext, request: Request, rows: list[CurveRow]
 ) -> FittedResult:
     """A fitted probe with its scores and where it comes from."""
+    of_split = replace(fitted.predictions, **store.beside(request.split))
+    fitted = replace(fitted, predictions=of_split)
     probe, rates = fitted.probes[0], fitted.grid.learning_rates
     course: dict[str, Any] = {
         "rows": [row for row in rows if row.probe == fitted.label],
@@ -254,7 +256,7 @@ def _warnings(
             found.append(f"its {key.replace('_', ' ')}, {value:g}, is the {fitted.edge} tried")
     metric, labels = context.metric, fitted.predictions.labels
     scores = metric.needed_scores(fitted.predictions.record, labels).mean(0)
-    reported = selected_score(scores, metric.weights(labels))
+    reported = selected_score(scores, metric.weights(labels), fitted.predictions.groups)
     found += far_below(metric, reported, fitted.selected_score, split)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)

@@ -32,6 +32,7 @@ _WORKING = (
 )  # there while the run isn't finished
 _SIGNS = {"config.yaml", "log.txt", "adapters", TRAININGS, REQUEST}  # of a run that was stopped
 _RENAMED = {"protocol.looks": "protocol.evaluations"}  # keys of requests of earlier versions
+_LATER = {"protocol.outer_folds": 0}  # keys that they don't have, and what they did
 _MOST = 3  # differences that are named
 _REMEDY = "give another --output, or remove the folder"
 
@@ -81,8 +82,8 @@ def check_same(folder: Path, request: Mapping[str, Any]) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise IceprobeError(f"{folder / REQUEST} can't be read ({error}): {_REMEDY}") from error
-    before = {_RENAMED.get(key, key): value for key, value in _flat(earlier).items()}
-    now = _flat(_plain(request))
+    before = _LATER | {_RENAMED.get(key, key): value for key, value in _flat(earlier).items()}
+    now = _LATER | _flat(_plain(request))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         what = ", ".join(

@@ -26,7 +26,7 @@ from iceprobe.fitting.fitted_probe import (
 from iceprobe.fitting.linear import LinearFit, fit_linear, solver_bytes
 from iceprobe.fitting.memory import cache_tokens, check_memory, step_memory
 from iceprobe.fitting.penalties import is_solved
-from iceprobe.fitting.phase import Dropped, Phase
+from iceprobe.fitting.phase import Dropped, Phase, tuned_at
 from iceprobe.fitting.phases import Course
 from iceprobe.fitting.stacked import members_of
 from iceprobe.protocols.choosing import Choice, Record, choose
@@ -84,7 +84,10 @@ def run_protocol(
 
     def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
         read = {inputs[label] for label in grids}
-        return Feed(of, rows, read, context.device, context.dtype, context.shuffle, views)
+        groups = all_groups if of is train else None
+        return Feed(of, rows, read, context.device, context.dtype, context.shuffle, views, groups)
+
+    all_groups = store.groups("train")
 
     whole = partial(feed, train, np.arange(len(train)), train.views)
     reported = feed(test, np.arange(len(test))).reading(set(inputs.values()))
@@ -113,7 +116,7 @@ def run_protocol(
         return found, rows, diverged_members([*grids, *solved], [phase])
 
     strata = task.strata(train.targets)
-    folds = folds_of(strata, context.run_seed, protocol, store.groups("train"))
+    folds = folds_of(strata, context.run_seed, protocol, all_groups)
     pairs = [
         (feed(train, fold.train, train.views), feed(train, fold.held_out)) for fold in folds.folds
     ]
@@ -130,9 +133,16 @@ def run_protocol(
     groups = [*refit.groups, *(one.group for one in linear)]
     if not groups:
         return [], rows, diverged
+    tuned = [
+        tuned_at(course.done, group.label, points[group.label][0]) for group in refit.groups
+    ] + [one.tuned for one in linear]
     predictions = [
-        Predictions.of(Arrays(record), reported.targets)
-        for record in predict_all(groups, reported, images_per_step(protocol, len(train)), task)
+        Predictions.of(Arrays(record), reported.targets).tuned_to(mine)
+        for record, mine in zip(
+            predict_all(groups, reported, images_per_step(protocol, len(train)), task),
+            tuned,
+            strict=True,
+        )
     ]
     fitted = [
         refitted(
@@ -217,6 +227,7 @@ def tune(
         return {label: _middle(grid, protocol.epochs) for label, grid in grids.items()}, tried
     held_out = np.unique(np.concatenate([fold.held_out for fold in folds.folds]))
     weights, sign = context.metric.weights(targets[held_out]), context.metric.sign
+    groups = folds.groups_of(held_out)
     stops = rungs(protocol.epochs) if protocol.halving else []
     evaluations = sorted({*evaluation_epochs(protocol), *stops})
     asked = {label: grid.points for label, grid in grids.items()}
@@ -229,7 +240,9 @@ def tune(
             phase = Phase(name, members_of(asked, turn), fold=number, evaluations=evaluations)
             phases.append(course.run(phase, train, on, rungs=[] if growth else stops))
         chosen = {
-            label: choose(records(label, phases, folds, held_out), weights, protocol.errors, sign)
+            label: choose(
+                records(label, phases, folds, held_out), weights, protocol.errors, sign, groups
+            )
             for label in tried
         }
         choices = {label: choice for label, choice in chosen.items() if choice is not None}

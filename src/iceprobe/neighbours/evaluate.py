@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,12 +106,16 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
         best = max(values, key=lambda vote: leading.sign * values[vote])
         spread = leading.sign * (values[best] - statistics.median(values.values()))
         if chosen.held_out:
-            held_out = selected_score(tried[best], leading.weights(known))
+            held_out = selected_score(tried[best], leading.weights(known), folds.groups_of(rows))
 
     record = voted(task, *neighbours, classes, torch.from_numpy(truth), best)
-    predictions = Predictions.of(Arrays(record), truth)
+    predictions = replace(Predictions.of(Arrays(record), truth), **store.beside(split))
+    if evaluated and chosen.held_out:
+        predictions = predictions.tuned_to(_tuned(evaluated, task, classes, labels, best))
     reported = selected_score(
-        leading.needed_scores(predictions.record, truth).mean(0), leading.weights(truth)
+        leading.needed_scores(predictions.record, truth).mean(0),
+        leading.weights(truth),
+        predictions.groups,
     )
     return built_result(
         predictions,
@@ -202,6 +207,23 @@ class _Search:
         similarity, index = (world().assembled(part, mine, len(queries)) for part in found)
         self.done += len(queries)
         return similarity, self.labels[rows][index]
+
+
+def _tuned(
+    evaluated: Sequence[tuple[tuple[Tensor, Tensor], np.ndarray]],
+    task: Task,
+    classes: int,
+    truth: np.ndarray,
+    vote: Vote,
+) -> dict[str, np.ndarray]:
+    """What the task tunes on the held-out examples with the chosen vote, the mean over folds; arguments as of
+    :func:`_tried`."""
+    parts = []
+    for (similarity, labels), rows in evaluated:
+        of_rows = torch.from_numpy(truth[rows])
+        record = voted(task, similarity, labels, classes, of_rows, vote, "scores")
+        parts.append(task.tuned(record, truth[rows]))
+    return {name: np.mean([part[name][0].numpy() for part in parts], 0) for name in parts[0]}
 
 
 def _tried(

@@ -271,8 +271,14 @@ def build_for(
     """A probe for tokens of ``shape``; a seed alone determines its initial weights.
 
     Raises:
-        IceprobeError: as :func:`build`.
+        IceprobeError: as :func:`build`, and if it reads patch tokens and there are none.
     """
+    reads = probe_options(parse_probe(str(spec))).get("input") or ""
+    if not shape.num_tokens and reads.endswith("patches"):
+        raise IceprobeError(
+            f"probe {probe_label(spec)!r} reads several tokens an example and there is one vector of "
+            "each: take knn or linear, or give tokens, (n, N, D)"
+        )
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # of the CPU only: others aren't forked

@@ -62,7 +62,11 @@ class Choice:
 
 
 def choose(
-    records: Sequence[Record], weights: Floats, errors: float, sign: int = 1
+    records: Sequence[Record],
+    weights: Floats,
+    errors: float,
+    sign: int = 1,
+    groups: NDArray[np.int64] | None = None,
 ) -> Choice | None:
     """The choice by the rule above, among settings without a diverged member.
 
@@ -73,6 +77,7 @@ def choose(
         weights: ``(n,)`` of the examples; their sum is 1.
         errors: z, standard errors that an earlier epoch is better by.
         sign: of the metric, −1 where less is better.
+        groups: ``(n,)``, equal for examples that aren't independent: standard errors are over groups then.
     """
     if sign < 0:
         records = [replace(record, scores=-record.scores) for record in records]
@@ -93,7 +98,8 @@ def choose(
     if luckiest != best:
         difference = _scores_at(records, luckiest) - _scores_at(records, best)
         # One image gained is one standard error exactly, which rounding may put on either side.
-        if float(weights @ difference) > errors * standard_error(difference, weights) + ROUNDING:
+        error = standard_error(difference, weights, groups)
+        if float(weights @ difference) > errors * error + ROUNDING:
             best = luckiest
     k, e = best
     record, score = records[k], float(scores[k][e])
@@ -106,7 +112,7 @@ def choose(
         record.epochs[e],
         tried=len(records),
         best_minus_median=score - float(np.median(then)),
-        held_out=selected_score(sign * _scores_at(records, best), weights),
+        held_out=selected_score(sign * _scores_at(records, best), weights, groups),
         alone=all(
             other < score - 1e-12
             for other, value in zip(then, along, strict=True)
@@ -115,11 +121,18 @@ def choose(
     )
 
 
-def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
+def best_at_last_epoch(
+    rows: Sequence[CurveRow], sign: int = 1, worst: float | None = 0.0
+) -> Choice | None:
     """The setting with the best held-out score at its last epoch, mean over seeds.
 
     For fits that choose among last epochs only (adaptation, segmentation). Of equals the smaller learning
     rate, then the larger weight decay; of settings with a diverged seed and without, as :func:`choose`.
+
+    Args:
+        rows: of one probe.
+        sign: of the metric, −1 where less is better.
+        worst: what a seed that has diverged scores; with None it is left out.
     """
     seeds: dict[tuple[float, float], set[int]] = {}
     lost: dict[tuple[float, float], set[int]] = {}
@@ -127,14 +140,15 @@ def best_at_last_epoch(rows: Sequence[CurveRow]) -> Choice | None:
         point = (row.learning_rate, row.weight_decay)
         seeds.setdefault(point, set()).add(row.seed)
         lost.setdefault(point, set()).update({row.seed} if row.diverged else ())
-    best = {point: (means[max(means)], max(means)) for point, means in seed_means(rows).items()}
+    found = seed_means(rows, worst)
+    best = {point: (means[max(means)], max(means)) for point, means in found.items()}
     left = [point for point in best if lost[point] < seeds[point]]
     eligible = [point for point in left if not lost[point]] or left
     if not eligible:
         return None
-    rate, decay = max(eligible, key=lambda s: (best[s][0], -s[0], s[1]))
-    accuracy, epoch = best[rate, decay]
-    spread = accuracy - float(np.median([a for a, _ in best.values()]))
+    rate, decay = max(eligible, key=lambda s: (sign * best[s][0], -s[0], s[1]))
+    score, epoch = best[rate, decay]
+    spread = sign * (score - float(np.median([one for one, _ in best.values()])))
     return Choice(rate, decay, epoch, len(best), spread)
 
 

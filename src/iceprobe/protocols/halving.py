@@ -35,13 +35,16 @@ def rungs(epochs: int) -> list[int]:
 
 
 def clearly_beaten(
-    scores: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_]:
     """Which settings stop at a rung.
 
     Args:
         scores: ``(K, n)``: mean score of each setting's seeds on each image; more is better.
         weights: ``(n,)`` of the images; equal by default.
+        groups: ``(n,)``, equal for images that aren't independent; None: all are.
 
     Returns:
         ``(K,)``; never the better half.
@@ -52,6 +55,6 @@ def clearly_beaten(
     counted = np.full(images, 1 / images) if weights is None else weights
     order = np.argsort(-(scores @ counted), kind="stable")
     behind = scores[order[0]] - scores
-    stops = np.array([d @ counted > ERRORS * standard_error(d, counted) for d in behind])
+    stops = np.array([d @ counted > ERRORS * standard_error(d, counted, groups) for d in behind])
     stops[order[: math.ceil(settings / 2)]] = False
     return stops

@@ -26,6 +26,11 @@ class Folds:
 
     folds: Sequence[Fold]  # empty if no example can be held out
     description: str  # in words: "held-out 10% of train"
+    groups: Rows | None = None  # of the training examples, ``(n,)``
+
+    def groups_of(self, rows: Rows) -> Rows | None:
+        """Groups of some training examples; None if there are none."""
+        return None if self.groups is None else self.groups[rows]
 
 
 def folds_of(
@@ -48,11 +53,12 @@ def folds_of(
         times = f", {protocol.repeats} times" if protocol.repeats > 1 else ""
         each = len(folds) // protocol.repeats  # fewer than asked for where images are too few
         whole = "" if groups is None else ", groups whole"
-        return Folds(folds, f"{each}-fold cross-validation of train{times}{whole}")
+        return Folds(folds, f"{each}-fold cross-validation of train{times}{whole}", groups)
     train, held = heldout_split(strata, seed, protocol.held_out, groups)
     share = f"{100 * len(held) / max(1, len(strata)):.0f}%"
     whole = "" if groups is None else " in whole groups"
-    return Folds([Fold(train, held)] if len(held) else [], f"held-out {share} of train{whole}")
+    description = f"held-out {share} of train{whole}"
+    return Folds([Fold(train, held)] if len(held) else [], description, groups)
 
 
 def heldout_split(
@@ -98,16 +104,23 @@ def cross_validation(
     if groups is not None or labels.ndim == 2:
         parts = fold_parts(Units.made(labels, groups), folds, (seed, repeat, folds))
         return [Fold(np.setdiff1d(everything, rows), rows) for rows in parts if len(rows)]
-    rng = np.random.default_rng((seed, repeat, folds))
-    held: list[list[int]] = [[] for _ in range(folds)]
-    turn = 0
-    for label in rng.permutation(np.unique(labels)):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        for row in rows if len(rows) > 1 else ():
-            held[turn % folds].append(int(row))
-            turn += 1
+    held = deal_in_turn(labels, folds, np.random.default_rng((seed, repeat, folds)), least=2)
     return [
         Fold(np.setdiff1d(everything, rows), np.sort(np.asarray(rows, np.int64)))
         for rows in held
         if rows
     ]
+
+
+def deal_in_turn(
+    labels: np.ndarray, folds: int, rng: np.random.Generator, least: int = 1
+) -> list[list[int]]:
+    """Rows of each fold: those of each class, shuffled, dealt in turn; of classes with ``least`` or more."""
+    held: list[list[int]] = [[] for _ in range(folds)]
+    turn = 0
+    for label in rng.permutation(np.unique(labels)):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        for row in rows if len(rows) >= least else ():
+            held[turn % folds].append(int(row))
+            turn += 1
+    return held

@@ -32,6 +32,9 @@ class Protocol:
     selected_on: str  # the words of results, where no held-out part gives them
     folds_below: int = 0  # training images below which folds select in place of one held-out part
     folds: int = 5  # of that cross-validation
+    outer_folds: int = (
+        0  # of train, each of which is the reported split once; 0: the data's own split
+    )
     repeats: int = 1
     # standard errors by which an earlier epoch is better than the last, to be chosen
     # (`choosing.py`)
@@ -52,24 +55,35 @@ class Protocol:
     coordinates: str = "raw"
 
 
+_HELDOUT: dict[str, Any] = {
+    "optimizer": "adamw",
+    "epochs": 20,
+    "batch_size": 256,
+    "warmup_epochs": 1,
+    "learning_rates": None,
+    "weight_decays": None,
+    "held_out": 0.1,
+    "selected_on": "held-out 10% of train",
+    "folds_below": 1200,
+    "min_steps": 400,
+    "whitening": 0.01,
+    "coordinates": "standardised",
+    "solves_linear": True,
+}
+
 PROTOCOLS = {
     "heldout": Protocol(
         name="heldout",
         summary="10% of train (five folds below 1,200 images) selects the setting, refit on all of "
         "train, test read once",
-        optimizer="adamw",
-        epochs=20,
-        batch_size=256,
-        warmup_epochs=1,
-        learning_rates=None,
-        weight_decays=None,
-        held_out=0.1,
-        selected_on="held-out 10% of train",
-        folds_below=1200,
-        min_steps=400,
-        whitening=0.01,
-        coordinates="standardised",
-        solves_linear=True,
+        **_HELDOUT,
+    ),
+    "folds": Protocol(
+        name="folds",
+        summary="heldout in each fold of train, which is read once; the metric is of all examples' "
+        "out-of-fold predictions, folds come from a column or are drawn",
+        outer_folds=5,
+        **_HELDOUT,
     ),
     "paper": Protocol(
         name="paper",
@@ -102,11 +116,14 @@ SEEDS = 3  # of a single probe, and under a protocol that selects on what it rep
 def protocol_of(settings: Fitting) -> Protocol:
     """The protocol that ``settings`` name, with what they set in place of its own values.
 
+    A number of folds turns ``heldout`` into ``folds``, which selects in the same way.
+
     Raises:
-        IceprobeError: as :func:`get_protocol`.
+        IceprobeError: as :func:`get_protocol`, and for folds of a protocol that has none.
     """
-    return get_protocol(
-        settings.protocol,
+    folds, name = settings.folds, settings.protocol
+    protocol = get_protocol(
+        "folds" if folds is not None and name == "heldout" else name,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rates=settings.learning_rates,
@@ -115,6 +132,14 @@ def protocol_of(settings: Fitting) -> Protocol:
         halving=settings.halving,
         coordinates=settings.coordinates,
     )
+    if folds is None:
+        return protocol
+    if not protocol.outer_folds:
+        raise IceprobeError(
+            f"folds={folds} with protocol {name!r}, which reads the data's own split: leave folds out, or "
+            "take --protocol folds"
+        )
+    return replace(protocol, outer_folds=folds)
 
 
 def get_protocol(

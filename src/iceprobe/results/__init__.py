@@ -11,9 +11,11 @@ _NAMES = {
     "provenance": "environment git_commit",
     "statistics": "Difference Equivalence accuracy accuracy_interval equivalent holm "
     "mean_per_class paired_difference",
+    "frames": "frame records",
+    "listing": "Results",
     "advice": "Advice advise",
     "comparison": "Comparison compare compare_pair",
-    "tables": "leaderboard to_csv to_markdown to_rich to_rich_matrix",
+    "tables": "leaderboard to_csv to_html to_markdown to_rich to_rich_matrix",
 }
 _HOME = {name: home for home, names in _NAMES.items() for name in names.split()}
 

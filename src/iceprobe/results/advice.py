@@ -17,7 +17,11 @@ from iceprobe.results.advice_text import paragraph
 from iceprobe.results.caveats import counted
 from iceprobe.results.encoders import Encoder, Order, encoder_of, orders_of
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.html import html_table, text
+from iceprobe.results.primary import shared_metric
 from iceprobe.results.sweeps import same_images, split_by
+from iceprobe.results.tables import heading_of, leaderboard, percent, short, span
+from iceprobe.results.terminal import Column
 
 MARGIN = 0.01  # of the primary metric: what a cheaper probe may lose
 
@@ -46,6 +50,39 @@ class Advice:
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, [*(q.paragraph for q in self.questions), self.remark]))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: each paragraph above a table of the probes that it names."""
+        parts = [f"<p>{text(q.paragraph)}</p>{_table(q)}" for q in self.questions]
+        return "".join([*parts, f"<p>{text(self.remark)}</p>" if self.remark else ""])
+
+
+def _table(question: Question) -> str:
+    """The probes of each encoder, best first, with what is said of them."""
+    results = [one for encoder in question.encoders for one in encoder.ran]
+    metric = shared_metric(*results)
+    columns = [Column("encoder", numeric=False), Column("probe", numeric=False)]
+    columns += [Column(heading_of(metric, results)), Column("95% interval")]
+    columns += [Column("parameters"), Column("FLOPs"), Column("", numeric=False)]
+    rows = [
+        [
+            encoder.backbone, one.label, percent(one.score, one.metric),
+            span(one.score.interval, one.metric), short(one.parameters.total),
+            short(one.flops.per_image), _said(encoder, one),
+        ]
+        for encoder in question.encoders
+        for one in leaderboard(encoder.ran)
+    ]  # fmt: skip
+    return html_table(columns, rows)
+
+
+def _said(encoder: Encoder, one: FittedResult) -> str:
+    if any(one is other for other in encoder.undertrained):
+        return "undertrained"
+    if encoder.shown and not encoder.undertrained and one is encoder.cheapest:
+        return "report"
+    undecided = any(one is other.comparison.probe for other in encoder.undecided)
+    return "undecided" if undecided else "best" if one is encoder.best else ""
 
 
 def advise(results: Sequence[FittedResult], margin: float = MARGIN) -> Advice:

@@ -1,12 +1,16 @@
 """Results from predictions: the metrics of their task, and provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
+from iceprobe.results.caveats import caveat
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.intervals import interval_of
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Flops, Score
-from iceprobe.results.statistics import accuracy_interval, score_interval
+from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
 
@@ -29,16 +33,84 @@ def built_result(
     return made.replaced(predictions=predictions, probes=probes, open_store=open_store)
 
 
-def scores_of(predictions: Predictions, task: str) -> dict[str, Score]:
-    """Every metric of ``task`` that the predictions allow, over seeds or replicates, with intervals."""
-    found = {}
-    labels, record = predictions.labels, predictions.record
+def scores_of(predictions: Predictions, task: str, names: Collection[str] = ()) -> dict[str, Score]:
+    """The metrics of ``task`` that come by themselves, and those of ``names``, with intervals.
+
+    Each is over seeds or replicates, and over groups of examples where the predictions have some. One that
+    the predictions don't allow, or that is undefined for their targets, is left out.
+    """
+    found, record = {}, predictions.record
+    outputs = _outputs(predictions)
     for name, metric in get_task(task).metrics.items():
-        if (scores := metric.scores(record, labels)) is not None:
-            interval_of = accuracy_interval if metric.fraction else score_interval
-            interval = interval_of(scores, metric.strata_of(labels))
-            found[name] = Score.of(metric.value(record, labels), interval)
+        wanted = metric.by_itself(outputs) or name in names
+        if wanted and metric.scores(record, predictions.labels) is not None:
+            found[name] = _score(metric, predictions)
     return found
+
+
+def score_of(predictions: Predictions, task: str, name: str) -> Score:
+    """One metric of a finished run.
+
+    Raises:
+        IceprobeError: if ``task`` has no metric of that name, the predictions don't allow it, or it is
+            undefined for their targets.
+    """
+    return _score(known_metric(task, name), predictions)
+
+
+def known_metric(task: str, name: str | None = None) -> Metric:
+    """The metric called ``name`` of ``task``, its primary one by default.
+
+    Raises:
+        IceprobeError: if there is none.
+    """
+    metrics = get_task(task).metrics
+    if name is not None and name not in metrics:
+        raise IceprobeError(unknown(f"metric of {task}", name, metrics))
+    return get_task(task).metric(name)
+
+
+def led_by(result: FittedResult, name: str) -> FittedResult:
+    """The result with another metric in front, computed from its predictions.
+
+    Raises:
+        IceprobeError: as :func:`score_of`, or if no predictions were kept.
+    """
+    score = score_of(result.needed_predictions(), result.task, name)
+    known = result.metrics | {name: score}
+    ordered = {n: known[n] for n in get_task(result.task).metrics if n in known}
+    if name == result.primary:
+        return result.replaced(metrics=ordered)
+    return result.replaced(  # the others are of the metric that selected
+        primary=name,
+        metrics=ordered,
+        selected_score=None,
+        last_epoch=None,
+        best_minus_median=None,
+        folds=None,
+    )
+
+
+def _score(metric: Metric, predictions: Predictions) -> Score:
+    record, labels = predictions.record, predictions.labels
+    values = metric.value(record, labels)
+    found = interval_of(metric, record, labels, predictions.groups)
+    if found is None:
+        return Score.of(values, caveat=caveat(metric, labels, predictions.groups))
+    return Score.of(values, found.ends, method=found.method, caveat=found.caveat)
+
+
+def _outputs(predictions: Predictions) -> int:
+    """K; of classes without logits the number of those that occur."""
+    labels, logits = predictions.labels, predictions.logits()
+    if labels.ndim > 1:
+        return labels.shape[1]
+    if logits is not None:
+        return logits.values.shape[-1]
+    highest = [
+        int(one.max(initial=0)) for one in (labels, predictions.predicted) if one is not None
+    ]
+    return 1 + max(highest)
 
 
 def flops_of(probe: Any, num_tokens: int, num_prefix: int) -> Flops:

@@ -13,10 +13,11 @@ from itertools import combinations
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.intervals import difference_of
 from iceprobe.results.predictions import same_targets
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
-from iceprobe.results.statistics import Difference, holm, paired_difference, together
+from iceprobe.results.statistics import Difference, holm, together
 from iceprobe.results.varying import value_of, varying
 from iceprobe.tasks.metrics import Metric
 
@@ -69,7 +70,7 @@ def warned(*results: Result) -> str:
 
 
 def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
-    """a − b in the primary metric, paired over images (and over replicates).
+    """a − b in the primary metric, paired over images or groups of them (and over replicates).
 
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
@@ -80,16 +81,14 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
-    metric, labels = shared_metric(a, b), predicted_a.labels
-    scores_a, scores_b = (
-        metric.needed_scores(one.record, labels) for one in (predicted_a, predicted_b)
-    )
-    difference = paired_difference(
-        scores_a,
-        scores_b,
-        metric.strata_of(labels),
+    metric, labels, groups = shared_metric(a, b), predicted_a.labels, predicted_a.groups
+    difference = difference_of(
+        metric,
+        predicted_a.record,
+        predicted_b.record,
+        labels,
+        groups,
         replicates=are_replicates(a, b),
-        fractions=metric.fraction,
     )
     difference = difference if metric.higher_is_better else -difference
     return Comparison(a, b, difference, difference.p)

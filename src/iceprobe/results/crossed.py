@@ -27,6 +27,15 @@ others' do, Ḡ one whose own don't show it.
 
 A mean per class has its classes c as strata, whose examples are drawn and whose number is not; m_c is a
 mean inside one, and V_cols has Satterthwaite's degrees of freedom in place of z.
+
+Where examples come in groups g, of which alone one is independent of another, groups are drawn:
+
+    V_cols = Σ_g Z_g²        Z_g = Σ_{i∈g} √(G_c/(G_c − 1)) w_i (ȳ_·i − ȳ_c)        c: the stratum of i
+
+with G_c the number of groups in stratum c and ȳ_c the mean there (the ultimate cluster variance of a ratio:
+Kish and Frankel 1974; Binder 1983), and V_error the same of the residuals: replicate × group. G groups of
+one size have G − 1 degrees of freedom; in general they are those of a sum of Z² whose variances are as if
+the examples of a group and stratum were copies of each other (:func:`_df_of_groups`).
 """
 
 import math
@@ -37,6 +46,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iceprobe.results.units import codes_of, worth
 from iceprobe.tasks.metrics import even_strata
 
 KEPT = 0.4  # of V_error in what replicates add
@@ -50,11 +60,12 @@ class Spread:
     examples: float  # variance of the mean over other examples, the disagreement of seeds included
     replicates: float  # variance G that other replicates add to it
     unbiased: float  # V_rows − V_error, which may fall below 0; 0 where neither has several rows
-    df_examples: float  # degrees of freedom; infinite for a plain mean
+    df_examples: float  # degrees of freedom; infinite for a plain mean of fractions
     df_replicates: float  # R − 1; of two sets of rows by Satterthwaite
     size: float  # n where all examples count alike, 1/Σ w_i² otherwise
     rows: int  # R; the smaller of two sets
-    plain: bool  # whether this is one row whose examples all count alike
+    plain: bool  # whether this is one row whose examples all count alike, and are independent
+    units: float  # size, or of groups their number; 1/Σ W_g² where they don't count alike
 
     @property
     def variance(self) -> float:
@@ -62,12 +73,20 @@ class Spread:
 
     def quantile(self, confidence: float) -> float:
         """Half the width of an interval, in standard errors √variance."""
-        of_examples = _quantile(confidence, self.df_examples)
+        of_examples = self.quantile_examples(confidence)
         if not self.replicates:
             return of_examples
-        of_replicates = _quantile(confidence, self.df_replicates)
+        of_replicates = self.quantile_replicates(confidence)
         squares = of_examples**2 * self.examples + of_replicates**2 * self.replicates
         return math.sqrt(squares / self.variance)
+
+    def quantile_examples(self, confidence: float) -> float:
+        """That of √examples alone."""
+        return _quantile(confidence, self.df_examples)
+
+    def quantile_replicates(self, confidence: float) -> float:
+        """That of √replicates alone."""
+        return _quantile(confidence, self.df_replicates)
 
     def within(self, confidence: float) -> tuple[float, float]:
         """The interval mean ± q·√variance."""
@@ -97,11 +116,14 @@ class Spread:
         return high
 
     def effective(self, single: float) -> float:
-        """The effective number of examples of variance ``single``: at most R n; n where none differ."""
+        """The effective number of examples of variance ``single``: at most R n.
+
+        Where none differ it is n, or the number of groups: a group may have one fate.
+        """
         if self.plain or not single > 0:
-            return self.size
+            return self.units
         most = self.rows * self.size
-        return min(most, single / self.variance) if self.variance else most
+        return min(most, single / self.variance) if self.variance else self.rows * self.units
 
 
 def pooled(
@@ -135,32 +157,47 @@ def pooled(
     ]
 
 
-def spread(y: ArrayLike, classes: ArrayLike | None = None) -> Spread:
+def spread(
+    y: ArrayLike,
+    classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    fractions: bool = True,
+) -> Spread:
     """Mean and variance of ``y (R, n)``.
 
     Args:
         y: what each replicate (or seed) scores on each example, or a paired difference of it.
         classes: ``(n,)``; for the mean of each class's mean. None for the plain mean.
+        groups: ``(n,)``, equal for examples that aren't independent. None: all are.
+        fractions: whether scores are bound to [0, 1]: score intervals of their plain mean take z, the mean
+            of others has n − 1 degrees of freedom.
 
     Raises:
         ValueError: without an example.
     """
     values = _distinct(_rows(y))
-    counted, strata = _examples(values.shape[1], classes)
-    rows, columns, error = _parts(values * counted, strata)
-    mean = float((values @ counted).mean())
-    return _summed(columns, [(rows, error)], mean, counted, [len(values)])
+    design = _Design.of(values.shape[1], classes, groups, fractions)
+    rows, columns, error = _parts(values, design)
+    mean = float((values @ design.weights).mean())
+    return _summed(columns, [(rows, error)], mean, design, [len(values)])
 
 
 def spread_of_difference(
-    a: ArrayLike, b: ArrayLike, classes: ArrayLike | None = None, *, paired: bool
+    a: ArrayLike,
+    b: ArrayLike,
+    classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    paired: bool,
+    fractions: bool = True,
 ) -> Spread:
     """Mean and variance of a − b on the same examples.
 
     Args:
         a: ``(R, n)``.
         b: ``(R', n)``.
-        classes: as of :func:`spread`.
+        classes, groups, fractions: as of :func:`spread`.
         paired: whether row r of both is the same replicate, with R = R'. Seeds aren't paired: those of
             two probes are independent, and each adds its variance.
 
@@ -175,14 +212,14 @@ def spread_of_difference(
     if paired:
         if len(a) != len(b):
             raise ValueError(f"replicates pair by number: {len(a)} against {len(b)}")
-        return spread(a - b, classes)
+        return spread(a - b, classes, groups, fractions=fractions)
     a, b = _distinct(a), _distinct(b)
-    counted, strata = _examples(a.shape[1], classes)
-    between = [_parts(one * counted, strata) for one in (a, b)]
-    columns = _parts((a.mean(0) - b.mean(0))[None] * counted, strata)[1]
-    mean = float((a @ counted).mean() - (b @ counted).mean())
+    design = _Design.of(a.shape[1], classes, groups, fractions)
+    between = [_parts(one, design) for one in (a, b)]
+    columns = _parts((a.mean(0) - b.mean(0))[None], design)[1]
+    mean = float((a @ design.weights).mean() - (b @ design.weights).mean())
     rows = [(rows, error) for rows, _, error in between]
-    return _summed(columns, rows, mean, counted, [len(a), len(b)])
+    return _summed(columns, rows, mean, design, [len(a), len(b)])
 
 
 @dataclass(frozen=True)
@@ -193,16 +230,65 @@ class _Part:
     df: float
 
 
+@dataclass(frozen=True)
+class _Design:
+    """What each example counts, and with which it belongs."""
+
+    weights: NDArray[np.float64]  # (n,)
+    strata: NDArray[np.int64]  # (n,) 0 … C − 1, each with two units at least
+    counts: NDArray[np.float64]  # (C,) units in each
+    groups: NDArray[np.int64] | None  # (n,) 0 … G − 1; None: each example is alone
+    fractions: bool
+
+    @classmethod
+    def of(
+        cls, n: int, classes: ArrayLike | None, groups: ArrayLike | None, fractions: bool
+    ) -> "_Design":
+        """Classes with one unit are one stratum together; if there is only one, it joins the smallest."""
+        codes = codes_of(groups, n)
+        if classes is None:
+            strata, weights = np.zeros(n, np.int64), np.full(n, 1 / n)
+            return cls(weights, strata, _units_in(strata, codes), codes, fractions)
+        labels = np.asarray(classes)
+        if labels.shape != (n,):
+            raise ValueError(f"{n} images are scored but {len(labels)} are labelled")
+        _, strata = np.unique(labels, return_inverse=True)
+        counts = _units_in(strata, codes)
+        merged = np.arange(len(counts))
+        alone = np.flatnonzero(counts == 1)
+        if len(alone) == 1 and len(counts) > 1:
+            alone = np.argsort(counts, kind="stable")[:2]
+        merged[alone] = alone[0] if len(alone) else 0
+        _, strata = np.unique(merged[strata], return_inverse=True)
+        return cls(even_strata(labels), strata, _units_in(strata, codes), codes, fractions)
+
+    @property
+    def stratified(self) -> bool:
+        return len(self.counts) > 1
+
+    @property
+    def enlarged(self) -> NDArray[np.float64]:
+        """What a stratum's variance is multiplied by; a single unit shows none."""
+        return self.counts / np.maximum(self.counts - 1, 1)
+
+
+def _units_in(strata: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """How many units each stratum has: ``(n,)`` → ``(C,)``."""
+    if groups is not None:
+        strata, _ = np.unique(np.stack([strata, groups]), axis=1)
+    return np.bincount(strata).astype(np.float64)
+
+
 def _summed(
     columns: _Part,
     rows: list[tuple[_Part, _Part]],
     mean: float,
-    counted: NDArray[np.float64],
+    design: _Design,
     numbers: list[int],
 ) -> Spread:
     variances = np.array([row.variance for row, _ in rows])
     errors = sum(error.variance for _, error in rows)
-    several = max(numbers) > 1
+    size = worth(design.weights) if design.stratified else float(len(design.weights))
     return Spread(
         mean=mean,
         examples=columns.variance,
@@ -210,27 +296,70 @@ def _summed(
         unbiased=float(variances.sum()) - errors,
         df_examples=columns.df,
         df_replicates=_df(variances, np.array([row.df for row, _ in rows])),
-        size=float(len(counted)) if math.isinf(columns.df) else 1 / float(counted @ counted),
+        size=size,
         rows=min(numbers),
-        plain=not several and math.isinf(columns.df),
+        plain=max(numbers) == 1 and not design.stratified and design.groups is None,
+        units=size if design.groups is None else worth(design.weights, design.groups),
     )
 
 
-def _parts(u: NDArray[np.float64], strata: NDArray[np.int64]) -> tuple[_Part, _Part, _Part]:
-    """V_rows, V_cols and V_error of ``u (R, n)``, examples times their weights."""
-    rows = len(u)
-    counts = np.bincount(strata).astype(np.float64)
-    columns = u.mean(0)
-    inside = _squares(columns[None], strata, counts)
-    enlarged = counts / np.maximum(counts - 1, 1)  # a single example shows no variance
-    of_class = enlarged * inside
-    cols = _Part(float(of_class.sum()), _df(of_class, counts - 1) if len(counts) > 1 else math.inf)
+def _parts(values: NDArray[np.float64], design: _Design) -> tuple[_Part, _Part, _Part]:
+    """V_rows, V_cols and V_error of ``values (R, n)``."""
+    rows, u = len(values), values * design.weights
+    if design.groups is not None:
+        sums = _of_groups(values, design, design.groups)
+        columns = sums.mean(0)
+        df = _df_of_groups(values.mean(0), design, design.groups)
+        cols = _Part(float(columns @ columns), df)
+        left = max(0.0, float((sums**2).sum()) - rows * cols.variance)
+        error = _Part(left / max(rows * (rows - 1), 1), (rows - 1) * cols.df)
+    else:
+        strata, counts = design.strata, design.counts
+        inside = _squares(u.mean(0)[None], strata, counts)
+        of_class = design.enlarged * inside
+        df = _df(of_class, counts - 1)
+        if not design.stratified:
+            df = math.inf if design.fractions else max(1.0, df)
+        cols = _Part(float(of_class.sum()), df)
+        residual = np.maximum(_squares(u, strata, counts) - rows * inside, 0)
+        of_class = design.enlarged * residual / max(rows * (rows - 1), 1)
+        error = _Part(float(of_class.sum()), (rows - 1) * _df(of_class, counts - 1))
     if rows == 1:
         return _Part(0.0, 1.0), cols, _Part(0.0, 1.0)
-    residual = np.maximum(_squares(u, strata, counts) - rows * inside, 0)
-    of_class = enlarged * residual / (rows * (rows - 1))
-    error = _Part(float(of_class.sum()), (rows - 1) * _df(of_class, counts - 1))
     return _Part(float(u.sum(1).var(ddof=1)) / rows, rows - 1.0), cols, error
+
+
+def _of_groups(
+    values: NDArray[np.float64], design: _Design, groups: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Z of each row and group: ``(R, n)`` → ``(R, G)``."""
+    weights, strata = design.weights, design.strata
+    mass = np.bincount(strata, weights)
+    counted = weights * np.sqrt(design.enlarged)[strata]
+    found = []
+    for row in values:
+        mean = np.bincount(strata, weights * row) / mass
+        found.append(np.bincount(groups, counted * (row - mean[strata])))
+    return np.array(found)
+
+
+def _df_of_groups(values: NDArray[np.float64], design: _Design, groups: NDArray[np.int64]) -> float:
+    """(Σ_g A_g)² / Σ_g A_g², less one for each stratum's mean, of working variances A_g = Σ_c W_gc² s_c².
+
+    W_gc is the weight of group g in stratum c, s_c² the variance of ``values (n,)`` there.
+    """
+    cells, where = np.unique(np.stack([design.strata, groups]), axis=1, return_inverse=True)
+    weights = np.bincount(where.ravel(), design.weights)
+    counts = np.bincount(design.strata)
+    mean = np.bincount(design.strata, values) / counts
+    variances = np.bincount(design.strata, (values - mean[design.strata]) ** 2) / counts
+    if not variances.any():
+        variances = np.ones(len(counts))
+    each = weights**2 * variances[cells[0]]
+    of_class = np.bincount(cells[0], each)
+    left = float((of_class / design.enlarged).sum() / of_class.sum())
+    of_group = np.bincount(cells[1], each)
+    return max(1.0, left * float(of_group.sum()) ** 2 / float(of_group @ of_group))
 
 
 def _squares(
@@ -248,26 +377,6 @@ def _df(parts: NDArray[np.float64], dfs: NDArray[np.float64]) -> float:
     """Satterthwaite's degrees of freedom of a sum."""
     noise = float(np.divide(parts**2, dfs, out=np.zeros_like(parts), where=dfs > 0).sum())
     return float(parts.sum()) ** 2 / noise if noise else float(dfs.sum())
-
-
-def _examples(n: int, classes: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weight and stratum of each example: ``(n,)``, ``(n,)``; a stratum has at least two examples.
-
-    Classes with one example are one stratum together; if there is only one, it joins the smallest class.
-    """
-    if classes is None:
-        return np.full(n, 1 / n), np.zeros(n, np.int64)
-    labels = np.asarray(classes)
-    if labels.shape != (n,):
-        raise ValueError(f"{n} images are scored but {len(labels)} are labelled")
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    merged = np.arange(len(counts))
-    alone = np.flatnonzero(counts == 1)
-    if len(alone) == 1 and len(counts) > 1:
-        alone = np.argsort(counts, kind="stable")[:2]
-    merged[alone] = alone[0] if len(alone) else 0
-    _, codes = np.unique(merged[codes], return_inverse=True)
-    return even_strata(labels), codes
 
 
 def _distinct(values: NDArray[np.float64]) -> NDArray[np.float64]:

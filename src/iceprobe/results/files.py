@@ -18,6 +18,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import json_bytes
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.listing import Results
 from iceprobe.results.schema import Result
 
 FORMAT_VERSION = 2
@@ -56,8 +57,8 @@ def write_sealed(path: Path, document: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_results(run: str | Path) -> list[FittedResult]:
-    """Read the results of a run folder (or the path of a ``results.json``).
+def read_results(run: str | Path) -> Results[FittedResult]:
+    """Read the results of a run folder (or the path of a ``results.json``), a list that notebooks show as a table.
 
     Raises:
         IceprobeError: if there is no such file, or it isn't one that this version can read.
@@ -101,7 +102,7 @@ def read_results(run: str | Path) -> list[FittedResult]:
         raise IceprobeError(
             f"results {path} don't fit the schema: {field}: {first['msg']}; run again"
         ) from error
-    return [result.replaced(run=path.parent) for result in results]
+    return Results(result.replaced(run=path.parent) for result in results)
 
 
 def _from_1(entry: dict[str, Any]) -> dict[str, Any]:

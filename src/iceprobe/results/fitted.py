@@ -64,6 +64,12 @@ class FittedResult(Result):
             raise IceprobeError(f"no predictions of {self.label!r} were kept: fit it again")
         return found
 
+    def _repr_html_(self) -> str:
+        """Its row of the table, for a notebook."""
+        from iceprobe.results.tables import to_html
+
+        return to_html([self])
+
     def replaced(
         self,
         *,

@@ -7,7 +7,7 @@ multilabel: ``labels (n, K)`` uint8, 255 where a tag isn't known, ``LABEL/logits
 regression: ``labels (n, K)`` float64, NaN where a number isn't known, ``LABEL/predicted (S, n, K)`` float32
 in the target's unit. Examples are in the order of the store's split. Their ``names`` (bytes of a JSON list,
 uint8) are there if the data set was, and not in older files; ``group (n)`` int64 says which aren't
-independent, and ``column.NAME (n)`` int64 with the JSON of ``values`` are its slices. Paired statistics and the
+independent, ``LABEL/thresholds (S, K)`` float64 are tags' thresholds, and ``column.NAME (n)`` int64 with the JSON of ``values`` are its slices. Paired statistics and the
 report's pictures read the file.
 
 ``LABEL/logits (S, n, C)`` float16 are kept for metrics that are computed later; of more than 2,000
@@ -20,7 +20,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -63,6 +63,14 @@ class Logits:
 
     def read(self) -> Self:
         return self
+
+    def rows(self, rows: NDArray[np.bool_]) -> "Logits":
+        """Of some examples, ``(n,)``."""
+        return Logits(
+            self.values[:, rows],
+            None if self.classes is None else self.classes[:, rows],
+            None if self.log_sum_exp is None else self.log_sum_exp[:, rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ class Predictions:
         groups: ``(n,)`` int64, equal for examples that aren't independent; None: all are.
         slices: columns by whose values metrics are reported as well: codes ``(n,)`` and names of the
             values.
+        tuned: what the task set on held-out examples for later metrics, ``(S, …)``: of tags ``thresholds
+            (S, K)``, probabilities.
     """
 
     labels: NDArray[Any]
@@ -117,12 +127,22 @@ class Predictions:
     outputs: Sequence[Logits | StoredLogits] = ()
     groups: NDArray[np.int64] | None = None
     slices: Mapping[str, tuple[NDArray[np.int64], Sequence[str]]] = field(default_factory=dict)
+    tuned: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Any, labels: NDArray[Any]) -> Self:
         """Of what the task recorded (`tasks.records.Arrays`)."""
         outputs = [Logits.of(record)] if record.logits is not None else []
         return cls(labels, record.predicted, record.top5, outputs=outputs)
+
+    def tuned_to(self, found: Mapping[str, NDArray[Any]]) -> Self:
+        """The same, with the same values for every seed of what was set on held-out examples."""
+        if not found:
+            return self
+        arrays = (one for one in (self.predicted, *(o.read().values for o in self.outputs)))
+        seeds = next(len(one) for one in arrays if one is not None)
+        tuned = {name: np.stack([values] * seeds) for name, values in found.items()}
+        return replace(self, tuned=tuned)
 
     @property
     def record(self) -> "Recorded":
@@ -143,6 +163,26 @@ class Predictions:
             [logits for part in parts for logits in part.outputs] if every else [],
             first.groups,
             first.slices,
+            {
+                name: np.concatenate([part.tuned[name] for part in parts])
+                for name in first.tuned
+                if all(name in part.tuned for part in parts)
+            },
+        )
+
+    def rows(self, rows: NDArray[np.bool_]) -> "Predictions":
+        """Those of some examples, ``(n,)``; their logits are read."""
+        logits = self.logits()
+        return Predictions(
+            self.labels[rows],
+            None if self.predicted is None else self.predicted[:, rows],
+            None if self.top5 is None else self.top5[:, rows],
+            None
+            if self.names is None
+            else [self.names[row] for row in np.flatnonzero(rows).tolist()],
+            [] if logits is None else [logits.rows(rows)],
+            None if self.groups is None else self.groups[rows],
+            {name: (codes[rows], values) for name, (codes, values) in self.slices.items()},
         )
 
     def logits(self) -> Logits | None:
@@ -178,7 +218,7 @@ class Recorded:
 
     def __init__(self, predictions: Predictions):
         self.predicted, self.top5 = predictions.predicted, predictions.top5
-        self._read = predictions.logits
+        self._read, self._tuned = predictions.logits, predictions.tuned
 
     @cached_property
     def _logits(self) -> Logits | None:
@@ -196,10 +236,10 @@ class Recorded:
     def log_sum_exp(self) -> NDArray[Any] | None:
         return None if self._logits is None else self._logits.log_sum_exp
 
-    def __getattr__(self, name: str) -> None:
+    def __getattr__(self, name: str) -> NDArray[Any] | None:
         if name.startswith("_"):
             raise AttributeError(name)
-        return None
+        return self._tuned.get(name)
 
 
 def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) -> None:
@@ -226,6 +266,8 @@ def write_predictions(path: str | Path, predictions: Mapping[str, Predictions]) 
             add(f"{probe}/predicted", np.asarray(one.predicted, narrow))
         if one.top5 is not None:
             add(f"{probe}/top5", np.asarray(one.top5, dtype=np.bool_))
+        for name, values in one.tuned.items():
+            add(f"{probe}/{name}", np.asarray(values, np.float64))
         for logits in one.outputs:
             for name, array in logits.read().tensors().items():
                 add(f"{probe}/{name}", array, partial(_tensor, logits, name))
@@ -317,10 +359,12 @@ def read_predictions(
             predicted = read(f"{probe}/predicted") if f"{probe}/predicted" in keys else None
             names = json.loads(read("names").tobytes()) if "names" in keys else None
             values = json.loads(read("values").tobytes()) if "values" in keys else {}
+            others = [key.removeprefix(f"{probe}/") for key in keys if key.startswith(f"{probe}/")]
+            tuned = {n: read(f"{probe}/{n}") for n in {*others} - {*LOGITS, "predicted", "top5"}}
             slices = {name: (read(f"column.{name}"), mine) for name, mine in values.items()}
         outputs = [StoredLogits(path, probe)] if f"{probe}/logits" in keys else []
     except FileNotFoundError:
         raise IceprobeError(f"predictions {path} are missing: fit the run again") from None
     except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise IceprobeError(f"predictions {path} can't be read ({error}): fit again") from error
-    return Predictions(labels, predicted, top5, names, outputs, groups, slices)
+    return Predictions(labels, predicted, top5, names, outputs, groups, slices, tuned)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.results.schema import StoreReference
+from iceprobe.store.format import listed_as
 from iceprobe.store.noted import assumed
 
 _PACKAGES = ("iceprobe", "torch", "torchvision", "timm", "numpy")
@@ -55,7 +56,7 @@ def _processor() -> str:
 
 def images_hash(manifest: Any, split: str, index: Any) -> str:
     """Of a split's listing and the rows ``index (n,)`` int64 of it: equal means the same images in order."""
-    content = hashlib.sha256(manifest.splits[split].content["listing"].encode())
+    content = hashlib.sha256(manifest.splits[listed_as(split)].content["listing"].encode())
     content.update(index.tobytes())
     return content.hexdigest()[:16]
 

@@ -22,22 +22,36 @@ def merged(results: Sequence[FittedResult]) -> FittedResult:
     parts = [result.predictions() for result in results]
     predictions = Predictions.joined([part for part in parts if part is not None])
     last = [result.last_epoch for result in results if result.last_epoch is not None]
-    spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
     return first.replaced(
         predictions=predictions,
         probes=[probe for one in results for probe in one.probes or []],
-        metrics=scores_of(predictions, first.task),
+        metrics=scores_of(predictions, first.task, first.metrics),
         last_epoch=Score.of([v for score in last for v in score.values]) if last else None,
-        selected={key: _side_by_side(key, results) for key in first.selected},
-        best_minus_median=float(np.mean(spreads)) if spreads else None,
-        seconds=sum(result.seconds for result in results),
+        folds=_folds(results),
         seeds=[s for result in results for s in result.seeds] or list(range(len(results))),
-        early_stopping=_stopped_in_any(results),
-        undertrained=_undertrained(results),
-        warnings=_warnings(results),
-        selected_score=_held_out(results),
         variance="replicates",
+        **common_fields(results, "replicates"),
     )
+
+
+def common_fields(results: Sequence[FittedResult], what: str) -> dict[str, Any]:
+    """The fields that are put together alike of replicates and of folds; ``what`` says which."""
+    spreads = [r.best_minus_median for r in results if r.best_minus_median is not None]
+    return {
+        "selected": {key: _side_by_side(key, results) for key in results[0].selected},
+        "best_minus_median": float(np.mean(spreads)) if spreads else None,
+        "seconds": sum(result.seconds for result in results),
+        "early_stopping": _stopped_in_any(results),
+        "undertrained": _undertrained(results),
+        "warnings": _warnings(results, what),
+        "selected_score": _held_out(results),
+    }
+
+
+def _folds(results: Sequence[Result]) -> Score | None:
+    """Each fold's mean over replicates."""
+    known = [one.folds.values for one in results if one.folds is not None]
+    return Score.of(np.mean(known, 0).tolist()) if known else None
 
 
 def _stopped_in_any(results: Sequence[Result]) -> EarlyStopping | None:
@@ -53,7 +67,7 @@ def _undertrained(results: Sequence[Result]) -> list[str]:
     return found[0] if 2 * len(found) > len(results) else []
 
 
-def _warnings(results: Sequence[Result]) -> list[str]:
+def _warnings(results: Sequence[Result], what: str) -> list[str]:
     """Warnings of any of them, and of how many; those that differ only in numbers are one.
 
     Undertraining is a warning where too few are undertrained to take the probe out of comparisons.
@@ -67,9 +81,9 @@ def _warnings(results: Sequence[Result]) -> list[str]:
             found.setdefault(re.sub(r"\d[\d.,e+-]*", "#", warning), []).append(warning)
     warnings = []
     for same in found.values():
-        of = "" if len(same) == len(results) else f"in {len(same)} of {len(results)} replicates"
+        of = "" if len(same) == len(results) else f"in {len(same)} of {len(results)} {what}"
         if len(set(same)) > 1:
-            of = f"{of or f'in all {len(same)} replicates'}, numbers of the first"
+            of = f"{of or f'in all {len(same)} {what}'}, numbers of the first"
         warnings.append(f"{of}: {same[0]}" if of else same[0])
     return warnings
 

@@ -37,21 +37,62 @@ class Score(Record):
         mean: over seeds.
         sd: sample standard deviation over seeds (n − 1); ``None`` for a single value.
         values: one a seed, in the order of `Result.seeds`.
-        interval: 95%, over test images and seeds (docs/protocols.md); in files of earlier versions
-            a percentile bootstrap over test images.
+        interval: 95%, over test images (or groups of them) and seeds (docs/protocols.md); in files of
+            earlier versions a percentile bootstrap over test images.
+        method: how the interval was found (`results/intervals.py`); ``"score"`` of a mean over examples.
+        caveat: why the interval can't be trusted, in words; None where it can.
     """
 
     mean: Finite
     sd: float | None
     values: list[Finite] = Field(min_length=1)
     interval: tuple[Finite, Finite] | None = None
+    method: Literal["score", "bootstrap", "jackknife", "linearised"] = "score"
+    caveat: str | None = None
 
     @classmethod
-    def of(cls, values: Iterable[float], interval: tuple[float, float] | None = None) -> Self:
+    def of(
+        cls, values: Iterable[float], interval: tuple[float, float] | None = None, **fields: Any
+    ) -> Self:
         """The score of ``values`` (one a seed): mean and sample standard deviation computed."""
         values = [float(value) for value in values]
         sd = statistics.stdev(values) if len(values) > 1 else None
-        return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval)
+        return cls(mean=statistics.fmean(values), sd=sd, values=values, interval=interval, **fields)
+
+
+class Slice(Record):
+    """One metric on the test examples that have one value of a column.
+
+    Attributes:
+        value: of the column: ``"female"``.
+        images: examples that have it.
+        groups: independent groups among them; None where there are no groups.
+        score: on them; None where it is undefined there.
+        why: there is no score, in a sentence.
+    """
+
+    value: str
+    images: Count
+    groups: Count | None = None
+    score: Score | None = None
+    why: str | None = None
+
+
+class Slices(Record):
+    """One metric by the values of a column.
+
+    Attributes:
+        column: its name: ``"site"``.
+        metric: name of the metric.
+        values: in the order of the column's values; those that no test example has are left out.
+        worst: the value with the worst mean, among those whose interval can be trusted if there are any;
+            None with fewer than two scores. It was picked by the scores: of equal values one is the worst.
+    """
+
+    column: str
+    metric: str
+    values: list[Slice]
+    worst: str | None = None
 
 
 class Parameters(Record):
@@ -218,8 +259,8 @@ class Result(Record):
         dataset: spec: ``"folder:/data/birds"``.
         task: what the target of an example is (`iceprobe.tasks`).
         images: hash of the listing and rows that were tested: equal means the same images.
-        protocol: ``"heldout"`` or ``"paper"``.
-        split: the split that the scores were read on.
+        protocol: ``"heldout"``, ``"folds"`` or ``"paper"``.
+        split: the split that the scores were read on; ``"folds"``: all of train, out of fold.
         layer: of the backbone, from 0; ``None`` where that isn't known.
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
@@ -233,6 +274,8 @@ class Result(Record):
         primary: name of the metric that leads: the data set's convention, or else the task's.
         metrics: name → score, in the order of tables; what each means is in `iceprobe.tasks`. Of
             classification ``top1``, ``top5`` where there are more than five classes, ``mean_per_class``.
+        folds: the primary metric of each fold, in place of a seed, under ``"folds"``; `metrics` are of all
+            examples together.
         last_epoch: the primary metric at the last epoch, where another was selected.
         selected: learning_rate, weight_decay and epoch, or k and temperature.
         training: optimizer, epochs, images_per_step, the grid, run_seed, dtype, ….
@@ -291,6 +334,7 @@ class Result(Record):
 
     primary: str
     metrics: dict[str, Score]
+    folds: Score | None = None
     last_epoch: Score | None = None
 
     selected: dict[str, float | int | str] = {}

@@ -3,8 +3,8 @@
 Everything starts from ``correct``: ``(R, n)`` booleans (or fractions), replicate or seed by test image.
 Both are taken for draws from many: an interval says how the mean would move with other images *and* with
 other replicates (`results/crossed.py`), as a score interval (`results/scores.py`): Wilson's of an
-accuracy, Tango's of a paired difference. Scores that aren't bound to [0, 1] have mean ± q·√Var.
-Images are taken for independent of each other.
+accuracy, Tango's of a paired difference. Scores that aren't bound to [0, 1] have mean ± q·√Var. Images
+are taken for independent of each other, or ``groups`` of them are: then these are what others are drawn of.
 """
 
 from collections.abc import Hashable, Sequence
@@ -142,33 +142,49 @@ def mean_per_class(predicted: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
 
 
 def accuracy_interval(
-    correct: ArrayLike, classes: ArrayLike | None = None, *, confidence: float = 0.95
+    correct: ArrayLike,
+    classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Lower and upper end of the interval of the mean correctness, over images and replicates.
+
+    Where no error was seen in groups, it is as wide as with one image a group: all of a group may have been
+    right for the same reason. That is conservative.
 
     Args:
         correct: ``(R, n)`` or ``(n,)``.
         classes: ``(n,)``, for the mean of each class's accuracy; None for top-1.
+        groups: ``(n,)``, equal for images that aren't independent; None: all are.
         confidence: how often such intervals contain the accuracy over all images and replicates.
     """
-    found = spread(correct, classes)
+    found = spread(correct, classes, groups)
     share = min(1.0, max(0.0, found.mean))  # sums of weights may pass 1 by their rounding
     size = found.effective(share * (1 - share))
     return wilson(share, size, found.quantile(confidence), confidence)
 
 
-def score_interval(scores: ArrayLike, strata: ArrayLike | None = None) -> tuple[float, float]:
-    """95% interval of the mean of scores of any range; arguments as of :func:`accuracy_interval`."""
-    return spread(scores, strata).within(0.95)
+def score_interval(
+    scores: ArrayLike,
+    strata: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the mean of scores of any range; arguments as of :func:`accuracy_interval`."""
+    return spread(scores, strata, groups, fractions=False).within(confidence)
 
 
 def paired_difference(
     correct_a: ArrayLike,
     correct_b: ArrayLike,
     classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     *,
     replicates: bool = False,
     fractions: bool = True,
+    least: float = 0.0,
 ) -> Difference:
     """a − b on the images that both were tested on.
 
@@ -178,15 +194,18 @@ def paired_difference(
         correct_a: ``(R, n)`` or ``(n,)``.
         correct_b: ``(R', n)`` or ``(n,)``; the two may have different numbers of seeds.
         classes: ``(n,)``, to compare means of each class's accuracy.
+        groups: ``(n,)``, equal for images that aren't independent; None: all are.
         replicates: whether row r of both is the same complete repetition (the same draw of training
             images): differences are computed row by row.
         fractions: whether scores are bound to [0, 1].
+        least: variance over images that the difference of others has at least.
 
     Raises:
         ValueError: if the numbers of images, or of replicates, differ.
     """
     a, b = (np.atleast_2d(np.asarray(one, np.float64)) for one in (correct_a, correct_b))
-    found = spread_of_difference(a, b, classes, paired=replicates)
+    found = spread_of_difference(a, b, classes, groups, paired=replicates, fractions=fractions)
+    found = replace(found, examples=max(found.examples, least))
     counted = 1 / a.shape[1] if classes is None else even_strata(classes)
     rows = (a, b) if replicates else (a.mean(0), b.mean(0))
     gained, lost = (
@@ -210,6 +229,7 @@ def equivalent(
     correct_b: ArrayLike,
     margin: float,
     classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     *,
     replicates: bool = False,
 ) -> Equivalence:
@@ -218,7 +238,7 @@ def equivalent(
     Raises:
         ValueError: for a margin that isn't positive, or different numbers of images.
     """
-    difference = paired_difference(correct_a, correct_b, classes, replicates=replicates)
+    difference = paired_difference(correct_a, correct_b, classes, groups, replicates=replicates)
     return same_within(difference, margin)
 
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
+from iceprobe.results.html import html_table
 from iceprobe.results.other_sets import column_of, same_fit
 from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
 from iceprobe.results.schema import Result, Score
@@ -86,6 +87,15 @@ def _markdown_table(headings: Sequence[Column], rows: Sequence[Sequence[str]]) -
         "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
     ]
     return lines + ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
+
+
+def to_html(results: Sequence[Result]) -> str:
+    """A table for a notebook, or one for each task; names from data are escaped."""
+    tasks = dict.fromkeys(one.task for one in results)
+    parts = [[one for one in results if one.task == task] for task in tasks]
+    return "".join(
+        html_table(*_table(part), list(filter(None, _footnotes(part)))) for part in parts
+    )
 
 
 def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTable:
@@ -237,7 +247,8 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
     shown = [
         one
         for one in others
-        if one.scores is primary.scores
+        if one.each is not None
+        and one.each is primary.each
         and any(
             not is_usual(r)
             or abs(r.metrics.get(one.name, r.score).mean - r.metrics[primary.name].mean) > 5e-4

@@ -10,6 +10,7 @@ _HOME = {
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",
+    "from_tokens": "given",
     "live": "live_split",
     "repair": "writer",
 }

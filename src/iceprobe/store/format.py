@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TRAIN = "train"  # the split that may have augmented views
+FOLDS = "folds"  # examples of train, each read by probes that were trained on the other folds
 EVALUATION_VIEW = "evaluation view, without augmentation"
 
 Name = Annotated[str, AfterValidator(plain_name)]  # of a file in the store's own folder
@@ -358,6 +359,11 @@ class Manifest(_Record):
         shards = self.splits[split].shards
         shards.append(shard)
         shards.sort(key=lambda other: other.start)
+
+
+def listed_as(split: str) -> str:
+    """The split of the data set whose examples ``split`` has."""
+    return TRAIN if split == FOLDS else split
 
 
 def shard_file(split: str, number: int, view: int = 0) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,15 @@ from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
 from iceprobe.store.buffers import flat_bytes
-from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
+from iceprobe.store.format import (
+    FOLDS,
+    MANIFEST,
+    TRAIN,
+    FileRecord,
+    Manifest,
+    listed_as,
+    read_manifest,
+)
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
@@ -93,6 +102,8 @@ class Store(HasTokenShape):
         return Store(manifest, self._splits, self.path, self._dataset, self._trust)
 
     def __getitem__(self, split: str) -> "StoredSplit":
+        if split == FOLDS and TRAIN in self._splits and FOLDS not in self._splits:
+            return self._splits[TRAIN]  # out-of-fold predictions are of all of train, in its order
         if split not in self._splits:
             raise IceprobeError(
                 unknown(f"split of {self.manifest.dataset.name}", split, self.splits)
@@ -116,10 +127,34 @@ class Store(HasTokenShape):
         name = self.manifest.dataset.group
         return None if name is None else alone(self[split].columns[name])
 
+    def grouped_by(self, column: str | None) -> "Store":
+        """A view of this store whose groups are the values of another column; None leaves them.
+
+        Raises:
+            IceprobeError: if the data set has no such column, with those that it has.
+        """
+        if column is None:
+            return self
+        record = self.manifest.dataset
+        if column not in record.values:
+            columns = ", ".join(record.values) or "no column"
+            raise IceprobeError(
+                f"groups={column!r}: {record.spec} was read with {columns}; name it in the data's spec, "
+                f"group={column}, or for tokens of your own as groups"
+            )
+        grouped = self.manifest.model_copy(
+            update={"dataset": record.model_copy(update={"group": column})}
+        )
+        return Store(grouped, self._splits, self.path, self._dataset, self._trust)
+
     def slices(self, split: str) -> dict[str, tuple[NDArray[np.int64], list[str]]]:
         """Columns by whose values metrics are reported: codes ``(n,)`` and names of the values, by name."""
         record = self.manifest.dataset
         return {n: (self[split].columns[n], record.values[n]) for n in record.slices}
+
+    def beside(self, split: str) -> dict[str, Any]:
+        """What predictions on ``split`` keep of its examples besides their targets."""
+        return {"groups": self.groups(split), "slices": self.slices(split)}
 
     def check_targets(self, split: str) -> None:
         """Raise for the first target that is of no output; an early version stored such.
@@ -134,6 +169,14 @@ class Store(HasTokenShape):
                 f"{self.path or self.identity[:16]} is no class: {len(self.classes)} are named "
                 f"({len(outside)} such labels); extract it again from a data set without these images"
             )
+
+    def fold(self, held_out: np.ndarray) -> "Store":
+        """A view of this store that trains without the rows ``held_out`` of train, which are its split
+        ``"folds"``."""
+        train = self[TRAIN]
+        rest = np.setdiff1d(np.arange(len(train)), held_out)
+        splits = {TRAIN: train.take(rest), FOLDS: train.take(held_out)}
+        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
 
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store with only ``rows`` of ``split``; nothing is copied or read."""
@@ -204,7 +247,7 @@ class Store(HasTokenShape):
 
     def names(self, split: str, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Names of the images behind rows of a split."""
-        source = self.dataset().splits[split]
+        source = self.dataset().splits[listed_as(split)]
         return [source.names[index] for index in self[split].index[np.asarray(rows)]]
 
     def names_at_hand(self, split: str) -> list[str] | None:
@@ -223,8 +266,12 @@ class Store(HasTokenShape):
         """What the backbone saw: the crop of each image, before normalisation."""
         from iceprobe.backbones.preprocessing import Preprocessing
 
+        source = self.dataset().splits[listed_as(split)]
+        if not self.manifest.backbone.preprocessing:
+            raise IceprobeError(
+                f"{self.manifest.dataset.name} was given as tokens: there are no images to show"
+            )
         preprocessing = Preprocessing.from_dict(self.manifest.backbone.preprocessing)
-        source = self.dataset().splits[split]
         index = self[split].index[np.asarray(rows)].tolist()
         return [preprocessing.crop(source.image(row)) for row in index]
 

@@ -19,9 +19,11 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.core.trust import REMEDY
 from iceprobe.datasets.base import Dataset
-from iceprobe.datasets.registry import load_dataset, names_elsewhere
+from iceprobe.datasets.registry import has_run as has_run_data
+from iceprobe.datasets.registry import load_dataset, names_elsewhere, runs_code
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
+from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
@@ -30,17 +32,28 @@ Origin = Path | RemotePath | None  # where the record was read
 
 
 def recorded_dataset(spec: str, file: Origin, *, trust: bool = False) -> Dataset:
-    """The data set of the ``spec`` in the store ``file``; ``trust`` allows contacting its host.
+    """The data set of the ``spec`` in the store ``file``; ``trust`` allows contacting its host and running
+    its code.
 
     Raises:
-        IceprobeError: if another host isn't trusted, or the data set can't be loaded.
+        IceprobeError: if another host or code isn't trusted, or the data set can't be loaded.
     """
     if not trust and names_elsewhere(spec):
         raise IceprobeError(
             f"{file or 'the store'} names images on another host, {spec!r}, which isn't asked: "
             f"{REMEDY}"
         )
-    return load_dataset(spec)
+    if not runs_code(spec):
+        return load_dataset(spec)
+    if not trust and not has_run_data(spec):
+        raise IceprobeError(
+            f"{file or 'the store'} names the data set {spec!r}, which runs code of its own on this "
+            f"machine: read that code, then {REMEDY}"
+        )
+    parsed = parse_spec(spec)
+    with _path_without(file):
+        # `trust` is set by the caller, not by the file.
+        return load_dataset(str(replace(parsed, options={**parsed.options, "trust": "true"})))
 
 
 def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = False) -> "Backbone":
@@ -78,6 +91,11 @@ def same_backbone(backbone: "Backbone", record: BackboneRecord) -> None:
 def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> "Backbone":
     """Load ``spec``, a variant of the one in ``record``; errors as of :func:`recorded_backbone`."""
     asked = parse_spec(record.spec)
+    if asked.kind == GIVEN:
+        raise IceprobeError(
+            f"{record.spec!r} are tokens that iceprobe.from_tokens was given: there is no backbone to "
+            "run; probe the backbone itself (iceprobe.extract) for what needs one"
+        )
     if (asked.kind or "") not in BACKBONES:
         raise IceprobeError(
             f"backbone {record.spec!r} was a module in memory, whose architecture a file can't "

@@ -27,12 +27,16 @@ def calibration_error(
         examples: ``(m,)`` int64, whose the cells are; None: cell i is of example i.
     """
     found = []
-    for row, gap in zip(confidence, confidence - right.to(confidence.dtype), strict=True):
+    for row, is_right in zip(confidence, right.to(confidence.dtype), strict=True):
         ordered, order = row.sort()
+        gap = ordered - is_right[order]
+        if not len(gap):
+            found.append(weights.sum(1) * torch.nan)
+            continue
         first, last = (of[0] for of in tied(ordered[None]))
         mine = order if examples is None else examples[order]
         parts = weights.split(max(1, CELLS // max(len(mine), 1)))
-        of_parts = [_of_row(gap[order], first, last, picked(part, mine)) for part in parts]
+        of_parts = [_of_row(gap, first, last, picked(part, mine)) for part in parts]
         found.append(torch.cat(of_parts))
     return torch.stack(found)
 

@@ -27,7 +27,7 @@ from iceprobe.tasks.formulas import (
 from iceprobe.tasks.rankings import Ranking, average_precision
 from iceprobe.tasks.rankings import auroc as area_under_roc
 
-_BLOCK = 1 << 20  # of logits in float64 at once: 8 MB
+_BLOCK = 1 << 22  # of probabilities at once: 32 MB
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -97,12 +97,10 @@ def log_loss(logits: Values, targets: Values) -> Tensor:
     p is at least 2.2e-16, float64's ε, as scikit-learn clips it: a loss is at most 36.04.
     """
     true = integers(targets)[:, None]
-    found = []
-    for member in _members(logits):
-        highest, total = _normaliser(member)
-        own = member.gather(1, true)[:, 0].to(torch.float64)
-        found.append(-(own - highest - total.log()).nan_to_num(-torch.inf))
-    return torch.stack(found).clamp(0, -np.log(EPS))
+    p = [
+        _of_softmax(member, lambda p, some: p.gather(1, true[some])) for member in _members(logits)
+    ]
+    return -torch.stack(p)[..., 0].nan_to_num(0.0).clamp(EPS, 1.0).log()
 
 
 def ece(
@@ -118,7 +116,8 @@ def ece(
         log_sum_exp: ``(S, n)``, where ``logits`` are those of the best classes only.
     """
     if log_sum_exp is None:
-        confidence = torch.stack([1 / _normaliser(member)[1] for member in _members(logits)])
+        of_members = [_of_softmax(member, lambda p, _: p.amax(1)) for member in _members(logits)]
+        confidence = torch.stack(of_members)
     else:
         confidence = (numbers(logits).amax(-1) - numbers(log_sum_exp)).exp()
     right = integers(predicted) == integers(targets)
@@ -169,28 +168,25 @@ def _one_against_the_rest(
     there = true.unique()
     found = []
     for member in _members(logits):
-        highest, total = _normaliser(member)
         rows = []
         for some in there.split(max(1, _BLOCK // max(len(true), 1))):
-            p = (member[:, some].to(torch.float64) - highest[:, None]).exp() / total[:, None]
+            p = _of_softmax(member, _columns(some)).T.contiguous()
             positive = true == some[:, None]
-            p = torch.where(p.T.isnan(), (~positive).to(p.dtype), p.T)
+            p = torch.where(p.isnan(), (~positive).to(p.dtype), p)
             rows.append(measure(Ranking.of(p, positive), weights))
         found.append(torch.cat(rows))
     return over_members(found)
 
 
-def _normaliser(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit z* of each example and Σ_c exp(z_c − z*): ``(n, C)`` → ``(n,)``, ``(n,)``.
+def _columns(some: Tensor) -> Callable[[Tensor, slice], Tensor]:
+    return lambda p, _: p[:, some]
 
-    Differences of halves are exact in float64, so that examples with the same p tie.
-    """
-    highest, total = [], []
-    for some in logits.split(max(1, _BLOCK // logits.shape[1])):
-        z = some.to(torch.float64)
-        highest.append(z.amax(1))
-        total.append((z - highest[-1][:, None]).exp().sum(1))
-    return torch.cat(highest), torch.cat(total)
+
+def _of_softmax(logits: Tensor, read: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """``read`` of p and of whose it is, some examples at a time: logits ``(n, C)`` → ``(n, …)``."""
+    step = max(1, _BLOCK // logits.shape[1])
+    blocks = (slice(at, at + step) for at in range(0, len(logits), step))
+    return torch.cat([read(logits[some].to(torch.float64).softmax(1), some) for some in blocks])
 
 
 def _members(logits: Values) -> Iterator[Tensor]:

@@ -4,7 +4,8 @@
 
 Targets are ``(n, K)`` uint8, 1 with the tag, 0 without, `UNKNOWN` where that isn't known: then the cell
 counts nowhere. With balanced class weights y_ik counts (n − n_k)/n_k times, of the known cells of tag k.
-A record holds ``logits (G, n, K)`` float32.
+A record holds ``logits (G, n, K)`` float32; ``thresholds (G, K)`` of probabilities are tuned on held-out
+examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,14 @@ class Multilabel(Task):
         wrong = torch.where(targets == 1, -torch.inf, torch.inf).expand_as(logits)
         found = torch.where(logits.isfinite(), logits, wrong.to(logits))
         return {"logits": found.nan_to_num().to("cpu", torch.float32)}
+
+    def tuned(self, record: "Record", targets: NDArray[Any]) -> "Record":
+        """Each tag's threshold with the highest F1, ``thresholds (G, K)``."""
+        import torch
+
+        from iceprobe.tasks.tag_formulas import best_thresholds
+
+        return {"thresholds": torch.from_numpy(best_thresholds(record["logits"], targets))}
 
     def voted(
         self,

@@ -150,6 +150,11 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    def tuned(self, record: "Record", targets: NDArray[Any]) -> "Record":
+        """What is set on held-out examples for later metrics, ``(G, …)`` each, from a record of them; none by
+        default. Metrics find it in the record of other examples by its name."""
+        return {}
+
     @property
     def votes(self) -> bool:
         """Whether k-NN predicts its targets."""
