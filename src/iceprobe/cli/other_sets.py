@@ -73,7 +73,7 @@ def tell_tests(run: Any) -> None:
     from iceprobe.cli.console import console
     from iceprobe.results import read_results
     from iceprobe.results.other_sets import read_tests
-    from iceprobe.results.tables import to_rich_tests
+    from iceprobe.results.other_tables import to_rich_tests
 
     if tests := read_tests(run):
         console.print(to_rich_tests(read_results(run), tests))

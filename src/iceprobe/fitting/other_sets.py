@@ -37,6 +37,7 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.results.files import FILE_NAME, read_results, write_results
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.listing import Results
 from iceprobe.results.other_sets import MASKED, TESTS
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import write_predictions
@@ -54,7 +55,7 @@ log = logging.getLogger("iceprobe")
 @shows_progress
 @takes(OtherSetCall)
 @in_own_state
-def test(run: Any, dataset: Any, *, call: OtherSetCall) -> list[FittedResult]:
+def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]:
     """Read a fitted run on another data set; no fit is repeated.
 
     Classes (tags, numbers) are matched by name, in any order; the other set may have only some of them,
@@ -104,10 +105,10 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> list[FittedResult]:
             for number, (kind, one) in enumerate(kinds.items())
         }
         if place is None:
-            return [one for each in made.values() for one in each]
+            return Results(one for each in made.values() for one in each)
         # The one that says that the test is finished comes last.
         written = {kind: _write(place / kind, made[kind]) for kind in reversed(made)}
-        return [one for kind in made for one in written[kind]]
+        return Results(one for kind in made for one in written[kind])
 
 
 def check_matches(dataset: Any, split: str, task: str, classes: Sequence[str]) -> None:
@@ -211,7 +212,7 @@ def _name(record: DatasetRecord, split: str) -> str:
     return name if split == "test" else f"{name}-{file_name(split)}"
 
 
-def _finished(place: Path, fit: FittedRun, store: Store, split: str) -> list[FittedResult]:
+def _finished(place: Path, fit: FittedRun, store: Store, split: str) -> Results[FittedResult]:
     """The results of a test that is there already, if it is this one.
 
     Raises:
@@ -229,7 +230,7 @@ def _finished(place: Path, fit: FittedRun, store: Store, split: str) -> list[Fit
             f"{place} holds a test {what}: give this one another name, or remove the folder"
         )
     log.info("%s is complete already", place)
-    return [one.replaced(open_store=store) for one in found]
+    return Results(one.replaced(open_store=store) for one in found)
 
 
 def _write(folder: Path, results: Sequence[FittedResult]) -> list[FittedResult]:

@@ -10,8 +10,9 @@ from iceprobe.core.text import shown, utf8
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.other_sets import tests_of
+from iceprobe.results.other_tables import to_markdown_tests
 from iceprobe.results.segmentation import Segmentation
-from iceprobe.results.tables import to_csv, to_markdown, to_markdown_tests
+from iceprobe.results.tables import to_csv, to_markdown
 
 TABLES = (".md", ".csv")
 
