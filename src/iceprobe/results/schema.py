@@ -150,6 +150,24 @@ class StoreReference(Record):
     identity: str
 
 
+class FittedOn(Record):
+    """What a run was fitted on, in a result of it that was read on another data set (``iceprobe test``).
+
+    Attributes:
+        name: of the test, its folder ``tests/NAME`` in the run folder.
+        dataset: spec of the data set that the probes were fitted on.
+        split: that the run itself reports.
+        store: the feature store that they were fitted on.
+        created: when the run's own result was made.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    store: StoreReference
+    created: str = ""
+
+
 class Files(Record):
     """Files of this result, relative to the run folder, with forward slashes.
 
@@ -301,6 +319,9 @@ class Result(Record):
         assumed: assumptions about backbone and images, a line each.
         identical_images: images of the reported split that are training images too, by their pooled
             tokens; also 0 where this wasn't checked (adapted backbones, live tokens, older results).
+        test_of: what it was fitted on, if that is another data set than the one it was read on; `dataset`,
+            `images`, `split`, `store`, `classes` and `test_images` are then of the latter.
+        masked: whether only the logits of the other set's classes count; the run predicts more.
         skipped_images: left out by ``--on-bad-image skip``.
         files: its files in the run folder.
     """
@@ -356,6 +377,8 @@ class Result(Record):
     created: str = ""
     assumed: list[str] = []
     identical_images: Count = 0
+    test_of: FittedOn | None = None
+    masked: bool = False
     skipped_images: Count = 0
     files: Files = Files()
 

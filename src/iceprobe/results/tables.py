@@ -16,7 +16,7 @@ from iceprobe.tasks.registry import get_task
 _COLUMNS = (
     "parameters", "flops", "seconds", "adaptation", "backbone", "layer", "dataset", "headline",
     "shots", "fraction", "train_images", "protocol", "split", "selected_on", "training_images",
-    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds",
+    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds", "test", "masked",
 )  # fmt: skip
 
 #: What is said of an undertrained fit.
@@ -47,7 +47,9 @@ def to_csv(results: Sequence[Result]) -> str:
     metrics = list(dict.fromkeys(name for task in tasks.values() for name in task.metrics))
     columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *_COLUMNS]
     rows: list[list[object]] = [[*columns]]
-    for result in leaderboard(results):
+    tests = [one for one in results if one.test_of]
+    own = leaderboard([one for one in results if not one.test_of])
+    for result in [*own, *tests]:
         usual = result.metrics.get(tasks[result.task].primary)
         per_class = result.metrics.get("mean_per_class")
         low, high = (usual and usual.interval) or (None, None)
@@ -67,6 +69,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "per_class_high": class_high,
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
+            "test": result.test_of.name if result.test_of else None,
         }
         rows.append([cells.get(name) for name in columns])
     return csv_text(rows)
@@ -74,13 +77,16 @@ def to_csv(results: Sequence[Result]) -> str:
 
 def to_markdown(results: Sequence[Result]) -> str:
     """A table for a README or an issue; names from data can't break out of their cells."""
-    headings, rows = _table(results)
+    return "\n".join([*markdown_table(*_table(results)), *_footnotes(results)]) + "\n"
+
+
+def markdown_table(headings: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, whose cells are escaped."""
     lines = [
-        "| " + " | ".join(heading.title for heading in headings) + " |",
+        "| " + " | ".join(_markdown(heading.title) for heading in headings) + " |",
         "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
     ]
-    lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, *_footnotes(results)]) + "\n"
+    return lines + ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
 
 
 def to_html(results: Sequence[Result]) -> str:

@@ -36,6 +36,7 @@ class Multilabel(Task):
     primary: ClassVar[str] = "map"
     target_dtype: ClassVar[str] = "uint8"
     several: ClassVar[bool] = True
+    unknown: ClassVar[float] = UNKNOWN
     weighs_classes: ClassVar[bool] = True
     solver: ClassVar[str | None] = "logistic"
 
