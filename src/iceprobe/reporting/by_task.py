@@ -57,7 +57,7 @@ class Page:
 
 _ANY = (
     Section("metrics", "Every metric", "metric_view:every_metric"),
-    Section("slices", "Where it reads less", "slice_view:by_slice"),
+    Section("slices", "Slice by slice", "slice_view:by_slice"),
     Section("folds", "Fold by fold", "fold_view:by_fold"),
 )
 _CALIBRATION = Section(

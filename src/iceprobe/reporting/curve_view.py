@@ -109,7 +109,7 @@ def _block(context: Context, lines: Sequence[_Line], lead: str) -> Block | None:
         return None
     roc, precision = (_chart(lines, which) for which in ("roc", "precision"))
     chance = {round(one.curves.rate, 3) for one in lines}
-    on = f"{tenths(chance.pop())}%" if len(chance) == 1 else "the share of each"
+    on = f"{tenths(chance.pop())}%" if len(chance) == 1 else "the share of positives"
     return Block(
         lead,
         charts=[

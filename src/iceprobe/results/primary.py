@@ -90,5 +90,5 @@ def _shared_unit(results: Sequence[Result]) -> str:
 
 
 def capital(text: str) -> str:
-    """``text`` with a capital first letter."""
-    return text[0].upper() + text[1:]
+    """``text`` with a capital first letter; an abbreviation such as mAP stays."""
+    return text if text[1:2].isupper() else text[0].upper() + text[1:]
