@@ -55,10 +55,19 @@ def score_of(predictions: Predictions, task: str, name: str) -> Score:
         IceprobeError: if ``task`` has no metric of that name, the predictions don't allow it, or it is
             undefined for their targets.
     """
+    return _score(known_metric(task, name), predictions)
+
+
+def known_metric(task: str, name: str | None = None) -> Metric:
+    """The metric called ``name`` of ``task``, its primary one by default.
+
+    Raises:
+        IceprobeError: if there is none.
+    """
     metrics = get_task(task).metrics
-    if name not in metrics:
+    if name is not None and name not in metrics:
         raise IceprobeError(unknown(f"metric of {task}", name, metrics))
-    return _score(metrics[name], predictions)
+    return get_task(task).metric(name)
 
 
 def _score(metric: Metric, predictions: Predictions) -> Score:

@@ -30,7 +30,7 @@ def joined_folds(
     return first.replaced(
         predictions=predictions,
         probes=[],
-        metrics=scores_of(predictions, first.task),
+        metrics=scores_of(predictions, first.task, first.metrics),
         folds=Score.of(one.score.mean for one in results),
         identical_images=sum(one.identical_images for one in results),
         assumed=_assumed(results, len(of_all.labels)),

@@ -20,15 +20,15 @@ examples as there are units, or units of the rarer outcome where the metric coun
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.caveats import UNTRUSTED, caveat, positives
+from iceprobe.results.caveats import UNTRUSTED, caveat, rarest
 from iceprobe.results.crossed import Spread, spread
+from iceprobe.results.links import Link
 from iceprobe.results.resampling import DRAWS, bootstrap_ends, bootstrapped, left_out
 from iceprobe.results.scores import wilson
 from iceprobe.results.statistics import (
@@ -37,14 +37,13 @@ from iceprobe.results.statistics import (
     paired_difference,
     score_interval,
 )
-from iceprobe.results.units import codes_of, summed
+from iceprobe.results.units import codes_of, number_of, summed
 from iceprobe.tasks.metrics import Metric
 
 FEW_UNITS = 50  # below which the jackknife takes the bootstrap's place
 MANY_UNITS = 1_000  # from which all methods agree, so that less is spent
 MOST_CELLS = 2e9  # element operations of the bootstrap: a minute or so; a tenth with many units
 UNDEFINED = 0.05  # of the draws: an interval that leaves out more isn't trusted
-LONGEST = 1.0  # step of the jackknife, in units of f
 
 Method = Literal["score", "bootstrap", "jackknife", "linearised"]
 
@@ -113,7 +112,7 @@ def interval_of(
         drawn = left_out(metric, read, targets, codes).mean(0)
     defined = drawn[np.isfinite(drawn)]
     method = method if len(defined) else "linearised"
-    found, linked = spread(scores, groups=groups, fractions=False), _Link.of(metric.range)
+    found, linked = spread(scores, groups=groups, fractions=False), Link.of(metric.range)
     if method == "bootstrap":
         each = np.asarray(scores, np.float64).mean(0)
         ends = bootstrap_ends(value, defined, summed(each - each.mean(), codes), confidence)
@@ -229,9 +228,8 @@ def _at_an_end(
     low, high = metric.range
     if low is None or high is None or 1e-9 < (value - low) / (high - low) < 1 - 1e-9:
         return None
-    number = positives(metric, targets, groups)
-    units = len(targets) if groups is None else len(np.unique(np.asarray(groups)))
-    size = max(1, units if number is None else number)
+    found = rarest(metric, targets, groups)
+    size = max(1, number_of(groups, len(targets)) if found is None else found[1])
     share = round((value - low) / (high - low))
     from scipy.special import ndtri
 
@@ -239,11 +237,11 @@ def _at_an_end(
     return low + (high - low) * ends[0], low + (high - low) * ends[1]
 
 
-def _jackknife(linked: "_Link", value: float, without: NDArray, units: int) -> float:
+def _jackknife(linked: Link, value: float, without: NDArray, units: int) -> float:
     """√V, of the values without a unit."""
-    with np.errstate(divide="ignore"):
-        steps = linked.forward(without) - linked.forward(np.array(value))
-    steps = np.clip(steps, -LONGEST, LONGEST)
+    with np.errstate(invalid="ignore"):
+        steps = linked.forward(without) - linked.forward(value)
+    steps = np.clip(steps, -linked.longest, linked.longest)
     return math.sqrt((units - 1) / max(len(steps), 1) * float(steps @ steps))
 
 
@@ -265,49 +263,6 @@ def _inside(metric: Metric, low: float, high: float) -> tuple[float, float]:
     least, most = metric.range
     low = low if least is None else max(low, least)
     return low, high if most is None else min(high, most)
-
-
-@dataclass(frozen=True)
-class _Link:
-    """f, with its inverse and slope."""
-
-    forward: Callable[[NDArray], NDArray]
-    back: Callable[[float], float]
-    slope: Callable[[float], float]
-
-    @classmethod
-    def of(cls, range: tuple[float | None, float | None]) -> "_Link":
-        low, high = range
-        if low is not None and high is not None:
-            return cls(
-                lambda v: np.log(v - low) - np.log(high - v),
-                lambda x: low + (high - low) / (1 + math.exp(min(-x, 700))),
-                lambda v: _inverse((v - low) * (high - v) / (high - low)),
-            )
-        if high is not None:
-            return cls(
-                lambda v: -np.log(high - v),
-                lambda x: high - math.exp(-x),
-                lambda v: _inverse(high - v),
-            )
-        if low is not None:
-            return cls(
-                lambda v: np.log(v - low), lambda x: low + math.exp(x), lambda v: _inverse(v - low)
-            )
-        return cls(lambda v: v, lambda x: x, lambda v: 1.0)
-
-    def around(self, value: float, half: float) -> tuple[float, float]:
-        """What f takes to f(value) ± half."""
-        with np.errstate(divide="ignore"):
-            middle = float(self.forward(np.array(value)))
-        if not (math.isfinite(middle) and math.isfinite(half)):
-            return value, value
-        half = min(half, 300.0)  # beyond which the ends are those of the range
-        return self.back(middle - half), self.back(middle + half)
-
-
-def _inverse(distance: float) -> float:
-    return 1 / distance if distance > 0 else math.inf
 
 
 class _Read:
