@@ -78,7 +78,7 @@ PAGES: dict[str, Page] = {
     ),
     "multilabel": Page(
         "tag",
-        ("map", "auroc", "f1_macro", "f1_micro", "f1_macro_best"),
+        ("map", "auroc", "f1_macro", "f1_macro_best"),
         (
             *_ANY,
             Section("tags", "Tag by tag", "tag_view:by_tag"),
@@ -90,7 +90,7 @@ PAGES: dict[str, Page] = {
     ),
     "regression": Page(
         "number",
-        ("r2", "mae", "rmse", "pearson", "spearman"),
+        ("r2", "mae", "rmse", "pearson"),
         (
             *_ANY,
             Section("numbers", "Number by number", "number_view:by_number"),

@@ -90,7 +90,7 @@ def fold_dots(context: Context) -> Spec:
     domain = clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
     order = [row["probe"] for row in joint]
     y = alt.Y("probe:N", sort=order, title=None).axis(
-        grid=True, ticks=False, domain=False, labelLimit=200, labelPadding=8
+        grid=True, ticks=False, domain=False, labelLimit=150, labelPadding=8
     )
     x = alt.X("score:Q", title=axis_title(shown)).scale(domain=domain, nice=False, zero=False)
     colour = alt.Color("colour:N", scale=None)
@@ -111,4 +111,4 @@ def fold_dots(context: Context) -> Spec:
         y=y, x=x, color=colour,
         tooltip=[alt.Tooltip("probe:N"), alt.Tooltip("fold:Q"), alt.Tooltip("shown:N", title=metric.title)],
     )  # fmt: skip
-    return finish(alt.layer(bars, large, small), height=max(90.0, 34.0 * len(shown)))
+    return finish(alt.layer(bars, large, small), height=max(90.0, 34.0 * len(shown)), width=350)

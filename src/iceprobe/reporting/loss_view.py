@@ -37,8 +37,9 @@ def apart(context: Context) -> Block | None:
         return None
     gap = of_b.mean(0) - of_a.mean(0)  # > 0: the first is nearer
     order = np.argsort(np.nan_to_num(gap), kind="stable")
-    for_a = [row for row in order[::-1][:COUNT].tolist() if gap[row] > 0]
-    for_b = [row for row in order[:COUNT].tolist() if gap[row] < 0]
+    agree = np.sign(of_b[0] - of_a[0]) == np.sign(gap)  # as the first seeds say, which are shown
+    for_a = [row for row in order[::-1].tolist() if gap[row] > 0 and agree[row]][:COUNT]
+    for_b = [row for row in order.tolist() if gap[row] < 0 and agree[row]][:COUNT]
     rows = np.array([*for_a, *for_b], np.int64)
     if not len(rows):
         return None
@@ -58,7 +59,7 @@ def apart(context: Context) -> Block | None:
     return Block(
         f"{display_name(first.label)} against {display_name(second.label)}, {rule}: on "
         f"{100 * nearer:.0f}% of the {first.split} images the first is nearer. Shown are those on which "
-        f"{what} differs most, mean over seeds; the answers are the first seed’s.",
+        f"{what} differs most, mean over seeds, and in the same way of the first seeds, whose answers are shown.",
         tables=tables,
         notes=notes,
     )

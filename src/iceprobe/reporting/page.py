@@ -97,7 +97,7 @@ def render(
     contexts = [
         Context(group.results, i, palette, images, opened, trust) for i, group in enumerate(shown)
     ]
-    sections = [view for one in layout.sections if (view := one.view(contexts))]
+    sections = [made for one in layout.sections if (made := one.view(contexts))]
     figures += [chart for one in sections for chart in one.charts]
     disputed = images and layout.classes
     disputes, undisputed = disputes_of(shown, opened) if disputed else ([], [])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.intervals import FEW_UNITS, interval_of
+from iceprobe.results.intervals import FEW_UNITS, Method, interval_of
 from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.units import number_of
 from iceprobe.tasks.registry import get_task
@@ -44,9 +44,7 @@ def intervals_of(
         found[output] = None
         if metric.missing(mine.record, mine.labels) is None:
             few = number_of(mine.groups, len(mine.labels)) < FEW_UNITS
-            method = "jackknife" if few else "linearised"
-            interval = interval_of(
-                metric, mine.record, mine.labels, mine.groups, method=method
-            )  # fmt: skip
-            found[output] = interval and interval.ends
+            method: Method = "jackknife" if few else "linearised"
+            mean = interval_of(metric, mine.record, mine.labels, mine.groups, method=method)
+            found[output] = None if mean is None else mean.ends
     return found

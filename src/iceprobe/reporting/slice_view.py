@@ -10,7 +10,7 @@ import numpy as np
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
-from iceprobe.reporting.charts import WIDTH, Chart, Spec, by_colour, finish
+from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
@@ -19,6 +19,7 @@ from iceprobe.results.schema import Slice, Slices
 from iceprobe.results.slices import slices_of
 from iceprobe.results.tables import figure, percent, span, worded
 
+NARROW = 350  # pixels of a chart that leaves room for names on its left
 MOST = 24  # values of a column that are shown, the most frequent ones
 
 
@@ -29,7 +30,8 @@ def by_slice(context: Context) -> Block | None:
         return None
     found = [(one, _slices(one)) for one in shown]
     columns = [one.column for one in found[0][1]]
-    charts, notes = [], []
+    charts: list[Chart] = []
+    notes: list[str] = []
     for number, column in enumerate(columns):
         of_column = [(one, each[number]) for one, each in found if len(each) == len(columns)]
         left_out = _left_out(shown[0].needed_predictions(), column)
@@ -141,10 +143,10 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
     probes = list(dict.fromkeys(row["probe"] for row in rows))
     x = alt.X("score:Q", title=axis_title(results)).scale(domain=domain, nice=False, zero=False)
     y = alt.Y("value:N", sort=labels, title=None).axis(
-        grid=True, ticks=False, domain=False, labelLimit=220, labelPadding=8
+        grid=True, ticks=False, domain=False, labelLimit=150, labelPadding=8
     )
     legend = alt.Legend(
-        title=None, orient="bottom", columns=2, labelLimit=WIDTH // 2, symbolType="circle",
+        title=None, orient="bottom", columns=2, labelLimit=NARROW // 2, symbolType="circle",
         symbolOpacity=1,
     )  # fmt: skip
     offset = alt.YOffset("probe:N", sort=probes)
@@ -165,10 +167,11 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
         ],
     )
     everyone = [
-        {"score": metric.scale * one.score.mean, "colour": context.colour(one)} for one in results
+        {"probe": display_name(one.label), "score": metric.scale * one.score.mean}
+        for one in results
     ]
     dashed = alt.Chart(alt.Data(values=everyone)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2)
-    overall = dashed.encode(x=x, color=alt.Color("colour:N", scale=None))
-    height = max(90.0, len(labels) * max(24.0, 13.0 * len(probes)))
-    chart = alt.layer(overall, bars, points).resolve_scale(color="independent")
-    return finish(chart, height=height)
+    height = max(90.0, len(labels) * max(26.0, 14.0 * len(probes)))
+    return finish(
+        alt.layer(dashed.encode(x=x, color=colour), bars, points), height=height, width=NARROW
+    )

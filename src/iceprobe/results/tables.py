@@ -48,14 +48,20 @@ def ordered_metrics(results: Sequence[Result]) -> list[Metric]:
 def to_csv(results: Sequence[Result]) -> str:
     """One line a result, numbers at full precision: accuracies as fractions.
 
-    Deviation and interval are of the primary metric of the task, whichever one leads.
+    Deviation and interval are of the metric in the second column: of classes the primary one of the task,
+    whichever one leads, and of any other task the one that leads.
     """
     tasks = {one.task: get_task(one.task) for one in results}
+    classes = any(result.task == "classification" for result in results)
     metrics = list(dict.fromkeys(name for task in tasks.values() for name in task.metrics))
-    columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *_COLUMNS]
+    columns: Sequence[str] = _COLUMNS
+    if not classes and results:
+        metrics = list(dict.fromkeys([shared_metric(*results).name, *metrics]))
+        columns = [name for name in _COLUMNS if not name.startswith("per_class")]
+    columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *columns]
     rows: list[list[object]] = [[*columns]]
     for result in leaderboard(results):
-        usual = result.metrics.get(tasks[result.task].primary)
+        usual = result.metrics.get(tasks[result.task].primary if classes else metrics[0])
         per_class = result.metrics.get("mean_per_class")
         low, high = (usual and usual.interval) or (None, None)
         class_low, class_high = (per_class and per_class.interval) or (None, None)
@@ -130,7 +136,7 @@ def figure(
 ) -> str:
     """A score as its metric is written, the one place where scores are rounded; without a metric a share.
 
-    A percentage has one decimal, any other score three, or, in the unit of targets, as many as show four
+    A percentage has one decimal, any other score three, or, in the unit of targets, as many as show three
     digits of ``near``, itself by default. The same score reached by two sums may differ in its sixteenth
     digit, and 7.25 would be 7.2 in one table and 7.3 in another: it is rounded to nine digits first. A minus
     is typographic, and never before 0.
@@ -150,7 +156,7 @@ def _decimals(metric: Metric | None, near: float) -> int:
         return 1
     if not metric.unit_of_target or not near or not math.isfinite(near):
         return 3
-    return min(12, max(0, 3 - math.floor(math.log10(abs(near)))))
+    return min(12, max(0, 2 - math.floor(math.log10(abs(near)))))
 
 
 def tenths(share: float) -> str:
