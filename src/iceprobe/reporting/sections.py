@@ -14,8 +14,8 @@ from iceprobe.reporting.analysis_view import (
     parts_view,
     predictor_tables,
 )
+from iceprobe.reporting.charts import Chart
 from iceprobe.reporting.disagreement_view import DisagreementView, disagreement_view
-from iceprobe.reporting.figures import Chart
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.groups import SourceResults
 from iceprobe.results.comparison import BASELINES, probe_name, reference_ep

@@ -97,6 +97,7 @@ def origin(
         "split": split,
         "classes": len(dataset.classes),
         "class_names": list(dataset.classes),
+        "units": list(dataset.units),
         "train_images": train_images,
         "test_images": len(index),
         "dim": shape.dim,

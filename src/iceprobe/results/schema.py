@@ -279,8 +279,9 @@ class Result(Record):
         layer: of the backbone, from 0; ``None`` where that isn't known.
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
-        classes: C.
-        class_names: of the classes, in their order; empty in results from before they were kept.
+        classes: K, the number of outputs: of classes C, of tags or of numbers.
+        class_names: of the outputs, in their order; empty in results from before they were kept.
+        units: of the outputs, where they are numbers with known units; ``""`` where one isn't known.
         train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -341,6 +342,7 @@ class Result(Record):
     fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
     class_names: list[str] = []
+    units: list[str] = []
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
