@@ -15,12 +15,13 @@ from iceprobe.tokens import Tokens
 if TYPE_CHECKING:
     from iceprobe.probes.probe import Probe
 
-READ = ("patches", "class+patches", "prefix+patches", "mean")  # inputs with patches among them
+READ = ("patches", "class+patches", "prefix+patches")  # inputs with patches among them
 
 
 def has_evidence(probe: "Probe") -> bool:
     """Whether the probe's logits are sums over the patches."""
-    return probe.pooling.additive and probe.input in READ
+    on_mean = probe.input == "mean" and not probe.pooling.num_predictors
+    return probe.pooling.additive and (probe.input in READ or on_mean)
 
 
 def patch_evidence(probe: "Probe", tokens: Tokens, outputs: Tensor) -> Tensor:

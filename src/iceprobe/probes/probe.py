@@ -109,7 +109,13 @@ class Probe(nn.Module):
             weight = weight * (norm.running_var + norm.eps).rsqrt()
         if outputs is not None:
             weight = weight[torch.as_tensor(outputs, device=weight.device)]
-        return self.pooling.evidence(self.select(tokens), weight, centre)
+        selected = self.select(tokens)
+        if self.input == "mean" and not self.pooling.num_predictors:
+            # Linear in the mean token, and so a mean over the patches.
+            patches = tokens.patches if isinstance(tokens, Tokens) else tokens
+            selected = patches if patches.ndim == 3 else selected
+            selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
+        return self.pooling.evidence(selected, weight, centre)
 
     def penalty(self, tokens: Tokens | Tensor) -> Tensor:
         """What `regularisation` adds to the loss, a mean over images, ``()``.
