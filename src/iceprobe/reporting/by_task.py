@@ -46,7 +46,7 @@ class Page:
         outputs: what one of its outputs is called: ``"tag"``.
         columns: metrics of the leaderboard beside the primary one.
         sections: of it.
-        classes: whether an example has one class, which maps and mistakes are shown with.
+        classes: whether an example has one class, so that it can be taken for another.
     """
 
     outputs: str
@@ -57,12 +57,10 @@ class Page:
 
 _ANY = (
     Section("metrics", "Every metric", "metric_view:every_metric"),
-    Section("slices", "Slice by slice", "slice_view:by_slice"),
-    Section("folds", "Fold by fold", "fold_view:by_fold"),
+    Section("slices", "Slices", "slice_view:by_slice"),
+    Section("folds", "Folds", "fold_view:by_fold"),
 )
-_CALIBRATION = Section(
-    "calibration", "Whether its probabilities are right", "calibration_view:calibration"
-)
+_CALIBRATION = Section("calibration", "Calibration", "calibration_view:calibration")
 
 PAGES: dict[str, Page] = {
     "classification": Page(
@@ -70,8 +68,8 @@ PAGES: dict[str, Page] = {
         ("top1", "top5", "mean_per_class"),
         (
             *_ANY,
-            Section("classes", "Class by class", "class_view:by_class"),
-            Section("curves", "Errors at every threshold", "curve_view:of_classes"),
+            Section("classes", "Each class", "class_view:by_class"),
+            Section("curves", "ROC and precision-recall curves", "curve_view:of_classes"),
             _CALIBRATION,
         ),
         classes=True,
@@ -81,9 +79,9 @@ PAGES: dict[str, Page] = {
         ("map", "auroc", "f1_macro", "f1_macro_best"),
         (
             *_ANY,
-            Section("tags", "Tag by tag", "tag_view:by_tag"),
-            Section("curves", "Errors at every threshold", "curve_view:of_tags"),
-            Section("together", "Tags that come together", "together_view:together"),
+            Section("tags", "Each tag", "tag_view:by_tag"),
+            Section("curves", "ROC and precision-recall curves", "curve_view:of_tags"),
+            Section("together", "Co-occurring tags", "together_view:together"),
             _CALIBRATION,
             Section("disputed", "Where two probes differ", "loss_view:apart"),
         ),
@@ -93,7 +91,7 @@ PAGES: dict[str, Page] = {
         ("r2", "mae", "rmse", "pearson"),
         (
             *_ANY,
-            Section("numbers", "Number by number", "number_view:by_number"),
+            Section("numbers", "Each number", "number_view:by_number"),
             Section("predicted", "Predicted against true", "number_view:against_true"),
             Section("disputed", "Where two probes differ", "loss_view:apart"),
         ),

@@ -33,7 +33,7 @@ def calibration(context: Context) -> Block | None:
     )
     return Block(
         f"In {BINS} bins of equally many each, {cells}. On the dashed line probabilities are right, below "
-        "it the probe is too sure. The calibration error (ECE) is the mean distance from it.",
+        "it the probe is too sure. The calibration error (ECE) is the mean distance from it. Bars: 95% intervals.",
         charts=charts,
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table, over_seeds
 from iceprobe.reporting.finding import display_name
+from iceprobe.results.caveats import tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.ratios import Ratio, class_ratios
 from iceprobe.results.tables import span, tenths
@@ -24,7 +25,7 @@ def by_class(context: Context) -> Block | None:
     empty = int((counts == 0).sum())
     notes = (
         [
-            f"{empty} of {len(counts)} classes have no {context.best.split} image, among them "
+            f"{empty} of {len(counts)} classes have no {tested(context.best)} image, among them "
             f"{', '.join(missing)}: they count in no mean over classes."
         ]
         if empty
@@ -33,7 +34,7 @@ def by_class(context: Context) -> Block | None:
     return Block(
         "Recall: how much of a class is read as it. Precision: how much of what is read as a class is "
         "one. F1: their harmonic mean. With 95% intervals (Wilson’s, over "
-        f"{_units(context.best)} and seeds); the classes with the lowest F1 first.",
+        f"{_units(context.best)}); the classes with the lowest F1 first.",
         tables=tables,
         notes=notes,
     )

@@ -11,6 +11,7 @@ from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table
 from iceprobe.reporting.disagreement_view import chosen_pair
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.number_view import named
+from iceprobe.results.caveats import tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.losses import losses
 from iceprobe.results.predictions import Predictions
@@ -58,7 +59,7 @@ def apart(context: Context) -> Block | None:
     )
     return Block(
         f"{display_name(first.label)} against {display_name(second.label)}, {rule}: on "
-        f"{100 * nearer:.0f}% of the {first.split} images the first is nearer. Shown are those on which "
+        f"{100 * nearer:.0f}% of the {tested(first)} images the first is nearer. Shown are those on which "
         f"{what} differs most, mean over seeds, and in the same way of the first seeds, whose answers are shown.",
         tables=tables,
         notes=notes,

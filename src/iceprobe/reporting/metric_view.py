@@ -33,7 +33,7 @@ def every_metric(context: Context) -> Block | None:
     seeds = " ± deviation" if any(one.score.sd is not None for one in shown) else ""
     return Block(
         f"The metrics of the task under {few}: mean{seeds}, and the 95% interval.",
-        tables=[Table(headings, rows, title="Metrics", open=False)],
+        tables=[Table(headings, rows, title="Metrics", note=f"all {len(rows)}", open=False)],
     )
 
 

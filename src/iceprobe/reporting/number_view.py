@@ -18,6 +18,7 @@ from iceprobe.reporting.blocks import (
 from iceprobe.reporting.charts import Chart, Spec, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.per_output import intervals_of
+from iceprobe.results.caveats import tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import figure, span
 from iceprobe.tasks.registry import get_task
@@ -81,7 +82,7 @@ def against_true(context: Context) -> Block | None:
         )
     few = f" The first {DRAWN} of {best.classes} numbers." if best.classes > DRAWN else ""
     return Block(
-        f"{display_name(best.label)}{of_first_seed(best)} on the {best.split} images.{few}",
+        f"{display_name(best.label)}{of_first_seed(best)} on the {tested(best)} images.{few}",
         charts=charts,
     )
 

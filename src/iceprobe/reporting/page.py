@@ -77,8 +77,7 @@ def render(
     shown = groups if len(groups) <= FEW else []
     opened = partial(store_of, trust=trust)
     layout = page_of(ordered)
-    pictured = shown and layout.classes
-    galleries, remarks = galleries_of(results, images, opened) if pictured else ([], [])
+    galleries, remarks = galleries_of(results, images, opened) if shown else ([], [])
     if not remarks:
         remarks = [
             f"{place} wasn't asked, {REMEDY}: its pictures are left out."

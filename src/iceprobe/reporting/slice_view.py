@@ -12,6 +12,7 @@ from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
 from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
+from iceprobe.results.caveats import tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import axis_title, clipped
@@ -43,7 +44,7 @@ def by_slice(context: Context) -> Block | None:
         notes += _untrusted(of_column[0][1])
     metric = shown[0].metric
     return Block(
-        f"{axis_title(shown)} on the {shown[0].split} images with each value alone; nothing was fitted again. "
+        f"{axis_title(shown)} on the {tested(shown[0])} images with each value alone; nothing was fitted again. "
         f"{'Less' if metric.higher_is_better else 'More'} is worse; the more values, the further off the worst is "
         "by chance alone.",
         charts=charts,

@@ -6,7 +6,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table, over_seeds
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.per_output import intervals_of
-from iceprobe.results.caveats import listed
+from iceprobe.results.caveats import listed, tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import span, tenths
 
@@ -33,7 +33,7 @@ def _left_out(context: Context) -> list[str]:
     from iceprobe.tasks.tag_formulas import without_negative, without_positive
 
     assert context.best is not None
-    labels, split = context.best.needed_predictions().labels, context.best.split
+    labels, split = context.best.needed_predictions().labels, tested(context.best)
     found = []
     for tags, what, means in (
         (without_positive(labels), "without", "the means over tags"),
@@ -42,7 +42,7 @@ def _left_out(context: Context) -> list[str]:
         if tags:
             names = listed([context.outputs[k] for k in tags], 12)
             of = f"{len(tags)} of {labels.shape[1]} tags"
-            image = f"a {split} image" if what == "without" else f"{split} images"
+            image = f"any {split} image" if what == "without" else f"{split} images"
             said = f"{what} {image}" if what == "without" else f"that all {image} have"
             found.append(f"Left out of {means}, {of}, {said}: {names}.")
     return found

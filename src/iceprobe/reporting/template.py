@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from iceprobe.core.text import duration
 from iceprobe.reporting.finding import display_name
-from iceprobe.results.caveats import covered, few_rows, kept, lost_note
+from iceprobe.results.caveats import covered, few_rows, kept, lost_note, tested
 from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual, unit_of
 from iceprobe.results.tables import (
     TRAIN_LONGER,
@@ -44,7 +44,7 @@ def environment() -> jinja2.Environment:
         "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
         "sign_of": sign_of, "unit_of": unit_of,
         "first_capital": capital,
-        "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
+        "kept": kept, "covered": covered, "lost_note": lost_note, "tested": tested, "few_rows": few_rows,
     }  # fmt: skip
     made.tests["match_start"] = str.startswith
     made.filters.update(

@@ -2,8 +2,9 @@
 
     r = Σ_i a_i / Σ_i b_i            s_i = r + n (a_i − r b_i) / Σ_i b_i
 
-The scores s_i have the mean r, and their spread over examples, groups and seeds is that of the ratio
-(linearisation: Binder 1983). The interval is Wilson's with the size that this spread is worth.
+The scores s_i have the mean r, and their spread over examples or groups is that of the ratio (linearisation:
+Binder 1983). The interval is Wilson's with the size that this spread is worth. It is that of the probes as they
+were fitted: what other seeds would change in so small a part isn't known from a few of them.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ def ratio_of(
         return None
     ratios = a.sum(1, keepdims=True) / sums
     mean = min(1.0, max(0.0, float(ratios.mean())))
-    found = spread(ratios + b.shape[1] / sums * (a - ratios * b), groups=groups, fractions=False)
+    scores = ratios + b.shape[1] / sums * (a - ratios * b)
+    found = spread(scores.mean(0), groups=groups, fractions=False)
     there = b.any(0)
     units = float(sums.mean()) / counts
     if (codes := codes_of(groups, b.shape[1])) is not None:
