@@ -11,6 +11,7 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console, say, table_of
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.results import read_results
 from iceprobe.results.terminal import Column, TerminalTable
@@ -18,7 +19,8 @@ from iceprobe.settings import Analysis as AnalysisSettings
 from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
-    from iceprobe.analysis import Analysis, Estimate
+    from iceprobe.analysis import Analysis, Estimate, Evidence
+    from iceprobe.tasks.metrics import Metric
 
 
 @options(AnalyzeRun)
@@ -39,6 +41,7 @@ def analyze(
       iceprobe analyze runs/demo --probe ep32 --probe aim12 --predictors 32
       iceprobe analyze runs/demo --background --heads
       iceprobe analyze runs/demo --figure maps.pdf --probe ep12 --probe aim12 --images 4
+      iceprobe analyze runs/demo --figure why.pdf --probe ep12 --evidence true
     """
     from iceprobe.analysis.files import write_analyses
 
@@ -48,18 +51,28 @@ def analyze(
     if config.figure is not None:
         check_file(config.figure, "--figure")
         written = iceprobe.figure(
-            chosen, config.figure, images=config.images, column=config.column, trust=trust
+            chosen,
+            config.figure,
+            images=config.images,
+            column=config.column,
+            evidence=config.evidence,
+            trust=trust,
         )
         say(written.resolve())
         return
+    if config.evidence is not None:
+        raise IceprobeError(
+            "--evidence is of a figure: add --figure evidence.pdf (the report shows evidence by itself)"
+        )
     check_writable(run, "RUN")
     settings = part_of(config, AnalysisSettings)
     with Bars() as bars:
         analyses = iceprobe.analyze(chosen, settings, trust=trust, progress=bars)
+    metric = chosen[0].metric
     for one in analyses:
         if config.predictors:
-            console.print(_of_predictors(one, config.predictors))
-    console.print(_of_probes(analyses))
+            console.print(_of_predictors(one, config.predictors, metric))
+    console.print(_of_probes(analyses, metric))
     for one in analyses:
         for name, ours in one.correlation.items():
             low, high = ours.interval
@@ -68,10 +81,13 @@ def analyze(
                 f"[{low:+.2f}, {high:+.2f}] over {ours.predictors} predictors"
             )
         if (test := one.shortcut) is not None:
+            what = "points" if metric.accuracy else metric.title
             say(
-                f"{one.probe}: {_points(test.drop)} points lost with another background "
+                f"{one.probe}: {_points(test.drop, metric)} {what} lost with another background "
                 f"({test.background}; {test.images} images)"
             )
+        if one.evidence is not None:
+            say(f"{one.probe}: {_evident(one.evidence)}")
         for note in one.notes:
             say(f"{one.probe}: {note}")
     files = write_analyses(run, analyses)
@@ -79,14 +95,14 @@ def analyze(
         say(path.resolve())
 
 
-def _of_predictors(one: "Analysis", rows: int) -> TerminalTable:
+def _of_predictors(one: "Analysis", rows: int, metric: "Metric") -> TerminalTable:
     shown = one.predictors[:rows]
     return table_of(
         shown,
         [
             (Column("seed"), lambda each: str(each.seed)),
             (Column("predictor"), lambda each: str(each.predictor)),
-            (Column("importance"), lambda each: _points(each.importance)),
+            (Column("importance"), lambda each: _points(each.importance, metric)),
             (Column("centroid in box"), lambda each: _percent(each.centroid_in_box)),
             (Column("in box", goes=2), lambda each: _percent(each.mass_in_box)),
             (Column("in mask", goes=3), lambda each: _percent(each.mass_in_mask)),
@@ -96,22 +112,37 @@ def _of_predictors(one: "Analysis", rows: int) -> TerminalTable:
     )
 
 
-def _of_probes(analyses: "list[Analysis]") -> TerminalTable:
-    return table_of(
-        analyses,
-        [
-            (Column("probe", numeric=False), lambda one: one.probe),
-            (Column("accuracy"), lambda one: _percent(one.accuracy)),
-            (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
-            (Column("in box", goes=5), lambda one: _beside(one, "mass_in_box")),
-            (Column("in mask", goes=6), lambda one: _beside(one, "mass_in_mask")),
-            (Column("entropy", goes=3), lambda one: f"{one.entropy.mean:.2f}"),
-            (Column("complementarity cos / ∩", goes=1), _complementarity),
-            (Column("MaxBoxAccV2", goes=4), lambda one: _percent(one.max_box_accuracy.get("mean"))),
-            (Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))),
-        ],
-        "Where probes look, and what uniform attention scores",
+def _of_probes(analyses: "list[Analysis]", metric: "Metric | None" = None) -> TerminalTable:
+    name = "accuracy" if metric is None or metric.accuracy else metric.title
+    columns = [
+        (Column("probe", numeric=False), lambda one: one.probe),
+        (Column(name), lambda one: _figure(one.score or one.accuracy, metric)),
+        (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
+        (Column("in box", goes=6), lambda one: _beside(one, "mass_in_box")),
+        (Column("in mask", goes=7), lambda one: _beside(one, "mass_in_mask")),
+        (Column("entropy", goes=4), lambda one: f"{one.entropy.mean:.2f}"),
+        (Column("complementarity cos / ∩", goes=1), _complementarity),
+        (Column("MaxBoxAccV2", goes=5), lambda one: _percent(one.max_box_accuracy.get("mean"))),
+    ]
+    if any(one.evidence for one in analyses):
+        columns.append((Column("evidence in box / mask", goes=3), _evidence))
+    if any(one.recall for one in analyses):
+        columns.append((Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))))
+    return table_of(analyses, columns, "Where probes look, and what uniform attention scores")
+
+
+def _evident(found: "Evidence") -> str:
+    name = "mass_in_mask" if found.mass_in_mask else "mass_in_box"
+    return (
+        f"{_percent(getattr(found, name))} of the evidence for what is true is in the {name[8:]}, "
+        f"{_points(found.above_attention[name])} points more than of its attention"
     )
+
+
+def _evidence(one: "Analysis") -> str:
+    if (found := one.evidence) is None:
+        return "–"
+    return f"{_percent(found.mass_in_box)} / {_percent(found.mass_in_mask)}"
 
 
 def _complementarity(one: "Analysis") -> str:
@@ -127,13 +158,22 @@ def _percent(value: "Estimate | float | None") -> str:
     return f"{tenths(value if isinstance(value, float) else value.mean)}%"
 
 
-def _points(estimate: "Estimate | None") -> str:
-    from iceprobe.results.tables import signed_points
+def _figure(estimate: "Estimate | None", metric: "Metric | None") -> str:
+    from iceprobe.results.tables import figure
+
+    unit = "%" if metric is None else metric.unit
+    return "–" if estimate is None else figure(estimate.mean, metric) + unit
+
+
+def _points(estimate: "Estimate | None", metric: "Metric | None" = None) -> str:
+    from iceprobe.results.tables import figure
 
     if estimate is None:
         return "–"
-    low, high = map(signed_points, estimate.interval)
-    return f"{signed_points(estimate.mean)} [{low}, {high}]"
+    mean, low, high = (
+        figure(one, metric, signed=True) for one in (estimate.mean, *estimate.interval)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 def _beside(one: "Analysis", measure: str) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
@@ -27,6 +28,7 @@ def check_request(
     """
     check_named(labels, "--probe knn --probe linear --probe ep32")
     refuse_train(split, store.splits)
+    check_train(store.splits, store.manifest.dataset.spec)
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(

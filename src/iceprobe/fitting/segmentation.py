@@ -16,6 +16,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
@@ -256,6 +257,7 @@ def check_store(store: Store, split: str) -> None:
     """
     name = store.path or store.manifest.dataset.spec
     refuse_train(split, store.splits)
+    check_train(store.splits, store.manifest.dataset.spec)
     for one in ("train", split):
         if one not in store.splits:
             raise IceprobeError(unknown(f"split of {name}", one, store.splits))

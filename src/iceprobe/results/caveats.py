@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from iceprobe.results.schema import Result
 from iceprobe.results.units import codes_of, number_of
+from iceprobe.store.format import FOLDS
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.targets import UNKNOWN
 
@@ -42,7 +43,7 @@ def covered(*results: Result) -> str:
     """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``", unpaired"`` where the
     replicates of two probes aren't the same."""
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
-    over = f"{images}{results[0].split} images"
+    over = f"{images}{tested(results[0])} images"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
     if not rows:
         return over
@@ -50,6 +51,11 @@ def covered(*results: Result) -> str:
         return f"{over} alone, of one seed"
     sets = {tuple(one.seeds) for one in results if one.variance == "replicates"}
     return f"{over} and {' or '.join(rows)}{', unpaired' if len(sets) > 1 else ''}"
+
+
+def tested(result: Result) -> str:
+    """What its test images are called: ``"test"``, ``"out-of-fold"``."""
+    return "out-of-fold" if result.split == FOLDS else result.split
 
 
 def few_rows(results: Sequence[Result]) -> str:

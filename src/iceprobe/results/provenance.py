@@ -97,6 +97,7 @@ def origin(
         "split": split,
         "classes": len(dataset.classes),
         "class_names": list(dataset.classes),
+        "units": list(dataset.units),
         "train_images": train_images,
         "test_images": len(index),
         "dim": shape.dim,
@@ -117,14 +118,19 @@ def identical_line(store: Any, split: str) -> str:
 
     No error: a collapsed encoder makes nearly the same tokens of all images.
     """
-    rows = store.identical(split)
+    return line_of_identical(
+        store.identical(split), len(store[split]), split, store.names_at_hand(split)
+    )
+
+
+def line_of_identical(rows: Any, images: int, split: str, names: Any) -> str:
+    """The same of ``rows`` out of so many ``images``, whose ``names`` may be known."""
     if not len(rows):
         return ""
-    names = store.names_at_hand(split)
     first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
     one, many = ("is", "a training image", "its"), ("are", "training images", "their")
     are, training, their = many if len(rows) > 1 else one
     return (
-        f"{len(rows):,} of {len(store[split]):,} {split} images {are} identical to {training} "
+        f"{len(rows):,} of {images:,} {split} images {are} identical to {training} "
         f"(by {their} pooled tokens{first}): what was memorised counts as read"
     )

@@ -150,6 +150,24 @@ class StoreReference(Record):
     identity: str
 
 
+class FittedOn(Record):
+    """What a run was fitted on, in a result of it that was read on another data set (``iceprobe test``).
+
+    Attributes:
+        name: of the test, its folder ``tests/NAME`` in the run folder.
+        dataset: spec of the data set that the probes were fitted on.
+        split: that the run itself reports.
+        store: the feature store that they were fitted on.
+        created: when the run's own result was made.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    store: StoreReference
+    created: str = ""
+
+
 class Files(Record):
     """Files of this result, relative to the run folder, with forward slashes.
 
@@ -261,8 +279,9 @@ class Result(Record):
         layer: of the backbone, from 0; ``None`` where that isn't known.
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
-        classes: C.
-        class_names: of the classes, in their order; empty in results from before they were kept.
+        classes: K, the number of outputs: of classes C, of tags or of numbers.
+        class_names: of the outputs, in their order; empty in results from before they were kept.
+        units: of the outputs, where they are numbers with known units; ``""`` where one isn't known.
         train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -301,6 +320,9 @@ class Result(Record):
         assumed: assumptions about backbone and images, a line each.
         identical_images: images of the reported split that are training images too, by their pooled
             tokens; also 0 where this wasn't checked (adapted backbones, live tokens, older results).
+        test_of: what it was fitted on, if that is another data set than the one it was read on; `dataset`,
+            `images`, `split`, `store`, `classes` and `test_images` are then of the latter.
+        masked: whether only the logits of the other set's classes count; the run predicts more.
         skipped_images: left out by ``--on-bad-image skip``.
         files: its files in the run folder.
     """
@@ -320,6 +342,7 @@ class Result(Record):
     fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
     class_names: list[str] = []
+    units: list[str] = []
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
@@ -356,6 +379,8 @@ class Result(Record):
     created: str = ""
     assumed: list[str] = []
     identical_images: Count = 0
+    test_of: FittedOn | None = None
+    masked: bool = False
     skipped_images: Count = 0
     files: Files = Files()
 
