@@ -650,3 +650,7 @@ class AnalyzeRun(Analysis):
     column: Annotated[
         bool, Option("As wide as one column of a paper.", FIGURE, flag="--column")
     ] = False
+    evidence: Annotated[
+        str | None,
+        Option("Add evidence of patches for true, predicted or a class, tag, number.", FIGURE),
+    ] = None

@@ -263,6 +263,10 @@ def test_tags_go_by_name_and_those_that_the_set_lacks_count_nowhere(tmp_path) ->
     each = [average_precision_score(whole.labels[:, k], values[:, k]) for k in (0, 2)]
     assert linear.metrics["map"].mean == pytest.approx(np.mean(each), abs=1e-9)
     assert any("lacks the tags 'round'" in line for line in linear.assumed)
+    # Thresholds are those that the run found on its own held-out examples.
+    kept = of(results, "linear").predictions().tuned["thresholds"]
+    np.testing.assert_array_equal(predictions.tuned["thresholds"], kept)
+    assert "f1_macro_best" in linear.metrics
 
 
 def test_numbers_go_by_name(tmp_path) -> None:
@@ -345,6 +349,16 @@ def test_what_stays_in_memory_writes_nothing(tmp_path, monkeypatch) -> None:
     found = iceprobe.test(results, other(["class a", "class b"], [0, 1]), progress=False)
     assert len(found) == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_fold_probes_are_none_to_read(tmp_path) -> None:
+    store, results = fitted(
+        tmp_path, "classification", ["linear"], replicates=1, protocol="folds", folds=2
+    )
+    with pytest.raises(
+        IceprobeError, match="is of protocol folds, which keeps no probe fitted on all"
+    ):
+        iceprobe.test(results, store, progress=False)
 
 
 def test_nothing_is_fitted_on_a_test_set_alone(tmp_path) -> None:

@@ -11,6 +11,7 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, console, say, table_of
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.results import read_results
 from iceprobe.results.terminal import Column, TerminalTable
@@ -18,7 +19,7 @@ from iceprobe.settings import Analysis as AnalysisSettings
 from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
-    from iceprobe.analysis import Analysis, Estimate
+    from iceprobe.analysis import Analysis, Estimate, Evidence
     from iceprobe.tasks.metrics import Metric
 
 
@@ -40,6 +41,7 @@ def analyze(
       iceprobe analyze runs/demo --probe ep32 --probe aim12 --predictors 32
       iceprobe analyze runs/demo --background --heads
       iceprobe analyze runs/demo --figure maps.pdf --probe ep12 --probe aim12 --images 4
+      iceprobe analyze runs/demo --figure why.pdf --probe ep12 --evidence true
     """
     from iceprobe.analysis.files import write_analyses
 
@@ -49,10 +51,19 @@ def analyze(
     if config.figure is not None:
         check_file(config.figure, "--figure")
         written = iceprobe.figure(
-            chosen, config.figure, images=config.images, column=config.column, trust=trust
+            chosen,
+            config.figure,
+            images=config.images,
+            column=config.column,
+            evidence=config.evidence,
+            trust=trust,
         )
         say(written.resolve())
         return
+    if config.evidence is not None:
+        raise IceprobeError(
+            "--evidence is of a figure: add --figure evidence.pdf (the report shows evidence by itself)"
+        )
     check_writable(run, "RUN")
     settings = part_of(config, AnalysisSettings)
     with Bars() as bars:
@@ -76,11 +87,7 @@ def analyze(
                 f"({test.background}; {test.images} images)"
             )
         if one.evidence is not None:
-            for name, more in one.evidence.above_attention.items():
-                say(
-                    f"{one.probe}: evidence, {name.replace('_', ' ')} {_percent(getattr(one.evidence, name))}, "
-                    f"{_points(more)} points against its attention"
-                )
+            say(f"{one.probe}: {_evident(one.evidence)}")
         for note in one.notes:
             say(f"{one.probe}: {note}")
     files = write_analyses(run, analyses)
@@ -122,6 +129,14 @@ def _of_probes(analyses: "list[Analysis]", metric: "Metric | None" = None) -> Te
     if any(one.recall for one in analyses):
         columns.append((Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))))
     return table_of(analyses, columns, "Where probes look, and what uniform attention scores")
+
+
+def _evident(found: "Evidence") -> str:
+    name = "mass_in_mask" if found.mass_in_mask else "mass_in_box"
+    return (
+        f"{_percent(getattr(found, name))} of the evidence for what is true is in the {name[8:]}, "
+        f"{_points(found.above_attention[name])} points more than of its attention"
+    )
 
 
 def _evidence(one: "Analysis") -> str:

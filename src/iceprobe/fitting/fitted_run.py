@@ -168,6 +168,11 @@ def _results_of(run: Any) -> list[FittedResult]:
             f"{first.run or first.label} is of an adapted backbone, which is read on another data set only "
             "as its own test split: adapt with that set, or export it and predict"
         )
+    if any(one.folds is not None for one in results):
+        raise IceprobeError(
+            f"{first.run or first.label} is of protocol folds, which keeps no probe fitted on all of train: "
+            "fit it with protocol=heldout, then read that run"
+        )
     return results
 
 

@@ -75,7 +75,9 @@ class Reading:
         return [
             {
                 one.label: replace(
-                    Predictions.of(Arrays(records[one.label][number]), of_matching), **columns
+                    Predictions.of(Arrays(records[one.label][number]), of_matching),
+                    **columns,
+                    **_tuned(one),
                 )
                 for one in self.fit.results
             }
@@ -198,7 +200,7 @@ class Reading:
     def _result(
         self, one: FittedResult, predicted: Predictions, fields: Mapping[str, Any]
     ) -> FittedResult:
-        metrics = scores_of(predicted, one.task)
+        metrics = scores_of(predicted, one.task, one.metrics)
         usual = get_task(one.task).primary
         primary = next(name for name in (one.primary, usual, *metrics) if name in metrics)
         on = FittedOn(
@@ -235,6 +237,12 @@ class Reading:
         places = np.setdiff1d(np.arange(len(matching.names)), matching.targets)
         lacked = some([matching.names[place] for place in places])
         return [f"{name} lacks the {task.outputs} {lacked} of the run: they count nowhere"]
+
+
+def _tuned(result: FittedResult) -> dict[str, Any]:
+    """What the run itself set on held-out examples, such as thresholds of tags."""
+    kept = result.predictions()
+    return {} if kept is None else {"tuned": kept.tuned}
 
 
 def read_logits(logits: Tensor, matching: Matching) -> Tensor:

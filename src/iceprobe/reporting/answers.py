@@ -121,7 +121,8 @@ class Namer:
         return [self.names[k] for k in np.flatnonzero(chosen)]
 
     def _number(self, output: int, value: float) -> str:
-        unit = f" {self.units[output]}" if self.units[output] else ""
+        known_unit = self.units[output] and not np.isnan(value)
+        unit = f" {self.units[output]}" if known_unit else ""
         return f"{self.names[output]} {_figures(value)}{unit}"
 
 

@@ -1,8 +1,8 @@
 """Where each probe looks and what speaks for its answers: fitted probes on test images.
 
-One map a predictor, then the evidence of the patches for up to three outputs (`iceprobe.analysis.evidence`).
+The evidence of the patches for up to three outputs (`iceprobe.analysis.evidence`), then one map a predictor.
 
-More than eight predictors are grouped by spherical k-means over their maps on all images shown. A column
+More predictors than there is room for are grouped by spherical k-means over their maps on all images shown. A column
 is the mean map of a group, the same group in every row.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iceprobe.probes.probe import Probe
     from iceprobe.store import Store
 
-MAX_COLUMNS = 8  # maps beside an image; more predictors are grouped
+MAX_COLUMNS = 8  # maps beside an image, with evidence among them; more predictors are grouped
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
     """One image and its maps, as data URIs.
 
     Attributes:
-        maps: of attention, then of evidence; empty where there is none in a column.
+        maps: of evidence, then of attention; empty where there is none in a column.
         captions: below the maps, empty below attention.
     """
 
@@ -59,7 +59,7 @@ class Gallery:
 
     Attributes:
         columns: titles of the maps.
-        evidence: how many of them are evidence, the last ones.
+        evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
         remark: why there is no evidence; empty if there is.
     """
@@ -138,9 +138,12 @@ class Album:
 
     def answers(self, probe: "Probe") -> list[Answer]:
         """What the probe reads in each image."""
+        return self.namer.answers(self.logits(probe), self.labels)
+
+    def logits(self, probe: "Probe") -> Tensor:
+        """``(B, K)``."""
         with torch.no_grad():
-            logits = probe(self.tokens_on(next(probe.parameters()).device))
-        return self.namer.answers(logits, self.labels)
+            return probe(self.tokens_on(next(probe.parameters()).device)).cpu()
 
     def evidence(self, probe: "Probe", outputs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of the patches for these outputs of each image: ``(B, K')`` → ``(B, K', H, W)``."""
@@ -165,13 +168,13 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     if found is None and not spoken:
         return None
     answers = album.answers(probe)
-    columns: list[str] = []
-    maps: list[list[str]] = [[] for _ in answers]
-    if found is not None:
-        means, columns = columns_of(found[1])
-        maps = album.overlays(means)
     titles = album.namer.columns(album.labels) if spoken else []
-    evident = _evidence_overlays(probe, album, answers) if titles else maps
+    evident = _evidence_overlays(probe, album, answers) if titles else [[] for _ in answers]
+    maps, columns = evident, list[str]()
+    if found is not None:
+        means, columns = columns_of(found[1], MAX_COLUMNS - len(titles))
+        both = zip(evident, album.overlays(means), strict=True)
+        maps = [[*first, *then] for first, then in both]
     rows = [
         Row(
             name=album.names[i],
@@ -179,16 +182,16 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
             predicted=answer.predicted,
             correct=answer.correct,
             image=album.pictures[i],
-            maps=[*maps[i], *(evident[i] if titles else [])],
-            captions=[""] * len(columns)
-            + [one.caption if one else "" for one in answer.asked[: len(titles)]],
+            maps=maps[i],
+            captions=[one.caption if one else "" for one in answer.asked[: len(titles)]]
+            + [""] * len(columns),
         )
         for i, answer in enumerate(answers)
     ]
     return Gallery(
         result,
         0 if found is None else found[1].shape[1],
-        [*columns, *titles],
+        [*titles, *columns],
         rows,
         album.boxes is not None,
         result.seeds[0] if result.seeds else None,
@@ -221,9 +224,9 @@ def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
     return patch_maps(probe, tokens)[0].cpu()
 
 
-def columns_of(weights: Tensor) -> tuple[Tensor, list[str]]:
-    """At most :data:`MAX_COLUMNS` maps an image: ``(B, M, N)`` → ``(B, K, N)`` and K titles."""
-    groups, titles = group_predictors(weights)
+def columns_of(weights: Tensor, most: int = MAX_COLUMNS) -> tuple[Tensor, list[str]]:
+    """At most ``most`` maps an image: ``(B, M, N)`` → ``(B, K, N)`` and K titles."""
+    groups, titles = group_predictors(weights, most)
     return mean_of_groups(weights, groups), titles
 
 
@@ -232,15 +235,15 @@ def mean_of_groups(weights: Tensor, groups: list[Tensor]) -> Tensor:
     return torch.stack([weights[:, group].mean(1) for group in groups], 1)
 
 
-def group_predictors(weights: Tensor) -> tuple[list[Tensor], list[str]]:
-    """At most :data:`MAX_COLUMNS` groups of predictors, by their maps ``(B, M, N)``: K index tensors and
+def group_predictors(weights: Tensor, most: int = MAX_COLUMNS) -> tuple[list[Tensor], list[str]]:
+    """At most ``most`` groups of predictors, by their maps ``(B, M, N)``: K index tensors and
     K titles."""
     predictors = weights.shape[1]
-    if predictors <= MAX_COLUMNS:
+    if predictors <= most:
         alone = list(torch.arange(predictors).split(1))
         titles = [f"predictor {j + 1}" for j in range(predictors)]
         return alone, titles if predictors > 1 else ["attention"]
-    assigned = spherical_kmeans(weights.transpose(0, 1).flatten(1), MAX_COLUMNS)
-    groups = [torch.nonzero(assigned == k).flatten() for k in range(MAX_COLUMNS)]
+    assigned = spherical_kmeans(weights.transpose(0, 1).flatten(1), most)
+    groups = [torch.nonzero(assigned == k).flatten() for k in range(most)]
     kept = sorted((group for group in groups if len(group)), key=len, reverse=True)
     return kept, [f"group {i + 1}: {len(g)} of {predictors}" for i, g in enumerate(kept)]

@@ -16,12 +16,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from iceprobe.analysis.evidence import has_evidence
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.attention import Album, columns_of
 from iceprobe.reporting.finding import display_name
-from iceprobe.reporting.pictures import colour, picture_uri
+from iceprobe.reporting.pictures import colour, evidence_colour, evidence_opacity, picture_uri
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 
@@ -31,6 +33,7 @@ LARGEST = 88  # points of a picture
 MOST_COLUMNS = 12  # pictures a row that can still be seen
 PIXELS = 320  # of a picture: 300 dots an inch where it is largest
 FORMATS = (".pdf", ".svg", ".png")
+Pictures = tuple[str, list[Image.Image]]  # a column: its title and a map over each image
 _GAP, _LABELS, _LINE, _LETTER = 3, 58, 8.5, 3.6
 _FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
 
@@ -61,18 +64,23 @@ def figure(
     *,
     images: int = 6,
     column: bool = False,
+    evidence: str | None = None,
     trust: bool = False,
 ) -> Path:
     """Write the maps of probes over test images as one figure.
 
     Of several probes a column is the mean over the predictors of one; of a single probe a column
-    is a predictor, or with more than eight a group of predictors that look alike.
+    is a predictor, or with more than eight a group of predictors that look alike. With ``evidence`` each
+    probe has its mean map and the evidence of the patches, red for the output and blue against it; the
+    pictures of a row have one scale.
 
     Args:
         results: of one run: probes with attention on one store, with its images at hand.
         path: ends in ``.pdf``, ``.svg`` or ``.png``; replaced atomically if it is there.
         images: rows: test images, one of each class first, whatever the probes made of them.
         column: as wide as one column of a paper, 3.4 inches, in place of two, 7 inches.
+        evidence: the name of a class, tag or number; of classes also ``"true"``, that of each image, and
+            ``"predicted"``, what each probe reads.
         trust: whether other hosts may be asked for a store and images that the results' files name.
 
     Returns:
@@ -97,6 +105,9 @@ def figure(
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
     album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
+    if evidence is not None:
+        columns = evidence_columns(attentive, album, evidence)
+        return _written(path, album, columns, COLUMN if column else WIDTH)
     # Linear probes have no maps.
     found = [(one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None]
     if not found:
@@ -106,19 +117,62 @@ def figure(
     else:
         weights = torch.stack([maps.mean(1) for _, maps in found], 1)
         titles = [display_name(one.label) for one, _ in found]
-    if len(titles) > MOST_COLUMNS:
+    grids = weights.unflatten(2, album.tokens.grid or (0, 0))
+    columns = [(title, [overlay(one) for one in grids[:, k]]) for k, title in enumerate(titles)]
+    return _written(path, album, columns, COLUMN if column else WIDTH)
+
+
+def evidence_columns(results: Sequence[FittedResult], album: Album, asked: str) -> list[Pictures]:
+    """Of each probe its mean map, where it has attention, and the evidence for what is asked.
+
+    Raises:
+        IceprobeError: if the data have no such output, or no probe's logits are sums over patches.
+    """
+    names, classes = list(album.store.classes), album.labels.ndim == 1
+    if asked not in names and not (classes and asked in ("true", "predicted")):
+        known = unknown(f"output of {album.store.manifest.dataset.name}", asked, names)
+        raise IceprobeError(known + (", or true or predicted" if classes else ""))
+    found: list[tuple[str, list[Tensor], NDArray]] = []
+    why = ""
+    for result in results:
+        if (probe := album.probe(result)) is None:
+            continue
+        if not has_evidence(probe):
+            why = f"; {result.label}: {probe.pooling.entangled}"
+            continue
+        if asked in names:
+            outputs = np.full(len(album.rows), names.index(asked))
+        else:
+            outputs = album.labels if asked == "true" else album.logits(probe).argmax(1).numpy()
+        maps = album.maps(result)
+        means = [] if maps is None else [*maps[1].mean(1)]
+        found.append((result.label, means, album.evidence(probe, outputs[:, None])[:, 0]))
+    if not found:
+        raise IceprobeError(f"no probe whose evidence can be drawn{why}: run one, such as ep12")
+    full = np.max([np.abs(e).max((1, 2)) for _, _, e in found], 0)
+    grid, columns = album.tokens.grid or (0, 0), list[Pictures]()
+    for label, means, evidence in found:
+        name = display_name(label)
+        if means:
+            columns.append((name, [overlay(one.unflatten(0, grid)) for one in means]))
+        pictures = [evidence_overlay(e, f) for e, f in zip(evidence, full, strict=True)]
+        columns.append((f"{name}: {'evidence' if asked in names else f'for {asked}'}", pictures))
+    return columns
+
+
+def _written(path: Path, album: Album, columns: Sequence[Pictures], width: float) -> Path:
+    if len(columns) > MOST_COLUMNS:
         raise IceprobeError(
-            f"{len(titles)} probes side by side can't be seen: choose at most {MOST_COLUMNS}"
+            f"{len(columns)} maps side by side can't be seen: choose at most {MOST_COLUMNS} in all"
         )
     unit = "pt" if path.suffix == ".svg" else ""  # which the converter takes for points
-    svg = _drawn(album, weights, titles, COLUMN if column else WIDTH, unit)
-    write_atomically(path, _converted(svg, path.suffix))
+    write_atomically(path, _converted(_drawn(album, columns, width, unit), path.suffix))
     return path
 
 
-def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, unit: str) -> str:
-    """The figure as SVG: maps ``(B, K, N)`` beside their images."""
-    columns = len(titles) + 1
+def _drawn(album: Album, maps: Sequence[Pictures], width: float, unit: str) -> str:
+    """The figure as SVG: columns of maps beside their images."""
+    titles, columns = [title for title, _ in maps], len(maps) + 1
     side = min(LARGEST, (width - _LABELS - _GAP * columns) / columns)
     heads = [wrapped(title, side / _LETTER, 2) for title in ["image", *titles]]
     head = 3 + _LINE * max(map(len, heads))
@@ -129,17 +183,16 @@ def _drawn(album: Album, weights: Tensor, titles: Sequence[str], width: float, u
         for x, lines in zip(across, heads, strict=True)
     ]
     labels = []
-    for y, label in zip(down, album.labels.tolist(), strict=True):
-        lines = wrapped(album.store.classes[label], _LABELS / _LETTER, max(1, int(side / _LINE)))
+    for y, title in zip(down, album.titles, strict=True):
+        lines = wrapped(title, _LABELS / _LETTER, max(1, int(side / _LINE)))
         middle = y + side / 2 + 2.6 - _LINE * (len(lines) - 1) / 2
         labels.append({"x": _LABELS, "y": middle, "lines": lines})
-    grid = album.tokens.grid or (0, 0)
     pictures = []
-    for y, image, maps in zip(down, album.images, weights.unflatten(2, grid), strict=True):
+    for row, (y, image) in enumerate(zip(down, album.images, strict=True)):
         grey = _image_uri(_dimmed(image))
         pictures.append({"x": across[0], "y": y, "uri": _image_uri(image)})
-        for x, map_ in zip(across[1:], maps, strict=True):
-            over = picture_uri(overlay(map_), "PNG")
+        for x, (_, of_column) in zip(across[1:], maps, strict=True):
+            over = picture_uri(of_column[row], "PNG")
             pictures += [{"x": x, "y": y, "uri": uri} for uri in (grey, over)]
     return _SVG.render(
         width=round(across[-1] + side, 2),
@@ -164,6 +217,15 @@ def overlay(weights: Tensor) -> Image.Image:
     values: NDArray = heat.numpy().astype(np.float64)
     opacity = np.clip(1.25 * np.sqrt(values), 0, 0.82)[..., None]
     pixels = np.concatenate([colour(values), 255 * opacity], -1)
+    return Image.fromarray(pixels.round().astype(np.uint8), "RGBA")
+
+
+def evidence_overlay(evidence: NDArray, full: float) -> Image.Image:
+    """Evidence ``(H, W)`` as a transparent picture, on the scale of `pictures.evidence_picture`."""
+    cells = torch.from_numpy(np.asarray(evidence / full if full else evidence, np.float32))
+    values = F.interpolate(cells[None, None], (PIXELS, PIXELS), mode="bicubic")[0, 0].numpy()
+    opacity = 255 * evidence_opacity(values)[..., None]
+    pixels = np.concatenate([evidence_colour(values), opacity], -1)
     return Image.fromarray(pixels.round().astype(np.uint8), "RGBA")
 
 

@@ -78,7 +78,7 @@ def evidence_picture(image: Image.Image, evidence: NDArray, full: float) -> Imag
 
 def evidence_opacity(values: NDArray) -> NDArray:
     """Of evidence in [−1, 1]: 0 in the middle, so that what says nothing shows the image."""
-    opacity: NDArray = 0.85 * np.clip(np.abs(values), 0, 1) ** 0.7
+    opacity: NDArray = 0.9 * np.clip(np.abs(values), 0, 1) ** 0.6
     return opacity
 
 
