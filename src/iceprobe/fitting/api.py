@@ -44,6 +44,7 @@ from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.folds import joined_folds
+from iceprobe.results.listing import Results
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.results.provenance import identical_line
@@ -118,7 +119,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     with contextlib.ExitStack() as locked:
         done = first(lambda: _lock(folder, asked, call.resume, locked))
         if done is not None:
-            return [reopened(one, store, store.shape) for one in done]
+            return Results(reopened(one, store, store.shape) for one in done)
         try:
             results, rows = _fit(
                 store, request, call, seeds=seeds, replicates=replicates, folder=folder,
@@ -130,10 +131,10 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
             raise
         first(lambda: check_there(folder))
         files = first(lambda: write_run(folder, results, rows))
-    return [
+    return Results(
         one.replaced(run=folder, files=each)
         for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
-    ]
+    )
 
 
 def _put_aside(results: list[FittedResult], folder: Path, replicate: int) -> list[FittedResult]:
@@ -219,7 +220,7 @@ def probe(
     seeds, replicates = _repeated(request, call)
     store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
-    return results
+    return Results(results)
 
 
 def _repeated(request: Request, settings: Fitting) -> tuple[int, int | None]:
