@@ -202,21 +202,21 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
 
 
 def _evidence_overlays(probe: "Probe", album: Album, answers: Sequence[Answer]) -> list[list[str]]:
-    """One picture an asked output; all of an image on one scale."""
+    """One picture an asked output; those of an image on one scale, but numbers, of several units, on their own."""
     asked = [answer.asked for answer in answers]
     outputs = np.array([[one.output if one else 0 for one in each] for each in asked])
-    drawn = []
+    there = np.array([[one is not None for one in each] for each in asked])
     maps = album.evidence(probe, outputs)
-    for image, each, of_image in zip(album.images, asked, maps, strict=True):
-        shown = [e for one, e in zip(each, of_image, strict=True) if one]
-        full = max((float(np.abs(e).max()) for e in shown), default=0.0)
-        drawn.append(
-            [
-                picture_uri(evidence_picture(image, e, full)) if one else ""
-                for one, e in zip(each, of_image, strict=True)
-            ]
-        )
-    return drawn
+    full = np.where(there, np.abs(maps).max((2, 3)), 0.0)
+    if album.task.outputs != "numbers":
+        full[:] = full.max(1, keepdims=True)
+    return [
+        [
+            picture_uri(evidence_picture(image, e, float(f))) if shown else ""
+            for e, f, shown in zip(*of_image, strict=True)
+        ]
+        for image, *of_image in zip(album.images, maps, full, there, strict=True)
+    ]
 
 
 def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:
