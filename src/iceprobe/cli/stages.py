@@ -20,7 +20,8 @@ from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.probes.inputs import input_of
+from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import launch_line, protocol_of
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.segmentation import Segmentation
@@ -138,10 +139,9 @@ def check_fit(
         draw(train_labels, list(classes), shots=shots)
     for text in config.probe:
         spec = parse_probe(text)
-        source = spec.options.get("input", "")
-        if spec.name == "knn" and source in MODEL_VECTORS and source not in shape.vectors:
-            raise IceprobeError(f"probe {text!r}: {no_vector(source, shape.vectors)}")
-        if spec.name != "knn":
+        if spec.name == "knn":
+            input_of(shape, spec)
+        else:
             probes.build_for(shape, spec, len(classes))
 
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from iceprobe.cost.search import SearchPlan
 from iceprobe.fitting.linear import DECAYS, given_decays
+from iceprobe.probes.inputs import input_of
 from iceprobe.probes.pooling import QueryPooling
-from iceprobe.probes.probe import Probe, build_for
+from iceprobe.probes.probe import Probe
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.tokens import TokenShape
 
@@ -187,7 +188,7 @@ def solving_flops(
     protocol: Protocol, shape: TokenShape, num_classes: int, label: str, images: int
 ) -> float:
     """Of a linear probe's path of decays on every part, and of its refit: three products a pass."""
-    width = shape.vectors.get(build_for(shape, label, num_classes).input, shape.dim)
+    width = input_of(shape, label).width(shape)
     parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
     decays = len(given_decays(protocol) or DECAYS)
     return (parts * decays + 1) * PASSES * 6.0 * images * width * num_classes

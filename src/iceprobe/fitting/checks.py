@@ -43,7 +43,7 @@ def check_request(
         check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
     if not store.has_patches:
         for label, probe in trained.items():
-            if probe.input.endswith("patches"):
+            if probe.read.of_tokens:
                 raise IceprobeError(
                     f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
                     "extract it with patches"

@@ -23,6 +23,7 @@ from iceprobe.fitting.members import Group, make_groups
 from iceprobe.fitting.stacked import Member
 from iceprobe.machine.processes import world
 from iceprobe.probes import parse_probe
+from iceprobe.probes.inputs import input_width
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.grids import beyond
 from iceprobe.protocols.heldout import Fold, Folds
@@ -72,8 +73,7 @@ def given_decays(protocol: Protocol) -> list[float] | None:
 def solver_bytes(label: str, context: FitContext, images: int) -> int:
     """Bytes that the search takes beside held tokens."""
     name = context.build(label).input
-    width = context.shape.vectors.get(name, context.shape.dim)
-    return memory_bytes(images, width, context.num_outputs)
+    return memory_bytes(images, input_width(context.shape, name), context.num_outputs)
 
 
 def fit_linear(
@@ -136,7 +136,7 @@ class _Probe:
         """The rows of ``feed`` in all stored views; where they are many the processes share them."""
         (name,) = feed.inputs
         shape, classes = self.context.shape, self.context.num_outputs
-        count, width = len(feed) * feed.measured, shape.vectors.get(name, shape.dim)
+        count, width = len(feed) * feed.measured, input_width(shape, name)
         shared = world().size > 1 and count * width > DOUBLE
         mine = feed.part() if shared else feed
 

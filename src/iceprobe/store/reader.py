@@ -1,8 +1,10 @@
 """Opening a feature store: its manifest, its splits and their files."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +22,23 @@ from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
 from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
+from iceprobe.store.joined import joined_manifest, joined_splits
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
-from iceprobe.tokens import HasTokenShape, TokenShape
+from iceprobe.tokens import HasTokenShape, JoinedShape, TokenShape
 
 
 class Store(HasTokenShape):
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
-        path: folder of the store, or its place on object storage; ``None`` if it is in memory.
+        path: folder of the store, or its place on object storage; ``None`` if it is in memory, or of
+            several layers.
         manifest: what the tokens were made from.
+        depth: layers of its backbone, where that is known (it isn't written).
+        layers: the store of each layer, where it is of several (:meth:`joined`).
         splits: names of its splits.
         shape: of one image's tokens, even if only pooled vectors are stored. Its fields (``dim``,
             ``num_tokens``, ``num_prefix``, ``grid``, ``has_class``, ``vectors``) are attributes too.
@@ -45,10 +51,57 @@ class Store(HasTokenShape):
         path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
         trust: bool = False,
+        depth: int | None = None,
+        layers: Mapping[int, "Store"] | None = None,
     ):
         self.manifest, self.path = manifest, path
+        self.depth, self.layers = depth, dict(layers or {})
         self._splits, self._dataset, self._trust = dict(splits), dataset, trust
         self._identical: dict[str, NDArray[np.int64]] = {}
+
+    @classmethod
+    def joined(
+        cls,
+        stores: "Sequence[Store | str | Path]",
+        *,
+        depth: int | None = None,
+        trust: bool = False,
+    ) -> "Store":
+        """Stores of one layer each as one store of several layers; nothing is copied or written.
+
+        Probes that name ``layers=`` read it.
+
+        Args:
+            stores: of different layers of one backbone on the same images, of
+                :func:`iceprobe.extract_layers`, or their folders.
+            depth: layers of the backbone, from which negative numbers count; by default as the
+                stores know it. Those that were opened don't.
+            trust: as of :meth:`open`.
+
+        Raises:
+            IceprobeError: if the stores don't belong together.
+        """
+        opened = [s if isinstance(s, Store) else cls.open(s, trust=trust) for s in stores]
+        if not opened:
+            raise IceprobeError("no store was given: give those of iceprobe.extract_layers(…)")
+        known = [store.depth for store in opened if store.depth is not None]
+        depth = known[0] if depth is None and known else depth
+        manifest = joined_manifest([store.manifest for store in opened], depth)
+        assert isinstance(manifest.shape, JoinedShape)
+        return cls(
+            manifest,
+            joined_splits(opened, manifest.shape),
+            dataset=next((s._dataset for s in opened if s._dataset is not None), None),
+            trust=trust or all(store._trust for store in opened),
+            depth=depth,
+            layers=dict(zip(manifest.shape.layers, opened, strict=True)),
+        )
+
+    def _view(self, **changes: Any) -> "Store":
+        """A copy with other attributes; nothing is copied or read."""
+        view = copy.copy(self)
+        vars(view).update(changes)
+        return view
 
     @classmethod
     def open(
@@ -87,8 +140,7 @@ class Store(HasTokenShape):
 
     def asked_as(self, backbone: str, dataset: str) -> "Store":
         """A view of this store under the specs of a run (`Manifest.asked_as`)."""
-        manifest = self.manifest.asked_as(backbone, dataset)
-        return Store(manifest, self._splits, self.path, self._dataset, self._trust)
+        return self._view(manifest=self.manifest.asked_as(backbone, dataset))
 
     def __getitem__(self, split: str) -> "StoredSplit":
         if split not in self._splits:
@@ -104,11 +156,13 @@ class Store(HasTokenShape):
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store with only ``rows`` of ``split``; nothing is copied or read."""
         splits = self._splits | {split: self[split].take(rows)}
-        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
+        layers = {layer: one.take(split, rows) for layer, one in self.layers.items()}
+        return self._view(_splits=splits, layers=layers, _identical={})
 
     def trusting(self) -> "Store":
         """A view of this store that may ask other hosts named in its manifest."""
-        return Store(self.manifest, self._splits, self.path, self._dataset, trust=True)
+        layers = {layer: one.trusting() for layer, one in self.layers.items()}
+        return self._view(_trust=True, layers=layers)
 
     @property
     def identity(self) -> str:
@@ -142,6 +196,8 @@ class Store(HasTokenShape):
         Raises:
             IceprobeError: naming the first shard that differs.
         """
+        for store in self.layers.values():
+            store.verify()
         if isinstance(self.path, RemotePath):
             remote.verify(self.path, self.manifest)
         elif self.path is not None:

@@ -124,6 +124,7 @@ def _extract(
             first(partial(remove_folder, path))
             first(partial(sweep, path))
         store = Store.open(path, dataset=dataset)
+        store.depth = backbone.depth
         if store.manifest.skipped and call.on_bad_image == "fail":
             raise IceprobeError(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
