@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -142,6 +143,12 @@ class Tokens:
             vectors={name: vector.shape[1] for name, vector in self.vectors.items()},
         )
 
+    def to(self, device: "torch.device | str") -> "Tokens":
+        """The same tokens on a device."""
+        vectors = {name: vector.to(device) for name, vector in self.vectors.items()}
+        moved = self.patches.to(device), self.prefix.to(device)
+        return Tokens(*moved, self.grid, self.has_class, vectors)
+
     @property
     def class_token(self) -> "Tensor | None":
         """``(B, D)``, or ``None`` if there is none."""
@@ -167,6 +174,9 @@ class JoinedTokens(Tokens):
     def of(cls, layers: Mapping[int, Tokens]) -> Self:
         """The tokens of ``layers`` together, at least one."""
         return cls(**_own(layers[max(layers)], Tokens), layers=dict(layers))
+
+    def to(self, device: "torch.device | str") -> "JoinedTokens":
+        return JoinedTokens.of({layer: one.to(device) for layer, one in self.layers.items()})
 
 
 def _own(one: TokenShape | Tokens, kind: type) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from iceprobe.store.format import (
     StoredShape,
     take_pooled_class,
 )
+from iceprobe.tokens import JoinedShape, TokenShape
 
 FORMAT_VERSION = 1
 CARD = "model.json"
@@ -49,7 +50,9 @@ class Card(BaseModel):
         input: the tokens that it reads.
         seed: of the exported fit.
         num_classes, classes: C names, in the order of the logits.
-        shape: of the tokens of one image.
+        shape: of the tokens of one image; of several layers, the deepest's.
+        layers: of each layer's tokens, where the probe reads them side by side.
+        depth: layers of the backbone then.
         backbone: its spec, its preprocessing, and its identity with the hash of the weights.
         amp: dtype of the forward pass that made the training tokens.
         measured: its accuracy.
@@ -78,12 +81,21 @@ class Card(BaseModel):
     versions: dict[str, str]
     files: dict[Name, str]
     reading: dict[str, Any] = {}
+    layers: dict[int, TokenShape] = {}
+    depth: int | None = None
+
+    @property
+    def tokens(self) -> TokenShape:
+        """The shape of the tokens that the probe was fitted on."""
+        return JoinedShape.of(self.layers, self.depth) if self.layers else self.shape
 
     _complete = model_validator(mode="after")(take_pooled_class)
 
 
 def write_card(folder: Path, card: Card) -> None:
-    text = json.dumps(seal(card.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    unused = None if card.layers else {"layers", "depth"}
+    content = card.model_dump(mode="json", exclude=unused)
+    text = json.dumps(seal(content), indent=2, ensure_ascii=False)
     (folder / CARD).write_bytes(json_bytes(text))
 
 

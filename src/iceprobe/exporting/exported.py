@@ -24,6 +24,7 @@ from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.tasks.classification import Classification
+from iceprobe.tokens import Tokens, TokenShape
 
 # Share of the largest logit: rounding on other machines stays well below it.
 TOLERANCE = 0.01
@@ -66,7 +67,17 @@ class ExportedProbe(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``(B, C, S, S)`` → logits ``(B, C)``."""
-        return self.probe(self.backbone(images))
+        return self.probe(self.tokens(images))
+
+    def tokens(self, images: Tensor) -> Tokens:
+        """What the probe reads, of all its layers from one pass of the backbone."""
+        several = bool(self.probe.read.layers)
+        return self.backbone.joined(images) if several else self.backbone(images)
+
+    @property
+    def shape(self) -> TokenShape:
+        """Of these tokens."""
+        return self.backbone.joined_shape if self.probe.read.layers else self.backbone.shape
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
@@ -80,7 +91,7 @@ class ExportedProbe(nn.Module):
         Raises:
             IceprobeError: if the probe has no attention.
         """
-        return self.probe.attention(self.backbone(images))
+        return self.probe.attention(self.tokens(images))
 
     @torch.no_grad()
     def predict(
@@ -140,7 +151,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
         backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
     else:
         backbone = recorded_backbone(card.backbone, folder, trust=trust)
-    probe = build_for(card.shape, card.probe, len(card.classes))
+    probe = build_for(card.tokens, card.probe, len(card.classes))
     remedy = f"install iceprobe {card.versions.get('iceprobe')}"
     load_weights(probe, folder / PROBE, card.probe, remedy)
     try:

@@ -59,11 +59,15 @@ log = logging.getLogger("iceprobe")
 @shows_progress
 @takes(FitCall)
 @in_own_state
-def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> list[FittedResult]:
+def fit(
+    store: Store | str | Path | Sequence[Store], probes: Sequence[str], *, call: FitCall
+) -> list[FittedResult]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
-        store: the tokens, with a ``train`` split and the split to report; or the store's folder.
+        store: the tokens, with a ``train`` split and the split to report; or the store's folder; or
+            the stores of several layers, which probes that name ``layers=`` read side by side
+            (:meth:`iceprobe.Store.joined`).
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
         settings: an :class:`iceprobe.settings.Fitting`, its options as keywords, or both,
             where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
@@ -85,6 +89,8 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     """
     if isinstance(store, str | Path):
         store = Store.open(store)
+    if isinstance(store, Sequence):
+        store = Store.joined(store)
     if not isinstance(store, Store):
         raise IceprobeError(
             f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
@@ -105,6 +111,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "shuffle": call.shuffle,
         "device": request.device.type,
         **({} if request.task == "classification" else {"task": request.task}),  # older runs: none
+        **({"layers": [s.identity for s in store.layers.values()]} if store.layers else {}),
     }
     folder = first(lambda: call.output or new_run(store.manifest, call.protocol))
     with contextlib.ExitStack() as locked:

@@ -152,6 +152,27 @@ class Probe(nn.Module):
         cls = tokens.class_token[:, None]
         return cls if name == "class" else torch.cat([cls, tokens.patches], 1)
 
+    def patches_among(self, read: int, num_tokens: int) -> slice | list[int]:
+        """Where the patches are among the tokens ``read``: behind the prefix tokens of each layer.
+
+        Args:
+            read: N', number of the tokens that the pooling reads.
+            num_tokens: N, patches of a layer.
+        """
+        layers = 1 if self.read.wide else max(1, len(self.read.layers))
+        each = read // layers
+        if layers == 1:
+            return slice(each - num_tokens, each)
+        starts = [number * each + each - num_tokens for number in range(layers)]
+        return [start + n for start in starts for n in range(num_tokens)]
+
+    def on_patches(self, weights: Tensor, num_tokens: int) -> Tensor:
+        """Weights ``(…, N')`` of the tokens that are read → of the N patches, summed over layers."""
+        found = weights[..., self.patches_among(weights.shape[-1], num_tokens)]
+        return (
+            found.unflatten(-1, (-1, num_tokens)).sum(-2) if found.shape[-1] > num_tokens else found
+        )
+
     def num_parameters(self) -> dict[str, int]:
         """Trainable parameters of ``pooling`` and ``classifier``, and their ``total``."""
         pooling = sum(p.numel() for p in self.pooling.parameters() if p.requires_grad)

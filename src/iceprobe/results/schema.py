@@ -86,12 +86,16 @@ class StoreReference(Record):
     """Which feature store the probe read.
 
     Attributes:
-        path: its folder; ``None`` for features that were held in memory only.
+        path: its folder; ``None`` for features that were held in memory only, or of several layers.
         identity: hash of weights, preprocessing, data listing, dtypes, ….
+        layers: the store of each layer, where several were read side by side.
+        depth: layers of the backbone then, from which negative numbers count.
     """
 
     path: str | None
     identity: str
+    layers: "list[StoreReference]" = []
+    depth: int | None = None
 
 
 class Files(Record):

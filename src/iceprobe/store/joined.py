@@ -6,7 +6,7 @@ has of an image (its label, its row, its box, its mask) is read from the first.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as changed
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,9 +17,6 @@ from iceprobe.store.format import BackboneRecord, Manifest
 from iceprobe.store.layout import Layout
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import JoinedShape, at_layer, without_layer
-
-if TYPE_CHECKING:
-    from iceprobe.store.reader import Store
 
 OF_THE_IMAGE = ("label", "index", "box", "mask")
 
@@ -76,14 +73,16 @@ def joined_backbone(records: Sequence[BackboneRecord]) -> BackboneRecord:
     )
 
 
-def joined_splits(stores: Sequence["Store"], shape: JoinedShape) -> dict[str, StoredSplit]:
-    """The splits that all of ``stores`` have, of the layers of ``shape``.
+def joined_splits(
+    stores: Sequence[Mapping[str, StoredSplit]], shape: JoinedShape
+) -> dict[str, StoredSplit]:
+    """The splits of ``stores`` together, each by name, of the layers of ``shape``.
 
     Raises:
         IceprobeError: if a store lacks images that another has.
     """
     found = {}
-    for name in stores[0].splits:
+    for name in stores[0]:
         parts = dict(zip(shape.layers, (store[name] for store in stores), strict=True))
         for layer, part in parts.items():
             if part.live:

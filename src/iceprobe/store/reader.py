@@ -15,6 +15,7 @@ from torch import Tensor
 from iceprobe.core.checksums import sha256
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
+from iceprobe.core.text import shown
 from iceprobe.core.trust import name_hosts
 from iceprobe.datasets.base import Dataset
 from iceprobe.machine.object_storage import RemotePath, located
@@ -81,6 +82,12 @@ class Store(HasTokenShape):
         Raises:
             IceprobeError: if the stores don't belong together.
         """
+        for one in stores:
+            if not isinstance(one, Store | str | Path):
+                raise IceprobeError(
+                    f"{shown(one)} is no feature store: give those of iceprobe.extract_layers(…), or "
+                    "their folders"
+                )
         opened = [s if isinstance(s, Store) else cls.open(s, trust=trust) for s in stores]
         if not opened:
             raise IceprobeError("no store was given: give those of iceprobe.extract_layers(…)")
@@ -90,7 +97,7 @@ class Store(HasTokenShape):
         assert isinstance(manifest.shape, JoinedShape)
         return cls(
             manifest,
-            joined_splits(opened, manifest.shape),
+            joined_splits([store._splits for store in opened], manifest.shape),
             dataset=next((s._dataset for s in opened if s._dataset is not None), None),
             trust=trust or all(store._trust for store in opened),
             depth=depth,

@@ -12,7 +12,14 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.store.buffers import fresh
 from iceprobe.store.layout import Layout, image_bytes, layout_read, patch_bytes, patch_tensors
 from iceprobe.store.quantisation import dequantise
-from iceprobe.tokens import JoinedShape, TokenShape, at_layer, without_layer
+from iceprobe.tokens import (
+    JoinedShape,
+    JoinedTokens,
+    Tokens,
+    TokenShape,
+    at_layer,
+    without_layer,
+)
 
 LOAD_BYTES = 2**22  # per read into a buffer, through a temporary block
 
@@ -143,6 +150,35 @@ class StoredSplit:
         scales = self.rows(self._key("scales", layer), rows, pinned)
         scales = scales.to(device, non_blocking=True)
         return dequantise(stored, scales, dtype)
+
+    def tokens(
+        self,
+        rows: Tensor | np.ndarray | Sequence[int],
+        device: torch.device | str = "cpu",
+        layers: Collection[int] | None = None,
+    ) -> Tokens:
+        """All tokens of ``rows``, in float32; of several layers as `JoinedTokens` of ``layers``."""
+        if isinstance(self.shape, JoinedShape):
+            named = self.shape.layers if layers is None else layers
+            found = {
+                one: self._tokens_of(rows, device, self.shape.layers[one], one) for one in named
+            }
+            return JoinedTokens.of(found)
+        return self._tokens_of(rows, device, self.shape, None)
+
+    def _tokens_of(
+        self,
+        rows: Tensor | np.ndarray | Sequence[int],
+        device: torch.device | str,
+        shape: TokenShape,
+        layer: int | None,
+    ) -> Tokens:
+        small = {
+            name: self.rows(self._key(name, layer), rows).to(device).float()
+            for name in ("prefix", *shape.vectors)
+        }
+        patches = self.patches(rows, device, torch.float32, layer)
+        return Tokens(patches, small.pop("prefix"), shape.grid, shape.has_class, small)
 
     def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
