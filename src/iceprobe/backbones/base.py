@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.backbones.attention import CaughtAttention
+from iceprobe.backbones.layers import resolve_layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
@@ -151,6 +152,27 @@ class Backbone(HasTokenShape, nn.Module):
         if len(self.layers) == 1:
             return [self]
         return list(map(self._single, self.layers, self._shapes))
+
+    def at_layers(self, layers: Sequence[int]) -> "Backbone":
+        """The same module read at ``layers``: numbers from 0, or from −1, the last.
+
+        Raises:
+            IceprobeError: for a module without a choice of layers, or a layer that it doesn't have.
+        """
+        if not isinstance(self.reader, LayerReader):
+            raise IceprobeError(
+                f"backbone {self.spec!r} has no choice of layers: take one of timm:, transformers:, "
+                "open_clip: or bundled:, or a probe without layers="
+            )
+        resolved = resolve_layers(tuple(layers), self.reader.depth, self.name)
+        spec = parse_spec(self.spec)
+        other = copy.copy(self)
+        other._modules = {"reader": self.reader.at(resolved)}
+        other.layers = resolved
+        text = ",".join(map(str, resolved))
+        other.spec = str(replace(spec, options={**spec.options, "layer": text}))
+        other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank_image())
+        return other
 
     def _single(self, layer: int, shape: TokenShape) -> "Backbone":
         assert isinstance(self.reader, LayerReader)

@@ -66,8 +66,12 @@ class LayerReader(nn.Module):
 
     def single(self, layer: int) -> "LayerReader":
         """A reader of one layer, on the same model."""
+        return self.at((layer,))
+
+    def at(self, layers: tuple[int, ...]) -> "LayerReader":
+        """A reader of other layers, by their numbers from 0, on the same model."""
         reader = copy.copy(self)
-        reader.layers = (layer,)
+        reader.layers = layers
         return reader
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from iceprobe.store import Store
-    from iceprobe.tokens import HasTokenShape
+    from iceprobe.tokens import TokenShape
 
 log = logging.getLogger("iceprobe")
 
@@ -75,7 +75,7 @@ def fit_run(
 
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
-        check_fit(config, store, store.classes, store["train"].labels)
+        check_fit(config, store.shape, store.classes, store["train"].labels)
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
         if config.memory is not None:
@@ -118,20 +118,19 @@ def write_run(
 
 
 def check_fit(
-    config: FitRun, tokens: "HasTokenShape", classes: Sequence[str], train_labels: "np.ndarray"
+    config: FitRun, shape: "TokenShape", classes: Sequence[str], train_labels: "np.ndarray"
 ) -> None:
     """Check that probes, budget and draws fit the tokens and the images.
 
     Args:
         config: of the fit.
-        tokens: a store, or a backbone.
+        shape: of the tokens.
         classes: their names.
         train_labels: ``(n,)`` of the training images.
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import draw
 
-    shape = tokens.shape
     if has_budget(config):
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
@@ -296,10 +295,15 @@ def live_of(config: Run) -> Live:
     return Live(augmentation=augmentation, **_set_of(config, Forward))
 
 
+def reads_patches(config: FitRun) -> bool:
+    """Whether some probe of ``config`` reads patch tokens."""
+    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
+    return has_budget(config) or any(name.endswith("patches") for name in inputs)
+
+
 def extraction_of(config: Run) -> Extraction:
     """The settings of ``iceprobe.extract`` in ``config``; patches are stored only for probes that read them."""
-    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
-    patches = has_budget(config) or any(name.endswith("patches") for name in inputs)
+    patches = reads_patches(config)
     values = _set_of(config, Views) | {"patches": patches}
     if config.live:
         values.pop("augmentation", None)

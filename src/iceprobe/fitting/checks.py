@@ -41,11 +41,11 @@ def check_request(
                 f"({len(store.manifest.skipped)} were skipped): mend the images"
             )
         check_stored(store[name].labels, store.classes, name, store.path or store.identity[:16])
-    if not store.has_patches:
-        for label, probe in trained.items():
-            if probe.read.of_tokens:
+    for label, probe in trained.items():
+        for one in [store.layers[layer] for layer in probe.read.layers] or [store]:
+            if probe.read.of_tokens and not one.has_patches:
                 raise IceprobeError(
-                    f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
+                    f"{label} reads patch tokens and store {one.path} has only pooled vectors: "
                     "extract it with patches"
                 )
 

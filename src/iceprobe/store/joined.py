@@ -16,7 +16,7 @@ from iceprobe.core.specs import parse_spec
 from iceprobe.store.format import BackboneRecord, Manifest
 from iceprobe.store.layout import Layout
 from iceprobe.store.split import StoredSplit
-from iceprobe.tokens import JoinedShape, at_layer, without_layer
+from iceprobe.tokens import JoinedShape, at_layer
 
 OF_THE_IMAGE = ("label", "index", "box", "mask")
 
@@ -44,7 +44,7 @@ def joined_manifest(manifests: Sequence[Manifest], depth: int | None = None) -> 
                     f"the stores of layers {layers[0]} and {layer} differ in {what}: extract both by "
                     "one iceprobe.extract_layers(…), or one iceprobe run --layers"
                 )
-    patches = all(one.settings.patches for one in manifests)
+    patches = any(one.settings.patches for one in manifests)
     shapes = dict(zip(layers, (one.shape for one in manifests), strict=True))
     return first.model_copy(
         update={
@@ -108,8 +108,6 @@ def joined_split(parts: Mapping[int, StoredSplit], shape: JoinedShape) -> Stored
             for name, form in part.layout.items()
             if name not in OF_THE_IMAGE
         }
-    if not all(part.has_patches for part in parts.values()):
-        layout = {n: f for n, f in layout.items() if without_layer(n) not in ("patches", "scales")}
     layout |= {name: form for name, form in first.layout.items() if name in OF_THE_IMAGE}
 
     def of(name: str) -> tuple[StoredSplit, str]:

@@ -157,9 +157,13 @@ class StoredSplit:
         device: torch.device | str = "cpu",
         layers: Collection[int] | None = None,
     ) -> Tokens:
-        """All tokens of ``rows``, in float32; of several layers as `JoinedTokens` of ``layers``."""
+        """All tokens of ``rows``, in float32; of several layers as `JoinedTokens`.
+
+        ``layers`` are by default those whose patches are stored.
+        """
         if isinstance(self.shape, JoinedShape):
-            named = self.shape.layers if layers is None else layers
+            there = (one for one in self.shape.layers if at_layer("patches", one) in self.layout)
+            named = there if layers is None else layers
             found = {
                 one: self._tokens_of(rows, device, self.shape.layers[one], one) for one in named
             }
