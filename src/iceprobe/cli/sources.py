@@ -220,7 +220,7 @@ class Sources:
         return self._identities[key]
 
     def _identify(self, run: Run) -> set[str]:
-        from iceprobe.store.joined import joined_manifest
+        from iceprobe.store.joined_manifest import joined_manifest
         from iceprobe.store.request import describe_as, live_settings, make_settings
 
         device = run.device or "cpu"

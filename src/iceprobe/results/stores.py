@@ -48,7 +48,7 @@ def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
     manifests = [read_manifest(place) for place in places_of(result, trust=trust)]
     manifest = manifests[0]
     if result.store.layers:
-        from iceprobe.store.joined import joined_manifest
+        from iceprobe.store.joined_manifest import joined_manifest
 
         manifest = joined_manifest(manifests, result.store.depth)
     return manifest.asked_as(result.backbone, result.dataset)

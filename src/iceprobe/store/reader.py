@@ -23,7 +23,8 @@ from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
 from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import MANIFEST, FileRecord, Manifest, read_manifest
-from iceprobe.store.joined import joined_manifest, joined_splits
+from iceprobe.store.joined import joined_splits
+from iceprobe.store.joined_manifest import joined_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt

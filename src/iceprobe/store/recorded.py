@@ -22,7 +22,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.registry import load_dataset, names_elsewhere
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
-from iceprobe.store.joined import joined_backbone
+from iceprobe.store.joined_manifest import joined_backbone
 
 if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
