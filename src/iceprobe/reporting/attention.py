@@ -4,7 +4,7 @@ More than eight predictors are grouped by spherical k-means over their maps on a
 is the mean map of a group, the same group in every row.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -62,7 +62,7 @@ class Album:
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
-        part, picked = store[split], torch.from_numpy(rows)
+        part = store[split]
         self.store, self.split, self.rows = store, split, rows
         self.images: list[Image.Image] = list(store.images(split, rows))
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
@@ -70,12 +70,7 @@ class Album:
         self.names = store.names(split, rows)
         boxes = [None] * len(rows) if self.boxes is None else self.boxes
         self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
-        self.tokens = Tokens(
-            patches=part.patches(picked).float(),
-            prefix=part.prefix[picked].float(),
-            grid=store.grid,
-            has_class=store.has_class,
-        )
+        self.tokens = part.tokens(rows)
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
@@ -105,8 +100,7 @@ class Album:
 
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
-        patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
-        return replace(self.tokens, patches=patches, prefix=prefix)
+        return self.tokens.to(device)
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:

@@ -7,7 +7,15 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
@@ -127,12 +135,21 @@ class StoreReference(Record):
     """Which feature store the probe read.
 
     Attributes:
-        path: its folder; ``None`` for features that were held in memory only.
+        path: its folder; ``None`` for features that were held in memory only, or of several layers.
         identity: hash of weights, preprocessing, data listing, dtypes, ….
+        layers: the store of each layer, where several were read side by side.
+        depth: layers of the backbone then, from which negative numbers count.
     """
 
     path: str | None
     identity: str
+    layers: "list[StoreReference]" = []
+    depth: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialise(self)
+        return found if self.layers else {key: found[key] for key in ("path", "identity")}
 
 
 class Files(Record):
