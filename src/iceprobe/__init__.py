@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         plan_fit,
         probe,
         segment,
+        test,
     )
     from iceprobe.store import Store
     from iceprobe.tokens import Tokens
@@ -49,7 +50,7 @@ _NAMES = {
     "cost": ["plan", "plan_fit"],
     "datasets": ["Dataset", "load_dataset"],
     "exporting": ["export", "load_probe"],
-    "fitting": ["fit", "probe", "segment"],
+    "fitting": ["fit", "probe", "segment", "test"],
     "neighbours": ["knn"],
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "frame", "read_results", "records"],
@@ -92,6 +93,7 @@ __all__ = [
     "report",
     "segment",
     "settings",
+    "test",
 ]
 
 __getattr__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})

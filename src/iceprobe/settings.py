@@ -4,7 +4,7 @@ A field of a model is a Python argument, a ``--flag``, a key of the YAML file, a
 ``config.yaml``. Its annotation is its type, its :class:`Option` the rest. Models are composed of the same
 parts; which functions and commands take an option follows from the models that have it.
 
-    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction, Analysis      settings
+    Fitting, Extraction, Live, Adaptation, Segmentation, Prediction, OtherSet …    settings
     FitCall, ProbeCall, ExtractCall, …                  and what else a call from Python takes
     Run, StoreRun, ExtractRun, AdaptRun, …              and what else a command takes
 
@@ -52,6 +52,7 @@ Decays = Annotated[list[Decay], BeforeValidator(parse_numbers), Field(min_length
 # A folder, or a URL of object storage as pathlib keeps it (`located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
+Tests = Annotated[list[str], BeforeValidator(_one_or_several)]
 Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=1)]
 Shares = Annotated[list[Share], BeforeValidator(parse_numbers), Field(min_length=1)]
 
@@ -476,6 +477,35 @@ class AnalyzeCall(Analysis, Folder):
     progress: Annotated[Any, Option("As in fit.", None)] = None
 
 
+class OtherSet(Settings):
+    """How a fitted run is read on another data set: ``iceprobe.test``."""
+
+    split: Annotated[str, Option("The split of that data set to read (test).", WHAT)] = "test"
+    name: Annotated[
+        str | None, Option("Name of the test in the run folder (the data set's).", WHAT)
+    ] = None
+    limit: Annotated[From1 | None, Option("Take only this many of its images.", WHAT)] = None
+    features: Annotated[
+        Place | None, _resource("Folder or s3:// URL of feature stores (where the run's store is).")
+    ] = None
+    device: Annotated[Device | None, _DEVICE] = None
+    on_bad_image: Annotated[
+        Policy, Option("fail (default), or skip and count it in the result.")
+    ] = "fail"
+    workers: Annotated[From0, _resource("Processes that read images (0: threads).")] = 0
+
+
+class OtherSetCall(OtherSet, Call):
+    """All that ``iceprobe.test`` takes besides run and data set."""
+
+    backbone: Annotated[
+        Any, Option("The backbone of the run, if its spec doesn't load it.", None)
+    ] = None
+    trust: Annotated[
+        bool, Option("Whether to run code and connect to hosts that the files name.", None)
+    ] = False
+
+
 # --- commands: what else each takes, and the keys of its config.yaml ---------------------------
 
 
@@ -500,6 +530,15 @@ class FitRun(Fitting, Folder):
     fraction: Annotated[
         Shares | None, Option("Train on this fraction of train, 0.01,0.1: one fit each.")
     ] = None  # type: ignore[assignment]
+    test: Annotated[
+        Tests,
+        Option(
+            "NAME=SPEC of another data set to read the fitted probes on; repeat for more.",
+            WHAT,
+            changes_numbers=False,
+            implicit=True,
+        ),
+    ] = []
     long: Annotated[bool, _LONG] = False
 
 
@@ -591,6 +630,12 @@ class PredictRun(Prediction):
 
     images: Annotated[Path, Option("A folder with images at any depth.", WHAT)]
     output: Annotated[Path, Option("The table (predictions.csv).", WHAT)] = Path("predictions.csv")
+
+
+class OtherSetRun(OtherSet):
+    """``iceprobe test``."""
+
+    data: Annotated[Specs, _DATA]
 
 
 class AnalyzeRun(Analysis):

@@ -30,6 +30,8 @@ from iceprobe.settings import (
     Fitting,
     GivenTokens,
     Live,
+    OtherSet,
+    OtherSetCall,
     Segmentation,
     SegmentCall,
 )
@@ -115,6 +117,13 @@ class Analyze(_Function[P]):
     ) -> list[ProbeAnalysis]: ...  # fmt: skip
 
 
+class ReadOther(_Function[P]):
+    def __call__(
+        self, run: Sequence[Result] | Place, dataset: Data | Store | Path,
+        settings: OtherSet | None = None, *args: P.args, **options: P.kwargs,
+    ) -> list[Result]: ...  # fmt: skip
+
+
 fit = Fit(FitCall)
 extract = Extract(ExtractCall, Store)
 extract_layers = Extract(ExtractCall, list[Store])
@@ -125,6 +134,7 @@ plan_fit = PlanFit(FitPlanning)
 adapt = Adapt(AdaptCall)
 segment = Segment(SegmentCall)
 analyze = Analyze(AnalyzeCall)
+test = ReadOther(OtherSetCall)
 
 
 def probe(

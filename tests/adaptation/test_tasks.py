@@ -168,9 +168,11 @@ def test_the_loss_and_the_metrics_of_classes_are_as_they_were(tmp_path, monkeypa
     assert api._later(planted_dataset(), iceprobe.Adaptation()) == {}
     seen = []
     monkeypatch.setattr(
-        protocol, "kept_for", lambda metric, *rest: seen.append(metric.name) or kept(metric, *rest)
+        protocol,
+        "kept_of",
+        lambda setting, on: seen.append(setting.metric.name) or kept(setting, on),
     )
-    from iceprobe.adaptation.training import kept_for as kept
+    from iceprobe.adaptation.training import kept_of as kept
 
     options = dict(QUICK, seeds=1, learning_rates=[1e-3, 3e-3])
     (result,) = iceprobe.adapt(

@@ -259,3 +259,46 @@ def imagenet1k(root: Path) -> None:
     xml(folder / "val" / "ILSVRC2012_val_00000011.xml", (1, 2, 4, 3))
     xml(folder / "val" / "ILSVRC2012_val_00000012.xml", (0, 0, 1, 1), (2, 1, 8, 4))
     xml(folder / "train" / "n01443537" / "n01443537_1.xml", (1, 0, 5, 4))
+
+
+def _in_folders(folder: Path, images: dict[int, str], ending: str = "jpg") -> None:
+    for number, name in images.items():
+        picture(folder / name / f"{number}.{ending}", number)
+
+
+def imagenet_v2(root: Path) -> None:
+    folder = root / "imagenetv2-matched-frequency-format-val"
+    _in_folders(folder, {1: "0", 2: "10", 3: "2", 4: "999", 5: "134"}, "jpeg")
+
+
+def imagenet_a(root: Path) -> None:
+    text(root / "imagenet-a" / "README.txt", "n01498041 stingray")
+    _in_folders(root / "imagenet-a", {1: "n01498041", 2: "n12267677", 3: "n01531178"})
+
+
+def imagenet_r(root: Path) -> None:
+    text(root / "imagenet-r" / "README.txt", "n01443537 goldfish")
+    _in_folders(root / "imagenet-r", {1: "n01443537", 2: "n07920052"})
+
+
+def imagenet_sketch(root: Path) -> None:
+    _in_folders(root / "sketch", {1: "n15075141", 2: "n01440764", 3: "n02012849"}, "JPEG")
+
+
+def objectnet(root: Path) -> None:
+    """A red border of a pixel around each image; of its three classes ImageNet has two."""
+    folder = root / "objectnet-1.0"
+    labels = {"alarm_clock": "Alarm clock", "air_freshener": "Air freshener", "banana": "Banana"}
+    to_imagenet = {"Banana": "banana", "Alarm clock": "analog clock; digital clock"}
+    for name, content in (
+        ("folder_to_objectnet_label", labels),
+        ("objectnet_to_imagenet_1k", to_imagenet),
+    ):
+        path = folder / "mappings" / f"{name}.json"
+        text(path, json.dumps(content))
+    for number, name in ((1, "banana"), (2, "alarm_clock"), (3, "air_freshener"), (4, "banana")):
+        path = folder / "images" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.new("RGB", (12, 10), (255, 0, 0))
+        image.paste((number, 0, 7), (1, 1, 11, 9))
+        image.save(path)

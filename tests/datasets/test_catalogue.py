@@ -29,6 +29,7 @@ def test_every_source_and_set_is_listed(capsys):
     [
         ("aircraft", ["100 classes", "6,667 + 3,333", "mean per class", "non-commercial"]),
         ("cub200", ["200 classes", "5,994 + 5,794", "top-1", "caltech.edu"]),
+        ("imagenet-a", ["200 classes", "7,500 test images", "top-1", "MIT"]),
         ("PLACES", ["365 classes", "1,803,460 + 36,500", "places2.csail.mit.edu"]),
     ],
 )
@@ -59,8 +60,11 @@ def test_an_entry_says_all_there_is_to_say(name):
     entry = CATALOGUE[name]
     assert callable(entry.load())
     assert entry.classes > 1
-    assert min(entry.images) >= entry.classes
+    train, test = entry.images
+    assert test >= entry.classes
+    assert train == 0 or train >= entry.classes
     assert entry.licence
     assert entry.where.startswith("http")
     assert entry.files
-    assert all(len(parts) == 2 and all(parts) for parts in entry.splits.values())
+    assert all(len(parts) == 2 and parts[1] for parts in entry.splits.values())
+    assert all(bool(parts[0]) == bool(train) for parts in entry.splits.values())

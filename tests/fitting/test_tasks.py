@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from sklearn.metrics import average_precision_score, f1_score, r2_score
+from sklearn.metrics import average_precision_score, f1_score, log_loss, r2_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
@@ -283,6 +283,31 @@ def test_folds_test_every_example_once_and_cut_no_group(task, tmp_path):
     assert content_of(read_results(tmp_path / "run")) == content_of(results)
 
 
+@pytest.mark.parametrize("metric", ["auroc", "log_loss", "f1_macro"])
+def test_any_metric_selects_and_leads(metric, tmp_path):
+    images = {"train": planted_images("train", 240, 0), "test": planted_images("test", 90, 1)}
+    made = Dataset("test:planted", "planted", ["a", "b", "c"], images)
+    store = extract_in_memory(make_backbone(), made, tokens="float32")
+    results = iceprobe.fit(
+        store, ["knn", "linear?input=mean", "ep4"], metric=metric, output=tmp_path / "run", **QUICK
+    )
+    truth = store["test"].labels
+    expected = {
+        "auroc": lambda p, _: roc_auc_score(truth, p, multi_class="ovr"),
+        "log_loss": lambda p, _: log_loss(truth, p),
+        "f1_macro": lambda _, called: f1_score(truth, called, average="macro"),
+    }[metric]
+    for result in results:
+        assert result.primary == metric
+        assert result.selected_score is not None
+        found = result.predictions()
+        logits = found.logits().values.astype(np.float64)
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        values = [expected(one, called) for one, called in zip(p, found.predicted, strict=True)]
+        assert result.score.values == pytest.approx(values, abs=1e-9)
+
+
 def content_of(results):
     return [one.model_dump(exclude={"files"}) for one in results]
 
@@ -294,6 +319,10 @@ def test_what_cannot_be_fitted_is_one_line(store, tmp_path):
         (dict(metric="top1"), "metric"),
         (dict(metric="mapp" if store.task == "multilabel" else "r"), "map|r2"),
         (dict(groups="patient"), "groups='patient'"),
+        (
+            dict(metric="f1_macro_best") if store.task == "multilabel" else dict(metric="top1"),
+            "can't select a setting|unknown metric",
+        ),
         (dict(folds=500), "folds=500: there are 240 examples, take --folds 240"),
         (dict(folds=3, protocol="paper"), "folds=3 with protocol 'paper'"),
     ]

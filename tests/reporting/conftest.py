@@ -57,7 +57,7 @@ class FakeStore:
 
     path = None
     identity = "0123456789abcdef"
-    classes = CLASSES
+    classes, task = CLASSES, "classification"
     grid, dim, num_tokens, num_prefix = GRID, DIM, 196, 1
     has_class = has_patches = True
     pooled_class = False

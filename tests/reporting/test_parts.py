@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from iceprobe.reporting.attention import columns_of, spherical_kmeans, spread_over_classes
+from iceprobe.reporting.answers import spread
+from iceprobe.reporting.attention import columns_of, spherical_kmeans
 from iceprobe.reporting.charts import colours
 from iceprobe.reporting.cost_chart import pareto
 from iceprobe.reporting.finding import display_name, find
@@ -120,9 +121,9 @@ def test_every_probe_has_its_own_colour_and_keeps_it():
 
 def test_images_are_spread_over_classes_in_the_order_of_the_split():
     labels = np.array([2, 0, 0, 1, 2, 1, 0])
-    assert spread_over_classes(labels, 5).tolist() == [1, 3, 0, 2, 5]
-    assert spread_over_classes(labels, 99).tolist() == [1, 3, 0, 2, 5, 4, 6]
-    assert spread_over_classes(np.arange(100), 3).tolist() == [0, 50, 99]
+    assert spread(labels, 5).tolist() == [1, 3, 0, 2, 5]
+    assert spread(labels, 99).tolist() == [1, 3, 0, 2, 5, 4, 6]
+    assert spread(np.arange(100), 3).tolist() == [0, 50, 99]
 
 
 def test_groups_of_maps_are_the_groups_there_are():

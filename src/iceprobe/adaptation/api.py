@@ -26,6 +26,7 @@ from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_device, pooled_task
@@ -203,6 +204,7 @@ def manifest_of(
     settings = make_settings(Extraction(forward_dtype=asked.forward_dtype), device.type)
     split = asked.split
     refuse_train(split, list(dataset.splits))
+    check_train(dataset.splits, dataset.spec)
     for name in ("train", split):
         if name not in dataset.splits:
             raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))

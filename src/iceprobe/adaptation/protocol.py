@@ -25,7 +25,7 @@ from iceprobe.adaptation.steps import MicroBatch
 from iceprobe.adaptation.training import (
     AdaptationContext,
     Training,
-    kept_for,
+    kept_of,
     predict,
     time_step,
     train,
@@ -114,7 +114,7 @@ class AdaptationRun:
                 "--learning-rates, or a class two or more images"
             )
         if len(tasks) > 1:
-            kept_for(self.setting.metric, self.setting, self._held)
+            kept_of(self.setting, self._held)
         return tasks
 
     def steps(self, pair: tuple[str, str]) -> int:

@@ -26,6 +26,7 @@ from iceprobe.store.forward import autocast
 from iceprobe.tasks.classification import Classification
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays, Record, joined
+from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import ClassWeight, Keep, Task
 
 
@@ -116,7 +117,7 @@ def train(
     """
     protocol, metric, rows = setting.protocol, setting.metric, []
     learning = setting.learning(images)
-    keep = "scores" if evaluate_on is None else kept_for(metric, setting, evaluate_on)
+    keep: Keep = "scores" if evaluate_on is None else kept_of(setting, evaluate_on)
     batch_size = images_per_step(protocol, len(images))
     steps_an_epoch = len(split_batches(np.arange(len(images)), batch_size))
     steps = protocol.epochs * steps_an_epoch
@@ -176,19 +177,14 @@ def train(
     return rows
 
 
-def kept_for(metric: Metric, setting: AdaptationContext, images: Images) -> Keep:
-    """What a record must keep for a metric of these images: its scores, or the logits as well.
+def kept_of(setting: AdaptationContext, images: Images) -> Keep:
+    """What a record of the images must keep for the metric that selects.
 
     Raises:
-        IceprobeError: if neither suffices, or the metric is undefined for their targets.
+        IceprobeError: as `tasks.selecting.kept_for`.
     """
     outputs = setting.task.num_outputs(setting.manifest.dataset.classes)
-    drawn = torch.randn(1, len(images), outputs, generator=torch.Generator().manual_seed(0))
-    targets = torch.from_numpy(images.targets)
-    if metric.scores(Arrays(setting.task.record(drawn, targets, "scores")), images.targets) is None:
-        metric.needed_scores(Arrays(setting.task.record(drawn, targets)), images.targets)
-        return "everything"
-    return "scores"
+    return kept_for(setting.task, setting.metric, outputs, images.targets)
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ from iceprobe.core.lazy import lazy
 
 _NAMES = {
     "running": "analyze",
-    "schema": "Analysis Estimate Shortcut Predictor",
+    "schema": "Analysis Estimate Evidence Shortcut Predictor",
     "files": "read_analyses write_analyses",
     "maps": "patch_maps",
+    "evidence": "has_evidence patch_evidence true_map",
     "concentration": "entropy",
     "localisation": "box_shares mask_shares mass centroids centroid_in_box",
     "complementarity": "cosine_complementarity intersection_complementarity",

@@ -2,6 +2,8 @@
 
     shortcut = accuracy(images) − accuracy(images with another background)
 
+Without classes it is how much worse the leading metric gets (`iceprobe.analysis.scoring`).
+
 A probe that reads the object alone loses nothing; one that depends on its surroundings does.
 """
 
@@ -44,14 +46,16 @@ def replace_background(images: Tensor, boxes: Tensor, background: Tensor) -> Ten
     return torch.where(inside[:, None], images, background)
 
 
-def shortcut(correct: ArrayLike, replaced: ArrayLike) -> Difference:
+def shortcut(correct: ArrayLike, replaced: ArrayLike, *, fractions: bool = True) -> Difference:
     """The drop in accuracy with its 95% interval, paired over images and over the probe's seeds.
 
     Args:
-        correct: ``(S, n)`` or ``(n,)``, right on the images as they are.
+        correct: ``(S, n)`` or ``(n,)``, right on the images as they are; or values of another metric whose
+            mean it is, higher where it is better.
         replaced: the same of images with another background.
+        fractions: whether these are bound to [0, 1].
     """
-    return paired_difference(correct, replaced, replicates=True)
+    return paired_difference(correct, replaced, replicates=True, fractions=fractions)
 
 
 class OtherBackgrounds:

@@ -2,7 +2,7 @@
 
     importance_j = accuracy(probe) − accuracy(probe with a_j = 1/N on every patch, 0 elsewhere)
 
-The rest of the probe stays as it was fitted. What the predictors pool, p_j = Xᵀ a_j, is computed once, and
+Accuracy stands for the metric that leads; where less of it is better, the sign is turned. The rest of the probe stays as it was fitted. What the predictors pool, p_j = Xᵀ a_j, is computed once, and
 so is the mean of the patches, which a uniform predictor pools. The mean replaces one p_j after the other,
 and only values, norm and classifier are computed again.
 """

@@ -16,22 +16,24 @@ from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.box_accuracy import box_hits
 from iceprobe.analysis.complementarity import cosine_complementarity, intersection_complementarity
 from iceprobe.analysis.concentration import entropy
+from iceprobe.analysis.evidence import has_evidence, true_map
 from iceprobe.analysis.importance import has_importance, replaced_logits
 from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_shares, mass
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
+from iceprobe.analysis.scoring import Scoring, Values
 from iceprobe.backbones.base import Backbone
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store import Store
 from iceprobe.store.forward import autocast
+from iceprobe.tasks.records import Record
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
     from iceprobe.probes.probe import Probe
 
 RECALL_AT = (1, 5, 10)
-
-Values = NDArray[np.float64]
+EVIDENCE = "evidence "  # before the names of measures of the evidence
 
 
 class Measurements:
@@ -62,6 +64,7 @@ class Measurements:
         self.thresholds = tuple(thresholds)
         self.grid: tuple[int, int] = store.grid or (0, 0)
         self.labels = torch.from_numpy(np.asarray(self.part.labels))
+        self.scoring = Scoring(result, self.part.labels)
         boxes = self.part.boxes
         n = len(self.part)
         self.boxes = torch.from_numpy(np.zeros((n, 4), np.float32) if boxes is None else boxes)
@@ -71,10 +74,12 @@ class Measurements:
         self.fits: list[dict[str, Values]] = []  # measures of each pass
         # Of each pass: which boxes are found at which threshold.
         self.hits: list[NDArray[np.bool_]] = []
+        self.evidence_hits: list[NDArray[np.bool_]] = []  # the same of the evidence
+        self.records: list[list[Record]] = []  # of each fit, for its leading metric
         self.uniform: dict[str, Values] = {}  # what uniform attention scores
         self.probes = probes
-        # Images with other backgrounds, and which of them each fit is right on.
-        self.exchanged: tuple[OtherBackgrounds, Values] | None = None
+        # Images with other backgrounds, and each fit's records of them.
+        self.exchanged: tuple[OtherBackgrounds, list[list[Record]]] | None = None
 
     def over(self, source: "Probe | Backbone", progress: Callable[[int, int], None] | None) -> None:
         """Add a fit, or the heads of the backbone: one pass over the images."""
@@ -82,7 +87,8 @@ class Measurements:
         source.to(self.device)
         columns: dict[str, list[Values]] = defaultdict(list)
         uniform: dict[str, list[Values]] = defaultdict(list)
-        hits, descriptors = [], []
+        hits, of_evidence, descriptors = [], [], []
+        answers: list[Record] = []
         n = len(self.part)
         for start in range(0, n, self.batch):
             rows = np.arange(start, min(start + self.batch, n))
@@ -91,8 +97,9 @@ class Measurements:
                 maps, share = self._heads(source, rows)
             else:
                 maps, share = patch_maps(source, tokens)
-                for name, values in self._answered(source, tokens, rows).items():
-                    columns[name].append(values)
+                answers.append(self._answered(source, tokens, rows))
+                if has_evidence(source) and (self.boxed.any() or self.part.has_masks):
+                    of_evidence += self._evident(source, tokens, rows, columns)
                 with torch.no_grad():
                     descriptors.append(source.pooling(source.select(tokens)).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
@@ -102,18 +109,18 @@ class Measurements:
                 uniform[name].append(values.T)
             columns["prefix_share"].append(share.double().cpu().numpy().T)
             if (inside := torch.from_numpy(self.boxed[rows])).any():
-                mean = maps.mean(1).unflatten(1, self.grid)[inside]
-                boxes = self.boxes[rows][inside]
-                hits.append(box_hits(mean, boxes, self.size, thresholds=self.thresholds))
+                hits.append(self._hits(maps.mean(1)[inside], rows[inside.numpy()]))
             if progress is not None:
                 progress(int(rows[-1]) + 1, n)
         fit = _joined(columns)
         if descriptors:
-            fit |= self._recalled(torch.cat(descriptors))
+            fit |= self._recalled(torch.cat(descriptors)) | self._scored(answers)
         self.uniform = _joined(uniform)
         self.fits.append(fit)
         if hits:
             self.hits.append(np.concatenate(hits))
+        if of_evidence:
+            self.evidence_hits.append(np.concatenate(of_evidence))
         source.to(home)
 
     def _heads(
@@ -155,28 +162,55 @@ class Measurements:
                 found[name] = values.double().cpu().numpy()[:, None]
         return found
 
-    def _answered(
-        self, probe: "Probe", tokens: Tokens, rows: NDArray[np.int64]
-    ) -> dict[str, Values]:
-        """``correct (1, b)`` and, where predictors can be replaced, ``drops (M, b)``."""
-        labels = self.labels[rows].to(self.device)
-        if not has_importance(probe):
-            with torch.no_grad():
-                return {"correct": _right(probe(tokens), labels)[None]}
-        before, after = (_right(logits, labels) for logits in replaced_logits(probe, tokens))
-        return {"correct": before[None], "drops": before - after}
+    def _answered(self, probe: "Probe", tokens: Tokens, rows: NDArray[np.int64]) -> Record:
+        """The record of the probe as it is and, where predictors can be replaced, without each of them."""
+        targets = self.labels[rows].to(self.device)
+        if has_importance(probe):
+            before, after = replaced_logits(probe, tokens)
+            return self.scoring.record(torch.cat([before[None], after]), targets)
+        with torch.no_grad():
+            return self.scoring.record(probe(tokens)[None], targets)
+
+    def _scored(self, answers: list[Record]) -> dict[str, Values]:
+        """``score (1, n)`` of the leading metric, how much of it is lost without each predictor, ``drops
+        (M, n)``, and of classification whether each is right, ``correct (1, n)``."""
+        self.records.append([{name: t[:1] for name, t in one.items()} for one in answers])
+        values = self.scoring.values(answers)
+        found = {"score": values[:1]}
+        if len(values) > 1:
+            found["drops"] = self.scoring.metric.sign * (values[:1] - values[1:])
+        if self.labels.ndim == 1:
+            predicted = torch.cat([one["predicted"][0] for one in answers])
+            found["correct"] = (predicted == self.labels)[None].double().numpy()
+        return found
+
+    def _evident(
+        self,
+        probe: "Probe",
+        tokens: Tokens,
+        rows: NDArray[np.int64],
+        columns: dict[str, list[Values]],
+    ) -> list[NDArray[np.bool_]]:
+        """Add to ``columns`` where the evidence for what is true lies, ``(1, b)`` a measure; the boxes hit."""
+        maps = true_map(probe, tokens, self.labels[rows].to(self.device))
+        known = maps.isfinite().all(1).cpu().numpy()
+        for name, values in self._localised(maps[:, None], rows).items():
+            columns[EVIDENCE + name].append(np.where(known[:, None], values, np.nan).T)
+        if not (inside := known & self.boxed[rows]).any():
+            return []
+        return [self._hits(maps[torch.from_numpy(inside)], rows[inside])]
+
+    def _hits(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        grids, boxes = maps.unflatten(1, self.grid), self.boxes[rows]
+        return box_hits(grids, boxes, self.size, thresholds=self.thresholds)
 
     def _recalled(self, descriptors: torch.Tensor) -> dict[str, Values]:
-        if not (ks := [k for k in RECALL_AT if k < len(descriptors)]):
+        """Of classes; two images may share a tag, or be near in a number, without being of a kind."""
+        ks = [k for k in RECALL_AT if k < len(descriptors)]
+        if not ks or self.labels.ndim > 1:
             return {}
         found = recall_at(descriptors, self.labels.to(self.device), ks)
         return {f"recall {k}": hit.double()[None].cpu().numpy() for k, hit in found.items()}
-
-
-def _right(logits: torch.Tensor, labels: torch.Tensor) -> Values:
-    """Whether each is right, 0 or 1: ``(…, b, C)``, ``(b,)`` → ``(…, b)``."""
-    right: Values = (logits.argmax(-1) == labels).double().cpu().numpy()
-    return right
 
 
 def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.files import write_analyses
-from iceprobe.analysis.measurements import Measurements, Values
+from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.schema import HEADS, Analysis
 from iceprobe.analysis.summary import analysis_of, shortcut_of
 from iceprobe.core.errors import IceprobeError
@@ -21,8 +20,10 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 from iceprobe.settings import AnalyzeCall
 from iceprobe.store import Store
+from iceprobe.store.format import FOLDS
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
+from iceprobe.tasks.records import Record
 
 
 @shows_progress
@@ -53,6 +54,11 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
     for result in results:
         if result.method == "knn" or result.adaptation is not None:
             continue
+        if result.split == FOLDS:
+            raise IceprobeError(
+                f"{result.label!r} was tested by folds, whose probes aren't kept, so nothing tells where they "
+                "look: fit it without --folds, on a data set with a test split"
+            )
         store = _opened(result, stores, call.trust)
         seeds: list[int | None] = [*result.seeds] or [None]
         fits = [load_fitted(result, store.shape, seed) for seed in seeds]
@@ -124,20 +130,21 @@ def _by_store(found: Sequence[Measurements]) -> list[list[Measurements]]:
 def _exchange(
     found: Sequence[Measurements], others: OtherBackgrounds, progress: ProgressCallback | None
 ) -> None:
-    """Whether each fit is right on images with other backgrounds: one pass of the backbone for all."""
+    """What each fit makes of images with other backgrounds: one pass of the backbone for all."""
     first = found[0]
-    right: list[list[Values]] = [[] for _ in found]
+    records: list[list[list[Record]]] = [[[] for _ in one.probes] for one in found]
     for start in range(0, len(others.rows), first.batch):
         rows = others.rows[start : start + first.batch]
-        tokens, labels = others.tokens(rows), first.labels[rows]
-        for one, parts in zip(found, right, strict=True):
-            with torch.no_grad():
-                answers = [fit.to(one.device)(tokens).argmax(1).cpu() for fit in one.probes]
-            parts.append((torch.stack(answers) == labels).double().numpy())
+        tokens, targets = others.tokens(rows), first.labels[rows].to(first.device)
+        for one, of_fits in zip(found, records, strict=True):
+            for fit, parts in zip(one.probes, of_fits, strict=True):
+                with torch.no_grad():
+                    logits = fit.to(one.device)(tokens)
+                parts.append(one.scoring.record(logits[None], targets))
         if progress is not None:
             progress("other backgrounds", start + len(rows), len(others.rows))
-    for one, parts in zip(found, right, strict=True):
-        one.exchanged = others, np.concatenate(parts, 1)
+    for one, of_fits in zip(found, records, strict=True):
+        one.exchanged = others, of_fits
 
 
 def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Store:

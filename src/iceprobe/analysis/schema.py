@@ -1,6 +1,7 @@
 """Entries of ``analysis.json``. Nothing here imports torch.
 
-Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images.
+Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images. Of metrics that
+are no means over images (mAP, R²), what is drawn are linearised values (`iceprobe.analysis.scoring`).
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ class Predictor:
 
     seed: int  # of the fit
     predictor: int  # j, from 1
-    # Drop in accuracy where it alone is uniform; None where it can't be replaced.
+    # What the leading metric loses, positive if it gets worse, where it alone is uniform; None where it can't
+    # be replaced.
     importance: Estimate | None
     entropy: Estimate  # of its map, 1 where uniform
     centroid_in_box: Estimate | None  # share of images whose box holds the map's centroid
@@ -39,9 +41,27 @@ class Shortcut:
 
     background: str  # what replaces it: ``"clutter of other images"`` or ``"mean colour"``
     images: int  # those with a box
-    accuracy: Estimate  # top-1 on them as they are
-    replaced: Estimate  # top-1 with the other background
-    drop: Estimate  # their difference, paired over images
+    accuracy: Estimate | None  # the leading metric on them as they are; None where it's no accuracy
+    replaced: Estimate  # the same with the other background
+    drop: Estimate  # how much worse it is, paired over images
+    score: Estimate | None = (
+        None  # the leading metric as they are; earlier versions had accuracies only
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the evidence for what is true lies (`iceprobe.analysis.evidence`), measured like attention.
+
+    It is one map an image: positive evidence for its class, or for the tags that it has, or the magnitude of
+    evidence about its numbers. Images without any are left out.
+    """
+
+    centroid_in_box: Estimate | None
+    mass_in_box: Estimate | None
+    mass_in_mask: Estimate | None
+    max_box_accuracy: dict[str, float]
+    above_attention: dict[str, Estimate]  # by measure, minus the mean over predictors, paired
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class Analysis:
     images_with_box: int
     images_with_mask: int
     seeds: list[int]  # fits that were pooled
-    accuracy: Estimate | None  # top-1 on these images
+    accuracy: Estimate | None  # top-1 on these images; None without classes
     entropy: Estimate
     centroid_in_box: Estimate | None
     mass_in_box: Estimate | None
@@ -74,3 +94,6 @@ class Analysis:
     predictors: list[Predictor]  # by importance, the largest first
     notes: list[str] = field(default_factory=list)  # what is missing here, and why
     shortcut: Shortcut | None = None  # the background test, where it was asked for
+    metric: str = "top1"  # of importance and shortcut: the one that leads
+    score: Estimate | None = None  # its value on these images
+    evidence: Evidence | None = None  # where boxes or masks are and logits are sums over patches

@@ -3,12 +3,16 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iceprobe.analysis.association import Correlation, correlate, mean_intervals
 from iceprobe.analysis.background import shortcut
 from iceprobe.analysis.box_accuracy import DELTAS, max_box_accuracy
-from iceprobe.analysis.measurements import Measurements, Values
-from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Predictor, Shortcut
+from iceprobe.analysis.evidence import has_evidence
+from iceprobe.analysis.measurements import EVIDENCE, Measurements
+from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Evidence, Predictor, Shortcut
+from iceprobe.analysis.scoring import Values
+from iceprobe.tasks.records import joined
 
 LEAST_PREDICTORS = 32  # of a correlation over predictors
 MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
@@ -48,7 +52,7 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
     }
     measured: dict[str, Any] = {name: means.get(name) for name in MEASURES}
     correlation, more = _correlation(stacked, draws)
-    boxes = _max_box_accuracy(found)
+    boxes = _max_box_accuracy(found.hits)
     return Analysis(
         probe=HEADS if heads else found.result.label,
         store=found.store.identity,
@@ -58,6 +62,9 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         images_with_mask=int(found.masked.sum()),
         seeds=seeds,
         accuracy=means.get("correct"),
+        metric=found.result.primary,
+        score=means.get("score"),
+        evidence=_evidence(found, stacked, draws),
         **measured,
         prefix_share=float(stacked["prefix_share"].mean()),
         uniform={name: float(np.nanmean(values)) for name, values in found.uniform.items()},
@@ -66,7 +73,7 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         recall={k[7:]: means[k] for k in means if k.startswith("recall ")},
         correlation=correlation,
         predictors=predictors,
-        notes=[*notes, *more, *_missing(found, boxes)],
+        notes=[*notes, *more, *_missing(found, boxes, heads)],
     )
 
 
@@ -74,15 +81,43 @@ def shortcut_of(found: Measurements, draws: int) -> Shortcut | None:
     """What the exchange of backgrounds cost, where there was one."""
     if found.exchanged is None:
         return None
-    others, replaced = found.exchanged
-    correct = np.concatenate([fit["correct"] for fit in found.fits])[:, others.rows]
-    drop = shortcut(correct, replaced)
+    others, exchanged = found.exchanged
+    rows, scoring = others.rows, found.scoring
+    kept = [
+        [{name: tensor[:, rows] for name, tensor in joined(parts).items()}]
+        for parts in found.records
+    ]
+    before, after = (
+        np.concatenate([scoring.values(parts, rows) for parts in of_fits])
+        for of_fits in (kept, exchanged)
+    )
+    metric = scoring.metric
+    drop = shortcut(metric.sign * before, metric.sign * after, fractions=metric.fraction)
+    score = _mean(before, draws)
     return Shortcut(
         background=others.name,
-        images=len(others.rows),
-        accuracy=_mean(correct, draws),
-        replaced=_mean(replaced, draws),
+        images=len(rows),
+        accuracy=score if metric.accuracy else None,
+        replaced=_mean(after, draws),
         drop=Estimate(drop.mean, drop.interval),
+        score=score,
+    )
+
+
+def _evidence(found: Measurements, stacked: dict[str, Values], draws: int) -> Evidence | None:
+    names = [name for name in MEASURES if EVIDENCE + name in stacked]
+    if not names:
+        return None
+    ours = {name: stacked[EVIDENCE + name].mean(0, keepdims=True) for name in names}
+    each = {name: _mean(ours[name], draws) for name in names}
+    return Evidence(
+        centroid_in_box=each.get("centroid_in_box"),
+        mass_in_box=each.get("mass_in_box"),
+        mass_in_mask=each.get("mass_in_mask"),
+        max_box_accuracy=_max_box_accuracy(found.evidence_hits),
+        above_attention={
+            name: _mean(ours[name] - stacked[name].mean(0, keepdims=True), draws) for name in names
+        },
     )
 
 
@@ -106,18 +141,23 @@ def _correlation(
     return {name: one for name, one in found.items() if one is not None}, notes
 
 
-def _max_box_accuracy(found: Measurements) -> dict[str, float]:
-    if not found.hits:
+def _max_box_accuracy(of_fits: list[NDArray[np.bool_]]) -> dict[str, float]:
+    if not of_fits:
         return {}
-    best = np.mean([max_box_accuracy(hits) for hits in found.hits], 0)
+    best = np.mean([max_box_accuracy(hits) for hits in of_fits], 0)
     scores = {str(delta): float(one) for delta, one in zip(DELTAS, best, strict=True)}
     return scores | {"mean": float(best.mean())}
 
 
-def _missing(found: Measurements, boxes: dict[str, float]) -> list[str]:
+def _missing(found: Measurements, boxes: dict[str, float], heads: bool) -> list[str]:
+    outputs = found.scoring.task.outputs
     notes = [] if boxes else ["no boxes: nothing is said of centroids, boxes and their mass"]
     if not found.masked.any():
         notes.append("no masks: nothing is said of mass in them")
+    if found.labels.ndim > 1 and not heads:
+        notes.append(f"no retrieval: it asks for images of one class, and these have {outputs}")
+    if not heads and (boxes or found.masked.any()) and not has_evidence(found.probes[0]):
+        notes.append(f"no evidence: {found.probes[0].pooling.entangled}")
     return notes
 
 

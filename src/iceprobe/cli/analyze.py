@@ -19,6 +19,7 @@ from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
     from iceprobe.analysis import Analysis, Estimate
+    from iceprobe.tasks.metrics import Metric
 
 
 @options(AnalyzeRun)
@@ -56,10 +57,11 @@ def analyze(
     settings = part_of(config, AnalysisSettings)
     with Bars() as bars:
         analyses = iceprobe.analyze(chosen, settings, trust=trust, progress=bars)
+    metric = chosen[0].metric
     for one in analyses:
         if config.predictors:
-            console.print(_of_predictors(one, config.predictors))
-    console.print(_of_probes(analyses))
+            console.print(_of_predictors(one, config.predictors, metric))
+    console.print(_of_probes(analyses, metric))
     for one in analyses:
         for name, ours in one.correlation.items():
             low, high = ours.interval
@@ -68,10 +70,17 @@ def analyze(
                 f"[{low:+.2f}, {high:+.2f}] over {ours.predictors} predictors"
             )
         if (test := one.shortcut) is not None:
+            what = "points" if metric.accuracy else metric.title
             say(
-                f"{one.probe}: {_points(test.drop)} points lost with another background "
+                f"{one.probe}: {_points(test.drop, metric)} {what} lost with another background "
                 f"({test.background}; {test.images} images)"
             )
+        if one.evidence is not None:
+            for name, more in one.evidence.above_attention.items():
+                say(
+                    f"{one.probe}: evidence, {name.replace('_', ' ')} {_percent(getattr(one.evidence, name))}, "
+                    f"{_points(more)} points against its attention"
+                )
         for note in one.notes:
             say(f"{one.probe}: {note}")
     files = write_analyses(run, analyses)
@@ -79,14 +88,14 @@ def analyze(
         say(path.resolve())
 
 
-def _of_predictors(one: "Analysis", rows: int) -> TerminalTable:
+def _of_predictors(one: "Analysis", rows: int, metric: "Metric") -> TerminalTable:
     shown = one.predictors[:rows]
     return table_of(
         shown,
         [
             (Column("seed"), lambda each: str(each.seed)),
             (Column("predictor"), lambda each: str(each.predictor)),
-            (Column("importance"), lambda each: _points(each.importance)),
+            (Column("importance"), lambda each: _points(each.importance, metric)),
             (Column("centroid in box"), lambda each: _percent(each.centroid_in_box)),
             (Column("in box", goes=2), lambda each: _percent(each.mass_in_box)),
             (Column("in mask", goes=3), lambda each: _percent(each.mass_in_mask)),
@@ -96,22 +105,29 @@ def _of_predictors(one: "Analysis", rows: int) -> TerminalTable:
     )
 
 
-def _of_probes(analyses: "list[Analysis]") -> TerminalTable:
-    return table_of(
-        analyses,
-        [
-            (Column("probe", numeric=False), lambda one: one.probe),
-            (Column("accuracy"), lambda one: _percent(one.accuracy)),
-            (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
-            (Column("in box", goes=5), lambda one: _beside(one, "mass_in_box")),
-            (Column("in mask", goes=6), lambda one: _beside(one, "mass_in_mask")),
-            (Column("entropy", goes=3), lambda one: f"{one.entropy.mean:.2f}"),
-            (Column("complementarity cos / ∩", goes=1), _complementarity),
-            (Column("MaxBoxAccV2", goes=4), lambda one: _percent(one.max_box_accuracy.get("mean"))),
-            (Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))),
-        ],
-        "Where probes look, and what uniform attention scores",
-    )
+def _of_probes(analyses: "list[Analysis]", metric: "Metric | None" = None) -> TerminalTable:
+    name = "accuracy" if metric is None or metric.accuracy else metric.title
+    columns = [
+        (Column("probe", numeric=False), lambda one: one.probe),
+        (Column(name), lambda one: _figure(one.score or one.accuracy, metric)),
+        (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
+        (Column("in box", goes=6), lambda one: _beside(one, "mass_in_box")),
+        (Column("in mask", goes=7), lambda one: _beside(one, "mass_in_mask")),
+        (Column("entropy", goes=4), lambda one: f"{one.entropy.mean:.2f}"),
+        (Column("complementarity cos / ∩", goes=1), _complementarity),
+        (Column("MaxBoxAccV2", goes=5), lambda one: _percent(one.max_box_accuracy.get("mean"))),
+    ]
+    if any(one.evidence for one in analyses):
+        columns.append((Column("evidence in box / mask", goes=3), _evidence))
+    if any(one.recall for one in analyses):
+        columns.append((Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))))
+    return table_of(analyses, columns, "Where probes look, and what uniform attention scores")
+
+
+def _evidence(one: "Analysis") -> str:
+    if (found := one.evidence) is None:
+        return "–"
+    return f"{_percent(found.mass_in_box)} / {_percent(found.mass_in_mask)}"
 
 
 def _complementarity(one: "Analysis") -> str:
@@ -127,13 +143,22 @@ def _percent(value: "Estimate | float | None") -> str:
     return f"{tenths(value if isinstance(value, float) else value.mean)}%"
 
 
-def _points(estimate: "Estimate | None") -> str:
-    from iceprobe.results.tables import signed_points
+def _figure(estimate: "Estimate | None", metric: "Metric | None") -> str:
+    from iceprobe.results.tables import figure
+
+    unit = "%" if metric is None else metric.unit
+    return "–" if estimate is None else figure(estimate.mean, metric) + unit
+
+
+def _points(estimate: "Estimate | None", metric: "Metric | None" = None) -> str:
+    from iceprobe.results.tables import figure
 
     if estimate is None:
         return "–"
-    low, high = map(signed_points, estimate.interval)
-    return f"{signed_points(estimate.mean)} [{low}, {high}]"
+    mean, low, high = (
+        figure(one, metric, signed=True) for one in (estimate.mean, *estimate.interval)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 def _beside(one: "Analysis", measure: str) -> str:

@@ -28,6 +28,7 @@ from iceprobe.cli.prune import prune
 from iceprobe.cli.report import report
 from iceprobe.cli.run import run
 from iceprobe.cli.segment import segment
+from iceprobe.cli.test import test
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import check_text
 from iceprobe.core.text import clipped, visible
@@ -64,7 +65,13 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "One stage at a time": {"extract": extract, "fit": fit, "knn": knn},
     "Change the backbone": {"adapt": adapt},
     "Dense tokens": {"segment": segment},
-    "Results": {"advise": advise, "report": report, "compare": compare, "analyze": analyze},
+    "Results": {
+        "advise": advise,
+        "report": report,
+        "compare": compare,
+        "analyze": analyze,
+        "test": test,
+    },
     "Use a probe": {"export": export, "predict": predict},
     "Look around": {"ls": ls, "prune": prune},
 }

@@ -1,14 +1,14 @@
 """``iceprobe fit``: probes on a feature store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iceprobe.cli import run
 from iceprobe.cli.arguments import is_config
 from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
-from iceprobe.cli.signature import Given, Resume, StoreArguments, options
+from iceprobe.cli.signature import Given, Resume, StoreArguments, Trust, options
 from iceprobe.cli.stages import check_fit
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
@@ -24,7 +24,9 @@ LIVE = ("backbone", "data", "augmentation", "limit", "forward_batch_size", "forw
 
 
 @options(StoreRun, Run, only=[*options_of(StoreRun), "live", *LIVE])
-def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -> None:
+def fit(
+    given: Given, arguments: StoreArguments = None, resume: Resume = True, trust: Trust = False
+) -> None:
     """Fit probes on a feature store and write a run folder with a report.
 
     The config.yaml that fit and knn leave in the run folder can stand in place of the store.
@@ -54,18 +56,28 @@ def fit(given: Given, arguments: StoreArguments = None, resume: Resume = True) -
         config = resolve(StoreRun, asked, Path(first), overrides)
     else:
         config = resolve(StoreRun, {**asked, "store": first}, overrides=overrides)
-    execute(config, resume)
+    execute(config, resume, trust)
 
 
-def execute(config: StoreRun, resume: bool = True) -> None:
+def execute(config: StoreRun, resume: bool = True, trust: bool = False) -> None:
     """Fit on the store of ``config``, once for each number of training images."""
     for text in config.probe:
         parse_probe(text)  # a wrong name is reported before torch is imported
-    run_cells(config, cells(config), _NamedStore(), resume=resume)
+    run_cells(config, cells(config), _NamedStore(trust), resume=resume)
 
 
 class _NamedStore:
-    """The store that a configuration names."""
+    """The store that a configuration names.
+
+    ``trust``: whether code that its manifest names may run, for ``--test``.
+    """
+
+    def __init__(self, trust: bool = False):
+        self.trust = trust
+
+    def other_sets(self, config: StoreRun) -> dict[str, Any]:
+        """The options of `iceprobe.test`: the backbone is the one that the store names."""
+        return {"trust": self.trust, "device": config.device}
 
     def store(self, config: StoreRun, progress: Bars | None = None) -> "Store":
         from iceprobe.store import Store

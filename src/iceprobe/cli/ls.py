@@ -132,8 +132,9 @@ def _datasets() -> list[Entry]:
         one = CATALOGUE[name]
         train, test = one.images
         reported = {"top1": "top-1", "mean_per_class": "the mean per class"}[one.headline]
+        images = f"{train:,} + {test:,} images" if train else f"{test:,} test images alone"
         lines = (
-            f"{one.classes:,} classes, {train:,} + {test:,} images; {reported} is reported",
+            f"{one.classes:,} classes, {images}; {reported} is reported",
             f"licence: {one.licence}; {one.where}",
             f"{name}?root=DIR",
         )

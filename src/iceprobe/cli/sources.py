@@ -3,17 +3,19 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import iceprobe
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
+from iceprobe.cli.other_sets import check_tests
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
 from iceprobe.cli.stages import check_fit, extraction_of, has_budget, live_of, reads_patches
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec, with_options
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import first
 from iceprobe.probes.inputs import input_of, layers_named, names_layers
 from iceprobe.settings import Run
@@ -210,14 +212,15 @@ class Sources:
 
     def check(self, run: Run) -> None:
         """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
-        import numpy as np
 
         from iceprobe.store.layout import chosen_rows
 
         dataset = self.dataset(run)
-        targets = dataset.splits["train"].targets if "train" in dataset.splits else np.empty(0, int)
+        check_train(dataset.splits, dataset.spec)
+        targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
         check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task)
+        check_tests(run, dataset.classes, dataset.task)
 
     def identities(self, run: Run) -> set[str]:
         """Identities of the stores that would serve ``run`` now; nothing is extracted.
@@ -271,6 +274,10 @@ class Sources:
                 self._remember(name, backbone, shape, whole=reading.whole)
             found.append((backbone, shape))
         return found
+
+    def other_sets(self, run: Run) -> dict[str, Any]:
+        """The options of `iceprobe.test` for a finished run: its backbone and the folder of stores."""
+        return {"backbone": self.backbone(run), "features": run.features, "device": run.device}
 
     def keep(self) -> None:
         """Save in the run folder which files its backbones came from (`cli/sources_seen.py`)."""

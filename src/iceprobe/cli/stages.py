@@ -12,9 +12,11 @@ import typer
 
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.cli.other_sets import check_tests, read_other_sets, tell_tests
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
@@ -51,6 +53,9 @@ class TokenSource(Protocol[C_contra]):
     def check(self, config: C_contra) -> None:
         """Refuse probes, budgets and draws that don't fit the images."""
 
+    def other_sets(self, config: C_contra) -> dict[str, Any]:
+        """The options of `iceprobe.test` that say where the tokens of other data sets come from."""
+
 
 def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> None:
     """Fit the probes of ``config`` and report.
@@ -60,7 +65,8 @@ def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> Non
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        first(lambda: show_finished(folder, lambda: source.identities(config), resume))
+        read = partial(read_other_sets, config, folder, partial(source.other_sets, config))
+        first(lambda: show_finished(folder, lambda: source.identities(config), resume, read))
     else:
         show(fit_run(config, folder, source, resume=resume), folder)
 
@@ -75,14 +81,19 @@ def fit_run(
 
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
+        check_train(store.splits, store.manifest.dataset.spec)
         check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
+        if not isinstance(config, Run):  # of images this was checked before their tokens were made
+            first(lambda: check_tests(config, store.classes, store.task))
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
         if config.memory is not None:
             give_back_freed_memory()
         return partial(fit, store, config.probe, fitting_of(config))
 
-    return write_run(folder, prepare, resume=resume)
+    results = write_run(folder, prepare, resume=resume)
+    first(lambda: read_other_sets(config, folder, partial(source.other_sets, config)))
+    return results
 
 
 def write_run(
@@ -224,8 +235,12 @@ def write_report(
 
 
 def show_finished(
-    folder: RunFolder, identities: Callable[[], Collection[str]], resume: bool
+    folder: RunFolder,
+    identities: Callable[[], Collection[str]],
+    resume: bool,
+    read: Callable[[], None] = lambda: None,
 ) -> None:
+    """Show a finished run, once its other data sets are read by ``read``."""
     if not resume:
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run: choose another --output, or "
@@ -233,6 +248,7 @@ def show_finished(
         )
     results = check_finished(folder, identities())
     finish_off(folder, results)
+    read()
     tell_complete(folder)
     show(results, folder)
 
@@ -286,6 +302,7 @@ def show(results: Sequence[FittedResult], folder: RunFolder) -> None:
     same = len({(r.backbone, r.dataset, r.shots, r.fraction) for r in results}) == 1
     title = f"{one.backbone} on {one.dataset}, protocol {one.protocol}" if same else None
     console.print(to_rich(results, title=title) if same else to_rich_matrix(results))
+    tell_tests(folder.path)
     say(folder.report.resolve())
     found = {result.probe for result in results}
     asked = [probe_label(parse_probe(text)) for text in folder.config.probe]

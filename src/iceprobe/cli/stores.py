@@ -11,7 +11,9 @@ from iceprobe.store.format import MANIFEST, Manifest, read_manifest
 
 # Files of a finished run, an unfinished one and a segmentation that name the store they read.
 _NAMED_IN = ("results.json", "request.json", "dense.json")
-_DEPTH = 3  # of a campaign's cell below the folder of runs: NAME/cells/CELL
+_DEPTH = (
+    6  # of a test of a campaign's cell below the folder of runs: NAME/cells/CELL/tests/TEST/masked
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Union
 
@@ -197,6 +197,8 @@ class Dataset:
         group: name of the column whose equal values are examples that aren't independent.
         fold: name of the column of folds.
         slices: names of the columns by whose values metrics are reported as well.
+        maps: a class of this set → the classes of another that stand for it, when a run on the other
+            is read on this one (`datasets/matching.py`). A class without an entry goes by its name.
 
     Raises:
         IceprobeError: if a target is none of the task's, or train lacks an output.
@@ -212,6 +214,7 @@ class Dataset:
     group: str | None = None
     fold: str | None = None
     slices: Sequence[str] = ()
+    maps: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in self.splits.values():

@@ -1,10 +1,10 @@
 """``NAME?root=DIR``: one loader for every entry of the catalogue.
 
 It looks for the files, downloads them if asked to, calls the entry's reader for the official parts,
-and checks that train has every class.
+and checks that train has every class. Some sets are test sets alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def load_benchmark(
     entry = CATALOGUE[name]
     default = next(iter(entry.splits.values()))
     if root is None:
-        first = entry.files[0].format(part=default[0][0]).split("/")[0]
+        part = (*default[0], *default[1])[0]
+        first = entry.files[0].format(part=part).split("/")[0]
         raise IceprobeError(
             f"data set {name!r} needs root=DIR, the folder that holds {first}: "
             f"get it from {entry.where}"
@@ -60,20 +61,28 @@ def load_benchmark(
     _check_files(name, entry, folder, (*parts[0], *parts[1]))
     read = entry.load()
     try:
-        train, classes = read(folder, "train", parts[0], **options)
-        test, test_classes = read(folder, "test", parts[1], **options)
+        made = {
+            split: read(folder, split, of_split, **options)
+            for split, of_split in zip(("train", "test"), parts, strict=True)
+            if of_split
+        }
     except _BROKEN as error:
         raise IceprobeError(
             f"{name} at {root!r} can't be read ({type(error).__name__}: {one_line(error)}): "
             f"get it again from {entry.where}"
         ) from error
-    _check_classes(name, train, classes, test, test_classes)
+    splits = {split: found[0] for split, found in made.items()}
+    _check_classes(name, {split: (found[0], found[1]) for split, found in made.items()})
+    published = dict(zip(("train", "test"), entry.images, strict=True))
     assumed = [
-        f"{name}: {len(one):,} images of {one.name} are read, {published:,} are published"
-        for one, published in zip((train, test), entry.images, strict=True)
-        if parts == default and len(one) != published
+        f"{name}: {len(one):,} images of {split} are read, {published[split]:,} are published"
+        for split, one in splits.items()
+        if parts == default and len(one) != published[split]
     ]
-    return Dataset(spec, name, classes, {"train": train, "test": test}, entry.headline, assumed)
+    _, classes, *maps = next(iter(made.values()))
+    return Dataset(
+        spec, name, classes, splits, entry.headline, assumed, maps=maps[0] if maps else {}
+    )
 
 
 def _check_files(name: str, entry: Benchmark, root: Path, parts: Sequence[str]) -> None:
@@ -110,11 +119,14 @@ def _download(name: str, entry: Benchmark, root: Path) -> None:
         ) from error
 
 
-def _check_classes(
-    name: str, train: Split, classes: Sequence[str], test: Split, test_classes: Sequence[str]
-) -> None:
-    """Check that train has every class; map labels of test to train's order of classes."""
-    for split, names in ((train, classes), (test, test_classes)):
+def _check_classes(name: str, made: Mapping[str, tuple[Split, Sequence[str]]]) -> None:
+    """Check that train has every class; map labels of test to train's order of classes.
+
+    Args:
+        name: of the set.
+        made: its splits, each with the names of its classes.
+    """
+    for split, names in made.values():
         if not len(split):
             raise IceprobeError(f"split {split.name!r} of {name} is empty: get it again, whole")
         if split.labels.min() < 0 or split.labels.max() >= len(names):
@@ -122,6 +134,9 @@ def _check_classes(
                 f"{name}: labels of {split.name} run from {split.labels.min()} to "
                 f"{split.labels.max()}, but {len(names)} classes are named: get it again"
             )
+    if "train" not in made:
+        return
+    (train, classes), (test, test_classes) = made["train"], made["test"]
     counts = np.bincount(train.labels, minlength=len(classes))
     missing = [class_name for class_name in test_classes if class_name not in classes]
     missing += [classes[label] for label in np.flatnonzero(counts == 0).tolist()]

@@ -17,19 +17,23 @@ Parts = tuple[str, ...]  # names of official parts that are read one after anoth
 Splits = Mapping[str, tuple[Parts, Parts]]
 
 TRAIN_TEST: Splits = {"test": (("train",), ("test",))}
+TEST: Splits = {"test": ((), ("test",))}  # runs on another set are read on it: iceprobe test
 
 
 @dataclass(frozen=True)
 class Benchmark(Entry):
     """A benchmark set: ``target(root, name, parts, **options) -> (Split, class names)``.
 
+    A third value, if there is one, is `Dataset.maps`.
+
     Attributes:
         classes: how many.
-        images: how many in train and in test.
+        images: how many in train and in test; 0 in train of a set that has none.
         licence: in a few words; the set's own page is authoritative.
         where: the page to get it from, and which files.
         files: what has to be below ``root``; ``{part}`` is each part that is read.
-        splits: parts of train and of test for each value of ``split=``, the default first.
+        splits: parts of train and of test for each value of ``split=``, the default first; no parts of
+            train where there is none.
         headline: the accuracy that is conventionally reported on it.
         options: of its reader: each key and the function that converts its text.
         torchvision: the class of ``torchvision.datasets`` that downloads it; empty if none does.
@@ -66,6 +70,64 @@ CATALOGUE: Registry[Benchmark] = Registry(
             files=("{part}",),
             splits={"val": (("train",), ("val",))},
             options={"boxes": str},
+        ),
+        "imagenet-v2": Benchmark(
+            "iceprobe.datasets.imagenet_sets:read_v2",
+            "ImageNet-V2, matched frequency: the classes of ImageNet-1k again; test only",
+            classes=1000,
+            images=(0, 10_000),
+            licence="MIT (code and labels; images of Flickr)",
+            where=(
+                "https://github.com/modestyachts/ImageNetV2 (imagenetv2-matched-frequency.tar.gz: folders "
+                "0 to 999)"
+            ),
+            files=("imagenetv2-matched-frequency-format-val",),
+            splits=TEST,
+        ),
+        "imagenet-a": Benchmark(
+            "iceprobe.datasets.imagenet_sets:read_a",
+            "ImageNet-A: natural images that ResNet-50 gets wrong, 200 classes of ImageNet-1k; test only",
+            classes=200,
+            images=(0, 7_500),
+            licence="MIT (code and labels; images of the web)",
+            where="https://github.com/hendrycks/natural-adv-examples (imagenet-a.tar)",
+            files=("imagenet-a",),
+            splits=TEST,
+        ),
+        "imagenet-r": Benchmark(
+            "iceprobe.datasets.imagenet_sets:read_r",
+            "ImageNet-R: art, cartoons, toys, …, 200 classes of ImageNet-1k; test only",
+            classes=200,
+            images=(0, 30_000),
+            licence="MIT (code and labels; images of the web)",
+            where="https://github.com/hendrycks/imagenet-r (imagenet-r.tar)",
+            files=("imagenet-r",),
+            splits=TEST,
+        ),
+        "imagenet-sketch": Benchmark(
+            "iceprobe.datasets.imagenet_sets:read_sketch",
+            "ImageNet-Sketch: drawings of the classes of ImageNet-1k; test only",
+            classes=1000,
+            images=(0, 50_889),
+            licence="MIT (code and labels; images of the web)",
+            where="https://github.com/HaohanWang/ImageNet-Sketch (ImageNet-Sketch.zip: sketch/)",
+            files=("sketch",),
+            splits=TEST,
+        ),
+        "objectnet": Benchmark(
+            "iceprobe.datasets.objectnet:read_objectnet",
+            "ObjectNet: objects turned and moved, its 113 classes that ImageNet-1k has too; the red border, "
+            "2 pixels, is cropped; test only",
+            classes=113,
+            images=(0, 18_574),
+            licence="CC BY 4.0, and no model may be trained or tuned on it",
+            where="https://objectnet.dev (objectnet-1.0.zip: images/ and mappings/)",
+            files=(
+                "objectnet-1.0/images",
+                "objectnet-1.0/mappings/folder_to_objectnet_label.json",
+                "objectnet-1.0/mappings/objectnet_to_imagenet_1k.json",
+            ),
+            splits=TEST,
         ),
         "cifar100": Benchmark(
             "iceprobe.datasets.cifar:read_cifar100",

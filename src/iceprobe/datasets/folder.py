@@ -51,7 +51,8 @@ def load_folder(
             test.
         train, test: the folders of the splits, if they have unusual names.
         flat: every folder is a class, whatever its name.
-        test_fraction: of each class's images, for a flat folder; 0.2 by default.
+        test_fraction: of each class's images, for a flat folder; 0.2 by default. 1 makes all of them the
+            test split, on which a run on another data set is read.
         seed: of the split of a flat folder; 0 by default.
 
     Raises:
@@ -151,29 +152,30 @@ def _split_flat(
     root: AnyPath, test_fraction: float | None, seed: int | None, name: str, spec: str, asked: bool
 ) -> Dataset:
     fraction = 0.2 if test_fraction is None else test_fraction
-    if not 0 < fraction < 1:
-        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1)")
+    if not 0 < fraction <= 1:
+        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1]")
     classes = _classes(root)
     names, labels, others = listing(root, ".", classes)
     if not asked:
         refuse_splits_below(root, names)
         _refuse_classes_below(root, ".", classes, names)
     counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() < 2:
+    if counts.min() < (2 if fraction < 1 else 1):
         poor = classes[int(counts.argmin())]
         raise IceprobeError(
-            f"class {poor!r} in {str(root)!r} has {counts.min()} image(s): a split needs 2 of "
-            "each class; add some or remove the folder"
+            f"class {poor!r} in {str(root)!r} has {counts.min()} image(s): a split needs "
+            f"{2 if fraction < 1 else 1} of each class; add some or remove the folder"
         )
     # The rounded fraction of each class is for testing, and either split has at least one image.
     rng = np.random.default_rng(0 if seed is None else seed)
     in_test = np.zeros(len(labels), bool)
     for label, count in enumerate(counts):
-        take = min(max(round(fraction * count), 1), count - 1)
+        take = count if fraction == 1 else min(max(round(fraction * count), 1), count - 1)
         in_test[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
     splits = {
         split: FileSplit(split, root, [names[i] for i in np.flatnonzero(rows)], labels[rows])
         for split, rows in (("train", ~in_test), ("test", in_test))
+        if rows.any()
     }
     assumed = [] if asked else assumed_classes(root)
     assumed += _assumed(root, ["."], classes, others, len(names))

@@ -10,6 +10,7 @@ the largest box is taken. Corners are edges in pixels, clipped to the image, as 
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,20 +31,34 @@ def read_imagenet(
     Raises:
         IceprobeError: if a part isn't in folders of synsets, or the folder of boxes is missing.
     """
+    synsets = list(names_of_synsets())
+    (part,) = parts
+    check_folders(root / part, synsets)
+    names, labels, _ = listing(root, part, synsets)
+    read = None if boxes is None else _boxes(Path(boxes).expanduser(), part, names)
+    return FileSplit(name, root, names, labels, read), list(names_of_synsets().values())
+
+
+@cache
+def names_of_synsets() -> dict[str, str]:
+    """Class names of ImageNet-1k by their WordNet ids, in the order of labels."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
     synsets = info.label_names()
-    (part,) = parts
-    _check_folders(root / part, synsets)
-    names, labels, _ = listing(root, part, synsets)
-    read = None if boxes is None else _boxes(Path(boxes).expanduser(), part, names)
-    classes = _unique([info.label_name_to_description(s) for s in synsets], synsets)
-    return FileSplit(name, root, names, labels, read), classes
+    names = _unique([info.label_name_to_description(s) for s in synsets], synsets)
+    return dict(zip(synsets, names, strict=True))
 
 
-def _check_folders(folder: Path, synsets: Sequence[str]) -> None:
-    """Check that there are folders of synsets and no others."""
+def other_names() -> dict[str, str]:
+    """What a class of ImageNet-1k is called elsewhere → its name here: by WordNet id, and by its words
+    with the id where they are ambiguous here."""
+    named = names_of_synsets()
+    return named | {name: name for name in named.values()}
+
+
+def check_folders(folder: Path, synsets: Sequence[str]) -> None:
+    """Check that there are folders of ``synsets`` and no others."""
     found = set(folders_in(folder))
     if not found & set(synsets):
         raise IceprobeError(

@@ -1,7 +1,7 @@
 """The sources of data sets by name, and ``load_dataset``. Importing this imports no torch, no Pillow."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +244,19 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     _set_reading(loaded, reading)
     log_assumptions(loaded.assumed)
     return loaded
+
+
+def check_train(splits: Iterable[str], spec: str) -> None:
+    """Refuse to fit on a data set without a training split, such as ``imagenet-a``.
+
+    Raises:
+        IceprobeError: with what reads it.
+    """
+    if "train" not in (names := list(splits)):
+        raise IceprobeError(
+            f"{spec} has no split 'train' (it has {', '.join(names)}), so nothing can be fitted on it: "
+            f"fit on another data set, then read that run here: iceprobe test RUN --data {spec}"
+        )
 
 
 def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":

@@ -6,6 +6,7 @@ _HOME = {
     "fit": "api",
     "probe": "api",
     "segment": "segmentation",
+    "test": "other_sets",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
@@ -27,6 +28,7 @@ def check_request(
     """
     check_named(labels, "--probe knn --probe linear --probe ep32")
     refuse_train(split, store.splits)
+    check_train(store.splits, store.manifest.dataset.spec)
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(
@@ -40,12 +42,21 @@ def check_request(
             )
         store.check_targets(name)
     for label, probe in trained.items():
-        for one in [store.layers[layer] for layer in probe.read.layers] or [store]:
-            if probe.read.of_tokens and not one.has_patches:
-                raise IceprobeError(
-                    f"{label} reads patch tokens and store {one.path} has only pooled vectors: "
-                    "extract it with patches"
-                )
+        check_patches(label, probe, store)
+
+
+def check_patches(label: str, probe: Probe, store: Store) -> None:
+    """Refuse a probe of patch tokens where there are none.
+
+    Raises:
+        IceprobeError: naming both.
+    """
+    for one in [store.layers[layer] for layer in probe.read.layers] or [store]:
+        if probe.read.of_tokens and not one.has_patches:
+            raise IceprobeError(
+                f"{label} reads patch tokens and store {one.path} has only pooled vectors: "
+                "extract it with patches"
+            )
 
 
 def check_named(labels: Sequence[str], examples: str) -> None:

@@ -21,7 +21,8 @@ from iceprobe.protocols.protocol import Protocol
 from iceprobe.store.quantisation import check_rounding, rounding
 from iceprobe.tasks.classification import Classification
 from iceprobe.tasks.metrics import Metric
-from iceprobe.tasks.task import ClassWeight, Task
+from iceprobe.tasks.selecting import kept_for
+from iceprobe.tasks.task import ClassWeight, Keep, Task
 from iceprobe.tokens import TokenShape
 
 
@@ -40,6 +41,7 @@ class FitContext:
     task: Task = field(default_factory=Classification)  # loss, records and metrics
     metric_name: str | None = None  # of the metric that selects; the task's primary one by default
     class_weight: ClassWeight = "none"  # how classes or tags count in the loss
+    keep: Keep | None = None  # what records must keep for that metric; set when it is first used
     shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
 
     @property
@@ -78,6 +80,16 @@ class FitContext:
             coordinates,
             scaling,
         )
+
+    def kept_for(self, held_out: Feed) -> Keep:
+        """What records of held-out examples must keep for the metric that selects.
+
+        Raises:
+            IceprobeError: as `tasks.selecting.kept_for`.
+        """
+        if self.keep is None:
+            self.keep = kept_for(self.task, self.metric, self.num_outputs, held_out.targets)
+        return self.keep
 
     def learning(self, train: Feed) -> Task:
         """The task for training on the examples of ``train``: its scaling and class weights are theirs."""

@@ -9,6 +9,8 @@ from iceprobe.probes.probe import Probe, build_for
 from iceprobe.results.fitted import FittedResult
 from iceprobe.tokens import TokenShape
 
+OPTIMA = ("lbfgs", "closed form")  # how probes are solved for
+
 
 def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None) -> Probe:
     """The fitted probe of a result, in evaluation mode, with one of its seeds or the first.
@@ -19,7 +21,7 @@ def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None
         IceprobeError: for an unknown seed, if no weights were kept, or if their file is missing or
             doesn't fit.
     """
-    if result.training.get("optimizer") == "lbfgs" and len(result.seeds) == 1:
+    if result.training.get("optimizer") in OPTIMA and len(result.seeds) == 1:
         seed = None  # an optimum is the same for every seed
     if seed is not None and seed not in result.seeds:
         raise IceprobeError(

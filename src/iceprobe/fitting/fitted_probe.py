@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import Feed
@@ -173,17 +174,22 @@ def _logits(probes: list[Any], reported: Feed, context: FitContext) -> Record:
     (name,) = {probe.input for probe in probes}
     parts = []
     for batch in reported.in_order(size):
-        tokens = batch.inputs[str(name)]
-        narrow = tokens.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
-            descriptors = [probe.pooling(probe.select(tokens)) for probe in probes]
-        logits = [
-            probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
-            for probe, y in zip(probes, descriptors, strict=True)
-        ]
-        parts.append(task.record(torch.stack(logits), batch.labels))
-        del batch, tokens
+        parts.append(task.record(logits_of(probes, batch.inputs[str(name)]), batch.labels))
+        del batch
     return joined(parts, task.summed)
+
+
+@torch.no_grad()
+def logits_of(probes: Sequence[Any], tokens: Tensor) -> Tensor:
+    """Logits ``(G, B, K)`` of fitted modules, from the tokens that all of them read."""
+    narrow = tokens.dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
+        descriptors = [probe.pooling(probe.select(tokens)) for probe in probes]
+    logits = [
+        probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
+        for probe, y in zip(probes, descriptors, strict=True)
+    ]
+    return torch.stack(logits)
 
 
 def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:

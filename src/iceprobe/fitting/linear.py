@@ -222,7 +222,9 @@ class _Path:
         self.solutions |= self.problem.path(decays, self.solutions, SELECTING)
         group = self.probe.group(self.problem, [self.solutions[decay] for decay in decays])
         context, targets = self.probe.context, self.held_out.targets
-        (record,) = predict_all([group], self.held_out, BATCH, context.task, "scores")
+        (record,) = predict_all(
+            [group], self.held_out, BATCH, context.task, context.kept_for(self.held_out)
+        )
         scores = context.metric.needed_scores(Arrays(record), targets)
         self.scores |= zip(decays, scores, strict=True)
         tuned = {n: t.numpy() for n, t in context.task.tuned(record, targets).items()}

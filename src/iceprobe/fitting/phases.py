@@ -40,7 +40,6 @@ from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.protocols.protocol import images_per_step
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays, Record
-from iceprobe.tasks.task import Keep
 
 log = logging.getLogger("iceprobe")
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -183,7 +182,8 @@ def evaluate(
     scores: dict[Member, NDArray[Any]] = {}
     values: dict[Member, float] = {}
     if feed is not None and groups:
-        keep: Keep = "predictions" if keep_best else "scores"
+        keep = context.kept_for(feed)
+        keep = "predictions" if keep_best and keep == "scores" else keep
         records = predict_all(groups, feed, batch_size, context.task, keep)
         targets, metric = feed.targets, context.metric
         for group, record in zip(groups, records, strict=True):

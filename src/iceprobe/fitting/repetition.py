@@ -45,9 +45,11 @@ from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
+from iceprobe.store.format import TRAIN
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store, metric_of
-from iceprobe.tasks.task import ClassWeight
+from iceprobe.tasks.selecting import kept_for
+from iceprobe.tasks.task import ClassWeight, Task
 
 log = logging.getLogger("iceprobe")
 FIT_VERSION = 7  # in a checkpoint's fingerprint: raise it when the same settings train otherwise
@@ -103,6 +105,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     """
     task = check_task(store, request.task)
     metric_of(store, task, request.metric)
+    check_selects(task, request, store)
     if request.class_weight != "none" and not task.weighs_classes:
         raise IceprobeError(
             f"class_weight={request.class_weight}: {task.name} has no classes to weigh; leave it out"
@@ -119,6 +122,24 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         check_solved(label, task.name, store["train"].live)
     check_norms({label: probe.pooling for label, probe in trained.items()})
     check_training_images(store, task, request.protocol, request.split, run_seed, request.low_shot)
+
+
+def check_selects(task: Task, request: Request, store: Store) -> None:
+    """Refuse a metric that can't select: one that needs what is only known once a setting is chosen.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    metric = task.metric(metric_of(store, task, request.metric))
+    if metric.name == task.primary or TRAIN not in store.splits:
+        return
+    try:
+        kept_for(task, metric, task.num_outputs(store.classes), store[TRAIN].targets)
+    except IceprobeError as error:
+        raise IceprobeError(
+            f"metric={metric.name!r} can't select a setting ({error}); take it afterwards, "
+            f"iceprobe report RUN --metric {metric.name}"
+        ) from None
 
 
 def repetition(
@@ -216,7 +237,7 @@ def _result(
     course: dict[str, Any] = {
         "rows": [row for row in rows if row.probe == fitted.label],
         "selected": fitted.selected,
-        "classes": len(store.classes),
+        "classes": context.task.as_hard_as(len(store.classes)),
         "epochs": context.protocol.epochs,
         "steps": total_steps(context.protocol, len(store["train"])),
     }

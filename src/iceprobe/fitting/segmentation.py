@@ -16,6 +16,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
+from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
@@ -261,6 +262,7 @@ def check_store(store: Store, split: str) -> None:
             f"segmentation reads one layer and this store is of layers "
             f"{', '.join(map(str, store.layers))}: give the store of one of them"
         )
+    check_train(store.splits, store.manifest.dataset.spec)
     for one in ("train", split):
         if one not in store.splits:
             raise IceprobeError(unknown(f"split of {name}", one, store.splits))

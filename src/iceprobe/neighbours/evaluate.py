@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import Spec, unknown
+from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
@@ -33,6 +34,7 @@ from iceprobe.store.reader import metric_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     started = time.monotonic()
     chosen = get_protocol(call.protocol)
     spec, split = parse_probe(str(probe)), call.split
+    check_train(store.splits, store.manifest.dataset.spec)
     for name in ("train", split):
         if name not in store.splits:
             raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
@@ -137,6 +140,21 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
         **provenance(store, split, call.command or "")
         | {"task": task.name, "primary": leading.name},
     )
+
+
+def neighbours_of(
+    bank: "StoredSplit",
+    other: "StoredSplit",
+    read: Input,
+    k: int,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Similarities ``(n, k)`` of the examples of ``other`` to their neighbours in ``bank``, and rows of
+    these ``(n, k)``, best first; for k-NN whose (k, T) is chosen already."""
+    features, queries = (features_of(split, read) for split in (bank, other))
+    return nearest(queries, features, k, device=device, progress=progress)
 
 
 def features_of(split: "StoredSplit", read: Input) -> Tensor:
@@ -220,11 +238,12 @@ def _tried(
     held_out, seen = np.unique(everything), np.bincount(everything, minlength=len(truth))
     most = min(similarity.shape[1] for (similarity, _), _ in evaluated)
     found = {}
+    keep = kept_for(task, metric, classes, truth[held_out])
     for vote in settings(most):
         scores = np.zeros(len(truth))
         for (similarity, labels), rows in evaluated:
             of_rows = torch.from_numpy(truth[rows])
-            record = voted(task, similarity, labels, classes, of_rows, vote, "scores")
+            record = voted(task, similarity, labels, classes, of_rows, vote, keep)
             scores[rows] += metric.needed_scores(Arrays(record), truth[rows])[0]
         found[vote] = scores[held_out] / seen[held_out]
     return held_out, found

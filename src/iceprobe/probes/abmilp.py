@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
 # With 1, tokens of deviation 1 leave the linear range of tanh (docs/coordinates.md).
@@ -37,7 +38,7 @@ class LinearABMILP(QueryPooling):
 
     num_predictors = 1
     refusal = "its scorer is a free query already"
-    linear_in_tokens = own_values = True
+    linear_in_tokens = own_values = additive = True
     token_maps = ("scorer",)
 
     def __init__(self, dim: int):
@@ -62,7 +63,7 @@ class ABMILP(AttentivePooling):
 
     num_predictors = 1
     refusal = "its values are the tokens and its scorer is no query over keys"
-    linear_in_tokens = True
+    linear_in_tokens = additive = True
 
     def __init__(self, dim: int, depth: int = 2, self_attention: bool = False):
         super().__init__()
@@ -87,6 +88,17 @@ class ABMILP(AttentivePooling):
     def values(self, pooled: Tensor) -> Tensor:
         return pooled.squeeze(1)
 
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        """Through the self-attention, which is linear in its values as well: a token's weight is a S."""
+        if self.mix is None:
+            return super().evidence(tokens, directions, centre)
+        mix, tokens = self.mix, super().prepare(tokens)
+        weights = self.attention(tokens) @ mix.weights(tokens)
+        value = mix.qkv.weight[-self.out_dim :]
+        return linear_evidence(
+            lambda pooled: mix.proj(pooled[:, 0] @ value.mT), weights, tokens, directions, centre
+        )
+
     def macs(self, num_tokens: int) -> int:
         n, d = num_tokens, self.out_dim
         mix = 0 if self.mix is None else 4 * n * d * d + 2 * n * n * d
@@ -105,3 +117,8 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.qkv(tokens).chunk(3, -1)
         return self.proj(F.scaled_dot_product_attention(q, k, v))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """S, how much each token takes of every other, ``(B, N, N)``."""
+        q, k, _ = self.qkv(tokens).chunk(3, -1)
+        return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)

@@ -29,6 +29,7 @@ class NormalisedTokens(QueryPooling):
     """
 
     linear_in_tokens = True
+    additive = own_slices = True
     running_mean: Tensor
     running_var: Tensor
 

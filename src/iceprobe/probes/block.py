@@ -25,6 +25,7 @@ class Block(Pooling):
 
     refusal = "every token is a query and a key of its own, so no learned query is there to fold in"
     token_norms = ("norm1",)
+    entangled = "its tokens attend to each other and pass an MLP before they are pooled"
 
     def __init__(self, dim: int, heads: int = 8):
         super().__init__()

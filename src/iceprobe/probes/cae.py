@@ -23,6 +23,7 @@ class CAE(FoldedKeys, QueryPooling):
     """CAE's probe with M heads; raises `IceprobeError` if M doesn't divide D."""
 
     layer_norm = 1e-5
+    additive = True
     token_norms = ("norm_k", "norm_v")
     fold_only = ("query", "norm_q", "norm_k", "q", "k")
 

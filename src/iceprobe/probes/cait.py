@@ -27,6 +27,7 @@ class CaiT(FoldedKeys):
 
     token_norms = ("norm1",)
     fold_only = ("q", "k")
+    entangled = "an MLP stands behind what it pools, so its logits are no sums over tokens"
 
     def __init__(self, dim: int, heads: int = 4):
         super().__init__(dim, heads)

@@ -24,6 +24,7 @@ class CAPI(FoldedKeys, QueryPooling):
     """CAPI's probe with M heads (D/64); raises `IceprobeError` if M doesn't divide D."""
 
     linear_in_tokens = True
+    additive = own_slices = True
     token_maps = ("kv",)
     fold_only = ("query",)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.probes.evidence import even_evidence
 from iceprobe.probes.pooling import Pooling, batch_norm, check_grid
 
 REDUCTION, KERNEL = 16, 7
@@ -27,6 +28,7 @@ class CBAM(Pooling):
 
     num_predictors = 1
     normalised = False
+    additive = True
     norms_whole = True
     refusal = "its gates come from pooled channels and a convolution, not from a query over keys"
 
@@ -41,12 +43,21 @@ class CBAM(Pooling):
         self.norm = nn.BatchNorm2d(1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        gated, gate = self._gate(tokens, remember=True)
-        return F.relu(tokens.to(gated.dtype) + gated * gate.mT).mean(1)
+        return self._refined(tokens, remember=True).mean(1)
 
     def attention(self, tokens: Tensor) -> Tensor:
         """The spatial gate g ``(B, 1, N)``, each in (0, 1)."""
         return self._gate(tokens, remember=False)[1]
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        """Of each token after its gates."""
+        parts = self._refined(tokens, remember=False) / tokens.shape[1]
+        return even_evidence(parts, directions, directions @ centre)
+
+    def _refined(self, tokens: Tensor, remember: bool) -> Tensor:
+        """ReLU(X + X' ⊙ g), ``(B, N, D)``."""
+        gated, gate = self._gate(tokens, remember)
+        return F.relu(tokens.to(gated.dtype) + gated * gate.mT)
 
     def _gate(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:
         """X' ``(B, N, D)`` and g ``(B, 1, N)``."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.attend import image_scores, image_sums
+from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
 from iceprobe.probes.pooling import Pooling, check_divides, slice_values
 
@@ -34,6 +35,7 @@ class CLIP(Pooling):
 
     refusal = "one effective query per image: its mean token asks, and each image has its own"
     token_norms = ("norm",)
+    additive = True
 
     def __init__(self, dim: int, grid: tuple[int, int], heads: int = 4):
         super().__init__()
@@ -53,8 +55,22 @@ class CLIP(Pooling):
         pooled = center(image_sums(tokens, weights[..., 1:], rstd))
         pooled = (pooled + weights[..., :1] * mean) * self.norm.weight + self.norm.bias
         pooled = pooled + weights @ self.position
+        return self._values(pooled)
+
+    def _values(self, pooled: Tensor) -> Tensor:
+        """Pooled rows of Z, ``(B, M, D)`` → ``(B, D)``."""
         rows = slice(2 * self.out_dim, None)
         return self.proj(slice_values(self.qkv.weight[rows], pooled) + self.qkv.bias[rows])
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        """A patch speaks as its own row of Z, and as the N-th part of the mean token, z_0."""
+        weights = self._weights(tokens, *self._normalise(tokens))
+        normed, count = self.norm(tokens.to(self.position.dtype)), tokens.shape[1]
+        rows = torch.cat([normed + self.position[1:], normed + self.position[0]], 1)
+        of_mean = weights[..., :1].expand(-1, -1, count) / count
+        both = torch.cat([weights[..., 1:], of_mean], -1)
+        found = linear_evidence(self._values, both, rows, directions, centre)
+        return found.unflatten(-1, (2, count)).sum(-2)
 
     def attention(self, tokens: Tensor) -> Tensor:
         return self._weights(tokens, *self._normalise(tokens))[..., 1:]

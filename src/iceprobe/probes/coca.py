@@ -29,7 +29,7 @@ class CoCa(FoldedKeys, QueryPooling):
         queries: stored, of which only the first is used.
     """
 
-    linear_in_tokens = True
+    linear_in_tokens = additive = True
     token_maps = ("kv",)
     fold_only = ("query", "norm", "q")
 

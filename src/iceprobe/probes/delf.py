@@ -12,6 +12,7 @@ convolutions normal with deviation √(2/fan_out): √(2/D) for W and √2 for w
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.probes.evidence import even_evidence
 from iceprobe.probes.pooling import Pooling, batch_norm, check_grid
 
 
@@ -24,7 +25,7 @@ class DELF(Pooling):
     """
 
     num_predictors = 1
-    linear_in_tokens = True
+    linear_in_tokens = additive = True
     token_maps = ("conv",)
     normalised = False
     norms_whole = True
@@ -47,6 +48,11 @@ class DELF(Pooling):
     def attention(self, tokens: Tensor) -> Tensor:
         """Scores s ``(B, 1, N)``, positive."""
         return self._weigh(tokens, remember=False)[1]
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        z, scores = self._weigh(tokens, remember=False)
+        parts = scores.mT * z / z.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return even_evidence(parts / z.shape[1], directions, directions @ centre)
 
     def _weigh(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:
         """z ``(B, N, D)`` and s ``(B, 1, N)``."""

@@ -42,6 +42,7 @@ class EfficientProbing(QueryPooling):
 
     refusal = "its queries are free of keys already"
     linear_in_tokens = True
+    additive = own_slices = True
 
     def __init__(
         self,

@@ -121,6 +121,8 @@ class ComposedPooling(AttentivePooling):
             )
         made = _named("value map", value, VALUES)
         self.value = made(dim, self.out_dim) if isinstance(value, str) else made
+        self.additive = isinstance(value, str) and block is None  # of others nothing is known
+        self.own_slices = value in ("linear", "identity")
         self.block = block
 
     def scores(self, tokens: Tensor) -> Tensor:

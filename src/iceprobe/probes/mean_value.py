@@ -8,6 +8,7 @@ Through the Lens of Efficiency".
 
 from torch import Tensor, nn
 
+from iceprobe.probes.evidence import even_evidence
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling
 
@@ -15,7 +16,7 @@ from iceprobe.probes.pooling import Pooling
 class MeanValue(Pooling):
     """Mean of the tokens through W_V: ``(D_o, D)``, no bias."""
 
-    linear_in_tokens = True
+    linear_in_tokens = additive = True
     token_maps = ("value",)
 
     def __init__(self, dim: int, out_dim: int | None = None):
@@ -25,6 +26,12 @@ class MeanValue(Pooling):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.value(mean_tokens(tokens).to(self.value.weight.dtype))
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        read = directions @ self.value.weight
+        return even_evidence(
+            tokens.to(directions.dtype) / tokens.shape[1], read, directions @ centre
+        )
 
     def macs(self, num_tokens: int) -> int:
         return self.value.weight.numel()

@@ -25,6 +25,7 @@ class MultiHeadCrossAttention(QueryPooling):
     """
 
     linear_in_tokens = True
+    additive = own_slices = True
     token_maps = ("key", "value")
 
     def __init__(

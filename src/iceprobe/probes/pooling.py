@@ -21,6 +21,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.products import linears
 from iceprobe.machine.shared_batches import BatchShare, part_of_batch
 from iceprobe.probes.attend import attend, log_attention
+from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import token_rstd
 
 
@@ -48,6 +49,9 @@ class Pooling(nn.Module):
         units: name of a weight of `token_maps` → its value for a learned value of 1.
         own_values: whether its descriptors are in the tokens' own coordinates.
         refusal: why it can't be absorbed, for the error.
+        additive: whether the descriptor is a sum over tokens once the attention is given (`evidence`).
+        own_slices: whether the j-th of M slices of the descriptor is of predictor j alone.
+        entangled: why the descriptor is no such sum, for the error.
     """
 
     norms_whole: ClassVar[bool] = False
@@ -60,6 +64,9 @@ class Pooling(nn.Module):
     num_predictors: int = 0
     normalised: bool = True
     refusal: ClassVar[str] = "it has no keys"
+    additive: bool = False
+    own_slices: bool = False
+    entangled: ClassVar[str] = "nothing says that its descriptor is a sum over tokens"
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, N, D)`` → ``(B, D_o)``."""
@@ -80,6 +87,25 @@ class Pooling(nn.Module):
         the backbone are tokens.
         """
         return tokens.new_zeros(tokens.shape[0], self.num_predictors, 0)
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        """wᵀ(y − centre) of the descriptor y as a sum over tokens; see `iceprobe.probes.evidence`.
+
+        Args:
+            tokens: ``(B, N, D)``.
+            directions: w, ``(K', D_o)`` or ``(B, K', D_o)``.
+            centre: ``(D_o,)``.
+
+        Returns:
+            ``(B, K', N)``.
+
+        Raises:
+            IceprobeError: unless the pooling is ``additive``.
+        """
+        raise IceprobeError(
+            f"{type(self).__name__} has no evidence of single tokens: {self.entangled}; take ep, aim or "
+            "mean_value"
+        )
 
     def macs(self, num_tokens: int) -> int:
         """Multiply–adds per image at inference, of the pooling's matrix products."""
@@ -122,6 +148,20 @@ class AttentivePooling(Pooling):
 
     def attention(self, tokens: Tensor) -> Tensor:
         return self.normalise(self.scores(self.prepare(tokens)))
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        if not self.additive:
+            return super().evidence(tokens, directions, centre)
+        tokens = self.prepare(tokens)
+        return linear_evidence(
+            self.values,
+            self.normalise(self.scores(tokens)),
+            tokens,
+            directions,
+            centre,
+            own_slices=self.own_slices,
+            normalised=self.normalised,
+        )
 
 
 class QueryPooling(AttentivePooling):

@@ -4,7 +4,7 @@ probe(X) = Linear_C(BatchNorm(pooling(X)))
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,52 @@ class Probe(nn.Module):
             IceprobeError: where the pooling has no learned attention.
         """
         return self.pooling.attention(self.select(tokens))
+
+    @property
+    def on_mean(self) -> bool:
+        """Whether its logits are linear in the mean of one layer's patches, and so a mean over these."""
+        read = self.read
+        return read.names == ("mean",) and len(read.layers) < 2 and not self.pooling.num_predictors
+
+    @torch.no_grad()
+    def evidence(
+        self, tokens: Tokens | Tensor, outputs: Sequence[int] | Tensor | None = None
+    ) -> Tensor:
+        """How much each token speaks for an output, exactly: ``Σ_n e_kn + b_k`` is the logit of output k.
+
+        b_k is the classifier's bias. Evidence is relative to the mean descriptor of the training images
+        (`iceprobe.probes.evidence`): positive speaks for the output, negative against it. Of a number it is
+        in the number's unit. The probe must be in evaluation mode.
+
+        Args:
+            tokens: of B images.
+            outputs: K' of the K, or ``(B, K')`` of each image its own; all by default. Time and memory grow
+                with K'.
+
+        Returns:
+            ``(B, K', N')`` of the tokens that the pooling reads, patches last (of each layer, if it reads
+            several).
+
+        Raises:
+            IceprobeError: unless the pooling is ``additive``, with the reason.
+        """
+        weight, norm = self.classifier.weight, self.norm
+        centre = weight.new_zeros(weight.shape[1])
+        if isinstance(norm, nn.BatchNorm1d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            centre = norm.running_mean
+            weight = weight * (norm.running_var + norm.eps).rsqrt()
+        if outputs is not None:
+            weight = weight[torch.as_tensor(outputs, device=weight.device)]
+        selected = self.select(tokens)
+        if self.on_mean:  # linear in the mean token, and so a mean over the patches
+            for layer in self.read.layers if isinstance(tokens, JoinedTokens) else ():
+                tokens = tokens.layers[layer]  # type: ignore[union-attr]
+            patches = tokens.patches if isinstance(tokens, Tokens) else tokens
+            selected = patches if patches.ndim == 3 else selected
+            selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
+        return self.pooling.evidence(selected, weight, centre)
 
     def penalty(self, tokens: Tokens | Tensor) -> Tensor:
         """What `regularisation` adds to the loss, a mean over images, ``()``.

@@ -24,6 +24,7 @@ class SigLIP(FoldedKeys, QueryPooling):
     linear_in_tokens = True
     token_maps = ("kv",)
     fold_only = ("latent", "q")
+    entangled = "an MLP stands behind what it pools, so its logits are no sums over tokens"
 
     def __init__(self, dim: int, heads: int = 8):
         super().__init__(dim, heads)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from iceprobe.probes.attend import image_scores, image_sums
+from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import apply_norm, center, fold_norm, token_rstd
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling, check_divides, take_slices
@@ -28,6 +29,7 @@ class SimPool(Pooling):
         linear: whether query and keys are projected, and the values normalised.
     """
 
+    additive = own_slices = True
     refusal = "one effective query per image: its mean token asks, and each image has its own"
 
     def __init__(self, dim: int, heads: int = 1, linear: bool = True):
@@ -44,14 +46,24 @@ class SimPool(Pooling):
     def forward(self, tokens: Tensor) -> Tensor:
         rstd = token_rstd(tokens, self.norm.eps)
         weights = self._weights(tokens, rstd)
-        if self.k is None:
-            pooled = image_sums(tokens, weights)
-        else:
-            pooled = apply_norm(image_sums(tokens, weights, rstd), self.norm)
-        return take_slices(pooled)
+        return self._values(image_sums(tokens, weights, None if self.k is None else rstd))
 
     def attention(self, tokens: Tensor) -> Tensor:
         return self._weights(tokens, token_rstd(tokens, self.norm.eps))
+
+    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+        rstd = token_rstd(tokens, self.norm.eps)
+        weights = self._weights(tokens, rstd)
+        tokens = tokens.to(weights.dtype)
+        if self.k is not None:
+            tokens = tokens * rstd[..., None].to(weights.dtype)
+        return linear_evidence(
+            self._values, weights, tokens, directions, centre, own_slices=self.own_slices
+        )
+
+    def _values(self, pooled: Tensor) -> Tensor:
+        """Pooled tokens, or r·x, ``(B, M, D)`` → ``(B, D)``."""
+        return take_slices(pooled if self.k is None else apply_norm(pooled, self.norm))
 
     def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
         """``(B, M, N)``."""

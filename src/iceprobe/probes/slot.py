@@ -31,6 +31,7 @@ class SlotAttention(Pooling):
 
     refusal = "its queries are the slots, which every image changes in every iteration"
     token_norms = ("token_norm",)
+    entangled = "a GRU and an MLP change what its slots gather"
 
     def __init__(self, dim: int, queries: int = 8, iterations: int = 3):
         super().__init__()

@@ -27,6 +27,7 @@ class VJEPA(FoldedKeys, QueryPooling):
     layer_norm = 1e-5
     token_norms = ("norm1",)
     fold_only = ("q",)
+    entangled = "an MLP stands behind what it pools, so its logits are no sums over tokens"
 
     def __init__(self, dim: int, heads: int = 16, proj: bool = True):
         super().__init__(dim, heads)

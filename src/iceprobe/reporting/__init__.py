@@ -9,6 +9,8 @@ from iceprobe.core.lazy import lazy
 from iceprobe.core.text import shown, utf8
 from iceprobe.machine.files import write_atomically
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.other_sets import tests_of
+from iceprobe.results.other_tables import to_markdown_tests
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import to_csv, to_markdown
 
@@ -64,7 +66,12 @@ def report(
     if path.suffix in TABLES:
         if not plain:
             raise IceprobeError("no results to report")
-        table = to_markdown(plain) if path.suffix == ".md" else to_csv(plain)
+        tests = tests_of(plain)
+        if path.suffix == ".csv":
+            table = to_csv([*plain, *tests])
+        else:
+            table = to_markdown(plain)
+            table += f"\n{to_markdown_tests(plain, tests)}" if tests else ""
         write_atomically(path, utf8(table))
         return path
     if path.suffix not in ("", ".html", ".htm"):

@@ -121,8 +121,8 @@ def importance_charts(
                 "colour": palette[one.result.label],
                 "predictor": f"{each.predictor} of seed {each.seed}",
                 "x": 100 * getattr(each, name).mean,
-                "y": 100 * each.importance.mean,
-                "interval": span(each.importance.interval, signed=True),
+                "y": one.result.metric.scale * each.importance.mean,
+                "interval": span(each.importance.interval, one.result.metric, signed=True),
             }
             for one in important
             for each in one.analysis.predictors
@@ -144,9 +144,13 @@ def _correlation(one: Analysed, measure: str) -> str:
 
 
 def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str) -> Spec:
+    assert first.result is not None
+    metric = first.result.metric
+    noun = "accuracy" if metric.accuracy else metric.title
+    unit = f"points of {noun}" if metric.percent else noun
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("x:Q", title=_MEASURES[measure]).scale(zero=False, padding=10).axis(grid=False),
-        y=alt.Y("y:Q", title="Importance, points of accuracy").scale(padding=10),
+        y=alt.Y("y:Q", title=f"Importance, {unit}").scale(padding=10),
     )
     points = base.mark_circle(size=64, opacity=0.75, stroke="white", strokeWidth=0.8).encode(
         color=by_colour(
@@ -155,7 +159,7 @@ def _importance_chart(rows: list[dict[str, Any]], first: Analysed, measure: str)
         tooltip=[
             alt.Tooltip("probe:N"),
             alt.Tooltip("predictor:N"),
-            alt.Tooltip("y:Q", title="importance, points", format="+.2f"),
+            alt.Tooltip("y:Q", title="importance", format="+.2f" if metric.percent else "+.3f"),
             alt.Tooltip("interval:N", title="95% interval"),
             alt.Tooltip("x:Q", title=measure.replace("_", " ") + ", %", format=".1f"),
         ],

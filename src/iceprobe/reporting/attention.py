@@ -1,9 +1,12 @@
-"""Where each probe looks: fitted probes on test images, one map a predictor.
+"""Where each probe looks and what speaks for its answers: fitted probes on test images.
+
+One map a predictor, then the evidence of the patches for up to three outputs (`iceprobe.analysis.evidence`).
 
 More than eight predictors are grouped by spherical k-means over their maps on all images shown. A column
 is the mean map of a group, the same group in every row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,12 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from iceprobe.analysis.evidence import has_evidence, patch_evidence
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
-from iceprobe.reporting.pictures import image_uri, map_uri
+from iceprobe.reporting.answers import Answer, Namer, spread, spread_rule
+from iceprobe.reporting.pictures import evidence_picture, image_uri, map_uri, picture_uri
 from iceprobe.results.fitted import FittedResult
+from iceprobe.store.format import FOLDS
+from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -30,19 +37,32 @@ MAX_COLUMNS = 8  # maps beside an image; more predictors are grouped
 
 @dataclass(frozen=True)
 class Row:
-    """One image and its maps, as data URIs."""
+    """One image and its maps, as data URIs.
+
+    Attributes:
+        maps: of attention, then of evidence; empty where there is none in a column.
+        captions: below the maps, empty below attention.
+    """
 
     name: str
     label: str
     predicted: str
-    correct: bool
+    correct: bool | None  # None of numbers
     image: str
     maps: list[str]
+    captions: list[str]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The attention of one probe on the images shown."""
+    """The attention of one probe on the images shown, and the evidence.
+
+    Attributes:
+        columns: titles of the maps.
+        evidence: how many of them are evidence, the last ones.
+        rule: how the images were chosen, as part of a sentence.
+        remark: why there is no evidence; empty if there is.
+    """
 
     result: FittedResult
     predictors: int
@@ -50,16 +70,22 @@ class Gallery:
     rows: list[Row]
     boxes: bool
     seed: int | None
+    evidence: int
+    rule: str
+    remark: str
 
 
 class Album:
     """Images of a split, by row, with their tokens.
 
     Raises:
-        IceprobeError: if the store has no patch grid, or its images can't be found.
+        IceprobeError: if the store has no patch grid, its images can't be found, or no probe of the split's
+            images was kept.
     """
 
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
+        if split == FOLDS:
+            raise IceprobeError("it was tested by folds, whose probes aren't kept")
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
         part = store[split]
@@ -68,14 +94,23 @@ class Album:
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
         self.labels = np.asarray(part.labels)[rows]
         self.names = store.names(split, rows)
+        self.task = get_task(store.task)
+        units = store.dataset().units if self.task.outputs == "numbers" else ()
+        self.namer = Namer(self.task, store.classes, units)
+        self.titles = [self.namer.label(label) for label in self.labels]
+        self.rule = spread_rule(self.labels, store.classes)
         boxes = [None] * len(rows) if self.boxes is None else self.boxes
         self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
         self.tokens = part.tokens(rows)
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
-        """``count`` images, one of each class first, in the order of the split, whatever probes predict."""
-        return cls(store, split, spread_over_classes(np.asarray(store[split].labels), count))
+        """``count`` images, whatever probes predict (`answers.spread`)."""
+        return cls(store, split, spread(np.asarray(store[split].labels), count))
+
+    def probe(self, result: FittedResult, seed: int | None = None) -> "Probe | None":
+        """A seed (the first) of a fitted probe; None of k-NN. Raises as :meth:`maps`."""
+        return None if result.method == "knn" else load_fitted(result, self.store.shape, seed)
 
     def maps(self, result: FittedResult, seed: int | None = None) -> tuple["Probe", Tensor] | None:
         """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
@@ -83,10 +118,8 @@ class Album:
         Raises:
             IceprobeError: if the fitted probe is missing or doesn't fit its description.
         """
-        if result.method == "knn":
-            return None
-        probe = load_fitted(result, self.store.shape, seed)
-        if not getattr(probe.pooling, "num_predictors", 0):
+        probe = self.probe(result, seed)
+        if probe is None or not getattr(probe.pooling, "num_predictors", 0):
             return None
         return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
 
@@ -98,50 +131,83 @@ class Album:
             for image, each in zip(self.images, grids, strict=True)
         ]
 
+    def answers(self, probe: "Probe") -> list[Answer]:
+        """What the probe reads in each image."""
+        with torch.no_grad():
+            logits = probe(self.tokens_on(next(probe.parameters()).device))
+        return self.namer.answers(logits, self.labels)
+
+    def evidence(self, probe: "Probe", outputs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of the patches for these outputs of each image: ``(B, K')`` → ``(B, K', H, W)``."""
+        tokens = self.tokens_on(next(probe.parameters()).device)
+        found = patch_evidence(probe, tokens, torch.from_numpy(outputs)).cpu()
+        return found.unflatten(2, self.tokens.grid or (0, 0)).numpy()
+
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
         return self.tokens.to(device)
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
-    """Maps of the first seed of a fitted probe; None where it has no attention. Raises as `Album.maps`."""
-    if (found := album.maps(result)) is None:
+    """Maps of the first seed of a fitted probe; None where it has neither attention nor evidence.
+
+    Raises as `Album.maps`.
+    """
+    if (probe := album.probe(result)) is None:
         return None
-    probe, weights = found
-    with torch.no_grad():
-        tokens = album.tokens_on(next(probe.parameters()).device)
-        predicted: list[int] = probe(tokens).argmax(1).tolist()
-    maps, columns = columns_of(weights)
-    classes = list(album.store.classes)
+    found, spoken = album.maps(result), has_evidence(probe)
+    if found is None and not spoken:
+        return None
+    answers = album.answers(probe)
+    columns: list[str] = []
+    maps: list[list[str]] = [[] for _ in answers]
+    if found is not None:
+        means, columns = columns_of(found[1])
+        maps = album.overlays(means)
+    titles = album.namer.columns(album.labels) if spoken else []
+    evident = _evidence_overlays(probe, album, answers) if titles else maps
     rows = [
         Row(
             name=album.names[i],
-            label=classes[label],
-            predicted=classes[predicted[i]],
-            correct=predicted[i] == label,
+            label=answer.label,
+            predicted=answer.predicted,
+            correct=answer.correct,
             image=album.pictures[i],
-            maps=overlays,
+            maps=[*maps[i], *(evident[i] if titles else [])],
+            captions=[""] * len(columns)
+            + [one.caption if one else "" for one in answer.asked[: len(titles)]],
         )
-        for i, (label, overlays) in enumerate(
-            zip(album.labels.tolist(), album.overlays(maps), strict=True)
-        )
+        for i, answer in enumerate(answers)
     ]
-    seed = result.seeds[0] if result.seeds else None
-    return Gallery(result, weights.shape[1], columns, rows, album.boxes is not None, seed)
+    return Gallery(
+        result,
+        0 if found is None else found[1].shape[1],
+        [*columns, *titles],
+        rows,
+        album.boxes is not None,
+        result.seeds[0] if result.seeds else None,
+        len(titles),
+        album.rule,
+        "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
+    )
 
 
-def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """``count`` rows: the first image of each class, then the second of each, in class order.
-
-    With more classes than rows, classes are taken at even distances.
-    """
-    classes = np.unique(labels)
-    if len(classes) > count > 0:
-        classes = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
-    queues = [np.flatnonzero(labels == one) for one in classes]
-    longest = max((len(queue) for queue in queues), default=0)
-    rows = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-    return np.array(rows[:count], dtype=np.int64)
+def _evidence_overlays(probe: "Probe", album: Album, answers: Sequence[Answer]) -> list[list[str]]:
+    """One picture an asked output; all of an image on one scale."""
+    asked = [answer.asked for answer in answers]
+    outputs = np.array([[one.output if one else 0 for one in each] for each in asked])
+    drawn = []
+    maps = album.evidence(probe, outputs)
+    for image, each, of_image in zip(album.images, asked, maps, strict=True):
+        shown = [e for one, e in zip(each, of_image, strict=True) if one]
+        full = max((float(np.abs(e).max()) for e in shown), default=0.0)
+        drawn.append(
+            [
+                picture_uri(evidence_picture(image, e, full)) if one else ""
+                for one, e in zip(each, of_image, strict=True)
+            ]
+        )
+    return drawn
 
 
 def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:

@@ -5,6 +5,7 @@ the page. Their engine is one offline bundle of 0.9 MB from vl-convert.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -21,12 +22,23 @@ FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
 KNN = "#a9b3bd"
 OTHERS = ("#d9822b", "#2a9d8f", "#8e5bb5", "#c8445b", "#7d8b2f", "#3f7cac", "#a0643c", "#d16ba5")
 DASHES = ([1, 0], [6, 3], [2, 3], [9, 3, 2, 3])
+CATEGORIES = (*OTHERS, "#0b6fcf", "#3c4751")  # of what is no probe
 _INK, _GREY, _FAINT = "#1c2733", "#5d6b7a", "#e4e9ee"
 _LINEARS = ("#5f6d7a", "#94a0ac", "#3c4751")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 _EPS = ("#0b6fcf", "#5aa9ee", "#083f78", "#8fc7f5", "#2f86a6", "#1fb5d6")
 
 Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Vega-Lite specification and its heading."""
+
+    key: str
+    title: str
+    remark: str
+    spec: Spec
 
 
 def colours(results: Sequence[Result]) -> dict[str, str]:
@@ -106,3 +118,17 @@ def series_of(result: Result, condition: str, palette: dict[str, str]) -> dict[s
         "condition": condition,
         "colour": palette[result.label],
     }
+
+
+def shade(full: tuple[int, int, int], strength: float) -> str:
+    """From nearly white at 0 to ``full`` at 1."""
+    mixed = (round(246 + (end - 246) * min(strength, 1.0) ** 0.8) for end in full)
+    return "#" + "".join(f"{value:02x}" for value in mixed)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names as categories of an axis: a repeated one gets its number."""
+    found: list[str] = []
+    for number, name in enumerate(names):
+        found.append(f"{name} ({number})" if name in found else name)
+    return found

@@ -10,11 +10,12 @@ import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
-from iceprobe.reporting.charts import Spec, finish
+from iceprobe.reporting.charts import Spec, distinct, finish, shade
 from iceprobe.results.confusion import ClassScore, Confusions, Misread, Mistake, confusions, misread
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard, tenths
+from iceprobe.tasks.registry import get_task
 
 MOST_CLASSES = 40  # of a matrix that can still be read
 ROWS = 10  # of each table
@@ -64,7 +65,7 @@ def confusion_view(results: Sequence[FittedResult], trust: bool = False) -> Conf
 
 
 def class_names(result: FittedResult, trust: bool = False) -> list[str]:
-    """Names of the classes: those of the result, or else of its store, or else ``"class 7"``."""
+    """Names of the outputs: those of the result, or else of its store, or else ``"class 7"``."""
     if result.class_names:
         return result.class_names
     if result.open_store is not None:
@@ -72,7 +73,9 @@ def class_names(result: FittedResult, trust: bool = False) -> list[str]:
     # Moved or deleted, or another host's: the numbers are worth a page all the same.
     with contextlib.suppress(IceprobeError):
         return list(manifest_of(result, trust=trust).dataset.classes)
-    return [f"class {number}" for number in range(result.classes)]
+    outputs = get_task(result.task).outputs
+    noun = {"classes": "class"}.get(outputs, outputs.removesuffix("s"))
+    return [f"{noun} {number}" for number in range(result.classes)]
 
 
 def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
@@ -81,7 +84,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
     Right answers are blue and mistakes red, each on its own scale, so that the mistakes of a good probe
     can be seen.
     """
-    shown = _distinct(names)
+    shown = distinct(names)
     matrix = counted.matrix()
     shares = matrix / np.maximum(counted.images, 1)[:, None]
     wrong = shares - np.diag(np.diag(shares))
@@ -95,7 +98,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
             {
                 "true": shown[i],
                 "read": shown[j],
-                "colour": _shade(_RIGHT if i == j else _WRONG, strength),
+                "colour": shade(_RIGHT if i == j else _WRONG, strength),
                 "ink": "#ffffff" if strength > 0.55 else "#1c2733",
                 "text": f"{100 * share:.0f}" if few and 100 * share >= 0.5 else "",
                 "share": f"{tenths(share)}%",
@@ -123,17 +126,3 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
     )
     text = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     return finish(alt.layer(cells, text) if few else alt.layer(cells), height=side, width=side)
-
-
-def _shade(full: tuple[int, int, int], strength: float) -> str:
-    """From nearly white at 0 to ``full`` at 1."""
-    mixed = (round(246 + (end - 246) * min(strength, 1.0) ** 0.8) for end in full)
-    return "#" + "".join(f"{value:02x}" for value in mixed)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names as categories of an axis: a repeated one gets its number."""
-    found: list[str] = []
-    for number, name in enumerate(names):
-        found.append(f"{name} ({number})" if name in found else name)
-    return found

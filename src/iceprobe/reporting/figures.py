@@ -1,10 +1,9 @@
 """The page's charts, each with its heading."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from iceprobe.reporting.charts import Spec
+from iceprobe.reporting.charts import Chart
 from iceprobe.reporting.confusion_view import ConfusionView
 from iceprobe.reporting.cost_chart import scatter
 from iceprobe.reporting.sweep_charts import rank_lines, sweep_lines
@@ -14,16 +13,6 @@ from iceprobe.results.curves import CurveRow, read_curves
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import capital, noun_of
 from iceprobe.results.sweeps import Ranking, Sweep
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A Vega-Lite specification and its heading."""
-
-    key: str
-    title: str
-    remark: str
-    spec: Spec
 
 
 def cost_and_training(ordered: Sequence[FittedResult], palette: dict[str, str]) -> list[Chart]:

@@ -17,10 +17,11 @@ from iceprobe.results.comparison import (
     warned,
 )
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.primary import is_usual, level
+from iceprobe.results.primary import adds_up, level, unit_of
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
-from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span
+from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span, worded
+from iceprobe.tasks.registry import get_task
 
 _NAMES = {
     "knn": "k-NN", "linear": "linear", "mean_value": "mean + Wᵥ", "slot": "slots",
@@ -76,9 +77,9 @@ def find(results: Sequence[FittedResult]) -> Finding:
     subject = reference_ep(results) or next(iter(others), None)
     if subject is None or baseline is None:
         best = leaderboard(results)[0]
-        reads = f"{display_name(best.label)} reads {_percent(best)}"
+        reads = f"{display_name(best.label)} reads {_with_error(best, ' on average')}"
         return alone(reads, "Nothing to compare it with in this report.", best)
-    ours, theirs = _percent(subject), _percent(baseline)
+    ours, theirs = _with_error(subject, " on average"), _with_error(baseline)
     name = display_name(subject.label)
     other = "k-NN" if probe_name(baseline) == "knn" else "a linear probe"
     if subject.undertrained or baseline.undertrained:
@@ -204,7 +205,17 @@ def _of_layers(results: Sequence[FittedResult]) -> str:
 
 
 def _percent(result: FittedResult) -> str:
-    metric = result.metric
-    title = "" if is_usual(result) else f" {metric.title}"
     lost = f" ({kept(result)})" if result.lost_seeds else ""
-    return f"{figure(result.score.mean, metric)}{metric.unit}{title}{lost}"
+    return f"{worded(result)}{lost}"
+
+
+def _with_error(result: FittedResult, more: str = "") -> str:
+    """Its score, with the mean error in the unit of the targets: ``"R² 0.831 (off by 3.214 years)"``."""
+    known = get_task(result.task).metrics.values()
+    errors = (one for one in known if one.unit_of_target and one.name in result.metrics)
+    error = next(errors, None)
+    if error is None or error == result.metric or not adds_up(error, result):
+        return _percent(result)
+    value = figure(result.metrics[error.name].mean, error)
+    off = f"{value} {unit_of(error, [result])}".rstrip()
+    return f"{_percent(result)} (off by {off}{more})"

@@ -5,25 +5,31 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import utf8
 from iceprobe.core.trust import REMEDY, elsewhere
 from iceprobe.machine.files import write_atomically
+from iceprobe.reporting.blocks import Context
+from iceprobe.reporting.by_task import Page, columns_of, page_of
 from iceprobe.reporting.charts import colours
 from iceprobe.reporting.confusion_view import confusion_view
 from iceprobe.reporting.figures import across_results, cost_and_training, matrices
 from iceprobe.reporting.finding import find_across
 from iceprobe.reporting.groups import FEW, grouped, tiles_of
+from iceprobe.reporting.number_view import named
 from iceprobe.reporting.sections import analysis_of, disputes_of, galleries_of
 from iceprobe.reporting.template import asset, engine, environment, inert_json, policy
+from iceprobe.results.caveats import enumerated
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import clipped, noun_of, shared_metric
 from iceprobe.results.stores import store_of
 from iceprobe.results.sweeps import by_layer, by_training_images, rankings
-from iceprobe.results.tables import leaderboard, ordered_metrics
+from iceprobe.results.tables import leaderboard
 from iceprobe.results.varying import varying
+from iceprobe.tasks.registry import get_task
 
 log = logging.getLogger("iceprobe")
 
@@ -62,11 +68,17 @@ def render(
     Raises:
         IceprobeError: if the page would weigh more than 6 MB.
     """
+    if len(tasks := dict.fromkeys(one.task for one in results)) > 1:
+        raise IceprobeError(
+            f"results of the tasks {enumerated([*tasks])} in one report: report those of one at a time"
+        )
     ordered = leaderboard(results)
     groups = grouped(results)
     shown = groups if len(groups) <= FEW else []
     opened = partial(store_of, trust=trust)
-    galleries, remarks = galleries_of(results, images, opened) if shown else ([], [])
+    layout = page_of(ordered)
+    pictured = shown and layout.classes
+    galleries, remarks = galleries_of(results, images, opened) if pictured else ([], [])
     if not remarks:
         remarks = [
             f"{place} wasn't asked, {REMEDY}: its pictures are left out."
@@ -78,9 +90,17 @@ def render(
     differing = varying(ordered)
     figures = cost_and_training(ordered, palette) if shown and "draw" not in differing else []
     figures += across_results(ranked, layers, draws, palette)
-    confused = [view for group in shown if (view := confusion_view(group.results, trust))]
+    confused = [
+        view for one in shown if layout.classes and (view := confusion_view(one.results, trust))
+    ]
     figures += matrices(confused)
-    disputes, undisputed = disputes_of(shown, opened) if images else ([], [])
+    contexts = [
+        Context(group.results, i, palette, images, opened, trust) for i, group in enumerate(shown)
+    ]
+    sections = [made for one in layout.sections if (made := one.view(contexts))]
+    figures += [chart for one in sections for chart in one.charts]
+    disputed = images and layout.classes
+    disputes, undisputed = disputes_of(shown, opened) if disputed else ([], [])
     analyses = [analysis_of(group, palette, images, i, opened) for i, group in enumerate(shown)]
     analyses = [one for one in analyses if one.probes]
     figures += [chart for one in analyses for chart in one.charts]
@@ -97,7 +117,10 @@ def render(
         varying=differing,
         noun=noun_of(ordered),
         leading=shared_metric(*ordered),
-        metrics=[one for one in ordered_metrics(ordered) if any(one.name in r.metrics for r in ordered)],
+        metrics=columns_of(ordered),
+        sections=sections,
+        outputs=_outputs(ordered[0], layout),
+        units=units_of(ordered[0]),
         rankings=ranked,
         moved=any(one.moved() for one in ranked),
         scale=_scale(ordered),
@@ -139,6 +162,23 @@ def _headed(results: Sequence[FittedResult]) -> str:
     adapted = ", ".join(dict.fromkeys(one.adaptation for one in results if one.adaptation))
     frozen = "frozen" if any(one.adaptation is None for one in results) else ""
     return " and ".join(filter(None, [frozen, adapted and f"adapted: {adapted}"]))
+
+
+def _outputs(first: FittedResult, layout: Page) -> str:
+    """``"10 classes"``, ``"age, years"``: what is predicted of an example."""
+    if first.units and first.class_names and first.classes <= 3:
+        return " · ".join(named(name, first, k) for k, name in enumerate(first.class_names))
+    return (
+        f"{first.classes} {get_task(first.task).outputs if first.classes > 1 else layout.outputs}"
+    )
+
+
+def units_of(one: FittedResult) -> str:
+    """What is drawn when examples are: ``"test images"``, ``"groups of test images"``."""
+    predictions = one.predictions()
+    if predictions is None or predictions.groups is None:
+        return ""
+    return f"{len(np.unique(predictions.groups)):,}"
 
 
 def _scale(ordered: Sequence[FittedResult]) -> list[float]:

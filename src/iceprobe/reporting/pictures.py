@@ -26,6 +26,14 @@ _RAMP = np.array(
 )  # fmt: skip
 
 
+_FOR, _AGAINST = (np.array(one, np.float64) for one in ((226, 62, 46), (44, 123, 229)))
+
+
+def evidence_colour(values: NDArray) -> NDArray:
+    """Colours of evidence: ``(...)`` → ``(..., 3)`` in 0 … 255."""
+    return np.where(values[..., None] > 0, _FOR, _AGAINST)
+
+
 def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
     """The image that the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in pixels."""
     picture = enlarged(image)
@@ -56,6 +64,22 @@ def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
     picture = np.asarray(grey, np.float64)[..., None]
     opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
     return _mixed(picture, opacity, 0.85 * colour(heat[..., 0]) + 0.15 * picture)
+
+
+def evidence_picture(image: Image.Image, evidence: NDArray, full: float) -> Image.Image:
+    """Evidence ``(H, W)`` over the greyed image: red speaks for, blue against, ``full`` has full colour."""
+    grey = enlarged(image).convert("L")
+    cells = Image.fromarray((evidence / full if full else evidence).astype(np.float32))
+    values = np.asarray(cells.resize(grey.size, Image.Resampling.BILINEAR), np.float64)
+    picture = np.asarray(grey, np.float64)[..., None]
+    over = 0.9 * evidence_colour(values) + 0.1 * picture
+    return _mixed(picture, evidence_opacity(values)[..., None], over)
+
+
+def evidence_opacity(values: NDArray) -> NDArray:
+    """Of evidence in [−1, 1]: 0 in the middle, so that what says nothing shows the image."""
+    opacity: NDArray = 0.85 * np.clip(np.abs(values), 0, 1) ** 0.7
+    return opacity
 
 
 def part_uris(images: Sequence[Image.Image], parts: Tensor, colours: Sequence[str]) -> list[str]:

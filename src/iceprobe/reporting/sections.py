@@ -14,11 +14,11 @@ from iceprobe.reporting.analysis_view import (
     parts_view,
     predictor_tables,
 )
+from iceprobe.reporting.charts import Chart
 from iceprobe.reporting.disagreement_view import DisagreementView, disagreement_view
-from iceprobe.reporting.figures import Chart
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.groups import SourceResults
-from iceprobe.results.comparison import reference_ep
+from iceprobe.results.comparison import BASELINES, probe_name, reference_ep
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import leaderboard
 
@@ -82,7 +82,7 @@ def galleries_of(
     """Attention of the reference EP first, then of the others, best first, until the page is full."""
     ranked = leaderboard(results)
     attentive = [
-        one for one in ranked if one.method == "trained" and not one.probe.startswith("linear")
+        one for one in ranked if one.method == "trained" and probe_name(one) not in BASELINES
     ]
     if images < 1 or not attentive:
         return [], []

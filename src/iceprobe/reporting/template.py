@@ -14,7 +14,7 @@ from markupsafe import Markup
 from iceprobe.core.text import duration
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note
-from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual
+from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual, unit_of
 from iceprobe.results.tables import (
     TRAIN_LONGER,
     figure,
@@ -22,6 +22,7 @@ from iceprobe.results.tables import (
     heading_of,
     percent,
     short,
+    sign_of,
     signed_points,
     span,
     tenths,
@@ -41,6 +42,7 @@ def environment() -> jinja2.Environment:
     made.globals |= {
         "value_of": value_of, "remedy": TRAIN_LONGER, "heading_of_all": heading_of_all,
         "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
+        "sign_of": sign_of, "unit_of": unit_of,
         "first_capital": capital,
         "kept": kept, "covered": covered, "lost_note": lost_note, "few_rows": few_rows,
     }  # fmt: skip

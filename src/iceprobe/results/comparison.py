@@ -21,7 +21,7 @@ from iceprobe.results.statistics import Difference, holm, together
 from iceprobe.results.varying import value_of, varying
 from iceprobe.tasks.metrics import Metric
 
-BASELINES = ("knn", "linear")  # that a probe with attention has to beat
+BASELINES = ("knn", "linear", "logreg", "ridge")  # that a probe with attention has to beat
 EFFICIENT = "ep"
 LEVEL = 0.05
 

@@ -39,7 +39,10 @@ def write_results(run: str | Path, results: Sequence[Result]) -> Path:
     """
     seen: set[tuple[object, ...]] = set()
     for one in results:
-        key = (one.label, one.store.identity, one.protocol, one.split, one.shots, one.fraction)
+        key = (
+            *(one.label, one.store.identity, one.protocol, one.split, one.shots, one.fraction),
+            *(one.masked, one.test_of),
+        )
         if key in seen:
             raise IceprobeError(f"probe {one.label!r} appears twice in {run}: keep one entry")
         seen.add(key)

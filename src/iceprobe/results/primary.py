@@ -21,8 +21,24 @@ def shared_metric(*results: Result) -> Metric:
 
 
 def is_usual(one: Result) -> bool:
-    """Whether figures needn't name its metric: a percentage by the primary metric of its task."""
-    return one.metric.percent and one.primary == get_task(one.task).primary
+    """Whether figures needn't name its metric: an accuracy by the primary metric of its task."""
+    return one.metric.accuracy and one.primary == get_task(one.task).primary
+
+
+def unit_of(metric: Metric, results: Sequence[Result]) -> str:
+    """What stands behind the figures of a metric: ``"%"``, ``"years"``, ``""``.
+
+    The unit of targets is that of all outputs of all results.
+    """
+    if not metric.unit_of_target:
+        return metric.unit
+    units = {unit for one in results for unit in one.units or [""]}
+    return units.pop() if len(units) == 1 else ""
+
+
+def adds_up(metric: Metric, one: Result) -> bool:
+    """Whether its mean over outputs is of like with like: not of numbers of several units."""
+    return not metric.unit_of_target or one.classes == 1 or unit_of(metric, [one]) != ""
 
 
 def titles_of(results: Sequence[Result]) -> str:
@@ -58,14 +74,21 @@ def in_percent(results: Sequence[Result]) -> bool:
 
 def heading_of_all(results: Sequence[Result]) -> str:
     """The heading of their figures: ``"top-1 %"``, ``"mean distance"``."""
-    return titles_of(results) + (" %" if in_percent(results) else "")
+    unit = _shared_unit(results)
+    return titles_of(results) + (f"{' ' if unit == '%' else ', '}{unit}" if unit else "")
 
 
 def axis_title(results: Sequence[Result], title: str | None = None) -> str:
     """The title of an axis, ``"Top-1 accuracy, %"`` by default, with their unit."""
-    return capital(title or full_title_of(results)) + (", %" if in_percent(results) else "")
+    unit = _shared_unit(results)
+    return capital(title or full_title_of(results)) + (f", {unit}" if unit else "")
+
+
+def _shared_unit(results: Sequence[Result]) -> str:
+    units = {unit_of(one.metric, results) for one in results}
+    return units.pop() if len(units) == 1 else ""
 
 
 def capital(text: str) -> str:
-    """``text`` with a capital first letter."""
-    return text[0].upper() + text[1:]
+    """``text`` with a capital first letter; an abbreviation such as mAP stays."""
+    return text if text[1:2].isupper() else text[0].upper() + text[1:]

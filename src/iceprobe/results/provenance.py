@@ -66,17 +66,18 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
     manifest = store.manifest
     found = origin(manifest, split, len(store["train"]), store[split].index, command)
     return found | {
-        "store": _reference(store),
+        "store": reference_of(store),
         "assumed": [*found["assumed"], *filter(None, [identical_line(store, split)])],
         "identical_images": len(store.identical(split)),
     }
 
 
-def _reference(store: Any) -> StoreReference:
+def reference_of(store: Any) -> StoreReference:
+    """Which store it is, and of several layers the store of each."""
     return StoreReference(
         path=str(store.path.resolve()) if store.path else None,
         identity=store.identity,
-        layers=[_reference(one) for one in store.layers.values()],
+        layers=tuple(reference_of(one) for one in store.layers.values()),
         depth=store.depth if store.layers else None,
     )
 
@@ -105,6 +106,7 @@ def origin(
         "split": split,
         "classes": len(dataset.classes),
         "class_names": list(dataset.classes),
+        "units": list(dataset.units),
         "train_images": train_images,
         "test_images": len(index),
         "dim": shape.dim,
@@ -125,14 +127,19 @@ def identical_line(store: Any, split: str) -> str:
 
     No error: a collapsed encoder makes nearly the same tokens of all images.
     """
-    rows = store.identical(split)
+    return line_of_identical(
+        store.identical(split), len(store[split]), split, store.names_at_hand(split)
+    )
+
+
+def line_of_identical(rows: Any, images: int, split: str, names: Any) -> str:
+    """The same of ``rows`` out of so many ``images``, whose ``names`` may be known."""
     if not len(rows):
         return ""
-    names = store.names_at_hand(split)
     first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
     one, many = ("is", "a training image", "its"), ("are", "training images", "their")
     are, training, their = many if len(rows) > 1 else one
     return (
-        f"{len(rows):,} of {len(store[split]):,} {split} images {are} identical to {training} "
+        f"{len(rows):,} of {images:,} {split} images {are} identical to {training} "
         f"(by {their} pooled tokens{first}): what was memorised counts as read"
     )

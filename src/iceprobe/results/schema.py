@@ -58,6 +58,13 @@ class Score(Record):
     method: Literal["score", "bootstrap", "jackknife", "linearised"] = "score"
     caveat: str | None = None
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that say nothing, which earlier versions don't know."""
+        usual = {"method": "score", "caveat": None}
+        found: dict[str, Any] = serialised(self)
+        return {k: v for k, v in found.items() if k not in usual or v != usual[k]}
+
     @classmethod
     def of(
         cls, values: Iterable[float], interval: tuple[float, float] | None = None, **fields: Any
@@ -143,13 +150,31 @@ class StoreReference(Record):
 
     path: str | None
     identity: str
-    layers: "list[StoreReference]" = []
+    layers: "tuple[StoreReference, ...]" = ()
     depth: int | None = None
 
     @model_serializer(mode="wrap")
     def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = serialise(self)
         return found if self.layers else {key: found[key] for key in ("path", "identity")}
+
+
+class FittedOn(Record):
+    """What a run was fitted on, in a result of it that was read on another data set (``iceprobe test``).
+
+    Attributes:
+        name: of the test, its folder ``tests/NAME`` in the run folder.
+        dataset: spec of the data set that the probes were fitted on.
+        split: that the run itself reports.
+        store: the feature store that they were fitted on.
+        created: when the run's own result was made.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    store: StoreReference
+    created: str = ""
 
 
 class Files(Record):
@@ -263,8 +288,9 @@ class Result(Record):
         layer: of the backbone, from 0; ``None`` where that isn't known.
         shots: training images a class, a draw; ``None``: all.
         fraction: of each class's training images, a draw; ``None``: all.
-        classes: C.
-        class_names: of the classes, in their order; empty in results from before they were kept.
+        classes: K, the number of outputs: of classes C, of tags or of numbers.
+        class_names: of the outputs, in their order; empty in results from before they were kept.
+        units: of the outputs, where they are numbers with known units; ``""`` where one isn't known.
         train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -303,6 +329,9 @@ class Result(Record):
         assumed: assumptions about backbone and images, a line each.
         identical_images: images of the reported split that are training images too, by their pooled
             tokens; also 0 where this wasn't checked (adapted backbones, live tokens, older results).
+        test_of: what it was fitted on, if that is another data set than the one it was read on; `dataset`,
+            `images`, `split`, `store`, `classes` and `test_images` are then of the latter.
+        masked: whether only the logits of the other set's classes count; the run predicts more.
         skipped_images: left out by ``--on-bad-image skip``.
         files: its files in the run folder.
     """
@@ -322,6 +351,7 @@ class Result(Record):
     fraction: float | None = None
     classes: Annotated[int, Field(ge=1)]
     class_names: list[str] = []
+    units: list[str] = []
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
@@ -358,6 +388,8 @@ class Result(Record):
     created: str = ""
     assumed: list[str] = []
     identical_images: Count = 0
+    test_of: FittedOn | None = None
+    masked: bool = False
     skipped_images: Count = 0
     files: Files = Files()
 

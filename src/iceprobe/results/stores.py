@@ -30,12 +30,17 @@ def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
     if store is not None and trust:
         store = store.trusting()
     if store is None:
-        from iceprobe.store import Store
+        return stored_for(result, trust=trust)
+    return store.asked_as(result.backbone, result.dataset)
 
-        places = places_of(result, trust=trust)
-        opened = [Store.open(place, trust=trust) for place in places]
-        joins = result.store.layers
-        store = Store.joined(opened, depth=result.store.depth, trust=trust) if joins else opened[0]
+
+def stored_for(result: FittedResult, *, trust: bool = False) -> "Store":
+    """The same from where it is stored, with all of its images. Raises as :func:`store_of`."""
+    from iceprobe.store import Store
+
+    opened = [Store.open(place, trust=trust) for place in places_of(result, trust=trust)]
+    joins = result.store.layers
+    store = Store.joined(opened, depth=result.store.depth, trust=trust) if joins else opened[0]
     return store.asked_as(result.backbone, result.dataset)
 
 

@@ -1,12 +1,20 @@
 """Results as a table, best first: rows, CSV, Markdown and a rich table for the terminal."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 from iceprobe.core.text import csv_text, duration
 from iceprobe.results.caveats import few_rows, lost_note
 from iceprobe.results.html import html_table
-from iceprobe.results.primary import capital, heading_of_all, is_usual, level, shared_metric
+from iceprobe.results.primary import (
+    capital,
+    heading_of_all,
+    is_usual,
+    level,
+    shared_metric,
+    unit_of,
+)
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.results.varying import value_of, varying
@@ -16,7 +24,7 @@ from iceprobe.tasks.registry import get_task
 _COLUMNS = (
     "parameters", "flops", "seconds", "adaptation", "backbone", "layer", "dataset", "headline",
     "shots", "fraction", "train_images", "protocol", "split", "selected_on", "training_images",
-    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds",
+    "undertrained", "per_class_low", "per_class_high", "seeds", "lost_seeds", "test", "masked",
 )  # fmt: skip
 
 #: What is said of an undertrained fit.
@@ -41,14 +49,22 @@ def ordered_metrics(results: Sequence[Result]) -> list[Metric]:
 def to_csv(results: Sequence[Result]) -> str:
     """One line a result, numbers at full precision: accuracies as fractions.
 
-    Deviation and interval are of the primary metric of the task, whichever one leads.
+    Deviation and interval are of the metric in the second column: of classes the primary one of the task,
+    whichever one leads, and of any other task the one that leads.
     """
     tasks = {one.task: get_task(one.task) for one in results}
+    classes = any(result.task == "classification" for result in results)
     metrics = list(dict.fromkeys(name for task in tasks.values() for name in task.metrics))
-    columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *_COLUMNS]
+    columns: Sequence[str] = _COLUMNS
+    if not classes and results:
+        metrics = list(dict.fromkeys([shared_metric(*results).name, *metrics]))
+        columns = [name for name in _COLUMNS if not name.startswith("per_class")]
+    columns = ["probe", *metrics[:1], "sd", "low", "high", *metrics[1:], *columns]
     rows: list[list[object]] = [[*columns]]
-    for result in leaderboard(results):
-        usual = result.metrics.get(tasks[result.task].primary)
+    tests = [one for one in results if one.test_of]
+    own = leaderboard([one for one in results if not one.test_of])
+    for result in [*own, *tests]:
+        usual = result.metrics.get(tasks[result.task].primary if classes else metrics[0])
         per_class = result.metrics.get("mean_per_class")
         low, high = (usual and usual.interval) or (None, None)
         class_low, class_high = (per_class and per_class.interval) or (None, None)
@@ -67,6 +83,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "per_class_high": class_high,
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
+            "test": result.test_of.name if result.test_of else None,
         }
         rows.append([cells.get(name) for name in columns])
     return csv_text(rows)
@@ -74,13 +91,16 @@ def to_csv(results: Sequence[Result]) -> str:
 
 def to_markdown(results: Sequence[Result]) -> str:
     """A table for a README or an issue; names from data can't break out of their cells."""
-    headings, rows = _table(results)
+    return "\n".join([*markdown_table(*_table(results)), *_footnotes(results)]) + "\n"
+
+
+def markdown_table(headings: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, whose cells are escaped."""
     lines = [
-        "| " + " | ".join(heading.title for heading in headings) + " |",
+        "| " + " | ".join(_markdown(heading.title) for heading in headings) + " |",
         "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
     ]
-    lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, *_footnotes(results)]) + "\n"
+    return lines + ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
 
 
 def to_html(results: Sequence[Result]) -> str:
@@ -127,20 +147,32 @@ def _cell(result: Result) -> str:
     return percent(result.score, result.metric) + ("†" if result.lost_seeds else "")
 
 
-def figure(value: float, metric: Metric | None = None, *, signed: bool = False) -> str:
+def figure(
+    value: float, metric: Metric | None = None, *, signed: bool = False, near: float | None = None
+) -> str:
     """A score as its metric is written, the one place where scores are rounded; without a metric a share.
 
-    A percentage has one decimal, any other score three. The same score reached by two sums may differ
-    in its sixteenth digit, and 7.25 would be 7.2 in one table and 7.3 in another: it is rounded to nine
-    digits first. A minus is typographic, and never before 0.
+    A percentage has one decimal, any other score three, or, in the unit of targets, as many as show three
+    digits of ``near``, itself by default. The same score reached by two sums may differ in its sixteenth
+    digit, and 7.25 would be 7.2 in one table and 7.3 in another: it is rounded to nine digits first. A minus
+    is typographic, and never before 0.
 
     >>> figure(0.0725), figure(0.0725 - 1e-16), figure(-0.0725, signed=True), figure(-1e-9)
     ('7.2', '7.2', '−7.2', '0.0')
     """
-    scale, decimals = (100, 1) if metric is None else (metric.scale, 1 if metric.percent else 3)
-    text = f"{abs(round(scale * value, 9)):.{decimals}f}"
+    scale = 100 if metric is None else metric.scale
+    decimals = _decimals(metric, value if near is None else near)
+    text = f"{abs(round(scale * value, max(9, decimals))):.{decimals}f}"
     sign = "−" if value < 0 else "+" if signed else ""
     return f"{sign}{text}" if float(text) else text
+
+
+def _decimals(metric: Metric | None, near: float) -> int:
+    if metric is None or metric.percent:
+        return 1
+    if not metric.unit_of_target or not near or not math.isfinite(near):
+        return 3
+    return min(12, max(0, 2 - math.floor(math.log10(abs(near)))))
 
 
 def tenths(share: float) -> str:
@@ -162,7 +194,8 @@ def percent(score: Score | None, metric: Metric | None = None) -> str:
     """``"83.1 ± 0.2"`` as :func:`figure` writes it; the deviation where there are several seeds."""
     if score is None:
         return "–"
-    spread = f" ± {figure(score.sd, metric)}" if score.sd is not None else ""
+    near = score.mean
+    spread = f" ± {figure(score.sd, metric, near=near)}" if score.sd is not None else ""
     return f"{figure(score.mean, metric)}{spread}"
 
 
@@ -172,7 +205,27 @@ def span(
     """``"82.0 to 84.2"``, as :func:`figure` writes it."""
     if interval is None:
         return "–"
-    return " to ".join(figure(end, metric, signed=signed) for end in interval)
+    near = max(interval, key=abs)
+    return " to ".join(figure(end, metric, signed=signed, near=near) for end in interval)
+
+
+def worded(result: Result) -> str:
+    """Its score in a sentence: ``"86.7%"``, ``"53.6% mean per class"``, ``"71.2 mAP"``, ``"R² 0.831"``.
+
+    A metric with a capital letter is a name, which stands before its number.
+    """
+    metric, number = result.metric, figure(result.score.mean, result.metric)
+    if is_usual(result):
+        return f"{number}%"
+    if metric.percent:
+        return f"{number}{sign_of(metric)} {metric.title}"
+    number = f"{number} {unit_of(metric, [result])}".rstrip()
+    return f"{metric.title} {number}" if metric.title[0].isupper() else f"{number} {metric.title}"
+
+
+def sign_of(metric: Metric) -> str:
+    """``"%"`` of a share of examples or classes; mAP and AUROC are written without."""
+    return "%" if metric.percent and metric.formula is None else ""
 
 
 def short(number: float) -> str:
@@ -217,9 +270,12 @@ def _table(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
 
 
 def heading_of(metric: Metric, results: Sequence[Result]) -> str:
-    """The heading of its column: ``"top-1 %"``, ``"…, headline"`` where an unusual metric leads."""
+    """The heading of its column: ``"top-1 %"``, ``"MAE, years"``, ``"…, headline"`` where an unusual metric
+    leads."""
     leads = metric == shared_metric(*results) and metric.name != get_task(results[0].task).primary
-    return f"{metric.heading} {metric.unit}".rstrip() + (", headline" if leads else "")
+    unit = unit_of(metric, results)
+    unit = f" {unit}" if unit == "%" else f", {unit}" if unit else ""
+    return f"{metric.heading}{unit}" + (", headline" if leads else "")
 
 
 def undertrained_note(result: Result) -> str:

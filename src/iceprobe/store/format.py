@@ -154,11 +154,12 @@ class DatasetRecord(_Record):
     fold: str | None = None
     slices: list[str] = []
     values: dict[str, list[str]] = {}  # of the columns, by name
+    maps: dict[str, list[str]] = {}  # as of the data set
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that came later are left out at their default: stores of classes stay as they were."""
-        later = ("task", "units", "group", "fold", "slices", "values")
+        later = ("task", "units", "group", "fold", "slices", "values", "maps")
         fields = type(self).model_fields
         return {
             key: value

@@ -70,10 +70,19 @@ def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = Fal
             or has changed.
     """
     backbone = load_recorded(record.spec, record, file, trust)
+    same_backbone(backbone, record)
+    return backbone
+
+
+def same_backbone(backbone: "Backbone", record: BackboneRecord) -> None:
+    """Check that ``backbone`` is the one of ``record``.
+
+    Raises:
+        IceprobeError: naming what has changed.
+    """
     singles = [BackboneRecord.of(one) for one in backbone.per_layer()]
-    whole = (
-        joined_backbone(singles) if isinstance(record.identity.get("layer"), list) else singles[0]
-    )
+    several = isinstance(record.identity.get("layer"), list)
+    whole = joined_backbone(singles) if several else singles[0]
     identity = json.loads(json.dumps(whole.identity))
     keys = dict.fromkeys([*record.identity, *identity])
     if changed := [key for key in keys if identity.get(key) != record.identity.get(key)]:
@@ -81,7 +90,6 @@ def recorded_backbone(record: BackboneRecord, file: Origin, *, trust: bool = Fal
             f"backbone {record.spec!r} isn't what it was when its tokens were stored "
             f"({', '.join(changed)} changed): put it back as it was, or run again"
         )
-    return backbone
 
 
 def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) -> "Backbone":

@@ -175,6 +175,7 @@ def describe_as(
                 for split in dataset.splits.values()
                 for name, column in split.columns.items()
             },
+            maps={name: list(others) for name, others in dataset.maps.items()},
         ),
         settings=settings,
         shape=shape,

@@ -113,6 +113,7 @@ class Classification(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "top1"
     weighs_classes: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
     solver: ClassVar[str | None] = "softmax"
 
     def num_outputs(self, names: Sequence[str]) -> int:

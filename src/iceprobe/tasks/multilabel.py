@@ -36,6 +36,7 @@ class Multilabel(Task):
     primary: ClassVar[str] = "map"
     target_dtype: ClassVar[str] = "uint8"
     several: ClassVar[bool] = True
+    unknown: ClassVar[float] = UNKNOWN
     weighs_classes: ClassVar[bool] = True
     solver: ClassVar[str | None] = "logistic"
 
@@ -112,6 +113,9 @@ class Multilabel(Task):
     def strata(self, targets: NDArray[Any]) -> NDArray[Any]:
         """The tags themselves, ``(n, K)`` bool: they are dealt by iterative stratification."""
         return targets == 1
+
+    def as_hard_as(self, outputs: int) -> float:
+        return 2.0  # each cell is a guess between two
 
     def readings(
         self, logits: "Tensor", names: Sequence[str], most: int

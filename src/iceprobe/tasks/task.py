@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.targets import known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,9 @@ class Task(ABC):
             can be drawn.
         solver: how linear probes are solved for their optimum (`fitting/linear.py`): the loss's name
             there, or None if they are trained.
+        exclusive: whether an example has one of its outputs: those of other classes than a test set's can
+            then be left out.
+        unknown: the value of a target that isn't known, where a target is K numbers.
         summed: fields of a record that are sums over the examples, ``(G, …)``, in place of one
             entry an example.
     """
@@ -52,6 +56,8 @@ class Task(ABC):
     pooled: ClassVar[bool] = True
     weighs_classes: ClassVar[bool] = False
     solver: ClassVar[str | None] = None
+    exclusive: ClassVar[bool] = False
+    unknown: ClassVar[float] = float("nan")
     summed: ClassVar[frozenset[str]] = frozenset()
 
     #: μ and σ of the outputs, ``(K,)`` each: a probe's logits z are handed out as σ z + μ. None: as they are.
@@ -78,6 +84,23 @@ class Task(ABC):
     def outside(self, targets: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
         """Rows whose target is of no output that has a name."""
         return np.empty(0, np.int64)
+
+    def occurring(self, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """The outputs that some example has, or of which it is known whether or how much."""
+        if not self.several:
+            return np.unique(targets)
+        return np.flatnonzero(known(targets).any(0))
+
+    def placed(self, targets: NDArray[Any], place: NDArray[np.int64], outputs: int) -> NDArray[Any]:
+        """Targets of another data set as those of ``outputs`` outputs: its output k is ours at ``place[k]``.
+
+        −1 is none of ours. Where a target is K numbers, those that the other set lacks aren't known.
+        """
+        if not self.several:
+            return place[targets]
+        found = np.full((len(targets), outputs), self.unknown, targets.dtype)
+        found[:, place[place >= 0]] = targets[:, place >= 0]
+        return found
 
     def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
         """This task for training on these targets: with its scaling and its weights."""
@@ -152,6 +175,10 @@ class Task(ABC):
     def metric(self, name: str | None = None) -> Metric:
         """The metric called ``name``, the primary one by default."""
         return self.metrics[self.primary if name is None else name]
+
+    def as_hard_as(self, outputs: int) -> float:
+        """How many balanced classes are as hard to guess: its loss of guessing is the logarithm."""
+        return float(outputs)
 
     def target_shape(self, outputs: int) -> tuple[int, ...]:
         """Of one example's target."""

@@ -1,0 +1,81 @@
+"""``--test NAME=SPEC`` of `run` and `fit`: the fitted probes on other data sets, after the fit."""
+
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import iceprobe
+from iceprobe.cli.console import Bars, say
+from iceprobe.cli.folder import RunFolder, RunLog
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import shown
+from iceprobe.settings import FitRun
+
+log = logging.getLogger("iceprobe")
+
+
+def named(config: FitRun) -> dict[str, str]:
+    """Spec of each other data set by the name of its test.
+
+    Raises:
+        IceprobeError: for one without a name, or two of one name.
+    """
+    found: dict[str, str] = {}
+    for text in config.test:
+        name, equals, spec = text.partition("=")
+        if not equals or not spec or not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise IceprobeError(
+                f"--test {shown(text)}: write NAME=SPEC, a name for its folder and the data set, such as "
+                "v2=imagenet-v2?root=/data"
+            )
+        if name in found:
+            raise IceprobeError(f"--test {name}=… is given twice: name each data set once")
+        found[name] = spec
+    return found
+
+
+def check_tests(config: FitRun, classes: Sequence[str], task: str) -> None:
+    """Refuse data sets that a run with these ``classes`` can't be read on, before it is fitted."""
+    from iceprobe.fitting.other_sets import check_matches, is_store
+    from iceprobe.store import Store
+
+    for spec in named(config).values():
+        if is_store(spec):
+            Store.open(spec)["test"]  # that it is there and whole
+        else:
+            check_matches(iceprobe.load_dataset(spec), "test", task, classes)
+
+
+def read_other_sets(
+    config: FitRun, folder: RunFolder, how: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Read the finished run in ``folder`` on the data sets of ``config``; those that are read stay.
+
+    ``how`` gives the options of :func:`iceprobe.test` that say where its tokens come from.
+    """
+    if not (tests := named(config)):
+        return
+    command = shlex.join(["iceprobe", *sys.argv[1:]])
+    with RunLog() as run_log, Bars() as progress:
+        run_log.write_to(folder.log)
+        for name, spec in tests.items():
+            results = iceprobe.test(
+                folder.path, spec, name=name, progress=progress, command=command, **how()
+            )
+            log.info("test %s: results of %d probes on %s", name, len(results), spec)
+
+
+def tell_tests(run: Any) -> None:
+    """Print the scores of a run's tests, if it has some, beside its own."""
+    from iceprobe.cli.console import console
+    from iceprobe.results import read_results
+    from iceprobe.results.other_sets import read_tests
+    from iceprobe.results.other_tables import to_rich_tests
+
+    if tests := read_tests(run):
+        console.print(to_rich_tests(read_results(run), tests))
+        for one in dict.fromkeys(one.run for one in tests if not one.masked):
+            say(one)

@@ -1,0 +1,177 @@
+"""The primary metric by the values of the data set's columns: site, sex, scanner."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import visible
+from iceprobe.reporting.blocks import Block, Context
+from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
+from iceprobe.reporting.finding import display_name
+from iceprobe.results.fitted import FittedResult
+from iceprobe.results.predictions import Predictions
+from iceprobe.results.primary import axis_title, clipped
+from iceprobe.results.schema import Slice, Slices
+from iceprobe.results.slices import slices_of
+from iceprobe.results.tables import figure, percent, span, worded
+
+NARROW = 350  # pixels of a chart that leaves room for names on its left
+MOST = 24  # values of a column that are shown, the most frequent ones
+
+
+def by_slice(context: Context) -> Block | None:
+    """Of the leading probes; None where the data set has no such columns."""
+    shown = [one for one in context.leading if one.needed_predictions().slices]
+    if not shown:
+        return None
+    found = [(one, _slices(one)) for one in shown]
+    columns = [one.column for one in found[0][1]]
+    charts: list[Chart] = []
+    notes: list[str] = []
+    for number, column in enumerate(columns):
+        of_column = [(one, each[number]) for one, each in found if len(each) == len(columns)]
+        left_out = _left_out(shown[0].needed_predictions(), column)
+        remark = "Bars: 95% intervals; dashed: over all images."
+        remark += f" {left_out} rarer values aren’t shown." if left_out else ""
+        spec = dots(of_column, context)
+        charts.append(Chart(context.key(f"slice-{number}"), visible(column), remark, spec))
+        notes += filter(None, [worst_of(*of_column[0])])
+        notes += _untrusted(of_column[0][1])
+    metric = shown[0].metric
+    return Block(
+        f"{axis_title(shown)} on the {shown[0].split} images with each value alone; nothing was fitted again. "
+        f"{'Less' if metric.higher_is_better else 'More'} is worse; the more values, the further off the worst is "
+        "by chance alone.",
+        charts=charts,
+        notes=notes,
+    )
+
+
+def worst_of(one: FittedResult, found: Slices) -> str:
+    """In a sentence where a probe reads least; ``""`` with fewer than two values."""
+    worst = next((each for each in found.values if each.value == found.worst), None)
+    if worst is None or worst.score is None:
+        return ""
+    metric = one.metric
+    return (
+        f"{display_name(one.label)} reads {figure(worst.score.mean, metric)} where "
+        f"{visible(found.column)} is {visible(worst.value)} ({_count(worst)}; 95% interval "
+        f"{span(worst.score.interval, metric)}), its worst of {len(found.values)} values, and "
+        f"{worded(one)} over all."
+    )
+
+
+def _untrusted(found: Slices) -> list[str]:
+    """Values whose figure or interval says little, and why."""
+    said = [
+        f"{visible(one.value)}: {one.why or (one.score and one.score.caveat)}"
+        for one in found.values
+        if one.score is None or one.score.caveat
+    ]
+    return (
+        [f"{visible(found.column)}, {'; '.join(said[:8])}{' …' if said[8:] else ''}."]
+        if said
+        else []
+    )
+
+
+def _slices(one: FittedResult) -> list[Slices]:
+    """By each column, of its most frequent values."""
+    predictions = one.needed_predictions()
+    kept = {}
+    for column, (codes, names) in predictions.slices.items():
+        common = _common(np.asarray(codes))
+        places = np.full(max(len(names), int(np.max(codes)) + 1), -1)
+        places[common] = np.arange(len(common))
+        kept[column] = (
+            np.where(codes >= 0, places[codes], -1),
+            [names[code] for code in common.tolist()],
+        )
+    try:
+        return slices_of(replace(predictions, slices=kept), one.task, one.primary)
+    except IceprobeError:
+        return []
+
+
+def _common(codes: np.ndarray) -> np.ndarray:
+    """The most frequent codes, in their order."""
+    values, counts = np.unique(codes[codes >= 0], return_counts=True)
+    found: np.ndarray = np.sort(values[np.argsort(-counts, kind="stable")][:MOST])
+    return found
+
+
+def _left_out(predictions: Predictions, column: str) -> int:
+    codes = np.asarray(predictions.slices[column][0])
+    return max(0, len(np.unique(codes[codes >= 0])) - MOST)
+
+
+def _count(one: Slice) -> str:
+    groups = f" of {one.groups:,} groups" if one.groups is not None else ""
+    return f"{one.images:,} image{'s' if one.images != 1 else ''}{groups}"
+
+
+def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> Spec:
+    """A row a value, a dot a probe, with intervals, and the score over all images dashed."""
+    metric, results = of_column[0][0].metric, [one for one, _ in of_column]
+    rows: list[dict[str, Any]] = []
+    labels = [f"{visible(one.value)} ({one.images:,})" for one in of_column[0][1].values]
+    for result, found in of_column:
+        for label, one in zip(labels, found.values, strict=True):
+            if one.score is None:
+                continue
+            low, high = one.score.interval or (one.score.mean,) * 2
+            rows.append(
+                {
+                    "value": label,
+                    "probe": display_name(result.label),
+                    "colour": context.colour(result),
+                    "score": metric.scale * one.score.mean,
+                    "low": metric.scale * low,
+                    "high": metric.scale * high,
+                    "shown": percent(one.score, metric),
+                    "span": span(one.score.interval, metric),
+                    "caveat": one.score.caveat or "–",
+                }
+            )
+    ends = [end for row in rows for end in (row["low"], row["high"])] or [0.0, 1.0]
+    margin = 0.04 * (max(ends) - min(ends)) or 0.01
+    domain = clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
+    probes = list(dict.fromkeys(row["probe"] for row in rows))
+    x = alt.X("score:Q", title=axis_title(results)).scale(domain=domain, nice=False, zero=False)
+    y = alt.Y("value:N", sort=labels, title=None).axis(
+        grid=True, ticks=False, domain=False, labelLimit=150, labelPadding=8
+    )
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=2, labelLimit=NARROW // 2, symbolType="circle",
+        symbolOpacity=1,
+    )  # fmt: skip
+    offset = alt.YOffset("probe:N", sort=probes)
+    base = alt.Chart(alt.Data(values=rows)).encode(y=y, yOffset=offset)
+    colour = by_colour(rows, "probe", legend)
+    bars = base.mark_rule(strokeWidth=2.4, opacity=0.5).encode(
+        x=alt.X("low:Q").scale(domain=domain, nice=False), x2="high:Q", color=colour
+    )
+    points = base.mark_circle(size=70, opacity=1).encode(
+        x=x,
+        color=colour,
+        tooltip=[
+            alt.Tooltip("value:N", title="images with"),
+            alt.Tooltip("probe:N"),
+            alt.Tooltip("shown:N", title=metric.title),
+            alt.Tooltip("span:N", title="95% interval"),
+            alt.Tooltip("caveat:N"),
+        ],
+    )
+    everyone = [
+        {"probe": display_name(one.label), "score": metric.scale * one.score.mean}
+        for one in results
+    ]
+    dashed = alt.Chart(alt.Data(values=everyone)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2)
+    height = max(90.0, len(labels) * max(26.0, 14.0 * len(probes)))
+    return finish(
+        alt.layer(dashed.encode(x=x, color=colour), bars, points), height=height, width=NARROW
+    )

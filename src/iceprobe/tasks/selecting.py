@@ -1,0 +1,31 @@
+"""What a record must keep for a metric that selects."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.records import Arrays
+from iceprobe.tasks.task import Keep, Task
+
+
+def kept_for(task: Task, metric: Metric, outputs: int, targets: NDArray[Any]) -> Keep:
+    """What a record must keep for a metric that selects: its scores, or the logits as well.
+
+    Args:
+        task: whose record it is.
+        metric: of the task.
+        outputs: K.
+        targets: ``(n, …)`` of the examples that select.
+
+    Raises:
+        IceprobeError: if neither suffices, or the metric is undefined for the targets.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(1, len(targets), outputs, generator=generator)
+    of = torch.from_numpy(targets)
+    if metric.scores(Arrays(task.record(drawn, of, "scores")), targets) is not None:
+        return "scores"
+    metric.needed_scores(Arrays(task.record(drawn, of)), targets)
+    return "everything"
