@@ -61,11 +61,15 @@ log = logging.getLogger("iceprobe")
 @shows_progress
 @takes(FitCall)
 @in_own_state
-def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> list[FittedResult]:
+def fit(
+    store: Store | str | Path | Sequence[Store], probes: Sequence[str], *, call: FitCall
+) -> list[FittedResult]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
-        store: the tokens, with a ``train`` split and the split to report; or the store's folder.
+        store: the tokens, with a ``train`` split and the split to report; or the store's folder; or
+            the stores of several layers, which probes that name ``layers=`` read side by side
+            (:meth:`iceprobe.Store.joined`).
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
         settings: an :class:`iceprobe.settings.Fitting`, its options as keywords, or both,
             where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
@@ -87,6 +91,8 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     """
     if isinstance(store, str | Path):
         store = Store.open(store)
+    if isinstance(store, Sequence):
+        store = Store.joined(store)
     if not isinstance(store, Store):
         raise IceprobeError(
             f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
@@ -99,6 +105,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "task": store.task if store.task != "classification" else None,
         "metric": call.metric,
         "class_weight": call.class_weight if call.class_weight != "none" else None,
+        "layers": [one.identity for one in store.layers.values()],
     }
     asked = {
         "store": store.identity,

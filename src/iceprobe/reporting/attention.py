@@ -7,7 +7,7 @@ is the mean map of a group, the same group in every row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -88,7 +88,7 @@ class Album:
             raise IceprobeError("it was tested by folds, whose probes aren't kept")
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
-        part, picked = store[split], torch.from_numpy(rows)
+        part = store[split]
         self.store, self.split, self.rows = store, split, rows
         self.images: list[Image.Image] = list(store.images(split, rows))
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
@@ -101,12 +101,7 @@ class Album:
         self.rule = spread_rule(self.labels, store.classes)
         boxes = [None] * len(rows) if self.boxes is None else self.boxes
         self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
-        self.tokens = Tokens(
-            patches=part.patches(picked).float(),
-            prefix=part.prefix[picked].float(),
-            grid=store.grid,
-            has_class=store.has_class,
-        )
+        self.tokens = part.tokens(rows)
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
@@ -153,8 +148,7 @@ class Album:
 
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
-        patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
-        return replace(self.tokens, patches=patches, prefix=prefix)
+        return self.tokens.to(device)
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
