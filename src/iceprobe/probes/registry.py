@@ -301,7 +301,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Wu et al., CVPR 2018",
             options=_VECTORS,
             variants={
-                "knn?layers=-2,-1&input=class+mean": "x = [x_cls of each layer; mean_N(X) of the last]"
+                "knn?input=class+mean&layers=-2,-1": "x = [x_cls of each layer; mean_N(X) of the last]"
             },
         ),
         "linear": ProbeEntry(
