@@ -224,8 +224,8 @@ def test_what_is_wrong_with_a_flat_folder_is_said(tmp_path):
     save(tmp_path / "only" / "one.png")
     with pytest.raises(IceprobeError, match=r"class 'only' .* has 1 image"):
         load_dataset(f"folder:{tmp_path}")
-    with pytest.raises(IceprobeError, match=r"test_fraction=1\.0"):
-        load_dataset(f"folder:{tmp_path}?test_fraction=1")
+    with pytest.raises(IceprobeError, match=r"test_fraction=1\.5"):
+        load_dataset(f"folder:{tmp_path}?test_fraction=1.5")
     with pytest.raises(IceprobeError, match="no train/"):
         load_dataset(f"folder:{tmp_path}?split=val")
     save(tmp_path / "lone" / "train" / "a" / "x.png")

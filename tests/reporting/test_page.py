@@ -107,10 +107,13 @@ def test_numbers_on_the_page_are_those_of_the_results(run, text: str):
 
 
 def test_attention_is_shown_for_every_probe_that_has_some(text: str):
-    galleries = re.findall(r"<summary>(.*?) <span", text)
+    galleries = re.findall(r"<summary>(.*?) <span", section(text, "attention"))
     assert galleries[0] == "EP32"  # the best EP leads
-    assert set(galleries) == {"EP4", "EP32", "EP4 (without Wᵥ)", "AIM4", "AbMILP"}
-    assert len(re.findall(r"group \d: \d+ of 32</th>", text)) == 8
+    attentive = {"EP4", "EP32", "EP4 (without Wᵥ)", "AIM4", "AbMILP"}
+    assert set(galleries) == {*attentive, "mean + Wᵥ"}  # which has evidence
+    assert len(re.findall(r"group \d: \d+ of 32</span></th>", text)) == 6
+    assert text.count("evidence for its class</span></th>") == 6
+    assert "Over all tokens that the probe reads it adds up exactly to the logit" in text
 
 
 def test_charts_hold_the_results(run, text: str):

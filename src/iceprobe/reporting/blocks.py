@@ -59,6 +59,7 @@ class Table:
     title: str = ""
     note: str = ""  # behind the title
     open: bool | None = None  # None: long ones are closed at first
+    under: bool = False  # whether what is grey stands below the text, which makes columns narrow
 
     @property
     def folds(self) -> bool:

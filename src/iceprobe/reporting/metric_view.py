@@ -7,7 +7,7 @@ from iceprobe.results.schema import Score
 from iceprobe.results.tables import heading_of, leaderboard, ordered_metrics, percent, span
 from iceprobe.tasks.metrics import Metric
 
-PROBES = 6  # columns
+PROBES = 4  # columns
 _LEFT_OUT = "mean over numbers of several units"
 
 
@@ -33,7 +33,9 @@ def every_metric(context: Context) -> Block | None:
     seeds = " ± deviation" if any(one.score.sd is not None for one in shown) else ""
     return Block(
         f"The metrics of the task under {few}: mean{seeds}, and the 95% interval.",
-        tables=[Table(headings, rows, title="Metrics", note=f"all {len(rows)}", open=False)],
+        tables=[
+            Table(headings, rows, title="Metrics", note=f"all {len(rows)}", open=False, under=True)
+        ],
     )
 
 
