@@ -42,9 +42,10 @@ def by_number(context: Context) -> Block | None:
     tables = [_table(one, context.outputs) for one in context.pair]
     errors = [_quantiles(context, k) for k in range(min(context.best.classes, DRAWN))]
     units = "groups" if context.best.needed_predictions().groups is not None else "images"
+    seeds = " and seeds" if context.best.classes == 1 else ""  # then it is the leaderboard's
     return Block(
         "R² is the share of the variance that is predicted; MAE and RMSE are in the unit of the number. The 95% "
-        f"interval of R² is over {units} and seeds.",
+        f"interval of R² is over {units}{seeds}.",
         tables=[*tables, *errors],
     )
 

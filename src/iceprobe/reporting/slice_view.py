@@ -12,7 +12,7 @@ from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
 from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
-from iceprobe.results.caveats import tested
+from iceprobe.results.caveats import UNTRUSTED, listed, tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import axis_title, clipped
@@ -21,6 +21,7 @@ from iceprobe.results.slices import slices_of
 from iceprobe.results.tables import figure, percent, span, worded
 
 NARROW = 350  # pixels of a chart that leaves room for names on its left
+SAID = 8  # values of a sentence
 MOST = 24  # values of a column that are shown, the most frequent ones
 
 
@@ -67,17 +68,21 @@ def worst_of(one: FittedResult, found: Slices) -> str:
 
 
 def _untrusted(found: Slices) -> list[str]:
-    """Values whose figure or interval says little, and why."""
-    said = [
-        f"{visible(one.value)}: {one.why or (one.score and one.score.caveat)}"
+    """Values whose interval, or figure, says little, and why."""
+    column = visible(found.column)
+    doubtful = [
+        f"{visible(one.value)} ({one.score.caveat.removeprefix(f'{UNTRUSTED}: ')})"
         for one in found.values
-        if one.score is None or one.score.caveat
+        if one.score is not None and one.score.caveat
     ]
-    return (
-        [f"{visible(found.column)}, {'; '.join(said[:8])}{' …' if said[8:] else ''}."]
-        if said
-        else []
-    )
+    said = []
+    if doubtful:
+        said.append(f"No interval can be trusted where {column} is {listed(doubtful, SAID)}.")
+    missing = [one for one in found.values if one.score is None]
+    if missing:
+        names = listed([visible(one.value) for one in missing], SAID)
+        said.append(f"Not scored where {column} is {names}: {missing[0].why}.")
+    return said
 
 
 def _slices(one: FittedResult) -> list[Slices]:
@@ -147,7 +152,7 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
         grid=True, ticks=False, domain=False, labelLimit=150, labelPadding=8
     )
     legend = alt.Legend(
-        title=None, orient="bottom", columns=2, labelLimit=NARROW // 2, symbolType="circle",
+        title=None, orient="bottom", columns=3, labelLimit=NARROW // 2, symbolType="circle",
         symbolOpacity=1,
     )  # fmt: skip
     offset = alt.YOffset("probe:N", sort=probes)

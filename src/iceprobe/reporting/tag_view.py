@@ -23,7 +23,7 @@ def by_tag(context: Context) -> Block | None:
     units = "groups" if context.best.needed_predictions().groups is not None else "images"
     return Block(
         "AP: average precision, whose mean over tags is mAP; by chance it is the share of positives. F1 "
-        f"is at probability 0.5. The 95% intervals are over {units} and seeds; the tags with the lowest AP first.",
+        f"is at probability 0.5. The 95% intervals are over {units}; the tags with the lowest AP first.",
         tables=tables,
         notes=notes,
     )

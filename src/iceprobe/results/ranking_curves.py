@@ -40,8 +40,10 @@ def curves_of(scores: NDArray, positive: NDArray) -> Curves | None:
     finite = np.nan_to_num(np.asarray(scores, np.float64))
     false, true, _ = roc_curve(positive, finite)
     precision, recall, _ = precision_recall_curve(positive, finite, drop_intermediate=True)
-    # From recall 0 up; scikit-learn's last point is no threshold's.
+    # From recall 0 up; scikit-learn's last point is no threshold's. Of one recall its best precision.
     recall, precision = recall[:-1][::-1], precision[:-1][::-1]
+    recall, first = np.unique(recall, return_index=True)
+    precision = precision[first]
     return Curves(
         _thinned(np.stack([false, true], 1)),
         _thinned(np.stack([np.r_[0, recall], np.r_[precision[:1], precision]], 1)),
