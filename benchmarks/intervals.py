@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from iceprobe.results.caveats import caveat
+from iceprobe.results.enough import caveat
 from iceprobe.results.intervals import Method, difference_of, interval_of
 from iceprobe.tasks import get_task
 from iceprobe.tasks.metrics import Metric

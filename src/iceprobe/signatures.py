@@ -52,7 +52,8 @@ class _Function(Generic[P]):
 
 class Fit(_Function[P]):
     def __call__(
-        self, store: Store | Place, probes: Sequence[str], settings: Fitting | None = None,
+        self, store: Store | Place | Sequence[Store], probes: Sequence[str],
+        settings: Fitting | None = None,
         *args: P.args, **options: P.kwargs,
     ) -> list[Result]: ...  # fmt: skip
 

@@ -1,10 +1,11 @@
 """Tokens, the output of a frozen backbone on a batch of images, and their shape."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -34,6 +35,34 @@ class TokenShape:
     has_class: bool
     vectors: Mapping[str, int] = field(default_factory=dict)
     pooled_class: bool = False
+
+
+@dataclass(frozen=True)
+class JoinedShape(TokenShape):
+    """The shape of several layers of one backbone side by side; its own fields are the deepest's.
+
+    Attributes:
+        layers: shape of each layer's tokens, by its number from 0.
+        depth: layers of the backbone, from which negative numbers count; ``None`` if unknown.
+    """
+
+    layers: Mapping[int, TokenShape] = field(default_factory=dict)
+    depth: int | None = None
+
+    @classmethod
+    def of(cls, layers: Mapping[int, TokenShape], depth: int | None = None) -> Self:
+        """The shape of ``layers`` together, at least one."""
+        return cls(**_own(layers[max(layers)], TokenShape), layers=dict(layers), depth=depth)
+
+
+def at_layer(name: str, layer: int | None) -> str:
+    """Name of a tensor of one layer, where there are several: ``patches@11``."""
+    return name if layer is None else f"{name}@{layer}"
+
+
+def without_layer(name: str) -> str:
+    """``patches`` of ``patches@11``."""
+    return name.partition("@")[0]
 
 
 class HasTokenShape:
@@ -118,6 +147,12 @@ class Tokens:
             vectors={name: vector.shape[1] for name, vector in self.vectors.items()},
         )
 
+    def to(self, device: "torch.device | str") -> "Tokens":
+        """The same tokens on a device."""
+        vectors = {name: vector.to(device) for name, vector in self.vectors.items()}
+        moved = self.patches.to(device), self.prefix.to(device)
+        return Tokens(*moved, self.grid, self.has_class, vectors)
+
     @property
     def class_token(self) -> "Tensor | None":
         """``(B, D)``, or ``None`` if there is none."""
@@ -127,3 +162,27 @@ class Tokens:
     def mean(self) -> "Tensor":
         """Mean of the patch tokens in float32, ``(B, D)``."""
         return self.patches.float().mean(1)
+
+
+@dataclass(frozen=True)
+class JoinedTokens(Tokens):
+    """Tokens of several layers of one backbone; its own fields are the deepest's.
+
+    Attributes:
+        layers: tokens of each layer, by its number from 0.
+    """
+
+    layers: Mapping[int, Tokens] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layers: Mapping[int, Tokens]) -> Self:
+        """The tokens of ``layers`` together, at least one."""
+        return cls(**_own(layers[max(layers)], Tokens), layers=dict(layers))
+
+    def to(self, device: "torch.device | str") -> "JoinedTokens":
+        return JoinedTokens.of({layer: one.to(device) for layer, one in self.layers.items()})
+
+
+def _own(one: TokenShape | Tokens, kind: type) -> dict[str, Any]:
+    """The fields of ``kind`` of one layer."""
+    return {part.name: getattr(one, part.name) for part in fields(kind)}

@@ -259,3 +259,23 @@ def test_without_a_known_background_the_mean_colour_is_put_there_and_without_box
     store["test"].boxes = None
     with pytest.raises(IceprobeError, match="has no boxes"):
         OtherBackgrounds(store, "test", backbone)
+
+
+def test_evidence_goes_into_a_figure(composed, tmp_path, capsys):
+    for words, code in (
+        (["--evidence", "true"], 2),
+        (["--figure", str(tmp_path / "e.svg"), "--evidence", "predicted"], 0),
+        (["--figure", str(tmp_path / "e.svg"), "--evidence", "nothing"], 2),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["analyze", str(composed), "--images", "2", *words])
+        assert (stop.value.code, capsys.readouterr().err.count("\n")) == (code, code // 2)
+    assert (tmp_path / "e.svg").read_text().count("<image") == 2 * (1 + 2 * 2)
+
+
+def test_where_the_evidence_lies_is_measured_beside_the_attention(results):
+    (found,) = iceprobe.analyze([results[EP]], draws=5, thresholds=3)
+    assert found.metric == "top1"
+    assert found.score == found.accuracy
+    more, mine = found.evidence.above_attention["mass_in_mask"], found.evidence.mass_in_mask
+    assert more.mean == pytest.approx(mine.mean - found.mass_in_mask.mean, abs=1e-6)

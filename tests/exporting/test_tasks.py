@@ -233,3 +233,29 @@ def test_a_prediction_of_a_folder_from_the_command_line(run, tmp_path, monkeypat
         assert "top=2: all numbers are told" in capsys.readouterr().err
     else:
         assert len(table(tmp_path / "two.csv")[0]) == 5
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_probes_of_several_layers(task, tmp_path):
+    data, solved = dataset(task), "logreg?C=1" if task == "multilabel" else "ridge?alpha=1"
+    whole = iceprobe.load_backbone("bundled:mae-tiny?layer=-2,-1")
+    stores = iceprobe.extract_layers(whole, data, tmp_path / "features", limit=40)
+    probes = [f"{solved}&input=class+mean&layers=-2,-1", "ep2?layers=-2,-1"]
+    results = iceprobe.fit(
+        stores, probes, seeds=1, epochs=1, learning_rates=[0.03], min_steps=4, protocol="paper",
+        output=tmp_path / "run",
+    )  # fmt: skip
+    pictures = [data.splits["test"].image(i) for i in range(3)]
+    for number, result in enumerate(results):
+        folder = iceprobe.export(result, tmp_path / f"out{number}")
+        model, card = iceprobe.load_probe(folder), json.loads((folder / "model.json").read_text())
+        assert (card["task"], list(card["layers"]), card["depth"]) == (task, ["4", "5"], 6)
+        pixels = torch.stack([model.preprocessing.transform(one) for one in pictures])
+        with torch.no_grad():
+            wanted = result.probes[0].eval()(whole.joined(pixels)).numpy()
+        np.testing.assert_allclose(model(pixels).numpy(), wanted, rtol=1e-4, atol=1e-4)
+        predict(model, written(data, tmp_path / f"images{number}", 3), tmp_path / "p.csv")
+        values = np.array([row[1:] for row in table(tmp_path / "p.csv")[1:]], float)
+        if task == "multilabel":
+            wanted = 1 / (1 + np.exp(-wanted))
+        np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4)

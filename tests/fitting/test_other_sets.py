@@ -366,3 +366,32 @@ def test_nothing_is_fitted_on_a_test_set_alone(tmp_path) -> None:
     for call in (lambda: iceprobe.fit(store, ["linear"]), lambda: iceprobe.knn(store)):
         with pytest.raises(IceprobeError, match=r"has no split 'train'.*iceprobe test RUN --data"):
             call()
+
+
+@pytest.mark.parametrize("where", ["disk", "few", "memory"])
+def test_probes_of_several_layers_predict_what_they_did(tmp_path, where) -> None:
+    splits = {
+        "train": split_of("train", "classification", 70, 0),
+        "test": split_of("test", "classification", 21, 1),
+    }
+    dataset = Dataset("own", "own", CLASSES, splits)
+    whole = iceprobe.load_backbone("bundled:mae-tiny?layer=-2,-1")
+    if where == "memory":
+        stores = [iceprobe.store.extract_in_memory(one, dataset) for one in whole.per_layer()]
+    else:
+        stores = iceprobe.extract_layers(whole, dataset, tmp_path / "features", progress=False)
+    probes = ["knn?layers=4,5", "logreg?C=1&input=class+mean&layers=4,5", "ep2?layers=5,4"]
+    draw = {"shots": 4} if where == "few" else {}
+    results = iceprobe.fit(stores, probes, output=tmp_path / "run", **QUICK, **draw)
+    other = Dataset("other", "other", CLASSES, {"test": splits["test"]})
+    given = {"backbone": "bundled:mae-tiny"} if where == "few" else {}
+    run = results if where == "memory" else tmp_path / "run"
+    if where == "memory":
+        given["features"] = tmp_path / "other"
+    read = iceprobe.test(run, other, progress=False, **given)
+    assert [one.label for one in read] == [one.label for one in results]
+    for one, was in zip(read, results, strict=True):
+        assert (one.predictions().predicted == was.predictions().predicted).all()
+        assert len(one.store.layers) == 2
+    again = read_tests(tmp_path / "run")
+    assert [one.metrics for one in again] == [one.metrics for one in read]

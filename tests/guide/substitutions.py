@@ -47,6 +47,7 @@ STAND_INS = (
     ),
     ('"features/"\\)', '"features/", limit=60)'),
     ("limit=1500", "limit=60"),
+    (r'"ep8\?layers=-2,-1"\]\)', '"ep8?layers=-2,-1"], epochs=1, seeds=1)'),
     # A step an epoch: 100 of them, below which a probe may be called undertrained in lines of its own.
     (r'("runs/tour",\s+seeds=2,\s+epochs=)15', r"\g<1>100"),
     ("epochs=15", "epochs=1"),

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from iceprobe import probes
+from iceprobe.analysis import has_evidence, patch_evidence
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import ComposedPooling, Probe, Queries
 from iceprobe.probes.pooling import AttentivePooling
-from iceprobe.tokens import Tokens
+from iceprobe.tokens import JoinedShape, JoinedTokens, Tokens
 from tests.probes.cases import CASES, GRID, N
 
 DIM, CLASSES = 24, 5
@@ -72,6 +73,37 @@ def test_evidence_and_bias_are_the_logits(spec, tokens):
     each = torch.tensor([[0, 4], [1, 1], [4, 2], [3, 0]])
     expected = torch.stack([one[own] for one, own in zip(found, each, strict=True)])
     torch.testing.assert_close(probe.evidence(tokens, each), expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "ep4?layers=0,1",
+        "ep4?input=class+patches&layers=1,0",
+        "ep4?join=width&layers=0,1",
+        "linear?input=mean&layers=0",
+        "linear?input=mean&layers=0,1",
+    ],
+)
+def test_a_place_has_the_evidence_of_all_layers(spec, tokens):
+    other = Tokens(tokens.patches.flip(1) - 1, tokens.prefix.flip(0), GRID, has_class=True)
+    both = JoinedTokens.of({0: other, 1: tokens})
+    shape = JoinedShape.of({0: other.shape, 1: tokens.shape}, 2)
+    probe = fresh(probes.build_for(shape, spec, CLASSES))
+    with torch.no_grad():
+        logits = probe(both)
+    found = probe.evidence(both)
+    torch.testing.assert_close(found.sum(-1) + probe.classifier.bias, logits, atol=1e-9, rtol=0)
+    if spec == "linear?input=mean&layers=0,1":  # of concatenated vectors
+        assert not has_evidence(probe)
+        return
+    assert has_evidence(probe)
+    asked = torch.arange(CLASSES).expand(4, -1)
+    maps = patch_evidence(probe, both, asked)
+    assert maps.shape == (4, CLASSES, N)
+    if "class" not in spec:
+        total = maps.sum(-1) + probe.classifier.bias.float()
+        torch.testing.assert_close(total, logits.float(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("normalise", ["tokens", "predictors", "sigmoid", "none"])

@@ -169,7 +169,8 @@ def test_arguments_become_keys_of_the_spec_string():
     register("gated", gated, "sigmoid gates", number="queries")
     entry = PROBES["gated"]
     assert list(entry.options) == [
-        "queries", "out_dim", "sharpness", "shared", "gate", "input", "batch_norm"
+        "queries", "out_dim", "sharpness", "shared", "gate",
+        "input", "batch_norm", "layers", "join",
     ]  # fmt: skip
     assert (entry.number, entry.default_number, entry.needs_grid) == ("queries", 6, False)
     assert probe_label("gated") == "gated6"
@@ -191,7 +192,10 @@ def test_arguments_become_keys_of_the_spec_string():
     [
         ("gated0", "write a whole number of at least 1"),
         ("gated4?shared=maybe", "write true or false"),
-        ("gated4?heads=2", "There are: batch_norm, gate, input, out_dim, queries, shared, "),
+        (
+            "gated4?heads=2",
+            "There are: batch_norm, gate, input, join, layers, out_dim, queries, shared, ",
+        ),
         ("gated5", "the nearest that does is M=6"),
         ("gaetd5", "Did you mean gated"),
     ],

@@ -140,7 +140,7 @@ def test_parse_probe_puts_the_number_under_its_key():
         ),
         (
             "ep4?heads=8",
-            "There are: batch_norm, complementarity, entropy, input, out_dim, queries, query, value.",
+            "There are: batch_norm, complementarity, entropy, input, join, layers, out_dim, queries, query, value.",
         ),
         ("ep4?value=none", "write linear or identity"),
         ("ep4?input=class", "write patches or class+patches or prefix+patches"),

@@ -110,8 +110,10 @@ def test_attention_is_shown_for_every_probe_that_has_some(text: str):
     galleries = re.findall(r"<summary>(.*?) <span", section(text, "attention"))
     assert galleries[0] == "EP32"  # the best EP leads
     attentive = {"EP4", "EP32", "EP4 (without Wᵥ)", "AIM4", "AbMILP"}
-    assert set(galleries) == {*attentive, "mean + Wᵥ"}  # the last by its evidence alone
-    assert len(re.findall(r"group \d: \d+ of 32</th>", text)) == 8
+    assert set(galleries) == {*attentive, "mean + Wᵥ"}  # which has evidence
+    assert len(re.findall(r"group \d: \d+ of 32</span></th>", text)) == 6
+    assert text.count("evidence for its class</span></th>") == 6
+    assert "Over all tokens that the probe reads it adds up exactly to the logit" in text
 
 
 def test_charts_hold_the_results(run, text: str):

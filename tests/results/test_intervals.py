@@ -12,7 +12,7 @@ from benchmarks.intervals import simulated
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import intervals
 from iceprobe.results.building import score_of, scores_of
-from iceprobe.results.caveats import caveat, rarest
+from iceprobe.results.enough import caveat, rarest
 from iceprobe.results.intervals import difference_of, interval_of, method_for, unit_scores
 from iceprobe.results.links import Link
 from iceprobe.results.predictions import Logits, Predictions

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 import iceprobe
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.preprocessing import Preprocessing
+from iceprobe.backbones.readers import LayerReader
 from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.machine.allocator import give_back_freed_memory, keep_freed_memory
+from iceprobe.probes.inputs import names_layers
 from iceprobe.store import Store
 from iceprobe.tokens import Tokens
 
@@ -32,19 +34,20 @@ IMAGES, GRID, DIM = 2000, (8, 8), 192  # 49 MB in float16
 SMALL = {"seeds": 1, "epochs": 1, "learning_rates": [1e-2], "device": "cpu", "progress": False}
 
 
-class Noise(nn.Module):
-    """Tokens that cost nothing to make."""
+class Noise(LayerReader):
+    """Tokens that cost nothing to make, in two layers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(nn.Identity(), (0, 1), norm=True, depth=2)
         self.register_buffer("patches", torch.randn(GRID[0] * GRID[1], DIM))
 
-    def forward(self, images: Tensor) -> Tokens:
+    def forward_layers(self, images: Tensor) -> list[Tokens]:
         patches = self.patches * images.mean((1, 2, 3))[:, None, None]
-        return Tokens(patches, patches[:, :1], GRID, has_class=True)
+        tokens = Tokens(patches, patches[:, :1], GRID, has_class=True)
+        return [tokens] * len(self.layers)
 
 
-def make_store(root: Path) -> Store:
+def make_stores(root: Path) -> list[Store]:
     def split(name: str, count: int) -> ArraySplit:
         pixels = np.random.default_rng(0).integers(0, 256, (count, 4, 4), dtype=np.uint8)
         return ArraySplit(name, pixels, np.arange(count) % 4, [f"{i}" for i in range(count)])
@@ -52,7 +55,8 @@ def make_store(root: Path) -> Store:
     splits = {"train": split("train", IMAGES), "test": split("test", 64)}
     preprocessing = Preprocessing(4, (0.0,), (1.0,), crop_pct=1.0, channels=1)
     backbone = Backbone(Noise(), preprocessing, spec="test:noise", name="noise")
-    return iceprobe.extract(backbone, Dataset("test:noise", "noise", list("abcd"), splits), root)
+    data = Dataset("test:noise", "noise", list("abcd"), splits)
+    return iceprobe.extract_layers(backbone, data, root)
 
 
 class Said(logging.Handler):
@@ -79,8 +83,11 @@ def main() -> None:
     keep_freed_memory()  # as the command line does, and then under --memory
     give_back_freed_memory()
     root, cases = Path(sys.argv[1]), json.load(sys.stdin)
-    store = make_store(root / "features")
-    found = [taken(store, root / f"{i}", *case) for i, case in enumerate(cases)]
+    stores = make_stores(root / "features")
+    found = []
+    for i, (probes, options) in enumerate(cases):
+        store = Store.joined(stores) if any(map(names_layers, probes)) else stores[1]
+        found.append(taken(store, root / f"{i}", probes, options))
     print(json.dumps(found))
 
 

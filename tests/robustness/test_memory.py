@@ -20,11 +20,12 @@ from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.memory import cache_tokens, kept, step_memory, under_way
 from iceprobe.fitting.shuffling import ROWS
+from iceprobe.probes.inputs import names_layers
 from iceprobe.probes.probe import build_for
 from iceprobe.probes.registry import PROBES
 from iceprobe.protocols.protocol import get_protocol
 from iceprobe.store.split import LOAD_BYTES, memory_split
-from iceprobe.tokens import TokenShape
+from iceprobe.tokens import JoinedShape, TokenShape
 
 N, D, CLASSES, BATCH = 196, 192, 10, 256
 NUMBERS = N * D
@@ -95,26 +96,31 @@ class Live(TorchDispatchMode):
 
 
 NAMED = {"ep": "ep4", "capi": "capi3"}
-MORE = ["ep4?entropy=0.1", "ep32?complementarity=0.1&entropy=0.1", "block?input=class+patches"]
+MORE = [
+    "ep4?entropy=0.1", "ep32?complementarity=0.1&entropy=0.1", "block?input=class+patches",
+    "ep4?layers=0,1", "ep4?join=width&layers=0,1", "block?input=class+patches&join=width&layers=0,1",
+    "linear?input=class+mean&layers=0,1",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("label", [*(NAMED.get(n, n) for n in PROBES if n != "knn"), *MORE])
 def test_a_step_of_any_probe_takes_what_is_said(label):
     """Three members, of which none has weights an image; the tensors of a real step, counted."""
-    tokens, images, members = 49, 32, 3
+    images, members = 32, 3
     shape = TokenShape(D, 49, 1, (7, 7), has_class=True)
+    if names_layers(label):
+        shape = JoinedShape.of({0: shape, 1: shape}, 2)
     probe = build_for(shape, label, CLASSES)
     groups = make_groups([Member(label, 1e-2, 0.0, s) for s in range(members)], shape, CLASSES, torch.device("cpu"))  # fmt: skip
-    wide = tokens + ("+" in probe.input)
-    size = (images, wide, D) if probe.input.endswith("patches") else (images, D)
+    rows, width = probe.read.count(shape), probe.read.width(shape)
+    size = (images, rows, width) if probe.read.of_tokens else (images, width)
     batch = Batch({probe.input: torch.randn(size)}, torch.arange(images) % CLASSES)
     known = [*batch.inputs.values(), batch.labels, *(t for g in groups for t in g.state().values())]
     trainer = JointTrainer(groups, "adamw", steps=9, warmup=1)
     with Live(known) as live:
         trainer.train_step(batch)
     state = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
-    rows = wide if probe.input.endswith("patches") else 1
-    each, passing = kept(probe, rows, D)
+    each, passing = kept(probe, rows, width)
     said = 4 * images * (members * each + passing)
     assert state <= live.peak <= state + said
 
@@ -128,7 +134,7 @@ def held_by(memory: int | None, beside: int, caplog, shuffle: str = "rows"):
         "prefix": torch.zeros(40, 0, 100, dtype=torch.float16),
     }
     split = memory_split(tensors, shape=None)
-    split._in_memory, split.resident = False, torch.zeros(40, dtype=torch.bool).numpy()
+    split.in_memory, split.resident = False, torch.zeros(40, dtype=torch.bool).numpy()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "iceprobe"):
         train, _, chosen = cache_tokens(
@@ -165,6 +171,12 @@ CASES = [
     [["ep4"], {"memory": 40_000_000, "batch_size": 128}],
     [["ep4", "linear?input=mean"], {"memory": 40_000_000, "batch_size": 128, "shuffle": "blocks"}],
     [["abmilp"], {"memory": 30_000_000, "batch_size": 64}],
+    [["ep4?layers=0,1"], {"memory": 0, "batch_size": 128}],
+    [["ep4?join=width&layers=0,1"], {"memory": 60_000_000, "batch_size": 128}],
+    [
+        ["ep4?layers=-2,-1", "ep4?input=class+patches&join=width&layers=0,1", "linear?layers=0,1"],
+        {"memory": 60_000_000, "batch_size": 64, "shuffle": "blocks"},
+    ],
 ]
 
 

@@ -114,3 +114,78 @@ def test_vectors_that_are_not_there_are_named(tmp_path):
         ):
             iceprobe.fit(store, [probe], output=tmp_path / "run", epochs=1)
     assert not (tmp_path / "run").exists()
+
+
+TWO = dict(limit=12, batch_size=4, shard_images=5, progress=False)
+
+
+def test_joined_stores_are_read_where_they_lie(clutter, tmp_path):
+    backbone = iceprobe.load_backbone("bundled:mae-tiny?layer=-2,-1")
+    stores = extract_layers(backbone, clutter, tmp_path / "f", **TWO)
+    before = content(tmp_path / "f")
+    joined = iceprobe.Store.joined(stores)
+    assert (joined.depth, list(joined.layers), joined.path) == (6, [4, 5], None)
+    assert joined.manifest.backbone.spec == "bundled:mae-tiny?layer=4,5"
+    assert joined.identity not in {store.identity for store in stores}
+    assert joined.identity == iceprobe.Store.joined([s.path for s in stores], depth=6).identity
+    assert (
+        joined.identity != iceprobe.Store.joined(stores[::-1]).identity
+    )  # in another order features are others
+    rows = np.array([7, 2])
+    view = joined.take("test", rows)["test"]
+    for layer, store in zip((4, 5), stores, strict=True):
+        expected = store["test"].patches(rows)
+        assert torch.equal(view.patches([0, 1], layer=layer), expected)
+        assert torch.equal(view.vector("mean", layer), store["test"].mean[rows])
+        assert torch.equal(view.vector("class", layer), store["test"].class_token[rows])
+        alike = view.tokens([1, 0]).layers[layer]
+        assert torch.equal(alike.patches, expected.flip(0).float())
+    assert torch.equal(view.mean, stores[1]["test"].mean[rows])  # the deepest layer's
+    assert np.array_equal(joined["train"].labels, stores[0]["train"].labels)
+    assert joined["test"].patch_bytes == sum(store["test"].patch_bytes for store in stores)
+    joined.verify()
+    assert content(tmp_path / "f") == before
+
+
+@pytest.mark.parametrize("tokens", ["float16", "int8"])
+def test_held_and_buffered_rows_of_several_layers_are_the_stored_ones(clutter, tmp_path, tokens):
+    backbone = iceprobe.load_backbone("bundled:mae-tiny?layer=0,-1")
+    asked = TWO | dict(tokens=tokens, views=1)
+    stores = extract_layers(backbone, clutter, tmp_path, **asked)
+    split = iceprobe.Store.joined(stores)["train"]
+    rows = np.array([11, 0, 5])
+    expected = [store["train"].patches(rows) for store in stores]
+    assert torch.equal(split.views.patches(rows, layer=0), stores[0]["train"].views.patches(rows))
+    half = split.hold(split.patch_bytes // 2)
+    assert half.resident.sum() == 6
+    buffered = split.buffer(4)
+    buffered.load(rows)
+    for one in (split, half, split.hold(10**9), buffered.split):
+        for layer, values in zip((0, 5), expected, strict=True):
+            assert torch.equal(one.patches(rows, layer=layer), values)
+    alone = split.reading(["patches@5"])
+    assert alone.patch_bytes == stores[1]["train"].patch_bytes
+    assert alone.views.patch_bytes == stores[1]["train"].views.patch_bytes
+
+
+def test_a_pass_may_store_the_patches_of_some_layers(clutter, tmp_path):
+    from iceprobe.store.writer import extract_layers_with
+
+    backbone = iceprobe.load_backbone("bundled:mae-tiny?layer=-2,-1")
+    mixed = extract_layers_with([4], backbone, clutter, tmp_path / "mixed", **TWO)
+    assert [store.has_patches for store in mixed] == [False, True]
+    for layer, patches in ((4, False), (5, True)):
+        one = iceprobe.load_backbone(f"bundled:mae-tiny?layer={layer}")
+        extract(one, clutter, tmp_path / "alone", patches=patches, **TWO)
+    assert content(tmp_path / "mixed") == content(tmp_path / "alone")
+
+
+def test_a_module_without_layers_has_none_to_join(tmp_path):
+    backbone = iceprobe.Backbone(Reader(), PREPROCESSING, spec="test:plain", name="plain")
+    store = extract_in_memory(backbone, make_dataset())
+    with pytest.raises(IceprobeError, match="'test:plain' is not of one layer by its number"):
+        iceprobe.Store.joined([store])
+    with pytest.raises(
+        IceprobeError, match="'test:plain' has no choice of layers: take one of timm"
+    ):
+        backbone.at_layers([-1])

@@ -15,23 +15,22 @@ from iceprobe.tokens import Tokens
 if TYPE_CHECKING:
     from iceprobe.probes.probe import Probe
 
-READ = ("patches", "class+patches", "prefix+patches")  # inputs with patches among them
-
 
 def has_evidence(probe: "Probe") -> bool:
     """Whether the probe's logits are sums over the patches."""
-    on_mean = probe.input == "mean" and not probe.pooling.num_predictors
-    return probe.pooling.additive and (probe.input in READ or on_mean)
+    return probe.pooling.additive and (probe.read.of_tokens or probe.on_mean)
 
 
 def patch_evidence(probe: "Probe", tokens: Tokens, outputs: Tensor) -> Tensor:
     """Evidence of the patches for the asked outputs: ``(B, K')`` int64 → ``(B, K', N)`` float32.
 
+    Where the tokens of several layers are read, that of a place is the sum over them.
+
     Raises:
         IceprobeError: if the logits aren't sums over tokens.
     """
     found = probe.evidence(tokens, outputs.to(tokens.patches.device))
-    return found[..., -tokens.patches.shape[1] :].float()  # prefix tokens that are read come first
+    return probe.on_patches(found, tokens.patches.shape[1]).float()
 
 
 def true_outputs(targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def replaced_logits(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
     prepared = pooling.prepare(probe.select(tokens))
     weights = pooling.normalise(pooling.scores(prepared))
     pooled = weights @ prepared
-    uniform = prepared[:, -tokens.patches.shape[1] :].mean(1)
+    uniform = prepared[:, probe.patches_among(prepared.shape[1], tokens.patches.shape[1])].mean(1)
     before = _classified(probe, pooling.values(pooled))
     replaced, after = pooled.clone(), []
     for j in range(pooled.shape[1]):

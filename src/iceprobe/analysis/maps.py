@@ -25,7 +25,8 @@ def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
         tokens: of B images, where the probe is.
 
     Returns:
-        ``(B, M, N)`` float32 with rows that sum to 1, and ``(B, M)`` the share of prefix tokens:
+        ``(B, M, N)`` float32 with rows that sum to 1 (where the tokens of several layers are read, of a
+        place in all of them), and ``(B, M)`` the share of prefix tokens:
         those that the probe reads (class token, registers) and keys that its pooling adds itself.
 
     Raises:
@@ -34,7 +35,7 @@ def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
     selected = probe.select(tokens)
     weights = probe.pooling.attention(selected).float()
     added = probe.pooling.prefix_attention(selected).float().sum(-1)
-    patches = weights[..., -tokens.patches.shape[1] :]  # prefix tokens that are read come first
+    patches = probe.on_patches(weights, tokens.patches.shape[1])
     on_patches = patches.sum(-1)
     everything = weights.sum(-1) + added
     share = 1 - on_patches / everything.clamp_min(_TINY)

@@ -135,16 +135,8 @@ class Measurements:
         return weights / on_patches[..., None], 1 - on_patches
 
     def _tokens(self, rows: NDArray[np.int64]) -> Tokens:
-        picked, store = torch.from_numpy(rows), self.store
-        return Tokens(
-            patches=self.part.patches(picked, self.device, torch.float32),
-            prefix=self.part.prefix[picked].to(self.device).float(),
-            grid=self.grid,
-            has_class=store.has_class,
-            vectors={
-                name: self.part.vector(name)[picked].to(self.device) for name in store.vectors
-            },
-        )
+        layers = self.probes[0].read.layers if self.probes else None
+        return self.part.tokens(rows, self.device, layers or None)
 
     def _localised(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
         """``(b, M)`` a measure, NaN where an image has no ground truth."""

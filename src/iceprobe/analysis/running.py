@@ -72,6 +72,12 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         steps = [t / call.thresholds for t in range(call.thresholds)]
         found.append(Measurements(result, store, where, call.batch_size, steps, fits))
     groups = _by_store(found) if call.background or call.heads else []
+    for first, *_ in groups:
+        if first.store.layers:
+            raise IceprobeError(
+                f"{first.result.label} reads several layers, and --background and --heads are of one: "
+                "leave them out, or analyze a run of one layer"
+            )
     # A backbone or data set that lacks something is refused before the first pass.
     backbones = [
         recorded_backbone(store.manifest.backbone, store.path, trust=call.trust).to(where)
@@ -142,11 +148,12 @@ def _exchange(
 
 
 def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Store:
-    if result.open_store is not None or result.store.path is None:
+    key = result.store.path or result.store.identity
+    if result.open_store is not None or (result.store.path is None and not result.store.layers):
         return store_of(result, trust=trust)
-    if result.store.path not in stores:
-        stores[result.store.path] = store_of(result, trust=trust)
-    return stores[result.store.path].asked_as(result.backbone, result.dataset)
+    if key not in stores:
+        stores[key] = store_of(result, trust=trust)
+    return stores[key].asked_as(result.backbone, result.dataset)
 
 
 def _counted(

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.backbones.attention import CaughtAttention
+from iceprobe.backbones.layers import resolve_layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.products import FastLinear
-from iceprobe.tokens import HasTokenShape, Tokens, TokenShape
+from iceprobe.tokens import HasTokenShape, JoinedShape, JoinedTokens, Tokens, TokenShape
 
 
 class Backbone(HasTokenShape, nn.Module):
@@ -40,6 +41,7 @@ class Backbone(HasTokenShape, nn.Module):
             on its tokens, so that k-NN and linear probes read the mean of patches.
         layers: the layers it reads, counted from 0, in the given order; ``(0,)`` for a module
             without a choice of layers.
+        depth: how many layers it has; ``None`` for such a module.
         shape: of one image's tokens. Its fields (``dim``, ``num_tokens``, ``num_prefix``, ``grid``,
             ``has_class``, ``vectors``) are attributes too.
     """
@@ -78,6 +80,7 @@ class Backbone(HasTokenShape, nn.Module):
         if not borrowed:
             reader.eval().requires_grad_(False)
         self.layers = reader.layers if isinstance(reader, LayerReader) else (0,)
+        self.depth = reader.depth if isinstance(reader, LayerReader) else None
         self._shapes = tuple(tokens.shape for tokens in self._tokens_of_blank_image())
 
     @torch.no_grad()
@@ -150,6 +153,27 @@ class Backbone(HasTokenShape, nn.Module):
             return [self]
         return list(map(self._single, self.layers, self._shapes))
 
+    def at_layers(self, layers: Sequence[int]) -> "Backbone":
+        """The same module read at ``layers``: numbers from 0, or from −1, the last.
+
+        Raises:
+            IceprobeError: for a module without a choice of layers, or a layer that it doesn't have.
+        """
+        if not isinstance(self.reader, LayerReader):
+            raise IceprobeError(
+                f"backbone {self.spec!r} has no choice of layers: take one of timm:, transformers:, "
+                "open_clip: or bundled:, or a probe without layers="
+            )
+        resolved = resolve_layers(tuple(layers), self.reader.depth, self.name)
+        spec = parse_spec(self.spec)
+        other = copy.copy(self)
+        other._modules = {"reader": self.reader.at(resolved)}
+        other.layers = resolved
+        text = ",".join(map(str, resolved))
+        other.spec = str(replace(spec, options={**spec.options, "layer": text}))
+        other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank_image())
+        return other
+
     def _single(self, layer: int, shape: TokenShape) -> "Backbone":
         assert isinstance(self.reader, LayerReader)
         spec = parse_spec(self.spec)
@@ -162,6 +186,16 @@ class Backbone(HasTokenShape, nn.Module):
     @property
     def shape(self) -> TokenShape:
         return replace(self._only_one("shape"), pooled_class=self.pooled_class)
+
+    @property
+    def joined_shape(self) -> JoinedShape:
+        """Shape of the tokens of all layers that it reads, side by side."""
+        shapes = (replace(one, pooled_class=self.pooled_class) for one in self._shapes)
+        return JoinedShape.of(dict(zip(self.layers, shapes, strict=True)), self.depth)
+
+    def joined(self, images: Tensor) -> JoinedTokens:
+        """Tokens of all layers that it reads, from one forward pass."""
+        return JoinedTokens.of(dict(zip(self.layers, self.forward_layers(images), strict=True)))
 
     def _only_one(self, asked: str) -> TokenShape:
         if len(self._shapes) > 1:

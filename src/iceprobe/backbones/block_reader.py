@@ -52,7 +52,8 @@ class BlockReader(LayerReader):
 
     def __init__(self, model: nn.Module, paths: BlockPaths, layer: Layers, norm: bool):
         name = type(model).__name__
-        super().__init__(model, resolve_layers(layer, len(paths.blocks), name), norm)
+        count = len(paths.blocks)
+        super().__init__(model, resolve_layers(layer, count, name), norm, count)
         if paths.norm is None and not norm:
             raise IceprobeError(f"{name} has no final norm: drop norm=false")
         self.paths = paths

@@ -44,14 +44,15 @@ class LayerReader(nn.Module):
     Attributes:
         model: the model.
         layers: counted from 0, in the order of the result.
+        depth: how many there are.
         norm: whether the model's final norm is applied.
         pooled_class: whether the model was trained on the output of a learned pooler.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...], norm: bool):
+    def __init__(self, model: nn.Module, layers: tuple[int, ...], norm: bool, depth: int):
         super().__init__()
         self.model: Any = model
-        self.layers, self.norm = layers, norm
+        self.layers, self.norm, self.depth = layers, norm, depth
         self.pooled_class = has_pooler(model)
 
     def forward_layers(self, images: Tensor) -> list[Tokens]:
@@ -65,8 +66,12 @@ class LayerReader(nn.Module):
 
     def single(self, layer: int) -> "LayerReader":
         """A reader of one layer, on the same model."""
+        return self.at((layer,))
+
+    def at(self, layers: tuple[int, ...]) -> "LayerReader":
+        """A reader of other layers, by their numbers from 0, on the same model."""
         reader = copy.copy(self)
-        reader.layers = (layer,)
+        reader.layers = layers
         return reader
 
 
@@ -84,7 +89,7 @@ class TimmReader(LayerReader):
 
     def __init__(self, model: Any, layer: Layers = -1, norm: bool = True):
         count = len(model.feature_info)
-        super().__init__(model, resolve_layers(layer, count, type(model).__name__), norm)
+        super().__init__(model, resolve_layers(layer, count, type(model).__name__), norm, count)
         self.last = count - 1
         self.num_prefix = _num_prefix(model)
         self.has_class = self.num_prefix > 0 and getattr(model, "cls_token", None) is not None

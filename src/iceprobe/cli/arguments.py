@@ -9,8 +9,8 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.signature import Given
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings
-from iceprobe.core.specs import unknown
-from iceprobe.probes import parse_probe, probe_label
+from iceprobe.core.specs import parse_spec, unknown
+from iceprobe.probes import PROBES, parse_probe, probe_label
 from iceprobe.results import FittedResult
 
 C = TypeVar("C", bound=Settings)
@@ -51,5 +51,7 @@ def named_result(results: Sequence[FittedResult], probe: str) -> FittedResult:
 def _canonical(name: str) -> str:
     """The label of a probe, or of an adaptation with its probe."""
     adaptation, plus, probe = name.partition("+")
+    if parse_spec(adaptation.strip() or name).name.rstrip("0123456789") in PROBES:
+        plus = ""  # of an input: linear?input=class+mean
     label = probe_label(parse_probe((probe if plus else name).strip()))
     return f"{adaptation_label(adaptation.strip())} + {label}" if plus else label

@@ -6,7 +6,7 @@ The campaign's folder holds the results of all cells and one report across them.
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,17 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first
+from iceprobe.probes.inputs import names_layers
 from iceprobe.results import FittedResult, read_results, write_results
 from iceprobe.settings import FitRun, Run
 
 
-def cells(config: C) -> list[C]:
-    """The runs of ``config``, each of one backbone, data set and draw, with its own output."""
-    found = [config.model_copy(update=change) for change in _changes(config)]
+def cells(config: C, probes: Mapping[str, list[str]] | None = None) -> list[C]:
+    """The runs of ``config``, each of one backbone, data set and draw, with its own output.
+
+    ``probes`` of each backbone are by default those of ``config``.
+    """
+    found = [config.model_copy(update=change) for change in _changes(config, probes or {})]
     if len(found) == 1:
         return found
     assert config.output is not None  # resolve() has set it
@@ -147,7 +151,7 @@ def _check_distinct(runs: Sequence[C], source: TokenSource[C]) -> None:
         seen[key] = run.output.name
 
 
-def _changes(config: FitRun) -> Iterator[dict[str, Any]]:
+def _changes(config: FitRun, probes: Mapping[str, list[str]]) -> Iterator[dict[str, Any]]:
     draws: list[dict[str, Any]] = [{"shots": [k], "fraction": None} for k in config.shots or []]
     draws += [{"shots": None, "fraction": [f]} for f in config.fraction or []]
     for draw in draws or [{"shots": None, "fraction": None}]:
@@ -155,8 +159,12 @@ def _changes(config: FitRun) -> Iterator[dict[str, Any]]:
             yield draw
             continue
         for backbone in config.backbone:
+            mine = probes.get(backbone, config.probe)
+            change: dict[str, Any] = {"backbone": [backbone], "layers": None, "probe": mine}
+            if any(map(names_layers, mine)):
+                change |= {"budget": None, "budget_flops": None}  # of probes of one layer
             for data in config.data:
-                yield {"backbone": [backbone], "data": [data], "layers": None, **draw}
+                yield {**change, "data": [data], **draw}
 
 
 def _name(cell: FitRun, whole: FitRun) -> str:

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from iceprobe.cost import FitPlan, Plan
     from iceprobe.cost.search import SearchPlan
     from iceprobe.datasets import Dataset
+    from iceprobe.tokens import TokenShape
 
 
 def estimate(
-    backbone: "Backbone", dataset: "Dataset | int", config: Run, measure_seconds: float
+    backbone: "Backbone",
+    shape: "TokenShape",
+    dataset: "Dataset | int",
+    config: Run,
+    measure_seconds: float,
 ) -> tuple["Plan", "FitPlan"]:
     """The cost of extraction and of the fit, each measured for about ``measure_seconds``.
+
+    ``shape`` is of the tokens of ``backbone``, side by side where it reads several layers.
 
     Raises:
         IceprobeError: for what ``extract`` or ``fit`` would refuse.
@@ -33,7 +40,7 @@ def estimate(
     if isinstance(dataset, int):
         # Only draws read labels: as many as they need, since 10⁹ labels take 8 GB.
         labels = np.arange(min(dataset, classes * max(config.shots or [1]))) % classes
-        check_fit(config, backbone, [str(c) for c in range(classes)], labels, "classification")
+        check_fit(config, shape, [str(c) for c in range(classes)], labels, "classification")
     rate = paper.device_images_per_second if paper else None
     speed = paper.device_tflops if paper else None
     disk = paper.disk_gb_per_second if paper else None
@@ -46,7 +53,7 @@ def estimate(
         images_per_second=rate,
     )
     fitting = iceprobe.plan_fit(
-        backbone,
+        shape,
         dataset,
         config.probe,
         fitting_of(config),
@@ -63,13 +70,15 @@ def estimate(
     return extraction, fitting
 
 
-def print_estimate(backbone: "Backbone", dataset: "Dataset", config: Run) -> None:
+def print_estimate(
+    backbone: "Backbone", shape: "TokenShape", dataset: "Dataset", config: Run
+) -> None:
     """Print one line before a run begins.
 
     Raises:
         IceprobeError: for a fit that needs more memory than there is.
     """
-    extraction, fitting = estimate(backbone, dataset, config, measure_seconds=0.7)
+    extraction, fitting = estimate(backbone, shape, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
     images = f"plan: {sum(extraction.images.values()):,} images"

@@ -89,4 +89,4 @@ class _NamedStore:
 
     def check(self, config: StoreRun) -> None:
         store = self.store(config)
-        check_fit(config, store, store.classes, store["train"].targets, store.task)
+        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)

@@ -21,7 +21,8 @@ def knn(
     input: Annotated[
         str | None,
         typer.Option(
-            help="class, mean, pooled or class_projected (the class token where there is one)."
+            help="class, mean, pooled, class_projected or class+mean (the class token where there is "
+            "one)."
         ),
     ] = None,
 ) -> None:
@@ -34,7 +35,7 @@ def knn(
       iceprobe knn features/mae-tiny--fashion-0123456789ab
       iceprobe knn features/mae-tiny--fashion-0123456789ab --input mean --protocol paper
     """
-    if input not in (None, *VECTORS):
+    if input is not None and not set(input.split("+")) <= set(VECTORS):
         raise IceprobeError(unknown("--input", input, VECTORS))
     probe = "knn" if input is None else f"knn?input={input}"
     execute(resolve(StoreRun, {"store": store, "probe": [probe], **given}))

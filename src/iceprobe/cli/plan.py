@@ -35,12 +35,14 @@ def plan(given: Given, arguments: Arguments = None) -> None:
     sources = Sources(config)
     columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
     refused = []
-    for run in cells(sources.single_layers()):
+    for run in cells(sources.single_layers(), sources.probes):
         backbone = sources.backbone(run)
         dataset = sources.dataset(run) if config.images is None else config.images
         if config.images is None:
             sources.check(run)
-        extraction, fitting = estimate(backbone, dataset, run, measure_seconds=3.0)
+        extraction, fitting = estimate(
+            backbone, sources.shape(run), dataset, run, measure_seconds=3.0
+        )
         images = run.data[0] if config.images is None else f"{config.images:,} images"
         lines = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"

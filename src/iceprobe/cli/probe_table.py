@@ -32,7 +32,7 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
         console.print()
         for spec, equation in {name: entry.equation, **entry.variants}.items():
             if entry.target is None:  # nothing is trained, and its FLOPs grow with the images
-                _print_line(name, "–", "0", "0", "–")
+                _print_line(probe_label(spec), "–", "0", "0", "–")
                 below(equation)
             else:
                 _show(probe_label(spec), equation, dim, num_classes, (rows, columns))

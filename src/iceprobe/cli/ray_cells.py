@@ -39,6 +39,6 @@ def run_cell(folder: str, run: dict[str, Any], resume: bool) -> None:
     enter(folder)
     config = Run(**run | {"engine": "local"})
     sources = Sources(config)
-    (single,) = cells(sources.single_layers())
+    (single,) = cells(sources.single_layers(), sources.probes)
     run_stages(single, sources, resume=resume)
     first(sources.keep)

@@ -11,7 +11,6 @@ from iceprobe.cli.paths import check_file
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import read_results
-from iceprobe.results.building import led_by
 from iceprobe.results.files import is_segmented
 from iceprobe.results.segmentation_files import read_segmentations
 
@@ -57,6 +56,8 @@ def report(
     else:
         results = [result for run in runs for result in read_results(run)]
         if metric is not None:
+            from iceprobe.results.building import led_by  # with numpy
+
             results = [led_by(result, metric) for result in results]
         iceprobe.report(results, path, trust=trust)
     say(path.resolve())

@@ -9,6 +9,7 @@ from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
+from iceprobe.probes.inputs import names_layers
 from iceprobe.settings import Run
 
 
@@ -44,8 +45,13 @@ def execute(config: Run, resume: bool = True) -> None:
         raise IceprobeError(f"--live with --views {config.views}: live images are new every epoch")
     if config.augmentation == "none" and not config.live:
         raise IceprobeError("--augmentation none is what is stored anyway: leave it out")
+    named = [text for text in config.probe if names_layers(text)]
+    if config.live and named:
+        raise IceprobeError(
+            f"--live with probe {named[0]!r}: layers= reads stored tokens, use --cached"
+        )
     sources = Sources(config)
-    runs = cells(sources.single_layers())
+    runs = cells(sources.single_layers(), sources.probes)
     ahead = None
     if config.engine == "ray":
         from iceprobe.cli.ray_cells import run_on_ray

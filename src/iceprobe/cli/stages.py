@@ -22,7 +22,8 @@ from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.probes.registry import MODEL_VECTORS, no_vector, probe_options
+from iceprobe.probes.inputs import input_of
+from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import launch_line, protocol_of
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.segmentation import Segmentation
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from iceprobe.store import Store
-    from iceprobe.tokens import HasTokenShape
+    from iceprobe.tokens import TokenShape
 
 log = logging.getLogger("iceprobe")
 
@@ -81,7 +82,7 @@ def fit_run(
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
         check_train(store.splits, store.manifest.dataset.spec)
-        check_fit(config, store, store.classes, store["train"].targets, store.task)
+        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
             first(lambda: check_tests(config, store.classes, store.task))
         first(lambda: _check_duration(config, store))
@@ -129,7 +130,7 @@ def write_run(
 
 def check_fit(
     config: FitRun,
-    tokens: "HasTokenShape",
+    shape: "TokenShape",
     classes: Sequence[str],
     targets: "np.ndarray",
     task: str,
@@ -138,7 +139,7 @@ def check_fit(
 
     Args:
         config: of the fit.
-        tokens: a store, or a backbone.
+        shape: of the tokens.
         classes: their names.
         targets: ``(n, …)`` of the training images.
         task: name of their task.
@@ -147,7 +148,6 @@ def check_fit(
     from iceprobe.protocols.lowshot import drawn
     from iceprobe.tasks import get_task
 
-    shape = tokens.shape
     if has_budget(config):
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
@@ -155,10 +155,9 @@ def check_fit(
         drawn(get_task(task), targets, classes, shots=shots)
     for text in config.probe:
         spec = parse_probe(text)
-        source = spec.options.get("input", "")
-        if spec.name == "knn" and source in MODEL_VECTORS and source not in shape.vectors:
-            raise IceprobeError(f"probe {text!r}: {no_vector(source, shape.vectors)}")
-        if spec.name != "knn":
+        if spec.name == "knn":
+            input_of(shape, spec)
+        else:
             probes.build_for(shape, spec, len(classes))
 
 
@@ -319,10 +318,15 @@ def live_of(config: Run) -> Live:
     return Live(augmentation=augmentation, **_set_of(config, Forward))
 
 
+def reads_patches(config: FitRun) -> bool:
+    """Whether some probe of ``config`` reads patch tokens."""
+    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
+    return has_budget(config) or any(name.endswith("patches") for name in inputs)
+
+
 def extraction_of(config: Run) -> Extraction:
     """The settings of ``iceprobe.extract`` in ``config``; patches are stored only for probes that read them."""
-    inputs = [str(probe_options(text).get("input", "")) for text in config.probe]
-    patches = has_budget(config) or any(name.endswith("patches") for name in inputs)
+    patches = reads_patches(config)
     values = _set_of(config, Views) | {"patches": patches}
     if config.live:
         values.pop("augmentation", None)

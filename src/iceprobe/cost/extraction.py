@@ -7,6 +7,7 @@ of images and a speed replace a data set or a machine that isn't there.
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,8 @@ class Plan(BaseModel):
     """What an extraction will cost.
 
     Attributes:
-        store: folder that the store has or will have, a URL on object storage.
+        store: folder that the store has or will have, a URL on object storage; of several layers, the
+            folder of their stores.
         images: images of each split, whatever the number of their views.
         store_bytes: of the finished store.
         bytes_to_write: of its shards that are still missing; 0 where it is finished.
@@ -96,6 +98,8 @@ def plan(
 ) -> Plan:
     """What ``extract`` with the same arguments would cost; writes nothing.
 
+    Of a backbone that reads several layers: of all their stores, from one pass.
+
     Args:
         dataset: or, on paper, only its number of training images: they aren't decoded, and boxes
             and masks aren't counted.
@@ -114,21 +118,34 @@ def plan(
     target = choose_device(call.device)
     settings = make_settings(call, target.type)
     here = call.images_per_second is None
-    if isinstance(dataset, int):
-        images = dataset if call.limit is None else min(call.limit, dataset)
-        manifest = _on_paper(backbone, images, settings)
-        path = located(features or ".") / manifest.folder
-    else:
-        wanted = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
-        place = located(features or ".")
-        path = (features and find_finished(place, wanted)) or place / wanted.folder
-        manifest = read_manifest(path) if features and (path / MANIFEST).exists() else wanted
-    views_of = manifest.settings.views_of
-    # An image counts once for each of its views.
-    left = sum(views_of(name) * manifest.rows_missing(name) for name in manifest.splits)
-    each = patch_bytes(token_layout(manifest.shape, manifest.settings))
-    patches = {name: views_of(name) * one.images * each for name, one in manifest.splits.items()}
-    bytes_there = sum(file.bytes for file in manifest.files)
+    place, paths, manifests = located(features or "."), [], []
+    for one in backbone.per_layer():
+        if isinstance(dataset, int):
+            images = dataset if call.limit is None else min(call.limit, dataset)
+            manifest = _on_paper(one, images, settings)
+            path = place / manifest.folder
+        else:
+            wanted = describe(one, dataset, settings, splits=call.splits, limit=call.limit)
+            path = (features and find_finished(place, wanted)) or place / wanted.folder
+            manifest = read_manifest(path) if features and (path / MANIFEST).exists() else wanted
+        paths.append(path)
+        manifests.append(manifest)
+    path = place if len(paths) > 1 else paths[0]
+    views_of, splits = manifests[0].settings.views_of, list(manifests[0].splits)
+    # An image counts once for each of its views, and in one pass for all layers that lack it.
+    left = sum(views_of(name) * max(one.rows_missing(name) for one in manifests) for name in splits)
+    patches = {
+        name: sum(
+            views_of(name)
+            * one.splits[name].images
+            * patch_bytes(token_layout(one.shape, one.settings))
+            for one in manifests
+        )
+        for name in splits
+    }
+    manifest = manifests[0]
+    missing = sum(map(bytes_missing, manifests))
+    bytes_there = sum(file.bytes for one in manifests for file in one.files)
     flops = 2 * (backbone.to(target) if here else backbone).macs()
     rate = call.images_per_second if left else None
     if left and here:
@@ -136,11 +153,11 @@ def plan(
     return Plan(
         store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
-        store_bytes=bytes_there + bytes_missing(manifest),
-        bytes_to_write=bytes_missing(manifest),
+        store_bytes=bytes_there + missing,
+        bytes_to_write=missing,
         free_bytes=free_bytes(path) if here and isinstance(path, Path) else None,
         patch_bytes=patches,
-        memory_bytes=_memory_bytes(backbone, manifest, target, call.workers),
+        memory_bytes=_memory_bytes(backbone, manifests, target, call.workers),
         memory_available=available_memory() if here else None,
         flops=flops * left,
         flops_per_image=flops,
@@ -164,18 +181,22 @@ def _on_paper(backbone: "Backbone", images: int, settings: ExtractionSettings) -
 
 
 def _memory_bytes(
-    backbone: "Backbone", manifest: Manifest, device: torch.device, workers: int
+    backbone: "Backbone", manifests: Sequence[Manifest], device: torch.device, workers: int
 ) -> int:
-    """Weights (if they are on the host), images decoded ahead, batches of tokens in flight.
+    """Weights (if they are on the host), images decoded ahead, batches of all layers in flight.
 
     An image counts once for each of its views. Masks are kept until their shard is written.
     """
+    manifest = manifests[0]
     settings, preprocessing = manifest.settings, backbone.preprocessing
     image = 4 * preprocessing.channels * preprocessing.image_size**2
     decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
-    layouts = [split_layout(manifest, name) for name in manifest.splits]
-    stored = shard_bytes(1, max(layouts, key=len))
-    made = 4 * manifest.shape.num_tokens * manifest.shape.dim  # the backbone's own, float32
+    stored = sum(
+        shard_bytes(1, max((split_layout(one, name) for name in one.splits), key=len))
+        for one in manifests
+    )
+    # the backbone's own, float32
+    made = sum(4 * one.shape.num_tokens * one.shape.dim for one in manifests)
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))
     in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made

@@ -31,6 +31,7 @@ from iceprobe.fitting.penalties import check_solved, is_solved
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.probes.inputs import input_of, names_layers
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
 from iceprobe.protocols.protocol import (
@@ -43,7 +44,14 @@ from iceprobe.protocols.protocol import (
 )
 from iceprobe.settings import FitPlanning, Fitting
 from iceprobe.store.format import ExtractionSettings
-from iceprobe.store.layout import DTYPES, image_bytes, patch_bytes, token_layout
+from iceprobe.store.layout import (
+    DTYPES,
+    image_bytes,
+    layout_read,
+    patch_bytes,
+    patch_tensors,
+    token_layout,
+)
 from iceprobe.store.reader import Store
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
@@ -100,7 +108,11 @@ def plan_fit(
     low_shot = call.shots is not None or call.fraction is not None
     asked = for_images(protocol_of(call), max(1, images))
 
-    shape = backbone if isinstance(backbone, TokenShape) else backbone.shape
+    together = any(map(names_layers, probes))
+    if isinstance(backbone, TokenShape):
+        shape = backbone
+    else:
+        shape = backbone.joined_shape if together else backbone.shape
     texts = list(probes)
     if call.budget is not None or call.budget_flops is not None:
         texts += within_budget(
@@ -120,8 +132,7 @@ def plan_fit(
         low_shot=low_shot,
     )
     seeds = seeds if replicates is None else 1
-    inputs = [parse_probe(one).options.get("input", "") for one in labels if one not in trained]
-    widths = [shape.vectors.get(name, shape.dim) for name in inputs]
+    widths = [input_of(shape, one).width(shape) for one in labels if one not in trained]
     banks = _searches(asked, images, reported, num_classes) * (replicates or 1)
     search = None
     if widths and images:
@@ -161,9 +172,10 @@ def plan_fit(
     points = [len(grid.points) for grid in grids.values()]
     phases = phases_of(asked, points, seeds, images, reported, num_classes)
     settings = ExtractionSettings(tokens=call.tokens)
-    layout = token_layout(shape, settings)
+    tensors = tensors_read({probe.input for probe in built})
+    layout = layout_read(token_layout(shape, settings), tensors)
     each = patch_bytes(layout)
-    read = image_bytes(layout, [*tensors_read({probe.input for probe in built}), "scales"])
+    read = image_bytes(layout, {*tensors, *patch_tensors(layout)})
     members = {label: seeds * count for label, count in zip(trained, points, strict=True)}
     context = FitContext(
         asked,
@@ -177,7 +189,7 @@ def plan_fit(
     )
     step = step_memory(members, context, images, each)
     held = None
-    if any(probe.input.endswith("patches") for probe in built):
+    if any(probe.read.of_tokens for probe in built):
         evaluated_on = reported if asked.held_out == 0 else 0  # after every epoch
         needed = step.least + read * ((1 + call.views) * images + evaluated_on)
         held = _held(needed, call.memory, call.here)
@@ -198,7 +210,8 @@ def plan_fit(
         run = RealSteps(grids, seeds, context, settings)
         refusal = _refusal(step, sum(members.values()), context) if call.here else None
         if refusal is None:
-            most = max(2, TOKENS_AT_ONCE // (4 * shape.num_tokens * shape.dim))
+            largest = max(probe.read.count(shape) * probe.read.width(shape) for probe in built)
+            most = max(2, TOKENS_AT_ONCE // (4 * largest))
             steps = time_steps(run, max(points), batch, most, call.measure_seconds)
             basis = _basis(steps, max(points), batch, call.here)
         else:

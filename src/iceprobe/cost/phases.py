@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from iceprobe.cost.search import SearchPlan
 from iceprobe.fitting.penalties import penalty_of
+from iceprobe.probes.inputs import input_of
 from iceprobe.probes.pooling import QueryPooling
-from iceprobe.probes.probe import Probe, build_for
+from iceprobe.probes.probe import Probe
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.tokens import TokenShape
 
@@ -196,7 +197,7 @@ def solving_flops(
     A search makes three products a pass; in closed form (``searched`` is false) a part takes the products of the
     vectors with themselves and with the targets, and their decomposition.
     """
-    width = shape.vectors.get(build_for(shape, label, num_classes).input, shape.dim)
+    width = input_of(shape, label).width(shape)
     penalty = penalty_of(label, protocol, images)
     parts = protocol.folds * protocol.repeats if images < protocol.folds_below else 1
     parts = 0 if penalty.given else parts

@@ -22,7 +22,7 @@ from iceprobe.fitting.members import make_groups
 from iceprobe.fitting.stacked import members_of
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.coordinates import Coordinates
-from iceprobe.probes.registry import VECTORS
+from iceprobe.probes.inputs import input_width, is_vector
 from iceprobe.protocols.grids import Grid
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import token_layout
@@ -114,7 +114,7 @@ class RealSteps:
     ):
         self.grids, self.seeds, self.context = grids, seeds, context
         self.inputs = {context.build(label).input for label in grids}
-        patches = any(name.endswith("patches") for name in self.inputs)
+        patches = not all(map(is_vector, self.inputs))
         self.split = noise(context.shape, settings.model_copy(update={"patches": patches}))
 
     def __call__(self, settings: int, images: int, seconds: float) -> StepSeconds:
@@ -155,7 +155,7 @@ class RealSteps:
         shape = self.context.shape
         if self.context.protocol.whitening is None:
             return {}
-        widths = {n: shape.vectors.get(n, shape.dim) for n in self.inputs if n in VECTORS}
+        widths = {name: input_width(shape, name) for name in self.inputs if is_vector(name)}
         return {
             name: Whitening(torch.zeros(width), torch.ones(width), torch.eye(width))
             for name, width in widths.items()
@@ -165,9 +165,12 @@ class RealSteps:
         """Likewise."""
         if self.context.protocol.coordinates == "raw":
             return {}
-        zero, one = torch.zeros(self.context.shape.dim), torch.ones(self.context.shape.dim)
-        neutral = Coordinates(zero, one, 1.0, zero, one)
-        return {name: neutral for name in self.inputs if name not in VECTORS}
+        found = {}
+        for name in (name for name in self.inputs if not is_vector(name)):
+            width = input_width(self.context.shape, name)
+            zero, one = torch.zeros(width), torch.ones(width)
+            found[name] = Coordinates(zero, one, 1.0, zero, one)
+        return found
 
     def _now(self) -> float:
         if self.context.device.type == "cuda":

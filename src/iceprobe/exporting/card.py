@@ -26,6 +26,7 @@ from iceprobe.store.format import (
     StoredShape,
     take_pooled_class,
 )
+from iceprobe.tokens import JoinedShape, TokenShape
 
 FORMAT_VERSION = 1
 CARD = "model.json"
@@ -71,7 +72,7 @@ class Card(BaseModel):
         input: the tokens that it reads.
         seed: of the exported fit.
         num_classes, classes: K names of classes, tags or numbers, in the order of the outputs.
-        shape: of the tokens of one image.
+        shape: of the tokens of one image; of several layers, the deepest's.
         backbone: its spec, its preprocessing, and its identity with the hash of the weights.
         amp: dtype of the forward pass that made the training tokens.
         measured: its score.
@@ -84,6 +85,8 @@ class Card(BaseModel):
         units: of the numbers, ``"kg"``; empty if they aren't known.
         spread: standard deviation of each number's targets in the reported split, by which ``check`` is
             compared; empty of other tasks.
+        layers: of each layer's tokens, where the probe reads them side by side.
+        depth: layers of the backbone then.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -107,14 +110,20 @@ class Card(BaseModel):
     task: str = "classification"
     units: list[str] = []
     spread: list[float] = []
+    layers: dict[int, TokenShape] = {}
+    depth: int | None = None
+
+    @property
+    def tokens(self) -> TokenShape:
+        """The shape of the tokens that the probe was fitted on."""
+        return JoinedShape.of(self.layers, self.depth) if self.layers else self.shape
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that came later are left out at their default."""
         fields: dict[str, Any] = serialise(self)
-        later = {
-            name: type(self).model_fields[name].default for name in ("task", "units", "spread")
-        }
+        names = ("task", "units", "spread", "layers", "depth")
+        later = {name: type(self).model_fields[name].default for name in names}
         return {key: value for key, value in fields.items() if value != later.get(key, ...)}
 
     _complete = model_validator(mode="after")(take_pooled_class)

@@ -25,6 +25,7 @@ from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
+from iceprobe.tokens import Tokens, TokenShape
 
 # Share of the largest logit, or of the spread of a number's targets: rounding on other machines stays well
 # below it.
@@ -73,7 +74,17 @@ class ExportedProbe(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``."""
-        return self.probe(self.backbone(images))
+        return self.probe(self.tokens(images))
+
+    def tokens(self, images: Tensor) -> Tokens:
+        """What the probe reads, of all its layers from one pass of the backbone."""
+        several = bool(self.probe.read.layers)
+        return self.backbone.joined(images) if several else self.backbone(images)
+
+    @property
+    def shape(self) -> TokenShape:
+        """Of these tokens."""
+        return self.backbone.joined_shape if self.probe.read.layers else self.backbone.shape
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
@@ -87,7 +98,7 @@ class ExportedProbe(nn.Module):
         Raises:
             IceprobeError: if the probe has no attention.
         """
-        return self.probe.attention(self.backbone(images))
+        return self.probe.attention(self.tokens(images))
 
     @torch.no_grad()
     def predict(
@@ -149,7 +160,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
         backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
     else:
         backbone = recorded_backbone(card.backbone, folder, trust=trust)
-    probe = build_for(card.shape, card.probe, len(card.classes))
+    probe = build_for(card.tokens, card.probe, len(card.classes))
     remedy = f"install iceprobe {card.versions.get('iceprobe')}"
     load_weights(probe, folder / PROBE, card.probe, remedy)
     try:

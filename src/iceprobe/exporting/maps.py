@@ -28,7 +28,7 @@ class MapWriter:
     """
 
     def __init__(self, model: ExportedProbe, folder: Path):
-        probe, self.grid = model.probe, model.backbone.grid
+        probe, self.grid = model.probe, model.shape.grid
         if not probe.pooling.num_predictors or self.grid is None:
             lack = "the tokens have no grid" if self.grid is None else "the probe has no attention"
             raise IceprobeError(f"there are no maps to draw, {lack}: leave --maps out")

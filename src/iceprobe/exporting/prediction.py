@@ -23,7 +23,7 @@ from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, make_settings
 from iceprobe.store.work import plan_work
-from iceprobe.tokens import Tokens
+from iceprobe.tokens import JoinedTokens, Tokens
 
 log = logging.getLogger("iceprobe")
 
@@ -98,8 +98,8 @@ def predict(
         ):
             done += len(batch.work.rows)
             skipped += batch.skipped
-            if index := batch.tensors["index"].tolist():
-                tokens, named = _tokens(model, batch.tensors, where), [names[i] for i in index]
+            if index := batch.layers[0][0]["index"].tolist():
+                tokens, named = _tokens(model, batch.layers, where), [names[i] for i in index]
                 with torch.no_grad():
                     table.add(named, model.probe(tokens))
                 if writer is not None:
@@ -118,12 +118,21 @@ def predict(
     return Predicted(len(table.rows), skipped, writer.titles if writer else [])
 
 
-def _tokens(model: ExportedProbe, tensors: dict[str, Tensor], device: torch.device) -> Tokens:
-    backbone = model.backbone
-    return Tokens(
-        tensors["patches"].to(device),
-        tensors["prefix"].to(device),
-        backbone.grid,
-        backbone.has_class,
-        {name: tensors[name].to(device) for name in backbone.vectors},
-    )
+def _tokens(
+    model: ExportedProbe, layers: list[list[dict[str, Tensor]]], device: torch.device
+) -> Tokens:
+    """The evaluation view of each layer of the backbone."""
+    singles = model.backbone.per_layer()
+    found = [
+        Tokens(
+            view["patches"].to(device),
+            view["prefix"].to(device),
+            single.grid,
+            single.has_class,
+            {name: view[name].to(device) for name in single.vectors},
+        )
+        for single, (view, *_) in zip(singles, layers, strict=True)
+    ]
+    if not model.probe.read.layers:
+        return found[0]
+    return JoinedTokens.of(dict(zip(model.backbone.layers, found, strict=True)))

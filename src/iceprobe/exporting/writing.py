@@ -23,6 +23,7 @@ from iceprobe.results.stores import manifest_of
 from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.tasks.registry import get_task
+from iceprobe.tokens import JoinedShape
 
 FORMATS = ("folder", "onnx")
 
@@ -96,7 +97,8 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
     # A copy: the fitted probe may be in use, on a device.
     probe = build_for(manifest.shape, result.probe, len(classes))
     probe.load_state_dict(fitted.state_dict())
-    place = None if result.store.path is None else located(result.store.path)
+    (path, *_) = [one.path for one in result.store.layers or [result.store]]
+    place = None if path is None else located(path)
     return ExportedProbe(
         recorded_backbone(manifest.backbone, place, trust=trust),
         probe,
@@ -123,7 +125,7 @@ def _manifest(result: FittedResult, trust: bool) -> Manifest:
     Raises:
         IceprobeError: if it is missing, on a host that isn't trusted, or of another store now.
     """
-    if result.open_store is None and result.store.path is None:
+    if result.open_store is None and not (result.store.path or result.store.layers):
         raise IceprobeError(
             f"{result.probe} was fitted on features in memory only: export it in the process that "
             "fitted it, or fit on a feature store"
@@ -154,6 +156,8 @@ def _card(
         num_classes=len(model.classes),
         classes=model.classes,
         shape=manifest.shape,
+        layers=dict(manifest.shape.layers) if isinstance(manifest.shape, JoinedShape) else {},
+        depth=manifest.shape.depth if isinstance(manifest.shape, JoinedShape) else None,
         backbone=manifest.backbone,
         amp=manifest.settings.forward_dtype,
         measured=Measured(

@@ -44,6 +44,7 @@ from iceprobe.results.curves import CurveRow, write_curves
 from iceprobe.results.files import write_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.folds import joined_folds
+from iceprobe.results.listing import Results
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.results.provenance import identical_line
@@ -60,11 +61,15 @@ log = logging.getLogger("iceprobe")
 @shows_progress
 @takes(FitCall)
 @in_own_state
-def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> list[FittedResult]:
+def fit(
+    store: Store | str | Path | Sequence[Store], probes: Sequence[str], *, call: FitCall
+) -> list[FittedResult]:
     """Fit every probe on the stored tokens, in one pass, and write a run folder.
 
     Args:
-        store: the tokens, with a ``train`` split and the split to report; or the store's folder.
+        store: the tokens, with a ``train`` split and the split to report; or the store's folder; or
+            the stores of several layers, which probes that name ``layers=`` read side by side
+            (:meth:`iceprobe.Store.joined`).
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
         settings: an :class:`iceprobe.settings.Fitting`, its options as keywords, or both,
             where keywords win; with ``output``, the run folder (a new one under ``runs/`` by default),
@@ -86,6 +91,8 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     """
     if isinstance(store, str | Path):
         store = Store.open(store)
+    if isinstance(store, Sequence):
+        store = Store.joined(store)
     if not isinstance(store, Store):
         raise IceprobeError(
             f"fit(store={shown(store)}): give a feature store, of iceprobe.extract(…), or its folder"
@@ -98,6 +105,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
         "task": store.task if store.task != "classification" else None,
         "metric": call.metric,
         "class_weight": call.class_weight if call.class_weight != "none" else None,
+        "layers": [one.identity for one in store.layers.values()],
     }
     asked = {
         "store": store.identity,
@@ -118,7 +126,7 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
     with contextlib.ExitStack() as locked:
         done = first(lambda: _lock(folder, asked, call.resume, locked))
         if done is not None:
-            return [reopened(one, store, store.shape) for one in done]
+            return Results(reopened(one, store, store.shape) for one in done)
         try:
             results, rows = _fit(
                 store, request, call, seeds=seeds, replicates=replicates, folder=folder,
@@ -130,10 +138,10 @@ def fit(store: Store | str | Path, probes: Sequence[str], *, call: FitCall) -> l
             raise
         first(lambda: check_there(folder))
         files = first(lambda: write_run(folder, results, rows))
-    return [
+    return Results(
         one.replaced(run=folder, files=each)
         for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
-    ]
+    )
 
 
 def _put_aside(results: list[FittedResult], folder: Path, replicate: int) -> list[FittedResult]:
@@ -219,7 +227,7 @@ def probe(
     seeds, replicates = _repeated(request, call)
     store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
-    return results
+    return Results(results)
 
 
 def _repeated(request: Request, settings: Fitting) -> tuple[int, int | None]:

@@ -41,13 +41,22 @@ def check_request(
                 f"({len(store.manifest.skipped)} were skipped): mend the images"
             )
         store.check_targets(name)
-    if not store.has_patches:
-        for label, probe in trained.items():
-            if probe.input.endswith("patches"):
-                raise IceprobeError(
-                    f"{label} reads patch tokens and store {store.path} has only pooled vectors: "
-                    "extract it with patches"
-                )
+    for label, probe in trained.items():
+        check_patches(label, probe, store)
+
+
+def check_patches(label: str, probe: Probe, store: Store) -> None:
+    """Refuse a probe of patch tokens where there are none.
+
+    Raises:
+        IceprobeError: naming both.
+    """
+    for one in [store.layers[layer] for layer in probe.read.layers] or [store]:
+        if probe.read.of_tokens and not one.has_patches:
+            raise IceprobeError(
+                f"{label} reads patch tokens and store {one.path} has only pooled vectors: "
+                "extract it with patches"
+            )
 
 
 def check_named(labels: Sequence[str], examples: str) -> None:

@@ -15,8 +15,8 @@ from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import whitening
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.probes.coordinates import Coordinates
+from iceprobe.probes.inputs import is_vector
 from iceprobe.probes.probe import Probe, build_for
-from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.protocol import Protocol
 from iceprobe.store.quantisation import check_rounding, rounding
 from iceprobe.tasks.classification import Classification
@@ -68,7 +68,7 @@ class FitContext:
         whitenings = {
             name: whitening(partial(vectors, train, name, batch_size), shrinkage, train.measured)
             for name in train.inputs
-            if name in VECTORS and shrinkage is not None
+            if shrinkage is not None and is_vector(name)
         }
         coordinates, scaling = self._coordinates(train), self.learning(train).scaling
         return make_groups(
@@ -101,7 +101,7 @@ class FitContext:
         narrow, standardised = self.dtype.itemsize < 4, self.protocol.coordinates == "standardised"
         if not (narrow or standardised):
             return found
-        for name in sorted(train.inputs.difference(VECTORS)):
+        for name in sorted(name for name in train.inputs if not is_vector(name)):
             tokens = train.sample(name, self.run_seed)
             if narrow:
                 dtype = str(self.dtype).removeprefix("torch.")

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.machine.processes import world
+from iceprobe.probes.inputs import Input
 from iceprobe.store.split import Buffer, StoredSplit
+from iceprobe.tokens import at_layer, without_layer
 
-# Tensors of the store that an input is made of, where their names differ.
+# Tensors of the store that a part of an input is made of, where their names differ.
 STORED_AS = {
     "class": ("prefix",),
     "class+patches": ("prefix", "patches"),
@@ -202,27 +204,46 @@ class Feed:
 
     def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
         """A batch of these rows of the source, at these positions of the feed."""
-        inputs = {name: self._input(name, rows) for name in self.inputs}
+        read: dict[str, Tensor] = {}  # each stored tensor once, whichever inputs share it
+        inputs = {name: self._input(name, rows, read) for name in self.inputs}
         return Batch(inputs, self._labels(positions))
 
     def _labels(self, positions: np.ndarray) -> Tensor:
         return self.labels[torch.from_numpy(positions % len(self)).to(self.device)]
 
-    def _input(self, name: str, rows: np.ndarray) -> Tensor:
+    def _input(self, name: str, rows: np.ndarray, read: dict[str, Tensor]) -> Tensor:
         if name == "mask":
             return self.split.masks(rows).to(self.device)
+        one = Input.parse(name)
+        parts = [self._tensors_of(part, layer, rows, read) for layer, part in one.parts]
+        if one.wide:
+            return torch.cat([torch.cat(p, 1) if len(p) > 1 else p[0] for p in parts], 2)
+        flat = [tensor for part in parts for tensor in part]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+    def _tensors_of(
+        self, name: str, layer: int | None, rows: np.ndarray, read: dict[str, Tensor]
+    ) -> list[Tensor]:
+        """One part of an input, of one layer: a vector, or the tensors whose tokens it has."""
+
+        def small(tensor: str) -> Tensor:
+            tensor = at_layer(tensor, layer)
+            if tensor not in read:
+                read[tensor] = self.source.rows(tensor, rows, self.device.type == "cuda")
+            return read[tensor]
+
+        if not name.endswith("patches"):
+            vector = small("prefix")[:, 0] if name == "class" else small(name)
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            return [vector.to(self.device, dtype, non_blocking=True)]
+        key = at_layer("patches", layer)
+        if key not in read:
+            at = {} if layer is None else {"layer": layer}
+            read[key] = self.source.patches(rows, self.device, self.dtype, **at)
         if name == "patches":
-            return self.source.patches(rows, self.device, self.dtype)
-        (first, *_) = STORED_AS.get(name, (name,))
-        small = self.source.rows(first, rows, self.device.type == "cuda")
-        if name.endswith("+patches"):
-            prefix = small[:, :1] if name == "class+patches" else small
-            patches = self.source.patches(rows, self.device, self.dtype)
-            prefix = prefix.to(self.device, self.dtype, non_blocking=True)
-            return torch.cat([prefix, patches], 1)
-        vector = small[:, 0] if name == "class" else small
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return vector.to(self.device, dtype, non_blocking=True)
+            return [read[key]]
+        prefix = small("prefix")[:, :1] if name == "class+patches" else small("prefix")
+        return [prefix.to(self.device, self.dtype, non_blocking=True), read[key]]
 
 
 class Copies:
@@ -258,8 +279,13 @@ class Copies:
 
 def tensors_read(inputs: set[str]) -> list[str]:
     """Names of the stored tensors that ``inputs`` are made of, the small ones first."""
-    found = {tensor for name in inputs for tensor in STORED_AS.get(name, (name,))}
-    return sorted(found, key=lambda name: (name == "patches", name))
+    found = {
+        at_layer(tensor, layer)
+        for name in inputs
+        for layer, part in Input.parse(name).parts
+        for tensor in STORED_AS.get(part, (part,))
+    }
+    return sorted(found, key=lambda name: (without_layer(name) == "patches", name))
 
 
 def split_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

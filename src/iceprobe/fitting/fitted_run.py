@@ -11,7 +11,7 @@ from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import read_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.other_sets import TESTS
-from iceprobe.results.stores import manifest_of, place_of, store_of
+from iceprobe.results.stores import manifest_of, store_of, stored_for
 from iceprobe.store.format import BackboneRecord, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.store.recorded import load_recorded, recorded_backbone, same_backbone
@@ -75,6 +75,11 @@ class FittedRun:
         return get_task(self.results[0].task)
 
     @property
+    def several_layers(self) -> bool:
+        """Whether its probes read several layers side by side."""
+        return bool(self.results[0].store.layers)
+
+    @property
     def stored_task(self) -> str:
         """Name of the task of its targets, of which `task` may be another reading."""
         return self.manifest.dataset.task if self.manifest else self.results[0].task
@@ -110,6 +115,8 @@ class FittedRun:
         if given is not None:
             backbone = as_backbone(given)
             if self.manifest is not None:
+                if self.several_layers:
+                    backbone = backbone.at_layers(self.manifest.backbone.identity["layer"])
                 same_backbone(backbone, self.manifest.backbone)
             return backbone
         if self.manifest is not None:
@@ -143,8 +150,7 @@ def _whole_store(result: FittedResult, trust: bool) -> Store:
     """Its store; what `fit` returns of a low-shot run has only the images of a draw open."""
     if result.shots is None and result.fraction is None:
         return store_of(result, trust=trust)
-    place = place_of(result, trust=trust)
-    return Store.open(place, trust=trust).asked_as(result.backbone, result.dataset)
+    return stored_for(result, trust=trust)
 
 
 def _results_of(run: Any) -> list[FittedResult]:

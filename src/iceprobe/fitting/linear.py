@@ -32,6 +32,7 @@ from iceprobe.fitting.solution import Solution
 from iceprobe.fitting.stacked import Member
 from iceprobe.fitting.standardised import DOUBLE
 from iceprobe.machine.processes import world
+from iceprobe.probes.inputs import input_width
 from iceprobe.protocols.choosing import Choice, Record, choose
 from iceprobe.protocols.heldout import Fold, Folds
 from iceprobe.results.curves import CurveRow
@@ -66,11 +67,8 @@ class LinearFit:
 
 def solver_bytes(label: str, context: FitContext, images: int) -> int:
     """Bytes that the search takes beside held tokens."""
-    name, outputs = context.build(label).input, context.num_outputs
-    width, kind = (
-        context.shape.vectors.get(name, context.shape.dim),
-        SOLVED[context.task.solver or ""],
-    )
+    width, outputs = input_width(context.shape, context.build(label).input), context.num_outputs
+    kind = SOLVED[context.task.solver or ""]
     if not kind.searched:
         return ridge.memory_bytes(width, outputs)
     return logistic.memory_bytes(images, width, outputs, kind.copies)
@@ -158,7 +156,7 @@ class _Probe:
         """The rows of ``feed`` in all stored views; where they are many the processes share them."""
         (name,) = feed.inputs
         context = self.context
-        count, width = len(feed) * feed.measured, context.shape.vectors.get(name, context.shape.dim)
+        count, width = len(feed) * feed.measured, input_width(context.shape, name)
         shared = world().size > 1 and count * width > DOUBLE
         mine = feed.part() if shared else feed
 

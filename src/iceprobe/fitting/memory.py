@@ -23,11 +23,12 @@ from iceprobe.fitting.feed import SAMPLED, tensors_read
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.processes import first, world
+from iceprobe.probes.inputs import Input
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
-from iceprobe.probes.registry import VECTORS
 from iceprobe.protocols.protocol import images_per_step
 from iceprobe.store.split import LOAD_BYTES, StoredSplit
+from iceprobe.tokens import without_layer
 
 log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
@@ -70,14 +71,11 @@ def step_memory(
     if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
-    shape, dim = context.shape, context.shape.dim
+    shape = context.shape
     sizes = {
-        one: (probe.tokens_read(shape.num_tokens, shape.num_prefix), dim)
-        if probe.input.endswith("patches")
-        else (1, shape.vectors.get(probe.input, dim))
-        for one, probe in built.items()
+        one: (probe.read.count(shape), probe.read.width(shape)) for one, probe in built.items()
     }
-    widest = max((tokens for tokens, _ in sizes.values()), default=0) * dim
+    widest = max((tokens * width for tokens, width in sizes.values()), default=0)
     parts = {one: kept(probe, *sizes[one]) for one, probe in built.items()}
     computed = sum(counts[one] * each for one, (each, _) in parts.items())
     computed += max((passing for _, passing in parts.values()), default=0)
@@ -115,13 +113,13 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
 
     Args:
         inputs: that probes read; each is another tensor.
-        numbers: N · D.
+        numbers: N · D, of the largest of them.
         stored_bytes: of an image as it is stored.
         width: bytes of a number that probes compute with.
     """
     if not _read(inputs):
         return 0
-    joined = any("+" in name for name in inputs)  # prefix tokens before a copy of the patches
+    joined = max(map(_copies, inputs))
     narrow = width < WIDE  # products of which, and sums of codes, are made in float32
     wide = WIDE * (1 + _read(inputs)) if narrow else 0
     converted = max(stored_bytes, (2 * _read(inputs) - 1 + joined) * width * numbers)
@@ -162,7 +160,14 @@ def kept_for_backward(pooling: Pooling, num_tokens: int, dim: int) -> int:
 
 def _read(inputs: Collection[str]) -> int:
     """How many of ``inputs`` hold patch tokens."""
-    return sum(name.endswith("patches") for name in inputs)
+    return sum(Input.parse(name).of_tokens for name in inputs)
+
+
+def _copies(name: str) -> int:
+    """Copies of the patches that an input takes: behind prefix tokens, and beside other layers'."""
+    one = Input.parse(name)
+    behind, beside = name.partition("+patches")[1] != "", len(one.layers) > 1
+    return (behind + beside if one.wide else max(behind, beside)) if one.of_tokens else 0
 
 
 def _before(inputs: Collection[str], context: FitContext, images: int) -> int:
@@ -170,8 +175,10 @@ def _before(inputs: Collection[str], context: FitContext, images: int) -> int:
 
     Of the coordinates of tokens (`probes/coordinates.py`) three arrays as large as the sample.
     """
-    widths = [context.shape.vectors.get(n, context.shape.dim) for n in inputs if n in VECTORS]
-    protocol, sampled = context.protocol, WIDE * SAMPLED * context.shape.dim
+    read = [Input.parse(name) for name in inputs]
+    widths = [one.width(context.shape) for one in read if not one.of_tokens]
+    wide = max((one.width(context.shape) for one in read if one.of_tokens), default=0)
+    protocol, sampled = context.protocol, WIDE * SAMPLED * wide
     whitened = [8 * (7 * width + 3 * images) * width for width in widths]
     return max(
         0 if protocol.whitening is None else max(whitened, default=0),
@@ -206,7 +213,9 @@ def cache_tokens(
         beside: bytes that this process takes beside held tokens.
         evaluated: whether the reported split is read after every epoch.
     """
-    names = tensors_read(set(inputs))
+    tensors = tensors_read(set(inputs))
+    names = [name for name in tensors if without_layer(name) != "patches"]
+    names += ["patches"] * (len(names) < len(tensors))  # of all layers together
     free, processes = first(available_memory), world().local_size  # one order for all of them
     budget = (free or 0) // 2 if memory is None else memory // processes
     if train.live:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.matching import Matching
-from iceprobe.fitting.checks import check_device
+from iceprobe.fitting.checks import check_device, check_patches
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.fitted_probe import logits_of
@@ -25,8 +25,8 @@ from iceprobe.probes.probe import Probe
 from iceprobe.results.building import scores_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.provenance import line_of_identical, origin
-from iceprobe.results.schema import Files, FittedOn, StoreReference
+from iceprobe.results.provenance import line_of_identical, origin, reference_of
+from iceprobe.results.schema import Files, FittedOn
 from iceprobe.settings import OtherSetCall
 from iceprobe.store.identical import identical_rows
 from iceprobe.store.layout import DTYPES
@@ -96,7 +96,8 @@ class Reading:
             return {}
         task, done = self.fit.task, 0
         inputs = {probes[0].input for probes in modules.values()}
-        self._check_inputs(modules)
+        for label, probes in modules.items():
+            check_patches(label, probes[0], self.store)
         narrow = {str(one.training.get("dtype", "float32")) for one in self.trained} - {"float32"}
         dtype = DTYPES[min(narrow)] if narrow else torch.float32  # one fit has one
         feed = Feed(self.split, np.arange(len(self.split)), inputs, self.device, dtype)
@@ -120,14 +121,6 @@ class Reading:
     def _modules(self, result: FittedResult) -> list[Probe]:
         seeds: Sequence[int | None] = result.seeds or [None]
         return [load_fitted(result, self.store.shape, one).to(self.device) for one in seeds]
-
-    def _check_inputs(self, modules: Mapping[str, Sequence[Probe]]) -> None:
-        for label, probes in modules.items():
-            if probes[0].input.endswith("patches") and not self.store.has_patches:
-                raise IceprobeError(
-                    f"{label} reads patch tokens and store {self.store.path} has only pooled vectors: "
-                    "extract it with patches"
-                )
 
     def lines(self) -> list[str]:
         """What is assumed about the two sets together, a line each."""
@@ -183,12 +176,11 @@ class Reading:
         where = origin(
             manifest, self.split_name, first.train_images or 0, self.split.index, self.command
         )
-        path = str(self.store.path.resolve()) if self.store.path else None
         read = ("dataset", "images", "split", "test_images", "environment", "git_commit")
         fields = {name: where[name] for name in (*read, "command", "created", "skipped_images")} | {
             "classes": len(matching.names),
             "class_names": matching.names,
-            "store": StoreReference(path=path, identity=self.store.identity),
+            "store": reference_of(self.store),
             "assumed": [*where["assumed"], *self._said(matching, masked), *lines],
             "identical_images": len(self.rows),
             "last_epoch": None,

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import short_name, shown
-from iceprobe.datasets import DATASETS, load_dataset
+from iceprobe.datasets import DATASETS, Dataset, load_dataset
 from iceprobe.datasets.matching import Matching, matched
 from iceprobe.fitting.api import file_name
 from iceprobe.fitting.fitted_run import FittedRun
@@ -46,8 +46,12 @@ from iceprobe.settings import Extraction, OtherSetCall
 from iceprobe.store import extract, extract_in_memory
 from iceprobe.store.format import MANIFEST, DatasetRecord
 from iceprobe.store.reader import Store
+from iceprobe.store.writer import extract_layers_with
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
+
+if TYPE_CHECKING:
+    from iceprobe.backbones.base import Backbone
 
 log = logging.getLogger("iceprobe")
 
@@ -169,7 +173,11 @@ def _tokens(
             "forward_batch_size": settings.batch_size,
         }
     extraction, where = Extraction(**asked), _features(fit, call)
-    if where is None:
+    if fit.several_layers:
+        layers = fit.store.layers if fit.store else {}
+        bare = [layer for layer, one in layers.items() if not one.has_patches]
+        store = _side_by_side(backbone, dataset, where, extraction, bare, progress)
+    elif where is None:
         store = extract_in_memory(backbone, dataset, extraction, progress=progress)
     else:
         store = extract(backbone, dataset, where, extraction, progress=progress)
@@ -177,11 +185,34 @@ def _tokens(
     return store, _match(fit.task, fit.classes, record.classes, targets, dataset.maps, dataset.spec)
 
 
+def _side_by_side(
+    backbone: "Backbone",
+    dataset: Dataset,
+    where: Any,
+    extraction: Extraction,
+    bare: Sequence[int],
+    progress: ProgressCallback | None,
+) -> Store:
+    """The tokens of all layers of ``backbone``, of those in ``bare`` only vectors; from one pass, if they are
+    written."""
+    if where is None:
+        made = [
+            extract_in_memory(
+                one, dataset, extraction, progress=progress,
+                patches=extraction.patches and layer not in bare,
+            )
+            for layer, one in zip(backbone.layers, backbone.per_layer(), strict=True)
+        ]  # fmt: skip
+    else:
+        made = extract_layers_with(bare, backbone, dataset, where, extraction, progress=progress)
+    return Store.joined(made, depth=backbone.depth)
+
+
 def _features(fit: FittedRun, call: OtherSetCall) -> Any:
     """The folder of the other set's store; None: it stays in memory, as the run did."""
     if call.features is not None:
         return call.features
-    path = fit.results[0].store.path
+    (path, *_) = [one.path for one in fit.results[0].store.layers or [fit.results[0].store]]
     if path is not None:
         return located(path).parent
     return None if fit.run is None else Path("features")

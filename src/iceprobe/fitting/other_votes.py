@@ -16,6 +16,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.matching import Matching
 from iceprobe.neighbours.evaluate import neighbours_of
 from iceprobe.neighbours.voting import Vote, voted
+from iceprobe.probes.inputs import input_of
 from iceprobe.protocols.lowshot import drawn
 from iceprobe.results.schema import Result
 from iceprobe.store.reader import Store
@@ -64,8 +65,8 @@ def votes_of(
             bank = store.take("train", _draw(result, store, task, run_seed, r))
         if found is None or low_shot:
             found = neighbours_of(
-                bank["train"], other, result.probe, vote.k if low_shot else most,
-                bank.pooled_class, device=device, progress=searched,
+                bank["train"], other, input_of(store.shape, result.probe),
+                vote.k if low_shot else most, device=device, progress=searched,
             )  # fmt: skip
         similarity, nearest = found
         targets = torch.from_numpy(np.asarray(bank["train"].targets))[nearest]

@@ -257,6 +257,11 @@ def check_store(store: Store, split: str) -> None:
     """
     name = store.path or store.manifest.dataset.spec
     refuse_train(split, store.splits)
+    if store.layers:
+        raise IceprobeError(
+            f"segmentation reads one layer and this store is of layers "
+            f"{', '.join(map(str, store.layers))}: give the store of one of them"
+        )
     check_train(store.splits, store.manifest.dataset.spec)
     for one in ("train", split):
         if one not in store.splits:

@@ -14,7 +14,7 @@ import numpy as np
 from iceprobe.fitting.checkpoint import Saved
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict_all
-from iceprobe.fitting.feed import Feed
+from iceprobe.fitting.feed import Feed, tensors_read
 from iceprobe.fitting.fitted_probe import (
     FittedProbe,
     at_best_epoch,
@@ -62,18 +62,19 @@ def run_protocol(
         members that have diverged.
     """
     inputs = {label: context.build(label).input for label in grids}
-    protocol, task, images = context.protocol, context.task, len(store["train"])
-    live = store["train"].live
-    solved = [label for label in grids if is_solved(label, protocol, task.solver, live)]
+    tensors = tensors_read(set(inputs.values()))
+    train, test = (store[name].reading(tensors) for name in ("train", split))
+    protocol, task, images = context.protocol, context.task, len(train)
+    solved = [label for label in grids if is_solved(label, protocol, task.solver, train.live)]
     grids = {label: grid for label, grid in grids.items() if label not in solved}
     grid = members_of({label: one.points for label, one in grids.items()}, seeds)
-    stored = store["train"].patch_bytes // images
+    stored = train.patch_bytes // images
     counts = {label: len(one.points) * len(seeds) for label, one in grids.items()}
     step = step_memory(counts, context, images, stored)
     check_memory(step, len(grid), context.device)
     train, test, context.shuffle = cache_tokens(
-        store["train"],
-        store[split],
+        train,
+        test,
         set(inputs.values()),
         memory,
         shuffle if saved is None else saved.shuffle,

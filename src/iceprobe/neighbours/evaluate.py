@@ -19,7 +19,7 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
 from iceprobe.neighbours.voting import Vote, settings, voted
 from iceprobe.probes import parse_probe, probe_label
-from iceprobe.probes.registry import MODEL_VECTORS, no_vector
+from iceprobe.probes.inputs import Input, input_of
 from iceprobe.protocols.heldout import folds_of
 from iceprobe.protocols.protocol import UNSELECTED, get_protocol, refuse_train
 from iceprobe.results.building import built_result
@@ -57,7 +57,10 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     Args:
         store: features, with a ``train`` split and the split to report.
         probe: ``knn``, or ``knn?input=class`` / ``knn?input=mean``. Without it the class token
-            is read, or the mean of the patch tokens where there is none.
+            is read, or the mean of the patch tokens where there is none. Several vectors
+            (``knn?layers=-2,-1&input=class+mean``) are concatenated as they are, the vector that a
+            linear probe reads, and the whole is normalised by the cosine: a part counts by the square of
+            its length.
         settings: or options as keywords; ``progress`` is called with ("knn", images done, images to do).
 
     Raises:
@@ -77,8 +80,8 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     task = get_task(call.task or store.task)
     leading = task.metric(metric_of(store, task, call.metric))
     labels = train.targets
-    pooled = store.pooled_class
-    features, queries = features_of(train, spec, pooled), features_of(test, spec, pooled)
+    read = input_of(store.shape, spec)
+    features, queries = features_of(train, read), features_of(test, read)
     search = _Search(labels, classes, call.device or "cpu", callback(call.progress))
     search.total = len(queries)
     truth = test.targets
@@ -142,38 +145,22 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
 def neighbours_of(
     bank: "StoredSplit",
     other: "StoredSplit",
-    probe: str,
+    read: Input,
     k: int,
-    pooled_class: bool,
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Similarities ``(n, k)`` of the examples of ``other`` to their neighbours in ``bank``, and rows of
     these ``(n, k)``, best first; for k-NN whose (k, T) is chosen already."""
-    spec = parse_probe(probe)
-    features, queries = (features_of(split, spec, pooled_class) for split in (bank, other))
+    features, queries = (features_of(split, read) for split in (bank, other))
     return nearest(queries, features, k, device=device, progress=progress)
 
 
-def features_of(split: "StoredSplit", spec: Spec, pooled_class: bool = False) -> Tensor:
-    """The vectors ``(n, D)`` that ``spec`` asks for: class token, or mean of the patch tokens.
-
-    Raises:
-        IceprobeError: if the class token is asked for and there is none.
-    """
-    wanted = spec.options.get("input")
-    if wanted == "class" and split.class_token is None:
-        raise IceprobeError(f"{str(spec)!r}: this backbone has no class token, write input=mean")
-    if wanted in MODEL_VECTORS:
-        if wanted not in split.shape.vectors:
-            raise IceprobeError(f"{str(spec)!r}: {no_vector(str(wanted), split.shape.vectors)}")
-        return split.vector(str(wanted))
-    by_class = split.class_token is not None and not pooled_class
-    if wanted == "class" or (wanted is None and by_class):
-        assert split.class_token is not None
-        return split.class_token
-    return split.mean
+def features_of(split: "StoredSplit", read: Input) -> Tensor:
+    """The vectors ``(n, D)`` of the input ``read``, their parts as they are stored one after another."""
+    parts = [split.vector(name, layer) for layer, name in read.parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class _Search:

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.probes.inputs import names_layers
 from iceprobe.probes.pooling import absorb
-from iceprobe.probes.probe import build
+from iceprobe.probes.probe import build_for
+from iceprobe.tokens import JoinedShape, TokenShape
+
+LAYERS = 12  # of a backbone, for probes that name some
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,11 @@ class Counts:
 def count(spec: str, dim: int, num_classes: int, grid: tuple[int, int]) -> Counts:
     """Counts of one probe; an `IceprobeError` if there is none of this size."""
     absorbed: int | None = None
+    shape = TokenShape(dim, grid[0] * grid[1], 1, grid, has_class=True)
+    if names_layers(spec):  # all alike
+        shape = JoinedShape.of(dict.fromkeys(range(LAYERS), shape), LAYERS)
     with torch.device("meta"):
-        probe = build(spec, dim, num_classes, grid, has_class=True)
+        probe = build_for(shape, spec, num_classes)
         pooling = probe.pooling
         with contextlib.suppress(IceprobeError):
             absorbed = sum(p.numel() for p in absorb(pooling).parameters() if p.requires_grad)

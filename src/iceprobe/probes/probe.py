@@ -13,20 +13,21 @@ from torch import Tensor, nn
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, as_text, parse_spec
+from iceprobe.probes.inputs import PREFIX, Input, input_of
 from iceprobe.probes.linear import mean_tokens
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.registry import (
     MODEL_VECTORS,
     PROBES,
     TERMS,
-    VECTORS,
     no_vector,
     parse_probe,
     probe_label,
     probe_options,
+    takes_layers,
 )
 from iceprobe.probes.regularisation import Regularisation
-from iceprobe.tokens import Tokens, TokenShape
+from iceprobe.tokens import JoinedTokens, Tokens, TokenShape
 
 
 class Probe(nn.Module):
@@ -35,8 +36,9 @@ class Probe(nn.Module):
     Args:
         pooling: tokens → descriptor ``(B, D_o)``.
         num_classes: C.
-        input: what the pooling reads: ``patches``, ``class``, ``mean``, ``class+patches`` or
-            ``prefix+patches``.
+        input: what the pooling reads: ``patches``, ``class``, ``mean``, ``class+patches``,
+            ``prefix+patches``, vectors to be concatenated (``class+mean``), or these of several layers
+            (`iceprobe.probes.inputs`).
         batch_norm: whether the descriptor is normalised before the classifier.
         regularisation: terms of the training loss.
 
@@ -54,7 +56,7 @@ class Probe(nn.Module):
         regularisation: Regularisation | None = None,
     ):
         super().__init__()
-        self.input = input
+        self.input, self.read = input, Input.parse(input)
         self.scale: Tensor | None
         self.register_buffer("scale", None)
         self.regularisation = regularisation or Regularisation()
@@ -79,6 +81,12 @@ class Probe(nn.Module):
         """
         return self.pooling.attention(self.select(tokens))
 
+    @property
+    def on_mean(self) -> bool:
+        """Whether its logits are linear in the mean of one layer's patches, and so a mean over these."""
+        read = self.read
+        return read.names == ("mean",) and len(read.layers) < 2 and not self.pooling.num_predictors
+
     @torch.no_grad()
     def evidence(
         self, tokens: Tokens | Tensor, outputs: Sequence[int] | Tensor | None = None
@@ -95,7 +103,8 @@ class Probe(nn.Module):
                 with K'.
 
         Returns:
-            ``(B, K', N')`` of the tokens that the pooling reads, patches last.
+            ``(B, K', N')`` of the tokens that the pooling reads, patches last (of each layer, if it reads
+            several).
 
         Raises:
             IceprobeError: unless the pooling is ``additive``, with the reason.
@@ -110,8 +119,9 @@ class Probe(nn.Module):
         if outputs is not None:
             weight = weight[torch.as_tensor(outputs, device=weight.device)]
         selected = self.select(tokens)
-        if self.input == "mean" and not self.pooling.num_predictors:
-            # Linear in the mean token, and so a mean over the patches.
+        if self.on_mean:  # linear in the mean token, and so a mean over the patches
+            for layer in self.read.layers if isinstance(tokens, JoinedTokens) else ():
+                tokens = tokens.layers[layer]  # type: ignore[union-attr]
             patches = tokens.patches if isinstance(tokens, Tokens) else tokens
             selected = patches if patches.ndim == 3 else selected
             selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
@@ -140,36 +150,74 @@ class Probe(nn.Module):
         return selected if self.scale is None else selected * self.scale.to(selected.dtype)
 
     def _as_selected(self, tokens: Tensor) -> Tensor:
-        if tokens.ndim == 2 and self.input in VECTORS:
+        of_tokens = self.read.of_tokens
+        if tokens.ndim == 2 and not of_tokens:
             return tokens[:, None]
         if tokens.ndim == 3 and self.input == "mean":
             return mean_tokens(tokens)[:, None]
-        if tokens.ndim == 3 and self.input not in VECTORS:
+        if tokens.ndim == 3 and of_tokens:
             return tokens
-        wanted = "(B, D)" if self.input in VECTORS else "(B, N, D)"
+        wanted = "(B, N, D)" if of_tokens else "(B, D)"
         raise IceprobeError(
             f"a probe with input={self.input} got a tensor of shape {tuple(tokens.shape)}: "
             f"pass {wanted} or Tokens"
         )
 
     def _select(self, tokens: Tokens) -> Tensor:
-        if self.input == "patches":
+        layers = tokens.layers if isinstance(tokens, JoinedTokens) else {}
+        if missing := [layer for layer in self.read.layers if layer not in layers]:
+            raise IceprobeError(
+                f"a probe of layers {', '.join(map(str, self.read.layers))} got tokens without layer "
+                f"{missing[0]}: pass JoinedTokens of all of them"
+            )
+        parts = [
+            self._part(tokens if layer is None else layers[layer], name)
+            for layer, name in self.read.parts
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts, 1 if self.read.of_tokens and not self.read.wide else 2)
+
+    def _part(self, tokens: Tokens, name: str) -> Tensor:
+        """What the input ``name`` of one layer is, ``(B, N', D)``."""
+        if name == "patches":
             return tokens.patches
-        if self.input == "mean":
+        if name == "mean":
             return mean_tokens(tokens.patches)[:, None]
-        if self.input == "prefix+patches":
+        if name == "prefix+patches":
             return torch.cat([tokens.prefix, tokens.patches], 1)
-        if self.input in MODEL_VECTORS:
-            if self.input not in tokens.vectors:
-                raise IceprobeError(no_vector(self.input, tokens.vectors))
-            return tokens.vectors[self.input][:, None]
+        if name in MODEL_VECTORS:
+            if name not in tokens.vectors:
+                raise IceprobeError(no_vector(name, tokens.vectors))
+            return tokens.vectors[name][:, None]
         if tokens.class_token is None:
             raise IceprobeError(
                 f"a probe with input={self.input} got tokens without a class token: "
-                f"take input={'mean' if self.input == 'class' else 'patches'}"
+                f"take input={'mean' if name == 'class' else 'patches'}"
             )
         cls = tokens.class_token[:, None]
-        return cls if self.input == "class" else torch.cat([cls, tokens.patches], 1)
+        return cls if name == "class" else torch.cat([cls, tokens.patches], 1)
+
+    def patches_among(self, read: int, num_tokens: int) -> slice | list[int]:
+        """Where the patches are among the tokens ``read``: behind the prefix tokens of each layer.
+
+        Args:
+            read: N', number of the tokens that the pooling reads.
+            num_tokens: N, patches of a layer.
+        """
+        layers = 1 if self.read.wide else max(1, len(self.read.layers))
+        each = read // layers
+        if layers == 1:
+            return slice(each - num_tokens, each)
+        starts = [number * each + each - num_tokens for number in range(layers)]
+        return [start + n for start in starts for n in range(num_tokens)]
+
+    def on_patches(self, weights: Tensor, num_tokens: int) -> Tensor:
+        """Weights ``(…, N')`` of the tokens that are read → of the N patches, summed over layers."""
+        found = weights[..., self.patches_among(weights.shape[-1], num_tokens)]
+        return (
+            found.unflatten(-1, (-1, num_tokens)).sum(-2) if found.shape[-1] > num_tokens else found
+        )
 
     def num_parameters(self) -> dict[str, int]:
         """Trainable parameters of ``pooling`` and ``classifier``, and their ``total``."""
@@ -189,7 +237,9 @@ class Probe(nn.Module):
 
     def tokens_read(self, num_tokens: int, num_prefix: int) -> int:
         """Number of an image's patch and prefix tokens that a pooling of patches reads."""
-        return num_tokens + {"class+patches": 1, "prefix+patches": num_prefix}.get(self.input, 0)
+        (name, *_) = self.read.names
+        each = num_tokens + PREFIX.get(name, num_prefix if name == "prefix+patches" else 0)
+        return each if self.read.wide else each * max(1, len(self.read.layers))
 
 
 def _take_scale(probe: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -208,8 +258,8 @@ def build_pooling(
     """Build the pooling of a probe.
 
     Args:
-        spec: such as ``"ep32"``; keys of other parts of the probe (``input``, ``batch_norm``,
-            ``complementarity``, ``entropy``) have no effect.
+        spec: such as ``"ep32"``; keys of other parts of the probe (``input``, ``layers``, ``join``,
+            ``batch_norm``, ``complementarity``, ``entropy``) have no effect.
         dim: D, width of the tokens.
         grid: rows and columns of the patches, for poolings that need it.
         **options: keys of the spec string, ``out_dim=96``.
@@ -224,7 +274,8 @@ def build_pooling(
     """
     spec, values = _resolve(spec, options)
     entry = PROBES[spec.name]
-    for key in ("input", "batch_norm", *TERMS, *entry.solver):
+    of_layers = ("layers", "join") if takes_layers(spec.name) else ()
+    for key in ("input", "batch_norm", *of_layers, *TERMS, *entry.solver):
         values.pop(key, None)
     if entry.needs_grid:
         if grid is None:
@@ -282,25 +333,8 @@ def build(
         1383400
     """
     spec, values = _resolve(spec, options)
-    vectors = vectors or {}
-    source = values.get("input") or ("class" if has_class and not pooled_class else "mean")
-    if source in MODEL_VECTORS:
-        if source not in vectors:
-            raise IceprobeError(f"probe {probe_label(spec)!r}: {no_vector(source, vectors)}")
-        dim = vectors[source]
-    pooling = build_pooling(spec, dim, grid)
-    if source in ("class", "class+patches") and not has_class:
-        raise IceprobeError(
-            f"probe {probe_label(spec)!r} reads a class token and the backbone has no class token: "
-            f"take input={'mean' if source == 'class' else 'patches'}"
-        )
-    return Probe(
-        pooling,
-        num_classes,
-        input=source,
-        batch_norm=values.get("batch_norm", PROBES[spec.name].batch_norm),
-        regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
-    )
+    shape = TokenShape(dim, 0, 0, grid, has_class, vectors or {}, pooled_class)
+    return _built(shape, spec, values, num_classes)
 
 
 def build_for(
@@ -309,7 +343,8 @@ def build_for(
     """A probe for tokens of ``shape``; a seed alone determines its initial weights.
 
     Raises:
-        IceprobeError: as :func:`build`, and if it reads patch tokens and there are none.
+        IceprobeError: as :func:`build`, and if it reads patch tokens and there are none, or names layers
+            that the tokens aren't of.
     """
     reads = probe_options(parse_probe(str(spec))).get("input") or ""
     if not shape.num_tokens and reads.endswith("patches"):
@@ -320,15 +355,19 @@ def build_for(
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # of the CPU only: others aren't forked
-        return build(
-            parse_probe(str(spec)),
-            shape.dim,
-            num_classes,
-            grid=shape.grid,
-            has_class=shape.has_class,
-            pooled_class=shape.pooled_class,
-            vectors=shape.vectors,
-        )
+        spec, values = _resolve(spec, {})
+        return _built(shape, spec, values, num_classes)
+
+
+def _built(shape: TokenShape, spec: Spec, values: Mapping[str, Any], num_classes: int) -> Probe:
+    read = input_of(shape, spec)
+    return Probe(
+        build_pooling(spec, read.width(shape), shape.grid),
+        num_classes,
+        input=str(read),
+        batch_norm=values.get("batch_norm", PROBES[spec.name].batch_norm),
+        regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
+    )
 
 
 def _check_terms(pooling: Pooling, terms: Regularisation) -> None:

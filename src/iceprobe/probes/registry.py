@@ -155,7 +155,8 @@ def register(
         name: its name in spec strings.
         target: ``(dim, …) -> Pooling``. An argument ``grid`` gets the grid of the patches. All
             others have a default and are ``int`` (positive), ``float``, ``bool`` or ``str``.
-            The keys ``input`` and ``batch_norm`` are added.
+            The keys ``input`` and ``batch_norm`` are added, and ``layers`` and ``join`` if it has no
+            argument called like one of these two.
         summary: one line for ``iceprobe ls``.
         equation: the definition in one line.
         source: publication.
@@ -191,11 +192,22 @@ def register(
         source=source,
         number=number,
         default_number=arguments[number].default if number else None,
-        options={**own, **(_SPATIAL if needs_grid else _ATTENTIVE)},
+        options={**own, **_without(own, _SPATIAL if needs_grid else _ATTENTIVE)},
         needs_grid=needs_grid,
         learning_rates=tuple(learning_rates),
     )
     PROBES.register(name, entry)
+
+
+def takes_layers(name: str) -> bool:
+    """Whether a probe may read several layers: it has no argument of its own called like their keys."""
+    return PROBES[name].options.get("layers") is _LAYERS
+
+
+def _without(own: Mapping[str, Option], added: Mapping[str, Option]) -> dict[str, Option]:
+    """The keys that are added to a probe's own; none for layers if one of these is taken."""
+    of_layers = {"layers", "join"}
+    return {k: v for k, v in added.items() if k not in of_layers or not of_layers & own.keys()}
 
 
 def _converter(name: str, argument: inspect.Parameter) -> Callable[[str], Any]:
@@ -229,9 +241,29 @@ def _simpool_heads(options: Mapping[str, str]) -> int:
     return 12 if options.get("linear", "true").lower() == "false" else 1
 
 
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """``-2,-1``: layers of the backbone, from 0, or from −1, the last."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("write layers by their numbers, such as -2,-1 (the last two)") from None
+
+
+def vectors_named(text: str) -> str:
+    """``class+mean``: vectors to be concatenated, each one of `VECTORS`."""
+    names = text.split("+")
+    if len(set(names)) < len(names) or not set(names) <= set(VECTORS):
+        raise ValueError(f"write {' or '.join(VECTORS)}, or several as class+mean, each once")
+    return text
+
+
 def _inputs(*choices: str) -> dict[str, Option]:
-    """The keys that every probe has; the first choice is the default input."""
-    return {"input": Option(one_of(*choices), choices[0]), "batch_norm": Option(boolean, "true")}
+    """The keys that every trained probe has; the first choice is the default input."""
+    return {
+        "input": Option(one_of(*choices), choices[0]),
+        "batch_norm": Option(boolean, "true"),
+        "layers": _LAYERS,
+    }
 
 
 def _numbered(
@@ -246,11 +278,18 @@ def _numbered(
 
 
 _OUT_DIM = Option(_positive)
-_ATTENTIVE = _inputs("patches", "class+patches", "prefix+patches")
+_LAYERS = Option(layer_numbers)
+_VECTORS = {"input": Option(vectors_named), "layers": _LAYERS}
+_JOIN = one_of("tokens", "width")
+# Tokens of several layers are more tokens: the probe has the parameters that it has on one layer.
+_ATTENTIVE = _inputs("patches", "class+patches", "prefix+patches") | {
+    "join": Option(_JOIN, "tokens")
+}
 _TERM = Option(lambda text: float(text) + 0.0, "0.0")  # -0 becomes 0
 # Where scores are linear in the tokens, a fit has the attention that the terms read.
 _REGULARISED = {**_ATTENTIVE, **dict.fromkeys(TERMS, _TERM)}
-_SPATIAL = _inputs("patches")
+# A place of the grid is one token, so layers have to be joined in width, which the label says.
+_SPATIAL = _inputs("patches") | {"join": Option(_JOIN)}
 
 PROBES: Registry[ProbeEntry] = Registry(
     "probe",
@@ -260,15 +299,23 @@ PROBES: Registry[ProbeEntry] = Registry(
             "k nearest neighbours by cosine, weighted; nothing is trained",
             equation="argmax_c Σ_{i ∈ kNN} exp(cos(x, x_i)/T)·[c_i = c]",
             source="Wu et al., CVPR 2018",
-            options={"input": Option(one_of(*VECTORS))},
+            options=_VECTORS,
+            variants={
+                "knn?input=class+mean&layers=-2,-1": "x = [x_cls of each layer; mean_N(X) of the last]"
+            },
         ),
         "linear": ProbeEntry(
             "iceprobe.probes.linear:Linear",
             "a linear classifier on the class token or on the mean of patches",
             equation="y = x_cls, or mean_N(X) without a class token",
             source="standard linear probing",
-            options={"input": Option(one_of(*VECTORS)), "batch_norm": Option(boolean, "true")},
-            variants={"linear?input=mean": "y = mean_N(X)"},
+            options={**_VECTORS, "batch_norm": Option(boolean, "true")},
+            variants={
+                "linear?input=mean": "y = mean_N(X)",
+                "linear?input=class+mean": "y = [x_cls; mean_N(X)]",
+                "linear?input=class+mean&layers=-4,-3,-2,-1": "y = [x_cls of each layer; mean_N(X) "
+                "of the last]: DINOv2's linear evaluation",
+            },
         ),
         "logreg": ProbeEntry(
             "iceprobe.probes.linear:Linear",
@@ -277,7 +324,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Kornblith et al., Do Better ImageNet Models Transfer Better?; Radford et al., "
             "Learning Transferable Visual Models; Oquab et al., DINOv2",
             options={
-                "input": Option(one_of(*VECTORS)),
+                **_VECTORS,
                 "C": Option(_strength),
                 "grid": Option(one_of("dinov2", "clip"), "dinov2"),
             },
@@ -294,7 +341,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "ridge regression on standardised features in closed form, for numbers",
             equation="min_W,b Σ_i (W x̂_i + b − y_i)² + alpha ‖W‖², x̂ = (x − mean)/sd",
             source="Hoerl and Kennard, Ridge Regression",
-            options={"input": Option(one_of(*VECTORS)), "alpha": Option(_strength)},
+            options={**_VECTORS, "alpha": Option(_strength)},
             batch_norm=False,
             solver=("alpha",),
             tasks=("regression",),
@@ -324,6 +371,8 @@ PROBES: Registry[ProbeEntry] = Registry(
                 "ep12?value=identity": "a_j = softmax_N(X u_j/√D), y_j = slice j of Xᵀa_j",
                 "ep12?query=sliced": "a_j = softmax_N(X_j u_j·√(M/D)), X_j = slice j of X, "
                 "y_j = W_Vj X a_j",
+                "ep32?layers=-2,-1": "X = the tokens of all layers, (L·N, D)",
+                "ep32?join=width&layers=-2,-1": "X = each place's tokens of all layers, (N, L·D)",
             },
         ),
         "mhca": ProbeEntry(

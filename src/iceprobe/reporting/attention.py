@@ -7,7 +7,7 @@ is the mean map of a group, the same group in every row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -88,7 +88,7 @@ class Album:
             raise IceprobeError("it was tested by folds, whose probes aren't kept")
         if store.grid is None or not store.has_patches:
             raise IceprobeError("its store has no patch tokens on a grid")
-        part, picked = store[split], torch.from_numpy(rows)
+        part = store[split]
         self.store, self.split, self.rows = store, split, rows
         self.images: list[Image.Image] = list(store.images(split, rows))
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
@@ -101,12 +101,7 @@ class Album:
         self.rule = spread_rule(self.labels, store.classes)
         boxes = [None] * len(rows) if self.boxes is None else self.boxes
         self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
-        self.tokens = Tokens(
-            patches=part.patches(picked).float(),
-            prefix=part.prefix[picked].float(),
-            grid=store.grid,
-            has_class=store.has_class,
-        )
+        self.tokens = part.tokens(rows)
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
@@ -153,8 +148,7 @@ class Album:
 
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
-        patches, prefix = self.tokens.patches.to(device), self.tokens.prefix.to(device)
-        return replace(self.tokens, patches=patches, prefix=prefix)
+        return self.tokens.to(device)
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
@@ -202,21 +196,21 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
 
 
 def _evidence_overlays(probe: "Probe", album: Album, answers: Sequence[Answer]) -> list[list[str]]:
-    """One picture an asked output; all of an image on one scale."""
+    """One picture an asked output; those of an image on one scale, but numbers, of several units, on their own."""
     asked = [answer.asked for answer in answers]
     outputs = np.array([[one.output if one else 0 for one in each] for each in asked])
-    drawn = []
+    there = np.array([[one is not None for one in each] for each in asked])
     maps = album.evidence(probe, outputs)
-    for image, each, of_image in zip(album.images, asked, maps, strict=True):
-        shown = [e for one, e in zip(each, of_image, strict=True) if one]
-        full = max((float(np.abs(e).max()) for e in shown), default=0.0)
-        drawn.append(
-            [
-                picture_uri(evidence_picture(image, e, full)) if one else ""
-                for one, e in zip(each, of_image, strict=True)
-            ]
-        )
-    return drawn
+    full = np.where(there, np.abs(maps).max((2, 3)), 0.0)
+    if album.task.outputs != "numbers":
+        full[:] = full.max(1, keepdims=True)
+    return [
+        [
+            picture_uri(evidence_picture(image, e, float(f))) if shown else ""
+            for e, f, shown in zip(*of_image, strict=True)
+        ]
+        for image, *of_image in zip(album.images, maps, full, there, strict=True)
+    ]
 
 
 def patch_attention(probe: "Probe", tokens: Tokens) -> Tensor:

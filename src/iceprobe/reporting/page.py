@@ -147,7 +147,12 @@ def render(
 
 def _unasked(results: Sequence[FittedResult], trust: bool) -> list[str]:
     """Stores on other hosts that only the results' files name, and that aren't trusted."""
-    named = [one.store.path or "" for one in results if one.open_store is None]
+    named = [
+        store.path or ""
+        for one in results
+        if one.open_store is None
+        for store in (one.store, *one.store.layers)
+    ]
     return [] if trust else [place for place in dict.fromkeys(named) if elsewhere(place)]
 
 

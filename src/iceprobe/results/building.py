@@ -5,7 +5,7 @@ from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
-from iceprobe.results.caveats import caveat
+from iceprobe.results.enough import caveat
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import interval_of
 from iceprobe.results.predictions import Predictions

@@ -26,8 +26,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.caveats import UNTRUSTED, caveat, rarest
 from iceprobe.results.crossed import Spread, spread
+from iceprobe.results.enough import UNTRUSTED, caveat, rarest
 from iceprobe.results.links import Link
 from iceprobe.results.resampling import DRAWS, bootstrap_ends, bootstrapped, left_out
 from iceprobe.results.scores import wilson

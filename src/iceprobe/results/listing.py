@@ -3,7 +3,6 @@
 from typing import TypeVar
 
 from iceprobe.results.schema import Result
-from iceprobe.results.tables import to_html
 
 R = TypeVar("R", bound=Result)
 
@@ -12,4 +11,6 @@ class Results(list[R]):
     """An ordinary list; a notebook shows the table of its results."""
 
     def _repr_html_(self) -> str:
+        from iceprobe.results.tables import to_html  # with numpy, which a listing has no need of
+
         return to_html(self)

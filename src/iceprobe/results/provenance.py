@@ -65,12 +65,21 @@ def provenance(store: Any, split: str, command: str) -> dict[str, Any]:
     """The fields of a :class:`Result` that say where it comes from, for any probe on ``store``."""
     manifest = store.manifest
     found = origin(manifest, split, len(store["train"]), store[split].index, command)
-    path = str(store.path.resolve()) if store.path else None
     return found | {
-        "store": StoreReference(path=path, identity=store.identity),
+        "store": reference_of(store),
         "assumed": [*found["assumed"], *filter(None, [identical_line(store, split)])],
         "identical_images": len(store.identical(split)),
     }
+
+
+def reference_of(store: Any) -> StoreReference:
+    """Which store it is, and of several layers the store of each."""
+    return StoreReference(
+        path=str(store.path.resolve()) if store.path else None,
+        identity=store.identity,
+        layers=tuple(reference_of(one) for one in store.layers.values()),
+        depth=store.depth if store.layers else None,
+    )
 
 
 def origin(
@@ -92,7 +101,7 @@ def origin(
         "dataset": dataset.spec,
         "task": "classification",
         "primary": dataset.headline,
-        "layer": backbone.identity.get("layer"),
+        "layer": layer if isinstance(layer := backbone.identity.get("layer"), int) else None,
         "images": images_hash(manifest, split, index),
         "split": split,
         "classes": len(dataset.classes),

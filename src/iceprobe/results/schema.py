@@ -142,12 +142,21 @@ class StoreReference(Record):
     """Which feature store the probe read.
 
     Attributes:
-        path: its folder; ``None`` for features that were held in memory only.
+        path: its folder; ``None`` for features that were held in memory only, or of several layers.
         identity: hash of weights, preprocessing, data listing, dtypes, ….
+        layers: the store of each layer, where several were read side by side.
+        depth: layers of the backbone then, from which negative numbers count.
     """
 
     path: str | None
     identity: str
+    layers: "tuple[StoreReference, ...]" = ()
+    depth: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialise(self)
+        return found if self.layers else {key: found[key] for key in ("path", "identity")}
 
 
 class FittedOn(Record):

@@ -30,9 +30,17 @@ def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
     if store is not None and trust:
         store = store.trusting()
     if store is None:
-        from iceprobe.store import Store
+        return stored_for(result, trust=trust)
+    return store.asked_as(result.backbone, result.dataset)
 
-        store = Store.open(place_of(result, trust=trust), trust=trust)
+
+def stored_for(result: FittedResult, *, trust: bool = False) -> "Store":
+    """The same from where it is stored, with all of its images. Raises as :func:`store_of`."""
+    from iceprobe.store import Store
+
+    opened = [Store.open(place, trust=trust) for place in places_of(result, trust=trust)]
+    joins = result.store.layers
+    store = Store.joined(opened, depth=result.store.depth, trust=trust) if joins else opened[0]
     return store.asked_as(result.backbone, result.dataset)
 
 
@@ -42,18 +50,26 @@ def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
         return result.open_store.manifest.asked_as(result.backbone, result.dataset)
     from iceprobe.store.format import read_manifest
 
-    manifest = read_manifest(place_of(result, trust=trust))
+    manifests = [read_manifest(place) for place in places_of(result, trust=trust)]
+    manifest = manifests[0]
+    if result.store.layers:
+        from iceprobe.store.joined_manifest import joined_manifest
+
+        manifest = joined_manifest(manifests, result.store.depth)
     return manifest.asked_as(result.backbone, result.dataset)
 
 
-def place_of(result: FittedResult, *, trust: bool = False) -> "Path | RemotePath":
-    """Where the store is. Raises as :func:`store_of`."""
+def places_of(result: FittedResult, *, trust: bool = False) -> "list[Path | RemotePath]":
+    """Where the store is, or that of each layer. Raises as :func:`store_of`."""
     from iceprobe.machine.object_storage import located
 
-    if result.store.path is None:
-        raise IceprobeError(
-            f"the features of {result.label} were held in memory only: run again and keep them, or "
-            "pass what fit returned"
-        )
-    refuse_elsewhere(f"the result of {result.label}", result.store.path, trust)
-    return located(result.store.path)
+    found = []
+    for store in result.store.layers or [result.store]:
+        if store.path is None:
+            raise IceprobeError(
+                f"the features of {result.label} were held in memory only: run again and keep them, or "
+                "pass what fit returned"
+            )
+        refuse_elsewhere(f"the result of {result.label}", store.path, trust)
+        found.append(located(store.path))
+    return found

@@ -86,7 +86,9 @@ def fill(
         backbone,
         dataset.splits,
         work,
-        settings=manifest.settings,
+        settings=manifest.settings.model_copy(
+            update={"patches": any(map(_has_patches, destinations))}
+        ),
         device=device,
         workers=workers,
         on_bad_image=on_bad_image,
@@ -112,6 +114,10 @@ def fill(
     finally:
         for recorder in recorders:
             recorder.abandon()
+
+
+def _has_patches(destination: Destination) -> bool:
+    return destination.manifest.settings.patches
 
 
 def missing_shards(destinations: Sequence[Destination]) -> list[tuple[str, int]]:
@@ -174,10 +180,12 @@ class _Recorder:
         if not self._writers:
             names = [shard_file(work.split, work.number, view) for view in range(work.views)]
             self._writers = [ShardWriter(self.destination.folder / name) for name in names]
-        layer = self.destination.layer
+        layer, patches = self.destination.layer, _has_patches(self.destination)
         for writer, tensors in zip(self._writers, batch.layers[layer], strict=True):
-            writer.write(tensors)
-        self._rounding = max(self._rounding, batch.rounding[layer])
+            unread = () if patches else ("patches", "scales")  # another layer's store has its own
+            writer.write({name: one for name, one in tensors.items() if name not in unread})
+        if patches:
+            self._rounding = max(self._rounding, batch.rounding[layer])
         self._skipped += batch.skipped
         self._seen += batch.seen
         if not work.last:

@@ -8,7 +8,7 @@ import torch
 from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
 from iceprobe.store.shards import CHECK_BYTES, HEADER_BYTES
 from iceprobe.tasks.registry import get_task
-from iceprobe.tokens import TokenShape
+from iceprobe.tokens import JoinedShape, TokenShape, at_layer, without_layer
 
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
 
@@ -63,7 +63,16 @@ def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
 
 
 def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
-    """Dtype and shape of the tensors that a forward pass gives for one image."""
+    """Dtype and shape of the tensors that a forward pass gives for one image.
+
+    Of several layers side by side they are named by their layer (`iceprobe.tokens.at_layer`).
+    """
+    if isinstance(shape, JoinedShape):
+        return {
+            at_layer(name, layer): form
+            for layer, one in shape.layers.items()
+            for name, form in token_layout(one, settings).items()
+        }
     of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}
     if settings.patches:
@@ -76,8 +85,21 @@ def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
 
 
 def patch_bytes(layout: Layout) -> int:
-    """Bytes of one image's patch tokens with their scales; 0 if none are stored."""
-    return image_bytes(layout, ("patches", "scales"))
+    """Bytes of one image's patch tokens with their scales, in all layers; 0 if none are stored."""
+    return image_bytes(layout, patch_tensors(layout))
+
+
+def patch_tensors(layout: Layout) -> list[str]:
+    """Names of the patch tokens and their scales, in all layers."""
+    return [name for name in layout if without_layer(name) in ("patches", "scales")]
+
+
+def layout_read(layout: Layout, names: Collection[str]) -> Layout:
+    """``layout`` with the patch tokens of those layers only that ``names`` of tensors are of."""
+    unread = {
+        name for name in patch_tensors(layout) if name.replace("scales", "patches") not in names
+    }
+    return {name: form for name, form in layout.items() if name not in unread}
 
 
 def image_bytes(layout: Layout, names: Collection[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Opening a feature store: its manifest, its splits and their files."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from iceprobe.core.checksums import sha256
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
+from iceprobe.core.text import shown
 from iceprobe.core.trust import name_hosts
 from iceprobe.datasets.base import Dataset
 from iceprobe.machine.object_storage import RemotePath, located
@@ -29,21 +31,26 @@ from iceprobe.store.format import (
     listed_as,
     read_manifest,
 )
+from iceprobe.store.joined import joined_splits
+from iceprobe.store.joined_manifest import joined_manifest
 from iceprobe.store.layout import Layout, misfit, split_layout
 from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
-from iceprobe.tokens import HasTokenShape, TokenShape
+from iceprobe.tokens import HasTokenShape, JoinedShape, TokenShape
 
 
 class Store(HasTokenShape):
     """The tokens of one backbone on one data set: ``store["train"]``, ``store["test"]``.
 
     Attributes:
-        path: folder of the store, or its place on object storage; ``None`` if it is in memory.
+        path: folder of the store, or its place on object storage; ``None`` if it is in memory, or of
+            several layers.
         manifest: what the tokens were made from.
+        depth: layers of its backbone, where that is known (it isn't written).
+        layers: the store of each layer, where it is of several (:meth:`joined`).
         splits: names of its splits.
         shape: of one image's tokens, even if only pooled vectors are stored. Its fields (``dim``,
             ``num_tokens``, ``num_prefix``, ``grid``, ``has_class``, ``vectors``) are attributes too.
@@ -56,10 +63,63 @@ class Store(HasTokenShape):
         path: Path | RemotePath | None = None,
         dataset: Dataset | None = None,
         trust: bool = False,
+        depth: int | None = None,
+        layers: Mapping[int, "Store"] | None = None,
     ):
         self.manifest, self.path = manifest, path
+        self.depth, self.layers = depth, dict(layers or {})
         self._splits, self._dataset, self._trust = dict(splits), dataset, trust
         self._identical: dict[str, NDArray[np.int64]] = {}
+
+    @classmethod
+    def joined(
+        cls,
+        stores: "Sequence[Store | str | Path]",
+        *,
+        depth: int | None = None,
+        trust: bool = False,
+    ) -> "Store":
+        """Stores of one layer each as one store of several layers; nothing is copied or written.
+
+        Probes that name ``layers=`` read it.
+
+        Args:
+            stores: of different layers of one backbone on the same images, of
+                :func:`iceprobe.extract_layers`, or their folders.
+            depth: layers of the backbone, from which negative numbers count; by default as the
+                stores know it. Those that were opened don't.
+            trust: as of :meth:`open`.
+
+        Raises:
+            IceprobeError: if the stores don't belong together.
+        """
+        for one in stores:
+            if not isinstance(one, Store | str | Path):
+                raise IceprobeError(
+                    f"{shown(one)} is no feature store: give those of iceprobe.extract_layers(…), or "
+                    "their folders"
+                )
+        opened = [s if isinstance(s, Store) else cls.open(s, trust=trust) for s in stores]
+        if not opened:
+            raise IceprobeError("no store was given: give those of iceprobe.extract_layers(…)")
+        known = [store.depth for store in opened if store.depth is not None]
+        depth = known[0] if depth is None and known else depth
+        manifest = joined_manifest([store.manifest for store in opened], depth)
+        assert isinstance(manifest.shape, JoinedShape)
+        return cls(
+            manifest,
+            joined_splits([store._splits for store in opened], manifest.shape),
+            dataset=next((s._dataset for s in opened if s._dataset is not None), None),
+            trust=trust or all(store._trust for store in opened),
+            depth=depth,
+            layers=dict(zip(manifest.shape.layers, opened, strict=True)),
+        )
+
+    def _view(self, **changes: Any) -> "Store":
+        """A copy with other attributes; nothing is copied or read."""
+        view = copy.copy(self)
+        vars(view).update(changes)
+        return view
 
     @classmethod
     def open(
@@ -98,8 +158,7 @@ class Store(HasTokenShape):
 
     def asked_as(self, backbone: str, dataset: str) -> "Store":
         """A view of this store under the specs of a run (`Manifest.asked_as`)."""
-        manifest = self.manifest.asked_as(backbone, dataset)
-        return Store(manifest, self._splits, self.path, self._dataset, self._trust)
+        return self._view(manifest=self.manifest.asked_as(backbone, dataset))
 
     def __getitem__(self, split: str) -> "StoredSplit":
         if split == FOLDS and TRAIN in self._splits and FOLDS not in self._splits:
@@ -145,7 +204,7 @@ class Store(HasTokenShape):
         grouped = self.manifest.model_copy(
             update={"dataset": record.model_copy(update={"group": column})}
         )
-        return Store(grouped, self._splits, self.path, self._dataset, self._trust)
+        return self._view(manifest=grouped)
 
     def slices(self, split: str) -> dict[str, tuple[NDArray[np.int64], list[str]]]:
         """Columns by whose values metrics are reported: codes ``(n,)`` and names of the values, by name."""
@@ -176,16 +235,19 @@ class Store(HasTokenShape):
         train = self[TRAIN]
         rest = np.setdiff1d(np.arange(len(train)), held_out)
         splits = {TRAIN: train.take(rest), FOLDS: train.take(held_out)}
-        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
+        layers = {layer: one.fold(held_out) for layer, one in self.layers.items()}
+        return self._view(_splits=splits, layers=layers, _identical={})
 
     def take(self, split: str, rows: np.ndarray) -> "Store":
         """A view of this store with only ``rows`` of ``split``; nothing is copied or read."""
         splits = self._splits | {split: self[split].take(rows)}
-        return Store(self.manifest, splits, self.path, self._dataset, self._trust)
+        layers = {layer: one.take(split, rows) for layer, one in self.layers.items()}
+        return self._view(_splits=splits, layers=layers, _identical={})
 
     def trusting(self) -> "Store":
         """A view of this store that may ask other hosts named in its manifest."""
-        return Store(self.manifest, self._splits, self.path, self._dataset, trust=True)
+        layers = {layer: one.trusting() for layer, one in self.layers.items()}
+        return self._view(_trust=True, layers=layers)
 
     @property
     def identity(self) -> str:
@@ -219,6 +281,8 @@ class Store(HasTokenShape):
         Raises:
             IceprobeError: naming the first shard that differs.
         """
+        for store in self.layers.values():
+            store.verify()
         if isinstance(self.path, RemotePath):
             remote.verify(self.path, self.manifest)
         elif self.path is not None:

@@ -23,6 +23,7 @@ from iceprobe.datasets.registry import has_run as has_run_data
 from iceprobe.datasets.registry import load_dataset, names_elsewhere, runs_code
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.store.format import BackboneRecord
+from iceprobe.store.joined_manifest import joined_backbone
 from iceprobe.tokens import GIVEN
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def same_backbone(backbone: "Backbone", record: BackboneRecord) -> None:
     Raises:
         IceprobeError: naming what has changed.
     """
-    identity = json.loads(json.dumps(backbone.identity()))
+    singles = [BackboneRecord.of(one) for one in backbone.per_layer()]
+    several = isinstance(record.identity.get("layer"), list)
+    whole = joined_backbone(singles) if several else singles[0]
+    identity = json.loads(json.dumps(whole.identity))
     keys = dict.fromkeys([*record.identity, *identity])
     if changed := [key for key in keys if identity.get(key) != record.identity.get(key)]:
         raise IceprobeError(

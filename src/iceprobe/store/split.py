@@ -1,7 +1,7 @@
 """A split of a feature store: pooled vectors as a whole, patch tokens row by row."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,15 +10,32 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.store.buffers import fresh
-from iceprobe.store.layout import COLUMN, Layout, image_bytes, patch_bytes
+from iceprobe.store.layout import (
+    COLUMN,
+    Layout,
+    image_bytes,
+    layout_read,
+    patch_bytes,
+    patch_tensors,
+)
 from iceprobe.store.quantisation import dequantise
-from iceprobe.tokens import TokenShape
+from iceprobe.tokens import (
+    JoinedShape,
+    JoinedTokens,
+    Tokens,
+    TokenShape,
+    at_layer,
+    without_layer,
+)
 
 LOAD_BYTES = 2**22  # per read into a buffer, through a temporary block
 
 
 class StoredSplit:
     """The stored tokens of one split; rows count the images that could be read.
+
+    Of several layers side by side, tensors are named by their layer, ``patches@11``; without one they
+    are the deepest layer's.
 
     Attributes:
         labels: the targets as the task has them, ``(n,)`` or ``(n, K)`` (`tasks/targets.py`).
@@ -33,6 +50,10 @@ class StoredSplit:
         views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
             is view v of image i; or ``None``.
         live: whether its tokens are made when they are read (`LiveSplit`).
+        layout: dtype and shape of each stored tensor of one image.
+        tensor: name of a stored tensor → all of it.
+        gather: reads rows ``(b,)`` of a named tensor into another.
+        in_memory: whether all of it is.
     """
 
     live = False
@@ -48,13 +69,14 @@ class StoredSplit:
         in_memory: bool,
         views: "StoredSplit | None" = None,
     ):
-        self._tensors, self._gather, self._layout = tensors, gather, layout
+        self.tensor, self.gather, self.layout = tensors, gather, layout
         self.shape, self.resident, self.bytes_held = shape, resident, 0
-        self._in_memory, self.views = in_memory, views
+        self.in_memory, self.views = in_memory, views
         self._vectors: dict[str, Tensor] = {}
-        self.has_patches, self.has_masks = "patches" in layout, "mask" in layout
-        self._coded = "scales" in layout
-        self.dtype = torch.float32 if self._coded else layout["prefix"][0]
+        stored = {without_layer(name): form for name, form in layout.items()}
+        self.has_patches, self.has_masks = "patches" in stored, "mask" in stored
+        self._coded = "scales" in stored
+        self.dtype = torch.float32 if self._coded else stored["prefix"][0]
         self.labels: np.ndarray = tensors("label").numpy()
         self.index: np.ndarray = tensors("index").numpy()
         self.columns: dict[str, np.ndarray] = {
@@ -75,18 +97,29 @@ class StoredSplit:
     @cached_property
     def prefix(self) -> Tensor:
         """``(n, P, D)`` in the stored dtype (float16 beside int8 patches)."""
-        return self._tensors("prefix")
+        return self.tensor(self._key("prefix"))
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean of the patch tokens before they were rounded, ``(n, D)`` float32."""
-        return self._tensors("mean")
+        return self.tensor(self._key("mean"))
 
-    def vector(self, name: str) -> Tensor:
-        """One of the model's own vectors, ``(n, D')`` float32; see `Tokens.vectors`."""
-        if name not in self._vectors:
-            self._vectors[name] = self._tensors(name)
-        return self._vectors[name]
+    def vector(self, name: str, layer: int | None = None) -> Tensor:
+        """A vector ``(n, D')``: ``class``, ``mean`` or one of the model's own (`Tokens.vectors`).
+
+        All but the class token are float32.
+        """
+        key = self._key("prefix" if name == "class" else name, layer)
+        if key not in self._vectors:
+            whole = self.tensor(key)
+            self._vectors[key] = whole[:, 0] if name == "class" else whole
+        return self._vectors[key]
+
+    def _key(self, tensor: str, layer: int | None = None) -> str:
+        """What a tensor is called here, of a layer or of the deepest."""
+        if tensor in self.layout or not isinstance(self.shape, JoinedShape):
+            return tensor
+        return at_layer(tensor, max(self.shape.layers) if layer is None else layer)
 
     @property
     def class_token(self) -> Tensor | None:
@@ -101,13 +134,14 @@ class StoredSplit:
     @property
     def patch_bytes(self) -> int:
         """Bytes of all its patch tokens as stored, without augmented views."""
-        return len(self) * patch_bytes(self._layout)
+        return len(self) * patch_bytes(self.layout)
 
     def patches(
         self,
         rows: Tensor | np.ndarray | Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        layer: int | None = None,
     ) -> Tensor:
         """Patch tokens of ``rows (b,)``, in their order: ``(b, N, D)``.
 
@@ -115,6 +149,7 @@ class StoredSplit:
             rows: of this split.
             device: of the result. Int8 codes are copied there, then dequantised.
             dtype: a floating dtype, by default the split's.
+            layer: of several.
 
         Raises:
             IceprobeError: if the store has none, or a shard can't be read.
@@ -126,11 +161,46 @@ class StoredSplit:
             )
         dtype = dtype or self.dtype
         pinned = torch.device(device).type == "cuda"
-        stored = self.rows("patches", rows, pinned).to(device, non_blocking=True)
+        stored = self.rows(self._key("patches", layer), rows, pinned)
+        stored = stored.to(device, non_blocking=True)
         if not self._coded:
             return stored.to(dtype)
-        scales = self.rows("scales", rows, pinned).to(device, non_blocking=True)
+        scales = self.rows(self._key("scales", layer), rows, pinned)
+        scales = scales.to(device, non_blocking=True)
         return dequantise(stored, scales, dtype)
+
+    def tokens(
+        self,
+        rows: Tensor | np.ndarray | Sequence[int],
+        device: torch.device | str = "cpu",
+        layers: Collection[int] | None = None,
+    ) -> Tokens:
+        """All tokens of ``rows``, in float32; of several layers as `JoinedTokens`.
+
+        ``layers`` are by default those whose patches are stored.
+        """
+        if isinstance(self.shape, JoinedShape):
+            there = (one for one in self.shape.layers if at_layer("patches", one) in self.layout)
+            named = there if layers is None else layers
+            found = {
+                one: self._tokens_of(rows, device, self.shape.layers[one], one) for one in named
+            }
+            return JoinedTokens.of(found)
+        return self._tokens_of(rows, device, self.shape, None)
+
+    def _tokens_of(
+        self,
+        rows: Tensor | np.ndarray | Sequence[int],
+        device: torch.device | str,
+        shape: TokenShape,
+        layer: int | None,
+    ) -> Tokens:
+        small = {
+            name: self.rows(self._key(name, layer), rows).to(device).float()
+            for name in ("prefix", *shape.vectors)
+        }
+        patches = self.patches(rows, device, torch.float32, layer)
+        return Tokens(patches, small.pop("prefix"), shape.grid, shape.has_class, small)
 
     def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
@@ -162,9 +232,10 @@ class StoredSplit:
         wanted = np.asarray(rows, np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
-        dtype, shape = self._layout[name]
+        name = self._key(name)
+        dtype, shape = self.layout[name]
         out = fresh(len(wanted), shape, dtype, pinned)
-        self._gather(name, wanted, out)
+        self.gather(name, wanted, out)
         return out
 
     def take(self, rows: np.ndarray) -> "StoredSplit":
@@ -176,12 +247,12 @@ class StoredSplit:
             first_rows = np.arange(0, len(views), len(self))
             views = views.take((first_rows[:, None] + rows).reshape(-1))
         return StoredSplit(
-            lambda name: self._tensors(name)[picked],
-            lambda name, wanted, out: self._gather(name, rows[wanted], out),
+            lambda name: self.tensor(name)[picked],
+            lambda name, wanted, out: self.gather(name, rows[wanted], out),
             shape=self.shape,
-            layout=self._layout,
+            layout=self.layout,
             resident=self.resident[rows],
-            in_memory=self._in_memory,
+            in_memory=self.in_memory,
             views=views,
         )
 
@@ -190,15 +261,15 @@ class StoredSplit:
 
         Args:
             memory_bytes: the limit; the first of ``names`` is held first.
-            names: of tensors; ``"patches"`` includes the scales.
+            names: of tensors; ``"patches"`` are all layers', with their scales.
         """
-        if self._in_memory:
+        if self.in_memory:
             return self
         split = self
         for name in names:
             left = memory_bytes - (split.bytes_held - self.bytes_held)
             parts = self._with_scales(name)
-            each = image_bytes(self._layout, parts)
+            each = image_bytes(self.layout, parts)
             count = min(len(self), max(0, left) // each) if each else 0
             first = np.arange(count)
             if not count or (name == "patches" and self.resident[:count].all()):
@@ -213,8 +284,19 @@ class StoredSplit:
 
     def _with_scales(self, name: str) -> list[str]:
         """The stored tensors that are read together."""
-        names = ("patches", "scales") if name == "patches" else (name,)
-        return [part for part in names if part in self._layout]
+        if name == "patches":
+            return patch_tensors(self.layout)
+        return [name] if name in self.layout else []
+
+    def reading(self, names: Collection[str]) -> "StoredSplit":
+        """This split without the patch tokens of layers that ``names`` of tensors aren't of."""
+        if not isinstance(self.shape, JoinedShape):
+            return self
+        split = copy.copy(self)
+        split.layout = layout_read(self.layout, names)
+        if self.views is not None:
+            split.views = self.views.reading(names)
+        return split
 
     def over(self, tensors: Mapping[str, Tensor], slot: np.ndarray) -> "StoredSplit":
         """This split, reading rows from ``tensors`` if they are there.
@@ -223,7 +305,7 @@ class StoredSplit:
             tensors: some rows of tensors of the shards, by name.
             slot: ``(n,)`` each row's index in ``tensors``, or −1; looked up at every read.
         """
-        elsewhere = self._gather
+        elsewhere = self.gather
 
         def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
             slots = slot[rows]
@@ -240,12 +322,12 @@ class StoredSplit:
                 out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(slots[here])]
 
         split = copy.copy(self)
-        split._gather = gather
+        split.gather = gather
         return split
 
     def buffer(self, rows: int) -> "Buffer":
         """Room in memory for the patch tokens of ``rows`` images."""
-        layout = {name: self._layout[name] for name in self._with_scales("patches")}
+        layout = {name: self.layout[name] for name in self._with_scales("patches")}
         room = {name: fresh(rows, shape, dtype) for name, (dtype, shape) in layout.items()}
         return Buffer(self, room, rows)
 

@@ -1,7 +1,7 @@
 """Writing a feature store: resumable, the same bytes however often it was stopped."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +89,26 @@ def extract_layers(
     return _extract(as_backbone(backbone), dataset, features, call)
 
 
+@shows_progress
+@takes(ExtractCall, root="features")
+def extract_layers_with(
+    vectors_only: Sequence[int],
+    backbone: "Backbone",
+    dataset: Data,
+    features: str | Path,
+    *,
+    call: ExtractCall,
+) -> list[Store]:
+    """As :func:`extract_layers`, without the patch tokens of the layers ``vectors_only``, from 0."""
+    return _extract(backbone, dataset, features, call, vectors_only)
+
+
 def _extract(
-    backbone: "Backbone", dataset: Data, features: str | Path, call: ExtractCall
+    backbone: "Backbone",
+    dataset: Data,
+    features: str | Path,
+    call: ExtractCall,
+    vectors_only: Sequence[int] = (),
 ) -> list[Store]:
     dataset = load_dataset(dataset)
     run: Callable[..., None] = fill
@@ -101,8 +119,16 @@ def _extract(
     target = here.device(choose_device(call.device))
     settings = make_settings(call, target.type)
     singles = backbone.per_layer()
+    bare = settings.model_copy(update={"patches": False})
     wanted = [
-        describe(one, dataset, settings, splits=call.splits, limit=call.limit) for one in singles
+        describe(
+            one,
+            dataset,
+            bare if layer in vectors_only else settings,
+            splits=call.splits,
+            limit=call.limit,
+        )
+        for layer, one in zip(backbone.layers, singles, strict=True)
     ]
     here.agree([one.identity for one in wanted], "weights or images")
     first(lambda: bring_up_to_date(folder, wanted, dataset))
@@ -124,6 +150,7 @@ def _extract(
             first(partial(remove_folder, path))
             first(partial(sweep, path))
         store = Store.open(path, dataset=dataset)
+        store.depth = backbone.depth
         if store.manifest.skipped and call.on_bad_image == "fail":
             raise IceprobeError(
                 f"store {path} was made without {len(store.manifest.skipped)} bad image(s), "
