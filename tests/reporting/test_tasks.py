@@ -381,6 +381,7 @@ def test_every_metric_is_in_a_table(tags, tags_page):
     assert rows["Micro-F1 %"][1].startswith(
         f"{100 * score.mean:.1f} ± {100 * score.sd:.1f}|{100 * low:.1f} to {100 * high:.1f}"
     )
+    assert "† " not in found  # no interval is in doubt
     assert rows["Micro-F1 %"][-1] == "F1 at probability 0.5 of the cells of all tags"
 
 
@@ -439,3 +440,16 @@ def test_in_a_browser_every_chart_is_drawn(task, tags_page, numbers_page, tmp_pa
     assert ">This chart could" not in dom
     assert "Uncaught" not in log
     assert dom.count('class="marks"') == page.count('class="chart"')
+
+
+def test_an_interval_that_cannot_be_trusted_is_told():
+    def few(predictions: Predictions) -> Predictions:
+        labels = predictions.labels.copy()
+        labels[:, 3] = 0
+        labels[5:9, 3] = 1
+        return replace(predictions, labels=labels)
+
+    page = render(made("multilabel", few), images=0)
+    said = "the interval can&#39;t be trusted: 4 examples of the rarest outcome"
+    assert f"mAP: {said}." in section(page, "leaderboard")
+    assert f"† mAP: {said}." in section(page, "metrics")

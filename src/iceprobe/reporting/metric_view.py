@@ -29,6 +29,12 @@ def every_metric(context: Context) -> Block | None:
         ]
         for metric in metrics
     ]
+    doubts = dict.fromkeys(
+        f"† {capital(metric.title)}: {score.caveat}."
+        for metric in metrics
+        for one in shown
+        if (score := one.metrics.get(metric.name)) is not None and score.caveat
+    )
     few = f"the best {PROBES} probes" if len(context.results) > PROBES else "every probe"
     seeds = " ± deviation" if any(one.score.sd is not None for one in shown) else ""
     return Block(
@@ -36,6 +42,7 @@ def every_metric(context: Context) -> Block | None:
         tables=[
             Table(headings, rows, title="Metrics", note=f"all {len(rows)}", open=False, under=True)
         ],
+        notes=[*doubts],
     )
 
 
