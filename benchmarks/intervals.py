@@ -32,7 +32,7 @@ from iceprobe.results.intervals import Method, difference_of, interval_of
 from iceprobe.tasks import get_task
 from iceprobe.tasks.metrics import Metric
 
-FILE = Path(__file__).parent / "results" / "intervals.json"
+FILE = Path(__file__).parent / "intervals.json"
 IMAGES = (20, 100, 1_000)
 GROUP = 10  # examples in a group
 TARGET = (0.92, 0.98)

@@ -1,6 +1,6 @@
 """What groups cost who doesn't name them: a simulation in which examples of a group share a nuisance.
 
-    python -m benchmarks.leakage [--repetitions 60] [--out benchmarks/results/leakage.json]
+    python -m benchmarks.leakage [--repetitions 60] [--out benchmarks/leakage.json]
 
 A world: 60 patients to learn from, 40 others to test on, 10 examples each. The class is the patient's. An
 example's vector is the class's signal, plus a nuisance that all examples of its patient share, plus noise of
