@@ -12,7 +12,8 @@ from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
 from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
-from iceprobe.results.caveats import UNTRUSTED, listed, tested
+from iceprobe.results.caveats import listed, tested
+from iceprobe.results.enough import UNTRUSTED
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import axis_title, clipped
