@@ -29,7 +29,7 @@ from iceprobe.results import (
     write_results,
 )
 from iceprobe.results.building import scores_of
-from iceprobe.tokens import TokenShape
+from iceprobe.tokens import Tokens, TokenShape
 
 GRID, PIXELS, DIM, IMAGES = (14, 14), 56, 64, 400
 CLASSES = ["coat", "<script>alert(1)</script>", "bag \"x\" & 'y'", "boot", "dress", "shirt", "hat"]
@@ -42,14 +42,18 @@ class FakeSplit:
 
     labels: np.ndarray
     boxes: np.ndarray
-    tokens: torch.Tensor
+    kept: torch.Tensor
     prefix: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def patches(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.tokens[torch.as_tensor(rows)]
+        return self.kept[torch.as_tensor(rows)]
+
+    def tokens(self, rows: torch.Tensor) -> Tokens:
+        rows = torch.as_tensor(rows)
+        return Tokens(self.kept[rows].float(), self.prefix[rows].float(), GRID, True)
 
 
 class FakeStore:
