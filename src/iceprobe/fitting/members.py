@@ -184,7 +184,7 @@ class Group(Stacked):
         logits = linears(y, weight) + bias[:, None]
         if self.scaling is not None:
             shift, scale = self.scaling
-            logits = logits.to(shift) * scale + shift
+            logits = logits * scale + shift
         return logits
 
     @torch.no_grad()

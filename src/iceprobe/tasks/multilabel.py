@@ -3,7 +3,9 @@
     loss = −Σ_ik [ y_ik ln σ(z_ik) + (1 − y_ik) ln σ(−z_ik) ] / number of known cells
 
 Targets are ``(n, K)`` uint8, 1 with the tag, 0 without, `UNKNOWN` where that isn't known: then the cell
-counts nowhere. With balanced class weights y_ik counts (n − n_k)/n_k times, of the known cells of tag k.
+counts nowhere. A probe begins at the odds of each tag in training, z_k = ln n_k/(n − n_k): a step of AdamW moves
+a bias by the learning rate at most, and from 0 it wouldn't get there. With balanced class weights y_ik counts
+(n − n_k)/n_k times, of the known cells of tag k, and the odds are even.
 A record holds ``logits (G, n, K)`` float32; ``thresholds (G, K)`` of probabilities are tuned on held-out
 examples.
 """
@@ -56,11 +58,12 @@ class Multilabel(Task):
         return None
 
     def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
-        if class_weight == "none":
-            return self
         import torch
 
         having, lacking = ((targets == value).sum(0) for value in (1, 0))
+        if class_weight == "none":
+            odds = torch.from_numpy(np.log((having + 0.5) / (lacking + 0.5))).float()
+            return self.bound(scaling=(odds, torch.ones_like(odds)))
         return self.bound(weights=torch.from_numpy(lacking / np.maximum(having, 1)).float())
 
     def loss(
