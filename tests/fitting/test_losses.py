@@ -15,12 +15,11 @@ from iceprobe.fitting.losses import (
     SoftmaxLoss,
     SquaredLoss,
     TagsLoss,
-    balanced_weights,
-    positive_weights,
     solver_loss,
 )
 from iceprobe.fitting.ridge import RidgeProblem
 from iceprobe.fitting.solution import Solution
+from iceprobe.tasks import get_task
 
 CPU = torch.device("cpu")
 REFERENCE = {"tol": 1e-10, "max_iter": 10_000, "solver": "newton-cholesky"}
@@ -56,6 +55,10 @@ def tags(seed=0, n=250, k=5):
     return x, y
 
 
+def balanced_weights(task, targets):
+    return get_task(task).learning(targets, "balanced").weights
+
+
 def close(found, expected, rtol=1e-5):
     np.testing.assert_allclose(found, expected, atol=rtol * np.abs(expected).max(), rtol=0)
 
@@ -72,7 +75,8 @@ def test_classes(load, balanced):
     scaler = StandardScaler().fit(x[learnt])
     scaled, test, decay = scaler.transform(x[learnt]), scaler.transform(x[~learnt]), 1e-2
     labels, classes = y[learnt], int(y.max()) + 1
-    loss = solver_loss("softmax", labels, classes, balanced)
+    weights = balanced_weights("classification", labels) if balanced else None
+    loss = solver_loss("softmax", labels, classes, weights)
     found = problem(x[learnt], labels, loss).solve(decay, tolerance=1e-9)
     pair = classes == 2  # scikit-learn penalises the difference of two rows: twice as much
     reference = LogisticRegression(
@@ -96,7 +100,8 @@ def test_classes(load, balanced):
 def test_tags_are_problems_of_their_own_on_their_known_rows(balanced):
     x, y = tags()
     scaled, decay = StandardScaler().fit_transform(x), 1e-2
-    found = problem(x, y, solver_loss("logistic", y, 5, balanced)).solve(decay, tolerance=1e-9)
+    loss = solver_loss("logistic", y, 5, balanced_weights("multilabel", y) if balanced else None)
+    found = problem(x, y, loss).solve(decay, tolerance=1e-9)
     assert found.converged
     losses, counts = [], []
     for k in range(5):
@@ -140,18 +145,22 @@ def test_a_tag_of_one_state_has_its_odds_and_no_weight():
     expected = [np.log(0.5 / (len(y) + 0.5)), 0, np.log((known + 0.5) / 0.5)]
     np.testing.assert_allclose(found.bias[[1, 2, 4]], expected)
     assert found.weight[0].abs().max() > 0.1
-    assert (positive_weights(y)[[1, 4]] == [1, 0]).all()
+    weights = balanced_weights("multilabel", y)
+    assert weights[4] == 0
+    balanced = problem(x, y, TagsLoss(y, weights)).solve(1e-3)
+    np.testing.assert_allclose(balanced.bias[[1, 2]], expected[:2])
 
 
 def test_the_gradient_of_tags_is_autograds():
     x, y = tags(n=40)
-    one = problem(x, y, solver_loss("logistic", y, 5, True), chunk=7)
+    weights = balanced_weights("multilabel", y)
+    one = problem(x, y, solver_loss("logistic", y, 5, weights), chunk=7)
     weight = torch.randn(5, 10, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
     z = torch.from_numpy(StandardScaler().fit_transform(x)) @ weight.mT + bias
     target, known = torch.from_numpy(y == 1).double(), torch.from_numpy(y != 255).double()
     cells = torch.nn.functional.binary_cross_entropy_with_logits(
-        z, target, reduction="none", pos_weight=torch.from_numpy(positive_weights(y))
+        z, target, reduction="none", pos_weight=weights
     )
     expected = (cells * known).sum(0) / known.sum(0)
     expected.sum().backward()
@@ -165,8 +174,8 @@ def test_the_gradient_of_tags_is_autograds():
 def test_weights_are_scikit_learns_and_their_unit_is_of_no_account():
     y = np.array([0, 0, 0, 2, 2, 1, 0, 1])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
-    np.testing.assert_allclose(balanced_weights(y, 3), expected)
-    assert balanced_weights(y, 4)[3] == 0
+    np.testing.assert_allclose(balanced_weights("classification", y), expected)
+    assert balanced_weights("classification", np.array([0, 2, 2]))[1] == 0
     x = np.random.default_rng(0).normal(size=(8, 3))
     one, other = (
         problem(x, y, SoftmaxLoss(y, 3, w)).solve(1e-2, tolerance=1e-9)

@@ -164,8 +164,8 @@ class _Probe:
             for batch in mine.in_order(BATCH) if len(mine) else ():
                 yield batch.inputs[name], batch.labels
 
-        balanced = context.class_weight == "balanced"
-        loss = solver_loss(context.task.solver or "", feed.targets, context.num_outputs, balanced)
+        weights = context.learning(feed).weights
+        loss = solver_loss(context.task.solver or "", feed.targets, context.num_outputs, weights)
         stretch = self.penalty.stretch(loss, count)
         if isinstance(loss, SquaredLoss):
             return RidgeProblem(rows, count, width, loss, context.device, shared, stretch)

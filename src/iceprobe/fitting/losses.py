@@ -24,8 +24,6 @@ from torch.nn import functional as F
 
 from iceprobe.tasks.targets import UNKNOWN
 
-Floats = NDArray[np.float64]
-
 
 class Loss(ABC):
     """A kind of loss on the targets of some rows.
@@ -75,7 +73,7 @@ class SoftmaxLoss(SearchedLoss):
     Args:
         targets: ``(n,)``.
         outputs: C.
-        weights: ``(C,)`` of the classes, in any unit; `balanced_weights`.
+        weights: ``(C,)`` of the classes, in any unit.
     """
 
     def __init__(self, targets: ArrayLike, outputs: int, weights: ArrayLike | None = None):
@@ -117,7 +115,7 @@ class TagsLoss(SearchedLoss):
 
     Args:
         targets: ``(n, K)``, 0 or 1, or 255 if unknown.
-        positive_weights: ``(K,)`` of rows that have the tag; `positive_weights`.
+        positive_weights: ``(K,)`` of rows that have the tag.
     """
 
     def __init__(self, targets: ArrayLike, positive_weights: ArrayLike | None = None):
@@ -185,55 +183,32 @@ def columns(targets: Any) -> Any:
     return targets[:, None] if targets.ndim == 1 else targets
 
 
-def balanced_weights(labels: ArrayLike, classes: int) -> Floats:
-    """n / (C n_c) of each class, ``(n,)`` → ``(C,)``; 0 of one that is absent."""
-    counts = np.bincount(np.asarray(labels), minlength=classes)
-    return np.where(counts > 0, counts.sum() / (classes * np.maximum(counts, 1)), 0.0)
-
-
-def positive_weights(tags: ArrayLike) -> Floats:
-    """(n_k − n_k⁺) / n_k⁺ of each tag, over its known rows, ``(n, K)`` → ``(K,)``; 1 without positives."""
-    tags = np.asarray(tags)
-    known, positive = (tags != UNKNOWN).sum(0), (tags == 1).sum(0)
-    return np.where(positive > 0, (known - positive) / np.maximum(positive, 1), 1.0)
-
-
 @dataclass(frozen=True)
 class _Kind:
     """What linear probes of a task are solved for."""
 
-    build: Callable[[NDArray, int, bool], Loss]  # of targets, K and whether they are balanced
+    build: Callable[[NDArray, int, ArrayLike | None], Loss]  # of targets, K and weights
     searched: bool = True  # rather than had in closed form
     copies: int = 4  # of a chunk's features or logits that a pass makes
 
 
-def _classes(targets: NDArray, outputs: int, balanced: bool) -> Loss:
-    return SoftmaxLoss(targets, outputs, balanced_weights(targets, outputs) if balanced else None)
-
-
-def _tags(targets: NDArray, outputs: int, balanced: bool) -> Loss:
-    return TagsLoss(targets, positive_weights(targets) if balanced else None)
-
-
-def _numbers(targets: NDArray, outputs: int, balanced: bool) -> Loss:
-    return SquaredLoss(targets)
-
-
 #: By the task's `solver`.
 SOLVED: Mapping[str, _Kind] = {
-    "softmax": _Kind(_classes),
-    "logistic": _Kind(_tags, copies=8),
-    "squares": _Kind(_numbers, searched=False),
+    "softmax": _Kind(SoftmaxLoss),
+    "logistic": _Kind(lambda targets, _, weights: TagsLoss(targets, weights), copies=8),
+    "squares": _Kind(lambda targets, _, __: SquaredLoss(targets), searched=False),
 }
 
 
-def solver_loss(solver: str, targets: NDArray, outputs: int, balanced: bool = False) -> Loss:
+def solver_loss(
+    solver: str, targets: NDArray, outputs: int, weights: ArrayLike | None = None
+) -> Loss:
     """The loss that a linear probe of a task is solved for.
 
     Args:
         solver: of the task, one of `SOLVED`.
         targets: ``(n, …)`` of the rows that are learnt from.
         outputs: K.
-        balanced: weigh classes, or positives of a tag, as `balanced_weights` and `positive_weights`.
+        weights: of classes, or of tags where an example has them, as `Task.learning` finds them.
     """
-    return SOLVED[solver].build(targets, outputs, balanced)
+    return SOLVED[solver].build(targets, outputs, weights)

@@ -135,7 +135,7 @@ class Classification(Task):
 
         counts = np.bincount(targets)
         weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return self.bound(weights=torch.from_numpy(weights).float())
+        return self.bound(weights=torch.from_numpy(np.where(counts > 0, weights, 0.0)))
 
     def loss(
         self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None

@@ -64,7 +64,7 @@ class Multilabel(Task):
         if class_weight == "none":
             odds = torch.from_numpy(np.log((having + 0.5) / (lacking + 0.5))).float()
             return self.bound(scaling=(odds, torch.ones_like(odds)))
-        return self.bound(weights=torch.from_numpy(lacking / np.maximum(having, 1)).float())
+        return self.bound(weights=torch.from_numpy(lacking / np.maximum(having, 1)))
 
     def loss(
         self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None

@@ -24,8 +24,7 @@ from iceprobe.tasks.formulas import (
     sums,
 )
 from iceprobe.tasks.rankings import Ranking
-
-UNKNOWN = 255
+from iceprobe.tasks.targets import UNKNOWN
 
 
 class _Cells:

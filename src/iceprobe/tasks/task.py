@@ -62,7 +62,8 @@ class Task(ABC):
 
     #: μ and σ of the outputs, ``(K,)`` each: a probe's logits z are handed out as σ z + μ. None: as they are.
     scaling: "tuple[Tensor, Tensor] | None" = None
-    #: Weights that `learning` found, of classes or of tags with the tag, ``(K,)``. None: all count alike.
+    #: Weights that `learning` found, ``(K,)`` float64 on the CPU, of classes or of tags where an example has
+    #: them. None: all count alike.
     weights: "Tensor | None" = None
 
     @abstractmethod
@@ -114,7 +115,7 @@ class Task(ABC):
         member alone ``(B, K)`` → ``()``.
 
         ``everyone`` are the targets of the whole batch, where these are one process's part of it: the
-        losses of the parts, weighted by their number of examples, have the whole batch's as their mean.
+        losses of the parts add up to the whole batch's.
         """
 
     @abstractmethod
