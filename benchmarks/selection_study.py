@@ -36,10 +36,10 @@ from iceprobe.fitting.members import Group, Member, make_groups
 from iceprobe.fitting.whitening import whitening
 from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import build_for
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.lowshot import draw
 from iceprobe.protocols.protocol import for_images, get_protocol, images_per_step, steps_an_epoch
 from iceprobe.store.split import StoredSplit
+from iceprobe.tasks.stratified import heldout_split
 
 CPU = torch.device("cpu")
 #: Learning rates recorded: each kind's optimum and what lies around it (benchmarks/rates_by_kind.py).

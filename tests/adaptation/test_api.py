@@ -11,11 +11,11 @@ from iceprobe import IceprobeError
 from iceprobe.adaptation import protocol, split_qkv, training
 from iceprobe.adaptation.images import Images
 from iceprobe.backbones.augmentation import augmentation
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.reporting.charts import colours
 from iceprobe.reporting.cost_chart import scatter
 from iceprobe.results import compare, compare_pair, read_curves, read_results
 from iceprobe.store.format import EVALUATION_VIEW
+from iceprobe.tasks.stratified import heldout_split
 from tests.fitting.test_api import planted_dataset
 
 from .models import DEPTH, DIM, backbone, vit

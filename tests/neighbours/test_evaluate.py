@@ -10,7 +10,8 @@ import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.neighbours import settings
-from iceprobe.protocols.heldout import cross_validation, heldout_split
+from iceprobe.protocols.heldout import cross_validation
+from iceprobe.tasks.stratified import heldout_split
 from iceprobe.tokens import Tokens
 
 

@@ -7,7 +7,6 @@ from iceprobe import IceprobeError
 from iceprobe.core.options import settle
 from iceprobe.fitting.selection import peak_rate
 from iceprobe.protocols.choosing import best_at_last_epoch
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.protocol import (
     PROTOCOLS,
     for_images,
@@ -17,6 +16,7 @@ from iceprobe.protocols.protocol import (
 )
 from iceprobe.results.curves import CurveRow
 from iceprobe.settings import Fitting
+from iceprobe.tasks.stratified import heldout_split
 
 
 def test_heldout_split_is_stratified_seeded_and_whole():

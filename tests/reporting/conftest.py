@@ -82,7 +82,7 @@ class FakeStore:
         prefix = patches.mean(1, keepdim=True)
         self._split = FakeSplit(labels, np.array(boxes, np.float32), patches, prefix)
 
-    def asked_as(self, backbone: str, dataset: str) -> "FakeStore":
+    def asked_as(self, backbone: str, dataset: str, group: str | None = None) -> "FakeStore":
         return self
 
     def __getitem__(self, split: str) -> FakeSplit:

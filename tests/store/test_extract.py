@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.base import BadImage
+from iceprobe.datasets.base import BadImage, Column
+from iceprobe.fitting import fit
+from iceprobe.results import read_results
+from iceprobe.results.stores import stored_for
 from iceprobe.store import Store, extract, extract_in_memory
 from tests.store.conftest import GRID, PREPROCESSING, SMALL, content, make_backbone, make_dataset
 
@@ -285,3 +289,35 @@ def test_empty_split(tmp_path, backbone):
 def test_no_store_here(tmp_path):
     with pytest.raises(IceprobeError, match="no feature store at"):
         Store.open(tmp_path)
+
+
+def test_a_store_serves_what_each_request_calls_its_columns(tmp_path):
+    """One content, whose columns two requests use otherwise; the file has the roles of the first."""
+
+    def asked(**roles):
+        made = make_dataset()
+        for split in made.splits.values():
+            codes = np.arange(len(split))
+            split.columns = {
+                "patient": Column(codes // 4, [f"p{i}" for i in range(13)]),
+                "site": Column(codes % 2, ["a", "b"]),
+            }
+        return extract(make_backbone(), replace(made, **roles), tmp_path, **SMALL)
+
+    first = asked(group="site", slices=["patient"])
+    second = asked(group="patient", slices=["site"], fold="site")
+    assert first.path == second.path
+    assert first.groups("test").tolist() == [0, 1] * 6
+    assert second.groups("test").tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert list(second.slices("test")) == ["site"]
+    assert second.manifest.dataset.fold == "site"
+    results = fit(second, ["knn"], output=tmp_path / "run", shots=2, replicates=2)
+    assert fit(first, ["knn"], output=tmp_path / "other")[0].group == "site"
+    (result,) = read_results(tmp_path / "run")
+    assert result.group == "patient"
+    again = stored_for(result)
+    np.testing.assert_array_equal(again.groups("test"), second.groups("test"))
+    np.testing.assert_array_equal(again.groups("train"), second.groups("train"))
+    with pytest.raises(IceprobeError, match="holds a finished run with other settings"):
+        fit(asked(group="patient"), ["knn"], output=tmp_path / "run", shots=2, replicates=2)
+    assert results[0].predictions().groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4

@@ -47,8 +47,8 @@ from iceprobe.settings import Adaptation, AdaptCall, Extraction
 from iceprobe.store.format import EVALUATION_VIEW, Manifest
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.reader import alone
 from iceprobe.store.request import describe, make_settings
+from iceprobe.tasks.stratified import alone
 from iceprobe.tasks.task import ClassWeight, Task
 
 log = logging.getLogger("iceprobe")

@@ -35,10 +35,10 @@ from iceprobe.core.text import duration
 from iceprobe.fitting.api import file_name
 from iceprobe.probes.probe import Probe
 from iceprobe.protocols.choosing import Choice, best_at_last_epoch
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.predictions import Predictions
 from iceprobe.tasks.records import Arrays
+from iceprobe.tasks.stratified import heldout_split
 
 log = logging.getLogger("iceprobe")
 

@@ -153,7 +153,7 @@ def _opened(result: FittedResult, stores: dict[str, Store], trust: bool) -> Stor
         return store_of(result, trust=trust)
     if key not in stores:
         stores[key] = store_of(result, trust=trust)
-    return stores[key].asked_as(result.backbone, result.dataset)
+    return stores[key].asked_as(result.backbone, result.dataset, result.group)
 
 
 def _counted(

@@ -29,6 +29,7 @@ from iceprobe.datasets.walking import (
     some,
 )
 from iceprobe.machine.object_storage import located
+from iceprobe.tasks.stratified import heldout_split
 
 
 def load_folder(
@@ -166,16 +167,14 @@ def _split_flat(
             f"class {poor!r} in {str(root)!r} has {counts.min()} image(s): a split needs "
             f"{2 if fraction < 1 else 1} of each class; add some or remove the folder"
         )
-    # The rounded fraction of each class is for testing, and either split has at least one image.
-    rng = np.random.default_rng(0 if seed is None else seed)
-    in_test = np.zeros(len(labels), bool)
-    for label, count in enumerate(counts):
-        take = count if fraction == 1 else min(max(round(fraction * count), 1), count - 1)
-        in_test[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
+    nothing, everything = np.empty(0, np.int64), np.arange(len(labels))
+    train, test = (
+        (nothing, everything) if fraction == 1 else heldout_split(labels, seed or 0, fraction)
+    )
     splits = {
-        split: FileSplit(split, root, [names[i] for i in np.flatnonzero(rows)], labels[rows])
-        for split, rows in (("train", ~in_test), ("test", in_test))
-        if rows.any()
+        split: FileSplit(split, root, [names[row] for row in rows], labels[rows])
+        for split, rows in (("train", train), ("test", test))
+        if len(rows)
     }
     assumed = [] if asked else assumed_classes(root)
     assumed += _assumed(root, ["."], classes, others, len(names))

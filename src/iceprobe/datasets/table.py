@@ -15,13 +15,13 @@ from iceprobe.datasets.base import Column, Dataset
 from iceprobe.datasets.boxes import read_boxes
 from iceprobe.datasets.cells import Rows
 from iceprobe.datasets.columns import Targets, read_further, read_targets
-from iceprobe.datasets.dividing import divided
 from iceprobe.datasets.table_columns import TableColumns, TableOptions
 from iceprobe.datasets.table_files import open_table
 from iceprobe.datasets.table_rows import TableImages
 from iceprobe.datasets.table_splits import rows_of_splits, test_table, with_split
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.stratified import alone, heldout_split
 
 _PLAIN = (
     "labels",
@@ -130,17 +130,20 @@ def _divided(
     if not 0 < fraction < 1:
         raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1)")
     labels, seed = targets.labels["train"], asked.seed or 0
-    codes = None if group is None else group.codes
-    test = divided(get_task(targets.task).strata(labels), codes, fraction, seed)
+    codes = None if group is None else alone(group.codes)
+    train, test = heldout_split(get_task(targets.task).strata(labels), seed, fraction, codes)
+    if not len(test):
+        raise IceprobeError(
+            f"test_fraction={fraction:g} leaves no test split: of {len(labels)} rows no "
+            f"{'row' if group is None else 'group'} can be taken that train doesn't need; add rows, or "
+            "name a split="
+        )
     whole = "" if group is None else f", with whole groups of {asked.group!r}"
     line = (
-        f"{test.sum():,} of {len(test):,} rows are the test split, drawn at random and stratified"
+        f"{len(test):,} of {len(labels):,} rows are the test split, drawn at random and stratified"
         f"{whole} (test_fraction={fraction:g}, seed={seed})"
     )
-    return {
-        "train": ("train", np.flatnonzero(~test)),
-        "test": ("train", np.flatnonzero(test)),
-    }, line
+    return {"train": ("train", train), "test": ("train", test)}, line
 
 
 def _short_name(place: AnyPath) -> str:

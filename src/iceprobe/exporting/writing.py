@@ -106,7 +106,7 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
         amp=manifest.settings.forward_dtype,
         reading=Reading(**manifest.dataset.reading),
         task=result.task,
-        units=manifest.dataset.units,
+        units=result.units,
     )
 
 

@@ -102,6 +102,8 @@ def fit(
     seeds, replicates = _repeated(request, call)
     later = {
         "groups": store.manifest.dataset.group,
+        "fold": store.manifest.dataset.fold,
+        "slices": store.manifest.dataset.slices,
         "task": store.task if store.task != "classification" else None,
         "metric": call.metric,
         "class_weight": call.class_weight if call.class_weight != "none" else None,

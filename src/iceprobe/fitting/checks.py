@@ -10,11 +10,11 @@ from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.protocol import Protocol, refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.stratified import heldout_split
 from iceprobe.tasks.task import Task
 
 
@@ -121,9 +121,10 @@ def check_training_images(
         return
     labels, groups = task.strata(targets), store.groups("train")
     if not len(heldout_split(labels, run_seed, protocol.held_out, groups)[1]):
+        several = "images" if groups is None else "groups"
         raise IceprobeError(
-            f"{len(labels)} training images leave none to hold out: give a class two or "
-            "more images, or take --protocol paper"
+            f"{len(labels)} training images leave none to hold out: give a class two or more {several}, "
+            "or take --protocol paper"
         )
 
 

@@ -22,13 +22,13 @@ from iceprobe.fitting.phases import Course
 from iceprobe.fitting.stacked import Member, by_probe, members_of
 from iceprobe.fitting.whitening import whitening
 from iceprobe.protocols.choosing import Choice, best_at_last_epoch
-from iceprobe.protocols.heldout import heldout_split
 from iceprobe.protocols.protocol import evaluation_epochs, images_per_step, total_steps
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.miou import Counts
 from iceprobe.tasks.records import Arrays
+from iceprobe.tasks.stratified import heldout_split
 
 INPUTS = {"patches", "mask"}
 

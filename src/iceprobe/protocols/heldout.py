@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.protocols.protocol import Protocol
-from iceprobe.protocols.stratified import Units, fold_parts, held_out_part
+from iceprobe.tasks.stratified import Units, fold_parts, heldout_split
 
 Rows = NDArray[np.int64]
 
@@ -59,30 +59,6 @@ def folds_of(
     whole = "" if groups is None else " in whole groups"
     description = f"held-out {share} of train{whole}"
     return Folds([Fold(train, held)] if len(held) else [], description, groups)
-
-
-def heldout_split(
-    labels: np.ndarray, seed: int, fraction: float = 0.1, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out, both sorted; stratified and seeded.
-
-    Tags ``(n, K)``, and whole ``groups (n,)``, are dealt by iterative stratification (`stratified.py`).
-
-    Of a class with m images ``round(fraction · m)`` are held out, at least one if the class has two or
-    more; a class with one image stays in training, so that no held-out class is unseen. (scikit-learn's
-    stratified splitters refuse such classes.)
-    """
-    if groups is not None or labels.ndim == 2:
-        out = held_out_part(Units.made(labels, groups), fraction, seed)
-        return np.setdiff1d(np.arange(len(labels)), out), out
-    rng = np.random.default_rng(seed)
-    held: list[np.ndarray] = []
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        count = max(1, round(fraction * len(rows))) if len(rows) > 1 else 0
-        held.append(rows[:count])
-    out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), out), out
 
 
 def cross_validation(

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.protocols.heldout import deal_in_turn
-from iceprobe.protocols.stratified import Units, dealt
+from iceprobe.tasks.stratified import Units, dealt
 from iceprobe.tasks.task import Task
 
 Rows = NDArray[np.int64]

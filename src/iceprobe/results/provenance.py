@@ -107,6 +107,7 @@ def origin(
         "classes": len(dataset.classes),
         "class_names": list(dataset.classes),
         "units": list(dataset.units),
+        "group": dataset.group,
         "train_images": train_images,
         "test_images": len(index),
         "dim": shape.dim,

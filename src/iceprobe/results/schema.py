@@ -291,6 +291,7 @@ class Result(Record):
         classes: K, the number of outputs: of classes C, of tags or of numbers.
         class_names: of the outputs, in their order; empty in results from before they were kept.
         units: of the outputs, where they are numbers with known units; ``""`` where one isn't known.
+        group: name of the column whose equal values are examples that aren't independent.
         train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
@@ -352,6 +353,7 @@ class Result(Record):
     classes: Annotated[int, Field(ge=1)]
     class_names: list[str] = []
     units: list[str] = []
+    group: str | None = None
     train_images: Count | None = None
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]

@@ -31,7 +31,7 @@ def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
         store = store.trusting()
     if store is None:
         return stored_for(result, trust=trust)
-    return store.asked_as(result.backbone, result.dataset)
+    return store.asked_as(result.backbone, result.dataset, result.group)
 
 
 def stored_for(result: FittedResult, *, trust: bool = False) -> "Store":
@@ -41,13 +41,13 @@ def stored_for(result: FittedResult, *, trust: bool = False) -> "Store":
     opened = [Store.open(place, trust=trust) for place in places_of(result, trust=trust)]
     joins = result.store.layers
     store = Store.joined(opened, depth=result.store.depth, trust=trust) if joins else opened[0]
-    return store.asked_as(result.backbone, result.dataset)
+    return store.asked_as(result.backbone, result.dataset, result.group)
 
 
 def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
     """The manifest of its store, whose shards may be missing. Raises as :func:`store_of`."""
     if result.open_store is not None:
-        return result.open_store.manifest.asked_as(result.backbone, result.dataset)
+        return result.open_store.manifest.asked_as(result.backbone, result.dataset, result.group)
     from iceprobe.store.format import read_manifest
 
     manifests = [read_manifest(place) for place in places_of(result, trust=trust)]
@@ -56,7 +56,7 @@ def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
         from iceprobe.store.joined_manifest import joined_manifest
 
         manifest = joined_manifest(manifests, result.store.depth)
-    return manifest.asked_as(result.backbone, result.dataset)
+    return manifest.asked_as(result.backbone, result.dataset, result.group)
 
 
 def places_of(result: FittedResult, *, trust: bool = False) -> "list[Path | RemotePath]":

@@ -284,26 +284,28 @@ class Manifest(_Record):
         text = json.dumps(ingredients, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def asked_as(self, backbone: str, dataset: str) -> Self:
+    def asked_as(self, backbone: str, dataset: str, group: str | None = None) -> Self:
         """The same store under the specs of a run, which may name another path to the same weights.
 
         A store serves every request for the same content, but a run is reported and rebuilt by its
-        own specs. The identity doesn't change.
+        own specs, and by its own column of groups. The identity doesn't change.
         """
-        return self._with({"spec": backbone}, {"spec": dataset})
+        records = {
+            "backbone": self.backbone.model_copy(update={"spec": backbone}),
+            "dataset": self.dataset.model_copy(update={"spec": dataset, "group": group}),
+        }
+        return self.model_copy(update=records)
 
     def asked_by(self, wanted: Self) -> Self:
-        """The same store under the names and specs of ``wanted``, a request for the same content."""
-        backbone, dataset = wanted.backbone, wanted.dataset
-        return self._with(
-            {name: getattr(backbone, name) for name in ("spec", "name", "paradigm", "assumed")},
-            {name: getattr(dataset, name) for name in ("spec", "name", "headline", "assumed")},
-        )
+        """The same store under the names and specs of ``wanted``, a request for the same content.
 
-    def _with(self, backbone: dict[str, Any], dataset: dict[str, Any]) -> Self:
+        What columns are (groups, folds, slices) and the units are the request's as well.
+        """
+        named = ("spec", "name", "paradigm", "assumed")
+        backbone = {name: getattr(wanted.backbone, name) for name in named}
         records = {
             "backbone": self.backbone.model_copy(update=backbone),
-            "dataset": self.dataset.model_copy(update=dataset),
+            "dataset": wanted.dataset,
         }
         return self.model_copy(update=records)
 

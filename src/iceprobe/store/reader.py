@@ -38,6 +38,7 @@ from iceprobe.store.recorded import recorded_dataset
 from iceprobe.store.shards import Shard, corrupt
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.stratified import alone
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import HasTokenShape, JoinedShape, TokenShape
 
@@ -156,9 +157,9 @@ class Store(HasTokenShape):
             store.verify()
         return store
 
-    def asked_as(self, backbone: str, dataset: str) -> "Store":
-        """A view of this store under the specs of a run (`Manifest.asked_as`)."""
-        return self._view(manifest=self.manifest.asked_as(backbone, dataset))
+    def asked_as(self, backbone: str, dataset: str, group: str | None = None) -> "Store":
+        """A view of this store under the specs and groups of a run (`Manifest.asked_as`)."""
+        return self._view(manifest=self.manifest.asked_as(backbone, dataset, group))
 
     def __getitem__(self, split: str) -> "StoredSplit":
         if split == FOLDS and TRAIN in self._splits and FOLDS not in self._splits:
@@ -353,14 +354,6 @@ def metric_of(store: Store, task: Task, name: str | None = None) -> str:
             raise IceprobeError(unknown(f"metric of {task.name}", name, task.metrics))
         return name
     return usual if usual in task.metrics else task.primary
-
-
-def alone(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Codes of groups ``(n,)``, in which each example without one (−1) gets its own."""
-    without = codes < 0
-    found = codes.copy()
-    found[without] = codes.max(initial=-1) + 1 + np.arange(without.sum())
-    return found
 
 
 def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:

@@ -72,9 +72,39 @@ def dealt(units: Units, shares: NDArray[np.float64], seed: int | tuple[int, ...]
     return part
 
 
-def held_out_part(units: Units, fraction: float, seed: int) -> Rows:
-    """Examples held out, sorted: of a tag with m examples about ``round(fraction · m)``, at least one where
-    two units or more have it; a tag that one unit alone has stays in training."""
+def heldout_split(
+    strata: NDArray, seed: int, fraction: float = 0.1, groups: NDArray[np.int64] | None = None
+) -> tuple[Rows, Rows]:
+    """Rows to train on and rows held out, both sorted; stratified and seeded.
+
+    Of a class with m examples ``round(fraction · m)`` are held out, at least one if the class has two or
+    more, and not all; a class with one example stays in training, so that no held-out class is unseen.
+    (scikit-learn's stratified splitters refuse such classes.) Tags, and whole groups, are dealt by iterative
+    stratification.
+
+    Args:
+        strata: codes ``(n,)``, or tags ``(n, K)`` bool.
+        seed: of the draw.
+        fraction: of the examples, in (0, 1).
+        groups: ``(n,)``; examples of one group stay together.
+    """
+    if groups is not None or strata.ndim == 2:
+        out = _held_out_units(Units.made(strata, groups), fraction, seed)
+    else:
+        rng = np.random.default_rng(seed)
+        held = [np.empty(0, np.int64)]
+        for stratum in np.unique(strata):
+            rows = rng.permutation(np.flatnonzero(strata == stratum))
+            held.append(rows[: min(max(1, round(fraction * len(rows))), len(rows) - 1)])
+        out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(strata)), out), out
+
+
+def _held_out_units(units: Units, fraction: float, seed: int) -> Rows:
+    """Examples held out in whole units, sorted: of a tag with m examples about ``round(fraction · m)``.
+
+    Where two units or more have a tag it is held out at least once, if training then still has every tag.
+    """
     movable = ~units.alone
     counts = np.concatenate([units.having.sum(0), [units.sizes.sum()]])
     several = np.append((units.having[movable] > 0).sum(0) > 0, True)
@@ -83,7 +113,15 @@ def held_out_part(units: Units, fraction: float, seed: int) -> Rows:
     part[movable] = dealt(
         _only(units, movable), np.stack([counts - wanted, wanted]), (seed, len(counts))
     )
-    return _seen(units, part, 1)
+    held = _without_last(units, part == 1)
+    for tag in np.flatnonzero(several[:-1]):
+        if units.having[held, tag].any():
+            continue
+        spare = (units.having[~held] > 0).sum(0) > 1  # tags that training has in several units
+        able = ~held & (units.having[:, tag] > 0) & (spare | (units.having == 0)).all(1)
+        if able.any():
+            held[np.where(able, units.sizes, np.iinfo(np.int64).max).argmin()] = True
+    return np.flatnonzero(held[units.of])
 
 
 def fold_parts(units: Units, folds: int, seed: int | tuple[int, ...]) -> list[Rows]:
@@ -92,18 +130,26 @@ def fold_parts(units: Units, folds: int, seed: int | tuple[int, ...]) -> list[Ro
     counts = np.concatenate([units.having[movable].sum(0), [units.sizes[movable].sum()]])
     part = np.full(len(units.sizes), -1, np.int64)
     part[movable] = dealt(_only(units, movable), np.tile(counts / folds, (folds, 1)), seed)
-    return [_seen(units, part, fold) for fold in range(folds)]
+    return [np.flatnonzero(_without_last(units, part == fold)[units.of]) for fold in range(folds)]
+
+
+def alone(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Codes of groups ``(n,)``, in which each example without one (−1) gets its own."""
+    without = codes < 0
+    found = codes.copy()
+    found[without] = codes.max(initial=-1) + 1 + np.arange(without.sum())
+    return found
 
 
 def _only(units: Units, kept: NDArray[np.bool_]) -> Units:
     return Units(units.of, units.having[kept], units.sizes[kept])
 
 
-def _seen(units: Units, part: Rows, held: int) -> Rows:
-    """Examples of the part ``held``, without units that leave a tag unseen by the others."""
-    out = part == held
-    for tag in np.flatnonzero((units.having[~out] > 0).sum(0) == 0):
-        with_tag = np.flatnonzero(out & (units.having[:, tag] > 0))
+def _without_last(units: Units, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The units held out ``(U,)``, less those that leave a tag unseen by the others."""
+    held = held.copy()
+    for tag in np.flatnonzero((units.having[~held] > 0).sum(0) == 0):
+        with_tag = np.flatnonzero(held & (units.having[:, tag] > 0))
         if len(with_tag):
-            out[with_tag[units.sizes[with_tag].argmin()]] = False
-    return np.flatnonzero(out[units.of])
+            held[with_tag[units.sizes[with_tag].argmin()]] = False
+    return held
