@@ -47,7 +47,7 @@ def dataset(task: str) -> Dataset:
         }[task]
         if task != "classification":
             targets[::5, 1] = np.nan
-        columns = {"patient": Column(np.arange(n) // 3, [str(i) for i in range(n // 3 + 1)])}
+        columns = {"patient": Column(np.arange(n) // 3, [str(i) for i in range(100)])}
         names = [f"{name}/{i}" for i in range(n)]
         clipped = np.clip(images, 0, 255).astype(np.uint8)
         return ArraySplit(name, clipped, targets, names, task=task, columns=columns)

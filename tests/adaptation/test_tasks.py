@@ -38,7 +38,7 @@ def dataset(task: str, **more) -> Dataset:
         targets[::7, 1] = np.nan
         n = len(targets)
         columns = {
-            "patient": Column(np.arange(n) // 4, [f"p{i}" for i in range(n // 4 + 1)]),
+            "patient": Column(np.arange(n) // 4, [f"p{i}" for i in range(100)]),
             "site": Column(np.arange(n) % 2, ["here", "there"]),
         }
         return ArraySplit(name, whole.images, targets, whole.names, task=task, columns=columns)

@@ -59,6 +59,10 @@ def read(values, test=None, **asked):
         ([[0.5, 2], [1, 3]], {}, "regression", ["t[0]", "t[1]"], [[0.5, 2], [1, 3]]),
         (["0.5;2", "1;3"], {"separator": ";", "task": "regression"}, "regression", ["t[0]", "t[1]"],
          [[0.5, 2], [1, 3]]),
+        (["0.5;2", "?", ""], {"separator": ";", "task": "regression"}, "regression",
+         ["t[0]", "t[1]"], [[0.5, 2], [NAN, NAN], [NAN, NAN]]),
+        (["0.5", "2"], {"separator": ";", "task": "regression"}, "regression", ["t"], [[0.5], [2]]),
+        ([0.5, 2.0], {"separator": ";", "task": "regression"}, "regression", ["t"], [[0.5], [2]]),
         ([0, 1], {"task": "multilabel"}, "multilabel", ["t"], [[0], [1]]),
         ({"x": ["0", "1", ""], "y": ["1.0", "?", "true"]}, {}, "multilabel", ["x", "y"],
          [[0, 1], [1, 255], [255, 1]]),
@@ -97,7 +101,7 @@ def test_the_task_follows_from_the_values(values, asked, task, names, labels):
         (["['a', 'b']", "['a']"], {"separator": ","}, "is a list written out"),
         ([["a"], "b"], {}, "row 1 of train: 'b' of target 't' is no list of tags: pass separator="),
         (["a;?", "b"], {"separator": ";"}, r"row 0 of train: 'a;\?' .* write \? alone"),
-        (["", ";"], {"separator": ";"}, None),
+        (["", ";"], {"separator": ";"}, "target 't' holds no tag in any row: name another column"),
         ([[3, 5], [5, 7]], {}, "2 whole numbers in every row, .* task=multilabel or task=regression"),
         ([[0.5, 1], [0.5]], {}, r"row 1 of train: \[0.5\] .* another length than the first row's"),
         ([["a"]], {"task": "classification"}, "holds lists, and task=classification wants one class"),
@@ -148,13 +152,28 @@ def test_groups_folds_and_slices():
     assert {k: (c.codes.tolist(), c.values) for k, c in found.items()} == {
         "p": ([1, 0, -1], ["a", "b"]), "f": ([1, 0, 0], ["2", "10"]), "site": ([0, -1, -1], ["x"])
     }  # fmt: skip
-    assert lines == ["1 of 3 rows have no 'p': each is a group of its own"]
+    assert lines == ["1 of 3 examples have no 'p': each is a group of its own"]
     with pytest.raises(IceprobeError, match=r"row 1 has no fold in column 'f' \(1 such rows\)"):
         further({"f": [1, None]}, fold="f")
     with pytest.raises(IceprobeError, match="column 'f' has one fold, '1', in every row"):
         further({"f": [1, 1]}, fold="f")
     with pytest.raises(IceprobeError, match="column 'p' is empty in every row"):
         further({"p": ["", None]}, group="p")
+
+
+def test_a_group_has_one_name_however_its_file_writes_it():
+    """A column with an empty cell is written as 2.0 by pandas, and as 2 in the other split."""
+    rows = {
+        "train": Rows({"p": ["2", "3", "NA"]}, "row {0}".format),
+        "test": Rows({"p": ["2.0", 3.0, ""]}, "row {0}".format),
+    }
+    found, lines = read_further(rows, Asked(group="p"))
+    assert found["train"]["p"].codes.tolist() == found["test"]["p"].codes.tolist() == [0, 1, -1]
+    assert lines == ["2 of 6 examples have no 'p': each is a group of its own"]
+    values = {"p": ["1.0", "1", "rc", "none", "none"]}  # names: they stay apart
+    found, lines = further(values, group="p")
+    assert found["p"].values == ["1", "1.0", "none", "rc"]
+    assert lines == ["2 of 5 examples are of p 'none', read as one group"]
 
 
 @pytest.fixture

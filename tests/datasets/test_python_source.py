@@ -9,6 +9,7 @@ import pytest
 import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset, registry
+from iceprobe.datasets.base import ArraySplit, Column, Dataset
 from iceprobe.store.reader import Store
 from iceprobe.store.recorded import recorded_dataset
 from tests.store.conftest import make_backbone
@@ -63,6 +64,20 @@ def test_a_function_gives_a_data_set(code):
         f"python:{code}:birds", trust=True, count=6, upper=True, shift=3, name="my birds"
     )
     assert same.spec == data.spec
+
+
+def test_a_column_means_the_same_in_every_split():
+    def split(name, values):
+        images, codes = np.zeros((2, 4, 4), np.uint8), np.arange(2)
+        columns = {"who": Column(codes, values)}
+        return ArraySplit(name, images, codes, [f"{name}0", f"{name}1"], columns=columns)
+
+    splits = {"train": split("train", ["ann", "bob"]), "test": split("test", ["bob", "eve"])}
+    with pytest.raises(
+        IceprobeError, match=r"column 'who' of 'mine' has other values in each split"
+    ):
+        Dataset("mine", "mine", ["a", "b"], splits, group="who")
+    Dataset("mine", "mine", ["a", "b"], splits)  # not asked for
 
 
 def test_a_function_gives_two_map_style_data_sets(code):

@@ -162,6 +162,26 @@ def test_a_test_split_is_drawn_stratified_and_no_group_is_cut(folder):
                      test_fraction=0.2, group="who")  # fmt: skip
 
 
+@pytest.mark.parametrize("group", [None, "who"])
+def test_a_drawn_test_split_has_its_share_of_every_tag(folder, group):
+    for n in range(8, 120):
+        Image.new("RGB", (6, 4), (n, 0, 7)).save(folder / "images" / f"{n}.png")
+    rng = np.random.default_rng(0)
+    rows = [
+        {"image": f"{n}.png", "who": n // 3,
+         "tags": [tag for tag, rate in (("a", 0.6), ("b", 0.3), ("c", 0.1)) if rng.random() < rate]}
+        for n in range(120)
+    ]  # fmt: skip
+    spec = f"{csv(folder, rows)}&target=tags&separator=;&test_fraction=0.2"
+    data = load_dataset(spec, **({} if group is None else {"group": group}))
+    train, test = data.splits["train"], data.splits["test"]
+    assert sorted(train.names + test.names) == sorted(f"{n}.png" for n in range(120))
+    wanted = 0.2 * (train.labels.sum(0, dtype=int) + test.labels.sum(0, dtype=int))
+    assert (np.abs(test.labels.sum(0) - wanted) <= (1 if group is None else 3)).all()
+    if group:
+        assert not np.intersect1d(train.columns["who"].codes, test.columns["who"].codes).size
+
+
 def test_boxes_and_masks(folder):
     (folder / "masks").mkdir()
     Image.fromarray(np.eye(4, 6, dtype=np.uint8) * 3).save(folder / "masks" / "m.png")
@@ -259,6 +279,16 @@ def test_paths_absolute_without_suffix_and_beside_the_table(folder):
         load_dataset(f"{spec}&images={folder}/images")
     stems = load_dataset(f"{spec}&images={folder}/images&suffix=.png")
     assert numbers(stems.splits["test"]) == [6, 7]
+
+
+def test_one_image_of_train_and_test_is_seen_however_its_path_is_written(folder, monkeypatch):
+    written = ["0.png", "1.png", f"{folder}/images/../images/0.png"]
+    rows = [ROWS[k] | {"image": path} for k, path in zip((0, 1, 6), written, strict=True)]
+    csv(folder, rows)
+    monkeypatch.chdir(folder)
+    for images in ("images", f"{folder}/images"):
+        with pytest.raises(IceprobeError, match=r"image '0\.png' is in test and in train"):
+            load_dataset(f"table:labels.csv?images={images}&target=label&split=split")
 
 
 def test_fingerprints_follow_targets_names_and_files(folder):

@@ -1,7 +1,6 @@
 """Test sets alone: ImageNet's robustness sets, ObjectNet, and folders that are wholly a test split."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +132,6 @@ def test_two_classes_of_a_set_are_no_output_of_a_run_together():
 
 
 def test_the_store_keeps_what_stands_for_a_class(tmp_path):
-    shutil.rmtree(tmp_path / "o", ignore_errors=True)
     dataset = load_dataset("objectnet", root=made("objectnet", tmp_path / "o"))
     store = iceprobe.extract(BACKBONE, dataset, tmp_path / "features", progress=False)
     assert iceprobe.Store.open(store.path).manifest.dataset.maps == dataset.maps

@@ -227,7 +227,7 @@ def test_the_task_follows_from_y(y, task, classes):
     store = iceprobe.from_tokens({"train": (VECTORS, y), "test": (VECTORS, y)})
     assert (store.task, store.classes) == (task, classes)
     targets = store["train"].targets
-    assert targets.shape == (12,) if task == "classification" else (12, len(classes))
+    assert targets.shape == ((12,) if task == "classification" else (12, len(classes)))
     if task == "multilabel":
         given = np.asarray(y, float)
         assert np.array_equal(targets, np.where(np.isnan(given), 255, given))
@@ -235,6 +235,40 @@ def test_the_task_follows_from_y(y, task, classes):
         assert np.array_equal(targets, np.asarray(y).reshape(12, -1), equal_nan=True)
     if task == "classification":
         assert [classes[i] for i in targets] == [str(one) for one in np.asarray(y).tolist()]
+
+
+def test_what_a_masked_array_hides_is_not_known():
+    tags = np.ma.masked_array(MATRIX, np.eye(12, 3) > 0)
+    numbers = np.ma.masked_array(FRACTIONS, np.arange(12) == 4)
+    for y, unknown in ((tags, 255), (numbers, np.nan)):
+        targets = iceprobe.from_tokens({"train": (VECTORS, y)})["train"].targets
+        expected = y.astype(float).filled(unknown).reshape(12, -1)
+        assert np.array_equal(targets, expected, equal_nan=True)
+    classes = np.ma.masked_array(np.arange(12) % 2, np.arange(12) == 7)
+    with pytest.raises(IceprobeError, match="y of 'train' is masked at row 7: every example needs"):
+        iceprobe.from_tokens({"train": (VECTORS, classes)})
+
+
+def test_groups_without_a_name_are_their_own_and_said():
+    store = iceprobe.from_tokens(
+        {"train": (VECTORS, FRACTIONS), "test": (VECTORS, FRACTIONS)},
+        groups={
+            "train": [1.0, 2.0] * 6,
+            "test": ["2", "", "?", None, float("nan"), "3"] + ["1"] * 6,
+        },
+    )
+    assert store.groups("train").tolist() == [0, 1] * 6
+    assert store.groups("test").tolist() == [1, 3, 4, 5, 6, 2] + [0] * 6
+    assert (
+        "4 of 24 examples have no 'group': each is a group of its own"
+        in store.manifest.dataset.assumed
+    )
+
+
+def test_a_split_is_not_called_as_out_of_fold_records_are():
+    splits = dict.fromkeys(("train", "folds"), (VECTORS, FRACTIONS))
+    with pytest.raises(IceprobeError, match=r"split 'folds' of tokens:.* give it another name"):
+        iceprobe.from_tokens(splits)
 
 
 def test_options_of_examples_are_in_the_store():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
-from iceprobe.datasets.labels import check_count, labels_outside
+from iceprobe.datasets.labels import by_number, check_count, labels_outside
 from iceprobe.datasets.pixels import Reading
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.targets import known, some
@@ -42,9 +42,9 @@ class Column:
 
         Values are in the order of numbers, if all are whole numbers, and of text otherwise.
         """
-        found = {value for given in splits.values() for value in given if value is not None}
-        whole = all(value.removeprefix("-").isdecimal() and value.isascii() for value in found)
-        values = sorted(found, key=(lambda value: (int(value), value)) if whole else None)
+        values = by_number(
+            {value for given in splits.values() for value in given if value is not None}
+        )
         place = {value: code for code, value in enumerate(values)} | {None: -1}
         return {
             split: cls(np.array([place[value] for value in given], np.int64), values)
@@ -229,6 +229,12 @@ class Dataset:
             for split in self.splits.values():
                 if name not in split.columns:
                     raise IceprobeError(unknown(f"column of {self.name}", name, split.columns))
+            named = [list(split.columns[name].values) for split in self.splits.values()]
+            if any(one != named[0] for one in named):
+                raise IceprobeError(
+                    f"column {name!r} of {self.name!r} has other values in each split: a code means one "
+                    "name in all of them, make it with Column.of({split: [name, …]})"
+                )
         lines = dict.fromkeys([*self.assumed, *self._shared_groups()])  # of a copy: once
         object.__setattr__(self, "assumed", list(lines))
 

@@ -28,6 +28,7 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d[\d.]*(,\d+)+", re.ASCII)
 _LIST = re.compile(r"[\[({].*[\])}]", re.DOTALL)
+_MISSING = ("NAType", "NaTType")  # of pandas
 _FLAGS = {"true": 1.0, "false": 0.0}
 
 
@@ -64,7 +65,7 @@ def plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, Decimal):
         value = float(value)
-    if isinstance(value, float) and math.isnan(value):
+    if type(value).__name__ in _MISSING or (isinstance(value, float) and math.isnan(value)):
         return None
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -115,6 +116,24 @@ def class_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def names_of(values: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]:
+    """Values of each split as names of groups, folds or sites; ``None`` where one isn't known.
+
+    In a column of numbers ``2.0`` is ``"2"``, in every split, and ``NA`` isn't known.
+    """
+    found = {split: [plain(value) for value in given] for split, given in values.items()}
+    kinds = {kind_of(value) for given in found.values() for value in given}
+    numbers = not kinds & {"text", "comma", "list", "other"}
+
+    def name(value: Any) -> str | None:
+        kind = kind_of(value)
+        if kind in ("empty", "unknown") or (kind == "word" and numbers):
+            return None
+        return class_name(number(value) if kind == "decimal" and numbers else value)
+
+    return {split: [name(value) for value in given] for split, given in found.items()}
+
+
 def looks_like_a_list(text: str) -> bool:
     """Whether a cell's text is a list of Python or JSON, written out."""
     return _LIST.fullmatch(text) is not None
@@ -145,11 +164,16 @@ class Target:
         return Target(name, rows)
 
     def separated(self, separator: str) -> "Target":
-        """The column with each text as the list of its parts."""
-        values = {
-            split: [v.split(separator) if isinstance(v, str) and v else v for v in given]
-            for split, given in self.values.items()
-        }
+        """The column with each text as the list of its parts, if any text has several."""
+        if not any(isinstance(value, str) and separator in value for value in self):
+            return self
+
+        def parts(value: Any) -> Any:
+            if kind_of(value) in ("empty", "unknown"):
+                return None
+            return value.split(separator) if isinstance(value, str) else value
+
+        values = {split: list(map(parts, given)) for split, given in self.values.items()}
         return Target(
             self.name,
             {s: Rows({self.name: given}, self._rows[s].place) for s, given in values.items()},

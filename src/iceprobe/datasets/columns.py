@@ -5,7 +5,6 @@ The task follows from the values (`inference.py`), and is said with the reason; 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets import readings
 from iceprobe.datasets.base import Column
-from iceprobe.datasets.cells import Rows, Target, class_name, kind_of, plain
+from iceprobe.datasets.cells import Rows, Target, kind_of, names_of
 from iceprobe.datasets.inference import is_multi_hot, task_of
 from iceprobe.datasets.readings import Read
 from iceprobe.tasks.registry import get_task
@@ -40,7 +39,7 @@ class Asked:
 
     @property
     def further(self) -> list[str]:
-        """The columns of groups, folds and slices; of several slices the whole text."""
+        """The columns of groups and folds."""
         return [name for name in (self.group, self.fold) if name]
 
 
@@ -133,9 +132,7 @@ def read_further(
     found: dict[str, dict[str, Column]] = {split: {} for split in rows}
     assumed = []
     for name in dict.fromkeys([*asked.further, *slices]):
-        values = {
-            split: [_text(value) for value in one.values[name]] for split, one in rows.items()
-        }
+        values = names_of({split: one.values[name] for split, one in rows.items()})
         if all(value is None for given in values.values() for value in given):
             raise IceprobeError(f"column {name!r} is empty in every row: name another")
         missing = [(s, i) for s, given in values.items() for i, v in enumerate(given) if v is None]
@@ -144,11 +141,8 @@ def read_further(
             raise IceprobeError(
                 f"{place} has no fold in column {name!r} ({len(missing):,} such rows): fill it in"
             )
-        if missing and name == asked.group:
-            total = sum(map(len, values.values()))
-            assumed.append(
-                f"{len(missing):,} of {total:,} rows have no {name!r}: each is a group of its own"
-            )
+        if name == asked.group:
+            assumed += without_group(name, values)
         for split, column in Column.of(values).items():
             found[split][name] = column
         different = {value for given in values.values() for value in given}
@@ -160,21 +154,33 @@ def read_further(
     return found, assumed
 
 
-def _text(value: Any) -> str | None:
-    found = plain(value)
-    return None if kind_of(found) in ("empty", "unknown") else class_name(found)
+def without_group(name: str, values: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """Lines on examples without a group, and on groups whose names may say that there is none."""
+    every = [value for given in values.values() for value in given]
+    lines = [
+        f"{every.count(word):,} of {len(every):,} examples are of {name} {word!r}, read as one group"
+        for word in sorted({v for v in every if v is not None and kind_of(v) == "word"})
+    ]
+    if missing := every.count(None):
+        lines.append(
+            f"{missing:,} of {len(every):,} examples have no {name!r}: each is a group of its own"
+        )
+    return lines
 
 
 def _taken_apart(columns: list[Target], asked: Asked, task: str) -> list[Target]:
     """Lists of numbers as a column for each place in them."""
     (column, *more) = columns
-    if more or not (column.kinds["list"] or asked.separator is not None):
+    if more:
         return columns
     if task == "regression" and asked.separator is not None:
         column = column.separated(asked.separator)
-    if task == "regression" or (column.kinds["list"] and is_multi_hot(column)):
-        return readings.vectors(column)
-    return columns
+    lists = column.kinds["list"] > 0
+    return (
+        readings.vectors(column)
+        if lists and (task == "regression" or is_multi_hot(column))
+        else [column]
+    )
 
 
 def _read(

@@ -98,6 +98,8 @@ def _array(values: Any, split: str) -> NDArray[Any]:
     """Text, bools, whole numbers or floats; anything else is refused."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        values = _unmasked(values, split)
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -113,6 +115,17 @@ def _array(values: Any, split: str) -> NDArray[Any]:
             f"y of {split!r} has the shape {array.shape} and type {array.dtype}: give {WANTED}"
         )
     return array
+
+
+def _unmasked(values: np.ma.MaskedArray, split: str) -> NDArray[np.float64]:
+    """A masked array of tags or numbers with NaN where it is masked."""
+    if values.dtype.kind not in "biuf" or (values.ndim == 1 and values.dtype.kind != "f"):
+        row = np.argwhere(np.ma.getmaskarray(values))[0][0]
+        raise IceprobeError(
+            f"y of {split!r} is masked at row {row}: every example needs its class, leave out those "
+            "without"
+        )
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def _unpacked(array: NDArray[Any], split: str) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from iceprobe.datasets.files import decode, one_line, state
 from iceprobe.datasets.hub_columns import raw_rows, tag_names
 from iceprobe.datasets.hub_labels import Source, check_labels, read_classes
 from iceprobe.datasets.pixels import Reading
+from iceprobe.datasets.table_files import are_files
 from iceprobe.datasets.walking import images_below
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def load_huggingface(
         else several(asked.target, "target", first.column_names, name)
     )
     slices = several(asked.slice, "slice", first.column_names, name) if asked.slice else []
-    further = [column for column in (asked.group, asked.fold, *slices) if column]
+    further = [*asked.further, *slices]
     option = "label" if asked.target is None else "target"
     for table in chosen.values():
         _check_columns(name, table, {"image": [image], option: targets, "group": further})
@@ -216,10 +217,16 @@ def _is_plain(table: Any, targets: Sequence[str], asked: Asked) -> bool:
         return asked.separator is None and asked.task is None and asked.unit is None
     feature = table.features[targets[0]]
     named = len(targets) == 1 and isinstance(feature, datasets.ClassLabel)
-    if named and (asked.task not in (None, "classification") or asked.separator is not None):
+    of_others = {
+        "task": asked.task not in (None, "classification"),
+        "separator": asked.separator is not None,
+        "unit": asked.unit is not None,
+    }
+    if named and any(of_others.values()):
+        given = ", ".join(f"{option}=" for option, there in of_others.items() if there)
         raise IceprobeError(
-            f"column {targets[0]!r} holds one of {feature.num_classes} named classes: drop task= and "
-            "separator=, or name another column"
+            f"column {targets[0]!r} holds one of {feature.num_classes} named classes: drop {given} or "
+            "name another column"
         )
     return named
 
@@ -270,18 +277,9 @@ def _check_columns(name: str, table: Any, wanted: dict[str, list[str]]) -> None:
 def _check_images(name: str, table: Any, image: str) -> None:
     import datasets
 
-    if not (isinstance(table.features[image], datasets.Image) or _holds_bytes(table, image)):
+    feature = table.features[image]
+    if not (
+        isinstance(feature, datasets.Image)
+        or are_files(table.features.arrow_schema.field(image).type)
+    ):
         raise IceprobeError(f"column {image!r} of {name} holds no images: pass image=COLUMN")
-
-
-def _holds_bytes(table: Any, column: str) -> bool:
-    """Whether a column not declared as images holds bytes, or bytes and path: parquet of other tools."""
-    import pyarrow as pa
-
-    kind = table.features.arrow_schema.field(column).type
-    if pa.types.is_struct(kind):
-        fields = {field.name: field.type for field in kind}
-        if set(fields) != {"bytes", "path"}:
-            return False
-        kind = fields["bytes"]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

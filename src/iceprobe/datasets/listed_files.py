@@ -52,21 +52,23 @@ def file_names(
 
 def _below(path: str, root: AnyPath, place: str, what: str) -> str:
     """A path relative to ``root``, or absolute on this machine."""
-    start = f"{str(root).rstrip('/')}/"
-    if path.startswith(start) and (isinstance(root, RemotePath) or os.path.isabs(path)):
-        path = path[len(start) :]
+    local = not isinstance(root, RemotePath)
+    if local and os.path.isabs(path):
+        path = os.path.normpath(path)
+    whole = str(root) if isinstance(root, RemotePath) else os.path.abspath(root)
+    path = path.removeprefix(f"{whole.rstrip('/')}/")
     if ":/" in path and is_remote(path):
         raise IceprobeError(
             f"{place}: {what} {shown(path)} is a URL: write paths below one place, and pass {what}s=URL "
             "for it"
         )
     if os.path.isabs(path):
-        if isinstance(root, RemotePath):
-            raise IceprobeError(
-                f"{place}: {what} {shown(path)} is a path of a machine, and the {what}s are at {root}: "
-                "write paths below that"
-            )
-        return os.path.normpath(path)
+        if local:
+            return path
+        raise IceprobeError(
+            f"{place}: {what} {shown(path)} is a path of a machine, and the {what}s are at {root}: "
+            "write paths below that"
+        )
     path = os.path.normpath(path)
     if path.split(os.sep)[0] == os.pardir:
         raise IceprobeError(

@@ -140,7 +140,7 @@ def _the_one(alike: list[str], table: TableFile, option: str, what: str) -> str:
 def _holds_images(table: TableFile, column: str) -> bool:
     if holds_bytes(table, column):
         return True
-    first = next(iter(table.read([column]).values[column]), None)
+    first = table.first(column)
     return isinstance(first, str) and is_image(first.rsplit("/", 1)[-1])
 
 

@@ -53,6 +53,10 @@ class TableFile(ABC):
     def read(self, names: Sequence[str]) -> Rows:
         """The cells of these columns, and where each row is."""
 
+    def first(self, name: str) -> Any:
+        """The first cell of a column."""
+        return self.read([name]).values[name][0]
+
 
 def open_table(name: str | Path | RemotePath, delimiter: str | None = None) -> TableFile:
     """The table in a file, by its ending; ``delimiter`` is of text alone.
@@ -225,14 +229,22 @@ class ParquetTable(TableFile):
         return Rows(values, partial(_at_from_0, self.place.name))
 
     def holds_bytes(self, name: str) -> bool:
-        """Whether a column holds files: bytes, or bytes and path."""
-        import pyarrow as pa
+        """Whether a column holds files in place of paths."""
+        return are_files(self.file.schema_arrow.field(name).type)
 
-        kind = self.file.schema_arrow.field(name).type
-        if pa.types.is_struct(kind):
-            fields = {field.name: field.type for field in kind}
-            kind = fields.get("bytes", pa.null())
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    def first(self, name: str) -> Any:
+        batch = next(self.file.iter_batches(1, columns=[name]))
+        return batch.column(0)[0].as_py()
+
+
+def are_files(kind: Any) -> bool:
+    """Whether Arrow values of this type hold files: bytes, or bytes and path as other tools write them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        kind = fields.get("bytes") if set(fields) == {"bytes", "path"} else pa.null()
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def open_parquet(place: Path | RemotePath) -> Any:

@@ -23,6 +23,8 @@ from iceprobe.core.specs import Spec, parse_spec, unknown
 from iceprobe.core.text import shown
 from iceprobe.core.trust import plain_name
 from iceprobe.datasets.base import TRAIN, Column, Dataset, Split
+from iceprobe.datasets.cells import names_of
+from iceprobe.datasets.columns import without_group
 from iceprobe.datasets.given_targets import GivenTargets, read_targets
 from iceprobe.settings import GivenTokens
 from iceprobe.store.format import BackboneRecord, ExtractionSettings, ShardRecord
@@ -155,8 +157,8 @@ def _dataset(
     task = get_task(targets.task)
     if call.metric is not None and call.metric not in task.metrics:
         raise IceprobeError(unknown(f"metric of {task.name}", call.metric, task.metrics))
-    columns, slices = _columns({split: len(one) for split, one in names.items()}, call)
-    assumed = list(targets.assumed)
+    columns, slices, lines = _columns({split: len(one) for split, one in names.items()}, call)
+    assumed = [*targets.assumed, *lines]
     if call.prefix is not None and "has_class" not in call.model_fields_set:
         assumed.append(
             "the first prefix token is read as the class token (has_class=False: as none)"
@@ -297,35 +299,23 @@ def _names(counts: Mapping[str, int], names: Any) -> dict[str, list[str]]:
 
 def _columns(
     counts: Mapping[str, int], call: GivenTokens
-) -> tuple[dict[str, dict[str, Column]], list[str]]:
-    """Columns by name and split, and the names of those that are slices."""
+) -> tuple[dict[str, dict[str, Column]], list[str], list[str]]:
+    """Columns by name and split, the names of those that are slices, and assumptions."""
     own = {"group": call.groups, "fold": call.folds}
-    found = {
-        name: Column.of(_texts(f"{name}s", values, counts))
+    named = {
+        name: names_of(_per_example(f"{name}s", values, counts))
         for name, values in own.items()
         if values is not None
     }
+    lines = without_group("group", named["group"]) if "group" in named else []
     slices = {} if call.slices is None else call.slices
     if not isinstance(slices, Mapping) or not all(isinstance(v, Mapping) for v in slices.values()):
         raise IceprobeError('slices= has no names of columns: give {"site": {"train": […], …}}')
     for name, values in slices.items():
         if not isinstance(name, str) or name in own:
             raise IceprobeError(f"slices= names a column {shown(name)}: give it another name")
-        found[name] = Column.of(_texts(f"slices {name!r}", values, counts))
-    return found, list(slices)
-
-
-def _texts(option: str, values: Any, counts: Mapping[str, int]) -> dict[str, list[str | None]]:
-    """Values as text: 3.0 is 3, None and NaN aren't known."""
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value or type(value).__name__ in ("NAType", "NaTType"):
-            return None
-        whole = isinstance(value, float) and value.is_integer()
-        return str(int(value)) if whole else str(value)
-
-    listed = _per_example(option, values, counts)
-    return {split: [text(one) for one in own] for split, own in listed.items()}
+        named[name] = names_of(_per_example(f"slices {name!r}", values, counts))
+    return {name: Column.of(one) for name, one in named.items()}, list(slices), lines
 
 
 def _units(units: Sequence[str] | None, task: str, outputs: int) -> list[str]:

@@ -19,6 +19,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.machine.processes import world
 from iceprobe.settings import Extraction, Live
 from iceprobe.store.format import (
+    FOLDS,
     TRAIN,
     BackboneRecord,
     DatasetRecord,
@@ -187,6 +188,10 @@ def describe_as(
 def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitRecord:
     if name not in dataset.splits:
         raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
+    if name == FOLDS:
+        raise IceprobeError(
+            f"split {name!r} of {dataset.spec}: out-of-fold records are called so, give it another name"
+        )
     split = dataset.splits[name]
     if len(split) == 0:
         raise IceprobeError(f"split {name!r} of {dataset.spec} is empty: it has no images")

@@ -65,7 +65,10 @@ class Regression(Task):
     def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
         import torch
 
-        mean, deviation = np.nanmean(targets, 0), np.nanstd(targets, 0)
+        of = np.where(
+            known(targets).any(0), targets, 0.0
+        )  # a number may be in no example of a fold
+        mean, deviation = np.nanmean(of, 0), np.nanstd(of, 0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         return self.bound(scaling=(torch.from_numpy(mean), torch.from_numpy(deviation)))
 

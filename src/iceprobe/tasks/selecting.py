@@ -9,6 +9,8 @@ from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
 from iceprobe.tasks.task import Keep, Task
 
+CELLS = 2**24  # of logits drawn to try: 64 MB
+
 
 def kept_for(task: Task, metric: Metric, outputs: int, targets: NDArray[Any]) -> Keep:
     """What a record must keep for a metric that selects: its scores, or the logits as well.
@@ -22,6 +24,8 @@ def kept_for(task: Task, metric: Metric, outputs: int, targets: NDArray[Any]) ->
     Raises:
         IceprobeError: if neither suffices, or the metric is undefined for the targets.
     """
+    some = max(1000, CELLS // outputs)
+    targets = targets[:: max(1, len(targets) // some)]
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(1, len(targets), outputs, generator=generator)
     of = torch.from_numpy(targets)
