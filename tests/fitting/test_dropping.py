@@ -267,6 +267,8 @@ def test_the_worse_half_stops_where_a_paired_t_statistic_is_above_two():
     assert not clearly_beaten(np.ones((4, 50))).any()
     assert not clearly_beaten(np.array([[1.0], [0.0]])).any()  # one image tells nothing
     assert not clearly_beaten(np.zeros((1, 50))).any()
+    noise = np.array([[0.0], [1e-16]]) + np.zeros(50)  # two that are perfect, but for rounding
+    assert not clearly_beaten(1000 * (1 + noise)).any()
 
 
 def test_rungs_are_a_quarter_and_a_half():

@@ -1,5 +1,7 @@
 """Tags and numbers: losses, joint training, units, folds, groups, end to end, on planted tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from iceprobe.fitting.engine import JointTrainer, predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.neighbours.voting import Vote, voted
+from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
 from iceprobe.store import extract_in_memory
 from iceprobe.tasks import get_task
@@ -293,6 +296,69 @@ def test_folds_test_every_example_once_and_cut_no_group(task, tmp_path):
         assert result.test_images == result.train_images == 240
         np.testing.assert_array_equal(predictions.groups, np.arange(240) // 4)
     assert content_of(read_results(tmp_path / "run")) == content_of(results)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_a_live_fit_without_augmentation_equals_a_cached_one(task, tmp_path, monkeypatch):
+    trained = replace(PROTOCOLS["heldout"], solves_linear=False)
+    monkeypatch.setitem(PROTOCOLS, "heldout", trained)
+    stores = (
+        extract_in_memory(make_backbone(), dataset(task), batch_size=16, tokens="float32"),
+        iceprobe.live(make_backbone(), dataset(task), augmentation=None, batch_size=7),
+    )
+    probes = ["knn", "linear?input=mean", "ep2"]
+    cached, live = (
+        iceprobe.fit(store, probes, output=tmp_path / str(number), **QUICK)
+        for number, store in enumerate(stores)
+    )
+    for one, other in zip(cached, live, strict=True):
+        assert one.selected == other.selected
+        assert other.score.values == pytest.approx(one.score.values, abs=2e-3)
+        for ours, theirs in zip(one.probes or [], other.probes or [], strict=True):
+            for name, tensor in ours.state_dict().items():
+                found = theirs.state_dict()[name]
+                torch.testing.assert_close(found, tensor, rtol=1e-3, atol=1e-3 * tensor.abs().max())
+    assert {one.training_images for one in live[1:]} == {
+        "live, evaluation view, without augmentation"
+    }
+
+
+def test_beaten_settings_stop_and_the_rest_is_as_without(store, tmp_path):
+    slow = dict(seeds=2, epochs=8, batch_size=32, learning_rates=[1e-6, 3e-6, 1e-2, 3e-2])
+    probes = ["mean_value", "ep4"]
+    whole = iceprobe.fit(store, probes, output=tmp_path / "whole", **slow)
+    halved = iceprobe.fit(store, probes, output=tmp_path / "run", halving=True, **slow)
+    for one, other in zip(whole, halved, strict=True):
+        assert max(other.score.values) == pytest.approx(max(one.score.values), abs=0.05)
+        stopped = {early.learning_rate for early in other.early_stopping.stopped}
+        assert {1e-6, 3e-6} <= stopped
+        assert other.selected["learning_rate"] in {1e-2, 3e-2}
+
+
+def test_few_examples_are_a_fraction_of_every_stratum_or_so_many_with_each_tag(store, tmp_path):
+    probes, settings = ["knn", "linear?input=mean", "ep2"], dict(QUICK, replicates=2)
+    for result in iceprobe.fit(store, probes, fraction=0.2, output=tmp_path / "a", **settings):
+        assert (result.fraction, result.shots, result.variance) == (0.2, None, "replicates")
+        assert len(result.score.values) == 2
+        if store.task == "regression":
+            assert result.train_images == 48
+        else:  # and an example of each tag, if none was among them
+            assert 48 <= result.train_images <= 51
+    if store.task == "multilabel":  # whoever has tag a has b as well
+        with pytest.raises(
+            IceprobeError, match=r"without tag 'b': that was drawn: draw more, by --shots"
+        ):
+            iceprobe.fit(store, probes, shots=3, output=tmp_path / "b", **settings)
+        x = np.random.default_rng(0).normal(size=(300, 8))
+        pairs = {"train": (x[:200], x[:200, :3] > 0.5), "test": (x[200:], x[200:, :3] > 0.5)}
+        of = iceprobe.from_tokens(pairs)
+        (few, more) = (
+            iceprobe.fit(of, ["linear"], shots=shots, output=tmp_path / f"{shots}", **settings)[0]
+            for shots in (4, 40)
+        )
+        assert 4 <= few.train_images <= 12
+        assert 40 <= more.train_images <= 120
+        assert more.score.mean > few.score.mean
 
 
 @pytest.mark.parametrize("metric", ["auroc", "log_loss", "f1_macro"])

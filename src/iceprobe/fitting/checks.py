@@ -116,6 +116,8 @@ def check_training_images(
         remedy = f"add some, or remove them from {split!r}"
         if record.images < record.listed:
             remedy = f"the limit took {record.images} of {record.listed} training images: raise it"
+        if low_shot:
+            remedy = "that was drawn: draw more, by --shots or by --fraction"
         raise IceprobeError(f"{why}: {remedy}")
     if low_shot or not protocol.held_out:
         return

@@ -22,9 +22,10 @@ from iceprobe.results.weighted import standard_error
 
 RUNGS = (0.25, 0.5)  # of the epochs of selection
 ERRORS = 2.0
+ROUNDING = 1e-9  # of the scores: a difference this small is none
 RULE = (
     "after a quarter and a half of the epochs of selection the better half of a probe's settings "
-    "goes on (held-out accuracy then, mean over seeds); of the others those stop that lie behind "
+    "goes on (by the held-out score then, mean over seeds); of the others those stop that lie behind "
     "the best by more than 2 standard errors of the paired difference over the held-out images"
 )
 
@@ -55,6 +56,9 @@ def clearly_beaten(
     counted = np.full(images, 1 / images) if weights is None else weights
     order = np.argsort(-(scores @ counted), kind="stable")
     behind = scores[order[0]] - scores
-    stops = np.array([d @ counted > ERRORS * standard_error(d, counted, groups) for d in behind])
+    least = ROUNDING * np.abs(scores).max()
+    stops = np.array(
+        [d @ counted > ERRORS * standard_error(d, counted, groups) + least for d in behind]
+    )
     stops[order[: math.ceil(settings / 2)]] = False
     return stops
