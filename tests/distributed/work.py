@@ -6,6 +6,7 @@ As a program (``python -m tests.distributed.work WHAT FOLDER``) it is one of tor
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,17 @@ from safetensors.torch import save_file
 from iceprobe.fitting.engine import JointTrainer, predict_all
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, make_groups
+from iceprobe.fitting.stacked import Stacked
 from iceprobe.machine.processes import join, world
 from iceprobe.neighbours import knn
 from iceprobe.neighbours.search import QUERIES
 from iceprobe.store import extract
+from iceprobe.tasks import get_task
 from iceprobe.tasks.classification import Classification
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
 from tests.fitting.conftest import CLASSES, DIM, GRID, planted
+from tests.fitting.test_tasks import TARGETS
 from tests.neighbours.test_evaluate import make_store
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
@@ -75,17 +80,55 @@ def training(folder: Path) -> None:
             for group, losses in zip(groups, trainer.train_step(batch), strict=True):
                 found[f"{group.members[0].probe}/loss {epoch}.{i}"] = losses
     task = Classification()
-    for group, record in zip(groups, predict_all(groups, feed, STEP, task), strict=True):
-        probe = group.members[0].probe
-        found |= {f"{probe}/recorded {name}": t for name, t in record.items()}
-        found |= {f"{probe}/{name}": t for name, t in group.state().items()}
+    found |= _after(groups, feed, task)
     few = Feed(split, np.arange(1), inputs, device, dtype)  # a process without any
     recorded = predict_all(groups, few, STEP, task)
     found["few"] = torch.stack([record["predicted"] for record in recorded])
     torch.set_default_dtype(torch.float32)
+    _save(folder, "trained", found)
+
+
+def tasks(folder: Path) -> None:
+    """Joint training on tags and on numbers, of which half aren't known: parts of a step know different
+    numbers of them, and a process that divided by its own count would go another way."""
+    torch.set_default_dtype(torch.float64)
+    device, found = torch.device("cpu"), {}
+    shape = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
+    for name, targets_of in TARGETS.items():
+        split, task = planted(IMAGES, seed=0), get_task(name)
+        targets = targets_of(split.labels)
+        targets[np.random.default_rng(0).random(targets.shape) < 0.5] = np.nan
+        split.labels = task.targets(targets, "train")
+        weight = "balanced" if task.weighs_classes else "none"
+        learning = task.learning(split.labels, weight)
+        members = [Member(probe, 3e-3, 0.01, seed) for probe in PROBES[:4] for seed in (0, 1)]
+        groups = make_groups(members, shape, targets.shape[1], device, scaling=learning.scaling)
+        feed = Feed(split, np.arange(IMAGES), {"patches", "class", "mean"}, device, torch.float64)
+        trainer = JointTrainer(groups, "adamw", steps=10, warmup=2, task=learning)
+        for epoch in range(2):
+            for i, batch in enumerate(feed.shuffled(STEP, seed=0, epoch=epoch)):
+                for group, losses in zip(groups, trainer.train_step(batch), strict=True):
+                    found[f"{name}/{group.members[0].probe}/loss {epoch}.{i}"] = losses
+        after = _after(groups, feed, task)
+        found |= {f"{name}/{key}": tensor for key, tensor in after.items()}
+    torch.set_default_dtype(torch.float32)
+    _save(folder, "tasks", found)
+
+
+def _after(groups: Sequence[Stacked], feed: Feed, task: Task) -> dict[str, torch.Tensor]:
+    """Records and weights of members."""
+    found = {}
+    for group, record in zip(groups, predict_all(groups, feed, STEP, task), strict=True):
+        probe = group.members[0].probe
+        found |= {f"{probe}/recorded {name}": t for name, t in record.items()}
+        found |= {f"{probe}/{name}": t for name, t in group.state().items()}
+    return found
+
+
+def _save(folder: Path, name: str, found: dict[str, torch.Tensor]) -> None:
     save_file(
-        {name: t.contiguous() for name, t in found.items()},
-        folder / f"trained-{world().rank}.safetensors",
+        {key: t.contiguous() for key, t in found.items()},
+        folder / f"{name}-{world().rank}.safetensors",
     )
 
 
