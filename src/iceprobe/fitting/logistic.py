@@ -20,8 +20,7 @@ Small problems run on one thread, on which they are faster (benchmarks/linear_th
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from iceprobe.fitting.losses import SearchedLoss
 from iceprobe.fitting.solution import TOLERANCE, Solution
 from iceprobe.fitting.standardised import Rows, Standardised
 from iceprobe.machine.processes import world
+from iceprobe.machine.torch_state import threads
 
 ALONE = 2**26  # multiply-adds of a pass over the rows up to which one thread works alone
 HISTORY = 10  # steps that L-BFGS remembers
@@ -123,7 +123,7 @@ class Problem(Standardised):
         bias = first_bias.to(self.device) * bias_scale
         first = torch.cat([weight.flatten(), bias]).cpu().numpy()
         tolerance *= 1 if self.dtype == torch.float64 else 10
-        with _threads(1 if self.count * d * k <= ALONE else torch.get_num_threads()):
+        with threads(1 if self.count * d * k <= ALONE else torch.get_num_threads()):
             found = minimize(
                 value,
                 first,
@@ -161,17 +161,6 @@ class Problem(Standardised):
             found[decay] = self.solve(decay, None if start is None else known[start], tolerance)
             known[decay] = found[decay]
         return found
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Sets the number of torch's threads, and restores it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def memory_bytes(count: int, dim: int, outputs: int, copies: int = 4) -> int:

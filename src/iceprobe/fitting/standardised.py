@@ -14,9 +14,11 @@ from torch import Tensor
 
 from iceprobe.fitting.losses import Loss
 from iceprobe.machine.processes import world
+from iceprobe.machine.torch_state import threads
 
 DOUBLE = 2**25  # numbers up to which features are kept and multiplied in float64
 HELD = 2**28  # numbers up to which they are kept, in float32; beyond it they are read every time
+SMALL = 1024  # features up to which one thread decomposes their correlation
 CHUNK = 2**21  # logits and features of a chunk, in numbers
 
 #: Gives the rows once: features ``(m, D)`` and targets ``(m, …)``; this process's part where shared.
@@ -86,7 +88,8 @@ class Standardised:
 
     def _decomposed(self, symmetric: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues, not below 0, and eigenvectors, the same in all processes."""
-        values, vectors = torch.linalg.eigh(symmetric)
+        with threads(1 if len(symmetric) <= SMALL else torch.get_num_threads()):
+            values, vectors = torch.linalg.eigh(symmetric)
         self._align(values, vectors)
         return values.clamp_min(0), vectors
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,22 @@ def own_state() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         stack.callback(torch.set_default_dtype, dtype)
         yield
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads for torch, and for the BLAS of scipy and numpy.
+
+    One is faster for small problems: a call ends when its last thread does, which on a machine with other work
+    waits for a core.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_own_state(function: F) -> F:
