@@ -13,7 +13,8 @@ isn't the value, nor is their spread the same at the truth as at the value. So t
 
 with q of the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"),
 z₀ = Φ⁻¹(share of draws below the value) and the acceleration a = Σ Z³/(6 (Σ Z²)^{3/2}), Z the influence of a
-unit (BCa: Efron 1987, "Better bootstrap confidence intervals").
+unit (BCa: Efron 1987, "Better bootstrap confidence intervals"). Where most draws lie on one side of the value
+(the mAP of many rare tags, ECE) these levels may leave it out; the interval goes as far as the value then.
 """
 
 import math
@@ -91,7 +92,7 @@ def bootstrap_ends(
         return float(ndtr(z + off / left)) if left > 0 else float(off > 0)
 
     low, high = np.quantile(draws, [level(z - q), level(z + q)])
-    return float(low), float(high)
+    return min(float(low), value), max(float(high), value)
 
 
 def _steps(rows: int, n: int) -> list[int]:

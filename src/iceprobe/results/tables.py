@@ -304,6 +304,8 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
             notes.append(f"{result.label}: {'; '.join(result.warnings)}.")
         if lost := lost_note(result):
             notes.append(f"† {result.label}: {lost}.")
+    doubts = [(one.metric.title, one.score.caveat) for one in results if one.score.caveat]
+    notes += [f"{title}: {caveat}." for title, caveat in dict.fromkeys(doubts)]
     notes += filter(None, [few_rows(results)])
     return ["", *notes] if notes else []
 

@@ -127,8 +127,8 @@ def far_below(
     ours, theirs = (f"{figure(one.mean, metric)}{metric.unit}" for one in (reported, held))
     return [
         f"it reads {ours} on {split} and {theirs} on the {held.images:,} images held out of train, "
-        f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: do the two "
-        "hold the same kind of images?"
+        f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: the two "
+        "may hold different kinds of images"
     ]
 
 
