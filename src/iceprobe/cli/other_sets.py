@@ -39,14 +39,15 @@ def named(config: FitRun) -> dict[str, str]:
 
 def check_tests(config: FitRun, classes: Sequence[str], task: str) -> None:
     """Refuse data sets that a run with these ``classes`` can't be read on, before it is fitted."""
-    from iceprobe.fitting.other_sets import check_matches, is_store
+    from iceprobe.fitting.other_fit import Predicts
+    from iceprobe.fitting.other_sets import is_store
     from iceprobe.store import Store
 
     for spec in named(config).values():
         if is_store(spec):
             Store.open(spec)["test"]  # that it is there and whole
         else:
-            check_matches(iceprobe.load_dataset(spec), "test", task, classes)
+            Predicts(task, classes, [], "").check_dataset(iceprobe.load_dataset(spec), "test")
 
 
 def read_other_sets(
