@@ -349,7 +349,7 @@ def test_another_set_is_in_the_groups_that_the_call_named(tmp_path) -> None:
     bare = Dataset("b", "b", CLASSES, {"test": split_of("test", "classification", 28, 3)})
     (none,) = iceprobe.test(results, bare, name="none", progress=False)
     assert none.predictions().groups is None
-    assert f"{said}b hasn't got it: each of its examples counts as independent" in none.assumed
+    assert f"{said}b is read without it: each of its examples counts as independent" in none.assumed
     assert none.top1.interval == pytest.approx(accuracy_interval(right[None]))
     assert not any(said in line for line in found.assumed)
 

@@ -8,6 +8,7 @@ from iceprobe.cli.arguments import is_config
 from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
+from iceprobe.cli.other_sets import OtherSets
 from iceprobe.cli.signature import Given, Resume, StoreArguments, Trust, options
 from iceprobe.cli.stages import check_fit
 from iceprobe.core.errors import IceprobeError
@@ -73,7 +74,7 @@ class _NamedStore:
     """
 
     def __init__(self, trust: bool = False):
-        self.trust = trust
+        self.trust, self.tests = trust, OtherSets()
 
     def other_sets(self, config: StoreRun) -> dict[str, Any]:
         """The options of `iceprobe.test`: the backbone is the one that the store names."""

@@ -12,7 +12,7 @@ import typer
 
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.other_sets import check_tests, read_other_sets, tell_tests
+from iceprobe.cli.other_sets import OtherSets, tell_tests
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
@@ -42,7 +42,13 @@ C_contra = TypeVar("C_contra", bound=FitRun, contravariant=True)
 
 
 class TokenSource(Protocol[C_contra]):
-    """Where the tokens of a run come from."""
+    """Where the tokens of a run come from.
+
+    Attributes:
+        tests: the other data sets that its probes are read on.
+    """
+
+    tests: OtherSets
 
     def store(self, config: C_contra, progress: Bars) -> "Store":
         """Make or open the feature store of ``config``."""
@@ -65,7 +71,7 @@ def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> Non
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        read = partial(read_other_sets, config, folder, partial(source.other_sets, config))
+        read = partial(source.tests.read, config, folder, partial(source.other_sets, config))
         first(lambda: show_finished(folder, lambda: source.identities(config), resume, read))
     else:
         show(fit_run(config, folder, source, resume=resume), folder)
@@ -84,7 +90,9 @@ def fit_run(
         check_train(store.splits, store.manifest.dataset.spec)
         check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
-            first(lambda: check_tests(config, store.classes, store.task))
+            from iceprobe.fitting.other_fit import Predicts
+
+            first(lambda: source.tests.check(config, Predicts.of(store.manifest)))
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
         if config.memory is not None:
@@ -92,7 +100,7 @@ def fit_run(
         return partial(fit, store, config.probe, fitting_of(config))
 
     results = write_run(folder, prepare, resume=resume)
-    first(lambda: read_other_sets(config, folder, partial(source.other_sets, config)))
+    first(lambda: source.tests.read(config, folder, partial(source.other_sets, config)))
     return results
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
@@ -13,7 +13,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.matching import Matching, matched
 from iceprobe.probes import parse_probe
 from iceprobe.probes.inputs import input_of
-from iceprobe.store.format import BackboneRecord, DatasetRecord
+from iceprobe.store.format import BackboneRecord, DatasetRecord, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.tasks.registry import get_task
 
@@ -35,6 +35,12 @@ class Predicts:
     units: Sequence[str]
     spec: str
     backbone: BackboneRecord | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """What a run on this store predicts."""
+        data, backbone = manifest.dataset, manifest.backbone
+        return cls(data.task, data.classes, data.units, backbone.spec, backbone)
 
     def match(self, theirs: Dataset | DatasetRecord, targets: NDArray[Any]) -> Matching:
         """How the outputs are read on a set, some of whose ``targets`` are to be read.

@@ -149,7 +149,7 @@ class Reading:
             return []
         whose = f"those of {record.name} are of column {record.group!r}"
         if record.group is None:
-            whose = f"{record.name} hasn't got it: each of its examples counts as independent"
+            whose = f"{record.name} is read without it: each of its examples counts as independent"
         return [f"the run's groups are of column {ours!r}, and {whose}"]
 
     def _shared_groups(self) -> list[str]:

@@ -24,6 +24,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.text import short_name, shown
 from iceprobe.datasets import DATASETS, Dataset, load_dataset
+from iceprobe.datasets.registry import load_grouped_if_it_can
 from iceprobe.fitting.api import file_name
 from iceprobe.fitting.fitted_run import FittedRun
 from iceprobe.fitting.other_reading import Reading
@@ -132,7 +133,8 @@ def _tokens(
         labels = [one.label for one in fit.results]
         fit.predicts.check_store(store, call.split, labels)
         return store
-    dataset = load_dataset(given)
+    grouped = isinstance(given, str)
+    dataset = load_grouped_if_it_can(given, fit.group) if grouped else load_dataset(given)
     fit.predicts.check_dataset(dataset, call.split)
     backbone = fit.backbone(call.backbone)
     asked: dict[str, Any] = {
