@@ -7,6 +7,7 @@ from pathlib import Path
 from iceprobe.results.files import FILE_NAME, read_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.schema import Result
+from iceprobe.results.varying import value_of
 
 log = logging.getLogger("iceprobe")
 TESTS, MASKED = "tests", "masked"  # folders: of a run's tests, and in one of them
@@ -46,8 +47,7 @@ def tests_of(results: Sequence[FittedResult]) -> list[FittedResult]:
 
 def column_of(result: Result) -> str:
     """The test's name, and whether it is masked."""
-    name = result.test_of.name if result.test_of else result.split
-    return f"{name}, masked" if result.masked else name
+    return value_of(result, "test") + (", masked" if result.masked else "")
 
 
 def same_fit(result: Result) -> tuple[object, ...]:
