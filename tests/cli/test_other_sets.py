@@ -9,7 +9,7 @@ import pytest
 
 from iceprobe.results import read_results
 from iceprobe.results.statistics import accuracy_interval
-from tests.cli.conftest import BACKBONE, write_images
+from tests.cli.conftest import BACKBONE, write_images, write_table
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--seeds", "1"]
 
@@ -164,17 +164,6 @@ def test_a_test_of_an_earlier_fit_is_not_shown_as_this_runs(iceprobe, quick, oth
     again = iceprobe("test", "runs/e", "--data", others["two"], "--name", "two", "--trust")
     assert again.code == 2
     assert "holds a test of an earlier fit" in again.err
-
-
-def write_table(images: Path, path: Path, columns: tuple[str, ...], split: str) -> str:
-    """A table of the images of one split, of which pairs have a patient: its spec."""
-    with path.open("w", newline="") as file:
-        rows = csv.DictWriter(file, ["image", "class", *columns])
-        rows.writeheader()
-        for number, one in enumerate(sorted(images.glob(f"{split}/*/*.png"))):
-            given = {"image": one, "class": one.parent.name, "patient": f"{split}{number // 2}"}
-            rows.writerow({name: given[name] for name in rows.fieldnames})
-    return f"table:{path}?image=image&target=class"
 
 
 def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(

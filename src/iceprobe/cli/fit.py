@@ -10,7 +10,7 @@ from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
 from iceprobe.cli.other_sets import OtherSets
 from iceprobe.cli.signature import Given, Resume, StoreArguments, Trust, options
-from iceprobe.cli.stages import check_fit
+from iceprobe.cli.stages import check_fit_on
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
 from iceprobe.probes import parse_probe
@@ -89,5 +89,4 @@ class _NamedStore:
         return {self.store(config).identity}
 
     def check(self, config: StoreRun) -> None:
-        store = self.store(config)
-        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
+        check_fit_on(config, self.store(config))

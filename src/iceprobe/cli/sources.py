@@ -211,7 +211,9 @@ class Sources:
         check_train(dataset.splits, dataset.spec)
         targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
-        check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task)
+        groups = dataset.groups("train", run.groups)
+        groups = None if groups is None else groups[rows]
+        check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task, groups)
         if run.test:
             record = self._wanted(run).backbone if has_stores(run) else None
             what = dataset.task, dataset.classes, dataset.units, run.backbone[0], record

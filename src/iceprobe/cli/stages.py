@@ -88,7 +88,7 @@ def fit_run(
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
         check_train(store.splits, store.manifest.dataset.spec)
-        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
+        check_fit_on(config, store)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
             from iceprobe.fitting.other_fit import Predicts
 
@@ -142,6 +142,7 @@ def check_fit(
     classes: Sequence[str],
     targets: "np.ndarray",
     task: str,
+    groups: "np.ndarray | None" = None,
 ) -> None:
     """Check that probes, budget and draws fit the tokens and the images.
 
@@ -151,6 +152,7 @@ def check_fit(
         classes: their names.
         targets: ``(n, …)`` of the training images.
         task: name of their task.
+        groups: ``(n,)`` of those that aren't independent.
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import drawn
@@ -160,13 +162,19 @@ def check_fit(
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
     for shots in config.shots or []:
-        drawn(get_task(task), targets, classes, shots=shots)
+        drawn(get_task(task), targets, classes, shots=shots, groups=groups)
     for text in config.probe:
         spec = parse_probe(text)
         if spec.name == "knn":
             input_of(shape, spec)
         else:
             probes.build_for(shape, spec, len(classes))
+
+
+def check_fit_on(config: FitRun, store: "Store") -> None:
+    """The same of a feature store."""
+    train, groups = store["train"], store.grouped_by(config.groups).groups("train")
+    check_fit(config, store.shape, store.classes, train.targets, store.task, groups)
 
 
 def has_budget(config: FitRun) -> bool:
