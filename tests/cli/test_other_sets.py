@@ -174,10 +174,9 @@ def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
     both = ("patient",)
     write_table(images, tmp_path / "test.csv", both, "test")
     data = write_table(images, tmp_path / "train.csv", both, "train") + f"&test={tmp_path}/test.csv"
-    # A table to be read alone: its train part is the run's own.
     more = write_images(tmp_path / "more", {"test": 6})
-    named = write_table(more, tmp_path / "named.csv", both, "test") + "&test_fraction=0.5"
-    bare = write_table(more, tmp_path / "bare.csv", (), "test") + "&test_fraction=0.5"
+    named = write_table(more, tmp_path / "named.csv", both, "test") + "&test_fraction=1"
+    bare = write_table(more, tmp_path / "bare.csv", (), "test") + "&test_fraction=1"
     loaded: list[str] = []
     load = registry.load_dataset
 
@@ -196,9 +195,9 @@ def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
     (first, *_) = sorted((tmp_path / "runs" / "g" / "cells").iterdir())
     (knn, linear) = read_results(first / "tests" / "named")
     groups = linear.predictions().groups
-    # Half of nine patients with two images each.
+    # Nine patients with two images each.
     counts = np.unique(groups, return_counts=True)[1]
-    assert set(counts) == {2}
+    assert counts.tolist() == [2] * 9
     right = linear.predictions().correct
     assert linear.top1.interval == pytest.approx(accuracy_interval(right, None, groups))
     assert (knn.group, linear.group) == ("patient", "patient")
