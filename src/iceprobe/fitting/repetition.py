@@ -136,9 +136,11 @@ def check_selects(task: Task, request: Request, store: Store) -> None:
     try:
         kept_for(task, metric, task.num_outputs(store.classes), store[TRAIN].targets)
     except IceprobeError as error:
+        later = f"take it afterwards, iceprobe report RUN --metric {metric.name}"
+        if request.protocol.outer_folds:
+            later = "leave it out"
         raise IceprobeError(
-            f"metric={metric.name!r} can't select a setting ({error}); take it afterwards, "
-            f"iceprobe report RUN --metric {metric.name}"
+            f"metric={metric.name!r} can't select a setting ({error}); {later}"
         ) from None
 
 

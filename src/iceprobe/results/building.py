@@ -13,6 +13,7 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import interval_of
 from iceprobe.results.predictions import Predictions, Recorded
 from iceprobe.results.schema import Flops, Score
+from iceprobe.tasks.linearised import at_equal_weights
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
@@ -81,7 +82,16 @@ def led_by(result: FittedResult, name: str) -> FittedResult:
     Raises:
         IceprobeError: as :func:`score_of`, or if no predictions were kept.
     """
-    score = score_of(result.needed_predictions(), result.task, name)
+    predictions, metric = result.needed_predictions(), known_metric(result.task, name)
+    if result.folds is not None and metric.formula is not None:
+        record, labels = predictions.record, predictions.labels
+        if (
+            at_equal_weights(metric.formula, record, labels) is None
+        ):  # thresholds, which folds don't keep
+            raise IceprobeError(
+                f"{metric.title} can't be computed of out-of-fold predictions: fit with --protocol heldout"
+            )
+    score = score_of(predictions, result.task, name)
     known = result.metrics | {name: score}
     ordered = {n: known[n] for n in get_task(result.task).metrics if n in known}
     if name == result.primary:
