@@ -429,7 +429,7 @@ def test_training_images_and_groups_that_are_in_both_are_told(tmp_path) -> None:
     assert found[0].identical_images == 2
     said = " ".join(found[0].assumed)
     assert "2 of 7 test images are identical to training images" in said
-    assert "1 groups (patient 'p1') are in the run's train and in test of mix: 3 of 7" in said
+    assert "1 group (patient 'p1') is in the run's train and in test of mix: 3 of 7" in said
     assert len(found[0].predictions().groups) == 7
 
 

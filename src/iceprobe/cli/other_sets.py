@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.registry import load_grouped_if_it_can
+from iceprobe.results.other_sets import NAME
 from iceprobe.settings import FitRun
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def named(config: FitRun) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in config.test:
         name, equals, spec = text.partition("=")
-        if not equals or not spec or not re.fullmatch(r"[\w-][\w.-]*", name):
+        if not equals or not spec or not NAME.fullmatch(name):
             raise IceprobeError(
                 f"--test {shown(text)}: write NAME=SPEC, a name for its folder and the data set, such as "
                 "v2=imagenet-v2?root=/data"

@@ -14,9 +14,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import check_count, labels_outside
 from iceprobe.datasets.pixels import Reading
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.stratified import alone
-from iceprobe.tasks.targets import known, some
+from iceprobe.tasks.targets import known
 
 TRAIN = "train"
 
@@ -318,10 +319,11 @@ class Dataset:
             mine = split.columns[self.group].codes
             both = np.setdiff1d(np.intersect1d(mine, trained.codes), [-1])
             if split.name != TRAIN and len(both):
-                shown = some([trained.values[code] for code in both])
-                lines.append(
-                    f"{len(both)} groups ({self.group} {shown}) are in train and in {split.name}: "
+                names = [trained.values[code] for code in both]
+                so = (
                     f"{np.isin(mine, both).sum():,} of {len(mine):,} {split.name} examples aren't "
-                    "independent of train, so scores may be too high"
+                    "independent of train"
                 )
+                places = f"train and in {split.name}"
+                lines.append(line_of_shared_groups(self.group, names, places, so))
         return lines

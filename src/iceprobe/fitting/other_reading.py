@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.matching import Matching
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.fitting.checks import check_device, check_patches
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.fitted import load_fitted
@@ -166,11 +167,11 @@ class Reading:
         both = [code for code in np.unique(codes).tolist() if code >= 0 and values[code] in trained]
         if not both:
             return []
-        return [
-            f"{len(both)} groups ({name} {some([values[code] for code in both])}) are in the run's train and "
-            f"in {self.split_name} of {record.spec}: {np.isin(codes, both).sum():,} of {len(codes):,} "
-            "examples aren't independent of train, so scores may be too high"
-        ]
+        so = (
+            f"{np.isin(codes, both).sum():,} of {len(codes):,} examples aren't independent of train"
+        )
+        places = f"the run's train and in {self.split_name} of {record.spec}"
+        return [line_of_shared_groups(name, [values[code] for code in both], places, so)]
 
     def results(
         self,

@@ -12,7 +12,6 @@ absent classes don't count.
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +34,7 @@ from iceprobe.machine.torch_state import in_own_state
 from iceprobe.results.files import FILE_NAME, read_results, write_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.listing import Results
-from iceprobe.results.other_sets import MASKED, TESTS
+from iceprobe.results.other_sets import MASKED, NAME, TESTS
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.schema import Files
@@ -85,7 +84,7 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]
     place = None
     if fit.run is not None:
         name = call.name or _name(record, call.split)
-        if not re.fullmatch(r"[\w=-][\w.=-]*", name):
+        if not NAME.fullmatch(name):
             raise IceprobeError(f"name {shown(name)} of a test: take letters, digits, _, - and .")
         place = fit.run / TESTS / name
     with ExitStack() as locked:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.fitting.checks import check_task
 from iceprobe.fitting.repetition import Request
 from iceprobe.protocols.lowshot import drawn
@@ -11,7 +12,6 @@ from iceprobe.protocols.outer_folds import Rows, column_folds, drawn_folds
 from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.format import TRAIN
 from iceprobe.store.reader import Store
-from iceprobe.tasks.targets import some
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,8 @@ def cut_groups(store: Store, folds: list[Rows]) -> str:
         return ""
     column = store.manifest.dataset.group or ""
     values = store.manifest.dataset.values[column]
-    named = some([values[group] for group in cut])
-    return (
-        f"{len(cut)} groups ({column} {named}) are in several folds: their examples aren't independent of "
-        "what is learnt, so scores may be too high"
-    )
+    so = "their examples aren't independent of what is learnt"
+    return line_of_shared_groups(column, [values[group] for group in cut], "several folds", so)
 
 
 def _check_fold(store: Store, request: Request, rows: Rows, number: int) -> None:

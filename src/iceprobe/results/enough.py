@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.caveats import counted
+from iceprobe.core.text import counted
 from iceprobe.results.units import cells_of, codes_of, number_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.targets import UNKNOWN

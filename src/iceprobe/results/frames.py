@@ -18,6 +18,7 @@ from iceprobe.core.text import visible
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.varying import test_of, value_of, varying
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.targets import UNKNOWN
 
 Per = Literal["result", "example"]
 _FIRST = ("label", "probe", "adaptation", "backbone", "layer", "dataset", "task", "primary")
@@ -214,7 +215,7 @@ def _of_outputs(
 ) -> dict[str, Any]:
     targets = found["targets"]
     if targets.dtype.kind == "u":  # tags
-        targets = np.where(targets == 255, np.nan, targets.astype(np.float64))
+        targets = np.where(targets == UNKNOWN, np.nan, targets.astype(np.float64))
     what = "predicted" if "predicted" in found else "probability"
     values = found["predicted" if "predicted" in found else "probabilities"][row]
     names = range(targets.shape[1]) if outputs is None else map(visible, outputs)

@@ -1,6 +1,7 @@
 """Tests of a run on other data sets (``iceprobe test``), read from its folder, and as a table."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from iceprobe.results.varying import value_of
 
 log = logging.getLogger("iceprobe")
 TESTS, MASKED = "tests", "masked"  # folders: of a run's tests, and in one of them
+NAME = re.compile(r"[\w=-][\w.=-]*")  # of a test
 
 
 def read_tests(run: str | Path) -> list[FittedResult]:

@@ -23,6 +23,7 @@ from iceprobe.tasks.linearised import Formula, at_equal_weights, linearised, res
 
 Scores = Callable[[Any, NDArray], NDArray | None]  # record, targets (n, …) → (S, n)
 Strata = Callable[[NDArray], NDArray]  # targets (n, …) → (n,)
+BINS = 15  # of equal mass, of calibration
 _CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
 
