@@ -104,7 +104,6 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         IceprobeError: naming it.
     """
     task = check_task(store, request.task)
-    metric_of(store, task, request.metric)
     check_selects(task, request, store)
     if request.class_weight != "none" and not task.weighs_classes:
         raise IceprobeError(

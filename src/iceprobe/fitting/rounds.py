@@ -23,14 +23,12 @@ class Round:
         seeds: initialisations.
         run_seed: of the held-out part and of the order of batches.
         replicate: its number.
-        fold: its number, of `folds_of_store`; None where the data's own split is reported.
     """
 
     store: Store
     seeds: list[int]
     run_seed: int
     replicate: int
-    fold: int | None = None
 
 
 def rounds_of(
@@ -50,11 +48,10 @@ def rounds_of(
     for replicate in range(replicates or 1):
         mine = list(range(seeds)) if replicates is None else [replicate]
         seed = call.run_seed + replicate
-        views = [(store, None)] if not folds else [(store.fold(r), f) for f, r in enumerate(folds)]
-        for view, fold in views:
+        for view in [store.fold(rows) for rows in folds] if folds else [store]:
             if request.low_shot and TRAIN in view.splits:
                 view = _low_shot(view, request, call, seed)
-            found.append(Round(view, mine, seed, replicate, fold))
+            found.append(Round(view, mine, seed, replicate))
     return found
 
 
