@@ -166,8 +166,9 @@ def test_a_test_of_an_earlier_fit_is_not_shown_as_this_runs(iceprobe, quick, oth
     assert "holds a test of an earlier fit" in again.err
 
 
+@pytest.mark.parametrize("where", ["option", "spec"])
 def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
-    iceprobe, images, tmp_path, monkeypatch
+    iceprobe, images, tmp_path, monkeypatch, where
 ):
     from iceprobe.datasets import registry
 
@@ -185,8 +186,9 @@ def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
         return load(spec, **options)
 
     monkeypatch.setattr(registry, "load_dataset", counted)
+    data += "&group=patient" if where == "spec" else ""
     run = ["run", "--backbone", BACKBONE, "--data", data, *QUICK, "--shots", "2,4", "--epochs", "2"]
-    run += ["--group", "patient", "--output", "runs/g"]
+    run += ["--output", "runs/g"] + (["--group", "patient"] if where == "option" else [])
     ended = iceprobe(*run, "--test", f"named={named}", "--test", f"bare={bare}")
     assert (ended.code, ended.err) == (0, "")
     assert [Path(one.partition("?")[0]).name for one in loaded if "group" in one or one == bare] == [
@@ -228,6 +230,9 @@ def test_a_store_that_does_not_fit_is_refused_before_anything_is_fitted(
     odd = stored("o", others["odd"])
     vectors = stored("v", others["two"], BACKBONE, "--no-patches")
     own = stored("f", f"folder:{images}")
+    ended = iceprobe("fit", own, *QUICK, "--budget", "200", "--test", f"x={vectors}")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "reads patch tokens and store" in ended.err
     ask = ["--probe", "ep2", "--epochs", "1", "--seeds", "1", "--output", "runs/s"]
     for command in (["run", *quick, *ask], ["fit", own, *ask]):
         for store, words in {

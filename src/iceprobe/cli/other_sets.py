@@ -18,6 +18,7 @@ from iceprobe.settings import FitRun
 
 if TYPE_CHECKING:
     from iceprobe.fitting.other_fit import Predicts
+    from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
 
@@ -62,9 +63,10 @@ class OtherSets:
 
         for spec in named(config).values():
             if is_store(spec):
-                run.check_store(Store.open(spec), "test", config.probe)
+                store = Store.open(spec)
+                run.check_store(store, "test", [*config.probe, *_within_budget(config, store, run)])
             else:
-                run.check_dataset(self._load(spec, config.groups), "test")
+                run.check_dataset(self._load(spec, config.groups or run.group), "test")
 
     def read(self, config: FitRun, folder: RunFolder, how: Callable[[], Mapping[str, Any]]) -> None:
         """Read the finished run in ``folder`` on them; those that are read stay.
@@ -72,18 +74,30 @@ class OtherSets:
         ``how`` gives the options of :func:`iceprobe.test` that say where its tokens come from.
         """
         from iceprobe.fitting.other_sets import is_store
+        from iceprobe.results import read_results
 
         if not (tests := named(config)):
             return
         command = shlex.join(["iceprobe", *sys.argv[1:]])
+        group = config.groups or read_results(folder.path)[0].group
         with RunLog() as run_log, Bars() as progress:
             run_log.write_to(folder.log)
             for name, spec in tests.items():
-                data = spec if is_store(spec) else self._load(spec, config.groups)
+                data = spec if is_store(spec) else self._load(spec, group)
                 results = iceprobe.test(
                     folder.path, data, name=name, progress=progress, command=command, **how()
                 )
                 log.info("test %s: results of %d probes on %s", name, len(results), spec)
+
+
+def _within_budget(config: FitRun, store: "Store", run: "Predicts") -> list[str]:
+    """The probes that a budget adds."""
+    from iceprobe.probes import within_budget
+
+    if config.budget is None and config.budget_flops is None:
+        return []
+    sizes = store.dim, len(run.classes), store.num_tokens
+    return within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
 
 
 def tell_tests(run: Any) -> None:

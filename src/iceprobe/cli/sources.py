@@ -217,7 +217,7 @@ class Sources:
         if run.test:
             record = self._wanted(run).backbone if has_stores(run) else None
             what = dataset.task, dataset.classes, dataset.units, run.backbone[0], record
-            self.tests.check(run, Predicts(*what))
+            self.tests.check(run, Predicts(*what, dataset.group))
 
     def identities(self, run: Run) -> set[str]:
         """Identities of the stores that would serve ``run`` now; nothing is extracted.

@@ -110,7 +110,8 @@ class FittedRun:
         first, stored = self.results[0], self.manifest
         units = first.units or (stored.dataset.units if stored else [])
         backbone = stored.backbone if stored else None
-        return Predicts(self.stored_task, self.classes, units, first.backbone, backbone)
+        what = self.stored_task, self.classes, units, first.backbone, backbone
+        return Predicts(*what, self.group)
 
     @property
     def run_seed(self) -> int | None:

@@ -28,6 +28,7 @@ class Predicts:
         units: of the outputs, where they are known.
         spec: of its backbone.
         backbone: the record of that, where it is known.
+        group: name of its column of groups.
     """
 
     task: str
@@ -35,12 +36,13 @@ class Predicts:
     units: Sequence[str]
     spec: str
     backbone: BackboneRecord | None = None
+    group: str | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """What a run on this store predicts."""
         data, backbone = manifest.dataset, manifest.backbone
-        return cls(data.task, data.classes, data.units, backbone.spec, backbone)
+        return cls(data.task, data.classes, data.units, backbone.spec, backbone, data.group)
 
     def match(self, theirs: Dataset | DatasetRecord, targets: NDArray[Any]) -> Matching:
         """How the outputs are read on a set, some of whose ``targets`` are to be read.
