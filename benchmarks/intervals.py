@@ -1,7 +1,7 @@
 """How often the intervals of metrics hold the truth, by simulation.
 
-    python -m benchmarks.intervals                      # docs/intervals.md, about half an hour on a core
-    python -m benchmarks.intervals --trials 200 --only auroc --images 100
+    python -m benchmarks.intervals        # benchmarks/intervals.json, about half an hour on a core
+    python -m benchmarks.intervals --trials 200 --only AUROC --images 100
 
 An example i of group g has the outputs of probe k
 
@@ -9,8 +9,9 @@ An example i of group g has the outputs of probe k
 
 u and v are what a group's examples share (with all probes, with one), b what is hard about an example, s_k how
 well probe k reads; without groups z_ik = s_k y_i + √.5 b_i + √.5 e_ik. Classes come in groups as well: each group
-has its own shares of them, drawn from Dirichlet's law, tags and numbers a common part with half the variance. The
-truth is the metric of a million examples.
+has its own shares of them, drawn from Dirichlet's law, tags and numbers a common part with two fifths of the variance.
+Of numbers s_k is how large the error is, z = y + s_k (…). The truth is the mean of the metric over five samples
+of 200,000 examples.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 A world: 60 patients to learn from, 40 others to test on, 10 examples each. The class is the patient's. An
 example's vector is the class's signal, plus a nuisance that all examples of its patient share, plus noise of
 its own. Each world is fitted twice by `iceprobe.fit` on the same arrays, without and with ``groups``, and
-the truth is the accuracy on 400 further patients. Told are, of k-NN and of the linear probe:
+the truth is the accuracy on 400 further patients (`iceprobe.test`). Told are, of k-NN and of the linear probe:
 
 - held-out − truth: how much too high the score is that the setting was selected by;
 - test − truth, and how often the 95% interval of the test score holds the truth;
@@ -14,6 +14,7 @@ the truth is the accuracy on 400 further patients. Told are, of k-NN and of the 
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,11 @@ def fitted(seed: int, grouped: bool) -> list[dict[str, float]]:
     store = iceprobe.from_tokens(
         {name: part[:2] for name, part in parts.items()}, groups=groups if grouped else None
     )
-    settings = {"seeds": 1, "run_seed": seed, "progress": False}
-    found = []
-    for split in ("test", "truth"):
-        found.append(_fit(store, split, settings))
+    with tempfile.TemporaryDirectory() as folder:
+        results = iceprobe.fit(
+            store, PROBES, output=Path(folder) / "run", seeds=1, run_seed=seed, progress=False
+        )
+        further = iceprobe.test(results, store, split="truth", progress=False)
     return [
         {
             "held_out": test.selected_score.mean,
@@ -59,15 +61,8 @@ def fitted(seed: int, grouped: bool) -> list[dict[str, float]]:
             "covers": float(test.score.interval[0] <= truth.score.mean <= test.score.interval[1]),
             "width": test.score.interval[1] - test.score.interval[0],
         }
-        for test, truth in zip(*found, strict=True)
+        for test, truth in zip(results, further, strict=True)
     ]
-
-
-def _fit(store, split: str, settings: dict) -> list:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        return iceprobe.fit(store, PROBES, output=Path(folder) / "run", split=split, **settings)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The command line in this process, and a data set and a backbone so small that a run takes a second."""
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,17 @@ def write_images(
                 pixels = rng.normal(60 + 60 * level, 20, (20, 24, 3)).clip(0, 255)
                 Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:02d}.png")
     return folder
+
+
+def write_table(images: Path, path: Path, columns: tuple[str, ...], split: str) -> str:
+    """A table of the images of one split, of which pairs have a patient: its spec."""
+    with path.open("w", newline="") as file:
+        rows = csv.DictWriter(file, ["image", "class", *columns])
+        rows.writeheader()
+        for number, one in enumerate(sorted(images.glob(f"{split}/*/*.png"))):
+            given = {"image": one, "class": one.parent.name, "patient": f"{split}{number // 2}"}
+            rows.writerow({name: given[name] for name in rows.fieldnames})
+    return f"table:{path}?image=image&target=class"
 
 
 @pytest.fixture

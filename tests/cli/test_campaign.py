@@ -9,7 +9,7 @@ from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import resolve
 from iceprobe.results import read_results
 from iceprobe.settings import Run
-from tests.cli.conftest import BACKBONE, write_images
+from tests.cli.conftest import BACKBONE, write_images, write_table
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--probe", "ep4", "--epochs", "2", "--seeds", "1"]
 OTHER = BACKBONE.replace("image_size=16", "image_size=32")
@@ -180,3 +180,35 @@ def test_campaigns_are_compared_cell_by_cell(iceprobe, images):
     exported = iceprobe("export", "a", "--probe", "ep4")
     assert exported.code == 2
     assert "a/cells/" in exported.err
+
+
+def test_draws_and_columns_of_groups_are_refused_before_anything_is_extracted(
+    iceprobe, images, tmp_path
+):
+    """Twelve images a class, of six patients."""
+    columns = ("patient",)
+    write_table(images, tmp_path / "test.csv", columns, "test")
+    table = (
+        write_table(images, tmp_path / "train.csv", columns, "train") + f"&test={tmp_path}/test.csv"
+    )
+    asked = ["run", "--backbone", BACKBONE, *QUICK, "--output", "r"]
+    for more, says in (
+        (
+            ["--data", table, "--group", "patient", "--shots", "7"],
+            "only 6 training groups, take --shots 6",
+        ),
+        (["--data", f"{table}&group=patient", "--shots", "2,7"], "only 6 training groups"),
+        (["--data", f"folder:{images}", "--group", "patient"], "was read with no column"),
+    ):
+        ended = iceprobe(*asked, *more)
+        assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+        assert says in ended.err
+        assert not (tmp_path / "features").exists()
+        assert not (tmp_path / "r").exists()
+    store = tmp_path / "features"
+    assert iceprobe("extract", "--backbone", BACKBONE, "--data", table + "&group=patient").code == 0
+    (store,) = store.iterdir()
+    fit = iceprobe("fit", store, *QUICK, "--group", "patient", "--shots", "2,7", "--output", "r")
+    assert (fit.code, fit.err.count("\n")) == (2, 1)
+    assert "only 6 training groups" in fit.err
+    assert not (tmp_path / "r").exists()

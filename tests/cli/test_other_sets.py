@@ -4,10 +4,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iceprobe.results import read_results
-from tests.cli.conftest import BACKBONE, write_images
+from iceprobe.results.statistics import accuracy_interval
+from tests.cli.conftest import BACKBONE, write_images, write_table
 
 QUICK = ["--probe", "knn", "--probe", "linear", "--seeds", "1"]
 
@@ -162,3 +164,84 @@ def test_a_test_of_an_earlier_fit_is_not_shown_as_this_runs(iceprobe, quick, oth
     again = iceprobe("test", "runs/e", "--data", others["two"], "--name", "two", "--trust")
     assert again.code == 2
     assert "holds a test of an earlier fit" in again.err
+
+
+@pytest.mark.parametrize("where", ["option", "spec"])
+def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
+    iceprobe, images, tmp_path, monkeypatch, where
+):
+    from iceprobe.datasets import registry
+
+    both = ("patient",)
+    write_table(images, tmp_path / "test.csv", both, "test")
+    data = write_table(images, tmp_path / "train.csv", both, "train") + f"&test={tmp_path}/test.csv"
+    more = write_images(tmp_path / "more", {"test": 6})
+    named = write_table(more, tmp_path / "named.csv", both, "test") + "&test_fraction=1"
+    bare = write_table(more, tmp_path / "bare.csv", (), "test") + "&test_fraction=1"
+    loaded: list[str] = []
+    load = registry.load_dataset
+
+    def counted(spec, **options):
+        loaded.append(spec)
+        return load(spec, **options)
+
+    monkeypatch.setattr(registry, "load_dataset", counted)
+    data += "&group=patient" if where == "spec" else ""
+    run = ["run", "--backbone", BACKBONE, "--data", data, *QUICK, "--shots", "2,4", "--epochs", "2"]
+    run += ["--output", "runs/g"] + (["--group", "patient"] if where == "option" else [])
+    ended = iceprobe(*run, "--test", f"named={named}", "--test", f"bare={bare}")
+    assert (ended.code, ended.err) == (0, "")
+    assert [Path(one.partition("?")[0]).name for one in loaded if "group" in one or one == bare] == [
+        "train.csv", "named.csv", "bare.csv", "bare.csv"
+    ]  # fmt: skip
+    (first, *_) = sorted((tmp_path / "runs" / "g" / "cells").iterdir())
+    (knn, linear) = read_results(first / "tests" / "named")
+    groups = linear.predictions().groups
+    # Nine patients with two images each.
+    counts = np.unique(groups, return_counts=True)[1]
+    assert counts.tolist() == [2] * 9
+    right = linear.predictions().correct
+    assert linear.top1.interval == pytest.approx(accuracy_interval(right, None, groups))
+    assert (knn.group, linear.group) == ("patient", "patient")
+    (_, alone) = read_results(first / "tests" / "bare")
+    assert alone.predictions().groups is None
+    assert any("bare is read without it: each of its examples counts" in a for a in alone.assumed)
+    # Later, in a process of its own.
+    again = iceprobe("test", first, "--data", named, "--name", "later", "--trust")
+    assert (again.code, again.err) == (0, "")
+    later = read_results(first / "tests" / "later")
+    assert [one.metrics for one in later] == [knn.metrics, linear.metrics]
+
+
+def test_a_store_that_does_not_fit_is_refused_before_anything_is_fitted(
+    iceprobe, quick, images, others, tmp_path
+):
+    def stored(name: str, data: str, backbone: str = BACKBONE, *more: str) -> Path:
+        assert (
+            iceprobe(
+                "extract", "--backbone", backbone, "--data", data, "--features", name, *more
+            ).code
+            == 0
+        )
+        (path,) = (tmp_path / name).glob("*--*")
+        return path
+
+    other = stored("b", others["two"], BACKBONE.replace("std=0.5", "std=0.25"))
+    odd = stored("o", others["odd"])
+    vectors = stored("v", others["two"], BACKBONE, "--no-patches")
+    own = stored("f", f"folder:{images}")
+    ended = iceprobe("fit", own, *QUICK, "--budget", "200", "--test", f"x={vectors}")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "reads patch tokens and store" in ended.err
+    ask = ["--probe", "ep2", "--epochs", "1", "--seeds", "1", "--output", "runs/s"]
+    for command in (["run", *quick, *ask], ["fit", own, *ask]):
+        for store, words in {
+            other: "which isn't the backbone of the run",
+            odd: "'Gray' is none of the 3 that the run predicts",
+            vectors: "ep2 reads patch tokens and store",
+        }.items():
+            ended = iceprobe(*command, "--test", f"x={store}")
+            assert (ended.code, ended.err.count("\n")) == (2, 1), ended
+            assert words in ended.err
+            assert not (tmp_path / "runs").exists()
+            assert not (tmp_path / "features").exists()

@@ -182,6 +182,35 @@ def test_a_drawn_test_split_has_its_share_of_every_tag(folder, group):
         assert not np.intersect1d(train.columns["who"].codes, test.columns["who"].codes).size
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("target=age", [[25.0], [30.0], [41.5]]),
+        ("target=kind", [1, 0, 1]),
+        ("target=tags&separator=;", [[1, 0], [0, 0], [1, 1]]),
+    ],
+)
+def test_a_table_is_a_test_set_alone(folder, target, expected):
+    """Whatever its targets, also with a column of splits, which isn't read."""
+    rows = [
+        {
+            "image": f"{n}.png",
+            "age": age,
+            "kind": kind,
+            "tags": tags,
+            "split": "train",
+            "who": f"p{n // 2}",
+        }
+        for n, (age, kind, tags) in enumerate([(25, "b", "x"), (30, "a", ""), (41.5, "b", "y;x")])
+    ]
+    data = load_dataset(f"{csv(folder, rows)}&{target}&test_fraction=1&group=who")
+    assert list(data.splits) == ["test"]
+    assert data.splits["test"].labels.tolist() == expected
+    assert data.splits["test"].names == ["0.png", "1.png", "2.png"]
+    assert data.groups("test").tolist() == [0, 0, 1]
+    assert "all 3 rows are the test split (test_fraction=1)" in data.assumed
+
+
 def test_boxes_and_masks(folder):
     (folder / "masks").mkdir()
     Image.fromarray(np.eye(4, 6, dtype=np.uint8) * 3).save(folder / "masks" / "m.png")

@@ -1,5 +1,6 @@
 """A fitted run on other data sets: right values by hand, from stored tokens and the files of the run."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import ArraySplit, Column, Dataset
 from iceprobe.results import compare, read_results
 from iceprobe.results.other_sets import read_tests
+from iceprobe.results.statistics import accuracy_interval
 from iceprobe.store import Store
 from tests.cli.conftest import BACKBONE
 
@@ -285,11 +287,116 @@ def test_numbers_go_by_name(tmp_path) -> None:
     )
 
 
-def test_neighbours_of_few_labels_are_those_of_each_draw(tmp_path) -> None:
-    store, results = fitted(tmp_path, "classification", ["knn", "linear"], shots=2)
-    again = iceprobe.test(results, store, name="same", progress=False)
-    for before, now in zip(results, again, strict=True):
-        np.testing.assert_array_equal(before.predictions().predicted, now.predictions().predicted)
+@pytest.mark.parametrize("groups", [None, "patient"])
+def test_neighbours_of_few_labels_are_those_of_each_draw(tmp_path, groups) -> None:
+    store, results = grouped_run(tmp_path, ["knn", "linear"], shots=2, groups=groups)
+    # In another process, from its files; and as fit returned it.
+    for run in (results[0].run, results):
+        name = "same" if run is results else "read"
+        again = iceprobe.test(run, store, name=name, progress=False)
+        for before, now in zip(results, again, strict=True):
+            ours, theirs = before.predictions(), now.predictions()
+            np.testing.assert_array_equal(ours.predicted, theirs.predicted)
+            assert (now.group, now.metrics) == (before.group, before.metrics)
+            assert now.group == groups
+
+
+def patients(codes, values=("p0", "p1", "p2", "p3", "p4", "p5")):
+    return {
+        "patient": Column(np.asarray(codes), values),
+        "site": Column(np.asarray(codes) % 2, ["x", "y"]),
+    }
+
+
+def grouped_run(folder: Path, probes: list[str], **how):
+    """Store and results of a run whose examples have a patient and a site, both no groups by themselves."""
+    sizes = {"train": (84, 0, np.arange(84) % 6), "test": (42, 1, np.arange(42) // 14 + 3)}
+    splits = {
+        name: split_of(name, "classification", count, seed, columns=patients(codes))
+        for name, (count, seed, codes) in sizes.items()
+    }
+    dataset = Dataset("own", "own", CLASSES, splits, slices=["patient", "site"])
+    store = iceprobe.extract(BACKBONE, dataset, folder / "features", progress=False)
+    return store, iceprobe.fit(store, probes, output=folder / "run", **{**QUICK, **how})
+
+
+def test_another_set_is_in_the_groups_that_the_call_named(tmp_path) -> None:
+    _, results = grouped_run(tmp_path, ["linear"], groups="patient", seeds=1, replicates=None)
+    codes = np.arange(28) // 2
+    values = [f"q{i}" for i in range(14)]
+    split = split_of("test", "classification", 28, 3, columns=patients(codes, values))
+    own = Dataset("mine", "mine", CLASSES, {"test": split}, slices=["patient"])
+    (found,) = iceprobe.test(results, own, name="own", progress=False)
+    predictions = found.predictions()
+    np.testing.assert_array_equal(predictions.groups, codes)
+    assert found.group == "patient"
+    right = (predictions.predicted[0] == predictions.labels).astype(float)
+    expected = accuracy_interval(right[None], None, codes)
+    assert found.top1.interval == pytest.approx(expected)
+    assert found.top1.interval != pytest.approx(accuracy_interval(right[None]))
+    # One that names groups itself keeps them; one without the column has none. Both are told.
+    other = {"patient": split.columns["patient"], "site": split.columns["site"]}
+    split.columns = other
+    (site,) = iceprobe.test(
+        results,
+        Dataset("s", "s", CLASSES, {"test": split}, group="site"),
+        name="site",
+        progress=False,
+    )
+    np.testing.assert_array_equal(site.predictions().groups, codes % 2)
+    said = "the run's groups are of column 'patient', and "
+    assert f"{said}those of s are of column 'site'" in site.assumed
+    bare = Dataset("b", "b", CLASSES, {"test": split_of("test", "classification", 28, 3)})
+    (none,) = iceprobe.test(results, bare, name="none", progress=False)
+    assert none.predictions().groups is None
+    assert f"{said}b is read without it: each of its examples counts as independent" in none.assumed
+    assert none.top1.interval == pytest.approx(accuracy_interval(right[None]))
+    assert not any(said in line for line in found.assumed)
+
+
+def test_results_without_a_name_of_groups_take_the_one_that_the_run_was_asked_for(tmp_path) -> None:
+    store, results = grouped_run(tmp_path, ["knn"], shots=2, groups="patient")
+    path = results[0].run / "results.json"
+    document = json.loads(path.read_text())
+    del document["results"][0]["group"], document["sha256"]
+    path.write_text(json.dumps(document))
+    (again,) = iceprobe.test(results[0].run, store, progress=False)
+    before = results[0].predictions()
+    np.testing.assert_array_equal(before.predicted, again.predictions().predicted)
+    assert again.metrics == results[0].metrics
+
+
+@pytest.mark.parametrize("probe", ["linear", "knn"])
+def test_numbers_in_another_unit_are_refused_and_unknown_units_are_told(tmp_path, probe) -> None:
+    splits = {n: split_of(n, "regression", 28, i) for i, n in enumerate(("train", "test"))}
+    run = Dataset("own", "own", ["kg", "cm"], splits, units=["kg", ""])
+    store = iceprobe.extract(BACKBONE, run, tmp_path / "features", progress=False)
+    results = iceprobe.fit(store, [probe], output=tmp_path / "run", seeds=1, progress=False)
+
+    def other(units, name="other"):
+        split = split_of("test", "regression", 28, 3)
+        turned = ArraySplit(
+            "test", split.images, split.labels[:, ::-1], split.names, task="regression"
+        )
+        return Dataset(name, name, ["cm", "kg"], {"test": turned}, units=units)
+
+    line = r"^other has 'kg' in g, and the run predicts it in kg: give its numbers in kg, with unit=kg$"
+    with pytest.raises(IceprobeError, match=line):
+        iceprobe.test(results, other(["cm", "g"]), progress=False)
+    in_grams = iceprobe.extract(BACKBONE, other(["cm", "g"]), tmp_path / "o", progress=False)
+    with pytest.raises(IceprobeError, match=line):
+        iceprobe.test(tmp_path / "run", in_grams, progress=False)
+    said = "the unit of 'cm' isn't known of the run: it is taken to be cm"
+    (read,) = iceprobe.test(results, other(["cm", "kg"]), name="known", progress=False)
+    assert [line for line in read.assumed if "unit" in line] == [said]
+    predictions = read.predictions()
+    error = np.abs(predictions.predicted[0] - predictions.labels).mean()
+    assert read.metrics["mae"].mean == pytest.approx(error)
+    (read,) = iceprobe.test(results, other([]), name="unknown", progress=False)
+    assert [line for line in read.assumed if "unit" in line] == [
+        "the unit of 'cm' isn't known of other: it is taken to be that of the run",
+        "the unit of 'kg' isn't known of other: it is taken to be kg",
+    ]
 
 
 def test_training_images_and_groups_that_are_in_both_are_told(tmp_path) -> None:
@@ -322,7 +429,7 @@ def test_training_images_and_groups_that_are_in_both_are_told(tmp_path) -> None:
     assert found[0].identical_images == 2
     said = " ".join(found[0].assumed)
     assert "2 of 7 test images are identical to training images" in said
-    assert "1 groups (patient 'p1') are in the run's train and in test of mix: 3 of 7" in said
+    assert "1 group (patient 'p1') is in the run's train and in test of mix: 3 of 7" in said
     assert len(found[0].predictions().groups) == 7
 
 

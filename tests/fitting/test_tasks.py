@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, log_loss, r2_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from iceprobe.fitting.members import Member, make_groups
 from iceprobe.neighbours.voting import Vote, voted
 from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
+from iceprobe.results.building import led_by
 from iceprobe.store import extract_in_memory
 from iceprobe.tasks import get_task
 from iceprobe.tokens import Tokens, TokenShape
@@ -295,6 +297,23 @@ def test_folds_test_every_example_once_and_cut_no_group(task, tmp_path):
         assert (result.protocol, result.split, len(result.folds.values)) == ("folds", "folds", 3)
         assert result.test_images == result.train_images == 240
         np.testing.assert_array_equal(predictions.groups, np.arange(240) // 4)
+        # A fold's thresholds have seen the examples of the others.
+        assert predictions.tuned == {}
+        assert not [name for name in result.metrics if name.endswith("_best")]
+        if task == "multilabel":
+            p = expit(predictions.logits().values.astype(np.float64))
+            known = targets != 255
+            each = [
+                np.mean(
+                    [f1_score(targets[on, k], one[on, k] >= 0.5) for k, on in enumerate(known.T)]
+                )
+                for one in p
+            ]
+            assert result.metrics["f1_macro"].values == pytest.approx(each, abs=1e-9)
+            with pytest.raises(
+                IceprobeError, match="out-of-fold predictions: fit with --protocol held"
+            ):
+                led_by(result, "f1_macro_best")
     assert content_of(read_results(tmp_path / "run")) == content_of(results)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,37 @@ def test_predictions_come_back_and_score(tmp_path: Path):
     other = Predictions(LABELS[::-1].copy(), predictions().predicted)
     with pytest.raises(IceprobeError, match="other images"):
         write_predictions(path, {"ep12": predictions(), "knn": other})
+
+
+def test_what_a_result_scores_is_computed_once(monkeypatch):
+    """However many pairs it is in, and with its interval."""
+    from iceprobe.results import comparison
+    from iceprobe.tasks.metrics import Metric
+
+    every = [result(f"ep{k}").replaced(predictions=predictions(k)) for k in (2, 3, 4, 5)]
+    alone = [compare_pair(a, b).difference for a, b in combinations(every, 2)]
+    read: list[str] = []
+    compute = comparison.unit_scores
+
+    def counted(metric, *given):
+        read.append(metric.name)
+        return compute(metric, *given)
+
+    monkeypatch.setattr(comparison, "unit_scores", counted)
+    together = comparison.compare_pairs(combinations(every, 2))
+    assert [one.difference for one in together] == alone
+    assert read == ["top1"] * 4
+    before = scores_of(predictions(), "classification")
+    read.clear()
+    compute_scores = Metric.scores
+
+    def counted_scores(metric, *given):
+        read.append(metric.name)
+        return compute_scores(metric, *given)
+
+    monkeypatch.setattr(Metric, "scores", counted_scores)
+    assert scores_of(predictions(), "classification") == before
+    assert {read.count(name) for name in before} == {1}
 
 
 def test_comparisons_pair_the_same_images():

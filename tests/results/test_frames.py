@@ -17,11 +17,13 @@ from iceprobe.results import (
     Score,
     read_results,
     to_html,
+    to_markdown,
     write_predictions,
     write_results,
 )
 from iceprobe.results.building import scores_of
 from iceprobe.results.predictions import Logits
+from iceprobe.results.schema import FittedOn
 from tests.results.test_advice import of_one_encoder
 from tests.results.test_files import result
 
@@ -274,3 +276,26 @@ def test_costs_are_those_of_the_whole_probe():
     table = iceprobe.frame([one])
     assert (table.parameters[0], table.flops[0]) == (17, 9)
     assert dataclasses.is_dataclass(Predictions)
+
+
+def test_readings_of_another_set_say_which_they_are_and_whether_they_are_masked():
+    run = result(
+        "ep2", metrics={"top1": Score.of([0.5])}, seeds=[0], folds=Score.of([0.25, 0.5, 0.9])
+    )
+    on = FittedOn(name="a", dataset=run.dataset, split="test", store=run.store)
+    full = run.replaced(test_of=on, folds=None)
+    masked = full.replaced(masked=True, metrics={"top1": Score.of([0.75])})
+    table = iceprobe.frame([run, full, masked])
+    assert table.test.fillna("").tolist() == ["", "a", "a"]
+    assert table.masked.tolist() == [False, False, True]
+    assert table.folds_mean[0] == pytest.approx(0.55)
+    assert table.folds_sd[0] == pytest.approx(np.std([0.25, 0.5, 0.9], ddof=1))
+    assert table.loc[1:, ["folds", "folds_mean", "folds_sd"]].isna().all(axis=None)
+    # In a notebook and in Markdown as well.
+    for text in (to_html([full, masked]), to_markdown([full, masked])):
+        cells = re.findall(r"<td[^>]*>([^<]*)|\| ([^|]+) (?=\|)", text)
+        assert [one for one in ("".join(c) for c in cells) if one in ("yes", "no")] == ["yes", "no"]
+    predictions = classes().predictions()
+    both = [one.replaced(predictions=predictions, seeds=[]) for one in (full, masked)]
+    examples = iceprobe.frame(both, per="example")
+    assert examples.masked.tolist() == ["no"] * 8 + ["yes"] * 8

@@ -11,6 +11,7 @@ from iceprobe.protocols.halving import clearly_beaten
 from iceprobe.results.crossed import KEPT, spread, spread_of_difference
 from iceprobe.results.scores import wilson
 from iceprobe.results.statistics import accuracy_interval, equivalent, paired_difference
+from iceprobe.results.units import cells_of
 from iceprobe.results.weighted import selected_score, standard_error
 
 
@@ -151,3 +152,12 @@ def test_the_choice_of_a_setting_counts_groups():
 def test_there_is_a_group_for_each_example():
     with pytest.raises(ValueError, match="60 examples"):
         spread(np.ones(60), groups=np.zeros(59))
+
+
+def test_pairs_of_stratum_and_unit_are_those_of_two_columns(sample):
+    *_, labels, groups = sample
+    found = cells_of(labels, groups)
+    pairs, place = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+    for one, expected in zip(found, (*pairs, place.ravel()), strict=True):
+        np.testing.assert_array_equal(one, expected)
+    assert [len(one) for one in cells_of(labels[:0], groups[:0])] == [0, 0, 0]

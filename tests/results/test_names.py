@@ -42,3 +42,6 @@ def test_mistakes_have_the_names_of_their_images():
     assert misread_by_name(WRONG, RIGHT, ["ant", "bee", "cat"], 5) == []
     without = [dataclasses.replace(one, names=None) for one in (RIGHT, WRONG)]
     assert misread_by_name(*without, ["ant", "bee", "cat"], 5) == []
+    none = dataclasses.replace(WRONG, predicted=np.full_like(WRONG.predicted, -1))
+    first = misread_by_name(RIGHT, none, ["ant", "bee", "cat"], 1)
+    assert first == ["a/é.png (ant read as nothing)"]

@@ -14,7 +14,6 @@ from typing import Any
 from iceprobe.cli.config import digest
 from iceprobe.cli.console import Bars, say
 from iceprobe.cli.folder import RunFolder
-from iceprobe.cli.other_sets import read_other_sets
 from iceprobe.cli.stages import (
     C,
     TokenSource,
@@ -89,7 +88,7 @@ def run_cells(
 
         def read() -> None:
             for run in runs:
-                read_other_sets(run, RunFolder(run), partial(source.other_sets, run))
+                source.tests.read(run, RunFolder(run), partial(source.other_sets, run))
 
         first(lambda: show_finished(folder, lambda: _identities(runs, source), resume, read))
         return
@@ -114,7 +113,7 @@ def run_cells(
             if cell.state == "finished":
                 done = check_finished(cell, source.identities(run))
                 first(partial(finish_off, cell, done))
-                first(partial(read_other_sets, run, cell, partial(source.other_sets, run)))
+                first(partial(source.tests.read, run, cell, partial(source.other_sets, run)))
             else:
                 fit_run(run, cell, source, resume=resume)
             results += _read(run.output, folder.path)

@@ -50,8 +50,7 @@ def compare(
       iceprobe compare runs/mae runs/dino
     """
     from iceprobe.results import compare as compare_runs
-    from iceprobe.results import compare_pair
-    from iceprobe.results.comparison import corrected
+    from iceprobe.results.comparison import compare_pairs, corrected
 
     if margin is not None and margin <= 0:
         raise IceprobeError(f"--margin {margin}: give a number of points above 0, such as 1.5")
@@ -67,7 +66,7 @@ def compare(
             reference = _reference(cell if len(runs) == 1 else results[-1], against)
             references.append(reference.label)
             comparisons += corrected(
-                [compare_pair(result, reference) for result in cell if result is not reference]
+                compare_pairs((one, reference) for one in cell if one is not reference)
             )
         labels = ["", " or ".join(dict.fromkeys(references))]
     for line in _undertrained(comparisons):
@@ -116,8 +115,8 @@ def _mistakes(comparisons: Sequence["Comparison"], count: int) -> list[str]:
     for one in comparisons:
         for right, wrong in ((one.probe, one.against), (one.against, one.probe)):
             ours, theirs = right.predictions(), wrong.predictions()
-            assert ours, "compare_pair() has read them"
-            assert theirs, "compare_pair() has read them"
+            assert ours, "compare_pairs() has read them"
+            assert theirs, "compare_pairs() has read them"
             if misread := misread_by_name(ours, theirs, right.class_names, count):
                 a, b = right.label, wrong.label
                 if a == b:

@@ -8,8 +8,9 @@ from iceprobe.cli.arguments import is_config
 from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars
+from iceprobe.cli.other_sets import OtherSets
 from iceprobe.cli.signature import Given, Resume, StoreArguments, Trust, options
-from iceprobe.cli.stages import check_fit
+from iceprobe.cli.stages import check_fit_on
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
 from iceprobe.probes import parse_probe
@@ -73,7 +74,7 @@ class _NamedStore:
     """
 
     def __init__(self, trust: bool = False):
-        self.trust = trust
+        self.trust, self.tests = trust, OtherSets()
 
     def other_sets(self, config: StoreRun) -> dict[str, Any]:
         """The options of `iceprobe.test`: the backbone is the one that the store names."""
@@ -88,5 +89,4 @@ class _NamedStore:
         return {self.store(config).identity}
 
     def check(self, config: StoreRun) -> None:
-        store = self.store(config)
-        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
+        check_fit_on(config, self.store(config))

@@ -1,18 +1,24 @@
 """``--test NAME=SPEC`` of `run` and `fit`: the fitted probes on other data sets, after the fit."""
 
+import functools
 import logging
-import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import iceprobe
 from iceprobe.cli.console import Bars, say
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
+from iceprobe.datasets.registry import load_grouped_if_it_can
+from iceprobe.results.other_sets import NAME
 from iceprobe.settings import FitRun
+
+if TYPE_CHECKING:
+    from iceprobe.fitting.other_fit import Predicts
+    from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
 
@@ -26,7 +32,7 @@ def named(config: FitRun) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in config.test:
         name, equals, spec = text.partition("=")
-        if not equals or not spec or not re.fullmatch(r"[\w-][\w.-]*", name):
+        if not equals or not spec or not NAME.fullmatch(name):
             raise IceprobeError(
                 f"--test {shown(text)}: write NAME=SPEC, a name for its folder and the data set, such as "
                 "v2=imagenet-v2?root=/data"
@@ -37,35 +43,61 @@ def named(config: FitRun) -> dict[str, str]:
     return found
 
 
-def check_tests(config: FitRun, classes: Sequence[str], task: str) -> None:
-    """Refuse data sets that a run with these ``classes`` can't be read on, before it is fitted."""
-    from iceprobe.fitting.other_sets import check_matches, is_store
-    from iceprobe.store import Store
+def has_stores(config: FitRun) -> bool:
+    """Whether some of them are feature stores."""
+    from iceprobe.fitting.other_sets import is_store
 
-    for spec in named(config).values():
-        if is_store(spec):
-            Store.open(spec)["test"]  # that it is there and whole
-        else:
-            check_matches(iceprobe.load_dataset(spec), "test", task, classes)
+    return any(map(is_store, named(config).values()))
 
 
-def read_other_sets(
-    config: FitRun, folder: RunFolder, how: Callable[[], Mapping[str, Any]]
-) -> None:
-    """Read the finished run in ``folder`` on the data sets of ``config``; those that are read stay.
+class OtherSets:
+    """The other data sets of a command; each is loaded once."""
 
-    ``how`` gives the options of :func:`iceprobe.test` that say where its tokens come from.
-    """
-    if not (tests := named(config)):
-        return
-    command = shlex.join(["iceprobe", *sys.argv[1:]])
-    with RunLog() as run_log, Bars() as progress:
-        run_log.write_to(folder.log)
-        for name, spec in tests.items():
-            results = iceprobe.test(
-                folder.path, spec, name=name, progress=progress, command=command, **how()
-            )
-            log.info("test %s: results of %d probes on %s", name, len(results), spec)
+    def __init__(self) -> None:
+        self._load = functools.cache(load_grouped_if_it_can)
+
+    def check(self, config: FitRun, run: "Predicts") -> None:
+        """Refuse those that ``run`` can't be read on, before it is fitted."""
+        from iceprobe.fitting.other_sets import is_store
+        from iceprobe.store import Store
+
+        for spec in named(config).values():
+            if is_store(spec):
+                store = Store.open(spec)
+                run.check_store(store, "test", [*config.probe, *_within_budget(config, store, run)])
+            else:
+                run.check_dataset(self._load(spec, config.groups or run.group), "test")
+
+    def read(self, config: FitRun, folder: RunFolder, how: Callable[[], Mapping[str, Any]]) -> None:
+        """Read the finished run in ``folder`` on them; those that are read stay.
+
+        ``how`` gives the options of :func:`iceprobe.test` that say where its tokens come from.
+        """
+        from iceprobe.fitting.other_sets import is_store
+        from iceprobe.results import read_results
+
+        if not (tests := named(config)):
+            return
+        command = shlex.join(["iceprobe", *sys.argv[1:]])
+        group = config.groups or read_results(folder.path)[0].group
+        with RunLog() as run_log, Bars() as progress:
+            run_log.write_to(folder.log)
+            for name, spec in tests.items():
+                data = spec if is_store(spec) else self._load(spec, group)
+                results = iceprobe.test(
+                    folder.path, data, name=name, progress=progress, command=command, **how()
+                )
+                log.info("test %s: results of %d probes on %s", name, len(results), spec)
+
+
+def _within_budget(config: FitRun, store: "Store", run: "Predicts") -> list[str]:
+    """The probes that a budget adds."""
+    from iceprobe.probes import within_budget
+
+    if config.budget is None and config.budget_flops is None:
+        return []
+    sizes = store.dim, len(run.classes), store.num_tokens
+    return within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
 
 
 def tell_tests(run: Any) -> None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import iceprobe
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
-from iceprobe.cli.other_sets import check_tests
+from iceprobe.cli.other_sets import OtherSets, has_stores
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
 from iceprobe.cli.stages import check_fit, extraction_of, has_budget, live_of, reads_patches
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec, with_options
-from iceprobe.datasets.registry import check_train
+from iceprobe.datasets.registry import check_train, load_grouped
 from iceprobe.machine.processes import first
 from iceprobe.probes.inputs import input_of, layers_named, names_layers
 from iceprobe.settings import Run
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from iceprobe.backbones import Backbone
     from iceprobe.datasets import Dataset
     from iceprobe.store import Store
+    from iceprobe.store.format import Manifest
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,6 @@ class Reading:
     whole: str
     layers: tuple[int, ...] | None = None
     together: bool = False
-
-
-def load_grouped(spec: str, group: str | None) -> "Dataset":
-    """The data set of ``spec``, read with the column ``group`` if its source has columns."""
-    from iceprobe.datasets import DATASETS
-
-    parsed = parse_spec(spec)
-    takes = (parsed.kind or "") in DATASETS and "group" in DATASETS[parsed.kind or ""].options
-    if group is not None and takes and "group" not in parsed.options:
-        spec = str(with_options(parsed, {"group": group}))
-    return iceprobe.load_dataset(spec)
 
 
 class Sources:
@@ -70,6 +60,7 @@ class Sources:
         self._apart = [text for text in config.probe if not names_layers(text)]
         self._readings: dict[str, Reading] = {}
         self._backbones: dict[str, Backbone] = {}
+        self.tests = OtherSets()
         self._load_dataset = functools.cache(load_grouped)
         self._stores: dict[tuple[str, str], Store] = {}
         self._identities: dict[tuple[str, str], set[str]] = {}
@@ -213,14 +204,20 @@ class Sources:
     def check(self, run: Run) -> None:
         """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
 
+        from iceprobe.fitting.other_fit import Predicts
         from iceprobe.store.layout import chosen_rows
 
         dataset = self.dataset(run)
         check_train(dataset.splits, dataset.spec)
         targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
-        check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task)
-        check_tests(run, dataset.classes, dataset.task)
+        groups = dataset.groups("train", run.groups)
+        groups = None if groups is None else groups[rows]
+        check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task, groups)
+        if run.test:
+            record = self._wanted(run).backbone if has_stores(run) else None
+            what = dataset.task, dataset.classes, dataset.units, run.backbone[0], record
+            self.tests.check(run, Predicts(*what, dataset.group))
 
     def identities(self, run: Run) -> set[str]:
         """Identities of the stores that would serve ``run`` now; nothing is extracted.
@@ -234,6 +231,17 @@ class Sources:
         return self._identities[key]
 
     def _identify(self, run: Run) -> set[str]:
+        whole = self._wanted(run)
+        settings = whole.settings
+        serving = [
+            settings.model_copy(update={"patches": patches, "device": kind})
+            for patches in {settings.patches, True}
+            for kind in ([settings.device] if run.device else ["cpu", "cuda"])
+        ]
+        return {whole.model_copy(update={"settings": one}).identity for one in serving}
+
+    def _wanted(self, run: Run) -> "Manifest":
+        """The store that ``run`` asks for now."""
         from iceprobe.store.joined_manifest import joined_manifest
         from iceprobe.store.request import describe_as, live_settings, make_settings
 
@@ -247,13 +255,7 @@ class Sources:
             describe_as(backbone, shape, dataset, settings, splits=None, limit=run.limit)
             for backbone, shape in self._records(run)
         ]
-        whole = joined_manifest(wanted) if self._reading(run).together else wanted[0]
-        serving = [
-            settings.model_copy(update={"patches": patches, "device": kind})
-            for patches in {settings.patches, True}
-            for kind in ([settings.device] if run.device else ["cpu", "cuda"])
-        ]
-        return {whole.model_copy(update={"settings": one}).identity for one in serving}
+        return joined_manifest(wanted) if self._reading(run).together else wanted[0]
 
     def _records(self, run: Run) -> list[tuple[BackboneRecord, TokenShape]]:
         """Record and shape of the backbone at each layer of a run."""

@@ -12,7 +12,7 @@ import typer
 
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
-from iceprobe.cli.other_sets import check_tests, read_other_sets, tell_tests
+from iceprobe.cli.other_sets import OtherSets, tell_tests
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
@@ -42,7 +42,13 @@ C_contra = TypeVar("C_contra", bound=FitRun, contravariant=True)
 
 
 class TokenSource(Protocol[C_contra]):
-    """Where the tokens of a run come from."""
+    """Where the tokens of a run come from.
+
+    Attributes:
+        tests: the other data sets that its probes are read on.
+    """
+
+    tests: OtherSets
 
     def store(self, config: C_contra, progress: Bars) -> "Store":
         """Make or open the feature store of ``config``."""
@@ -65,7 +71,7 @@ def run_stages(config: C, source: TokenSource[C], *, resume: bool = True) -> Non
     """
     folder = RunFolder(config)
     if folder.state == "finished":
-        read = partial(read_other_sets, config, folder, partial(source.other_sets, config))
+        read = partial(source.tests.read, config, folder, partial(source.other_sets, config))
         first(lambda: show_finished(folder, lambda: source.identities(config), resume, read))
     else:
         show(fit_run(config, folder, source, resume=resume), folder)
@@ -82,9 +88,11 @@ def fit_run(
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
         check_train(store.splits, store.manifest.dataset.spec)
-        check_fit(config, store.shape, store.classes, store["train"].targets, store.task)
+        check_fit_on(config, store)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
-            first(lambda: check_tests(config, store.classes, store.task))
+            from iceprobe.fitting.other_fit import Predicts
+
+            first(lambda: source.tests.check(config, Predicts.of(store.manifest)))
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
         if config.memory is not None:
@@ -92,7 +100,7 @@ def fit_run(
         return partial(fit, store, config.probe, fitting_of(config))
 
     results = write_run(folder, prepare, resume=resume)
-    first(lambda: read_other_sets(config, folder, partial(source.other_sets, config)))
+    first(lambda: source.tests.read(config, folder, partial(source.other_sets, config)))
     return results
 
 
@@ -134,6 +142,7 @@ def check_fit(
     classes: Sequence[str],
     targets: "np.ndarray",
     task: str,
+    groups: "np.ndarray | None" = None,
 ) -> None:
     """Check that probes, budget and draws fit the tokens and the images.
 
@@ -143,6 +152,7 @@ def check_fit(
         classes: their names.
         targets: ``(n, …)`` of the training images.
         task: name of their task.
+        groups: ``(n,)`` of those that aren't independent.
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import drawn
@@ -152,13 +162,19 @@ def check_fit(
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
     for shots in config.shots or []:
-        drawn(get_task(task), targets, classes, shots=shots)
+        drawn(get_task(task), targets, classes, shots=shots, groups=groups)
     for text in config.probe:
         spec = parse_probe(text)
         if spec.name == "knn":
             input_of(shape, spec)
         else:
             probes.build_for(shape, spec, len(classes))
+
+
+def check_fit_on(config: FitRun, store: "Store") -> None:
+    """The same of a feature store."""
+    train, groups = store["train"], store.grouped_by(config.groups).groups("train")
+    check_fit(config, store.shape, store.classes, train.targets, store.task, groups)
 
 
 def has_budget(config: FitRun) -> bool:

@@ -34,6 +34,7 @@ def test(
       iceprobe test runs/imagenet --data imagenet-v2?root=/data
       iceprobe test runs/imagenet --data imagenet-a?root=/data --data objectnet?root=/data
       iceprobe test runs/birds --data folder:/data/other-hospital?test_fraction=1 --name other
+      iceprobe test runs/scans --data "table:other.csv?target=tags&separator=;&test_fraction=1"
       iceprobe test runs/birds --data features/mae--other-0123456789ab
     """
     config = resolve(OtherSetRun, given)

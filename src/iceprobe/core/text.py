@@ -112,6 +112,11 @@ def in_days(seconds: float) -> str:
     return f"{days:,.1f} days" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
+def counted(number: int, noun: str) -> str:
+    """``"1 seed"``, ``"3 seeds"``, ``"1,200 seeds"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _line(row: Sequence[object]) -> str:
     text = io.StringIO(newline="")
     # csv quotes both \r and \n only if both are in the line terminator.

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Union
@@ -14,8 +14,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import by_number, check_count, labels_outside
 from iceprobe.datasets.pixels import Reading
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.tasks.registry import get_task
-from iceprobe.tasks.targets import known, some
+from iceprobe.tasks.stratified import alone
+from iceprobe.tasks.targets import known
 
 TRAIN = "train"
 
@@ -176,6 +178,19 @@ class ArraySplit(Split):
         return digest.hexdigest()
 
 
+def check_column(column: str, columns: Iterable[str], spec: str) -> None:
+    """Refuse a column of groups that a data set wasn't read with.
+
+    Raises:
+        IceprobeError: with those that it was.
+    """
+    if column not in (known := list(columns)):
+        raise IceprobeError(
+            f"groups={column!r}: {spec} was read with {', '.join(known) or 'no column'}; name it in the "
+            f"data's spec, group={column}, or for tokens of your own as groups"
+        )
+
+
 # What functions accept as a data set; the mapping holds two map-style data sets of torch.
 Data = Union["Dataset", str, Mapping[str, Any]]
 
@@ -243,6 +258,21 @@ class Dataset:
         """Name of the task of its targets."""
         return next((split.task for split in self.splits.values()), "classification")
 
+    def groups(self, split: str, column: str | None = None) -> np.ndarray | None:
+        """Which examples of a split aren't independent, ``(n,)``: those of one group have equal codes.
+
+        Args:
+            column: whose values are the groups; None: :attr:`group`, without which there are none.
+
+        Raises:
+            IceprobeError: if there is no such column.
+        """
+        name = column or self.group
+        if name is None:
+            return None
+        check_column(name, self.splits[split].columns, self.spec)
+        return alone(self.splits[split].columns[name].codes)
+
     def _check_classes(self) -> None:
         splits = self.splits.values()
         for split in splits:
@@ -295,10 +325,11 @@ class Dataset:
             mine = split.columns[self.group].codes
             both = np.setdiff1d(np.intersect1d(mine, trained.codes), [-1])
             if split.name != TRAIN and len(both):
-                shown = some([trained.values[code] for code in both])
-                lines.append(
-                    f"{len(both)} groups ({self.group} {shown}) are in train and in {split.name}: "
+                names = [trained.values[code] for code in both]
+                so = (
                     f"{np.isin(mine, both).sum():,} of {len(mine):,} {split.name} examples aren't "
-                    "independent of train, so scores may be too high"
+                    "independent of train"
                 )
+                places = f"train and in {split.name}"
+                lines.append(line_of_shared_groups(self.group, names, places, so))
         return lines

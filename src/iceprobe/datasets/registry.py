@@ -1,5 +1,6 @@
 """The sources of data sets by name, and ``load_dataset``. Importing this imports no torch, no Pillow."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -244,6 +245,27 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     _set_reading(loaded, reading)
     log_assumptions(loaded.assumed)
     return loaded
+
+
+def load_grouped(spec: str, group: str | None) -> "Dataset":
+    """The data set of ``spec``, read with the column ``group`` if its source has columns."""
+    return load_dataset(_in_groups(spec, group))
+
+
+def load_grouped_if_it_can(spec: str, group: str | None) -> "Dataset":
+    """The same; a set that can't be read with that column, which another set has, is read without."""
+    if (grouped := _in_groups(spec, group)) != spec:
+        with contextlib.suppress(IceprobeError):  # if it isn't of the column, it comes again
+            return load_dataset(grouped)
+    return load_dataset(spec)
+
+
+def _in_groups(spec: str, group: str | None) -> str:
+    parsed = parse_spec(spec)
+    takes = (parsed.kind or "") in DATASETS and "group" in DATASETS[parsed.kind or ""].options
+    if group is None or not takes or "group" in parsed.options:
+        return spec
+    return str(with_options(parsed, {"group": group}))
 
 
 def check_train(splits: Iterable[str], spec: str) -> None:

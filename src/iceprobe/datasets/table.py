@@ -127,9 +127,12 @@ def _divided(
 ) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
     """The rows of train and of test, and a line on how they were divided."""
     fraction = asked.test_fraction or 0.0
-    if not 0 < fraction < 1:
-        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1)")
+    if not 0 < fraction <= 1:
+        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1]")
     labels, seed = targets.labels["train"], asked.seed or 0
+    if fraction == 1:  # a set to read a run on
+        line = f"all {len(labels):,} rows are the test split (test_fraction=1)"
+        return {"test": ("train", np.arange(len(labels)))}, line
     codes = None if group is None else alone(group.codes)
     train, test = heldout_split(get_task(targets.task).strata(labels), seed, fraction, codes)
     if not len(test):

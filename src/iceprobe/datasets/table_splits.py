@@ -50,7 +50,8 @@ def with_split(
     if found is None:
         raise IceprobeError(
             f"{spec!r} has no test split: name a column of splits as split=COLUMN, another table as "
-            "test=FILE, a column of folds as fold=COLUMN, or draw one, test_fraction=0.2"
+            "test=FILE, a column of folds as fold=COLUMN, or draw one, test_fraction=0.2; all rows are a test "
+            "set for a run on another, with test_fraction=1"
         )
     line = f"{table.place.name}: column {found!r} says which rows are test (split= names another)"
     return replace(asked, split=found), [line]

@@ -1,12 +1,13 @@
 """A run that was fitted: its results, and its store as far as that is there, to be read on other images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
+from iceprobe.fitting.other_fit import Predicts
 from iceprobe.fitting.run_folder import REQUEST
 from iceprobe.results.files import read_results
 from iceprobe.results.fitted import FittedResult
@@ -63,6 +64,8 @@ class FittedRun:
         if store is not None and "train" not in store.splits:
             gone, store = f"{store.path} has no split 'train'", None
         found = cls(results, first.run, manifest, store, gone, trust)
+        if store is not None:
+            found = replace(found, store=store.grouped_by(found.group))
         if store is None and (voting := [one.label for one in results if one.method == "knn"]):
             raise IceprobeError(
                 f"{voting[0]} votes from the training tokens of the run, which aren't there ({gone}): "
@@ -96,15 +99,34 @@ class FittedRun:
         return list(names)
 
     @property
+    def group(self) -> str | None:
+        """Name of the column whose equal values are examples that aren't independent."""
+        found = self.results[0].group or self._asked("groups")  # which results didn't have at first
+        return found if isinstance(found, str) else None
+
+    @property
+    def predicts(self) -> Predicts:
+        """What another set has to fit."""
+        first, stored = self.results[0], self.manifest
+        units = first.units or (stored.dataset.units if stored else [])
+        backbone = stored.backbone if stored else None
+        what = self.stored_task, self.classes, units, first.backbone, backbone
+        return Predicts(*what, self.group)
+
+    @property
     def run_seed(self) -> int | None:
         """The seed of its draws; None where that isn't known."""
         for one in self.results:
             if isinstance(seed := one.training.get("run_seed"), int):
                 return seed
-        if self.run is not None and (self.run / REQUEST).is_file():
-            seed = parse_json((self.run / REQUEST).read_bytes()).get("run_seed")
-            return seed if isinstance(seed, int) else None
-        return None
+        seed = self._asked("run_seed")
+        return seed if isinstance(seed, int) else None
+
+    def _asked(self, name: str) -> Any:
+        """A setting that the run was asked for; None where that isn't known."""
+        if self.run is None or not (self.run / REQUEST).is_file():
+            return None
+        return parse_json((self.run / REQUEST).read_bytes()).get(name)
 
     def backbone(self, given: Any) -> "Backbone":
         """Its backbone: the one ``given``, or else loaded by its spec, and checked to be the same.
@@ -127,23 +149,6 @@ class FittedRun:
             spec=spec, name="", paradigm="", pooled_class=False, identity={}, preprocessing={}
         )
         return load_recorded(spec, record, self.run, self.trust)
-
-    def check_tokens(self, store: Store) -> None:
-        """Refuse tokens of another backbone.
-
-        Raises:
-            IceprobeError: naming both.
-        """
-        theirs, ours = store.manifest.backbone, self.manifest.backbone if self.manifest else None
-        if ours is None:
-            same = theirs.spec == self.results[0].backbone
-        else:
-            same = (ours.identity, ours.preprocessing) == (theirs.identity, theirs.preprocessing)
-        if not same:
-            raise IceprobeError(
-                f"store {store.path or store.identity[:16]} has tokens of {theirs.spec!r}, which isn't the "
-                f"backbone of the run, {self.results[0].backbone!r}: give the images' spec in its place"
-            )
 
 
 def _whole_store(result: FittedResult, trust: bool) -> Store:

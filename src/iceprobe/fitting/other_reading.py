@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.matching import Matching
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.fitting.checks import check_device, check_patches
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.fitted import load_fitted
@@ -133,7 +134,7 @@ class Reading:
         if self.rows:
             names = self.store.names_at_hand(self.split_name)
             found.append(line_of_identical(self.rows, len(self.split), self.split_name, names))
-        return [*found, *self._shared_groups()]
+        return [*found, *self._other_groups(), *self._shared_groups()]
 
     @cached_property
     def rows(self) -> list[int]:
@@ -141,6 +142,16 @@ class Reading:
         if self.fit.store is None:
             return []
         return list(identical_rows(self.fit.store["train"], self.split).tolist())
+
+    def _other_groups(self) -> list[str]:
+        """A line on a set whose examples aren't in the groups of the run's column."""
+        ours, record = self.fit.group, self.store.manifest.dataset
+        if ours in (None, record.group):
+            return []
+        whose = f"those of {record.name} are of column {record.group!r}"
+        if record.group is None:
+            whose = f"{record.name} is read without it: each of its examples counts as independent"
+        return [f"the run's groups are of column {ours!r}, and {whose}"]
 
     def _shared_groups(self) -> list[str]:
         """A line on groups that are in the run's training split and in the other set."""
@@ -156,11 +167,11 @@ class Reading:
         both = [code for code in np.unique(codes).tolist() if code >= 0 and values[code] in trained]
         if not both:
             return []
-        return [
-            f"{len(both)} groups ({name} {some([values[code] for code in both])}) are in the run's train and "
-            f"in {self.split_name} of {record.spec}: {np.isin(codes, both).sum():,} of {len(codes):,} "
-            "examples aren't independent of train, so scores may be too high"
-        ]
+        so = (
+            f"{np.isin(codes, both).sum():,} of {len(codes):,} examples aren't independent of train"
+        )
+        places = f"the run's train and in {self.split_name} of {record.spec}"
+        return [line_of_shared_groups(name, [values[code] for code in both], places, so)]
 
     def results(
         self,
@@ -176,7 +187,7 @@ class Reading:
         where = origin(
             manifest, self.split_name, first.train_images or 0, self.split.index, self.command
         )
-        read = ("dataset", "images", "split", "test_images", "environment", "git_commit")
+        read = ("dataset", "images", "split", "group", "test_images", "environment", "git_commit")
         fields = {name: where[name] for name in (*read, "command", "created", "skipped_images")} | {
             "classes": len(matching.names),
             "class_names": matching.names,

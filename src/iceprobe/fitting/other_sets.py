@@ -12,22 +12,18 @@ absent classes don't count.
 """
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.checksums import Digest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import unknown
 from iceprobe.core.text import short_name, shown
 from iceprobe.datasets import DATASETS, Dataset, load_dataset
-from iceprobe.datasets.matching import Matching, matched
+from iceprobe.datasets.registry import load_grouped_if_it_can
 from iceprobe.fitting.api import file_name
 from iceprobe.fitting.fitted_run import FittedRun
 from iceprobe.fitting.other_reading import Reading
@@ -38,7 +34,7 @@ from iceprobe.machine.torch_state import in_own_state
 from iceprobe.results.files import FILE_NAME, read_results, write_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.listing import Results
-from iceprobe.results.other_sets import MASKED, TESTS
+from iceprobe.results.other_sets import MASKED, NAME, TESTS
 from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.schema import Files
@@ -47,8 +43,6 @@ from iceprobe.store import extract, extract_in_memory
 from iceprobe.store.format import MANIFEST, DatasetRecord
 from iceprobe.store.reader import Store
 from iceprobe.store.writer import extract_layers_with
-from iceprobe.tasks.registry import get_task
-from iceprobe.tasks.task import Task
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -84,12 +78,13 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]
     """
     fit = FittedRun.of(run, call.trust)
     progress = callback(call.progress)
-    store, matching = _tokens(dataset, fit, call, progress)
+    store = _grouped(_tokens(dataset, fit, call, progress), fit.group)
     record = store.manifest.dataset
+    matching = fit.predicts.match(record, store[call.split].targets)
     place = None
     if fit.run is not None:
         name = call.name or _name(record, call.split)
-        if not re.fullmatch(r"[\w=-][\w.=-]*", name):
+        if not NAME.fullmatch(name):
             raise IceprobeError(f"name {shown(name)} of a test: take letters, digits, _, - and .")
         place = fit.run / TESTS / name
     with ExitStack() as locked:
@@ -102,7 +97,7 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]
             kinds[MASKED] = matching.masked()
         reading = Reading(fit, store, call, place.name if place else call.name or record.name)
         found = reading.predicted(list(kinds.values()), progress)
-        lines = reading.lines()
+        lines = [*fit.predicts.lines(matching, record), *reading.lines()]
         log_assumptions(lines)
         made: dict[str, list[FittedResult]] = {
             kind: reading.results(one, found[number], lines, masked=kind == MASKED)
@@ -113,19 +108,6 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]
         # The one that says that the test is finished comes last.
         written = {kind: _write(place / kind, made[kind]) for kind in reversed(made)}
         return Results(one for kind in made for one in written[kind])
-
-
-def check_matches(dataset: Any, split: str, task: str, classes: Sequence[str]) -> None:
-    """Refuse a `Dataset` that a run with these classes can't be read on, before anything is made.
-
-    Raises:
-        IceprobeError: as :func:`test`.
-    """
-    if split not in dataset.splits:
-        raise IceprobeError(unknown(f"split of {dataset.name}", split, dataset.splits))
-    _check_task(dataset.spec, dataset.task, task)
-    targets, task_of = dataset.splits[split].targets, get_task(task)
-    _match(task_of, classes, dataset.classes, targets, dataset.maps, dataset.spec)
 
 
 def is_store(place: Any) -> bool:
@@ -141,21 +123,18 @@ def is_store(place: Any) -> bool:
 
 def _tokens(
     given: Any, fit: FittedRun, call: OtherSetCall, progress: ProgressCallback | None
-) -> tuple[Store, Matching]:
-    """The other set's tokens, and how the run's outputs are read on it."""
+) -> Store:
+    """The other set's tokens, which fit the run."""
     if is_store(given):
         store = given if isinstance(given, Store) else Store.open(given, trust=call.trust)
         if call.limit is not None:
             raise IceprobeError(f"limit={call.limit} is for images: a store has its tokens already")
-        fit.check_tokens(store)
-        record = store.manifest.dataset
-        split = store[call.split]
-        _check_task(record.spec, record.task, fit.stored_task)
-        return store, _match(
-            fit.task, fit.classes, record.classes, split.targets, record.maps, record.spec
-        )
-    dataset = load_dataset(given)
-    check_matches(dataset, call.split, fit.stored_task, fit.classes)
+        labels = [one.label for one in fit.results]
+        fit.predicts.check_store(store, call.split, labels)
+        return store
+    grouped = isinstance(given, str)
+    dataset = load_grouped_if_it_can(given, fit.group) if grouped else load_dataset(given)
+    fit.predicts.check_dataset(dataset, call.split)
     backbone = fit.backbone(call.backbone)
     asked: dict[str, Any] = {
         "splits": [call.split],
@@ -176,13 +155,17 @@ def _tokens(
     if fit.several_layers:
         layers = fit.store.layers if fit.store else {}
         bare = [layer for layer, one in layers.items() if not one.has_patches]
-        store = _side_by_side(backbone, dataset, where, extraction, bare, progress)
-    elif where is None:
-        store = extract_in_memory(backbone, dataset, extraction, progress=progress)
-    else:
-        store = extract(backbone, dataset, where, extraction, progress=progress)
-    targets, record = store[call.split].targets, store.manifest.dataset
-    return store, _match(fit.task, fit.classes, record.classes, targets, dataset.maps, dataset.spec)
+        return _side_by_side(backbone, dataset, where, extraction, bare, progress)
+    if where is None:
+        return extract_in_memory(backbone, dataset, extraction, progress=progress)
+    return extract(backbone, dataset, where, extraction, progress=progress)
+
+
+def _grouped(store: Store, column: str | None) -> Store:
+    """The set in the groups of the run's own column, where it has that and names none itself."""
+    record = store.manifest.dataset
+    named = record.group is not None or column not in record.values
+    return store if named else store.grouped_by(column)
 
 
 def _side_by_side(
@@ -216,26 +199,6 @@ def _features(fit: FittedRun, call: OtherSetCall) -> Any:
     if path is not None:
         return located(path).parent
     return None if fit.run is None else Path("features")
-
-
-def _check_task(spec: str, theirs: str, ours: str) -> None:
-    if theirs != ours:
-        raise IceprobeError(
-            f"{spec} has targets of {theirs}, and the run predicts those of {ours}: give the set of the "
-            f"same targets, or read it with task={ours}"
-        )
-
-
-def _match(
-    task: Task,
-    ours: Sequence[str],
-    theirs: Sequence[str],
-    targets: NDArray[Any],
-    maps: Mapping[str, Sequence[str]],
-    spec: str,
-) -> Matching:
-    noun = {"classes": "class"}.get(task.outputs, task.outputs.removesuffix("s"))
-    return matched(ours, theirs, task.occurring(targets), maps, f"{noun} of {spec}:")
 
 
 def _name(record: DatasetRecord, split: str) -> str:

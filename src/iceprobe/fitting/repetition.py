@@ -104,7 +104,6 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         IceprobeError: naming it.
     """
     task = check_task(store, request.task)
-    metric_of(store, task, request.metric)
     check_selects(task, request, store)
     if request.class_weight != "none" and not task.weighs_classes:
         raise IceprobeError(
@@ -136,9 +135,11 @@ def check_selects(task: Task, request: Request, store: Store) -> None:
     try:
         kept_for(task, metric, task.num_outputs(store.classes), store[TRAIN].targets)
     except IceprobeError as error:
+        later = f"take it afterwards, iceprobe report RUN --metric {metric.name}"
+        if request.protocol.outer_folds:
+            later = "leave it out"
         raise IceprobeError(
-            f"metric={metric.name!r} can't select a setting ({error}); take it afterwards, "
-            f"iceprobe report RUN --metric {metric.name}"
+            f"metric={metric.name!r} can't select a setting ({error}); {later}"
         ) from None
 
 

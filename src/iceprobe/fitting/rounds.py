@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.shared_groups import line_of_shared_groups
 from iceprobe.fitting.checks import check_task
 from iceprobe.fitting.repetition import Request
 from iceprobe.protocols.lowshot import drawn
@@ -11,7 +12,6 @@ from iceprobe.protocols.outer_folds import Rows, column_folds, drawn_folds
 from iceprobe.settings import FitCall, ProbeCall
 from iceprobe.store.format import TRAIN
 from iceprobe.store.reader import Store
-from iceprobe.tasks.targets import some
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,12 @@ class Round:
         seeds: initialisations.
         run_seed: of the held-out part and of the order of batches.
         replicate: its number.
-        fold: its number, of `folds_of_store`; None where the data's own split is reported.
     """
 
     store: Store
     seeds: list[int]
     run_seed: int
     replicate: int
-    fold: int | None = None
 
 
 def rounds_of(
@@ -50,11 +48,10 @@ def rounds_of(
     for replicate in range(replicates or 1):
         mine = list(range(seeds)) if replicates is None else [replicate]
         seed = call.run_seed + replicate
-        views = [(store, None)] if not folds else [(store.fold(r), f) for f, r in enumerate(folds)]
-        for view, fold in views:
+        for view in [store.fold(rows) for rows in folds] if folds else [store]:
             if request.low_shot and TRAIN in view.splits:
                 view = _low_shot(view, request, call, seed)
-            found.append(Round(view, mine, seed, replicate, fold))
+            found.append(Round(view, mine, seed, replicate))
     return found
 
 
@@ -102,11 +99,8 @@ def cut_groups(store: Store, folds: list[Rows]) -> str:
         return ""
     column = store.manifest.dataset.group or ""
     values = store.manifest.dataset.values[column]
-    named = some([values[group] for group in cut])
-    return (
-        f"{len(cut)} groups ({column} {named}) are in several folds: their examples aren't independent of "
-        "what is learnt, so scores may be too high"
-    )
+    so = "their examples aren't independent of what is learnt"
+    return line_of_shared_groups(column, [values[group] for group in cut], "several folds", so)
 
 
 def _check_fold(store: Store, request: Request, rows: Rows, number: int) -> None:

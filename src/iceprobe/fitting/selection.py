@@ -83,12 +83,12 @@ def run_protocol(
         evaluated=protocol.held_out == 0,
     )
 
+    all_groups = store.groups("train")
+
     def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
         read = {inputs[label] for label in grids}
         groups = all_groups if of is train else None
         return Feed(of, rows, read, context.device, context.dtype, context.shuffle, views, groups)
-
-    all_groups = store.groups("train")
 
     whole = partial(feed, train, np.arange(len(train)), train.views)
     reported = feed(test, np.arange(len(test))).reading(set(inputs.values()))

@@ -6,8 +6,9 @@ from iceprobe.reporting.blocks import Block, Context, over_seeds
 from iceprobe.reporting.charts import Chart, Spec, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.reliability import BINS, Bin, of_classes, of_tags
+from iceprobe.results.reliability import Bin, of_classes, of_tags
 from iceprobe.results.tables import percent, span, tenths
+from iceprobe.tasks.metrics import BINS
 
 SIDE = 340
 _GREY = "#8894a0"

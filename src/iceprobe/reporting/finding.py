@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
-from iceprobe.results.caveats import counted, covered, enumerated, kept
+from iceprobe.core.text import counted
+from iceprobe.results.caveats import covered, enumerated, kept
 from iceprobe.results.comparison import (
     BASELINES,
     Comparison,

@@ -7,7 +7,7 @@ from iceprobe.reporting.finding import Finding, find
 from iceprobe.results.comparison import (
     Comparison,
     best_baseline,
-    compare_pair,
+    compare_pairs,
     corrected,
     probe_name,
     reference_ep,
@@ -57,7 +57,7 @@ def _contests(results: Sequence[FittedResult]) -> list[Contest]:
             continue
         others = [one for one in leaderboard(results) if one is not opponent]
         kept = [one for one in others if one.predictions() is not None]
-        if rows := corrected([compare_pair(one, opponent) for one in kept]):
+        if rows := corrected(compare_pairs((one, opponent) for one in kept)):
             ends = [abs(end) for row in rows for end in row.difference.interval]
             contests.append(Contest(opponent, rows, max(max(ends) * 1.06, 0.002)))
     return contests

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import visible
+from iceprobe.core.text import counted, visible
 from iceprobe.reporting.blocks import Block, Context
 from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
 from iceprobe.reporting.finding import display_name
@@ -117,8 +117,8 @@ def _left_out(predictions: Predictions, column: str) -> int:
 
 
 def _count(one: Slice) -> str:
-    groups = f" of {one.groups:,} groups" if one.groups is not None else ""
-    return f"{one.images:,} image{'s' if one.images != 1 else ''}{groups}"
+    groups = f" of {counted(one.groups, 'group')}" if one.groups is not None else ""
+    return counted(one.images, "image") + groups
 
 
 def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> Spec:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import counted
 from iceprobe.results.advice_text import paragraph
-from iceprobe.results.caveats import counted
 from iceprobe.results.encoders import Encoder, Order, encoder_of, orders_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.html import html_table, text

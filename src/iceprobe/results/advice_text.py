@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from iceprobe.results.caveats import counted, enumerated, few_rows, kept, lost_note
+from iceprobe.core.text import counted
+from iceprobe.results.caveats import enumerated, few_rows, kept, lost_note
 from iceprobe.results.choice import Undecided
 from iceprobe.results.comparison import Comparison, warned
 from iceprobe.results.encoders import REMEDIES, Encoder, Order

@@ -3,13 +3,17 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.results.enough import caveat
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import interval_of
-from iceprobe.results.predictions import Predictions
+from iceprobe.results.predictions import Predictions, Recorded
 from iceprobe.results.schema import Flops, Score
+from iceprobe.tasks.linearised import at_equal_weights
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
@@ -39,12 +43,12 @@ def scores_of(predictions: Predictions, task: str, names: Collection[str] = ()) 
     Each is over seeds or replicates, and over groups of examples where the predictions have some. One that
     the predictions don't allow, or that is undefined for their targets, is left out.
     """
-    found, record = {}, predictions.record
-    outputs = _outputs(predictions)
+    found, record, labels = {}, predictions.record, predictions.labels
+    outputs = _outputs(record, labels)
     for name, metric in get_task(task).metrics.items():
         wanted = metric.by_itself(outputs) or name in names
-        if wanted and metric.scores(record, predictions.labels) is not None:
-            found[name] = _score(metric, predictions)
+        if wanted and (scores := metric.scores(record, labels)) is not None:
+            found[name] = _score(metric, record, labels, predictions.groups, scores)
     return found
 
 
@@ -55,7 +59,9 @@ def score_of(predictions: Predictions, task: str, name: str) -> Score:
         IceprobeError: if ``task`` has no metric of that name, the predictions don't allow it, or it is
             undefined for their targets.
     """
-    return _score(known_metric(task, name), predictions)
+    metric, record, labels = known_metric(task, name), predictions.record, predictions.labels
+    scores = metric.needed_scores(record, labels)
+    return _score(metric, record, labels, predictions.groups, scores)
 
 
 def known_metric(task: str, name: str | None = None) -> Metric:
@@ -76,7 +82,16 @@ def led_by(result: FittedResult, name: str) -> FittedResult:
     Raises:
         IceprobeError: as :func:`score_of`, or if no predictions were kept.
     """
-    score = score_of(result.needed_predictions(), result.task, name)
+    predictions, metric = result.needed_predictions(), known_metric(result.task, name)
+    if result.folds is not None and metric.formula is not None:
+        record, labels = predictions.record, predictions.labels
+        if (
+            at_equal_weights(metric.formula, record, labels) is None
+        ):  # thresholds, which folds don't keep
+            raise IceprobeError(
+                f"{metric.title} can't be computed of out-of-fold predictions: fit with --protocol heldout"
+            )
+    score = score_of(predictions, result.task, name)
     known = result.metrics | {name: score}
     ordered = {n: known[n] for n in get_task(result.task).metrics if n in known}
     if name == result.primary:
@@ -91,25 +106,28 @@ def led_by(result: FittedResult, name: str) -> FittedResult:
     )
 
 
-def _score(metric: Metric, predictions: Predictions) -> Score:
-    record, labels = predictions.record, predictions.labels
-    values = metric.value(record, labels)
-    found = interval_of(metric, record, labels, predictions.groups)
+def _score(
+    metric: Metric,
+    record: Recorded,
+    labels: NDArray[Any],
+    groups: NDArray[np.int64] | None,
+    scores: NDArray[Any],
+) -> Score:
+    formula = metric.formula is not None
+    values = metric.value(record, labels) if formula else metric.mean(scores, labels)
+    found = interval_of(metric, record, labels, groups, scores=scores)
     if found is None:
-        return Score.of(values, caveat=caveat(metric, labels, predictions.groups))
+        return Score.of(values, caveat=caveat(metric, labels, groups))
     return Score.of(values, found.ends, method=found.method, caveat=found.caveat)
 
 
-def _outputs(predictions: Predictions) -> int:
+def _outputs(record: Recorded, labels: NDArray[Any]) -> int:
     """K; of classes without logits the number of those that occur."""
-    labels, logits = predictions.labels, predictions.logits()
     if labels.ndim > 1:
         return labels.shape[1]
-    if logits is not None:
-        return logits.values.shape[-1]
-    highest = [
-        int(one.max(initial=0)) for one in (labels, predictions.predicted) if one is not None
-    ]
+    if record.logits is not None:
+        return record.logits.shape[-1]
+    highest = [int(one.max(initial=0)) for one in (labels, record.predicted) if one is not None]
     return 1 + max(highest)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from iceprobe.core.text import counted
 from iceprobe.results.schema import Result
 from iceprobe.store.format import FOLDS
 
@@ -74,11 +75,6 @@ _FEW = (
 
 def _row_noun(result: Result) -> str:
     return "replicate" if result.variance == "replicates" else "seed"
-
-
-def counted(number: int, noun: str) -> str:
-    """``"1 seed"``, ``"3 seeds"``."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def enumerated(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from iceprobe.results.comparison import LEVEL, Comparison, compare_pair, in_family
+from iceprobe.results.comparison import LEVEL, Comparison, compare_pairs, in_family
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import level
 from iceprobe.results.schema import Result
@@ -53,7 +53,7 @@ def choose(results: Sequence[FittedResult], margin: float) -> Choice:
         margin: of the primary metric, what may be lost.
     """
     pairs: dict[int, list[Comparison]] = defaultdict(list)
-    family = [compare_pair(a, b) for a, b in combinations(results, 2)]
+    family = compare_pairs(combinations(results, 2))
     indices = combinations(range(len(results)), 2)
     for (i, j), pair, difference in zip(indices, family, in_family(family), strict=True):
         pairs[i].append(replace(pair, difference=difference))

@@ -6,14 +6,16 @@ simple sequentially rejective multiple test procedure"). Where the scores themse
 best with the rest, neighbours in rank) the family is all K(K−1)/2 pairs, whichever are reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+
+from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.intervals import difference_of
+from iceprobe.results.intervals import difference_of_scores, unit_scores
 from iceprobe.results.predictions import same_targets
 from iceprobe.results.primary import level, shared_metric
 from iceprobe.results.schema import Result
@@ -75,18 +77,37 @@ def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
     Raises:
         IceprobeError: if predictions weren't kept, or were made on other images.
     """
+    return compare_pairs([(a, b)])[0]
+
+
+def compare_pairs(pairs: Iterable[tuple[FittedResult, FittedResult]]) -> list[Comparison]:
+    """:func:`compare_pair` of each, which computes once what a result scores."""
+    known: dict[tuple[object, ...], NDArray] = {}
+
+    def scores(one: FittedResult, metric: Metric, groups: NDArray | None) -> NDArray:
+        key = (id(one), metric.name, None if groups is None else groups.tobytes())
+        if key not in known:
+            predicted = one.needed_predictions()
+            known[key] = unit_scores(metric, predicted.record, predicted.labels, groups)
+        return known[key]
+
+    return [_compared(a, b, scores) for a, b in list(pairs)]
+
+
+def _compared(a: FittedResult, b: FittedResult, scores: Callable[..., NDArray]) -> Comparison:
+    """One pair; ``scores`` of a result, a metric and groups."""
     predicted_a, predicted_b = a.needed_predictions(), b.needed_predictions()
     if a.images != b.images or not same_targets(predicted_a.labels, predicted_b.labels):
         raise IceprobeError(
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
             "images: a paired comparison needs the same data set and split"
         )
-    metric, labels, groups = shared_metric(a, b), predicted_a.labels, predicted_a.groups
-    difference = difference_of(
+    metric, groups = shared_metric(a, b), predicted_a.groups
+    difference = difference_of_scores(
         metric,
-        predicted_a.record,
-        predicted_b.record,
-        labels,
+        scores(a, metric, groups),
+        scores(b, metric, groups),
+        predicted_a.labels,
         groups,
         replicates=are_replicates(a, b),
     )
@@ -125,12 +146,12 @@ def family(
     """
     wanted = {id(one) for one in picked}
     return corrected(
-        [
-            compare_pair(a, b)
+        compare_pairs(
+            (a, b)
             for a in ours
             for b in theirs
             if a is not b and (wanted >= {id(a), id(b)} or (_readable(a) and _readable(b)))
-        ]
+        )
     )
 
 
@@ -145,7 +166,7 @@ def clear_pairs(results: Sequence[FittedResult]) -> set[tuple[int, int]]:
     The family is all pairs of those with predictions and that are not undertrained.
     """
     pairs = list(combinations([i for i, one in enumerate(results) if _readable(one)], 2))
-    family = corrected([compare_pair(results[i], results[j]) for i, j in pairs])
+    family = corrected(compare_pairs((results[i], results[j]) for i, j in pairs))
     return {
         (i, j) if one.difference.mean > 0 else (j, i)
         for (i, j), one in zip(pairs, family, strict=True)
@@ -187,7 +208,7 @@ def compare(
             ", ".join(one.label for one in run) or "none" for run in (results_a, results_b)
         )
         raise IceprobeError(f"the runs share no probe: {ours} against {theirs}")
-    return corrected([compare_pair(a, b) for a, b in pairs])
+    return corrected(compare_pairs(pairs))
 
 
 def best_baseline(results: Sequence[FittedResult]) -> FittedResult | None:

@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.units import codes_of, worth
+from iceprobe.results.units import cells_of, codes_of, worth
 from iceprobe.tasks.metrics import even_strata
 
 KEPT = 0.4  # of V_error in what replicates add
@@ -275,7 +275,7 @@ class _Design:
 def _units_in(strata: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.float64]:
     """How many units each stratum has: ``(n,)`` → ``(C,)``."""
     if groups is not None:
-        strata, _ = np.unique(np.stack([strata, groups]), axis=1)
+        strata, _, _ = cells_of(strata, groups)
     return np.bincount(strata).astype(np.float64)
 
 
@@ -348,17 +348,17 @@ def _df_of_groups(values: NDArray[np.float64], design: _Design, groups: NDArray[
 
     W_gc is the weight of group g in stratum c, s_c² the variance of ``values (n,)`` there.
     """
-    cells, where = np.unique(np.stack([design.strata, groups]), axis=1, return_inverse=True)
-    weights = np.bincount(where.ravel(), design.weights)
+    of_stratum, of_unit, place = cells_of(design.strata, groups)
+    weights = np.bincount(place, design.weights)
     counts = np.bincount(design.strata)
     mean = np.bincount(design.strata, values) / counts
     variances = np.bincount(design.strata, (values - mean[design.strata]) ** 2) / counts
     if not variances.any():
         variances = np.ones(len(counts))
-    each = weights**2 * variances[cells[0]]
-    of_class = np.bincount(cells[0], each)
+    each = weights**2 * variances[of_stratum]
+    of_class = np.bincount(of_stratum, each)
     left = float((of_class / design.enlarged).sum() / of_class.sum())
-    of_group = np.bincount(cells[1], each)
+    of_group = np.bincount(of_unit, each)
     return max(1.0, left * float(of_group.sum()) ** 2 / float(of_group @ of_group))
 
 

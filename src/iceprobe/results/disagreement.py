@@ -31,17 +31,24 @@ def misread_by_name(
 ) -> list[str]:
     """Images that ``right`` reads and ``wrong`` doesn't: ``"a.png (cat read as dog)"``.
 
-    Rows and seed as in :func:`disagreement`; empty where no names were kept.
+    Rows and seed as in :func:`disagreement`; empty where no names were kept, and of tags and numbers, which
+    are neither right nor wrong as a whole.
     """
     names = wrong.names or right.names
-    if names is None:
+    if names is None or right.labels.ndim > 1:
         return []
     found = []
     for row in disagreement(right, wrong, count).for_a:
         true, read = int(wrong.labels[row]), int(wrong.predicted[0, row])
-        what = [classes[i] if i < len(classes) else f"class {i}" for i in (true, read)]
-        found.append(f"{names[row]} ({what[0]} read as {what[1]})")
+        found.append(f"{names[row]} ({_class(true, classes)} read as {_class(read, classes)})")
     return found
+
+
+def _class(number: int, classes: Sequence[str]) -> str:
+    """Its name; of k-NN no neighbour may have a class that counts, −1."""
+    if number < 0:
+        return "nothing"
+    return classes[number] if number < len(classes) else f"class {number}"
 
 
 def disagreement(a: Predictions, b: Predictions, count: int) -> Disagreement:

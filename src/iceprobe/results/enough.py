@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iceprobe.results.caveats import counted
-from iceprobe.results.units import codes_of, number_of
+from iceprobe.core.text import counted
+from iceprobe.results.units import cells_of, codes_of, number_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.targets import UNKNOWN
 
@@ -62,6 +62,6 @@ def rarest(
     for column in columns:
         known = np.ones(len(column), bool) if targets.ndim == 1 else column != UNKNOWN
         outcomes = np.unique(column[known], return_inverse=True)[1]
-        pairs = np.unique(np.stack([outcomes, units[known]]), axis=1)
-        found += zip(np.bincount(outcomes).tolist(), np.bincount(pairs[0]).tolist(), strict=True)
+        having, _, _ = cells_of(outcomes, units[known])
+        found += zip(np.bincount(outcomes).tolist(), np.bincount(having).tolist(), strict=True)
     return (min(one for one, _ in found), min(of for _, of in found)) if found else (0, 0)

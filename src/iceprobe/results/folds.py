@@ -56,7 +56,11 @@ def _assumed(results: Sequence[FittedResult], examples: int) -> list[str]:
 def out_of_fold(
     parts: Sequence[Predictions], folds: Sequence[NDArray[np.int64]], of_all: Predictions
 ) -> Predictions:
-    """Predictions of all examples from those of each fold's."""
+    """Predictions of all examples from those of each fold's.
+
+    What a fold set on its held-out examples, such as thresholds of tags, isn't kept: these examples are judged
+    in other folds.
+    """
     order = np.argsort(np.concatenate(list(folds)))
 
     def whole(arrays: Sequence[NDArray | None]) -> NDArray | None:
@@ -78,5 +82,4 @@ def out_of_fold(
         outputs,
         of_all.groups,
         of_all.slices,
-        {name: np.mean([part.tuned[name] for part in parts], 0) for name in parts[0].tuned},
     )

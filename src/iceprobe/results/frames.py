@@ -16,14 +16,15 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import visible
 from iceprobe.results.fitted import FittedResult
-from iceprobe.results.varying import value_of, varying
+from iceprobe.results.varying import test_of, value_of, varying
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.targets import UNKNOWN
 
 Per = Literal["result", "example"]
 _FIRST = ("label", "probe", "adaptation", "backbone", "layer", "dataset", "task", "primary")
 _LAST = (
-    "variance", "shots", "fraction", "train_images", "test_images", "protocol", "split", "selected_on",
-    "training_images", "git_commit", "created", "command",
+    "variance", "shots", "fraction", "train_images", "test_images", "protocol", "split", "masked",
+    "selected_on", "training_images", "git_commit", "created", "command",
 )  # fmt: skip
 
 
@@ -33,11 +34,12 @@ def frame(results: FittedResult | Sequence[FittedResult], per: Per = "result") -
     A row a result has its labels, each metric as four columns (``top1``, ``top1_sd``, ``top1_low``,
     ``top1_high``: mean and deviation over seeds, 95% interval; fractions as in `results.json`),
     ``parameters``, ``flops`` of one image, ``seconds``, the selected setting, and where it comes from. What
-    a result doesn't have is missing.
+    a result doesn't have is missing. Of protocol ``folds`` there are ``folds_mean`` and ``folds_sd``, of the
+    primary metric over ``folds``; of a reading on another set its name, ``test``, and whether it is ``masked``.
 
-    A row an example has the ``label`` and ``seed`` of the result (and its ``backbone``, ``dataset``, ``draw``
-    or ``protocol`` if there are several), ``name``, ``group`` and ``slice.SITE`` if the data set has them,
-    and by the task:
+    A row an example has the ``label`` and ``seed`` of the result (and its ``backbone``, ``dataset``, ``draw``,
+    ``protocol``, ``test`` or ``masked`` if there are several), ``name``, ``group`` and ``slice.SITE`` if the
+    data set has them, and by the task:
 
     - classification: ``target`` and ``predicted``, names of classes, whether it is ``right``, and the
       ``probability`` of the predicted class;
@@ -127,6 +129,9 @@ def _row(one: FittedResult) -> dict[str, Any]:
         low, high = score.interval or (None, None)
         scores |= {name: score.mean, f"{name}_sd": score.sd}
         scores |= {f"{name}_low": low, f"{name}_high": high}
+    if one.folds is not None:
+        scores |= {"folds": len(one.folds.values)}
+        scores |= {"folds_mean": one.folds.mean, "folds_sd": one.folds.sd}
     return {
         **{name: getattr(one, name) for name in _FIRST},
         **scores,
@@ -137,6 +142,7 @@ def _row(one: FittedResult) -> dict[str, Any]:
         "seeds": len(one.seeds),
         "lost_seeds": len(one.lost_seeds),
         **{name: getattr(one, name) for name in _LAST},
+        "test": test_of(one) or None,
         "undertrained": "; ".join(one.undertrained),
         "warnings": "; ".join(one.warnings),
         "store": one.store.identity,
@@ -209,7 +215,7 @@ def _of_outputs(
 ) -> dict[str, Any]:
     targets = found["targets"]
     if targets.dtype.kind == "u":  # tags
-        targets = np.where(targets == 255, np.nan, targets.astype(np.float64))
+        targets = np.where(targets == UNKNOWN, np.nan, targets.astype(np.float64))
     what = "predicted" if "predicted" in found else "probability"
     values = found["predicted" if "predicted" in found else "probabilities"][row]
     names = range(targets.shape[1]) if outputs is None else map(visible, outputs)

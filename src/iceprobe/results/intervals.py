@@ -78,6 +78,7 @@ def interval_of(
     *,
     confidence: float = 0.95,
     method: Method | None = None,
+    scores: NDArray | None = None,
 ) -> Interval | None:
     """The interval of a metric's mean over seeds or replicates; None of a formula and a single unit.
 
@@ -86,12 +87,13 @@ def interval_of(
         targets: ``(n, …)``.
         groups: ``(n,)``, equal for examples that aren't independent; None: all are.
         method: of a formula; None: :func:`method_for`.
+        scores: `Metric.scores` of these, if they are at hand.
 
     Raises:
         IceprobeError: if the metric can't be computed from the record, or is undefined.
     """
     read = _Read(record)
-    scores = metric.needed_scores(read, targets)
+    scores = metric.needed_scores(read, targets) if scores is None else scores
     said = caveat(metric, targets, groups)
     if metric.formula is None:
         of = accuracy_interval if metric.fraction else score_interval
@@ -182,6 +184,19 @@ def difference_of(
         IceprobeError: as :func:`interval_of`.
     """
     a, b = (unit_scores(metric, of, targets, groups) for of in (record_a, record_b))
+    return difference_of_scores(metric, a, b, targets, groups, replicates=replicates)
+
+
+def difference_of_scores(
+    metric: Metric,
+    a: NDArray,
+    b: NDArray,
+    targets: NDArray,
+    groups: ArrayLike | None = None,
+    *,
+    replicates: bool = False,
+) -> Difference:
+    """The same of their :func:`unit_scores`, ``(S, n)`` each."""
     return paired_difference(
         a,
         b,

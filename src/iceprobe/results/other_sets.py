@@ -1,15 +1,18 @@
 """Tests of a run on other data sets (``iceprobe test``), read from its folder, and as a table."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from iceprobe.results.files import FILE_NAME, read_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.schema import Result
+from iceprobe.results.varying import value_of
 
 log = logging.getLogger("iceprobe")
 TESTS, MASKED = "tests", "masked"  # folders: of a run's tests, and in one of them
+NAME = re.compile(r"[\w=-][\w.=-]*")  # of a test
 
 
 def read_tests(run: str | Path) -> list[FittedResult]:
@@ -46,8 +49,7 @@ def tests_of(results: Sequence[FittedResult]) -> list[FittedResult]:
 
 def column_of(result: Result) -> str:
     """The test's name, and whether it is masked."""
-    name = result.test_of.name if result.test_of else result.split
-    return f"{name}, masked" if result.masked else name
+    return value_of(result, "test") + (", masked" if result.masked else "")
 
 
 def same_fit(result: Result) -> tuple[object, ...]:

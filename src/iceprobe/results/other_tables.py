@@ -14,7 +14,10 @@ from iceprobe.tasks.registry import get_task
 def tests_table(
     results: Sequence[Result], tests: Sequence[Result]
 ) -> tuple[list[Column], list[list[str]]]:
-    """Runs beside their tests on other data sets: a row a probe, a column the run's own split or a test."""
+    """Runs beside their tests on other data sets: a row a probe, a column the run's own split or a test.
+
+    A row is in one metric, the one that leads in the run.
+    """
     ordered, differing = leaderboard(results), varying(results)
     names = list(dict.fromkeys(map(column_of, tests)))
     found = {(same_fit(one), column_of(one)): one for one in tests}
@@ -30,7 +33,7 @@ def tests_table(
         ]
         for name in names:
             test = found.get((same_fit(one), name))
-            row.append("–" if test is None else percent(test.score, test.metric))
+            row.append(percent(test.metrics.get(one.primary) if test else None, one.metric))
         rows.append(row)
     return headings, rows
 
@@ -38,13 +41,13 @@ def tests_table(
 def to_rich_tests(results: Sequence[Result], tests: Sequence[Result]) -> TerminalTable:
     """The same for the terminal."""
     headings, rows = tests_table(results, tests)
-    title = f"Other test sets, {heading_of_all([*results, *tests])}"
+    title = f"Other test sets, {heading_of_all(results)}"
     return TerminalTable(headings, rows, title=title, notes=_tests_notes(tests))
 
 
 def to_markdown_tests(results: Sequence[Result], tests: Sequence[Result]) -> str:
     """The same as a section in Markdown."""
-    lines = [f"## Other test sets, {heading_of_all([*results, *tests])}", ""]
+    lines = [f"## Other test sets, {heading_of_all(results)}", ""]
     lines += markdown_table(*tests_table(results, tests))
     return "\n".join([*lines, "", *_tests_notes(tests)]) + "\n"
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.ratios import ratio_of
+from iceprobe.tasks.metrics import BINS
 from iceprobe.tasks.targets import UNKNOWN
 
-BINS = 15  # as of `tasks.calibration`
 _ROWS = 4096  # of which probabilities are held at once
 
 

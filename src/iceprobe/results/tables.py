@@ -17,7 +17,7 @@ from iceprobe.results.primary import (
 )
 from iceprobe.results.schema import Result, Score
 from iceprobe.results.terminal import Column, TerminalTable
-from iceprobe.results.varying import value_of, varying
+from iceprobe.results.varying import test_of, value_of, varying
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
@@ -83,7 +83,7 @@ def to_csv(results: Sequence[Result]) -> str:
             "per_class_high": class_high,
             "seeds": len(result.seeds),
             "lost_seeds": len(result.lost_seeds),
-            "test": result.test_of.name if result.test_of else None,
+            "test": test_of(result) or None,
         }
         rows.append([cells.get(name) for name in columns])
     return csv_text(rows)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from iceprobe.results.caveats import counted
+from iceprobe.core.text import counted
 from iceprobe.results.curves import CurveRow, same_setting
 from iceprobe.results.schema import SelectedScore
 from iceprobe.results.tables import figure

@@ -25,6 +25,18 @@ def number_of(groups: ArrayLike | None, n: int) -> int:
     return n if codes is None else 1 + int(codes.max(initial=-1))
 
 
+def cells_of(
+    strata: NDArray[np.int64], codes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of stratum and unit that occur: the stratum and the unit of each, and the pair of each example.
+
+    Both are numbers from 0, ``(n,)``. Pairs are in order, by stratum first.
+    """
+    many = 1 + int(codes.max(initial=0))
+    cells, place = np.unique(strata * many + codes, return_inverse=True)
+    return (*np.divmod(cells, many), place)
+
+
 def summed(values: NDArray[np.float64], codes: NDArray[np.int64] | None) -> NDArray[np.float64]:
     """Sums over the examples of each unit: ``(n,)`` → ``(G,)``."""
     return values if codes is None else np.bincount(codes, values).astype(np.float64)

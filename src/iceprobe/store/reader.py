@@ -17,7 +17,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import shown
 from iceprobe.core.trust import name_hosts
-from iceprobe.datasets.base import Dataset
+from iceprobe.datasets.base import Dataset, check_column
 from iceprobe.machine.object_storage import RemotePath, located
 from iceprobe.machine.open_files import TOO_MANY
 from iceprobe.store import remote
@@ -196,12 +196,7 @@ class Store(HasTokenShape):
         if column is None:
             return self
         record = self.manifest.dataset
-        if column not in record.values:
-            columns = ", ".join(record.values) or "no column"
-            raise IceprobeError(
-                f"groups={column!r}: {record.spec} was read with {columns}; name it in the data's spec, "
-                f"group={column}, or for tokens of your own as groups"
-            )
+        check_column(column, record.values, record.spec)
         grouped = self.manifest.model_copy(
             update={"dataset": record.model_copy(update={"group": column})}
         )

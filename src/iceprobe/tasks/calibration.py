@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from iceprobe.tasks.formulas import CELLS, picked, ratio
+from iceprobe.tasks.metrics import BINS
 from iceprobe.tasks.rankings import tied
-
-BINS = 15
 
 
 def calibration_error(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.tasks.linearised import Formula, of_fields
-from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.metrics import BINS, Metric
 from iceprobe.tasks.targets import class_indices, unseen_classes
 from iceprobe.tasks.task import ClassWeight, Keep, Task
 
@@ -91,7 +91,7 @@ METRICS = (
     ),
     Metric(
         "ece", "calibration error", formula=_ece, higher_is_better=False, heading="ECE",
-        note="expected calibration error of the highest probability, 15 bins of equal mass",
+        note=f"expected calibration error of the highest probability, {BINS} bins of equal mass",
     ),
     Metric(
         "kappa", "kappa", formula=of_fields("class_formulas:kappa", "predicted"), needs=_TWO,

@@ -23,6 +23,7 @@ from iceprobe.tasks.linearised import Formula, at_equal_weights, linearised, res
 
 Scores = Callable[[Any, NDArray], NDArray | None]  # record, targets (n, …) → (S, n)
 Strata = Callable[[NDArray], NDArray]  # targets (n, …) → (n,)
+BINS = 15  # of equal mass, of calibration
 _CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
 
@@ -47,8 +48,8 @@ class Metric:
         formula: of record, targets and weights ``(W, n)``, ``(S, W)``; None if the record lacks its fields,
             NaN where it is undefined, which depends on targets and weights alone.
         needs: what the targets need for a formula to be defined: ``"examples of two classes"``.
-        always: whether it is computed with every fit; otherwise when it is asked for.
-        most_outputs: up to how many outputs it is; None for any number. More take long.
+        most_outputs: up to how many outputs it is computed with every fit, and not only when it is asked for;
+            None for any number. More take long.
         note: its definition in a line.
         unit_of_target: whether it is in the unit of the targets.
     """
@@ -64,7 +65,6 @@ class Metric:
     heading: str = ""
     formula: Formula | None = None
     needs: str = ""
-    always: bool = True
     most_outputs: int | None = None
     note: str = ""
     unit_of_target: bool = False
@@ -99,7 +99,7 @@ class Metric:
 
     def by_itself(self, outputs: int) -> bool:
         """Whether it is computed without being asked for, with K outputs."""
-        return self.always and (self.most_outputs is None or outputs <= self.most_outputs)
+        return self.most_outputs is None or outputs <= self.most_outputs
 
     def scores(self, record: Any, targets: NDArray) -> NDArray | None:
         """Of each example, ``(S, n)``; linearised of a formula.

@@ -6,7 +6,7 @@ threshold read ``thresholds (S, K)`` besides, probabilities found on held-out ex
 """
 
 from iceprobe.tasks.linearised import of_fields
-from iceprobe.tasks.metrics import Metric
+from iceprobe.tasks.metrics import BINS, Metric
 
 _POSITIVE = "a tag with a positive example"
 _BOTH = "a tag with a positive and a negative example"
@@ -51,6 +51,6 @@ METRICS = (
     Metric(
         "ece", "calibration error", formula=of_fields("tag_formulas:ece", "logits"), heading="ECE",
         higher_is_better=False, needs="a known tag",
-        note="expected calibration error of the probabilities of all cells, 15 bins of equal mass",
+        note=f"expected calibration error of the probabilities of all cells, {BINS} bins of equal mass",
     ),
 )  # fmt: skip
