@@ -264,6 +264,53 @@ def test_each_number_has_the_numbers_of_scikit_learn(numbers, numbers_page):
     assert "Absolute error of age, years" in found
 
 
+def test_an_output_of_which_no_test_value_is_known_has_dashes_and_the_reason():
+    def unknown(predictions: Predictions) -> Predictions:
+        labels = predictions.labels.copy()
+        labels[:, 1] = 255 if labels.dtype == np.uint8 else np.nan
+        return replace(predictions, labels=labels)
+
+    results = made("regression", unknown)
+    page = render(results, images=0)
+    found = section(page, "numbers")
+    tables = ["<table" + part for part in found.split("<table")[1:]]
+    age, weight = cells(tables[0])
+    assert age[3].split("|")[0] == f"{results[1].metrics['r2'].mean:.3f}"
+    assert weight == ["weight, g", "0", *["–"] * 6]
+    assert (
+        "Left out of the means over numbers, 1 of 2 numbers, of which no test image has a known value: weight."
+        in found
+    )
+    assert len(tables) == 2  # a table of errors, of age alone
+    assert 'id="chart-true-1-0"' not in page
+    found = section(render(made("multilabel", unknown), images=0), "tags")
+    assert [row[0] for row in cells(found)] == ["boat", "cat"]
+    said = [html.unescape(one) for one in re.findall(r'<p class="soft">(.*?)</p>', found)]
+    assert said == [
+        "Left out of the means over tags, 1 of 4 tags, of which nothing is known of any test image: <b>dog</b>.",
+        "Left out of the means over tags, 1 of 4 tags, without any test image: never.",
+    ]
+
+
+def test_a_number_with_one_known_value_has_errors_and_no_correlation():
+    def single(predictions: Predictions) -> Predictions:
+        labels = predictions.labels.copy()
+        labels[np.arange(N) != 7, 1] = np.nan
+        return replace(predictions, labels=labels)
+
+    results = made("regression", single)
+    found = section(render(results, images=0), "numbers")
+    weight = cells("<table" + found.split("<table")[1])[1]
+    predictions = results[1].predictions()
+    error = np.abs(predictions.predicted[:, 7, 1] - predictions.labels[7, 1]).mean()
+    assert [weight[3], *weight[6:]] == ["–"] * 3
+    assert [float(cell) for cell in weight[4:6]] == pytest.approx([error] * 2, rel=6e-3)
+    assert (
+        "Left out of R² and correlations, 1 of 2 numbers, whose known values of test images are all the same: "
+        "weight." in found
+    )
+
+
 def test_predicted_is_drawn_against_true(numbers, numbers_page):
     predictions = numbers[1].predictions()
     rows = values(chart(numbers_page, "true-0-0"), 0)

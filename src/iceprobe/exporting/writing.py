@@ -111,10 +111,16 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
 
 
 def _spread(result: FittedResult) -> list[float]:
-    """Standard deviation of the reported targets of each number; empty of classes and tags."""
+    """Standard deviation of the reported targets of each number; empty of classes and tags.
+
+    Of a number of which no target is known it is that of the predictions of the first seed.
+    """
     if not gives_numbers(get_task(result.task)):
         return []
-    targets = result.needed_predictions().labels
+    predictions = result.needed_predictions()
+    targets = np.asarray(predictions.labels)
+    unknown = np.isnan(targets).all(0)
+    targets = np.where(unknown, np.asarray(predictions.predicted, np.float64)[0], targets)
     found = np.nanstd(targets, 0)  # 0 where a single one is known
     return np.where(found > 0, found, np.maximum(np.abs(np.nanmean(targets, 0)), 1e-30)).tolist()
 
