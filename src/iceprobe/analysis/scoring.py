@@ -1,7 +1,8 @@
 """A run's leading metric on the images of an analysis, as a value an image whose mean is the metric.
 
-Of a metric that is a mean over images, the value is n·w_i·s_i; of another (mAP, R²) it is linearised, with the
-spread of its influence (`tasks/metrics.py`). So a change of the metric has a value an image as well.
+Of a metric that is a mean over images, or per class, the value is its score s_i; of another (mAP, R²) it is
+linearised, with the spread of its influence (`tasks/metrics.py`). So a change of the metric has a value an image
+as well.
 """
 
 from collections.abc import Sequence
@@ -38,16 +39,19 @@ class Scoring:
             self._keep = self._smallest(logits, targets)
         return self.task.record(logits, targets, self._keep)
 
-    def values(self, parts: Sequence[Record], rows: NDArray[np.int64] | None = None) -> Values:
-        """Values of the images, of all or of these rows of the split: ``(G, n)``.
+    @property
+    def strata(self) -> NDArray | None:
+        """The stratum of each image, ``(n,)``, over which values have a mean of means; None: a plain mean."""
+        return self.metric.strata_of(self.targets)
+
+    def values(self, parts: Sequence[Record]) -> Values:
+        """Values of the images of the split: ``(G, n)``.
 
         Raises:
             IceprobeError: if the metric is undefined for them.
         """
-        targets = self.targets if rows is None else self.targets[rows]
-        scores = self.metric.needed_scores(Arrays(joined(parts, self.task.summed)), targets)
-        found = np.asarray(scores, np.float64)
-        return found if self.metric.strata is None else found * self.metric.weights(targets) * len(targets)  # fmt: skip
+        record = Arrays(joined(parts, self.task.summed))
+        return np.asarray(self.metric.needed_scores(record, self.targets), np.float64)
 
     def _smallest(self, logits: Tensor, targets: Tensor) -> Keep:
         """What has to be kept for the metric."""
