@@ -40,7 +40,7 @@ def made(task: str, changed=None, **fields) -> list:
     """Three probes whose predictions are the truth and noise; EP4 has the least noise."""
     rng = np.random.default_rng(0)
     groups = np.arange(N) // 3
-    slices = {"site": (np.arange(N) % 5 // 4, SITES)}
+    slices = {"site": (np.arange(N) % 2, SITES)}
     if task == "multilabel":
         labels = (rng.random((N, 4)) < [0.3, 0.5, 0.0, 0.1]).astype(np.uint8)
         labels[::10, 0] = 255
@@ -345,7 +345,7 @@ def test_many_examples_are_a_density():
 
 def test_slices_are_scored_alone_and_the_worst_is_named(tags, tags_page):
     found = section(tags_page, "slices")
-    codes = np.arange(N) % 5 // 4
+    codes = np.arange(N) % 2
     predictions = tags[1].predictions()
     rows = values(chart(tags_page, "slice-0-0"), 1)
     scores = {}
@@ -364,6 +364,21 @@ def test_slices_are_scored_alone_and_the_worst_is_named(tags, tags_page):
         in sentence
     )
     assert "mAP over all" in sentence
+
+
+def test_the_worst_is_one_of_those_that_can_be_trusted():
+    def sites(*ends: int):
+        codes, names = np.searchsorted(ends, np.arange(N), side="right"), ["a", "b", "few", "d"]
+        return lambda one: replace(one, groups=None, slices={"site": (codes, names)})
+
+    def sentences(*ends: int) -> str:
+        found = section(render(made("regression", sites(*ends)), images=0), "slices")
+        return html.unescape(found)
+
+    three = sentences(100, 290)
+    assert "its worst of the 3 values, and R²" in three
+    assert "its worst of the 2 values whose interval can be trusted, and R²" in sentences(100, 295)
+    assert "its worst" not in sentences(295)
 
 
 def test_folds_are_drawn_beside_the_score_of_all(tags):

@@ -49,7 +49,7 @@ def test_slices_have_their_own_groups():
     b = site.values[1]
     assert b.score.interval[0] < accuracy_interval(np.ones((2, 12)))[0]
     assert "6 groups" in b.score.caveat
-    assert site.worst == "a"
+    assert site.worst is None  # of a alone, which isn't even the worst, the interval can be trusted
 
 
 def test_a_metric_that_a_slice_lacks_is_said():

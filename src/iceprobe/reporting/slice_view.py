@@ -18,7 +18,7 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import axis_title, clipped
 from iceprobe.results.schema import Slice, Slices
-from iceprobe.results.slices import slices_of
+from iceprobe.results.slices import slices_of, trusted
 from iceprobe.results.tables import figure, percent, span, worded
 
 NARROW = 350  # pixels of a chart that leaves room for names on its left
@@ -42,7 +42,7 @@ def by_slice(context: Context) -> Block | None:
         remark += f" {left_out} rarer values aren’t shown." if left_out else ""
         spec = dots(of_column, context)
         charts.append(Chart(context.key(f"slice-{number}"), visible(column), remark, spec))
-        notes += filter(None, [worst_of(*of_column[0])])
+        notes += filter(None, [worst_of(*of_column[0], rarer=left_out)])
         notes += _untrusted(of_column[0][1])
     metric = shown[0].metric
     return Block(
@@ -54,16 +54,21 @@ def by_slice(context: Context) -> Block | None:
     )
 
 
-def worst_of(one: FittedResult, found: Slices) -> str:
-    """In a sentence where a probe reads least; ``""`` with fewer than two values."""
+def worst_of(one: FittedResult, found: Slices, rarer: int = 0) -> str:
+    """In a sentence where a probe reads least; ``""`` with fewer than two values whose interval can be trusted.
+
+    ``rarer`` is the number of values that aren't among those found.
+    """
     worst = next((each for each in found.values if each.value == found.worst), None)
     if worst is None or worst.score is None:
         return ""
-    metric = one.metric
+    metric, among = one.metric, len(trusted(found.values))
+    most = " most frequent" if rarer else ""
+    those = " whose interval can be trusted" if among < len(found.values) else ""
     return (
         f"{display_name(one.label)} reads {figure(worst.score.mean, metric)} where "
         f"{visible(found.column)} is {visible(worst.value)} ({_count(worst)}; 95% interval "
-        f"{span(worst.score.interval, metric)}), its worst of {len(found.values)} values, and "
+        f"{span(worst.score.interval, metric)}), its worst of the {among}{most} values{those}, and "
         f"{worded(one)} over all."
     )
 

@@ -100,8 +100,8 @@ class Slices(Record):
         column: its name: ``"site"``.
         metric: name of the metric.
         values: in the order of the column's values; those that no test example has are left out.
-        worst: the value with the worst mean, among those whose interval can be trusted if there are any;
-            None with fewer than two scores. It was picked by the scores: of equal values one is the worst.
+        worst: the value with the worst mean, among those whose interval can be trusted; None with fewer than
+            two of these. It was picked by the scores: of equal values one is the worst.
     """
 
     column: str

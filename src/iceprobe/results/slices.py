@@ -4,6 +4,8 @@ Each value's score is that of its test examples alone, with their own interval o
 (`results/intervals.py`).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from iceprobe.results.building import known_metric, score_of
@@ -48,9 +50,12 @@ def _slice(predictions: Predictions, task: str, name: str, value: str) -> Slice:
     )
 
 
-def _worst(values: list[Slice], sign: int) -> str | None:
-    scored = [(one, one.score) for one in values if one.score is not None]
-    if len(scored) < 2:
-        return None
-    trusted = [(one, score) for one, score in scored if score.caveat is None] or scored
-    return min(trusted, key=lambda pair: sign * pair[1].mean)[0].value
+def trusted(values: Sequence[Slice]) -> dict[str, float]:
+    """Scores of the values whose intervals can be trusted."""
+    scored = {one.value: one.score for one in values if one.score is not None}
+    return {value: score.mean for value, score in scored.items() if score.caveat is None}
+
+
+def _worst(values: Sequence[Slice], sign: int) -> str | None:
+    found = trusted(values)
+    return min(found, key=lambda value: sign * found[value]) if len(found) > 1 else None
