@@ -20,8 +20,10 @@ from sklearn.metrics import (
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting import report
+from iceprobe.reporting.blocks import Context
 from iceprobe.reporting.finding import find
 from iceprobe.reporting.page import render
+from iceprobe.reporting.slice_view import by_slice
 from iceprobe.results import Predictions, to_csv, to_markdown
 from iceprobe.results.building import scores_of
 from iceprobe.results.predictions import Logits
@@ -379,6 +381,13 @@ def test_the_worst_is_one_of_those_that_can_be_trusted():
     assert "its worst of the 3 values, and R²" in three
     assert "its worst of the 2 values whose interval can be trusted, and R²" in sentences(100, 295)
     assert "its worst" not in sentences(295)
+
+
+def test_slices_of_predictions_without_the_metric_are_refused(tags):
+    kept = replace(tags[1].predictions(), outputs=[])  # as of a run of an early version
+    context = Context([tags[1].replaced(predictions=kept)], 0, {"ep4": "#000"}, 0, lambda one: None)
+    with pytest.raises(IceprobeError, match="mAP can't be computed from what was kept: fit it"):
+        by_slice(context)
 
 
 def test_folds_are_drawn_beside_the_score_of_all(tags):

@@ -7,7 +7,6 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
 from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
@@ -27,17 +26,20 @@ MOST = 24  # values of a column that are shown, the most frequent ones
 
 
 def by_slice(context: Context) -> Block | None:
-    """Of the leading probes; None where the data set has no such columns."""
+    """Of the leading probes; None where the data set has no such columns.
+
+    Raises:
+        IceprobeError: if a probe's predictions don't allow its metric.
+    """
     shown = [one for one in context.leading if one.needed_predictions().slices]
     if not shown:
         return None
-    found = [(one, _slices(one)) for one in shown]
-    columns = [one.column for one in found[0][1]]
+    found = [(one, of) for one in shown for of in _slices(one)]
     charts: list[Chart] = []
     notes: list[str] = []
-    for number, column in enumerate(columns):
-        of_column = [(one, each[number]) for one, each in found if len(each) == len(columns)]
-        left_out = _left_out(shown[0].needed_predictions(), column)
+    for number, column in enumerate(dict.fromkeys(of.column for _, of in found)):
+        of_column = [(one, of) for one, of in found if of.column == column]
+        left_out = _left_out(of_column[0][0].needed_predictions(), column)
         remark = "Bars: 95% intervals; dashed: over all images."
         remark += f" {left_out} rarer values aren’t shown." if left_out else ""
         spec = dots(of_column, context)
@@ -103,10 +105,7 @@ def _slices(one: FittedResult) -> list[Slices]:
             np.where(codes >= 0, places[codes], -1),
             [names[code] for code in common.tolist()],
         )
-    try:
-        return slices_of(replace(predictions, slices=kept), one.task, one.primary)
-    except IceprobeError:
-        return []
+    return slices_of(replace(predictions, slices=kept), one.task, one.primary)
 
 
 def _common(codes: np.ndarray) -> np.ndarray:
