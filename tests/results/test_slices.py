@@ -85,6 +85,6 @@ def test_a_slice_is_scored_at_the_thresholds_of_all():
     at = np.array([0.2, 0.8])
     (site,) = slices_of(one.tuned_to({"thresholds": at}), "multilabel", "f1_macro_best")
     for value, code in zip(site.values, (0, 1, 3), strict=True):
-        mine = SITE == code
+        mine = code == SITE
         called = 1 / (1 + np.exp(-z[0, mine])) >= at
         assert value.score.mean == pytest.approx(f1_score(tags[mine], called, average="macro"))

@@ -15,7 +15,7 @@ from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.stratified import heldout_split
-from iceprobe.tasks.task import Task
+from iceprobe.tasks.task import ClassWeight, Task
 
 
 def check_request(
@@ -98,6 +98,18 @@ def check_task(store: Store, name: str | None) -> Task:
             f"{store.task!r}; leave task out, or give task={task.name} to the data, which is read again"
         )
     return task
+
+
+def check_class_weight(task: Task, class_weight: ClassWeight) -> None:
+    """Refuse class weights of a task without classes or tags.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    if class_weight != "none" and not task.weighs_classes:
+        raise IceprobeError(
+            f"class_weight={class_weight}: {task.name} has no classes to weigh; leave it out"
+        )
 
 
 def check_training_images(

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
 from iceprobe.results.enough import caveat
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import interval_of
@@ -55,19 +53,7 @@ def score_of(predictions: Predictions, task: str, name: str) -> Score:
         IceprobeError: if ``task`` has no metric of that name, the predictions don't allow it, or it is
             undefined for their targets.
     """
-    return _score(known_metric(task, name), predictions)
-
-
-def known_metric(task: str, name: str | None = None) -> Metric:
-    """The metric called ``name`` of ``task``, its primary one by default.
-
-    Raises:
-        IceprobeError: if there is none.
-    """
-    metrics = get_task(task).metrics
-    if name is not None and name not in metrics:
-        raise IceprobeError(unknown(f"metric of {task}", name, metrics))
-    return get_task(task).metric(name)
+    return _score(get_task(task).metric(name), predictions)
 
 
 def led_by(result: FittedResult, name: str) -> FittedResult:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iceprobe.results.building import known_metric, score_of
+from iceprobe.results.building import score_of
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Slice, Slices
+from iceprobe.tasks.registry import get_task
 
 
 def slices_of(predictions: Predictions, task: str, name: str | None = None) -> list[Slices]:
@@ -21,7 +22,7 @@ def slices_of(predictions: Predictions, task: str, name: str | None = None) -> l
     Raises:
         IceprobeError: if the task has no such metric, or the predictions don't allow it at all.
     """
-    metric = known_metric(task, name)
+    metric = get_task(task).metric(name)
     metric.needed_scores(predictions.record, predictions.labels)
     found = []
     for column, (codes, names) in predictions.slices.items():
@@ -40,7 +41,7 @@ def slices_of(predictions: Predictions, task: str, name: str | None = None) -> l
 
 def _slice(predictions: Predictions, task: str, name: str, value: str) -> Slice:
     labels, groups = predictions.labels, predictions.groups
-    why = known_metric(task, name).missing(predictions.record, labels)
+    why = get_task(task).metric(name).missing(predictions.record, labels)
     return Slice(
         value=value,
         images=len(labels),
