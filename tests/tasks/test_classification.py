@@ -134,5 +134,5 @@ def test_the_metric_is_the_one_asked_for_or_the_usual_one_or_the_primary_one():
     assert TASK.metric(usual="mean_per_class").name == "mean_per_class"
     assert TASK.metric("top5", "mean_per_class").name == "top5"
     assert TASK.metric(usual="map").name == "top1"  # of another task
-    with pytest.raises(IceprobeError, match="unknown metric of classification 'top2'.*top1"):
+    with pytest.raises(IceprobeError, match=r"unknown metric of classification 'top2'.*top1"):
         TASK.metric("top2")

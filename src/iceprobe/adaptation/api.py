@@ -29,7 +29,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
-from iceprobe.fitting.checks import check_class_weight, check_device, pooled_task
+from iceprobe.fitting.checks import check_class_weight, check_device, check_trained, pooled_task
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
@@ -49,7 +49,6 @@ from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
 from iceprobe.store.request import describe, make_settings
 from iceprobe.tasks.stratified import alone
-from iceprobe.tasks.task import Task
 
 log = logging.getLogger("iceprobe")
 
@@ -122,7 +121,8 @@ def adapt(
             return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, progress)
-        _check_trained(task, train, dataset)
+        listed = manifest.splits["train"].listed
+        check_trained(task, train.targets, dataset.classes, listed, call.split)
         groups = _groups(dataset, train)
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         setting = AdaptationContext(
@@ -227,11 +227,6 @@ def _groups(dataset: Dataset, images: Images) -> NDArray[np.int64] | None:
     if dataset.group is None:
         return None
     return alone(images.split.columns[dataset.group].codes[images.index])
-
-
-def _check_trained(task: Task, train: Images, dataset: Dataset) -> None:
-    if (why := task.check_trained(train.targets, dataset.classes)) is not None:
-        raise IceprobeError(f"{why} among {len(train)} training images: add some, or raise --limit")
 
 
 def _estimate(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
@@ -123,12 +124,7 @@ def check_training_images(
         IceprobeError: naming it.
     """
     targets = store["train"].targets
-    if (why := task.check_trained(targets, store.classes)) is not None:
-        record = store.manifest.splits["train"]
-        remedy = f"add some, or remove them from {split!r}"
-        if record.images < record.listed:
-            remedy = f"the limit took {record.images} of {record.listed} training images: raise it"
-        raise IceprobeError(f"{why}: {remedy}")
+    check_trained(task, targets, store.classes, store.manifest.splits["train"].listed, split)
     if low_shot or not protocol.held_out:
         return
     labels, groups = task.strata(targets), store.groups("train")
@@ -138,6 +134,28 @@ def check_training_images(
             f"{len(labels)} training images leave none to hold out: give a class two or more {several}, "
             "or take --protocol paper"
         )
+
+
+def check_trained(
+    task: Task, targets: NDArray, names: Sequence[str], listed: int, split: str
+) -> None:
+    """Refuse training targets of which an output can't be learnt.
+
+    Args:
+        targets: of the training images that were taken.
+        names: of the outputs.
+        listed: how many training images the data set has.
+        split: that is reported.
+
+    Raises:
+        IceprobeError: naming the outputs.
+    """
+    if (why := task.check_trained(targets, names)) is None:
+        return
+    remedy = f"add some, or remove them from {split!r}"
+    if len(targets) < listed:
+        remedy = f"the limit took {len(targets)} of {listed} training images: raise it"
+    raise IceprobeError(f"{why}: {remedy}")
 
 
 def all_diverged(labels: Sequence[str]) -> str:
