@@ -13,6 +13,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.tasks.classification import KEPT, MANY, Classification
 from iceprobe.tasks.records import Arrays, joined, of_members
+from iceprobe.tasks.selecting import kept_for
 
 TASK = Classification()
 
@@ -136,3 +137,11 @@ def test_the_metric_is_the_one_asked_for_or_the_usual_one_or_the_primary_one():
     assert TASK.metric(usual="map").name == "top1"  # of another task
     with pytest.raises(IceprobeError, match=r"unknown metric of classification 'top2'.*top1"):
         TASK.metric("top2")
+
+
+@pytest.mark.parametrize(
+    ("metric", "kept"), [("top1", "scores"), ("top5", "predictions"), ("auroc", "everything")]
+)
+def test_a_record_keeps_the_least_that_its_metric_needs(metric, kept):
+    labels = np.arange(40) % 10
+    assert kept_for(TASK, TASK.metric(metric), 10, labels) == kept

@@ -14,10 +14,10 @@ from torch import Tensor
 from iceprobe.results.schema import Result
 from iceprobe.tasks.records import Arrays, Record, joined
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import Keep
 
 Values = NDArray[np.float64]
-_KEPT: tuple[Keep, ...] = ("scores", "predictions")
 
 
 class Scoring:
@@ -36,7 +36,7 @@ class Scoring:
     def record(self, logits: Tensor, targets: Tensor) -> Record:
         """Of some images, as small as the metric allows: logits ``(G, B, K)``."""
         if self._keep is None:
-            self._keep = self._smallest(logits, targets)
+            self._keep = kept_for(self.task, self.metric, logits.shape[-1], self.targets)
         return self.task.record(logits, targets, self._keep)
 
     @property
@@ -52,11 +52,3 @@ class Scoring:
         """
         record = Arrays(joined(parts, self.task.summed))
         return np.asarray(self.metric.needed_scores(record, self.targets), np.float64)
-
-    def _smallest(self, logits: Tensor, targets: Tensor) -> Keep:
-        """What has to be kept for the metric."""
-        for keep in _KEPT:
-            record = Arrays(self.task.record(logits, targets, keep))
-            if self.metric.scores(record, targets.cpu().numpy()) is not None:
-                return keep
-        return "everything"
