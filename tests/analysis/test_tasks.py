@@ -138,7 +138,8 @@ def test_galleries_name_what_is_true_and_what_is_read(fitted):
     else:
         for row, target in zip(gallery.rows, targets, strict=True):
             tags = [NAMES["multilabel"][k] for k in np.flatnonzero(target == 1)]
-            assert row.label == (", ".join(tags) or "no tag")
+            unknown = " (1 unknown)" if (target == 255).any() else ""
+            assert row.label == (", ".join(tags) or "no tag") + unknown
             assert [one.rsplit(" ", 1)[0] for one in row.captions if one] == tags
             assert [bool(m) for m in row.maps[: gallery.evidence]].count(True) == len(tags)
     assert draw_gallery(fitted["mean_value"], album).predictors == 0
@@ -199,3 +200,17 @@ def test_numbers_have_their_units():
     namer = Namer(get_task("regression"), ["age", "dose"], ["years"])
     assert namer.label(np.array([61.26, -0.0123])) == "age 61.3 years, dose −0.0123"
     assert namer.label(np.array([np.nan, 12345.6])) == "age ?, dose 12,346"
+    assert namer.read(np.array([5.0, 12345.6])) == "age 5 years, dose 12,346"
+
+
+def test_tags_are_named_with_what_is_unknown_and_how_probable_they_are():
+    namer = Namer(get_task("multilabel"), ["a", "b", "a", *"cdefg"])
+    assert namer.label(np.array([0, 1, 1, 0, 255, 0, 0, 255], np.uint8)) == "b, a (2 unknown)"
+    assert namer.label(np.zeros(8, np.uint8)) == "no tag"
+    assert namer.read(np.array([0.1, 0.51, 0.9, 0, 0, 0, 0, 0.49])) == "a 90%, b 51%"
+    assert namer.read(np.linspace(0.6, 0.9, 8)).endswith("a 69% and 2 more")
+    # Equal names are of different outputs.
+    (answer,) = namer.answers(
+        torch.tensor([[-2.0, -2, 2, -2, -2, -2, -2, -2]]), np.array([[1, *[0] * 7]], np.uint8)
+    )
+    assert [answer.asked[0].caption, answer.predicted, answer.correct] == ["a 12%", "a 88%", False]

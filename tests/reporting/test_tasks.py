@@ -20,6 +20,7 @@ from sklearn.metrics import (
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting import report
+from iceprobe.reporting.answers import Namer
 from iceprobe.reporting.blocks import Context
 from iceprobe.reporting.finding import find
 from iceprobe.reporting.page import render
@@ -28,6 +29,7 @@ from iceprobe.results import Predictions, to_csv, to_markdown
 from iceprobe.results.building import scores_of
 from iceprobe.results.predictions import Logits
 from iceprobe.results.schema import Score
+from iceprobe.tasks import get_task
 from tests.reporting.conftest import make_result
 from tests.reporting.test_page import Page, browser, section, shown
 
@@ -429,8 +431,10 @@ def test_the_examples_on_which_two_probes_differ_most(tags, tags_page, numbers, 
         f"number {row}" for row in np.argsort(gap, kind="stable")[:5]
     ]
     row = int(np.argsort(-gap, kind="stable")[0])
-    true = ", ".join(TAGS[k] for k in np.flatnonzero(ep.labels[row] == 1)) or "none"
-    assert cells("<table" + first)[0][1].split(" (")[0] == true
+    namer = Namer(get_task("multilabel"), TAGS)
+    mine = cells("<table" + first)[0]
+    assert mine[1] == namer.label(ep.labels[row])
+    assert mine[2] == namer.read(expit(ep.logits().values[0, row].astype(np.float64)))
     found = section(numbers_page, "disputed")
     deviation = np.nanstd(numbers[1].predictions().labels, 0)
     of = [
@@ -440,7 +444,8 @@ def test_the_examples_on_which_two_probes_differ_most(tags, tags_page, numbers, 
     gap = of[1].mean(0) - of[0].mean(0)
     first = "<table" + found.split("<table")[1]
     assert cells(first)[0][0] == f"number {np.argmax(gap)}"
-    assert re.fullmatch(r"age [\d.]+ years, weight ([\d.]+ g|unknown)", cells(first)[0][1])
+    namer = Namer(get_task("regression"), NUMBERS, ["years", "g"])
+    assert cells(first)[0][1] == namer.label(numbers[1].predictions().labels[np.argmax(gap)])
 
 
 def test_every_metric_is_in_a_table(tags, tags_page):
