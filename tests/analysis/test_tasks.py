@@ -1,5 +1,7 @@
 """Tags and numbers: importance by the leading metric, evidence on the object, what is left out and said."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Namer, spread, spread_rule
 from iceprobe.reporting.attention import Album, draw_gallery
+from iceprobe.reporting.by_task import PAGES
 from iceprobe.store import extract_in_memory
 from iceprobe.tasks import get_task
 from iceprobe.tokens import Tokens
@@ -145,6 +148,22 @@ def test_galleries_name_what_is_true_and_what_is_read(fitted):
     assert draw_gallery(fitted["mean_value"], album).predictors == 0
     assert "an MLP" in draw_gallery(fitted["siglip4"], album).remark
     assert draw_gallery(fitted["knn"], album) is None
+
+
+def test_the_page_words_evidence_by_the_task(fitted, tmp_path, monkeypatch):
+    """A task of your own has a page by an entry of the table alone."""
+    chosen = [fitted["ep4?out_dim=16"].replaced(run=None)]
+    page = PAGES[chosen[0].task]
+    said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+    number = chosen[0].task == "regression"
+    assert ("red raises it, blue lowers it" in said) == number
+    assert ("red speaks for it, blue against it" in said) == (not number)
+    assert ("adds up exactly to the prediction minus" in said) == number
+    assert ("Each picture has its own scale" in said) == number
+    other = dataclasses.replace(page, words=dataclasses.replace(page.words, positive="warms it"))
+    monkeypatch.setitem(PAGES, chosen[0].task, other)
+    said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+    assert f"red warms it, blue {page.words.negative}" in said
 
 
 def test_a_figure_has_evidence_for_a_named_output(fitted, tmp_path):

@@ -10,7 +10,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
-from iceprobe.exporting.exported import ExportedProbe, check_of, gives_numbers
+from iceprobe.exporting.exported import ExportedProbe, check_of
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
@@ -115,7 +115,7 @@ def _spread(result: FittedResult) -> list[float]:
 
     Of a number of which no target is known it is that of the predictions of the first seed.
     """
-    if not gives_numbers(get_task(result.task)):
+    if get_task(result.task).outputs != "numbers":
         return []
     predictions = result.needed_predictions()
     targets = np.asarray(predictions.labels)

@@ -32,7 +32,8 @@ class Task(ABC):
 
     Attributes:
         name: as ``--task`` spells it.
-        outputs: what its K outputs are called: ``"classes"``, ``"tags"``, ``"numbers"``.
+        outputs: what its K outputs are called: ``"classes"``, ``"tags"``, or ``"numbers"`` where they are in the
+            unit of the targets, and no logits.
         metrics: by name, in the order of tables.
         primary: the metric that selects and comes first, if the data set has no convention.
         target_dtype: of targets in memory and in a store.
