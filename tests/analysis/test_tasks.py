@@ -1,6 +1,7 @@
 """Tags and numbers: importance by the leading metric, evidence on the object, what is left out and said."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,32 @@ def test_the_page_words_evidence_by_the_task(fitted, tmp_path, monkeypatch):
     monkeypatch.setitem(PAGES, chosen[0].task, other)
     said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
     assert f"red warms it, blue {page.words.negative}" in said
+
+
+def test_evidence_counts_from_the_average_image_where_there_is_a_batch_norm(fitted, tmp_path):
+    result = fitted["ep4?out_dim=16"]
+    bare = "ep2?batch_norm=false"
+    plain = iceprobe.fit(
+        result.open_store, [bare], seeds=1, epochs=1, min_steps=2, learning_rates=[1e-2],
+        output=tmp_path / "run",
+    )  # fmt: skip
+    plain = [one.replaced(run=None) for one in plain]
+    album = Album.spread(result.open_store, "test", 2)
+    assert [draw_gallery(one, album).centred for one in (result, *plain)] == [True, False]
+    with torch.no_grad():  # of a token that is 0, all is the bias
+        probe = plain[0].probes[0].eval()
+        shape = result.open_store.shape
+        nothing = torch.zeros(1, shape.num_tokens, shape.dim)
+        assert probe.evidence(nothing).abs().max() == 0
+    claims = []
+    for chosen in ([result.replaced(run=None)], plain, [result.replaced(run=None), *plain]):
+        said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+        claims.append(re.search("classifier’s bias(.*?)\\.", said)[1])
+    assert claims == [
+        ", so it counts from the average training image",
+        "",
+        "; of probes with a batch norm it counts from the average training image",
+    ]
 
 
 def test_a_figure_has_evidence_for_a_named_output(fitted, tmp_path):

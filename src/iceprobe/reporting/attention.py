@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
 from iceprobe.analysis.maps import patch_maps
@@ -62,6 +62,7 @@ class Gallery:
         evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
         remark: why there is no evidence; empty if there is.
+        centred: whether the evidence counts from the average training image, as a batch norm makes it.
     """
 
     result: FittedResult
@@ -73,6 +74,7 @@ class Gallery:
     evidence: int
     rule: str
     remark: str
+    centred: bool
 
 
 class Album:
@@ -192,6 +194,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         len(titles),
         album.rule,
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
+        isinstance(probe.norm, nn.BatchNorm1d),
     )
 
 
