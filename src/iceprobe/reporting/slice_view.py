@@ -9,16 +9,16 @@ import numpy as np
 
 from iceprobe.core.text import visible
 from iceprobe.reporting.blocks import Block, Context
-from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
+from iceprobe.reporting.charts import Chart, Spec, by_colour, domain_of, finish, scored
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import listed, tested
 from iceprobe.results.enough import UNTRUSTED
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.primary import axis_title, clipped
+from iceprobe.results.primary import axis_title
 from iceprobe.results.schema import Slice, Slices
 from iceprobe.results.slices import slices_of, trusted
-from iceprobe.results.tables import figure, percent, span, worded
+from iceprobe.results.tables import figure, span, worded
 
 NARROW = 350  # pixels of a chart that leaves room for names on its left
 SAID = 8  # values of a sentence
@@ -134,23 +134,17 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
         for label, one in zip(labels, found.values, strict=True):
             if one.score is None:
                 continue
-            low, high = one.score.interval or (one.score.mean,) * 2
             rows.append(
                 {
+                    **scored(one.score, metric),
                     "value": label,
                     "probe": display_name(result.label),
                     "colour": context.colour(result),
-                    "score": metric.scale * one.score.mean,
-                    "low": metric.scale * low,
-                    "high": metric.scale * high,
-                    "shown": percent(one.score, metric),
-                    "span": span(one.score.interval, metric),
                     "caveat": one.score.caveat or "–",
                 }
             )
     ends = [end for row in rows for end in (row["low"], row["high"])] or [0.0, 1.0]
-    margin = 0.04 * (max(ends) - min(ends)) or 0.01
-    domain = clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
+    domain = domain_of(metric, ends)
     probes = list(dict.fromkeys(row["probe"] for row in rows))
     x = alt.X("score:Q", title=axis_title(results)).scale(domain=domain, nice=False, zero=False)
     y = alt.Y("value:N", sort=labels, title=None).axis(
@@ -177,10 +171,7 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
             alt.Tooltip("caveat:N"),
         ],
     )
-    everyone = [
-        {"probe": display_name(one.label), "score": metric.scale * one.score.mean}
-        for one in results
-    ]
+    everyone = [{**scored(one.score, metric), "probe": display_name(one.label)} for one in results]
     dashed = alt.Chart(alt.Data(values=everyone)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2)
     height = max(90.0, len(labels) * max(26.0, 14.0 * len(probes)))
     return finish(
