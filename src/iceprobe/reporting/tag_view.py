@@ -50,7 +50,9 @@ def _left_out(context: Context) -> list[str]:
 
 
 def _table(one: FittedResult, names: list[str]) -> Table:
-    from iceprobe.tasks.tag_formulas import tag_table
+    import torch
+
+    from iceprobe.tasks.tag_formulas import f1_by_tag, tag_table
 
     predictions = one.needed_predictions()
     logits = predictions.logits()
@@ -61,7 +63,10 @@ def _table(one: FittedResult, names: list[str]) -> Table:
     best = None if thresholds is None else np.asarray(thresholds).mean(0)
     at_best = None
     if thresholds is not None:
-        at_best = tag_table(logits.values, predictions.labels, thresholds)["f1"].mean(0)
+        equal = torch.ones(1, len(predictions.labels), dtype=torch.float64)
+        at_best = (
+            f1_by_tag(logits.values, predictions.labels, equal, thresholds)[:, 0].numpy().mean(0)
+        )
     ap = found["ap"].mean(0)
     there = np.flatnonzero(found["positive"] > 0)
     order = there[np.argsort(ap[there], kind="stable")]
