@@ -16,6 +16,7 @@ from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Namer, spread, spread_rule
 from iceprobe.reporting.attention import Album, draw_gallery
 from iceprobe.reporting.by_task import PAGES
+from iceprobe.reporting.paper_figure import evidence_columns
 from iceprobe.store import extract_in_memory
 from iceprobe.tasks import get_task
 from iceprobe.tokens import Tokens
@@ -149,6 +150,31 @@ def test_galleries_name_what_is_true_and_what_is_read(fitted):
     assert draw_gallery(fitted["mean_value"], album).predictors == 0
     assert "an MLP" in draw_gallery(fitted["siglip4"], album).remark
     assert draw_gallery(fitted["knn"], album) is None
+
+
+def test_pictures_need_no_tokens_and_maps_do(fitted):
+    store = fitted["knn"].open_store
+    album = Album(store, "folds", np.arange(3))  # those of train, whose probes aren't kept
+    assert [album.names, len(album.pictures)] == [store.names("train", np.arange(3)), 3]
+    with pytest.raises(IceprobeError, match="tested by folds, whose probes aren't kept"):
+        _ = album.tokens
+    with pytest.raises(IceprobeError, match="tested by folds, whose probes aren't kept"):
+        Album.spread(store, "folds", 3)
+
+
+def test_a_probe_is_loaded_once_for_its_gallery(fitted, monkeypatch):
+    result, loaded = fitted["ep4?out_dim=16"], []
+
+    def load(*asked):
+        loaded.append(asked)
+        return load_fitted(*asked)
+
+    monkeypatch.setattr("iceprobe.reporting.attention.load_fitted", load)
+    album = Album.spread(result.open_store, "test", 2)
+    assert draw_gallery(result, album).predictors == 4
+    assert len(loaded) == 1
+    assert len(evidence_columns([result], album, album.store.classes[0])) == 2
+    assert len(loaded) == 2
 
 
 def test_the_page_words_evidence_by_the_task(fitted, tmp_path, monkeypatch):

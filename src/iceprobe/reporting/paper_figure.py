@@ -110,7 +110,7 @@ def figure(
         columns = evidence_columns(attentive, album, evidence)
         return _written(path, album, columns, COLUMN if column else WIDTH)
     # Linear probes have no maps.
-    found = [(one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None]
+    found = [(one, maps) for one in attentive if (maps := album.maps(album.probe(one))) is not None]
     if not found:
         raise without
     if len(found) == 1:
@@ -145,8 +145,8 @@ def evidence_columns(results: Sequence[FittedResult], album: Album, asked: str) 
             outputs = np.full(len(album.rows), names.index(asked))
         else:
             outputs = album.labels if asked == "true" else album.logits(probe).argmax(1).numpy()
-        maps = album.maps(result)
-        means = [] if maps is None else [*maps[1].mean(1)]
+        maps = album.maps(probe)
+        means = [] if maps is None else [*maps.mean(1)]
         found.append((result.label, means, album.evidence(probe, outputs[:, None])[:, 0]))
     if not found:
         raise IceprobeError(f"no probe whose evidence can be drawn{why}: run one, such as ep12")
