@@ -125,6 +125,24 @@ def test_an_analysis_draws_the_groups_of_its_store(grouped):
     assert found.score.interval == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
 
 
+def test_the_interval_of_a_score_stays_in_its_range():
+    """mAP, whose linearised values go beyond 1."""
+    tags = np.array([[1, 0], [0, 1]] * 8 + [[0, 0]], np.uint8)
+    logits = np.where(tags == 1, 2.0, -2.0)
+    logits[0, 0] = -1.0
+    logits[16, 0] = 0.0
+    task = get_task("multilabel")
+    result = SimpleNamespace(task="multilabel", metric=task.metrics["map"])
+    record = [[{"logits": torch.tensor(logits[None], dtype=torch.float32)}]]
+    found = SimpleNamespace(
+        scoring=Scoring(result, tags), groups=None, records=record,
+        exchanged=(SimpleNamespace(name="mean colour", rows=np.arange(17)), record),
+    )  # fmt: skip
+    score = shortcut_of(found, 200).score
+    assert score.mean == pytest.approx(np.mean([(7 + 8 / 9) / 8, 1]))
+    assert score.interval[0] < score.mean < score.interval[1] == 1
+
+
 def test_few_groups_are_no_reason_for_trust(grouped):
     (result,) = grouped
     store = result.open_store

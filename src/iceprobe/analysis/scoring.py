@@ -39,13 +39,8 @@ class Scoring:
             self._keep = kept_for(self.task, self.metric, logits.shape[-1], self.targets)
         return self.task.record(logits, targets, self._keep)
 
-    @property
-    def strata(self) -> NDArray | None:
-        """The stratum of each image, ``(n,)``, over which values have a mean of means; None: a plain mean."""
-        return self.metric.strata_of(self.targets)
-
     def values(self, parts: Sequence[Record]) -> Values:
-        """Values of the images of the split: ``(G, n)``.
+        """Values of the images of the split, ``(G, n)``, whose mean over the metric's strata it is.
 
         Raises:
             IceprobeError: if the metric is undefined for them.

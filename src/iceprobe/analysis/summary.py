@@ -16,7 +16,7 @@ from iceprobe.analysis.scoring import Values
 from iceprobe.results.enough import FEW, UNTRUSTED, caveat
 from iceprobe.results.intervals import difference_of
 from iceprobe.results.units import number_of
-from iceprobe.tasks.metrics import mean_over_strata
+from iceprobe.tasks.metrics import Metric, mean_over_strata
 from iceprobe.tasks.records import Arrays, Record, joined
 
 LEAST_PREDICTORS = 32  # of a correlation over predictors
@@ -30,12 +30,18 @@ class _Images:
 
     Attributes:
         groups: ``(n,)``, equal for images that aren't independent; None: all are.
-        strata: ``(n,)`` of the leading metric; None if it has none.
+        metric: that leads.
+        targets: ``(n, …)``.
     """
 
     draws: int
     groups: NDArray | None
-    strata: NDArray | None
+    metric: Metric
+    targets: NDArray
+
+    @property
+    def strata(self) -> NDArray | None:
+        return self.metric.strata_of(self.targets)
 
     def mean(self, values: Values, name: str = "") -> Estimate:
         """Of the mean row of ``(M, n)``."""
@@ -49,6 +55,9 @@ class _Images:
             for one in (self.groups, self.strata if name in SCORES else None)
         )
         ends = mean_intervals(values[:, known], groups=groups, strata=strata, draws=self.draws)
+        if name == "score":  # linearised values may leave the range
+            least, most = self.metric.range
+            ends = ends.clip(-np.inf if least is None else least, np.inf if most is None else most)
         means = mean_over_strata(values[:, known], strata)
         return [
             Estimate(float(mean), (float(low), float(high)))
@@ -61,7 +70,7 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
     seeds = [] if heads else found.result.seeds or list(range(len(found.fits)))
     rows = [(seed, j + 1) for seed in seeds or [0] for j in range(len(found.fits[0]["entropy"]))]
     stacked = {name: np.concatenate([fit[name] for fit in found.fits]) for name in found.fits[0]}
-    over = _Images(draws, found.groups, found.scoring.strata)
+    over = _Images(draws, found.groups, found.scoring.metric, found.scoring.targets)
     each = {
         name: over.means(stacked[name], name) for name in ("drops", *MEASURES) if name in stacked
     }
@@ -129,7 +138,7 @@ def shortcut_of(found: Measurements, draws: int) -> Shortcut | None:
     before = {name: tensor[:, rows] for name, tensor in before.items()}
     drop = difference_of(metric, Arrays(before), Arrays(after), targets, groups, replicates=True)
     drop = drop if metric.higher_is_better else -drop
-    over = _Images(draws, groups, metric.strata_of(targets))
+    over = _Images(draws, groups, metric, targets)
     score, replaced = (
         over.mean(np.asarray(metric.needed_scores(Arrays(one), targets), np.float64), "score")
         for one in (before, after)
