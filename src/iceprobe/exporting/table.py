@@ -56,7 +56,7 @@ class Table:
     def heading(self) -> list[str]:
         """Names of the columns, each once."""
         if self.ranked:
-            one, count = _ONE[self.task.outputs], min(self.most, len(self.names))
+            one, count = _ONE.get(self.task.outputs, "output"), min(self.most, len(self.names))
             places = ["", *(f"_{place}" for place in range(2, count + 1))]
             return [
                 "file",
