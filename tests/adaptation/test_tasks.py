@@ -16,6 +16,7 @@ from iceprobe.datasets.base import ArraySplit, Column, Dataset
 from iceprobe.protocols.choosing import best_at_last_epoch
 from iceprobe.results import read_curves, read_results
 from iceprobe.results.curves import CurveRow
+from iceprobe.store.layout import chosen_rows
 from iceprobe.tasks.registry import get_task
 from tests.fitting.test_api import planted_dataset
 
@@ -219,6 +220,23 @@ def test_what_is_wrong_is_said_before_anything_is_written(task, options, said, t
             learning_rates=[1e-3, 1e-2], **options,
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_that_leaves_numbers_all_the_same_is_to_be_raised(tmp_path):
+    data = dataset("regression")
+    train = data.splits["train"]
+    labels = train.labels.copy()
+    labels[chosen_rows(len(labels), 12), 0] = 1e6 + np.arange(12) / 1e3
+    rows = ArraySplit("train", train.images, labels, train.names, task="regression")
+    data = dataclasses.replace(data, splits={"train": rows, "test": data.splits["test"]})
+    said = (
+        r"the training values of 'light' differ in their last digits only \(subtract their mean\): the limit took "
+        rf"12 of {len(labels)} training images: raise it"
+    )
+    with pytest.raises(IceprobeError, match=said):
+        iceprobe.adapt(
+            backbone(), data, ["bitfit"], output=tmp_path / "run", limit=12, **QUICK
+        )  # fmt: skip
 
 
 def test_numbers_that_are_all_the_same_can_not_be_learnt(tmp_path):

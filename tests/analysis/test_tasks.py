@@ -1,5 +1,8 @@
 """Tags and numbers: importance by the leading metric, evidence on the object, what is left out and said."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ from iceprobe.datasets.base import ArraySplit, Dataset
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Namer, spread, spread_rule
 from iceprobe.reporting.attention import Album, draw_gallery
+from iceprobe.reporting.by_task import PAGES
+from iceprobe.reporting.paper_figure import evidence_columns
 from iceprobe.store import extract_in_memory
 from iceprobe.tasks import get_task
 from iceprobe.tokens import Tokens
@@ -138,12 +143,80 @@ def test_galleries_name_what_is_true_and_what_is_read(fitted):
     else:
         for row, target in zip(gallery.rows, targets, strict=True):
             tags = [NAMES["multilabel"][k] for k in np.flatnonzero(target == 1)]
-            assert row.label == (", ".join(tags) or "no tag")
+            unknown = " (1 unknown)" if (target == 255).any() else ""
+            assert row.label == (", ".join(tags) or "no tag") + unknown
             assert [one.rsplit(" ", 1)[0] for one in row.captions if one] == tags
             assert [bool(m) for m in row.maps[: gallery.evidence]].count(True) == len(tags)
     assert draw_gallery(fitted["mean_value"], album).predictors == 0
     assert "an MLP" in draw_gallery(fitted["siglip4"], album).remark
     assert draw_gallery(fitted["knn"], album) is None
+
+
+def test_pictures_need_no_tokens_and_maps_do(fitted):
+    store = fitted["knn"].open_store
+    album = Album(store, "folds", np.arange(3))  # those of train, whose probes aren't kept
+    assert [album.names, len(album.pictures)] == [store.names("train", np.arange(3)), 3]
+    with pytest.raises(IceprobeError, match="tested by folds, whose probes aren't kept"):
+        _ = album.tokens
+    with pytest.raises(IceprobeError, match="tested by folds, whose probes aren't kept"):
+        Album.spread(store, "folds", 3)
+
+
+def test_a_probe_is_loaded_once_for_its_gallery(fitted, monkeypatch):
+    result, loaded = fitted["ep4?out_dim=16"], []
+
+    def load(*asked):
+        loaded.append(asked)
+        return load_fitted(*asked)
+
+    monkeypatch.setattr("iceprobe.reporting.attention.load_fitted", load)
+    album = Album.spread(result.open_store, "test", 2)
+    assert draw_gallery(result, album).predictors == 4
+    assert len(loaded) == 1
+    assert len(evidence_columns([result], album, album.store.classes[0])) == 2
+    assert len(loaded) == 2
+
+
+def test_the_page_words_evidence_by_the_task(fitted, tmp_path, monkeypatch):
+    """A task of your own has a page by an entry of the table alone."""
+    chosen = [fitted["ep4?out_dim=16"].replaced(run=None)]
+    page = PAGES[chosen[0].task]
+    said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+    number = chosen[0].task == "regression"
+    assert ("red raises it, blue lowers it" in said) == number
+    assert ("red speaks for it, blue against it" in said) == (not number)
+    assert ("adds up exactly to the prediction minus" in said) == number
+    assert ("Each picture has its own scale" in said) == number
+    other = dataclasses.replace(page, words=dataclasses.replace(page.words, positive="warms it"))
+    monkeypatch.setitem(PAGES, chosen[0].task, other)
+    said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+    assert f"red warms it, blue {page.words.negative}" in said
+
+
+def test_evidence_counts_from_the_average_image_where_there_is_a_batch_norm(fitted, tmp_path):
+    result = fitted["ep4?out_dim=16"]
+    bare = "ep2?batch_norm=false"
+    plain = iceprobe.fit(
+        result.open_store, [bare], seeds=1, epochs=1, min_steps=2, learning_rates=[1e-2],
+        output=tmp_path / "run",
+    )  # fmt: skip
+    plain = [one.replaced(run=None) for one in plain]
+    album = Album.spread(result.open_store, "test", 2)
+    assert [draw_gallery(one, album).centred for one in (result, *plain)] == [True, False]
+    with torch.no_grad():  # of a token that is 0, all is the bias
+        probe = plain[0].probes[0].eval()
+        shape = result.open_store.shape
+        nothing = torch.zeros(1, shape.num_tokens, shape.dim)
+        assert probe.evidence(nothing).abs().max() == 0
+    claims = []
+    for chosen in ([result.replaced(run=None)], plain, [result.replaced(run=None), *plain]):
+        said = iceprobe.report(chosen, tmp_path / "r.html", images=2).read_text()
+        claims.append(re.search("classifier’s bias(.*?)\\.", said)[1])
+    assert claims == [
+        ", so it counts from the average training image",
+        "",
+        "; of probes with a batch norm it counts from the average training image",
+    ]
 
 
 def test_a_figure_has_evidence_for_a_named_output(fitted, tmp_path):
@@ -199,3 +272,17 @@ def test_numbers_have_their_units():
     namer = Namer(get_task("regression"), ["age", "dose"], ["years"])
     assert namer.label(np.array([61.26, -0.0123])) == "age 61.3 years, dose −0.0123"
     assert namer.label(np.array([np.nan, 12345.6])) == "age ?, dose 12,346"
+    assert namer.read(np.array([5.0, 12345.6])) == "age 5 years, dose 12,346"
+
+
+def test_tags_are_named_with_what_is_unknown_and_how_probable_they_are():
+    namer = Namer(get_task("multilabel"), ["a", "b", "a", *"cdefg"])
+    assert namer.label(np.array([0, 1, 1, 0, 255, 0, 0, 255], np.uint8)) == "b, a (2 unknown)"
+    assert namer.label(np.zeros(8, np.uint8)) == "no tag"
+    assert namer.read(np.array([0.1, 0.51, 0.9, 0, 0, 0, 0, 0.49])) == "a 90%, b 51%"
+    assert namer.read(np.linspace(0.6, 0.9, 8)).endswith("a 69% and 2 more")
+    # Equal names are of different outputs.
+    (answer,) = namer.answers(
+        torch.tensor([[-2.0, -2, 2, -2, -2, -2, -2, -2]]), np.array([[1, *[0] * 7]], np.uint8)
+    )
+    assert [answer.asked[0].caption, answer.predicted, answer.correct] == ["a 12%", "a 88%", False]

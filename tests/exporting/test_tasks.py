@@ -172,6 +172,20 @@ def test_changed_code_is_noticed_by_the_spread_of_the_targets(run, tmp_path):
                 iceprobe.load_probe(copy)
 
 
+def test_a_number_of_which_no_test_target_is_known_has_the_spread_of_its_predictions(tmp_path):
+    data = dataset("regression")
+    data.splits["test"].targets[:, 1] = np.nan
+    store = iceprobe.extract(iceprobe.load_backbone(BRIGHT), data, tmp_path / "features")
+    (result,) = iceprobe.fit(store, ["ridge?alpha=1"], output=tmp_path / "run")
+    folder = iceprobe.export(result, tmp_path / "out")
+    light, red = json.loads((folder / "model.json").read_text())["spread"]
+    assert light == pytest.approx(np.nanstd(data.splits["test"].targets[:, 0]))
+    predicted = result.needed_predictions().predicted[0, :, 1].astype(float)
+    assert red == pytest.approx(predicted.std())
+    iceprobe.load_probe(folder)
+    iceprobe.report([result], tmp_path / "report.html")
+
+
 def test_outputs_are_the_same_by_their_scale():
     logits = torch.tensor([20.0, 0.0])
     assert same_outputs(logits + 0.1, logits)

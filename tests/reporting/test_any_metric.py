@@ -11,6 +11,7 @@ import pytest
 
 import iceprobe
 from iceprobe.cli.compare import _table as compare_table
+from iceprobe.reporting.charts import domain_of, scored
 from iceprobe.reporting.finding import find
 from iceprobe.reporting.page import render
 from iceprobe.results import (
@@ -25,7 +26,7 @@ from iceprobe.results import (
 )
 from iceprobe.results.building import scores_of
 from iceprobe.results.curves import seed_means
-from iceprobe.results.schema import Parameters, SelectedScore
+from iceprobe.results.schema import Parameters, Score, SelectedScore
 from iceprobe.results.statistics import score_interval
 from iceprobe.results.tables import figure
 from iceprobe.results.undertrained import far_below
@@ -197,3 +198,15 @@ def test_a_score_that_is_far_worse_than_the_held_out_one_is_reported(ordinal):  
     assert said.startswith("it reads 2.000 on test and 1.000 on the 100 images held out of train")
     assert "7.1 standard errors less" in said
     assert far_below(ordinal.metric(), held, worse) == []
+
+
+def test_a_score_is_drawn_as_it_is_written():
+    score = Score.of([0.1, 0.3], (0.15, 0.25))
+    percentage, plain = get_task("classification").metric(), get_task("regression").metric()
+    assert scored(score, percentage) == {
+        "score": pytest.approx(20), "low": 15, "high": 25, "shown": "20.0 ± 14.1", "span": "15.0 to 25.0",
+    }  # fmt: skip
+    assert scored(Score.of([0.5]), plain) == {
+        "score": 0.5, "low": 0.5, "high": 0.5, "shown": "0.500", "span": "–",
+    }  # fmt: skip
+    assert domain_of(percentage, [10.0, 99.0]) == [10 - 0.04 * 89, 100]

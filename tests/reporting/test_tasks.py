@@ -20,12 +20,16 @@ from sklearn.metrics import (
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting import report
+from iceprobe.reporting.answers import Namer
+from iceprobe.reporting.blocks import Context
 from iceprobe.reporting.finding import find
 from iceprobe.reporting.page import render
+from iceprobe.reporting.slice_view import by_slice
 from iceprobe.results import Predictions, to_csv, to_markdown
 from iceprobe.results.building import scores_of
 from iceprobe.results.predictions import Logits
 from iceprobe.results.schema import Score
+from iceprobe.tasks import get_task
 from tests.reporting.conftest import make_result
 from tests.reporting.test_page import Page, browser, section, shown
 
@@ -40,7 +44,7 @@ def made(task: str, changed=None, **fields) -> list:
     """Three probes whose predictions are the truth and noise; EP4 has the least noise."""
     rng = np.random.default_rng(0)
     groups = np.arange(N) // 3
-    slices = {"site": (np.arange(N) % 5 // 4, SITES)}
+    slices = {"site": (np.arange(N) % 2, SITES)}
     if task == "multilabel":
         labels = (rng.random((N, 4)) < [0.3, 0.5, 0.0, 0.1]).astype(np.uint8)
         labels[::10, 0] = 255
@@ -264,6 +268,53 @@ def test_each_number_has_the_numbers_of_scikit_learn(numbers, numbers_page):
     assert "Absolute error of age, years" in found
 
 
+def test_an_output_of_which_no_test_value_is_known_has_dashes_and_the_reason():
+    def unknown(predictions: Predictions) -> Predictions:
+        labels = predictions.labels.copy()
+        labels[:, 1] = 255 if labels.dtype == np.uint8 else np.nan
+        return replace(predictions, labels=labels)
+
+    results = made("regression", unknown)
+    page = render(results, images=0)
+    found = section(page, "numbers")
+    tables = ["<table" + part for part in found.split("<table")[1:]]
+    age, weight = cells(tables[0])
+    assert age[3].split("|")[0] == f"{results[1].metrics['r2'].mean:.3f}"
+    assert weight == ["weight, g", "0", *["–"] * 6]
+    assert (
+        "Left out of the means over numbers, 1 of 2 numbers, of which no test image has a known value: weight."
+        in found
+    )
+    assert len(tables) == 2  # a table of errors, of age alone
+    assert 'id="chart-true-1-0"' not in page
+    found = section(render(made("multilabel", unknown), images=0), "tags")
+    assert [row[0] for row in cells(found)] == ["boat", "cat"]
+    said = [html.unescape(one) for one in re.findall(r'<p class="soft">(.*?)</p>', found)]
+    assert said == [
+        "Left out of the means over tags, 1 of 4 tags, of which nothing is known of any test image: <b>dog</b>.",
+        "Left out of the means over tags, 1 of 4 tags, without any test image: never.",
+    ]
+
+
+def test_a_number_with_one_known_value_has_errors_and_no_correlation():
+    def single(predictions: Predictions) -> Predictions:
+        labels = predictions.labels.copy()
+        labels[np.arange(N) != 7, 1] = np.nan
+        return replace(predictions, labels=labels)
+
+    results = made("regression", single)
+    found = section(render(results, images=0), "numbers")
+    weight = cells("<table" + found.split("<table")[1])[1]
+    predictions = results[1].predictions()
+    error = np.abs(predictions.predicted[:, 7, 1] - predictions.labels[7, 1]).mean()
+    assert [weight[3], *weight[6:]] == ["–"] * 3
+    assert [float(cell) for cell in weight[4:6]] == pytest.approx([error] * 2, rel=6e-3)
+    assert (
+        "Left out of R² and correlations, 1 of 2 numbers, whose known values of test images are all the same: "
+        "weight." in found
+    )
+
+
 def test_predicted_is_drawn_against_true(numbers, numbers_page):
     predictions = numbers[1].predictions()
     rows = values(chart(numbers_page, "true-0-0"), 0)
@@ -298,7 +349,7 @@ def test_many_examples_are_a_density():
 
 def test_slices_are_scored_alone_and_the_worst_is_named(tags, tags_page):
     found = section(tags_page, "slices")
-    codes = np.arange(N) % 5 // 4
+    codes = np.arange(N) % 2
     predictions = tags[1].predictions()
     rows = values(chart(tags_page, "slice-0-0"), 1)
     scores = {}
@@ -317,6 +368,28 @@ def test_slices_are_scored_alone_and_the_worst_is_named(tags, tags_page):
         in sentence
     )
     assert "mAP over all" in sentence
+
+
+def test_the_worst_is_one_of_those_that_can_be_trusted():
+    def sites(*ends: int):
+        codes, names = np.searchsorted(ends, np.arange(N), side="right"), ["a", "b", "few", "d"]
+        return lambda one: replace(one, groups=None, slices={"site": (codes, names)})
+
+    def sentences(*ends: int) -> str:
+        found = section(render(made("regression", sites(*ends)), images=0), "slices")
+        return html.unescape(found)
+
+    three = sentences(100, 290)
+    assert "its worst of the 3 values, and R²" in three
+    assert "its worst of the 2 values whose interval can be trusted, and R²" in sentences(100, 295)
+    assert "its worst" not in sentences(295)
+
+
+def test_slices_of_predictions_without_the_metric_are_refused(tags):
+    kept = replace(tags[1].predictions(), outputs=[])  # as of a run of an early version
+    context = Context([tags[1].replaced(predictions=kept)], 0, {"ep4": "#000"}, 0, lambda one: None)
+    with pytest.raises(IceprobeError, match="mAP can't be computed from what was kept: fit it"):
+        by_slice(context)
 
 
 def test_folds_are_drawn_beside_the_score_of_all(tags):
@@ -358,8 +431,10 @@ def test_the_examples_on_which_two_probes_differ_most(tags, tags_page, numbers, 
         f"number {row}" for row in np.argsort(gap, kind="stable")[:5]
     ]
     row = int(np.argsort(-gap, kind="stable")[0])
-    true = ", ".join(TAGS[k] for k in np.flatnonzero(ep.labels[row] == 1)) or "none"
-    assert cells("<table" + first)[0][1].split(" (")[0] == true
+    namer = Namer(get_task("multilabel"), TAGS)
+    mine = cells("<table" + first)[0]
+    assert mine[1] == namer.label(ep.labels[row])
+    assert mine[2] == namer.read(expit(ep.logits().values[0, row].astype(np.float64)))
     found = section(numbers_page, "disputed")
     deviation = np.nanstd(numbers[1].predictions().labels, 0)
     of = [
@@ -369,7 +444,8 @@ def test_the_examples_on_which_two_probes_differ_most(tags, tags_page, numbers, 
     gap = of[1].mean(0) - of[0].mean(0)
     first = "<table" + found.split("<table")[1]
     assert cells(first)[0][0] == f"number {np.argmax(gap)}"
-    assert re.fullmatch(r"age [\d.]+ years, weight ([\d.]+ g|unknown)", cells(first)[0][1])
+    namer = Namer(get_task("regression"), NUMBERS, ["years", "g"])
+    assert cells(first)[0][1] == namer.label(numbers[1].predictions().labels[np.argmax(gap)])
 
 
 def test_every_metric_is_in_a_table(tags, tags_page):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save, save_file
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.results.predictions import Predictions, read_predictions, write_predictions
 from iceprobe.tasks.classification import KEPT, MANY, Classification
 from iceprobe.tasks.records import Arrays, joined, of_members
+from iceprobe.tasks.selecting import kept_for
 
 TASK = Classification()
 
@@ -126,3 +128,20 @@ def test_a_prediction_reads_as_classes_with_their_probabilities():
     for row, reading in zip(logits[0], TASK.readings(logits[0], names, 5), strict=True):
         expected = sorted(zip(row.softmax(0).tolist(), names, strict=True), reverse=True)
         assert reading == [(name, p) for p, name in expected]
+
+
+def test_the_metric_is_the_one_asked_for_or_the_usual_one_or_the_primary_one():
+    assert TASK.metric().name == "top1"
+    assert TASK.metric(usual="mean_per_class").name == "mean_per_class"
+    assert TASK.metric("top5", "mean_per_class").name == "top5"
+    assert TASK.metric(usual="map").name == "top1"  # of another task
+    with pytest.raises(IceprobeError, match=r"unknown metric of classification 'top2'.*top1"):
+        TASK.metric("top2")
+
+
+@pytest.mark.parametrize(
+    ("metric", "kept"), [("top1", "scores"), ("top5", "predictions"), ("auroc", "everything")]
+)
+def test_a_record_keeps_the_least_that_its_metric_needs(metric, kept):
+    labels = np.arange(40) % 10
+    assert kept_for(TASK, TASK.metric(metric), 10, labels) == kept

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry
+from iceprobe.exporting.table import Table
 from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.repetition import Request, check, repetition
 from iceprobe.protocols.protocol import get_protocol
@@ -119,6 +121,13 @@ def test_a_task_from_outside_is_fitted_by_its_own_loss_and_selected_by_its_metri
         ends = {point: means[max(means)] for point, means in seed_means(of_probe).items()}
         best = min(ends, key=ends.__getitem__)  # less is better
         assert result.selected["learning_rate"] == best[0] == max(ends)[0]
+
+
+def test_its_predictions_have_a_table(ordinal):
+    table = Table(SimpleNamespace(task=ordinal, classes=["low", "middle", "high"], units=[]), top=1)
+    table.add(["a.png", "b.png"], torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+    assert table.heading == ["file", "output", "probability"]
+    assert table.rows == [["a.png", "middle", "1"], ["b.png", "high", "1"]]
 
 
 def test_what_diverged_is_no_best_where_less_is_better(ordinal, store, tmp_path):

@@ -29,7 +29,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
-from iceprobe.fitting.checks import check_device, pooled_task
+from iceprobe.fitting.checks import check_class_weight, check_device, check_trained, pooled_task
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
@@ -49,7 +49,6 @@ from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
 from iceprobe.store.request import describe, make_settings
 from iceprobe.tasks.stratified import alone
-from iceprobe.tasks.task import ClassWeight, Task
 
 log = logging.getLogger("iceprobe")
 
@@ -97,8 +96,8 @@ def adapt(
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
     dataset = load_dataset(dataset)
     task = pooled_task(dataset.task)
-    metric = _metric_of(task, call.metric, dataset.headline)
-    _check_class_weight(task, call.class_weight)
+    metric = task.metric(call.metric, dataset.headline)
+    check_class_weight(task, call.class_weight)
     manifest = manifest_of(backbone, dataset, call, target)
     command = call.command if call.command is not None else shlex.join(sys.argv)
     folder = call.output if call.output is not None else new_run(manifest, "adapt")
@@ -122,7 +121,8 @@ def adapt(
             return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
         train, reported = _images(backbone, dataset, manifest, call, progress)
-        _check_trained(task, train, dataset)
+        listed = manifest.splits["train"].listed
+        check_trained(task, train.targets, dataset.classes, listed, call.split)
         groups = _groups(dataset, train)
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         setting = AdaptationContext(
@@ -140,7 +140,7 @@ def adapt(
                 [probe for _, probe in adapted], call.run_seed,
             ),
             task=task,
-            metric_name=metric,
+            metric_name=metric.name,
             class_weight=call.class_weight,
         )  # fmt: skip
         common = _common(setting, train, reported) | _later(dataset, call)
@@ -172,29 +172,6 @@ def adapt(
     return Results(
         one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
     )
-
-
-def _metric_of(task: Task, name: str | None, usual: str) -> str:
-    """Name of the metric that selects and leads: the one given, or the data set's ``usual`` one, or the task's.
-
-    Raises:
-        IceprobeError: if the task has no metric of the ``name``, with the nearest ones.
-    """
-    if name is not None and name not in task.metrics:
-        raise IceprobeError(unknown(f"metric of {task.name}", name, task.metrics))
-    return name or (usual if usual in task.metrics else task.primary)
-
-
-def _check_class_weight(task: Task, class_weight: ClassWeight) -> None:
-    """Refuse class weights of a task without classes or tags.
-
-    Raises:
-        IceprobeError: naming it.
-    """
-    if class_weight != "none" and not task.weighs_classes:
-        raise IceprobeError(
-            f"class_weight={class_weight}: {task.name} has no classes to weigh; leave it out"
-        )
 
 
 def manifest_of(
@@ -250,11 +227,6 @@ def _groups(dataset: Dataset, images: Images) -> NDArray[np.int64] | None:
     if dataset.group is None:
         return None
     return alone(images.split.columns[dataset.group].codes[images.index])
-
-
-def _check_trained(task: Task, train: Images, dataset: Dataset) -> None:
-    if (why := task.check_trained(train.targets, dataset.classes)) is not None:
-        raise IceprobeError(f"{why} among {len(train)} training images: add some, or raise --limit")
 
 
 def _estimate(

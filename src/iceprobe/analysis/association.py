@@ -1,8 +1,10 @@
 """Do predictors that look at the object matter more?
 
 Spearman's rank correlation over predictors between importance and a measure of where they look,
-with a percentile bootstrap over test images: in each draw the importance and the measure of every
-predictor are means over the images drawn, and the correlation is that of these.
+with a percentile bootstrap over test images, or over groups of them that aren't independent: in each
+draw the importance and the measure of every predictor are means over the images drawn, and the
+correlation is that of these. A metric that is a mean per class has its classes as strata: its value is
+the mean over strata of the mean inside each.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from iceprobe.results.units import codes_of, number_of
 
 DRAWS = 2_000
 _CHUNK_CELLS = 4_000_000  # counts held at once: 32 MB
@@ -22,7 +26,7 @@ class Correlation:
     """Spearman's ρ over predictors."""
 
     rho: float  # of the images as they are
-    interval: tuple[float, float]  # 95% percentile bootstrap over images
+    interval: tuple[float, float]  # 95% percentile bootstrap over images, or groups of them
     predictors: int  # how many it is over
 
 
@@ -43,6 +47,8 @@ def correlate(
     drops: Values,
     measures: Mapping[str, Values],
     *,
+    groups: NDArray | None = None,
+    strata: NDArray | None = None,
     draws: int = DRAWS,
     confidence: float = 0.95,
     seed: int = 0,
@@ -54,7 +60,9 @@ def correlate(
             0 or −1; their mean over images is its importance. M may be over several fits.
         measures: by name, ``(M, n)``; NaN where an image has no ground truth, the same images for every
             predictor.
-        draws: of n images with replacement.
+        groups: ``(n,)``, equal for images that aren't independent; None: all are.
+        strata: of the importance, ``(n,)``; None: its plain mean.
+        draws: of images or groups with replacement.
         confidence: of the interval.
         seed: of the draws.
 
@@ -64,11 +72,13 @@ def correlate(
     """
     names = list(measures)
     observed = np.ones((1, drops.shape[1]))
-    rho = {name: float(spearman(_means(drops, observed), _means(measures[name], observed))[0])
-           for name in names}  # fmt: skip
+    rho = {
+        name: float(spearman(_means(drops, observed, strata), _means(measures[name], observed))[0])
+        for name in names
+    }
     drawn: dict[str, list[Values]] = {name: [] for name in names}
-    for counts in _counts(drops.shape[1], draws, seed):
-        importance = _means(drops, counts)
+    for counts in _counts(drops.shape[1], groups, draws, seed):
+        importance = _means(drops, counts, strata)
         for name in names:
             drawn[name].append(spearman(importance, _means(measures[name], counts)))
     tail = (1 - confidence) / 2
@@ -83,29 +93,52 @@ def correlate(
 
 
 def mean_intervals(
-    values: Values, *, draws: int = DRAWS, confidence: float = 0.95, seed: int = 0
+    values: Values,
+    *,
+    groups: NDArray | None = None,
+    strata: NDArray | None = None,
+    draws: int = DRAWS,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Values:
-    """Percentile bootstrap interval over images of each row's mean: ``(M, n)`` → ``(M, 2)``.
+    """Percentile bootstrap interval over images, or groups, of each row's mean: ``(M, n)`` → ``(M, 2)``.
 
-    Images with NaN are left out; if none is left it is NaN.
+    Images with NaN are left out; if none is left it is NaN. Other arguments are those of :func:`correlate`.
     """
-    drawn = np.concatenate([_means(values, c) for c in _counts(values.shape[1], draws, seed)])
+    counts = _counts(values.shape[1], groups, draws, seed)
+    drawn = np.concatenate([_means(values, one, strata) for one in counts])
     tail = (1 - confidence) / 2
     return np.quantile(drawn, [tail, 1 - tail], axis=0).T
 
 
-def _counts(images: int, draws: int, seed: int) -> Iterator[Values]:
-    """How often each image is drawn, chunks of ``(draws, n)``."""
-    rng = np.random.default_rng(seed)
+def _counts(images: int, groups: NDArray | None, draws: int, seed: int) -> Iterator[Values]:
+    """How often each image is drawn, chunks of ``(draws, n)``; those of a group are drawn together."""
+    rng, codes, units = (
+        np.random.default_rng(seed),
+        codes_of(groups, images),
+        number_of(groups, images),
+    )
     step = max(1, _CHUNK_CELLS // images)
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        yield rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
+        counts = rng.multinomial(units, np.full(units, 1 / units), size=size).astype(np.float64)
+        yield counts if codes is None else counts[:, codes]
 
 
-def _means(values: Values, counts: Values) -> Values:
-    """Means over images, each counted so often: ``(M, n)``, ``(d, n)`` → ``(d, M)``."""
+def _means(values: Values, counts: Values, strata: NDArray | None = None) -> Values:
+    """Means over images, each counted so often: ``(M, n)``, ``(d, n)`` → ``(d, M)``.
+
+    With strata it is the mean over those that were drawn of the mean inside each.
+    """
     known = ~np.isnan(values).any(0)
-    counts = counts[:, known]
-    with np.errstate(invalid="ignore"):
-        return counts @ values[:, known].T / counts.sum(1, keepdims=True)
+    values, counts = values[:, known], counts[:, known]
+    if strata is None:
+        with np.errstate(invalid="ignore"):
+            return counts @ values.T / counts.sum(1, keepdims=True)
+    strata = strata[known]
+    total, drawn = np.zeros((len(counts), len(values))), np.zeros((len(counts), len(values)))
+    for one in np.unique(strata):
+        mean = _means(values[:, strata == one], counts[:, strata == one])
+        total += np.nan_to_num(mean)
+        drawn += ~np.isnan(mean)
+    return total / drawn

@@ -46,16 +46,27 @@ def replace_background(images: Tensor, boxes: Tensor, background: Tensor) -> Ten
     return torch.where(inside[:, None], images, background)
 
 
-def shortcut(correct: ArrayLike, replaced: ArrayLike, *, fractions: bool = True) -> Difference:
+def shortcut(
+    correct: ArrayLike,
+    replaced: ArrayLike,
+    classes: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    fractions: bool = True,
+) -> Difference:
     """The drop in accuracy with its 95% interval, paired over images and over the probe's seeds.
 
     Args:
         correct: ``(S, n)`` or ``(n,)``, right on the images as they are; or values of another metric whose
             mean it is, higher where it is better.
         replaced: the same of images with another background.
+        classes: ``(n,)``, for a mean of each class's accuracy.
+        groups: ``(n,)``, equal for images that aren't independent; None: all are.
         fractions: whether these are bound to [0, 1].
     """
-    return paired_difference(correct, replaced, replicates=True, fractions=fractions)
+    return paired_difference(
+        correct, replaced, classes, groups, replicates=True, fractions=fractions
+    )
 
 
 class OtherBackgrounds:

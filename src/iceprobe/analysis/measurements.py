@@ -64,6 +64,7 @@ class Measurements:
         self.thresholds = tuple(thresholds)
         self.grid: tuple[int, int] = store.grid or (0, 0)
         self.labels = torch.from_numpy(np.asarray(self.part.labels))
+        self.groups = store.groups(result.split)  # (n,): which images aren't independent
         self.scoring = Scoring(result, self.part.labels)
         boxes = self.part.boxes
         n = len(self.part)

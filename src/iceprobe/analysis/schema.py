@@ -1,7 +1,9 @@
 """Entries of ``analysis.json``. Nothing here imports torch.
 
-Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images. Of metrics that
-are no means over images (mAP, R²), what is drawn are linearised values (`iceprobe.analysis.scoring`).
+Shares and accuracies are fractions; every interval is the 95% percentile bootstrap over images, or over groups of
+images that aren't independent. Of metrics that are no means over images (mAP, R²), what is drawn are linearised
+values (`iceprobe.analysis.scoring`). The interval of what another background costs is that of any comparison of
+two probes (`iceprobe.results.intervals`).
 """
 
 from dataclasses import dataclass, field
@@ -97,3 +99,7 @@ class Analysis:
     metric: str = "top1"  # of importance and shortcut: the one that leads
     score: Estimate | None = None  # its value on these images
     evidence: Evidence | None = None  # where boxes or masks are and logits are sums over patches
+    groups: int | None = (
+        None  # of images that aren't independent, which intervals are over; None: images
+    )
+    caveat: str | None = None  # why intervals can't be trusted

@@ -1,7 +1,8 @@
 """A run's leading metric on the images of an analysis, as a value an image whose mean is the metric.
 
-Of a metric that is a mean over images, the value is n·w_i·s_i; of another (mAP, R²) it is linearised, with the
-spread of its influence (`tasks/metrics.py`). So a change of the metric has a value an image as well.
+Of a metric that is a mean over images, or per class, the value is its score s_i; of another (mAP, R²) it is
+linearised, with the spread of its influence (`tasks/metrics.py`). So a change of the metric has a value an image
+as well.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from torch import Tensor
 from iceprobe.results.schema import Result
 from iceprobe.tasks.records import Arrays, Record, joined
 from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import Keep
 
 Values = NDArray[np.float64]
-_KEPT: tuple[Keep, ...] = ("scores", "predictions")
 
 
 class Scoring:
@@ -35,24 +36,14 @@ class Scoring:
     def record(self, logits: Tensor, targets: Tensor) -> Record:
         """Of some images, as small as the metric allows: logits ``(G, B, K)``."""
         if self._keep is None:
-            self._keep = self._smallest(logits, targets)
+            self._keep = kept_for(self.task, self.metric, logits.shape[-1], self.targets)
         return self.task.record(logits, targets, self._keep)
 
-    def values(self, parts: Sequence[Record], rows: NDArray[np.int64] | None = None) -> Values:
-        """Values of the images, of all or of these rows of the split: ``(G, n)``.
+    def values(self, parts: Sequence[Record]) -> Values:
+        """Values of the images of the split, ``(G, n)``, whose mean over the metric's strata it is.
 
         Raises:
             IceprobeError: if the metric is undefined for them.
         """
-        targets = self.targets if rows is None else self.targets[rows]
-        scores = self.metric.needed_scores(Arrays(joined(parts, self.task.summed)), targets)
-        found = np.asarray(scores, np.float64)
-        return found if self.metric.strata is None else found * self.metric.weights(targets) * len(targets)  # fmt: skip
-
-    def _smallest(self, logits: Tensor, targets: Tensor) -> Keep:
-        """What has to be kept for the metric."""
-        for keep in _KEPT:
-            record = Arrays(self.task.record(logits, targets, keep))
-            if self.metric.scores(record, targets.cpu().numpy()) is not None:
-                return keep
-        return "everything"
+        record = Arrays(joined(parts, self.task.summed))
+        return np.asarray(self.metric.needed_scores(record, self.targets), np.float64)

@@ -88,7 +88,7 @@ def analyze(
             )
         if one.evidence is not None:
             say(f"{one.probe}: {_evident(one.evidence)}")
-        for note in one.notes:
+        for note in [*one.notes, *filter(None, [one.caveat])]:
             say(f"{one.probe}: {note}")
     files = write_analyses(run, analyses)
     for path in (*files, iceprobe.report(results, run / "report.html", trust=trust)):

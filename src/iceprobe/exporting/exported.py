@@ -182,14 +182,9 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
     )
 
 
-def gives_numbers(task: Task) -> bool:
-    """Whether the outputs are numbers in the target's unit, and not logits."""
-    return task.several and not task.weighs_classes
-
-
 def what_of(task: Task) -> str:
     """What its outputs are called: ``"logits"`` or ``"values"``."""
-    return "values" if gives_numbers(task) else "logits"
+    return "values" if task.outputs == "numbers" else "logits"
 
 
 def most_readings(task: Task, outputs: int, top: int | None) -> int:
@@ -198,7 +193,7 @@ def most_readings(task: Task, outputs: int, top: int | None) -> int:
     Raises:
         IceprobeError: for ``top`` of numbers, which have no order.
     """
-    if gives_numbers(task):
+    if task.outputs == "numbers":
         if top is not None:
             raise IceprobeError(f"top={shown(top)}: all numbers are told, leave it out")
         return outputs

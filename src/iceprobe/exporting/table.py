@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from iceprobe.core.text import csv_text
-from iceprobe.exporting.exported import ExportedProbe, gives_numbers, most_readings
+from iceprobe.exporting.exported import ExportedProbe, most_readings
 
 _ONE = {"classes": "class", "tags": "tag"}
 
@@ -33,7 +33,7 @@ class Table:
     def __init__(self, model: ExportedProbe, top: int | None = None):
         self.task, self.names = model.task, model.classes
         self.most = most_readings(model.task, len(model.classes), top)
-        self.ranked = not model.task.several or (top is not None and not gives_numbers(model.task))
+        self.ranked = not model.task.several or top is not None
         self.rows: list[list[str]] = []
         units = model.units or [""] * len(self.names)
         self._titles = [
@@ -56,7 +56,7 @@ class Table:
     def heading(self) -> list[str]:
         """Names of the columns, each once."""
         if self.ranked:
-            one, count = _ONE[self.task.outputs], min(self.most, len(self.names))
+            one, count = _ONE.get(self.task.outputs, "output"), min(self.most, len(self.names))
             places = ["", *(f"_{place}" for place in range(2, count + 1))]
             return [
                 "file",

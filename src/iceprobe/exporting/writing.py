@@ -10,7 +10,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
-from iceprobe.exporting.exported import ExportedProbe, check_of, gives_numbers
+from iceprobe.exporting.exported import ExportedProbe, check_of
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
@@ -111,10 +111,16 @@ def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> 
 
 
 def _spread(result: FittedResult) -> list[float]:
-    """Standard deviation of the reported targets of each number; empty of classes and tags."""
-    if not gives_numbers(get_task(result.task)):
+    """Standard deviation of the reported targets of each number; empty of classes and tags.
+
+    Of a number of which no target is known it is that of the predictions of the first seed.
+    """
+    if get_task(result.task).outputs != "numbers":
         return []
-    targets = result.needed_predictions().labels
+    predictions = result.needed_predictions()
+    targets = np.asarray(predictions.labels)
+    unknown = np.isnan(targets).all(0)
+    targets = np.where(unknown, np.asarray(predictions.predicted, np.float64)[0], targets)
     found = np.nanstd(targets, 0)  # 0 where a single one is known
     return np.where(found > 0, found, np.maximum(np.abs(np.nanmean(targets, 0)), 1e-30)).tolist()
 

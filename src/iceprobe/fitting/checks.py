@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
@@ -15,7 +16,7 @@ from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.stratified import heldout_split
-from iceprobe.tasks.task import Task
+from iceprobe.tasks.task import ClassWeight, Task
 
 
 def check_request(
@@ -100,6 +101,18 @@ def check_task(store: Store, name: str | None) -> Task:
     return task
 
 
+def check_class_weight(task: Task, class_weight: ClassWeight) -> None:
+    """Refuse class weights of a task without classes or tags.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    if class_weight != "none" and not task.weighs_classes:
+        raise IceprobeError(
+            f"class_weight={class_weight}: {task.name} has no classes to weigh; leave it out"
+        )
+
+
 def check_training_images(
     store: Store, task: Task, protocol: Protocol, split: str, run_seed: int, low_shot: bool
 ) -> None:
@@ -111,14 +124,8 @@ def check_training_images(
         IceprobeError: naming it.
     """
     targets = store["train"].targets
-    if (why := task.check_trained(targets, store.classes)) is not None:
-        record = store.manifest.splits["train"]
-        remedy = f"add some, or remove them from {split!r}"
-        if record.images < record.listed:
-            remedy = f"the limit took {record.images} of {record.listed} training images: raise it"
-        if low_shot:
-            remedy = "that was drawn: draw more, by --shots or by --fraction"
-        raise IceprobeError(f"{why}: {remedy}")
+    listed = store.manifest.splits["train"].listed
+    check_trained(task, targets, store.classes, listed, split, drawn=low_shot)
     if low_shot or not protocol.held_out:
         return
     labels, groups = task.strata(targets), store.groups("train")
@@ -128,6 +135,37 @@ def check_training_images(
             f"{len(labels)} training images leave none to hold out: give a class two or more {several}, "
             "or take --protocol paper"
         )
+
+
+def check_trained(
+    task: Task,
+    targets: NDArray,
+    names: Sequence[str],
+    listed: int,
+    split: str,
+    *,
+    drawn: bool = False,
+) -> None:
+    """Refuse training targets of which an output can't be learnt.
+
+    Args:
+        targets: of the training images that were taken.
+        names: of the outputs.
+        listed: how many training images the data set has.
+        split: that is reported.
+        drawn: whether they are a draw of few.
+
+    Raises:
+        IceprobeError: naming the outputs.
+    """
+    if (why := task.check_trained(targets, names)) is None:
+        return
+    remedy = f"add some, or remove them from {split!r}"
+    if drawn:
+        remedy = "that was drawn: draw more, by --shots or by --fraction"
+    elif len(targets) < listed:
+        remedy = f"the limit took {len(targets)} of {listed} training images: raise it"
+    raise IceprobeError(f"{why}: {remedy}")
 
 
 def all_diverged(labels: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import (
+    check_class_weight,
     check_device,
     check_norms,
     check_request,
@@ -105,10 +106,7 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
     """
     task = check_task(store, request.task)
     check_selects(task, request, store)
-    if request.class_weight != "none" and not task.weighs_classes:
-        raise IceprobeError(
-            f"class_weight={request.class_weight}: {task.name} has no classes to weigh; leave it out"
-        )
+    check_class_weight(task, request.class_weight)
     if not task.votes and len(_trained(request.labels)) < len(request.labels):
         raise IceprobeError(f"knn doesn't predict targets of task={task.name!r}: leave it out")
     # A wrong option of a probe is refused here.

@@ -7,7 +7,8 @@ y = y₀ + Σ_j V_j Xᵀa_j, without an MLP or another non-linearity behind it. 
 classifier, w_k = W_k/√(v + ε), output k reads the direction g_kj = V_jᵀ w_k ∈ R^D of the tokens of predictor j.
 The constants are o_kj, Σ_j o_kj = w_kᵀ(y₀ − μ): weights sum to 1, so each token gets its share of the constant
 with its attention. μ is the running mean of the batch norm, so evidence is relative to the mean descriptor of the
-training images: a token without attention has none, and what is left of the logit is the classifier's bias b_k.
+training images; without a batch norm μ is 0. A token without attention has none, and what is left of the logit is the
+classifier's bias b_k.
 
 Of EP, e_kn = Σ_j a_jn w_kjᵀ (W_Vj x_n − μ_j). It is input times gradient of the value path, with the attention
 held fixed, after this centring.

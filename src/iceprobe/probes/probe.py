@@ -93,9 +93,9 @@ class Probe(nn.Module):
     ) -> Tensor:
         """How much each token speaks for an output, exactly: ``Σ_n e_kn + b_k`` is the logit of output k.
 
-        b_k is the classifier's bias. Evidence is relative to the mean descriptor of the training images
-        (`iceprobe.probes.evidence`): positive speaks for the output, negative against it. Of a number it is
-        in the number's unit. The probe must be in evaluation mode.
+        b_k is the classifier's bias: positive evidence speaks for the output, negative against it. With a batch
+        norm it is relative to the mean descriptor of the training images (`iceprobe.probes.evidence`). Of a
+        number it is in the number's unit. The probe must be in evaluation mode.
 
         Args:
             tokens: of B images.

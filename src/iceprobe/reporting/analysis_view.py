@@ -225,9 +225,9 @@ def _example_maps(
     """By seed and predictor, its map on each image of the album."""
     made: dict[tuple[int, int], list[str]] = {}
     for seed in dict.fromkeys(each.seed for each in wanted):
-        if (found := album.maps(result, seed)) is not None:
+        if (found := album.maps(album.probe(result, seed))) is not None:
             mine = [each.predictor for each in wanted if each.seed == seed]
-            overlays = album.overlays(found[1][:, [j - 1 for j in mine]])
+            overlays = album.overlays(found[:, [j - 1 for j in mine]])
             made |= {
                 (seed, j): [*maps]
                 for j, maps in zip(mine, zip(*overlays, strict=True), strict=True)
@@ -246,9 +246,9 @@ def parts_view(
         if one.result is None or len(one.analysis.predictors) <= max(1, len(one.analysis.seeds)):
             continue
         album = _album(one.result, {}, opened, PART_IMAGES)
-        if (found := album.maps(one.result)) is None:
+        if (found := album.maps(album.probe(one.result))) is None:
             continue
-        parts, assigned = part_maps(found[1], PARTS)
+        parts, assigned = part_maps(found, PARTS)
         uris = part_uris(album.images, parts.unflatten(2, album.tokens.grid or (0, 0)), OTHERS)
         members = [
             (OTHERS[k], [j + 1 for j, of in enumerate(assigned.tolist()) if of == k])

@@ -5,15 +5,20 @@ Targets are as in a store: a class, tags (uint8) or numbers (`iceprobe.tasks.tar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from iceprobe.results.caveats import listed
 from iceprobe.tasks.targets import UNKNOWN, known
 from iceprobe.tasks.task import Task
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MOST = 3  # outputs of an image whose evidence is shown
+NAMED = 6  # tags or numbers of an image that are named
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Answer:
 
 
 class Namer:
-    """Words for targets and logits.
+    """Words for targets and what is read.
 
     Args:
         task: of the targets.
@@ -59,8 +64,17 @@ class Namer:
         if target.ndim == 0:
             return self.names[int(target)]
         if target.dtype == np.uint8:
-            return ", ".join(self._named(target == 1)) or "no tag"
-        return ", ".join(self._number(k, target[k]) for k in range(len(target)))
+            tags = [self.names[k] for k in np.flatnonzero(target == 1)]
+            unknown = int((target == UNKNOWN).sum())
+            return _several(tags) + (f" ({unknown} unknown)" if unknown else "")
+        return self._numbers(target)
+
+    def read(self, values: NDArray) -> str:
+        """What a probe reads: of tags, by their probabilities ``(K,)``, those called at ½; or numbers ``(K,)``."""
+        if self.task.outputs == "numbers":
+            return self._numbers(values)
+        called = [k for k in np.argsort(-values, kind="stable").tolist() if values[k] >= 0.5]
+        return _several([self._probable(k, values) for k in called])
 
     def columns(self, targets: NDArray) -> list[str]:
         """Headings of the evidence of several images."""
@@ -71,13 +85,15 @@ class Namer:
             return ["evidence for its tags", *[""] * (most - 1)] if most else []
         return [f"evidence about {name}" for name in self.names[:MOST]]
 
-    def answers(self, logits: Tensor, targets: NDArray) -> list[Answer]:
+    def answers(self, logits: "Tensor", targets: NDArray) -> list[Answer]:
         """Of each image: logits ``(B, K)`` with targets ``(B, …)``."""
-        readings = self.task.readings(logits.cpu(), self.names, len(self.names))
+        places = [str(k) for k in range(len(self.names))]  # names may be equal
+        readings = self.task.readings(logits.cpu(), places, len(places))
         width, best = len(self.columns(targets)), logits.argmax(1).tolist()
         found = []
         for target, read, top in zip(targets, readings, best, strict=True):
-            values = dict(read)
+            of_place = dict(read)
+            values = np.array([of_place[place] for place in places])
             if target.ndim == 0:
                 found.append(self._of_class(int(target), int(top), values))
             elif target.dtype == np.uint8:
@@ -86,8 +102,8 @@ class Namer:
                 found.append(self._of_numbers(target, values))
         return found
 
-    def _of_class(self, true: int, read: int, values: dict[str, float]) -> Answer:
-        asked = [Asked(k, f"{self.names[k]} {values[self.names[k]]:.0%}") for k in (true, read)]
+    def _of_class(self, true: int, read: int, values: NDArray) -> Answer:
+        asked = [Asked(k, self._probable(k, values)) for k in (true, read)]
         return Answer(
             self.names[true],
             self.names[read],
@@ -95,30 +111,31 @@ class Namer:
             [asked[0], asked[1] if read != true else None],
         )
 
-    def _of_tags(self, target: NDArray, values: dict[str, float], width: int) -> Answer:
-        read = np.array([values[name] >= 0.5 for name in self.names])
+    def _of_tags(self, target: NDArray, values: NDArray, width: int) -> Answer:
         there = np.flatnonzero(target == 1)[:MOST].tolist()
-        asked = [Asked(k, f"{self.names[k]} {values[self.names[k]]:.0%}") for k in there]
-        wrong = (read != (target == 1)) & (target != UNKNOWN)
+        asked = [Asked(k, self._probable(k, values)) for k in there]
+        wrong = ((values >= 0.5) != (target == 1)) & (target != UNKNOWN)
         return Answer(
             self.label(target),
-            ", ".join(self._named(read)) or "no tag",
+            self.read(values),
             not wrong.any(),
             [*asked, *[None] * (width - len(asked))],
         )
 
-    def _of_numbers(self, target: NDArray, values: dict[str, float]) -> Answer:
-        read = np.array([values[name] for name in self.names])
-        shown = range(min(MOST, len(read)))
+    def _of_numbers(self, target: NDArray, values: NDArray) -> Answer:
+        shown = range(min(MOST, len(values)))
         return Answer(
             self.label(target),
-            ", ".join(self._number(k, read[k]) for k in range(len(read))),
+            self.read(values),
             None,
-            [Asked(k, f"{_figures(target[k])} → {_figures(read[k])}") for k in shown],
+            [Asked(k, f"{_figures(target[k])} → {_figures(values[k])}") for k in shown],
         )
 
-    def _named(self, chosen: NDArray) -> list[str]:
-        return [self.names[k] for k in np.flatnonzero(chosen)]
+    def _probable(self, output: int, values: NDArray) -> str:
+        return f"{self.names[output]} {values[output]:.0%}"
+
+    def _numbers(self, values: NDArray) -> str:
+        return _several([self._number(k, value) for k, value in enumerate(values.tolist())])
 
     def _number(self, output: int, value: float) -> str:
         known_unit = self.units[output] and not np.isnan(value)
@@ -159,6 +176,10 @@ def in_turn(queues: Sequence[NDArray[np.int64]], count: int) -> NDArray[np.int64
     longest = max((len(queue) for queue in queues), default=0)
     rows = [int(q[turn]) for turn in range(longest) for q in queues if turn < len(q)]
     return np.array(list(dict.fromkeys(rows))[:count], dtype=np.int64)
+
+
+def _several(words: Sequence[str]) -> str:
+    return listed(words, NAMED) or "no tag"
 
 
 def _figures(value: float) -> str:

@@ -8,13 +8,14 @@ is the mean map of a group, the same group in every row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
 from iceprobe.analysis.maps import patch_maps
@@ -62,6 +63,7 @@ class Gallery:
         evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
         remark: why there is no evidence; empty if there is.
+        centred: whether the evidence counts from the average training image, as a batch norm makes it.
     """
 
     result: FittedResult
@@ -73,21 +75,17 @@ class Gallery:
     evidence: int
     rule: str
     remark: str
+    centred: bool
 
 
 class Album:
-    """Images of a split, by row, with their tokens.
+    """Images of a split, by row, and their tokens once they are asked for.
 
     Raises:
-        IceprobeError: if the store has no patch grid, its images can't be found, or no probe of the split's
-            images was kept.
+        IceprobeError: if the images can't be found.
     """
 
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
-        if split == FOLDS:
-            raise IceprobeError("it was tested by folds, whose probes aren't kept")
-        if store.grid is None or not store.has_patches:
-            raise IceprobeError("its store has no patch tokens on a grid")
         part = store[split]
         self.store, self.split, self.rows = store, split, rows
         self.images: list[Image.Image] = list(store.images(split, rows))
@@ -101,27 +99,36 @@ class Album:
         self.rule = spread_rule(self.labels, store.classes)
         boxes = [None] * len(rows) if self.boxes is None else self.boxes
         self.pictures = [image_uri(*one) for one in zip(self.images, boxes, strict=True)]
-        self.tokens = part.tokens(rows)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Of the images. Raises as :func:`check_maps`."""
+        check_maps(self.store, self.split)
+        return self.store[self.split].tokens(self.rows)
 
     @classmethod
     def spread(cls, store: "Store", split: str, count: int) -> Self:
-        """``count`` images, whatever probes predict (`answers.spread`)."""
+        """``count`` images for maps, whatever probes predict (`answers.spread`).
+
+        Raises:
+            IceprobeError: as the class, and as :func:`check_maps`.
+        """
+        check_maps(store, split)
         return cls(store, split, spread(np.asarray(store[split].labels), count))
 
     def probe(self, result: FittedResult, seed: int | None = None) -> "Probe | None":
-        """A seed (the first) of a fitted probe; None of k-NN. Raises as :meth:`maps`."""
-        return None if result.method == "knn" else load_fitted(result, self.store.shape, seed)
-
-    def maps(self, result: FittedResult, seed: int | None = None) -> tuple["Probe", Tensor] | None:
-        """A seed (the first) of a fitted probe and its maps ``(B, M, N)``; None without attention.
+        """A seed (the first) of a fitted probe; None of k-NN.
 
         Raises:
             IceprobeError: if the fitted probe is missing or doesn't fit its description.
         """
-        probe = self.probe(result, seed)
+        return None if result.method == "knn" else load_fitted(result, self.store.shape, seed)
+
+    def maps(self, probe: "Probe | None") -> Tensor | None:
+        """The maps of a probe, ``(B, M, N)``; None without attention."""
         if probe is None or not getattr(probe.pooling, "num_predictors", 0):
             return None
-        return probe, patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
+        return patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
 
     def overlays(self, maps: Tensor) -> list[list[str]]:
         """Maps ``(B, K, N)`` over the images, K pictures an image."""
@@ -151,14 +158,26 @@ class Album:
         return self.tokens.to(device)
 
 
+def check_maps(store: "Store", split: str) -> None:
+    """See that probes have maps of a split's images.
+
+    Raises:
+        IceprobeError: if the store has no patch grid, or no probe of the split's images was kept.
+    """
+    if split == FOLDS:
+        raise IceprobeError("it was tested by folds, whose probes aren't kept")
+    if store.grid is None or not store.has_patches:
+        raise IceprobeError("its store has no patch tokens on a grid")
+
+
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     """Maps of the first seed of a fitted probe; None where it has neither attention nor evidence.
 
-    Raises as `Album.maps`.
+    Raises as `Album.probe`.
     """
     if (probe := album.probe(result)) is None:
         return None
-    found, spoken = album.maps(result), has_evidence(probe)
+    found, spoken = album.maps(probe), has_evidence(probe)
     if found is None and not spoken:
         return None
     answers = album.answers(probe)
@@ -166,7 +185,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     evident = _evidence_overlays(probe, album, answers) if titles else [[] for _ in answers]
     maps, columns = evident, list[str]()
     if found is not None:
-        means, columns = columns_of(found[1], MAX_COLUMNS - len(titles))
+        means, columns = columns_of(found, MAX_COLUMNS - len(titles))
         both = zip(evident, album.overlays(means), strict=True)
         maps = [[*first, *then] for first, then in both]
     rows = [
@@ -184,7 +203,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     ]
     return Gallery(
         result,
-        0 if found is None else found[1].shape[1],
+        0 if found is None else found.shape[1],
         [*titles, *columns],
         rows,
         album.boxes is not None,
@@ -192,6 +211,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         len(titles),
         album.rule,
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
+        isinstance(probe.norm, nn.BatchNorm1d),
     )
 
 

@@ -26,7 +26,6 @@ class Heading:
     text: str
     numeric: bool = True
     first: str = "descending"
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,13 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     title: str = ""
     note: str = ""  # behind the title
-    open: bool | None = None  # None: long ones are closed at first
+    closed: bool = False  # whether it is closed at first, as long ones are
     under: bool = False  # whether what is grey stands below the text, which makes columns narrow
 
     @property
     def folds(self) -> bool:
-        """Whether it can be closed."""
-        return self.open is not None or len(self.rows) > FOLDED
-
-    @property
-    def opened(self) -> bool:
-        return bool(self.open)
+        """Whether it can be opened."""
+        return self.closed or len(self.rows) > FOLDED
 
 
 @dataclass(frozen=True)

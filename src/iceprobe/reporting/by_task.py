@@ -39,6 +39,28 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the page says of the evidence for outputs.
+
+    Attributes:
+        output: what a patch adds to.
+        total: what the evidence of all tokens adds up to.
+        positive, negative: what red and blue do.
+        legend: below the colours.
+        scale: over which pictures the colours are the same.
+        true: whose place on the object is measured.
+    """
+
+    output: str = "logit of the output"
+    total: str = "logit"
+    positive: str = "speaks for it"
+    negative: str = "against it"
+    legend: str = "against · nothing · for"
+    scale: str = "All pictures of an image have one scale"
+    true: str = "what speaks for the true class"
+
+
+@dataclass(frozen=True)
 class Page:
     """What the page of a task has.
 
@@ -47,12 +69,14 @@ class Page:
         columns: metrics of the leaderboard beside the primary one.
         sections: of it.
         classes: whether an example has one class, so that it can be taken for another.
+        words: of the evidence.
     """
 
     outputs: str
     columns: tuple[str, ...]
     sections: tuple[Section, ...]
     classes: bool = False
+    words: Words = Words()
 
 
 _ANY = (
@@ -85,6 +109,7 @@ PAGES: dict[str, Page] = {
             _CALIBRATION,
             Section("disputed", "Where two probes differ", "loss_view:apart"),
         ),
+        words=Words(true="what speaks for the tags of an image"),
     ),
     "regression": Page(
         "number",
@@ -94,6 +119,15 @@ PAGES: dict[str, Page] = {
             Section("numbers", "Each number", "number_view:by_number"),
             Section("predicted", "Predicted against true", "number_view:against_true"),
             Section("disputed", "Where two probes differ", "loss_view:apart"),
+        ),
+        words=Words(
+            "number",
+            "prediction",
+            "raises it",
+            "lowers it",
+            "lowers · nothing · raises",
+            "Each picture has its own scale",
+            "what raises or lowers the numbers",
         ),
     ),
 }

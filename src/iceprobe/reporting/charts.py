@@ -14,8 +14,11 @@ import altair as alt
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
 from iceprobe.results.comparison import probe_name
-from iceprobe.results.schema import Result
+from iceprobe.results.primary import clipped
+from iceprobe.results.schema import Result, Score
+from iceprobe.results.tables import percent, span
 from iceprobe.results.varying import value_of, varying
+from iceprobe.tasks.metrics import Metric
 
 WIDTH, HEIGHT = 478, 330
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
@@ -118,6 +121,24 @@ def series_of(result: Result, condition: str, palette: dict[str, str]) -> dict[s
         "condition": condition,
         "colour": palette[result.label],
     }
+
+
+def scored(score: Score, metric: Metric) -> dict[str, Any]:
+    """The columns of a chart's data that hold a score: as it is drawn, with its interval, and in words."""
+    low, high = score.interval or (score.mean, score.mean)
+    return {
+        "score": metric.scale * score.mean,
+        "low": metric.scale * low,
+        "high": metric.scale * high,
+        "shown": percent(score, metric),
+        "span": span(score.interval, metric),
+    }
+
+
+def domain_of(metric: Metric, ends: Sequence[float]) -> list[float]:
+    """An axis on which scores lie as they are drawn, with a margin."""
+    margin = 0.04 * (max(ends) - min(ends)) or 0.01
+    return clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
 
 
 def shade(full: tuple[int, int, int], strength: float) -> str:

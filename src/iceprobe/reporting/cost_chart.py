@@ -19,13 +19,14 @@ from iceprobe.reporting.charts import (
     by_condition,
     conditions_of,
     finish,
+    scored,
     series_of,
     tooltip_names,
 )  # fmt: skip
 from iceprobe.reporting.labels import Box, place_labels
 from iceprobe.results.primary import axis_title, clipped, heading_of_all, shared_metric
 from iceprobe.results.schema import Result
-from iceprobe.results.tables import percent, short, span
+from iceprobe.results.tables import short
 from iceprobe.tasks.metrics import Metric
 
 
@@ -104,17 +105,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _row(result: Result, condition: str, cost: str, palette: dict[str, str]) -> dict[str, Any]:
-    leads, metric = result.score, result.metric
-    low, high = leads.interval or (leads.mean, leads.mean)
     parameters, flops = result.parameters.total, result.flops.per_image
     return {
         **series_of(result, condition, palette),
         "cost": parameters if cost == "parameters" else flops,
-        "score": metric.scale * leads.mean,
-        "low": metric.scale * low,
-        "high": metric.scale * high,
-        "shown": percent(leads, metric),
-        "span": span(leads.interval, metric),
+        **scored(result.score, result.metric),
         "parameters": short(parameters),
         "flops": short(flops),
     }

@@ -90,9 +90,11 @@ def disagreement_view(
     rows = np.concatenate([counted.for_a, counted.for_b])
     if not len(rows):
         return None
-    from iceprobe.reporting.attention import Album  # torch: only where maps are drawn
+    from iceprobe.reporting.attention import Album, check_maps  # torch: only where maps are drawn
 
-    album = Album(opened(first), first.split, rows)
+    store = opened(first)
+    check_maps(store, first.split)
+    album = Album(store, first.split, rows)
     maps = [_mean_maps(one, album) for one in (first, second)]
     classes = list(album.store.classes)
     disputed = [
@@ -111,6 +113,6 @@ def disagreement_view(
 
 def _mean_maps(result: FittedResult, album: "Album") -> list[str | None]:
     """Each image's mean map over the predictors of the first seed."""
-    if (found := album.maps(result)) is None:
+    if (found := album.maps(album.probe(result))) is None:
         return [None] * len(album.rows)
-    return [overlays[0] for overlays in album.overlays(found[1].mean(1, keepdim=True))]
+    return [overlays[0] for overlays in album.overlays(found.mean(1, keepdim=True))]

@@ -5,9 +5,10 @@ from typing import Any
 import altair as alt
 
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table
-from iceprobe.reporting.charts import Chart, Spec, finish
+from iceprobe.reporting.charts import Chart, Spec, domain_of, finish, scored
 from iceprobe.reporting.finding import display_name
-from iceprobe.results.primary import axis_title, capital, clipped, heading_of_all
+from iceprobe.results.primary import axis_title, capital, heading_of_all
+from iceprobe.results.schema import Score
 from iceprobe.results.tables import figure, leaderboard, percent, span
 
 MOST = 12  # probes of the chart
@@ -75,19 +76,10 @@ def fold_dots(context: Context) -> Spec:
         row = {"probe": display_name(one.label), "colour": context.colour(one)}
         assert one.folds is not None
         for number, value in enumerate(one.folds.values, 1):
-            said = figure(value, metric)
-            rows.append({**row, "score": metric.scale * value, "shown": said, "fold": number})
-        low, high = one.score.interval or (one.score.mean,) * 2
-        joint.append(
-            {
-                **row, "score": metric.scale * one.score.mean, "low": metric.scale * low,
-                "high": metric.scale * high, "shown": percent(one.score, metric),
-                "span": span(one.score.interval, metric),
-            }
-        )  # fmt: skip
+            rows.append({**row, **scored(Score.of([value]), metric), "fold": number})
+        joint.append({**row, **scored(one.score, metric)})
     ends = [row["score"] for row in rows] + [row[end] for row in joint for end in ("low", "high")]
-    margin = 0.04 * (max(ends) - min(ends)) or 0.01
-    domain = clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
+    domain = domain_of(metric, ends)
     order = [row["probe"] for row in joint]
     y = alt.Y("probe:N", sort=order, title=None).axis(
         grid=True, ticks=False, domain=False, labelLimit=150, labelPadding=8

@@ -7,21 +7,18 @@ from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
+from iceprobe.reporting.answers import Namer
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table
 from iceprobe.reporting.disagreement_view import chosen_pair
 from iceprobe.reporting.finding import display_name
-from iceprobe.reporting.number_view import named
 from iceprobe.results.caveats import tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.losses import losses
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.reliability import sigmoid
-from iceprobe.results.tables import figure
 from iceprobe.tasks.registry import get_task
-from iceprobe.tasks.targets import UNKNOWN
 
 COUNT = 5  # examples on each side
-NAMED = 6  # tags or numbers of an example
 
 if TYPE_CHECKING:
     from iceprobe.reporting.attention import Album
@@ -45,12 +42,13 @@ def apart(context: Context) -> Block | None:
     if not len(rows):
         return None
     album, notes = _album(context, first, rows)
+    namer = Namer(get_task(first.task), context.outputs, first.units)
     tables = []
     for wins, mine in ((first, for_a), (second, for_b)):
         loses = second if wins is first else first
         if mine:
             title = f"{display_name(wins.label)} is nearer than {display_name(loses.label)}"
-            tables.append(_table(context, (first, second), mine, title, album))
+            tables.append(_table(namer, (first, second), mine, title, album))
     nearer = float((gap[np.isfinite(gap)] > 0).mean())
     what = (
         "the mean error, in deviations of each number,"
@@ -81,7 +79,7 @@ def _album(
 
 
 def _table(
-    context: Context,
+    namer: Namer,
     pair: tuple[FittedResult, FittedResult],
     rows: list[int],
     title: str,
@@ -95,8 +93,9 @@ def _table(
     ]
     made = []
     for row in rows:
-        cells = [_image(predictions[0], row, album), Cell(_true(context, predictions[0], row))]
-        cells += [Cell(_read(context, one, row)) for one in predictions]
+        true = namer.label(np.asarray(predictions[0].labels[row]))
+        cells = [_image(predictions[0], row, album), Cell(true)]
+        cells += [Cell(_read(namer, one, row)) for one in predictions]
         made.append(cells)
     return Table(headings, made, title=title)
 
@@ -109,41 +108,8 @@ def _image(predictions: Predictions, row: int, album: "Album | None") -> Cell:
     return Cell(visible(name))
 
 
-def _true(context: Context, predictions: Predictions, row: int) -> str:
-    target = np.asarray(predictions.labels[row])
-    if target.dtype.kind == "f":
-        return _numbers(context, target)
-    unknown = int((target == UNKNOWN).sum())
-    more = f" ({unknown} unknown)" if unknown else ""
-    return _tags(context, np.flatnonzero(target == 1)) + more
-
-
-def _read(context: Context, predictions: Predictions, row: int) -> str:
-    if predictions.labels.dtype.kind == "f":
-        return _numbers(context, np.asarray(predictions.predicted[0, row], np.float64))
-    logits = predictions.logits()
-    assert logits is not None  # it has losses
-    p = sigmoid(np.asarray(logits.values[0, row]))
-    return _tags(context, np.flatnonzero(p >= 0.5), p)
-
-
-def _tags(context: Context, tags: NDArray[np.int64], p: NDArray[np.float64] | None = None) -> str:
-    if p is not None:
-        tags = tags[np.argsort(-p[tags], kind="stable")]
-    said = [
-        context.outputs[k] + (f" {100 * p[k]:.0f}%" if p is not None else "")
-        for k in tags[:NAMED].tolist()
-    ]
-    more = f" and {len(tags) - NAMED} more" if len(tags) > NAMED else ""
-    return ", ".join(said) + more if said else "none"
-
-
-def _numbers(context: Context, values: NDArray[np.float64]) -> str:
-    metric = get_task(context.results[0].task).metrics["mae"]
-    alone = len(values) == 1
-    said = []
-    for k, value in enumerate(values[:NAMED].tolist()):
-        unit = named("", context.results[0], k).removeprefix(", ")
-        number = f"{figure(value, metric)} {unit}".rstrip() if np.isfinite(value) else "unknown"
-        said.append(number if alone else f"{context.outputs[k]} {number}")
-    return ", ".join(said)
+def _read(namer: Namer, predictions: Predictions, row: int) -> str:
+    """Of the first seed."""
+    if (logits := predictions.logits()) is None:
+        return namer.read(np.asarray(predictions.predicted[0, row], np.float64))
+    return namer.read(sigmoid(np.asarray(logits.values[0, row])))

@@ -25,7 +25,7 @@ def every_metric(context: Context) -> Block | None:
         [
             Cell(capital(heading_of(metric, shown)), strong=True),
             *(_cell(one.metrics.get(metric.name), metric) for one in shown),
-            Cell(_note(metric, all(adds_up(metric, one) for one in shown)), soft=""),
+            Cell(_note(metric, all(adds_up(metric, one) for one in shown))),
         ]
         for metric in metrics
     ]
@@ -40,7 +40,7 @@ def every_metric(context: Context) -> Block | None:
     return Block(
         f"The metrics of the task under {few}: mean{seeds}, and the 95% interval.",
         tables=[
-            Table(headings, rows, title="Metrics", note=f"all {len(rows)}", open=False, under=True)
+            Table(headings, rows, title="Metrics", note=f"all {len(rows)}", closed=True, under=True)
         ],
         notes=[*doubts],
     )

@@ -18,9 +18,10 @@ from iceprobe.reporting.blocks import (
 from iceprobe.reporting.charts import Chart, Spec, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.per_output import intervals_of
-from iceprobe.results.caveats import tested
+from iceprobe.results.caveats import listed, tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import figure, span
+from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
 
 DRAWN = 4  # outputs with charts
@@ -40,13 +41,14 @@ def by_number(context: Context) -> Block | None:
     if context.best is None:
         return None
     tables = [_table(one, context.outputs) for one in context.pair]
-    errors = [_quantiles(context, k) for k in range(min(context.best.classes, DRAWN))]
+    errors = [_quantiles(context, k) for k in _drawn(context.best)]
     units = "groups" if context.best.needed_predictions().groups is not None else "images"
     seeds = " and seeds" if context.best.classes == 1 else ""  # then it is the leaderboard's
     return Block(
         "R² is the share of the variance that is predicted; MAE and RMSE are in the unit of the number. The 95% "
         f"interval of R² is over {units}{seeds}.",
         tables=[*tables, *errors],
+        notes=_left_out(context.best, context.outputs),
     )
 
 
@@ -57,11 +59,9 @@ def against_true(context: Context) -> Block | None:
     predictions = best.needed_predictions()
     predicted, labels = np.asarray(predictions.predicted)[0], np.asarray(predictions.labels)
     charts = []
-    for k in range(min(best.classes, DRAWN)):
+    for k in _drawn(best):
         known = np.isfinite(labels[:, k])
         true, found = labels[known, k], predicted[known, k].astype(np.float64)
-        if not len(true):
-            continue
         name = named(context.outputs[k], best, k)
         dense = len(true) > POINTS
         each = "Colour: images in a cell." if dense else "A point is an image."
@@ -82,6 +82,8 @@ def against_true(context: Context) -> Block | None:
             )
         )
     few = f" The first {DRAWN} of {best.classes} numbers." if best.classes > DRAWN else ""
+    if not charts:
+        return None
     return Block(
         f"{display_name(best.label)}{of_first_seed(best)} on the {tested(best)} images.{few}",
         charts=charts,
@@ -94,6 +96,34 @@ def named(name: str, one: FittedResult, output: int) -> str:
     return f"{name}, {unit}" if unit else name
 
 
+def _drawn(one: FittedResult) -> list[int]:
+    """The first few numbers that are known of a test example."""
+    known = np.isfinite(np.asarray(one.needed_predictions().labels)).any(0)
+    return np.flatnonzero(known)[:DRAWN].tolist()
+
+
+def _left_out(one: FittedResult, names: list[str]) -> list[str]:
+    """Why some numbers have no figures."""
+    from iceprobe.tasks.number_formulas import constant
+
+    labels, split = np.asarray(one.needed_predictions().labels), tested(one)
+    unknown = np.flatnonzero(~np.isfinite(labels).any(0)).tolist()
+    alike = [k for k in constant(labels) if k not in unknown]
+    return [
+        f"Left out of {means}, {len(numbers)} of {labels.shape[1]} numbers, {why}: "
+        f"{listed([names[k] for k in numbers], 12)}."
+        for numbers, means, why in (
+            (unknown, "the means over numbers", f"of which no {split} image has a known value"),
+            (
+                alike,
+                "R² and correlations",
+                f"whose known values of {split} images are all the same",
+            ),
+        )
+        if numbers
+    ]
+
+
 def _table(one: FittedResult, names: list[str]) -> Table:
     from iceprobe.tasks.number_formulas import number_table
 
@@ -101,17 +131,12 @@ def _table(one: FittedResult, names: list[str]) -> Table:
     labels = np.asarray(predictions.labels)
     found = number_table(predictions.predicted, labels)
     shown = list(range(labels.shape[1]))[:MOST]
-    intervals = intervals_of(one, "r2", shown)
+    intervals = intervals_of(one, "r2", [k for k in shown if not np.isnan(found["r2"][:, k]).any()])
     rows = []
     for k in shown:
         known = labels[np.isfinite(labels[:, k]), k]
         cells = [Cell(named(names[k], one, k), strong=True), Cell(f"{len(known):,}", len(known))]
-        spread = float(known.std()) if len(known) else 0.0
-        mean = float(known.mean()) if len(known) else 0.0
-        size = metrics["mae"]
-        cells.append(
-            Cell(figure(mean, size), mean, soft=f"± {figure(spread, size, near=mean or spread)}")
-        )
+        cells.append(_mean(known, metrics["mae"]))
         for name in ("r2", "mae", "rmse", "pearson", "spearman"):
             value = float(found[name][:, k].mean())
             if np.isnan(value):
@@ -132,6 +157,14 @@ def _table(one: FittedResult, names: list[str]) -> Table:
     few = f"the first {MOST} of {labels.shape[1]}" if len(shown) < labels.shape[1] else ""
     note = ", ".join(filter(None, [few, over_seeds(one).removeprefix(", ")]))
     return Table(headings, rows, title=display_name(one.label), note=note)
+
+
+def _mean(known: NDArray[np.float64], size: Metric) -> Cell:
+    """Mean and deviation of the known values of a number."""
+    if not len(known):
+        return Cell("–", "")
+    mean, spread = float(known.mean()), float(known.std())
+    return Cell(figure(mean, size), mean, soft=f"± {figure(spread, size, near=mean or spread)}")
 
 
 def _quantiles(context: Context, output: int) -> Table:

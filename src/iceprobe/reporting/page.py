@@ -119,6 +119,7 @@ def render(
         metrics=columns_of(ordered),
         sections=sections,
         outputs=_outputs(ordered[0], layout),
+        words=layout.words,
         units=units_of(ordered[0]),
         rankings=ranked,
         moved=any(one.moved() for one in ranked),

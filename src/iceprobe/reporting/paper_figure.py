@@ -1,4 +1,4 @@
-"""Attention maps of several probes over several images in one figure, ready for a paper.
+"""Attention maps, or evidence, of several probes over several images in one figure, ready for a paper.
 
 Rows are images, columns the image and then probes, or the predictors of a single one. Text and
 layout are vectors and fonts are embedded in a PDF; an image and the map over it are two pictures,
@@ -75,9 +75,10 @@ def figure(
     pictures of a row have one scale.
 
     Args:
-        results: of one run: probes with attention on one store, with its images at hand.
+        results: of one run: probes with attention, or with evidence, on one store, with its images at hand.
         path: ends in ``.pdf``, ``.svg`` or ``.png``; replaced atomically if it is there.
-        images: rows: test images, one of each class first, whatever the probes made of them.
+        images: rows: test images, spread over the classes, the tags or the order of the first number, whatever
+            the probes made of them.
         column: as wide as one column of a paper, 3.4 inches, in place of two, 7 inches.
         evidence: the name of a class, tag or number; of classes also ``"true"``, that of each image, and
             ``"predicted"``, what each probe reads.
@@ -87,8 +88,8 @@ def figure(
         The path written.
 
     Raises:
-        IceprobeError: for another format, no images or no probe with attention, several stores,
-            or if the store, its images or the fitted probes can't be found.
+        IceprobeError: for another format, no images or no probe with attention or the evidence, several
+            stores, or if the store, its images or the fitted probes can't be found.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -109,7 +110,7 @@ def figure(
         columns = evidence_columns(attentive, album, evidence)
         return _written(path, album, columns, COLUMN if column else WIDTH)
     # Linear probes have no maps.
-    found = [(one, maps[1]) for one in attentive if (maps := album.maps(one)) is not None]
+    found = [(one, maps) for one in attentive if (maps := album.maps(album.probe(one))) is not None]
     if not found:
         raise without
     if len(found) == 1:
@@ -144,8 +145,8 @@ def evidence_columns(results: Sequence[FittedResult], album: Album, asked: str) 
             outputs = np.full(len(album.rows), names.index(asked))
         else:
             outputs = album.labels if asked == "true" else album.logits(probe).argmax(1).numpy()
-        maps = album.maps(result)
-        means = [] if maps is None else [*maps[1].mean(1)]
+        maps = album.maps(probe)
+        means = [] if maps is None else [*maps.mean(1)]
         found.append((result.label, means, album.evidence(probe, outputs[:, None])[:, 0]))
     if not found:
         raise IceprobeError(f"no probe whose evidence can be drawn{why}: run one, such as ep12")

@@ -37,7 +37,7 @@ def _cells(values: Any, seed: int, known: NDArray[np.bool_], output: int) -> NDA
 def intervals_of(
     one: FittedResult, name: str, outputs: Sequence[int]
 ) -> dict[int, tuple[float, float] | None]:
-    """The 95% interval of a metric of each of some outputs; None where it is undefined.
+    """The 95% interval of a metric of each of some outputs, for which it is defined; None of a single group.
 
     A single output's is the result's. Of several they are over examples or groups, of the probes as they
     were fitted: ends are means over seeds. They are by the slopes of the metric, or by the jackknife of few
@@ -51,8 +51,6 @@ def intervals_of(
         of_seeds = []
         for seed in range(max(1, len(one.seeds))):
             mine = only(predictions, output, seed)
-            if metric.missing(mine.record, mine.labels) is not None:
-                continue
             few = number_of(mine.groups, len(mine.labels)) < FEW_UNITS
             method: Method = "jackknife" if few else "linearised"
             interval = interval_of(metric, mine.record, mine.labels, mine.groups, method=method)

@@ -7,19 +7,18 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import counted, visible
 from iceprobe.reporting.blocks import Block, Context
-from iceprobe.reporting.charts import Chart, Spec, by_colour, finish
+from iceprobe.reporting.charts import Chart, Spec, by_colour, domain_of, finish, scored
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import listed, tested
 from iceprobe.results.enough import UNTRUSTED
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
-from iceprobe.results.primary import axis_title, clipped
+from iceprobe.results.primary import axis_title
 from iceprobe.results.schema import Slice, Slices
-from iceprobe.results.slices import slices_of
-from iceprobe.results.tables import figure, percent, span, worded
+from iceprobe.results.slices import slices_of, trusted
+from iceprobe.results.tables import figure, span, worded
 
 NARROW = 350  # pixels of a chart that leaves room for names on its left
 SAID = 8  # values of a sentence
@@ -27,22 +26,25 @@ MOST = 24  # values of a column that are shown, the most frequent ones
 
 
 def by_slice(context: Context) -> Block | None:
-    """Of the leading probes; None where the data set has no such columns."""
+    """Of the leading probes; None where the data set has no such columns.
+
+    Raises:
+        IceprobeError: if a probe's predictions don't allow its metric.
+    """
     shown = [one for one in context.leading if one.needed_predictions().slices]
     if not shown:
         return None
-    found = [(one, _slices(one)) for one in shown]
-    columns = [one.column for one in found[0][1]]
+    found = [(one, of) for one in shown for of in _slices(one)]
     charts: list[Chart] = []
     notes: list[str] = []
-    for number, column in enumerate(columns):
-        of_column = [(one, each[number]) for one, each in found if len(each) == len(columns)]
-        left_out = _left_out(shown[0].needed_predictions(), column)
+    for number, column in enumerate(dict.fromkeys(of.column for _, of in found)):
+        of_column = [(one, of) for one, of in found if of.column == column]
+        left_out = _left_out(of_column[0][0].needed_predictions(), column)
         remark = "Bars: 95% intervals; dashed: over all images."
         remark += f" {left_out} rarer values aren’t shown." if left_out else ""
         spec = dots(of_column, context)
         charts.append(Chart(context.key(f"slice-{number}"), visible(column), remark, spec))
-        notes += filter(None, [worst_of(*of_column[0])])
+        notes += filter(None, [worst_of(*of_column[0], rarer=left_out)])
         notes += _untrusted(of_column[0][1])
     metric = shown[0].metric
     return Block(
@@ -54,16 +56,21 @@ def by_slice(context: Context) -> Block | None:
     )
 
 
-def worst_of(one: FittedResult, found: Slices) -> str:
-    """In a sentence where a probe reads least; ``""`` with fewer than two values."""
+def worst_of(one: FittedResult, found: Slices, rarer: int = 0) -> str:
+    """In a sentence where a probe reads least; ``""`` with fewer than two values whose interval can be trusted.
+
+    ``rarer`` is the number of values that aren't among those found.
+    """
     worst = next((each for each in found.values if each.value == found.worst), None)
     if worst is None or worst.score is None:
         return ""
-    metric = one.metric
+    metric, among = one.metric, len(trusted(found.values))
+    most = " most frequent" if rarer else ""
+    those = " whose interval can be trusted" if among < len(found.values) else ""
     return (
         f"{display_name(one.label)} reads {figure(worst.score.mean, metric)} where "
         f"{visible(found.column)} is {visible(worst.value)} ({_count(worst)}; 95% interval "
-        f"{span(worst.score.interval, metric)}), its worst of {len(found.values)} values, and "
+        f"{span(worst.score.interval, metric)}), its worst of the {among}{most} values{those}, and "
         f"{worded(one)} over all."
     )
 
@@ -98,10 +105,7 @@ def _slices(one: FittedResult) -> list[Slices]:
             np.where(codes >= 0, places[codes], -1),
             [names[code] for code in common.tolist()],
         )
-    try:
-        return slices_of(replace(predictions, slices=kept), one.task, one.primary)
-    except IceprobeError:
-        return []
+    return slices_of(replace(predictions, slices=kept), one.task, one.primary)
 
 
 def _common(codes: np.ndarray) -> np.ndarray:
@@ -130,23 +134,17 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
         for label, one in zip(labels, found.values, strict=True):
             if one.score is None:
                 continue
-            low, high = one.score.interval or (one.score.mean,) * 2
             rows.append(
                 {
+                    **scored(one.score, metric),
                     "value": label,
                     "probe": display_name(result.label),
                     "colour": context.colour(result),
-                    "score": metric.scale * one.score.mean,
-                    "low": metric.scale * low,
-                    "high": metric.scale * high,
-                    "shown": percent(one.score, metric),
-                    "span": span(one.score.interval, metric),
                     "caveat": one.score.caveat or "–",
                 }
             )
     ends = [end for row in rows for end in (row["low"], row["high"])] or [0.0, 1.0]
-    margin = 0.04 * (max(ends) - min(ends)) or 0.01
-    domain = clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
+    domain = domain_of(metric, ends)
     probes = list(dict.fromkeys(row["probe"] for row in rows))
     x = alt.X("score:Q", title=axis_title(results)).scale(domain=domain, nice=False, zero=False)
     y = alt.Y("value:N", sort=labels, title=None).axis(
@@ -173,10 +171,7 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
             alt.Tooltip("caveat:N"),
         ],
     )
-    everyone = [
-        {"probe": display_name(one.label), "score": metric.scale * one.score.mean}
-        for one in results
-    ]
+    everyone = [{**scored(one.score, metric), "probe": display_name(one.label)} for one in results]
     dashed = alt.Chart(alt.Data(values=everyone)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2)
     height = max(90.0, len(labels) * max(26.0, 14.0 * len(probes)))
     return finish(

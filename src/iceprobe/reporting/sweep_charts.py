@@ -8,12 +8,21 @@ from typing import Any
 
 import altair as alt
 
-from iceprobe.reporting.charts import HEIGHT, OTHERS, WIDTH, Spec, by_colour, by_probe, finish
+from iceprobe.reporting.charts import (
+    HEIGHT,
+    OTHERS,
+    WIDTH,
+    Spec,
+    by_colour,
+    by_probe,
+    finish,
+    scored,
+)
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.labels import text_width
 from iceprobe.results.primary import axis_title, heading_of_all
 from iceprobe.results.sweeps import Ranking, Sweep
-from iceprobe.results.tables import figure, percent, span
+from iceprobe.results.tables import figure
 
 _RANK = 72  # pixels from one rank to the next, at least: a mark and its score
 _BESIDE = 0.16  # of that between marks of equal rank
@@ -43,9 +52,8 @@ def rank_lines(ranking: Ranking) -> Spec:
                     "turn": turn,
                     "rank": cell.rank,
                     "at": cell.rank + _BESIDE * equal.index(backbone),
-                    "shown": percent(cell.result.score, metric),
+                    **scored(cell.result.score, metric),
                     "short": score if backbone == equal[-1] else "",
-                    "span": span(cell.result.score.interval, metric),
                 }
             )
     probes = [display_name(probe) for probe in ranking.probes]
@@ -83,17 +91,14 @@ def sweep_lines(sweep: Sweep, title: str, palette: dict[str, str], *, log: bool)
     results = [result for points in sweep.lines.values() for _, result in points]
     for probe, points in sweep.lines.items():
         for x, result in points:
-            metric = result.metric
-            sd, mean = metric.scale * (result.score.sd or 0.0), metric.scale * result.score.mean
+            mean, sd = result.score.mean, result.score.sd or 0.0
+            spread = result.score.model_copy(update={"interval": (mean - sd, mean + sd)})
             rows.append(
                 {
+                    **scored(spread, result.metric),
                     "probe": display_name(probe),
                     "colour": palette[probe],
                     "x": x,
-                    "score": mean,
-                    "low": mean - sd,
-                    "high": mean + sd,
-                    "shown": percent(result.score, metric),
                 }
             )
     ticks = sorted({row["x"] for row in rows})

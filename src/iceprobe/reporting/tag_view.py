@@ -9,6 +9,7 @@ from iceprobe.reporting.per_output import intervals_of
 from iceprobe.results.caveats import listed, tested
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import span, tenths
+from iceprobe.tasks.targets import known
 
 MOST = 60  # tags of a table; of more the worst and the best
 WORST, BEST = 30, 10
@@ -34,22 +35,24 @@ def _left_out(context: Context) -> list[str]:
 
     assert context.best is not None
     labels, split = context.best.needed_predictions().labels, tested(context.best)
-    found = []
-    for tags, what, means in (
-        (without_positive(labels), "without", "the means over tags"),
-        (without_negative(labels), "that all have", "AUROC"),
-    ):
-        if tags:
-            names = listed([context.outputs[k] for k in tags], 12)
-            of = f"{len(tags)} of {labels.shape[1]} tags"
-            image = f"any {split} image" if what == "without" else f"{split} images"
-            said = f"{what} {image}" if what == "without" else f"that all {image} have"
-            found.append(f"Left out of {means}, {of}, {said}: {names}.")
-    return found
+    unknown = np.flatnonzero(~known(labels).any(0)).tolist()
+    absent = [k for k in without_positive(labels) if k not in unknown]
+    return [
+        f"Left out of {means}, {len(tags)} of {labels.shape[1]} tags, {why}: "
+        f"{listed([context.outputs[k] for k in tags], 12)}."
+        for tags, means, why in (
+            (unknown, "the means over tags", f"of which nothing is known of any {split} image"),
+            (absent, "the means over tags", f"without any {split} image"),
+            (without_negative(labels), "AUROC", f"that all {split} images have"),
+        )
+        if tags
+    ]
 
 
 def _table(one: FittedResult, names: list[str]) -> Table:
-    from iceprobe.tasks.tag_formulas import tag_table
+    import torch
+
+    from iceprobe.tasks.tag_formulas import f1_by_tag, tag_table
 
     predictions = one.needed_predictions()
     logits = predictions.logits()
@@ -60,10 +63,13 @@ def _table(one: FittedResult, names: list[str]) -> Table:
     best = None if thresholds is None else np.asarray(thresholds).mean(0)
     at_best = None
     if thresholds is not None:
-        at_best = tag_table(logits.values, predictions.labels, thresholds)["f1"].mean(0)
+        equal = torch.ones(1, len(predictions.labels), dtype=torch.float64)
+        at_best = (
+            f1_by_tag(logits.values, predictions.labels, equal, thresholds)[:, 0].numpy().mean(0)
+        )
     ap = found["ap"].mean(0)
-    known = np.flatnonzero(found["positive"] > 0)
-    order = known[np.argsort(ap[known], kind="stable")]
+    there = np.flatnonzero(found["positive"] > 0)
+    order = there[np.argsort(ap[there], kind="stable")]
     shown = order if len(order) <= MOST else np.r_[order[:WORST], order[-BEST:]]
     intervals = intervals_of(one, "map", shown.tolist())
     unknown = (found["known"] < len(predictions.labels)).any()

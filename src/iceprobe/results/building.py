@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
 from iceprobe.results.enough import caveat
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import interval_of
@@ -59,21 +58,9 @@ def score_of(predictions: Predictions, task: str, name: str) -> Score:
         IceprobeError: if ``task`` has no metric of that name, the predictions don't allow it, or it is
             undefined for their targets.
     """
-    metric, record, labels = known_metric(task, name), predictions.record, predictions.labels
+    metric, record, labels = get_task(task).metric(name), predictions.record, predictions.labels
     scores = metric.needed_scores(record, labels)
     return _score(metric, record, labels, predictions.groups, scores)
-
-
-def known_metric(task: str, name: str | None = None) -> Metric:
-    """The metric called ``name`` of ``task``, its primary one by default.
-
-    Raises:
-        IceprobeError: if there is none.
-    """
-    metrics = get_task(task).metrics
-    if name is not None and name not in metrics:
-        raise IceprobeError(unknown(f"metric of {task}", name, metrics))
-    return get_task(task).metric(name)
 
 
 def led_by(result: FittedResult, name: str) -> FittedResult:
@@ -82,7 +69,7 @@ def led_by(result: FittedResult, name: str) -> FittedResult:
     Raises:
         IceprobeError: as :func:`score_of`, or if no predictions were kept.
     """
-    predictions, metric = result.needed_predictions(), known_metric(result.task, name)
+    predictions, metric = result.needed_predictions(), get_task(result.task).metric(name)
     if result.folds is not None and metric.formula is not None:
         record, labels = predictions.record, predictions.labels
         if (

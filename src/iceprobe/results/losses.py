@@ -19,7 +19,8 @@ def losses(predictions: Predictions) -> NDArray[np.float64] | None:
         return None
     if labels.dtype.kind == "f":
         known = np.isfinite(labels)
-        deviation = np.nanstd(np.where(known, labels, np.nan), 0)
+        deviation, there = np.ones(labels.shape[1]), known.any(0)
+        deviation[there] = np.nanstd(labels[:, there], 0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         error = np.abs(np.asarray(predictions.predicted, np.float64) - np.where(known, labels, 0.0))
         return _mean(error / deviation, known)

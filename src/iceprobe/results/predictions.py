@@ -183,6 +183,7 @@ class Predictions:
             [] if logits is None else [logits.rows(rows)],
             None if self.groups is None else self.groups[rows],
             {name: (codes[rows], values) for name, (codes, values) in self.slices.items()},
+            self.tuned,
         )
 
     def logits(self) -> Logits | None:

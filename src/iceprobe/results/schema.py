@@ -18,8 +18,6 @@ from pydantic import (
 )
 
 from iceprobe.core.checksums import Digest
-from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
 from iceprobe.core.trust import inner_path
 from iceprobe.store.format import EVALUATION_VIEW
 from iceprobe.tasks.registry import get_task
@@ -100,8 +98,8 @@ class Slices(Record):
         column: its name: ``"site"``.
         metric: name of the metric.
         values: in the order of the column's values; those that no test example has are left out.
-        worst: the value with the worst mean, among those whose interval can be trusted if there are any;
-            None with fewer than two scores. It was picked by the scores: of equal values one is the worst.
+        worst: the value with the worst mean, among those whose interval can be trusted; None with fewer than
+            two of these. It was picked by the scores: of equal values one is the worst.
     """
 
     column: str
@@ -421,10 +419,7 @@ class Result(Record):
         Raises:
             IceprobeError: of a task, or a metric of it, that isn't known here.
         """
-        known = get_task(self.task).metrics
-        if self.primary not in known:
-            raise IceprobeError(unknown(f"metric of {self.task}", self.primary, known))
-        return known[self.primary]
+        return get_task(self.task).metric(self.primary)
 
     @property
     def headline(self) -> str:

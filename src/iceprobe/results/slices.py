@@ -4,11 +4,14 @@ Each value's score is that of its test examples alone, with their own interval o
 (`results/intervals.py`).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from iceprobe.results.building import known_metric, score_of
+from iceprobe.results.building import score_of
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.schema import Slice, Slices
+from iceprobe.tasks.registry import get_task
 
 
 def slices_of(predictions: Predictions, task: str, name: str | None = None) -> list[Slices]:
@@ -19,7 +22,7 @@ def slices_of(predictions: Predictions, task: str, name: str | None = None) -> l
     Raises:
         IceprobeError: if the task has no such metric, or the predictions don't allow it at all.
     """
-    metric = known_metric(task, name)
+    metric = get_task(task).metric(name)
     metric.needed_scores(predictions.record, predictions.labels)
     found = []
     for column, (codes, names) in predictions.slices.items():
@@ -38,7 +41,7 @@ def slices_of(predictions: Predictions, task: str, name: str | None = None) -> l
 
 def _slice(predictions: Predictions, task: str, name: str, value: str) -> Slice:
     labels, groups = predictions.labels, predictions.groups
-    why = known_metric(task, name).missing(predictions.record, labels)
+    why = get_task(task).metric(name).missing(predictions.record, labels)
     return Slice(
         value=value,
         images=len(labels),
@@ -48,9 +51,12 @@ def _slice(predictions: Predictions, task: str, name: str, value: str) -> Slice:
     )
 
 
-def _worst(values: list[Slice], sign: int) -> str | None:
-    scored = [(one, one.score) for one in values if one.score is not None]
-    if len(scored) < 2:
-        return None
-    trusted = [(one, score) for one, score in scored if score.caveat is None] or scored
-    return min(trusted, key=lambda pair: sign * pair[1].mean)[0].value
+def trusted(values: Sequence[Slice]) -> dict[str, float]:
+    """Scores of the values whose intervals can be trusted."""
+    scored = {one.value: one.score for one in values if one.score is not None}
+    return {value: score.mean for value, score in scored.items() if score.caveat is None}
+
+
+def _worst(values: Sequence[Slice], sign: int) -> str | None:
+    found = trusted(values)
+    return min(found, key=lambda value: sign * found[value]) if len(found) > 1 else None

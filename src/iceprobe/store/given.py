@@ -19,7 +19,7 @@ from torch import Tensor
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import Spec, parse_spec, unknown
+from iceprobe.core.specs import Spec, parse_spec
 from iceprobe.core.text import shown
 from iceprobe.core.trust import plain_name
 from iceprobe.datasets.base import TRAIN, Column, Dataset, Split
@@ -155,8 +155,7 @@ def _dataset(
 ) -> Dataset:
     """The examples as a data set without images."""
     task = get_task(targets.task)
-    if call.metric is not None and call.metric not in task.metrics:
-        raise IceprobeError(unknown(f"metric of {task.name}", call.metric, task.metrics))
+    task.metric(call.metric)  # refused if there is none
     columns, slices, lines = _columns({split: len(one) for split, one in names.items()}, call)
     assumed = [*targets.assumed, *lines]
     if call.prefix is not None and "has_class" not in call.model_fields_set:

@@ -343,12 +343,7 @@ def metric_of(store: Store, task: Task, name: str | None = None) -> str:
     Raises:
         IceprobeError: if the task has no metric of the ``name``, with the nearest ones.
     """
-    usual = store.manifest.dataset.headline
-    if name is not None:
-        if name not in task.metrics:
-            raise IceprobeError(unknown(f"metric of {task.name}", name, task.metrics))
-        return name
-    return usual if usual in task.metrics else task.primary
+    return task.metric(name, store.manifest.dataset.headline).name
 
 
 def check_sizes(path: Path | RemotePath, manifest: Manifest) -> None:

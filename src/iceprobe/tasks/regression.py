@@ -59,7 +59,7 @@ class Regression(Task):
         fine = np.nanstd(targets, 0) < FINEST * np.abs(np.nanmean(targets, 0))
         if len(offset := np.flatnonzero(fine)):
             named = some([names[k] for k in offset.tolist()])
-            return f"the training values of {named} differ in their last digits only: subtract their mean"
+            return f"the training values of {named} differ in their last digits only (subtract their mean)"
         return None
 
     def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:

@@ -182,9 +182,10 @@ def without_positive(targets: Values) -> list[int]:
 
 
 def without_negative(targets: Values) -> list[int]:
-    """Tags that every known example has: they are left out of AUROC over tags."""
+    """Tags that every known example has, and some example: they are left out of AUROC over tags."""
     cells = _Cells(targets)
-    return [tag for tag, row in enumerate(cells.known & ~cells.positive) if not row.any()]
+    negative = (cells.known & ~cells.positive).any(1)
+    return (cells.positive.any(1) & ~negative).nonzero()[:, 0].tolist()
 
 
 def tag_table(

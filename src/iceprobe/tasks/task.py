@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import unknown
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.targets import known
 
@@ -30,7 +32,8 @@ class Task(ABC):
 
     Attributes:
         name: as ``--task`` spells it.
-        outputs: what its K outputs are called: ``"classes"``, ``"tags"``, ``"numbers"``.
+        outputs: what its K outputs are called: ``"classes"``, ``"tags"``, or ``"numbers"`` where they are in the
+            unit of the targets, and no logits.
         metrics: by name, in the order of tables.
         primary: the metric that selects and comes first, if the data set has no convention.
         target_dtype: of targets in memory and in a store.
@@ -173,9 +176,16 @@ class Task(ABC):
         """Predictions in words: for logits ``(B, K)`` up to ``most`` names with numbers an example (a class
         or tag and its probability, a quantity and its value)."""
 
-    def metric(self, name: str | None = None) -> Metric:
-        """The metric called ``name``, the primary one by default."""
-        return self.metrics[self.primary if name is None else name]
+    def metric(self, name: str | None = None, usual: str = "") -> Metric:
+        """The metric called ``name``; by default the one called ``usual``, as data sets name one by their
+        convention, or the primary one.
+
+        Raises:
+            IceprobeError: if there is none of the ``name``, with the nearest ones.
+        """
+        if name is not None and name not in self.metrics:
+            raise IceprobeError(unknown(f"metric of {self.name}", name, self.metrics))
+        return self.metrics[name or (usual if usual in self.metrics else self.primary)]
 
     def as_hard_as(self, outputs: int) -> float:
         """How many balanced classes are as hard to guess: its loss of guessing is the logarithm."""
