@@ -49,11 +49,12 @@ def dataset(task: str) -> Dataset:
 
 
 @pytest.fixture(scope="module", params=["multilabel", "regression"])
-def fitted(request):
+def fitted(request, tmp_path_factory):
     store = extract_in_memory(make_backbone(), dataset(request.param), tokens="float32")
     results = iceprobe.fit(
         store, ["knn", "mean_value", "ep4?out_dim=16", "clip4", "siglip4"],
         seeds=1, epochs=3, min_steps=20, learning_rates=[1e-2],
+        output=tmp_path_factory.mktemp("fitted") / "run",
     )  # fmt: skip
     return {one.probe: one for one in results}
 
