@@ -22,7 +22,9 @@ from iceprobe.datasets import CATALOGUE, DATASETS
 from iceprobe.probes import PROBES, probe_label
 from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
+from iceprobe.results.dense import Dense, best_first
 from iceprobe.results.files import SEGMENTATIONS
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.segmentation_files import read_segmentations
 from iceprobe.tasks import TASKS, get_task
 
@@ -205,14 +207,14 @@ def _runs(folder: Path) -> list[Entry]:
     }
     for run in sorted(folders):
         if (run / SEGMENTATIONS).exists():
-            one = max(read_segmentations(run), key=lambda one: one.miou.mean)
-            scored = f"{one.probe} {percent(one.miou)}% mIoU"
+            one: Dense | FittedResult = best_first(read_segmentations(run))[0]
+            named = f" {one.metric.title}"
         elif (run / "results.json").exists():
-            one = leaderboard(read_results(run))[0]
-            scored = f"{one.label} {percent(one.score, one.metric)}{one.metric.unit}"
+            one, named = leaderboard(read_results(run))[0], ""
         else:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
+        scored = f"{one.label} {percent(one.score, one.metric)}{one.metric.unit}{named}"
         entries.append(Entry(run.name, lines=(f"{one.backbone} on {one.dataset}: {scored}",)))
     return entries
 

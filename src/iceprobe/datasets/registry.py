@@ -142,12 +142,13 @@ DATASETS: Registry[SourceEntry] = Registry(
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
-            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers)",
+            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers, a number a pixel)",
             (
                 "bundled:fashion",
                 "bundled:fashion-clutter",
                 "bundled:fashion-scenes",
                 "bundled:fashion-scenes?target=count,area",
+                "bundled:fashion-scenes?target=distance",
             ),
             {"target": _scene_target},
         ),

@@ -5,7 +5,6 @@ An image is decoded once for all of its views, in a thread (``workers=0``) or in
 
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.base import BadImage, Split
+from iceprobe.datasets.base import BadImage, Split, known_numbers
 from iceprobe.datasets.decoding import one_line
 from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, note_row
@@ -54,6 +53,7 @@ class ImageDecoder:
         )
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
         masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
+        depths = np.full((len(work.rows), side, side), np.nan, np.float32) if split.depths else None
         pixels = images.numpy()
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
@@ -63,6 +63,7 @@ class ImageDecoder:
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None
+                depth = _depth(split, row, image) if depths is not None else None
                 pixels[0, len(rows)] = preprocessing.transform(image).numpy()
             except BadImage as error:
                 bad.append((row, str(error)))
@@ -80,7 +81,9 @@ class ImageDecoder:
                 box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, image.size)
                 boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
             if masks is not None and mask is not None:
-                masks[len(rows)] = _cropped_mask(preprocessing, mask)
+                masks[len(rows)] = _placed(preprocessing, mask.convert("L")) > 127
+            if depths is not None and depth is not None:
+                depths[len(rows)] = _placed(preprocessing, depth)
             rows.append(row)
         good = len(rows)
         return Decoded(
@@ -88,6 +91,7 @@ class ImageDecoder:
             np.array(rows, np.int64),
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],
+            None if depths is None else depths[:good],
             bad,
             done,
         )
@@ -115,17 +119,29 @@ def decode_threads(gpu: bool) -> int:
 
 
 def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
-    """The mask of an image, which must have the image's size."""
-    mask = split.mask(row)
-    if mask is not None and mask.size != image.size:
+    return _as_large(split.mask(row), "mask", split, row, image)
+
+
+def _depth(split: Split, row: int, image: Image.Image) -> Image.Image | None:
+    """The numbers of an image's pixels, mode F, NaN where one isn't known."""
+    numbers = split.depth(row)
+    if numbers is None:
+        return None
+    return _as_large(Image.fromarray(known_numbers(numbers)), "depth map", split, row, image)
+
+
+def _as_large(
+    found: Image.Image | None, what: str, split: Split, row: int, image: Image.Image
+) -> Image.Image | None:
+    """What belongs to an image, which must have the image's size."""
+    if found is not None and found.size != image.size:
         raise BadImage(
-            f"mask of image {split.names[row]!r} has {mask.width} x {mask.height} pixels and the "
+            f"{what} of image {split.names[row]!r} has {found.width} x {found.height} pixels and the "
             f"image {image.width} x {image.height}: mend it, or pass --on-bad-image skip"
         )
-    return mask
+    return found
 
 
-def _cropped_mask(preprocessing: "Preprocessing", mask: Image.Image) -> np.ndarray:
-    """``(S, S)``, 1 on the object: resized and cropped as the image is, without interpolation."""
-    nearest = replace(preprocessing, channels=1, mean=(0,), std=(1,), interpolation="nearest")
-    return np.asarray(nearest.crop(mask)) > 127
+def _placed(preprocessing: "Preprocessing", picture: Image.Image) -> np.ndarray:
+    """``(S, S)``: resized and cropped as the image is, without interpolation."""
+    return np.asarray(preprocessing.placed(picture, "nearest"))
