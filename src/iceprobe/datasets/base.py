@@ -130,11 +130,10 @@ class Split(ABC):
         """
         return None
 
-    def depth(self, index: int) -> np.ndarray | None:
-        """Numbers of the pixels of ``image(index)``, ``(height, width)``; ``None`` without a depth map.
+    def depth(self, index: int) -> Image.Image | None:
+        """Numbers of pixels (`number_map`), as large as ``image(index)``; ``None`` without a depth map.
 
-        What isn't finite and above 0 isn't known. Threads may call this. It raises `BadImage` as
-        ``image`` does.
+        Threads may call this. It raises `BadImage` as ``image`` does.
         """
         return None
 
@@ -190,11 +189,11 @@ class ArraySplit(Split):
         return digest.hexdigest()
 
 
-def known_numbers(numbers: np.ndarray) -> np.ndarray:
-    """Numbers of pixels → float32, NaN where one isn't finite and above 0."""
+def number_map(numbers: np.ndarray) -> Image.Image:
+    """Numbers of pixels ``(height, width)`` → mode F, NaN where one isn't finite and above 0."""
     with np.errstate(over="ignore"):  # what float32 can't hold isn't known
         found = np.asarray(numbers).astype(np.float32)
-    return np.where(np.isfinite(found) & (found > 0), found, np.float32(np.nan))
+    return Image.fromarray(np.where(np.isfinite(found) & (found > 0), found, np.float32(np.nan)))
 
 
 class DepthSplit(ArraySplit):
@@ -211,8 +210,8 @@ class DepthSplit(ArraySplit):
         super().__init__(name, images, np.zeros(len(images)), names, depths=True, **more)
         self.maps = maps
 
-    def depth(self, index: int) -> np.ndarray:
-        return self.maps[index]
+    def depth(self, index: int) -> Image.Image:
+        return number_map(self.maps[index])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())

@@ -5,6 +5,7 @@ An image is decoded once for all of its views, in a thread (``workers=0``) or in
 
 import os
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.base import BadImage, Split, known_numbers
+from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
 from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, note_row
@@ -63,7 +64,7 @@ class ImageDecoder:
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None
-                depth = _depth(split, row, image) if depths is not None else None
+                depth = _depth(split, row, image)
                 pixels[0, len(rows)] = preprocessing.transform(image).numpy()
             except BadImage as error:
                 bad.append((row, str(error)))
@@ -73,7 +74,7 @@ class ImageDecoder:
                 why = f"can't be made ready ({size}: {one_line(error)})"
                 bad.append((row, f"image {split.names[row]!r} {why}"))
                 continue
-            done.append(seen(image))
+            done.append(seen(image) if depth is None else _both(seen(image), seen(depth)))
             for view in range(1, work.views):
                 made = self.augment(image, view_generator(row, view))
                 pixels[view, len(rows)] = made.numpy()
@@ -123,11 +124,7 @@ def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
 
 
 def _depth(split: Split, row: int, image: Image.Image) -> Image.Image | None:
-    """The numbers of an image's pixels, mode F, NaN where one isn't known."""
-    numbers = split.depth(row)
-    if numbers is None:
-        return None
-    return _as_large(Image.fromarray(known_numbers(numbers)), "depth map", split, row, image)
+    return _as_large(split.depth(row), "depth map", split, row, image)
 
 
 def _as_large(
@@ -140,6 +137,11 @@ def _as_large(
             f"image {image.width} x {image.height}: mend it, or pass --on-bad-image skip"
         )
     return found
+
+
+def _both(of_image: Seen, of_depth: Seen) -> Seen:
+    """What was done to an image and to its depth map."""
+    return replace(of_image, done=of_image.done + of_depth.done)
 
 
 def _placed(preprocessing: "Preprocessing", picture: Image.Image) -> np.ndarray:
