@@ -241,6 +241,15 @@ def test_maps_of_which_nothing_can_be_learnt_are_refused():
             iceprobe.segment(store, ["linear"], **QUICK)
 
 
+def test_a_test_split_of_which_nothing_is_known_is_refused_before_the_fit(monkeypatch):
+    dataset = deep()
+    dataset.splits["test"].maps = np.zeros_like(dataset.splits["test"].maps)
+    store = extract_in_memory(make_backbone(), dataset, batch_size=16)
+    monkeypatch.setattr("iceprobe.fitting.segmentation.run_heldout", None)
+    with pytest.raises(IceprobeError, match="no pixel of test has a known number"):
+        iceprobe.segment(store, ["linear"], **QUICK)
+
+
 def test_probes_of_whole_images_say_what_to_take(store):
     for call in (
         lambda: iceprobe.fit(store, ["linear"]),

@@ -111,8 +111,9 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         torch.float32,
         Checkpoint(None, ""),
         timed(callback(call.progress), {"select"}, expected),
-        task.learning_pixels(_training_pixels(store, task)),
+        task.learning_pixels(_pixels(store, "train", task)),
     )
+    task.check_pixels(_pixels(store, split, task), split)
     command = call.command if call.command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
         began = time.perf_counter()
@@ -135,12 +136,12 @@ def task_of(store: Store) -> PixelTask:
     return stored if isinstance(stored, PixelTask) else Segmentation()
 
 
-def _training_pixels(store: Store, task: PixelTask) -> Iterator[torch.Tensor]:
-    """Targets of train's pixels, ``(b, S, S)`` at a time."""
-    train = store["train"]
-    labels = torch.from_numpy(train.labels)
-    for rows in torch.arange(len(train)).split(IMAGES_AT_ONCE):
-        yield task.truth(train.rows(task.map, rows), labels[rows])
+def _pixels(store: Store, split: str, task: PixelTask) -> Iterator[torch.Tensor]:
+    """Targets of the pixels of a split, ``(b, S, S)`` at a time."""
+    stored = store[split]
+    labels = torch.from_numpy(stored.labels)
+    for rows in torch.arange(len(stored)).split(IMAGES_AT_ONCE):
+        yield task.truth(stored.rows(task.map, rows), labels[rows])
 
 
 def check_probes(probes: Sequence[str]) -> list[str]:

@@ -82,9 +82,7 @@ class Depth(PixelTask):
             squares += off**2 * count * here / (count + here)
             mean, count = mean + off * here / (count + here), count + here
         if not count:
-            raise IceprobeError(
-                "no pixel of train has a known number (finite and above 0): mend the maps"
-            )
+            raise IceprobeError(_nothing_known("train"))
         deviation = math.sqrt(squares / count)
         if deviation <= FINEST * mean:
             raise IceprobeError(
@@ -93,6 +91,10 @@ class Depth(PixelTask):
             )
         of_one = (torch.tensor([one], dtype=torch.float64) for one in (mean, deviation))
         return self.bound(scaling=tuple(of_one))
+
+    def check_pixels(self, parts: Iterable["Tensor"], split: str) -> None:
+        if not any(bool(known(part).any()) for part in parts):
+            raise IceprobeError(_nothing_known(split))
 
     def loss(
         self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None
@@ -125,6 +127,10 @@ class Depth(PixelTask):
     ) -> list[list[tuple[str, float]]]:
         """The mean over an image's pixels, in the target's unit: of logits ``(B, 1, S, S)``."""
         return [[(names[0], float(one.mean()))] for one in logits]
+
+
+def _nothing_known(split: str) -> str:
+    return f"no pixel of {split} has a known number (finite and above 0): mend the maps"
 
 
 def known(targets: "Tensor") -> "Tensor":

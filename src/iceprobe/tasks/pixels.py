@@ -35,6 +35,14 @@ class PixelTask(Task):
         """
         return self
 
+    def check_pixels(self, parts: Iterable["Tensor"], split: str) -> None:
+        """Refuse a split of whose pixels none has a target, ``parts`` as of :meth:`learning_pixels`.
+
+        Raises:
+            IceprobeError: naming the split.
+        """
+        return
+
     def strata(self, targets: NDArray[Any]) -> NDArray[Any]:
         """One stratum for all images, ``(n,)``."""
         return np.zeros(len(targets), np.int64)
