@@ -1,9 +1,9 @@
-"""Members of a segmentation probe, which train together with those of other probes.
+"""Members of a dense probe, which train together with those of other probes.
 
     tokens ─▶ logits (G, B, N, K) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
 
-Logits z of a task with a scaling are handed out as σ z + μ, in training and by the fitted modules. Weights of tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
-probe in fewer steps.
+Outputs z of a task with a scaling are handed out as σ z + μ, in training and by the fitted modules. Weights of
+tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same probe in fewer steps.
 """
 
 import copy
@@ -28,7 +28,7 @@ PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few ti
 
 
 class PatchGroup(Stacked):
-    """G members of one segmentation probe of K outputs, stacked; token weights are trained as W'.
+    """G members of one dense probe of K outputs, stacked; token weights are trained as W'.
 
     Args:
         members: of the probe.
