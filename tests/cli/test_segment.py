@@ -130,7 +130,7 @@ def test_from_images_to_numbers_of_pixels(iceprobe):
     page = Path("runs/d/report.html").read_text()
     assert f'data-value="{ep["rmse"]["mean"]}"' in page
     listed = " ".join(iceprobe("ls", "runs").out.split())
-    assert f"{min(linear['rmse']['mean'], ep['rmse']['mean']):.2f} RMSE" in listed
+    assert f"{min(one['rmse']['mean'] for one in (linear, ep)):.3g} px RMSE" in listed
     advice = iceprobe("advise", "runs/d")
     assert "px (RMSE)" in " ".join(advice.out.split())
     again = iceprobe("segment", *TINY, *distance, "--output", "runs/d")
@@ -152,6 +152,11 @@ def test_from_images_to_numbers_of_pixels(iceprobe):
 @pytest.mark.parametrize(
     ("cell", "more", "seen"),
     [
+        (
+            "0.npy",
+            "&fold=label",
+            "has no split 'test' (it has train), and iceprobe segment has no folds",
+        ),
         ("0.npy", "&target=label", "beside depth=: the numbers of pixels are the targets"),
         ("gone.npy", "", "row 2 of 't.csv': no depth 'gone.npy'"),
         ("t.csv", "", "t.csv' can't be read"),
@@ -166,9 +171,10 @@ def test_wrong_depth_maps_are_one_line(iceprobe, cell, more, seen):
     lines = ["image,label,depth,split"]
     for n in range(24):
         Image.new("L", (8, 8), n).save(f"{n}.png")
-        lines.append(f"{n}.png,a,{cell},{'train' if n < 20 else 'test'}")
+        lines.append(f"{n}.png,{'ab'[n % 2]},{cell},{'train' if n < 20 else 'test'}")
     Path("t.csv").write_text("\n".join(lines))
-    data = f"table:t.csv?image=image&depth=depth&split=split{more}"
+    split = "" if "fold" in more else "&split=split"
+    data = f"table:t.csv?image=image&depth=depth{split}{more}"
     ended = iceprobe("segment", *TINY, "--data", data, "--output", "runs/s")
     assert ended.code == 2
     assert seen in ended.err

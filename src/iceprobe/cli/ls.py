@@ -207,14 +207,16 @@ def _runs(folder: Path) -> list[Entry]:
     }
     for run in sorted(folders):
         if (run / SEGMENTATIONS).exists():
-            one: Dense | FittedResult = best_first(read_segmentations(run))[0]
-            named = f" {one.metric.title}"
+            best = best_first(read_segmentations(run))[0]
+            one: Dense | FittedResult = best
+            unit = f"{best.score_unit} {best.metric.title}"
         elif (run / "results.json").exists():
-            one, named = leaderboard(read_results(run))[0], ""
+            one = leaderboard(read_results(run))[0]
+            unit = one.metric.unit
         else:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
-        scored = f"{one.label} {percent(one.score, one.metric)}{one.metric.unit}{named}"
+        scored = f"{one.label} {percent(one.score, one.metric)}{unit}"
         entries.append(Entry(run.name, lines=(f"{one.backbone} on {one.dataset}: {scored}",)))
     return entries
 

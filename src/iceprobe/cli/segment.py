@@ -129,6 +129,12 @@ def _extract(config: SegmentRun, progress: Bars) -> "Store":
         raise IceprobeError(no_masks(config.data))
     if (task := get_task(dataset.task)).several:
         raise IceprobeError(several(config.data, task.outputs))
+    if config.split not in dataset.splits:
+        raise IceprobeError(
+            f"{config.data} has no split {config.split!r} (it has {', '.join(dataset.splits)}), and "
+            "iceprobe segment has no folds: name another --split, or let the data draw one, "
+            "test_fraction=0.2"
+        )
     backbone = iceprobe.load_backbone(config.backbone)
     if backbone.grid is None:
         raise IceprobeError(no_grid(config.backbone))

@@ -52,8 +52,9 @@ def draw_numbers(results: Sequence[Depth], store: Store, images: int = IMAGES) -
             pixels = upsample(probe(tokens), first.grid, first.side)
         maps[result.probe] = pixels[:, 0].cpu().numpy()
     low, high = np.nanquantile(truth, ENDS).tolist()
-    metric, unit = first.metric, f" {first.unit}".rstrip()
-    scores = {one.probe: f"RMSE {figure(one.rmse.mean, metric)}{unit}" for one in results}
+    scores = {
+        one.probe: f"RMSE {figure(one.rmse.mean, first.metric)}{one.score_unit}" for one in results
+    }
     pictures = store.images(first.split, rows)
     sheet, top = drawn(
         [""] * len(rows),

@@ -18,13 +18,11 @@ class _Words:
     Attributes:
         reads: the verb between a probe and its number.
         after: what stands behind a number that is the first of a sentence.
-        unit: what stands directly behind every number: ``"%"``, ``" px"``.
         floor: the line on what knows nothing, and the same as a part of a sentence.
     """
 
     reads: str
     after: str
-    unit: Callable[[Any], str]
     floor: Callable[[Any], tuple[str, str]]
 
 
@@ -37,12 +35,12 @@ def reads(name: str, one: Dense, *, first: bool = True) -> str:
 
 def amount(one: Dense) -> str:
     """The number of the primary metric with its unit: ``"45.8%"``, ``"3.21 px"``."""
-    return f"{figure(one.score.mean, one.metric)}{_WORDS[one.task].unit(one)}"
+    return f"{figure(one.score.mean, one.metric)}{one.score_unit}"
 
 
 def change(one: Dense, mean: float) -> str:
     """A difference of the primary metric: ``"+6.4 points"``, ``"−0.25 px"``."""
-    return gap(mean, one.metric) + ("" if one.metric.percent else _WORDS[one.task].unit(one))
+    return gap(mean, one.metric) + ("" if one.metric.percent else one.score_unit)
 
 
 def over(one: Dense) -> str:
@@ -76,7 +74,7 @@ def _background(one: Segmentation) -> tuple[str, str]:
 
 
 def _training_mean(one: Depth) -> tuple[str, str]:
-    metrics, unit = get_task(one.task).metrics, _unit(one)
+    metrics, unit = get_task(one.task).metrics, one.score_unit
     rmse, delta1, abs_rel = (
         figure(getattr(one.training_mean, name), metric) for name, metric in metrics.items()
     )
@@ -88,11 +86,7 @@ def _training_mean(one: Depth) -> tuple[str, str]:
     )
 
 
-def _unit(one: Depth) -> str:
-    return f" {one.unit}".rstrip()
-
-
 _WORDS: Mapping[str, _Words] = {
-    Segmentation.task: _Words("reads", " mean IoU", lambda one: "%", _background),
-    Depth.task: _Words("is off by", " (RMSE)", _unit, _training_mean),
+    Segmentation.task: _Words("reads", " mean IoU", _background),
+    Depth.task: _Words("is off by", " (RMSE)", _training_mean),
 }

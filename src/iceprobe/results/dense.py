@@ -107,6 +107,11 @@ class Dense(Record):
         return get_task(self.task).metric()
 
     @property
+    def score_unit(self) -> str:
+        """What stands directly behind a value of the primary metric: ``"%"``, ``" px"``."""
+        return self.metric.unit
+
+    @property
     def label(self) -> str:
         """Its name in tables, unique in its run."""
         return self.probe

@@ -48,5 +48,9 @@ class Depth(Dense):
         return self.rmse
 
     @property
+    def score_unit(self) -> str:
+        return f" {self.unit}".rstrip()
+
+    @property
     def num_outputs(self) -> int:
         return 1
