@@ -86,13 +86,14 @@ def headline(results: Sequence[Dense]) -> Finding:
             f"{said} and {beside}", {display_name(one.probe): one for one in (best, other)}
         )
     mean, (low, high) = _difference(best, other)
+    drawn = f"the {best.split} images" if best.group is None else over(best)
     clear = low > 0 or high < 0
     return Finding(
         f"{said} where {reads(name, other, first=False)}."
         if clear
         else f"{said} and {beside}: no clear difference.",
-        f"95% interval {span((low, high), best.metric, signed=True)} (paired bootstrap over the "
-        f"{best.split} {over(best)}); {floor}",
+        f"95% interval {span((low, high), best.metric, signed=True)} (paired bootstrap over "
+        f"{drawn}); {floor}",
         change(best, mean),
     )
 
