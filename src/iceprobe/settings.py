@@ -394,7 +394,7 @@ class Adaptation(Settings):
 
 
 class Segmentation(Settings):
-    """How segmentation probes are fitted: ``iceprobe.segment``. An image has hundreds of patches."""
+    """How dense probes are fitted: ``iceprobe.segment``. An image has hundreds of patches."""
 
     seeds: Annotated[From1, Option("Seeds of the initialisation alone (3).")] = 3
     epochs: Annotated[From1, Option("Passes over the training images (10).")] = 10
@@ -404,7 +404,7 @@ class Segmentation(Settings):
     ]  # fmt: skip
     device: Annotated[Device | None, _DEVICE] = None
     memory: Annotated[
-        Bytes | None, _resource("Memory budget for tokens and masks; training needs more on top.")
+        Bytes | None, _resource("Memory budget for tokens and maps; training needs more on top.")
     ] = None
     split: Annotated[str, _SPLIT] = "test"
     run_seed: Annotated[From0, _RUN_SEED] = 0

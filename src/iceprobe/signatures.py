@@ -16,7 +16,7 @@ from iceprobe.backbones import Backbone
 from iceprobe.cost import FitPlan, Plan
 from iceprobe.datasets.base import Data
 from iceprobe.results import Result
-from iceprobe.results.segmentation import Segmentation as SegmentationResult
+from iceprobe.results.dense import Dense
 from iceprobe.settings import (
     Adaptation,
     AdaptCall,
@@ -107,7 +107,7 @@ class Segment(_Function[P]):
     def __call__(
         self, store: Store, probes: Sequence[str] = ..., settings: Segmentation | None = None,
         *args: P.args, **options: P.kwargs,
-    ) -> list[SegmentationResult]: ...  # fmt: skip
+    ) -> list[Dense]: ...  # fmt: skip
 
 
 class Analyze(_Function[P]):

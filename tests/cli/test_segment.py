@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import iceprobe as library
 from iceprobe.cli.config import read_yaml
@@ -106,9 +108,84 @@ def test_from_images_to_table_and_picture(iceprobe):
     assert len(list(Path("features").iterdir())) == 1  # the store was read, not made again
 
 
+def test_from_images_to_numbers_of_pixels(iceprobe):
+    distance = ["--data", "bundled:fashion-scenes?target=distance", "--learning-rates", "1e-1"]
+    ended = iceprobe("segment", *TINY, *distance, "--output", "runs/d")
+    assert ended.code == 0, ended.err
+    words = " ".join(ended.out.split())
+    assert (
+        "bundled:mae-tiny on bundled:fashion-scenes?target=distance, distance of every pixel"
+        in words
+    )
+    document = json.loads(Path("runs/d/dense.json").read_text())
+    linear, ep = document["segmentations"]
+    assert (document["task"], linear["unit"], linear["parameters"]) == ("depth", "px", 193)
+    assert "RMSE px" in ended.out
+    assert f"{linear['rmse']['mean']:.2f}" in ended.out
+    assert "ep8 − linear: " in ended.out
+    assert "(paired over groups of 'pool')" in ended.out
+    assert "the training mean, " in ended.out
+    assert linear["group"] == "pool"
+    assert ep["rmse"]["mean"] < 1.5 * ep["training_mean"]["rmse"]
+    page = Path("runs/d/report.html").read_text()
+    assert f'data-value="{ep["rmse"]["mean"]}"' in page
+    listed = " ".join(iceprobe("ls", "runs").out.split())
+    assert f"{min(one['rmse']['mean'] for one in (linear, ep)):.3g} px RMSE" in listed
+    advice = iceprobe("advise", "runs/d")
+    assert "px (RMSE)" in " ".join(advice.out.split())
+    again = iceprobe("segment", *TINY, *distance, "--output", "runs/d")
+    assert "runs/d is complete already: nothing to do." in again.out
+    (store,) = Path("features").iterdir()
+    for command in (
+        ["fit", str(store), "--probe", "linear"],
+        ["knn", str(store)],
+        ["run", *TINY[:2], *distance[:2], "--probe", "linear"],
+        ["adapt", *TINY[:2], *distance[:2], "--probe", "linear"],
+        ["plan", *TINY[:2], *distance[:2]],
+    ):
+        refused = iceprobe(*command)
+        assert refused.code == 2, command
+        assert refused.err.endswith("task='depth' is of single patches: take iceprobe segment\n")
+        assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "more", "seen"),
+    [
+        (
+            "0.npy",
+            "&fold=label",
+            "has no split 'test' (it has train), and iceprobe segment has no folds",
+        ),
+        ("0.npy", "&target=label", "beside depth=: the numbers of pixels are the targets"),
+        ("gone.npy", "", "row 2 of 't.csv': no depth 'gone.npy'"),
+        ("t.csv", "", "t.csv' can't be read"),
+        ("wide.npy", "", "depth map of image '0.png' has 9 x 8 pixels and the image 8 x 8"),
+        ("zero.npy", "", "no pixel of train has a known number"),
+        ("0.npy", "", "the numbers of train's known pixels are all the same (4)"),
+    ],
+)
+def test_wrong_depth_maps_are_one_line(iceprobe, cell, more, seen):
+    for name, size, value in (("0", 8, 4), ("wide", 9, 4), ("zero", 8, 0)):
+        np.save(f"{name}.npy", np.full((8, size), value))
+    lines = ["image,label,depth,split"]
+    for n in range(24):
+        Image.new("L", (8, 8), n).save(f"{n}.png")
+        lines.append(f"{n}.png,{'ab'[n % 2]},{cell},{'train' if n < 20 else 'test'}")
+    Path("t.csv").write_text("\n".join(lines))
+    split = "" if "fold" in more else "&split=split"
+    data = f"table:t.csv?image=image&depth=depth{split}{more}"
+    ended = iceprobe("segment", *TINY, "--data", data, "--output", "runs/s")
+    assert ended.code == 2
+    assert seen in ended.err
+    assert ended.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
+        (["--data", "bundled:fashion-scenes"], "has tags an image, and the pixels on a mask have"),
         (["--data", "bundled:fashion"], "bundled:fashion has no masks to segment by: take one"),
         ([*CLUTTER, "--probe", "aim12"], "probe 'aim12' doesn't segment: take linear or an EP"),
         ([*CLUTTER, "--probe", "ep0"], "'0'"),

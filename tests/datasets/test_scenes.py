@@ -71,6 +71,25 @@ def test_tags_are_the_default_and_numbers_have_units(tags, numbers):
         assert np.array_equal(split.targets[:, 0], numbers.splits[name].targets[:, 1])
 
 
+def test_distances_are_to_the_nearest_pixel_of_an_item(tags):
+    """1 + the least distance between centres, over all pairs of pixels; unknown in a scene without items."""
+    data = load_dataset("bundled:fashion-scenes?target=distance")
+    assert (data.task, data.name, data.headline) == ("depth", "fashion-scenes-distance", "rmse")
+    assert (data.classes, data.units, data.group) == (["distance"], ["px"], "pool")
+    y, x = np.indices((CANVAS, CANVAS)).reshape(2, -1)
+    for name, split in data.splits.items():
+        items = tags.splits[name].objects
+        assert (split.depths, split.masks) == (True, False)
+        assert np.array_equal(np.isnan(split.maps).all((1, 2)), ~items.any((1, 2)))
+        assert (split.maps[items] == 1).all()
+        assert np.array_equal(split.images, tags.splits[name].images)
+        for row in np.flatnonzero(items.any((1, 2)))[[0, 5, -1]]:
+            there = items[row].ravel()
+            squares = (y[:, None] - y[there]) ** 2 + (x[:, None] - x[there]) ** 2
+            wanted = (1 + np.sqrt(squares.min(1))).astype(np.float32).reshape(CANVAS, CANVAS)
+            assert np.array_equal(split.depth(int(row)), wanted)
+
+
 def test_tags_are_neither_rare_nor_usual_and_may_be_none(tags):
     assert [len(tags.splits[name]) for name in ("train", "test")] == [4200, 1400]
     for split in tags.splits.values():

@@ -10,7 +10,8 @@ from iceprobe.fitting.feed import Batch
 from iceprobe.fitting.patch_group import PatchGroup
 from iceprobe.fitting.stacked import Member
 from iceprobe.fitting.whitening import whitening
-from iceprobe.probes.segmentation import build
+from iceprobe.probes.segmentation import build, upsample
+from iceprobe.tasks.depth import Depth
 from iceprobe.tasks.miou import IGNORE
 from iceprobe.tasks.segmentation import Segmentation, truth_of_masks
 from tests.probes.test_segmentation import by_hand
@@ -88,6 +89,58 @@ def test_a_member_among_others_ends_where_it_ends_alone(tokens, masks, probe):
     for name, parameter in wanted.named_parameters():
         torch.testing.assert_close(found.get_parameter(name), parameter, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(wanted.weight, start, atol=1e-2)
+
+
+def numbers(tokens, rates=(1e-2, 1e-1), seeds=(0, 1)):
+    """Members for a number a pixel, and the task with its scaling."""
+    truth = 5 + 2 * torch.randn(5, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    truth[:, ::3] = torch.nan
+    truth[4] = 0.0
+    task = Depth().learning_pixels([truth])
+    measured = whitening(lambda: iter([tokens.flatten(0, 1)]), 0.01)
+    asked = [Member("ep2", rate, 0.0, seed) for rate in rates for seed in seeds]
+    return PatchGroup(asked, 1, measured, GRID, CPU, task.scaling), truth, task
+
+
+def test_first_loss_of_numbers_is_that_of_the_plain_formulas(tokens):
+    """Standardised by hand in float64; the fitted modules give the target's unit."""
+    group, truth, task = numbers(tokens)
+    (mean,), (deviation,) = (one.tolist() for one in task.scaling)
+    known = (truth > 0).numpy()
+    assert mean == pytest.approx(truth.double().numpy()[known].mean(), rel=1e-12)
+    wanted = []
+    for member in group.members:
+        torch.manual_seed(member.seed)
+        probe = build(member.probe, D, 1).double()
+        probe.mean, probe.std = (
+            tokens.double().mean((0, 1)),
+            tokens.double().std((0, 1), correction=0),
+        )
+        patches = by_hand(probe, tokens.double()).reshape(5, *GRID)
+        z = np.array([plain.bilinear(image, SIDE) for image in patches])
+        standardised = (truth.double().numpy() - mean) / deviation
+        wanted.append(np.square(z - standardised)[known].mean())
+    trainer = JointTrainer([group], "adamw", steps=4, warmup=0, task=task)
+    for step in range(3):
+        (losses,) = trainer.train_step(Batch({"patches": tokens}, truth))
+        if not step:
+            np.testing.assert_allclose(losses, wanted, rtol=2e-5)
+    with torch.no_grad():
+        pixels = group.pixels(tokens, SIDE)
+        for g in range(len(group)):
+            module = upsample(group.probe(g)(tokens), GRID, SIDE)
+            torch.testing.assert_close(module, pixels[g], rtol=1e-4, atol=1e-4)
+
+
+def test_a_member_for_numbers_among_others_ends_where_it_ends_alone(tokens):
+    together, alone = numbers(tokens), numbers(tokens, rates=(1e-1,), seeds=(1,))
+    for group, truth, task in (together, alone):
+        trainer = JointTrainer([group], "adamw", steps=4, warmup=0, task=task)
+        for _ in range(3):
+            trainer.train_step(Batch({"patches": tokens}, truth))
+    found, wanted = together[0].probe(3), alone[0].probe(0)
+    for name, parameter in wanted.named_parameters():
+        torch.testing.assert_close(found.get_parameter(name), parameter, rtol=1e-4, atol=1e-5)
 
 
 def test_few_images_at_a_time_are_the_same_step(tokens, masks, monkeypatch):

@@ -16,6 +16,7 @@ from sklearn.metrics import jaccard_score
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.base import Column
 from iceprobe.dense import (
     Segmentation,
     build,
@@ -282,6 +283,37 @@ def test_a_finished_run_is_shown_again(fitted, store, tmp_path, monkeypatch):
     (damaged / "request.json").unlink()
     with pytest.raises(IceprobeError, match="of an earlier iceprobe"):
         iceprobe.segment(store, ["linear", "ep2"], output=damaged, **QUICK)
+
+
+def test_intervals_draw_groups_where_there_are_any(fitted):
+    """Each draw takes whole groups: recomputed from each image's counts of pixels."""
+    dataset = planted()
+    for name, split in dataset.splits.items():
+        split.columns["scene"] = Column.of({name: [f"g{i % 11}" for i in range(len(split))]})[name]
+    store = extract_in_memory(make_backbone(), dataset, batch_size=16).grouped_by("scene")
+    (linear,) = iceprobe.segment(store, ["linear"], **QUICK)
+    codes = np.unique([f"g{i % 11}" for i in range(30)], return_inverse=True)[1]
+    truth = np.where(dataset.splits["test"].objects, store["test"].labels[:, None, None] + 1, 0)
+    tokens = store["test"].patches(range(30), dtype=torch.float32)
+    times = np.random.default_rng(0).multinomial(11, [1 / 11] * 11, size=2_000)[:, codes]
+    of_seeds = []
+    for probe in linear.probes:
+        with torch.no_grad():
+            called = upsample(probe(tokens), (4, 4), 16).argmax(1).numpy()
+        hit, true, said = (
+            np.stack([of(c).sum((1, 2)) for c in range(4)], 1)
+            for of in (
+                lambda c, p=called: (truth == c) & (p == c),
+                lambda c: truth == c,
+                lambda c, p=called: p == c,
+            )
+        )
+        of_seeds.append((times @ hit / (times @ (true + said - hit))).mean(1))
+    wanted = np.quantile(np.mean(of_seeds, 0), [0.025, 0.975])
+    assert linear.miou.interval == pytest.approx(wanted, abs=1e-12)
+    assert (linear.group, linear.miou.caveat) == ("scene", None)
+    assert linear.miou.values == pytest.approx(fitted[0][0].miou.values, abs=0.05)
+    assert linear.miou.interval != fitted[0][0].miou.interval
 
 
 def test_views_and_memory_do_not_change_what_masks_belong_to(fitted):

@@ -5,15 +5,14 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from iceprobe.tasks.image_draws import interval, resampled
 from iceprobe.tasks.miou import (
     IGNORE,
     Counts,
     count,
-    interval,
     iou,
     mean_iou,
     object_iou,
-    resampled,
 )
 from iceprobe.tasks.pixel_formulas import abs_rel, class_iou, delta1, depth_rmse, depth_sums
 from iceprobe.tasks.records import Arrays, joined
@@ -78,31 +77,42 @@ def test_counts_of_parts_are_those_of_the_whole(pixels):
         assert np.array_equal(whole.called[image], of_image.sum(0))
 
 
+def drawn(truth, called, **options):
+    """Mean IoU of each draw of images, of one member."""
+    record, metric, images = Arrays(recorded(truth, called)), Segmentation().metric(), len(truth)
+    return resampled(
+        lambda weights: metric.resampled(record, np.zeros(images), weights)[0], images, **options
+    )
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:sklearn")
-def test_bootstrap_draws_images(pixels):
-    """Each draw is the mean IoU of a split in which image i lies as often as it was drawn."""
-    means = resampled(count(*pixels, CLASSES), draws=20, seed=3)
-    times = np.random.default_rng(3).multinomial(7, [1 / 7] * 7, size=20)
-    for mean, repeats in zip(means, times, strict=True):
+@pytest.mark.parametrize("groups", [None, [5, 5, 2, 2, 2, 9, 7]])
+def test_bootstrap_draws_images_or_their_groups(pixels, groups):
+    """Each draw is the mean IoU of a split in which image i lies as often as it, or its group, was drawn."""
+    means = drawn(*pixels, groups=groups, draws=20, seed=3)
+    codes = np.arange(7) if groups is None else np.array([1, 1, 0, 0, 0, 3, 2])
+    units = codes.max() + 1
+    times = np.random.default_rng(3).multinomial(units, [1 / units] * units, size=20)
+    for mean, repeats in zip(means, times[:, codes], strict=True):
         truth, called = counted(*(np.repeat(p, repeats, 0) for p in pixels))
         labels = np.union1d(truth, called)
-        wanted = jaccard_score(truth, called, labels=labels, average="macro")
+        wanted = jaccard_score(truth, called, labels=labels, average="macro") if len(truth) else 0
         assert mean == pytest.approx(wanted)
     low, high = interval(means)
     assert means.min() <= low < mean_iou(count(*pixels, CLASSES).confusion) < high <= means.max()
 
 
 def test_draws_in_chunks_are_the_same_draws(pixels, monkeypatch):
-    counts = count(*pixels, CLASSES)
-    whole = resampled(counts, draws=11)
-    monkeypatch.setattr("iceprobe.tasks.miou._CHUNK_CELLS", 7 * 4)
-    assert np.array_equal(whole, resampled(counts, draws=11))
+    whole = drawn(*pixels, draws=11)
+    monkeypatch.setattr("iceprobe.tasks.image_draws.CHUNK_CELLS", 7 * 4)
+    assert np.array_equal(whole, drawn(*pixels, draws=11))
 
 
 def test_nothing_to_count_is_no_score():
     nothing = count(np.full((2, 3, 3), IGNORE), np.zeros((2, 3, 3), int), CLASSES)
     assert mean_iou(nothing.confusion) == object_iou(nothing.confusion) == 0.0
-    assert resampled(nothing, draws=3).tolist() == [0, 0, 0]
+    empty = np.full((2, 3, 3), IGNORE), np.zeros((2, 3, 3), int)
+    assert drawn(*empty, draws=3).tolist() == [0, 0, 0]
 
 
 def test_linearised_scores_have_the_value_as_their_mean_and_its_derivative(pixels):

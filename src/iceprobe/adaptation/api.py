@@ -29,7 +29,7 @@ from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
-from iceprobe.fitting.checks import check_class_weight, check_device, check_trained, pooled_task
+from iceprobe.fitting.checks import check_class_weight, check_device, check_trained
 from iceprobe.fitting.run_folder import begin, check_folder
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
@@ -48,6 +48,7 @@ from iceprobe.store.format import EVALUATION_VIEW, Manifest
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
 from iceprobe.store.request import describe, make_settings
+from iceprobe.tasks.registry import pooled_task
 from iceprobe.tasks.stratified import alone
 
 log = logging.getLogger("iceprobe")

@@ -121,15 +121,20 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The backbone's input as a picture of S x S pixels."""
-        width, height = self.resized(image.size)
-        if width * height > LARGEST_RESIZED:
-            return self._crop_of_strip(image, width, height)
-        image = F.resize(
-            self.converted(image), [height, width], InterpolationMode(self.interpolation)
-        )
-        return F.center_crop(image, [self.image_size, self.image_size])
+        return self.placed(self.converted(image), self.interpolation)
 
-    def _crop_of_strip(self, image: Image.Image, width: int, height: int) -> Image.Image:
+    def placed(self, picture: Image.Image, interpolation: str) -> Image.Image:
+        """A picture of any mode, resized and cropped as an image of its size is."""
+        width, height = self.resized(picture.size)
+        mode = InterpolationMode(interpolation)
+        if width * height > LARGEST_RESIZED:
+            return self._crop_of_strip(picture, width, height, mode)
+        resized = F.resize(picture, [height, width], mode)
+        return F.center_crop(resized, [self.image_size, self.image_size])
+
+    def _crop_of_strip(
+        self, picture: Image.Image, width: int, height: int, mode: InterpolationMode
+    ) -> Image.Image:
         """The same crop of an image so long that the resized one would take gigabytes.
 
         Only the cropped part is resized. Pixels beside it still count at its edges, so the result
@@ -137,10 +142,9 @@ class Preprocessing:
         """
         side = self.image_size
         left, top = round((width - side) / 2.0), round((height - side) / 2.0)
-        across, down = image.width / width, image.height / height
+        across, down = picture.width / width, picture.height / height
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
-        method = pil_modes_mapping[InterpolationMode(self.interpolation)]
-        return self.converted(image).resize((side, side), method, box)
+        return picture.resize((side, side), pil_modes_mapping[mode], box)
 
     def transform(self, image: Image.Image) -> Tensor:
         """The backbone's input: float32 ``(C, S, S)``."""

@@ -22,7 +22,9 @@ from iceprobe.datasets import CATALOGUE, DATASETS
 from iceprobe.probes import PROBES, probe_label
 from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
+from iceprobe.results.dense import Dense, best_first
 from iceprobe.results.files import SEGMENTATIONS
+from iceprobe.results.fitted import FittedResult
 from iceprobe.results.segmentation_files import read_segmentations
 from iceprobe.tasks import TASKS, get_task
 
@@ -205,14 +207,16 @@ def _runs(folder: Path) -> list[Entry]:
     }
     for run in sorted(folders):
         if (run / SEGMENTATIONS).exists():
-            one = max(read_segmentations(run), key=lambda one: one.miou.mean)
-            scored = f"{one.probe} {percent(one.miou)}% mIoU"
+            best = best_first(read_segmentations(run))[0]
+            one: Dense | FittedResult = best
+            unit = f"{best.score_unit} {best.metric.title}"
         elif (run / "results.json").exists():
             one = leaderboard(read_results(run))[0]
-            scored = f"{one.label} {percent(one.score, one.metric)}{one.metric.unit}"
+            unit = one.metric.unit
         else:
             entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
             continue
+        scored = f"{one.label} {percent(one.score, one.metric)}{unit}"
         entries.append(Entry(run.name, lines=(f"{one.backbone} on {one.dataset}: {scored}",)))
     return entries
 

@@ -50,7 +50,7 @@ def report(
     if len(runs) == 1 and is_segmented(runs[0]):
         if metric is not None:
             raise IceprobeError(
-                f"metric={metric!r}: a run of iceprobe segment reports mIoU, leave it out"
+                f"metric={metric!r}: a run of iceprobe segment leads with mIoU or RMSE, leave it out"
             )
         iceprobe.report(read_segmentations(runs[0]), path, trust=trust)
     else:

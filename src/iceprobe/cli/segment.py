@@ -1,4 +1,4 @@
-"""``iceprobe segment``: segmentation probes on patch tokens, where the images have masks."""
+"""``iceprobe segment``: dense probes on patch tokens, where the images have masks or depth maps."""
 
 import logging
 import shlex
@@ -12,7 +12,8 @@ import iceprobe
 from iceprobe import settings
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.config import to_yaml
-from iceprobe.cli.console import Bars, console, say, table_of
+from iceprobe.cli.console import Bars, console, say
+from iceprobe.cli.dense_table import said_below, table
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
@@ -21,9 +22,8 @@ from iceprobe.cli.stages import check_features_of, print_duration, tell_complete
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
 from iceprobe.machine.temporary import new_folder
-from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.dense import Dense
 from iceprobe.results.segmentation_files import PICTURE_NAME, read_segmentations
-from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.settings import Extraction, Run, SegmentRun
 
 if TYPE_CHECKING:
@@ -34,17 +34,20 @@ log = logging.getLogger("iceprobe")
 
 @options(SegmentRun)
 def segment(given: Given, arguments: Arguments = None) -> None:
-    """Fit segmentation probes on patch tokens: which class does every pixel belong to?
+    """Fit dense probes on patch tokens: which class does every pixel belong to, or which number has it?
 
-    For data sets with masks: pixels on an image's mask have its class, the others are background.
-    Learning rate and epoch are selected by mean IoU on a tenth of train, the probes are fitted
-    again on all of it, the test split is read once. Ends with a table, dense.json, dense.csv,
-    segmentation.png and report.html in the run folder. Detection is out of scope.
+    Of data sets with masks: pixels on an image's mask have its class, the others are background. Of data
+    sets with depth maps: every known pixel has a number. Learning rate and epoch are selected on a tenth
+    of train, by mean IoU or by RMSE, the probes are fitted again on all of it, the test split is read
+    once. Ends with a table, dense.json, dense.csv, segmentation.png and report.html in the run folder.
+    Detection is out of scope.
 
     \b
     Examples:
       iceprobe segment --backbone bundled:mae-tiny --data bundled:fashion-clutter
+      iceprobe segment --backbone bundled:mae-tiny --data bundled:fashion-scenes?target=distance
       iceprobe segment --backbone timm:A --data pets?root=/data --probe linear --probe ep16
+      iceprobe segment --backbone timm:A --data "table:rooms.csv?depth=depth_file&unit=m"
       iceprobe segment config.yaml seeds=5 output=runs/five-seeds
     """
     execute(resolve_arguments(SegmentRun, given, arguments))
@@ -70,7 +73,7 @@ def execute(config: SegmentRun) -> None:
     _show(results, folder)
 
 
-def _run(config: SegmentRun, output: Path) -> list[Segmentation]:
+def _run(config: SegmentRun, output: Path) -> list[Dense]:
     check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
     with RunLog() as run_log, new_folder(output, "--output") as folder:
@@ -92,14 +95,15 @@ def _run(config: SegmentRun, output: Path) -> list[Segmentation]:
     return results
 
 
-def _show(results: Sequence[Segmentation], folder: RunFolder) -> None:
+def _show(results: Sequence[Dense], folder: RunFolder) -> None:
     from iceprobe.reporting.segment_page import headline
 
-    console.print(_table(results))
+    console.print(table(results))
     if any(one.undertrained for one in results):
         said = headline(results)
         say(f"{said.sentence} {said.detail}")
-    _tell_differences(results)
+    for line in said_below(results):
+        say(line)
     for file in (folder.path / PICTURE_NAME, folder.report):
         say(file.resolve())
 
@@ -116,12 +120,21 @@ def _identities(config: SegmentRun) -> set[str]:
 
 
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
-    """Extract the tokens, if the images have masks and the tokens have a grid."""
-    from iceprobe.fitting.segmentation import no_grid, no_masks
+    """Extract the tokens, if the pixels have targets and the tokens have a grid."""
+    from iceprobe.fitting.segmentation import no_grid, no_masks, several
+    from iceprobe.tasks import get_task
 
     dataset = iceprobe.load_dataset(config.data)
-    if not all(split.masks for split in dataset.splits.values()):
+    if not all(split.masks or split.depths for split in dataset.splits.values()):
         raise IceprobeError(no_masks(config.data))
+    if (task := get_task(dataset.task)).several:
+        raise IceprobeError(several(config.data, task.outputs))
+    if config.split not in dataset.splits:
+        raise IceprobeError(
+            f"{config.data} has no split {config.split!r} (it has {', '.join(dataset.splits)}), and "
+            "iceprobe segment has no folds: name another --split, or let the data draw one, "
+            "test_fraction=0.2"
+        )
     backbone = iceprobe.load_backbone(config.backbone)
     if backbone.grid is None:
         raise IceprobeError(no_grid(config.backbone))
@@ -129,34 +142,3 @@ def _extract(config: SegmentRun, progress: Bars) -> "Store":
     store = iceprobe.extract(backbone, dataset, config.features, extraction, progress=progress)
     backbone.to("cpu")
     return store
-
-
-def _table(results: Sequence[Segmentation]) -> TerminalTable:
-    from iceprobe.results.tables import percent, short, span
-
-    one = results[0]
-    return table_of(
-        sorted(results, key=lambda result: -result.miou.mean),
-        [
-            (Column("probe", numeric=False), lambda one: one.probe),
-            (Column("mIoU %"), lambda one: percent(one.miou)),
-            (Column("95% interval"), lambda one: span(one.miou.interval)),
-            (Column("object IoU %", goes=3), lambda one: percent(one.object_iou)),
-            (Column("parameters", goes=2), lambda one: short(one.parameters)),
-            (Column("FLOPs", goes=1), lambda one: short(one.flops.per_image)),
-        ],
-        f"{one.backbone} on {one.dataset}, {len(one.class_names)} classes",
-    )
-
-
-def _tell_differences(results: Sequence[Segmentation]) -> None:
-    from iceprobe.results.tables import signed_points, span, tenths
-
-    for one in results:
-        if one.beside is not None:
-            points, ends = signed_points(one.beside.mean), span(one.beside.interval, signed=True)
-            say(
-                f"{one.probe} − {one.beside.probe}: {points} points of mIoU, 95% interval {ends} "
-                "(paired over images)"
-            )
-    say(f"all background: {tenths(results[0].all_background)}% mIoU")

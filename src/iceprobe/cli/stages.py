@@ -26,7 +26,7 @@ from iceprobe.probes.inputs import input_of
 from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import launch_line, protocol_of
 from iceprobe.results import FittedResult, read_results
-from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.dense import Dense
 from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ def check_fit(
     """
     from iceprobe import probes
     from iceprobe.protocols.lowshot import drawn
-    from iceprobe.tasks import get_task
+    from iceprobe.tasks.registry import get_task, pooled_task
 
+    pooled_task(task)
     if has_budget(config):
         sizes = shape.dim, len(classes), shape.num_tokens
         probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
@@ -288,7 +289,7 @@ def check_finished(folder: RunFolder, identities: Collection[str]) -> list[Fitte
 
 
 def check_features_of(
-    results: Sequence[FittedResult | Segmentation], folder: RunFolder, identities: Collection[str]
+    results: Sequence[FittedResult | Dense], folder: RunFolder, identities: Collection[str]
 ) -> None:
     """Check that results were computed on the stores that would be read now.
 

@@ -185,7 +185,7 @@ def _memory_bytes(
 ) -> int:
     """Weights (if they are on the host), images decoded ahead, batches of all layers in flight.
 
-    An image counts once for each of its views. Masks are kept until their shard is written.
+    An image counts once for each of its views. Masks and depth maps are kept until their shard is written.
     """
     manifest = manifests[0]
     settings, preprocessing = manifest.settings, backbone.preprocessing
@@ -200,9 +200,12 @@ def _memory_bytes(
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))
     in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made
-    masked = [settings.shard_images for record in manifest.splits.values() if record.masks]
-    masks = 2 * max(masked, default=0) * preprocessing.image_size**2  # the parts, then the whole
-    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + masks
+    pixel = max(
+        (one.masks + 4 * one.depths for one in manifest.splits.values()), default=0
+    )  # bytes
+    # Of maps: the parts, then the whole.
+    maps = 2 * settings.shard_images * pixel * preprocessing.image_size**2
+    return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + maps
 
 
 def _measure(

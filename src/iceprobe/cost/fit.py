@@ -22,7 +22,7 @@ from iceprobe.cost.step_timer import TOKENS_AT_ONCE, RealSteps, StepSeconds, Ste
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data
 from iceprobe.fitting.checkpoint import Checkpoint
-from iceprobe.fitting.checks import check_device, pooled_task
+from iceprobe.fitting.checks import check_device
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import tensors_read
 from iceprobe.fitting.losses import SOLVED
@@ -53,6 +53,7 @@ from iceprobe.store.layout import (
     token_layout,
 )
 from iceprobe.store.reader import Store
+from iceprobe.tasks.registry import pooled_task
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
 

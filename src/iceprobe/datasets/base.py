@@ -65,13 +65,14 @@ class Split(ABC):
         boxes: ``(n, 4)`` float32, one box per image: ``x0, y0, x1, y1`` in pixels of the original
             image, upper ends exclusive, NaN for an image without a box. ``None`` if the data set
             has none.
-        masks: whether images have masks.
+        masks, depths: whether images have masks, or depth maps: a number a pixel. Where they have depth
+            maps, these are the targets: the task is ``"depth"``, and labels are zeros.
         columns: further ones by name: groups, folds, slices.
         reading: options for decoding image files; ``None`` if images aren't files.
 
     Raises:
-        IceprobeError: if targets aren't those of the ``task``, or names, boxes or a column differ in
-            number.
+        IceprobeError: if targets aren't those of the ``task``, names, boxes or a column differ in
+            number, or there are both masks and depth maps.
     """
 
     reading: Reading | None = None
@@ -84,11 +85,16 @@ class Split(ABC):
         boxes: np.ndarray | None = None,
         masks: bool = False,
         *,
+        depths: bool = False,
         task: str = "classification",
         columns: Mapping[str, Column] | None = None,
     ):
-        self.name, self.task = name, task
-        self.labels: np.ndarray = get_task(task).targets(labels, name)
+        if masks and depths:
+            raise IceprobeError(
+                f"split {name!r} has masks and depth maps: give those that are to be predicted alone"
+            )
+        self.name, self.task = name, "depth" if depths else task
+        self.labels: np.ndarray = get_task(self.task).targets(labels, name)
         self.names = list(names)
         self.boxes = None if boxes is None else np.asarray(boxes, np.float32)
         self.columns = dict(columns or {})
@@ -97,7 +103,7 @@ class Split(ABC):
             check_count(name, len(self.labels), boxes=len(self.boxes))
         for column, given in self.columns.items():
             check_count(name, len(self.labels), **{f"values of {column!r}": len(given.codes)})
-        self.masks = masks
+        self.masks, self.depths = masks, depths
 
     @property
     def targets(self) -> np.ndarray:
@@ -126,13 +132,20 @@ class Split(ABC):
         """
         return None
 
+    def depth(self, index: int) -> Image.Image | None:
+        """Numbers of pixels (`number_map`), as large as ``image(index)``; ``None`` without a depth map.
+
+        Threads may call this. It raises `BadImage` as ``image`` does.
+        """
+        return None
+
     def background(self, index: int) -> Image.Image | None:
         """``image(index)`` without its object; known only for composed images, else ``None``."""
         return None
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Sha256 that changes with any image, target or mask, and with their order."""
+        """Sha256 that changes with any image, target, mask or depth map, and with their order."""
 
 
 class ArraySplit(Split):
@@ -175,6 +188,36 @@ class ArraySplit(Split):
         for array in (self.images, self.labels, self.boxes, self.objects):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def number_map(numbers: np.ndarray) -> Image.Image:
+    """Numbers of pixels ``(height, width)`` → mode F, NaN where one isn't finite and above 0."""
+    with np.errstate(over="ignore"):  # what float32 can't hold isn't known
+        found = np.asarray(numbers).astype(np.float32)
+    return Image.fromarray(np.where(np.isfinite(found) & (found > 0), found, np.float32(np.nan)))
+
+
+class DepthSplit(ArraySplit):
+    """Images in memory, each with a number a pixel.
+
+    Attributes:
+        maps: ``(n, height, width)``; what isn't finite and above 0 isn't known.
+    """
+
+    def __init__(
+        self, name: str, images: np.ndarray, maps: np.ndarray, names: Sequence[str], **more: Any
+    ):
+        check_count(name, len(images), **{"depth maps": len(maps)})
+        super().__init__(name, images, np.zeros(len(images)), names, depths=True, **more)
+        self.maps = maps
+
+    def depth(self, index: int) -> Image.Image:
+        return number_map(self.maps[index])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(super().fingerprint().encode())
+        digest.update(np.ascontiguousarray(self.maps).tobytes())
         return digest.hexdigest()
 
 
@@ -300,7 +343,7 @@ class Dataset:
                     f"split {split.name!r} of {self.name!r} has targets of {split.task}, and "
                     f"{next(iter(self.splits))!r} of {self.task}: give all the same task="
                 )
-            if split.labels.shape[1] != len(self.classes):
+            if task.several and split.labels.shape[1] != len(self.classes):
                 raise IceprobeError(
                     f"split {split.name!r} of {self.name!r} has {split.labels.shape[1]} "
                     f"{task.outputs} an example and {len(self.classes)} are named: give each a name"

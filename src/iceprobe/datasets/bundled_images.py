@@ -2,20 +2,21 @@
 
 6,000 training and 2,000 test images of Fashion-MNIST (MIT licence; source: ``bundled/fashion.json``),
 balanced over 10 classes. ``fashion-clutter`` (an item among pieces of others) and ``fashion-scenes``
-(several, with tags or numbers as targets) are composed when they are loaded, always to the same bytes;
+(several, with tags, numbers or a number a pixel as targets) are composed when they are loaded, always to the same bytes;
 their targets, boxes and masks are exact.
 """
 
 import io
 import json
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
 from iceprobe.core.checksums import listed
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
-from iceprobe.datasets.base import ArraySplit, Column, Dataset
+from iceprobe.datasets.base import ArraySplit, Column, Dataset, DepthSplit, Split
 from iceprobe.datasets.clutter import compose
 from iceprobe.datasets.scenes import compose_scenes
 
@@ -26,10 +27,11 @@ UNITS = {"count": "items", "area": "%"}  # of the numbers that a scene has
 
 
 def parse_target(text: str) -> list[str]:
-    """``tags``, or one or several numbers of a scene, ``count,area``."""
+    """``tags``, one or several numbers of a scene, ``count,area``, or ``distance``, a number a pixel."""
     names = text.split(",")
-    if text != "tags" and not (set(names) <= {*UNITS} and len(set(names)) == len(names)):
-        raise ValueError("write tags, count, area or count,area")
+    numbers = set(names) <= {*UNITS} and len(set(names)) == len(names)
+    if text not in ("tags", "distance") and not numbers:
+        raise ValueError("write tags, count, area or count,area, or distance")
     return names
 
 
@@ -39,7 +41,7 @@ def load_bundled(name: str, *, spec: str, target: list[str] | None = None) -> Da
     Args:
         name: one of `NAMES`.
         spec: that loads it again.
-        target: of ``fashion-scenes``: ``["tags"]`` (the default), or names of numbers.
+        target: of ``fashion-scenes``: ``["tags"]`` (the default), names of numbers, or ``["distance"]``.
 
     Raises:
         IceprobeError: for a name that isn't bundled, a target of classes, or a file that was changed.
@@ -71,34 +73,44 @@ def load_bundled(name: str, *, spec: str, target: list[str] | None = None) -> Da
 def _scenes(
     arrays: dict[str, np.ndarray], classes: list[str], spec: str, target: list[str]
 ) -> Dataset:
-    """Tags or numbers of scenes; the pool of originals is the group, the number of pieces a slice."""
-    tags = target == ["tags"]
+    """Targets of scenes; the pool of originals is the group, the number of pieces a slice."""
     made = {s: compose_scenes(arrays[f"{s}_images"], seed) for s, seed in SCENE_SEEDS.items()}
     pools = Column.of({s: [f"{s}/{pool:03d}" for pool in m.pools] for s, m in made.items()})
     pieces = Column.of({s: [str(number) for number in m.pieces] for s, m in made.items()})
-    splits = {}
+    names, units, headline = target, [UNITS.get(one, "px") for one in target], "r2"
+    if target == ["tags"]:
+        names, units, headline = classes, [], "map"
+    elif target == ["distance"]:
+        headline = "rmse"
+    splits: dict[str, Split] = {}
     for split, scenes in made.items():
+        common: dict[str, Any] = {
+            "names": [f"fashion-scenes/{split}/{index:05d}" for index in range(len(scenes.images))],
+            "boxes": scenes.boxes,
+            "backgrounds": scenes.backgrounds,
+            "columns": {"pool": pools[split], "pieces": pieces[split]},
+        }
+        if target == ["distance"]:
+            splits[split] = DepthSplit(split, scenes.images, scenes.distances, **common)
+            continue
         numbers = {"count": scenes.counts, "area": scenes.areas}
         splits[split] = ArraySplit(
             split,
             scenes.images,
             scenes.tags(arrays[f"{split}_labels"], len(classes))
-            if tags
+            if target == ["tags"]
             else np.stack([numbers[one] for one in target], 1),
-            [f"fashion-scenes/{split}/{index:05d}" for index in range(len(scenes.images))],
-            scenes.boxes,
-            scenes.masks,
-            scenes.backgrounds,
-            task="multilabel" if tags else "regression",
-            columns={"pool": pools[split], "pieces": pieces[split]},
+            objects=scenes.masks,
+            task="multilabel" if target == ["tags"] else "regression",
+            **common,
         )
     return Dataset(
         spec,
-        "-".join(["fashion-scenes", *([] if tags else target)]),
-        classes if tags else target,
+        "-".join(["fashion-scenes", *([] if target == ["tags"] else target)]),
+        names,
         splits,
-        headline="map" if tags else "r2",
-        units=[] if tags else [UNITS[one] for one in target],
+        headline=headline,
+        units=units,
         group="pool",
         slices=["pieces"],
     )

@@ -118,7 +118,7 @@ def read_targets(
     columns = _taken_apart(columns, asked, task)
     made, labels, assumed = _read(columns, asked, task, order, spec)
     said = [] if asked.task else [f"target {shown} holds {reason}: {task} {OTHERWISE}"]
-    return Targets(task, made, labels, _units(asked, task, made, spec), said + assumed)
+    return Targets(task, made, labels, units_of(asked, task, made, spec), said + assumed)
 
 
 def read_further(
@@ -200,7 +200,12 @@ def _read(
     return readings.tags(first, asked.separator, order)
 
 
-def _units(asked: Asked, task: str, names: Sequence[str], spec: str) -> list[str]:
+def units_of(asked: Asked, task: str, names: Sequence[str], spec: str) -> list[str]:
+    """The units of the numbers called ``names``; empty where none were given.
+
+    Raises:
+        IceprobeError: for units of what are no numbers, or as many as don't fit.
+    """
     if asked.unit is None:
         return []
     if task != "regression":

@@ -14,7 +14,7 @@ from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.pixels import Reading, Unreadable, orientation
 
 # Errors of the machine, not of the image: skipping images because of them would lose good ones.
-_NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+NOT_THE_IMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 # The endings that `folder:` lists, and GIF, which is common in tables. Pillow's other formats include
 # some that start programs (EPS) or whose decoders fail in other ways.
@@ -46,7 +46,7 @@ def decode(source: Path | IO[bytes], shown: str, reading: Reading = Reading()) -
             "mend, convert or remove it, or pass --on-bad-image skip"
         ) from error
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-        if getattr(error, "errno", None) in _NOT_THE_IMAGE:
+        if getattr(error, "errno", None) in NOT_THE_IMAGE:
             raise
         raise BadImage(
             f"image {shown!r} can't be read ({one_line(error)[:300]}): "

@@ -34,6 +34,7 @@ ON_WHITE = "laid on white"
 FIRST_FRAME = "first frame of several"
 DEEP = "16 bits to 8"
 BAND_LEFT_OUT = "band beyond RGB left out"
+EIGHT_BIT_DEPTH = "depth map of 8 bits"
 
 
 class Unreadable(Exception):
@@ -86,6 +87,11 @@ def seen(image: Image.Image) -> Seen:
     return image.info.get(_SEEN, Seen())
 
 
+def note(image: Image.Image, notes: Seen) -> None:
+    """Let :func:`seen` return ``notes`` for an image."""
+    image.info[_SEEN] = notes
+
+
 def finished(
     image: Image.Image, reading: Reading, notes: Seen, known_scale: float | None = None
 ) -> Image.Image:
@@ -112,7 +118,7 @@ def finished(
         notes.turn = tag
         notes.done += (TURNED,)
     if notes.done:
-        image.info[_SEEN] = notes
+        note(image, notes)
     return image
 
 

@@ -61,6 +61,20 @@ class Scenes(NamedTuple):
         found: NDArray[np.float64] = self.masks.sum((1, 2)) * 100 / CANVAS**2
         return found
 
+    @property
+    def distances(self) -> NDArray[np.float32]:
+        """1 + the distance of each pixel to the nearest pixel of an item, in pixels, ``(n, CANVAS, CANVAS)``.
+
+        Exact between centres of pixels (Euclidean distance transform), so 1 on an item. NaN in a scene
+        without one: there the distance isn't known.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        found = np.full(self.masks.shape, np.nan, np.float32)
+        for scene in np.flatnonzero(self.masks.any((1, 2))):
+            found[scene] = 1 + distance_transform_edt(~self.masks[scene])
+        return found
+
 
 def compose_scenes(items: np.ndarray, seed: int) -> Scenes:
     """Deal the items into pools and make the scenes of each.

@@ -15,6 +15,7 @@ from iceprobe.datasets.base import Column, Dataset
 from iceprobe.datasets.boxes import read_boxes
 from iceprobe.datasets.cells import Rows
 from iceprobe.datasets.columns import Targets, read_further, read_targets
+from iceprobe.datasets.pixel_targets import of_pixels
 from iceprobe.datasets.table_columns import TableColumns, TableOptions
 from iceprobe.datasets.table_files import open_table
 from iceprobe.datasets.table_rows import TableImages
@@ -49,6 +50,7 @@ def load_table(name: str, *, spec: str, **options: Any) -> Dataset:
             what may mean several things.
     """
     asked = TableOptions(**{k: v for k, v in options.items() if v != "" or k == "separator"})
+    asked.check_depth(spec)
     first = open_table(name, asked.delimiter)
     use, assumed = TableColumns.of(asked, first)
     asked, lines = with_split(asked, first, use.decided, spec)
@@ -78,7 +80,11 @@ def _dataset(
     spec: str,
     assumed: list[str],
 ) -> Dataset:
-    targets = read_targets(rows, use.target, asked, spec)
+    targets = (
+        read_targets(rows, use.target, asked, spec)
+        if asked.depth is None
+        else of_pixels(rows, images.depths, asked, spec)
+    )
     columns, lines = read_further(rows, asked, use.slices)
     assumed = [*assumed, *targets.assumed, *lines]
     boxes: Mapping[str, np.ndarray] = {}

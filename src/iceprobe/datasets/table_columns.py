@@ -24,6 +24,8 @@ class TableOptions(Asked):
         delimiter: between cells of text.
         split, train, test: the column of splits and its values; ``test`` alone is another table.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
+        depth, depths, depth_scale: the column of depth maps, which are the targets then, their folder, and
+            what their numbers are multiplied by.
         test_fraction, seed: of a table without a split.
     """
 
@@ -38,8 +40,29 @@ class TableOptions(Asked):
     box_format: str | None = None
     mask: str | None = None
     masks: str | None = None
+    depth: str | None = None
+    depths: str | None = None
+    depth_scale: float | None = None
     test_fraction: float | None = None
     seed: int | None = None
+
+    def check_depth(self, spec: str) -> None:
+        """Refuse options that don't go with ``depth``, or without it.
+
+        Raises:
+            IceprobeError: naming the first of them.
+        """
+        if self.depth is None:
+            for option in ("depths", "depth_scale"):
+                if (given := getattr(self, option)) is not None:
+                    raise IceprobeError(f"option {option}={given} of {spec!r} is of depth=: add it")
+            return
+        for option in ("target", "separator", "task", "mask", "masks"):
+            if (given := getattr(self, option)) is not None:
+                raise IceprobeError(
+                    f"option {option}={given} of {spec!r} beside depth=: the numbers of pixels are the "
+                    f"targets, so drop {option}=, or depth="
+                )
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,8 @@ class TableColumns:
     """The columns by their use; each of them is there.
 
     Attributes:
-        others: the columns of groups, folds and masks.
+        target: empty where pixels have the targets.
+        others: the columns of groups, folds, masks and depth maps.
     """
 
     image: str
@@ -74,7 +98,9 @@ class TableColumns:
                 )
             return found
 
-        others = [column for option in ("group", "fold", "mask") for column in named(option)]
+        others = [
+            column for option in ("group", "fold", "mask", "depth") for column in named(option)
+        ]
         split, slices, box = named("split"), named("slice", None), named("box", None)
         if len(box) not in (0, 1, 4):
             raise IceprobeError(
@@ -82,7 +108,7 @@ class TableColumns:
             )
         taken = {*others, *split, *box}
         image, target, assumed = named("image"), named("target", None), list[str]()
-        if not target:
+        if not target and asked.depth is None:
             target = [_target_column(table, taken)]
             assumed.append(
                 f"{table.place.name}: the target is column {target[0]!r} (target= names another)"

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import decode, turn_of
+from iceprobe.datasets.depth_files import read_depth
 from iceprobe.datasets.files import FileSplit, listing_digest, state
-from iceprobe.datasets.pixels import Reading, turned
+from iceprobe.datasets.pixels import Reading, note, seen, turned
 from iceprobe.datasets.table_files import open_parquet
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.machine.object_storage import stream
@@ -65,6 +67,52 @@ class ListedSplit(FileSplit):
             there = {row: name for row, name in enumerate(self.mask_names) if name is not None}
             more = listing_digest(self.mask_root, list(there.values()), there)
         text = json.dumps([super().fingerprint(), self.task, self.outputs, more])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class DepthFiles:
+    """Where the depth maps of images are.
+
+    Attributes:
+        root: their folder.
+        names: a file an image; ``None`` for an image without.
+        scale: what their numbers are multiplied by.
+    """
+
+    root: AnyPath
+    names: Sequence[str | None]
+    scale: float = 1.0
+
+    def fingerprint(self) -> list[Any]:
+        """What changes with any file, with their order and with the scale."""
+        there = {row: name for row, name in enumerate(self.names) if name is not None}
+        return [listing_digest(self.root, list(there.values()), there), self.scale]
+
+
+class DepthListedSplit(ListedSplit):
+    """Image files that a table lists with their depth maps, which turn with their images."""
+
+    def __init__(self, *given: Any, maps: DepthFiles, **more: Any):
+        super().__init__(*given, depths=True, **more)
+        self.maps = maps
+
+    def depth(self, index: int) -> Image.Image | None:
+        name = self.maps.names[index]
+        if name is None:
+            return None
+        path = self.maps.root / name
+        try:
+            source = stream(path)
+        except FileNotFoundError as error:
+            raise BadImage(f"depth map {str(path)!r} can't be read: it is gone") from error
+        numbers = read_depth(source, str(path), self.maps.scale)
+        upright = turned(numbers, turn_of(stream(self.root / self.names[index]), self.reading))
+        note(upright, seen(numbers))
+        return upright
+
+    def fingerprint(self) -> str:
+        text = json.dumps([super().fingerprint(), *self.maps.fingerprint()])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

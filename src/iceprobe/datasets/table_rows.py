@@ -14,7 +14,7 @@ from iceprobe.datasets.cells import Rows, plain
 from iceprobe.datasets.listed_files import file_names
 from iceprobe.datasets.table_columns import TableColumns, TableOptions, holds_bytes
 from iceprobe.datasets.table_files import TableFile
-from iceprobe.datasets.table_images import CellSplit, ListedSplit
+from iceprobe.datasets.table_images import CellSplit, DepthFiles, DepthListedSplit, ListedSplit
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.machine.object_storage import located
 
@@ -25,7 +25,7 @@ class TableImages:
 
     Attributes:
         names: of files, of each split; empty for bytes.
-        masks: of files, likewise.
+        masks, depths: of files, likewise.
         index: the rows in their file.
     """
 
@@ -34,8 +34,10 @@ class TableImages:
     column: str
     root: AnyPath
     mask_root: AnyPath
+    depth_root: AnyPath
     names: dict[str, list[str | None]]
     masks: dict[str, list[str | None]]
+    depths: dict[str, list[str | None]]
     index: dict[str, list[int]]
 
     @classmethod
@@ -50,20 +52,25 @@ class TableImages:
         here = tables["train"].place.parent
         root = _folder(asked.images, "images", here)
         mask_root = root if asked.masks is None else _folder(asked.masks, "masks", here)
+        depth_root = root if asked.depths is None else _folder(asked.depths, "depths", here)
         in_cells = [holds_bytes(one, use.image) for one in tables.values()]
         if any(in_cells) and not all(in_cells):
             raise IceprobeError(
                 f"column {use.image!r} holds bytes in one table only: write both alike"
             )
-        if any(in_cells) and (asked.images or asked.suffix or asked.mask):
+        if any(in_cells) and (asked.images or asked.suffix or asked.mask or asked.depth):
             raise IceprobeError(
-                f"column {use.image!r} holds the images themselves: drop images=, suffix= and mask="
+                f"column {use.image!r} holds the images themselves: drop images=, suffix=, mask= and "
+                "depth="
             )
         names = {}
         if not any(in_cells):
             names = file_names(rows, use.image, root, suffix=asked.suffix)
         masks = file_names(rows, asked.mask, mask_root, what="mask") if asked.mask else {}
-        return cls(asked, tables, use.image, root, mask_root, names, masks, index)
+        depths = file_names(rows, asked.depth, depth_root, what="depth") if asked.depth else {}
+        return cls(
+            asked, tables, use.image, root, mask_root, depth_root, names, masks, depths, index
+        )
 
     def without_repeated(
         self, rows: Mapping[str, Rows], use: TableColumns
@@ -99,7 +106,7 @@ class TableImages:
         out = {(split, row) for split, row, _ in repeated}
         kept = {s: [i for i in range(len(one)) if (s, i) not in out] for s, one in rows.items()}
         for split, chosen in kept.items():
-            for held in (self.names, self.masks):
+            for held in (self.names, self.masks, self.depths):
                 if held:
                     held[split] = [held[split][i] for i in chosen]
             self.index[split] = [self.index[split][i] for i in chosen]
@@ -117,6 +124,10 @@ class TableImages:
             return CellSplit(name, self.tables[source].place, self.column, index, **more)
         masks = [self.masks[source][row] for row in chosen] if self.masks else None
         names = [str(self.names[source][row]) for row in chosen]
+        if self.depths:
+            found = [self.depths[source][row] for row in chosen]
+            maps = DepthFiles(self.depth_root, found, self.asked.depth_scale or 1.0)
+            return DepthListedSplit(name, self.root, names, maps=maps, **more)
         return ListedSplit(
             name, self.root, names, mask_root=self.mask_root, mask_names=masks, **more
         )

@@ -1,9 +1,10 @@
-"""Segmentation under the names of earlier versions; the code is in other packages."""
+"""Dense probes under the names of earlier versions; the code is in other packages."""
 
 from iceprobe.core.lazy import lazy
 
 _NAMES = {
     "results.segmentation": ["Segmentation"],
+    "results.depth": ["Depth"],
     "results.segmentation_files": ["read_segmentations"],
     "fitting.segmentation": ["segment"],
     "fitting.segmentation_files": ["write_segmentations"],

@@ -14,7 +14,7 @@ from iceprobe.probes.probe import Probe
 from iceprobe.protocols.protocol import Protocol, refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
-from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.registry import get_task, pooled_task
 from iceprobe.tasks.stratified import heldout_split
 from iceprobe.tasks.task import ClassWeight, Task
 
@@ -73,18 +73,6 @@ def check_named(labels: Sequence[str], examples: str) -> None:
             raise IceprobeError(f"probe {label!r} is named twice: name it once")
 
 
-def pooled_task(name: str) -> Task:
-    """The task of that name, which is one of whole examples.
-
-    Raises:
-        IceprobeError: if it isn't, or there is none.
-    """
-    task = get_task(name)
-    if not task.pooled:
-        raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
-    return task
-
-
 def check_task(store: Store, name: str | None) -> Task:
     """The task of the store's targets, or the one that the caller names.
 
@@ -92,7 +80,8 @@ def check_task(store: Store, name: str | None) -> Task:
         IceprobeError: if that has other targets, or isn't one of whole examples.
     """
     stored = get_task(store.task)
-    task = stored if name is None else pooled_task(name)
+    task = pooled_task(stored.name if name is None else name)
+    pooled_task(stored.name)
     if (task.target_dtype, task.several) != (stored.target_dtype, stored.several):
         raise IceprobeError(
             f"task={task.name!r}: the targets of {store.path or store.manifest.dataset.spec} are of "

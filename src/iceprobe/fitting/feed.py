@@ -27,6 +27,7 @@ STORED_AS = {
     "class+patches": ("prefix", "patches"),
     "prefix+patches": ("prefix", "patches"),
 }
+MAPS = ("mask", "depth")  # targets of pixels, which the split has of its evaluation view alone
 SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
 
 
@@ -212,8 +213,8 @@ class Feed:
         return self.labels[torch.from_numpy(positions % len(self)).to(self.device)]
 
     def _input(self, name: str, rows: np.ndarray, read: dict[str, Tensor]) -> Tensor:
-        if name == "mask":
-            return self.split.masks(rows).to(self.device)
+        if name in MAPS:
+            return self.split.rows(name, rows).to(self.device)
         one = Input.parse(name)
         parts = [self._tensors_of(part, layer, rows, read) for layer, part in one.parts]
         if one.wide:

@@ -1,9 +1,9 @@
-"""Members of a segmentation probe, which train together with those of other probes.
+"""Members of a dense probe, which train together with those of other probes.
 
-    tokens ─▶ logits (G, B, N, C) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
+    tokens ─▶ logits (G, B, N, K) of a probe's G members ─▶ upsampled ─▶ the task's loss of every pixel
 
-Weights of tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same
-probe in fewer steps.
+Outputs z of a task with a scaling are handed out as σ z + μ, in training and by the fitted modules. Weights of
+tokens are trained in whitened coordinates (`fitting/whitening.py`): W = W' A, the same probe in fewer steps.
 """
 
 import copy
@@ -15,29 +15,45 @@ from torch import Tensor
 from torch.func import functional_call
 
 from iceprobe.fitting.feed import Batch, Feed
+from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import Whitening
 from iceprobe.probes.segmentation import Grid, LinearSegmentation, build, upsample
+from iceprobe.store.split import StoredSplit
+from iceprobe.tasks.pixels import PixelTask
 from iceprobe.tasks.records import Record
-from iceprobe.tasks.segmentation import truth_of_masks
 from iceprobe.tasks.task import Keep, Task
 
 PIXEL_LOGITS = 2**24  # held at once for all members of a probe: 64 MB, a few times over
 
 
 class PatchGroup(Stacked):
-    """G members of one segmentation probe of C classes, stacked; token weights are trained as W'."""
+    """G members of one dense probe of K outputs, stacked; token weights are trained as W'.
+
+    Args:
+        members: of the probe.
+        outputs: K.
+        whitening: of the tokens.
+        grid: of the patches.
+        device: of the parameters.
+        scaling: μ and σ of the outputs, ``(K,)`` each, if the task has them.
+    """
 
     def __init__(
         self,
         members: Sequence[Member],
-        classes: int,
+        outputs: int,
         whitening: Whitening,
         grid: Grid,
         device: torch.device,
+        scaling: tuple[Tensor, Tensor] | None = None,
     ):
+        self.scaling = None
+        if scaling is not None:
+            shift, scale = scaling
+            self.scaling = shift.to(device, torch.float32), scale.to(device, torch.float32)
         self.members, self.grid = list(members), grid
-        probes = [_seeded(member, len(whitening.mean), classes) for member in members]
+        probes = [_seeded(member, len(whitening.mean), outputs) for member in members]
         self.template = probes[0].to(device)
         self.template.mean.copy_(whitening.mean)
         self.template.std.copy_(whitening.std)
@@ -63,8 +79,12 @@ class PatchGroup(Stacked):
         }
 
     def pixels(self, tokens: Tensor, side: int) -> Tensor:
-        """Logits of every pixel, ``(G, b, C, S, S)``."""
-        return upsample(functional_call(self.template, self.weights(), (tokens,)), self.grid, side)
+        """Outputs of every pixel, ``(G, b, K, S, S)``."""
+        logits = functional_call(self.template, self.weights(), (tokens,))
+        if self.scaling is not None:
+            shift, scale = self.scaling
+            logits = logits * scale + shift
+        return upsample(logits, self.grid, side)
 
     def few(self, images: int, side: int) -> Iterator[slice]:
         """Slices of images whose logits are computed at once."""
@@ -90,11 +110,30 @@ class PatchGroup(Stacked):
         with torch.no_grad():
             for name, weights in self.weights().items():
                 probe.get_parameter(name).copy_(weights[g])
+            if self.scaling is not None:
+                probe.scale(*self.scaling)
         return probe.eval()
 
 
-class MaskFeed(Feed):
-    """Patch tokens with the classes of pixels, ``(B, S, S)``, as labels of a batch."""
+class PixelFeed(Feed):
+    """Patch tokens with the targets of pixels, ``(B, S, S)``, as labels of a batch.
+
+    Args:
+        split: with patch tokens and the task's maps.
+        task: of the targets.
+        rows, device, shuffle: as of a `Feed`.
+    """
+
+    def __init__(
+        self,
+        split: StoredSplit,
+        task: PixelTask,
+        rows: NDArray,
+        device: torch.device,
+        shuffle: Shuffle = ROWS,
+    ):
+        super().__init__(split, rows, {"patches", task.map}, device, torch.float32, shuffle)
+        self.task = task
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """As of a `Feed`, with epochs counted from 1."""
@@ -110,11 +149,11 @@ class MaskFeed(Feed):
 
     def _gather(self, rows: NDArray, positions: NDArray) -> Batch:
         batch = super()._gather(rows, positions)
-        truth = truth_of_masks(batch.inputs.pop("mask"), batch.labels)
+        truth = self.task.truth(batch.inputs.pop(self.task.map), batch.labels)
         return Batch(batch.inputs, truth)
 
 
-def _seeded(member: Member, dim: int, classes: int) -> LinearSegmentation:
+def _seeded(member: Member, dim: int, outputs: int) -> LinearSegmentation:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(member.seed)
-        return build(member.probe, dim, classes)
+        return build(member.probe, dim, outputs)

@@ -14,17 +14,15 @@ from safetensors.torch import load_file, save
 
 from iceprobe.core.checksums import SEAL, check_tensors, tensors_digest
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.segmentation_picture import draw
+from iceprobe.fitting.dense_pictures import draw
 from iceprobe.machine.files import write_atomically
 from iceprobe.probes.segmentation import build
-from iceprobe.results.segmentation import Segmentation
+from iceprobe.results.dense import Dense
 from iceprobe.results.segmentation_files import PICTURE_NAME, write_segmentation_results
 from iceprobe.store.reader import Store
 
 
-def write_segmentations(
-    folder: str | Path, results: Sequence[Segmentation], store: Store
-) -> list[Segmentation]:
+def write_segmentations(folder: str | Path, results: Sequence[Dense], store: Store) -> list[Dense]:
     """Write all files of fitted probes, ``dense.json`` last, and return the results with their names.
 
     ``results`` have their modules, and images of ``store``, which they were fitted on, are drawn.
@@ -45,7 +43,7 @@ def write_segmentations(
     return named
 
 
-def reopened(result: Segmentation, store: Store) -> Segmentation:
+def reopened(result: Dense, store: Store) -> Dense:
     """A result read from its folder, with its fitted modules loaded.
 
     Raises:
@@ -56,7 +54,7 @@ def reopened(result: Segmentation, store: Store) -> Segmentation:
     remedy = "put it back as it was, or fit the run again into another folder"
     for name in result.files:
         path = result.run / name
-        probe = build(result.probe, store.dim, len(result.class_names))
+        probe = build(result.probe, store.dim, result.num_outputs)
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()

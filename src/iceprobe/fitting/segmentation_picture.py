@@ -1,4 +1,4 @@
-"""A sheet of reported images: a column each, below it the truth and every probe's prediction."""
+"""Classes of pixels in a sheet of images: the truth, and every probe's prediction."""
 
 import colorsys
 from collections.abc import Sequence
@@ -6,8 +6,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from iceprobe.fitting.sheet import (
+    IMAGES,
+    INK,
+    LINE,
+    MARGIN,
+    SIDE,
+    Row,
+    drawn,
+    enlarged,
+    fitting,
+    font,
+    width_of,
+)
 from iceprobe.probes.segmentation import upsample
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import tenths
@@ -15,11 +28,6 @@ from iceprobe.store.reader import Store
 from iceprobe.tasks.miou import IGNORE
 from iceprobe.tasks.segmentation import truth_of_masks
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow lacks FreeType
-
-IMAGES = 10
-SIDE, GAP, MARGIN, LABELS, LINE = 112, 8, 16, 104, 22  # pixels
-_INK, _FAINT = (28, 39, 51), (93, 107, 122)
 # Twelve colours that stay apart; more classes take hues at the golden angle.
 _COLOURS = (
     (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (240, 130, 200),
@@ -27,7 +35,9 @@ _COLOURS = (
 )  # fmt: skip
 
 
-def draw(results: Sequence[Segmentation], store: Store, images: int = IMAGES) -> Image.Image:
+def draw_classes(
+    results: Sequence[Segmentation], store: Store, images: int = IMAGES
+) -> Image.Image:
     """The sheet, of each probe's first seed.
 
     It shows at most ``images``: the first one of each class, of many classes every k-th.
@@ -45,32 +55,31 @@ def draw(results: Sequence[Segmentation], store: Store, images: int = IMAGES) ->
     scores = {result.probe: f"mIoU {tenths(result.miou.mean)}%" for result in results}
     pictures = store.images(first.split, rows)
     seen = sorted({int(c) for of in maps.values() for c in np.unique(of)} - {0, IGNORE})
-    width = MARGIN * 2 + LABELS + len(rows) * (SIDE + GAP) - GAP
-    legend = _lines([first.class_names[c] for c in seen], width - 2 * MARGIN)
-    height = MARGIN * 2 + (1 + len(maps)) * (SIDE + GAP) + LINE * (1 + len(legend))
-    sheet = Image.new("RGB", (width, height), "white")
-    pen, font, bold = ImageDraw.Draw(sheet), _font(13), _font(15)
-    for column, (picture, of_class) in enumerate(zip(pictures, labels.tolist(), strict=True)):
-        left, top = MARGIN + LABELS + column * (SIDE + GAP), MARGIN
-        name = _fitting(first.class_names[of_class + 1], font, SIDE)
-        pen.text((left + SIDE / 2, top), name, _INK, font, anchor="ma")
-        top += LINE
-        sheet.paste(_enlarged(picture), (left, top))
-        for called in maps.values():
-            top += SIDE + GAP
-            sheet.paste(_coloured(picture, called[column]), (left, top))
-    top = MARGIN + LINE + SIDE // 2
-    for title in ("image", *maps):
-        pen.text((MARGIN, top), title, _INK, bold, anchor="lm")
-        pen.text((MARGIN, top + 19), scores.get(title, ""), _FAINT, font, anchor="lm")
-        top += SIDE + GAP
-    top = height - MARGIN - LINE * len(legend)
-    place = iter(seen)
+    legend = _lines([first.class_names[c] for c in seen], width_of(len(rows)) - 2 * MARGIN)
+    sheet, top = drawn(
+        [first.class_names[of_class + 1] for of_class in labels.tolist()],
+        [
+            Row("image", "", [enlarged(picture) for picture in pictures]),
+            *(
+                Row(
+                    title,
+                    scores.get(title, ""),
+                    [
+                        _coloured(picture, one)
+                        for picture, one in zip(pictures, called, strict=True)
+                    ],
+                )
+                for title, called in maps.items()
+            ),
+        ],
+        LINE * len(legend),
+    )
+    pen, small, place = ImageDraw.Draw(sheet), font(13), iter(seen)
     for line in legend:
         left = MARGIN
         for name, wide in line:
             pen.rectangle((left, top + 4, left + 11, top + 15), colour(next(place)))
-            pen.text((left + 17, top + 10), name, _INK, font, anchor="lm")
+            pen.text((left + 17, top + 10), name, INK, small, anchor="lm")
             left += wide
         top += LINE
     return sheet
@@ -90,16 +99,12 @@ def _one_a_class(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return firsts[chosen]
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-
-
 def _coloured(picture: Image.Image, called: NDArray) -> Image.Image:
     """Classes ``(S, S)`` over the dimmed picture; ignored pixels are white."""
     palette = np.zeros((256, 3), np.uint8)
     for of_class in np.unique(called):
         palette[of_class] = (255, 255, 255) if of_class == IGNORE else colour(int(of_class))
-    grey = np.asarray(_enlarged(picture).convert("L"), np.float64)[..., None]
+    grey = np.asarray(enlarged(picture).convert("L"), np.float64)[..., None]
     labels = Image.fromarray(called.astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     painted = palette[np.asarray(labels)].astype(np.float64) * (0.55 + 0.45 * grey / 255)
     on = np.asarray(labels)[..., None] > 0
@@ -108,26 +113,14 @@ def _coloured(picture: Image.Image, called: NDArray) -> Image.Image:
 
 def _lines(names: Sequence[str], width: int) -> list[list[tuple[str, int]]]:
     """The legend's names, each with the width it takes, in lines no wider than the sheet."""
-    font, left = _font(13), 0
+    small, left = font(13), 0
     lines: list[list[tuple[str, int]]] = [[]]
     for name in names:
-        shown = _fitting(name, font, 2 * SIDE)
-        wide = 17 + round(font.getlength(shown)) + 20
+        shown = fitting(name, small, 2 * SIDE)
+        wide = 17 + round(small.getlength(shown)) + 20
         if lines[-1] and left + wide > width:
             lines.append([])
             left = 0
         lines[-1].append((shown, wide))
         left += wide
     return lines
-
-
-def _fitting(name: str, font: Font, width: int) -> str:
-    """``name``, cut short where it is wider than ``width`` pixels."""
-    shown = " ".join(name.split())
-    while font.getlength(shown) > width:
-        shown = shown.removesuffix("…")[:-1] + "…"
-    return shown
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)

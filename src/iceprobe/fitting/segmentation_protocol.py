@@ -1,22 +1,22 @@
-"""`heldout` for segmentation: select by mean IoU on held-out images, fit again on all, read test once.
+"""`heldout` for targets of pixels: select on held-out images, fit again on all, read test once.
 
-The learning rate is the one with the best mean IoU after the last epoch, mean over seeds, on a tenth of
-the training images; with it a probe is trained on all of them, on the same schedule.
+The learning rate is the one with the best primary metric (mean IoU, RMSE) after the last epoch, mean over
+seeds, on a tenth of the training images; with it a probe is trained on all of them, on the same schedule.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.engine import predict
 from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.memory import cache_tokens
-from iceprobe.fitting.patch_group import MaskFeed, PatchGroup
+from iceprobe.fitting.patch_group import PatchGroup, PixelFeed
 from iceprobe.fitting.phase import Phase
 from iceprobe.fitting.phases import Course
 from iceprobe.fitting.stacked import Member, by_probe, members_of
@@ -26,15 +26,27 @@ from iceprobe.protocols.protocol import evaluation_epochs, images_per_step, tota
 from iceprobe.results.curves import CurveRow
 from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
-from iceprobe.tasks.miou import Counts
+from iceprobe.tasks.pixels import PixelTask
 from iceprobe.tasks.records import Arrays
 from iceprobe.tasks.stratified import heldout_split
+from iceprobe.tasks.task import Keep
 
-INPUTS = {"patches", "mask"}
 
+@dataclass
+class DenseContext(FitContext):
+    """The context of a fit of dense probes; its task has learnt from the training pixels already."""
 
-class SegmentationContext(FitContext):
-    """The context of a segmentation."""
+    @property
+    def of_pixels(self) -> PixelTask:
+        """The task, as one of pixels."""
+        assert isinstance(self.task, PixelTask)
+        return self.task
+
+    def learning(self, train: Feed) -> PixelTask:
+        return self.of_pixels
+
+    def kept_for(self, held_out: Feed) -> Keep:
+        return "scores"
 
     @property
     def warmup_epochs(self) -> float:
@@ -44,7 +56,7 @@ class SegmentationContext(FitContext):
         self, members: Sequence[Member], train: Feed, batch_size: int
     ) -> Sequence[PatchGroup]:
         """A group a probe, in coordinates whitened on ``train``."""
-        assert isinstance(train, MaskFeed)
+        assert isinstance(train, PixelFeed)
         assert self.shape.grid is not None
         grid = self.shape.grid
         measured = whitening(
@@ -53,20 +65,20 @@ class SegmentationContext(FitContext):
             copies=grid[0] * grid[1],
         )
         return [
-            PatchGroup(mine, self.num_outputs, measured, grid, self.device)
+            PatchGroup(mine, self.num_outputs, measured, grid, self.device, self.task.scaling)
             for mine in by_probe(members).values()
         ]
 
 
 @dataclass(frozen=True)
-class FittedSegmentation:
-    """One probe after the protocol: its members, one a seed, their counts and its choice.
+class FittedDense:
+    """One probe after the protocol: its members, one a seed, their record of the test pixels and its choice.
 
     ``rows`` and ``steps`` are of its selection, ``held_out`` counts the images of that.
     """
 
     group: PatchGroup
-    counts: list[Counts]
+    record: Any  # an `Arrays`
     choice: Choice
     held_out: int
     rows: list[CurveRow]
@@ -74,25 +86,26 @@ class FittedSegmentation:
 
 
 def run_heldout(
-    context: SegmentationContext,
+    context: DenseContext,
     store: Store,
     labels: Sequence[str],
     *,
     seeds: Sequence[int],
     split: str,
     memory: int | None,
-) -> list[FittedSegmentation]:
+) -> list[FittedDense]:
     """Fit the probes called ``labels``.
 
     Raises:
         IceprobeError: if a probe has no learning rate with which it stays finite.
     """
     protocol, whole = context.protocol, copy.copy(store["train"])
-    whole.views = None  # masks are those of the evaluation view
+    task = context.of_pixels
+    whole.views = None  # maps are those of the evaluation view
     train, test, context.shuffle = cache_tokens(
         whole,
         store[split],
-        INPUTS,
+        {"patches", task.map},
         memory,
         "auto",
         batch_size=images_per_step(protocol, len(whole)),
@@ -100,8 +113,8 @@ def run_heldout(
         evaluated=False,
     )
 
-    def feed(of: StoredSplit, rows: np.ndarray) -> MaskFeed:
-        return MaskFeed(of, rows, INPUTS, context.device, torch.float32, context.shuffle)
+    def feed(of: StoredSplit, rows: np.ndarray) -> PixelFeed:
+        return PixelFeed(of, task, rows, context.device, context.shuffle)
 
     fit_rows, held_rows = heldout_split(
         context.task.strata(train.labels),
@@ -115,7 +128,8 @@ def run_heldout(
     select = Phase("select", grid, evaluations=evaluation_epochs(protocol))
     course.run(select, feed(train, fit_rows), feed(train, held_rows))
     curves = {label: [row for row in select.rows if row.probe == label] for label in labels}
-    choices = {label: best_at_last_epoch(rows) for label, rows in curves.items()}
+    sign, worst = context.metric.sign, context.metric.worst
+    choices = {label: best_at_last_epoch(rows, sign, worst) for label, rows in curves.items()}
     found = {label: choice for label, choice in choices.items() if choice is not None}
     _check([label for label in labels if label not in found])
     chosen = {label: [(choice.learning_rate, 0.0)] for label, choice in found.items()}
@@ -128,14 +142,14 @@ def run_heldout(
     fitted = []
     for group, record in zip(refit.groups, records, strict=True):
         assert isinstance(group, PatchGroup)
-        label, counts = group.label, [Counts.of(record, g) for g in range(len(group))]
+        label = group.label
         fitted.append(
-            FittedSegmentation(group, counts, found[label], len(held_rows), curves[label], steps)
+            FittedDense(group, record, found[label], len(held_rows), curves[label], steps)
         )
     return fitted
 
 
-def _reported(context: FitContext, stage: str, feed: MaskFeed) -> Iterator[Batch]:
+def _reported(context: FitContext, stage: str, feed: PixelFeed) -> Iterator[Batch]:
     size, done = images_per_step(context.protocol, len(feed)), 0
     for batch in feed.in_order(size):
         yield batch

@@ -33,7 +33,7 @@ from iceprobe.settings import KnnCall
 from iceprobe.store.reader import metric_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
-from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.registry import pooled_task
 from iceprobe.tasks.selecting import kept_for
 from iceprobe.tasks.task import Task
 
@@ -77,7 +77,8 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     refuse_train(split, store.splits)
     train, test = store["train"], store[split]
     classes = len(store.classes)
-    task = get_task(call.task or store.task)
+    pooled_task(store.task)
+    task = pooled_task(call.task or store.task)
     leading = task.metric(metric_of(store, task, call.metric))
     labels = train.targets
     read = input_of(store.shape, spec)

@@ -1,4 +1,4 @@
-"""Segmentation probes: class logits z_n ∈ R^C per patch token, upsampled to the pixels of the mask.
+"""Dense probes: outputs z_n ∈ R^C per patch token, upsampled to the pixels of the targets' map.
 
     linear   z_n = W x_n + b
     epM      z_n = W x_n + b + 1/M Σ_m N·a_mn · E_m p_m      a_m = softmax_N(X u_m/√D), p_m = Xᵀ a_m
@@ -8,6 +8,8 @@ R^{C×D} is EP's value map and classifier in one: E_m p_m is class evidence of t
 returns to the patches that it was pooled from, in proportion to their weights
 (docs/segmentation.md). Maps as M more inputs of the classifier, W [x_n; N·a_1n … N·a_Mn], would
 carry only the position of an object; the descriptor added to all patches only its class.
+
+Outputs are logits of C classes, or with C = 1 a number in the target's unit.
 """
 
 import torch
@@ -22,7 +24,7 @@ Grid = tuple[int, int]
 
 
 class LinearSegmentation(nn.Module):
-    """One linear classifier for all patches.
+    """One linear classifier, or regressor, for all patches.
 
     Parameters may have leading dimensions ``…`` of members that are trained together; logits have
     them too.
@@ -33,6 +35,7 @@ class LinearSegmentation(nn.Module):
     """
 
     reads_tokens: tuple[str, ...] = ("weight",)  # parameters (…, D) that multiply tokens
+    gives: tuple[str, ...] = ("weight",)  # parameters (…, C, D) that outputs are linear in
     mean: Tensor  # (D,) of the training tokens
     std: Tensor  # (D,)
 
@@ -52,6 +55,12 @@ class LinearSegmentation(nn.Module):
         z = torch.einsum("bnd,...cd->...bnc", x, self.weight)
         return z + self.bias[..., None, None, :]
 
+    def scale(self, shift: Tensor, scale: Tensor) -> None:
+        """Let outputs z become σ z + μ: μ and σ are ``(C,)``."""
+        for name in self.gives:
+            self.get_parameter(name).mul_(scale[:, None])
+        self.bias.copy_(self.bias * scale + shift)
+
     def macs(self, num_tokens: int) -> int:
         """Multiply–adds per image, without standardising and upsampling."""
         return num_tokens * self.weight.numel()
@@ -67,6 +76,7 @@ class EPSegmentation(LinearSegmentation):
     """
 
     reads_tokens = ("weight", "query", "evidence")
+    gives = ("weight", "evidence")
 
     def __init__(self, dim: int, num_classes: int, queries: int):
         super().__init__(dim, num_classes)

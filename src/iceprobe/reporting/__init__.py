@@ -8,10 +8,10 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.lazy import lazy
 from iceprobe.core.text import shown, utf8
 from iceprobe.machine.files import write_atomically
+from iceprobe.results.dense import Dense
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.other_sets import tests_of
 from iceprobe.results.other_tables import to_markdown_tests
-from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.tables import to_csv, to_markdown
 
 TABLES = (".md", ".csv")
@@ -22,7 +22,7 @@ __getattr__ = lazy(__name__, {"figure": "paper_figure"})
 
 @checked
 def report(
-    results: Sequence[FittedResult] | Sequence[Segmentation],
+    results: Sequence[FittedResult] | Sequence[Dense],
     path: str | Path,
     *,
     title: str | None = None,
@@ -33,7 +33,7 @@ def report(
 
     Args:
         results: of one run or several; attention maps are drawn where fitted probes, store and
-            images can be found, and the report says why some are missing. Or the segmentations of
+            images can be found, and the report says why some are missing. Or the dense results of
             one run, of :func:`iceprobe.segment` or `iceprobe.dense.read_segmentations`; their page
             shows the run's picture.
         path: of the file, replaced atomically if it exists. ``.md`` and ``.csv`` are tables,
@@ -48,10 +48,10 @@ def report(
     Raises:
         IceprobeError: if there are no results, or for another ending.
     """
-    given = [results] if isinstance(results, FittedResult | Segmentation) else results
+    given = [results] if isinstance(results, FittedResult | Dense) else results
     listed = list(given) if isinstance(given, Sequence) else []
     plain = [one for one in listed if isinstance(one, FittedResult)]
-    segmented = [one for one in listed if isinstance(one, Segmentation)]
+    segmented = [one for one in listed if isinstance(one, Dense)]
     if not isinstance(given, Sequence) or len(listed) not in (len(plain), len(segmented)):
         raise IceprobeError(
             f"report(results={shown(results)}): give a list of results, of iceprobe.fit(…) or "

@@ -17,9 +17,9 @@ from iceprobe.results.comparison import (
     reference_ep,
     warned,
 )
+from iceprobe.results.dense import Dense
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import adds_up, level, unit_of
-from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
 from iceprobe.results.tables import TRAIN_LONGER, figure, gap, leaderboard, span, worded
 from iceprobe.tasks.registry import get_task
@@ -113,7 +113,7 @@ def find(results: Sequence[FittedResult]) -> Finding:
     return Finding(sentence, detail, gap(comparison.shown.mean, comparison.metric), comparison)
 
 
-def no_order(reads: str, two: Mapping[str, FittedResult | Segmentation]) -> Finding:
+def no_order(reads: str, two: Mapping[str, FittedResult | Dense]) -> Finding:
     """The headline of two results, by their names in it, of which one or both are undertrained."""
     weak = {name: one for name, one in two.items() if one.undertrained}
     verb = "is" if len(weak) == 1 else "are"
@@ -123,7 +123,7 @@ def no_order(reads: str, two: Mapping[str, FittedResult | Segmentation]) -> Find
     )
 
 
-def alone(reads: str, detail: str, one: FittedResult | Segmentation) -> Finding:
+def alone(reads: str, detail: str, one: FittedResult | Dense) -> Finding:
     """The headline of a single result."""
     if not one.undertrained:
         return Finding(f"{reads}.", detail)
@@ -191,7 +191,7 @@ def _of_ranking(ranking: Ranking, of: int) -> Finding:
     return Finding(sentence, detail)
 
 
-def signs(one: FittedResult | Segmentation) -> str:
+def signs(one: FittedResult | Dense) -> str:
     """``"EP12: 3 training steps, …"``: why it counts as undertrained."""
     return f"{display_name(one.label)}: {', '.join(one.undertrained)}"
 

@@ -1,7 +1,7 @@
 """The page of a run of ``iceprobe segment``."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -9,16 +9,23 @@ from markupsafe import Markup
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import utf8
 from iceprobe.machine.files import write_atomically
+from iceprobe.reporting.dense_text import amount, change, floor, floor_said, over, reads
 from iceprobe.reporting.finding import Finding, alone, display_name, no_order
 from iceprobe.reporting.template import asset, environment, policy
+from iceprobe.results.dense import Dense, best_first
+from iceprobe.results.depth import Depth
 from iceprobe.results.primary import capital
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.segmentation_files import CSV_NAME, PICTURE_NAME
-from iceprobe.results.tables import signed_points, span, tenths
+from iceprobe.results.tables import span
+from iceprobe.tasks.registry import get_task
+
+#: By the task of the results.
+PAGES: Mapping[str, str] = {Segmentation.task: "segment.html.j2", Depth.task: "depth.html.j2"}
 
 
 def write_segment_report(
-    results: Sequence[Segmentation], path: Path, *, title: str | None = None, images: bool = True
+    results: Sequence[Dense], path: Path, *, title: str | None = None, images: bool = True
 ) -> Path:
     """Write the page of one run as one HTML file that works offline.
 
@@ -43,12 +50,14 @@ def write_segment_report(
             "iceprobe.segment(…) returns them"
         )
     scripts = [asset("page.js")]
-    page = environment().get_template("segment.html.j2").render(
-        title=title or f"{first.backbone} on {first.dataset}, segmentation",
+    page = environment().get_template(PAGES[first.task]).render(
+        title=title or f"{first.backbone} on {first.dataset}, {first.task}",
         first=first,
         headline=headline(results),
-        ordered=_best_first(results),
-        classes=list(enumerate(first.class_names)),
+        ordered=best_first(results),
+        metrics=list(get_task(first.task).metrics.values()),
+        over=over(first),
+        floor=floor(first),
         picture=_picture(first.run) if images else None,
         pictured=images,
         style=Markup(asset("page.css")),
@@ -59,45 +68,43 @@ def write_segment_report(
     return path
 
 
-def headline(results: Sequence[Segmentation]) -> Finding:
+def headline(results: Sequence[Dense]) -> Finding:
     """The best probe beside the first one, or beside the second best where it is the first itself.
 
     An order is claimed where the paired interval shows it, and never of an undertrained fit.
     """
-    best, *others = _best_first(results)
-    reads = f"{capital(display_name(best.probe))} reads {tenths(best.miou.mean)}% mean IoU"
-    floor = f"calling every pixel background reads {tenths(best.all_background)}%"
+    best, *others = best_first(results)
+    said, floor = reads(capital(display_name(best.probe)), best), floor_said(best)
     if not others:
-        return alone(reads, f"95% interval {span(best.miou.interval)}; {floor}", best)
+        ends = span(best.score.interval, best.metric)
+        return alone(said, f"95% interval {ends}; {floor}", best)
     other = others[0] if best is results[0] else results[0]
-    beside = f"{display_name(other.probe)} {tenths(other.miou.mean)}%"
+    name = display_name(other.probe)
+    beside = f"{name} {amount(other)}"
     if best.undertrained or other.undertrained:
         return no_order(
-            f"{reads} and {beside}", {display_name(one.probe): one for one in (best, other)}
+            f"{said} and {beside}", {display_name(one.probe): one for one in (best, other)}
         )
     mean, (low, high) = _difference(best, other)
+    drawn = f"the {best.split} images" if best.group is None else over(best)
     clear = low > 0 or high < 0
     return Finding(
-        f"{reads} where {display_name(other.probe)} reads {tenths(other.miou.mean)}%."
+        f"{said} where {reads(name, other, first=False)}."
         if clear
-        else f"{reads} and {beside}: no clear difference.",
-        f"95% interval {span((low, high), signed=True)} (paired bootstrap over the "
-        f"{best.split} images); {floor}",
-        f"{signed_points(mean)} points",
+        else f"{said} and {beside}: no clear difference.",
+        f"95% interval {span((low, high), best.metric, signed=True)} (paired bootstrap over "
+        f"{drawn}); {floor}",
+        change(best, mean),
     )
 
 
-def _difference(one: Segmentation, other: Segmentation) -> tuple[float, tuple[float, float]]:
+def _difference(one: Dense, other: Dense) -> tuple[float, tuple[float, float]]:
     """``one`` less ``other``, of which one is the first of its run, and the interval."""
     if one.beside is not None:
         return one.beside.mean, one.beside.interval
     assert other.beside is not None
     low, high = other.beside.interval
     return -other.beside.mean, (-high, -low)
-
-
-def _best_first(results: Sequence[Segmentation]) -> list[Segmentation]:
-    return sorted(results, key=lambda one: -one.miou.mean)
 
 
 def _picture(run: Path | None) -> str | None:

@@ -54,6 +54,7 @@ class ImageDecoder:
         )
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
         masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
+        depths = np.full((len(work.rows), side, side), np.nan, np.float32) if split.depths else None
         pixels = images.numpy()
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
@@ -63,6 +64,7 @@ class ImageDecoder:
             try:
                 image = split.image(row)
                 mask = _mask(split, row, image) if masks is not None else None
+                depth = _depth(split, row, image)
                 pixels[0, len(rows)] = preprocessing.transform(image).numpy()
             except BadImage as error:
                 bad.append((row, str(error)))
@@ -72,7 +74,7 @@ class ImageDecoder:
                 why = f"can't be made ready ({size}: {one_line(error)})"
                 bad.append((row, f"image {split.names[row]!r} {why}"))
                 continue
-            done.append(seen(image))
+            done.append(seen(image) if depth is None else _both(seen(image), seen(depth)))
             for view in range(1, work.views):
                 made = self.augment(image, view_generator(row, view))
                 pixels[view, len(rows)] = made.numpy()
@@ -80,7 +82,9 @@ class ImageDecoder:
                 box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, image.size)
                 boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
             if masks is not None and mask is not None:
-                masks[len(rows)] = _cropped_mask(preprocessing, mask)
+                masks[len(rows)] = _placed(preprocessing, mask.convert("L")) > 127
+            if depths is not None and depth is not None:
+                depths[len(rows)] = _placed(preprocessing, depth)
             rows.append(row)
         good = len(rows)
         return Decoded(
@@ -88,6 +92,7 @@ class ImageDecoder:
             np.array(rows, np.int64),
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],
+            None if depths is None else depths[:good],
             bad,
             done,
         )
@@ -115,17 +120,30 @@ def decode_threads(gpu: bool) -> int:
 
 
 def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:
-    """The mask of an image, which must have the image's size."""
-    mask = split.mask(row)
-    if mask is not None and mask.size != image.size:
+    return _as_large(split.mask(row), "mask", split, row, image)
+
+
+def _depth(split: Split, row: int, image: Image.Image) -> Image.Image | None:
+    return _as_large(split.depth(row), "depth map", split, row, image)
+
+
+def _as_large(
+    found: Image.Image | None, what: str, split: Split, row: int, image: Image.Image
+) -> Image.Image | None:
+    """What belongs to an image, which must have the image's size."""
+    if found is not None and found.size != image.size:
         raise BadImage(
-            f"mask of image {split.names[row]!r} has {mask.width} x {mask.height} pixels and the "
+            f"{what} of image {split.names[row]!r} has {found.width} x {found.height} pixels and the "
             f"image {image.width} x {image.height}: mend it, or pass --on-bad-image skip"
         )
-    return mask
+    return found
 
 
-def _cropped_mask(preprocessing: "Preprocessing", mask: Image.Image) -> np.ndarray:
-    """``(S, S)``, 1 on the object: resized and cropped as the image is, without interpolation."""
-    nearest = replace(preprocessing, channels=1, mean=(0,), std=(1,), interpolation="nearest")
-    return np.asarray(nearest.crop(mask)) > 127
+def _both(of_image: Seen, of_depth: Seen) -> Seen:
+    """What was done to an image and to its depth map."""
+    return replace(of_image, done=of_image.done + of_depth.done)
+
+
+def _placed(preprocessing: "Preprocessing", picture: Image.Image) -> np.ndarray:
+    """``(S, S)``: resized and cropped as the image is, without interpolation."""
+    return np.asarray(preprocessing.placed(picture, "nearest"))

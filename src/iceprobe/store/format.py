@@ -231,9 +231,9 @@ class SplitRecord(_Record):
     Attributes:
         images: how many are extracted; fewer than ``listed`` are a seeded choice in listing order.
         listed: images of the data set's split.
-        content: hashes of the ``listing`` (images and masks), the ``labels``, the ``boxes`` and the
+        content: hashes of the ``listing`` (images, masks and depth maps), the ``labels``, the ``boxes`` and the
             columns.
-        boxes, masks: whether images have them.
+        boxes, masks, depths: whether images have them.
         columns: names of further columns, in order.
         shards: the complete ones, in order.
     """
@@ -243,13 +243,15 @@ class SplitRecord(_Record):
     content: dict[str, str]
     boxes: bool
     masks: bool = False
+    depths: bool = False
     columns: list[str] = []
     shards: list[ShardRecord] = []
 
     @model_serializer(mode="wrap")
-    def _without_columns(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out where there is nothing: other stores stay as they were."""
         fields = serialise(self).items()
-        return {key: value for key, value in fields if key != "columns" or value}
+        return {key: value for key, value in fields if key not in ("columns", "depths") or value}
 
 
 class Manifest(_Record):
@@ -277,7 +279,7 @@ class Manifest(_Record):
             **({} if self.dataset.task == "classification" else {"task": self.dataset.task}),
             **({"values": self.dataset.values} if self.dataset.values else {}),
             "splits": {
-                name: split.model_dump(include={"content", "images", "listed", "masks"})
+                name: split.model_dump(include={"content", "images", "listed", "masks", "depths"})
                 for name, split in self.splits.items()
             },
         }

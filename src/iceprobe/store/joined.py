@@ -1,7 +1,7 @@
 """Stores of one layer each, read side by side as one store of several layers; nothing is written.
 
 The stores stay what they are on disk. A tensor of layer 11 is called ``patches@11``; what every layer
-has of an image (its targets, its row, its columns, its box, its mask) is read from the first.
+has of an image (its targets, its row, its columns, its box, its mask or depth map) is read from the first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from iceprobe.store.layout import COLUMN, Layout
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import JoinedShape, at_layer
 
-OF_THE_IMAGE = ("label", "index", "box", "mask")
+OF_THE_IMAGE = ("label", "index", "box", "mask", "depth")
 
 
 def of_the_image(tensor: str) -> bool:

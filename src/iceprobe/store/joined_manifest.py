@@ -100,7 +100,7 @@ def _alike(manifest: Manifest) -> tuple[Any, ...]:
         manifest.dataset.classes,
         manifest.dataset.values,
         {
-            name: (one.content, one.images, one.listed, one.masks)
+            name: (one.content, one.images, one.listed, one.masks, one.depths)
             for name, one in manifest.splits.items()
         },
     )

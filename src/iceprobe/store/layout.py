@@ -27,7 +27,7 @@ def chosen_rows(listed: int, images: int) -> np.ndarray:
 def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     """Dtype and shape of every tensor stored of one image of a split, in the order of the file.
 
-    Only the evaluation view (0) has boxes and masks.
+    Only the evaluation view (0) has boxes, masks and depth maps.
     """
     record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
     task, outputs = get_task(manifest.dataset.task), len(manifest.dataset.classes)
@@ -39,6 +39,9 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     if record.masks and not view:
         side = manifest.backbone.preprocessing["image_size"]
         layout["mask"] = (torch.uint8, (side, side))
+    if record.depths and not view:
+        side = manifest.backbone.preprocessing["image_size"]
+        layout["depth"] = (torch.float32, (side, side))
     return layout
 
 

@@ -23,6 +23,7 @@ _LINES = {
     pixels.ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
     pixels.FIRST_FRAME: "with several frames or pages, of which the first is read",
     pixels.BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
+    pixels.EIGHT_BIT_DEPTH: "with depth maps of 8 bits, which tell 255 numbers apart at most",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
 }
 _OPTION = {

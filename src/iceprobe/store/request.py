@@ -205,6 +205,7 @@ def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitReco
         content=content,
         boxes=split.boxes is not None,
         masks=split.masks,
+        depths=split.depths,
         columns=list(split.columns),
     )
 

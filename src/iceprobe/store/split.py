@@ -44,7 +44,7 @@ class StoredSplit:
         boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
         shape: sizes of the tokens of one image.
         dtype: of the patch tokens returned: as stored, float32 for int8 codes.
-        has_patches, has_masks: whether they are stored.
+        has_patches, has_masks, has_depths: whether they are stored.
         resident: ``(n,)`` bool, whether an image's patch tokens are in memory.
         bytes_held: of what :meth:`hold` keeps.
         views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
@@ -75,6 +75,7 @@ class StoredSplit:
         self._vectors: dict[str, Tensor] = {}
         stored = {without_layer(name): form for name, form in layout.items()}
         self.has_patches, self.has_masks = "patches" in stored, "mask" in stored
+        self.has_depths = "depth" in stored
         self._coded = "scales" in stored
         self.dtype = torch.float32 if self._coded else stored["prefix"][0]
         self.labels: np.ndarray = tensors("label").numpy()
@@ -214,6 +215,17 @@ class StoredSplit:
         if not self.has_masks:
             raise IceprobeError("this store has no masks: its data set has none")
         return self.rows("mask", rows)
+
+    def depths(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Numbers of the pixels of ``rows (b,)`` on the crop: ``(b, S, S)`` float32, NaN if unknown.
+
+        Raises:
+            IceprobeError: if the data set has none, or a shard can't be read.
+            IndexError: if a row is not in ``[0, n)``.
+        """
+        if not self.has_depths:
+            raise IceprobeError("this store has no depth maps: its data set has none")
+        return self.rows("depth", rows)
 
     def rows(
         self, name: str, rows: Tensor | np.ndarray | Sequence[int], pinned: bool = False

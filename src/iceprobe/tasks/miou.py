@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = 255  # the field's label of pixels that aren't evaluated
-_CHUNK_CELLS = 4_000_000  # of drawn weights held at once: 32 MB
 
 
 @dataclass
@@ -73,32 +72,6 @@ def object_iou(confusion: NDArray[np.int64]) -> float:
     """IoU of all classes but background (0) taken as one: *where* objects are, of any class."""
     union = confusion.sum() - confusion[0, 0]
     return float(confusion[1:, 1:].sum() / union) if union else 0.0
-
-
-def resampled(counts: Counts, draws: int = 2_000, seed: int = 0) -> NDArray[np.float64]:
-    """Mean IoU of ``draws`` bootstrap samples of the images: ``(draws,)``.
-
-    The same seed and number of images draw the same images whatever was counted, so that
-    differences of two are paired.
-    """
-    rng, images = np.random.default_rng(seed), len(counts.hits)
-    step = max(1, _CHUNK_CELLS // images)
-    means = []
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        weights = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
-        hits, truth, called = (weights @ of for of in (counts.hits, counts.truth, counts.called))
-        found = _ratio(hits, truth + called - hits)
-        occurring = np.isfinite(found).sum(1)
-        means.append(np.nansum(found, 1) / np.maximum(occurring, 1))
-    return np.concatenate(means)
-
-
-def interval(means: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of resampled values."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def _ratio(hits: NDArray, union: NDArray) -> NDArray[np.float64]:

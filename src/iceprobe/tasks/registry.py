@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ TASKS: Registry[Entry] = Registry(
         ),
         "regression": Entry(f"{_HERE}.regression:Regression", "one or several numbers an example"),
         "segmentation": Entry(f"{_HERE}.segmentation:Segmentation", "one class a pixel"),
+        "depth": Entry(f"{_HERE}.depth:Depth", "one number a pixel"),
     },
 )
 
@@ -29,3 +31,15 @@ def get_task(name: str) -> "Task":
     """
     found: Task = TASKS[name].load()()
     return found
+
+
+def pooled_task(name: str) -> "Task":
+    """The task of that name, which is one of whole examples.
+
+    Raises:
+        IceprobeError: if it isn't, or there is none.
+    """
+    task = get_task(name)
+    if not task.pooled:
+        raise IceprobeError(f"task={task.name!r} is of single patches: take iceprobe segment")
+    return task

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from iceprobe.tasks.linearised import of_fields
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.miou import IGNORE, count
+from iceprobe.tasks.pixels import PixelTask
 from iceprobe.tasks.targets import class_indices, unseen_classes
-from iceprobe.tasks.task import Keep, Task
+from iceprobe.tasks.task import Keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,14 +41,14 @@ METRICS = (
 )  # fmt: skip
 
 
-class Segmentation(Task):
+class Segmentation(PixelTask):
     """One class a pixel. Targets of a batch are classes of pixels, ``(B, S, S)``."""
 
     name: ClassVar[str] = "segmentation"
     outputs: ClassVar[str] = "classes"
     metrics: ClassVar[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
     primary: ClassVar[str] = "miou"
-    pooled: ClassVar[bool] = False
+    map: ClassVar[str] = "mask"
     summed: ClassVar[frozenset[str]] = frozenset({"confusion"})
 
     def num_outputs(self, names: Sequence[str]) -> int:
@@ -59,6 +60,9 @@ class Segmentation(Task):
 
     def check_trained(self, targets: NDArray[Any], names: Sequence[str]) -> str | None:
         return unseen_classes(targets, names)
+
+    def truth(self, maps: "Tensor", labels: "Tensor") -> "Tensor":
+        return truth_of_masks(maps, labels)
 
     def loss(
         self, logits: "Tensor", targets: "Tensor", everyone: "Tensor | None" = None
