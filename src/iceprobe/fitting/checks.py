@@ -150,6 +150,8 @@ def check_trained(
     if (why := task.check_trained(targets, names)) is None:
         return
     remedy = f"add some, or remove them from {split!r}"
+    if not task.weighs_classes:
+        remedy = "mend the values, or leave that target out"
     if drawn:
         remedy = "that was drawn: draw more, by --shots or by --fraction"
     elif len(targets) < listed:
