@@ -214,6 +214,6 @@ def test_tokens_without_a_grid_are_refused_before_they_are_extracted(iceprobe, m
 
 
 def test_defaults_are_those_of_the_python_function():
-    from iceprobe.fitting import segmentation as api
+    from iceprobe.dense import api
 
     assert SegmentRun(backbone="b", data="d").probe == list(api.PROBES)

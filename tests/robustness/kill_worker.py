@@ -66,7 +66,7 @@ def fitted() -> None:
 
 
 def segmented() -> None:
-    from tests.fitting.masks import planted
+    from tests.dense.masks import planted
 
     store = iceprobe.extract(make_backbone(), planted(), "features", batch_size=16)
     iceprobe.segment(store, seeds=1, epochs=1, learning_rates=[0.1], output="runs/dense")

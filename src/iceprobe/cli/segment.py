@@ -58,7 +58,7 @@ def execute(config: SegmentRun) -> None:
 
     A finished run is shown, not run again.
     """
-    from iceprobe.fitting.segmentation import check_probes
+    from iceprobe.dense.api import check_probes
 
     check_probes(config.probe)
     folder = RunFolder(config)
@@ -121,7 +121,7 @@ def _identities(config: SegmentRun) -> set[str]:
 
 def _extract(config: SegmentRun, progress: Bars) -> "Store":
     """Extract the tokens, if the pixels have targets and the tokens have a grid."""
-    from iceprobe.fitting.segmentation import no_grid, no_masks, several
+    from iceprobe.dense.api import no_grid, no_masks, several
     from iceprobe.tasks import get_task
 
     dataset = iceprobe.load_dataset(config.data)

@@ -1,4 +1,4 @@
-"""Dense probes under the names of earlier versions; the code is in other packages."""
+"""Probes of dense tokens, `iceprobe segment`: a class or a number a pixel; with what belongs to them elsewhere."""
 
 from iceprobe.core.lazy import lazy
 
@@ -6,8 +6,8 @@ _NAMES = {
     "results.segmentation": ["Segmentation"],
     "results.depth": ["Depth"],
     "results.segmentation_files": ["read_segmentations"],
-    "fitting.segmentation": ["segment"],
-    "fitting.segmentation_files": ["write_segmentations"],
+    "dense.api": ["segment"],
+    "dense.files": ["write_segmentations"],
     "probes.segmentation": ["LinearSegmentation", "EPSegmentation", "build", "upsample"],
     "tasks.miou": ["Counts", "count", "iou", "mean_iou", "IGNORE"],
 }

@@ -5,7 +5,6 @@ from iceprobe.core.lazy import lazy
 _HOME = {
     "fit": "api",
     "probe": "api",
-    "segment": "segmentation",
     "test": "other_sets",
 }
 __all__ = sorted(_HOME)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 
-from iceprobe.fitting.depth_picture import draw_numbers
-from iceprobe.fitting.segmentation_picture import draw_classes
+from iceprobe.dense.classes_picture import draw_classes
+from iceprobe.dense.numbers_picture import draw_numbers
 from iceprobe.results.dense import Dense
 from iceprobe.results.depth import Depth
 from iceprobe.results.segmentation import Segmentation

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from iceprobe.fitting.sheet import (
+from iceprobe.dense.sheet import (
     IMAGES,
     INK,
     LINE,

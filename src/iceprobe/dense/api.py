@@ -14,12 +14,12 @@ from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.datasets.registry import check_train
+from iceprobe.dense.files import reopened, write_segmentations
+from iceprobe.dense.protocol import DenseContext, run_heldout
+from iceprobe.dense.results import IMAGES_AT_ONCE, Facts, dense_results
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_named, check_training_images
-from iceprobe.fitting.dense_results import IMAGES_AT_ONCE, Facts, dense_results
 from iceprobe.fitting.run_folder import begin, check_same
-from iceprobe.fitting.segmentation_files import reopened, write_segmentations
-from iceprobe.fitting.segmentation_protocol import DenseContext, run_heldout
 from iceprobe.machine.progress import callback, shows_progress, timed
 from iceprobe.machine.temporary import new_folder
 from iceprobe.machine.torch_state import in_own_state

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.dense import Depth, build, read_segmentations
-from iceprobe.fitting.depth_picture import coloured
+from iceprobe.dense.numbers_picture import coloured
 from iceprobe.reporting.dense_text import difference, floor
 from iceprobe.reporting.segment_page import headline
 from iceprobe.results import Score
 from iceprobe.results.dense import Difference
 from iceprobe.store import extract, extract_in_memory
-from tests.fitting.depths import GROUPS, deep
+from tests.dense.depths import GROUPS, deep
 from tests.reporting.test_layout import measured
 from tests.reporting.test_page import browser
 from tests.store.conftest import SIDE, make_backbone
@@ -245,7 +245,7 @@ def test_a_test_split_of_which_nothing_is_known_is_refused_before_the_fit(monkey
     dataset = deep()
     dataset.splits["test"].maps = np.zeros_like(dataset.splits["test"].maps)
     store = extract_in_memory(make_backbone(), dataset, batch_size=16)
-    monkeypatch.setattr("iceprobe.fitting.segmentation.run_heldout", None)
+    monkeypatch.setattr("iceprobe.dense.api.run_heldout", None)
     with pytest.raises(IceprobeError, match="no pixel of test has a known number"):
         iceprobe.segment(store, ["linear"], **QUICK)
 

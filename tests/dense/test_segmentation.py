@@ -24,13 +24,13 @@ from iceprobe.dense import (
     upsample,
     write_segmentations,
 )
-from iceprobe.fitting.segmentation_picture import SIDE as SHOWN
-from iceprobe.fitting.segmentation_picture import colour
+from iceprobe.dense.classes_picture import SIDE as SHOWN
+from iceprobe.dense.classes_picture import colour
 from iceprobe.reporting.segment_page import headline
 from iceprobe.results import Score
 from iceprobe.results.segmentation import Difference
 from iceprobe.store import extract, extract_in_memory
-from tests.fitting.masks import planted
+from tests.dense.masks import planted
 from tests.reporting.test_layout import measured
 from tests.reporting.test_page import browser
 from tests.store.conftest import make_backbone
@@ -256,7 +256,7 @@ def test_a_finished_run_is_shown_again(fitted, store, tmp_path, monkeypatch):
     """As `fit` does: read from its folder, probes and all, if it is the run that is asked for."""
     results, folder = fitted
     with monkeypatch.context() as patch:
-        patch.setattr("iceprobe.fitting.segmentation.run_heldout", None)  # nothing is fitted
+        patch.setattr("iceprobe.dense.api.run_heldout", None)  # nothing is fitted
         patch.setenv("HOME", str(folder.parent))
         again = iceprobe.segment(store, ["linear", "ep2"], output=f"~/{folder.name}", **QUICK)
     assert {one.run for one in again} == {folder}
@@ -370,7 +370,7 @@ def test_settings_that_mean_nothing_are_refused(store, tmp_path, arguments, show
 
 def test_data_sets_named_as_having_masks_have_them():
     from iceprobe.datasets import CATALOGUE, load_dataset
-    from iceprobe.fitting.segmentation import MASKED
+    from iceprobe.dense.api import MASKED
 
     bundled, *others = MASKED
     assert all(split.masks for split in load_dataset(bundled).splits.values())

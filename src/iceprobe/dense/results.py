@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iceprobe.fitting.segmentation_protocol import DenseContext, FittedDense
+from iceprobe.dense.protocol import DenseContext, FittedDense
 from iceprobe.protocols.protocol import images_per_step
 from iceprobe.results.dense import Dense, Difference, Selection
 from iceprobe.results.depth import Depth, TrainingMean

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from iceprobe.core.checksums import SEAL, check_tensors, tensors_digest
 from iceprobe.core.errors import IceprobeError
-from iceprobe.fitting.dense_pictures import draw
+from iceprobe.dense.pictures import draw
 from iceprobe.machine.files import write_atomically
 from iceprobe.probes.segmentation import build
 from iceprobe.results.dense import Dense
