@@ -226,6 +226,7 @@ def test_caveats_count_groups_and_the_rarest_outcome():
     tags[:20, 0], tags[:3, 1], tags[20:, 1] = 1, 1, 255
     assert rarest(TAGS["map"], tags) == (3, 3)
     assert rarest(TAGS["f1_micro"], tags)[0] == 23
+    assert rarest(TAGS["f1_micro_best"], tags) == rarest(TAGS["f1_micro"], tags)
     assert rarest(TAGS["exact_match"], tags) is None
     assert caveat(NUMBERS["r2"], np.zeros((10, 1))) is None
 

@@ -11,9 +11,6 @@ from iceprobe.tasks.targets import UNKNOWN
 UNTRUSTED = "the interval can't be trusted"
 FEW = 10  # independent examples or groups, or positives, below which an interval isn't trusted
 FEW_HAVING = 5  # groups with the rarest outcome, likewise
-#: Formulas of integer targets that count all examples alike, not those of a class or tag.
-_ALIKE = frozenset({"ece", "exact_match"})
-_POOLED = "_micro"  # metrics that take the cells of all tags for one
 
 
 def caveat(metric: Metric, targets: NDArray, groups: ArrayLike | None = None) -> str | None:
@@ -49,14 +46,14 @@ def rarest(
     groups may have different rarest outcomes.
     """
     targets = np.asarray(targets)
-    if targets.dtype.kind not in "iub" or metric.name in _ALIKE:
+    if targets.dtype.kind not in "iub" or metric.counts == "examples":
         return None
     if metric.formula is None and metric.strata is None:
         return None
     codes = codes_of(groups, len(targets))
     units = np.arange(len(targets)) if codes is None else codes
     columns = [targets] if targets.ndim == 1 else list(targets.T)
-    if metric.name.endswith(_POOLED):
+    if metric.counts == "cells":
         columns, units = [targets.ravel()], np.repeat(units, targets.shape[1])
     found: list[tuple[int, int]] = []
     for column in columns:

@@ -91,6 +91,7 @@ METRICS = (
     ),
     Metric(
         "ece", "calibration error", formula=_ece, higher_is_better=False, heading="ECE",
+        counts="examples",
         note=f"expected calibration error of the highest probability, {BINS} bins of equal mass",
     ),
     Metric(

@@ -13,7 +13,7 @@ selection reads both kinds in the same way.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,8 @@ class Metric:
             None for any number. More take long.
         note: its definition in a line.
         unit_of_target: whether it is in the unit of the targets.
+        counts: of a formula, what it counts alike, of which its interval needs enough: the examples of
+            each class or tag, the cells of all tags together, or all examples.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Metric:
     most_outputs: int | None = None
     note: str = ""
     unit_of_target: bool = False
+    counts: Literal["each", "cells", "examples"] = "each"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heading", self.heading or self.title)

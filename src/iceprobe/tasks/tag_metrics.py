@@ -22,7 +22,7 @@ METRICS = (
     ),
     Metric(
         "auroc_micro", "micro-AUROC", formula=of_fields("tag_formulas:auroc_micro", "logits"),
-        needs="a positive and a negative cell",
+        needs="a positive and a negative cell", counts="cells",
         note="area under the ROC curve of the cells of all tags as one ranking",
     ),
     Metric(
@@ -31,6 +31,7 @@ METRICS = (
     ),
     Metric(
         "f1_micro", "micro-F1", formula=of_fields("tag_formulas:f1_micro", "logits"), needs=_POSITIVE,
+        counts="cells",
         note="F1 at probability 0.5 of the cells of all tags",
     ),
     Metric(
@@ -40,17 +41,18 @@ METRICS = (
     ),
     Metric(
         "f1_micro_best", "micro-F1 at best thresholds", heading="micro-F1*", needs=_POSITIVE,
+        counts="cells",
         formula=of_fields("tag_formulas:f1_micro", "logits", "thresholds"),
         note="micro-F1 at each tag's threshold that is best on held-out examples",
     ),
     Metric(
         "exact_match", "exact match", formula=of_fields("tag_formulas:exact_match", "logits"),
-        needs="an example with a known tag",
+        needs="an example with a known tag", counts="examples",
         note="share of examples whose known tags are all right at probability 0.5",
     ),
     Metric(
         "ece", "calibration error", formula=of_fields("tag_formulas:ece", "logits"), heading="ECE",
-        higher_is_better=False, needs="a known tag",
+        higher_is_better=False, needs="a known tag", counts="examples",
         note=f"expected calibration error of the probabilities of all cells, {BINS} bins of equal mass",
     ),
 )  # fmt: skip
