@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks [--outputs 80] [--rounds 15]
 
-Rounds are interleaved in one process; told are the ratios of medians to classification.
+Rounds are interleaved in one process; printed are the ratios of medians to classification.
 """
 
 import argparse

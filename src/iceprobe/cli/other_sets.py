@@ -73,11 +73,11 @@ class OtherSets:
 
         ``how`` gives the options of :func:`iceprobe.test` that say where its tokens come from.
         """
+        if not (tests := named(config)):
+            return
         from iceprobe.fitting.other_sets import is_store
         from iceprobe.results import read_results
 
-        if not (tests := named(config)):
-            return
         command = shlex.join(["iceprobe", *sys.argv[1:]])
         group = config.groups or read_results(folder.path)[0].group
         with RunLog() as run_log, Bars() as progress:

@@ -3,13 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
 from iceprobe.results.schema import Flops, InnerPath, Record, Score, StoreReference
-from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
+
+if TYPE_CHECKING:
+    from iceprobe.tasks.metrics import Metric
 
 
 class Selection(Record):
@@ -102,7 +104,7 @@ class Dense(Record):
         """K of its modules."""
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> "Metric":
         """The description of the primary metric."""
         return get_task(self.task).metric()
 
