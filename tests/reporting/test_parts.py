@@ -83,6 +83,13 @@ def test_the_headline_claims_no_order_of_an_undertrained_fit():
     )
 
 
+def test_warnings_stand_below_the_headline():
+    linear, ep = made(("linear", 0.5), ("ep16", 0.8))
+    found = find([linear, ep.replaced(warnings=["4 training steps, fewer than 200", "it falls"])])
+    assert found.sentence.endswith(f"{100 * linear.top1.mean:.1f}%, with warnings.")
+    assert found.detail.endswith("). Warnings: ep16: 4 training steps, fewer than 200, it falls")
+
+
 def test_the_pill_is_the_tables_number():
     """Every reader of one pair: the same mean, the interval mirrored."""
     linear, ep = made(("linear", 0.70), ("ep4", 0.72))

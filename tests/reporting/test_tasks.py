@@ -225,6 +225,18 @@ def test_curves_of_tags_end_where_they_should(tags, tags_page):
     assert last["y"] == pytest.approx(100 * y[z[known, 0] >= lowest].mean(), abs=0.01)
 
 
+def test_tags_with_hardly_a_positive_have_no_curve():
+    def rare(predictions):
+        labels = predictions.labels.copy()
+        labels[np.flatnonzero(labels[:, 3] == 1)[9:], 3] = 0
+        return replace(predictions, labels=labels)
+
+    page = render(made("multilabel", changed=rare), images=0)
+    series = {row["series"].split("  ")[0] for row in values(chart(page, "roc-0"), 1)}
+    assert series == {"cat", "<b>dog</b>"}
+    assert "Not drawn: 1 tag with fewer than 10 positive or negative images." in page
+
+
 def test_tags_that_come_together_are_counted(tags, tags_page):
     predictions = tags[1].predictions()
     labels = predictions.labels

@@ -411,5 +411,7 @@ def test_replicates_that_are_not_the_same_ones_are_said_to_be_unpaired():
     five = replicates("ep4", np.stack([right] * 5), 10, range(5))
     four = replicates("aim4", np.stack([right] * 4), 10, [0, 1, 3, 4])
     assert covered(five, five) == "400 test images and 5 replicates"
+    grouped = five.replaced(group="patient")
+    assert covered(grouped, grouped) == "groups of 400 test images and 5 replicates"
     assert covered(five, four) == "400 test images and 5 replicates or 4 replicates, unpaired"
     assert covered(five, result("knn", 300, seeds=[])) == "400 test images and 5 replicates"

@@ -7,9 +7,11 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from iceprobe.core.text import counted
 from iceprobe.reporting.blocks import Block, Context, of_first_seed
 from iceprobe.reporting.charts import CATEGORIES, Chart, by_colour, distinct, finish
 from iceprobe.reporting.finding import display_name
+from iceprobe.results.enough import FEW
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.ranking_curves import Curves, curves_of
 from iceprobe.results.reliability import sigmoid
@@ -56,7 +58,8 @@ def of_classes(context: Context) -> Block | None:
 
 
 def of_tags(context: Context) -> Block | None:
-    """Of few tags each; of many those with the highest and the lowest average precision."""
+    """Of few tags each; of many those with the highest and the lowest average precision. Tags with hardly a
+    positive image have no curve to speak of, and are drawn only where all are such."""
     if context.best is None:
         return None
     predictions = context.best.needed_predictions()
@@ -65,15 +68,20 @@ def of_tags(context: Context) -> Block | None:
         return None
     first = np.asarray(logits.values[0])
     found: list[tuple[str, Curves]] = []
+    few: list[tuple[str, Curves]] = []
     for index, name in enumerate(names):
         known = predictions.labels[:, index] != UNKNOWN
         positive = predictions.labels[known, index] == 1
         if (curves := curves_of(sigmoid(first[known, index]), positive)) is not None:
-            found.append((name, curves))
+            of = few if min(positive.sum(), (~positive).sum()) < FEW else found
+            of.append((name, curves))
+    found, few = (found, few) if found else (few, [])
     lead = (
         f"{display_name(context.best.label)}{of_first_seed(context.best)}: a point is what calling the tag "
         "from some probability on gives."
     )
+    if few:
+        lead += f" Not drawn: {counted(len(few), 'tag')} with fewer than {FEW} positive or negative images."
     if len(found) > MOST_TAGS:
         ordered = sorted(found, key=lambda one: -one[1].ap)
         half = MOST_TAGS // 2

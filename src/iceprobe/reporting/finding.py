@@ -15,7 +15,7 @@ from iceprobe.results.comparison import (
     family,
     probe_name,
     reference_ep,
-    warned,
+    warnings_of,
 )
 from iceprobe.results.dense import Dense
 from iceprobe.results.fitted import FittedResult
@@ -96,7 +96,8 @@ def find(results: Sequence[FittedResult]) -> Finding:
         sentence = f"{name} reads {ours} and {other} {theirs}: no interval tells them apart."
         return Finding(sentence, "Predictions weren't kept: no paired interval.")
     comparison = next(one for one in pairs if one.probe is subject and one.against is baseline)
-    but = warned(subject, baseline)
+    warnings = warnings_of(subject, baseline)
+    but = ", with warnings" if warnings else ""
     if comparison.clear:
         sentence = f"{name} reads {ours} where {other} reads {theirs}{but}."
     else:
@@ -109,6 +110,7 @@ def find(results: Sequence[FittedResult]) -> Finding:
     detail = (
         f"95% interval {span(comparison.shown.interval, comparison.metric, signed=True)}{over} "
         f"(paired, over {covered(subject, baseline)}{holm})"
+        + (f". Warnings: {warnings}" if warnings else "")
     )
     return Finding(sentence, detail, gap(comparison.shown.mean, comparison.metric), comparison)
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
-from iceprobe.core.text import duration
+from iceprobe.core.text import counted, duration
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note, tested
 from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual, unit_of
@@ -49,7 +49,7 @@ def environment() -> jinja2.Environment:
     made.tests["match_start"] = str.startswith
     made.filters.update(
         display=display_name, figure=figure, gap=gap, percent=percent, span=span, short=short,
-        duration=duration, points=signed_points, tenths=tenths, parted=parted,
+        duration=duration, points=signed_points, tenths=tenths, parted=parted, counted=counted,
     )  # fmt: skip
     return made
 

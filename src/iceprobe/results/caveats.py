@@ -28,10 +28,10 @@ def lost_note(result: Result) -> str:
 
 
 def covered(*results: Result) -> str:
-    """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``", unpaired"`` where the
-    replicates of two probes aren't the same."""
+    """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``"groups of 2,000 …"`` where
+    images aren't independent, ``", unpaired"`` where the replicates of two probes aren't the same."""
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
-    over = f"{images}{tested(results[0])} images"
+    over = f"{'groups of ' if results[0].group else ''}{images}{tested(results[0])} images"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
     if not rows:
         return over

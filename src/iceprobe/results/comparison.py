@@ -67,8 +67,12 @@ class Comparison:
 
 def warned(*results: Result) -> str:
     """Warnings for the sentence of a comparison: ``" (ep12: its learning rate is the highest tried)"``."""
-    said = [f"{one.label}: {', '.join(one.warnings)}" for one in results if one.warnings]
-    return f" ({'; '.join(said)})" if said else ""
+    return f" ({said})" if (said := warnings_of(*results)) else ""
+
+
+def warnings_of(*results: Result) -> str:
+    """``"ep12: its learning rate is the highest tried; linear: …"``; ``""`` without any."""
+    return "; ".join(f"{one.label}: {', '.join(one.warnings)}" for one in results if one.warnings)
 
 
 def compare_pair(a: FittedResult, b: FittedResult) -> Comparison:
