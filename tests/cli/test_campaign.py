@@ -84,6 +84,16 @@ def test_a_budget_adds_the_probes_within_it(iceprobe, images, tmp_path):
     assert all(one.probe.startswith("ep") and one.parameters.total <= 200 for one in results[1:])
 
 
+def test_a_limit_that_leaves_a_class_out_is_refused_before_anything_is_extracted(
+    iceprobe, images, tmp_path
+):
+    asked = ["--backbone", BACKBONE, "--data", f"folder:{images}", *QUICK, "--output", "r"]
+    ended = iceprobe("run", *asked, "--limit", "2")
+    assert ended.code == 2
+    assert "the limit took 2 of 36 training images: raise it" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

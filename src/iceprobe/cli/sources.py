@@ -202,10 +202,11 @@ class Sources:
         return found
 
     def check(self, run: Run) -> None:
-        """Refuse probes, budgets and draws that don't fit the run's backbone and images."""
-
+        """Refuse probes, budgets, limits and draws that don't fit the run's backbone and images."""
+        from iceprobe.fitting.checks import check_trained
         from iceprobe.fitting.other_fit import Predicts
         from iceprobe.store.layout import chosen_rows
+        from iceprobe.tasks.registry import pooled_task
 
         dataset = self.dataset(run)
         check_train(dataset.splits, dataset.spec)
@@ -214,6 +215,8 @@ class Sources:
         groups = dataset.groups("train", run.groups)
         groups = None if groups is None else groups[rows]
         check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task, groups)
+        task, listed = pooled_task(dataset.task), len(targets)
+        check_trained(task, targets[rows], dataset.classes, listed, run.split)
         if run.test:
             record = self._wanted(run).backbone if has_stores(run) else None
             what = dataset.task, dataset.classes, dataset.units, run.backbone[0], record
