@@ -153,7 +153,7 @@ def test_a_cell_that_cannot_run_is_reported_before_any_is_begun(iceprobe, images
 
 def test_the_same_tokens_under_two_names_are_refused(iceprobe, tmp_path):
     twice = ["--backbone", "bundled:mae-tiny", "--backbone", "bundled:mae-tiny?layer=-1"]
-    ended = iceprobe("run", *twice, "--data", "bundled:fashion", "--limit", "30", "--output", "c")
+    ended = iceprobe("run", *twice, "--data", "bundled:fashion", "--limit", "60", "--output", "c")
     assert ended.code == 2
     assert "the same tokens under two names" in ended.err
     assert not (tmp_path / "c").exists()
