@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from iceprobe.tasks.image_draws import interval, resampled
+from iceprobe.results.image_draws import interval, resampled
 from iceprobe.tasks.miou import (
     IGNORE,
     Counts,
@@ -104,7 +104,7 @@ def test_bootstrap_draws_images_or_their_groups(pixels, groups):
 
 def test_draws_in_chunks_are_the_same_draws(pixels, monkeypatch):
     whole = drawn(*pixels, draws=11)
-    monkeypatch.setattr("iceprobe.tasks.image_draws.CHUNK_CELLS", 7 * 4)
+    monkeypatch.setattr("iceprobe.results.image_draws.CHUNK_CELLS", 7 * 4)
     assert np.array_equal(whole, drawn(*pixels, draws=11))
 
 

@@ -7,16 +7,13 @@ correlation is that of these. A metric that is a mean per class has its classes 
 the mean over strata of the mean inside each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iceprobe.results.units import codes_of, number_of
-
-DRAWS = 2_000
-_CHUNK_CELLS = 4_000_000  # counts held at once: 32 MB
+from iceprobe.results.image_draws import DRAWS, weights_of
 
 Values = NDArray[np.float64]
 
@@ -77,7 +74,7 @@ def correlate(
         for name in names
     }
     drawn: dict[str, list[Values]] = {name: [] for name in names}
-    for counts in _counts(drops.shape[1], groups, draws, seed):
+    for counts in weights_of(drops.shape[1], groups, draws, seed):
         importance = _means(drops, counts, strata)
         for name in names:
             drawn[name].append(spearman(importance, _means(measures[name], counts)))
@@ -105,24 +102,10 @@ def mean_intervals(
 
     Images with NaN are left out; if none is left it is NaN. Other arguments are those of :func:`correlate`.
     """
-    counts = _counts(values.shape[1], groups, draws, seed)
+    counts = weights_of(values.shape[1], groups, draws, seed)
     drawn = np.concatenate([_means(values, one, strata) for one in counts])
     tail = (1 - confidence) / 2
     return np.quantile(drawn, [tail, 1 - tail], axis=0).T
-
-
-def _counts(images: int, groups: NDArray | None, draws: int, seed: int) -> Iterator[Values]:
-    """How often each image is drawn, chunks of ``(draws, n)``; those of a group are drawn together."""
-    rng, codes, units = (
-        np.random.default_rng(seed),
-        codes_of(groups, images),
-        number_of(groups, images),
-    )
-    step = max(1, _CHUNK_CELLS // images)
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        counts = rng.multinomial(units, np.full(units, 1 / units), size=size).astype(np.float64)
-        yield counts if codes is None else counts[:, codes]
 
 
 def _means(values: Values, counts: Values, strata: NDArray | None = None) -> Values:

@@ -99,7 +99,5 @@ class Analysis:
     metric: str = "top1"  # of importance and shortcut: the one that leads
     score: Estimate | None = None  # its value on these images
     evidence: Evidence | None = None  # where boxes or masks are and logits are sums over patches
-    groups: int | None = (
-        None  # of images that aren't independent, which intervals are over; None: images
-    )
+    groups: int | None = None  # which intervals are over; None: images
     caveat: str | None = None  # why intervals can't be trusted

@@ -200,11 +200,9 @@ def _memory_bytes(
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))
     in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made
-    pixel = max(
-        (one.masks + 4 * one.depths for one in manifest.splits.values()), default=0
-    )  # bytes
+    pixel_bytes = max((one.masks + 4 * one.depths for one in manifest.splits.values()), default=0)
     # Of maps: the parts, then the whole.
-    maps = 2 * settings.shard_images * pixel * preprocessing.image_size**2
+    maps = 2 * settings.shard_images * pixel_bytes * preprocessing.image_size**2
     return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + maps
 
 

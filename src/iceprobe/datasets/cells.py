@@ -129,7 +129,8 @@ def names_of(values: Mapping[str, Sequence[Any]]) -> dict[str, list[str | None]]
         kind = kind_of(value)
         if kind in ("empty", "unknown") or (kind == "word" and numbers):
             return None
-        return class_name(number(value) if kind == "decimal" and numbers else value)
+        said = number(value) if kind == "decimal" and numbers else None
+        return class_name(value if said is None else said)
 
     return {split: [name(value) for value in given] for split, given in found.items()}
 

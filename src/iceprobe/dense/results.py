@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from iceprobe.dense.protocol import DenseContext, FittedDense
 from iceprobe.protocols.protocol import images_per_step
+from iceprobe.results import image_draws
 from iceprobe.results.dense import Dense, Difference, Selection
 from iceprobe.results.depth import Depth, TrainingMean
 from iceprobe.results.enough import caveat
@@ -17,7 +18,7 @@ from iceprobe.results.schema import Flops, Score
 from iceprobe.results.segmentation import Segmentation
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.store.reader import Store
-from iceprobe.tasks import image_draws, miou
+from iceprobe.tasks import miou
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.pixel_formulas import depth_sums
 from iceprobe.tasks.records import Arrays, joined

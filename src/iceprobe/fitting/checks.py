@@ -14,7 +14,7 @@ from iceprobe.probes.probe import Probe
 from iceprobe.protocols.protocol import Protocol, refuse_train
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
-from iceprobe.tasks.registry import get_task, pooled_task
+from iceprobe.tasks.registry import pooled_task
 from iceprobe.tasks.stratified import heldout_split
 from iceprobe.tasks.task import ClassWeight, Task
 
@@ -79,9 +79,8 @@ def check_task(store: Store, name: str | None) -> Task:
     Raises:
         IceprobeError: if that has other targets, or isn't one of whole examples.
     """
-    stored = get_task(store.task)
-    task = pooled_task(stored.name if name is None else name)
-    pooled_task(stored.name)
+    stored = pooled_task(store.task)
+    task = stored if name is None else pooled_task(name)
     if (task.target_dtype, task.several) != (stored.target_dtype, stored.several):
         raise IceprobeError(
             f"task={task.name!r}: the targets of {store.path or store.manifest.dataset.spec} are of "

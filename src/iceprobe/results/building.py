@@ -70,14 +70,15 @@ def led_by(result: FittedResult, name: str) -> FittedResult:
         IceprobeError: as :func:`score_of`, or if no predictions were kept.
     """
     predictions, metric = result.needed_predictions(), get_task(result.task).metric(name)
-    if result.folds is not None and metric.formula is not None:
-        record, labels = predictions.record, predictions.labels
-        if (
-            at_equal_weights(metric.formula, record, labels) is None
-        ):  # thresholds, which folds don't keep
-            raise IceprobeError(
-                f"{metric.title} can't be computed of out-of-fold predictions: fit with --protocol heldout"
-            )
+    if (
+        result.folds is not None
+        and metric.formula is not None
+        and at_equal_weights(metric.formula, predictions.record, predictions.labels) is None
+    ):
+        # It reads thresholds, which folds don't keep.
+        raise IceprobeError(
+            f"{metric.title} can't be computed of out-of-fold predictions: fit with --protocol heldout"
+        )
     score = score_of(predictions, result.task, name)
     known = result.metrics | {name: score}
     ordered = {n: known[n] for n in get_task(result.task).metrics if n in known}

@@ -65,9 +65,8 @@ class Regression(Task):
     def learning(self, targets: NDArray[Any], class_weight: ClassWeight = "none") -> Self:
         import torch
 
-        of = np.where(
-            known(targets).any(0), targets, 0.0
-        )  # a number may be in no example of a fold
+        # A number may be in no example of a fold.
+        of = np.where(known(targets).any(0), targets, 0.0)
         mean, deviation = np.nanmean(of, 0), np.nanstd(of, 0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         return self.bound(scaling=(torch.from_numpy(mean), torch.from_numpy(deviation)))
