@@ -1,5 +1,6 @@
 """Tokens, the output of a frozen backbone on a batch of images, and their shape."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -15,26 +16,41 @@ GIVEN = "tokens"
 
 @dataclass(frozen=True)
 class TokenShape:
-    """The shape of the tokens of one image, on which backbone, store and probe agree.
+    """The shape of the tokens of one example, on which backbone, store and probe agree.
 
     Attributes:
         dim: D, width of the tokens.
-        num_tokens: N, patch tokens; 0 where there is one vector an example, which is the mean.
+        num_tokens: N, patch tokens; 0 where there is one vector an example, which is the mean. Where
+            examples differ, their mean number, rounded.
         num_prefix: P, prefix tokens.
-        grid: rows and columns ``(H, W)`` of the patch tokens; ``None`` without a grid.
+        grid: ``(H, W)`` of the patch tokens of an image, ``(T, H, W)`` of a clip; ``None`` without a grid.
         has_class: whether the first prefix token is a class token.
         vectors: width of each of ``Tokens.vectors``, by name.
         pooled_class: whether the backbone was trained on the output of a learned pooler, not on
             its tokens: k-NN and linear probes then read the mean of the patches.
+        lengths: patch tokens of the shortest and of the longest example; ``None`` where all have N.
+        coords: numbers that say where a token lies (`Tokens.coords`); 0 where nothing does but a grid.
     """
 
     dim: int
     num_tokens: int
     num_prefix: int
-    grid: tuple[int, int] | None
+    grid: tuple[int, ...] | None
     has_class: bool
     vectors: Mapping[str, int] = field(default_factory=dict)
     pooled_class: bool = False
+    lengths: tuple[int, int] | None = None
+    coords: int = 0
+
+    @property
+    def ragged(self) -> bool:
+        """Whether examples may differ in their number of tokens."""
+        return self.lengths is not None
+
+    @property
+    def longest(self) -> int:
+        """Patch tokens of the longest example."""
+        return self.num_tokens if self.lengths is None else self.lengths[1]
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,7 @@ class HasTokenShape:
         return self.shape.num_prefix
 
     @property
-    def grid(self) -> tuple[int, int] | None:
+    def grid(self) -> tuple[int, ...] | None:
         return self.shape.grid
 
     @property
@@ -100,18 +116,23 @@ class HasTokenShape:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of a batch of images.
+    """Tokens of a batch of examples.
 
     Attributes:
-        patches: ``(B, N, D)``, one vector per image patch (or cell of a CNN's last map), row by
-            row over the grid.
+        patches: ``(B, N, D)``, one vector per image patch (or cell of a CNN's last map, tile of a bag,
+            frame of a clip), row by row over the grid.
         prefix: ``(B, P, D)``, the class token first if there is one, then registers; P may be 0.
-        grid: rows and columns ``(H, W)`` of the patches, N = H·W; ``None`` without a grid.
+        grid: ``(H, W)`` of the patches, N = H·W, or ``(T, H, W)``, N = T·H·W; ``None`` without a grid.
         has_class: whether ``prefix[:, 0]`` is a class token.
         vectors: the model's own outputs from its last tokens, by name, each ``(B, D')`` of any
             width D'. ``pooled`` is the output of its learned attention pool (SigLIP, SigLIP2,
             PE), or of its global pooling (CNNs, Swin); ``class_projected`` is the class token in
             the space shared with text, not normalised (CLIP). Empty for layers before the last.
+        mask: ``(B, N)`` bool, which of the N rows of an example are tokens; what stands in the others
+            changes nothing. ``None``: all are.
+        coords: ``(B, N, k)`` float32, where each token lies, in the order of a grid's axes ([time,]
+            down, right): cells, pixels of a slide, or seconds. ``None`` where only a grid says it, or
+            nothing does.
 
     Raises:
         ValueError: if the shapes contradict each other.
@@ -119,25 +140,31 @@ class Tokens:
 
     patches: "Tensor"
     prefix: "Tensor"
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     has_class: bool = False
     vectors: "Mapping[str, Tensor]" = field(default_factory=dict)
+    mask: "Tensor | None" = None
+    coords: "Tensor | None" = None
 
     def __post_init__(self) -> None:
         (b, n, d), (pb, p, pd) = self.patches.shape, self.prefix.shape
         if (b, d) != (pb, pd):
             raise ValueError(f"patches {(b, n, d)} and prefix {(pb, p, pd)} differ in B or D")
-        if self.grid is not None and self.grid[0] * self.grid[1] != n:
+        if self.grid is not None and math.prod(self.grid) != n:
             raise ValueError(f"a grid of {self.grid} has not {n} patches")
         if self.has_class and p == 0:
             raise ValueError("has_class is set but there is no prefix token")
         for name, vector in self.vectors.items():
             if vector.ndim != 2 or len(vector) != b:
                 raise ValueError(f"vector {name!r} {tuple(vector.shape)} is not of shape ({b}, D')")
+        if self.mask is not None and tuple(self.mask.shape) != (b, n):
+            raise ValueError(f"mask {tuple(self.mask.shape)} is not of shape {(b, n)}")
+        if self.coords is not None and tuple(self.coords.shape[:2]) != (b, n):
+            raise ValueError(f"coords {tuple(self.coords.shape)} are not of shape {(b, n, 'k')}")
 
     @property
     def shape(self) -> TokenShape:
-        """Shape of one image's tokens."""
+        """Shape of one example's tokens."""
         return TokenShape(
             dim=self.patches.shape[2],
             num_tokens=self.patches.shape[1],
@@ -145,13 +172,16 @@ class Tokens:
             grid=self.grid,
             has_class=self.has_class,
             vectors={name: vector.shape[1] for name, vector in self.vectors.items()},
+            lengths=None if self.mask is None else (1, self.patches.shape[1]),
+            coords=0 if self.coords is None else self.coords.shape[2],
         )
 
     def to(self, device: "torch.device | str") -> "Tokens":
         """The same tokens on a device."""
         vectors = {name: vector.to(device) for name, vector in self.vectors.items()}
         moved = self.patches.to(device), self.prefix.to(device)
-        return Tokens(*moved, self.grid, self.has_class, vectors)
+        beside = (one if one is None else one.to(device) for one in (self.mask, self.coords))
+        return Tokens(*moved, self.grid, self.has_class, vectors, *beside)
 
     @property
     def class_token(self) -> "Tensor | None":
@@ -161,7 +191,10 @@ class Tokens:
     @property
     def mean(self) -> "Tensor":
         """Mean of the patch tokens in float32, ``(B, D)``."""
-        return self.patches.float().mean(1)
+        if self.mask is None:
+            return self.patches.float().mean(1)
+        real = self.patches.float().masked_fill(~self.mask[..., None], 0.0)
+        return real.sum(1) / self.mask.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def check_store(store: Store, split: str, task: PixelTask) -> None:
         raise IceprobeError(several(spec, stored.outputs))
     if not store.has_patches:
         raise IceprobeError(f"store {name} has no patch tokens: extract it again with patches")
-    if store.grid is None:
+    if store.grid is None or len(store.grid) != 2:
         raise IceprobeError(no_grid(store.manifest.backbone.spec))
     if len(store.classes) >= miou.IGNORE:
         raise IceprobeError(

@@ -58,14 +58,16 @@ class DenseContext(FitContext):
         """A group a probe, in coordinates whitened on ``train``."""
         assert isinstance(train, PixelFeed)
         assert self.shape.grid is not None
-        grid = self.shape.grid
+        rows, columns = self.shape.grid
         measured = whitening(
             lambda: train.tokens(batch_size),
             self.protocol.whitening or 0.0,
-            copies=grid[0] * grid[1],
+            copies=rows * columns,
         )
         return [
-            PatchGroup(mine, self.num_outputs, measured, grid, self.device, self.task.scaling)
+            PatchGroup(
+                mine, self.num_outputs, measured, (rows, columns), self.device, self.task.scaling
+            )
             for mine in by_probe(members).values()
         ]
 

@@ -253,7 +253,7 @@ _MOST_PARAMETERS = 10**9  # of a pooling
 
 
 def build_pooling(
-    spec: Spec | str, dim: int, grid: tuple[int, int] | None = None, **options: Any
+    spec: Spec | str, dim: int, grid: tuple[int, ...] | None = None, **options: Any
 ) -> Pooling:
     """Build the pooling of a probe.
 
@@ -305,7 +305,7 @@ def build(
     spec: Spec | str,
     dim: int,
     num_classes: int,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     has_class: bool = False,
     pooled_class: bool = False,
     vectors: Mapping[str, int] | None = None,

@@ -168,8 +168,11 @@ class DatasetRecord(_Record):
         }
 
 
-def _without_pooled_class(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
-    return {key: value for key, value in serialise(shape).items() if key != "pooled_class"}
+def _as_stored(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
+    """Without ``pooled_class``, and without fields that came later where there is nothing."""
+    later = ("lengths", "coords")
+    fields = serialise(shape).items()
+    return {key: v for key, v in fields if key != "pooled_class" and (v or key not in later)}
 
 
 def take_pooled_class(record: Any) -> Any:
@@ -179,7 +182,7 @@ def take_pooled_class(record: Any) -> Any:
 
 
 # In JSON, `pooled_class` is a field of the backbone's record and not of the shape beside it.
-StoredShape = Annotated[TokenShape, WrapSerializer(_without_pooled_class)]
+StoredShape = Annotated[TokenShape, WrapSerializer(_as_stored)]
 
 
 class FileRecord(_Record):
